@@ -1,0 +1,1 @@
+"""Stubs generated from proto/secateur/v1 by `make proto`; not to be edited."""

@@ -1,0 +1,311 @@
+import datetime
+
+from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    JOB_STATE_UNSPECIFIED: _ClassVar[JobState]
+    JOB_STATE_QUEUED: _ClassVar[JobState]
+    JOB_STATE_RUNNING: _ClassVar[JobState]
+    JOB_STATE_CANCELLING: _ClassVar[JobState]
+    JOB_STATE_SUCCEEDED: _ClassVar[JobState]
+    JOB_STATE_FAILED: _ClassVar[JobState]
+    JOB_STATE_CANCELLED: _ClassVar[JobState]
+
+class JobStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    JOB_STAGE_UNSPECIFIED: _ClassVar[JobStage]
+    JOB_STAGE_FETCHING: _ClassVar[JobStage]
+    JOB_STAGE_SAMPLING: _ClassVar[JobStage]
+    JOB_STAGE_PRUNING: _ClassVar[JobStage]
+    JOB_STAGE_PACKAGING: _ClassVar[JobStage]
+    JOB_STAGE_PUBLISHING: _ClassVar[JobStage]
+JOB_STATE_UNSPECIFIED: JobState
+JOB_STATE_QUEUED: JobState
+JOB_STATE_RUNNING: JobState
+JOB_STATE_CANCELLING: JobState
+JOB_STATE_SUCCEEDED: JobState
+JOB_STATE_FAILED: JobState
+JOB_STATE_CANCELLED: JobState
+JOB_STAGE_UNSPECIFIED: JobStage
+JOB_STAGE_FETCHING: JobStage
+JOB_STAGE_SAMPLING: JobStage
+JOB_STAGE_PRUNING: JobStage
+JOB_STAGE_PACKAGING: JobStage
+JOB_STAGE_PUBLISHING: JobStage
+
+class PruneJob(_message.Message):
+    __slots__ = ("name", "uid", "create_time", "start_time", "end_time", "spec", "resolved_spec", "state", "stage", "progress", "attempt", "max_attempts", "failure", "estimate", "result", "labels", "last_sequence")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    RESOLVED_SPEC_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATE_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    uid: str
+    create_time: _timestamp_pb2.Timestamp
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    spec: PruneSpec
+    resolved_spec: PruneSpec
+    state: JobState
+    stage: JobStage
+    progress: Progress
+    attempt: int
+    max_attempts: int
+    failure: Failure
+    estimate: Estimate
+    result: Result
+    labels: _containers.ScalarMap[str, str]
+    last_sequence: int
+    def __init__(self, name: _Optional[str] = ..., uid: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., spec: _Optional[_Union[PruneSpec, _Mapping]] = ..., resolved_spec: _Optional[_Union[PruneSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., stage: _Optional[_Union[JobStage, str]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., max_attempts: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., estimate: _Optional[_Union[Estimate, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., last_sequence: _Optional[int] = ...) -> None: ...
+
+class PruneSpec(_message.Message):
+    __slots__ = ("model", "calibration", "pruning", "evaluation", "output", "execution")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
+    PRUNING_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    EXECUTION_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSpec
+    calibration: CalibrationSpec
+    pruning: PruningSpec
+    evaluation: EvaluationSpec
+    output: OutputSpec
+    execution: ExecutionSpec
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., calibration: _Optional[_Union[CalibrationSpec, _Mapping]] = ..., pruning: _Optional[_Union[PruningSpec, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationSpec, _Mapping]] = ..., output: _Optional[_Union[OutputSpec, _Mapping]] = ..., execution: _Optional[_Union[ExecutionSpec, _Mapping]] = ...) -> None: ...
+
+class ModelSpec(_message.Message):
+    __slots__ = ("uri",)
+    URI_FIELD_NUMBER: _ClassVar[int]
+    uri: str
+    def __init__(self, uri: _Optional[str] = ...) -> None: ...
+
+class CalibrationSpec(_message.Message):
+    __slots__ = ("corpus", "languages", "samples", "sequence_length", "seed")
+    CORPUS_FIELD_NUMBER: _ClassVar[int]
+    LANGUAGES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    corpus: str
+    languages: _containers.RepeatedCompositeFieldContainer[LanguageWeight]
+    samples: int
+    sequence_length: int
+    seed: int
+    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[_Union[LanguageWeight, _Mapping]]] = ..., samples: _Optional[int] = ..., sequence_length: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class LanguageWeight(_message.Message):
+    __slots__ = ("language", "weight")
+    LANGUAGE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    language: str
+    weight: float
+    def __init__(self, language: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
+
+class PruningSpec(_message.Message):
+    __slots__ = ("method", "sparsity", "pattern", "order")
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    SPARSITY_FIELD_NUMBER: _ClassVar[int]
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    sparsity: float
+    pattern: str
+    order: str
+    def __init__(self, method: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., order: _Optional[str] = ...) -> None: ...
+
+class EvaluationSpec(_message.Message):
+    __slots__ = ("corpus", "languages", "tokens_per_language")
+    CORPUS_FIELD_NUMBER: _ClassVar[int]
+    LANGUAGES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_LANGUAGE_FIELD_NUMBER: _ClassVar[int]
+    corpus: str
+    languages: _containers.RepeatedScalarFieldContainer[str]
+    tokens_per_language: int
+    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[str]] = ..., tokens_per_language: _Optional[int] = ...) -> None: ...
+
+class OutputSpec(_message.Message):
+    __slots__ = ("destination",)
+    DESTINATION_FIELD_NUMBER: _ClassVar[int]
+    destination: str
+    def __init__(self, destination: _Optional[str] = ...) -> None: ...
+
+class ExecutionSpec(_message.Message):
+    __slots__ = ("max_attempts",)
+    MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    max_attempts: int
+    def __init__(self, max_attempts: _Optional[int] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("blocks_done", "blocks_total", "fraction", "eta_seconds")
+    BLOCKS_DONE_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    FRACTION_FIELD_NUMBER: _ClassVar[int]
+    ETA_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    blocks_done: int
+    blocks_total: int
+    fraction: float
+    eta_seconds: float
+    def __init__(self, blocks_done: _Optional[int] = ..., blocks_total: _Optional[int] = ..., fraction: _Optional[float] = ..., eta_seconds: _Optional[float] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("reason", "message", "retryable", "details")
+    class DetailsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RETRYABLE_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    message: str
+    retryable: bool
+    details: _containers.ScalarMap[str, str]
+    def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., retryable: _Optional[bool] = ..., details: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class Estimate(_message.Message):
+    __slots__ = ("checkpoint_bytes", "peak_host_bytes", "peak_device_bytes", "disk_bytes", "flops")
+    CHECKPOINT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PEAK_HOST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PEAK_DEVICE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FLOPS_FIELD_NUMBER: _ClassVar[int]
+    checkpoint_bytes: int
+    peak_host_bytes: int
+    peak_device_bytes: int
+    disk_bytes: int
+    flops: float
+    def __init__(self, checkpoint_bytes: _Optional[int] = ..., peak_host_bytes: _Optional[int] = ..., peak_device_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., flops: _Optional[float] = ...) -> None: ...
+
+class Result(_message.Message):
+    __slots__ = ("manifest_uri", "manifest_sha256", "sparsity", "languages")
+    MANIFEST_URI_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    SPARSITY_FIELD_NUMBER: _ClassVar[int]
+    LANGUAGES_FIELD_NUMBER: _ClassVar[int]
+    manifest_uri: str
+    manifest_sha256: str
+    sparsity: float
+    languages: _containers.RepeatedCompositeFieldContainer[LanguageResult]
+    def __init__(self, manifest_uri: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., sparsity: _Optional[float] = ..., languages: _Optional[_Iterable[_Union[LanguageResult, _Mapping]]] = ...) -> None: ...
+
+class LanguageResult(_message.Message):
+    __slots__ = ("language", "dense_perplexity", "pruned_perplexity", "dense_bits_per_byte", "pruned_bits_per_byte")
+    LANGUAGE_FIELD_NUMBER: _ClassVar[int]
+    DENSE_PERPLEXITY_FIELD_NUMBER: _ClassVar[int]
+    PRUNED_PERPLEXITY_FIELD_NUMBER: _ClassVar[int]
+    DENSE_BITS_PER_BYTE_FIELD_NUMBER: _ClassVar[int]
+    PRUNED_BITS_PER_BYTE_FIELD_NUMBER: _ClassVar[int]
+    language: str
+    dense_perplexity: float
+    pruned_perplexity: float
+    dense_bits_per_byte: float
+    pruned_bits_per_byte: float
+    def __init__(self, language: _Optional[str] = ..., dense_perplexity: _Optional[float] = ..., pruned_perplexity: _Optional[float] = ..., dense_bits_per_byte: _Optional[float] = ..., pruned_bits_per_byte: _Optional[float] = ...) -> None: ...
+
+class PruneJobEvent(_message.Message):
+    __slots__ = ("sequence", "time", "attempt", "snapshot", "state", "stage", "progress", "block", "log", "heartbeat")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    time: _timestamp_pb2.Timestamp
+    attempt: int
+    snapshot: PruneJob
+    state: StateChange
+    stage: StageChange
+    progress: Progress
+    block: BlockPruned
+    log: LogRecord
+    heartbeat: Heartbeat
+    def __init__(self, sequence: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., snapshot: _Optional[_Union[PruneJob, _Mapping]] = ..., state: _Optional[_Union[StateChange, _Mapping]] = ..., stage: _Optional[_Union[StageChange, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., block: _Optional[_Union[BlockPruned, _Mapping]] = ..., log: _Optional[_Union[LogRecord, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+
+class StateChange(_message.Message):
+    __slots__ = ("state", "message", "failure")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    state: JobState
+    message: str
+    failure: Failure
+    def __init__(self, state: _Optional[_Union[JobState, str]] = ..., message: _Optional[str] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class StageChange(_message.Message):
+    __slots__ = ("stage",)
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    stage: JobStage
+    def __init__(self, stage: _Optional[_Union[JobStage, str]] = ...) -> None: ...
+
+class BlockPruned(_message.Message):
+    __slots__ = ("index", "sparsity", "seconds", "snr_db")
+    class SnrDbEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SPARSITY_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SNR_DB_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    sparsity: float
+    seconds: float
+    snr_db: _containers.ScalarMap[str, float]
+    def __init__(self, index: _Optional[int] = ..., sparsity: _Optional[float] = ..., seconds: _Optional[float] = ..., snr_db: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class LogRecord(_message.Message):
+    __slots__ = ("level", "message", "fields")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    level: str
+    message: str
+    fields: _struct_pb2.Struct
+    def __init__(self, level: _Optional[str] = ..., message: _Optional[str] = ..., fields: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -1,0 +1,143 @@
+"""The service's errors, one tree.
+
+    ServiceError
+    ├── InvalidSpecError         the request breaks rules; lists every broken one
+    ├── NotFoundError            no such job, report or page
+    ├── RequestIdReusedError     a request id came back with another request
+    ├── NotReadyError            the job is not in the state that the call needs
+    ├── SequenceExpiredError     the watch asks for events that do not exist
+    └── AttemptError             an attempt to run a job ended without a result
+        ├── PermanentError       trying again cannot help: bad model, bad text, non-finite values
+        ├── TransientError       trying again later may help: store, network
+        ├── ResourceError        out of memory or disk
+        ├── PreemptedError       the worker was told to stop and will be continued
+        ├── CancelledError       the job's owner cancelled it
+        ├── FencedError          another attempt took the job over; this one must write nothing more
+        └── InternalError        a defect of the service or of something below it
+
+Each carries a stable ``reason`` (UPPER_SNAKE_CASE), whether it is ``retryable``, and ``metadata`` for machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """Base of all errors that the service raises on purpose."""
+
+    reason: str = "INTERNAL"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, reason: str | None = None, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if reason is not None:
+            self.reason = reason
+        self.metadata = dict(metadata or {})
+
+
+@dataclass(frozen=True)
+class FieldViolation:
+    """One broken rule: the path of the field below the specification, and what to do about it."""
+
+    field: str
+    description: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.description}"
+
+
+class InvalidSpecError(ServiceError):
+    """The specification breaks rules; ``violations`` lists all of them."""
+
+    reason = "INVALID_SPEC"
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        super().__init__("; ".join(str(violation) for violation in violations))
+        self.violations = tuple(violations)
+
+
+class NotFoundError(ServiceError):
+    """What the call names does not exist."""
+
+    reason = "NOT_FOUND"
+
+
+class RequestIdReusedError(ServiceError):
+    """A request id was used before with another request."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
+class NotReadyError(ServiceError):
+    """The job is not in the state that the call needs."""
+
+    reason = "JOB_NOT_SUCCEEDED"
+
+
+class SequenceExpiredError(ServiceError):
+    """A watch asks to resume after an event that the job does not have."""
+
+    reason = "SEQUENCE_OUT_OF_RANGE"
+
+
+class AttemptError(ServiceError):
+    """An attempt to run a job ended without a result; ``exit_code`` is the worker's."""
+
+    exit_code: ClassVar[int]
+
+
+class PermanentError(AttemptError):
+    """Running the same job again cannot succeed."""
+
+    reason = "PERMANENT"
+    exit_code = 10
+
+
+class TransientError(AttemptError):
+    """Running the job again later may succeed."""
+
+    reason = "TRANSIENT"
+    retryable = True
+    exit_code = 11
+
+
+class ResourceError(AttemptError):
+    """Memory or disk did not suffice."""
+
+    reason = "OUT_OF_RESOURCES"
+    retryable = True
+    exit_code = 12
+
+
+class PreemptedError(AttemptError):
+    """The worker was asked to stop; the job goes on elsewhere and the attempt is not charged."""
+
+    reason = "PREEMPTED"
+    retryable = True
+    exit_code = 13
+
+
+class CancelledError(AttemptError):
+    """The job was cancelled."""
+
+    reason = "CANCELLED"
+    exit_code = 0
+
+
+class FencedError(AttemptError):
+    """Another attempt owns the job; nothing more may be written."""
+
+    reason = "FENCED"
+    exit_code = 14
+
+
+class InternalError(AttemptError):
+    """A defect."""
+
+    reason = "INTERNAL"
+    retryable = True
+    exit_code = 15

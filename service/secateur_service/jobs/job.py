@@ -1,0 +1,115 @@
+"""The job as the store keeps it, and the events of its life."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from secateur_service.jobs.states import JobState
+from secateur_service.pipeline.observer import Progress, Stage
+from secateur_service.spec import PruneSpec
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt or a job failed."""
+
+    reason: str
+    message: str
+    retryable: bool
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected cost of a job, in bytes and floating-point operations."""
+
+    checkpoint_bytes: int
+    peak_host_bytes: int
+    peak_device_bytes: int
+    disk_bytes: int
+    flops: float
+
+
+@dataclass(frozen=True)
+class LanguageResult:
+    """What pruning cost one evaluation language."""
+
+    language: str
+    dense_perplexity: float
+    pruned_perplexity: float
+    dense_bits_per_byte: float
+    pruned_bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a job produced. The manifest's digest is the authority on what is published."""
+
+    manifest_uri: str
+    manifest_sha256: str
+    sparsity: float
+    languages: tuple[LanguageResult, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job. `spec` is as submitted (plain data), `resolved` is what runs. Times are UTC, from the database's clock."""
+
+    id: str
+    uid: str
+    spec: Mapping[str, Any]
+    resolved: PruneSpec
+    labels: Mapping[str, str]
+    estimate: Estimate
+    state: JobState
+    stage: Stage | None
+    progress: Progress | None
+    attempt: int
+    charged_attempts: int
+    max_attempts: int
+    failure: Failure | None
+    result: JobResult | None
+    last_sequence: int
+    create_time: datetime
+    start_time: datetime | None
+    end_time: datetime | None
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job to be stored."""
+
+    id: str
+    uid: str
+    spec: Mapping[str, Any]
+    resolved: PruneSpec
+    labels: Mapping[str, str]
+    estimate: Estimate
+    request_id: str | None = None
+    request_digest: str | None = None
+
+
+class EventKind(enum.StrEnum):
+    """What an event says; each kind names the fields of its body."""
+
+    STATE = "state"  # state, message, failure?
+    STAGE = "stage"  # stage
+    PROGRESS = "progress"  # blocks_done, blocks_total, fraction, eta_seconds?
+    BLOCK = "block"  # index, sparsity, seconds, snr_db
+    LOG = "log"  # level, message, fields
+
+
+@dataclass(frozen=True)
+class Event:
+    """One entry of a job's event log. `sequence` is dense per job and starts at 1."""
+
+    job_id: str
+    sequence: int
+    time: datetime
+    attempt: int
+    kind: EventKind
+    body: Mapping[str, Any]

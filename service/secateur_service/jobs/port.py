@@ -1,0 +1,115 @@
+"""What the service needs of a job store.
+
+Every method is one transaction. A change of a job and the event that tells of it are written together. Methods that
+name an attempt are *fenced*: they write only while that attempt owns the job and raise `FencedError` otherwise. All
+times are the database's; callers pass durations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from secateur_service.jobs.job import Event, EventKind, Failure, Job, JobResult, NewJob
+from secateur_service.jobs.states import JobState
+from secateur_service.pipeline.observer import BlockRecord
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """Answer to a heartbeat."""
+
+    cancel_requested: bool
+
+
+class JobStore(Protocol):
+    """The only shared state of the service."""
+
+    def migrate(self) -> None:
+        """Bring the schema up to date; harmless where it is."""
+
+    def create(self, job: NewJob) -> Job:
+        """Insert a job in state QUEUED with its first event.
+
+        A request id that is known returns the job of the first request.
+
+        Raises:
+            RequestIdReusedError: the known request had another digest.
+        """
+
+    def get(self, job_id: str) -> Job:
+        """Read a job.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+
+    def list_jobs(
+        self, *, limit: int, before: tuple[int, str] | None = None, states: Collection[JobState] = ()
+    ) -> tuple[list[Job], tuple[int, str] | None]:
+        """A page of jobs, newest first, and the key of the page after it (None on the last)."""
+
+    def request_cancel(self, job_id: str) -> Job:
+        """QUEUED becomes CANCELLED, RUNNING becomes CANCELLING, all else stays."""
+
+    def claim(self, *, owner: str, lease_seconds: float) -> Job | None:
+        """Take the oldest queued job that is due: RUNNING, attempt + 1, leased to `owner`. None when there is none."""
+
+    def heartbeat(self, job_id: str, attempt: int, *, lease_seconds: float) -> Heartbeat:
+        """Extend the lease (fenced)."""
+
+    def append(self, job_id: str, attempt: int, events: Sequence[tuple[EventKind, dict[str, Any]]]) -> None:
+        """Append events (fenced); STAGE and PROGRESS also update the job."""
+
+    def record_block(self, job_id: str, attempt: int, record: BlockRecord) -> None:
+        """Enter a block into the ledger, with its event (fenced)."""
+
+    def blocks(self, job_id: str) -> list[BlockRecord]:
+        """The job's ledger, in ascending order of index."""
+
+    def commit_manifest(self, job_id: str, attempt: int, sha256: str) -> str:
+        """Name the manifest's digest (fenced). The first digest named wins; returns the one that holds."""
+
+    def succeed(self, job_id: str, attempt: int, result: JobResult) -> None:
+        """RUNNING or CANCELLING becomes SUCCEEDED (fenced)."""
+
+    def cancelled(self, job_id: str, attempt: int) -> None:
+        """CANCELLING becomes CANCELLED (fenced)."""
+
+    def release(
+        self, job_id: str, attempt: int, failure: Failure, *, charged: bool = True, delay_seconds: float = 0
+    ) -> Job:
+        """End an attempt that has no result (fenced).
+
+        A retryable failure puts the job back into the queue, not to be claimed before `delay_seconds` have passed,
+        unless no charged attempt is left: then, and for any other failure, the job is FAILED. A job that is
+        CANCELLING becomes CANCELLED instead.
+        """
+
+    def expire_leases(self) -> list[Job]:
+        """Release every job whose lease has run out, as a charged failure with reason LEASE_EXPIRED."""
+
+    def events(self, job_id: str, *, after: int, limit: int) -> list[Event]:
+        """Events of a job with a larger sequence number, in order."""
+
+    def events_since(self, position: int, *, limit: int) -> tuple[list[Event], int]:
+        """Events of all jobs in the order of their writing, for followers; also the position after them."""
+
+    def position(self) -> int:
+        """Where a follower starts that wants only what is written from now on."""
+
+    def change_token(self) -> int:
+        """A number that changes whenever anybody wrote to the store; cheap enough to ask ten times a second."""
+
+    def count_by_state(self) -> dict[JobState, int]:
+        """Number of jobs in each state, zero included."""
+
+    def oldest_queued_age_seconds(self) -> float:
+        """How long the oldest claimable job has waited; 0 when the queue is empty."""
+
+    def max_heartbeat_age_seconds(self) -> float:
+        """Age of the oldest heartbeat of the running jobs; 0 when none runs."""
+
+    def close(self) -> None:
+        """Close all connections."""

@@ -1,0 +1,1 @@
+"""From a resolved specification to published artifacts: the steps of a job, in order."""

@@ -1,0 +1,82 @@
+"""The block ledger: which blocks of a job are finished, so that an interrupted job goes on where it stopped.
+
+A block counts as finished when its shard is on disk under its final name *and* the ledger names it; the shard comes
+first, so that the ledger never promises bytes that are not there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from secateur_service.pipeline.observer import BlockRecord, LayerRecord
+
+
+class BlockLedger(Protocol):
+    """Where finished blocks are recorded: a file for `run`, the job store for the service."""
+
+    def entries(self) -> list[BlockRecord]:
+        """The finished blocks in ascending order of index."""
+
+    def record(self, record: BlockRecord) -> None:
+        """Record one finished block durably; a repeated index replaces the entry."""
+
+
+def block_to_json(record: BlockRecord) -> dict[str, Any]:
+    """A block record as plain JSON types."""
+    return asdict(record)
+
+
+def block_from_json(data: dict[str, Any]) -> BlockRecord:
+    """The inverse of `block_to_json`."""
+    layers = tuple(
+        LayerRecord(
+            name=layer["name"],
+            shape=(layer["shape"][0], layer["shape"][1]),
+            zeros=layer["zeros"],
+            notes=tuple(layer["notes"]),
+        )
+        for layer in data["layers"]
+    )
+    return BlockRecord(**{**data, "tensors": tuple(data["tensors"]), "layers": layers})
+
+
+class FileLedger:
+    """A ledger in one JSON file, replaced as a whole with every entry: it is a few hundred kilobytes at most."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def entries(self) -> list[BlockRecord]:
+        """The finished blocks in ascending order of index."""
+        if not self._path.exists():
+            return []
+        return [block_from_json(entry) for entry in json.loads(self._path.read_text(encoding="utf-8"))]
+
+    def record(self, record: BlockRecord) -> None:
+        """Record one block; returns when it is on disk."""
+        records = {entry.index: entry for entry in self.entries()} | {record.index: record}
+        write_durably(self._path, json.dumps([block_to_json(records[index]) for index in sorted(records)]).encode())
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a small file so that after a crash either the old or the new content is there, whole."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames within a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
