@@ -1,11 +1,15 @@
 """The service's errors, one tree.
 
     ServiceError
-    ├── InvalidSpecError         the request breaks rules; lists every broken one
+    ├── InvalidRequestError      the request breaks rules; lists every broken one
+    │   └── InvalidSpecError     the specification in it does
     ├── NotFoundError            no such job, report or page
     ├── RequestIdReusedError     a request id came back with another request
     ├── NotReadyError            the job is not in the state that the call needs
+    ├── DamagedResultError       what a job published is gone or was changed
     ├── SequenceExpiredError     the watch asks for events that do not exist
+    ├── OverloadedError          the service does as much as it may; come back later
+    ├── DrainingError            this replica is stopping; another one, or the next, will answer
     └── AttemptError             an attempt to run a job ended without a result
         ├── PermanentError       trying again cannot help: bad model, bad text, non-finite values
         ├── TransientError       trying again later may help: store, network
@@ -41,7 +45,7 @@ class ServiceError(Exception):
 
 @dataclass(frozen=True)
 class FieldViolation:
-    """One broken rule: the path of the field below the specification, and what to do about it."""
+    """One broken rule: the path of the field, and what to do about it."""
 
     field: str
     description: str
@@ -50,14 +54,20 @@ class FieldViolation:
         return f"{self.field}: {self.description}"
 
 
-class InvalidSpecError(ServiceError):
-    """The specification breaks rules; ``violations`` lists all of them."""
+class InvalidRequestError(ServiceError):
+    """The request breaks rules; ``violations`` lists all of them, with paths from the root of the request."""
+
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, violations: Sequence[FieldViolation], *, reason: str | None = None) -> None:
+        super().__init__("; ".join(str(violation) for violation in violations), reason=reason)
+        self.violations = tuple(violations)
+
+
+class InvalidSpecError(InvalidRequestError):
+    """The specification breaks rules; ``violations`` lists all of them, with paths from the specification's root."""
 
     reason = "INVALID_SPEC"
-
-    def __init__(self, violations: Sequence[FieldViolation]) -> None:
-        super().__init__("; ".join(str(violation) for violation in violations))
-        self.violations = tuple(violations)
 
 
 class NotFoundError(ServiceError):
@@ -78,10 +88,30 @@ class NotReadyError(ServiceError):
     reason = "JOB_NOT_SUCCEEDED"
 
 
+class DamagedResultError(ServiceError):
+    """What a job published is gone, or is not what was published."""
+
+    reason = "RESULT_DAMAGED"
+
+
 class SequenceExpiredError(ServiceError):
     """A watch asks to resume after an event that the job does not have."""
 
     reason = "SEQUENCE_OUT_OF_RANGE"
+
+
+class OverloadedError(ServiceError):
+    """A limit of the service is reached; the same call may succeed later."""
+
+    reason = "OVERLOADED"
+    retryable = True
+
+
+class DrainingError(ServiceError):
+    """This replica is stopping."""
+
+    reason = "DRAINING"
+    retryable = True
 
 
 class AttemptError(ServiceError):

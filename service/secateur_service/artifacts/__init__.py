@@ -1,1 +1,97 @@
-""""""
+"""Published results: the object store behind one port, the manifest, and the publisher. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from pydantic import SecretStr
+
+from secateur_service.artifacts.manifest import LocalFile, Manifest, ManifestFile, describe_file, parse_manifest
+from secateur_service.artifacts.port import ObjectInfo, ObjectStore
+from secateur_service.artifacts.publisher import publish
+from secateur_service.errors import PermanentError
+
+__all__ = [
+    "LocalFile",
+    "Manifest",
+    "ManifestFile",
+    "ObjectInfo",
+    "ObjectStore",
+    "S3Settings",
+    "describe_file",
+    "open_store",
+    "parse_manifest",
+    "publish",
+]
+
+INVALID_DESTINATION = "INVALID_DESTINATION"
+S3_NOT_CONFIGURED = "S3_NOT_CONFIGURED"
+
+
+class S3Settings(Protocol):
+    """What an S3 destination needs of the service's settings."""
+
+    @property
+    def s3_endpoint(self) -> str | None:
+        """`http://host:port` or `https://host`."""
+
+    @property
+    def s3_access_key(self) -> str | None:
+        """Identity."""
+
+    @property
+    def s3_secret_key(self) -> SecretStr | None:
+        """Its secret."""
+
+    @property
+    def s3_region(self) -> str:
+        """Region of the buckets."""
+
+
+def open_store(destination: str, settings: S3Settings) -> ObjectStore:
+    """Open the object store that a destination names; nothing is sent yet.
+
+    Args:
+        destination: `s3://bucket/prefix` or `file:///folder`.
+        settings: Where S3 is and who we are there.
+
+    Raises:
+        PermanentError: with reason INVALID_DESTINATION or S3_NOT_CONFIGURED.
+    """
+    parts = urlsplit(destination)
+    if parts.query or parts.fragment or any(ord(character) < 0x20 for character in destination):
+        raise _invalid(destination)
+    if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
+        from secateur_service.artifacts.directory import DirectoryStore
+
+        folder = unquote(parts.path)
+        if "\0" in folder:
+            raise _invalid(destination)
+        return DirectoryStore(Path(folder))
+    if parts.scheme == "s3" and parts.netloc:
+        from secateur_service.artifacts.s3 import S3Store
+
+        if not (settings.s3_endpoint and settings.s3_access_key and settings.s3_secret_key):
+            raise PermanentError(
+                f"{destination} needs an S3 store: set SECATEUR_S3_ENDPOINT, SECATEUR_S3_ACCESS_KEY and "
+                "SECATEUR_S3_SECRET_KEY",
+                reason=S3_NOT_CONFIGURED,
+            )
+        return S3Store(
+            parts.netloc,
+            parts.path.strip("/"),
+            endpoint=settings.s3_endpoint,
+            access_key=settings.s3_access_key,
+            secret_key=settings.s3_secret_key.get_secret_value(),
+            region=settings.s3_region,
+        )
+    raise _invalid(destination)
+
+
+def _invalid(destination: str) -> PermanentError:
+    return PermanentError(
+        f"{destination[:200]!r} is not a destination; expected s3://bucket/prefix or file:///absolute/folder",
+        reason=INVALID_DESTINATION,
+    )

@@ -10,7 +10,10 @@ from typing import Any
 
 from secateur_service.jobs.states import JobState
 from secateur_service.pipeline.observer import Progress, Stage
+from secateur_service.pipeline.outcome import Estimate, JobResult, LanguageResult
 from secateur_service.spec import PruneSpec
+
+__all__ = ["Estimate", "Event", "EventKind", "Failure", "Job", "JobResult", "LanguageResult", "NewJob"]
 
 
 @dataclass(frozen=True)
@@ -21,38 +24,6 @@ class Failure:
     message: str
     retryable: bool
     details: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Expected cost of a job, in bytes and floating-point operations."""
-
-    checkpoint_bytes: int
-    peak_host_bytes: int
-    peak_device_bytes: int
-    disk_bytes: int
-    flops: float
-
-
-@dataclass(frozen=True)
-class LanguageResult:
-    """What pruning cost one evaluation language."""
-
-    language: str
-    dense_perplexity: float
-    pruned_perplexity: float
-    dense_bits_per_byte: float
-    pruned_bits_per_byte: float
-
-
-@dataclass(frozen=True)
-class JobResult:
-    """What a job produced. The manifest's digest is the authority on what is published."""
-
-    manifest_uri: str
-    manifest_sha256: str
-    sparsity: float
-    languages: tuple[LanguageResult, ...]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,52 @@
+"""The published files of a job, and what the service says about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One published file.
+
+    Attributes:
+        path: Path below the job's prefix, e.g. `checkpoint/config.json`.
+        size_bytes: Its size.
+        sha256: Its SHA-256, lower-case hexadecimal.
+        media_type: Its media type.
+        download_url: Where to read it: a presigned `http(s)` URL, or a `file` URL of an embedded service.
+        download_url_expire_time: When the URL stops working; None where it does not.
+    """
+
+    path: str
+    size_bytes: int
+    sha256: str
+    media_type: str
+    download_url: str
+    download_url_expire_time: datetime | None
+
+
+@dataclass(frozen=True)
+class ServiceInfo:
+    """What a service can do.
+
+    Attributes:
+        version: Its version.
+        methods: Pruning methods.
+        orders: Orders of calibration and pruning.
+        architectures: `model_type` of the models it can prune.
+        devices: Device slots of the replica that answered.
+        file_roots: Folders under which `file://` models and corpora may lie.
+        destinations: Where results may be published; the first is the default.
+        max_request_bytes: Largest request it accepts.
+    """
+
+    version: str
+    methods: tuple[str, ...]
+    orders: tuple[str, ...]
+    architectures: tuple[str, ...]
+    devices: tuple[str, ...]
+    file_roots: tuple[str, ...]
+    destinations: tuple[str, ...]
+    max_request_bytes: int

@@ -1,0 +1,155 @@
+"""How to connect: an endpoint becomes a gRPC target with credentials, options and a retry policy."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from secateur._config import ClientConfig
+from secateur._errors import ConfigError
+from secateur.v1 import prune_service_pb2 as service_pb
+
+_SERVICE = service_pb.DESCRIPTOR.services_by_name["PruneService"]
+_MAX_ANSWER_BYTES = 64 * 2**20
+_TARGET = re.compile(r"(dns|unix|unix-abstract|ipv4|ipv6|xds|vsock):")
+_PORT = re.compile(r":[0-9]{1,5}$")
+
+
+@dataclass(frozen=True)
+class Connection:
+    """What a channel is made from.
+
+    Attributes:
+        target: gRPC's name for the service.
+        credentials: TLS; None for a connection in the clear.
+        options: Channel arguments.
+        metadata: Sent with every call.
+    """
+
+    target: str
+    credentials: grpc.ChannelCredentials | None
+    options: tuple[tuple[str, Any], ...]
+    metadata: tuple[tuple[str, str], ...]
+
+
+def connection(config: ClientConfig) -> Connection:
+    """How to reach the service that a configuration names.
+
+    Raises:
+        ConfigError: the endpoint cannot be used, or the token would be sent in the clear.
+    """
+    tls, address = _scheme(config.endpoint)
+    target = _target(address, config.endpoint)
+    local = _is_local(address)
+    options: list[tuple[str, Any]] = [
+        ("grpc.service_config", service_config(balanced=target != address or _TARGET.match(address) is not None)),
+        ("grpc.enable_retries", 1),
+        ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
+        # A watch notices a dead peer by pings, and comes back soon after the service does.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.initial_reconnect_backoff_ms", 500),
+        ("grpc.min_reconnect_backoff_ms", 500),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.enable_http_proxy", 0 if local else 1),
+    ]
+    metadata: tuple[tuple[str, str], ...] = ()
+    if config.token is not None:
+        if not tls and not local:
+            raise ConfigError(
+                f"a token would be sent to {address} in the clear; use https://, or leave the token out where "
+                "something in between authenticates"
+            )
+        if not config.token.isascii() or not config.token.isprintable() or not config.token.strip():
+            raise ConfigError("the token is empty or holds characters that no token has; was it cut or quoted?")
+        metadata = (("authorization", f"Bearer {config.token.strip()}"),)
+    return Connection(target, _credentials(config) if tls else None, tuple(options), metadata)
+
+
+def service_config(*, balanced: bool) -> str:
+    """gRPC's retry policy: single answers are asked for again on UNAVAILABLE only; watches resume by themselves.
+
+    `balanced` spreads calls over all addresses, in place of staying with the first that answers.
+    """
+    unary = [method.name for method in _SERVICE.methods if not method.server_streaming]
+    return json.dumps(
+        {
+            "loadBalancingConfig": [{"round_robin" if balanced else "pick_first": {}}],
+            "methodConfig": [
+                {
+                    "name": [{"service": _SERVICE.full_name, "method": method} for method in unary],
+                    "retryPolicy": {
+                        "maxAttempts": 4,
+                        "initialBackoff": "0.2s",
+                        "maxBackoff": "3s",
+                        "backoffMultiplier": 2.5,
+                        "retryableStatusCodes": ["UNAVAILABLE"],
+                    },
+                }
+            ],
+            "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+        }
+    )
+
+
+def _scheme(endpoint: str) -> tuple[bool, str]:
+    """Whether TLS is wanted, and the address without its scheme."""
+    scheme, separator, rest = endpoint.strip().partition("://")
+    if separator and scheme in ("http", "https") and rest:
+        return scheme == "https", rest.rstrip("/")
+    return False, endpoint.strip()
+
+
+def _target(address: str, endpoint: str) -> str:
+    if _TARGET.match(address):
+        return address
+    parts = [part.strip() for part in address.split(",")]
+    if not all(_PORT.search(part) and "/" not in part for part in parts):
+        raise ConfigError(
+            f"{endpoint!r} is no endpoint; expected host:port, e.g. localhost:50051, or https://host:443"
+        )
+    if len(parts) == 1:
+        return address
+    hosts = [_ip_address(part) for part in parts]
+    versions = {host.version for host in hosts if host is not None}
+    if None in hosts or len(versions) != 1:
+        raise ConfigError(
+            f"{endpoint!r} lists addresses that are not all IPv4 or all IPv6; for host names use one name that "
+            "resolves to all replicas, dns:///name:port"
+        )
+    ports = [part.rpartition(":")[2] for part in parts]
+    family = versions.pop()
+    shown = [f"[{host}]" if family == 6 else str(host) for host in hosts]
+    return f"ipv{family}:" + ",".join(f"{host}:{port}" for host, port in zip(shown, ports, strict=True))
+
+
+def _ip_address(part: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    host = part.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        return None
+
+
+def _is_local(address: str) -> bool:
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    listed = re.sub(r"^(dns:(//[^/]*/)?|ipv4:|ipv6:)", "", address).split(",")
+    hosts: Sequence[Any] = [_ip_address(part) for part in listed]
+    return all(host is not None and host.is_loopback for host in hosts)
+
+
+def _credentials(config: ClientConfig) -> grpc.ChannelCredentials:
+    if config.ca_file is None:
+        return grpc.ssl_channel_credentials()
+    try:
+        return grpc.ssl_channel_credentials(Path(config.ca_file).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read ca_file {config.ca_file}: {error.strerror}") from error

@@ -1,0 +1,103 @@
+"""Where the client's configuration comes from: arguments, then the environment, then a file, then the defaults."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from secateur._errors import ConfigError
+
+FILE_VARIABLE = "SECATEUR_CONFIG"
+DEFAULT_ENDPOINT = "localhost:50051"
+
+
+@dataclass(frozen=True)
+class ClientConfig:
+    """How to reach the service.
+
+    Every field can be set by the variable `SECATEUR_{FIELD}` of the environment and by its name in the TOML file that
+    `SECATEUR_CONFIG` names, by default `~/.config/secateur/config.toml`.
+
+    Attributes:
+        endpoint: `host:port`; `http://host:port` is the same, `https://host:port` uses TLS; several addresses are
+            separated by commas; any target of gRPC will do, `dns:///name:port` spreads calls over all replicas.
+        token: Bearer token, sent only over TLS or to this machine.
+        ca_file: PEM file with the certificate authorities to trust, in place of gRPC's own.
+        timeout_seconds: Time for one answer, retries included.
+        reconnect_seconds: How long a watch tries to get back to a service that it has lost before it gives up.
+    """
+
+    endpoint: str = DEFAULT_ENDPOINT
+    token: str | None = None
+    ca_file: str | None = None
+    timeout_seconds: float = 60.0
+    reconnect_seconds: float = 300.0
+
+
+_NUMBERS = ("timeout_seconds", "reconnect_seconds")
+
+
+def load_config(
+    arguments: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
+) -> ClientConfig:
+    """The configuration from all its sources; arguments that are None count as not given, as do empty variables.
+
+    Raises:
+        ConfigError: a source cannot be read, or a value has the wrong type.
+    """
+    names = [field.name for field in fields(ClientConfig)]
+    values: dict[str, tuple[Any, str]] = {}
+    path = _config_path(environment)
+    if path is not None:
+        values.update({name: (value, str(path)) for name, value in _file_values(path, names).items()})
+    for name in names:
+        variable = f"SECATEUR_{name.upper()}"
+        if environment.get(variable):
+            values[name] = (environment[variable], variable)
+    for name, value in (arguments or {}).items():
+        if value is not None:
+            values[name] = (value, f"the argument {name}")
+    return ClientConfig(**{name: _checked(name, value, source) for name, (value, source) in values.items()})
+
+
+def _config_path(environment: Mapping[str, str]) -> Path | None:
+    """The configuration file; None where there is none and none was asked for."""
+    named = environment.get(FILE_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    base = environment.get("XDG_CONFIG_HOME") or (Path(environment["HOME"]) / ".config" if "HOME" in environment else None)
+    if base is None:
+        return None
+    path = Path(base) / "secateur" / "config.toml"
+    return path if path.exists() else None
+
+
+def _file_values(path: Path, names: list[str]) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}") from error
+    unknown = values.keys() - set(names)
+    if unknown:
+        raise ConfigError(f"{path} sets {', '.join(sorted(unknown))}, which is unknown; known are {', '.join(names)}")
+    return values
+
+
+def _checked(name: str, value: Any, source: str) -> Any:
+    if name in _NUMBERS:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = -1.0
+        if not 0 < number < float("inf"):
+            raise ConfigError(f"{name} from {source} is {value!r}; expected a number of seconds above zero")
+        return number
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} from {source} is {value!r}; expected a text")
+    return value

@@ -1,0 +1,283 @@
+"""The SDK's errors, one tree.
+
+    SecateurError
+    ├── ConfigError                  endpoint, token or configuration file are unusable
+    ├── ClientClosedError            the client was closed before or during the call
+    ├── RequestError                 the service refused a call or could not be asked
+    │   ├── InvalidRequestError      the request breaks rules; lists every broken one
+    │   │   └── InvalidSpecError     ... and they are the specification's; also raised before anything is sent
+    │   ├── NotFoundError            no such job
+    │   ├── AlreadyExistsError       the request id was used before with another request
+    │   ├── NotReadyError            the job is not in the state that the call needs
+    │   ├── SequenceExpiredError     a watch wants to resume after an event that the service does not have
+    │   ├── PermissionDeniedError    no token, a wrong one, or one that may not do this
+    │   ├── OverloadedError          a limit of the service is reached; try again later
+    │   ├── UnavailableError         the service cannot be reached or is stopping
+    │   ├── DeadlineError            the service did not answer in time
+    │   └── ServiceFaultError        a defect of the service or of something between
+    ├── JobError                     the job ended without a result
+    │   ├── JobFailedError
+    │   └── JobCancelledError
+    ├── WaitTimeoutError             the job had not ended when the time to wait was over
+    └── DownloadError                a file could not be fetched
+        └── IntegrityError           what arrived is not what was published
+
+Each carries a stable ``reason`` (UPPER_SNAKE_CASE), whether it is ``retryable``, and ``metadata`` for machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+DOMAIN = "secateur"
+_DETAILS_KEY = "grpc-status-details-bin"
+_SPEC_PREFIX = "spec."
+
+
+class SecateurError(Exception):
+    """Base of all errors that the SDK raises on purpose."""
+
+    reason: str = "UNKNOWN"
+    retryable: bool = False
+
+    def __init__(self, message: str, *, reason: str | None = None, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if reason is not None:
+            self.reason = reason
+        self.metadata: dict[str, str] = dict(metadata or {})
+
+
+class ConfigError(SecateurError):
+    """Endpoint, token or configuration file are unusable."""
+
+    reason = "CONFIG"
+
+
+class ClientClosedError(SecateurError):
+    """The client was closed before or during the call."""
+
+    reason = "CLIENT_CLOSED"
+
+
+class RequestError(SecateurError):
+    """The service refused a call, or could not be asked.
+
+    Attributes:
+        code: The gRPC status code; None where nothing was sent.
+        retry_after_seconds: How long the service asks callers to wait, where it says.
+    """
+
+    code: grpc.StatusCode | None = None
+    retry_after_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class FieldViolation:
+    """One broken rule: the path of the field, and what is wrong with it and what to do."""
+
+    field: str
+    description: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.description}" if self.field else self.description
+
+
+class InvalidRequestError(RequestError):
+    """The request breaks rules.
+
+    Attributes:
+        violations: Every broken rule; fields of a specification are named as in its YAML form.
+    """
+
+    reason = "INVALID_REQUEST"
+
+    def __init__(
+        self,
+        violations: Iterable[FieldViolation],
+        message: str | None = None,
+        *,
+        reason: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.violations = tuple(violations)
+        text = "; ".join(str(violation) for violation in self.violations) or message or "the request breaks rules"
+        super().__init__(text, reason=reason, metadata=metadata)
+
+
+class InvalidSpecError(InvalidRequestError):
+    """The specification breaks rules, by its shape (found here) or by its values (found by the service)."""
+
+    reason = "INVALID_SPEC"
+
+
+class NotFoundError(RequestError):
+    """What the call names does not exist."""
+
+    reason = "NOT_FOUND"
+
+
+class AlreadyExistsError(RequestError):
+    """The request id was used before with another request."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
+class NotReadyError(RequestError):
+    """The job is not in the state that the call needs."""
+
+    reason = "JOB_NOT_SUCCEEDED"
+
+
+class SequenceExpiredError(RequestError):
+    """A watch wants to resume after an event that the service does not have."""
+
+    reason = "SEQUENCE_OUT_OF_RANGE"
+
+
+class PermissionDeniedError(RequestError):
+    """There was no token, a wrong one, or one that may not do this."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class OverloadedError(RequestError):
+    """A limit of the service is reached."""
+
+    reason = "OVERLOADED"
+    retryable = True
+
+
+class UnavailableError(RequestError):
+    """The service cannot be reached or is stopping."""
+
+    reason = "UNAVAILABLE"
+    retryable = True
+
+
+class DeadlineError(RequestError):
+    """The service did not answer in time."""
+
+    reason = "DEADLINE_EXCEEDED"
+    retryable = True
+
+
+class ServiceFaultError(RequestError):
+    """A defect of the service or of something between it and us."""
+
+    reason = "INTERNAL"
+
+
+class JobError(SecateurError):
+    """The job ended without a result.
+
+    Attributes:
+        job: The job's name.
+        details: What the service recorded beside the message.
+    """
+
+    def __init__(
+        self, message: str, *, job: str, reason: str, retryable: bool = False, details: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message, reason=reason, metadata=details)
+        self.job = job
+        self.retryable = retryable
+        self.details = self.metadata
+
+
+class JobFailedError(JobError):
+    """The job failed; `reason`, `message` and `details` say why, `retryable` whether to submit it again."""
+
+
+class JobCancelledError(JobError):
+    """The job was cancelled."""
+
+
+class WaitTimeoutError(SecateurError):
+    """The job had not ended when the time to wait was over; it goes on."""
+
+    reason = "WAIT_TIMEOUT"
+    retryable = True
+
+
+class DownloadError(SecateurError):
+    """A file could not be fetched; what has arrived stays in place for the next try."""
+
+    reason = "DOWNLOAD_FAILED"
+    retryable = True
+
+
+class IntegrityError(DownloadError):
+    """What arrived, or what the service said about it, is not what was published; nothing was put into place."""
+
+    reason = "INTEGRITY"
+    retryable = False
+
+
+_CLASSES: Mapping[grpc.StatusCode, type[RequestError]] = {
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExistsError,
+    grpc.StatusCode.FAILED_PRECONDITION: NotReadyError,
+    grpc.StatusCode.OUT_OF_RANGE: SequenceExpiredError,
+    grpc.StatusCode.UNAUTHENTICATED: PermissionDeniedError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
+}
+
+
+def from_rpc_error(rpc_error: grpc.RpcError) -> RequestError:
+    """The SDK's error for one of gRPC's, decided by status code and google.rpc details and never by the text."""
+    error = _from_status(rpc_error.code(), rpc_error.details() or "", _details(rpc_error.trailing_metadata() or ()))
+    error.code = rpc_error.code()
+    return error
+
+
+def _from_status(code: grpc.StatusCode, message: str, details: Sequence[Any]) -> RequestError:
+    info = _first(details, error_details_pb2.ErrorInfo)
+    ours = info is not None and info.domain == DOMAIN
+    reason = info.reason if ours else None
+    metadata = dict(info.metadata) if ours else None
+    error: RequestError
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        bad_request = _first(details, error_details_pb2.BadRequest) or error_details_pb2.BadRequest()
+        violations = [
+            FieldViolation(entry.field.removeprefix(_SPEC_PREFIX), entry.description)
+            for entry in bad_request.field_violations
+        ]
+        kind = InvalidSpecError if reason == InvalidSpecError.reason else InvalidRequestError
+        error = kind(violations, message, reason=reason, metadata=metadata)
+    else:
+        error = _CLASSES.get(code, ServiceFaultError)(message or code.name, reason=reason, metadata=metadata)
+    retry = _first(details, error_details_pb2.RetryInfo)
+    if retry is not None:
+        error.retry_after_seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+        error.retryable = True
+    return error
+
+
+def _details(metadata: Iterable[tuple[str, str | bytes]]) -> list[Any]:
+    """The google.rpc details in a call's trailers; none where the trailers were cut by something between."""
+    for key, value in metadata:
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            try:
+                return list(status_pb2.Status.FromString(value).details)
+            except DecodeError:
+                return []
+    return []
+
+
+def _first(details: Sequence[Any], kind: Any) -> Any:
+    for detail in details:
+        if detail.Is(kind.DESCRIPTOR):
+            message = kind()
+            detail.Unpack(message)
+            return message
+    return None

@@ -1,0 +1,127 @@
+"""The events of a job's life, as `JobHandle.watch` yields them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar
+
+from secateur._job import Failure, Job, JobStage, JobState, Progress
+
+
+@dataclass(frozen=True)
+class Event:
+    """What all events have.
+
+    Attributes:
+        kind: Name of the kind of event, the same on the wire and in the command line's JSON.
+        sequence: Number of the event, dense per job and counted from 1; on a snapshot, of the newest it covers.
+        time: When it was written (UTC).
+        attempt: The attempt that wrote it; 0 before the first.
+    """
+
+    kind: ClassVar[str]
+
+    sequence: int
+    time: datetime
+    attempt: int
+
+
+@dataclass(frozen=True)
+class SnapshotEvent(Event):
+    """The whole job; the first event of a watch that does not resume.
+
+    Attributes:
+        job: The job after event number `sequence`.
+    """
+
+    kind = "snapshot"
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class StateEvent(Event):
+    """The job changed its state.
+
+    Attributes:
+        state: The new state.
+        message: Why, for people.
+        failure: Set when the state is FAILED, or QUEUED again after an attempt that failed.
+    """
+
+    kind = "state"
+
+    state: JobState
+    message: str
+    failure: Failure | None
+
+
+@dataclass(frozen=True)
+class StageEvent(Event):
+    """The running job entered a stage.
+
+    Attributes:
+        stage: The stage.
+    """
+
+    kind = "stage"
+
+    stage: JobStage
+
+
+@dataclass(frozen=True)
+class ProgressEvent(Event):
+    """The job got on.
+
+    Attributes:
+        progress: How far it is now.
+    """
+
+    kind = "progress"
+
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class BlockEvent(Event):
+    """A decoder block was pruned and is durable.
+
+    Attributes:
+        index: The block's number, from 0.
+        sparsity: Share of zeros over its pruned layers.
+        seconds: Time it took.
+        snr_db: Signal-to-noise ratio in dB of the pruned against the dense hidden states after it, per language.
+    """
+
+    kind = "block"
+
+    index: int
+    sparsity: float
+    seconds: float
+    snr_db: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class LogEvent(Event):
+    """A log line of the worker.
+
+    Attributes:
+        level: `debug`, `info`, `warning` or `error`.
+        message: The line.
+        fields: What was bound to it.
+    """
+
+    kind = "log"
+
+    level: str
+    message: str
+    fields: Mapping[str, Any]
+
+
+def ends_watch(event: Event) -> bool:
+    """Whether nothing comes after an event: it tells of a terminal state."""
+    if isinstance(event, StateEvent):
+        return event.state.is_terminal
+    return isinstance(event, SnapshotEvent) and event.job.state.is_terminal

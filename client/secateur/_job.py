@@ -1,0 +1,216 @@
+"""What the service knows about a job, as small immutable values."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+NAME_PREFIX = "pruneJobs/"
+
+
+class JobState(enum.StrEnum):
+    """Where a job stands."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    """A state of a newer service that this SDK does not know."""
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    CANCELLING = "CANCELLING"
+    """Cancellation was asked for and the worker has not stopped yet."""
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the job has ended; it will never change again."""
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class JobStage(enum.StrEnum):
+    """What a running job does at the moment."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    """Not running, or a stage of a newer service that this SDK does not know."""
+    FETCHING = "FETCHING"
+    SAMPLING = "SAMPLING"
+    PRUNING = "PRUNING"
+    """The streaming pass: calibrates, prunes and evaluates block by block."""
+    PACKAGING = "PACKAGING"
+    PUBLISHING = "PUBLISHING"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is.
+
+    Attributes:
+        blocks_done: Decoder blocks that are finished.
+        blocks_total: Decoder blocks of the model; 0 while they are not known.
+        fraction: Share of the whole job that is done, from 0 to 1.
+        eta_seconds: Expected time until the end; None while it cannot be told.
+    """
+
+    blocks_done: int
+    blocks_total: int
+    fraction: float
+    eta_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job, or an attempt to run it, failed.
+
+    Attributes:
+        reason: Machine-readable and stable, UPPER_SNAKE_CASE.
+        message: For people: what happened and what to do.
+        retryable: Whether the same job may succeed when it is submitted again unchanged.
+        details: More, by name.
+    """
+
+    reason: str
+    message: str
+    retryable: bool
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job is expected to cost.
+
+    Attributes:
+        checkpoint_bytes: Size of the checkpoint that is read.
+        peak_host_bytes: Main memory.
+        peak_device_bytes: Memory of the accelerator; 0 where the job runs on the CPU.
+        disk_bytes: Space in the work directory.
+        flops: Floating-point operations.
+    """
+
+    checkpoint_bytes: int
+    peak_host_bytes: int
+    peak_device_bytes: int
+    disk_bytes: int
+    flops: float
+
+
+@dataclass(frozen=True)
+class LanguageResult:
+    """What pruning cost one evaluation language.
+
+    Attributes:
+        language: BCP 47 tag.
+        dense_perplexity: Perplexity per token of the model as it came.
+        pruned_perplexity: Perplexity per token of the pruned model.
+        dense_bits_per_byte: Bits per byte of text, comparable between tokenizers, of the model as it came.
+        pruned_bits_per_byte: Bits per byte of text of the pruned model.
+    """
+
+    language: str
+    dense_perplexity: float
+    pruned_perplexity: float
+    dense_bits_per_byte: float
+    pruned_bits_per_byte: float
+
+    @property
+    def perplexity_ratio(self) -> float:
+        """Pruned over dense perplexity: 1 where nothing was lost; NaN where the dense one is zero."""
+        return self.pruned_perplexity / self.dense_perplexity if self.dense_perplexity else float("nan")
+
+
+@dataclass(frozen=True)
+class PublishedResult:
+    """What a job produced.
+
+    Attributes:
+        manifest_uri: Where the manifest lies; nothing is published without it.
+        manifest_sha256: Its SHA-256, lower-case hexadecimal.
+        sparsity: Share of zeros over the pruned layers.
+        languages: What it cost each evaluation language, by BCP 47 tag.
+    """
+
+    manifest_uri: str
+    manifest_sha256: str
+    sparsity: float
+    languages: Mapping[str, LanguageResult]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as it was when the service was asked.
+
+    Attributes:
+        name: Resource name, `pruneJobs/{id}`.
+        uid: Unique for ever, even after a job of the same name was deleted.
+        state: Where it stands.
+        stage: What it does at the moment.
+        progress: How far it is; None before it first ran.
+        attempt: Number of the current attempt, counted from 1; 0 before the first.
+        max_attempts: Attempts before the job is given up.
+        failure: Why it failed; set when the state is FAILED.
+        result: What it produced; set when the state is SUCCEEDED.
+        estimate: What it is expected to cost.
+        labels: The caller's own labels.
+        spec: The specification as it was submitted, in the shape of its YAML form.
+        resolved_spec: The specification that runs, defaults filled in.
+        last_sequence: Number of its newest event; `watch` resumes after it.
+        create_time: When it was accepted (UTC).
+        start_time: When its first attempt started.
+        end_time: When it reached a terminal state.
+    """
+
+    name: str
+    uid: str
+    state: JobState
+    stage: JobStage
+    progress: Progress | None
+    attempt: int
+    max_attempts: int
+    failure: Failure | None
+    result: PublishedResult | None
+    estimate: Estimate | None
+    labels: Mapping[str, str]
+    spec: Mapping[str, Any]
+    resolved_spec: Mapping[str, Any]
+    last_sequence: int
+    create_time: datetime | None
+    start_time: datetime | None
+    end_time: datetime | None
+
+    @property
+    def id(self) -> str:
+        """The name without its prefix."""
+        return self.name.removeprefix(NAME_PREFIX)
+
+
+@dataclass(frozen=True)
+class JobResult(PublishedResult):
+    """The result of a job that succeeded, with its whole report.
+
+    Attributes:
+        job: The job.
+        report: report.json as plain data; its JSON Schema is published with the service.
+    """
+
+    job: Job
+    report: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a specification would do: the answer to a dry run.
+
+    Attributes:
+        resolved_spec: The specification that would run, defaults filled in.
+        estimate: What it would cost.
+    """
+
+    resolved_spec: Mapping[str, Any]
+    estimate: Estimate
+
+
+def job_name(name: str) -> str:
+    """The resource name of a job that is given by its name or by its id alone."""
+    return name if "/" in name else NAME_PREFIX + name

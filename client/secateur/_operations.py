@@ -1,0 +1,171 @@
+"""Every operation of the API, once, as a flow; the clients and handles only perform them."""
+
+from __future__ import annotations
+
+import math
+import os
+import uuid
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from secateur._artifact import Artifact, ServiceInfo
+from secateur._convert import artifact_from, info_from, job_from, plain_struct, plan_from, state_value
+from secateur._errors import InvalidSpecError, JobCancelledError, JobFailedError, NotReadyError
+from secateur._event import LogEvent
+from secateur._flow import Emit, Flow, Run, call
+from secateur._job import Failure, Job, JobResult, JobState, Plan, PublishedResult
+from secateur._spec import SpecSource, load_spec, spec_message
+from secateur._watch import Reconnect, watch
+from secateur.v1 import prune_job_pb2 as pb
+from secateur.v1 import prune_service_pb2 as service_pb
+
+
+@dataclass(frozen=True)
+class Operations:
+    """The API's operations with the client's settings filled in.
+
+    Attributes:
+        timeout_seconds: Time for one answer, retries included.
+        reconnect: How watches get back to a lost service.
+    """
+
+    timeout_seconds: float
+    reconnect: Reconnect
+
+    def create(self, spec: SpecSource, labels: Mapping[str, str] | None, request_id: str | None) -> Flow[Job]:
+        """Submit a specification; the request id makes it safe to repeat."""
+        message = yield from _message(spec)
+        request = service_pb.CreatePruneJobRequest(
+            spec=message, labels=labels or {}, request_id=request_id or str(uuid.uuid4())
+        )
+        return job_from((yield from self._ask("CreatePruneJob", request)))
+
+    def plan(self, spec: SpecSource, labels: Mapping[str, str] | None) -> Flow[Plan]:
+        """Have a specification checked and its cost estimated."""
+        message = yield from _message(spec)
+        request = service_pb.CreatePruneJobRequest(spec=message, labels=labels or {}, validate_only=True)
+        return plan_from((yield from self._ask("CreatePruneJob", request)))
+
+    def get(self, name: str) -> Flow[Job]:
+        """Read a job."""
+        return job_from((yield from self._ask("GetPruneJob", service_pb.GetPruneJobRequest(name=name))))
+
+    def list_jobs(self, states: Collection[JobState | str], page_size: int) -> Flow[None]:
+        """Emit all jobs, newest first, page by page."""
+        values = [state_value(JobState(state)) for state in states]
+        token = ""
+        while True:
+            request = service_pb.ListPruneJobsRequest(page_size=page_size, page_token=token, states=values)
+            response = yield from self._ask("ListPruneJobs", request)
+            for job in response.jobs:
+                yield Emit(job_from(job))
+            token = response.next_page_token
+            if not token:
+                return
+
+    def cancel(self, name: str) -> Flow[Job]:
+        """Ask a job to stop."""
+        return job_from((yield from self._ask("CancelPruneJob", service_pb.CancelPruneJobRequest(name=name))))
+
+    def watch(self, name: str, after_sequence: int | None, timeout_seconds: float | None = None) -> Flow[None]:
+        """Emit a job's events."""
+        return watch(
+            name,
+            after_sequence=after_sequence,
+            reconnect=self.reconnect,
+            call_timeout_seconds=self.timeout_seconds,
+            timeout_seconds=timeout_seconds,
+        )
+
+    def logs(self, name: str, *, follow: bool) -> Flow[None]:
+        """Emit a job's log lines from the first on."""
+        newest = math.inf if follow else (yield from self.get(name)).last_sequence
+        events = self.watch(name, 0)
+        if newest == 0:
+            return
+        try:
+            answer: Any = None
+            while True:
+                step = events.send(answer)
+                answer = None
+                if not isinstance(step, Emit):
+                    answer = yield step
+                    continue
+                if isinstance(step.value, LogEvent):
+                    yield step
+                if step.value.sequence >= newest:
+                    return
+        except StopIteration:
+            return
+        finally:
+            events.close()
+
+    def wait(self, name: str, timeout_seconds: float | None) -> Flow[Job]:
+        """Wait until a job has ended, whichever way."""
+        yield from self.watch(name, None, timeout_seconds)
+        return (yield from self.get(name))
+
+    def result(self, name: str, timeout_seconds: float | None) -> Flow[JobResult]:
+        """Wait for a job's result.
+
+        Raises:
+            JobFailedError, JobCancelledError: it has none.
+        """
+        job = yield from self.wait(name, timeout_seconds)
+        published = published_result(job)
+        report = yield from self.report(name)
+        values = {field.name: getattr(published, field.name) for field in fields(PublishedResult)}
+        return JobResult(**values, job=job, report=report)
+
+    def report(self, name: str) -> Flow[dict[str, Any]]:
+        """Read the report of a job that succeeded."""
+        response = yield from self._ask("GetPruneReport", service_pb.GetPruneReportRequest(name=name))
+        return plain_struct(response.report)
+
+    def artifacts(self, name: str) -> Flow[list[Artifact]]:
+        """List the files of a job that succeeded."""
+        response = yield from self._ask("ListArtifacts", service_pb.ListArtifactsRequest(name=name))
+        return [artifact_from(artifact) for artifact in response.artifacts]
+
+    def info(self) -> Flow[ServiceInfo]:
+        """Ask what the service can do."""
+        return info_from((yield from self._ask("GetServiceInfo", service_pb.GetServiceInfoRequest())))
+
+    def _ask(self, method: str, request: Any) -> Flow[Any]:
+        return call(method, request, self.timeout_seconds)
+
+
+def published_result(job: Job) -> PublishedResult:
+    """The result of a job that has ended.
+
+    Raises:
+        JobFailedError, JobCancelledError: it has none.
+        NotReadyError: it has not ended.
+    """
+    if job.state is JobState.CANCELLED:
+        raise JobCancelledError(f"{job.name} was cancelled", job=job.name, reason="CANCELLED")
+    if job.state is JobState.FAILED:
+        failure = job.failure or Failure("UNKNOWN", "the service does not say why", retryable=False)
+        raise JobFailedError(
+            f"{job.name} failed with {failure.reason}: {failure.message}",
+            job=job.name,
+            reason=failure.reason,
+            retryable=failure.retryable,
+            details=failure.details,
+        )
+    if job.result is None:
+        raise NotReadyError(f"{job.name} is {job.state} and has no result; wait for its end")
+    return job.result
+
+
+def _message(spec: SpecSource) -> Flow[pb.PruneSpec]:
+    """A specification as a message; files are read without blocking an event loop."""
+    if isinstance(spec, Mapping):
+        return spec_message(spec)
+    if not isinstance(spec, str | os.PathLike):
+        raise TypeError(f"a specification is a mapping or the path of a YAML file, not {type(spec).__name__}")
+    try:
+        return (yield Run(lambda: load_spec(spec)))
+    except OSError as error:
+        raise InvalidSpecError([], f"cannot read the specification {os.fspath(spec)}: {error.strerror}") from error

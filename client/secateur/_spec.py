@@ -1,0 +1,222 @@
+"""The plain-data form of a specification (YAML, JSON, a mapping), and its way into a message and back.
+
+Only the *shape* is checked here, and by the descriptors of the protocol, so that a new field needs no line of code:
+unknown names, wrong types, numbers that do not fit. What the values mean is judged by the service, the single
+validator. Every fault is reported, each with its path. Nothing is defaulted, and not-a-number and infinity go through.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from secateur._errors import FieldViolation, InvalidSpecError
+from secateur.v1 import prune_job_pb2 as pb
+
+SpecSource: TypeAlias = "Mapping[str, Any] | str | os.PathLike[str]"
+"""A specification as a mapping, or the path of a YAML file that holds one."""
+
+MAX_FILE_BYTES = 2**20
+_LANGUAGE_WEIGHT = pb.LanguageWeight.DESCRIPTOR
+_INTEGER_BITS = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
+_Report = Callable[[str, str], None]
+
+
+def load_spec(path: str | os.PathLike[str]) -> pb.PruneSpec:
+    """Read a specification from a YAML file.
+
+    Raises:
+        InvalidSpecError: with every fault of the file's shape.
+        OSError: the file cannot be read.
+    """
+    return spec_message(read_spec(path))
+
+
+def spec_message(data: Mapping[str, Any]) -> pb.PruneSpec:
+    """A specification from plain data.
+
+    Raises:
+        InvalidSpecError: with every fault of its shape.
+    """
+    violations: list[FieldViolation] = []
+    message = pb.PruneSpec()
+    _fill(message, data, "", lambda path, fault: violations.append(FieldViolation(path, fault)))
+    if violations:
+        raise InvalidSpecError(violations)
+    return message
+
+
+def spec_mapping(message: pb.PruneSpec) -> dict[str, Any]:
+    """The inverse of `spec_message`: plain data with the fields that are set."""
+    return _plain(message)
+
+
+def read_spec(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The plain data in a YAML file; YAML 1.2, where the language `no` is a string and `2:4` is not a time.
+
+    Raises:
+        InvalidSpecError: the file is not YAML, or not a mapping at its top.
+        OSError: the file cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    return parse_yaml(content, str(path))
+
+
+def parse_yaml(content: bytes, source: str) -> dict[str, Any]:
+    """The plain data in a YAML text; `source` names it in errors.
+
+    Raises:
+        InvalidSpecError: it is not YAML, or not a mapping at its top.
+    """
+    if len(content) > MAX_FILE_BYTES:
+        raise _not_a_spec(f"{source} is larger than {MAX_FILE_BYTES} bytes, so it is no specification")
+    try:
+        data = YAML(typ="safe", pure=True).load(content.decode())
+    except MarkedYAMLError as error:
+        place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise _not_a_spec(f"{source}{place}: {error.problem or error.context}") from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise _not_a_spec(f"{source} is not YAML: {error}") from error
+    if not isinstance(data, dict):
+        known = ", ".join(field.name for field in pb.PruneSpec.DESCRIPTOR.fields)
+        raise _not_a_spec(f"{source} holds {_kind(data)} and not a specification; expected a mapping with {known}")
+    return data
+
+
+def _not_a_spec(problem: str) -> InvalidSpecError:
+    return InvalidSpecError([FieldViolation("", problem)])
+
+
+def _fill(message: Message, data: Mapping[Any, Any], path: str, report: _Report) -> None:
+    fields = message.DESCRIPTOR.fields_by_name
+    for key, value in data.items():
+        if key not in fields:
+            report(_joined(path, key), _unknown(key, message.DESCRIPTOR))
+        elif value is not None:
+            _set(message, fields[key], value, _joined(path, key), report)
+
+
+def _set(message: Message, field: FieldDescriptor, value: Any, path: str, report: _Report) -> None:
+    """Set one field, or report what is wrong with its value."""
+    if field.message_type is None and not field.is_repeated:
+        fault = _scalar_fault(field, value)
+        if fault:
+            report(path, fault)
+        else:
+            setattr(message, field.name, value)
+    elif not field.is_repeated:
+        if isinstance(value, Mapping):
+            part = getattr(message, field.name)
+            part.SetInParent()
+            _fill(part, value, path, report)
+        else:
+            report(path, f"expected a mapping, not {_kind(value)}")
+    elif field.message_type is None:
+        items = _items(value, "a list", path, report)
+        for position, item in enumerate(items):
+            fault = _scalar_fault(field, item)
+            if fault:
+                report(f"{path}[{position}]", fault)
+            else:
+                getattr(message, field.name).append(item)
+    else:
+        for item_path, item in _entries(field.message_type, value, path, report):
+            _fill(getattr(message, field.name).add(), item, item_path, report)
+
+
+def _entries(kind: Descriptor, value: Any, path: str, report: _Report) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """The entries of a list of messages; a mix may also be written `{de: 0.5, en: 0.5}` or `[de, en]`."""
+    mix = kind is _LANGUAGE_WEIGHT
+    if mix and isinstance(value, Mapping):
+        for language, weight in value.items():
+            yield f"{path}.{language}", {"language": language, "weight": weight}
+        return
+    expected = "a mapping such as {de: 0.7, en: 0.3} or a list of languages" if mix else "a list"
+    for position, item in enumerate(_items(value, expected, path, report)):
+        if isinstance(item, Mapping):
+            yield f"{path}[{position}]", item
+        elif mix and isinstance(item, str):
+            yield f"{path}[{position}]", {"language": item}
+        else:
+            report(f"{path}[{position}]", f"expected {'a language' if mix else 'a mapping'}, not {_kind(item)}")
+
+
+def _items(value: Any, expected: str, path: str, report: _Report) -> Sequence[Any]:
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return value
+    report(path, f"expected {expected}, not {_kind(value)}")
+    return ()
+
+
+def _scalar_fault(field: FieldDescriptor, value: Any) -> str:
+    """What is wrong with a value for a field; empty where nothing is."""
+    if field.type == FieldDescriptor.TYPE_STRING:
+        if not isinstance(value, str):
+            return f"expected a text, not {_kind(value)}; put it in quotes if it is meant literally"
+        return "" if _is_unicode(value) else "holds characters that are no Unicode text"
+    if field.type in _INTEGER_BITS:
+        if not isinstance(value, int) or isinstance(value, bool):
+            return f"expected a whole number, not {_kind(value)}"
+        limit = 2 ** (_INTEGER_BITS[field.type] - 1)
+        return "" if -limit <= value < limit else f"{value} is too large; expected less than {limit}"
+    assert field.type == FieldDescriptor.TYPE_DOUBLE, field.full_name
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return f"expected a number, not {_kind(value)}"
+    return "" if isinstance(value, float) or abs(value) < 2**1023 else "too large for a number"
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _unknown(key: object, kind: Descriptor) -> str:
+    known = [field.name for field in kind.fields]
+    close = difflib.get_close_matches(str(key), known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"no such field; {hint}Known are {', '.join(known)}" if hint else f"no such field; known are {', '.join(known)}"
+
+
+def _joined(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _kind(value: object) -> str:
+    """A value for people, with its type."""
+    if value is None:
+        return "nothing"
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    names = {bool: "the truth value", int: "the number", float: "the number", str: "the text", list: "the list"}
+    return f"{names.get(type(value), f'the {type(value).__name__}')} {shown}"
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            data[field.name] = list(value) if field.is_repeated else value
+        elif not field.is_repeated:
+            data[field.name] = _plain(value)
+        elif field.message_type is _LANGUAGE_WEIGHT and _is_mapping(value):
+            data[field.name] = {entry.language: entry.weight for entry in value}
+        else:
+            data[field.name] = [_plain(entry) for entry in value]
+    return data
+
+
+def _is_mapping(mix: Sequence[pb.LanguageWeight]) -> bool:
+    """Whether a mix can be written as `{language: weight}` without a loss."""
+    return all(entry.HasField("weight") for entry in mix) and len({entry.language for entry in mix}) == len(mix)

@@ -1,0 +1,144 @@
+"""Watching a job: every event once and in order, however often the connection or the server goes away.
+
+The position is the sequence number of the last event that was handed on; after any disconnect the watch asks for what
+comes after it. A stream that ends well without having told of the job's end counts as a disconnect too, and so does
+a gap in the numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+
+from secateur._convert import event_from, job_from
+from secateur._errors import DeadlineError, OverloadedError, RequestError, ServiceFaultError, UnavailableError
+from secateur._errors import WaitTimeoutError, from_rpc_error
+from secateur._event import SnapshotEvent, ends_watch
+from secateur._flow import Emit, Flow, Open, Receive, Sleep, call
+from secateur.v1 import prune_service_pb2 as service_pb
+
+_log = logging.getLogger("secateur")
+
+
+@dataclass(frozen=True)
+class Reconnect:
+    """How a watch gets back to a service that it has lost.
+
+    Attributes:
+        total_seconds: How long to try without any contact before giving up.
+        base_seconds: First wait; it doubles with each try that fails.
+        max_seconds: Longest wait.
+        clock: Monotonic time in seconds.
+        jitter: Random factor of each wait, so that many watchers do not come back together.
+    """
+
+    total_seconds: float = 300.0
+    base_seconds: float = 0.25
+    max_seconds: float = 10.0
+    clock: Callable[[], float] = time.monotonic
+    jitter: Callable[[], float] = lambda: random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
+
+    def delay_seconds(self, failures: int, asked_seconds: float | None) -> float:
+        """How long to wait after so many failures in a row; never less than the service asked for."""
+        wait = min(self.max_seconds, self.base_seconds * 2.0 ** min(failures - 1, 30)) * self.jitter()
+        return max(wait, asked_seconds or 0.0)
+
+
+def watch(
+    name: str,
+    *,
+    after_sequence: int | None,
+    reconnect: Reconnect,
+    call_timeout_seconds: float,
+    timeout_seconds: float | None = None,
+) -> Flow[None]:
+    """Emit a job's events until it has ended; heartbeats stay inside.
+
+    Args:
+        name: The job.
+        after_sequence: Start after this event; None starts with a snapshot.
+        reconnect: How to get back to a lost service.
+        call_timeout_seconds: Time for one answer.
+        timeout_seconds: Time for the whole watch; None for no limit.
+
+    Raises:
+        WaitTimeoutError: the time was over before the job had ended.
+        UnavailableError: the service was away for too long.
+        RequestError: the service refused the watch.
+    """
+    clock = reconnect.clock
+    deadline = None if timeout_seconds is None else clock() + timeout_seconds
+    position = after_sequence
+    contact = clock()
+    failures = 0
+    while True:
+        request = service_pb.WatchPruneJobRequest(name=name, after_sequence=position)
+        remaining = None if deadline is None else max(0.0, deadline - clock())
+        stream = yield Open("WatchPruneJob", request, remaining)
+        try:
+            while (message := (yield Receive(stream))) is not None:
+                event = event_from(message)
+                if not isinstance(event, SnapshotEvent) and not message.HasField("heartbeat"):
+                    if position is not None and message.sequence <= position:
+                        continue
+                    if position is not None and message.sequence > position + 1:
+                        break
+                contact, failures = clock(), 0
+                if not message.HasField("heartbeat"):
+                    position = message.sequence
+                if event is not None:
+                    yield Emit(event)
+                    if ends_watch(event):
+                        return
+            lost: RequestError = UnavailableError("the service ended the watch before the job had ended")
+            if message is None and position is not None and (yield from _has_ended(name, position, call_timeout_seconds)):
+                return
+        except grpc.RpcError as error:
+            lost = from_rpc_error(error)
+        except UnavailableError as error:
+            lost = error
+        finally:
+            stream.cancel()
+        if deadline is not None and clock() >= deadline:
+            raise WaitTimeoutError(
+                f"{name} has not ended within {timeout_seconds:g} seconds; it goes on, so wait again or cancel it"
+            )
+        if not _is_disconnect(lost):
+            raise lost
+        failures += 1
+        away = clock() - contact
+        if away >= reconnect.total_seconds:
+            raise UnavailableError(
+                f"no contact with the service for {away:.0f} seconds ({lost.message}); the job is not affected, watch "
+                f"it again after event {position or 0}",
+                reason=lost.reason,
+                metadata={"after_sequence": str(position or 0)},
+            ) from lost
+        delay = reconnect.delay_seconds(failures, lost.retry_after_seconds)
+        if deadline is not None:
+            delay = min(delay, max(0.0, deadline - clock()))
+        _log.warning("lost the watch of %s (%s); trying again in %.1f s", name, lost.message, delay)
+        yield Sleep(delay)
+
+
+def _has_ended(name: str, position: int, timeout_seconds: float) -> Flow[bool]:
+    """Whether the job has ended and there is nothing after `position`: the watch began at the very end."""
+    answer = yield from call("GetPruneJob", service_pb.GetPruneJobRequest(name=name), timeout_seconds)
+    job = job_from(answer)
+    return job.state.is_terminal and job.last_sequence <= position
+
+
+def _is_disconnect(error: RequestError) -> bool:
+    """Whether an error says nothing about the job or the request, so that trying again makes sense."""
+    if isinstance(error, UnavailableError | DeadlineError):
+        return True
+    if isinstance(error, OverloadedError):
+        return error.retry_after_seconds is not None
+    # Proxies and servers that are being stopped reset streams without saying why.
+    resets = (grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.ABORTED)
+    return isinstance(error, ServiceFaultError) and error.code in resets and not error.metadata

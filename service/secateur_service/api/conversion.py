@@ -1,0 +1,215 @@
+"""Translates between the protocol's messages and the service's own types, and nothing else.
+
+A specification goes in as plain data with only the fields that the caller set: defaults and rules belong to
+`secateur_service.spec`. The protocol's enums are the service's own with a prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf import struct_pb2, timestamp_pb2
+from google.protobuf.message import Message
+from secateur.v1 import prune_job_pb2 as pb
+
+from secateur_service.errors import FieldViolation
+from secateur_service.jobs.job import Estimate, Event, EventKind, Failure, Job, JobResult
+from secateur_service.jobs.states import JobState
+from secateur_service.pipeline.observer import Progress, Stage
+from secateur_service.spec import PruneSpec
+
+NAME_PREFIX = "pruneJobs/"
+_STATE_PREFIX = "JOB_STATE_"
+_STAGE_PREFIX = "JOB_STAGE_"
+
+
+def job_name(job_id: str) -> str:
+    """Resource name of a job."""
+    return NAME_PREFIX + job_id
+
+
+def spec_to_dict(message: pb.PruneSpec) -> dict[str, Any]:
+    """A specification as plain data: the fields that are set, numbers as they came, NaN and infinity included."""
+    return _set_fields(message)
+
+
+def spec_from_dict(data: Mapping[str, Any]) -> pb.PruneSpec:
+    """The inverse of `spec_to_dict`."""
+    message = pb.PruneSpec()
+    _fill(message, data)
+    return message
+
+
+def resolved_to_message(spec: PruneSpec) -> pb.PruneSpec:
+    """A validated specification, with every default that was filled in."""
+    return spec_from_dict(spec.model_dump(mode="json", exclude_none=True))
+
+
+def prefixed(violations: Iterable[FieldViolation]) -> list[FieldViolation]:
+    """Violations with paths from the root of CreatePruneJobRequest instead of the specification's."""
+    return [FieldViolation(f"spec.{violation.field}", violation.description) for violation in violations]
+
+
+def state_to_enum(state: JobState) -> pb.JobState:
+    """The protocol's value of a state."""
+    return pb.JobState.Value(_STATE_PREFIX + state.value)
+
+
+def state_from_enum(value: int) -> JobState | None:
+    """The state of a protocol value; None where the value is unspecified or unknown."""
+    return next((state for state in JobState if state_to_enum(state) == value), None)
+
+
+def stage_to_enum(stage: Stage) -> pb.JobStage:
+    """The protocol's value of a stage."""
+    return pb.JobStage.Value(_STAGE_PREFIX + stage.value)
+
+
+def timestamp(time: datetime) -> timestamp_pb2.Timestamp:
+    """A UTC time as a message."""
+    message = timestamp_pb2.Timestamp()
+    message.FromDatetime(time.astimezone(UTC))
+    return message
+
+
+def estimate_to_message(estimate: Estimate) -> pb.Estimate:
+    """An estimate."""
+    return pb.Estimate(
+        checkpoint_bytes=estimate.checkpoint_bytes,
+        peak_host_bytes=estimate.peak_host_bytes,
+        peak_device_bytes=estimate.peak_device_bytes,
+        disk_bytes=estimate.disk_bytes,
+        flops=estimate.flops,
+    )
+
+
+def progress_to_message(progress: Progress) -> pb.Progress:
+    """How far a job is."""
+    return pb.Progress(
+        blocks_done=progress.blocks_done,
+        blocks_total=progress.blocks_total,
+        fraction=progress.fraction,
+        eta_seconds=progress.eta_seconds,
+    )
+
+
+def failure_to_message(failure: Failure) -> pb.Failure:
+    """Why a job failed."""
+    return pb.Failure(
+        reason=failure.reason,
+        message=failure.message,
+        retryable=failure.retryable,
+        details=dict(failure.details),
+    )
+
+
+def result_to_message(result: JobResult) -> pb.Result:
+    """What a job produced."""
+    return pb.Result(
+        manifest_uri=result.manifest_uri,
+        manifest_sha256=result.manifest_sha256,
+        sparsity=result.sparsity,
+        languages=[
+            pb.LanguageResult(
+                language=entry.language,
+                dense_perplexity=entry.dense_perplexity,
+                pruned_perplexity=entry.pruned_perplexity,
+                dense_bits_per_byte=entry.dense_bits_per_byte,
+                pruned_bits_per_byte=entry.pruned_bits_per_byte,
+            )
+            for entry in result.languages
+        ],
+    )
+
+
+def job_to_message(job: Job) -> pb.PruneJob:
+    """A job as the API shows it."""
+    return pb.PruneJob(
+        name=job_name(job.id),
+        uid=job.uid,
+        create_time=timestamp(job.create_time),
+        start_time=timestamp(job.start_time) if job.start_time else None,
+        end_time=timestamp(job.end_time) if job.end_time else None,
+        spec=spec_from_dict(job.spec),
+        resolved_spec=resolved_to_message(job.resolved),
+        state=state_to_enum(job.state),
+        stage=stage_to_enum(job.stage) if job.stage else pb.JOB_STAGE_UNSPECIFIED,
+        progress=progress_to_message(job.progress) if job.progress else None,
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
+        failure=failure_to_message(job.failure) if job.failure else None,
+        estimate=estimate_to_message(job.estimate),
+        result=result_to_message(job.result) if job.result else None,
+        labels=dict(job.labels),
+        last_sequence=job.last_sequence,
+    )
+
+
+def event_to_message(event: Event) -> pb.PruneJobEvent:
+    """A stored event."""
+    message = pb.PruneJobEvent(sequence=event.sequence, time=timestamp(event.time), attempt=event.attempt)
+    body = event.body
+    match event.kind:
+        case EventKind.STATE:
+            failure = failure_to_message(Failure(**body["failure"])) if body.get("failure") else None
+            state = state_to_enum(JobState(body["state"]))
+            message.state.CopyFrom(pb.StateChange(state=state, message=body.get("message", ""), failure=failure))
+        case EventKind.STAGE:
+            message.stage.CopyFrom(pb.StageChange(stage=stage_to_enum(Stage(body["stage"]))))
+        case EventKind.PROGRESS:
+            message.progress.CopyFrom(progress_to_message(Progress(**body)))
+        case EventKind.BLOCK:
+            message.block.CopyFrom(pb.BlockPruned(**body))
+        case EventKind.LOG:
+            fields = to_struct(body.get("fields", {}))
+            message.log.CopyFrom(pb.LogRecord(level=body["level"], message=body["message"], fields=fields))
+    return message
+
+
+def snapshot_message(job: Job, now: datetime) -> pb.PruneJobEvent:
+    """The first message of a watch that does not resume."""
+    return pb.PruneJobEvent(
+        sequence=job.last_sequence, time=timestamp(now), attempt=job.attempt, snapshot=job_to_message(job)
+    )
+
+
+def heartbeat_message(sequence: int, now: datetime) -> pb.PruneJobEvent:
+    """A sign of life that covers the events up to `sequence`."""
+    return pb.PruneJobEvent(sequence=sequence, time=timestamp(now), heartbeat=pb.Heartbeat())
+
+
+def to_struct(data: Mapping[str, Any]) -> struct_pb2.Struct:
+    """Plain JSON data as a Struct; numbers become doubles."""
+    struct = struct_pb2.Struct()
+    struct.update(data)
+    return struct
+
+
+def _set_fields(message: Message) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            data[field.name] = list(value) if field.is_repeated else value
+        elif field.is_repeated:
+            data[field.name] = [_set_fields(item) for item in value]
+        else:
+            data[field.name] = _set_fields(value)
+    return data
+
+
+def _fill(message: Message, data: Mapping[str, Any]) -> None:
+    for name, value in data.items():
+        field = message.DESCRIPTOR.fields_by_name[name]
+        if field.message_type is None and not field.is_repeated:
+            setattr(message, name, value)
+        elif field.message_type is None:
+            getattr(message, name).extend(value)
+        elif not field.is_repeated:
+            part = getattr(message, name)
+            part.SetInParent()
+            _fill(part, value)
+        else:
+            for item in value:
+                _fill(getattr(message, name).add(), item)

@@ -1,0 +1,127 @@
+"""What happens around every call: a request id, a measurement, a log line, and errors in their wire form.
+
+One interceptor does all four, because they share the outcome of the call and their order matters: the id is bound
+before anything is logged, and the error is translated before its code is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+from google.rpc import status_pb2
+
+from secateur_service.api import errors
+from secateur_service.errors import ServiceError
+from secateur_service.telemetry.metrics import Metrics
+
+REQUEST_ID_KEY = "x-request-id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# Probes come every few seconds; a line for each would bury the rest.
+_QUIET_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+
+_log = structlog.get_logger(__name__)
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
+    """Wraps every method of the server."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
+        """Wrap the handler of a method; an unknown method has none and stays UNIMPLEMENTED."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        kinds = {
+            (False, False): (grpc.unary_unary_rpc_method_handler, self._answer_once(method, handler.unary_unary)),
+            (False, True): (grpc.unary_stream_rpc_method_handler, self._answer_many(method, handler.unary_stream)),
+            (True, False): (grpc.stream_unary_rpc_method_handler, self._answer_once(method, handler.stream_unary)),
+            (True, True): (grpc.stream_stream_rpc_method_handler, self._answer_many(method, handler.stream_stream)),
+        }
+        make, behaviour = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
+        return make(behaviour, handler.request_deserializer, handler.response_serializer)
+
+    def _answer_once(self, method: str, behaviour: Callable[..., Any]) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def answer(request: Any, context: Any) -> Any:
+            started = time.monotonic()
+            try:
+                async with self._around(method, context):
+                    return await behaviour(request, context)
+            finally:
+                self._metrics.rpc_duration.labels(method=method).observe(time.monotonic() - started)
+
+        return answer
+
+    def _answer_many(self, method: str, behaviour: Callable[..., Any]) -> Callable[[Any, Any], Awaitable[None]]:
+        async def answer(request: Any, context: Any) -> None:
+            async with self._around(method, context):
+                answers = behaviour(request, context)
+                if inspect.isasyncgen(answers):
+                    async for message in answers:
+                        await context.write(message)
+                else:
+                    await answers
+
+        return answer
+
+    @asynccontextmanager
+    async def _around(self, method: str, context: Any) -> AsyncIterator[None]:
+        request_id = _request_id(context)
+        trailers = ((REQUEST_ID_KEY, request_id),)
+        code = grpc.StatusCode.OK
+        started = time.monotonic()
+        with structlog.contextvars.bound_contextvars(request_id=request_id, method=method):
+            context.set_trailing_metadata(trailers)
+            try:
+                try:
+                    yield
+                except ServiceError as error:
+                    status = errors.status_of(error)
+                    code = errors.code_of(status)
+                    await _abort(context, status, trailers)
+                except grpc.aio.AbortError:
+                    code = _aborted_code(context)
+                    raise
+                except asyncio.CancelledError:
+                    code = grpc.StatusCode.CANCELLED
+                    raise
+                except Exception as error:  # noqa: BLE001  # the last line: callers get an incident, the log the rest
+                    status = errors.status_of_defect(error)
+                    code = errors.code_of(status)
+                    await _abort(context, status, trailers)
+            finally:
+                self._metrics.rpc_requests.labels(method=method, code=code.name).inc()
+                log = _log.debug if method.startswith(_QUIET_SERVICES) else _log.info
+                log("call", code=code.name, duration_seconds=round(time.monotonic() - started, 6))
+
+
+async def _abort(context: Any, status: status_pb2.Status, trailers: tuple[tuple[str, str], ...]) -> None:
+    metadata = (*trailers, (errors.DETAILS_KEY, status.SerializeToString()))
+    await context.abort(errors.code_of(status), status.message, metadata)
+
+
+def _aborted_code(context: Any) -> grpc.StatusCode:
+    """The code that a library's handler aborted with; grpc.aio keeps it as a number."""
+    value = context.code()
+    number = value.value[0] if isinstance(value, grpc.StatusCode) else value
+    return next((code for code in grpc.StatusCode if code.value[0] == number), grpc.StatusCode.UNKNOWN)
+
+
+def _request_id(context: Any) -> str:
+    """The caller's request id where it is fit for logs, else a new one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return secrets.token_hex(8)

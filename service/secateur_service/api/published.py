@@ -1,0 +1,95 @@
+"""Reads what finished jobs published.
+
+The job's row names the manifest's digest, the manifest names everything else; what does not match is not shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+from secateur.v1 import prune_service_pb2 as service_pb
+
+from secateur_service.api import conversion
+from secateur_service.artifacts.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from secateur_service.artifacts.port import OBJECT_NOT_FOUND, ObjectStore
+from secateur_service.errors import DamagedResultError, NotReadyError, PermanentError
+from secateur_service.jobs.job import Job
+
+REPORT_PATH = "report/report.json"
+DOWNLOAD_URL_SECONDS = 3600.0
+
+
+class PublishedResults:
+    """Manifest, report and download URLs of jobs that succeeded; `open_store` opens a destination."""
+
+    def __init__(self, open_store: Callable[[str], ObjectStore]) -> None:
+        self._open_store = open_store
+
+    def report(self, job: Job) -> dict[str, Any]:
+        """The report of a job.
+
+        Raises:
+            NotReadyError: the job has no result.
+            DamagedResultError: the report is missing or differs from what was published.
+        """
+        store, manifest = self._manifest(job)
+        for file in manifest.files:
+            if file.path == REPORT_PATH:
+                content = _read(store, f"{job.id}/{REPORT_PATH}", file.sha256)
+                report: dict[str, Any] = json.loads(content)
+                return report
+        raise DamagedResultError(f"the manifest of job {job.id} names no {REPORT_PATH}")
+
+    def artifacts(self, job: Job) -> list[service_pb.Artifact]:
+        """All published files of a job, the manifest first, each with a URL to read it from.
+
+        Raises:
+            NotReadyError: the job has no result.
+            DamagedResultError: the manifest is missing or differs from what was published.
+        """
+        store, manifest = self._manifest(job)
+        content = manifest.to_bytes()
+        own = service_pb.Artifact(
+            path=MANIFEST_NAME,
+            size_bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            media_type="application/json",
+        )
+        files = [
+            service_pb.Artifact(
+                path=file.path, size_bytes=file.size_bytes, sha256=file.sha256, media_type=file.media_type
+            )
+            for file in manifest.files
+        ]
+        for artifact in (own, *files):
+            url, expires = store.download_url(f"{job.id}/{artifact.path}", DOWNLOAD_URL_SECONDS)
+            artifact.download_url = url
+            if expires is not None:
+                artifact.download_url_expire_time.CopyFrom(conversion.timestamp(expires))
+        return [own, *files]
+
+    def _manifest(self, job: Job) -> tuple[ObjectStore, Manifest]:
+        if job.result is None:
+            raise NotReadyError(
+                f"job {job.id} is {job.state} and has no result; watch it until it is SUCCEEDED",
+                metadata={"state": job.state.value},
+            )
+        destination = job.resolved.output.destination
+        assert destination is not None, "a resolved specification names its destination"
+        store = self._open_store(destination)
+        return store, parse_manifest(_read(store, f"{job.id}/{MANIFEST_NAME}", job.result.manifest_sha256))
+
+
+def _read(store: ObjectStore, key: str, sha256: str) -> bytes:
+    try:
+        content = store.get_bytes(key)
+    except PermanentError as error:
+        if error.reason != OBJECT_NOT_FOUND:
+            raise
+        raise DamagedResultError(f"{store.uri(key)} was published and is gone") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DamagedResultError(f"{store.uri(key)} is not what was published: its SHA-256 is not {sha256}")
+    return content

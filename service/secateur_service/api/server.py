@@ -1,0 +1,137 @@
+"""The gRPC server: the API, health and reflection behind one interceptor, with its limits, and its orderly end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from secateur.v1 import prune_service_pb2 as service_pb
+from secateur.v1 import prune_service_pb2_grpc as service_grpc
+
+from secateur_service import __version__
+from secateur_service.api.blocking import BlockingPool
+from secateur_service.api.follower import EventFollower
+from secateur_service.api.interceptors import CallInterceptor
+from secateur_service.api.published import PublishedResults
+from secateur_service.api.servicer import Admit, PruneServicer
+from secateur_service.api.watch import JobWatcher, WatchHub
+from secateur_service.artifacts.port import ObjectStore
+from secateur_service.jobs.port import JobStore
+from secateur_service.models.architectures import ARCHITECTURES
+from secateur_service.settings import Settings
+from secateur_service.spec import METHODS, ORDERS
+from secateur_service.telemetry.job_figures import JobFigures
+from secateur_service.telemetry.metrics import Metrics
+
+SERVICE = service_pb.DESCRIPTOR.services_by_name["PruneService"].full_name
+
+_STORE_THREADS = 8
+_FILE_THREADS = 8
+_MAX_METADATA_BYTES = 16 * 2**10
+_KEEPALIVE_MS = 60_000
+_KEEPALIVE_TIMEOUT_MS = 20_000
+# Clients may ping every 20 s, with or without calls; the slack is for their clocks.
+_SHORTEST_PING_INTERVAL_MS = 15_000
+
+
+class ApiServer:
+    """Serves the API on one address. Made by `start`, within the event loop that it then lives in."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: JobStore,
+        metrics: Metrics,
+        *,
+        admit: Admit,
+        open_results: Callable[[str], ObjectStore],
+    ) -> None:
+        self._store_pool = BlockingPool("store", threads=_STORE_THREADS)
+        self._file_pool = BlockingPool("files", threads=_FILE_THREADS)
+        self._hub = WatchHub(max_watchers=settings.max_watchers, gauge=metrics.watch_streams)
+        self._figures = JobFigures(metrics, store)
+        self._follower = EventFollower(
+            store, self._store_pool, on_loop=[self._hub.notify], in_thread=[self._figures.consume]
+        )
+        self._health = health.aio.HealthServicer()
+        self._listen = settings.listen
+        self._server = grpc.aio.server(interceptors=[CallInterceptor(metrics)], options=_options(settings))
+        servicer = PruneServicer(
+            store=store,
+            admit=admit,
+            results=PublishedResults(open_results),
+            watcher=JobWatcher(store, self._store_pool, self._hub, heartbeat_seconds=settings.watch_heartbeat_seconds),
+            hub=self._hub,
+            store_pool=self._store_pool,
+            file_pool=self._file_pool,
+            info=describe_service(settings),
+        )
+        service_grpc.add_PruneServiceServicer_to_server(servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        self.address = ""
+
+    async def start(self) -> Self:
+        """Listen and answer; `address` is then where, with the real port where 0 was asked for.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        try:
+            port = self._server.add_insecure_port(self._listen)
+        except RuntimeError as error:
+            raise OSError(
+                f"cannot listen on {self._listen}: it is in use, or not an address of this machine"
+            ) from error
+        host, separator, _ = self._listen.rpartition(":")
+        self.address = self._listen if self._listen.startswith("unix:") else f"{host}{separator}{port}"
+        await self._store_pool.call(self._figures.seed)
+        await self._follower.start()
+        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
+        return self
+
+    async def drain(self) -> None:
+        """Say NOT_SERVING, admit no new jobs and watches, and send the watchers elsewhere; other calls go on."""
+        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._hub.drain()
+
+    async def stop(self, *, grace_seconds: float) -> None:
+        """Accept nothing more, give open calls `grace_seconds` to end, then cancel them."""
+        await self._server.stop(grace_seconds)
+        await self._follower.stop()
+        self._store_pool.close()
+        self._file_pool.close()
+
+
+def describe_service(settings: Settings) -> service_pb.ServiceInfo:
+    """What this replica can do, as GetServiceInfo says it."""
+    return service_pb.ServiceInfo(
+        version=__version__,
+        methods=METHODS,
+        orders=ORDERS,
+        architectures=sorted(ARCHITECTURES),
+        devices=settings.devices,
+        file_roots=[str(root) for root in settings.file_roots],
+        destinations=settings.destinations,
+        max_request_bytes=settings.max_request_bytes,
+    )
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", settings.max_request_bytes),
+        ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
+        # A reader that vanished without a word is noticed within 80 seconds.
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _SHORTEST_PING_INTERVAL_MS),
+        # A second server on the same port is to fail, not to take half of the calls.
+        ("grpc.so_reuseport", 0),
+    ]

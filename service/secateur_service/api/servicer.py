@@ -1,0 +1,198 @@
+"""The methods of `secateur.v1.PruneService`, each as short as its contract.
+
+Everything that blocks runs in one of two pools: `store_pool` for SQL, and `file_pool` for what reads models and
+object stores, so that a slow object store does not delay a GetPruneJob.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from secateur.v1 import prune_job_pb2 as pb
+from secateur.v1 import prune_service_pb2 as service_pb
+from secateur.v1 import prune_service_pb2_grpc as service_grpc
+
+from secateur_service.api import conversion, names, pages
+from secateur_service.api.blocking import BlockingPool
+from secateur_service.api.published import PublishedResults
+from secateur_service.api.watch import JobWatcher, WatchHub
+from secateur_service.errors import DrainingError, FieldViolation, InvalidRequestError, InvalidSpecError
+from secateur_service.jobs.job import Estimate, NewJob
+from secateur_service.jobs.port import JobStore
+from secateur_service.jobs.states import JobState
+from secateur_service.spec import PruneSpec
+
+# A stock gRPC client refuses messages above 4 MiB.
+_MAX_PAGE_BYTES = 3 * 2**20
+
+
+class AdmittedSpec(Protocol):
+    """What admission says about a specification: what will run, and what it is expected to cost."""
+
+    @property
+    def resolved(self) -> PruneSpec:
+        """The specification with every default filled in."""
+
+    @property
+    def estimate(self) -> Estimate:
+        """The expected cost."""
+
+
+Admit = Callable[[Mapping[str, Any]], AdmittedSpec]
+"""Checks a specification against the rules and the files it names; raises InvalidSpecError with every violation."""
+
+
+class PruneServicer(service_grpc.PruneServiceServicer):
+    """Serves the API from a store, an admission and the published results."""
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        admit: Admit,
+        results: PublishedResults,
+        watcher: JobWatcher,
+        hub: WatchHub,
+        store_pool: BlockingPool,
+        file_pool: BlockingPool,
+        info: service_pb.ServiceInfo,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._admit = admit
+        self._results = results
+        self._watcher = watcher
+        self._hub = hub
+        self._store_pool = store_pool
+        self._file_pool = file_pool
+        self._info = info
+        self._clock = clock
+
+    async def CreatePruneJob(self, request: service_pb.CreatePruneJobRequest, context: Any) -> pb.PruneJob:
+        """Admit a job and store it, or say what it would be."""
+        if self._hub.draining:
+            raise DrainingError("the server is stopping; submit again, the request id keeps the job single")
+        spec = conversion.spec_to_dict(request.spec)
+        labels = dict(request.labels)
+        admitted = await self._file_pool.call(self._check, request, spec, labels)
+        if request.validate_only:
+            return pb.PruneJob(
+                spec=request.spec,
+                resolved_spec=conversion.resolved_to_message(admitted.resolved),
+                estimate=conversion.estimate_to_message(admitted.estimate),
+                max_attempts=admitted.resolved.execution.max_attempts,
+                labels=labels,
+            )
+        new_job = NewJob(
+            id=names.new_job_id(self._clock()),
+            uid=str(uuid.uuid4()),
+            spec=spec,
+            resolved=admitted.resolved,
+            labels=labels,
+            estimate=admitted.estimate,
+            request_id=request.request_id.lower() or None,
+            request_digest=request_digest(spec, labels) if request.request_id else None,
+        )
+        return conversion.job_to_message(await self._store_pool.call(self._store.create, new_job))
+
+    async def GetPruneJob(self, request: service_pb.GetPruneJobRequest, context: Any) -> pb.PruneJob:
+        """Read a job."""
+        job_id = names.parse_job_name(request.name)
+        return conversion.job_to_message(await self._store_pool.call(self._store.get, job_id))
+
+    async def ListPruneJobs(
+        self, request: service_pb.ListPruneJobsRequest, context: Any
+    ) -> service_pb.ListPruneJobsResponse:
+        """A page of jobs, newest first; shorter than asked for where the jobs are large."""
+        page_size = pages.check_page_size(request.page_size)
+        states = _states(request)
+        before = pages.decode_token(request.page_token, states)
+        while True:
+            jobs, following = await self._store_pool.call(
+                self._store.list_jobs, limit=page_size, before=before, states=states
+            )
+            response = service_pb.ListPruneJobsResponse(
+                jobs=[conversion.job_to_message(job) for job in jobs],
+                next_page_token=pages.encode_token(following, states),
+            )
+            if response.ByteSize() <= _MAX_PAGE_BYTES or page_size == 1:
+                return response
+            page_size = max(1, page_size // 2)
+
+    async def CancelPruneJob(self, request: service_pb.CancelPruneJobRequest, context: Any) -> pb.PruneJob:
+        """Ask a job to stop."""
+        job_id = names.parse_job_name(request.name)
+        return conversion.job_to_message(await self._store_pool.call(self._store.request_cancel, job_id))
+
+    async def WatchPruneJob(self, request: service_pb.WatchPruneJobRequest, context: Any) -> None:
+        """Stream a job's events; the watch is closed at once when its reader is gone."""
+        job_id = names.parse_job_name(request.name)
+        after = request.after_sequence if request.HasField("after_sequence") else None
+        async with aclosing(self._watcher.watch(job_id, after)) as messages:
+            async for message in messages:
+                await context.write(message)
+
+    async def GetPruneReport(self, request: service_pb.GetPruneReportRequest, context: Any) -> service_pb.PruneReport:
+        """The report of a job that succeeded."""
+        job_id = names.parse_job_name(request.name)
+        job = await self._store_pool.call(self._store.get, job_id)
+        report = await self._file_pool.call(self._results.report, job)
+        return service_pb.PruneReport(name=request.name, report=conversion.to_struct(report))
+
+    async def ListArtifacts(
+        self, request: service_pb.ListArtifactsRequest, context: Any
+    ) -> service_pb.ListArtifactsResponse:
+        """The files of a job that succeeded."""
+        job_id = names.parse_job_name(request.name)
+        job = await self._store_pool.call(self._store.get, job_id)
+        return service_pb.ListArtifactsResponse(artifacts=await self._file_pool.call(self._results.artifacts, job))
+
+    async def GetServiceInfo(self, request: service_pb.GetServiceInfoRequest, context: Any) -> service_pb.ServiceInfo:
+        """What this service can do."""
+        return self._info
+
+    def _check(
+        self, request: service_pb.CreatePruneJobRequest, spec: Mapping[str, Any], labels: Mapping[str, str]
+    ) -> AdmittedSpec:
+        """Admit a specification; all rules that the request breaks, in the specification or beside it, come at once."""
+        violations = names.check_request_id(request.request_id) + names.check_labels(labels)
+        try:
+            admitted = self._admit(spec)
+        except InvalidSpecError as error:
+            violations = [*conversion.prefixed(error.violations), *violations]
+            raise InvalidRequestError(violations, reason=error.reason) from error
+        if violations:
+            raise InvalidRequestError(violations)
+        return admitted
+
+
+def request_digest(spec: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    """SHA-256 of what a request asks for, in one canonical form: equal requests have equal digests."""
+    canonical = json.dumps({"labels": labels, "spec": spec}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _states(request: service_pb.ListPruneJobsRequest) -> list[JobState]:
+    """The states to list, each once.
+
+    Raises:
+        InvalidRequestError: a value is unspecified or unknown.
+    """
+    states: set[JobState] = set()
+    violations = []
+    for position, value in enumerate(request.states):
+        state = conversion.state_from_enum(value)
+        if state is None:
+            known = ", ".join(pb.JobState.keys()[1:])
+            violations.append(FieldViolation(f"states[{position}]", f"no state to list; expected one of {known}"))
+        else:
+            states.add(state)
+    if violations:
+        raise InvalidRequestError(violations)
+    return sorted(states)

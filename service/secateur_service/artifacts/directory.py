@@ -1,0 +1,179 @@
+"""The object store of the embedded default: a folder of this machine.
+
+Large files are linked in rather than copied where the file system allows it, so that publishing a checkpoint costs no
+second copy of it. Small files are copied: a link shares its bytes with the source, and a report may be written again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from secateur_service.artifacts.port import FORBIDDEN, OBJECT_NOT_FOUND, REFUSED, STORE_FULL, ObjectInfo, check_key
+from secateur_service.errors import PermanentError, ResourceError
+
+PARTIAL_PREFIX = ".partial-"
+LINKED_FROM_BYTES = 32 * 2**20
+
+
+class DirectoryStore:
+    """Objects as files below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.resolve()
+
+    def put_file(self, path: Path, key: str, media_type: str) -> None:  # noqa: ARG002 - a folder keeps no media types
+        """Link or copy a file in; a file that already lies at its place stays."""
+        target = self._path(key)
+        with _translated(f"storing {key}", absent=REFUSED):
+            if not (target.exists() and target.samefile(path)):
+                self._replace(target, lambda partial: _link_or_copy(path, partial))
+
+    def put_bytes(self, key: str, content: bytes, media_type: str) -> None:  # noqa: ARG002
+        """Write a file and rename it into its place."""
+        with _translated(f"storing {key}", absent=REFUSED):
+            self._replace(self._path(key), lambda partial: partial.write_bytes(content))
+
+    def put_new(self, key: str, content: bytes, media_type: str) -> bool:  # noqa: ARG002
+        """Write a file and link it to its name, which fails where the name is taken."""
+        target = self._path(key)
+        with _translated(f"storing {key}", absent=REFUSED), _partial_beside(target) as partial:
+            partial.write_bytes(content)
+            _sync(partial)
+            try:
+                os.link(partial, target)
+            except FileExistsError:
+                return False
+            _sync(target.parent)
+        return True
+
+    def get_bytes(self, key: str) -> bytes:
+        """Read a file."""
+        with _translated(f"reading {key}"):
+            return self._path(key).read_bytes()
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Link or copy a file out."""
+        source = self._path(key)
+        with _translated(f"reading {key}"):
+            self._replace(path, lambda partial: shutil.copyfile(source, partial))
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Look at a file."""
+        path = self._path(key)
+        with _translated(f"looking at {key}"):
+            try:
+                return ObjectInfo(size_bytes=path.stat().st_size) if path.is_file() else None
+            except FileNotFoundError:
+                return None
+
+    def list_keys(self, prefix: str) -> Iterator[str]:
+        """Walk the folder."""
+        with _translated(f"listing {prefix}"):
+            start = self._root / check_key(prefix.rpartition("/")[0]) if "/" in prefix else self._root
+            for folder, _, names in os.walk(start):
+                for name in names:
+                    key = (Path(folder) / name).relative_to(self._root).as_posix()
+                    if key.startswith(prefix) and not name.startswith(PARTIAL_PREFIX):
+                        yield key
+
+    def delete(self, key: str) -> None:
+        """Remove a file, and the folders that it leaves empty."""
+        path = self._path(key)
+        with _translated(f"removing {key}"):
+            path.unlink(missing_ok=True)
+            for folder in path.relative_to(self._root).parents[:-1]:
+                try:
+                    (self._root / folder).rmdir()
+                except OSError as error:
+                    if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
+                        break
+                    raise
+
+    def download_url(self, key: str, expires_seconds: float) -> tuple[str, datetime | None]:  # noqa: ARG002
+        """A `file` URL; it does not expire."""
+        return self.uri(key), None
+
+    def uri(self, key: str) -> str:
+        """A `file` URL."""
+        return self._path(key).as_uri()
+
+    def _path(self, key: str) -> Path:
+        """Where a key lies.
+
+        Raises:
+            PermanentError: the key, or a symbolic link on its way, leads out of the root.
+        """
+        path = self._root / check_key(key)
+        if not path.parent.resolve().is_relative_to(self._root) or path.is_symlink():
+            raise PermanentError(f"{key} leads out of the artifact folder through a symbolic link", reason=FORBIDDEN)
+        return path
+
+    def _replace(self, target: Path, fill: Callable[[Path], object]) -> None:
+        with _partial_beside(target) as partial:
+            fill(partial)
+            _sync(partial)
+            partial.replace(target)
+            _sync(target.parent)
+
+
+@contextmanager
+def _partial_beside(target: Path) -> Iterator[Path]:
+    """A name in the target's folder that is free, and removed afterwards where it was not renamed."""
+    _make_folder(target.parent)
+    folder = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=target.parent))
+    try:
+        yield folder / (PARTIAL_PREFIX + "content")
+    finally:
+        shutil.rmtree(folder)
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a folder and its parents durably."""
+    if not folder.exists():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    if source.stat().st_size < LINKED_FROM_BYTES:
+        shutil.copyfile(source, target)
+        return
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}:
+            raise
+        shutil.copyfile(source, target)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _translated(action: str, *, absent: str = OBJECT_NOT_FOUND) -> Iterator[None]:
+    """Turn the operating system's errors into the port's; `absent` is the reason of a file that is not there."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise PermanentError(f"{action}: there is no {error.filename}", reason=absent) from error
+    except PermissionError as error:
+        raise PermanentError(
+            f"{action}: the service's user may not use {error.filename}; change its owner or mode", reason=FORBIDDEN
+        ) from error
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise ResourceError(f"{action}: the artifact folder's disk is full", reason=STORE_FULL) from error
+        raise PermanentError(f"{action}: {error}", reason=REFUSED) from error

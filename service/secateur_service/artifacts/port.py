@@ -1,0 +1,93 @@
+"""What the service needs of an object store; `directory` and `s3` implement it.
+
+A store is opened below one destination (`s3://bucket/prefix`, `file:///folder`); keys are relative to it. Every method
+raises `TransientError` where waiting may help and `PermanentError` where it cannot, with one of the reasons below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from secateur_service.errors import PermanentError
+
+UNREACHABLE = "OBJECT_STORE_UNREACHABLE"  # transient: no connection, or it broke
+TIMEOUT = "OBJECT_STORE_TIMEOUT"  # transient: connected, no answer in time
+UNAVAILABLE = "OBJECT_STORE_UNAVAILABLE"  # transient: the store itself says 5xx or "slow down"
+FORBIDDEN = "OBJECT_STORE_FORBIDDEN"  # permanent: credentials wrong, revoked or without the right
+REFUSED = "OBJECT_STORE_REFUSED"  # permanent: any other refusal
+BUCKET_NOT_FOUND = "BUCKET_NOT_FOUND"
+OBJECT_NOT_FOUND = "OBJECT_NOT_FOUND"
+OBJECT_TRUNCATED = "OBJECT_TRUNCATED"  # transient: fewer bytes came than were announced
+STORE_FULL = "OBJECT_STORE_FULL"
+INVALID_KEY = "INVALID_OBJECT_KEY"
+
+MAX_KEY_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """What a store tells about an object without sending it."""
+
+    size_bytes: int
+
+
+class ObjectStore(Protocol):
+    """Named, immutable-by-convention byte strings below one destination."""
+
+    def put_file(self, path: Path, key: str, media_type: str) -> None:
+        """Store a file's content under `key`, replacing what is there; all of it appears at once."""
+
+    def put_bytes(self, key: str, content: bytes, media_type: str) -> None:
+        """Store `content` under `key`, replacing what is there; all of it appears at once."""
+
+    def put_new(self, key: str, content: bytes, media_type: str) -> bool:
+        """Store `content` under `key` unless something is there.
+
+        Returns:
+            False when something was there, which after a lost reply may be this very content: compare.
+        """
+
+    def get_bytes(self, key: str) -> bytes:
+        """Read an object; PermanentError with OBJECT_NOT_FOUND where there is none."""
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Read an object into a file, which appears under its name only when it is whole."""
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Look at an object; None where there is none."""
+
+    def list_keys(self, prefix: str) -> Iterator[str]:
+        """All keys that start with `prefix`, in no particular order."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; harmless where there is none."""
+
+    def download_url(self, key: str, expires_seconds: float) -> tuple[str, datetime | None]:
+        """Where anyone may read the object without credentials, and until when (None: for ever)."""
+
+    def uri(self, key: str) -> str:
+        """The object's full name, for people and for other programs."""
+
+
+def check_key(key: str) -> str:
+    """Return `key` if it is a plain relative path that names one object in every kind of store.
+
+    Raises:
+        PermanentError: with reason INVALID_OBJECT_KEY.
+    """
+    parts = key.split("/")
+    if (
+        any(part in {"", ".", ".."} for part in parts)
+        or any(ord(character) < 0x20 or character in "\\\x7f" for character in key)
+        or len(key.encode("utf-8", "replace")) > MAX_KEY_BYTES
+    ):
+        raise PermanentError(
+            f"{key[:80]!r} is not an object key: give a relative path without '.', '..', empty parts or control"
+            f" characters, at most {MAX_KEY_BYTES} bytes long",
+            reason=INVALID_KEY,
+        )
+    return key

@@ -1,0 +1,313 @@
+"""The object store in production: anything that speaks S3, through the MinIO client.
+
+This is the only module that imports `minio` (pinned exactly: its next release breaks its signatures) and the only one
+that knows its errors. The client gets our own connection pool, because its default waits five minutes for an answer.
+
+`If-None-Match: *`, which makes `put_new` atomic, cannot be sent by the client's `put_object`; a presigned PUT can carry
+it. Stores that ignore the header are served by looking first, which leaves a race that the job store's fence closes.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlsplit
+from xml.etree.ElementTree import ParseError
+
+import certifi
+import urllib3
+from minio import Minio
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from urllib3.exceptions import HTTPError, IncompleteRead, MaxRetryError, ReadTimeoutError, SSLError
+
+from secateur_service.artifacts.port import (
+    BUCKET_NOT_FOUND,
+    FORBIDDEN,
+    OBJECT_NOT_FOUND,
+    OBJECT_TRUNCATED,
+    REFUSED,
+    TIMEOUT,
+    UNAVAILABLE,
+    UNREACHABLE,
+    ObjectInfo,
+    check_key,
+)
+from secateur_service.errors import AttemptError, PermanentError, TransientError
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+READ_TIMEOUT_SECONDS = 60.0
+RETRIES = 4
+BACKOFF_SECONDS = 0.2
+RETRIED_STATUSES = (429, 500, 502, 503, 504)
+PART_BYTES = 64 * 2**20
+UPLOAD_TRIES = 3
+MAX_URL_SECONDS = 7 * 24 * 3600  # what version 4 of the signature allows
+
+_FORBIDDEN_CODES = {
+    "AccessDenied",
+    "AccountProblem",
+    "AllAccessDisabled",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+}
+_TRANSIENT_CODES = {
+    "ConditionalRequestConflict",
+    "InternalError",
+    "OperationAborted",
+    "RequestTimeout",
+    "RequestTimeTooSkewed",
+    "ServiceUnavailable",
+    "SlowDown",
+    "SlowDownRead",
+    "SlowDownWrite",
+}
+
+
+class S3Store:
+    """Objects of one bucket below one prefix."""
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str,
+        *,
+        endpoint: str,
+        access_key: str,
+        secret_key: str,
+        region: str = "us-east-1",
+        retries: int = RETRIES,
+        read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
+    ) -> None:
+        """Prepare a client; nothing is sent yet.
+
+        Args:
+            bucket: An existing bucket.
+            prefix: Path within the bucket, without slashes at its ends; may be empty.
+            endpoint: `http://host:port` or `https://host[:port]`.
+            access_key: Identity.
+            secret_key: Its secret.
+            region: The bucket's region; the client asks nobody for it.
+            retries: Repetitions of a request that met a broken connection or a 5xx answer.
+            read_timeout_seconds: Longest silence of the store within an answer.
+        """
+        address = urlsplit(endpoint)
+        if address.scheme not in {"http", "https"} or not address.hostname or address.path not in {"", "/"}:
+            raise PermanentError(
+                f"S3 endpoint {endpoint!r} is not an address; expected http://host:port or https://host",
+                reason=REFUSED,
+            )
+        self._bucket = bucket
+        self._prefix = f"{check_key(prefix)}/" if prefix else ""
+        self._endpoint = endpoint
+        self._http = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=read_timeout_seconds),
+            maxsize=8,
+            ca_certs=certifi.where(),
+            retries=urllib3.Retry(
+                total=retries,
+                redirect=0,
+                backoff_factor=BACKOFF_SECONDS,
+                backoff_jitter=BACKOFF_SECONDS,
+                status_forcelist=RETRIED_STATUSES,
+                raise_on_status=False,  # the answer says more than "too many retries"
+            ),
+        )
+        self._client = Minio(
+            address.netloc,
+            access_key=access_key,
+            secret_key=secret_key,
+            secure=address.scheme == "https",
+            region=region,
+            http_client=self._http,
+        )
+
+    def put_file(self, path: Path, key: str, media_type: str) -> None:
+        """Upload a file, in parts where it is large; an upload that broke is repeated as a whole."""
+        name = self._name(key)
+        self._repeat(
+            f"uploading {key}",
+            lambda: self._client.fput_object(
+                self._bucket, name, str(path), content_type=media_type, part_size=PART_BYTES
+            ),
+        )
+
+    def put_bytes(self, key: str, content: bytes, media_type: str) -> None:
+        """Upload a small object in one request."""
+        self._put(key, content, {"Content-Type": media_type})
+
+    def put_new(self, key: str, content: bytes, media_type: str) -> bool:
+        """Upload a small object in one request that the store refuses where the key is taken."""
+        if self.stat(key) is not None:
+            return False
+        headers = {"Content-Type": media_type}
+        tolerated = (HTTPStatus.PRECONDITION_FAILED, HTTPStatus.NOT_IMPLEMENTED)
+        status = self._put(key, content, {**headers, "If-None-Match": "*"}, accepted=tolerated)
+        if status == HTTPStatus.NOT_IMPLEMENTED:  # the store refuses the condition instead of ignoring it
+            status = self._put(key, content, headers)
+        return status == HTTPStatus.OK
+
+    def get_bytes(self, key: str) -> bytes:
+        """Read a small object."""
+        return b"".join(self._read(key))
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Read an object into a file beside its target and rename it."""
+        partial = path.with_name(path.name + ".partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                for piece in self._read(key):
+                    file.write(piece)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Ask for an object's size."""
+        name = self._name(key)
+        try:
+            with self._translated(f"looking at {key}"):
+                size = self._client.stat_object(self._bucket, name).size
+        except PermanentError as error:
+            if error.reason == OBJECT_NOT_FOUND:
+                return None
+            raise
+        assert size is not None
+        return ObjectInfo(size_bytes=size)
+
+    def list_keys(self, prefix: str) -> Iterator[str]:
+        """List page by page."""
+        with self._translated(f"listing {prefix}"):
+            for entry in self._client.list_objects(self._bucket, self._prefix + prefix, recursive=True):
+                if entry.object_name is not None and not entry.is_dir:
+                    yield entry.object_name.removeprefix(self._prefix)
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        name = self._name(key)
+        try:
+            with self._translated(f"removing {key}"):
+                self._client.remove_object(self._bucket, name)
+        except PermanentError as error:
+            if error.reason != OBJECT_NOT_FOUND:
+                raise
+
+    def download_url(self, key: str, expires_seconds: float) -> tuple[str, datetime | None]:
+        """A presigned URL; a longer time than S3 allows is cut to seven days."""
+        lifetime = timedelta(seconds=min(max(expires_seconds, 1), MAX_URL_SECONDS))
+        now = datetime.now(UTC)
+        with self._translated(f"signing an address for {key}"):
+            url = self._client.presigned_get_object(self._bucket, self._name(key), expires=lifetime, request_date=now)
+        return url, now + lifetime
+
+    def uri(self, key: str) -> str:
+        """The `s3` URI."""
+        return f"s3://{self._bucket}/{self._name(key)}"
+
+    def _name(self, key: str) -> str:
+        return self._prefix + check_key(key)
+
+    def _put(self, key: str, content: bytes, headers: dict[str, str], *, accepted: tuple[int, ...] = ()) -> int:
+        """PUT through a presigned address, which can carry headers that `put_object` cannot.
+
+        Returns:
+            The status: 200, or one of `accepted`.
+        """
+        with self._translated(f"uploading {key}"):
+            url = self._client.get_presigned_url("PUT", self._bucket, self._name(key), expires=timedelta(seconds=900))
+            answer = self._http.request("PUT", url, body=content, headers=headers)
+            if answer.status != HTTPStatus.OK and answer.status not in accepted:
+                raise self._failure(
+                    f"uploading {key}", answer.status, *_code_and_message(answer.data.decode(errors="replace"))
+                )
+            return answer.status
+
+    def _read(self, key: str) -> Iterator[bytes]:
+        """The object's content in pieces; raises where fewer bytes come than were announced."""
+        with self._translated(f"reading {key}"):
+            answer = self._client.get_object(self._bucket, self._name(key))
+            try:
+                announced = answer.headers.get("Content-Length")
+                received = 0
+                for piece in answer.stream(2**20):
+                    received += len(piece)
+                    yield piece
+            finally:
+                answer.close()
+                answer.release_conn()
+        if announced is not None and received != int(announced):
+            raise TransientError(f"reading {key}: {received} of {announced} bytes came", reason=OBJECT_TRUNCATED)
+
+    def _repeat(self, action: str, request: Callable[[], object]) -> None:
+        for tries in range(1, UPLOAD_TRIES + 1):
+            try:
+                with self._translated(action):
+                    request()
+            except TransientError:
+                if tries == UPLOAD_TRIES:
+                    raise
+                time.sleep(BACKOFF_SECONDS * 2**tries * (1 + random.random()))  # noqa: S311 - jitter
+            else:
+                return
+
+    @contextmanager
+    def _translated(self, action: str) -> Iterator[None]:
+        """Turn the errors of minio and urllib3 into the port's, with the bucket's name and without its credentials."""
+        try:
+            yield
+        except AttemptError:
+            raise
+        except S3Error as error:
+            raise self._failure(action, error.response.status, error.code or "", error.message or "") from error
+        except InvalidResponseError as error:
+            raise self._failure(action, error._code, *_code_and_message(error._body or "")) from error
+        except ServerError as error:
+            raise self._failure(action, error.status_code, "", str(error)) from error
+        except ParseError as error:
+            raise self._failure(action, HTTPStatus.BAD_GATEWAY, "", "the answer is not XML") from error
+        except HTTPError as error:
+            raise self._broken(action, error) from error
+        except (MinioException, ValueError) as error:
+            raise PermanentError(f"{action}: {error}", reason=REFUSED) from error
+
+    def _failure(self, action: str, status: int, code: str, message: str) -> AttemptError:
+        """What an answer of the store means for the job."""
+        said = f"{self._endpoint} answered {status} {code} {message}".strip()
+        if code == "NoSuchBucket":
+            remedy = "create it or choose another destination"
+            return PermanentError(f"{action}: there is no bucket {self._bucket}; {remedy}", reason=BUCKET_NOT_FOUND)
+        if code in {"NoSuchKey", "NoSuchVersion"} or (status == HTTPStatus.NOT_FOUND and not code):
+            return PermanentError(f"{action}: the bucket {self._bucket} has no such object", reason=OBJECT_NOT_FOUND)
+        if code in _TRANSIENT_CODES or status in RETRIED_STATUSES:
+            return TransientError(f"{action}: {said}", reason=UNAVAILABLE)
+        if code in _FORBIDDEN_CODES or status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            remedy = f"check the access key and its rights on the bucket {self._bucket}"
+            return PermanentError(f"{action}: {said}; {remedy}", reason=FORBIDDEN)
+        return PermanentError(f"{action}: {said}", reason=REFUSED)
+
+    def _broken(self, action: str, error: HTTPError) -> AttemptError:
+        """What a connection that failed means for the job."""
+        cause = error.reason if isinstance(error, MaxRetryError) and error.reason is not None else error
+        if isinstance(cause, SSLError):
+            remedy = "check the store's certificate"
+            return PermanentError(f"{action}: no TLS with {self._endpoint}: {cause}; {remedy}", reason=REFUSED)
+        if isinstance(cause, ReadTimeoutError):
+            return TransientError(f"{action}: {self._endpoint} did not answer in time", reason=TIMEOUT)
+        if isinstance(cause, IncompleteRead):
+            return TransientError(f"{action}: the answer broke off: {cause}", reason=OBJECT_TRUNCATED)
+        return TransientError(f"{action}: cannot reach {self._endpoint}: {cause}", reason=UNREACHABLE)
+
+
+def _code_and_message(body: str) -> tuple[str, str]:
+    """S3's error code and message out of an answer that is XML but does not say so, as some stores send it."""
+    code = re.search(r"<Code>([^<]*)</Code>", body)
+    message = re.search(r"<Message>([^<]*)</Message>", body)
+    return (code[1] if code else ""), (message[1] if message else body[:200])

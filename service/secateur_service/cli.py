@@ -1,0 +1,214 @@
+"""`secateur-service`: runs the server, its workers and single jobs.
+
+Each command imports what it needs when it is called, so that `--help` is quick and the server stays free of torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from secateur_service import __version__
+from secateur_service.settings import PREFIX, Settings
+
+app = typer.Typer(
+    name="secateur-service",
+    help="Prunes language models for the languages their users speak: server, worker and single runs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+EXIT_USAGE = 2
+EXIT_CANNOT_START = 1
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"secateur-service {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    _show: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        help="Folder of the database, the work directories and, by default, the artifacts. On a local disk.",
+        show_default="secateur-data",
+    ),
+]
+
+
+@app.command()
+def serve(
+    *,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the gRPC server, host:port or unix:path; port 0 takes a free one.",
+            show_default="127.0.0.1:50051",
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    file_root: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder below which file:// models and corpora may be read. Repeat it for several; without one no "
+            "job can name a file."
+        ),
+    ] = None,
+    destination: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where results may be published, s3://bucket/prefix or file:///folder. Repeat it for several; the "
+            "first is the default.",
+            show_default="the folder `artifacts` of the data folder",
+        ),
+    ] = None,
+    metrics_listen: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the Prometheus endpoint, host:port; empty turns it off.", show_default="127.0.0.1:9464"
+        ),
+    ] = None,
+    allow_public_listen: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-public-listen",
+            help="Permit a --listen address that other machines can reach. Unsafe: there is no authentication yet.",
+        ),
+    ] = None,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(help='File in which the addresses are written as JSON once the server answers: {"grpc": …}.'),
+    ] = None,
+) -> None:
+    """Serve the API and run jobs on this machine's devices, until SIGTERM or SIGINT.
+
+    Every flag is also a setting: SECATEUR_LISTEN, SECATEUR_DATA_DIR and so on; what is not given here comes from the
+    environment, then from the TOML file that SECATEUR_SETTINGS_FILE names.
+    """
+    from secateur_service import app as application
+
+    settings = _settings(
+        listen=listen,
+        data_dir=data_dir,
+        file_roots=file_root or None,
+        destinations=destination or None,
+        metrics_listen=metrics_listen,
+        allow_public_listen=allow_public_listen,
+    )
+    try:
+        application.run(settings, ready_file=ready_file)
+    except OSError as error:
+        _fail(f"the server cannot start: {error}", EXIT_CANNOT_START)
+
+
+@app.command(hidden=True)
+def work(
+    *,
+    job: Annotated[str, typer.Option(help="Id of the job.")],
+    attempt: Annotated[int, typer.Option(help="Number of the attempt that was claimed.")],
+    slot: Annotated[int, typer.Option(help="Device slot of this machine.")],
+) -> None:
+    """Run one attempt of a job. The dispatcher starts this; exit codes say how the attempt ended."""
+    from secateur_service.execution.worker import run_attempt
+
+    sys.exit(run_attempt(_settings(), job, attempt, slot))
+
+
+@app.command()
+def migrate(*, data_dir: DataDir = None) -> None:
+    """Bring the database's schema up to date. `serve` does so by itself."""
+    from secateur_service.errors import ServiceError
+    from secateur_service.jobs.store import open_job_store
+
+    settings = _settings(data_dir=data_dir)
+    try:
+        store = open_job_store(settings.database_url)
+        try:
+            store.migrate()
+        finally:
+            store.close()
+    except (ServiceError, ValueError, OSError) as error:
+        _fail(f"the database cannot be migrated: {error}", EXIT_CANNOT_START)
+    typer.echo(f"{settings.redacted()['database_url']} is up to date")
+
+
+@app.command()
+def run(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="The specification of the job, YAML 1.2.")],
+    *,
+    output: Annotated[Path, typer.Option(help="Folder for the artifacts. Running again with the same folder resumes.")],
+    device: Annotated[
+        str | None,
+        typer.Option(help="torch device, e.g. cpu or cuda:0.", show_default="cuda if there is one, else cpu"),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores of this process")
+    ] = None,
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="Print progress as JSON lines; the last one is the result.")
+    ] = False,
+) -> None:
+    """Run one job here, without a server, and leave the artifacts in a folder."""
+    from secateur_service.pipeline.run import run_command
+
+    sys.exit(run_command(spec, output, device, threads, json_lines))
+
+
+@app.command()
+def demo(
+    *,
+    data_dir: Annotated[Path, typer.Option(help="Folder for the demo's model, text, database and results.")] = Path(
+        "secateur-demo"
+    ),
+) -> None:
+    """Train a tiny multilingual model, prune it through a real server, and print what each language lost."""
+    from secateur_service.demo.command import run_demo
+
+    sys.exit(run_demo(data_dir))
+
+
+def _settings(**given: Any) -> Settings:
+    """The settings, with the flags that were given on top; a wrong one ends the command with its remedy."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        findings = error.errors(include_input=False)
+        _fail("\n".join(_explain(finding["loc"], finding["msg"]) for finding in findings), EXIT_USAGE)
+    except SettingsError as error:
+        _fail(str(error), EXIT_USAGE)
+
+
+def _explain(location: tuple[int | str, ...], message: str) -> str:
+    remedy = message.removeprefix("Value error, ")
+    if not location:
+        return remedy
+    name = str(location[0])
+    return f"{name} (--{name.replace('_', '-')} or {PREFIX}{name.upper()}): {remedy}"
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise SystemExit(code)

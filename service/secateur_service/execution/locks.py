@@ -1,0 +1,69 @@
+"""File locks of device slots and work directories.
+
+The kernel drops a lock when the process that holds it ends, however it ends, so that a lock tells the truth where a
+file with a process id would not. Workers hold them, not the server: an orphan of a killed server cannot share a
+device or a work directory with its successor.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from secateur_service.errors import TransientError
+
+_RETRY_SECONDS = 0.1
+
+
+def slot_lock(data_dir: Path, slot: int) -> Path:
+    """The file whose lock is the right to use a device slot."""
+    return data_dir / "slots" / f"{slot}.lock"
+
+
+def work_directory(data_dir: Path, job_id: str) -> Path:
+    """The folder of a job's unfinished work; a worker holds the lock of the folder itself."""
+    return data_dir / "work" / job_id
+
+
+def attempt_log(data_dir: Path, job_id: str, attempt: int) -> Path:
+    """What the worker of an attempt prints."""
+    return work_directory(data_dir, job_id) / f"attempt-{attempt}.log"
+
+
+def hold_until_exit(path: Path, *, wait_seconds: float, reason: str) -> None:
+    """Take the exclusive lock of an existing file or folder and keep it as long as this process lives.
+
+    Raises:
+        TransientError: with the given reason when another process still holds it after `wait_seconds`.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    deadline = time.monotonic() + wait_seconds
+    while not _acquire(descriptor, fcntl.LOCK_EX):
+        if time.monotonic() > deadline:
+            os.close(descriptor)
+            raise TransientError(
+                f"another worker of this machine still holds {path}; the job waits until it has ended", reason=reason
+            )
+        time.sleep(_RETRY_SECONDS)
+
+
+def is_free(path: Path) -> bool:
+    """Whether no process holds the exclusive lock of a file; a file that does not exist is free."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        return _acquire(descriptor, fcntl.LOCK_SH)  # shared, so that two servers that look do not see each other
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,196 @@
+"""One attempt of one job in a process of its own, from its claim to its end in the store.
+
+The worker takes the locks of its device slot and of the job's work directory, keeps the lease, runs the pipeline and
+writes how it ended under the attempt's fence. Its exit code repeats the end for the case that the store cannot be
+reached then; the dispatcher writes it instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from secateur_service.artifacts import ObjectStore, open_store
+from secateur_service.errors import AttemptError, CancelledError, FencedError, TransientError
+from secateur_service.execution.exits import attempt_error, end_of_error
+from secateur_service.execution.lease import Lease
+from secateur_service.execution.locks import hold_until_exit, slot_lock, work_directory
+from secateur_service.execution.reporting import StoreLedger, StoreObserver
+from secateur_service.jobs.backoff import Backoff
+from secateur_service.jobs.job import Job, JobResult
+from secateur_service.jobs.port import JobStore
+from secateur_service.jobs.store import open_job_store
+from secateur_service.pipeline.ledger import BlockLedger
+from secateur_service.pipeline.observer import JobObserver
+from secateur_service.settings import Settings
+from secateur_service.spec import PruneSpec
+from secateur_service.telemetry.logging import configure_logging
+
+_log = structlog.get_logger(__name__)
+
+LOCK_WAIT_SECONDS = 5.0
+_RETRY_SECONDS = 0.2
+
+
+class Outcome(Protocol):
+    """What a pipeline returns, as far as the worker cares."""
+
+    @property
+    def result(self) -> JobResult:
+        """What was published."""
+
+
+class Pipeline(Protocol):
+    """The steps of a job; `pipeline.job.run_job`, or a small one in tests."""
+
+    def __call__(
+        self,
+        *,
+        spec: PruneSpec,
+        job_id: str,
+        attempt: int,
+        workdir: Path,
+        ledger: BlockLedger,
+        store: ObjectStore,
+        observer: JobObserver,
+        device: str,
+        threads: int,
+        commit: Callable[[str], str],
+    ) -> Outcome:
+        """Run the job from its first unfinished block to its published result."""
+
+
+def run_attempt(settings: Settings, job_id: str, attempt: int, slot: int, *, pipeline: Pipeline | None = None) -> int:
+    """Run an attempt that was claimed, in the main thread of this process.
+
+    Args:
+        settings: those of the server.
+        job_id: the job.
+        attempt: the attempt that was claimed.
+        slot: index of the device in `settings.devices`.
+        pipeline: what runs the job; by default the real one, which imports torch.
+
+    Returns:
+        The exit code for this process: 0 when the job is done or was cancelled, else the failure class's.
+    """
+    configure_logging(level=settings.log_level, log_format=settings.log_format)
+    structlog.contextvars.bind_contextvars(job=job_id, attempt=attempt)
+    with contextlib.closing(open_job_store(settings.database_url)) as store:
+        lease = Lease(store, job_id, attempt, lease_seconds=settings.lease_seconds)
+        signal.signal(signal.SIGTERM, lambda _number, _frame: lease.preempt())
+        try:
+            with lease:
+                return _run_to_end(settings, store, lease, job_id, attempt, slot, pipeline)
+        except (FencedError, TransientError) as error:  # the end could not be, or may not be, written
+            _log.warning("attempt ended without an entry in the store", reason=error.reason, error=error.message)
+            return error.exit_code
+
+
+def _run_to_end(
+    settings: Settings,
+    store: JobStore,
+    lease: Lease,
+    job_id: str,
+    attempt: int,
+    slot: int,
+    pipeline: Pipeline | None,
+) -> int:
+    job = store.get(job_id)
+    try:
+        workdir = _take_locks(settings.data_dir, slot, job_id)
+        lease.check()
+        result = _run_pipeline(settings, store, lease, job, workdir, slot, pipeline or _real_pipeline())
+        _until_written(lease, lambda: store.succeed(job_id, attempt, result))
+    except Exception as error:
+        ended = attempt_error(error)
+        if isinstance(ended, FencedError):
+            raise ended from error
+        _log.info("attempt ended", reason=ended.reason, exc_info=ended is not error)
+        _write_end(settings, store, lease, job, ended)
+        return ended.exit_code
+    return 0
+
+
+def _run_pipeline(
+    settings: Settings,
+    store: JobStore,
+    lease: Lease,
+    job: Job,
+    workdir: Path,
+    slot: int,
+    pipeline: Pipeline,
+) -> JobResult:
+    def commit(sha256: str) -> str:
+        holds = store.commit_manifest(job.id, job.attempt, sha256)
+        lease.commit()
+        return holds
+
+    observer = StoreObserver(store, job.id, job.attempt, lease)
+    outcome = pipeline(
+        spec=job.resolved,
+        job_id=job.id,
+        attempt=job.attempt,
+        workdir=workdir,
+        ledger=StoreLedger(store, job.id, job.attempt),
+        store=open_store(job.resolved.output.destination or settings.destinations[0], settings),
+        observer=observer,
+        device=settings.devices[slot],
+        threads=settings.worker_threads,
+        commit=commit,
+    )
+    observer.flush()
+    return outcome.result
+
+
+def _write_end(settings: Settings, store: JobStore, lease: Lease, job: Job, error: AttemptError) -> None:
+    if isinstance(error, CancelledError):
+        _until_written(lease, lambda: store.cancelled(job.id, job.attempt))
+        return
+    end = end_of_error(error)
+    backoff = Backoff(settings.retry_base_seconds, settings.retry_max_seconds)
+    delay = backoff.delay_seconds(job.charged_attempts, random.Random()) if end.charged else 0.0  # noqa: S311 - jitter
+    _until_written(
+        lease,
+        lambda: store.release(job.id, job.attempt, end.failure, charged=end.charged, delay_seconds=delay),
+    )
+
+
+def _until_written(lease: Lease, write: Callable[[], object]) -> None:
+    """Write the end, however often it takes while the attempt owns the job.
+
+    Raises:
+        FencedError: the lease was lost before it succeeded.
+    """
+    while True:
+        try:
+            write()
+        except TransientError as error:
+            _log.warning("the end of the attempt could not be written yet", error=error.message)
+            lease.require_held()
+            time.sleep(_RETRY_SECONDS)
+        else:
+            return
+
+
+def _take_locks(data_dir: Path, slot: int, job_id: str) -> Path:
+    """Hold the slot and the work directory for the life of this process; returns the latter."""
+    slot_file, workdir = slot_lock(data_dir, slot), work_directory(data_dir, job_id)
+    slot_file.parent.mkdir(parents=True, exist_ok=True)
+    slot_file.touch()
+    workdir.mkdir(parents=True, exist_ok=True)
+    hold_until_exit(slot_file, wait_seconds=LOCK_WAIT_SECONDS, reason="SLOT_IN_USE")
+    hold_until_exit(workdir, wait_seconds=LOCK_WAIT_SECONDS, reason="WORK_DIRECTORY_IN_USE")
+    return workdir
+
+
+def _real_pipeline() -> Pipeline:
+    from secateur_service.pipeline.job import run_job
+
+    return run_job

@@ -1,0 +1,215 @@
+"""The dispatcher: a reconcile loop that compares which attempts should run here with which workers do.
+
+It keeps nothing that could not be lost. Jobs, attempts and leases are in the store, slots are locked by the workers
+themselves; a new dispatcher beside the orphans of a killed one finds everything as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import structlog
+
+from secateur_service.errors import NotFoundError, TransientError
+from secateur_service.execution.exits import AttemptEnd, end_of_process
+from secateur_service.execution.port import Executor, Worker, WorkerExit
+from secateur_service.jobs.backoff import Backoff
+from secateur_service.jobs.job import Failure, Job
+from secateur_service.jobs.port import JobStore
+from secateur_service.jobs.states import JobState
+
+_log = structlog.get_logger(__name__)
+
+_OWNED = (JobState.RUNNING, JobState.CANCELLING)
+_POLL_WHILE_DRAINING_SECONDS = 0.1
+_AFTER_KILL_SECONDS = 10.0
+
+
+@dataclass
+class _Running:
+    """A worker of this dispatcher, and what was done to stop it."""
+
+    worker: Worker
+    unwanted_since: float | None = None
+    stop_asked: bool = False
+
+
+class Dispatcher:
+    """Starts workers for queued jobs, notices how they end and stops those that should not run."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        executor: Executor,
+        *,
+        owner: str,
+        lease_seconds: float = 30.0,
+        poll_seconds: float = 1.0,
+        drain_seconds: float = 45.0,
+        cancel_grace_seconds: float = 60.0,
+        backoff: Backoff | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Prepare; nothing happens before `start` or `reconcile`.
+
+        Args:
+            store: the jobs.
+            executor: where workers run.
+            owner: names this replica in the store, for operators.
+            lease_seconds: first lease of a claimed job; the worker extends it.
+            poll_seconds: time between two passes of the loop.
+            drain_seconds: how long a worker that was told to stop may take before it is killed.
+            cancel_grace_seconds: how long a worker may run on whose attempt should not run any more.
+            backoff: waits after failures that are charged.
+            monotonic: clock for the graces.
+            rng: source of the jitter.
+        """
+        self._store = store
+        self._executor = executor
+        self._owner = owner
+        self._lease_seconds = lease_seconds
+        self._poll_seconds = poll_seconds
+        self._drain_seconds = drain_seconds
+        self._cancel_grace_seconds = cancel_grace_seconds
+        self._backoff = backoff or Backoff()
+        self._monotonic = monotonic
+        self._rng = rng or random.Random()  # noqa: S311 - jitter
+        self._running: list[_Running] = []
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="dispatcher", daemon=True)
+
+    def start(self) -> None:
+        """Start the loop in a thread of its own."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Have the next pass at once, because a job was queued or cancelled here."""
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Stop claiming, ask all workers to stop, kill those that do not, and end the loop. Blocks until then.
+
+        Workers that stop in time have released their jobs; the jobs of the others are released here, uncharged.
+        """
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        for running in self._running:
+            self._ask_to_stop(running)
+        self._await_ends(self._drain_seconds)
+        for running in self._running:
+            _log.warning("worker did not stop in time", job=running.worker.job_id, attempt=running.worker.attempt)
+            running.worker.kill()
+        self._await_ends(_AFTER_KILL_SECONDS)
+        for running in self._running:
+            _log.error("job is left to its lease", job=running.worker.job_id, attempt=running.worker.attempt)
+
+    def reconcile(self) -> None:
+        """One pass. What fails is logged and tried again by the next pass; it does not hinder the rest of this one."""
+        with self._survived("expire leases"):
+            for job in self._store.expire_leases():
+                _log.warning("lease expired", job=job.id, attempt=job.attempt, state=job.state)
+        self._reap()
+        for running in self._running:
+            with self._survived("stop a worker", running.worker):
+                self._stop_if_unwanted(running)
+        with self._survived("start workers"):
+            self._fill_slots()
+
+    def _loop(self) -> None:
+        while not self._stopping.is_set():
+            self.reconcile()
+            self._wake.wait(self._poll_seconds)
+            self._wake.clear()
+
+    def _reap(self) -> None:
+        for running in list(self._running):
+            with self._survived("record the end of a worker", running.worker):
+                ended = running.worker.poll()
+                if ended is not None:
+                    self._record_end(running, ended)
+                    self._running.remove(running)
+
+    def _record_end(self, running: _Running, ended: WorkerExit) -> None:
+        """Release the job if the worker, which is gone, has not done so itself."""
+        worker = running.worker
+        job = self._owned_job(worker)
+        if job is None:
+            _log.info("worker ended", job=worker.job_id, attempt=worker.attempt, ended=str(ended))
+            return
+        end = end_of_process(ended, worker.output_tail(), stop_asked=running.stop_asked)
+        _log.warning(
+            "worker left its job", job=job.id, attempt=job.attempt, ended=str(ended), reason=end.failure.reason
+        )
+        self._release(job, end)
+
+    def _stop_if_unwanted(self, running: _Running) -> None:
+        """Stop a worker whose job was cancelled, or is not its any more, and that does not stop by itself."""
+        job = self._owned_job(running.worker)
+        if job is not None and job.state is JobState.RUNNING:
+            return
+        now = self._monotonic()
+        if running.unwanted_since is None:
+            running.unwanted_since = now
+        overdue = now - running.unwanted_since - self._cancel_grace_seconds
+        if overdue >= self._drain_seconds and running.stop_asked:
+            running.worker.kill()
+        elif overdue >= 0 and not running.stop_asked:
+            self._ask_to_stop(running)
+
+    def _fill_slots(self) -> None:
+        for slot in self._executor.free_slots():
+            job = self._store.claim(owner=self._owner, lease_seconds=self._lease_seconds)
+            if job is None:
+                return
+            try:
+                worker = self._executor.start(job.id, job.attempt, slot)
+            except OSError as error:
+                _log.error("worker cannot be started", job=job.id, attempt=job.attempt, error=str(error))
+                message = f"the worker process could not be started: {error}"
+                self._release(job, AttemptEnd(Failure("WORKER_NOT_STARTED", message, retryable=True), charged=True))
+                return
+            _log.info("worker started", job=job.id, attempt=job.attempt, slot=slot)
+            self._running.append(_Running(worker))
+
+    def _owned_job(self, worker: Worker) -> Job | None:
+        """The worker's job while its attempt owns it."""
+        try:
+            job = self._store.get(worker.job_id)
+        except NotFoundError:
+            return None
+        return job if job.attempt == worker.attempt and job.state in _OWNED else None
+
+    def _release(self, job: Job, end: AttemptEnd) -> None:
+        delay = self._backoff.delay_seconds(job.charged_attempts, self._rng) if end.charged else 0.0
+        self._store.release(job.id, job.attempt, end.failure, charged=end.charged, delay_seconds=delay)
+
+    def _ask_to_stop(self, running: _Running) -> None:
+        running.stop_asked = True
+        running.worker.terminate()
+
+    def _await_ends(self, seconds: float) -> None:
+        deadline = self._monotonic() + seconds
+        self._reap()
+        while self._running and self._monotonic() < deadline:
+            time.sleep(_POLL_WHILE_DRAINING_SECONDS)
+            self._reap()
+
+    @contextlib.contextmanager
+    def _survived(self, action: str, worker: Worker | None = None) -> Iterator[None]:
+        """The loop outlives every failure: it logs it, and the next pass sees the same difference again."""
+        context = {} if worker is None else {"job": worker.job_id, "attempt": worker.attempt}
+        try:
+            yield
+        except TransientError as error:
+            _log.warning("dispatcher could not " + action, error=error.message, **context)
+        except Exception:  # noqa: BLE001 - a defect here must not end the only loop that sees jobs end
+            _log.exception("dispatcher could not " + action, **context)

@@ -1,0 +1,62 @@
+"""Bodies of the events that the store writes, and the limits on those that workers hand in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from secateur_service.jobs.job import EventKind, Failure
+from secateur_service.jobs.states import JobState
+from secateur_service.pipeline.observer import BlockRecord, Progress
+
+MAX_LOG_BYTES = 8192
+"""A log event's text, and likewise its fields, take no more than this; what is longer is cut."""
+
+WORKER_KINDS = frozenset({EventKind.STAGE, EventKind.PROGRESS, EventKind.LOG})
+"""What workers append themselves; events of the other kinds come with the change that they tell of."""
+
+
+def state_body(state: JobState, message: str, failure: Failure | None = None) -> dict[str, Any]:
+    """The job entered a state."""
+    body: dict[str, Any] = {"state": state.value, "message": message}
+    if failure is not None:
+        body["failure"] = asdict(failure)
+    return body
+
+
+def block_body(record: BlockRecord) -> dict[str, Any]:
+    """A block is finished."""
+    return {
+        "index": record.index,
+        "sparsity": record.sparsity,
+        "seconds": record.seconds,
+        "snr_db": dict(record.snr_db),
+    }
+
+
+def progress_body(progress: Progress) -> dict[str, Any]:
+    """The job got on."""
+    return {name: value for name, value in asdict(progress).items() if value is not None}
+
+
+def log_body(level: str, message: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """One log line. Fields of types that JSON does not have become their text."""
+    return {"level": level, "message": message, "fields": json.loads(json.dumps(dict(fields), default=str))}
+
+
+def bounded(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A log event's body within `MAX_LOG_BYTES` for its message and as much for its fields."""
+    fields = body.get("fields", {})
+    size = len(json.dumps(fields))
+    kept = fields if size <= MAX_LOG_BYTES else {"fields_left_out_bytes": size}
+    return {**body, "message": _cut(str(body["message"])), "fields": kept}
+
+
+def _cut(text: str) -> str:
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= MAX_LOG_BYTES:
+        return encoded.decode()
+    mark = "…"
+    return encoded[: MAX_LOG_BYTES - len(mark.encode())].decode(errors="ignore") + mark

@@ -1,0 +1,144 @@
+"""A job inside a writing transaction: its changes and the events that tell of them, written together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import insert, update
+from sqlalchemy.engine import Connection
+
+from secateur_service.errors import FencedError, NotReadyError
+from secateur_service.jobs.events import state_body
+from secateur_service.jobs.job import EventKind, Failure, Job
+from secateur_service.jobs.rows import Row, to_job
+from secateur_service.jobs.schema import events, jobs
+from secateur_service.jobs.states import TRANSITIONS, JobState
+
+MAX_UNCHARGED_ATTEMPTS = 20
+"""So many attempts of a job are free; later ones are charged, so that no job circles for ever."""
+
+_OWNED = (JobState.RUNNING, JobState.CANCELLING)
+_UNOWNED: Mapping[str, Any] = {"owner": None, "lease_end": None, "heartbeat": None, "stage": None}
+
+
+class LockedJob:
+    """One job whose row the transaction holds. Nothing is written before `save`."""
+
+    def __init__(self, connection: Connection, row: Row, now: int) -> None:
+        """Take over a row that was selected for update; `now` is the transaction's time."""
+        self.connection = connection
+        self._row = dict(row)
+        self._changes: dict[str, Any] = {}
+        self._events: list[dict[str, Any]] = []
+        self.now = now
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return str(self._row["id"])
+
+    @property
+    def state(self) -> JobState:
+        """The state, with the changes made here."""
+        return JobState(self._row["state"])
+
+    @property
+    def attempt(self) -> int:
+        """The newest attempt."""
+        return int(self._row["attempt"])
+
+    @property
+    def manifest_sha256(self) -> str | None:
+        """The digest that was named as the job's result, None before."""
+        value: str | None = self._row["manifest_sha256"]
+        return value
+
+    def require_owner(self, attempt: int) -> None:
+        """The fence.
+
+        Raises:
+            FencedError: the attempt does not own the job any more, or never did.
+        """
+        if attempt != self.attempt or self.state not in _OWNED:
+            raise FencedError(
+                f"attempt {attempt} does not own job {self.id} (attempt {self.attempt}, {self.state}); write nothing"
+            )
+
+    def set(self, **values: Any) -> None:
+        """Change columns."""
+        self._row.update(values)
+        self._changes.update(values)
+
+    def add_event(self, kind: EventKind, body: Mapping[str, Any]) -> None:
+        """Append an event with the next sequence number."""
+        sequence = self._row["last_sequence"] + 1
+        self.set(last_sequence=sequence)
+        self._events.append(
+            {
+                "job_id": self.id,
+                "sequence": sequence,
+                "time": self.now,
+                "attempt": self.attempt,
+                "kind": kind.value,
+                "body": dict(body),
+            }
+        )
+
+    def move(self, state: JobState, message: str, failure: Failure | None = None) -> None:
+        """Enter another state, with its event.
+
+        Raises:
+            NotReadyError: no transition leads there.
+        """
+        if state not in TRANSITIONS[self.state]:
+            raise NotReadyError(f"job {self.id} is {self.state} and cannot become {state}", reason="ILLEGAL_TRANSITION")
+        self.set(state=state.value)
+        if state not in _OWNED:
+            self.set(**_UNOWNED)
+        if state.is_terminal:
+            self.set(end_time=self.now)
+        self.add_event(EventKind.STATE, state_body(state, message, failure))
+
+    def accept(self) -> None:
+        """Write the first event of a job that was just inserted."""
+        self.add_event(EventKind.STATE, state_body(self.state, "accepted"))
+
+    def claim(self, *, owner: str, lease_seconds: float) -> None:
+        """Begin the next attempt."""
+        self.set(attempt=self.attempt + 1, owner=owner, start_time=self._row["start_time"] or self.now)
+        self.extend_lease(lease_seconds)
+        self.move(JobState.RUNNING, f"attempt {self.attempt} started")
+
+    def extend_lease(self, lease_seconds: float) -> None:
+        """The owner was heard of."""
+        self.set(heartbeat=self.now, lease_end=self.now + round(lease_seconds * 1000))
+
+    def end_attempt(self, failure: Failure, *, charged: bool, delay_seconds: float) -> None:
+        """Put the job back into the queue or end it, as `JobStore.release` says."""
+        if self.state is JobState.CANCELLING:
+            self.move(JobState.CANCELLED, f"stopped: {failure.message}")
+            return
+        charged = charged or self._row["uncharged_attempts"] >= MAX_UNCHARGED_ATTEMPTS
+        counter = "charged_attempts" if charged else "uncharged_attempts"
+        self.set(**{counter: self._row[counter] + 1})
+        exhausted = self._row["charged_attempts"] >= self._row["max_attempts"]
+        if failure.retryable and not exhausted:
+            self.set(not_before=self.now + round(delay_seconds * 1000))
+            self.move(JobState.QUEUED, f"to be tried again: {failure.message}", failure)
+        else:
+            self.set(failure=asdict(failure))
+            self.move(JobState.FAILED, failure.message, failure)
+
+    def save(self) -> None:
+        """Write the changes and events."""
+        if self._changes:
+            self.connection.execute(update(jobs).where(jobs.c.id == self.id).values(self._changes))
+        if self._events:
+            self.connection.execute(insert(events), self._events)
+        self._changes, self._events = {}, []
+
+    def snapshot(self) -> Job:
+        """The job as it now is."""
+        return to_job(self._row)

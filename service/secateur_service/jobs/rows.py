@@ -1,0 +1,96 @@
+"""Between rows of the tables and the objects of `job`: nothing else knows how a job is spelled in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from secateur_service.jobs.job import Estimate, Event, EventKind, Failure, Job, JobResult, LanguageResult, NewJob
+from secateur_service.jobs.states import JobState
+from secateur_service.pipeline.observer import Progress, Stage
+from secateur_service.spec import PruneSpec
+
+Row = Mapping[Any, Any]
+"""Values by column name."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def new_row(job: NewJob, now: int) -> dict[str, Any]:
+    """The row of a job that is accepted now, before its first event."""
+    return {
+        "id": job.id,
+        "uid": job.uid,
+        "request_id": job.request_id,
+        "request_digest": job.request_digest,
+        "spec": dict(job.spec),
+        "resolved": job.resolved.model_dump(mode="json"),
+        "labels": dict(job.labels),
+        "estimate": asdict(job.estimate),
+        "state": JobState.QUEUED.value,
+        "stage": None,
+        "progress": None,
+        "attempt": 0,
+        "charged_attempts": 0,
+        "uncharged_attempts": 0,
+        "max_attempts": job.resolved.execution.max_attempts,
+        "owner": None,
+        "lease_end": None,
+        "heartbeat": None,
+        "not_before": now,
+        "failure": None,
+        "result": None,
+        "manifest_sha256": None,
+        "last_sequence": 0,
+        "create_time": now,
+        "start_time": None,
+        "end_time": None,
+    }
+
+
+def to_job(row: Row) -> Job:
+    """The job of a row of `schema.jobs`."""
+    return Job(
+        id=row["id"],
+        uid=row["uid"],
+        spec=row["spec"],
+        resolved=PruneSpec.model_validate(row["resolved"]),
+        labels=row["labels"],
+        estimate=Estimate(**row["estimate"]),
+        state=JobState(row["state"]),
+        stage=None if row["stage"] is None else Stage(row["stage"]),
+        progress=None if row["progress"] is None else Progress(**row["progress"]),
+        attempt=row["attempt"],
+        charged_attempts=row["charged_attempts"],
+        max_attempts=row["max_attempts"],
+        failure=None if row["failure"] is None else Failure(**row["failure"]),
+        result=None if row["result"] is None else _result(row["result"]),
+        last_sequence=row["last_sequence"],
+        create_time=to_time(row["create_time"]),
+        start_time=None if row["start_time"] is None else to_time(row["start_time"]),
+        end_time=None if row["end_time"] is None else to_time(row["end_time"]),
+    )
+
+
+def to_event(row: Row) -> Event:
+    """The event of a row of `schema.events`."""
+    return Event(
+        job_id=row["job_id"],
+        sequence=row["sequence"],
+        time=to_time(row["time"]),
+        attempt=row["attempt"],
+        kind=EventKind(row["kind"]),
+        body=row["body"],
+    )
+
+
+def to_time(milliseconds: int) -> datetime:
+    """A point in time of the database."""
+    return _EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def _result(data: Mapping[str, Any]) -> JobResult:
+    languages = tuple(LanguageResult(**language) for language in data["languages"])
+    return JobResult(**{**data, "languages": languages})

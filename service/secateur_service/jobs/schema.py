@@ -1,0 +1,96 @@
+"""The tables of the job store, in types that SQLite and PostgreSQL share.
+
+Times are whole milliseconds since 1970 in UTC, taken from the database's clock: integers compare alike everywhere.
+A change here needs a migration in `migrations/versions`; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+
+from secateur_service.jobs.states import JobState
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+Plain = JSON(none_as_null=True)
+# SQLite numbers rows by itself only in a column that is called INTEGER.
+Counter = BigInteger().with_variant(Integer, "sqlite")
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", Counter, primary_key=True),  # age; two jobs may be created within one millisecond
+    Column("id", String(128), nullable=False, unique=True),
+    Column("uid", String(64), nullable=False, unique=True),
+    Column("request_id", String(64), unique=True),
+    Column("request_digest", String(64)),
+    Column("spec", Plain, nullable=False),
+    Column("resolved", Plain, nullable=False),
+    Column("labels", Plain, nullable=False),
+    Column("estimate", Plain, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("stage", String(16)),
+    Column("progress", Plain),
+    Column("attempt", Integer, nullable=False),
+    Column("charged_attempts", Integer, nullable=False),
+    Column("uncharged_attempts", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("owner", String(256)),
+    Column("lease_end", BigInteger),
+    Column("heartbeat", BigInteger),
+    Column("not_before", BigInteger, nullable=False),  # since when, or from when, a queued job may be claimed
+    Column("failure", Plain),
+    Column("result", Plain),
+    Column("manifest_sha256", String(64)),
+    Column("last_sequence", BigInteger, nullable=False),
+    Column("create_time", BigInteger, nullable=False),
+    Column("start_time", BigInteger),
+    Column("end_time", BigInteger),
+    CheckConstraint("state IN ({})".format(", ".join(f"'{state}'" for state in JobState)), name="state"),
+    Index(None, "state", "number"),
+    sqlite_autoincrement=True,
+)
+
+events = Table(
+    "events",
+    metadata,
+    # The order in which all events were written. Followers rely on it: it never reuses a number.
+    Column("position", Counter, primary_key=True),
+    Column("job_id", String(128), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("body", Plain, nullable=False),
+    UniqueConstraint("job_id", "sequence"),
+    sqlite_autoincrement=True,
+)
+
+blocks = Table(
+    "blocks",
+    metadata,
+    Column("job_id", String(128), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("index", Integer, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("record", Plain, nullable=False),
+)

@@ -1,0 +1,116 @@
+"""SQLite as the store of several processes: everything that is particular to it.
+
+Another database needs a module with the same members as `SqliteDatabase` and a line in `open_store`.
+
+What makes SQLite safe here, and does not come by default (RELIABILITY.md, section 2):
+
+- A writing transaction begins with BEGIN IMMEDIATE. The driver's deferred BEGIN lets two writers read the same last
+  sequence number, and one of them then loses its event or fails with "database is locked".
+- Write-ahead log, so that readers and the writer do not wait for each other; synchronous=FULL, so that what was
+  acknowledged survives a power cut.
+- A busy timeout on every connection, so that writers queue.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Engine, create_engine, event, literal_column
+from sqlalchemy.engine import URL, Connection
+
+BUSY_TIMEOUT_SECONDS = 30.0
+
+_WRITES = "secateur_writes"
+_RETRY_SECONDS = 0.02
+
+
+class SqliteDatabase:
+    """Connections to one SQLite file, its clock and its change counter."""
+
+    def __init__(self, url: URL) -> None:
+        """Prepare the database of a URL; the file appears with the first connection.
+
+        Raises:
+            ValueError: the URL names no file.
+        """
+        if url.database in (None, "", ":memory:"):
+            raise ValueError(
+                "the job store is shared by several processes and cannot live in memory; "
+                "give database_url a file: sqlite:////absolute/path/secateur.sqlite3"
+            )
+        assert url.database is not None
+        self._path = Path(url.database)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self.reader: Engine = create_engine(
+            url,
+            connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+            json_serializer=lambda value: json.dumps(value, separators=(",", ":")),
+            pool_size=8,
+            max_overflow=8,
+        )
+        self.writer: Engine = self.reader.execution_options(**{_WRITES: True})
+        event.listen(self.reader, "connect", _configure)
+        event.listen(self.reader, "begin", _begin)
+        self._watch_lock = threading.Lock()
+        self._watch: sqlite3.Connection | None = None
+
+    @property
+    def now(self) -> ColumnElement[int]:
+        """The database's time in milliseconds since 1970, exact: SQLite's clock counts whole milliseconds."""
+        # unixepoch('subsec') came with SQLite 3.42, which stable distributions do not have yet.
+        return literal_column("CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)", BigInteger())
+
+    def change_token(self) -> int:
+        """SQLite's counter of commits by other connections; the connection that asks must never write."""
+        with self._watch_lock:
+            if self._watch is None:
+                self._watch = sqlite3.connect(
+                    self._path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+                )
+            (version,) = self._watch.execute("PRAGMA data_version").fetchone()
+            return int(version)
+
+    def without_foreign_keys(self) -> Engine:
+        """For migrations: rebuilding a table drops it, and enforced foreign keys would then empty its children."""
+        engine = create_engine(self.reader.url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+        event.listen(engine, "connect", _configure)
+        event.listen(engine, "connect", lambda connection, _record: connection.execute("PRAGMA foreign_keys=OFF"))
+        event.listen(engine, "begin", _begin)
+        return engine.execution_options(**{_WRITES: True})
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._watch_lock:
+            if self._watch is not None:
+                self._watch.close()
+                self._watch = None
+        self.reader.dispose()
+
+
+def _configure(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # the driver begins nothing by itself: _begin does
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA synchronous=FULL")
+    _use_write_ahead_log(connection)
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Switch the file to WAL, once in its life; the busy timeout does not cover this switch, so wait here."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_RETRY_SECONDS)
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,361 @@
+"""The job store in SQL: jobs, their events and their block ledgers.
+
+Statements are portable between SQLite and PostgreSQL; what is particular to a database (how a writing transaction
+begins, its clock, how to see that somebody wrote) is in its own module, so far `sqlite`. Row locks and SKIP LOCKED
+are part of the statements although SQLite, which has one writer at a time, leaves them out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import ColumnElement, Engine, and_, delete, func, insert, select
+from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from secateur_service.errors import FencedError, NotFoundError, NotReadyError, RequestIdReusedError, TransientError
+from secateur_service.jobs.events import WORKER_KINDS, block_body, bounded
+from secateur_service.jobs.job import Event, EventKind, Failure, Job, JobResult, NewJob
+from secateur_service.jobs.locked import LockedJob
+from secateur_service.jobs.migration import upgrade
+from secateur_service.jobs.port import Heartbeat
+from secateur_service.jobs.rows import new_row, to_event, to_job
+from secateur_service.jobs.schema import blocks, events, jobs
+from secateur_service.jobs.sqlite import SqliteDatabase
+from secateur_service.jobs.states import JobState
+from secateur_service.pipeline.ledger import block_from_json, block_to_json
+from secateur_service.pipeline.observer import BlockRecord
+
+_OWNED = (JobState.RUNNING.value, JobState.CANCELLING.value)
+
+
+def open_job_store(database_url: str) -> SqlJobStore:
+    """The store behind an SQLAlchemy URL. The schema must be there: call `migrate` once, in the server.
+
+    Raises:
+        ValueError: a database that is not supported.
+    """
+    url = make_url(database_url)
+    if url.get_backend_name() != "sqlite":
+        raise ValueError(
+            f"database_url names {url.get_backend_name()}, which this release does not support; "
+            "use sqlite:////absolute/path/secateur.sqlite3"
+        )
+    return SqlJobStore(SqliteDatabase(url))
+
+
+class SqlJobStore:
+    """`JobStore` in SQL; safe to be used by several threads and processes.
+
+    Any method raises `TransientError` with reason STORE_UNAVAILABLE while the database does not answer.
+    """
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+
+    def migrate(self) -> None:
+        """Bring the schema up to date; harmless where it is. Several processes may call it at once."""
+        engine = self._database.without_foreign_keys()
+        try:
+            with _transaction(engine) as connection:
+                upgrade(connection)
+        finally:
+            engine.dispose()
+
+    def create(self, job: NewJob) -> Job:
+        """Insert a job in state QUEUED with its first event; a known request id returns the first request's job.
+
+        Raises:
+            RequestIdReusedError: the known request had another digest.
+        """
+        with self._writing() as connection:
+            if job.request_id is not None:
+                known = connection.execute(select(jobs).where(jobs.c.request_id == job.request_id)).mappings().first()
+                if known is not None:
+                    if known["request_digest"] != job.request_digest:
+                        raise RequestIdReusedError(
+                            f"request id {job.request_id} was used before with another request; choose a new one",
+                            metadata={"request_id": job.request_id},
+                        )
+                    return to_job(known)
+            now = self._now(connection)
+            row = new_row(job, now)
+            connection.execute(insert(jobs).values(row))
+            created = LockedJob(connection, row, now)
+            created.accept()
+            created.save()
+            return created.snapshot()
+
+    def get(self, job_id: str) -> Job:
+        """Read a job.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        with self._reading() as connection:
+            row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
+        if row is None:
+            raise _not_found(job_id)
+        return to_job(row)
+
+    def list_jobs(
+        self, *, limit: int, before: tuple[int, str] | None = None, states: Collection[JobState] = ()
+    ) -> tuple[list[Job], tuple[int, str] | None]:
+        """A page of jobs, newest first, and the key of the page after it (None on the last)."""
+        query = select(jobs).order_by(jobs.c.number.desc()).limit(limit + 1)
+        if before is not None:
+            query = query.where(jobs.c.number < before[0])
+        if states:
+            query = query.where(jobs.c.state.in_([state.value for state in states]))
+        with self._reading() as connection:
+            rows = connection.execute(query).mappings().all()
+        page = [to_job(row) for row in rows[:limit]]
+        more = len(rows) > limit and limit > 0
+        return page, (rows[limit - 1]["number"], rows[limit - 1]["id"]) if more else None
+
+    def request_cancel(self, job_id: str) -> Job:
+        """QUEUED becomes CANCELLED, RUNNING becomes CANCELLING, all else stays.
+
+        So does a job whose manifest is committed: the cancellation lost against the publication.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        with self._locked(job_id) as job:
+            if job.manifest_sha256 is None:
+                if job.state is JobState.QUEUED:
+                    job.move(JobState.CANCELLED, "cancelled before it ran")
+                elif job.state is JobState.RUNNING:
+                    job.move(JobState.CANCELLING, "cancellation was asked for")
+            job.save()
+            return job.snapshot()
+
+    def claim(self, *, owner: str, lease_seconds: float) -> Job | None:
+        """Take the oldest queued job that is due: RUNNING, attempt + 1, leased to `owner`. None when there is none."""
+        due = select(jobs).where(_due(self._database.now)).order_by(jobs.c.number).limit(1)
+        with self._reading() as connection:  # an idle dispatcher shall not keep writers waiting
+            if connection.execute(due).first() is None:
+                return None
+        with self._writing() as connection:
+            row = connection.execute(due.with_for_update(skip_locked=True)).mappings().first()
+            if row is None:
+                return None
+            job = LockedJob(connection, row, self._now(connection))
+            job.claim(owner=owner, lease_seconds=lease_seconds)
+            job.save()
+            return job.snapshot()
+
+    def heartbeat(self, job_id: str, attempt: int, *, lease_seconds: float) -> Heartbeat:
+        """Extend the lease (fenced). Cancellation is not reported any more once the manifest is committed."""
+        with self._owned(job_id, attempt) as job:
+            job.extend_lease(lease_seconds)
+            job.save()
+            return Heartbeat(cancel_requested=job.state is JobState.CANCELLING and job.manifest_sha256 is None)
+
+    def append(self, job_id: str, attempt: int, events: Sequence[tuple[EventKind, dict[str, Any]]]) -> None:
+        """Append events (fenced); STAGE and PROGRESS also update the job. Long log texts are cut.
+
+        Raises:
+            ValueError: an event of a kind that only comes with the change it tells of.
+        """
+        for kind, _body in events:
+            if kind not in WORKER_KINDS:
+                raise ValueError(
+                    f"{kind} events are written by the store itself; call the method that makes the change"
+                )
+        with self._owned(job_id, attempt) as job:
+            for kind, body in events:
+                if kind is EventKind.STAGE:
+                    job.set(stage=body["stage"])
+                elif kind is EventKind.PROGRESS:
+                    job.set(progress=body)
+                job.add_event(kind, bounded(body) if kind is EventKind.LOG else body)
+            job.save()
+
+    def record_block(self, job_id: str, attempt: int, record: BlockRecord) -> None:
+        """Enter a block into the ledger, with its event (fenced); a repeated index replaces the entry."""
+        with self._owned(job_id, attempt) as job:
+            entry = {"job_id": job_id, "index": record.index, "attempt": attempt, "record": block_to_json(record)}
+            job.connection.execute(delete(blocks).where(blocks.c.job_id == job_id, blocks.c.index == record.index))
+            job.connection.execute(insert(blocks).values(entry))
+            job.add_event(EventKind.BLOCK, block_body(record))
+            job.save()
+
+    def blocks(self, job_id: str) -> list[BlockRecord]:
+        """The job's ledger, in ascending order of index."""
+        query = select(blocks.c.record).where(blocks.c.job_id == job_id).order_by(blocks.c.index)
+        with self._reading() as connection:
+            return [block_from_json(record) for record in connection.scalars(query)]
+
+    def commit_manifest(self, job_id: str, attempt: int, sha256: str) -> str:
+        """Name the manifest's digest (fenced). The first digest named wins; returns the one that holds.
+
+        This is the point of no return: a cancellation that comes later leaves the job as it is, and one that came
+        earlier but was not acted upon does not stop the job from succeeding.
+        """
+        with self._owned(job_id, attempt) as job:
+            if job.manifest_sha256 is None:
+                job.set(manifest_sha256=sha256)
+                job.save()
+            return job.manifest_sha256 or sha256
+
+    def succeed(self, job_id: str, attempt: int, result: JobResult) -> None:
+        """RUNNING or CANCELLING becomes SUCCEEDED (fenced).
+
+        Raises:
+            NotReadyError: another manifest was committed as the job's result.
+        """
+        with self._owned(job_id, attempt) as job:
+            if job.manifest_sha256 not in (None, result.manifest_sha256):
+                raise NotReadyError(
+                    f"job {job_id} has committed manifest {job.manifest_sha256}, not {result.manifest_sha256}",
+                    reason="OTHER_MANIFEST_COMMITTED",
+                )
+            job.set(manifest_sha256=result.manifest_sha256, result=asdict(result))
+            job.move(JobState.SUCCEEDED, "published")
+            job.save()
+
+    def cancelled(self, job_id: str, attempt: int) -> None:
+        """CANCELLING becomes CANCELLED (fenced).
+
+        Raises:
+            NotReadyError: nobody asked for the cancellation.
+        """
+        with self._owned(job_id, attempt) as job:
+            job.move(JobState.CANCELLED, "stopped as asked")
+            job.save()
+
+    def release(
+        self, job_id: str, attempt: int, failure: Failure, *, charged: bool = True, delay_seconds: float = 0
+    ) -> Job:
+        """End an attempt that has no result (fenced).
+
+        A retryable failure puts the job back into the queue, not to be claimed before `delay_seconds` have passed,
+        unless no charged attempt is left: then, and for any other failure, the job is FAILED. A job that is
+        CANCELLING becomes CANCELLED instead. Only `MAX_UNCHARGED_ATTEMPTS` attempts of a job stay uncharged.
+        """
+        with self._owned(job_id, attempt) as job:
+            job.end_attempt(failure, charged=charged, delay_seconds=delay_seconds)
+            job.save()
+            return job.snapshot()
+
+    def expire_leases(self) -> list[Job]:
+        """Release every job whose lease has run out, as a charged failure with reason LEASE_EXPIRED."""
+        expired = select(jobs).where(jobs.c.state.in_(_OWNED), jobs.c.lease_end < self._database.now)
+        with self._reading() as connection:
+            if connection.execute(expired.limit(1)).first() is None:
+                return []
+        released = []
+        with self._writing() as connection:
+            rows = connection.execute(expired.order_by(jobs.c.number).with_for_update(skip_locked=True)).mappings()
+            for row in rows.all():
+                job = LockedJob(connection, row, self._now(connection))
+                job.end_attempt(_lease_expired(row["attempt"]), charged=True, delay_seconds=0)
+                job.save()
+                released.append(job.snapshot())
+        return released
+
+    def events(self, job_id: str, *, after: int, limit: int) -> list[Event]:
+        """Events of a job with a larger sequence number, in order."""
+        of_job = select(events).where(events.c.job_id == job_id, events.c.sequence > after)
+        with self._reading() as connection:
+            rows = connection.execute(of_job.order_by(events.c.sequence).limit(limit)).mappings().all()
+        return [to_event(row) for row in rows]
+
+    def events_since(self, position: int, *, limit: int) -> tuple[list[Event], int]:
+        """Events of all jobs in the order of their writing, for followers; also the position after them."""
+        query = select(events).where(events.c.position > position).order_by(events.c.position).limit(limit)
+        with self._reading() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [to_event(row) for row in rows], rows[-1]["position"] if rows else position
+
+    def position(self) -> int:
+        """Where a follower starts that wants only what is written from now on."""
+        with self._reading() as connection:
+            return connection.scalar(select(func.max(events.c.position))) or 0
+
+    def change_token(self) -> int:
+        """A number that changes whenever anybody wrote to the store; cheap enough to ask ten times a second."""
+        return self._database.change_token()
+
+    def count_by_state(self) -> dict[JobState, int]:
+        """Number of jobs in each state, zero included."""
+        with self._reading() as connection:
+            rows = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).all()
+        counted = {row[0]: row[1] for row in rows}
+        return {state: counted.get(state.value, 0) for state in JobState}
+
+    def oldest_queued_age_seconds(self) -> float:
+        """How long the oldest claimable job has waited; 0 when the queue is empty."""
+        now = self._database.now
+        return self._age(select(now - func.min(jobs.c.not_before)).where(_due(now)))
+
+    def max_heartbeat_age_seconds(self) -> float:
+        """Age of the oldest heartbeat of the running jobs; 0 when none runs."""
+        now = self._database.now
+        return self._age(select(now - func.min(jobs.c.heartbeat)).where(jobs.c.state.in_(_OWNED)))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._database.close()
+
+    def _reading(self) -> contextlib.AbstractContextManager[Connection]:
+        return _transaction(self._database.reader)
+
+    def _writing(self) -> contextlib.AbstractContextManager[Connection]:
+        return _transaction(self._database.writer)
+
+    @contextlib.contextmanager
+    def _locked(self, job_id: str) -> Iterator[LockedJob]:
+        with self._writing() as connection:
+            row = connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).mappings().first()
+            if row is None:
+                raise _not_found(job_id)
+            yield LockedJob(connection, row, self._now(connection))
+
+    @contextlib.contextmanager
+    def _owned(self, job_id: str, attempt: int) -> Iterator[LockedJob]:
+        try:
+            with self._locked(job_id) as job:
+                job.require_owner(attempt)
+                yield job
+        except NotFoundError as error:
+            raise FencedError(f"job {job_id} was deleted; write nothing more") from error
+
+    def _now(self, connection: Connection) -> int:
+        return int(connection.execute(select(self._database.now)).scalar_one())
+
+    def _age(self, query: Any) -> float:
+        with self._reading() as connection:
+            milliseconds = connection.scalar(query)
+        return max(0.0, (milliseconds or 0) / 1000)
+
+
+@contextlib.contextmanager
+def _transaction(engine: Engine) -> Iterator[Connection]:
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except (OperationalError, PoolTimeoutError) as error:
+        cause = error.orig if isinstance(error, OperationalError) else error
+        raise TransientError(f"the job store does not answer: {cause}", reason="STORE_UNAVAILABLE") from error
+
+
+def _due(now: ColumnElement[int]) -> ColumnElement[bool]:
+    return and_(jobs.c.state == JobState.QUEUED.value, jobs.c.not_before <= now)
+
+
+def _not_found(job_id: str) -> NotFoundError:
+    return NotFoundError(f"there is no job {job_id}", metadata={"job": job_id})
+
+
+def _lease_expired(attempt: int) -> Failure:
+    return Failure(
+        reason="LEASE_EXPIRED",
+        message=f"attempt {attempt} was not heard of until its lease ended; its machine or process is gone or stuck",
+        retryable=True,
+    )

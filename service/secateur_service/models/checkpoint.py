@@ -1,0 +1,243 @@
+"""A checkpoint folder: its configuration, its tensors by name, and whether Secateur can prune it.
+
+Reads only configuration and headers, without torch, so that the API can refuse what cannot be pruned at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secateur_service.models.architectures import ARCHITECTURES, Architecture
+from secateur_service.models.safetensors import MalformedCheckpointError, TensorInfo, read_header
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_MAX_JSON_BYTES = 50_000_000
+
+
+class ModelRefusedError(ValueError):
+    """The folder does not hold a model that can be pruned; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that can be pruned.
+
+    Attributes:
+        config: the content of config.json.
+        tensors: all tensors by their name in the checkpoint.
+        num_blocks: number of decoder blocks.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    architecture: Architecture
+    tensors: dict[str, TensorInfo]
+    num_blocks: int
+
+    @property
+    def model_type(self) -> str:
+        """The `model_type` of transformers."""
+        return str(self.config["model_type"])
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(info.size_bytes for info in self.tensors.values())
+
+    @property
+    def parameters(self) -> int:
+        """Number of stored parameters; a tied head counts once."""
+        return sum(_elements(info) for info in self.tensors.values())
+
+    @property
+    def max_sequence_length(self) -> int | None:
+        """Longest sequence that the model was made for, where its configuration says so."""
+        length = self.config.get("max_position_embeddings")
+        return length if isinstance(length, int) and length > 0 else None
+
+    @property
+    def head_name(self) -> str:
+        """Name of the tensor that maps hidden states to the vocabulary: its own, or the embedding's where tied."""
+        if "lm_head.weight" in self.tensors and not self.config.get("tie_word_embeddings", False):
+            return "lm_head.weight"
+        return self.embedding_name
+
+    @property
+    def embedding_name(self) -> str:
+        """Name of the token embedding."""
+        for name in ("model.embed_tokens.weight", "transformer.word_embeddings.weight", "word_embeddings.weight"):
+            if name in self.tensors:
+                return name
+        raise ModelRefusedError("the checkpoint has no token embedding; check that it is complete")
+
+    def stored_name(self, module_path: str) -> str:
+        """Name in the checkpoint of a parameter of the model: some checkpoints leave out the base model's prefix.
+
+        Raises:
+            ModelRefusedError: the checkpoint has no such tensor.
+        """
+        for name in (module_path, module_path.partition(".")[2]):
+            if name in self.tensors:
+                return name
+        raise ModelRefusedError(f"the checkpoint has no tensor {module_path}; check that it is complete")
+
+    def block_path(self, index: int) -> str:
+        """Module path of a block."""
+        return f"{self.architecture.blocks}.{index}"
+
+    def block_tensors(self, index: int) -> list[TensorInfo]:
+        """The tensors of one block in the order of their names."""
+        return [info for number, info in self._in_blocks() if number == index]
+
+    def other_tensors(self) -> list[TensorInfo]:
+        """The tensors outside the blocks in the order of their names."""
+        inside = {info.name for _, info in self._in_blocks()}
+        return [self.tensors[name] for name in sorted(self.tensors) if name not in inside]
+
+    def linear_weight(self, index: int, linear: str) -> TensorInfo:
+        """The weight of a pruned linear layer of a block."""
+        return self.tensors[self.stored_name(f"{self.block_path(index)}.{linear}.weight")]
+
+    def linear_weights(self) -> Iterator[TensorInfo]:
+        """The weights of all pruned layers, block by block."""
+        for index in range(self.num_blocks):
+            for linear in self.architecture.linears:
+                yield self.linear_weight(index, linear)
+
+    def structure_digest(self) -> str:
+        """SHA-256 over configuration and headers, and the files' sizes and times: tells an exchanged file cheaply."""
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        for name in sorted(self.tensors):
+            info = self.tensors[name]
+            digest.update(f"{name}|{info.dtype}|{info.shape}|{info.offset}\n".encode())
+        for path in sorted({info.path for info in self.tensors.values()}):
+            stat = path.stat()
+            digest.update(f"{path.name}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+    def _in_blocks(self) -> Iterator[tuple[int, TensorInfo]]:
+        for name in sorted(self.tensors):
+            number = _block_of(self.architecture, name)
+            if number is not None:
+                yield number[0], self.tensors[name]
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open a checkpoint folder and verify that it can be pruned.
+
+    Raises:
+        ModelRefusedError: no safetensors, an unsupported architecture, custom code, quantised weights, or tensors that
+            do not fit the configuration.
+    """
+    config = _read_json(folder / "config.json", "config.json")
+    architecture = _supported_architecture(config)
+    tensors = _read_tensors(folder)
+    num_blocks = config.get("num_hidden_layers", config.get("n_layer"))
+    if type(num_blocks) is not int or num_blocks < 1:
+        raise ModelRefusedError("config.json does not say how many blocks the model has (num_hidden_layers)")
+    checkpoint = Checkpoint(folder, config, architecture, tensors, num_blocks)
+    _check_blocks(checkpoint)
+    return checkpoint
+
+
+def _supported_architecture(config: dict[str, Any]) -> Architecture:
+    model_type = config.get("model_type")
+    architecture = ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
+    if architecture is None:
+        known = ", ".join(ARCHITECTURES)
+        raise ModelRefusedError(f"architecture {model_type!r} is not supported; supported are {known}")
+    if config.get("auto_map"):
+        raise ModelRefusedError("the model brings code of its own (auto_map), which is never run; use a plain model")
+    if config.get("quantization_config"):
+        raise ModelRefusedError("the weights are quantised; prune the unquantised model and quantise the result")
+    classes = config.get("architectures") or [architecture.class_name]
+    if classes != [architecture.class_name]:
+        raise ModelRefusedError(f"the model is a {classes}; only {architecture.class_name} can be pruned")
+    return architecture
+
+
+def _read_tensors(folder: Path) -> dict[str, TensorInfo]:
+    index_path, single = folder / _INDEX, folder / _SINGLE
+    if index_path.is_file():
+        weight_map = _read_json(index_path, _INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ModelRefusedError(f"{_INDEX} has no weight_map")
+        files = sorted({str(name) for name in weight_map.values()})
+    elif single.is_file():
+        weight_map, files = None, [_SINGLE]
+    else:
+        raise ModelRefusedError(
+            f"no safetensors checkpoint in {folder} ({_SINGLE} or {_INDEX}); other formats are never opened, "
+            "convert the model with save_pretrained"
+        )
+    found: dict[str, TensorInfo] = {}
+    for name in files:
+        if "/" in name or "\\" in name or not (folder / name).is_file():
+            raise ModelRefusedError(f"{_INDEX} names {name!r}, which is not a file of the folder")
+        try:
+            found |= read_header(folder / name)
+        except MalformedCheckpointError as error:
+            raise ModelRefusedError(f"{error}; fetch the model again") from error
+    if weight_map is not None:
+        missing = sorted(weight_map.keys() - found.keys())
+        if missing:
+            raise ModelRefusedError(f"{len(missing)} tensors of {_INDEX} are in no file, the first is {missing[0]}")
+        found = {name: info for name, info in found.items() if name in weight_map}
+    return found
+
+
+def _check_blocks(checkpoint: Checkpoint) -> None:
+    """Every matrix of a block is pruned or excluded by name, and no block is missing."""
+    architecture = checkpoint.architecture
+    for info in list(checkpoint.linear_weights()):
+        if len(info.shape) != 2:
+            raise ModelRefusedError(f"{info.name} has {len(info.shape)} dimensions where a matrix is expected")
+        if info.dtype not in ("F32", "F16", "BF16"):
+            raise ModelRefusedError(f"{info.name} is stored as {info.dtype}; supported are F32, F16 and BF16")
+    claimed = {f"{linear}.weight" for linear in architecture.linears} | set(architecture.excluded)
+    for info in checkpoint.tensors.values():
+        place = _block_of(architecture, info.name)
+        if place is None:
+            continue
+        index, name = place
+        if index >= checkpoint.num_blocks:
+            raise ModelRefusedError(f"{info.name} belongs to a block that config.json does not know")
+        if len(info.shape) >= 2 and name not in claimed:
+            raise ModelRefusedError(f"{info.name} is a matrix that {checkpoint.model_type} models do not have")
+    _ = checkpoint.head_name
+
+
+def _block_of(architecture: Architecture, name: str) -> tuple[int, str] | None:
+    """(block, name below the block) of a tensor; None outside the blocks."""
+    prefix = architecture.blocks
+    without_base = prefix.partition(".")[2]
+    match = re.fullmatch(rf"(?:{re.escape(prefix)}|{re.escape(without_base)})\.(\d{{1,5}})\.(.+)", name)
+    return (int(match[1]), match[2]) if match else None
+
+
+def _elements(info: TensorInfo) -> int:
+    count = 1
+    for size in info.shape:
+        count *= size
+    return count
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise ModelRefusedError(f"no {name} in {path.parent}; give the folder of a complete model")
+    if path.stat().st_size > _MAX_JSON_BYTES:
+        raise ModelRefusedError(f"{name} is larger than {_MAX_JSON_BYTES} bytes")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelRefusedError(f"{name} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelRefusedError(f"{name} is not a JSON object")
+    return content

@@ -1,0 +1,151 @@
+"""The safetensors format, read a tensor at a time and written as a stream.
+
+Follows https://github.com/huggingface/safetensors (format section of its README): eight bytes of little-endian header
+length, a JSON header, then the tensors' bytes without gaps or overlaps. The library maps whole files; reading into
+buffers of our own keeps the memory of a pass at one block, and writing ourselves gives the content's digest without
+reading the file again and a header whose bytes do not depend on a hash seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Bytes per element of the types that a prunable checkpoint may hold.
+DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+MAX_HEADER_BYTES = 100_000_000
+
+
+class MalformedCheckpointError(ValueError):
+    """The file is not a well-formed safetensors file; the message says where."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor's bytes lie.
+
+    Attributes:
+        offset: position of the first byte in the file.
+        size_bytes: number of bytes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+    size_bytes: int
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """Read and verify a file's header; no tensor is touched.
+
+    Raises:
+        MalformedCheckpointError: truncated, oversized, overlapping or otherwise inconsistent.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise MalformedCheckpointError(f"{path.name} is too short to be a safetensors file")
+        length = int.from_bytes(prefix, "little")
+        if length > min(MAX_HEADER_BYTES, size - 8):
+            raise MalformedCheckpointError(f"{path.name} claims a header of {length} bytes; the file has {size}")
+        raw = file.read(length)
+    try:
+        header = json.loads(raw)
+        if not isinstance(header, dict):
+            raise TypeError("the header is not an object")
+        header.pop("__metadata__", None)
+        infos = [_tensor_info(path, 8 + length, name, entry) for name, entry in header.items()]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise MalformedCheckpointError(f"{path.name} has a malformed header: {error}") from error
+    end = 8 + length
+    for info in sorted(infos, key=lambda info: info.offset):
+        if info.offset != end:
+            raise MalformedCheckpointError(f"{path.name}: tensor {info.name} leaves a gap or overlaps another")
+        end += info.size_bytes
+    if end != size:
+        raise MalformedCheckpointError(f"{path.name} has {size} bytes where its header describes {end}")
+    return {info.name: info for info in infos}
+
+
+def _tensor_info(path: Path, start: int, name: str, entry: Mapping[str, Any]) -> TensorInfo:
+    dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        raise ValueError(f"tensor {name} has a negative or fractional size")
+    if dtype not in DTYPE_BYTES:
+        raise ValueError(f"tensor {name} has type {dtype}; supported are {', '.join(DTYPE_BYTES)}")
+    if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
+        raise ValueError(f"tensor {name} has {end - begin} bytes, which is not what its shape needs")
+    return TensorInfo(name, dtype, shape, path, start + begin, end - begin)
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """A tensor to be written: `chunks` yields its bytes in order, in pieces of any size."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    chunks: Iterable[memoryview | bytes]
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file that is durable under its final name."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+def write_shard(folder: Path, stem: str, tensors: list[OutputTensor]) -> WrittenFile:
+    """Write tensors to `{stem}-{digest}.safetensors`; the file has its name only once it is whole and on disk.
+
+    Raises:
+        OSError: the disk is full or fails; the partial file is removed.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for tensor in tensors:
+        size = math.prod(tensor.shape) * DTYPE_BYTES[tensor.dtype]
+        header[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [position, position + size],
+        }
+        position += size
+    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    encoded += b" " * (-len(encoded) % 8)  # the data starts aligned
+    digest = hashlib.sha256()
+    partial = folder / f"{stem}.partial"
+    try:
+        with partial.open("wb") as file:
+            written = 0
+            for chunk in _chunks(encoded, tensors):
+                file.write(chunk)
+                digest.update(chunk)
+                written += len(chunk)
+            if written != 8 + len(encoded) + position:
+                raise ValueError(f"{stem}: wrote {written} bytes where the shapes need {8 + len(encoded) + position}")
+            file.flush()
+            os.fsync(file.fileno())
+        final = folder / f"{stem}-{digest.hexdigest()[:16]}.safetensors"
+        partial.replace(final)
+    finally:
+        partial.unlink(missing_ok=True)
+    return WrittenFile(final.name, digest.hexdigest(), written)
+
+
+def _chunks(header: bytes, tensors: list[OutputTensor]) -> Iterable[memoryview | bytes]:
+    yield len(header).to_bytes(8, "little")
+    yield header
+    for tensor in tensors:
+        yield from tensor.chunks

@@ -1,0 +1,300 @@
+"""A model of which one block at a time is in memory.
+
+The model of transformers is instantiated without memory (on the meta device); one block, or the parts before and
+after the blocks, are given memory and their tensors while they are used. The model's own forward pass is used
+throughout, so that masks, rotary embeddings, soft-caps and scales are the architecture's and not ours:
+
+- `embed` runs it with every block replaced by a recorder, which also yields the keyword arguments of each block;
+- `run_block` runs one block with the arguments recorded for the shape of its batch;
+- `token_losses` runs it with hidden states put in at block 0 and every other block an identity.
+
+Shapes: B sequences, S tokens, d hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
+from secateur_service.models.safetensors import OutputTensor
+from secateur_service.models.tensors import DTYPES, TensorReader, output_tensor
+
+# Memory of a slice of the head and of a slice of logits.
+_HEAD_SLICE_BYTES = 256 << 20
+_LOGITS_SLICE_BYTES = 64 << 20
+_MAX_HEAD_TOKENS = 4096
+
+BlockArguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class StreamedModel:
+    """A causal language model whose blocks are loaded one at a time.
+
+    Args:
+        checkpoint: the model to stream.
+        device: where it computes.
+        dtype: type of weights and hidden states while computing; the files' type is kept for writing.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+        self.checkpoint = checkpoint
+        self.device = device
+        self.dtype = dtype
+        self.reader = TensorReader()
+        config = CONFIG_MAPPING[checkpoint.model_type].from_dict(checkpoint.config)
+        config.use_cache = False
+        try:
+            with torch.device("meta"):
+                self._model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+            raise ModelRefusedError(f"transformers cannot build a model from config.json: {error}") from error
+        self._model.requires_grad_(requires_grad=False)
+        self._blocks: list[nn.Module] = list(self._model.get_submodule(checkpoint.architecture.blocks))  # type: ignore[arg-type]
+        if len(self._blocks) != checkpoint.num_blocks:
+            raise ModelRefusedError("config.json contradicts itself about the number of blocks")
+        self._embedding: nn.Embedding = self._model.get_input_embeddings()
+        self._head: nn.Linear = self._model.get_output_embeddings()
+        self._arguments: dict[tuple[int, int], list[BlockArguments]] = {}
+        self._check_shapes()
+        self._load_outer()
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of decoder blocks."""
+        return len(self._blocks)
+
+    @torch.no_grad()
+    def embed(self, batches: Sequence[Tensor]) -> list[Tensor]:
+        """Embed batches of tokens and record the arguments of every block for each shape of batch.
+
+        Only the rows of the embedding that the tokens need are read.
+
+        Args:
+            batches: token ids, each B×S.
+
+        Returns:
+            The hidden states before the first block, each B×S×d.
+        """
+        used = torch.unique(torch.cat([batch.flatten() for batch in batches]))
+        table = self.checkpoint.tensors[self.checkpoint.embedding_name]
+        if int(used[-1]) >= table.shape[0]:
+            raise ModelRefusedError(
+                f"the tokenizer produces id {int(used[-1])} but the embedding has {table.shape[0]} rows; "
+                "model and tokenizer do not belong together"
+            )
+        self._embedding.weight = self._parameter(self.reader.gather_rows(table, used.tolist()))
+        self._embedding.padding_idx = None
+        states: list[Tensor] = []
+        for batch in batches:
+            shape = (batch.shape[0], batch.shape[1])
+            recording = shape not in self._arguments
+            if recording:
+                self._arguments[shape] = []
+
+            def record(index: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+                if index == 0:
+                    states.append(hidden)
+                if recording:  # noqa: B023 - called before the loop goes on
+                    self._arguments[shape].append((args, kwargs))  # noqa: B023
+                return hidden
+
+            with self._blocks_replaced(record):
+                self._run_base(torch.searchsorted(used, batch).to(self.device))
+        self._embedding.weight = nn.Parameter(self._embedding.weight[:1].clone(), requires_grad=False)
+        return states
+
+    @contextlib.contextmanager
+    def block(self, index: int) -> Iterator[nn.Module]:
+        """The block with its dense weights in memory, for as long as the context lasts.
+
+        Raises:
+            ModelRefusedError: a tensor is missing.
+            FloatingPointError: a weight is not finite; the message names it.
+        """
+        block = self._blocks[index]
+        self._materialise(block, self.checkpoint.block_path(index))
+        try:
+            yield block
+        finally:
+            block.to("meta")
+
+    def load_into(self, index: int, tensors: dict[str, Tensor]) -> None:
+        """Put tensors, named as in the checkpoint, into a block that is in memory."""
+        path = self.checkpoint.block_path(index)
+        for name, parameter in self._blocks[index].named_parameters():
+            stored = self.checkpoint.stored_name(f"{path}.{name}")
+            if stored in tensors:
+                parameter.copy_(tensors[stored])
+
+    @torch.no_grad()
+    def run_block(self, block: nn.Module, index: int, states: Tensor) -> Tensor:
+        """Run a block that is in memory on hidden states B×S×d."""
+        args, kwargs = self._arguments[(states.shape[0], states.shape[1])][index]
+        output = block(states, *args, **kwargs)
+        return output[0] if isinstance(output, tuple) else output
+
+    def linears(self, block: nn.Module) -> dict[str, nn.Linear]:
+        """The pruned linear layers of a block by their name below it."""
+        return {name: block.get_submodule(name) for name in self.checkpoint.architecture.linears}  # type: ignore[misc]
+
+    def output_tensors(self, block: nn.Module, index: int) -> list[OutputTensor]:
+        """The tensors of a block in memory for writing, under their names and types in the checkpoint.
+
+        What the model does not keep as a parameter is copied from the file.
+        """
+        path = self.checkpoint.block_path(index)
+        parameters = {
+            self.checkpoint.stored_name(f"{path}.{name}"): parameter for name, parameter in block.named_parameters()
+        }
+        outputs = []
+        for info in self.checkpoint.block_tensors(index):
+            parameter = parameters.get(info.name)
+            if parameter is None:
+                outputs.append(self.reader.copy(info))
+            else:
+                outputs.append(output_tensor(info.name, parameter.to(DTYPES[info.dtype])))
+        return outputs
+
+    @torch.no_grad()
+    def token_losses(self, copies: Sequence[Sequence[Tensor]], tokens: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Cross-entropy of every next token, for several copies of the hidden states after the last block.
+
+        Final norm and head run on slices of tokens and of the vocabulary, so that neither the head nor the logits
+        need be in memory as a whole. The slices of the vocabulary are joined by a running log-sum-exp.
+
+        Args:
+            copies: for each copy, hidden states B×S×d of every batch.
+            tokens: token ids B×S of every batch.
+
+        Returns:
+            For each copy, losses in nats B×(S−1) of every batch, on the host in float64.
+        """
+        info = self.checkpoint.tensors[self.checkpoint.head_name]
+        vocabulary, hidden = info.shape
+        rows = max(1, min(vocabulary, _HEAD_SLICE_BYTES // (hidden * self.dtype.itemsize)))
+        log_sums = [[torch.full(ids[:, 1:].shape, -torch.inf) for ids in tokens] for _ in copies]
+        chosen = [[torch.zeros(ids[:, 1:].shape) for ids in tokens] for _ in copies]
+        for start in range(0, vocabulary, rows):
+            stop = min(start + rows, vocabulary)
+            self._load_head(start, stop)
+            for copy, sums, picks in zip(copies, log_sums, chosen, strict=True):
+                for states, ids, total, pick in zip(copy, tokens, sums, picks, strict=True):
+                    self._accumulate_logits(states[:, :-1], ids[:, 1:], start, stop, total, pick)
+        self._head.weight = nn.Parameter(torch.empty(0, device="meta"), requires_grad=False)
+        return [
+            [(total.double() - pick.double()) for total, pick in zip(sums, picks, strict=True)]
+            for sums, picks in zip(log_sums, chosen, strict=True)
+        ]
+
+    def _accumulate_logits(
+        self, states: Tensor, targets: Tensor, start: int, stop: int, log_sum: Tensor, chosen: Tensor
+    ) -> None:
+        """Add a slice [start, stop) of the vocabulary to the log-sum-exp and pick the targets' logits that lie in it."""
+        step = max(1, min(_MAX_HEAD_TOKENS, _LOGITS_SLICE_BYTES // ((stop - start) * 4)))
+        flat_states = states.reshape(-1, states.shape[-1])
+        flat_targets, flat_sum, flat_chosen = targets.reshape(-1), log_sum.view(-1), chosen.view(-1)
+        for begin in range(0, flat_states.shape[0], step):
+            piece = slice(begin, min(begin + step, flat_states.shape[0]))
+            logits = self._run_head(flat_states[piece])
+            flat_sum[piece] = torch.logaddexp(flat_sum[piece], logits.logsumexp(-1).cpu())
+            local = flat_targets[piece] - start
+            inside = (local >= 0) & (local < stop - start)
+            picked = logits.gather(-1, local.clamp(0, stop - start - 1).to(self.device)[:, None])[:, 0].cpu()
+            flat_chosen[piece] = torch.where(inside, picked, flat_chosen[piece])
+
+    def _run_head(self, states: Tensor) -> Tensor:
+        """Logits t×v in float32 of hidden states t×d: the model's own norm, head, scale and soft-cap."""
+
+        def inject(index: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:  # noqa: ARG001
+            return states.to(self.device)[:, None] if index == 0 else hidden
+
+        # As t sequences of one token: masks stay trivial however many tokens there are.
+        placeholder = torch.zeros((states.shape[0], 1), dtype=torch.long, device=self.device)
+        with self._blocks_replaced(inject):
+            return self._model(input_ids=placeholder, use_cache=False).logits[:, 0].float()  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def _blocks_replaced(
+        self, replacement: Callable[[int, Tensor, tuple[Any, ...], dict[str, Any]], Tensor]
+    ) -> Iterator[None]:
+        """Let `replacement(index, hidden states, further arguments)` stand in for the forward pass of every block."""
+        wrap = self.checkpoint.architecture.returns_tuple
+
+        def forward_of(index: int) -> Callable[..., Any]:
+            def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+                output = replacement(index, hidden_states, args, kwargs)
+                return (output, None) if wrap else output
+
+            return forward
+
+        try:
+            for index, block in enumerate(self._blocks):
+                block.forward = forward_of(index)  # type: ignore[method-assign]
+            yield
+        finally:
+            for block in self._blocks:
+                del block.forward
+
+    @torch.no_grad()
+    def _run_base(self, tokens: Tensor) -> None:
+        self._model.base_model(input_ids=tokens, use_cache=False)
+
+    def _load_outer(self) -> None:
+        """Give memory and tensors to everything but blocks, embedding and head: norms, rotary frequencies."""
+        blocks = set(self._blocks)
+
+        def visit(module: nn.Module, path: str) -> None:
+            self._materialise(module, path, recurse=False)
+            for name, child in module.named_children():
+                if child not in blocks and child is not self._embedding and child is not self._head:
+                    visit(child, f"{path}.{name}" if path else name)
+
+        visit(self._model, "")
+        # The table of the embedding comes with the tokens; here only its own buffers, a scale in some architectures.
+        self._embedding.weight = nn.Parameter(self._embedding.weight[:1], requires_grad=False)
+        self._embedding.padding_idx = None
+        self._embedding.to_empty(device=self.device)
+        self._restore_buffers(self._embedding)
+
+    def _materialise(self, module: nn.Module, path: str, *, recurse: bool = True) -> None:
+        module.to_empty(device=self.device, recurse=recurse)
+        for submodule in module.modules() if recurse else (module,):
+            self._restore_buffers(submodule)
+        for name, parameter in module.named_parameters(recurse=recurse):
+            info = self.checkpoint.tensors[self.checkpoint.stored_name(f"{path}.{name}")]
+            tensor = self.reader.read(info)
+            if not bool(torch.isfinite(tensor).all()):
+                raise FloatingPointError(f"{info.name} holds values that are not finite")
+            parameter.copy_(tensor)
+
+    def _restore_buffers(self, module: nn.Module) -> None:
+        """Let the model's own initialisation fill buffers that no checkpoint stores, such as rotary frequencies."""
+        if module._non_persistent_buffers_set:  # noqa: SLF001
+            self._model._init_weights(module)  # noqa: SLF001
+
+    def _load_head(self, start: int, stop: int) -> None:
+        info = self.checkpoint.tensors[self.checkpoint.head_name]
+        self._head.weight = self._parameter(self.reader.read_rows(info, start, stop))
+
+    def _parameter(self, tensor: Tensor) -> nn.Parameter:
+        return nn.Parameter(tensor.to(device=self.device, dtype=self.dtype), requires_grad=False)
+
+    def _check_shapes(self) -> None:
+        """The tensors have the shapes that the configuration announces, and every pruned layer is a linear one."""
+        for name, parameter in self._model.named_parameters():
+            stored = self.checkpoint.stored_name(name)
+            shape = self.checkpoint.tensors[stored].shape
+            if shape != tuple(parameter.shape):
+                raise ModelRefusedError(f"{stored} has shape {list(shape)}, config.json asks for {list(parameter.shape)}")
+        if self._head.bias is not None:
+            raise ModelRefusedError("the head has a bias, which no supported architecture has")
+        for linear in self.linears(self._blocks[0]).values():
+            if type(linear) is not nn.Linear:
+                raise ModelRefusedError(f"a {type(linear).__name__} stands where a linear layer is expected")

@@ -1,0 +1,108 @@
+"""Tensors between safetensors files and torch, read into memory of our own.
+
+Files are read, not mapped: mapped pages of a large checkpoint would pile up in the process. The digest of every
+tensor that was read whole is kept, so that a pass over a model identifies it without reading it twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from secateur_service.models.safetensors import OutputTensor, TensorInfo
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_COPY_BYTES = 16 << 20
+
+
+class TensorReader:
+    """Reads tensors of a checkpoint and remembers their digests (`digests`: tensor name → SHA-256 of its bytes)."""
+
+    def __init__(self) -> None:
+        self.digests: dict[str, str] = {}
+
+    def read(self, info: TensorInfo) -> Tensor:
+        """Read one tensor as it is stored."""
+        raw = torch.empty(info.size_bytes, dtype=torch.uint8)
+        view = memoryview(raw.numpy())
+        with info.path.open("rb", buffering=0) as file:
+            file.seek(info.offset)
+            _read_fully(file, view, info)
+        self.digests[info.name] = hashlib.sha256(view).hexdigest()
+        return raw.view(DTYPES[info.dtype]).reshape(info.shape)
+
+    def read_rows(self, info: TensorInfo, start: int, stop: int) -> Tensor:
+        """Read rows [start, stop) of a tensor."""
+        row_bytes = info.size_bytes // info.shape[0]
+        raw = torch.empty((stop - start) * row_bytes, dtype=torch.uint8)
+        with info.path.open("rb", buffering=0) as file:
+            file.seek(info.offset + start * row_bytes)
+            _read_fully(file, memoryview(raw.numpy()), info)
+        return raw.view(DTYPES[info.dtype]).reshape(stop - start, *info.shape[1:])
+
+    def gather_rows(self, info: TensorInfo, rows: list[int]) -> Tensor:
+        """Read the given rows of a tensor, in that order, without reading the others."""
+        row_bytes = info.size_bytes // info.shape[0]
+        raw = torch.empty(len(rows) * row_bytes, dtype=torch.uint8)
+        view = memoryview(raw.numpy())
+        with info.path.open("rb", buffering=0) as file:
+            for position, row in enumerate(rows):
+                file.seek(info.offset + row * row_bytes)
+                _read_fully(file, view[position * row_bytes : (position + 1) * row_bytes], info)
+        return raw.view(DTYPES[info.dtype]).reshape(len(rows), *info.shape[1:])
+
+    def copy(self, info: TensorInfo) -> OutputTensor:
+        """The tensor for writing, streamed from its file in small pieces."""
+        return OutputTensor(info.name, info.dtype, info.shape, self._stream(info))
+
+    def _stream(self, info: TensorInfo) -> Iterator[bytes]:
+        digest = hashlib.sha256()
+        with info.path.open("rb", buffering=0) as file:
+            file.seek(info.offset)
+            left = info.size_bytes
+            while left:
+                chunk = file.read(min(left, _COPY_BYTES))
+                if not chunk:
+                    raise EOFError(f"{info.path.name} ended within tensor {info.name}")
+                digest.update(chunk)
+                left -= len(chunk)
+                yield chunk
+        self.digests[info.name] = digest.hexdigest()
+
+    def model_digest(self) -> str:
+        """SHA-256 over the names and digests of all tensors read whole: independent of the division into files."""
+        digest = hashlib.sha256()
+        for name in sorted(self.digests):
+            digest.update(f"{name}|{self.digests[name]}\n".encode())
+        return digest.hexdigest()
+
+
+def output_tensor(name: str, tensor: Tensor) -> OutputTensor:
+    """A tensor in memory for writing, without a copy where it already lies contiguously on the host."""
+    host = tensor.detach().cpu().contiguous()
+    raw = host.reshape(-1).view(torch.uint8).numpy() if host.numel() else b""
+    return OutputTensor(name, _NAMES[tensor.dtype], tuple(tensor.shape), (memoryview(raw),))
+
+
+def _read_fully(file: object, view: memoryview, info: TensorInfo) -> None:
+    while view:
+        count = file.readinto(view)  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError(f"{Path(info.path).name} ended within tensor {info.name}")
+        view = view[count:]

@@ -1,0 +1,36 @@
+"""How sequences are divided into batches.
+
+A batch holds sequences of one language. Its size is a multiple of the tile over which statistics are summed, so that
+the division into tiles, and with it every sum, does not depend on the size of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from secateur_service.pruning.statistics import TILE_TOKENS
+
+_DEVICE_TILES = 16
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids B×S of sequences of one language."""
+
+    language: str
+    tokens: Tensor
+
+
+def batch_sequences(sequence_length: int, device: torch.device) -> int:
+    """Sequences per batch: one tile of tokens on a CPU, more where a device wants larger products."""
+    tile = max(1, TILE_TOKENS // sequence_length)
+    return tile if device.type == "cpu" else tile * _DEVICE_TILES
+
+
+def divide(samples: Mapping[str, Tensor], size: int) -> list[Batch]:
+    """Divide the sequences N×S of each language into batches of at most `size`, in order."""
+    return [Batch(language, part) for language, tokens in samples.items() for part in tokens.split(size)]

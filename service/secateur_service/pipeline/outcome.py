@@ -1,0 +1,37 @@
+"""What a job is expected to cost and what it produced: plain data for store, API and report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected cost of a job, in bytes and floating-point operations."""
+
+    checkpoint_bytes: int
+    peak_host_bytes: int
+    peak_device_bytes: int
+    disk_bytes: int
+    flops: float
+
+
+@dataclass(frozen=True)
+class LanguageResult:
+    """What pruning cost one evaluation language."""
+
+    language: str
+    dense_perplexity: float
+    pruned_perplexity: float
+    dense_bits_per_byte: float
+    pruned_bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a job produced. The manifest's digest is the authority on what is published."""
+
+    manifest_uri: str
+    manifest_sha256: str
+    sparsity: float
+    languages: tuple[LanguageResult, ...]

@@ -1,0 +1,274 @@
+"""The service's settings: every knob, its default and its meaning, in one place.
+
+Each setting is read from the environment as ``SECATEUR_{NAME}``; what is not there comes from the TOML file that
+``SECATEUR_SETTINGS_FILE`` names, if it does, and else from the default. Lists are separated by commas in the
+environment (`file_roots` by the system's path separator) and are arrays in the file. A worker gets the settings of
+its server as a whole (`Settings.worker_environment`), so that both always agree.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+PREFIX = "SECATEUR_"
+FILE_VARIABLE = "SECATEUR_SETTINGS_FILE"
+
+
+class Settings(BaseSettings):
+    """Settings of server and worker; immutable once they are read."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+    data_dir: Path = Field(
+        default=Path("secateur-data"),
+        description="folder of work directories, slot locks and, by default, of the database and the artifacts; on a "
+        "local disk, because SQLite and file locks are not safe on network file systems",
+    )
+    database_url: str = Field(
+        default_factory=lambda earlier: f"sqlite:///{earlier['data_dir'] / 'secateur.sqlite3'}",
+        description="the job store as an SQLAlchemy URL; sqlite:////absolute/path",
+    )
+    listen: str = Field(default="127.0.0.1:50051", description="address of the gRPC server, host:port or unix:path")
+    allow_public_listen: bool = Field(
+        default=False,
+        description="permits a `listen` address that other machines can reach; unsafe, there is no authentication yet",
+    )
+    metrics_listen: str = Field(
+        default="127.0.0.1:9464", description="address of the Prometheus endpoint, host:port; empty turns it off"
+    )
+    file_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(), description="folders below which file:// models and corpora may be read; none by default"
+    )
+    destinations: Annotated[tuple[str, ...], NoDecode] = Field(
+        default_factory=lambda earlier: ((earlier["data_dir"] / "artifacts").as_uri(),),
+        min_length=1,
+        description="where results may be published, s3://bucket/prefix or file:///folder; the first is the default",
+    )
+    s3_endpoint: str | None = Field(
+        default=None, description="URL of the S3-compatible store, https://host[:port]; http:// turns TLS off"
+    )
+    s3_access_key: str | None = Field(default=None, description="access key of the S3-compatible store")
+    s3_secret_key: SecretStr | None = Field(default=None, description="secret key of the S3-compatible store")
+    s3_region: str = Field(default="us-east-1", description="region of the S3-compatible store")
+    devices: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("cpu",),
+        description="one worker slot per entry, each the torch device its worker uses: cpu, cuda:0, cuda:1; "
+        "empty: this replica serves the API only",
+    )
+    threads_per_worker: int = Field(
+        default=0, ge=0, description="CPU threads of each worker; 0 divides the cores evenly over the slots"
+    )
+    lease_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="a worker that has not been heard of for so long has lost its job; it sends three heartbeats in "
+        "that time and stops itself after three quarters of it without an answer",
+    )
+    poll_seconds: float = Field(
+        default=1.0, gt=0, description="longest time until the dispatcher notices a queued job or an ended worker"
+    )
+    drain_seconds: float = Field(
+        default=45.0, ge=0, description="time that workers have to stop at a block boundary before they are killed"
+    )
+    cancel_grace_seconds: float = Field(
+        default=60.0, ge=0, description="time that the worker of a cancelled job has to stop by itself"
+    )
+    retry_base_seconds: float = Field(
+        default=5.0, ge=0, description="wait before the second attempt of a job that failed transiently; then doubling"
+    )
+    retry_max_seconds: float = Field(default=300.0, ge=0, description="longest wait before another attempt")
+    max_request_bytes: int = Field(default=2**20, gt=0, description="largest request that the server accepts")
+    max_watchers: int = Field(default=2048, gt=0, description="watches served at the same time; more are refused")
+    watch_heartbeat_seconds: float = Field(
+        default=15.0, gt=0, description="a watch without news sends a heartbeat so often"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severe log lines that are written"
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto: console on a terminal, else json"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings calls it by position
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - likewise
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, and the environment over the file."""
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _file_content())
+
+    @field_validator("data_dir")
+    @classmethod
+    def _make_absolute(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @field_validator("file_roots", mode="before")
+    @classmethod
+    def _split_paths(cls, value: Any) -> Any:
+        return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+    @field_validator("file_roots")
+    @classmethod
+    def _check_roots(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        for root in roots:
+            if os.pathsep in str(root):
+                raise ValueError(f"a root may not contain {os.pathsep!r}; move the folder: {root}")
+        return tuple(root.expanduser().absolute() for root in roots)
+
+    @field_validator("destinations", "devices", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("destinations")
+    @classmethod
+    def _check_destinations(cls, destinations: tuple[str, ...]) -> tuple[str, ...]:
+        for uri in destinations:
+            if not re.fullmatch(r"s3://[^/,]+(/[^,]*)?|file:///[^,]+", uri):
+                raise ValueError(
+                    f"not a destination: {uri!r}; use s3://bucket/prefix or file:///folder, without commas"
+                )
+        return destinations
+
+    @field_validator("devices")
+    @classmethod
+    def _check_devices(cls, devices: tuple[str, ...]) -> tuple[str, ...]:
+        for device in devices:
+            if not re.fullmatch(r"cpu|mps|cuda(:[0-9]+)?", device):
+                raise ValueError(
+                    f"not a device: {device!r}; use cpu, or cuda:0,cuda:1 for one slot on each of two GPUs"
+                )
+        return devices
+
+    @field_validator("s3_endpoint", "s3_access_key", "s3_secret_key", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    @field_validator("s3_endpoint")
+    @classmethod
+    def _check_endpoint(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None:
+            parts = urlsplit(endpoint)
+            if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or parts.query:
+                raise ValueError("not the URL of an S3 store; use https://host:port (or http:// for one without TLS)")
+            if parts.username is not None:
+                raise ValueError("credentials do not belong into the URL; set s3_access_key and s3_secret_key")
+        return endpoint
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, text: str) -> str:
+        try:
+            url = make_url(text)
+        except ArgumentError:
+            raise ValueError("not a database URL; use sqlite:////absolute/path/to/a/file") from None
+        if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+            assert url.database is not None
+            url = url.set(database=str(Path(url.database).expanduser().absolute()))
+        return url.render_as_string(hide_password=False)
+
+    @field_validator("listen", "metrics_listen")
+    @classmethod
+    def _check_address(cls, address: str) -> str:
+        if address and not address.startswith("unix:"):
+            host, separator, port = address.rpartition(":")
+            if not (host and separator and port.isascii() and port.isdigit() and int(port) < 2**16):
+                raise ValueError(f"not an address: {address!r}; use host:port, e.g. 127.0.0.1:50051")
+        return address
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if not self.listen:
+            raise ValueError("listen is empty; give the gRPC server an address, e.g. 127.0.0.1:50051")
+        if self.metrics_listen.startswith("unix:"):
+            raise ValueError("metrics_listen takes host:port only; Prometheus does not scrape sockets of files")
+        if self.listens_publicly and not self.allow_public_listen:
+            raise ValueError(
+                f"listen is {self.listen!r}, which other machines can reach, and this server has no authentication "
+                "yet; listen on 127.0.0.1, or set SECATEUR_ALLOW_PUBLIC_LISTEN=true if you mean it"
+            )
+        if (self.s3_access_key is None) != (self.s3_secret_key is None):
+            raise ValueError("s3_access_key and s3_secret_key belong together; set both or none")
+        return self
+
+    @property
+    def listens_publicly(self) -> bool:
+        """Whether other machines can reach the gRPC server."""
+        if self.listen.startswith("unix:"):
+            return False
+        host = self.listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
+        try:
+            return not ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host != "localhost"
+
+    @property
+    def s3_host(self) -> str | None:
+        """`host[:port]` of the S3-compatible store, None where none is configured."""
+        return None if self.s3_endpoint is None else urlsplit(self.s3_endpoint).netloc
+
+    @property
+    def s3_secure(self) -> bool:
+        """Whether the S3-compatible store is reached over TLS."""
+        return self.s3_endpoint is None or self.s3_endpoint.startswith("https:")
+
+    @property
+    def worker_threads(self) -> int:
+        """CPU threads of each worker, at least one."""
+        return self.threads_per_worker or max(1, len(os.sched_getaffinity(0)) // max(1, len(self.devices)))
+
+    def redacted(self) -> dict[str, Any]:
+        """All settings as plain JSON types with their secrets hidden, to be printed at start."""
+        url = make_url(self.database_url).render_as_string(hide_password=True)
+        return {**self.model_dump(mode="json"), "database_url": url}
+
+    def worker_environment(self) -> dict[str, str]:
+        """The environment in which another process reads exactly these settings, without the settings file."""
+        values = {PREFIX + name.upper(): _as_variable(name, value) for name, value in self}
+        return {name: text for name, text in values.items() if text is not None}
+
+
+def _as_variable(name: str, value: object) -> str | None:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, tuple):
+        return (os.pathsep if name == "file_roots" else ",").join(str(part) for part in value)
+    return None if value is None else str(value)
+
+
+def _file_content() -> dict[str, Any]:
+    """The settings file as data, empty where none is named."""
+    name = os.environ.get(FILE_VARIABLE)
+    if not name:
+        return {}
+    try:
+        return tomllib.loads(Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{FILE_VARIABLE} names {name!r}, which cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"{FILE_VARIABLE} names {name!r}, which is not a TOML file: {error}") from error

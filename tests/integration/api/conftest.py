@@ -1,0 +1,58 @@
+"""A real gRPC server on a free port over a real SQLite store; the tests play the workers by calling the store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+from prometheus_client import CollectorRegistry
+from secateur.v1 import prune_service_pb2_grpc as service_grpc
+from support.api import Admitted, Api, StartApi
+
+from secateur_service.api.server import ApiServer
+from secateur_service.artifacts.directory import DirectoryStore
+from secateur_service.jobs.store import open_job_store
+from secateur_service.settings import Settings
+from secateur_service.spec import OutputSpec, parse_spec
+from secateur_service.telemetry.metrics import Metrics
+
+
+@pytest.fixture
+async def start_api(tmp_path: Path) -> AsyncIterator[StartApi]:
+    """Starts servers with the settings given; `admit` replaces the admission."""
+    async with AsyncExitStack() as stack:
+
+        async def start(admit: Callable[[Mapping[str, Any]], Any] | None = None, **overrides: Any) -> Api:
+            settings = Settings(**{"listen": "127.0.0.1:0", "data_dir": tmp_path, **overrides})
+
+            def admit_by_rules(data: Mapping[str, Any]) -> Admitted:
+                spec = parse_spec(data)
+                return Admitted(spec.model_copy(update={"output": OutputSpec(destination=settings.destinations[0])}))
+
+            store = open_job_store(settings.database_url)
+            stack.callback(store.close)
+            store.migrate()
+            metrics = Metrics(CollectorRegistry(), version="1.2.3")
+            server = ApiServer(
+                settings,
+                store,
+                metrics,
+                admit=admit or admit_by_rules,
+                open_results=lambda uri: DirectoryStore(Path(uri.removeprefix("file://"))),
+            )
+            await server.start()
+            stack.push_async_callback(server.stop, grace_seconds=0)
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.address))
+            return Api(server, store, settings, metrics, service_grpc.PruneServiceStub(channel), channel)
+
+        yield start
+
+
+@pytest.fixture
+async def api(start_api: StartApi) -> Api:
+    """A server with the default settings."""
+    return await start_api()

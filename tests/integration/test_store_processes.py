@@ -1,0 +1,153 @@
+"""Several processes on one SQLite file, as server and workers are."""
+
+import json
+import subprocess
+import sys
+import threading
+import uuid
+from pathlib import Path
+
+import pytest
+from support.jobs import new_job
+
+from secateur_service.jobs.job import EventKind
+from secateur_service.jobs.states import JobState
+from secateur_service.jobs.store import open_job_store
+
+TESTS = Path(__file__).parents[1]
+
+HAMMER = """
+import sys
+from support.jobs import block, new_job
+from secateur_service.jobs.job import EventKind
+from secateur_service.jobs.store import open_job_store
+
+url, name, rounds, *jobs = sys.argv[1:]
+store = open_job_store(url)
+store.migrate()
+for number in range(int(rounds)):
+    for job_id in jobs:
+        line = {"level": "info", "message": f"{name} {number}", "fields": {}}
+        store.append(job_id, 1, [(EventKind.LOG, line), (EventKind.STAGE, {"stage": "PRUNING"})])
+        store.heartbeat(job_id, 1, lease_seconds=60)
+    store.record_block(jobs[number % len(jobs)], 1, block(number))
+    store.create(new_job(labels={"by": name}))
+"""
+
+CLAIM = """
+import json, sys
+from secateur_service.jobs.store import open_job_store
+
+store = open_job_store(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+claimed = []
+while job := store.claim(owner=sys.argv[2], lease_seconds=60):
+    claimed.append(job.id)
+print(json.dumps(claimed))
+"""
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path}/jobs.sqlite3"
+
+
+def script(code, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env={"PYTHONPATH": str(TESTS)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_four_writing_processes_lose_no_event_leave_no_gap_and_never_find_the_database_locked(url):
+    store = open_job_store(url)
+    store.migrate()
+    running = []
+    for _ in range(3):
+        store.create(new_job())
+        running.append(store.claim(owner="test", lease_seconds=600).id)
+    rounds, names = 40, ["w0", "w1", "w2", "w3"]
+    writers = [script(HAMMER, url, name, str(rounds), *running) for name in names]
+    followed, position = [], 0
+    while any(writer.poll() is None for writer in writers):  # a follower reads all the while, as the server does
+        page, position = store.events_since(position, limit=100)
+        followed += page
+    for writer in writers:
+        assert writer.communicate()[1] == ""
+        assert writer.returncode == 0
+    while page := store.events_since(position, limit=1000)[0]:
+        followed += page
+        position = store.events_since(position, limit=1000)[1]
+
+    for job_id in running:
+        events = store.events(job_id, after=0, limit=100_000)
+        assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+        lines = [event.body["message"] for event in events if event.kind is EventKind.LOG]
+        assert sorted(lines) == sorted(f"{name} {number}" for name in names for number in range(rounds))
+        for name in names:  # what one writer wrote stays in its order
+            assert [line for line in lines if line.startswith(name)] == [f"{name} {n}" for n in range(rounds)]
+        assert [event for event in followed if event.job_id == job_id] == events
+        assert store.get(job_id).last_sequence == len(events)
+    blocks = [event for event in followed if event.kind is EventKind.BLOCK]
+    assert len(blocks) == rounds * len(names)
+    assert store.count_by_state()[JobState.QUEUED] == rounds * len(names)
+    store.close()
+
+
+def test_processes_that_meet_an_empty_file_migrate_it_together(url):
+    code = (
+        "import sys; from secateur_service.jobs.store import open_job_store; "
+        "s = open_job_store(sys.argv[1]); s.migrate(); print(s.position())"
+    )
+    processes = [script(code, url) for _ in range(4)]
+    assert [(process.communicate(), process.returncode) for process in processes] == [(("0\n", ""), 0)] * 4
+
+
+def test_twenty_simultaneous_creates_with_one_request_id_make_one_job(url):
+    store = open_job_store(url)
+    store.migrate()
+    request_id, created = str(uuid.uuid4()), []
+    barrier = threading.Barrier(20)
+
+    def create():
+        job = new_job(request_id=request_id, request_digest="d")
+        barrier.wait()
+        created.append(store.create(job))
+
+    threads = [threading.Thread(target=create) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(created) == 20
+    assert len({job.id for job in created}) == 1
+    assert len(store.list_jobs(limit=100)[0]) == 1
+    assert [event.sequence for event in store.events(created[0].id, after=0, limit=100)] == [1]
+    store.close()
+
+
+def test_processes_that_claim_at_the_same_time_never_get_the_same_job(url):
+    store = open_job_store(url)
+    store.migrate()
+    jobs = [store.create(new_job()).id for _ in range(60)]
+    claimers = [script(CLAIM, url, f"c{number}") for number in range(3)]
+    for claimer in claimers:
+        assert claimer.stdout.readline() == "ready\n"
+    for claimer in claimers:
+        claimer.stdin.write("go\n")
+        claimer.stdin.flush()
+    claimed = []
+    for claimer in claimers:
+        output, errors = claimer.communicate()
+        assert (claimer.returncode, errors) == (0, "")
+        claimed.append(json.loads(output))
+    assert sorted(job for jobs_of_one in claimed for job in jobs_of_one) == sorted(jobs)
+    for jobs_of_one in claimed:  # each took the oldest there was
+        assert jobs_of_one == [job for job in jobs if job in jobs_of_one]
+    assert all(store.get(job).attempt == 1 for job in jobs)
+    store.close()

