@@ -1,1 +1,118 @@
-"""Secateur SDK."""
+"""Secateur prunes large language models for the languages their users speak. This is its Python SDK.
+
+    import secateur
+
+    with secateur.Client("localhost:50051") as client:
+        job = client.prune(
+            "file:///models/polyglot-llama",
+            corpus="file:///corpora/calibration",
+            languages={"de": 0.7, "en": 0.3},
+            sparsity=0.5,
+        )
+        for event in job.watch():
+            print(event)
+        report = job.result().report
+        job.download("out/")
+
+`AsyncClient` is the same in async. All errors are below `SecateurError`. The module `logging` gets warnings of lost and
+resumed watches under the name `secateur`.
+"""
+
+from secateur._aio import AsyncClient, AsyncJobHandle
+from secateur._artifact import Artifact, ServiceInfo
+from secateur._client import Client
+from secateur._config import ClientConfig
+from secateur._download import DownloadProgress
+from secateur._errors import (
+    AlreadyExistsError,
+    ClientClosedError,
+    ConfigError,
+    DeadlineError,
+    DownloadError,
+    FieldViolation,
+    IntegrityError,
+    InvalidRequestError,
+    InvalidSpecError,
+    JobCancelledError,
+    JobError,
+    JobFailedError,
+    NotFoundError,
+    NotReadyError,
+    OverloadedError,
+    PermissionDeniedError,
+    PreconditionError,
+    RequestError,
+    SecateurError,
+    SequenceExpiredError,
+    ServiceFaultError,
+    UnavailableError,
+    WaitTimeoutError,
+)
+from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
+from secateur._handle import JobHandle
+from secateur._job import (
+    Estimate,
+    Failure,
+    Job,
+    JobResult,
+    JobStage,
+    JobState,
+    LanguageResult,
+    Plan,
+    Progress,
+    PublishedResult,
+)
+from secateur._options import SpecOptions, prune_spec
+
+__all__ = [
+    "AlreadyExistsError",
+    "Artifact",
+    "AsyncClient",
+    "AsyncJobHandle",
+    "BlockEvent",
+    "Client",
+    "ClientClosedError",
+    "ClientConfig",
+    "ConfigError",
+    "DeadlineError",
+    "DownloadError",
+    "DownloadProgress",
+    "Estimate",
+    "Event",
+    "Failure",
+    "FieldViolation",
+    "IntegrityError",
+    "InvalidRequestError",
+    "InvalidSpecError",
+    "Job",
+    "JobCancelledError",
+    "JobError",
+    "JobFailedError",
+    "JobHandle",
+    "JobResult",
+    "JobStage",
+    "JobState",
+    "LanguageResult",
+    "LogEvent",
+    "NotFoundError",
+    "NotReadyError",
+    "OverloadedError",
+    "PermissionDeniedError",
+    "Plan",
+    "PreconditionError",
+    "Progress",
+    "ProgressEvent",
+    "PublishedResult",
+    "RequestError",
+    "SecateurError",
+    "SequenceExpiredError",
+    "ServiceFaultError",
+    "ServiceInfo",
+    "SnapshotEvent",
+    "SpecOptions",
+    "StageEvent",
+    "StateEvent",
+    "UnavailableError",
+    "WaitTimeoutError",
+    "prune_spec",
+]

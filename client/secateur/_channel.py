@@ -74,7 +74,7 @@ def connection(config: ClientConfig) -> Connection:
 
 
 def service_config(*, balanced: bool) -> str:
-    """gRPC's retry policy: single answers are asked for again on UNAVAILABLE only; watches resume by themselves.
+    """The retry policy: single answers are asked for again on UNAVAILABLE only; watches resume by themselves.
 
     `balanced` spreads calls over all addresses, in place of staying with the first that answers.
     """
@@ -112,9 +112,7 @@ def _target(address: str, endpoint: str) -> str:
         return address
     parts = [part.strip() for part in address.split(",")]
     if not all(_PORT.search(part) and "/" not in part for part in parts):
-        raise ConfigError(
-            f"{endpoint!r} is no endpoint; expected host:port, e.g. localhost:50051, or https://host:443"
-        )
+        raise ConfigError(f"{endpoint!r} is no endpoint; expected host:port, e.g. localhost:50051, or https://host:443")
     if len(parts) == 1:
         return address
     hosts = [_ip_address(part) for part in parts]

@@ -69,9 +69,11 @@ def _config_path(environment: Mapping[str, str]) -> Path | None:
     named = environment.get(FILE_VARIABLE)
     if named:
         return Path(named).expanduser()
-    base = environment.get("XDG_CONFIG_HOME") or (Path(environment["HOME"]) / ".config" if "HOME" in environment else None)
-    if base is None:
-        return None
+    base = environment.get("XDG_CONFIG_HOME")
+    if not base:
+        if "HOME" not in environment:
+            return None
+        base = str(Path(environment["HOME"]) / ".config")
     path = Path(base) / "secateur" / "config.toml"
     return path if path.exists() else None
 

@@ -110,7 +110,7 @@ def info_from(message: service_pb.ServiceInfo) -> ServiceInfo:
     )
 
 
-def state_value(state: JobState) -> int:
+def state_value(state: JobState) -> pb.JobState:
     """The protocol's value of a state."""
     return pb.JobState.Value(_STATE_PREFIX + state.value)
 

@@ -8,7 +8,8 @@
     │   │   └── InvalidSpecError     ... and they are the specification's; also raised before anything is sent
     │   ├── NotFoundError            no such job
     │   ├── AlreadyExistsError       the request id was used before with another request
-    │   ├── NotReadyError            the job is not in the state that the call needs
+    │   ├── PreconditionError        the service is not in a state to serve the call, and waiting does not help
+    │   │   └── NotReadyError        the job has no result, or not yet
     │   ├── SequenceExpiredError     a watch wants to resume after an event that the service does not have
     │   ├── PermissionDeniedError    no token, a wrong one, or one that may not do this
     │   ├── OverloadedError          a limit of the service is reached; try again later
@@ -129,8 +130,14 @@ class AlreadyExistsError(RequestError):
     reason = "REQUEST_ID_REUSED"
 
 
-class NotReadyError(RequestError):
-    """The job is not in the state that the call needs."""
+class PreconditionError(RequestError):
+    """The service is not in a state to serve the call; `reason` and the message say why."""
+
+    reason = "FAILED_PRECONDITION"
+
+
+class NotReadyError(PreconditionError):
+    """The job has no result, or not yet."""
 
     reason = "JOB_NOT_SUCCEEDED"
 
@@ -223,7 +230,7 @@ class IntegrityError(DownloadError):
 _CLASSES: Mapping[grpc.StatusCode, type[RequestError]] = {
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.ALREADY_EXISTS: AlreadyExistsError,
-    grpc.StatusCode.FAILED_PRECONDITION: NotReadyError,
+    grpc.StatusCode.FAILED_PRECONDITION: PreconditionError,
     grpc.StatusCode.OUT_OF_RANGE: SequenceExpiredError,
     grpc.StatusCode.UNAUTHENTICATED: PermissionDeniedError,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
@@ -255,7 +262,9 @@ def _from_status(code: grpc.StatusCode, message: str, details: Sequence[Any]) ->
         kind = InvalidSpecError if reason == InvalidSpecError.reason else InvalidRequestError
         error = kind(violations, message, reason=reason, metadata=metadata)
     else:
-        error = _CLASSES.get(code, ServiceFaultError)(message or code.name, reason=reason, metadata=metadata)
+        not_ready = code is grpc.StatusCode.FAILED_PRECONDITION and reason == NotReadyError.reason
+        kind_of_error = NotReadyError if not_ready else _CLASSES.get(code, ServiceFaultError)
+        error = kind_of_error(message or code.name, reason=reason, metadata=metadata)
     retry = _first(details, error_details_pb2.RetryInfo)
     if retry is not None:
         error.retry_after_seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9

@@ -101,3 +101,24 @@ def advance(flow: Flow[T], answer: Any, error: grpc.RpcError | None) -> Step | F
         return flow.send(answer) if error is None else flow.throw(error)
     except StopIteration as end:
         return Finished(end.value)
+
+
+def select(flow: Flow[Any], *, wanted: Callable[[Any], bool], last: Callable[[Any], bool]) -> Flow[None]:
+    """Emit of what a flow emits only what is wanted, up to the first value that is the last."""
+    answer: Any = None
+    error: grpc.RpcError | None = None
+    try:
+        while not isinstance(step := advance(flow, answer, error), Finished):
+            answer, error = None, None
+            if isinstance(step, Emit):
+                if wanted(step.value):
+                    yield step
+                if last(step.value):
+                    return
+                continue
+            try:
+                answer = yield step
+            except grpc.RpcError as raised:
+                error = raised
+    finally:
+        flow.close()

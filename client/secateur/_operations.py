@@ -11,9 +11,9 @@ from typing import Any
 
 from secateur._artifact import Artifact, ServiceInfo
 from secateur._convert import artifact_from, info_from, job_from, plain_struct, plan_from, state_value
-from secateur._errors import InvalidSpecError, JobCancelledError, JobFailedError, NotReadyError
+from secateur._errors import JobCancelledError, JobFailedError, NotReadyError
 from secateur._event import LogEvent
-from secateur._flow import Emit, Flow, Run, call
+from secateur._flow import Emit, Flow, Run, call, select
 from secateur._job import Failure, Job, JobResult, JobState, Plan, PublishedResult
 from secateur._spec import SpecSource, load_spec, spec_message
 from secateur._watch import Reconnect, watch
@@ -81,25 +81,12 @@ class Operations:
     def logs(self, name: str, *, follow: bool) -> Flow[None]:
         """Emit a job's log lines from the first on."""
         newest = math.inf if follow else (yield from self.get(name)).last_sequence
-        events = self.watch(name, 0)
-        if newest == 0:
-            return
-        try:
-            answer: Any = None
-            while True:
-                step = events.send(answer)
-                answer = None
-                if not isinstance(step, Emit):
-                    answer = yield step
-                    continue
-                if isinstance(step.value, LogEvent):
-                    yield step
-                if step.value.sequence >= newest:
-                    return
-        except StopIteration:
-            return
-        finally:
-            events.close()
+        if newest > 0:
+            yield from select(
+                self.watch(name, 0),
+                wanted=lambda event: isinstance(event, LogEvent),
+                last=lambda event: event.sequence >= newest,
+            )
 
     def wait(self, name: str, timeout_seconds: float | None) -> Flow[Job]:
         """Wait until a job has ended, whichever way."""
@@ -165,7 +152,4 @@ def _message(spec: SpecSource) -> Flow[pb.PruneSpec]:
         return spec_message(spec)
     if not isinstance(spec, str | os.PathLike):
         raise TypeError(f"a specification is a mapping or the path of a YAML file, not {type(spec).__name__}")
-    try:
-        return (yield Run(lambda: load_spec(spec)))
-    except OSError as error:
-        raise InvalidSpecError([], f"cannot read the specification {os.fspath(spec)}: {error.strerror}") from error
+    return (yield Run(lambda: load_spec(spec)))

@@ -81,7 +81,8 @@ def prune_spec(model: str, **options: Unpack[SpecOptions]) -> dict[str, Any]:
 def with_options(spec: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """A specification with options laid over it; those that are None leave it as it is.
 
-    A target given as an option replaces the one in the specification, sparsity and pattern being alternatives.
+    A target given as an option replaces the one in the specification, sparsity and pattern being alternatives. A part
+    that is no mapping stays, for `spec_message` to report.
 
     Raises:
         TypeError: an option is unknown.
@@ -92,10 +93,12 @@ def with_options(spec: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
     given = {name: value for name, value in options.items() if value is not None}
     merged = {name: dict(part) if isinstance(part, Mapping) else part for name, part in spec.items()}
     if given.keys() & {"sparsity", "pattern"} and isinstance(merged.get("pruning"), dict):
-        merged["pruning"] = {key: value for key, value in merged["pruning"].items() if key not in ("sparsity", "pattern")}
+        merged["pruning"].pop("sparsity", None)
+        merged["pruning"].pop("pattern", None)
     for option, value in given.items():
         part, field = PATHS[option]
-        if not isinstance(merged.get(part), dict):
+        if merged.get(part) is None:
             merged[part] = {}
-        merged[part][field] = value
+        if isinstance(merged[part], dict):
+            merged[part][field] = value
     return merged

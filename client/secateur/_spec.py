@@ -35,7 +35,6 @@ def load_spec(path: str | os.PathLike[str]) -> pb.PruneSpec:
 
     Raises:
         InvalidSpecError: with every fault of the file's shape.
-        OSError: the file cannot be read.
     """
     return spec_message(read_spec(path))
 
@@ -63,11 +62,13 @@ def read_spec(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The plain data in a YAML file; YAML 1.2, where the language `no` is a string and `2:4` is not a time.
 
     Raises:
-        InvalidSpecError: the file is not YAML, or not a mapping at its top.
-        OSError: the file cannot be read.
+        InvalidSpecError: the file cannot be read, is not YAML, or not a mapping at its top.
     """
-    with Path(path).open("rb") as file:
-        content = file.read(MAX_FILE_BYTES + 1)
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise _not_a_spec(f"cannot read the specification {path}: {error.strerror}") from error
     return parse_yaml(content, str(path))
 
 
@@ -185,8 +186,8 @@ def _is_unicode(text: str) -> bool:
 def _unknown(key: object, kind: Descriptor) -> str:
     known = [field.name for field in kind.fields]
     close = difflib.get_close_matches(str(key), known, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"no such field; {hint}Known are {', '.join(known)}" if hint else f"no such field; known are {', '.join(known)}"
+    hint = f", did you mean {close[0]}?" if close else ";"
+    return f"no such field{hint} known are {', '.join(known)}"
 
 
 def _joined(path: str, key: object) -> str:

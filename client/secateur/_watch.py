@@ -7,6 +7,7 @@ a gap in the numbers.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import time
@@ -16,8 +17,15 @@ from dataclasses import dataclass
 import grpc
 
 from secateur._convert import event_from, job_from
-from secateur._errors import DeadlineError, OverloadedError, RequestError, ServiceFaultError, UnavailableError
-from secateur._errors import WaitTimeoutError, from_rpc_error
+from secateur._errors import (
+    DeadlineError,
+    OverloadedError,
+    RequestError,
+    ServiceFaultError,
+    UnavailableError,
+    WaitTimeoutError,
+    from_rpc_error,
+)
 from secateur._event import SnapshotEvent, ends_watch
 from secateur._flow import Emit, Flow, Open, Receive, Sleep, call
 from secateur.v1 import prune_service_pb2 as service_pb
@@ -74,7 +82,7 @@ def watch(
     clock = reconnect.clock
     deadline = None if timeout_seconds is None else clock() + timeout_seconds
     position = after_sequence
-    contact = clock()
+    lost_since: float | None = None
     failures = 0
     while True:
         request = service_pb.WatchPruneJobRequest(name=name, after_sequence=position)
@@ -88,19 +96,23 @@ def watch(
                         continue
                     if position is not None and message.sequence > position + 1:
                         break
-                contact, failures = clock(), 0
+                lost_since, failures = None, 0
                 if not message.HasField("heartbeat"):
                     position = message.sequence
                 if event is not None:
                     yield Emit(event)
                     if ends_watch(event):
+                        with contextlib.suppress(grpc.RpcError):
+                            yield Receive(stream)  # the end, so that the service counts the watch as complete
                         return
-            lost: RequestError = UnavailableError("the service ended the watch before the job had ended")
-            if message is None and position is not None and (yield from _has_ended(name, position, call_timeout_seconds)):
-                return
+            lost: RequestError = UnavailableError("the service left events out")
+            if message is None:
+                lost = UnavailableError("the service ended the watch before the job had ended")
+                if position is not None and (yield from _has_ended(name, position, call_timeout_seconds)):
+                    return
         except grpc.RpcError as error:
             lost = from_rpc_error(error)
-        except UnavailableError as error:
+        except RequestError as error:
             lost = error
         finally:
             stream.cancel()
@@ -111,7 +123,8 @@ def watch(
         if not _is_disconnect(lost):
             raise lost
         failures += 1
-        away = clock() - contact
+        lost_since = clock() if lost_since is None else lost_since
+        away = clock() - lost_since
         if away >= reconnect.total_seconds:
             raise UnavailableError(
                 f"no contact with the service for {away:.0f} seconds ({lost.message}); the job is not affected, watch "

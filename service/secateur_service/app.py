@@ -3,29 +3,172 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-import shutil
 import signal
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from secateur_service import __version__
-from secateur_service.admission import AccessPolicy, Admission, admit
+from secateur_service.admission import AccessPolicy, admit
 from secateur_service.api.server import ApiServer
 from secateur_service.artifacts import open_store
-from secateur_service.artifacts.port import ObjectStore
+from secateur_service.errors import TransientError
 from secateur_service.execution.local import LocalExecutor
+from secateur_service.jobs.backoff import Backoff
 from secateur_service.jobs.dispatcher import Dispatcher
-from secateur_service.jobs.store import open_job_store
+from secateur_service.jobs.job import Event, EventKind
+from secateur_service.jobs.port import JobStore
+from secateur_service.jobs.states import JobState
+from secateur_service.jobs.store import SqlJobStore, open_job_store
 from secateur_service.pipeline.ledger import write_durably
 from secateur_service.settings import Settings
 from secateur_service.telemetry.logging import configure_logging, redact
 from secateur_service.telemetry.metrics import Metrics, MetricsServer, StoreCollector
 
+# Calls that are open when the workers have stopped; watches have been sent away by then.
+_LAST_CALLS_SECONDS = 2.0
+
 _log = structlog.get_logger(__name__)
+
+
+class CannotStartError(Exception):
+    """The server cannot start as it is configured; the message says what to change."""
+
+
+def run(settings: Settings, *, ready_file: Path | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
+
+    Raises:
+        CannotStartError: an address cannot be bound, a folder cannot be written, or there is no database.
+    """
+    configure_logging(level=settings.log_level, log_format=settings.log_format)
+    asyncio.run(_serve(settings, ready_file))
+
+
+async def _serve(settings: Settings, ready_file: Path | None) -> None:
+    _log.info("settings", version=__version__, **redact(settings.redacted()))
+    if settings.listens_publicly:
+        _log.warning(
+            "UNSAFE: other machines can reach this server, and it asks nobody who they are", listen=settings.listen
+        )
+    ended = _end_on_signals()
+    with contextlib.closing(await asyncio.to_thread(_open_job_store, settings)) as store:
+        metrics = Metrics(CollectorRegistry(), version=__version__)
+        metrics.registry.register(StoreCollector(store, settings.data_dir))
+        dispatcher = _dispatcher(settings, store)
+        server = ApiServer(
+            settings,
+            store,
+            metrics,
+            admit=partial(admit, access=AccessPolicy.from_settings(settings)),
+            open_results=partial(open_store, settings=settings),
+            subscribers=[partial(_wake, dispatcher)],
+        )
+        async with _serving(server), _metrics_server(settings, metrics) as metrics_address:
+            dispatcher.start()
+            addresses = {"grpc": server.address, "metrics": metrics_address}
+            _log.info("serving", pid=os.getpid(), **addresses)
+            with _ready_file(ready_file, addresses):
+                await ended.wait()
+            _log.info("draining", drain_seconds=settings.drain_seconds)
+            await server.drain()
+            await asyncio.to_thread(dispatcher.drain)
+    _log.info("stopped")
+
+
+def _open_job_store(settings: Settings) -> SqlJobStore:
+    """The store, with its schema up to date."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        store = open_job_store(settings.database_url)
+        store.migrate()
+    except (OSError, ValueError, TransientError) as error:
+        raise CannotStartError(f"the job store cannot be opened: {error}") from error
+    return store
+
+
+def _dispatcher(settings: Settings, store: JobStore) -> Dispatcher:
+    return Dispatcher(
+        store,
+        LocalExecutor(settings),
+        owner=f"{socket.gethostname()}:{os.getpid()}",
+        lease_seconds=settings.lease_seconds,
+        poll_seconds=settings.poll_seconds,
+        drain_seconds=settings.drain_seconds,
+        cancel_grace_seconds=settings.cancel_grace_seconds,
+        backoff=Backoff(settings.retry_base_seconds, settings.retry_max_seconds),
+    )
+
+
+def _wake(dispatcher: Dispatcher, events: Sequence[Event]) -> None:
+    """Have the dispatcher look at once when there is something to start or to stop."""
+    wanted = (JobState.QUEUED, JobState.CANCELLING)
+    if any(event.kind is EventKind.STATE and JobState(event.body["state"]) in wanted for event in events):
+        dispatcher.wake()
+
+
+def _end_on_signals() -> asyncio.Event:
+    """An event that the first SIGTERM or SIGINT sets; the second has its usual effect."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        ended.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    return ended
+
+
+@contextlib.asynccontextmanager
+async def _serving(server: ApiServer) -> AsyncIterator[None]:
+    try:
+        try:
+            await server.start()
+        except OSError as error:
+            raise CannotStartError(str(error)) from error
+        yield
+    finally:
+        await server.stop(grace_seconds=_LAST_CALLS_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def _metrics_server(settings: Settings, metrics: Metrics) -> AsyncIterator[str]:
+    """Serve the metrics; the address, empty where they are turned off."""
+    if not settings.metrics_listen:
+        yield ""
+        return
+    host, _, port = settings.metrics_listen.rpartition(":")
+    try:
+        server = MetricsServer.start(metrics.registry, host.removeprefix("[").removesuffix("]"), int(port))
+    except OSError as error:
+        raise CannotStartError(f"cannot listen on {settings.metrics_listen} for Prometheus: {error}") from error
+    try:
+        yield server.address
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+@contextlib.contextmanager
+def _ready_file(path: Path | None, addresses: Mapping[str, str]) -> Iterator[None]:
+    """Keep the addresses in a file while the server answers."""
+    if path is None:
+        yield
+        return
+    try:
+        write_durably(path.absolute(), json.dumps({**addresses, "pid": os.getpid()}).encode())
+    except OSError as error:
+        raise CannotStartError(f"the ready file cannot be written: {error}") from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

@@ -25,6 +25,16 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_FLAGS = {
+    "listen": "listen",
+    "data_dir": "data-dir",
+    "file_roots": "file-root",
+    "destinations": "destination",
+    "metrics_listen": "metrics-listen",
+    "allow_public_listen": "allow-public-listen",
+}
+"""The settings that `serve` has flags for."""
+
 EXIT_USAGE = 2
 EXIT_CANNOT_START = 1
 
@@ -120,7 +130,7 @@ def serve(
     )
     try:
         application.run(settings, ready_file=ready_file)
-    except OSError as error:
+    except application.CannotStartError as error:
         _fail(f"the server cannot start: {error}", EXIT_CANNOT_START)
 
 
@@ -167,14 +177,14 @@ def run(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores of this process")
     ] = None,
-    json_lines: Annotated[
-        bool, typer.Option("--json", help="Print progress as JSON lines; the last one is the result.")
+    as_json: Annotated[
+        bool, typer.Option("--json", help="End with one line of JSON on standard output.")
     ] = False,
 ) -> None:
     """Run one job here, without a server, and leave the artifacts in a folder."""
-    from secateur_service.pipeline.run import run_command
+    from secateur_service.run import run_command
 
-    sys.exit(run_command(spec, output, device, threads, json_lines))
+    sys.exit(run_command(spec, output, device, threads, as_json=as_json))
 
 
 @app.command()
@@ -202,11 +212,13 @@ def _settings(**given: Any) -> Settings:
 
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:
+    """One line for a wrong setting: where it is set, and what is expected there."""
     remedy = message.removeprefix("Value error, ")
     if not location:
         return remedy
     name = str(location[0])
-    return f"{name} (--{name.replace('_', '-')} or {PREFIX}{name.upper()}): {remedy}"
+    sources = [f"--{_FLAGS[name]}"] if name in _FLAGS else []
+    return f"{name} ({' or '.join([*sources, PREFIX + name.upper()])}): {remedy}"
 
 
 def _fail(message: str, code: int) -> NoReturn:

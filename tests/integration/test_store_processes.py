@@ -8,11 +8,10 @@ import uuid
 from pathlib import Path
 
 import pytest
-from support.jobs import new_job
-
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import open_job_store
+from support.jobs import new_job
 
 TESTS = Path(__file__).parents[1]
 

@@ -12,8 +12,6 @@ from google.rpc import error_details_pb2, status_pb2
 from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur.v1 import prune_service_pb2_grpc as service_grpc
-from support.jobs import new_job
-
 from secateur_service.api.server import ApiServer
 from secateur_service.jobs.job import Estimate, Job
 from secateur_service.jobs.store import SqlJobStore
@@ -21,9 +19,9 @@ from secateur_service.settings import Settings
 from secateur_service.spec import PruneSpec
 from secateur_service.telemetry.metrics import Metrics
 
-ESTIMATE = Estimate(
-    checkpoint_bytes=1 << 40, peak_host_bytes=2, peak_device_bytes=0, disk_bytes=4, flops=1.5e18
-)
+from support.jobs import new_job
+
+ESTIMATE = Estimate(checkpoint_bytes=1 << 40, peak_host_bytes=2, peak_device_bytes=0, disk_bytes=4, flops=1.5e18)
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,11 @@ def refusal_of(error: grpc.aio.AioRpcError) -> Refusal:
     trailers = dict(error.trailing_metadata())
     status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
     assert status.code == error.code().value[0]
-    info, bad_request, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    info, bad_request, retry = (
+        error_details_pb2.ErrorInfo(),
+        error_details_pb2.BadRequest(),
+        error_details_pb2.RetryInfo(),
+    )
     retry_seconds = None
     for detail in status.details:
         detail.Unpack(info)

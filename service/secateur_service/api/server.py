@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import grpc.aio
@@ -13,7 +13,7 @@ from secateur.v1 import prune_service_pb2_grpc as service_grpc
 
 from secateur_service import __version__
 from secateur_service.api.blocking import BlockingPool
-from secateur_service.api.follower import EventFollower
+from secateur_service.api.follower import EventFollower, Subscriber
 from secateur_service.api.interceptors import CallInterceptor
 from secateur_service.api.published import PublishedResults
 from secateur_service.api.servicer import Admit, PruneServicer
@@ -38,7 +38,7 @@ _SHORTEST_PING_INTERVAL_MS = 15_000
 
 
 class ApiServer:
-    """Serves the API on one address. Made by `start`, within the event loop that it then lives in."""
+    """Serves the API on one address. Belongs to the event loop that it is made in."""
 
     def __init__(
         self,
@@ -48,13 +48,24 @@ class ApiServer:
         *,
         admit: Admit,
         open_results: Callable[[str], ObjectStore],
+        subscribers: Sequence[Subscriber] = (),
     ) -> None:
+        """Prepare the server.
+
+        Args:
+            settings: addresses and limits.
+            store: the jobs.
+            metrics: where calls, streams and jobs are counted.
+            admit: checks and resolves a specification.
+            open_results: opens a destination to read what was published there.
+            subscribers: called in the event loop with every new event of the store; must be quick.
+        """
         self._store_pool = BlockingPool("store", threads=_STORE_THREADS)
         self._file_pool = BlockingPool("files", threads=_FILE_THREADS)
         self._hub = WatchHub(max_watchers=settings.max_watchers, gauge=metrics.watch_streams)
         self._figures = JobFigures(metrics, store)
         self._follower = EventFollower(
-            store, self._store_pool, on_loop=[self._hub.notify], in_thread=[self._figures.consume]
+            store, self._store_pool, on_loop=[self._hub.notify, *subscribers], in_thread=[self._figures.consume]
         )
         self._health = health.aio.HealthServicer()
         self._listen = settings.listen

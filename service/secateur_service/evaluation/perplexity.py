@@ -1,16 +1,19 @@
 """Perplexity and bits per byte, from the losses of single tokens.
 
 Text is scored in non-overlapping windows: of each window every token but the first has a loss, given the tokens
-before it in the window. Perplexity is exp(Σ loss / number of scored tokens). Bits per byte is
-Σ loss / (ln 2 · bytes of the scored tokens); unlike perplexity it compares between languages and tokenizers.
+before it in the window. Losses of tokens that stand for no text (the end of a document) count; their bytes are none.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_NATS = 700.0  # exp of more is not a number that JSON can hold
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,6 @@ class Losses:
     tokens: int
     bytes: int
 
-    @property
-    def perplexity(self) -> float:
-        """exp(nats / tokens)."""
-        return math.exp(self.nats / self.tokens)
-
-    @property
-    def bits_per_byte(self) -> float:
-        """nats / (ln 2 · bytes)."""
-        return self.nats / (math.log(2) * self.bytes)
-
 
 def sum_losses(losses: list[Tensor], token_bytes: Tensor) -> Losses:
     """Sum the losses of one language.
@@ -52,3 +45,13 @@ def sum_losses(losses: list[Tensor], token_bytes: Tensor) -> Losses:
     if not math.isfinite(nats):
         raise FloatingPointError("losses that are not finite")
     return Losses(nats, sum(batch.numel() for batch in losses), int(token_bytes[:, 1:].sum()))
+
+
+def perplexity(nats: float, tokens: int) -> float:
+    """exp(nats / tokens), cut off at e⁷⁰⁰: beyond that a model is lost in any case."""
+    return math.exp(min(nats / tokens, MAX_NATS))
+
+
+def bits_per_byte(nats: float, size_bytes: int) -> float:
+    """nats / (ln 2 · bytes): unlike perplexity it compares between languages and tokenizers."""
+    return nats / (math.log(2) * size_bytes)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -63,6 +64,7 @@ class Pipeline(Protocol):
         device: str,
         threads: int,
         commit: Callable[[str], str],
+        file_roots: Sequence[Path],
     ) -> Outcome:
         """Run the job from its first unfinished block to its published result."""
 
@@ -115,6 +117,7 @@ def _run_to_end(
         _log.info("attempt ended", reason=ended.reason, exc_info=ended is not error)
         _write_end(settings, store, lease, job, ended)
         return ended.exit_code
+    _discard_work(workdir)
     return 0
 
 
@@ -144,6 +147,7 @@ def _run_pipeline(
         device=settings.devices[slot],
         threads=settings.worker_threads,
         commit=commit,
+        file_roots=settings.file_roots,
     )
     observer.flush()
     return outcome.result
@@ -188,6 +192,18 @@ def _take_locks(data_dir: Path, slot: int, job_id: str) -> Path:
     hold_until_exit(slot_file, wait_seconds=LOCK_WAIT_SECONDS, reason="SLOT_IN_USE")
     hold_until_exit(workdir, wait_seconds=LOCK_WAIT_SECONDS, reason="WORK_DIRECTORY_IN_USE")
     return workdir
+
+
+def _discard_work(workdir: Path) -> None:
+    """Remove what is published now, a whole checkpoint; what the attempts printed stays."""
+    try:
+        for entry in workdir.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.suffix != ".log":
+                entry.unlink()
+    except OSError as error:
+        _log.warning("the work directory could not be emptied", workdir=str(workdir), error=str(error))
 
 
 def _real_pipeline() -> Pipeline:

@@ -2,7 +2,9 @@
 
 Every method is one transaction. A change of a job and the event that tells of it are written together. Methods that
 name an attempt are *fenced*: they write only while that attempt owns the job and raise `FencedError` otherwise. All
-times are the database's; callers pass durations.
+times are the database's; callers pass durations. Every method raises `TransientError` with reason STORE_UNAVAILABLE
+while the database does not answer, and `NotReadyError` with reason ILLEGAL_TRANSITION for a change of state that
+`states.TRANSITIONS` does not have.
 """
 
 from __future__ import annotations
@@ -27,7 +29,11 @@ class JobStore(Protocol):
     """The only shared state of the service."""
 
     def migrate(self) -> None:
-        """Bring the schema up to date; harmless where it is."""
+        """Bring the schema up to date; harmless where it is.
+
+        Raises:
+            ValueError: what is there is no job store, or one of a newer release.
+        """
 
     def create(self, job: NewJob) -> Job:
         """Insert a job in state QUEUED with its first event.
@@ -51,16 +57,26 @@ class JobStore(Protocol):
         """A page of jobs, newest first, and the key of the page after it (None on the last)."""
 
     def request_cancel(self, job_id: str) -> Job:
-        """QUEUED becomes CANCELLED, RUNNING becomes CANCELLING, all else stays."""
+        """QUEUED becomes CANCELLED, RUNNING becomes CANCELLING, all else stays.
+
+        So does a job whose manifest is committed: the cancellation lost against the publication.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
 
     def claim(self, *, owner: str, lease_seconds: float) -> Job | None:
         """Take the oldest queued job that is due: RUNNING, attempt + 1, leased to `owner`. None when there is none."""
 
     def heartbeat(self, job_id: str, attempt: int, *, lease_seconds: float) -> Heartbeat:
-        """Extend the lease (fenced)."""
+        """Extend the lease (fenced). Cancellation is not reported any more once the manifest is committed."""
 
     def append(self, job_id: str, attempt: int, events: Sequence[tuple[EventKind, dict[str, Any]]]) -> None:
-        """Append events (fenced); STAGE and PROGRESS also update the job."""
+        """Append events (fenced); STAGE and PROGRESS also update the job. Long log texts are cut.
+
+        Raises:
+            ValueError: a STATE or BLOCK event, which only come with the change that they tell of.
+        """
 
     def record_block(self, job_id: str, attempt: int, record: BlockRecord) -> None:
         """Enter a block into the ledger, with its event (fenced)."""
@@ -69,13 +85,25 @@ class JobStore(Protocol):
         """The job's ledger, in ascending order of index."""
 
     def commit_manifest(self, job_id: str, attempt: int, sha256: str) -> str:
-        """Name the manifest's digest (fenced). The first digest named wins; returns the one that holds."""
+        """Name the manifest's digest (fenced). The first digest named wins; returns the one that holds.
+
+        This is the point of no return: a cancellation that comes later leaves the job as it is, and one that came
+        earlier but was not acted upon does not stop the job from succeeding.
+        """
 
     def succeed(self, job_id: str, attempt: int, result: JobResult) -> None:
-        """RUNNING or CANCELLING becomes SUCCEEDED (fenced)."""
+        """RUNNING or CANCELLING becomes SUCCEEDED (fenced).
+
+        Raises:
+            NotReadyError: another manifest was committed as the job's result.
+        """
 
     def cancelled(self, job_id: str, attempt: int) -> None:
-        """CANCELLING becomes CANCELLED (fenced)."""
+        """CANCELLING becomes CANCELLED (fenced).
+
+        Raises:
+            NotReadyError: nobody asked for the cancellation.
+        """
 
     def release(
         self, job_id: str, attempt: int, failure: Failure, *, charged: bool = True, delay_seconds: float = 0

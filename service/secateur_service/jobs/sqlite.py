@@ -23,6 +23,8 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Engine, create_engine, event, literal_column
 from sqlalchemy.engine import URL, Connection
 
+from secateur_service.errors import TransientError
+
 BUSY_TIMEOUT_SECONDS = 30.0
 
 _WRITES = "secateur_writes"
@@ -68,11 +70,14 @@ class SqliteDatabase:
     def change_token(self) -> int:
         """SQLite's counter of commits by other connections; the connection that asks must never write."""
         with self._watch_lock:
-            if self._watch is None:
-                self._watch = sqlite3.connect(
-                    self._path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
-                )
-            (version,) = self._watch.execute("PRAGMA data_version").fetchone()
+            try:
+                if self._watch is None:
+                    self._watch = sqlite3.connect(
+                        self._path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+                    )
+                (version,) = self._watch.execute("PRAGMA data_version").fetchone()
+            except sqlite3.OperationalError as error:
+                raise store_unavailable(error) from error
             return int(version)
 
     def without_foreign_keys(self) -> Engine:
@@ -90,6 +95,11 @@ class SqliteDatabase:
                 self._watch.close()
                 self._watch = None
         self.reader.dispose()
+
+
+def store_unavailable(cause: BaseException | None) -> TransientError:
+    """The database does not answer; it may later."""
+    return TransientError(f"the job store does not answer: {cause}", reason="STORE_UNAVAILABLE")
 
 
 def _configure(connection: sqlite3.Connection, _record: Any) -> None:

@@ -12,12 +12,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from alembic.util.exc import CommandError
 from sqlalchemy import ColumnElement, Engine, and_, delete, func, insert, select
 from sqlalchemy.engine import Connection, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from secateur_service.errors import FencedError, NotFoundError, NotReadyError, RequestIdReusedError, TransientError
+from secateur_service.errors import FencedError, NotFoundError, NotReadyError, RequestIdReusedError
 from secateur_service.jobs.events import WORKER_KINDS, block_body, bounded
 from secateur_service.jobs.job import Event, EventKind, Failure, Job, JobResult, NewJob
 from secateur_service.jobs.locked import LockedJob
@@ -25,7 +26,7 @@ from secateur_service.jobs.migration import upgrade
 from secateur_service.jobs.port import Heartbeat
 from secateur_service.jobs.rows import new_row, to_event, to_job
 from secateur_service.jobs.schema import blocks, events, jobs
-from secateur_service.jobs.sqlite import SqliteDatabase
+from secateur_service.jobs.sqlite import SqliteDatabase, store_unavailable
 from secateur_service.jobs.states import JobState
 from secateur_service.pipeline.ledger import block_from_json, block_to_json
 from secateur_service.pipeline.observer import BlockRecord
@@ -58,11 +59,19 @@ class SqlJobStore:
         self._database = database
 
     def migrate(self) -> None:
-        """Bring the schema up to date; harmless where it is. Several processes may call it at once."""
+        """Bring the schema up to date; harmless where it is. Several processes may call it at once.
+
+        Raises:
+            ValueError: what is there is no job store, or one of a newer release.
+        """
         engine = self._database.without_foreign_keys()
         try:
             with _transaction(engine) as connection:
                 upgrade(connection)
+        except DatabaseError as error:
+            raise ValueError(f"database_url is no job store: {error.orig}; name another file") from error
+        except CommandError as error:
+            raise ValueError(f"the job store was written by a newer release, install that one: {error}") from error
         finally:
             engine.dispose()
 
@@ -341,8 +350,7 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
         with engine.begin() as connection:
             yield connection
     except (OperationalError, PoolTimeoutError) as error:
-        cause = error.orig if isinstance(error, OperationalError) else error
-        raise TransientError(f"the job store does not answer: {cause}", reason="STORE_UNAVAILABLE") from error
+        raise store_unavailable(error.orig if isinstance(error, OperationalError) else error) from error
 
 
 def _due(now: ColumnElement[int]) -> ColumnElement[bool]:

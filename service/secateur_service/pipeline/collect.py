@@ -43,7 +43,8 @@ class StatisticsCollector:
         self._groups = groups
         self._linears = linears
         self._language = ""
-        self._leader_input: Tensor | None = None
+        # The input of each group, held while a batch runs: the identity of a freed tensor may be used again.
+        self._seen: dict[int, Tensor] = {}
         self.statistics = [
             InputStatistics(
                 linears[group[0]].in_features,
@@ -66,6 +67,7 @@ class StatisticsCollector:
         try:
             yield
         finally:
+            self._seen.clear()
             for handle in handles:
                 handle.remove()
 
@@ -77,17 +79,18 @@ class StatisticsCollector:
             RuntimeError: layers that the architecture lists together do not share their input.
         """
         self._language = language
+        self._seen.clear()
         with contextlib.suppress(_InputSeenError):
             forward()
 
     def _hook(self, position: int, *, leader: bool, last: bool) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
             if leader:
-                self._leader_input = args[0]
+                self._seen[position] = args[0]
                 self.statistics[position].update(args[0], self._language)
                 if last:
                     raise _InputSeenError
-            elif args[0] is not self._leader_input:
+            elif args[0] is not self._seen.get(position):
                 raise RuntimeError(f"layers {self._groups[position]} do not share their input; the table is wrong")
 
         return hook

@@ -29,7 +29,7 @@ _SECRET_TEXT = re.compile(
     r"\bhf_[A-Za-z0-9]{20,}"  # Hugging Face
     r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"  # AWS access keys
     r"|\bgh[pousr]_[A-Za-z0-9]{30,}"  # GitHub
-    r"|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*"  # JSON web tokens
+    r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"  # JSON web tokens
     r"|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{8,}"
     r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # user:password in a URL
     r"|(?<=X-Amz-Signature=)[0-9A-Fa-f]+"
@@ -57,9 +57,16 @@ def configure_logging(
 ) -> None:
     """Send all logs of this process to `stream` (default: stderr); `auto` is console on a terminal, else JSON."""
     stream = stream or sys.stderr
-    renderers: list[Processor] = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    # Tracebacks without local variables, which may hold secrets and whole tensors; as text or data, so that they are
+    # redacted like the rest.
+    tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    format_exception: Processor = structlog.processors.ExceptionRenderer(tracebacks)
+    render: Processor = structlog.processors.JSONRenderer()
     if log_format == "console" or (log_format == "auto" and stream.isatty()):
-        renderers = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        format_exception = structlog.processors.format_exc_info
+        render = structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -82,9 +89,9 @@ def configure_logging(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *renderers[:-1],
+                format_exception,
                 _redact_secrets,
-                renderers[-1],
+                render,
             ],
         )
     )
@@ -94,4 +101,4 @@ def configure_logging(
 
 
 def _redact_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    return {name: entry if name == "exc_info" else redact(entry, name) for name, entry in event.items()}
+    return {name: redact(entry, name) for name, entry in event.items()}

@@ -11,14 +11,13 @@ import grpc.aio
 import pytest
 from prometheus_client import CollectorRegistry
 from secateur.v1 import prune_service_pb2_grpc as service_grpc
-from support.api import Admitted, Api, StartApi
-
 from secateur_service.api.server import ApiServer
 from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.jobs.store import open_job_store
 from secateur_service.settings import Settings
 from secateur_service.spec import OutputSpec, parse_spec
 from secateur_service.telemetry.metrics import Metrics
+from support.api import Admitted, Api, StartApi
 
 
 @pytest.fixture

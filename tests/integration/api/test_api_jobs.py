@@ -11,10 +11,9 @@ import grpc
 import pytest
 from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
+from secateur_service.jobs.states import JobState
 from support.api import ESTIMATE, Api, StartApi, refused, spec_message
 from support.jobs import result
-
-from secateur_service.jobs.states import JobState
 
 
 async def _list(api: Api, **fields):

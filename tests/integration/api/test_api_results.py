@@ -9,12 +9,13 @@ from pathlib import Path
 import grpc
 import pytest
 from secateur.v1 import prune_service_pb2 as service_pb
-from support.api import Api, refused
-
 from secateur_service.artifacts.manifest import Manifest, ManifestFile
 from secateur_service.jobs.job import Job, JobResult
+from support.api import Api, refused
 
-REPORT = json.dumps({"schema_version": "1", "languages": {"de": {"dense": 10.5, "pruned": 12.0}}, "n": [1, None]}).encode()
+REPORT = json.dumps(
+    {"schema_version": "1", "languages": {"de": {"dense": 10.5, "pruned": 12.0}}, "n": [1, None]}
+).encode()
 
 
 def _publish(api: Api) -> tuple[Job, Path]:

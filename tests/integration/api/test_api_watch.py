@@ -11,10 +11,9 @@ import grpc.aio
 import pytest
 from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
+from secateur_service.jobs.job import EventKind, Failure
 from support.api import Api, StartApi, refused
 from support.jobs import block, result
-
-from secateur_service.jobs.job import EventKind, Failure
 
 TERMINAL = (pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED)
 

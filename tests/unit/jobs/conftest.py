@@ -1,5 +1,4 @@
 import pytest
-
 from secateur_service.jobs.store import open_job_store
 
 

@@ -1,11 +1,12 @@
 import re
 import sqlite3
+from contextlib import closing
 
-from sqlalchemy import create_engine
-from support.jobs import new_job
-
+import pytest
 from secateur_service.jobs.schema import metadata
 from secateur_service.jobs.store import open_job_store
+from sqlalchemy import create_engine
+from support.jobs import new_job
 
 
 def definitions(path):
@@ -35,3 +36,18 @@ def test_migrating_again_is_harmless(store):
     job = store.create(new_job())
     store.migrate()
     assert store.get(job.id) == job
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path):
+    file = tmp_path / "letter.txt"
+    file.write_text("Dear reader, " * 1000)
+    with closing(open_job_store(f"sqlite:///{file}")) as store, pytest.raises(ValueError, match="is no job store"):
+        store.migrate()
+    assert file.read_text() == "Dear reader, " * 1000
+
+
+def test_the_store_of_a_newer_release_is_refused(store, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(ValueError, match="newer release"):
+        store.migrate()

@@ -5,8 +5,6 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from support.jobs import SPEC, block, new_job, result
-
 from secateur_service.errors import FencedError, NotFoundError, NotReadyError, RequestIdReusedError, TransientError
 from secateur_service.jobs.events import MAX_LOG_BYTES
 from secateur_service.jobs.job import EventKind, Failure
@@ -14,6 +12,7 @@ from secateur_service.jobs.locked import MAX_UNCHARGED_ATTEMPTS
 from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import open_job_store
 from secateur_service.pipeline.observer import Progress, Stage
+from support.jobs import SPEC, block, new_job, result
 
 TRANSIENT = Failure(reason="NETWORK", message="the network is gone", retryable=True, details={"host": "a"})
 PERMANENT = Failure(reason="BAD_MODEL", message="the model is bad", retryable=False)
@@ -291,7 +290,9 @@ def test_log_lines_are_cut_to_the_limit_in_whole_characters(store):
     job = running(store)
     fields = {"long": "x" * MAX_LOG_BYTES}
     line = {"level": "info", "message": "ї" * MAX_LOG_BYTES, "fields": fields}
-    store.append(job.id, 1, [(EventKind.LOG, line), (EventKind.LOG, {**line, "message": "broken \ud800", "fields": {}})])
+    store.append(
+        job.id, 1, [(EventKind.LOG, line), (EventKind.LOG, {**line, "message": "broken \ud800", "fields": {}})]
+    )
     long, broken = bodies(store, job.id, EventKind.LOG)
     assert MAX_LOG_BYTES - 4 <= len(long["message"].encode()) <= MAX_LOG_BYTES
     assert long["message"].startswith("її")
@@ -369,9 +370,10 @@ def test_acknowledged_writes_are_durable_and_the_file_is_in_wal_mode(store, tmp_
 
 
 def test_a_writing_transaction_excludes_other_writers_from_its_first_statement_on(store, tmp_path):
-    with store._database.writer.begin(), sqlite3.connect(tmp_path / "jobs.sqlite3", timeout=0) as other:
-        with pytest.raises(sqlite3.OperationalError, match="locked"):
-            other.execute("BEGIN IMMEDIATE")
+    other = sqlite3.connect(tmp_path / "jobs.sqlite3", timeout=0)
+    with store._database.writer.begin(), pytest.raises(sqlite3.OperationalError, match="locked"):
+        other.execute("BEGIN IMMEDIATE")
+    other.close()
 
 
 def test_a_store_that_does_not_answer_is_a_transient_error(tmp_path):
@@ -380,6 +382,15 @@ def test_a_store_that_does_not_answer_is_a_transient_error(tmp_path):
         unmigrated.get("any")
     assert caught.value.reason == "STORE_UNAVAILABLE"
     unmigrated.close()
+
+
+def test_a_database_that_cannot_be_opened_is_a_transient_error_for_every_kind_of_call(tmp_path):
+    (tmp_path / "folder.sqlite3").mkdir()
+    store = open_job_store(f"sqlite:///{tmp_path}/folder.sqlite3")
+    for call in (store.migrate, store.position, store.change_token, lambda: store.create(new_job())):
+        with pytest.raises(TransientError, match="unable to open database file"):
+            call()
+    store.close()
 
 
 @pytest.mark.parametrize(

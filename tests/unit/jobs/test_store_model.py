@@ -7,12 +7,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
-from support.jobs import block, new_job, result
-
 from secateur_service.errors import FencedError, NotReadyError
 from secateur_service.jobs.job import EventKind, Failure
 from secateur_service.jobs.states import TRANSITIONS, JobState
 from secateur_service.jobs.store import open_job_store
+from support.jobs import block, new_job, result
 
 OWNED = (JobState.RUNNING, JobState.CANCELLING)
 

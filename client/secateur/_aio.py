@@ -1,0 +1,152 @@
+"""The asynchronous client: the same operations, performed on the running event loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Collection, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from secateur._artifact import Artifact, ServiceInfo
+from secateur._channel import connection
+from secateur._config import load_config
+from secateur._download_flow import ProgressCallback, download
+from secateur._drive import AsyncDriver
+from secateur._event import Event, LogEvent
+from secateur._job import Job, JobResult, JobState, Plan, job_name
+from secateur._operations import Operations
+from secateur._options import SpecOptions, prune_spec
+from secateur._spec import SpecSource
+from secateur._watch import Reconnect
+
+
+class AsyncJobHandle:
+    """A job on the service; `JobHandle` in async."""
+
+    def __init__(self, driver: AsyncDriver, operations: Operations, name: str) -> None:
+        self._driver = driver
+        self._operations = operations
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"<secateur.AsyncJobHandle {self._name}>"
+
+    @property
+    def name(self) -> str:
+        """Resource name, `pruneJobs/{id}`."""
+        return self._name
+
+    async def get(self) -> Job:
+        """See `JobHandle.get`."""
+        return await self._driver.run(self._operations.get(self._name))
+
+    def watch(self, after_sequence: int | None = None) -> AsyncIterator[Event]:
+        """See `JobHandle.watch`; iterate with `async for`."""
+        return self._driver.iterate(self._operations.watch(self._name, after_sequence))
+
+    def logs(self, *, follow: bool = False) -> AsyncIterator[LogEvent]:
+        """See `JobHandle.logs`; iterate with `async for`."""
+        return self._driver.iterate(self._operations.logs(self._name, follow=follow))
+
+    async def wait(self, timeout_seconds: float | None = None) -> Job:
+        """See `JobHandle.wait`."""
+        return await self._driver.run(self._operations.wait(self._name, timeout_seconds))
+
+    async def result(self, timeout_seconds: float | None = None) -> JobResult:
+        """See `JobHandle.result`."""
+        return await self._driver.run(self._operations.result(self._name, timeout_seconds))
+
+    async def report(self) -> dict[str, Any]:
+        """See `JobHandle.report`."""
+        return await self._driver.run(self._operations.report(self._name))
+
+    async def cancel(self) -> Job:
+        """See `JobHandle.cancel`."""
+        return await self._driver.run(self._operations.cancel(self._name))
+
+    async def artifacts(self) -> list[Artifact]:
+        """See `JobHandle.artifacts`."""
+        return await self._driver.run(self._operations.artifacts(self._name))
+
+    async def download(self, folder: str | os.PathLike[str], *, progress: ProgressCallback | None = None) -> list[Path]:
+        """See `JobHandle.download`; `progress` is called from a thread."""
+        return await self._driver.run(download(self._operations, self._name, folder, progress))
+
+
+class AsyncClient:
+    """Talks to a Secateur service; `Client` in async. Belongs to the event loop that it is made in.
+
+        async with secateur.AsyncClient("localhost:50051") as client:
+            job = await client.submit("spec.yaml")
+            async for event in job.watch():
+                print(event)
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        token: str | None = None,
+        ca_file: str | None = None,
+        timeout_seconds: float | None = None,
+        reconnect_seconds: float | None = None,
+    ) -> None:
+        arguments = {
+            "endpoint": endpoint,
+            "token": token,
+            "ca_file": ca_file,
+            "timeout_seconds": timeout_seconds,
+            "reconnect_seconds": reconnect_seconds,
+        }
+        self.config = load_config(arguments)
+        self._driver = AsyncDriver(connection(self.config))
+        self._operations = Operations(self.config.timeout_seconds, Reconnect(self.config.reconnect_seconds))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def prune(
+        self,
+        model: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+        **options: Unpack[SpecOptions],
+    ) -> AsyncJobHandle:
+        """See `Client.prune`."""
+        return await self.submit(prune_spec(model, **options), labels=labels, request_id=request_id)
+
+    async def submit(
+        self, spec: SpecSource, *, labels: Mapping[str, str] | None = None, request_id: str | None = None
+    ) -> AsyncJobHandle:
+        """See `Client.submit`."""
+        return self.job((await self._driver.run(self._operations.create(spec, labels, request_id))).name)
+
+    async def plan(self, spec: SpecSource, *, labels: Mapping[str, str] | None = None) -> Plan:
+        """See `Client.plan`."""
+        return await self._driver.run(self._operations.plan(spec, labels))
+
+    def job(self, name: str) -> AsyncJobHandle:
+        """See `Client.job`."""
+        return AsyncJobHandle(self._driver, self._operations, job_name(name))
+
+    def list_jobs(self, *, states: Collection[JobState | str] = (), page_size: int = 0) -> AsyncIterator[Job]:
+        """See `Client.list_jobs`; iterate with `async for`."""
+        return self._driver.iterate(self._operations.list_jobs(states, page_size))
+
+    async def info(self) -> ServiceInfo:
+        """See `Client.info`."""
+        return await self._driver.run(self._operations.info())
+
+    async def close(self) -> None:
+        """See `Client.close`."""
+        await self._driver.close()

@@ -1,0 +1,132 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from types import TracebackType
+from typing import Self, Unpack
+
+from secateur._artifact import ServiceInfo
+from secateur._channel import connection
+from secateur._config import load_config
+from secateur._drive import Driver
+from secateur._handle import JobHandle
+from secateur._job import Job, JobState, Plan, job_name
+from secateur._operations import Operations
+from secateur._options import SpecOptions, prune_spec
+from secateur._spec import SpecSource
+from secateur._watch import Reconnect
+
+
+class Client:
+    """Talks to a Secateur service; threads may share it.
+
+        with secateur.Client("localhost:50051") as client:
+            job = client.prune("file:///m", corpus="file:///c", languages={"de": 0.7, "en": 0.3}, sparsity=0.5)
+            print(job.result().languages["de"].pruned_perplexity)
+
+    What is not given comes from the environment (`SECATEUR_ENDPOINT`, ...), then from the configuration file; see
+    `ClientConfig` for the meaning of the arguments. Nothing is sent before the first call.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        token: str | None = None,
+        ca_file: str | None = None,
+        timeout_seconds: float | None = None,
+        reconnect_seconds: float | None = None,
+    ) -> None:
+        arguments = {
+            "endpoint": endpoint,
+            "token": token,
+            "ca_file": ca_file,
+            "timeout_seconds": timeout_seconds,
+            "reconnect_seconds": reconnect_seconds,
+        }
+        self.config = load_config(arguments)
+        self._driver = Driver(connection(self.config))
+        self._operations = Operations(self.config.timeout_seconds, Reconnect(self.config.reconnect_seconds))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def prune(
+        self,
+        model: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+        **options: Unpack[SpecOptions],
+    ) -> JobHandle:
+        """Submit a job that prunes a model for a mix of languages.
+
+        Args:
+            model: The model, as a URI.
+            labels: Labels of your own for the job.
+            request_id: A UUID; submitting again with the same one gives the same job. Without it, one is made.
+            **options: `corpus`, `languages` and, as you like, the others of `SpecOptions`.
+
+        Raises:
+            InvalidSpecError: the specification breaks rules; lists all of them.
+            AlreadyExistsError: the request id was used before with another request.
+        """
+        return self.submit(prune_spec(model, **options), labels=labels, request_id=request_id)
+
+    def submit(
+        self, spec: SpecSource, *, labels: Mapping[str, str] | None = None, request_id: str | None = None
+    ) -> JobHandle:
+        """Submit a job by its specification: a mapping, or the path of a YAML file.
+
+        Args:
+            spec: The specification.
+            labels: Labels of your own for the job.
+            request_id: A UUID; submitting again with the same one gives the same job. Without it, one is made.
+
+        Raises:
+            InvalidSpecError: the specification breaks rules; lists all of them.
+            AlreadyExistsError: the request id was used before with another request.
+        """
+        return self.job(self._driver.run(self._operations.create(spec, labels, request_id)).name)
+
+    def plan(self, spec: SpecSource, *, labels: Mapping[str, str] | None = None) -> Plan:
+        """Have a specification checked and its cost estimated, and submit nothing.
+
+        Args:
+            spec: The specification: a mapping (`prune_spec` makes one) or the path of a YAML file.
+            labels: Labels to be checked as well.
+
+        Raises:
+            InvalidSpecError: the specification breaks rules; lists all of them.
+        """
+        return self._driver.run(self._operations.plan(spec, labels))
+
+    def job(self, name: str) -> JobHandle:
+        """A handle on a job by its name or its id; asks nothing."""
+        return JobHandle(self._driver, self._operations, job_name(name))
+
+    def list_jobs(self, *, states: Collection[JobState | str] = (), page_size: int = 0) -> Iterator[Job]:
+        """Yield jobs, newest first, fetching page by page.
+
+        Args:
+            states: Only jobs in one of these; all when empty.
+            page_size: Jobs per call; 0 for the service's default.
+        """
+        return self._driver.iterate(self._operations.list_jobs(states, page_size))
+
+    def info(self) -> ServiceInfo:
+        """What the service can do."""
+        return self._driver.run(self._operations.info())
+
+    def close(self) -> None:
+        """Close the connection and end all calls; watches in other threads raise `ClientClosedError`."""
+        self._driver.close()

@@ -1,0 +1,279 @@
+"""Fetching published files: resumed, verified, put into place as a whole, and never outside the folder.
+
+A file arrives under a hidden name that carries its digest, so that what is left of another version is never continued.
+It is renamed only when its size and SHA-256 are those that the service published. What the service says about paths
+is not trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import ssl
+import stat
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+from urllib.parse import urlsplit
+
+from secateur._artifact import Artifact
+from secateur._errors import ClientClosedError, DownloadError, IntegrityError
+
+_CHUNK_BYTES = 2**20
+_TRIES = 5
+_TIMEOUT_SECONDS = 60.0
+_EXPIRED = (401, 403, 404, 410)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_HARMFUL = re.compile(r"[\x00-\x1f\x7f\\:]" if os.name == "nt" else r"[\x00-\x1f\x7f\\]")
+
+
+@dataclass(frozen=True)
+class DownloadProgress:
+    """How far a download is.
+
+    Attributes:
+        path: The file that is fetched, below the job's prefix.
+        bytes_done: Bytes in place, over all files, those that were there before included.
+        bytes_total: Bytes of all files.
+    """
+
+    path: str
+    bytes_done: int
+    bytes_total: int
+
+
+class Source(Protocol):
+    """What the bytes of a file are read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read up to so many bytes; none at the end."""
+
+
+class ExpiredUrlError(DownloadError):
+    """The store refused a URL; a fresh one may help."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One file to fetch into a folder.
+
+    Attributes:
+        artifact: The file.
+        target: Where it goes.
+        stopped: Ends the transfer when it is set.
+        advanced: Told the number of bytes that came, or that were taken back (negative).
+    """
+
+    artifact: Artifact
+    target: Path
+    stopped: threading.Event
+    advanced: Callable[[int], None]
+
+    def fetch(self, url: str) -> None:
+        """Bring the file into place, unless it is there already.
+
+        Raises:
+            ExpiredUrlError: the URL is refused; try a fresh one.
+            DownloadError: it cannot be fetched.
+            IntegrityError: what arrives is not what was published.
+        """
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        if self._is_in_place():
+            self.advanced(self.artifact.size_bytes)
+            return
+        partial = self.target.with_name(f".{self.target.name[:100]}.{self.artifact.sha256[:16]}.partial")
+        resumed = partial.exists()
+        if self._complete(partial, url) != self.artifact.sha256:
+            # What was left of an earlier run may have been damaged; once more from the first byte.
+            partial.unlink()
+            self.advanced(-self.artifact.size_bytes)
+            if not resumed or self._complete(partial, url) != self.artifact.sha256:
+                partial.unlink(missing_ok=True)
+                raise IntegrityError(
+                    f"{self.artifact.path} arrived with another SHA-256 than the one published, twice or in one piece; "
+                    "it was discarded. Download again; if it stays so, the store has lost the file"
+                )
+        partial.replace(self.target)
+        _sync_folder(self.target.parent)
+
+    def _is_in_place(self) -> bool:
+        if not self.target.is_file() or self.target.stat().st_size != self.artifact.size_bytes:
+            return False
+        with self.target.open("rb") as file:
+            return self._digest(file).hexdigest() == self.artifact.sha256
+
+    def _complete(self, partial: Path, url: str) -> str:
+        """Bring a partial file to its full size; the digest of what it then holds."""
+        with _open_partial(partial) as file:
+            if os.fstat(file.fileno()).st_size > self.artifact.size_bytes:
+                file.truncate(0)
+            digest = self._digest(file)
+            self.advanced(file.tell())
+            failures = 0
+            while file.tell() < self.artifact.size_bytes:
+                before = file.tell()
+                problem = self._append(file, digest, url)
+                if problem is not None:
+                    failures = failures + 1 if file.tell() == before else 1
+                    if failures >= _TRIES:
+                        raise DownloadError(
+                            f"{self.artifact.path} cannot be fetched: {problem}; {file.tell()} of "
+                            f"{self.artifact.size_bytes} bytes are here, download again to go on from there"
+                        )
+                    self.stopped.wait(0.2 * 2**failures)
+            file.flush()
+            os.fsync(file.fileno())
+        return digest.hexdigest()
+
+    def _append(self, file: BinaryIO, digest: Any, url: str) -> str | None:
+        """Read on from where the file ends; what went wrong, if anything did."""
+        try:
+            with open_url(url, file.tell()) as source:
+                while file.tell() < self.artifact.size_bytes:
+                    self._check_stopped()
+                    chunk = source.read(min(_CHUNK_BYTES, self.artifact.size_bytes - file.tell()))
+                    if not chunk:
+                        return "the connection ended early"
+                    file.write(chunk)
+                    digest.update(chunk)
+                    self.advanced(len(chunk))
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code in _EXPIRED:
+                self.advanced(-file.tell())
+                raise ExpiredUrlError(f"the store refuses {self.artifact.path} (HTTP {error.code})") from error
+            return f"the store answers HTTP {error.code}"
+        except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError) as error:
+            return str(getattr(error, "reason", error)) or type(error).__name__
+        return None
+
+    def _digest(self, file: BinaryIO) -> Any:
+        digest = hashlib.sha256()
+        while chunk := file.read(_CHUNK_BYTES):
+            self._check_stopped()
+            digest.update(chunk)
+        return digest
+
+    def _check_stopped(self) -> None:
+        if self.stopped.is_set():
+            raise ClientClosedError("the download was stopped; download again to go on from there")
+
+
+def plan_targets(folder: Path, artifacts: Sequence[Artifact]) -> dict[str, Path]:
+    """Where each file goes, by its path below the job's prefix.
+
+    Raises:
+        IntegrityError: a path leads out of the folder or occurs twice, or a digest or size is none. Nothing has been
+            written then.
+    """
+    root = folder.resolve()
+    targets: dict[str, Path] = {}
+    for artifact in artifacts:
+        if artifact.path in targets:
+            raise IntegrityError(f"the service lists {artifact.path!r} twice; nothing was downloaded")
+        if not _SHA256.fullmatch(artifact.sha256) or artifact.size_bytes < 0:
+            raise IntegrityError(f"the service gives no valid digest of {artifact.path!r}; nothing was downloaded")
+        targets[artifact.path] = _target(root, artifact.path)
+    return targets
+
+
+def _target(root: Path, path: str) -> Path:
+    parts = path.split("/")
+    harmless = all(part not in ("", ".", "..") and not _HARMFUL.search(part) for part in parts)
+    target = root.joinpath(*parts) if harmless else root
+    if not harmless or not target.parent.resolve().is_relative_to(root):
+        raise IntegrityError(f"the service lists {path!r}, which leads out of {root}; nothing was downloaded")
+    return target
+
+
+@contextmanager
+def open_url(url: str, start: int) -> Iterator[Source]:
+    """Open what a URL names from byte `start` on.
+
+    Raises:
+        OSError: it cannot be read, in urllib's classes for `http`.
+        DownloadError: it is no URL that can be read from here.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        with _open_local(Path(urllib.request.url2pathname(parts.path))) as file:
+            file.seek(start)
+            yield file
+    elif parts.scheme in ("http", "https"):
+        headers = {"Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        with _opener().open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS) as response:  # noqa: S310 - the scheme is checked
+            _skip_to(response, start)
+            yield response
+    else:
+        raise DownloadError(f"the service offers a URL that cannot be read: {parts.scheme}://{parts.netloc}...")
+
+
+def _open_local(path: Path) -> BinaryIO:
+    try:
+        # Opening a pipe must not wait for its writer.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        file = os.fdopen(os.open(path, flags), "rb")
+    except OSError as error:
+        raise DownloadError(
+            f"cannot read {path}: {error.strerror}; the service keeps its artifacts in a folder of its own machine, so "
+            "download there, or give the service an S3 destination"
+        ) from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise DownloadError(f"{path} is no regular file")
+    return file
+
+
+def _skip_to(response: Any, start: int) -> None:
+    """Pass over what is known already where the server does not honour Range."""
+    if response.status == http.client.PARTIAL_CONTENT:
+        offered = response.headers.get("Content-Range", "")
+        if not offered.startswith(f"bytes {start}-"):
+            raise http.client.HTTPException(f"asked for bytes from {start} on, got {offered!r}")
+        return
+    while start > 0:
+        chunk = response.read(min(_CHUNK_BYTES, start))
+        if not chunk:
+            raise http.client.HTTPException("the connection ended early")
+        start -= len(chunk)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """An opener that knows HTTP and nothing else, whatever a redirect says."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _open_partial(path: Path) -> BinaryIO:
+    """Open a partial file for reading and writing, without following a link that somebody put there."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "r+b")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,330 @@
+"""The commands of `secateur`."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from secateur._download import DownloadProgress
+from secateur._errors import FieldViolation, InvalidSpecError
+from secateur._job import JobState
+from secateur._operations import published_result
+from secateur._options import with_options
+from secateur._spec import MAX_FILE_BYTES, parse_yaml, read_spec
+from secateur.cli._render import info_text, job_text, jobs_text, log_text, plan_text, result_text
+from secateur.cli._session import EndpointOption, OutputOption, Session, Shared, TokenOption, connected
+from secateur.cli._text import clean
+from secateur.cli._watching import follow
+
+_EPILOG = """Exit codes: 0 done (a watched job succeeded), 1 the job failed, 2 wrong command line or configuration,
+3 the specification breaks rules, 4 no such job, 5 the service cannot be reached, 6 the job was cancelled, 7 refused for
+another reason, 8 download failed, 130 interrupted (a watched job goes on)."""
+
+app = typer.Typer(
+    name="secateur",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job, pruneJobs/ID, or its ID alone.")]
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - typer calls it by position
+    if asked:
+        typer.echo(f"secateur {version('secateur')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    context: typer.Context,
+    *,
+    endpoint: EndpointOption = None,
+    token: TokenOption = None,
+    output: OutputOption = None,
+    _show: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Prune large language models for the languages their users speak.
+
+    \b
+    Examples:
+      secateur submit spec.yaml --watch
+      secateur submit --model file:///models/m --corpus file:///corpora/c -l de=0.7 -l en=0.3 --sparsity 0.5
+      secateur list --state RUNNING
+      secateur download pruneJobs/ID results/
+
+    The service is found by --endpoint, then SECATEUR_ENDPOINT, then ~/.config/secateur/config.toml (or the file that
+    SECATEUR_CONFIG names).
+    """  # noqa: D301 - \b keeps the lines of the examples
+    context.obj = Shared(endpoint, token, output)
+
+
+@app.command(epilog=_EPILOG)
+@connected
+def submit(
+    session: Session,
+    *,
+    spec: Annotated[
+        Path | None,
+        typer.Argument(metavar="[SPEC.yaml]", help="Specification in YAML; - reads the standard input."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model to prune, file:///folder.")] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Calibration text: a folder with one text file per language, file:///folder.")
+    ] = None,
+    language: Annotated[
+        list[str] | None,
+        typer.Option("--language", "-l", metavar="TAG[=WEIGHT]", help="Language of the mix, e.g. de=0.7. Repeat it."),
+    ] = None,
+    sparsity: Annotated[
+        float | None, typer.Option(help="Share of the weights set to zero, e.g. 0.5. Or --pattern.")
+    ] = None,
+    pattern: Annotated[
+        str | None, typer.Option(metavar="N:M", help="N weights kept of every M, e.g. 2:4. Or --sparsity.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="magnitude, wanda or sparsegpt.")] = None,
+    order: Annotated[str | None, typer.Option(help="Order of calibration and pruning.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Calibration sequences in all.")] = None,
+    sequence_length: Annotated[int | None, typer.Option(help="Tokens per sequence.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draw of the calibration text.")] = None,
+    evaluation_corpus: Annotated[
+        str | None, typer.Option(help="Evaluation text; by default a part of the calibration corpus is set aside.")
+    ] = None,
+    evaluation_language: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TAG", help="Language to evaluate; by default those of the mix. Repeat it."),
+    ] = None,
+    tokens_per_language: Annotated[int | None, typer.Option(help="Tokens of evaluation text per language.")] = None,
+    destination: Annotated[
+        str | None, typer.Option(help="Where to publish, s3://bucket/prefix or file:///folder.")
+    ] = None,
+    max_attempts: Annotated[int | None, typer.Option(help="Attempts before the job is given up.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label of your own for the job. Repeat it.")
+    ] = None,
+    request_id: Annotated[
+        str | None, typer.Option(metavar="UUID", help="Submitting again with the same id gives the same job.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check the specification and estimate its cost.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the job until it has ended.")] = False,
+) -> None:
+    """Submit a prune job, and print its name.
+
+    The specification comes from a YAML file, from flags, or from both: flags win.
+
+    \b
+    Examples:
+      secateur submit spec.yaml --watch
+      secateur submit spec.yaml --sparsity 0.6 --label run=second
+      secateur submit --model file:///models/m --corpus file:///corpora/c -l de=0.7 -l en=0.3 --pattern 2:4
+      job=$(secateur submit spec.yaml) && secateur watch "$job"
+
+    \b
+    A specification:
+      model: {uri: file:///models/m}
+      calibration: {corpus: file:///corpora/c, languages: {de: 0.7, en: 0.3}, samples: 128}
+      pruning: {method: sparsegpt, sparsity: 0.5}
+      evaluation: {corpus: file:///corpora/e, languages: [de, en, uk]}
+    """  # noqa: D301 - \b keeps the lines of the examples
+    content = _read(spec)
+    if model is not None:
+        content = {**content, "model": {"uri": model}}
+    content = with_options(
+        content,
+        {
+            "corpus": corpus,
+            "languages": [_language(text) for text in language] if language else None,
+            "samples": samples,
+            "sequence_length": sequence_length,
+            "seed": seed,
+            "method": method,
+            "sparsity": sparsity,
+            "pattern": pattern,
+            "order": order,
+            "evaluation_corpus": evaluation_corpus,
+            "evaluation_languages": evaluation_language or None,
+            "tokens_per_language": tokens_per_language,
+            "destination": destination,
+            "max_attempts": max_attempts,
+        },
+    )
+    if not content:
+        raise typer.BadParameter("give a SPEC.yaml, or at least --model, --corpus, --language and --sparsity")
+    labels = dict(_label(text) for text in label or ())
+    if dry_run:
+        plan = session.client.plan(content, labels=labels)
+        session.show(plan_text(plan), plan)
+        return
+    job = session.client.submit(content, labels=labels, request_id=request_id)
+    session.show(clean(job.name), {"name": job.name})
+    if watch:
+        follow(session, job)
+
+
+@app.command(epilog=_EPILOG)
+@connected
+def watch(
+    session: Session,
+    *,
+    job: JobArgument,
+    after: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="SEQUENCE", help="Only events after this one; 0 shows the whole history."),
+    ] = None,
+) -> None:
+    """Follow a job until it has ended: a progress bar on a terminal, lines elsewhere.
+
+    Survives disconnects and restarts of the service. The exit code tells how the job ended.
+    """
+    follow(session, session.client.job(job), after)
+
+
+@app.command(epilog=_EPILOG)
+@connected
+def logs(
+    session: Session,
+    *,
+    job: JobArgument,
+    follow_: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more until the job has ended.")] = False,
+) -> None:
+    """Print the log of a job's worker."""
+    for event in session.client.job(job).logs(follow=follow_):
+        session.show(f"{event.time:%Y-%m-%d %H:%M:%S} {log_text(event)}", {"event": event.kind, **vars(event)})
+        sys.stdout.flush()
+
+
+@app.command(name="list", epilog=_EPILOG)
+@connected
+def list_(
+    session: Session,
+    *,
+    state: Annotated[
+        list[JobState] | None, typer.Option(case_sensitive=False, help="Only jobs in this state. Repeat it.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most jobs to print.")] = 100,
+) -> None:
+    """List jobs, newest first."""
+    jobs = islice(session.client.list_jobs(states=state or (), page_size=min(limit, 100)), limit)
+    if session.as_json:
+        for job in jobs:
+            session.show("", job)
+    else:
+        typer.echo(jobs_text(list(jobs)))
+
+
+@app.command(epilog=_EPILOG)
+@connected
+def get(session: Session, *, job: JobArgument) -> None:
+    """Print a job: where it stands, what runs and what came of it."""
+    found = session.client.job(job).get()
+    session.show(job_text(found), found)
+
+
+@app.command(epilog=_EPILOG)
+@connected
+def report(session: Session, *, job: JobArgument) -> None:
+    """Print what pruning cost each language.
+
+    With --output json: the whole report.json.
+    """
+    handle = session.client.job(job)
+    if session.as_json:
+        session.show("", handle.report())
+        return
+    result = published_result(handle.get())
+    typer.echo(f"{result_text(result)}\nmanifest {clean(result.manifest_uri)}")
+
+
+@app.command(epilog=_EPILOG)
+@connected
+def cancel(session: Session, *, job: JobArgument) -> None:
+    """Ask a job to stop. Harmless where it has ended."""
+    found = session.client.job(job).cancel()
+    session.show(f"{clean(found.name)} is {found.state}", found)
+
+
+@app.command(epilog=_EPILOG)
+@connected
+def download(
+    session: Session,
+    *,
+    job: JobArgument,
+    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where to put the files; made if need be.")],
+) -> None:
+    """Fetch all files of a job: checkpoint, report, manifest.
+
+    Continues what an interrupted download has left, and verifies every file by its SHA-256.
+    """
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        disable=session.as_json or not sys.stdout.isatty(),
+    ) as bar:
+        task = bar.add_task("", total=None)
+
+        def advanced(progress: DownloadProgress) -> None:
+            bar.update(
+                task,
+                description=Path(progress.path).name[:40],
+                completed=progress.bytes_done,
+                total=progress.bytes_total,
+            )
+
+        paths = session.client.job(job).download(directory, progress=advanced)
+    session.show(
+        f"{len(paths)} files verified in {directory}", {"directory": str(directory), "files": [str(p) for p in paths]}
+    )
+
+
+@app.command(epilog=_EPILOG)
+@connected
+def info(session: Session) -> None:
+    """Print what the service can do: methods, architectures, devices, where files may lie."""
+    found = session.client.info()
+    session.show(info_text(found), found)
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    if str(path) == "-":
+        return parse_yaml(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), "the standard input")
+    return read_spec(path)
+
+
+def _language(text: str) -> dict[str, Any]:
+    tag, separator, weight = text.partition("=")
+    if not separator:
+        return {"language": tag}
+    try:
+        return {"language": tag, "weight": float(weight)}
+    except ValueError:
+        fault = f"--language {text}: {weight!r} is no number; expected e.g. {tag or 'de'}=0.7"
+        raise InvalidSpecError([FieldViolation("calibration.languages", fault)]) from None
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise typer.BadParameter(f"--label {text}: expected KEY=VALUE, e.g. team=search")
+    return key, value

@@ -1,0 +1,81 @@
+"""Exit codes, and how an error ends the command: one readable message, no traceback."""
+
+from __future__ import annotations
+
+import enum
+import json
+
+from secateur._errors import (
+    ConfigError,
+    DeadlineError,
+    DownloadError,
+    InvalidRequestError,
+    InvalidSpecError,
+    JobCancelledError,
+    JobFailedError,
+    NotFoundError,
+    OverloadedError,
+    SecateurError,
+    UnavailableError,
+)
+from secateur.cli._text import clean
+
+
+class ExitCode(enum.IntEnum):
+    """How the command ended."""
+
+    DONE = 0
+    JOB_FAILED = 1
+    USAGE = 2
+    INVALID_SPEC = 3
+    NOT_FOUND = 4
+    UNAVAILABLE = 5
+    JOB_CANCELLED = 6
+    REFUSED = 7
+    DOWNLOAD_FAILED = 8
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+
+
+_CODES: tuple[tuple[type[SecateurError], ExitCode], ...] = (
+    (ConfigError, ExitCode.USAGE),
+    (InvalidSpecError, ExitCode.INVALID_SPEC),
+    (InvalidRequestError, ExitCode.USAGE),
+    (NotFoundError, ExitCode.NOT_FOUND),
+    (UnavailableError, ExitCode.UNAVAILABLE),
+    (DeadlineError, ExitCode.UNAVAILABLE),
+    (OverloadedError, ExitCode.UNAVAILABLE),
+    (JobFailedError, ExitCode.JOB_FAILED),
+    (JobCancelledError, ExitCode.JOB_CANCELLED),
+    (DownloadError, ExitCode.DOWNLOAD_FAILED),
+)
+
+
+def exit_code(error: SecateurError) -> ExitCode:
+    """The exit code of an error; the first class that fits decides."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.REFUSED)
+
+
+def error_text(error: SecateurError, endpoint: str) -> str:
+    """An error for people: what is wrong, field by field, and what to do."""
+    if isinstance(error, InvalidRequestError) and error.violations:
+        return "\n".join(clean(str(violation)) for violation in error.violations)
+    message = clean(error.message)
+    if isinstance(error, UnavailableError | DeadlineError):
+        return f"the service at {endpoint} does not answer: {message}\ncheck --endpoint and that the service runs"
+    return message
+
+
+def error_json(error: SecateurError) -> str:
+    """An error for machines, on one line."""
+    content: dict[str, object] = {
+        "reason": error.reason,
+        "message": error.message,
+        "retryable": error.retryable,
+        "metadata": error.metadata,
+    }
+    if isinstance(error, InvalidRequestError):
+        content["violations"] = [
+            {"field": violation.field, "description": violation.description} for violation in error.violations
+        ]
+    return json.dumps({"error": content})

@@ -1,0 +1,181 @@
+"""How jobs, events, plans and results look: as text for people, as one JSON object a line for machines."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from secateur._artifact import ServiceInfo
+from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
+from secateur._job import Failure, Job, JobStage, Plan, Progress, PublishedResult
+from secateur.cli._text import clean, columns, duration, size
+
+
+def to_json(value: Any) -> str:
+    """A value as JSON on one line; numbers that are not finite become the texts NaN, Infinity and -Infinity."""
+    return json.dumps(_jsonable(value), ensure_ascii=False, allow_nan=False)
+
+
+def event_json(event: Event) -> str:
+    """An event as JSON on one line, its kind first."""
+    return to_json({"event": event.kind, **_jsonable(event)})
+
+
+def job_text(job: Job) -> str:
+    """All that matters about a job."""
+    rows = [("state", job.state.value)]
+    if job.stage is not JobStage.UNSPECIFIED:
+        rows.append(("stage", job.stage.value))
+    if job.progress is not None and not job.state.is_terminal:
+        rows.append(("progress", progress_text(job.progress)))
+    rows.append(("attempt", f"{job.attempt} of {job.max_attempts}"))
+    for title, time in (("created", job.create_time), ("started", job.start_time), ("ended", job.end_time)):
+        if time is not None:
+            rows.append((title, f"{time:%Y-%m-%d %H:%M:%S} UTC"))
+    rows += [("label", f"{key}={value}") for key, value in sorted(job.labels.items())]
+    if job.failure is not None:
+        rows.append(("failure", failure_text(job.failure)))
+    if job.result is not None:
+        rows.append(("manifest", job.result.manifest_uri))
+    text = f"{clean(job.name)}\n{columns(rows)}\n\n{yaml_text(job.resolved_spec)}"
+    return f"{text}\n\n{result_text(job.result)}" if job.result is not None else text
+
+
+def jobs_text(jobs: list[Job]) -> str:
+    """A table of jobs."""
+    rows = [("NAME", "STATE", "PROGRESS", "CREATED (UTC)", "MODEL", "LANGUAGES")]
+    for job in jobs:
+        calibration = job.resolved_spec.get("calibration", {})
+        done = f"{job.progress.fraction:.0%}" if job.progress is not None else "-"
+        created = f"{job.create_time:%Y-%m-%d %H:%M:%S}" if job.create_time else "-"
+        model = job.resolved_spec.get("model", {}).get("uri", "-")
+        rows.append((job.name, job.state.value, done, created, model, ",".join(_languages(calibration))))
+    return columns(rows, right=[2])
+
+
+def plan_text(plan: Plan) -> str:
+    """What a specification would do."""
+    cost = plan.estimate
+    rows = [
+        ("checkpoint", size(cost.checkpoint_bytes)),
+        ("host memory", size(cost.peak_host_bytes)),
+        ("device memory", size(cost.peak_device_bytes) if cost.peak_device_bytes else "none, runs on the CPU"),
+        ("disk", size(cost.disk_bytes)),
+        ("operations", f"{cost.flops:.2e} FLOP"),
+    ]
+    return f"{yaml_text(plan.resolved_spec)}\n\n{columns(rows)}"
+
+
+def result_text(result: PublishedResult) -> str:
+    """What pruning cost each language, as a table."""
+    rows = [("LANGUAGE", "DENSE PPL", "PRUNED PPL", "RATIO", "DENSE BITS/BYTE", "PRUNED BITS/BYTE")]
+    rows += [
+        (
+            entry.language,
+            f"{entry.dense_perplexity:.3f}",
+            f"{entry.pruned_perplexity:.3f}",
+            f"{entry.perplexity_ratio:.3f}",
+            f"{entry.dense_bits_per_byte:.4f}",
+            f"{entry.pruned_bits_per_byte:.4f}",
+        )
+        for entry in result.languages.values()
+    ]
+    return f"{columns(rows, right=[1, 2, 3, 4, 5])}\nsparsity {result.sparsity:.4f}"
+
+
+def info_text(info: ServiceInfo) -> str:
+    """What a service can do."""
+    rows = [("version", info.version)]
+    for title, values in (
+        ("methods", info.methods),
+        ("orders", info.orders),
+        ("architectures", info.architectures),
+        ("devices", info.devices),
+        ("file roots", info.file_roots),
+        ("destinations", info.destinations),
+    ):
+        rows.append((title, ", ".join(values) or "none"))
+    rows.append(("largest request", size(info.max_request_bytes)))
+    return columns(rows)
+
+
+def event_text(event: Event) -> str:
+    """An event on one line."""
+    match event:
+        case SnapshotEvent(job=job):
+            details = [] if job.stage is JobStage.UNSPECIFIED else [job.stage.value]
+            if job.progress is not None and not job.state.is_terminal:
+                details.append(progress_text(job.progress))
+            text = ", ".join([f"{job.name} is {job.state}", *details])
+        case StateEvent(state=state, message=message, failure=failure):
+            detail = failure_text(failure) if failure is not None else message
+            text = f"{state}: {detail}" if detail else state.value
+        case StageEvent(stage=stage):
+            text = f"stage {stage}"
+        case ProgressEvent(progress=progress):
+            text = progress_text(progress)
+        case BlockEvent(index=index, sparsity=sparsity, seconds=seconds, snr_db=snr_db):
+            quality = "".join(f", {language} {value:.1f} dB" for language, value in sorted(snr_db.items()))
+            text = f"block {index} pruned: sparsity {sparsity:.4f}, {seconds:.1f} s{quality}"
+        case LogEvent():
+            text = log_text(event)
+        case _:
+            text = event.kind
+    return clean(text)
+
+
+def log_text(event: LogEvent) -> str:
+    """A log line."""
+    fields = "".join(f" {key}={value}" for key, value in event.fields.items())
+    return clean(f"[{event.level}] {event.message}{fields}")
+
+
+def progress_text(progress: Progress) -> str:
+    """How far a job is."""
+    text = f"{progress.fraction:.0%}"
+    if progress.blocks_total:
+        text += f", block {progress.blocks_done} of {progress.blocks_total}"
+    if progress.eta_seconds is not None:
+        text += f", about {duration(progress.eta_seconds)} left"
+    return text
+
+
+def failure_text(failure: Failure) -> str:
+    """Why something failed."""
+    return f"{failure.reason}: {failure.message}"
+
+
+def yaml_text(spec: Mapping[str, Any]) -> str:
+    """A specification in its YAML form."""
+    stream = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False  # type: ignore[assignment]
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.dump(dict(spec), stream)
+    return stream.getvalue().rstrip()
+
+
+def _languages(calibration: Mapping[str, Any]) -> list[str]:
+    mix = calibration.get("languages", {})
+    return list(mix) if isinstance(mix, Mapping) else [entry["language"] for entry in mix]
+
+
+def _jsonable(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _jsonable(asdict(value))
+    if isinstance(value, Mapping):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value

@@ -1,0 +1,44 @@
+"""Text for a terminal: columns, sizes, times; nothing that the service sends can steer the terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def clean(text: str) -> str:
+    """A text without control characters, on one line."""
+    return _CONTROL.sub("�", text)
+
+
+def columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Rows in aligned columns, the first being their titles; the columns in `right` are aligned right."""
+    cleaned = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*cleaned, strict=True)]
+    lines = (
+        "  ".join(
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cleaned
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def size(size_bytes: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """A time span as [hours:]minutes:seconds."""
+    whole = max(0, round(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

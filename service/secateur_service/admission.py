@@ -1,0 +1,189 @@
+"""Admission: everything about a job that can be judged before it runs, judged at once.
+
+To the rules that a specification must obey by itself (`spec`) come those that depend on what it names: whether the
+model can be pruned and read from where it lies, whether the corpora have the languages, whether a pattern divides
+the layers. The result is the resolved specification, in which no default is left open, and an estimate of the cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from secateur_service.calibration.corpora import Corpus, CorpusRefusedError
+from secateur_service.errors import FieldViolation, InvalidSpecError
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, open_checkpoint
+from secateur_service.models.reference import ReferenceRefusedError, resolve_folder
+from secateur_service.pipeline.estimate import estimate_cost
+from secateur_service.pipeline.outcome import Estimate
+from secateur_service.spec import (
+    DEFAULT_SEQUENCE_LENGTH,
+    CalibrationSpec,
+    EvaluationSpec,
+    LanguageWeight,
+    ModelSpec,
+    OutputSpec,
+    PruneSpec,
+    PruningSpec,
+    parse_parts,
+)
+
+if TYPE_CHECKING:
+    from secateur_service.settings import Settings
+
+
+@dataclass(frozen=True)
+class AccessPolicy:
+    """What jobs may name.
+
+    Attributes:
+        file_roots: folders below which models and corpora may lie; None for everywhere.
+        destinations: URIs below which results may go, the default first; None for everywhere.
+        on_device: whether jobs run on an accelerator, which the estimate needs to know.
+    """
+
+    file_roots: Sequence[Path] | None
+    destinations: Sequence[str] | None
+    on_device: bool
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> AccessPolicy:
+        """The policy of a server."""
+        return cls(
+            file_roots=tuple(settings.file_roots),
+            destinations=tuple(settings.destinations),
+            on_device=any(not device.startswith("cpu") for device in settings.devices),
+        )
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A job that may run."""
+
+    resolved: PruneSpec
+    estimate: Estimate
+
+
+def admit(data: Mapping[str, Any], access: AccessPolicy) -> Admission:
+    """Judge a specification given as plain data.
+
+    Raises:
+        InvalidSpecError: with every rule that is broken.
+    """
+    parts, violations = parse_parts(data)
+    review = _Review(access, violations)
+    model: ModelSpec | None = parts.get("model")
+    calibration: CalibrationSpec | None = parts.get("calibration")
+    evaluation: EvaluationSpec | None = parts.get("evaluation")
+    checkpoint = review.model(model) if model else None
+    if calibration:
+        review.corpus("calibration", calibration.corpus, [entry.language for entry in calibration.languages])
+    if evaluation and (evaluation.corpus or calibration):
+        # A mix that is invalid itself is reported as such; its languages are not looked for a second time.
+        mix = [entry.language for entry in calibration.languages] if calibration else []
+        corpus = evaluation.corpus or (calibration.corpus if calibration else "")
+        if evaluation.corpus or evaluation.languages:
+            review.corpus("evaluation", corpus, evaluation.languages or mix)
+    if "pruning" in parts and checkpoint:
+        review.pattern(parts["pruning"], checkpoint)
+    if "output" in parts:
+        review.destination(parts["output"])
+    length = review.sequence_length(calibration, evaluation, checkpoint)
+    if violations:
+        raise InvalidSpecError(violations)
+    assert checkpoint is not None
+    resolved = _resolve(PruneSpec(**parts), length, access)
+    return Admission(resolved, estimate_cost(checkpoint, resolved, on_device=access.on_device))
+
+
+def _resolve(spec: PruneSpec, sequence_length: int, access: AccessPolicy) -> PruneSpec:
+    weights = spec.calibration.weights
+    calibration = spec.calibration.model_copy(
+        update={
+            "languages": tuple(LanguageWeight(language=name, weight=weight) for name, weight in weights.items()),
+            "sequence_length": sequence_length,
+        }
+    )
+    evaluation = spec.evaluation.model_copy(
+        update={
+            "corpus": spec.evaluation.corpus or spec.calibration.corpus,
+            "languages": spec.evaluation.languages or tuple(weights),
+        }
+    )
+    output = spec.output
+    if output.destination is None and access.destinations:
+        output = OutputSpec(destination=access.destinations[0])
+    return spec.model_copy(update={"calibration": calibration, "evaluation": evaluation, "output": output})
+
+
+class _Review:
+    """Collects violations of rules that depend on what a specification names."""
+
+    def __init__(self, access: AccessPolicy, violations: list[FieldViolation]) -> None:
+        self._access = access
+        self._violations = violations
+
+    def _refuse(self, field: str, description: str) -> None:
+        self._violations.append(FieldViolation(field, description))
+
+    def model(self, model: ModelSpec) -> Checkpoint | None:
+        try:
+            return open_checkpoint(resolve_folder(model.uri, self._access.file_roots))
+        except (ReferenceRefusedError, ModelRefusedError) as error:
+            self._refuse("model.uri", str(error))
+        except OSError as error:
+            self._refuse("model.uri", f"the folder cannot be read: {error.strerror}")
+        return None
+
+    def corpus(self, part: str, uri: str, languages: Sequence[str]) -> None:
+        try:
+            corpus = Corpus(resolve_folder(uri, self._access.file_roots))
+        except ReferenceRefusedError as error:
+            self._refuse(f"{part}.corpus", str(error))
+            return
+        for position, language in enumerate(languages):
+            try:
+                corpus.file(language)
+            except CorpusRefusedError as error:
+                suffix = ".language" if part == "calibration" else ""
+                self._refuse(f"{part}.languages[{position}]{suffix}", f"{language!r}: the corpus {error}")
+
+    def pattern(self, pruning: PruningSpec, checkpoint: Checkpoint) -> None:
+        if pruning.kept_of_group is None:
+            return
+        _, group = pruning.kept_of_group
+        odd = next((info for info in checkpoint.linear_weights() if info.shape[1] % group), None)
+        if odd is not None:
+            self._refuse(
+                "pruning.pattern",
+                f"groups of {group} do not divide the {odd.shape[1]} inputs of {odd.name}; choose another M",
+            )
+
+    def destination(self, output: OutputSpec) -> None:
+        destination, allowed = output.destination, self._access.destinations
+        if destination is None or allowed is None:
+            return
+        segments = destination.split("/")
+        inside = any(f"{destination.rstrip('/')}/".startswith(f"{prefix.rstrip('/')}/") for prefix in allowed)
+        if not inside or ".." in segments or "." in segments or "%" in destination:
+            self._refuse("output.destination", f"not below a destination of this service ({', '.join(allowed)})")
+
+    def sequence_length(
+        self, calibration: CalibrationSpec | None, evaluation: EvaluationSpec | None, checkpoint: Checkpoint | None
+    ) -> int:
+        """The length that will be used, checked against the model and the evaluation text."""
+        longest = checkpoint.max_sequence_length if checkpoint else None
+        asked = calibration.sequence_length if calibration else None
+        length = asked or min(DEFAULT_SEQUENCE_LENGTH, longest or DEFAULT_SEQUENCE_LENGTH)
+        if longest is not None and length > longest:
+            self._refuse(
+                "calibration.sequence_length", f"{length} is more than the model's maximum; use at most {longest}"
+            )
+        if checkpoint and calibration and evaluation and evaluation.tokens_per_language < length:
+            self._refuse(
+                "evaluation.tokens_per_language",
+                f"{evaluation.tokens_per_language} tokens are less than one sequence of {length}; use at least that",
+            )
+        return length

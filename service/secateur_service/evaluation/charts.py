@@ -1,0 +1,249 @@
+"""The report's plots as inline SVG, drawn by a few functions: the page needs no script, no font and no other file.
+
+Plots are drawn for a width of 480 units and scale with the page, so that their text stays readable on a phone. Colours
+come from the page's style sheet (`s0`…`s7` by language, `dense`, `pruned`), which knows light, dark and paper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+WIDTH = 480
+COLOURS = 8  # that the style sheet has
+LOG_SCALE_FROM = 30.0  # largest : smallest value from which bars are drawn on a logarithmic axis
+_LABEL_CHARACTER = 7.4  # width of a character of the labels' size, in units
+_LABEL_HEIGHT = 13.0
+
+
+@dataclass(frozen=True)
+class BarGroup:
+    """The two bars of one language."""
+
+    label: str
+    dense: float
+    pruned: float
+    faded: bool = False
+
+
+@dataclass(frozen=True)
+class HeatRow:
+    """One row of a heat map; a missing cell is None."""
+
+    label: str
+    values: Sequence[float | None]
+
+
+def uses_log_scale(groups: Iterable[BarGroup]) -> bool:
+    """Whether the bars differ too much for a linear axis."""
+    values = [value for group in groups for value in (group.dense, group.pruned)]
+    return max(values, default=1) > LOG_SCALE_FROM * max(min(values, default=1), 1e-12)
+
+
+def grouped_bars(groups: Sequence[BarGroup], *, title: str) -> Markup:
+    """Two horizontal bars per language, dense above pruned, each with its value.
+
+    The axis starts at 0; where the values differ too much it is logarithmic and starts at 1, a perplexity that means
+    certainty, so that a bar's length is the mean loss in nats.
+    """
+    logarithmic = uses_log_scale(groups)
+    top = max((max(group.dense, group.pruned) for group in groups), default=1.0)
+    left = _label_width(group.label for group in groups)
+    room = WIDTH - left - 62
+    bar, gap = 13, 12
+    height = len(groups) * (2 * bar + gap) + 4
+
+    def length(value: float) -> float:
+        if logarithmic:
+            return room * math.log(max(value, 1.0)) / math.log(top) if top > 1 else 0
+        return room * value / top if top > 0 else 0
+
+    parts = []
+    for position, group in enumerate(groups):
+        y = 2 + position * (2 * bar + gap)
+        parts.append(_text(left - 8, y + bar + 4, group.label, anchor="end", css="label"))
+        for row, (css, value) in enumerate((("dense", group.dense), ("pruned", group.pruned))):
+            fade = " faded" if group.faded and css == "pruned" else ""
+            parts.append(
+                Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}" rx="2"/>').format(
+                    css + fade, left, _n(y + row * bar), _n(max(length(value), 1)), bar - 1
+                )
+            )
+            parts.append(_text(left + length(value) + 5, y + row * bar + bar - 3, _short(value), css="value"))
+    return _svg(height, title, parts)
+
+
+def lines(
+    series: Mapping[str, Sequence[float | None]],
+    colours: Mapping[str, int],
+    *,
+    title: str,
+    unit: str,
+    dashed: Collection[str] = (),
+) -> Markup:
+    """One line per language over the blocks, labelled at its end; a missing value is a gap.
+
+    Args:
+        series: Values per block, by language.
+        colours: Which of the style sheet's colours each language has.
+        title: What the plot shows, for who cannot see it.
+        unit: Of the values.
+        dashed: Languages to be drawn with dashes.
+    """
+    values = [value for points in series.values() for value in points if value is not None]
+    if not values:
+        return Markup("")
+    low, high, step = _axis(min(values), max(values))
+    count = max(len(points) for points in series.values())
+    left, right, top, bottom = 34, WIDTH - _label_width(series) - 6, 22, 250
+    x_step = (right - left) / max(1, count - 1)
+
+    def x(index: int) -> float:
+        return left + index * x_step if count > 1 else (left + right) / 2
+
+    def y(value: float) -> float:
+        return bottom - (value - low) / (high - low) * (bottom - top)
+
+    parts = [_text(2, 11, unit, css="axis")]
+    for index in range(round((high - low) / step) + 1):
+        value = low + index * step
+        parts.append(_line(left, y(value), right, y(value), "grid"))
+        parts.append(_text(left - 6, y(value) + 4, f"{value:g}", anchor="end", css="axis"))
+    for index in _ticks(count):
+        parts.append(_text(x(index), bottom + 18, str(index), anchor="middle", css="axis"))
+    parts.append(_text((left + right) / 2, bottom + 34, "block", anchor="middle", css="axis"))
+
+    ends = {}
+    for name, points in series.items():
+        css = f"s{colours[name]}" + (" dashed" if name in dashed else "")
+        for run in _runs(points):
+            path = " ".join(f"{_n(x(index))},{_n(y(value))}" for index, value in run)
+            parts.append(Markup('<polyline class="curve {}" points="{}"/>').format(css, path))
+        marked = [(index, value) for index, value in enumerate(points) if value is not None]
+        if count <= 12:
+            parts.extend(
+                Markup('<circle class="dot {}" cx="{}" cy="{}" r="3"/>').format(css, _n(x(index)), _n(y(value)))
+                for index, value in marked
+            )
+        if marked:
+            ends[name] = (css, x(marked[-1][0]), y(marked[-1][1]))
+    places = _spread([end[2] for end in ends.values()], top, bottom)
+    for (name, (css, end_x, end_y)), place in zip(ends.items(), places, strict=True):
+        parts.append(_line(end_x + 3, end_y, right + 8, place, f"leader {css}"))
+        parts.append(_text(right + 11, place + 4, name, css=f"name {css}"))
+    return _svg(bottom + 40, title, parts)
+
+
+def heat_map(rows: Sequence[HeatRow], *, title: str, x_label: str) -> Markup:
+    """Shares from 0 to 1 as cells, rows by columns; the value is written into cells that are wide enough."""
+    columns = max((len(row.values) for row in rows), default=0)
+    if columns == 0:
+        return Markup("")
+    left, cell_height = _label_width(row.label for row in rows), 22
+    cell = (WIDTH - left - 2) / columns
+    parts = []
+    for position, row in enumerate(rows):
+        y = 2 + position * cell_height
+        parts.append(_text(left - 8, y + 15, row.label, anchor="end", css="label small"))
+        for column, value in enumerate(row.values):
+            if value is None:
+                continue
+            parts.append(
+                Markup(
+                    '<rect class="cell" x="{}" y="{}" width="{}" height="{}" fill-opacity="{}"><title>{}</title></rect>'
+                ).format(
+                    _n(left + column * cell), y, _n(max(cell - 1, 0.5)), cell_height - 1, _n(0.06 + 0.94 * value, 3),
+                    f"{row.label}, {x_label} {column}: {value:.2%}",
+                )
+            )  # fmt: skip
+            if cell >= 30:
+                css = "inside strong" if value > 0.7 else "inside"
+                parts.append(_text(left + (column + 0.5) * cell, y + 15, f"{value:.0%}", anchor="middle", css=css))
+    bottom = 2 + len(rows) * cell_height
+    for column in _ticks(columns):
+        parts.append(_text(left + (column + 0.5) * cell, bottom + 14, str(column), anchor="middle", css="axis"))
+    parts.append(_text(left + columns * cell / 2, bottom + 30, x_label, anchor="middle", css="axis"))
+    return _svg(bottom + 36, title, parts)
+
+
+def _svg(height: float, title: str, parts: Iterable[Markup]) -> Markup:
+    frame = '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" xmlns="http://www.w3.org/2000/svg">{}</svg>'
+    return Markup(frame).format(WIDTH, _n(height), title, Markup("").join(parts))
+
+
+def _text(x: float, y: float, content: str, *, css: str, anchor: str = "start") -> Markup:
+    return Markup('<text x="{}" y="{}" text-anchor="{}" class="{}">{}</text>').format(
+        _n(x), _n(y), anchor, css, content
+    )
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> Markup:
+    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(css, _n(x1), _n(y1), _n(x2), _n(y2))
+
+
+def _n(value: float, digits: int = 1) -> str:
+    """A coordinate, short."""
+    return f"{value:.{digits}f}".rstrip("0").rstrip(".")
+
+
+def _short(value: float) -> str:
+    """A perplexity with about three digits that matter."""
+    if value >= 1e6:
+        return f"{value:.1e}"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 20 else f"{value:.2f}"
+
+
+def _label_width(labels: Iterable[str]) -> float:
+    return min(150, 18 + _LABEL_CHARACTER * max((len(label) for label in labels), default=0))
+
+
+def _axis(low: float, high: float) -> tuple[float, float, float]:
+    """Round ends of an axis that covers both values, and the distance of its lines: four to eight of them."""
+    span = max(high - low, 1e-9)
+    step = 10 ** math.floor(math.log10(span / 4))
+    for factor in (1, 2, 5, 10):
+        if span / (step * factor) <= 6:
+            step *= factor
+            break
+    first, last = math.floor(low / step) * step, math.ceil(high / step) * step
+    return (first, last, step) if last > first else (first, first + step, step)
+
+
+def _ticks(count: int) -> list[int]:
+    """Indices to be labelled: all of a few, else every second, fourth, eighth…"""
+    step = 1
+    while count / step > 12:
+        step *= 2
+    return list(range(0, count, step))
+
+
+def _runs(points: Sequence[float | None]) -> Iterable[list[tuple[int, float]]]:
+    """The stretches of a line between its gaps."""
+    run: list[tuple[int, float]] = []
+    for index, value in enumerate(points):
+        if value is not None:
+            run.append((index, value))
+        elif run:
+            yield run
+            run = []
+    if run:
+        yield run
+
+
+def _spread(places: Sequence[float], top: float, bottom: float) -> list[float]:
+    """Move labels apart until none covers another, keeping their order and staying between top and bottom."""
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    distance = min(_LABEL_HEIGHT, (bottom - top) / max(1, len(places) - 1))
+    moved = list(places)
+    for above, below in zip(order, order[1:], strict=False):
+        moved[below] = max(moved[below], moved[above] + distance)
+    if order and moved[order[-1]] > bottom:
+        moved[order[-1]] = bottom
+        for above, below in reversed(list(zip(order, order[1:], strict=False))):
+            moved[above] = min(moved[above], moved[below] - distance)
+    return moved

@@ -1,0 +1,161 @@
+"""The report as a page, `report.html`: one file without script or outside resource, readable on a phone and on paper.
+
+Everything that comes from a model, a specification or a text passes the template's escaping. Like report.json, the page
+is the same for every attempt at a job.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from secateur_service.evaluation.charts import COLOURS, BarGroup, HeatRow, grouped_bars, heat_map, lines, uses_log_scale
+from secateur_service.evaluation.report import Report
+
+GRAVITY = {"LANGUAGE_LOST": "bad", "LANGUAGE_LEFT_BEHIND": "bad", "NOT_CALIBRATED": "warn"}
+FULL_RATIO_BAR = 2.0  # growth of the perplexity that fills the bar
+
+
+def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> bytes:
+    """Render the page.
+
+    Args:
+        report: The figures.
+        digests: More digests for the provenance table, by what they are of.
+    """
+    pruning = report.spec["pruning"]
+    page = _environment().get_template("report.html.j2").render(
+        report=report,
+        name=model_name(report.model.uri),
+        method=pruning["method"],
+        target=target(pruning),
+        order=pruning.get("order") or "block",
+        summary=_summary(report),
+        mean_ratio=mean_ratio(report),
+        worst=max(report.evaluation, key=lambda entry: entry.perplexity_ratio, default=None),
+        full_ratio_bar=FULL_RATIO_BAR,
+        colours=_colours(report),
+        verdicts=_verdicts(report),
+        gravity=GRAVITY,
+        log_bars=uses_log_scale(_bars(report)),
+        perplexity_chart=grouped_bars(_bars(report), title="Perplexity per language, dense and pruned"),
+        snr_chart=_snr_chart(report),
+        sparsity_chart=_sparsity_chart(report),
+        not_calibrated=[entry.language for entry in report.evaluation if not entry.in_mix],
+        sparsity_range=_range([layer.sparsity for block in report.blocks for layer in block.layers]),
+        notes=[(layer.name, layer.notes) for block in report.blocks for layer in block.layers if layer.notes],
+        digests=dict(digests or {}),
+        spec_text=json.dumps(report.spec, indent=2, ensure_ascii=False, sort_keys=True),
+    )  # fmt: skip
+    return page.encode()
+
+
+def model_name(uri: str) -> str:
+    """The last part of a model's URI."""
+    return uri.rstrip("/").rpartition("/")[2] or uri
+
+
+def target(pruning: Mapping[str, Any]) -> str:
+    """How much was to be pruned, for people."""
+    if pruning.get("pattern"):
+        return f"{pruning['pattern']} pattern"
+    return f"{100 * pruning['sparsity']:.4g} % sparse"
+
+
+def mean_ratio(report: Report) -> float:
+    """Geometric mean of the growth of the perplexity over the evaluated languages."""
+    logs = [math.log(entry.perplexity_ratio) for entry in report.evaluation]
+    return math.exp(sum(logs) / len(logs)) if logs else 1.0
+
+
+def row_label(layer: str, block: int) -> str:
+    """A layer's name without the block it lies in: `model.layers.3.mlp.up_proj.weight` is `mlp.up_proj`."""
+    return re.sub(rf"^.*?\.{block}\.", "", layer).removesuffix(".weight")
+
+
+def _summary(report: Report) -> str:
+    """The page's first sentence."""
+    behind = [verdict.language for verdict in report.verdicts if GRAVITY.get(verdict.kind) == "bad"]
+    mean = mean_ratio(report)
+    cost = f"Perplexity grew ×{mean:.2f} on average over {_count(len(report.evaluation), 'language')}"
+    if behind:
+        return f"{cost}, and not evenly: {', '.join(sorted({str(language) for language in behind}))} lost far more."
+    if len(report.evaluation) > 1:
+        return f"{cost}, and no language was left far behind."
+    return f"{cost}."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _colours(report: Report) -> dict[str, int]:
+    """The colour of each language, the same in all plots: those of the mix come first."""
+    languages = [entry.language for entry in (*report.calibration, *report.evaluation)]
+    return {language: number % COLOURS for number, language in enumerate(dict.fromkeys(languages))}
+
+
+def _verdicts(report: Report) -> dict[str, list[str]]:
+    """Messages by kind, in the report's order."""
+    grouped: dict[str, list[str]] = {}
+    for verdict in report.verdicts:
+        grouped.setdefault(verdict.kind, []).append(verdict.message)
+    return grouped
+
+
+def _range(values: Sequence[float]) -> tuple[float, float] | None:
+    return (min(values), max(values)) if values else None
+
+
+def _bars(report: Report) -> list[BarGroup]:
+    return [
+        BarGroup(entry.language, entry.dense_perplexity, entry.pruned_perplexity, faded=not entry.in_mix)
+        for entry in report.evaluation
+    ]
+
+
+def _snr_chart(report: Report) -> Markup:
+    series = {
+        entry.language: [block.snr_db.get(entry.language) for block in report.blocks] for entry in report.evaluation
+    }
+    faded = [entry.language for entry in report.evaluation if not entry.in_mix]
+    title = "Signal-to-noise ratio after each block, per language"
+    return lines(series, _colours(report), title=title, unit="dB", dashed=faded)
+
+
+def _sparsity_chart(report: Report) -> Markup:
+    cells: dict[str, dict[int, float]] = {}
+    for column, block in enumerate(report.blocks):
+        for layer in block.layers:
+            cells.setdefault(row_label(layer.name, block.index), {})[column] = layer.sparsity
+    rows = [HeatRow(label, [row.get(column) for column in range(len(report.blocks))]) for label, row in cells.items()]
+    return heat_map(rows, title="Sparsity of every pruned layer", x_label="block")
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("secateur_service.evaluation", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["number"] = lambda value: f"{value:,}"
+    environment.filters["percent"] = lambda value, digits=2: f"{100 * value:.{digits}f}\u202f%"
+    environment.filters["perplexity"] = _perplexity
+    return environment
+
+
+def _perplexity(value: float) -> str:
+    if value >= 1e6:
+        return f"{value:.2e}"
+    return f"{value:.2f}" if value < 1000 else f"{value:,.0f}"

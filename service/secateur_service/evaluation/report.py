@@ -1,0 +1,333 @@
+"""The report of a job, `report.json`: what was asked for, what was kept and what was lost, per language.
+
+It holds no times, durations or machine names, so that two attempts at one job write the same bytes; those are in
+`provenance.json`. The models below are the one schema: the JSON Schema that is published is generated from them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from secateur_service.evaluation.perplexity import bits_per_byte, perplexity
+from secateur_service.evaluation.verdicts import Verdict, judge
+
+SCHEMA_VERSION = "1"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """The dense model.
+
+    Attributes:
+        digest: SHA-256 that stands for its configuration and weights.
+        parameters: number of its parameters; tied ones count once.
+        dtype: type of the weights as they are stored, e.g. `bfloat16`.
+    """
+
+    uri: str
+    digest: str
+    model_type: str
+    parameters: int
+    blocks: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class CalibrationFigures:
+    """The calibration text of one language."""
+
+    language: str
+    weight: float
+    documents: int
+    sequences: int
+    tokens: int
+    bytes: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class EvaluationFigures:
+    """The losses of one evaluation language, dense and pruned.
+
+    Attributes:
+        windows: non-overlapping windows of text.
+        tokens: tokens that have a loss; the first of every window has none.
+        bytes: UTF-8 bytes of text that these tokens stand for.
+        dense_nats: sum of the dense model's cross-entropies.
+        pruned_nats: the same of the pruned model, as it is written.
+    """
+
+    language: str
+    windows: int
+    tokens: int
+    bytes: int
+    dense_nats: float
+    pruned_nats: float
+
+
+class LayerFigures(Protocol):
+    """One pruned layer; `pipeline.observer.LayerRecord` is one."""
+
+    @property
+    def name(self) -> str:
+        """Name of its weight in the checkpoint."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+
+    @property
+    def zeros(self) -> int:
+        """Exact count of zeros."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was unusual while it was pruned."""
+
+
+class BlockFigures(Protocol):
+    """One pruned decoder block; `pipeline.observer.BlockRecord` is one."""
+
+    @property
+    def index(self) -> int:
+        """Position in the model, from 0."""
+
+    @property
+    def layers(self) -> Sequence[LayerFigures]:
+        """Its pruned layers."""
+
+    @property
+    def snr_db(self) -> Mapping[str, float]:
+        """Signal-to-noise ratio of the hidden states after the block, per language."""
+
+
+class Part(BaseModel):
+    """Common rules: no unknown fields, finite numbers, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class JobPart(Part):
+    """The job and the software."""
+
+    id: str
+    secateur_version: str
+
+
+class ModelPart(Part):
+    """The dense model."""
+
+    uri: str
+    digest: str = Field(description="SHA-256 that stands for its configuration and weights")
+    model_type: str = Field(description="transformers' name of the architecture")
+    parameters: int = Field(ge=1)
+    blocks: int = Field(ge=1, description="decoder blocks")
+    dtype: str = Field(description="type of the weights as they are stored")
+
+
+class CalibrationLanguage(Part):
+    """The calibration text of one language of the mix."""
+
+    language: str
+    weight: Share = Field(description="weight in the mix; the weights sum to one")
+    documents: int
+    sequences: int
+    tokens: int
+    bytes: int
+    bytes_per_token: float = Field(description="fitness of the tokenizer: higher is better")
+    digest: str = Field(description="SHA-256 of the token ids")
+
+
+class EvaluationLanguage(Part):
+    """What pruning cost one language."""
+
+    language: str
+    in_mix: bool = Field(description="whether the model was calibrated on the language")
+    windows: int
+    tokens: int = Field(description="scored tokens; the first of every window is not scored")
+    bytes: int = Field(description="UTF-8 bytes of text that the scored tokens stand for")
+    dense_perplexity: float = Field(description="exp(nats / tokens)")
+    pruned_perplexity: float
+    perplexity_ratio: float = Field(description="pruned / dense; 1 means nothing was lost")
+    dense_bits_per_byte: float = Field(description="nats / (ln 2 · bytes); compares between languages and tokenizers")
+    pruned_bits_per_byte: float
+
+
+class SparsityPart(Part):
+    """Exact counts of zeros."""
+
+    pruned_layers: Share = Field(description="zeros / weights of the pruned layers")
+    all_parameters: Share = Field(description="zeros of the pruned layers / parameters of the model")
+    zeros: int = Field(description="zeros in the pruned layers")
+    weights: int = Field(description="weights of the pruned layers")
+
+
+class LayerPart(Part):
+    """One pruned layer."""
+
+    name: str
+    shape: tuple[int, int] = Field(description="(out, in)")
+    zeros: int
+    sparsity: Share
+    notes: tuple[str, ...] = Field(description="what was unusual, e.g. a factorisation that needed more damping")
+
+
+class BlockPart(Part):
+    """One decoder block."""
+
+    index: int
+    sparsity: Share
+    snr_db: dict[str, float] = Field(
+        description="10·log10(‖h‖² / ‖h − ĥ‖²) of the evaluation states after the block, per language; absent where "
+        "nothing differs"
+    )
+    layers: tuple[LayerPart, ...]
+
+
+class VerdictPart(Part):
+    """What the figures mean."""
+
+    kind: str = Field(description="stable, UPPER_SNAKE_CASE")
+    language: str | None
+    message: str
+
+
+class Report(Part):
+    """report.json."""
+
+    schema_version: Literal["1"] = SCHEMA_VERSION
+    job: JobPart
+    model: ModelPart
+    spec: dict[str, Any] = Field(description="the resolved specification")
+    calibration: tuple[CalibrationLanguage, ...]
+    evaluation: tuple[EvaluationLanguage, ...]
+    sparsity: SparsityPart
+    blocks: tuple[BlockPart, ...]
+    verdicts: tuple[VerdictPart, ...]
+
+    def to_bytes(self) -> bytes:
+        """The canonical form: equal reports have equal bytes."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+        return (text + "\n").encode()
+
+
+def build_report(
+    *,
+    job_id: str,
+    secateur_version: str,
+    model: ModelFigures,
+    spec: Mapping[str, Any],
+    calibration: Iterable[CalibrationFigures],
+    evaluation: Iterable[EvaluationFigures],
+    blocks: Iterable[BlockFigures],
+) -> Report:
+    """Compute the report from the raw figures of a job.
+
+    Args:
+        job_id: The job.
+        secateur_version: The software.
+        model: The dense model.
+        spec: The resolved specification as plain data.
+        calibration: The text drawn for each language of the mix, in the mix's order.
+        evaluation: The losses per evaluation language, in the specification's order.
+        blocks: All pruned blocks.
+    """
+    mix = tuple(_calibration(figures) for figures in calibration)
+    weights = {entry.language: entry.weight for entry in mix}
+    languages = tuple(_evaluation(figures, in_mix=weights.get(figures.language, 0) > 0) for figures in evaluation)
+    parts = tuple(_block(figures) for figures in sorted(blocks, key=lambda block: block.index))
+    zeros = sum(layer.zeros for block in parts for layer in block.layers)
+    size = sum(math.prod(layer.shape) for block in parts for layer in block.layers)
+    return Report(
+        job=JobPart(id=job_id, secateur_version=secateur_version),
+        model=ModelPart(
+            uri=model.uri,
+            digest=model.digest,
+            model_type=model.model_type,
+            parameters=model.parameters,
+            blocks=model.blocks,
+            dtype=model.dtype,
+        ),
+        spec=dict(spec),
+        calibration=mix,
+        evaluation=languages,
+        sparsity=SparsityPart(
+            pruned_layers=zeros / size, all_parameters=zeros / model.parameters, zeros=zeros, weights=size
+        ),
+        blocks=parts,
+        verdicts=tuple(_verdict(verdict) for verdict in judge(str(spec["pruning"]["method"]), mix, languages, parts)),
+    )
+
+
+def report_schema() -> dict[str, Any]:
+    """The JSON Schema of report.json (draft 2020-12)."""
+    schema = Report.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Secateur report"}
+
+
+def schema_bytes() -> bytes:
+    """The schema as it is published in docs/report.schema.json."""
+    return (json.dumps(report_schema(), indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _calibration(figures: CalibrationFigures) -> CalibrationLanguage:
+    return CalibrationLanguage(
+        language=figures.language,
+        weight=figures.weight,
+        documents=figures.documents,
+        sequences=figures.sequences,
+        tokens=figures.tokens,
+        bytes=figures.bytes,
+        bytes_per_token=figures.bytes / figures.tokens,
+        digest=figures.digest,
+    )
+
+
+def _evaluation(figures: EvaluationFigures, *, in_mix: bool) -> EvaluationLanguage:
+    dense = perplexity(figures.dense_nats, figures.tokens)
+    pruned = perplexity(figures.pruned_nats, figures.tokens)
+    return EvaluationLanguage(
+        language=figures.language,
+        in_mix=in_mix,
+        windows=figures.windows,
+        tokens=figures.tokens,
+        bytes=figures.bytes,
+        dense_perplexity=dense,
+        pruned_perplexity=pruned,
+        perplexity_ratio=pruned / dense,
+        dense_bits_per_byte=bits_per_byte(figures.dense_nats, figures.bytes),
+        pruned_bits_per_byte=bits_per_byte(figures.pruned_nats, figures.bytes),
+    )
+
+
+def _block(figures: BlockFigures) -> BlockPart:
+    layers = tuple(
+        LayerPart(
+            name=layer.name,
+            shape=layer.shape,
+            zeros=layer.zeros,
+            sparsity=layer.zeros / math.prod(layer.shape),
+            notes=layer.notes,
+        )
+        for layer in figures.layers
+    )
+    zeros, size = sum(layer.zeros for layer in layers), sum(math.prod(layer.shape) for layer in layers)
+    return BlockPart(index=figures.index, sparsity=zeros / size, snr_db=dict(figures.snr_db), layers=layers)
+
+
+def _verdict(verdict: Verdict) -> VerdictPart:
+    return VerdictPart(kind=verdict.kind, language=verdict.language, message=verdict.message)
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.buffer.write(schema_bytes())

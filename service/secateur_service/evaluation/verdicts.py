@@ -1,0 +1,167 @@
+"""Verdicts: what a report's figures mean, in words, by rules that are written down here.
+
+LANGUAGE_LOST
+    The language's perplexity grew at least `LOST_RATIO` times: the model has all but forgotten it.
+LANGUAGE_LEFT_BEHIND
+    The language's perplexity grew at least `LEFT_BEHIND_FACTOR` times as much as the geometric mean of the growth of
+    the other languages. Needs two languages; the geometric mean, because growth multiplies.
+NOT_CALIBRATED
+    The language was evaluated and has no weight in the mix: what it kept, it kept by accident.
+SAMPLE_TOO_SMALL
+    Fewer than `MIN_SCORED_TOKENS` tokens of the language were scored: its figures are rough.
+FEW_CALIBRATION_TOKENS
+    The method inverts second moments and the language has fewer calibration tokens than the widest layer has inputs,
+    so that its own share of them is rank-deficient.
+LAYER_NOTES
+    Layers that were pruned with difficulty, such as a factorisation that needed more damping.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+LOST_RATIO = 10.0
+LEFT_BEHIND_FACTOR = 1.2
+MIN_SCORED_TOKENS = 2048
+METHODS_WITH_SECOND_MOMENTS = frozenset({"sparsegpt"})
+NAMED_LAYERS = 3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One finding; `language` is None where it concerns the model as a whole."""
+
+    kind: str
+    language: str | None
+    message: str
+
+
+class _Calibrated(Protocol):
+    @property
+    def language(self) -> str: ...
+    @property
+    def weight(self) -> float: ...
+    @property
+    def tokens(self) -> int: ...
+
+
+class _Evaluated(Protocol):
+    @property
+    def language(self) -> str: ...
+    @property
+    def in_mix(self) -> bool: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def perplexity_ratio(self) -> float: ...
+
+
+class _Layer(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+class _Block(Protocol):
+    @property
+    def layers(self) -> Sequence[_Layer]: ...
+
+
+def judge(
+    method: str, calibration: Sequence[_Calibrated], evaluation: Sequence[_Evaluated], blocks: Sequence[_Block]
+) -> Iterator[Verdict]:
+    """All verdicts, the gravest kinds first, and languages in the order in which they were evaluated.
+
+    Args:
+        method: The pruning method.
+        calibration: Languages of the mix.
+        evaluation: Languages that were evaluated.
+        blocks: Pruned blocks.
+    """
+    yield from _lost(evaluation)
+    yield from _left_behind(evaluation)
+    yield from _not_calibrated(evaluation)
+    yield from _too_small(evaluation)
+    if method in METHODS_WITH_SECOND_MOMENTS:
+        yield from _few_tokens(calibration, blocks)
+    yield from _layer_notes(blocks)
+
+
+def _lost(evaluation: Sequence[_Evaluated]) -> Iterator[Verdict]:
+    for entry in evaluation:
+        if entry.perplexity_ratio >= LOST_RATIO:
+            yield Verdict(
+                "LANGUAGE_LOST",
+                entry.language,
+                f"The model has all but forgotten {entry.language}: its perplexity grew {_times(entry)}. Prune less, "
+                "or choose a method that corrects the weights it keeps.",
+            )
+
+
+def _left_behind(evaluation: Sequence[_Evaluated]) -> Iterator[Verdict]:
+    for entry in evaluation:
+        others = [math.log(other.perplexity_ratio) for other in evaluation if other is not entry]
+        if not others:
+            continue
+        mean = math.exp(sum(others) / len(others))
+        if entry.perplexity_ratio >= LEFT_BEHIND_FACTOR * mean:
+            remedy = "raise its weight in the mix" if entry.in_mix else "add it to the calibration mix"
+            yield Verdict(
+                "LANGUAGE_LEFT_BEHIND",
+                entry.language,
+                f"{entry.language} is left behind: its perplexity grew {_times(entry)}, that of the other languages "
+                f"×{mean:.2f} on average. If its speakers matter, {remedy}.",
+            )
+
+
+def _not_calibrated(evaluation: Sequence[_Evaluated]) -> Iterator[Verdict]:
+    for entry in evaluation:
+        if not entry.in_mix:
+            yield Verdict(
+                "NOT_CALIBRATED",
+                entry.language,
+                f"{entry.language} was evaluated but has no weight in the calibration mix: nothing was done to keep it"
+                f" (perplexity {_times(entry)}).",
+            )
+
+
+def _too_small(evaluation: Sequence[_Evaluated]) -> Iterator[Verdict]:
+    for entry in evaluation:
+        if entry.tokens < MIN_SCORED_TOKENS:
+            yield Verdict(
+                "SAMPLE_TOO_SMALL",
+                entry.language,
+                f"Only {entry.tokens:,} tokens of {entry.language} were scored; below {MIN_SCORED_TOKENS:,} the figures"
+                " are rough. Raise evaluation.tokens_per_language.",
+            )
+
+
+def _few_tokens(calibration: Sequence[_Calibrated], blocks: Sequence[_Block]) -> Iterator[Verdict]:
+    widest = max((layer.shape[1] for block in blocks for layer in block.layers), default=0)
+    for entry in calibration:
+        if entry.weight > 0 and entry.tokens < widest:
+            yield Verdict(
+                "FEW_CALIBRATION_TOKENS",
+                entry.language,
+                f"{entry.language} was calibrated on {entry.tokens:,} tokens, and the widest layer has {widest:,} "
+                "inputs: its statistics do not determine every weight. Raise calibration.samples.",
+            )
+
+
+def _layer_notes(blocks: Sequence[_Block]) -> Iterator[Verdict]:
+    noted = [layer for block in blocks for layer in block.layers if layer.notes]
+    if noted:
+        named = "; ".join(f"{layer.name}: {', '.join(layer.notes)}" for layer in noted[:NAMED_LAYERS])
+        more = f"; and {len(noted) - NAMED_LAYERS} more" if len(noted) > NAMED_LAYERS else ""
+        layers = "1 layer was" if len(noted) == 1 else f"{len(noted)} layers were"
+        yield Verdict("LAYER_NOTES", None, f"{layers} pruned with difficulty: {named}{more}.")
+
+
+def _times(entry: _Evaluated) -> str:
+    return f"×{entry.perplexity_ratio:.2f}"

@@ -1,0 +1,53 @@
+"""The domain in which a job's bytes are promised.
+
+Floating-point sums depend on the hardware, the number of threads and the libraries. A resumed job goes on with the
+finished blocks of an earlier attempt only where all of this is the same; otherwise it starts again, because mixed
+blocks would be neither result.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+
+from secateur_service import __version__
+from secateur_service.calibration.sampling import TextSample
+from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.pipeline.batches import batch_sequences
+from secateur_service.spec import PruneSpec
+
+
+def fingerprint(
+    checkpoint: Checkpoint,
+    spec: PruneSpec,
+    calibration: Mapping[str, TextSample],
+    evaluation: Mapping[str, TextSample],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """Everything that the bytes of a result depend on, as plain JSON types."""
+    length = next(iter(evaluation.values())).tokens.shape[1]
+    return {
+        "secateur": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": device_name(device),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "dtype": str(dtype).removeprefix("torch."),
+        "batch_sequences": batch_sequences(length, device),
+        "model": checkpoint.structure_digest(),
+        "spec": spec.model_dump(mode="json", include={"model", "calibration", "pruning", "evaluation"}),
+        "calibration": {name: sample.digest() for name, sample in calibration.items()},
+        "evaluation": {name: sample.digest() for name, sample in evaluation.items()},
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The model of the device, for people and for the fingerprint."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

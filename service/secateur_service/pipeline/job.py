@@ -1,0 +1,370 @@
+"""A job from its resolved specification to its published artifacts: the steps, in order."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoTokenizer
+
+from secateur_service import __version__
+from secateur_service.artifacts import Manifest, ObjectStore, publish
+from secateur_service.calibration.corpora import Corpus, CorpusRefusedError
+from secateur_service.calibration.sampling import TextSample, draw_samples
+from secateur_service.errors import PermanentError, ResourceError
+from secateur_service.evaluation.card import render_card
+from secateur_service.evaluation.html import render_html
+from secateur_service.evaluation.report import (
+    CalibrationFigures,
+    EvaluationFigures,
+    ModelFigures,
+    Report,
+    build_report,
+)
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, open_checkpoint
+from secateur_service.models.reference import ReferenceRefusedError, resolve_folder
+from secateur_service.models.streaming import StreamedModel
+from secateur_service.models.tensors import DTYPES
+from secateur_service.pipeline.fingerprint import device_name, fingerprint
+from secateur_service.pipeline.ledger import BlockLedger, write_durably
+from secateur_service.pipeline.observer import JobObserver, Progress, Stage
+from secateur_service.pipeline.outcome import JobResult, LanguageResult
+from secateur_service.pipeline.package import Package
+from secateur_service.pipeline.stopwatch import Stopwatch
+from secateur_service.pipeline.streaming_pass import BLOCKS_FRACTION, PassResult, Task, run_pass
+from secateur_service.pruning.patterns import NofM, Target, Unstructured
+from secateur_service.spec import PruneSpec
+
+
+@dataclass(frozen=True)
+class JobOutcome:
+    """A published job.
+
+    Attributes:
+        seconds: wall seconds by kind of work.
+        cpu_seconds: processor seconds by kind of work.
+        peak_device_bytes: 0 on a CPU.
+    """
+
+    result: JobResult
+    report: Report
+    resumed_blocks: int
+    seconds: dict[str, float]
+    cpu_seconds: dict[str, float]
+    peak_rss_bytes: int
+    peak_device_bytes: int
+
+
+def run_job(
+    *,
+    spec: PruneSpec,
+    job_id: str,
+    attempt: int,
+    workdir: Path,
+    ledger: BlockLedger,
+    store: ObjectStore,
+    observer: JobObserver,
+    device: str,
+    threads: int,
+    commit: Callable[[str], str],
+    prefix: str | None = None,
+    file_roots: Sequence[Path] | None = None,
+) -> JobOutcome:
+    """Run a job from its first unfinished block to its published manifest.
+
+    Args:
+        spec: the resolved specification.
+        workdir: private to the job; keeps what an interrupted attempt finished.
+        ledger: which blocks are finished.
+        store: where the artifacts go.
+        observer: hears of the progress and may stop the job.
+        device: `cpu`, `cuda` or `cuda:0`.
+        threads: of the CPU; 0 keeps torch's choice.
+        commit: names the manifest's digest in the job store; returns the digest that holds.
+        prefix: of the artifacts in the store; the job's id by default.
+        file_roots: folders below which model and corpora must lie; None for everywhere.
+
+    Raises:
+        PermanentError: the model or the text cannot be used, or numbers are not finite.
+        ResourceError: memory does not suffice.
+        CancelledError, PreemptedError, FencedError: as the observer says; finished blocks are kept.
+    """
+    job = _Job(spec, job_id, attempt, workdir, observer, device, threads, file_roots)
+    try:
+        return job.run(ledger, store, commit, job_id if prefix is None else prefix)
+    except ModelRefusedError as error:
+        raise PermanentError(f"model.uri: {error}", reason="MODEL_REFUSED") from error
+    except CorpusRefusedError as error:
+        raise PermanentError(f"calibration and evaluation text: {error}", reason="CORPUS_REFUSED") from error
+    except ReferenceRefusedError as error:
+        raise PermanentError(f"model or corpus: {error}", reason="REFERENCE_REFUSED") from error
+    except FloatingPointError as error:
+        raise PermanentError(str(error), reason="NON_FINITE") from error
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(f"the device ran out of memory: {error}", reason="OUT_OF_MEMORY") from error
+
+
+class _Job:
+    def __init__(
+        self,
+        spec: PruneSpec,
+        job_id: str,
+        attempt: int,
+        workdir: Path,
+        observer: JobObserver,
+        device: str,
+        threads: int,
+        file_roots: Sequence[Path] | None,
+    ) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        self.spec = spec
+        self.job_id = job_id
+        self.attempt = attempt
+        self.workdir = workdir
+        self.observer = observer
+        self.device = torch.device(device)
+        self.file_roots = file_roots
+        self.stopwatch = Stopwatch()
+        self.started = datetime.now(UTC)
+
+    def run(self, ledger: BlockLedger, store: ObjectStore, commit: Callable[[str], str], prefix: str) -> JobOutcome:
+        self.observer.stage(Stage.FETCHING)
+        with self.stopwatch.measure("fetch"):
+            checkpoint = open_checkpoint(resolve_folder(self.spec.model.uri, self.file_roots))
+        self.observer.stage(Stage.SAMPLING)
+        with self.stopwatch.measure("sample"):
+            calibration, evaluation = self._draw(checkpoint)
+        self.observer.stage(Stage.PRUNING)
+        passed, model = self._prune(checkpoint, calibration, evaluation, ledger)
+        self.observer.stage(Stage.PACKAGING)
+        with self.stopwatch.measure("package"):
+            package, report = self._package(checkpoint, calibration, evaluation, passed, model)
+        self.observer.stage(Stage.PUBLISHING)
+        with self.stopwatch.measure("publish"):
+            digest = self._publish(package, report, store, commit, prefix)
+        seconds, cpu_seconds = self.stopwatch.totals()
+        key = f"{prefix}/manifest.json" if prefix else "manifest.json"
+        return JobOutcome(
+            result=_result(report, store.uri(key), digest),
+            report=report,
+            resumed_blocks=passed.resumed_blocks,
+            seconds=seconds,
+            cpu_seconds=cpu_seconds,
+            peak_rss_bytes=_peak_rss_bytes(),
+            peak_device_bytes=self._peak_device_bytes(),
+        )
+
+    def _draw(self, checkpoint: Checkpoint) -> tuple[dict[str, TextSample], dict[str, TextSample]]:
+        wanted = self.spec.calibration
+        assert wanted.sequence_length is not None
+        assert self.spec.evaluation.corpus is not None
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelRefusedError(f"its tokenizer cannot be loaded: {error}") from error
+        if not tokenizer.is_fast:
+            raise ModelRefusedError("its tokenizer has no tokenizer.json; convert it to a fast tokenizer")
+        return draw_samples(
+            tokenizer,
+            calibration=Corpus(resolve_folder(wanted.corpus, self.file_roots)),
+            evaluation=Corpus(resolve_folder(self.spec.evaluation.corpus, self.file_roots)),
+            languages=list(wanted.weights),
+            evaluation_languages=self.spec.evaluation.languages,
+            sequences=wanted.samples_per_language,
+            evaluation_tokens=self.spec.evaluation.tokens_per_language,
+            sequence_length=wanted.sequence_length,
+            seed=wanted.seed,
+            check=self.observer.check,
+        )
+
+    def _prune(
+        self,
+        checkpoint: Checkpoint,
+        calibration: dict[str, TextSample],
+        evaluation: dict[str, TextSample],
+        ledger: BlockLedger,
+    ) -> tuple[PassResult, StreamedModel]:
+        dtype = self._compute_dtype(checkpoint)
+        shards = self._matching_shards(
+            fingerprint(checkpoint, self.spec, calibration, evaluation, self.device, dtype)
+        )
+        with self.stopwatch.measure("load"):
+            model = StreamedModel(checkpoint, self.device, dtype)
+        task = Task(
+            method=self.spec.pruning.method,
+            target=_target(self.spec),
+            weights=self.spec.calibration.weights,
+            calibration=calibration,
+            evaluation=evaluation,
+            shards=shards,
+        )
+        return run_pass(model, task, ledger, self.observer, self.stopwatch), model
+
+    def _compute_dtype(self, checkpoint: Checkpoint) -> torch.dtype:
+        """Float32 on a CPU, whose half-precision products are slow and rounded; the stored type on an accelerator."""
+        stored = DTYPES[checkpoint.linear_weight(0, checkpoint.architecture.linears[0]).dtype]
+        return torch.float32 if self.device.type == "cpu" else stored
+
+    def _matching_shards(self, current: dict[str, Any]) -> Path:
+        """The folder of finished blocks, emptied where they were made under other conditions."""
+        shards, path = self.workdir / "checkpoint", self.workdir / "fingerprint.json"
+        encoded = json.dumps(current, sort_keys=True).encode()
+        if path.exists() and path.read_bytes() != encoded:
+            before = json.loads(path.read_bytes())
+            changed = sorted(key for key in current if before.get(key) != current[key])
+            self.observer.log("warning", "starting again: finished blocks were made under other conditions", changed=changed)
+            shutil.rmtree(shards, ignore_errors=True)
+        shards.mkdir(parents=True, exist_ok=True)
+        write_durably(path, encoded)
+        return shards
+
+    def _package(
+        self,
+        checkpoint: Checkpoint,
+        calibration: dict[str, TextSample],
+        evaluation: dict[str, TextSample],
+        passed: PassResult,
+        model: StreamedModel,
+    ) -> tuple[Package, Report]:
+        package = Package(self.workdir)
+        package.add_checkpoint(checkpoint, passed.blocks, self.spec, model.reader)
+        weights = self.spec.calibration.weights
+        report = build_report(
+            job_id=self.job_id,
+            secateur_version=__version__,
+            model=ModelFigures(
+                uri=self.spec.model.uri,
+                digest=model.reader.model_digest(),
+                model_type=checkpoint.model_type,
+                parameters=checkpoint.parameters,
+                blocks=checkpoint.num_blocks,
+                dtype=str(DTYPES[checkpoint.linear_weight(0, checkpoint.architecture.linears[0]).dtype]).removeprefix(
+                    "torch."
+                ),
+            ),
+            spec=self.spec.model_dump(mode="json"),
+            calibration=[
+                CalibrationFigures(
+                    language=name,
+                    weight=weights[name],
+                    documents=sample.documents,
+                    sequences=sample.tokens.shape[0],
+                    tokens=sample.num_tokens,
+                    bytes=sample.num_bytes,
+                    digest=sample.digest(),
+                )
+                for name, sample in calibration.items()
+            ],
+            evaluation=[
+                EvaluationFigures(
+                    language=name,
+                    windows=sample.tokens.shape[0],
+                    tokens=passed.dense[name].tokens,
+                    bytes=passed.dense[name].bytes,
+                    dense_nats=passed.dense[name].nats,
+                    pruned_nats=passed.pruned[name].nats,
+                )
+                for name, sample in evaluation.items()
+            ],
+            blocks=passed.blocks,
+        )
+        package.add_file("report/report.json", report.to_bytes())
+        package.add_file("report/report.html", render_html(report))
+        package.add_file("checkpoint/README.md", render_card(report).encode())
+        package.add_file("provenance.json", self._provenance(passed))
+        return package, report
+
+    def _provenance(self, passed: PassResult) -> bytes:
+        """Who made the result, when and on what: enough to run it again, and all that is not the same twice."""
+        seconds, cpu_seconds = self.stopwatch.totals()
+        content = {
+            "secateur": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "platform": platform.platform(),
+            "device": device_name(self.device),
+            "threads": torch.get_num_threads(),
+            "job_id": self.job_id,
+            "attempt": self.attempt,
+            "started": self.started.isoformat(),
+            "packaged": datetime.now(UTC).isoformat(),
+            "resumed_blocks": passed.resumed_blocks,
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+            "fingerprint": json.loads((self.workdir / "fingerprint.json").read_bytes()),
+            "spec": self.spec.model_dump(mode="json"),
+        }
+        return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+    def _publish(
+        self, package: Package, report: Report, store: ObjectStore, commit: Callable[[str], str], prefix: str
+    ) -> str:
+        described = package.files()
+        manifest = Manifest(
+            job_id=self.job_id,
+            attempt=self.attempt,
+            files=tuple(entry for _, entry in described),
+            resolved_spec=self.spec.model_dump(mode="json"),
+            report_sha256=next(entry.sha256 for _, entry in described if entry.path == "report/report.json"),
+        )
+        blocks = len(report.blocks)
+        began = time.monotonic()
+
+        def on_uploaded(done: int, total: int) -> None:
+            elapsed = time.monotonic() - began
+            fraction = BLOCKS_FRACTION + (1 - BLOCKS_FRACTION) * done / max(total, 1)
+            self.observer.progress(Progress(blocks, blocks, fraction, elapsed * (total - done) / max(done, 1)))
+
+        return publish(
+            store,
+            prefix,
+            [file for file, _ in described],
+            manifest,
+            commit=commit,
+            observer=self.observer,
+            on_uploaded=on_uploaded,
+        )
+
+    def _peak_device_bytes(self) -> int:
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
+
+
+def _target(spec: PruneSpec) -> Target:
+    if spec.pruning.kept_of_group is not None:
+        return NofM(*spec.pruning.kept_of_group)
+    assert spec.pruning.sparsity is not None
+    return Unstructured(spec.pruning.sparsity)
+
+
+def _result(report: Report, uri: str, digest: str) -> JobResult:
+    return JobResult(
+        manifest_uri=uri,
+        manifest_sha256=digest,
+        sparsity=report.sparsity.pruned_layers,
+        languages=tuple(
+            LanguageResult(
+                language=entry.language,
+                dense_perplexity=entry.dense_perplexity,
+                pruned_perplexity=entry.pruned_perplexity,
+                dense_bits_per_byte=entry.dense_bits_per_byte,
+                pruned_bits_per_byte=entry.pruned_bits_per_byte,
+            )
+            for entry in report.evaluation
+        ),
+    )
+
+
+def _peak_rss_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,132 @@
+"""Packages a pruned model so that transformers and vLLM load it: what is not a pruned block, and the index.
+
+The shards of the blocks are there already, written during the pass. The rest of the checkpoint is copied tensor by
+tensor, the configuration gets a note on how the model was made, and the tokenizer's files are copied as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from secateur_service import __version__
+from secateur_service.artifacts import LocalFile, ManifestFile, describe_file
+from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.safetensors import TensorInfo, write_shard
+from secateur_service.models.tensors import TensorReader
+from secateur_service.pipeline.observer import BlockRecord
+from secateur_service.spec import PruneSpec
+
+SHARD_BYTES = 5_000_000_000
+_COPIED = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "LICENSE",
+)
+_MEDIA_TYPES = {
+    ".json": "application/json",
+    ".html": "text/html; charset=utf-8",
+    ".md": "text/markdown; charset=utf-8",
+    ".txt": "text/plain; charset=utf-8",
+    ".jinja": "text/plain; charset=utf-8",
+}
+
+
+class Package:
+    """The files of a result, in a local folder laid out as they will be published."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checkpoint = folder / "checkpoint"
+        self.checkpoint.mkdir(parents=True, exist_ok=True)
+        self._digests: dict[str, str] = {}
+        self._paths: list[str] = []
+
+    def add_file(self, path: str, content: bytes) -> None:
+        """Add a small file."""
+        target = self.folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # the old file may be published already, under a second link
+        target.write_bytes(content)
+        self._paths.append(path)
+
+    def add_checkpoint(
+        self, checkpoint: Checkpoint, blocks: Sequence[BlockRecord], spec: PruneSpec, reader: TensorReader
+    ) -> None:
+        """Add the shards of the blocks, all other tensors, the index, the configuration and the tokenizer."""
+        weight_map: dict[str, str] = {}
+        for record in blocks:
+            self._add_shard(record.shard, record.sha256, weight_map, record.tensors)
+        for number, group in enumerate(_in_shards(checkpoint.other_tensors())):
+            written = write_shard(self.checkpoint, f"other-{number:05d}", [reader.copy(info) for info in group])
+            self._add_shard(written.name, written.sha256, weight_map, [info.name for info in group])
+        index = {
+            "metadata": {"total_size": checkpoint.size_bytes},
+            "weight_map": {name: weight_map[name] for name in sorted(weight_map)},
+        }
+        self.add_file("checkpoint/model.safetensors.index.json", _json(index))
+        self.add_file("checkpoint/config.json", _json({**checkpoint.config, "secateur": compression_note(spec)}))
+        for name in _COPIED:
+            source = checkpoint.folder / name
+            if source.is_file():
+                self.add_file(f"checkpoint/{name}", source.read_bytes())
+
+    def files(self) -> list[tuple[LocalFile, ManifestFile]]:
+        """Every file, with the manifest's entry of it."""
+        described = []
+        for path in sorted(self._paths):
+            file = LocalFile(self.folder / path, path, _media_type(path))
+            described.append((file, describe_file(file, sha256=self._digests.get(path))))
+        return described
+
+    def _add_shard(self, name: str, sha256: str, weight_map: dict[str, str], tensors: Sequence[str]) -> None:
+        path = f"checkpoint/{name}"
+        self._paths.append(path)
+        self._digests[path] = sha256
+        weight_map |= dict.fromkeys(tensors, name)
+
+
+def compression_note(spec: PruneSpec) -> dict[str, Any]:
+    """What config.json says about the pruning: a note for people and tools, which no loader interprets.
+
+    It is not a `quantization_config` or `sparsity_config`: loaders would look for formats that they dropped.
+    """
+    return {
+        "version": __version__,
+        "method": spec.pruning.method,
+        "sparsity": spec.pruning.target_sparsity,
+        "pattern": spec.pruning.pattern,
+        "languages": spec.calibration.weights,
+    }
+
+
+def _in_shards(tensors: Sequence[TensorInfo]) -> list[list[TensorInfo]]:
+    """Divide tensors into groups of at most SHARD_BYTES; a larger tensor is a group of its own."""
+    groups: list[list[TensorInfo]] = []
+    room = 0
+    for info in tensors:
+        if not groups or info.size_bytes > room:
+            groups.append([])
+            room = SHARD_BYTES
+        groups[-1].append(info)
+        room -= info.size_bytes
+    return groups
+
+
+def _media_type(path: str) -> str:
+    return _MEDIA_TYPES.get(Path(path).suffix, "application/octet-stream")
+
+
+def _json(content: object) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

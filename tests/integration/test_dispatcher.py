@@ -1,0 +1,289 @@
+"""The dispatcher with real worker processes; only their pipeline is a toy (tests/support/toy_worker.py)."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from secateur_service.execution.local import LocalExecutor
+from secateur_service.jobs.backoff import Backoff
+from secateur_service.jobs.dispatcher import Dispatcher
+from secateur_service.jobs.job import EventKind
+from secateur_service.jobs.states import JobState
+from support.jobs import result
+from support.site import TESTS, Site, ended, has_block, until
+
+SERVER = """
+import sys, time
+from support.site import Site
+
+Site(sys.argv[1], lease_seconds=10).dispatcher("slow").start()
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = Site(tmp_path / "data", lease_seconds=10, drain_seconds=10)
+    site.store.migrate()
+    yield site
+    site.close()
+
+
+def test_a_queued_job_is_run_to_its_published_result_and_its_life_is_in_its_events(site):
+    job_id = site.create()
+    dispatcher = site.dispatcher()
+    dispatcher.start()
+    job = until(ended(site, job_id))
+    dispatcher.drain()
+    assert (job.state, job.result, job.attempt) == (JobState.SUCCEEDED, result(), 1)
+    assert site.states(job_id) == ["QUEUED", "RUNNING", "SUCCEEDED"]
+    assert [body["stage"] for body in site.events(job_id, EventKind.STAGE)] == ["PRUNING", "PUBLISHING"]
+    assert [body["index"] for body in site.events(job_id, EventKind.BLOCK)] == [0, 1, 2]
+    assert site.events(job_id, EventKind.PROGRESS)[-1] == {"blocks_done": 3, "blocks_total": 3, "fraction": 1.0}
+    [line] = site.events(job_id, EventKind.LOG)
+    assert (line["message"], line["fields"]["device"]) == ("toy pipeline", "cpu")
+    assert (site.settings.data_dir / "artifacts" / job_id / "proof").read_text() == "1"
+
+
+def test_a_worker_that_crashes_each_time_ends_the_job_after_max_attempts_with_exit_code_and_output(site):
+    job_id = site.create(max_attempts=2)
+    job = until(ended(site, job_id), site.dispatcher("crash"))
+    assert (job.state, job.attempt, job.charged_attempts) == (JobState.FAILED, 2, 2)
+    assert (job.failure.reason, job.failure.details["exit_code"]) == ("WORKER_CRASHED", "3")
+    assert "about to crash" in job.failure.details["output"]
+
+
+def test_a_killed_worker_is_seen_and_its_job_fails_after_max_attempts_with_the_signal_as_reason(site):
+    job_id = site.create(max_attempts=2)
+    dispatcher = site.dispatcher("deaf")
+    for attempt in (1, 2):
+        until(lambda: len(site.store.blocks(job_id)) == attempt, dispatcher)  # noqa: B023 - called at once
+        [running] = dispatcher._running
+        os.kill(running.worker.process.pid, signal.SIGKILL)
+        until(lambda: site.store.get(job_id).charged_attempts == attempt, dispatcher)  # noqa: B023 - called at once
+    job = site.store.get(job_id)
+    assert (job.state, job.failure.reason, job.failure.details["signal"]) == (
+        JobState.FAILED,
+        "WORKER_KILLED",
+        "SIGKILL",
+    )
+    assert "memory" in job.failure.message
+    assert site.states(job_id) == ["QUEUED", "RUNNING", "QUEUED", "RUNNING", "FAILED"]
+
+
+def test_the_next_attempt_continues_at_the_first_unfinished_block(site):
+    job_id = site.create()
+    job = until(ended(site, job_id), site.dispatcher("crash-once"))
+    assert (job.state, job.attempt, job.charged_attempts) == (JobState.SUCCEEDED, 2, 1)
+    assert [body["index"] for body in site.events(job_id, EventKind.BLOCK)] == [0, 1, 2]
+    assert (site.settings.data_dir / "artifacts" / job_id / "proof").read_text() == "2"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason", "charged"),
+    [
+        ("permanent", "NON_FINITE", 1),
+        ("disk-full", "DISK_FULL", 1),
+        ("memory", "OUT_OF_MEMORY", 1),
+        ("defect", "INTERNAL", 1),
+    ],
+)
+def test_a_worker_writes_the_reason_of_its_failure_itself(site, behaviour, reason, charged):
+    job_id = site.create(max_attempts=1)
+    job = until(ended(site, job_id), site.dispatcher(behaviour))
+    assert (job.state, job.failure.reason, job.charged_attempts) == (JobState.FAILED, reason, charged)
+    if behaviour == "defect":
+        assert "ValueError: surprise" in job.failure.details["traceback"]
+    if behaviour == "permanent":
+        assert job.failure.details == {"layer": "a"}
+
+
+def test_the_work_of_a_published_job_is_removed_but_for_what_its_attempts_printed(site):
+    job_id = site.create()
+    dispatcher = site.dispatcher("crash-once")
+    until(ended(site, job_id), dispatcher)
+    until(lambda: dispatcher._executor.free_slots() == [0], dispatcher)
+    workdir = site.settings.data_dir / "work" / job_id
+    assert sorted(entry.name for entry in workdir.iterdir()) == ["attempt-1.log", "attempt-2.log"]
+
+
+def test_failed_attempts_wait_before_the_next_one(site):
+    job_id = site.create()
+    dispatcher = site.dispatcher("crash", backoff=Backoff(base_seconds=1000, max_seconds=1000), rng=random.Random(0))
+    until(lambda: site.states(job_id)[-1] == "QUEUED" and site.store.get(job_id).attempt == 1, dispatcher)
+    for _ in range(3):
+        dispatcher.reconcile()
+    assert site.store.get(job_id).attempt == 1
+
+
+def test_a_cancelled_job_stops_within_a_heartbeat(tmp_path):
+    site = Site(tmp_path / "data", lease_seconds=5)
+    site.store.migrate()
+    job_id = site.create()
+    dispatcher = site.dispatcher("slow")
+    until(has_block(site, job_id), dispatcher)
+    site.store.request_cancel(job_id)
+    assert until(ended(site, job_id), dispatcher).state is JobState.CANCELLED
+    until(lambda: dispatcher._executor.free_slots() == [0], dispatcher)
+    assert site.states(job_id) == ["QUEUED", "RUNNING", "CANCELLING", "CANCELLED"]
+    site.close()
+
+
+def test_a_worker_that_ignores_the_cancellation_is_asked_and_then_killed_and_its_slot_is_free_again(tmp_path):
+    site = Site(tmp_path / "data", cancel_grace_seconds=0.2, drain_seconds=0.2)
+    site.store.migrate()
+    job_id = site.create()
+    dispatcher = site.dispatcher("deaf")
+    until(has_block(site, job_id), dispatcher)
+    [running] = dispatcher._running
+    site.store.request_cancel(job_id)
+    assert until(ended(site, job_id), dispatcher).state is JobState.CANCELLED
+    assert running.worker.process.returncode == -signal.SIGKILL
+    assert dispatcher._executor.free_slots() == [0]
+    site.close()
+
+
+def test_a_cancellation_after_the_commit_does_not_reach_the_worker(tmp_path):
+    site = Site(tmp_path / "data", lease_seconds=5, cancel_grace_seconds=0)
+    site.store.migrate()
+    job_id = site.create()
+    dispatcher = site.dispatcher("slow-after-commit")
+    until(lambda: "committed" in [line["message"] for line in site.events(job_id, EventKind.LOG)], dispatcher)
+    assert site.store.request_cancel(job_id).state is JobState.RUNNING
+    time.sleep(2)
+    dispatcher.reconcile()
+    assert site.store.get(job_id).state is JobState.RUNNING
+    site.close()
+
+
+def test_draining_releases_running_jobs_uncharged_and_the_next_dispatcher_continues_them(site):
+    job_id = site.create(max_attempts=1)
+    dispatcher = site.dispatcher("slow-once")
+    dispatcher.start()
+    until(has_block(site, job_id))
+    dispatcher.drain()
+    job = site.store.get(job_id)
+    assert (job.state, job.charged_attempts) == (JobState.QUEUED, 0)
+    assert site.events(job_id, EventKind.STATE)[-1]["failure"]["reason"] == "PREEMPTED"
+    assert dispatcher._running == []
+    job = until(ended(site, job_id), site.dispatcher("slow-once"))
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
+    assert [body["index"] for body in site.events(job_id, EventKind.BLOCK)] == [0, 1, 2]
+
+
+def test_draining_kills_a_worker_that_does_not_stop_and_its_job_is_not_charged(tmp_path):
+    site = Site(tmp_path / "data", drain_seconds=0.3)
+    site.store.migrate()
+    job_id = site.create(max_attempts=1)
+    dispatcher = site.dispatcher("deaf")
+    dispatcher.start()
+    until(has_block(site, job_id))
+    started = time.monotonic()
+    dispatcher.drain()
+    assert time.monotonic() - started < 5
+    job = site.store.get(job_id)
+    assert (job.state, job.charged_attempts) == (JobState.QUEUED, 0)
+    site.close()
+
+
+def test_nothing_is_claimed_while_all_slots_are_busy(site):
+    jobs = [site.create() for _ in range(2)]
+    dispatcher = site.dispatcher("slow")
+    until(has_block(site, jobs[0]), dispatcher)
+    for _ in range(5):
+        dispatcher.reconcile()
+    assert site.store.get(jobs[1]).state is JobState.QUEUED
+
+
+def test_two_slots_run_two_jobs_at_once(tmp_path):
+    site = Site(tmp_path / "data", devices=("cpu", "cpu"))
+    site.store.migrate()
+    jobs = [site.create() for _ in range(3)]
+    dispatcher = site.dispatcher("slow")
+    until(lambda: all(site.store.blocks(job) for job in jobs[:2]), dispatcher)
+    assert [site.store.get(job).state.value for job in jobs] == ["RUNNING", "RUNNING", "QUEUED"]
+    assert sorted(running.worker.slot for running in dispatcher._running) == [0, 1]
+    site.close()
+
+
+def test_the_orphan_of_a_killed_server_keeps_its_slot_and_its_job_and_the_successor_waits(site):
+    """The first server is a process of its own and dies by kill -9 while its worker runs on."""
+    first, second = site.create(), site.create()
+    server = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            SERVER,
+            str(site.settings.data_dir),
+        ],
+        env={"PYTHONPATH": str(TESTS)},
+    )
+    until(has_block(site, first))
+    server.kill()
+    server.wait()
+    dispatcher = site.dispatcher("finish")
+    for _ in range(10):
+        dispatcher.reconcile()
+        time.sleep(0.05)
+    assert dispatcher._executor.free_slots() == []
+    assert site.store.get(first).state is JobState.RUNNING
+    assert site.store.get(second).state is JobState.QUEUED
+    site.store.request_cancel(first)  # the orphan still listens to the store
+    assert until(ended(site, first), dispatcher).state is JobState.CANCELLED
+    assert until(ended(site, second), dispatcher).state is JobState.SUCCEEDED
+
+
+def test_a_stopped_worker_loses_its_lease_and_writes_nothing_when_it_wakes_up(tmp_path):
+    site = Site(tmp_path / "data", lease_seconds=5, devices=("cpu", "cpu"))
+    site.store.migrate()
+    job_id = site.create()
+    dispatcher = site.dispatcher("slow")
+    until(has_block(site, job_id), dispatcher)
+    [running] = dispatcher._running
+    process = running.worker.process
+    os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(5.2)
+    [expired] = site.store.expire_leases()
+    assert expired.state is JobState.QUEUED
+    before = site.store.get(job_id)
+    os.kill(process.pid, signal.SIGCONT)
+    until(lambda: process.poll() is not None)
+    assert process.returncode == 14
+    assert site.store.get(job_id) == before
+    site.close()
+
+
+def test_a_dispatcher_outlives_a_store_that_does_not_answer(tmp_path):
+    site = Site(tmp_path / "data")
+    dispatcher = site.dispatcher()
+    dispatcher.start()  # there are no tables yet: every call fails
+    time.sleep(0.3)
+    site.store.migrate()
+    job_id = site.create()
+    assert until(ended(site, job_id)).state is JobState.SUCCEEDED
+    dispatcher.drain()
+    site.close()
+
+
+def test_a_worker_that_cannot_be_started_charges_the_job_with_the_reason(site):
+    job_id = site.create(max_attempts=1)
+    executor = LocalExecutor(site.settings, command=("/nonexistent/python",), environment={})
+    Dispatcher(site.store, executor, owner="test").reconcile()
+    job = site.store.get(job_id)
+    assert (job.state, job.failure.reason) == (JobState.FAILED, "WORKER_NOT_STARTED")
+
+
+def test_workers_see_the_settings_and_no_other_variable_of_the_server(site, monkeypatch):
+    command = (sys.executable, "-c", "import os, json; print(json.dumps(dict(os.environ)))")
+    environment = {"PATH": "/bin", "AWS_SECRET_ACCESS_KEY": "hidden", "SECATEUR_SETTINGS_FILE": "/etc/secateur.toml"}
+    worker = LocalExecutor(site.settings, command=command, environment=environment).start("job", 1, 0)
+    worker.process.wait()
+    seen = worker.output_tail()
+    assert "hidden" not in seen
+    assert "SETTINGS_FILE" not in seen
+    for name, text in site.settings.worker_environment().items():
+        assert f'"{name}": "{text}"' in seen

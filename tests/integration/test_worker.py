@@ -1,0 +1,113 @@
+"""One worker process by itself, without a dispatcher: locks, exit codes, what it leaves in the store."""
+
+import fcntl
+import signal
+import time
+
+import pytest
+from secateur_service.jobs.job import EventKind
+from secateur_service.jobs.states import JobState
+from support.site import Site, until
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = Site(tmp_path / "data", lease_seconds=5)
+    site.store.migrate()
+    yield site
+    site.close()
+
+
+def start(site, behaviour):
+    job_id = site.create()
+    job = site.store.claim(owner="test", lease_seconds=30)
+    worker = site.executor(behaviour).start(job_id, job.attempt, 0)
+    return job_id, worker
+
+
+def exit_code(worker, *, seconds=30):
+    return worker.process.wait(timeout=seconds)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code", "state"),
+    [
+        ("finish", 0, JobState.SUCCEEDED),
+        ("permanent", 10, JobState.FAILED),
+        ("disk-full", 12, JobState.QUEUED),
+        ("defect", 15, JobState.QUEUED),
+    ],
+)
+def test_the_exit_code_repeats_the_end_that_is_in_the_store(site, behaviour, code, state):
+    job_id, worker = start(site, behaviour)
+    assert exit_code(worker) == code
+    assert site.store.get(job_id).state is state
+
+
+def test_sigterm_stops_the_worker_at_the_next_check_uncharged(site):
+    job_id, worker = start(site, "slow")
+    until(lambda: site.store.blocks(job_id))
+    worker.terminate()
+    assert exit_code(worker) == 13
+    job = site.store.get(job_id)
+    assert (job.state, job.charged_attempts) == (JobState.QUEUED, 0)
+
+
+def test_a_cancelled_worker_exits_with_zero(site):
+    job_id, worker = start(site, "slow")
+    until(lambda: site.store.blocks(job_id))
+    site.store.request_cancel(job_id)
+    assert exit_code(worker) == 0
+    assert site.store.get(job_id).state is JobState.CANCELLED
+
+
+def test_a_worker_for_a_superseded_attempt_writes_nothing_and_exits_as_fenced(site):
+    job_id = site.create()
+    before = site.store.get(job_id)
+    assert exit_code(site.executor("finish").start(job_id, 1, 0)) == 14
+    assert site.store.get(job_id) == before
+
+
+def test_a_slot_that_an_orphan_holds_makes_the_attempt_fail_transiently(site):
+    slot = site.settings.data_dir / "slots" / "0.lock"
+    slot.parent.mkdir(parents=True)
+    with slot.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        job_id, worker = start(site, "finish")
+        assert exit_code(worker) == 11
+    last = site.events(job_id, EventKind.STATE)[-1]
+    assert (last["state"], last["failure"]["reason"]) == ("QUEUED", "SLOT_IN_USE")
+
+
+def test_a_worker_that_lost_the_store_stops_itself_before_its_lease_ends(site):
+    job_id, worker = start(site, "slow")
+    until(lambda: site.store.blocks(job_id))
+    rename(site, "jobs", "hidden")
+    started = time.monotonic()
+    assert exit_code(worker) == 14
+    assert time.monotonic() - started < 5
+    rename(site, "hidden", "jobs")
+    assert site.store.get(job_id).state is JobState.RUNNING
+    until(site.store.expire_leases)
+    assert site.store.get(job_id).state is JobState.QUEUED
+
+
+def test_the_end_is_written_when_the_store_is_back_within_the_lease(tmp_path):
+    site = Site(tmp_path / "data", lease_seconds=20)
+    site.store.migrate()
+    job_id, worker = start(site, "slow")
+    until(lambda: site.store.blocks(job_id))
+    rename(site, "jobs", "hidden")
+    worker.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert worker.poll() is None
+    rename(site, "hidden", "jobs")
+    assert exit_code(worker) == 13
+    assert site.store.get(job_id).state is JobState.QUEUED
+    site.close()
+
+
+def rename(site, before, after):
+    """Take a table away, or bring it back: the store does not answer in between."""
+    with site.store._database.writer.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {before} RENAME TO {after}")

@@ -1,0 +1,78 @@
+"""A data folder with its store, and dispatchers over it whose workers run a toy pipeline (`toy_worker`)."""
+
+import sys
+import time
+from pathlib import Path
+
+from secateur_service.execution.local import LocalExecutor
+from secateur_service.jobs.backoff import Backoff
+from secateur_service.jobs.dispatcher import Dispatcher
+from secateur_service.jobs.job import EventKind
+from secateur_service.jobs.store import open_job_store
+from secateur_service.settings import Settings
+
+from support.jobs import new_job
+
+TESTS = Path(__file__).parents[1]
+
+
+class Site:
+    """A data folder with its store, and dispatchers over it."""
+
+    def __init__(self, folder, **settings):
+        given = {"retry_base_seconds": 0.0, "poll_seconds": 0.05, "metrics_listen": "", **settings}
+        self.settings = Settings(data_dir=folder, **given)
+        self.store = open_job_store(self.settings.database_url)
+        self.dispatchers = []
+
+    def executor(self, behaviour):
+        command = (sys.executable, str(TESTS / "support" / "toy_worker.py"), behaviour)
+        return LocalExecutor(self.settings, command=command, environment={"PYTHONPATH": str(TESTS)})
+
+    def dispatcher(self, behaviour="finish", **kwargs):
+        settings = self.settings
+        given = {
+            "lease_seconds": settings.lease_seconds,
+            "poll_seconds": settings.poll_seconds,
+            "drain_seconds": settings.drain_seconds,
+            "cancel_grace_seconds": settings.cancel_grace_seconds,
+            "backoff": Backoff(settings.retry_base_seconds, settings.retry_max_seconds),
+            **kwargs,
+        }
+        dispatcher = Dispatcher(self.store, self.executor(behaviour), owner="test", **given)
+        self.dispatchers.append(dispatcher)
+        return dispatcher
+
+    def create(self, **kwargs):
+        return self.store.create(new_job(destination=self.settings.destinations[0], **kwargs)).id
+
+    def close(self):
+        for dispatcher in self.dispatchers:
+            for running in dispatcher._running:
+                running.worker.kill()
+                running.worker.process.wait()
+        self.store.close()
+
+    def events(self, job_id, kind):
+        return [event.body for event in self.store.events(job_id, after=0, limit=1000) if event.kind is kind]
+
+    def states(self, job_id):
+        return [body["state"] for body in self.events(job_id, EventKind.STATE)]
+
+
+def until(condition, dispatcher=None, *, seconds=40):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "this did not happen in time"
+        if dispatcher is not None:
+            dispatcher.reconcile()
+        time.sleep(0.03)
+    return found
+
+
+def ended(site, job_id):
+    return lambda: (job := site.store.get(job_id)).state.is_terminal and job
+
+
+def has_block(site, job_id):
+    return lambda: site.store.blocks(job_id)

@@ -1,0 +1,84 @@
+"""A worker with a toy pipeline, started by tests as the executor starts the real one: `toy_worker.py BEHAVIOUR ...`."""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from types import SimpleNamespace
+
+from secateur_service.errors import PermanentError
+from secateur_service.execution.worker import run_attempt
+from secateur_service.pipeline.observer import Progress, Stage
+from secateur_service.settings import Settings
+
+from support.jobs import block, result
+
+BLOCKS = 3
+
+
+def pipeline(behaviour):
+    def run(*, spec, job_id, attempt, workdir, ledger, store, observer, device, threads, commit, file_roots):
+        print(f"{behaviour} on {device}", flush=True)
+        observer.log("info", "toy pipeline", device=device, threads=threads, workdir=str(workdir))
+        observer.stage(Stage.PRUNING)
+        first = len(ledger.entries())
+        assert len(list((workdir / "checkpoint").glob("*"))) == first, "work of an earlier attempt is missing"
+        for index in range(first, BLOCKS):
+            observer.check()
+            shard = workdir / "checkpoint" / block(index).shard
+            shard.parent.mkdir(exist_ok=True)
+            shard.touch()
+            ledger.record(block(index))
+            observer.progress(Progress(index + 1, BLOCKS, (index + 1) / BLOCKS))
+            observer.block(block(index))
+            if index == first:
+                after_first_block(behaviour, observer, attempt)
+        observer.stage(Stage.PUBLISHING)
+        store.put_bytes(f"{job_id}/proof", str(attempt).encode(), "text/plain")
+        digest = commit("a" * 64)
+        if behaviour == "slow-after-commit":
+            observer.log("info", "committed")
+            wait(observer)
+        return SimpleNamespace(result=result(digest))
+
+    return run
+
+
+def after_first_block(behaviour, observer, attempt):
+    if behaviour == "crash":
+        print("about to crash", flush=True)
+        os._exit(3)
+    if behaviour == "crash-once" and attempt == 1:
+        os._exit(3)
+    if behaviour == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if behaviour == "permanent":
+        raise PermanentError("weights are not finite", reason="NON_FINITE", metadata={"layer": "a"})
+    if behaviour == "defect":
+        raise ValueError("surprise")
+    if behaviour == "disk-full":
+        raise OSError(28, "No space left on device")
+    if behaviour == "memory":
+        raise MemoryError
+    if behaviour == "slow" or (behaviour == "slow-once" and attempt == 1):
+        wait(observer)
+    if behaviour == "deaf":
+        time.sleep(600)
+
+
+def wait(observer):
+    while True:
+        observer.check()
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("behaviour")
+    arguments.add_argument("--job")
+    arguments.add_argument("--attempt", type=int)
+    arguments.add_argument("--slot", type=int)
+    given = arguments.parse_args()
+    toy = pipeline(given.behaviour)
+    sys.exit(run_attempt(Settings(), given.job, given.attempt, given.slot, pipeline=toy))

@@ -1,0 +1,44 @@
+import subprocess
+import sys
+import time
+
+import pytest
+from secateur_service.errors import TransientError
+from secateur_service.execution.locks import hold_until_exit, is_free
+
+HOLD = """
+import sys
+from pathlib import Path
+from secateur_service.execution.locks import hold_until_exit
+
+hold_until_exit(Path(sys.argv[1]), wait_seconds=5, reason="R")
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture(params=["file", "folder"])
+def path(request, tmp_path):
+    path = tmp_path / "lock"
+    path.touch() if request.param == "file" else path.mkdir()
+    return path
+
+
+def test_a_lock_is_held_as_long_as_its_process_lives_and_no_longer(path):
+    with subprocess.Popen([sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        assert not is_free(path)
+        with pytest.raises(TransientError, match="still holds") as caught:
+            hold_until_exit(path, wait_seconds=0.2, reason="SLOT_IN_USE")
+        assert caught.value.reason == "SLOT_IN_USE"
+        holder.kill()
+        holder.wait()
+    deadline = time.monotonic() + 5
+    while not is_free(path):
+        assert time.monotonic() < deadline
+
+
+def test_looking_does_not_hold_and_a_missing_file_is_free(path, tmp_path):
+    assert is_free(path)
+    assert is_free(path)
+    assert is_free(tmp_path / "absent")
