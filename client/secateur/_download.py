@@ -69,12 +69,14 @@ class Transfer:
         target: Where it goes.
         stopped: Ends the transfer when it is set.
         advanced: Told the number of bytes that came, or that were taken back (negative).
+        wait_seconds: First wait after a failure; it doubles.
     """
 
     artifact: Artifact
     target: Path
     stopped: threading.Event
     advanced: Callable[[int], None]
+    wait_seconds: float = 0.4
 
     def fetch(self, url: str) -> None:
         """Bring the file into place, unless it is there already.
@@ -127,7 +129,7 @@ class Transfer:
                             f"{self.artifact.path} cannot be fetched: {problem}; {file.tell()} of "
                             f"{self.artifact.size_bytes} bytes are here, download again to go on from there"
                         )
-                    self.stopped.wait(0.2 * 2**failures)
+                    self.stopped.wait(self.wait_seconds * 2 ** (failures - 1))
             file.flush()
             os.fsync(file.fileno())
         return digest.hexdigest()

@@ -10,6 +10,7 @@
     │   ├── AlreadyExistsError       the request id was used before with another request
     │   ├── PreconditionError        the service is not in a state to serve the call, and waiting does not help
     │   │   └── NotReadyError        the job has no result, or not yet
+    │   ├── DamagedResultError       what the job published is gone or was changed
     │   ├── SequenceExpiredError     a watch wants to resume after an event that the service does not have
     │   ├── PermissionDeniedError    no token, a wrong one, or one that may not do this
     │   ├── OverloadedError          a limit of the service is reached; try again later
@@ -142,6 +143,12 @@ class NotReadyError(PreconditionError):
     reason = "JOB_NOT_SUCCEEDED"
 
 
+class DamagedResultError(RequestError):
+    """What the job published is gone, or is not what was published."""
+
+    reason = "RESULT_DAMAGED"
+
+
 class SequenceExpiredError(RequestError):
     """A watch wants to resume after an event that the service does not have."""
 
@@ -231,6 +238,7 @@ _CLASSES: Mapping[grpc.StatusCode, type[RequestError]] = {
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.ALREADY_EXISTS: AlreadyExistsError,
     grpc.StatusCode.FAILED_PRECONDITION: PreconditionError,
+    grpc.StatusCode.DATA_LOSS: DamagedResultError,
     grpc.StatusCode.OUT_OF_RANGE: SequenceExpiredError,
     grpc.StatusCode.UNAUTHENTICATED: PermissionDeniedError,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,

@@ -177,9 +177,7 @@ def run(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores of this process")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="End with one line of JSON on standard output.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on standard output.")] = False,
 ) -> None:
     """Run one job here, without a server, and leave the artifacts in a folder."""
     from secateur_service.run import run_command

@@ -7,6 +7,7 @@ import json
 
 from secateur._errors import (
     ConfigError,
+    DamagedResultError,
     DeadlineError,
     DownloadError,
     InvalidRequestError,
@@ -48,6 +49,7 @@ _CODES: tuple[tuple[type[SecateurError], ExitCode], ...] = (
     (JobFailedError, ExitCode.JOB_FAILED),
     (JobCancelledError, ExitCode.JOB_CANCELLED),
     (DownloadError, ExitCode.DOWNLOAD_FAILED),
+    (DamagedResultError, ExitCode.DOWNLOAD_FAILED),
 )
 
 

@@ -156,8 +156,8 @@ def yaml_text(spec: Mapping[str, Any]) -> str:
     """A specification in its YAML form."""
     stream = io.StringIO()
     yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False  # type: ignore[assignment]
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.dump(dict(spec), stream)
     return stream.getvalue().rstrip()
 

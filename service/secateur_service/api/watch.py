@@ -25,9 +25,8 @@ from secateur_service.errors import (
     OverloadedError,
     SequenceExpiredError,
 )
-from secateur_service.jobs.job import Event, EventKind
+from secateur_service.jobs.job import Event
 from secateur_service.jobs.port import JobStore
-from secateur_service.jobs.states import JobState
 
 _PAGE = 256
 
@@ -155,8 +154,6 @@ class JobWatcher:
                     self._hub.check_open()
                     yield conversion.event_to_message(event)
                     cursor = event.sequence
-                    if _is_terminal(event):
-                        return
                 if ended:
                     return
                 if not page and not await _within(news, self._heartbeat_seconds):
@@ -169,10 +166,6 @@ class JobWatcher:
             return page, False
         job = self._store.get(job_id)
         return [], job.state.is_terminal and job.last_sequence <= cursor
-
-
-def _is_terminal(event: Event) -> bool:
-    return event.kind is EventKind.STATE and JobState(event.body["state"]).is_terminal
 
 
 async def _within(news: asyncio.Event, seconds: float) -> bool:

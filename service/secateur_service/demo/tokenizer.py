@@ -7,10 +7,27 @@ transformers loads everywhere.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 BOS, EOS = "<s>", "</s>"
 BOS_ID, EOS_ID = 0, 1
 VOCABULARY_SIZE = 2 + 256
+
+
+def byte_tokenizer() -> Any:
+    """Build the tokenizer.
+
+    Returns:
+        A `tokenizers.Tokenizer` with `VOCABULARY_SIZE` tokens.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {BOS: BOS_ID, EOS: EOS_ID} | {symbol: index for index, symbol in enumerate(alphabet, start=2)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
 def save_byte_tokenizer(folder: Path, *, max_length: int) -> None:
@@ -20,16 +37,10 @@ def save_byte_tokenizer(folder: Path, *, max_length: int) -> None:
         folder: Where the model's files lie; it exists.
         max_length: The longest sequence, in tokens, that the model was made for.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {BOS: BOS_ID, EOS: EOS_ID} | {symbol: index for index, symbol in enumerate(alphabet, start=2)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=byte_tokenizer(),
         bos_token=BOS,
         eos_token=EOS,
         model_max_length=max_length,

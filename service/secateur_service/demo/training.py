@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur_service.demo.corpora import LANGUAGES, read_split
-from secateur_service.demo.tokenizer import BOS_ID, EOS_ID, VOCABULARY_SIZE, save_byte_tokenizer
+from secateur_service.demo.tokenizer import BOS_ID, EOS_ID, VOCABULARY_SIZE, byte_tokenizer, save_byte_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,8 @@ def ensure_model(folder: Path, *, steps: int = STEPS, report: ReportStep | None 
     if folder.exists():
         return False
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for abandoned in folder.parent.glob(f"{folder.name}.partial-*"):
+        shutil.rmtree(abandoned)
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
     try:
         train(steps=steps, report=report).save_pretrained(partial)
@@ -102,16 +104,11 @@ def train(*, steps: int = STEPS, report: ReportStep | None = None) -> Any:
 def _stream(language: str) -> torch.Tensor:
     """All training sentences of a language in one row of tokens, each between its start and end marks."""
     import torch
-    from tokenizers import pre_tokenizers
 
-    # The tokenizer orders the symbols of the byte alphabet, not the bytes: `bytes_char` maps one to the other.
-    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
-    id_of = {symbol: index for index, symbol in enumerate(symbols, start=2)}
-    encoder = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer = byte_tokenizer()
     tokens: list[int] = []
     for line in read_split(language).training:
-        text = "".join(piece for piece, _ in encoder.pre_tokenize_str(line))
-        tokens += [BOS_ID, *(id_of[symbol] for symbol in text), EOS_ID]
+        tokens += [BOS_ID, *tokenizer.encode(line).ids, EOS_ID]
     return torch.tensor(tokens)
 
 

@@ -6,6 +6,7 @@ come from the page's style sheet (`s0`…`s7` by language, `dense`, `pruned`), w
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,8 +113,7 @@ def lines(
         value = low + index * step
         parts.append(_line(left, y(value), right, y(value), "grid"))
         parts.append(_text(left - 6, y(value) + 4, f"{value:g}", anchor="end", css="axis"))
-    for index in _ticks(count):
-        parts.append(_text(x(index), bottom + 18, str(index), anchor="middle", css="axis"))
+    parts.extend(_text(x(tick), bottom + 18, str(tick), anchor="middle", css="axis") for tick in _ticks(count))
     parts.append(_text((left + right) / 2, bottom + 34, "block", anchor="middle", css="axis"))
 
     ends = {}
@@ -163,15 +163,18 @@ def heat_map(rows: Sequence[HeatRow], *, title: str, x_label: str) -> Markup:
                 css = "inside strong" if value > 0.7 else "inside"
                 parts.append(_text(left + (column + 0.5) * cell, y + 15, f"{value:.0%}", anchor="middle", css=css))
     bottom = 2 + len(rows) * cell_height
-    for column in _ticks(columns):
-        parts.append(_text(left + (column + 0.5) * cell, bottom + 14, str(column), anchor="middle", css="axis"))
+    parts.extend(
+        _text(left + (tick + 0.5) * cell, bottom + 14, str(tick), anchor="middle", css="axis")
+        for tick in _ticks(columns)
+    )
     parts.append(_text(left + columns * cell / 2, bottom + 30, x_label, anchor="middle", css="axis"))
     return _svg(bottom + 36, title, parts)
 
 
 def _svg(height: float, title: str, parts: Iterable[Markup]) -> Markup:
-    frame = '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" xmlns="http://www.w3.org/2000/svg">{}</svg>'
-    return Markup(frame).format(WIDTH, _n(height), title, Markup("").join(parts))
+    return Markup(
+        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" xmlns="http://www.w3.org/2000/svg">{}</svg>'
+    ).format(WIDTH, _n(height), title, Markup("").join(parts))
 
 
 def _text(x: float, y: float, content: str, *, css: str, anchor: str = "start") -> Markup:
@@ -215,7 +218,7 @@ def _axis(low: float, high: float) -> tuple[float, float, float]:
 
 
 def _ticks(count: int) -> list[int]:
-    """Indices to be labelled: all of a few, else every second, fourth, eighth…"""
+    """Indices to be labelled: all of a few, else every second, fourth, eighth and so on."""
     step = 1
     while count / step > 12:
         step *= 2
@@ -240,10 +243,10 @@ def _spread(places: Sequence[float], top: float, bottom: float) -> list[float]:
     order = sorted(range(len(places)), key=lambda index: places[index])
     distance = min(_LABEL_HEIGHT, (bottom - top) / max(1, len(places) - 1))
     moved = list(places)
-    for above, below in zip(order, order[1:], strict=False):
+    for above, below in itertools.pairwise(order):
         moved[below] = max(moved[below], moved[above] + distance)
     if order and moved[order[-1]] > bottom:
         moved[order[-1]] = bottom
-        for above, below in reversed(list(zip(order, order[1:], strict=False))):
+        for above, below in reversed(list(itertools.pairwise(order))):
             moved[above] = min(moved[above], moved[below] - distance)
     return moved

@@ -98,7 +98,7 @@ def _count(number: int, noun: str) -> str:
 
 def _colours(report: Report) -> dict[str, int]:
     """The colour of each language, the same in all plots: those of the mix come first."""
-    languages = [entry.language for entry in (*report.calibration, *report.evaluation)]
+    languages = [entry.language for entry in report.calibration] + [entry.language for entry in report.evaluation]
     return {language: number % COLOURS for number, language in enumerate(dict.fromkeys(languages))}
 
 

@@ -53,5 +53,5 @@ def perplexity(nats: float, tokens: int) -> float:
 
 
 def bits_per_byte(nats: float, size_bytes: int) -> float:
-    """nats / (ln 2 · bytes): unlike perplexity it compares between languages and tokenizers."""
+    """Nats / (ln 2 · bytes): unlike perplexity it compares between languages and tokenizers."""
     return nats / (math.log(2) * size_bytes)

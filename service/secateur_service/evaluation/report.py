@@ -1,7 +1,9 @@
 """The report of a job, `report.json`: what was asked for, what was kept and what was lost, per language.
 
 It holds no times, durations or machine names, so that two attempts at one job write the same bytes; those are in
-`provenance.json`. The models below are the one schema: the JSON Schema that is published is generated from them.
+`provenance.json`. The models below are the one schema; what is published is generated from them:
+
+    python -m secateur_service.evaluation.report > docs/report.schema.json
 """
 
 from __future__ import annotations
@@ -16,8 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from secateur_service.evaluation.perplexity import bits_per_byte, perplexity
 from secateur_service.evaluation.verdicts import Verdict, judge
-
-SCHEMA_VERSION = "1"
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -203,7 +203,7 @@ class VerdictPart(Part):
 class Report(Part):
     """report.json."""
 
-    schema_version: Literal["1"] = SCHEMA_VERSION
+    schema_version: Literal["1"] = "1"
     job: JobPart
     model: ModelPart
     spec: dict[str, Any] = Field(description="the resolved specification")

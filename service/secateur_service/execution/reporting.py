@@ -13,7 +13,7 @@ from secateur_service.jobs.port import JobStore
 from secateur_service.pipeline.observer import BlockRecord, Progress, Stage
 
 PROGRESS_INTERVAL_SECONDS = 1.0
-"""Progress is written no more often than this, and at the end of every block and stage."""
+"""Progress is written no more often than this, save for the first after a block and the last of a stage."""
 
 
 class StoreObserver:
@@ -34,6 +34,7 @@ class StoreObserver:
         self._lease = lease
         self._monotonic = monotonic
         self._pending: Progress | None = None
+        self._blocks_done = -1
         self._written_at = float("-inf")
 
     def stage(self, stage: Stage) -> None:
@@ -44,12 +45,12 @@ class StoreObserver:
     def progress(self, progress: Progress) -> None:
         """Write the progress, or keep it until it is due."""
         self._pending = progress
-        if self._monotonic() - self._written_at >= PROGRESS_INTERVAL_SECONDS:
+        waited = self._monotonic() - self._written_at
+        if waited >= PROGRESS_INTERVAL_SECONDS or progress.blocks_done != self._blocks_done:
             self.flush()
 
-    def block(self, record: BlockRecord) -> None:  # noqa: ARG002 - the ledger has written the block's event
-        """Write the progress that the block made."""
-        self.flush()
+    def block(self, record: BlockRecord) -> None:
+        """Do nothing: the ledger has written the block's event."""
 
     def log(self, level: str, message: str, **fields: Any) -> None:
         """Write the line."""
@@ -67,6 +68,7 @@ class StoreObserver:
         """Write the progress that was kept."""
         if self._pending is not None:
             self._append(EventKind.PROGRESS, progress_body(self._pending))
+            self._blocks_done = self._pending.blocks_done
             self._pending = None
             self._written_at = self._monotonic()
 

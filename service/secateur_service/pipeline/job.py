@@ -22,7 +22,7 @@ from secateur_service.artifacts import Manifest, ObjectStore, publish
 from secateur_service.calibration.corpora import Corpus, CorpusRefusedError
 from secateur_service.calibration.sampling import TextSample, draw_samples
 from secateur_service.errors import PermanentError, ResourceError
-from secateur_service.evaluation.card import render_card
+from secateur_service.evaluation.card import read_license, render_card
 from secateur_service.evaluation.html import render_html
 from secateur_service.evaluation.report import (
     CalibrationFigures,
@@ -281,7 +281,7 @@ class _Job:
         )
         package.add_file("report/report.json", report.to_bytes())
         package.add_file("report/report.html", render_html(report))
-        package.add_file("checkpoint/README.md", render_card(report).encode())
+        package.add_file("checkpoint/README.md", render_card(report, license_id=read_license(checkpoint.folder)))
         package.add_file("provenance.json", self._provenance(passed))
         return package, report
 

@@ -28,14 +28,17 @@ def test_progress_is_written_at_most_once_a_second(store, job, observer, clock):
     assert fractions(store, job) == [step / 40 for step in (1, 9, 17, 25, 33)]
 
 
-def test_the_end_of_a_block_writes_the_newest_progress_after_the_blocks_event(store, job, observer, clock):
+@pytest.mark.parametrize("progress_first", [False, True])
+def test_the_first_progress_after_a_block_is_written_at_once(store, job, observer, clock, progress_first):
     ledger = StoreLedger(store, job.id, 1)
     observer.progress(Progress(0, 4, 0.1))
     clock.now += 0.1
     observer.progress(Progress(0, 4, 0.2))
     ledger.record(block(0))
-    observer.progress(Progress(1, 4, 0.25, eta_seconds=9.0))
-    observer.block(block(0))
+    calls = [lambda: observer.block(block(0)), lambda: observer.progress(Progress(1, 4, 0.25, eta_seconds=9.0))]
+    for call in reversed(calls) if progress_first else calls:
+        call()
+    observer.progress(Progress(1, 4, 0.3))
     assert kinds(store, job) == [EventKind.PROGRESS, EventKind.BLOCK, EventKind.PROGRESS]
     assert fractions(store, job) == [0.1, 0.25]
     assert store.get(job.id).progress == Progress(1, 4, 0.25, 9.0)

@@ -1,0 +1,355 @@
+"""The SDK against a real service process; the tests play its workers through the job store."""
+
+import asyncio
+import hashlib
+import json
+import logging
+import threading
+import time
+import uuid
+
+import pytest
+import secateur
+from support.service import FILES, REPORT, Service
+
+
+@pytest.fixture
+def service(tmp_path):
+    service = Service(tmp_path)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def client(service):
+    with secateur.Client(service.endpoint, reconnect_seconds=30) as client:
+        yield client
+
+
+def in_thread(function, *arguments):
+    """Run a function beside the test; `join` raises what it raised."""
+    outcome = {}
+
+    def run():
+        try:
+            outcome["value"] = function(*arguments)
+        except Exception as error:  # noqa: BLE001 - handed to the test
+            outcome["error"] = error
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+
+    def join(seconds=20):
+        thread.join(seconds)
+        assert not thread.is_alive(), "it does not end"
+        if "error" in outcome:
+            raise outcome["error"]
+        return outcome["value"]
+
+    return join
+
+
+def until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "this did not happen in time"
+        time.sleep(0.02)
+
+
+def test_the_service_says_what_it_can_do(client):
+    info = client.info()
+    assert "wanda" in info.methods
+    assert info.destinations[0].startswith("file:///")
+
+
+def test_a_refused_specification_names_every_field_as_its_yaml_form_does(client):
+    with pytest.raises(secateur.InvalidSpecError) as caught:
+        client.prune("file:///elsewhere", corpus="file:///c", languages={"xx-yy": 1.0}, sparsity=1.5, labels={"": "v"})
+    fields = {violation.field for violation in caught.value.violations}
+    assert {"pruning.sparsity", "calibration.languages[0].language", "labels[]"} <= fields
+
+
+def test_a_specification_file_is_judged_like_a_mapping(client, tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text("model: {uri: file:///elsewhere}\npruning: {sparsity: .nan}\n")
+    with pytest.raises(secateur.InvalidSpecError) as caught:
+        client.plan(path)
+    assert "pruning.sparsity" in {violation.field for violation in caught.value.violations}
+
+
+def test_a_job_that_does_not_exist_is_not_found_by_any_method(client, tmp_path):
+    job = client.job("nope")
+    calls = (job.get, job.cancel, job.report, job.artifacts, job.wait, job.result, lambda: job.download(tmp_path))
+    for call in (*calls, lambda: next(job.watch()), lambda: next(job.logs())):
+        with pytest.raises(secateur.NotFoundError):
+            call()
+
+
+def test_a_job_is_read_with_all_it_has(service, client):
+    job_id = service.running_job()
+    job = client.job(job_id).get()
+    assert (job.id, job.state, job.attempt) == (job_id, secateur.JobState.RUNNING, 1)
+    assert job.resolved_spec["calibration"]["languages"] == {"de": 0.75, "uk": 0.25}
+    assert job.create_time.tzinfo is not None
+    assert job.end_time is None
+
+
+def test_jobs_are_listed_newest_first_over_all_pages_and_by_state(service, client):
+    running = service.running_job()
+    queued = [service.queued_job() for _ in range(6)]
+    assert [job.id for job in client.list_jobs(page_size=2)] == [*reversed(queued), running]
+    assert [job.id for job in client.list_jobs(states=["RUNNING"])] == [running]
+
+
+def test_logs_are_those_written_so_far_or_all_until_the_end(service, client):
+    job_id = service.running_job()
+    service.log(job_id, "one", "two")
+    job = client.job(job_id)
+    assert [event.message for event in job.logs()] == ["one", "two"]
+    following = in_thread(lambda: [event.message for event in job.logs(follow=True)])
+    service.log(job_id, "three")
+    service.publish(job_id, FILES)
+    assert following() == ["one", "two", "three"]
+
+
+def test_a_watch_goes_on_over_killed_servers_without_gap_or_duplicate(service, client, caplog):
+    job_id = service.running_job()
+    events = []
+    with caplog.at_level(logging.WARNING, logger="secateur"):
+        watching = in_thread(lambda: [events.append(event) for event in client.job(job_id).watch(0)])
+        for round_number in range(3):
+            service.log(job_id, f"before {round_number}")
+            until(lambda: any(getattr(event, "message", "") == f"before {round_number}" for event in events))  # noqa: B023
+            service.kill()
+            service.log(job_id, f"away {round_number}", "more")
+            service.start()
+        service.publish(job_id, FILES)
+        watching()
+    assert [event.sequence for event in events] == list(range(1, service.store.get(job_id).last_sequence + 1))
+    assert events[-1].state is secateur.JobState.SUCCEEDED
+    assert sum("lost the watch" in record.message for record in caplog.records) >= 3
+
+
+def test_a_watch_gives_up_when_the_service_stays_away(service):
+    job_id = service.running_job()
+    with secateur.Client(service.endpoint, reconnect_seconds=1) as client:
+        watch = client.job(job_id).watch()
+        assert next(watch).kind == "snapshot"
+        service.kill()
+        started = time.monotonic()
+        with pytest.raises(secateur.UnavailableError, match="no contact"):
+            list(watch)
+        assert time.monotonic() - started < 10
+
+
+def test_a_call_to_a_service_that_is_not_there_is_unavailable_within_seconds(service):
+    service.kill()
+    with secateur.Client(service.endpoint) as client:
+        started = time.monotonic()
+        with pytest.raises(secateur.UnavailableError):
+            client.info()
+        assert time.monotonic() - started < 15
+
+
+def test_a_call_outlives_a_short_restart_because_it_is_repeated(service, client):
+    client.info()
+    service.kill()
+    answer = in_thread(client.info)
+    service.start()
+    try:
+        assert answer().version
+    except secateur.UnavailableError:
+        pytest.fail("the retries of the service config did not bridge the restart")
+
+
+def test_closing_the_client_ends_a_watch_in_another_thread(service):
+    client = secateur.Client(service.endpoint)
+    watch = client.job(service.running_job()).watch()
+    next(watch)
+    ending = in_thread(lambda: list(watch))
+    time.sleep(0.2)
+    client.close()
+    with pytest.raises(secateur.ClientClosedError):
+        ending(seconds=5)
+    with pytest.raises(secateur.ClientClosedError):
+        client.info()
+
+
+def test_waiting_has_a_limit_and_the_job_goes_on(service, client):
+    job = client.job(service.running_job())
+    started = time.monotonic()
+    with pytest.raises(secateur.WaitTimeoutError):
+        job.wait(timeout_seconds=0.5)
+    assert time.monotonic() - started < 5
+    assert job.get().state is secateur.JobState.RUNNING
+
+
+def test_the_result_has_report_and_figures(service, client):
+    job_id = service.running_job()
+    service.publish(job_id, FILES)
+    result = client.job(job_id).result()
+    assert result.report == json.loads(REPORT)
+    assert isinstance(result.report["blocks"], int)
+    assert result.languages["de"].perplexity_ratio == pytest.approx(1.25)
+    assert (result.job.id, result.sparsity) == (job_id, 0.5)
+
+
+def test_a_job_without_a_result_raises_why(service, client):
+    from secateur_service.jobs.job import Failure
+
+    failed = service.running_job()
+    service.store.release(failed, 1, Failure("NON_FINITE", "a NaN in layer 3", retryable=False, details={"layer": "3"}))
+    with pytest.raises(secateur.JobFailedError, match="a NaN in layer 3") as caught:
+        client.job(failed).result()
+    assert (caught.value.reason, caught.value.details, caught.value.retryable) == ("NON_FINITE", {"layer": "3"}, False)
+
+    cancelled = client.job(service.queued_job())
+    cancelled.cancel()
+    with pytest.raises(secateur.JobCancelledError):
+        cancelled.result()
+    assert cancelled.wait().state is secateur.JobState.CANCELLED
+
+    with pytest.raises(secateur.NotReadyError):
+        client.job(service.running_job()).report()
+
+
+def test_a_download_brings_all_files_with_the_manifest_last(service, client, tmp_path):
+    job_id = service.running_job()
+    service.publish(job_id, FILES)
+    seen = []
+    paths = client.job(job_id).download(tmp_path / "out", progress=seen.append)
+    assert {path.relative_to(tmp_path / "out").as_posix() for path in paths} == {*FILES, "manifest.json"}
+    for path, content in FILES.items():
+        assert (tmp_path / "out" / path).read_bytes() == content
+    assert seen[-1].path == "manifest.json"
+    assert seen[-1].bytes_done == seen[-1].bytes_total
+
+
+def test_a_file_that_was_changed_in_the_store_is_not_put_into_place(service, client, tmp_path):
+    job_id = service.running_job()
+    folder = service.publish(job_id, FILES)
+    (folder / "checkpoint/config.json").write_bytes(b"[]")
+    with pytest.raises(secateur.IntegrityError, match=r"checkpoint/config\.json"):
+        client.job(job_id).download(tmp_path / "out")
+    assert not (tmp_path / "out/checkpoint/config.json").exists()
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_a_lost_file_is_named(service, client, tmp_path):
+    job_id = service.running_job()
+    folder = service.publish(job_id, FILES)
+    (folder / "checkpoint/config.json").unlink()
+    with pytest.raises(secateur.DownloadError, match=r"config\.json"):
+        client.job(job_id).download(tmp_path / "out")
+
+
+def test_a_damaged_manifest_is_told_from_a_missing_job(service, client):
+    job_id = service.running_job()
+    folder = service.publish(job_id, FILES)
+    (folder / "manifest.json").write_bytes(b"{}")
+    with pytest.raises(secateur.DamagedResultError):
+        client.job(job_id).artifacts()
+
+
+def test_the_same_request_id_gives_the_same_job_and_another_request_is_refused(service, client):
+    spec = admissible_spec(service.file_root)
+    request_id = str(uuid.uuid4())
+    first = client.submit(spec, request_id=request_id, labels={"a": "b"})
+    assert client.submit(spec, request_id=request_id, labels={"a": "b"}).name == first.name
+    assert client.submit(spec).name != first.name
+    with pytest.raises(secateur.AlreadyExistsError):
+        client.submit(spec, request_id=request_id)
+    assert first.get().labels == {"a": "b"}
+
+
+def test_a_dry_run_resolves_and_stores_nothing(service, client):
+    plan = client.plan(admissible_spec(service.file_root))
+    assert plan.resolved_spec["pruning"]["method"] == "sparsegpt"
+    assert plan.estimate.checkpoint_bytes > 0
+    assert list(client.list_jobs()) == []
+
+
+async def test_the_asynchronous_client_does_the_same(service, tmp_path):
+    async with secateur.AsyncClient(service.endpoint, reconnect_seconds=30) as client:
+        assert (await client.info()).version
+        job = await client.submit(admissible_spec(service.file_root))
+        await job.cancel()
+        with pytest.raises(secateur.JobCancelledError):
+            await job.result()
+
+        job_id = service.running_job()
+        job = client.job(job_id)
+        events = []
+
+        async def watch():
+            async for event in job.watch(0):
+                events.append(event)  # noqa: PERF401 - the test looks at it meanwhile
+
+        watching = asyncio.create_task(watch())
+        service.log(job_id, "one")
+        while not any(event.kind == "log" for event in events):
+            await asyncio.sleep(0.02)
+        await asyncio.to_thread(service.kill)
+        service.log(job_id, "two")
+        await asyncio.to_thread(service.start)
+        service.publish(job_id, FILES)
+        await asyncio.wait_for(watching, 20)
+        assert [event.sequence for event in events] == list(range(1, service.store.get(job_id).last_sequence + 1))
+        assert [event.message async for event in job.logs()] == ["one", "two"]
+        assert (await job.result()).report == json.loads(REPORT)
+        assert {listed.id async for listed in client.list_jobs(page_size=1)} >= {job_id}
+        await job.download(tmp_path / "out")
+        digest = hashlib.sha256((tmp_path / "out/report/report.json").read_bytes()).hexdigest()
+        assert digest == {item.path: item.sha256 for item in await job.artifacts()}["report/report.json"]
+
+
+async def test_cancelling_a_task_ends_its_watch_and_closing_ends_the_others(service):
+    job_id = service.running_job()
+    client = secateur.AsyncClient(service.endpoint)
+
+    async def watch():
+        return [event async for event in client.job(job_id).watch()]
+
+    first, second = asyncio.create_task(watch()), asyncio.create_task(watch())
+    await asyncio.sleep(0.5)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(first, 5)
+    await client.close()
+    with pytest.raises(secateur.ClientClosedError):
+        await asyncio.wait_for(second, 5)
+
+
+def admissible_spec(root):
+    """A specification that admission accepts: a tiny random model and two texts below the root."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    if not (root / "model").exists():
+        config = LlamaConfig(
+            vocab_size=32,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+        )
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(root / "model")
+        tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "b": 2}, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(root / "model")
+        (root / "text").mkdir()
+        for language in ("de", "uk"):
+            (root / "text" / f"{language}.txt").write_text("a b a b\n" * 2000)
+    return secateur.prune_spec(
+        (root / "model").as_uri(),
+        corpus=(root / "text").as_uri(),
+        languages=["de", "uk"],
+        sparsity=0.5,
+        samples=4,
+        sequence_length=16,
+        tokens_per_language=64,
+    )

@@ -1,0 +1,92 @@
+"""A service as a process of its own, whose workers the test plays through the job store."""
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from secateur_service.artifacts.manifest import Manifest, ManifestFile
+from secateur_service.jobs.job import EventKind, JobResult, LanguageResult
+from secateur_service.jobs.store import open_job_store
+
+from support.jobs import new_job
+
+
+class Service:
+    """`secateur-service serve` without device slots on a port that stays the same over restarts."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.file_root = folder / "files"
+        self.file_root.mkdir()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.start()
+        self.store = open_job_store(f"sqlite:///{self.data_dir}/secateur.sqlite3")
+
+    def start(self):
+        ready = self.folder / "ready.json"
+        ready.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "secateur_service", "serve", "--listen", self.endpoint, "--metrics-listen", ""]
+        command += ["--data-dir", str(self.data_dir), "--file-root", str(self.file_root), "--ready-file", str(ready)]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log, env={**os.environ, "SECATEUR_DEVICES": ""})
+        deadline = time.monotonic() + 30
+        while not ready.exists():
+            assert self.process.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.03)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def close(self):
+        self.store.close()
+        if self.process.poll() is None:
+            self.kill()
+
+    def queued_job(self):
+        return self.store.create(new_job(destination=(self.data_dir / "artifacts").as_uri())).id
+
+    def running_job(self):
+        job_id = self.queued_job()
+        assert self.store.claim(owner="test", lease_seconds=600).id == job_id
+        return job_id
+
+    def log(self, job_id, *lines):
+        events = [(EventKind.LOG, {"level": "info", "message": line, "fields": {"n": 1}}) for line in lines]
+        self.store.append(job_id, 1, events)
+
+    def publish(self, job_id, contents):
+        """Play the end of a worker: publish files and a manifest, and succeed."""
+        destination = Path(self.store.get(job_id).resolved.output.destination.removeprefix("file://"))
+        folder = destination / job_id
+        files = []
+        for path, content in contents.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+            digest = hashlib.sha256(content).hexdigest()
+            files.append(ManifestFile(path=path, size_bytes=len(content), sha256=digest, media_type="text/plain"))
+        report = hashlib.sha256(contents["report/report.json"]).hexdigest()
+        manifest = Manifest(job_id=job_id, attempt=1, files=tuple(files), resolved_spec={}, report_sha256=report)
+        (folder / "manifest.json").write_bytes(manifest.to_bytes())
+        self.store.commit_manifest(job_id, 1, manifest.digest())
+        language = LanguageResult("de", 10.0, 12.5, 1.0, 1.25)
+        uri = (folder / "manifest.json").as_uri()
+        self.store.succeed(job_id, 1, JobResult(uri, manifest.digest(), 0.5, (language,)))
+        return folder
+
+
+REPORT = json.dumps({"schema_version": "1", "blocks": 6, "ratio": 1.25, "languages": {"de": None}}).encode()
+FILES = {
+    "report/report.json": REPORT,
+    "checkpoint/config.json": b"{}",
+    "checkpoint/model.safetensors": b"x" * 3_000_000,
+}

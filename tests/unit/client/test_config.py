@@ -1,0 +1,108 @@
+"""Where configuration comes from, and how an endpoint becomes a connection."""
+
+import json
+
+import pytest
+import secateur
+from hypothesis import given
+from hypothesis import strategies as st
+from secateur._channel import connection, service_config
+from secateur._config import ClientConfig, load_config
+
+FIELDS = {"endpoint": st.sampled_from(["a:1", "b:2"]), "token": st.sampled_from(["t", "u"])}
+SOURCES = st.fixed_dictionaries({}, optional=FIELDS)
+
+
+@given(arguments=SOURCES, variables=SOURCES, file=SOURCES)
+def test_arguments_win_over_the_environment_and_the_environment_over_the_file(
+    tmp_path_factory, arguments, variables, file
+):
+    path = tmp_path_factory.mktemp("config") / "config.toml"
+    path.write_text("".join(f'{name} = "{value}"\n' for name, value in file.items()))
+    environment = {"SECATEUR_CONFIG": str(path)} | {f"SECATEUR_{name.upper()}": v for name, v in variables.items()}
+    expected = {"endpoint": "localhost:50051", "token": None, **file, **variables, **arguments}
+    config = load_config(arguments, environment)
+    assert {"endpoint": config.endpoint, "token": config.token} == expected
+
+
+def test_the_file_in_the_home_folder_is_found_and_may_be_absent(tmp_path):
+    assert load_config({}, {"HOME": str(tmp_path)}) == ClientConfig()
+    folder = tmp_path / ".config" / "secateur"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text('endpoint = "here:1"\ntimeout_seconds = 5\n')
+    config = load_config({"token": None}, {"HOME": str(tmp_path), "SECATEUR_TOKEN": ""})
+    assert (config.endpoint, config.timeout_seconds, config.token) == ("here:1", 5.0, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("endpont = 'a:1'", "endpont"),
+        ("endpoint = 3", "expected a text"),
+        ("timeout_seconds = 'soon'", "expected a number of seconds"),
+        ("timeout_seconds = -1", "expected a number of seconds"),
+        ("endpoint", "not a TOML file"),
+    ],
+)
+def test_a_faulty_file_is_named_with_its_fault(tmp_path, content, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(content)
+    with pytest.raises(secateur.ConfigError, match=message) as caught:
+        load_config({}, {"SECATEUR_CONFIG": str(path)})
+    assert "mine.toml" in str(caught.value)
+
+
+def test_a_file_that_is_named_must_exist():
+    with pytest.raises(secateur.ConfigError, match="cannot read"):
+        load_config({}, {"SECATEUR_CONFIG": "/nowhere/config.toml"})
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "target", "tls"),
+    [
+        ("localhost:50051", "localhost:50051", False),
+        ("http://host:1", "host:1", False),
+        ("https://host:443/", "host:443", True),
+        ("[::1]:50051", "[::1]:50051", False),
+        ("dns:///host:1", "dns:///host:1", False),
+        ("unix:/run/secateur.sock", "unix:/run/secateur.sock", False),
+        ("10.0.0.1:1, 10.0.0.2:2", "ipv4:10.0.0.1:1,10.0.0.2:2", False),
+        ("localhost:1,127.0.0.1:2", "ipv4:127.0.0.1:1,127.0.0.1:2", False),
+        ("[::1]:1,[::2]:2", "ipv6:[::1]:1,[::2]:2", False),
+    ],
+)
+def test_an_endpoint_becomes_a_target(endpoint, target, tls):
+    made = connection(ClientConfig(endpoint=endpoint))
+    assert (made.target, made.credentials is not None) == (target, tls)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["", "host", "host:", "http://", "ftp://host:1", "host:port", "a:1,b:2", "host:1/x"]
+)
+def test_an_endpoint_that_cannot_be_one_is_refused_with_the_form_it_should_have(endpoint):
+    with pytest.raises(secateur.ConfigError, match=r"expected host:port|for host names use"):
+        connection(ClientConfig(endpoint=endpoint))
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["localhost:1", "127.0.0.1:1", "https://far.example:1", "unix:/s", "dns:///localhost:1"]
+)
+def test_a_token_goes_over_tls_or_stays_on_this_machine(endpoint):
+    assert connection(ClientConfig(endpoint=endpoint, token="t")).metadata == (("authorization", "Bearer t"),)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["far.example:1", "http://10.0.0.1:1", "dns:///far.example:1", "127.0.0.1:1,10.0.0.1:1"]
+)
+def test_a_token_is_never_sent_in_the_clear_to_another_machine(endpoint):
+    with pytest.raises(secateur.ConfigError, match="in the clear"):
+        connection(ClientConfig(endpoint=endpoint, token="t"))
+
+
+def test_retries_are_for_single_answers_on_unavailable_only():
+    (entry,) = json.loads(service_config(balanced=False))["methodConfig"]
+    methods = {name["method"] for name in entry["name"]}
+    assert "CreatePruneJob" in methods
+    assert "WatchPruneJob" not in methods
+    assert entry["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert entry["retryPolicy"]["maxAttempts"] == 4

@@ -1,0 +1,63 @@
+"""From gRPC's errors to the SDK's."""
+
+import grpc
+import pytest
+import secateur
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2 as details_pb
+from google.rpc import status_pb2
+from secateur._errors import from_rpc_error
+from secateur_service.api.errors import GRPC_CODES, status_of
+from secateur_service.errors import FieldViolation, InvalidSpecError, NotReadyError, OverloadedError
+from support.rpc import Refused
+
+
+def refused(status, code):
+    return Refused(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
+
+
+def test_a_refused_specification_lists_every_violation_by_its_path_in_the_yaml_form():
+    status = status_of(
+        InvalidSpecError(
+            [FieldViolation("spec.pruning.sparsity", "less than 1"), FieldViolation("labels[x]", "too long")]
+        )
+    )
+    error = from_rpc_error(refused(status, grpc.StatusCode.INVALID_ARGUMENT))
+    assert isinstance(error, secateur.InvalidSpecError)
+    assert [violation.field for violation in error.violations] == ["pruning.sparsity", "labels[x]"]
+    assert str(error) == "pruning.sparsity: less than 1; labels[x]: too long"
+
+
+def test_reason_and_metadata_come_from_the_service_and_a_foreign_domain_is_not_believed():
+    error = from_rpc_error(
+        refused(status_of(NotReadyError("not yet", metadata={"state": "RUNNING"})), grpc.StatusCode.FAILED_PRECONDITION)
+    )
+    assert isinstance(error, secateur.NotReadyError)
+    assert (error.reason, error.metadata) == ("JOB_NOT_SUCCEEDED", {"state": "RUNNING"})
+
+    foreign = any_pb2.Any()
+    foreign.Pack(details_pb.ErrorInfo(reason="JOB_NOT_SUCCEEDED", domain="proxy.example", metadata={"a": "b"}))
+    error = from_rpc_error(refused(status_pb2.Status(code=9, details=[foreign]), grpc.StatusCode.FAILED_PRECONDITION))
+    assert (type(error), error.reason, error.metadata) == (secateur.PreconditionError, "FAILED_PRECONDITION", {})
+
+
+def test_the_time_to_wait_is_what_the_service_asks_for():
+    info = any_pb2.Any()
+    info.Pack(details_pb.RetryInfo(retry_delay=duration_pb2.Duration(seconds=2, nanos=500_000_000)))
+    error = from_rpc_error(refused(status_pb2.Status(code=14, details=[info]), grpc.StatusCode.UNAVAILABLE))
+    assert (error.retry_after_seconds, error.retryable) == (2.5, True)
+    limit = from_rpc_error(refused(status_of(OverloadedError("full")), grpc.StatusCode.RESOURCE_EXHAUSTED))
+    assert isinstance(limit, secateur.OverloadedError)
+
+
+@pytest.mark.parametrize("trailers", [(), (("grpc-status-details-bin", b"\xff\xff"),), (("other", "x"),)])
+def test_an_error_without_readable_details_keeps_its_code_and_text(trailers):
+    error = from_rpc_error(Refused(grpc.StatusCode.NOT_FOUND, "no such job", trailers))
+    assert (type(error), str(error), error.code) == (secateur.NotFoundError, "no such job", grpc.StatusCode.NOT_FOUND)
+
+
+def test_every_code_that_the_service_uses_has_a_class_of_its_own_but_for_defects():
+    generic = {
+        code for code in GRPC_CODES.values() if type(from_rpc_error(Refused(code))) is secateur.ServiceFaultError
+    }
+    assert generic == {grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED}

@@ -1,0 +1,163 @@
+"""The plain-data form of a specification."""
+
+import io
+import math
+
+import pytest
+import secateur
+from hypothesis import given
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+from secateur._options import prune_spec, with_options
+from secateur._spec import load_spec, parse_yaml, spec_mapping, spec_message
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+TAGS = st.sampled_from(["de", "uk", "no", "zh-Hant", "on", "y", "null"])
+INT32 = st.integers(-(2**31), 2**31 - 1)
+SPECS = st.fixed_dictionaries(
+    {},
+    optional={
+        "model": st.fixed_dictionaries({"uri": TEXT.filter(bool)}),
+        "calibration": st.fixed_dictionaries(
+            {},
+            optional={
+                "languages": st.dictionaries(TAGS, st.floats(allow_nan=False), min_size=1),
+                "samples": INT32,
+                "seed": st.integers(-(2**63), 2**63 - 1),
+            },
+        ),
+        "pruning": st.fixed_dictionaries({}, optional={"sparsity": st.floats(allow_nan=False), "pattern": TEXT}),
+        "evaluation": st.fixed_dictionaries({}, optional={"languages": st.lists(TAGS, min_size=1)}),
+    },
+)
+
+
+def violations(data):
+    with pytest.raises(secateur.InvalidSpecError) as caught:
+        spec_message(data)
+    return {violation.field: violation.description for violation in caught.value.violations}
+
+
+@given(SPECS)
+def test_a_message_holds_exactly_the_values_of_the_mapping(data):
+    assert spec_mapping(spec_message(data)) == data
+
+
+@given(SPECS)
+def test_yaml_changes_no_value(data):
+    stream = io.StringIO()
+    YAML(typ="safe", pure=True).dump(data, stream)
+    assert spec_mapping(spec_message(parse_yaml(stream.getvalue().encode(), "x"))) == data
+
+
+def test_yaml_is_read_as_version_1_2():
+    content = b"calibration: {languages: {no: 1, on: 2, y: 3}}\npruning: {pattern: 2:4}"
+    message = spec_message(parse_yaml(content, "x"))
+    assert [entry.language for entry in message.calibration.languages] == ["no", "on", "y"]
+    assert message.pruning.pattern == "2:4"
+
+
+def test_a_mix_may_be_a_mapping_a_list_of_languages_or_a_list_of_entries():
+    forms = [{"de": None, "en": None}, ["de", "en"], [{"language": "de"}, {"language": "en"}]]
+    messages = [spec_message({"calibration": {"languages": form}}) for form in forms]
+    assert messages[0] == messages[1] == messages[2]
+    assert not messages[0].calibration.languages[0].HasField("weight")
+
+
+def test_numbers_that_are_not_finite_go_through_for_the_service_to_judge():
+    message = spec_message(parse_yaml(b"pruning: {sparsity: .nan}\ncalibration: {languages: {de: .inf}}", "x"))
+    assert math.isnan(message.pruning.sparsity)
+    assert message.calibration.languages[0].weight == math.inf
+
+
+def test_all_faults_of_the_shape_come_at_once_with_their_paths():
+    found = violations(
+        {
+            "modle": {},
+            "model": "file:///m",
+            "calibration": {"sampels": 3, "samples": 1.5, "seed": 2**63, "languages": {"de": "much", False: 1}},
+            "pruning": {"sparsity": True, "pattern": 24},
+            "evaluation": {"languages": "de", "tokens_per_language": None},
+        }
+    )
+    assert set(found) == {
+        "modle",
+        "model",
+        "calibration.sampels",
+        "calibration.samples",
+        "calibration.seed",
+        "calibration.languages.de.weight",
+        "calibration.languages.False.language",
+        "pruning.sparsity",
+        "pruning.pattern",
+        "evaluation.languages",
+    }
+    assert "did you mean model?" in found["modle"]
+    assert "did you mean samples?" in found["calibration.sampels"]
+    assert "corpus, languages, samples" in found["calibration.sampels"]
+    assert "whole number" in found["calibration.samples"]
+    assert "put it in quotes" in found["pruning.pattern"]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["model", "calibration", "languages"]), inner)
+        ),
+    )
+)
+def test_any_data_becomes_a_message_or_a_list_of_faults(data):
+    try:
+        message = spec_message({"calibration": data, "model": data, "evaluation": data})
+    except secateur.InvalidSpecError as error:
+        paths = [violation.field.partition(".")[0] for violation in error.violations]
+        assert set(paths) <= {"calibration", "model", "evaluation"}
+        assert paths
+    else:
+        assert str(spec_message(spec_mapping(message))) == str(message)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"model: [", "line 1"),
+        (b"model: {uri: a}\nmodel: {uri: b}", "duplicate key"),
+        (b"- model", "expected a mapping"),
+        (b"", "holds nothing"),
+        (b"\xff\xfe\x00", "not YAML"),
+        (b"a: 1\n---\nb: 2", "spec.yaml"),
+        (b"[" * 3_000, "spec.yaml"),
+        (b"#" * (2**20 + 1), "larger than"),
+    ],
+)
+def test_a_file_that_is_no_specification_is_named_with_its_fault(tmp_path, content, message):
+    path = tmp_path / "spec.yaml"
+    path.write_bytes(content)
+    with pytest.raises(secateur.InvalidSpecError, match=message) as caught:
+        load_spec(path)
+    assert "spec.yaml" in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_refused_too():
+    with pytest.raises(secateur.InvalidSpecError, match=r"cannot read.*nowhere"):
+        load_spec("/nowhere/spec.yaml")
+
+
+def test_options_stand_where_the_specification_has_them():
+    assert prune_spec(
+        "file:///m", corpus="file:///c", languages=["de"], sparsity=0.5, evaluation_languages=["de"], destination=None
+    ) == {
+        "model": {"uri": "file:///m"},
+        "calibration": {"corpus": "file:///c", "languages": ["de"]},
+        "pruning": {"sparsity": 0.5},
+        "evaluation": {"languages": ["de"]},
+    }
+    with pytest.raises(TypeError, match="no such option: spars"):
+        prune_spec("file:///m", spars=0.5)
+
+
+def test_a_target_given_as_an_option_replaces_the_one_in_the_file_and_leaves_the_file_alone():
+    spec = {"pruning": {"method": "wanda", "sparsity": 0.5}}
+    assert with_options(spec, {"pattern": "2:4"}) == {"pruning": {"method": "wanda", "pattern": "2:4"}}
+    assert spec == {"pruning": {"method": "wanda", "sparsity": 0.5}}

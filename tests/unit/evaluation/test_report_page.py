@@ -1,0 +1,122 @@
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import pytest
+from secateur_service.evaluation.html import mean_ratio, model_name, render_html, row_label, target
+from support.reports import Block, Layer, make_report
+
+HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&lt;{{ 7*7 }}"
+VOID = {"meta", "br", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Collects elements, attributes and text, and checks that every element is closed."""
+
+    def __init__(self, content):
+        super().__init__(convert_charrefs=True)
+        self.elements, self.attributes, self.text, self._open = [], [], [], []
+        self.feed(content.decode())
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def hostile_report():
+    block = Block(0, (Layer(f"model.layers.0.{HOSTILE}.weight", (4, 4), 8, (HOSTILE,)),), {HOSTILE: 12.0})
+    return make_report(
+        uri=f"file:///models/{HOSTILE}",
+        job_id=HOSTILE,
+        ratios={HOSTILE: 1.5, "de": 1.1},
+        mix={HOSTILE: 1.0},
+        blocks=[block],
+    )
+
+
+def test_the_page_is_well_formed_and_loads_nothing_from_outside():
+    page = Page(render_html(make_report()))
+    assert not {"script", "link", "img", "iframe", "object", "base"} & set(page.elements)
+    for _, name, value in page.attributes:
+        assert name not in {"src", "href", "srcset", "action"}
+        assert not name.startswith("on")
+        assert "url(" not in value
+    style = re.search(r"<style>(.*?)</style>", render_html(make_report()).decode(), re.DOTALL)[1]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_names_of_models_languages_and_layers_cannot_inject_markup():
+    content = render_html(hostile_report(), digests={HOSTILE: HOSTILE})
+    page = Page(content)
+    assert not {"script", "img"} & set(page.elements)
+    assert not any(name.startswith("on") for _, name, _ in page.attributes)
+    assert any(HOSTILE in text for text in page.text)
+    assert any(HOSTILE in value for _, name, value in page.attributes if name == "aria-label")
+    assert b"{{ 7*7 }}" in content
+
+
+def test_every_plot_is_an_svg_that_an_xml_parser_reads():
+    for report in (make_report(), hostile_report()):
+        plots = re.findall(r"<svg .*?</svg>", render_html(report).decode(), re.DOTALL)
+        assert len(plots) == 3
+        for plot in plots:
+            assert ET.fromstring(plot).tag.endswith("svg")
+
+
+def test_the_page_says_what_was_kept_and_lost():
+    text = " ".join(" ".join(Page(render_html(make_report())).text).split())
+    assert "garden-llama" in text
+    assert "Perplexity grew ×1.15 on average over 4 languages, and not evenly: es lost far more." in text
+    assert "×1.50" in text
+    assert "es is left behind" in text
+    assert "Zeros alone make a model neither smaller nor faster to serve." in text
+    assert "ab" * 32 in text
+    assert "640 of 1,280 weights" in text
+
+
+def test_an_even_result_is_called_even():
+    text = " ".join(Page(render_html(make_report(ratios={"de": 1.05, "en": 1.06}))).text)
+    assert "no language was left far behind" in text
+
+
+def test_the_page_is_the_same_every_time():
+    assert render_html(make_report()) == render_html(make_report())
+
+
+def test_a_language_outside_the_mix_is_marked():
+    assert render_html(make_report()).count(b"not in the mix</small>") == 1
+
+
+@pytest.mark.parametrize("count", [1, 32, 120])
+def test_models_of_any_depth_can_be_drawn(count):
+    blocks = [Block(i, (Layer(f"h.{i}.x.weight", (2, 2), 2),), {"de": 20.0 / (i + 1)}) for i in range(count)]
+    Page(render_html(make_report(blocks=blocks)))
+
+
+def test_names_and_targets_are_written_for_people():
+    assert model_name("hf://org/aya-23-8B") == "aya-23-8B"
+    assert model_name("file:///models/x/") == "x"
+    assert target({"sparsity": 0.5, "pattern": None}) == "50 % sparse"
+    assert target({"sparsity": 0.625}) == "62.5 % sparse"
+    assert target({"sparsity": None, "pattern": "2:4"}) == "2:4 pattern"
+    assert row_label("model.layers.3.mlp.up_proj.weight", 3) == "mlp.up_proj"
+    assert row_label("transformer.h.12.self_attention.dense.weight", 12) == "self_attention.dense"
+
+
+def test_the_mean_growth_is_geometric():
+    assert mean_ratio(make_report(ratios={"de": 1.0, "en": 4.0})) == pytest.approx(2.0)
