@@ -87,9 +87,9 @@ def service_config(*, balanced: bool) -> str:
                     "name": [{"service": _SERVICE.full_name, "method": method} for method in unary],
                     "retryPolicy": {
                         "maxAttempts": 4,
-                        "initialBackoff": "0.2s",
-                        "maxBackoff": "3s",
-                        "backoffMultiplier": 2.5,
+                        "initialBackoff": "0.5s",
+                        "maxBackoff": "4s",
+                        "backoffMultiplier": 2,
                         "retryableStatusCodes": ["UNAVAILABLE"],
                     },
                 }

@@ -279,6 +279,6 @@ class ConsoleObserver:
             raise PreemptedError("interrupted; run the same command again to go on from the last finished block")
 
     def _line(self, text: str) -> None:
-        self._console.print(f"[{time.monotonic() - self._began:8.1f} s] {text}", highlight=False, markup=False)
+        self._console.print(f"[{time.monotonic() - self._began:8.1f} s] {text}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -23,7 +23,7 @@ def model(tmp_path_factory):
     """The demo's model after far fewer steps than the demo takes."""
     folder = tmp_path_factory.mktemp("demo") / "garden-llama"
     losses = []
-    assert ensure_model(folder, steps=40, report=lambda step, steps, loss: losses.append(loss)) is True
+    assert ensure_model(folder, steps=40, report=lambda _step, _steps, loss: losses.append(loss)) is True
     assert len(losses) == 40
     assert losses[-1] < 0.7 * losses[0]
     return folder

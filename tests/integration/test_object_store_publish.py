@@ -12,7 +12,7 @@ from servers import S3Access
 JOB = "job-1"
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """Stands for the death of the process at this point."""
 
 
@@ -28,7 +28,7 @@ class Ledger:
 
     def commit_and_crash(self, digest):
         self.commit(digest)
-        raise Crash
+        raise CrashError
 
 
 @pytest.fixture(params=["directory", "s3"])
@@ -99,7 +99,7 @@ def test_everything_is_published_and_the_manifest_is_what_the_job_store_names(st
 
 def test_a_crash_between_commit_and_manifest_is_adopted_by_the_next_attempt(store, attempt):
     ledger = Ledger()
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         run(store, attempt(1), ledger.commit_and_crash)
     assert store.stat(f"{JOB}/manifest.json") is None
     digest = run(store, attempt(2), ledger.commit)
@@ -109,10 +109,10 @@ def test_a_crash_between_commit_and_manifest_is_adopted_by_the_next_attempt(stor
 
 def test_a_crash_before_the_commit_is_adopted_as_complete(store, attempt):
     def crash(digest):
-        raise Crash
+        raise CrashError
 
     ledger = Ledger()
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         run(store, attempt(1), crash)
     assert assert_published(store, run(store, attempt(2), ledger.commit)).attempt == 1
 
@@ -130,18 +130,18 @@ def test_a_crash_in_the_middle_of_the_upload_is_made_good(store, attempt):
     class Dies(RecordingObserver):
         def check(self):
             if store.stat(f"{JOB}/{files[0].path}"):
-                raise Crash
+                raise CrashError
 
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         publish(store, JOB, files, manifest, commit=Ledger().commit, observer=Dies())
     assert assert_published(store, run(store, attempt(2), Ledger().commit)).attempt == 2
 
 
 def test_files_of_an_earlier_attempt_that_were_damaged_are_not_adopted(store, attempt):
     def crash(digest):
-        raise Crash
+        raise CrashError
 
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         run(store, attempt(1), crash)
     store.put_bytes(f"{JOB}/provenance.json", b'{"seconds": 9}', "application/json")
     assert assert_published(store, run(store, attempt(2), Ledger().commit)).attempt == 2

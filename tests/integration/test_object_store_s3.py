@@ -144,7 +144,7 @@ def test_a_store_that_says_slow_down_is_asked_again_and_then_reported_as_unavail
 
 
 def test_a_store_that_does_not_answer_is_reported_as_slow():
-    with http_server(lambda request: time.sleep(2)) as endpoint, pytest.raises(TransientError) as error:
+    with http_server(lambda _request: time.sleep(2)) as endpoint, pytest.raises(TransientError) as error:
         misbehaving(endpoint, retries=0, read_timeout_seconds=0.3).get_bytes("job/a")
     assert error.value.reason == "OBJECT_STORE_TIMEOUT"
 

@@ -7,9 +7,14 @@ import logging
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 import secateur
+from secateur.v1 import prune_service_pb2 as service_pb
+from secateur.v1 import prune_service_pb2_grpc as service_grpc
+from secateur_service.jobs.job import Failure
 from support.service import FILES, REPORT, Service
 
 
@@ -151,15 +156,38 @@ def test_a_call_to_a_service_that_is_not_there_is_unavailable_within_seconds(ser
         assert time.monotonic() - started < 15
 
 
-def test_a_call_outlives_a_short_restart_because_it_is_repeated(service, client):
-    client.info()
-    service.kill()
-    answer = in_thread(client.info)
-    service.start()
+@pytest.mark.parametrize(
+    ("code", "error", "calls"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, None, 3),
+        (grpc.StatusCode.INTERNAL, secateur.ServiceFaultError, 1),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, secateur.DeadlineError, 1),
+    ],
+)
+def test_a_call_is_repeated_when_the_service_is_unavailable_and_only_then(code, error, calls):
+    class FailsTwice(service_grpc.PruneServiceServicer):
+        calls = 0
+
+        def GetServiceInfo(self, request, context):  # noqa: ARG002, N802 - gRPC's signature
+            self.calls += 1
+            if self.calls <= 2:
+                context.abort(code, "not now")
+            return service_pb.ServiceInfo(version="1")
+
+    server, servicer = grpc.server(ThreadPoolExecutor(2)), FailsTwice()
+    service_grpc.add_PruneServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
     try:
-        assert answer().version
-    except secateur.UnavailableError:
-        pytest.fail("the retries of the service config did not bridge the restart")
+        with secateur.Client(f"127.0.0.1:{port}") as client:
+            if error is None:
+                assert client.info().version == "1"
+            else:
+                with pytest.raises(error, match="not now"):
+                    client.info()
+        assert servicer.calls == calls
+    finally:
+        server.stop(None).wait()
 
 
 def test_closing_the_client_ends_a_watch_in_another_thread(service):
@@ -195,8 +223,6 @@ def test_the_result_has_report_and_figures(service, client):
 
 
 def test_a_job_without_a_result_raises_why(service, client):
-    from secateur_service.jobs.job import Failure
-
     failed = service.running_job()
     service.store.release(failed, 1, Failure("NON_FINITE", "a NaN in layer 3", retryable=False, details={"layer": "3"}))
     with pytest.raises(secateur.JobFailedError, match="a NaN in layer 3") as caught:

@@ -1,3 +1,4 @@
+import itertools
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -56,7 +57,7 @@ def test_lines_and_their_labels_stay_within_the_plot(points):
             assert 0 <= y <= height
     labels = sorted(float(t.get("y")) for t in plot.iter(f"{SVG}text") if t.get("class").startswith("name"))
     assert len(labels) == len(series)
-    assert all(later - earlier >= 12.8 for earlier, later in zip(labels, labels[1:], strict=False))
+    assert all(later - earlier >= 12.8 for earlier, later in itertools.pairwise(labels))
     assert labels[0] >= 0
     assert labels[-1] <= height
 

@@ -1,0 +1,276 @@
+"""The command `secateur`, as a process of its own, against a real service process."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from secateur_service.jobs.job import EventKind, Failure
+from support.service import FILES, REPORT, Service
+
+COMMAND = [sys.executable, "-m", "secateur"]
+SPEC = """
+model: {uri: file:///elsewhere/model}
+calibration: {corpus: file:///elsewhere/text, languages: {de: 0.7, no: 0.3}}
+pruning: {method: wanda, sparsity: 1.5}
+"""
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    service = Service(tmp_path_factory.mktemp("service"))
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def environment(service, tmp_path):
+    return {**os.environ, "SECATEUR_ENDPOINT": service.endpoint, "HOME": str(tmp_path), "COLUMNS": "100"}
+
+
+@pytest.fixture
+def secateur(environment):
+    def run(*arguments, **variables):
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            env={**environment, **variables},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            input="",
+        )
+
+    return run
+
+
+def finished(service):
+    job_id = service.running_job()
+    service.log(job_id, "hello \x1b[31mred\nnext line")
+    service.store.append(
+        job_id,
+        1,
+        [
+            (EventKind.STAGE, {"stage": "PRUNING"}),
+            (EventKind.PROGRESS, {"blocks_done": 1, "blocks_total": 2, "fraction": 0.5, "eta_seconds": 61.0}),
+        ],
+    )
+    service.publish(job_id, FILES)
+    return job_id
+
+
+def failed(service):
+    job_id = service.running_job()
+    service.store.release(job_id, 1, Failure("NON_FINITE", "a NaN in layer 3", retryable=False))
+    return job_id
+
+
+def cancelled(service):
+    job_id = service.queued_job()
+    service.store.request_cancel(job_id)
+    return job_id
+
+
+@pytest.mark.parametrize(
+    "command", ["", "submit", "watch", "logs", "list", "get", "report", "cancel", "download", "info"]
+)
+def test_help_has_the_exit_codes_and_the_common_options(secateur, command):
+    done = secateur(*filter(None, [command]), "--help")
+    assert done.returncode == 0
+    text = " ".join(done.stdout.split())
+    assert "130 interrupted" in text
+    assert "--endpoint" in text
+    assert "--output" in text
+
+
+def test_the_documented_exit_codes_are_those_of_the_program():
+    import secateur.cli
+    from secateur.cli._exit import ExitCode
+
+    documented = {int(number) for number in re.findall(r"^    (\d+) ", secateur.cli.__doc__, re.MULTILINE)}
+    assert documented == {int(code) for code in ExitCode} - {ExitCode.BROKEN_PIPE}
+
+
+def test_a_specification_that_breaks_rules_is_refused_field_by_field_without_a_traceback(secateur, tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    done = secateur("submit", str(path))
+    assert done.returncode == 3
+    assert "pruning.sparsity: " in done.stderr
+    assert "strictly between 0 and 1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_misspelt_field_is_refused_before_anything_is_sent(secateur, tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC.replace("sparsity", "sparsty"))
+    done = secateur("submit", str(path), SECATEUR_ENDPOINT="127.0.0.1:1")
+    assert done.returncode == 3
+    assert "pruning.sparsty: no such field, did you mean sparsity?" in done.stderr
+
+
+def test_flags_win_over_the_file_and_errors_are_json_where_asked_for(secateur, tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    done = secateur("submit", str(path), "--pattern", "3:2", "-l", "xx-yy=1", "--output", "json")
+    assert done.returncode == 3
+    error = json.loads(done.stderr)["error"]
+    assert error["reason"] == "INVALID_SPEC"
+    fields = {violation["field"] for violation in error["violations"]}
+    assert {"pruning.pattern", "calibration.languages[0].language"} <= fields
+    assert "pruning.sparsity" not in fields
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["submit"], 2, "--model"),
+        (["submit", "--model", "file:///m", "-l", "de=much"], 3, "de=0.7"),
+        (["submit", "--model", "file:///m", "--label", "novalue"], 2, "KEY=VALUE"),
+        (["submit", "/nowhere/spec.yaml"], 3, "cannot read"),
+        (["submit", "--samples", "few"], 2, "--samples"),
+        (["frobnicate"], 2, "frobnicate"),
+        (["list", "--state", "SLEEPING"], 2, "SLEEPING"),
+        (["get", "nope"], 4, "nope"),
+        (["get", "a/b"], 2, "pruneJobs/{id}"),
+        (["watch", "nope"], 4, "nope"),
+        (["--endpoint", "nowhere", "info"], 2, "expected host:port"),
+        (["info", "--endpoint", "127.0.0.1:1"], 5, "does not answer"),
+    ],
+)
+def test_every_mistake_has_its_exit_code_and_a_message_that_helps(secateur, arguments, code, message):
+    done = secateur(*arguments)
+    assert (done.returncode, message in done.stderr, "Traceback" in done.stderr) == (code, True, False), done.stderr
+
+
+def test_the_options_after_the_command_win_over_those_before_it(secateur, service):
+    assert secateur("--endpoint", "127.0.0.1:1", "info", "--endpoint", service.endpoint).returncode == 0
+    assert json.loads(secateur("--output", "json", "info").stdout)["methods"]
+
+
+def test_the_configuration_file_names_the_service(secateur, service, tmp_path):
+    folder = tmp_path / ".config" / "secateur"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(f'endpoint = "{service.endpoint}"\n')
+    assert secateur("info", SECATEUR_ENDPOINT="").returncode == 0
+
+
+@pytest.mark.parametrize(("make", "code"), [(finished, 0), (failed, 1), (cancelled, 6)])
+def test_watching_ends_with_the_code_of_the_outcome(secateur, service, make, code):
+    job_id = make(service)
+    done = secateur("watch", job_id, "--after", "0")
+    assert done.returncode == code, done.stderr
+    assert "QUEUED" in done.stdout
+    if code == 0:
+        assert "50%, block 1 of 2, about 1:01 left" in done.stdout
+        assert re.search(r"de +10\.000 +12\.500 +1\.250", done.stdout)
+    if code == 1:
+        assert "a NaN in layer 3" in done.stderr
+
+
+def test_what_a_job_logs_cannot_steer_the_terminal_nor_forge_lines(secateur, service):
+    job_id = finished(service)
+    for done in (secateur("watch", job_id, "--after", "0"), secateur("logs", job_id)):
+        assert "\x1b" not in done.stdout
+        assert sum("next line" in line and "hello" in line for line in done.stdout.splitlines()) == 1
+
+
+def test_watching_as_json_gives_one_event_a_line_in_order(secateur, service):
+    job_id = finished(service)
+    done = secateur("watch", job_id, "--after", "0", "-o", "json")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
+    assert {event["event"] for event in events} >= {"state", "stage", "progress", "log"}
+    assert events[-1]["state"] == "SUCCEEDED"
+
+
+def test_a_terminal_gets_a_progress_bar(environment, service):
+    job_id = finished(service)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "watch", job_id, "--after", "0"], env={**environment, "TERM": "xterm"}, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    output = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            output += chunk
+    except OSError as error:
+        assert error.errno == 5  # noqa: PT017 - the other side of the terminal was closed
+    os.close(ours)
+    assert process.wait(20) == 0
+    assert "━" in output.decode()
+    assert "block 1/2" in output.decode()
+
+
+def test_ctrl_c_ends_a_watch_promptly_and_says_how_to_go_on(environment, service):
+    job_id = service.running_job()
+    process = subprocess.Popen(
+        [*COMMAND, "watch", job_id], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert "RUNNING" in process.stdout.readline()
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    _, message = process.communicate(timeout=20)
+    assert time.monotonic() - started < 3
+    assert process.returncode == 130
+    assert f"secateur watch pruneJobs/{job_id} --after 2" in message
+    assert "Traceback" not in message
+
+
+def test_a_reader_that_goes_away_is_no_error_worth_a_traceback(environment, service):
+    for _ in range(3):
+        service.queued_job()
+    process = subprocess.Popen([*COMMAND, "list"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.wait(20) == 141
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
+def test_a_job_is_shown_listed_reported_and_downloaded(secateur, service, tmp_path):
+    job_id = finished(service)
+    name = f"pruneJobs/{job_id}"
+    shown = secateur("get", job_id)
+    assert name in shown.stdout
+    assert "SUCCEEDED" in shown.stdout
+    assert json.loads(secateur("get", name, "-o", "json").stdout)["result"]["languages"]["de"]["dense_perplexity"] == 10
+    assert name in secateur("list", "--state", "succeeded").stdout
+    listed = secateur("list", "-o", "json", "--limit", "1").stdout.splitlines()
+    assert len(listed) == 1
+    assert "12.500" in secateur("report", name).stdout
+    assert json.loads(secateur("report", name, "-o", "json").stdout) == json.loads(REPORT)
+    done = secateur("download", name, str(tmp_path / "out"))
+    assert (done.returncode, "4 files verified" in done.stdout) == (0, True), done.stderr
+    assert (tmp_path / "out/report/report.json").read_bytes() == REPORT
+
+
+def test_a_download_that_does_not_verify_has_its_own_code(secateur, service, tmp_path):
+    job_id = service.running_job()
+    folder = service.publish(job_id, FILES)
+    (folder / "checkpoint/config.json").write_bytes(b"[]")
+    done = secateur("download", job_id, str(tmp_path / "out"))
+    assert done.returncode == 8
+    assert "SHA-256" in done.stderr
+
+
+def test_a_report_that_is_not_there_yet_is_refused_with_the_state(secateur, service):
+    job_id = service.running_job()
+    for arguments in (["report", job_id], ["report", job_id, "-o", "json"], ["download", job_id, "out"]):
+        done = secateur(*arguments)
+        assert done.returncode == 7
+        assert "RUNNING" in done.stderr
+
+
+def test_cancelling_is_harmless_when_repeated(secateur, service):
+    job_id = service.queued_job()
+    for _ in range(2):
+        done = secateur("cancel", job_id)
+        assert (done.returncode, "CANCELLED" in done.stdout) == (0, True)

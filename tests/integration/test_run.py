@@ -1,0 +1,185 @@
+"""`secateur-service run` as a user runs it: results, resumption after kill -9, refusals."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.models import save_corpora, save_model, spec_data
+from transformers import AutoModelForCausalLM
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    model = save_model(folder / "model", "llama", dtype=torch.bfloat16, num_hidden_layers=6, hidden_size=256, intermediate_size=512, head_dim=64)
+    return model, *save_corpora(folder)
+
+
+def command(tmp_path, data, output="out", *extra):
+    path = tmp_path / "spec.yaml"
+    path.write_text(json.dumps(data))
+    return [sys.executable, "-m", "secateur_service", "run", str(path), "--output", str(tmp_path / output), "--device", "cpu", "--threads", "1", "--json", *extra]
+
+
+def run(tmp_path, data, output="out"):
+    return subprocess.run(command(tmp_path, data, output), capture_output=True, text=True, env=ENVIRONMENT, check=False)
+
+
+def digests(folder):
+    """Digest of every file of a result that must not differ between two attempts."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for part in ("checkpoint", "report")
+        for path in sorted((folder / part).rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_job_leaves_a_verified_checkpoint_that_transformers_loads(inputs, tmp_path):
+    finished = run(tmp_path, spec_data(*inputs, method="sparsegpt", pattern="2:4"))
+    assert finished.returncode == 0, finished.stderr
+    summary = json.loads(finished.stdout.splitlines()[-1])
+    out = tmp_path / "out"
+    assert summary["manifest"] == str(out / "manifest.json")
+    assert summary["sha256"] == hashlib.sha256((out / "manifest.json").read_bytes()).hexdigest()
+    assert summary["sparsity"] == 0.5
+    assert summary["resumed_blocks"] == 0
+    assert {"sample", "load", "prune", "evaluate", "write", "package", "publish", "total"} <= summary["seconds"].keys()
+    assert summary["peak_rss_bytes"] > 50_000_000
+    assert set(summary["perplexity"]) == {"de", "uk", "en"}
+    manifest = json.loads((out / "manifest.json").read_text())
+    for entry in manifest["files"]:
+        content = (out / entry["path"]).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (entry["size_bytes"], entry["sha256"])
+    assert not (out / ".work").exists()
+    dense = AutoModelForCausalLM.from_pretrained(inputs[0]).state_dict()
+    pruned = AutoModelForCausalLM.from_pretrained(out / "checkpoint").state_dict()
+    assert dense.keys() == pruned.keys()
+    for name, weight in pruned.items():
+        assert weight.dtype == torch.bfloat16
+        if ".layers." in name and weight.dim() == 2:
+            assert bool(((weight.reshape(-1, 4) == 0).sum(1) == 2).all())
+        else:
+            assert torch.equal(weight, dense[name])
+
+
+def test_a_job_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(inputs, tmp_path):
+    data = spec_data(*inputs, method="sparsegpt", sparsity=0.5)
+    assert run(tmp_path, data, "undisturbed").returncode == 0
+    ledger = tmp_path / "out" / ".work" / "ledger.json"
+    for blocks in (1, 3, 5):  # killed in the middle of the block after
+        worker = subprocess.Popen(command(tmp_path, data), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+        while worker.poll() is None and not (ledger.exists() and len(json.loads(ledger.read_text())) >= blocks):
+            time.sleep(0.005)
+        time.sleep(0.02)
+        worker.kill()
+        assert worker.wait() == -signal.SIGKILL
+    finished = run(tmp_path, data)
+    assert json.loads(finished.stdout.splitlines()[-1])["resumed_blocks"] >= 5
+    assert digests(tmp_path / "out") == digests(tmp_path / "undisturbed")
+    again = json.loads(run(tmp_path, data).stdout.splitlines()[-1])
+    assert again["resumed_blocks"] == 6
+    assert again["sha256"] == hashlib.sha256((tmp_path / "out" / "manifest.json").read_bytes()).hexdigest()
+    other = run(tmp_path, spec_data(*inputs, method="wanda", sparsity=0.5))
+    assert other.returncode == 10
+    assert "belongs to another job; choose another folder" in other.stderr
+
+
+def test_a_termination_signal_keeps_the_finished_blocks(inputs, tmp_path):
+    data = spec_data(*inputs)
+    ledger = tmp_path / "out" / ".work" / "ledger.json"
+    worker = subprocess.Popen(command(tmp_path, data), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    while worker.poll() is None and not ledger.exists():
+        time.sleep(0.005)
+    worker.terminate()
+    _, errors = worker.communicate(timeout=60)
+    assert worker.returncode == 13
+    assert "PREEMPTED: interrupted; run the same command again" in errors
+    assert json.loads(run(tmp_path, data).stdout.splitlines()[-1])["resumed_blocks"] >= 1
+
+
+def test_blocks_made_under_other_conditions_are_not_mixed_in(inputs, tmp_path):
+    data = spec_data(*inputs)
+    ledger = tmp_path / "out" / ".work" / "ledger.json"
+    worker = subprocess.Popen(command(tmp_path, data), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+    while worker.poll() is None and not ledger.exists():
+        time.sleep(0.005)
+    worker.kill()
+    worker.wait()
+    fingerprint = tmp_path / "out" / ".work" / "fingerprint.json"
+    fingerprint.write_text(json.dumps({**json.loads(fingerprint.read_text()), "threads": 64}))
+    finished = run(tmp_path, data)
+    assert json.loads(finished.stdout.splitlines()[-1])["resumed_blocks"] == 0
+    assert "made under other conditions changed=['threads']" in finished.stderr
+
+
+def bad_specs(model, calibration, evaluation):
+    good = spec_data(model, calibration, evaluation)
+
+    def changed(part, **fields):
+        return {**good, part: {**good[part], **fields}}
+
+    mix = [{"language": "de"}, {"language": "uk"}]
+    return {
+        "unknown language": (changed("calibration", languages=[{"language": "qqq"}]), "calibration.languages[0].language"),
+        "language without text": (changed("calibration", languages=[{"language": "fr"}]), "calibration.languages[0].language"),
+        "missing corpus": (changed("evaluation", corpus="file:///absent"), "evaluation.corpus"),
+        "sparsity too large": (changed("pruning", sparsity=1.5), "pruning.sparsity"),
+        "sparsity not a number": (changed("pruning", sparsity=float("nan")), "pruning.sparsity"),
+        "pattern that prunes nothing": (changed("pruning", sparsity=None, pattern="3:2"), "pruning.pattern"),
+        "pattern that does not divide": ({**good, "pruning": {"pattern": "3:7"}}, "pruning.pattern"),
+        "weights that sum to zero": (changed("calibration", languages=[{**entry, "weight": 0} for entry in mix]), "calibration.languages"),
+        "folder without safetensors": (changed("model", uri=calibration.as_uri()), "model.uri"),
+        "unknown field": (changed("pruning", sparsityy=0.5), "pruning.sparsityy"),
+    }
+
+
+@pytest.mark.parametrize("case", list(bad_specs(*[__import__("pathlib").Path("/x")] * 3)))
+def test_a_refusal_is_one_line_with_field_and_remedy_and_exit_code_10(inputs, tmp_path, case):
+    data, field = bad_specs(*inputs)[case]
+    data = json.loads(json.dumps(data).replace('"sparsity": null, ', ""))
+    finished = run(tmp_path, data)
+    assert finished.returncode == 10, finished.stderr
+    (line,) = finished.stderr.splitlines()
+    assert field in line
+    assert finished.stdout == ""
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_an_unsupported_architecture_is_refused(inputs, tmp_path):
+    folder = tmp_path / "mamba"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "mamba"}')
+    finished = run(tmp_path, spec_data(folder, *inputs[1:]))
+    assert finished.returncode == 10
+    assert "model.uri: architecture 'mamba' is not supported; supported are llama" in finished.stderr
+
+
+def test_weights_that_are_not_finite_fail_with_the_layers_name(inputs, tmp_path):
+    from safetensors.torch import save_file
+
+    folder = save_model(tmp_path / "broken", "llama")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = torch.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    finished = run(tmp_path, spec_data(folder, *inputs[1:]))
+    assert finished.returncode == 10
+    assert "NON_FINITE: model.layers.1.mlp.down_proj.weight" in finished.stderr
+
+
+def test_too_little_text_fails_with_what_is_needed(inputs, tmp_path):
+    data = spec_data(*inputs)
+    data["calibration"]["samples"] = 4000
+    finished = run(tmp_path, data)
+    assert finished.returncode == 10
+    assert "CORPUS_REFUSED" in finished.stderr
+    assert "tokens where 128000 are needed" in finished.stderr
