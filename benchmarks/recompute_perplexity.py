@@ -35,11 +35,13 @@ def windows(folder: Path, language: str, tokenizer: object, count: int, length: 
 
 @torch.no_grad()
 def perplexity(model: torch.nn.Module, ids: torch.Tensor) -> float:
-    """exp of the mean cross-entropy."""
+    """Exp of the mean cross-entropy."""
     nats = 0.0
     for batch in ids.split(8):
         logits = model(input_ids=batch).logits.float()
-        nats += float(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"))
+        nats += float(
+            torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten(), reduction="sum")
+        )
     return math.exp(nats / (ids.shape[0] * (ids.shape[1] - 1)))
 
 
@@ -63,7 +65,10 @@ def main() -> None:
             ids = windows(options.evaluation, entry["language"], tokenizer, entry["windows"], length)
             found, stated = perplexity(model, ids), entry[field]
             worst = max(worst, abs(found / stated - 1))
-            print(f"{field:<18} {entry['language']:<6} report {stated:10.4f}  recomputed {found:10.4f}  {found / stated - 1:+.5%}")
+            print(
+                f"{field:<18} {entry['language']:<6} report {stated:10.4f}  recomputed {found:10.4f}  "
+                f"{found / stated - 1:+.5%}"
+            )
     print(f"largest difference {worst:.5%}")
     sys.exit(worst > TOLERANCE)
 

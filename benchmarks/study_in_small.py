@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 
-matplotlib.use("Agg")
+mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
@@ -97,7 +97,9 @@ def main() -> None:
     print("dense " + "".join(f"{dense[name]:9.2f}" for name in languages))
     for name, row in zip(languages, matrix, strict=True):
         print(f"{name:<6}" + "".join(f"{value:9.2f}" for value in row))
-    best = {column: languages[min(range(len(languages)), key=lambda i: matrix[i][j])] for j, column in enumerate(languages)}
+    best = {
+        column: languages[min(range(len(languages)), key=lambda i: matrix[i][j])] for j, column in enumerate(languages)
+    }
     print("best calibration language of each column:", ", ".join(f"{name}: {row}" for name, row in best.items()))
     title = f"Perplexity, pruned / dense ({options.method}, {options.sparsity:.0%}; bold: best of its column)"
     RESULTS.mkdir(exist_ok=True)

@@ -19,11 +19,12 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as ProgressBar, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 from rich.table import Table
+
 from secateur import InvalidSpecError as MisshapenSpecError
 from secateur._spec import load_spec
-
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.api.conversion import spec_to_dict
 from secateur_service.artifacts.directory import DirectoryStore
@@ -61,7 +62,7 @@ def run_command(spec_path: Path, output: Path, device: str | None, threads: int 
         failure = attempt_error(error)
         return _fail(f"{failure.reason}: {failure.message}", failure.exit_code)
     if as_json:
-        print(json.dumps(summary), flush=True)  # noqa: T201 - the command's result
+        print(json.dumps(summary), flush=True)
     else:
         _print_result(report, output)
     return 0
@@ -178,14 +179,21 @@ def _locked(workdir: Path) -> Iterator[None]:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)  # noqa: T201 - one line, as documented
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return code
 
 
 def _print_result(report: Report, output: Path) -> None:
     console = Console()
     table = Table(title=f"{report.sparsity.pruned_layers:.2%} of the weights of the pruned layers are zero")
-    for heading in ("language", "dense perplexity", "pruned perplexity", "ratio", "dense bits/byte", "pruned bits/byte"):
+    for heading in (
+        "language",
+        "dense perplexity",
+        "pruned perplexity",
+        "ratio",
+        "dense bits/byte",
+        "pruned bits/byte",
+    ):
         table.add_column(heading, justify="left" if heading == "language" else "right")
     for entry in report.evaluation:
         table.add_row(
@@ -279,6 +287,6 @@ class ConsoleObserver:
             raise PreemptedError("interrupted; run the same command again to go on from the last finished block")
 
     def _line(self, text: str) -> None:
-        self._console.print(f"[{time.monotonic() - self._began:8.1f} s] {text}", highlight=False, markup=False, soft_wrap=True)
-
-
+        self._console.print(
+            f"[{time.monotonic() - self._began:8.1f} s] {text}", highlight=False, markup=False, soft_wrap=True
+        )

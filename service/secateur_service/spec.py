@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import langcodes
@@ -29,7 +29,7 @@ Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 
 def _known_language(tag: str) -> str:
     if not langcodes.tag_is_valid(tag):
-        raise PydanticCustomError("unknown_language", "not a language that BCP 47 knows")
+        raise PydanticCustomError("value", "is not a language that BCP 47 knows")
     return tag
 
 
@@ -64,9 +64,7 @@ class CalibrationSpec(Part):
     samples: int = Field(
         default=DEFAULT_SAMPLES, ge=1, le=1_000_000, description="sequences in all, at least one per language"
     )
-    sequence_length: int | None = Field(
-        default=None, ge=2, le=1_048_576, description="tokens per sequence, at least 2"
-    )
+    sequence_length: int | None = Field(default=None, ge=2, le=1_048_576, description="tokens per sequence, at least 2")
     seed: int = Field(default=0, ge=0, lt=2**63, description="a whole number that is not negative")
 
     @model_validator(mode="after")
@@ -95,10 +93,10 @@ class CalibrationSpec(Part):
 class PruningSpec(Part):
     """How much is pruned, and by what rule. Exactly one of `sparsity` and `pattern` is given."""
 
-    method: Literal["magnitude", "wanda", "sparsegpt"] = Field(default="sparsegpt", description="one of " + ", ".join(METHODS))
-    sparsity: float | None = Field(
-        default=None, gt=0, lt=1, description="a share strictly between 0 and 1, e.g. 0.5"
+    method: Literal["magnitude", "wanda", "sparsegpt"] = Field(
+        default="sparsegpt", description="one of " + ", ".join(METHODS)
     )
+    sparsity: float | None = Field(default=None, gt=0, lt=1, description="a share strictly between 0 and 1, e.g. 0.5")
     pattern: str | None = Field(
         default=None,
         max_length=16,
@@ -112,7 +110,7 @@ class PruningSpec(Part):
         if pattern is not None:
             match = re.fullmatch(r"([0-9]+):([0-9]+)", pattern)
             if not match or not 0 < int(match[1]) < int(match[2]):
-                raise PydanticCustomError("pattern", "not a pattern that keeps some weights and prunes some")
+                raise PydanticCustomError("value", "is not a pattern that keeps some weights and prunes some")
         return pattern
 
     @model_validator(mode="after")
@@ -158,7 +156,7 @@ class EvaluationSpec(Part):
         for tag in languages:
             _known_language(tag)
         if len(set(languages)) != len(languages):
-            raise PydanticCustomError("repeated_language", "each language may appear once")
+            raise PydanticCustomError("value", "names a language twice")
         return languages
 
 
@@ -202,11 +200,12 @@ def parse_parts(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldViol
         violations.append(FieldViolation(str(name), f"no such part of a specification; known are {known}"))
     for name, field in PruneSpec.model_fields.items():
         kind = field.annotation
-        assert isinstance(kind, type) and issubclass(kind, Part)
+        assert isinstance(kind, type)
+        assert issubclass(kind, Part)
         try:
             parts[name] = kind.model_validate(data.get(name, {}))
         except ValidationError as error:
-            violations.extend(_violation(name, kind, finding) for finding in error.errors())
+            violations.extend(_violation(name, kind, finding) for finding in _independent(error.errors()))
     return parts, violations
 
 
@@ -226,6 +225,17 @@ def _refuse(field: str, problem: str, remedy: str) -> None:
     raise PydanticCustomError("rule", "{problem}; {remedy}", {"field": field, "problem": problem, "remedy": remedy})
 
 
+def _independent(findings: Sequence[Any]) -> Iterator[Any]:
+    """Leave out that a list is too short where its items are invalid: pydantic counts only the valid ones."""
+    for finding in findings:
+        path = finding["loc"]
+        if finding["type"] == "too_short" and any(
+            other["loc"][: len(path)] == path != other["loc"] for other in findings
+        ):
+            continue
+        yield finding
+
+
 def _violation(part: str, kind: type[BaseModel], finding: Any) -> FieldViolation:
     """Turn one of pydantic's findings into a field's path, what is wrong with it and what it accepts."""
     path, remedy = part, ""
@@ -236,16 +246,19 @@ def _violation(part: str, kind: type[BaseModel], finding: Any) -> FieldViolation
         path += f".{step}"
         field = kind.model_fields.get(step)
         if field is None:
-            remedy = f"known are {', '.join(kind.model_fields)}"
+            remedy = f"known fields are {', '.join(kind.model_fields)}"
             continue
-        remedy = field.description or remedy
+        remedy = f"expected {field.description}"
         kind = _item_model(field.annotation) or kind
     context = finding.get("ctx", {})
     if "field" in context:
         return FieldViolation(f"{path}.{context['field']}", f"{context['problem']}; {context['remedy']}")
     problem = finding["msg"][0].lower() + finding["msg"][1:]
-    given = "" if finding["type"] == "missing" else f", not {_shortened(finding['input'])}"
-    return FieldViolation(path, f"{problem}{given}; expected {remedy}" if remedy else f"{problem}{given}")
+    if finding["type"] == "value":
+        problem = f"{_shortened(finding['input'])} {problem}"
+    elif finding["type"] not in ("missing", "extra_forbidden"):
+        problem += f", not {_shortened(finding['input'])}"
+    return FieldViolation(path, f"{problem}; {remedy}" if remedy else problem)
 
 
 def _item_model(annotation: Any) -> type[BaseModel] | None:

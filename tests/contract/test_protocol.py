@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor_pb2
+
 from secateur.v1 import prune_job_pb2, prune_service_pb2
 from support.protocol import breaking_changes
 

@@ -18,6 +18,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
+
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur.v1 import prune_service_pb2_grpc as service_grpc
 from secateur_service.jobs.store import SqlJobStore, open_job_store

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+
 from secateur_service.jobs.job import EventKind, Failure
 from support.service import FILES, REPORT, Service
 

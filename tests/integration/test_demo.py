@@ -8,14 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
-import secateur
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import secateur
 from secateur_service.demo.command import EVALUATION_TOKENS, MIX, SAMPLES, SEQUENCE_LENGTH
 from secateur_service.demo.corpora import LANGUAGES, read_split, write_corpora
 from secateur_service.demo.service import ServiceDidNotStartError, running_service
 from secateur_service.demo.tokenizer import BOS_ID, EOS_ID, VOCABULARY_SIZE, save_byte_tokenizer
 from secateur_service.demo.training import ensure_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+
 from secateur_service.execution.local import LocalExecutor
 from secateur_service.jobs.backoff import Backoff
 from secateur_service.jobs.dispatcher import Dispatcher

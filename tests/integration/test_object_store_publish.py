@@ -4,6 +4,7 @@ import hashlib
 import json
 
 import pytest
+
 from secateur_service.artifacts import LocalFile, Manifest, describe_file, open_store, parse_manifest, publish
 from secateur_service.errors import CancelledError, PermanentError, TransientError
 from secateur_service.pipeline.observer import RecordingObserver

@@ -4,6 +4,7 @@ import urllib.request
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from secateur_service.artifacts import s3
 from secateur_service.artifacts.port import ObjectInfo
 from secateur_service.artifacts.s3 import S3Store

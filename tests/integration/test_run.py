@@ -11,8 +11,9 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.models import save_corpora, save_model, spec_data
 from transformers import AutoModelForCausalLM
+
+from support.models import save_corpora, save_model, spec_data
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -20,14 +21,36 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
-    model = save_model(folder / "model", "llama", dtype=torch.bfloat16, num_hidden_layers=6, hidden_size=256, intermediate_size=512, head_dim=64)
+    model = save_model(
+        folder / "model",
+        "llama",
+        dtype=torch.bfloat16,
+        num_hidden_layers=6,
+        hidden_size=256,
+        intermediate_size=512,
+        head_dim=64,
+    )
     return model, *save_corpora(folder)
 
 
 def command(tmp_path, data, output="out", *extra):
     path = tmp_path / "spec.yaml"
     path.write_text(json.dumps(data))
-    return [sys.executable, "-m", "secateur_service", "run", str(path), "--output", str(tmp_path / output), "--device", "cpu", "--threads", "1", "--json", *extra]
+    return [
+        sys.executable,
+        "-m",
+        "secateur_service",
+        "run",
+        str(path),
+        "--output",
+        str(tmp_path / output),
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--json",
+        *extra,
+    ]
 
 
 def run(tmp_path, data, output="out"):
@@ -77,7 +100,9 @@ def test_a_job_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(inputs,
     assert run(tmp_path, data, "undisturbed").returncode == 0
     ledger = tmp_path / "out" / ".work" / "ledger.json"
     for blocks in (1, 3, 5):  # killed in the middle of the block after
-        worker = subprocess.Popen(command(tmp_path, data), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+        worker = subprocess.Popen(
+            command(tmp_path, data), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
+        )
         while worker.poll() is None and not (ledger.exists() and len(json.loads(ledger.read_text())) >= blocks):
             time.sleep(0.005)
         time.sleep(0.02)
@@ -97,7 +122,9 @@ def test_a_job_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(inputs,
 def test_a_termination_signal_keeps_the_finished_blocks(inputs, tmp_path):
     data = spec_data(*inputs)
     ledger = tmp_path / "out" / ".work" / "ledger.json"
-    worker = subprocess.Popen(command(tmp_path, data), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    worker = subprocess.Popen(
+        command(tmp_path, data), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
     while worker.poll() is None and not ledger.exists():
         time.sleep(0.005)
     worker.terminate()
@@ -110,7 +137,9 @@ def test_a_termination_signal_keeps_the_finished_blocks(inputs, tmp_path):
 def test_blocks_made_under_other_conditions_are_not_mixed_in(inputs, tmp_path):
     data = spec_data(*inputs)
     ledger = tmp_path / "out" / ".work" / "ledger.json"
-    worker = subprocess.Popen(command(tmp_path, data), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+    worker = subprocess.Popen(
+        command(tmp_path, data), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
+    )
     while worker.poll() is None and not ledger.exists():
         time.sleep(0.005)
     worker.kill()
@@ -130,14 +159,23 @@ def bad_specs(model, calibration, evaluation):
 
     mix = [{"language": "de"}, {"language": "uk"}]
     return {
-        "unknown language": (changed("calibration", languages=[{"language": "qqq"}]), "calibration.languages[0].language"),
-        "language without text": (changed("calibration", languages=[{"language": "fr"}]), "calibration.languages[0].language"),
+        "unknown language": (
+            changed("calibration", languages=[{"language": "qqq"}]),
+            "calibration.languages[0].language",
+        ),
+        "language without text": (
+            changed("calibration", languages=[{"language": "fr"}]),
+            "calibration.languages[0].language",
+        ),
         "missing corpus": (changed("evaluation", corpus="file:///absent"), "evaluation.corpus"),
         "sparsity too large": (changed("pruning", sparsity=1.5), "pruning.sparsity"),
         "sparsity not a number": (changed("pruning", sparsity=float("nan")), "pruning.sparsity"),
         "pattern that prunes nothing": (changed("pruning", sparsity=None, pattern="3:2"), "pruning.pattern"),
         "pattern that does not divide": ({**good, "pruning": {"pattern": "3:7"}}, "pruning.pattern"),
-        "weights that sum to zero": (changed("calibration", languages=[{**entry, "weight": 0} for entry in mix]), "calibration.languages"),
+        "weights that sum to zero": (
+            changed("calibration", languages=[{**entry, "weight": 0} for entry in mix]),
+            "calibration.languages",
+        ),
         "folder without safetensors": (changed("model", uri=calibration.as_uri()), "model.uri"),
         "unknown field": (changed("pruning", sparsityy=0.5), "pruning.sparsityy"),
     }

@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import open_job_store

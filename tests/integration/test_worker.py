@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
 from support.site import Site, until

@@ -9,6 +9,7 @@ from typing import Any
 import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+
 from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur.v1 import prune_service_pb2_grpc as service_grpc
@@ -18,7 +19,6 @@ from secateur_service.jobs.store import SqlJobStore
 from secateur_service.settings import Settings
 from secateur_service.spec import PruneSpec
 from secateur_service.telemetry.metrics import Metrics
-
 from support.jobs import new_job
 
 ESTIMATE = Estimate(checkpoint_bytes=1 << 40, peak_host_bytes=2, peak_device_bytes=0, disk_bytes=4, flops=1.5e18)

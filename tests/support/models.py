@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from secateur_service.demo.tokenizer import save_byte_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from secateur_service.demo.tokenizer import save_byte_tokenizer
 
 TEXT = Path(__file__).parents[2] / "service" / "secateur_service" / "demo" / "text"
 VOCABULARY = 260

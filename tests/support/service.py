@@ -1,4 +1,4 @@
-"""A service as a process of its own, whose workers the test plays through the job store."""
+"""A service as a process of its own. Without devices the test plays its workers through the job store."""
 
 import hashlib
 import json
@@ -12,18 +12,18 @@ from pathlib import Path
 from secateur_service.artifacts.manifest import Manifest, ManifestFile
 from secateur_service.jobs.job import EventKind, JobResult, LanguageResult
 from secateur_service.jobs.store import open_job_store
-
 from support.jobs import new_job
 
 
 class Service:
-    """`secateur-service serve` without device slots on a port that stays the same over restarts."""
+    """`secateur-service serve` on a port that stays the same over restarts; `settings` are its environment."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, **settings):
         self.folder = folder
+        self.settings = {"SECATEUR_DEVICES": "", **settings}
         self.data_dir = folder / "data"
         self.file_root = folder / "files"
-        self.file_root.mkdir()
+        self.file_root.mkdir(exist_ok=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -36,7 +36,7 @@ class Service:
         command = [sys.executable, "-m", "secateur_service", "serve", "--listen", self.endpoint, "--metrics-listen", ""]
         command += ["--data-dir", str(self.data_dir), "--file-root", str(self.file_root), "--ready-file", str(ready)]
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, env={**os.environ, "SECATEUR_DEVICES": ""})
+            self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **self.settings})
         deadline = time.monotonic() + 30
         while not ready.exists():
             assert self.process.poll() is None, (self.folder / "log").read_text()

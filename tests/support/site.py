@@ -10,7 +10,6 @@ from secateur_service.jobs.dispatcher import Dispatcher
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.store import open_job_store
 from secateur_service.settings import Settings
-
 from support.jobs import new_job
 
 TESTS = Path(__file__).parents[1]

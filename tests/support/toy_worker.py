@@ -11,7 +11,6 @@ from secateur_service.errors import PermanentError
 from secateur_service.execution.worker import run_attempt
 from secateur_service.pipeline.observer import Progress, Stage
 from secateur_service.settings import Settings
-
 from support.jobs import block, result
 
 BLOCKS = 3

@@ -3,6 +3,7 @@ import os
 import pytest
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
+
 from secateur_service.settings import FILE_VARIABLE, PREFIX, Settings
 
 

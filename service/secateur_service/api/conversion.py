@@ -12,8 +12,8 @@ from typing import Any
 
 from google.protobuf import struct_pb2, timestamp_pb2
 from google.protobuf.message import Message
-from secateur.v1 import prune_job_pb2 as pb
 
+from secateur.v1 import prune_job_pb2 as pb
 from secateur_service.errors import FieldViolation
 from secateur_service.jobs.job import Estimate, Event, EventKind, Failure, Job, JobResult
 from secateur_service.jobs.states import JobState

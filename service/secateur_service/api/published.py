@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 from secateur.v1 import prune_service_pb2 as service_pb
-
 from secateur_service.api import conversion
 from secateur_service.artifacts.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from secateur_service.artifacts.port import OBJECT_NOT_FOUND, ObjectStore

@@ -8,9 +8,9 @@ from typing import Self
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur.v1 import prune_service_pb2_grpc as service_grpc
-
 from secateur_service import __version__
 from secateur_service.api.blocking import BlockingPool
 from secateur_service.api.follower import EventFollower, Subscriber

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur.v1 import prune_service_pb2_grpc as service_grpc
-
 from secateur_service.api import conversion, names, pages
 from secateur_service.api.blocking import BlockingPool
 from secateur_service.api.published import PublishedResults

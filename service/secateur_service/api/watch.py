@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from prometheus_client import Gauge
-from secateur.v1 import prune_job_pb2 as pb
 
+from secateur.v1 import prune_job_pb2 as pb
 from secateur_service.api import conversion
 from secateur_service.api.blocking import BlockingPool
 from secateur_service.errors import (

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,7 +53,7 @@ class TextSample:
 
     def digest(self) -> str:
         """SHA-256 of the token ids."""
-        return hashlib.sha256(np.ascontiguousarray(self.tokens.numpy().astype("<i8"))).hexdigest()
+        return hashlib.sha256(self.tokens.numpy().astype("<i8").tobytes()).hexdigest()
 
 
 def draw_samples(
@@ -74,8 +73,13 @@ def draw_samples(
 
     Args:
         tokenizer: a fast tokenizer of transformers.
-        languages: languages of the mix; each gets `sequences` sequences.
+        calibration: corpus of the calibration text.
+        evaluation: corpus of the evaluation text; may be the same.
+        languages: languages of the mix.
+        evaluation_languages: languages of the evaluation.
+        sequences: calibration sequences per language.
         evaluation_tokens: tokens per evaluation language; whole sequences are taken.
+        sequence_length: tokens per sequence, S.
         seed: of the order in which calibration documents are drawn. Evaluation documents keep the file's order.
         check: called between languages; raises to stop.
 
@@ -156,6 +160,7 @@ def token_sizes(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
     Several tokens may share one character (byte-level vocabularies split it): the first of them takes its bytes.
 
     Args:
+        text: what was tokenised.
         offsets: the characters [start, end) of each token, as a fast tokenizer reports them.
     """
     ends = [0]

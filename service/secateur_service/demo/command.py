@@ -8,9 +8,9 @@ from pathlib import Path
 from types import FrameType
 from urllib.parse import unquote, urlsplit
 
-import secateur
 from rich.console import Console
 
+import secateur
 from secateur_service.demo.corpora import LANGUAGES, write_corpora
 from secateur_service.demo.display import language_table, progress_bar
 from secateur_service.demo.service import ServiceDidNotStartError, running_service

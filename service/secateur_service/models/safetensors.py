@@ -59,12 +59,10 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             raise MalformedCheckpointError(f"{path.name} claims a header of {length} bytes; the file has {size}")
         raw = file.read(length)
     try:
-        header = json.loads(raw)
-        if not isinstance(header, dict):
-            raise TypeError("the header is not an object")
-        header.pop("__metadata__", None)
-        infos = [_tensor_info(path, 8 + length, name, entry) for name, entry in header.items()]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        entries = dict(json.loads(raw).items())
+        entries.pop("__metadata__", None)
+        infos = [_tensor_info(path, 8 + length, name, entry) for name, entry in entries.items()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MalformedCheckpointError(f"{path.name} has a malformed header: {error}") from error
     end = 8 + length
     for info in sorted(infos, key=lambda info: info.offset):

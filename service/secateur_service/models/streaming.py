@@ -56,7 +56,7 @@ class StreamedModel:
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
             raise ModelRefusedError(f"transformers cannot build a model from config.json: {error}") from error
         self._model.requires_grad_(requires_grad=False)
-        self._blocks: list[nn.Module] = list(self._model.get_submodule(checkpoint.architecture.blocks))  # type: ignore[arg-type]
+        self._blocks: list[nn.Module] = list(self._model.get_submodule(checkpoint.architecture.blocks))
         if len(self._blocks) != checkpoint.num_blocks:
             raise ModelRefusedError("config.json contradicts itself about the number of blocks")
         self._embedding: nn.Embedding = self._model.get_input_embeddings()
@@ -196,7 +196,7 @@ class StreamedModel:
     def _accumulate_logits(
         self, states: Tensor, targets: Tensor, start: int, stop: int, log_sum: Tensor, chosen: Tensor
     ) -> None:
-        """Add a slice [start, stop) of the vocabulary to the log-sum-exp and pick the targets' logits that lie in it."""
+        """Add a slice [start, stop) of the vocabulary to the log-sum-exp; pick the targets' logits that lie in it."""
         step = max(1, min(_MAX_HEAD_TOKENS, _LOGITS_SLICE_BYTES // ((stop - start) * 4)))
         flat_states = states.reshape(-1, states.shape[-1])
         flat_targets, flat_sum, flat_chosen = targets.reshape(-1), log_sum.view(-1), chosen.view(-1)
@@ -218,7 +218,7 @@ class StreamedModel:
         # As t sequences of one token: masks stay trivial however many tokens there are.
         placeholder = torch.zeros((states.shape[0], 1), dtype=torch.long, device=self.device)
         with self._blocks_replaced(inject):
-            return self._model(input_ids=placeholder, use_cache=False).logits[:, 0].float()  # type: ignore[no-any-return]
+            return self._model(input_ids=placeholder, use_cache=False).logits[:, 0].float()
 
     @contextlib.contextmanager
     def _blocks_replaced(
@@ -236,7 +236,7 @@ class StreamedModel:
 
         try:
             for index, block in enumerate(self._blocks):
-                block.forward = forward_of(index)  # type: ignore[method-assign]
+                block.forward = forward_of(index)
             yield
         finally:
             for block in self._blocks:
@@ -276,8 +276,8 @@ class StreamedModel:
 
     def _restore_buffers(self, module: nn.Module) -> None:
         """Let the model's own initialisation fill buffers that no checkpoint stores, such as rotary frequencies."""
-        if module._non_persistent_buffers_set:  # noqa: SLF001
-            self._model._init_weights(module)  # noqa: SLF001
+        if module._non_persistent_buffers_set:
+            self._model._init_weights(module)
 
     def _load_head(self, start: int, stop: int) -> None:
         info = self.checkpoint.tensors[self.checkpoint.head_name]
@@ -292,7 +292,9 @@ class StreamedModel:
             stored = self.checkpoint.stored_name(name)
             shape = self.checkpoint.tensors[stored].shape
             if shape != tuple(parameter.shape):
-                raise ModelRefusedError(f"{stored} has shape {list(shape)}, config.json asks for {list(parameter.shape)}")
+                raise ModelRefusedError(
+                    f"{stored} has shape {list(shape)}, config.json asks for {list(parameter.shape)}"
+                )
         if self._head.bias is not None:
             raise ModelRefusedError("the head has a bias, which no supported architecture has")
         for linear in self.linears(self._blocks[0]).values():

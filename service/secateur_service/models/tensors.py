@@ -40,7 +40,7 @@ class TensorReader:
     def read(self, info: TensorInfo) -> Tensor:
         """Read one tensor as it is stored."""
         raw = torch.empty(info.size_bytes, dtype=torch.uint8)
-        view = memoryview(raw.numpy())
+        view = _bytes_of(raw)
         with info.path.open("rb", buffering=0) as file:
             file.seek(info.offset)
             _read_fully(file, view, info)
@@ -53,14 +53,14 @@ class TensorReader:
         raw = torch.empty((stop - start) * row_bytes, dtype=torch.uint8)
         with info.path.open("rb", buffering=0) as file:
             file.seek(info.offset + start * row_bytes)
-            _read_fully(file, memoryview(raw.numpy()), info)
+            _read_fully(file, _bytes_of(raw), info)
         return raw.view(DTYPES[info.dtype]).reshape(stop - start, *info.shape[1:])
 
     def gather_rows(self, info: TensorInfo, rows: list[int]) -> Tensor:
         """Read the given rows of a tensor, in that order, without reading the others."""
         row_bytes = info.size_bytes // info.shape[0]
         raw = torch.empty(len(rows) * row_bytes, dtype=torch.uint8)
-        view = memoryview(raw.numpy())
+        view = _bytes_of(raw)
         with info.path.open("rb", buffering=0) as file:
             for position, row in enumerate(rows):
                 file.seek(info.offset + row * row_bytes)
@@ -96,8 +96,14 @@ class TensorReader:
 def output_tensor(name: str, tensor: Tensor) -> OutputTensor:
     """A tensor in memory for writing, without a copy where it already lies contiguously on the host."""
     host = tensor.detach().cpu().contiguous()
-    raw = host.reshape(-1).view(torch.uint8).numpy() if host.numel() else b""
-    return OutputTensor(name, _NAMES[tensor.dtype], tuple(tensor.shape), (memoryview(raw),))
+    return OutputTensor(name, _NAMES[tensor.dtype], tuple(tensor.shape), (_bytes_of(host),))
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the host."""
+    if not tensor.numel():
+        return memoryview(b"")
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type] # typed from 3.12 on
 
 
 def _read_fully(file: object, view: memoryview, info: TensorInfo) -> None:

@@ -34,9 +34,7 @@ def estimate_cost(checkpoint: Checkpoint, spec: PruneSpec, *, on_device: bool) -
     calibration = spec.calibration.samples_per_language * len(spec.calibration.languages) * length
     evaluation = spec.evaluation.tokens_per_language // length * length * len(spec.evaluation.languages)
     vocabulary, hidden = checkpoint.tensors[checkpoint.head_name].shape
-    groups = [
-        [checkpoint.linear_weight(0, name).shape for name in group] for group in checkpoint.architecture.inputs
-    ]
+    groups = [[checkpoint.linear_weight(0, name).shape for name in group] for group in checkpoint.architecture.inputs]
     widths = [shapes[0][1] for shapes in groups]
     parameters = sum(rows * columns for shapes in groups for rows, columns in shapes)
     needs_data, needs_gram = spec.pruning.method != "magnitude", spec.pruning.method == "sparsegpt"

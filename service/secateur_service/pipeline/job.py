@@ -84,6 +84,8 @@ def run_job(
 
     Args:
         spec: the resolved specification.
+        job_id: the job, as the report names it.
+        attempt: the attempt, as the manifest names it.
         workdir: private to the job; keeps what an interrupted attempt finished.
         ledger: which blocks are finished.
         store: where the artifacts go.
@@ -196,9 +198,7 @@ class _Job:
         ledger: BlockLedger,
     ) -> tuple[PassResult, StreamedModel]:
         dtype = self._compute_dtype(checkpoint)
-        shards = self._matching_shards(
-            fingerprint(checkpoint, self.spec, calibration, evaluation, self.device, dtype)
-        )
+        shards = self._matching_shards(fingerprint(checkpoint, self.spec, calibration, evaluation, self.device, dtype))
         with self.stopwatch.measure("load"):
             model = StreamedModel(checkpoint, self.device, dtype)
         task = Task(
@@ -223,7 +223,9 @@ class _Job:
         if path.exists() and path.read_bytes() != encoded:
             before = json.loads(path.read_bytes())
             changed = sorted(key for key in current if before.get(key) != current[key])
-            self.observer.log("warning", "starting again: finished blocks were made under other conditions", changed=changed)
+            self.observer.log(
+                "warning", "starting again: finished blocks were made under other conditions", changed=changed
+            )
             shutil.rmtree(shards, ignore_errors=True)
         shards.mkdir(parents=True, exist_ok=True)
         write_durably(path, encoded)

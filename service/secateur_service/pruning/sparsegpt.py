@@ -99,7 +99,8 @@ def inverse_factor(hessian_NN: Tensor, dead_N: Tensor) -> tuple[Tensor, tuple[st
     """
     live = hessian_NN.diagonal()[~dead_N]
     mean = float(live.mean()) if live.numel() else 1.0
-    damping, notes = DAMPING, []
+    damping = DAMPING
+    notes: list[str] = []
     while damping <= _MAX_DAMPING:
         damped_NN = hessian_NN.clone()
         diagonal = damped_NN.diagonal()

@@ -10,6 +10,7 @@ from typing import Any
 import grpc.aio
 import pytest
 from prometheus_client import CollectorRegistry
+
 from secateur.v1 import prune_service_pb2_grpc as service_grpc
 from secateur_service.api.server import ApiServer
 from secateur_service.artifacts.directory import DirectoryStore

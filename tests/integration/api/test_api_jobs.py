@@ -9,6 +9,7 @@ import uuid
 
 import grpc
 import pytest
+
 from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur_service.jobs.states import JobState

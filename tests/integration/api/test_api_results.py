@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur_service.artifacts.manifest import Manifest, ManifestFile
 from secateur_service.jobs.job import Job, JobResult

@@ -9,6 +9,7 @@ import time
 import grpc
 import grpc.aio
 import pytest
+
 from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur_service.jobs.job import EventKind, Failure

@@ -9,6 +9,7 @@ import pytest
 from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
+
 from secateur.v1 import prune_job_pb2 as pb
 from secateur_service.api import conversion
 from secateur_service.jobs.job import Event, EventKind

@@ -7,6 +7,7 @@ import inspect
 import grpc
 import pytest
 from google.rpc import error_details_pb2
+
 from secateur_service import errors
 from secateur_service.api.errors import GRPC_CODES, code_of, grpc_code, status_of
 from secateur_service.errors import FieldViolation, InvalidRequestError, InvalidSpecError, NotFoundError, ServiceError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from secateur_service.api.names import check_labels, check_request_id, new_job_id, parse_job_name
 from secateur_service.api.pages import check_page_size, decode_token, encode_token
 from secateur_service.errors import InvalidRequestError

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from prometheus_client import Gauge
+from sqlalchemy.engine import make_url
+
 from secateur_service.api.blocking import BlockingPool
 from secateur_service.api.watch import JobWatcher, WatchHub
 from secateur_service.jobs.job import Event
 from secateur_service.jobs.sqlite import SqliteDatabase
 from secateur_service.jobs.store import SqlJobStore
-from sqlalchemy.engine import make_url
 from support.jobs import new_job, result
 
 

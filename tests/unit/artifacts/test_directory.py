@@ -2,6 +2,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from secateur_service.artifacts import directory
 from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.artifacts.port import ObjectInfo

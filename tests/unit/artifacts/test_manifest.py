@@ -3,6 +3,7 @@ import itertools
 
 import pytest
 from pydantic import ValidationError
+
 from secateur_service.artifacts import LocalFile, Manifest, ManifestFile, describe_file, parse_manifest
 from secateur_service.errors import PermanentError
 

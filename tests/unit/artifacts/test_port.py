@@ -1,4 +1,5 @@
 import pytest
+
 from secateur_service.artifacts import open_store
 from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.artifacts.port import check_key

@@ -1,13 +1,15 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.models import save_corpora
 from transformers import AutoTokenizer
 
 from secateur_service.calibration.corpora import Corpus, CorpusRefusedError
 from secateur_service.calibration.sampling import draw_samples, for_evaluation, token_sizes
 from secateur_service.demo.tokenizer import BOS_ID, EOS_ID, save_byte_tokenizer
+from support.models import save_corpora
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +29,17 @@ def draw(tokenizer, calibration, evaluation, **changes):
         "seed": 0,
         "check": lambda: None,
     }
-    return draw_samples(tokenizer, calibration=Corpus(calibration), evaluation=Corpus(evaluation), **{**options, **changes})
+    return draw_samples(
+        tokenizer, calibration=Corpus(calibration), evaluation=Corpus(evaluation), **{**options, **changes}
+    )
 
 
 def test_every_language_gets_the_same_tokens_and_windows_of_the_stated_length(tokenizer, tmp_path):
     calibration, evaluation = draw(tokenizer, *save_corpora(tmp_path))
-    assert {name: tuple(sample.tokens.shape) for name, sample in calibration.items()} == {"de": (5, 128), "uk": (5, 128)}
+    assert {name: tuple(sample.tokens.shape) for name, sample in calibration.items()} == {
+        "de": (5, 128),
+        "uk": (5, 128),
+    }
     assert {name: tuple(sample.tokens.shape) for name, sample in evaluation.items()} == {"uk": (4, 128), "en": (4, 128)}
 
 
@@ -78,7 +85,10 @@ def test_too_little_text_says_how_much_there_is(tokenizer, tmp_path):
         draw(tokenizer, calibration, evaluation)
 
 
-@pytest.mark.parametrize(("content", "complaint"), [(None, "has text in: en, es, uk"), (b"", "is empty"), (b"gut\n\xff\xfe\n", "line 2: not UTF-8")])
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(None, "has text in: en, es, uk"), (b"", "is empty"), (b"gut\n\xff\xfe\n", "line 2: not UTF-8")],
+)
 def test_a_file_that_cannot_be_used_is_named(tokenizer, tmp_path, content, complaint):
     calibration, evaluation = save_corpora(tmp_path)
     (calibration / "de.txt").unlink()
@@ -92,7 +102,7 @@ def test_a_file_that_cannot_be_used_is_named(tokenizer, tmp_path, content, compl
 def test_the_bytes_of_tokens_add_up_to_the_bytes_of_the_text(text, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     bounds = [0, *cuts, len(text)]
-    offsets = list(zip(bounds, bounds[1:], strict=False))
+    offsets = list(itertools.pairwise(bounds))
     # A byte-level vocabulary splits a character: several tokens then report the same characters.
     doubled = [pair for pair in offsets for _ in range(data.draw(st.integers(1, 3)))]
     sizes = token_sizes(text, doubled)

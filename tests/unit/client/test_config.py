@@ -3,9 +3,10 @@
 import json
 
 import pytest
-import secateur
 from hypothesis import given
 from hypothesis import strategies as st
+
+import secateur
 from secateur._channel import connection, service_config
 from secateur._config import ClientConfig, load_config
 

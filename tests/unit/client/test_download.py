@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import secateur
 from hypothesis import given
 from hypothesis import strategies as st
+
+import secateur
 from secateur._artifact import Artifact
 from secateur._download import ExpiredUrlError, Transfer, plan_targets
 

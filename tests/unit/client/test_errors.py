@@ -2,10 +2,11 @@
 
 import grpc
 import pytest
-import secateur
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2 as details_pb
 from google.rpc import status_pb2
+
+import secateur
 from secateur._errors import from_rpc_error
 from secateur_service.api.errors import GRPC_CODES, status_of
 from secateur_service.errors import FieldViolation, InvalidSpecError, NotReadyError, OverloadedError

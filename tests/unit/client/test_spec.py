@@ -4,10 +4,11 @@ import io
 import math
 
 import pytest
-import secateur
 from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
+
+import secateur
 from secateur._options import prune_spec, with_options
 from secateur._spec import load_spec, parse_yaml, spec_mapping, spec_message
 

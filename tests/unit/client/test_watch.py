@@ -2,6 +2,7 @@
 
 import grpc
 import pytest
+
 import secateur
 from secateur._flow import Call, Emit, Finished, Open, Receive, Sleep, advance, select
 from secateur._watch import Reconnect, watch

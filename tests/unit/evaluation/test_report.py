@@ -5,6 +5,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from pydantic import ValidationError
+
 from secateur_service.evaluation.report import Report, report_schema, schema_bytes
 from support.reports import Block, Layer, blocks, evaluation, kinds, make_report
 

@@ -2,6 +2,7 @@ import re
 
 import pytest
 from ruamel.yaml import YAML
+
 from secateur_service.evaluation.card import base_model, read_license, render_card
 from support.reports import make_report
 

@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from secateur_service.evaluation.charts import WIDTH, BarGroup, HeatRow, grouped_bars, heat_map, lines, uses_log_scale
 
 SVG = "{http://www.w3.org/2000/svg}"

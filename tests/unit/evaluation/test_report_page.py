@@ -3,6 +3,7 @@ import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
 import pytest
+
 from secateur_service.evaluation.html import mean_ratio, model_name, render_html, row_label, target
 from support.reports import Block, Layer, make_report
 

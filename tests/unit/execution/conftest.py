@@ -1,4 +1,5 @@
 import pytest
+
 from secateur_service.jobs.store import open_job_store
 from support.jobs import new_job
 

@@ -1,6 +1,7 @@
 import errno
 
 import pytest
+
 from secateur_service.errors import (
     CancelledError,
     FencedError,

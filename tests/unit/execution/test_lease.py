@@ -2,6 +2,7 @@ import time
 from contextlib import closing
 
 import pytest
+
 from secateur_service.errors import CancelledError, FencedError, PreemptedError, TransientError
 from secateur_service.execution.lease import SURE_SHARE, Lease
 from secateur_service.jobs.job import Failure

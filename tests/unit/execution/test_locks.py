@@ -3,6 +3,7 @@ import sys
 import time
 
 import pytest
+
 from secateur_service.errors import TransientError
 from secateur_service.execution.locks import hold_until_exit, is_free
 

@@ -1,4 +1,5 @@
 import pytest
+
 from secateur_service.errors import FencedError
 from secateur_service.execution.lease import Lease
 from secateur_service.execution.reporting import StoreLedger, StoreObserver

@@ -3,9 +3,10 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from sqlalchemy import create_engine
+
 from secateur_service.jobs.schema import metadata
 from secateur_service.jobs.store import open_job_store
-from sqlalchemy import create_engine
 from support.jobs import new_job
 
 

@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from secateur_service.errors import FencedError, NotFoundError, NotReadyError, RequestIdReusedError, TransientError
 from secateur_service.jobs.events import MAX_LOG_BYTES
 from secateur_service.jobs.job import EventKind, Failure

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
 from secateur_service.errors import FencedError, NotReadyError
 from secateur_service.jobs.job import EventKind, Failure
 from secateur_service.jobs.states import TRANSITIONS, JobState

@@ -3,10 +3,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.models import build_model
 
 from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
 from secateur_service.models.reference import ReferenceRefusedError, resolve_folder
+from support.models import build_model
 
 
 @pytest.fixture
@@ -24,7 +24,11 @@ def test_blocks_and_the_rest_are_told_apart(folder):
     checkpoint = open_checkpoint(folder)
     assert checkpoint.num_blocks == 3
     assert len(checkpoint.block_tensors(1)) == 9
-    assert [info.name for info in checkpoint.other_tensors()] == ["lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"]
+    assert [info.name for info in checkpoint.other_tensors()] == [
+        "lm_head.weight",
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+    ]
     assert len(list(checkpoint.linear_weights())) == 21
     assert checkpoint.parameters == sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
 

@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import pytest
@@ -114,7 +115,5 @@ def test_malformed_files_are_refused_with_what_is_wrong(tmp_path, header, data, 
 def test_no_bytes_make_the_reader_fail_in_another_way(content, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "fuzz.safetensors"
     path.write_bytes(content)
-    try:
+    with contextlib.suppress(MalformedCheckpointError):
         read_header(path)
-    except MalformedCheckpointError:
-        pass

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from support.models import CONFIGS, build_model
 
 from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.collect import StatisticsCollector
+from support.models import CONFIGS, build_model
 
 
 def streamed(folder):
@@ -115,5 +115,3 @@ def test_tokens_beyond_the_embedding_are_refused(tmp_path):
     build_model("llama").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="do not belong together"):
         streamed(tmp_path).embed([torch.tensor([[1, 260]])])
-
-

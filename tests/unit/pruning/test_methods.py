@@ -77,7 +77,9 @@ def test_sparsegpt_equals_the_papers_algorithm_in_float64(target):
     for weight, got, mask in zip(layers, new, pruned, strict=True):
         # With M = 3 a block of columns is 126 wide.
         block = 128 if pattern is None else pattern[1] * (128 // pattern[1])
-        expected, expected_mask = reference_sparsegpt(weight, hessian, getattr(target, "sparsity", None), pattern, block)
+        expected, expected_mask = reference_sparsegpt(
+            weight, hessian, getattr(target, "sparsity", None), pattern, block
+        )
         assert np.mean(mask.numpy() != expected_mask) < 0.002  # ties within rounding
         same = (mask.numpy() == expected_mask).all(axis=1)
         np.testing.assert_allclose(got.numpy()[same], expected[same], atol=2e-3)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+
 from secateur_service.jobs.job import EventKind, Failure
 from secateur_service.jobs.store import SqlJobStore, open_job_store
 from secateur_service.telemetry.job_figures import JobFigures

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+
 from secateur_service.telemetry.logging import REDACTED, configure_logging, redact
 
 SECRETS = [

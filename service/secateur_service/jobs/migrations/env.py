@@ -6,6 +6,7 @@ Batch mode, because SQLite alters most things only by rebuilding the table.
 from __future__ import annotations
 
 from alembic import context
+
 from secateur_service.jobs.schema import metadata
 
 context.configure(

@@ -1,0 +1,234 @@
+"""The whole service as its users meet it: submit, watch, result; whatever is killed, the state stays true."""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import secateur
+from support.models import save_corpora, save_model, spec_data
+from support.service import Service
+
+SETTINGS = {
+    "SECATEUR_DEVICES": "cpu",
+    "SECATEUR_THREADS_PER_WORKER": "1",
+    "SECATEUR_LEASE_SECONDS": "5",
+    "SECATEUR_POLL_SECONDS": "0.2",
+    "SECATEUR_RETRY_BASE_SECONDS": "0.1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("service")
+    files = folder / "files"
+    save_model(
+        files / "model",
+        "llama",
+        dtype=torch.bfloat16,
+        num_hidden_layers=8,
+        hidden_size=256,
+        intermediate_size=512,
+        head_dim=64,
+    )
+    save_corpora(files)
+    service = Service(folder, **SETTINGS)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def client(service):
+    with secateur.Client(service.endpoint, reconnect_seconds=60) as client:
+        yield client
+
+
+def data_of(service, **pruning):
+    files = service.file_root
+    return spec_data(files / "model", files / "calibration", files / "evaluation", **pruning)
+
+
+def checkpoint_digests(folder):
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("checkpoint/*.safetensors")
+    }
+
+
+def worker_pids(service):
+    """The workers of the service, orphans of a killed server included."""
+    found = subprocess.run(["pgrep", "-f", "secateur_service work"], capture_output=True, text=True, check=False)
+    own = []
+    for pid in found.stdout.split():
+        with contextlib.suppress(OSError):
+            if str(service.data_dir) in Path(f"/proc/{pid}/environ").read_text():
+                own.append(int(pid))
+    return own
+
+
+def until(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.02)
+    return value
+
+
+def test_a_job_runs_from_submission_to_a_downloaded_checkpoint(service, client, tmp_path):
+    job = client.submit(data_of(service, method="wanda", pattern="2:4"))
+    events = list(job.watch(after_sequence=0))
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    states = [str(event.state) for event in events if isinstance(event, secateur.StateEvent)]
+    assert states == ["QUEUED", "RUNNING", "SUCCEEDED"]
+    stages = [str(event.stage) for event in events if isinstance(event, secateur.StageEvent)]
+    assert stages == ["FETCHING", "SAMPLING", "PRUNING", "PACKAGING", "PUBLISHING"]
+    blocks = [event.index for event in events if isinstance(event, secateur.BlockEvent)]
+    assert blocks == list(range(8))
+    result = job.result(timeout_seconds=5)
+    assert result.sparsity == 0.5
+    assert list(result.languages) == ["de", "uk", "en"]
+    assert result.report["sparsity"]["pruned_layers"] == 0.5
+    job.download(tmp_path / "out")
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "checkpoint")
+    stored = Path(result.manifest_uri.removeprefix("file://")).read_bytes()
+    assert hashlib.sha256(stored).hexdigest() == result.manifest_sha256
+
+
+def test_killing_worker_server_and_watchers_leaves_true_states_and_the_same_bytes(service, client):
+    undisturbed = client.submit(data_of(service, method="sparsegpt", sparsity=0.5)).result(timeout_seconds=120)
+    job = client.submit(data_of(service, method="sparsegpt", sparsity=0.5))
+    history = []
+    watcher = threading.Thread(target=lambda: history.extend(job.watch(after_sequence=0)), daemon=True)
+    watcher.start()
+    command = [sys.executable, "-m", "secateur", "watch", job.name, "--endpoint", service.endpoint]
+    foreign = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def blocks():
+        return len(service.store.blocks(job.name.partition("/")[2]))
+
+    until(lambda: blocks() >= 2)
+    foreign.kill()
+    foreign.wait()
+    os.kill(until(lambda: worker_pids(service))[0], signal.SIGKILL)  # in the middle of a block
+    until(lambda: blocks() >= 4)
+    service.kill()  # the worker goes on as an orphan
+    assert worker_pids(service)
+    service.start()
+    until(lambda: blocks() >= 5 or job.get().state.is_terminal)
+    service.kill()
+    for pid in worker_pids(service):  # now both are gone
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    service.start()
+    result = job.result(timeout_seconds=120)
+    watcher.join(30)
+    assert not watcher.is_alive()
+    assert [event.sequence for event in history] == list(range(1, history[-1].sequence + 1))
+    assert history[-1].sequence == job.get().last_sequence
+    finished = [event.index for event in history if isinstance(event, secateur.BlockEvent)]
+    assert sorted(finished) == list(range(8)), "a finished block was computed again"
+    assert job.get().attempt >= 2
+    folders = [Path(found.manifest_uri.removeprefix("file://")).parent for found in (undisturbed, result)]
+    assert checkpoint_digests(folders[0]) == checkpoint_digests(folders[1]) != {}
+    reports = [json.loads((folder / "report" / "report.json").read_text()) for folder in folders]
+    for report in reports:
+        report.pop("job")
+    assert reports[0] == reports[1]
+
+
+def test_a_job_that_kills_its_worker_each_time_ends_with_the_reason(service, client):
+    data = data_of(service)
+    data["execution"] = {"max_attempts": 2}
+    job = client.submit(data)
+    killed = set()
+    while not job.get().state.is_terminal:
+        for pid in set(worker_pids(service)) - killed:
+            killed.add(pid)
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    with pytest.raises(secateur.JobFailedError) as caught:
+        job.result()
+    assert caught.value.reason == "WORKER_KILLED"
+    assert "SIGKILL" in str(caught.value)
+    assert job.get().attempt == 2
+
+
+def test_a_running_job_is_cancelled_within_a_block_and_its_log_tells_of_it(service, client):
+    job = client.submit(data_of(service))
+    until(lambda: service.store.blocks(job.name.partition("/")[2]))
+    job.cancel()
+    with pytest.raises(secateur.JobCancelledError):
+        job.result(timeout_seconds=30)
+    assert str(job.get().state) == "CANCELLED"
+    assert job.cancel().state == job.get().state  # again changes nothing
+
+
+def test_a_failed_job_says_why_in_its_failure_and_its_log(service, client):
+    data = data_of(service)
+    data["calibration"]["samples"] = 5000
+    job = client.submit(data)
+    with pytest.raises(secateur.JobFailedError) as caught:
+        job.result(timeout_seconds=60)
+    assert caught.value.reason == "CORPUS_REFUSED"
+    assert "tokens where" in str(caught.value)
+
+
+def bad_specs(service):
+    good = data_of(service)
+
+    def changed(part, **fields):
+        merged = {**good[part], **fields}
+        return {**good, part: {name: value for name, value in merged.items() if value is not None}}
+
+    return [
+        (changed("calibration", languages=[{"language": "qqq"}]), ["calibration.languages[0].language"]),
+        (changed("calibration", languages=[{"language": "fr"}]), ["calibration.languages[0].language"]),
+        (changed("pruning", sparsity=1.5), ["pruning.sparsity"]),
+        (changed("pruning", sparsity=float("nan")), ["pruning.sparsity"]),
+        (changed("pruning", sparsity=None, pattern="3:2"), ["pruning.pattern"]),
+        (changed("calibration", languages=[{"language": "de", "weight": 0}]), ["calibration.languages"]),
+        (changed("model", uri="file:///etc"), ["model.uri"]),
+        (changed("model", uri=(service.file_root / "calibration").as_uri()), ["model.uri"]),
+        (changed("evaluation", corpus=f"{service.file_root.as_uri()}/../../etc"), ["evaluation.corpus"]),
+        (
+            changed("output", destination="s3://elsewhere/x")
+            if "output" in good
+            else {**good, "output": {"destination": "s3://elsewhere/x"}},
+            ["output.destination"],
+        ),
+        (
+            {**changed("pruning", sparsity=2.0), "model": {"uri": "http://host/model"}},
+            ["model.uri", "pruning.sparsity"],
+        ),
+    ]
+
+
+def test_bad_input_is_refused_over_grpc_with_every_field_and_stores_nothing(service, client):
+    before = len(list(client.list_jobs()))
+    for data, fields in bad_specs(service):
+        with pytest.raises(secateur.InvalidSpecError) as caught:
+            client.submit(data)
+        assert sorted(violation.field for violation in caught.value.violations) == fields
+        assert all(len(violation.description) > 20 for violation in caught.value.violations)
+    assert len(list(client.list_jobs())) == before
+
+
+def test_bad_input_is_refused_on_the_command_line_with_exit_code_3(service, tmp_path):
+    for number, (data, fields) in enumerate(bad_specs(service)[:4]):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(json.dumps(data))
+        command = [sys.executable, "-m", "secateur", "submit", str(path), "--endpoint", service.endpoint]
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert finished.returncode == 3, finished.stderr
+        assert fields[0] in finished.stderr
+        assert "Traceback" not in finished.stderr
