@@ -1,0 +1,43 @@
+# Sets up a virtual environment where there is none, then does what its name says. `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test lint format proto schema clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+setup: $(VENV)/.installed  ## the virtual environment, with everything that development needs
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "installing (torch is large; this takes a few minutes the first time)"
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[service,benchmarks,dev]'
+	touch $@
+
+demo: setup  ## train a tiny multilingual model, prune it through the service, show what each language lost
+	$(BIN)/secateur-service demo --data-dir demo-data
+
+test: setup  ## all tests
+	$(BIN)/python -m pytest
+
+lint: setup  ## style, types, and whether the generated stubs have drifted
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python scripts/generate_stubs.py --check
+
+format: setup  ## let the formatter have its way
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: setup  ## generate the stubs in client/secateur/v1
+	$(BIN)/python scripts/generate_stubs.py
+
+schema: setup  ## generate docs/report.schema.json
+	$(BIN)/python -m secateur_service.evaluation.report > docs/report.schema.json
+
+clean:  ## remove what can be made again
+	rm -rf $(VENV) demo-data build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
