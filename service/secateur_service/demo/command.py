@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -34,8 +33,6 @@ def run_demo(data_dir: Path) -> int:
     Returns:
         The exit code: 0, or 1 with the reason on the console.
     """
-    # Read when torch is loaded, here and in the workers: threads that spin while they wait make a busy machine crawl.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     console = Console()
     data_dir = data_dir.expanduser().resolve()
     inputs = data_dir / "inputs"

@@ -111,6 +111,11 @@ class Checkpoint:
             for linear in self.architecture.linears:
                 yield self.linear_weight(index, linear)
 
+    @property
+    def weight_dtype(self) -> str:
+        """Type in which the pruned layers are stored, by its name in the format."""
+        return self.linear_weight(0, self.architecture.linears[0]).dtype
+
     def structure_digest(self) -> str:
         """SHA-256 over configuration and headers, and the files' sizes and times: tells an exchanged file cheaply."""
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())

@@ -51,7 +51,7 @@ def estimate_cost(checkpoint: Checkpoint, spec: PruneSpec, *, on_device: bool) -
         per_block += sum(float(rows) * columns**2 for shapes in groups for rows, columns in shapes)
     flops = checkpoint.num_blocks * per_block + 2 * 2.0 * evaluation * vocabulary * hidden
 
-    stored = DTYPE_BYTES[checkpoint.linear_weight(0, checkpoint.architecture.linears[0]).dtype]
+    stored = DTYPE_BYTES[checkpoint.weight_dtype]
     item = stored if on_device else 4
     states = ((calibration if needs_data else 0) + 2 * evaluation) * hidden * item
     gram = 4 * sum(width**2 for width in widths) if needs_gram else 0

@@ -14,31 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoTokenizer
 
-from secateur_service import __version__
 from secateur_service.artifacts import Manifest, ObjectStore, publish
 from secateur_service.calibration.corpora import Corpus, CorpusRefusedError
 from secateur_service.calibration.sampling import TextSample, draw_samples
 from secateur_service.errors import PermanentError, ResourceError
 from secateur_service.evaluation.card import read_license, render_card
 from secateur_service.evaluation.html import render_html
-from secateur_service.evaluation.report import (
-    CalibrationFigures,
-    EvaluationFigures,
-    ModelFigures,
-    Report,
-    build_report,
-)
+from secateur_service.evaluation.report import Report
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, open_checkpoint
 from secateur_service.models.reference import ReferenceRefusedError, resolve_folder
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES
-from secateur_service.pipeline.fingerprint import device_name, fingerprint
+from secateur_service.pipeline.figures import report_of, result_of
+from secateur_service.pipeline.fingerprint import fingerprint
 from secateur_service.pipeline.ledger import BlockLedger, write_durably
 from secateur_service.pipeline.observer import JobObserver, Progress, Stage
-from secateur_service.pipeline.outcome import JobResult, LanguageResult
+from secateur_service.pipeline.outcome import JobResult
 from secateur_service.pipeline.package import Package
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import BLOCKS_FRACTION, PassResult, Task, run_pass
@@ -144,9 +137,27 @@ class _Job:
         self.observer.stage(Stage.FETCHING)
         with self.stopwatch.measure("fetch"):
             checkpoint = open_checkpoint(resolve_folder(self.spec.model.uri, self.file_roots))
+        self.observer.log(
+            "info",
+            "model opened",
+            model_type=checkpoint.model_type,
+            blocks=checkpoint.num_blocks,
+            parameters=checkpoint.parameters,
+            bytes=checkpoint.size_bytes,
+        )
         self.observer.stage(Stage.SAMPLING)
         with self.stopwatch.measure("sample"):
             calibration, evaluation = self._draw(checkpoint)
+        for purpose, samples in (("calibration", calibration), ("evaluation", evaluation)):
+            for name, sample in samples.items():
+                self.observer.log(
+                    "info",
+                    f"{purpose} text drawn",
+                    language=name,
+                    documents=sample.documents,
+                    tokens=sample.num_tokens,
+                    bytes=sample.num_bytes,
+                )
         self.observer.stage(Stage.PRUNING)
         passed, model = self._prune(checkpoint, calibration, evaluation, ledger)
         self.observer.stage(Stage.PACKAGING)
@@ -155,10 +166,12 @@ class _Job:
         self.observer.stage(Stage.PUBLISHING)
         with self.stopwatch.measure("publish"):
             digest = self._publish(package, report, store, commit, prefix)
+        for verdict in report.verdicts:
+            self.observer.log("info", verdict.message, verdict=verdict.kind)
         seconds, cpu_seconds = self.stopwatch.totals()
         key = f"{prefix}/manifest.json" if prefix else "manifest.json"
         return JobOutcome(
-            result=_result(report, store.uri(key), digest),
+            result=result_of(report, store.uri(key), digest),
             report=report,
             resumed_blocks=passed.resumed_blocks,
             seconds=seconds,
@@ -213,7 +226,7 @@ class _Job:
 
     def _compute_dtype(self, checkpoint: Checkpoint) -> torch.dtype:
         """Float32 on a CPU, whose half-precision products are slow and rounded; the stored type on an accelerator."""
-        stored = DTYPES[checkpoint.linear_weight(0, checkpoint.architecture.linears[0]).dtype]
+        stored = DTYPES[checkpoint.weight_dtype]
         return torch.float32 if self.device.type == "cpu" else stored
 
     def _matching_shards(self, current: dict[str, Any]) -> Path:
@@ -241,46 +254,8 @@ class _Job:
     ) -> tuple[Package, Report]:
         package = Package(self.workdir)
         package.add_checkpoint(checkpoint, passed.blocks, self.spec, model.reader)
-        weights = self.spec.calibration.weights
-        report = build_report(
-            job_id=self.job_id,
-            secateur_version=__version__,
-            model=ModelFigures(
-                uri=self.spec.model.uri,
-                digest=model.reader.model_digest(),
-                model_type=checkpoint.model_type,
-                parameters=checkpoint.parameters,
-                blocks=checkpoint.num_blocks,
-                dtype=str(DTYPES[checkpoint.linear_weight(0, checkpoint.architecture.linears[0]).dtype]).removeprefix(
-                    "torch."
-                ),
-            ),
-            spec=self.spec.model_dump(mode="json"),
-            calibration=[
-                CalibrationFigures(
-                    language=name,
-                    weight=weights[name],
-                    documents=sample.documents,
-                    sequences=sample.tokens.shape[0],
-                    tokens=sample.num_tokens,
-                    bytes=sample.num_bytes,
-                    digest=sample.digest(),
-                )
-                for name, sample in calibration.items()
-            ],
-            evaluation=[
-                EvaluationFigures(
-                    language=name,
-                    windows=sample.tokens.shape[0],
-                    tokens=passed.dense[name].tokens,
-                    bytes=passed.dense[name].bytes,
-                    dense_nats=passed.dense[name].nats,
-                    pruned_nats=passed.pruned[name].nats,
-                )
-                for name, sample in evaluation.items()
-            ],
-            blocks=passed.blocks,
-        )
+        digest = model.reader.model_digest()
+        report = report_of(self.job_id, self.spec, checkpoint, digest, calibration, evaluation, passed)
         package.add_file("report/report.json", report.to_bytes())
         package.add_file("report/report.html", render_html(report))
         package.add_file("checkpoint/README.md", render_card(report, license_id=read_license(checkpoint.folder)))
@@ -291,22 +266,16 @@ class _Job:
         """Who made the result, when and on what: enough to run it again, and all that is not the same twice."""
         seconds, cpu_seconds = self.stopwatch.totals()
         content = {
-            "secateur": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "platform": platform.platform(),
-            "device": device_name(self.device),
-            "threads": torch.get_num_threads(),
             "job_id": self.job_id,
             "attempt": self.attempt,
+            "resumed_blocks": passed.resumed_blocks,
             "started": self.started.isoformat(),
             "packaged": datetime.now(UTC).isoformat(),
-            "resumed_blocks": passed.resumed_blocks,
             "seconds": seconds,
             "cpu_seconds": cpu_seconds,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
             "fingerprint": json.loads((self.workdir / "fingerprint.json").read_bytes()),
-            "spec": self.spec.model_dump(mode="json"),
         }
         return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
@@ -348,24 +317,6 @@ def _target(spec: PruneSpec) -> Target:
         return NofM(*spec.pruning.kept_of_group)
     assert spec.pruning.sparsity is not None
     return Unstructured(spec.pruning.sparsity)
-
-
-def _result(report: Report, uri: str, digest: str) -> JobResult:
-    return JobResult(
-        manifest_uri=uri,
-        manifest_sha256=digest,
-        sparsity=report.sparsity.pruned_layers,
-        languages=tuple(
-            LanguageResult(
-                language=entry.language,
-                dense_perplexity=entry.dense_perplexity,
-                pruned_perplexity=entry.pruned_perplexity,
-                dense_bits_per_byte=entry.dense_bits_per_byte,
-                pruned_bits_per_byte=entry.pruned_bits_per_byte,
-            )
-            for entry in report.evaluation
-        ),
-    )
 
 
 def _peak_rss_bytes() -> int:
