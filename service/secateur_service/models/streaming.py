@@ -48,14 +48,7 @@ class StreamedModel:
         self.device = device
         self.dtype = dtype
         self.reader = TensorReader()
-        config = CONFIG_MAPPING[checkpoint.model_type].from_dict(checkpoint.config)
-        config.use_cache = False
-        try:
-            with torch.device("meta"):
-                self._model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-            raise ModelRefusedError(f"transformers cannot build a model from config.json: {error}") from error
-        self._model.requires_grad_(requires_grad=False)
+        self._model = _build_without_memory(checkpoint, dtype)
         self._blocks: list[nn.Module] = list(self._model.get_submodule(checkpoint.architecture.blocks))
         if len(self._blocks) != checkpoint.num_blocks:
             raise ModelRefusedError("config.json contradicts itself about the number of blocks")
@@ -69,6 +62,13 @@ class StreamedModel:
     def num_blocks(self) -> int:
         """Number of decoder blocks."""
         return len(self._blocks)
+
+    def digest(self) -> str:
+        """SHA-256 over the names and contents of all tensors of the checkpoint, however they are divided into files."""
+        for info in self.checkpoint.tensors.values():
+            if info.name not in self.reader.digests:
+                self.reader.read(info)
+        return self.reader.model_digest()
 
     @torch.no_grad()
     def embed(self, batches: Sequence[Tensor]) -> list[Tensor]:
@@ -300,3 +300,21 @@ class StreamedModel:
         for linear in self.linears(self._blocks[0]).values():
             if type(linear) is not nn.Linear:
                 raise ModelRefusedError(f"a {type(linear).__name__} stands where a linear layer is expected")
+
+
+def _build_without_memory(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """The model on the meta device, with the best attention that its class supports.
+
+    Raises:
+        ModelRefusedError: transformers cannot build it.
+    """
+    # A stored choice of implementation may name kernels that are not here, or that would be fetched from a hub.
+    plain = {key: value for key, value in checkpoint.config.items() if not key.endswith("_implementation")}
+    try:
+        config = CONFIG_MAPPING[checkpoint.model_type].from_dict(plain)
+        config.use_cache = False
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    except Exception as error:
+        raise ModelRefusedError(f"transformers cannot build a model from config.json: {error!r}") from error
+    return model.requires_grad_(requires_grad=False)

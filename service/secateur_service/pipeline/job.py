@@ -254,7 +254,7 @@ class _Job:
     ) -> tuple[Package, Report]:
         package = Package(self.workdir)
         package.add_checkpoint(checkpoint, passed.blocks, self.spec, model.reader)
-        digest = model.reader.model_digest()
+        digest = model.digest()
         report = report_of(self.job_id, self.spec, checkpoint, digest, calibration, evaluation, passed)
         package.add_file("report/report.json", report.to_bytes())
         package.add_file("report/report.html", render_html(report))

@@ -1,9 +1,11 @@
 """Each architecture, streamed a block at a time, against the whole model in memory."""
 
+import json
+
 import pytest
 import torch
 
-from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.collect import StatisticsCollector
 from support.models import CONFIGS, build_model
@@ -115,3 +117,44 @@ def test_tokens_beyond_the_embedding_are_refused(tmp_path):
     build_model("llama").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="do not belong together"):
         streamed(tmp_path).embed([torch.tensor([[1, 260]])])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": "abc"},
+        {"hidden_size": 128},
+        {"num_attention_heads": 0},
+        {"num_attention_heads": 5},
+        {"rope_parameters": 5},
+        {"hidden_act": "unheard_of"},
+        {"pad_token_id": 10**7},
+        {"vocab_size": 10**9},
+    ],
+)
+def test_configurations_that_contradict_the_tensors_or_themselves_refuse_the_model(tmp_path, changes):
+    build_model("llama").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(ModelRefusedError, match=r"config\.json"):
+        streamed(tmp_path)
+
+
+def test_a_stored_choice_of_attention_is_not_followed(tmp_path):
+    build_model("llama").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    foreign = {"attn_implementation": "someone/kernels-on-a-hub", "_attn_implementation": "flash_attention_2"}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **foreign}))
+    ids = torch.randint(0, 250, (1, 16), generator=torch.Generator().manual_seed(1))
+    got = losses_streamed(streamed(tmp_path), [ids])
+    torch.testing.assert_close(got[0].float(), losses_in_memory(build_model("llama"), ids), rtol=1e-4, atol=1e-4)
+
+
+def test_the_digest_of_a_model_does_not_depend_on_its_division_into_files(tmp_path):
+    digests = set()
+    for size in ("50GB", "50KB"):
+        build_model("llama").save_pretrained(tmp_path / size, max_shard_size=size)
+        digests.add(streamed(tmp_path / size).digest())
+    build_model("llama", seed=1).save_pretrained(tmp_path / "other")
+    assert len(digests) == 1
+    assert streamed(tmp_path / "other").digest() not in digests
