@@ -17,7 +17,7 @@ from secateur._job import JobState
 from secateur._operations import published_result
 from secateur._options import with_options
 from secateur._spec import MAX_FILE_BYTES, parse_yaml, read_spec
-from secateur.cli._render import info_text, job_text, jobs_text, log_text, plan_text, result_text
+from secateur.cli._render import info_text, job_text, jobs_text, log_text, plan_text, result_text, verdict_lines
 from secateur.cli._session import EndpointOption, OutputOption, Session, Shared, TokenOption, connected
 from secateur.cli._text import clean
 from secateur.cli._watching import follow
@@ -241,16 +241,17 @@ def get(session: Session, *, job: JobArgument) -> None:
 @app.command(epilog=_EPILOG)
 @connected
 def report(session: Session, *, job: JobArgument) -> None:
-    """Print what pruning cost each language.
+    """Print what pruning cost each language, and what to know before using the model.
 
     With --output json: the whole report.json.
     """
     handle = session.client.job(job)
+    found = handle.report()
     if session.as_json:
-        session.show("", handle.report())
+        session.show("", found)
         return
     result = published_result(handle.get())
-    typer.echo(f"{result_text(result)}\nmanifest {clean(result.manifest_uri)}")
+    typer.echo("\n".join([result_text(result), *verdict_lines(found), f"manifest {clean(result.manifest_uri)}"]))
 
 
 @app.command(epilog=_EPILOG)

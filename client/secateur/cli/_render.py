@@ -90,6 +90,11 @@ def result_text(result: PublishedResult) -> str:
     return f"{columns(rows, right=[1, 2, 3, 4, 5])}\nsparsity {result.sparsity:.4f}"
 
 
+def verdict_lines(report: Mapping[str, Any]) -> list[str]:
+    """What the figures of a report mean, one line each."""
+    return [clean(f"- {verdict['message']}") for verdict in report.get("verdicts", ())]
+
+
 def info_text(info: ServiceInfo) -> str:
     """What a service can do."""
     rows = [("version", info.version)]
