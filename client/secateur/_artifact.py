@@ -34,6 +34,7 @@ class ServiceInfo:
     Attributes:
         version: Its version.
         methods: Pruning methods.
+        updates: What can happen to the weights that stay.
         orders: Orders of calibration and pruning.
         architectures: `model_type` of the models it can prune.
         devices: Device slots of the replica that answered.
@@ -44,6 +45,7 @@ class ServiceInfo:
 
     version: str
     methods: tuple[str, ...]
+    updates: tuple[str, ...]
     orders: tuple[str, ...]
     architectures: tuple[str, ...]
     devices: tuple[str, ...]

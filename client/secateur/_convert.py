@@ -101,6 +101,7 @@ def info_from(message: service_pb.ServiceInfo) -> ServiceInfo:
     return ServiceInfo(
         version=message.version,
         methods=tuple(message.methods),
+        updates=tuple(message.updates),
         orders=tuple(message.orders),
         architectures=tuple(message.architectures),
         devices=tuple(message.devices),

@@ -21,6 +21,7 @@ class SpecOptions(TypedDict, total=False):
         method: `magnitude`, `wanda` or `sparsegpt`.
         sparsity: Share of the weights set to zero, between 0 and 1. Either this or `pattern`.
         pattern: `N:M`: N weights kept of every M consecutive inputs.
+        update: What happens to the weights that stay: none, cg or obs; by default the method's own.
         order: Order of calibration and pruning.
         evaluation_corpus: Folder with the evaluation text; without it, a part of the calibration corpus is set aside.
         evaluation_languages: Languages to evaluate; without them, those of the mix.
@@ -37,6 +38,7 @@ class SpecOptions(TypedDict, total=False):
     method: str | None
     sparsity: float | None
     pattern: str | None
+    update: str | None
     order: str | None
     evaluation_corpus: str | None
     evaluation_languages: Sequence[str] | None
@@ -54,6 +56,7 @@ PATHS: Mapping[str, tuple[str, str]] = {
     "method": ("pruning", "method"),
     "sparsity": ("pruning", "sparsity"),
     "pattern": ("pruning", "pattern"),
+    "update": ("pruning", "update"),
     "order": ("pruning", "order"),
     "evaluation_corpus": ("evaluation", "corpus"),
     "evaluation_languages": ("evaluation", "languages"),

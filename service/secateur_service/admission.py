@@ -115,7 +115,10 @@ def _resolve(spec: PruneSpec, sequence_length: int, access: AccessPolicy) -> Pru
     output = spec.output
     if output.destination is None and access.destinations:
         output = OutputSpec(destination=access.destinations[0])
-    return spec.model_copy(update={"calibration": calibration, "evaluation": evaluation, "output": output})
+    pruning = spec.pruning.model_copy(update={"update": spec.pruning.effective_update})
+    return spec.model_copy(
+        update={"calibration": calibration, "pruning": pruning, "evaluation": evaluation, "output": output}
+    )
 
 
 class _Review:

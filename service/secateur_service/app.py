@@ -54,9 +54,9 @@ def run(settings: Settings, *, ready_file: Path | None = None) -> None:
 
 async def _serve(settings: Settings, ready_file: Path | None) -> None:
     _log.info("settings", version=__version__, **redact(settings.redacted()))
-    if settings.listens_publicly:
+    if settings.public_addresses:
         _log.warning(
-            "UNSAFE: other machines can reach this server, and it asks nobody who they are", listen=settings.listen
+            "UNSAFE: other machines can reach this server, and it asks nobody who they are", **settings.public_addresses
         )
     ended = _end_on_signals()
     with contextlib.closing(await asyncio.to_thread(_open_job_store, settings)) as store:
@@ -72,10 +72,10 @@ async def _serve(settings: Settings, ready_file: Path | None) -> None:
             subscribers=[partial(_wake, dispatcher)],
         )
         async with _serving(server), _metrics_server(settings, metrics) as metrics_address:
-            dispatcher.start()
             addresses = {"grpc": server.address, "metrics": metrics_address}
             _log.info("serving", pid=os.getpid(), **addresses)
             with _ready_file(ready_file, addresses):
+                dispatcher.start()
                 await ended.wait()
             _log.info("draining", drain_seconds=settings.drain_seconds)
             await server.drain()

@@ -108,7 +108,8 @@ def serve(
         bool | None,
         typer.Option(
             "--allow-public-listen",
-            help="Permit a --listen address that other machines can reach. Unsafe: there is no authentication yet.",
+            help="Permit --listen and --metrics-listen addresses that other machines can reach. Unsafe: there is no "
+            "authentication yet.",
         ),
     ] = None,
     ready_file: Annotated[

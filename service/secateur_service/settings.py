@@ -51,7 +51,8 @@ class Settings(BaseSettings):
     listen: str = Field(default="127.0.0.1:50051", description="address of the gRPC server, host:port or unix:path")
     allow_public_listen: bool = Field(
         default=False,
-        description="permits a `listen` address that other machines can reach; unsafe, there is no authentication yet",
+        description="permits addresses in `listen` and `metrics_listen` that other machines can reach; unsafe, there "
+        "is no authentication yet",
     )
     metrics_listen: str = Field(
         default="127.0.0.1:9464", description="address of the Prometheus endpoint, host:port; empty turns it off"
@@ -207,35 +208,21 @@ class Settings(BaseSettings):
             raise ValueError("listen is empty; give the gRPC server an address, e.g. 127.0.0.1:50051")
         if self.metrics_listen.startswith("unix:"):
             raise ValueError("metrics_listen takes host:port only; Prometheus does not scrape sockets of files")
-        if self.listens_publicly and not self.allow_public_listen:
-            raise ValueError(
-                f"listen is {self.listen!r}, which other machines can reach, and this server has no authentication "
-                "yet; listen on 127.0.0.1, or set SECATEUR_ALLOW_PUBLIC_LISTEN=true if you mean it"
-            )
+        for name, address in self.public_addresses.items():
+            if not self.allow_public_listen:
+                raise ValueError(
+                    f"{name} is {address!r}, which other machines can reach, and this server has no authentication "
+                    "yet; listen on 127.0.0.1, or set SECATEUR_ALLOW_PUBLIC_LISTEN=true if you mean it"
+                )
         if (self.s3_access_key is None) != (self.s3_secret_key is None):
             raise ValueError("s3_access_key and s3_secret_key belong together; set both or none")
         return self
 
     @property
-    def listens_publicly(self) -> bool:
-        """Whether other machines can reach the gRPC server."""
-        if self.listen.startswith("unix:"):
-            return False
-        host = self.listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
-        try:
-            return not ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host != "localhost"
-
-    @property
-    def s3_host(self) -> str | None:
-        """`host[:port]` of the S3-compatible store, None where none is configured."""
-        return None if self.s3_endpoint is None else urlsplit(self.s3_endpoint).netloc
-
-    @property
-    def s3_secure(self) -> bool:
-        """Whether the S3-compatible store is reached over TLS."""
-        return self.s3_endpoint is None or self.s3_endpoint.startswith("https:")
+    def public_addresses(self) -> dict[str, str]:
+        """The addresses that other machines can reach, by the setting that names them."""
+        addresses = {"listen": self.listen, "metrics_listen": self.metrics_listen}
+        return {name: address for name, address in addresses.items() if address and not _is_local(address)}
 
     @property
     def worker_threads(self) -> int:
@@ -251,6 +238,17 @@ class Settings(BaseSettings):
         """The environment in which another process reads exactly these settings, without the settings file."""
         values = {PREFIX + name.upper(): _as_variable(name, value) for name, value in self}
         return {name: text for name, text in values.items() if text is not None}
+
+
+def _is_local(address: str) -> bool:
+    """Only this machine can reach the address."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _as_variable(name: str, value: object) -> str | None:

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from secateur_service.errors import FieldViolation, InvalidSpecError
+from secateur_service.pruning.methods import METHODS, UPDATES
 
-METHODS = ("magnitude", "wanda", "sparsegpt")
 ORDERS = ("block",)
 DEFAULT_SAMPLES = 128
 DEFAULT_SEQUENCE_LENGTH = 2048
@@ -93,8 +93,11 @@ class CalibrationSpec(Part):
 class PruningSpec(Part):
     """How much is pruned, and by what rule. Exactly one of `sparsity` and `pattern` is given."""
 
-    method: Literal["magnitude", "wanda", "sparsegpt"] = Field(
+    method: Literal["magnitude", "wanda", "ria", "sparsegpt"] = Field(
         default="sparsegpt", description="one of " + ", ".join(METHODS)
+    )
+    update: Literal["none", "cg", "obs"] | None = Field(
+        default=None, description=f"one of {', '.join(UPDATES)}; the method's own where it is not given"
     )
     sparsity: float | None = Field(default=None, gt=0, lt=1, description="a share strictly between 0 and 1, e.g. 0.5")
     pattern: str | None = Field(
@@ -118,6 +121,11 @@ class PruningSpec(Part):
         if (self.sparsity is None) == (self.pattern is None):
             _refuse("sparsity", "exactly one of sparsity and pattern is needed", "e.g. sparsity 0.5, or pattern 2:4")
         return self
+
+    @property
+    def effective_update(self) -> str:
+        """The update that runs."""
+        return self.update or METHODS[self.method].update
 
     @property
     def kept_of_group(self) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from secateur_service.jobs.states import TRANSITIONS
 from secateur_service.models.architectures import ARCHITECTURES
-from secateur_service.spec import METHODS
+from secateur_service.pruning.methods import METHODS
 from secateur_service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]

@@ -153,18 +153,22 @@ def _serve(tmp_path: Path, *flags: str, **variables: str) -> subprocess.Complete
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_listening_where_other_machines_reach_must_be_asked_for(tmp_path: Path):
-    ended = _serve(tmp_path, "--listen", "0.0.0.0:0")
+@pytest.mark.parametrize("flag", ["--listen", "--metrics-listen"])
+def test_listening_where_other_machines_reach_must_be_asked_for(tmp_path: Path, flag: str):
+    ended = _serve(tmp_path, flag, "0.0.0.0:0")
     assert ended.returncode == 2
     assert "no authentication" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_listening_publicly_on_demand_is_logged_as_unsafe(tmp_path: Path):
-    server = ServerProcess(tmp_path / "data", "--listen", "0.0.0.0:0", "--allow-public-listen").start()
+@pytest.mark.parametrize("flag", ["--listen", "--metrics-listen"])
+def test_listening_publicly_on_demand_is_logged_as_unsafe(tmp_path: Path, flag: str):
+    server = ServerProcess(tmp_path / "data", flag, "0.0.0.0:0", "--allow-public-listen").start()
     server.process.terminate()
     assert server.process.wait(20) == 0
-    assert any(line["level"] == "warning" and "UNSAFE" in line["event"] for line in server.lines())
+    [warning] = [line for line in server.lines() if line["level"] == "warning"]
+    assert "UNSAFE" in warning["event"]
+    assert warning[flag.removeprefix("--").replace("-", "_")] == "0.0.0.0:0"
 
 
 def test_an_address_in_use_is_one_line_that_says_so(tmp_path: Path):

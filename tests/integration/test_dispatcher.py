@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from structlog.testing import capture_logs
 
 from secateur_service.execution.local import LocalExecutor
 from secateur_service.jobs.backoff import Backoff
@@ -56,6 +57,8 @@ def test_a_worker_that_crashes_each_time_ends_the_job_after_max_attempts_with_ex
     assert (job.state, job.attempt, job.charged_attempts) == (JobState.FAILED, 2, 2)
     assert (job.failure.reason, job.failure.details["exit_code"]) == ("WORKER_CRASHED", "3")
     assert "about to crash" in job.failure.details["output"]
+    workdir = site.settings.data_dir / "work" / job_id
+    assert sorted(entry.name for entry in workdir.iterdir()) == ["attempt-1.log", "attempt-2.log"]
 
 
 def test_a_killed_worker_is_seen_and_its_job_fails_after_max_attempts_with_the_signal_as_reason(site):
@@ -191,6 +194,39 @@ def test_draining_kills_a_worker_that_does_not_stop_and_its_job_is_not_charged(t
     site.close()
 
 
+def test_draining_says_that_a_worker_whose_process_lingers_has_succeeded(site):
+    job_id = site.create()
+    dispatcher = site.dispatcher("lingers")
+    dispatcher.reconcile()
+    until(lambda: site.store.get(job_id).state is JobState.SUCCEEDED)
+    with capture_logs() as lines:
+        dispatcher.drain()
+    [line] = [line for line in lines if line["event"] == "worker ended"]
+    assert (line["state"], line["ended"]) == (JobState.SUCCEEDED, "exit code 0")
+
+
+def test_a_worker_that_was_killed_before_the_drain_is_charged(site):
+    job_id = site.create()
+    dispatcher = site.dispatcher("deaf", backoff=Backoff(base_seconds=1000, max_seconds=1000))
+    until(has_block(site, job_id), dispatcher)
+    [running] = dispatcher._running
+    os.kill(running.worker.process.pid, signal.SIGKILL)
+    running.worker.process.wait()
+    dispatcher.drain()
+    assert site.store.get(job_id).charged_attempts == 1
+    assert site.events(job_id, EventKind.STATE)[-1]["failure"]["reason"] == "WORKER_KILLED"
+
+
+def test_a_lease_that_ran_out_for_the_last_time_removes_the_blocks(site):
+    job_id = site.create(max_attempts=1)
+    site.store.claim(owner="a server that was killed", lease_seconds=0.01)
+    work = site.settings.data_dir / "work" / job_id / "checkpoint"
+    work.mkdir(parents=True)
+    job = until(ended(site, job_id), site.dispatcher())
+    assert (job.state, job.failure.reason) == (JobState.FAILED, "LEASE_EXPIRED")
+    assert not work.exists()
+
+
 def test_nothing_is_claimed_while_all_slots_are_busy(site):
     jobs = [site.create() for _ in range(2)]
     dispatcher = site.dispatcher("slow")
@@ -256,6 +292,20 @@ def test_a_stopped_worker_loses_its_lease_and_writes_nothing_when_it_wakes_up(tm
     until(lambda: process.poll() is not None)
     assert process.returncode == 14
     assert site.store.get(job_id) == before
+    site.close()
+
+
+def test_a_worker_that_stays_stopped_does_not_keep_the_next_attempt_from_the_work_directory(tmp_path):
+    site = Site(tmp_path / "data", lease_seconds=3, devices=("cpu", "cpu"))
+    site.store.migrate()
+    job_id = site.create()
+    dispatcher = site.dispatcher("slow-once")
+    until(lambda: site.events(job_id, EventKind.PROGRESS), dispatcher)
+    [running] = dispatcher._running
+    os.kill(running.worker.process.pid, signal.SIGSTOP)
+    job = until(ended(site, job_id), dispatcher)
+    assert (job.state, job.attempt, job.charged_attempts) == (JobState.SUCCEEDED, 2, 1)
+    until(lambda: running.worker.process.poll() == -signal.SIGKILL)
     site.close()
 
 

@@ -6,6 +6,8 @@ import json
 import pytest
 
 from secateur_service.artifacts import LocalFile, Manifest, describe_file, open_store, parse_manifest, publish
+from secateur_service.artifacts.directory import DirectoryStore
+from secateur_service.artifacts.port import FORBIDDEN
 from secateur_service.errors import CancelledError, PermanentError, TransientError
 from secateur_service.pipeline.observer import RecordingObserver
 from servers import S3Access
@@ -170,6 +172,18 @@ def test_the_prefix_of_another_job_is_left_alone(store, attempt):
         run(store, attempt(2, spec={"pruning": {"method": "magnitude"}}), Ledger().commit)
     assert error.value.reason == "MANIFEST_CONFLICT"
     assert_published(store, first)
+
+
+def test_a_store_that_allows_no_deletion_still_publishes(tmp_path, attempt):
+    class Undeletable(DirectoryStore):
+        def delete(self, _key):
+            raise PermanentError("you may not delete", reason=FORBIDDEN)
+
+    store = Undeletable(tmp_path / "artifacts")
+    ledger = Ledger()
+    first = run(store, attempt(1), ledger.commit)
+    assert parse_manifest(store.get_bytes(f"{JOB}/manifest.json")).digest() == first
+    assert run(store, attempt(2), ledger.commit) == first
 
 
 def test_a_manifest_other_than_the_committed_one_is_never_replaced(store, attempt):

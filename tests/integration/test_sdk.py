@@ -62,6 +62,17 @@ def until(condition, seconds=20):
         time.sleep(0.02)
 
 
+def test_a_report_larger_than_a_stock_client_accepts_arrives_whole(service, client):
+    figures = {f"x{language}": [1 / (figure + 3) for figure in range(16)] for language in range(24)}
+    report = {"blocks": [{"layers": [figures] * 7} for _ in range(80)]}
+    job_id = service.running_job()
+    service.publish(job_id, {**FILES, "report/report.json": json.dumps(report).encode()})
+    name = f"pruneJobs/{job_id}"
+    with grpc.insecure_channel(service.endpoint) as channel, pytest.raises(grpc.RpcError, match="4194304"):
+        service_grpc.PruneServiceStub(channel).GetPruneReport(service_pb.GetPruneReportRequest(name=name))
+    assert client.job(name).result().report == report
+
+
 def test_the_service_says_what_it_can_do(client):
     info = client.info()
     assert "wanda" in info.methods

@@ -54,12 +54,32 @@ def test_sigterm_stops_the_worker_at_the_next_check_uncharged(site):
     assert (job.state, job.charged_attempts) == (JobState.QUEUED, 0)
 
 
-def test_a_cancelled_worker_exits_with_zero(site):
+def test_a_cancelled_worker_exits_with_zero_and_removes_its_blocks_but_not_its_log(site):
     job_id, worker = start(site, "slow")
     until(lambda: site.store.blocks(job_id))
     site.store.request_cancel(job_id)
     assert exit_code(worker) == 0
     assert site.store.get(job_id).state is JobState.CANCELLED
+    assert left_of(site, job_id) == ["attempt-1.log"]
+
+
+def test_sigterm_after_the_end_was_written_does_not_change_the_exit_code(site):
+    job_id, worker = start(site, "lingers")
+    until(lambda: site.store.get(job_id).state is JobState.SUCCEEDED)
+    while worker.poll() is None:
+        worker.terminate()
+        time.sleep(0.02)
+    assert worker.process.returncode == 0
+
+
+def test_a_failed_job_keeps_its_blocks_while_it_may_be_tried_again_and_only_then(site):
+    job_id, worker = start(site, "defect")
+    assert exit_code(worker) == 15
+    assert left_of(site, job_id) == ["attempt-1.log", "checkpoint"]
+    job = until(lambda: site.store.claim(owner="test", lease_seconds=30))
+    assert exit_code(site.executor("permanent").start(job_id, job.attempt, 0)) == 10
+    assert site.store.get(job_id).state is JobState.FAILED
+    assert left_of(site, job_id) == ["attempt-1.log", "attempt-2.log"]
 
 
 def test_a_worker_for_a_superseded_attempt_writes_nothing_and_exits_as_fenced(site):
@@ -106,6 +126,10 @@ def test_the_end_is_written_when_the_store_is_back_within_the_lease(tmp_path):
     assert exit_code(worker) == 13
     assert site.store.get(job_id).state is JobState.QUEUED
     site.close()
+
+
+def left_of(site, job_id):
+    return sorted(entry.name for entry in (site.settings.data_dir / "work" / job_id).iterdir())
 
 
 def rename(site, before, after):

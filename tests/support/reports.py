@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from secateur_service.evaluation.report import CalibrationFigures, EvaluationFigures, ModelFigures, build_report
+from secateur_service.pruning.methods import METHODS
 
 MIX = {"de": 0.5, "en": 0.3, "uk": 0.2}
 RATIOS = {"de": 1.05, "en": 1.06, "es": 1.5, "uk": 1.04}
@@ -65,7 +66,13 @@ def make_report(
                 "sequence_length": 128,
                 "seed": 0,
             },
-            "pruning": {"method": method, "sparsity": 0.5, "pattern": None, "order": "block"},
+            "pruning": {
+                "method": method,
+                "update": METHODS[method].update,
+                "sparsity": 0.5,
+                "pattern": None,
+                "order": "block",
+            },
         },
         "calibration": [
             CalibrationFigures(name, weight, 30, 32, mix_tokens, 3 * mix_tokens, "cd" * 32)

@@ -16,6 +16,16 @@ from support.jobs import block, result
 BLOCKS = 3
 
 
+class Lingering:
+    """Keeps the interpreter busy after it has put its signal handlers away."""
+
+    def __init__(self, sleep=time.sleep):
+        self.sleep = sleep
+
+    def __del__(self):
+        self.sleep(1)
+
+
 def pipeline(behaviour):
     def run(*, spec, job_id, attempt, workdir, ledger, store, observer, device, threads, commit, file_roots):
         print(f"{behaviour} on {device}", flush=True)
@@ -80,4 +90,5 @@ if __name__ == "__main__":
     arguments.add_argument("--slot", type=int)
     given = arguments.parse_args()
     toy = pipeline(given.behaviour)
+    lingering = Lingering() if given.behaviour == "lingers" else None
     sys.exit(run_attempt(Settings(), given.job, given.attempt, given.slot, pipeline=toy))

@@ -22,7 +22,7 @@ def test_the_default_needs_nothing_and_allows_nothing(tmp_path):
     assert settings.destinations == ((tmp_path / "secateur-data" / "artifacts").as_uri(),)
     assert settings.file_roots == ()
     assert settings.devices == ("cpu",)
-    assert not settings.listens_publicly
+    assert settings.public_addresses == {}
 
 
 def test_defaults_below_the_data_folder_follow_it(tmp_path):
@@ -84,12 +84,21 @@ def test_an_unknown_name_in_the_file_is_refused(monkeypatch, tmp_path):
 def test_a_public_address_must_be_asked_for(listen):
     with pytest.raises(ValidationError, match="SECATEUR_ALLOW_PUBLIC_LISTEN=true"):
         Settings(listen=listen)
-    assert Settings(listen=listen, allow_public_listen=True).listens_publicly
+    assert Settings(listen=listen, allow_public_listen=True).public_addresses == {"listen": listen}
+
+
+def test_a_public_address_for_metrics_must_be_asked_for_too():
+    with pytest.raises(
+        ValidationError, match=r"metrics_listen is '0\.0\.0\.0:9464'.*SECATEUR_ALLOW_PUBLIC_LISTEN=true"
+    ):
+        Settings(metrics_listen="0.0.0.0:9464")
+    settings = Settings(metrics_listen="0.0.0.0:9464", allow_public_listen=True)
+    assert settings.public_addresses == {"metrics_listen": "0.0.0.0:9464"}
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.8.8.8:50051", "[::1]:50051", "localhost:50051", "unix:/run/s"])
 def test_a_local_address_needs_no_permission(listen):
-    assert not Settings(listen=listen).listens_publicly
+    assert Settings(listen=listen).public_addresses == {}
 
 
 @pytest.mark.parametrize(
@@ -116,13 +125,6 @@ def test_a_wrong_value_is_refused_with_the_remedy_and_without_repeating_secrets(
     with pytest.raises(ValidationError, match=remedy) as caught:
         Settings(**given)
     assert "secret@" not in str(caught.value)
-
-
-def test_tls_to_s3_follows_the_scheme():
-    assert (Settings().s3_secure, Settings().s3_host) == (True, None)
-    plain = Settings(s3_endpoint="http://minio:9000")
-    assert (plain.s3_secure, plain.s3_host) == (False, "minio:9000")
-    assert Settings(s3_endpoint="https://s3.example.org").s3_secure
 
 
 def test_redacted_settings_show_everything_but_secrets():

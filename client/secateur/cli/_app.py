@@ -98,7 +98,8 @@ def submit(
     pattern: Annotated[
         str | None, typer.Option(metavar="N:M", help="N weights kept of every M, e.g. 2:4. Or --sparsity.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="magnitude, wanda or sparsegpt.")] = None,
+    method: Annotated[str | None, typer.Option(help="magnitude, wanda, ria or sparsegpt.")] = None,
+    update: Annotated[str | None, typer.Option(help="What happens to the weights that stay: none, cg or obs.")] = None,
     order: Annotated[str | None, typer.Option(help="Order of calibration and pruning.")] = None,
     samples: Annotated[int | None, typer.Option(help="Calibration sequences in all.")] = None,
     sequence_length: Annotated[int | None, typer.Option(help="Tokens per sequence.")] = None,
@@ -158,6 +159,7 @@ def submit(
             "method": method,
             "sparsity": sparsity,
             "pattern": pattern,
+            "update": update,
             "order": order,
             "evaluation_corpus": evaluation_corpus,
             "evaluation_languages": evaluation_language or None,

@@ -100,6 +100,7 @@ def info_text(info: ServiceInfo) -> str:
     rows = [("version", info.version)]
     for title, values in (
         ("methods", info.methods),
+        ("updates", info.updates),
         ("orders", info.orders),
         ("architectures", info.architectures),
         ("devices", info.devices),

@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsecateur/v1/prune_job.proto\x12\x0bsecateur.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\x05\n\x08PruneJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x04spec\x18\x06 \x01(\x0b\x32\x16.secateur.v1.PruneSpec\x12-\n\rresolved_spec\x18\x07 \x01(\x0b\x32\x16.secateur.v1.PruneSpec\x12$\n\x05state\x18\x08 \x01(\x0e\x32\x15.secateur.v1.JobState\x12$\n\x05stage\x18\t \x01(\x0e\x32\x15.secateur.v1.JobStage\x12\'\n\x08progress\x18\n \x01(\x0b\x32\x15.secateur.v1.Progress\x12\x0f\n\x07\x61ttempt\x18\x0b \x01(\x05\x12\x14\n\x0cmax_attempts\x18\x0c \x01(\x05\x12%\n\x07\x66\x61ilure\x18\r \x01(\x0b\x32\x14.secateur.v1.Failure\x12\'\n\x08\x65stimate\x18\x0e \x01(\x0b\x32\x15.secateur.v1.Estimate\x12#\n\x06result\x18\x0f \x01(\x0b\x32\x13.secateur.v1.Result\x12\x31\n\x06labels\x18\x10 \x03(\x0b\x32!.secateur.v1.PruneJob.LabelsEntry\x12\x15\n\rlast_sequence\x18\x11 \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x99\x02\n\tPruneSpec\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.secateur.v1.ModelSpec\x12\x31\n\x0b\x63\x61libration\x18\x02 \x01(\x0b\x32\x1c.secateur.v1.CalibrationSpec\x12)\n\x07pruning\x18\x03 \x01(\x0b\x32\x18.secateur.v1.PruningSpec\x12/\n\nevaluation\x18\x04 \x01(\x0b\x32\x1b.secateur.v1.EvaluationSpec\x12\'\n\x06output\x18\x05 \x01(\x0b\x32\x17.secateur.v1.OutputSpec\x12-\n\texecution\x18\x06 \x01(\x0b\x32\x1a.secateur.v1.ExecutionSpec\"\x18\n\tModelSpec\x12\x0b\n\x03uri\x18\x01 \x01(\t\"\xc1\x01\n\x0f\x43\x61librationSpec\x12\x0e\n\x06\x63orpus\x18\x01 \x01(\t\x12.\n\tlanguages\x18\x02 \x03(\x0b\x32\x1b.secateur.v1.LanguageWeight\x12\x14\n\x07samples\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x1c\n\x0fsequence_length\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x02\x88\x01\x01\x42\n\n\x08_samplesB\x12\n\x10_sequence_lengthB\x07\n\x05_seed\"B\n\x0eLanguageWeight\x12\x10\n\x08language\x18\x01 \x01(\t\x12\x13\n\x06weight\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_weight\"\x91\x01\n\x0bPruningSpec\x12\x13\n\x06method\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08sparsity\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07pattern\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x12\n\x05order\x18\x04 \x01(\tH\x03\x88\x01\x01\x42\t\n\x07_methodB\x0b\n\t_sparsityB\n\n\x08_patternB\x08\n\x06_order\"}\n\x0e\x45valuationSpec\x12\x13\n\x06\x63orpus\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tlanguages\x18\x02 \x03(\t\x12 \n\x13tokens_per_language\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\t\n\x07_corpusB\x16\n\x14_tokens_per_language\"6\n\nOutputSpec\x12\x18\n\x0b\x64\x65stination\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x0e\n\x0c_destination\";\n\rExecutionSpec\x12\x19\n\x0cmax_attempts\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x0f\n\r_max_attempts\"q\n\x08Progress\x12\x13\n\x0b\x62locks_done\x18\x01 \x01(\x05\x12\x14\n\x0c\x62locks_total\x18\x02 \x01(\x05\x12\x10\n\x08\x66raction\x18\x03 \x01(\x01\x12\x18\n\x0b\x65ta_seconds\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_eta_seconds\"\xa1\x01\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\x12\x32\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32!.secateur.v1.Failure.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"{\n\x08\x45stimate\x12\x18\n\x10\x63heckpoint_bytes\x18\x01 \x01(\x03\x12\x17\n\x0fpeak_host_bytes\x18\x02 \x01(\x03\x12\x19\n\x11peak_device_bytes\x18\x03 \x01(\x03\x12\x12\n\ndisk_bytes\x18\x04 \x01(\x03\x12\r\n\x05\x66lops\x18\x05 \x01(\x01\"y\n\x06Result\x12\x14\n\x0cmanifest_uri\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\t\x12\x10\n\x08sparsity\x18\x03 \x01(\x01\x12.\n\tlanguages\x18\x04 \x03(\x0b\x32\x1b.secateur.v1.LanguageResult\"\x92\x01\n\x0eLanguageResult\x12\x10\n\x08language\x18\x01 \x01(\t\x12\x18\n\x10\x64\x65nse_perplexity\x18\x02 \x01(\x01\x12\x19\n\x11pruned_perplexity\x18\x03 \x01(\x01\x12\x1b\n\x13\x64\x65nse_bits_per_byte\x18\x04 \x01(\x01\x12\x1c\n\x14pruned_bits_per_byte\x18\x05 \x01(\x01\"\x8f\x03\n\rPruneJobEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12)\n\x08snapshot\x18\x04 \x01(\x0b\x32\x15.secateur.v1.PruneJobH\x00\x12)\n\x05state\x18\x05 \x01(\x0b\x32\x18.secateur.v1.StateChangeH\x00\x12)\n\x05stage\x18\x06 \x01(\x0b\x32\x18.secateur.v1.StageChangeH\x00\x12)\n\x08progress\x18\x07 \x01(\x0b\x32\x15.secateur.v1.ProgressH\x00\x12)\n\x05\x62lock\x18\x08 \x01(\x0b\x32\x18.secateur.v1.BlockPrunedH\x00\x12%\n\x03log\x18\t \x01(\x0b\x32\x16.secateur.v1.LogRecordH\x00\x12+\n\theartbeat\x18\n \x01(\x0b\x32\x16.secateur.v1.HeartbeatH\x00\x42\x06\n\x04\x62ody\"k\n\x0bStateChange\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.secateur.v1.JobState\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x14.secateur.v1.Failure\"3\n\x0bStageChange\x12$\n\x05stage\x18\x01 \x01(\x0e\x32\x15.secateur.v1.JobStage\"\xa2\x01\n\x0b\x42lockPruned\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x10\n\x08sparsity\x18\x02 \x01(\x01\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x33\n\x06snr_db\x18\x04 \x03(\x0b\x32#.secateur.v1.BlockPruned.SnrDbEntry\x1a,\n\nSnrDbEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"T\n\tLogRecord\x12\r\n\x05level\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\'\n\x06\x66ields\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x0b\n\tHeartbeat*\xb4\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x18\n\x14JOB_STATE_CANCELLING\x10\x03\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x06*\x9f\x01\n\x08JobStage\x12\x19\n\x15JOB_STAGE_UNSPECIFIED\x10\x00\x12\x16\n\x12JOB_STAGE_FETCHING\x10\x01\x12\x16\n\x12JOB_STAGE_SAMPLING\x10\x02\x12\x15\n\x11JOB_STAGE_PRUNING\x10\x03\x12\x17\n\x13JOB_STAGE_PACKAGING\x10\x04\x12\x18\n\x14JOB_STAGE_PUBLISHING\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsecateur/v1/prune_job.proto\x12\x0bsecateur.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\x05\n\x08PruneJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x04spec\x18\x06 \x01(\x0b\x32\x16.secateur.v1.PruneSpec\x12-\n\rresolved_spec\x18\x07 \x01(\x0b\x32\x16.secateur.v1.PruneSpec\x12$\n\x05state\x18\x08 \x01(\x0e\x32\x15.secateur.v1.JobState\x12$\n\x05stage\x18\t \x01(\x0e\x32\x15.secateur.v1.JobStage\x12\'\n\x08progress\x18\n \x01(\x0b\x32\x15.secateur.v1.Progress\x12\x0f\n\x07\x61ttempt\x18\x0b \x01(\x05\x12\x14\n\x0cmax_attempts\x18\x0c \x01(\x05\x12%\n\x07\x66\x61ilure\x18\r \x01(\x0b\x32\x14.secateur.v1.Failure\x12\'\n\x08\x65stimate\x18\x0e \x01(\x0b\x32\x15.secateur.v1.Estimate\x12#\n\x06result\x18\x0f \x01(\x0b\x32\x13.secateur.v1.Result\x12\x31\n\x06labels\x18\x10 \x03(\x0b\x32!.secateur.v1.PruneJob.LabelsEntry\x12\x15\n\rlast_sequence\x18\x11 \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x99\x02\n\tPruneSpec\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.secateur.v1.ModelSpec\x12\x31\n\x0b\x63\x61libration\x18\x02 \x01(\x0b\x32\x1c.secateur.v1.CalibrationSpec\x12)\n\x07pruning\x18\x03 \x01(\x0b\x32\x18.secateur.v1.PruningSpec\x12/\n\nevaluation\x18\x04 \x01(\x0b\x32\x1b.secateur.v1.EvaluationSpec\x12\'\n\x06output\x18\x05 \x01(\x0b\x32\x17.secateur.v1.OutputSpec\x12-\n\texecution\x18\x06 \x01(\x0b\x32\x1a.secateur.v1.ExecutionSpec\"\x18\n\tModelSpec\x12\x0b\n\x03uri\x18\x01 \x01(\t\"\xc1\x01\n\x0f\x43\x61librationSpec\x12\x0e\n\x06\x63orpus\x18\x01 \x01(\t\x12.\n\tlanguages\x18\x02 \x03(\x0b\x32\x1b.secateur.v1.LanguageWeight\x12\x14\n\x07samples\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x1c\n\x0fsequence_length\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x02\x88\x01\x01\x42\n\n\x08_samplesB\x12\n\x10_sequence_lengthB\x07\n\x05_seed\"B\n\x0eLanguageWeight\x12\x10\n\x08language\x18\x01 \x01(\t\x12\x13\n\x06weight\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_weight\"\xb1\x01\n\x0bPruningSpec\x12\x13\n\x06method\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08sparsity\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07pattern\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x12\n\x05order\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x13\n\x06update\x18\x05 \x01(\tH\x04\x88\x01\x01\x42\t\n\x07_methodB\x0b\n\t_sparsityB\n\n\x08_patternB\x08\n\x06_orderB\t\n\x07_update\"}\n\x0e\x45valuationSpec\x12\x13\n\x06\x63orpus\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tlanguages\x18\x02 \x03(\t\x12 \n\x13tokens_per_language\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\t\n\x07_corpusB\x16\n\x14_tokens_per_language\"6\n\nOutputSpec\x12\x18\n\x0b\x64\x65stination\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x0e\n\x0c_destination\";\n\rExecutionSpec\x12\x19\n\x0cmax_attempts\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x0f\n\r_max_attempts\"q\n\x08Progress\x12\x13\n\x0b\x62locks_done\x18\x01 \x01(\x05\x12\x14\n\x0c\x62locks_total\x18\x02 \x01(\x05\x12\x10\n\x08\x66raction\x18\x03 \x01(\x01\x12\x18\n\x0b\x65ta_seconds\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_eta_seconds\"\xa1\x01\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\x12\x32\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32!.secateur.v1.Failure.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"{\n\x08\x45stimate\x12\x18\n\x10\x63heckpoint_bytes\x18\x01 \x01(\x03\x12\x17\n\x0fpeak_host_bytes\x18\x02 \x01(\x03\x12\x19\n\x11peak_device_bytes\x18\x03 \x01(\x03\x12\x12\n\ndisk_bytes\x18\x04 \x01(\x03\x12\r\n\x05\x66lops\x18\x05 \x01(\x01\"y\n\x06Result\x12\x14\n\x0cmanifest_uri\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\t\x12\x10\n\x08sparsity\x18\x03 \x01(\x01\x12.\n\tlanguages\x18\x04 \x03(\x0b\x32\x1b.secateur.v1.LanguageResult\"\x92\x01\n\x0eLanguageResult\x12\x10\n\x08language\x18\x01 \x01(\t\x12\x18\n\x10\x64\x65nse_perplexity\x18\x02 \x01(\x01\x12\x19\n\x11pruned_perplexity\x18\x03 \x01(\x01\x12\x1b\n\x13\x64\x65nse_bits_per_byte\x18\x04 \x01(\x01\x12\x1c\n\x14pruned_bits_per_byte\x18\x05 \x01(\x01\"\x8f\x03\n\rPruneJobEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12)\n\x08snapshot\x18\x04 \x01(\x0b\x32\x15.secateur.v1.PruneJobH\x00\x12)\n\x05state\x18\x05 \x01(\x0b\x32\x18.secateur.v1.StateChangeH\x00\x12)\n\x05stage\x18\x06 \x01(\x0b\x32\x18.secateur.v1.StageChangeH\x00\x12)\n\x08progress\x18\x07 \x01(\x0b\x32\x15.secateur.v1.ProgressH\x00\x12)\n\x05\x62lock\x18\x08 \x01(\x0b\x32\x18.secateur.v1.BlockPrunedH\x00\x12%\n\x03log\x18\t \x01(\x0b\x32\x16.secateur.v1.LogRecordH\x00\x12+\n\theartbeat\x18\n \x01(\x0b\x32\x16.secateur.v1.HeartbeatH\x00\x42\x06\n\x04\x62ody\"k\n\x0bStateChange\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.secateur.v1.JobState\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x14.secateur.v1.Failure\"3\n\x0bStageChange\x12$\n\x05stage\x18\x01 \x01(\x0e\x32\x15.secateur.v1.JobStage\"\xa2\x01\n\x0b\x42lockPruned\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x10\n\x08sparsity\x18\x02 \x01(\x01\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x33\n\x06snr_db\x18\x04 \x03(\x0b\x32#.secateur.v1.BlockPruned.SnrDbEntry\x1a,\n\nSnrDbEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"T\n\tLogRecord\x12\r\n\x05level\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\'\n\x06\x66ields\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x0b\n\tHeartbeat*\xb4\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x18\n\x14JOB_STATE_CANCELLING\x10\x03\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x06*\x9f\x01\n\x08JobStage\x12\x19\n\x15JOB_STAGE_UNSPECIFIED\x10\x00\x12\x16\n\x12JOB_STAGE_FETCHING\x10\x01\x12\x16\n\x12JOB_STAGE_SAMPLING\x10\x02\x12\x15\n\x11JOB_STAGE_PRUNING\x10\x03\x12\x17\n\x13JOB_STAGE_PACKAGING\x10\x04\x12\x18\n\x14JOB_STAGE_PUBLISHING\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,10 +39,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FAILURE_DETAILSENTRY']._serialized_options = b'8\001'
   _globals['_BLOCKPRUNED_SNRDBENTRY']._loaded_options = None
   _globals['_BLOCKPRUNED_SNRDBENTRY']._serialized_options = b'8\001'
-  _globals['_JOBSTATE']._serialized_start=3240
-  _globals['_JOBSTATE']._serialized_end=3420
-  _globals['_JOBSTAGE']._serialized_start=3423
-  _globals['_JOBSTAGE']._serialized_end=3582
+  _globals['_JOBSTATE']._serialized_start=3272
+  _globals['_JOBSTATE']._serialized_end=3452
+  _globals['_JOBSTAGE']._serialized_start=3455
+  _globals['_JOBSTAGE']._serialized_end=3614
   _globals['_PRUNEJOB']._serialized_start=108
   _globals['_PRUNEJOB']._serialized_end=767
   _globals['_PRUNEJOB_LABELSENTRY']._serialized_start=722
@@ -56,37 +56,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LANGUAGEWEIGHT']._serialized_start=1275
   _globals['_LANGUAGEWEIGHT']._serialized_end=1341
   _globals['_PRUNINGSPEC']._serialized_start=1344
-  _globals['_PRUNINGSPEC']._serialized_end=1489
-  _globals['_EVALUATIONSPEC']._serialized_start=1491
-  _globals['_EVALUATIONSPEC']._serialized_end=1616
-  _globals['_OUTPUTSPEC']._serialized_start=1618
-  _globals['_OUTPUTSPEC']._serialized_end=1672
-  _globals['_EXECUTIONSPEC']._serialized_start=1674
-  _globals['_EXECUTIONSPEC']._serialized_end=1733
-  _globals['_PROGRESS']._serialized_start=1735
-  _globals['_PROGRESS']._serialized_end=1848
-  _globals['_FAILURE']._serialized_start=1851
-  _globals['_FAILURE']._serialized_end=2012
-  _globals['_FAILURE_DETAILSENTRY']._serialized_start=1966
-  _globals['_FAILURE_DETAILSENTRY']._serialized_end=2012
-  _globals['_ESTIMATE']._serialized_start=2014
-  _globals['_ESTIMATE']._serialized_end=2137
-  _globals['_RESULT']._serialized_start=2139
-  _globals['_RESULT']._serialized_end=2260
-  _globals['_LANGUAGERESULT']._serialized_start=2263
-  _globals['_LANGUAGERESULT']._serialized_end=2409
-  _globals['_PRUNEJOBEVENT']._serialized_start=2412
-  _globals['_PRUNEJOBEVENT']._serialized_end=2811
-  _globals['_STATECHANGE']._serialized_start=2813
-  _globals['_STATECHANGE']._serialized_end=2920
-  _globals['_STAGECHANGE']._serialized_start=2922
-  _globals['_STAGECHANGE']._serialized_end=2973
-  _globals['_BLOCKPRUNED']._serialized_start=2976
-  _globals['_BLOCKPRUNED']._serialized_end=3138
-  _globals['_BLOCKPRUNED_SNRDBENTRY']._serialized_start=3094
-  _globals['_BLOCKPRUNED_SNRDBENTRY']._serialized_end=3138
-  _globals['_LOGRECORD']._serialized_start=3140
-  _globals['_LOGRECORD']._serialized_end=3224
-  _globals['_HEARTBEAT']._serialized_start=3226
-  _globals['_HEARTBEAT']._serialized_end=3237
+  _globals['_PRUNINGSPEC']._serialized_end=1521
+  _globals['_EVALUATIONSPEC']._serialized_start=1523
+  _globals['_EVALUATIONSPEC']._serialized_end=1648
+  _globals['_OUTPUTSPEC']._serialized_start=1650
+  _globals['_OUTPUTSPEC']._serialized_end=1704
+  _globals['_EXECUTIONSPEC']._serialized_start=1706
+  _globals['_EXECUTIONSPEC']._serialized_end=1765
+  _globals['_PROGRESS']._serialized_start=1767
+  _globals['_PROGRESS']._serialized_end=1880
+  _globals['_FAILURE']._serialized_start=1883
+  _globals['_FAILURE']._serialized_end=2044
+  _globals['_FAILURE_DETAILSENTRY']._serialized_start=1998
+  _globals['_FAILURE_DETAILSENTRY']._serialized_end=2044
+  _globals['_ESTIMATE']._serialized_start=2046
+  _globals['_ESTIMATE']._serialized_end=2169
+  _globals['_RESULT']._serialized_start=2171
+  _globals['_RESULT']._serialized_end=2292
+  _globals['_LANGUAGERESULT']._serialized_start=2295
+  _globals['_LANGUAGERESULT']._serialized_end=2441
+  _globals['_PRUNEJOBEVENT']._serialized_start=2444
+  _globals['_PRUNEJOBEVENT']._serialized_end=2843
+  _globals['_STATECHANGE']._serialized_start=2845
+  _globals['_STATECHANGE']._serialized_end=2952
+  _globals['_STAGECHANGE']._serialized_start=2954
+  _globals['_STAGECHANGE']._serialized_end=3005
+  _globals['_BLOCKPRUNED']._serialized_start=3008
+  _globals['_BLOCKPRUNED']._serialized_end=3170
+  _globals['_BLOCKPRUNED_SNRDBENTRY']._serialized_start=3126
+  _globals['_BLOCKPRUNED_SNRDBENTRY']._serialized_end=3170
+  _globals['_LOGRECORD']._serialized_start=3172
+  _globals['_LOGRECORD']._serialized_end=3256
+  _globals['_HEARTBEAT']._serialized_start=3258
+  _globals['_HEARTBEAT']._serialized_end=3269
 # @@protoc_insertion_point(module_scope)

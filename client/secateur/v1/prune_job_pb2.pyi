@@ -133,16 +133,18 @@ class LanguageWeight(_message.Message):
     def __init__(self, language: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class PruningSpec(_message.Message):
-    __slots__ = ("method", "sparsity", "pattern", "order")
+    __slots__ = ("method", "sparsity", "pattern", "order", "update")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     SPARSITY_FIELD_NUMBER: _ClassVar[int]
     PATTERN_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
     method: str
     sparsity: float
     pattern: str
     order: str
-    def __init__(self, method: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., order: _Optional[str] = ...) -> None: ...
+    update: str
+    def __init__(self, method: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., order: _Optional[str] = ..., update: _Optional[str] = ...) -> None: ...
 
 class EvaluationSpec(_message.Message):
     __slots__ = ("corpus", "languages", "tokens_per_language")

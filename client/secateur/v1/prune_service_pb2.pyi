@@ -115,7 +115,7 @@ class GetServiceInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServiceInfo(_message.Message):
-    __slots__ = ("version", "methods", "orders", "architectures", "devices", "file_roots", "destinations", "max_request_bytes")
+    __slots__ = ("version", "methods", "orders", "architectures", "devices", "file_roots", "destinations", "max_request_bytes", "updates")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     METHODS_FIELD_NUMBER: _ClassVar[int]
     ORDERS_FIELD_NUMBER: _ClassVar[int]
@@ -124,6 +124,7 @@ class ServiceInfo(_message.Message):
     FILE_ROOTS_FIELD_NUMBER: _ClassVar[int]
     DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
     MAX_REQUEST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
     version: str
     methods: _containers.RepeatedScalarFieldContainer[str]
     orders: _containers.RepeatedScalarFieldContainer[str]
@@ -132,4 +133,5 @@ class ServiceInfo(_message.Message):
     file_roots: _containers.RepeatedScalarFieldContainer[str]
     destinations: _containers.RepeatedScalarFieldContainer[str]
     max_request_bytes: int
-    def __init__(self, version: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., orders: _Optional[_Iterable[str]] = ..., architectures: _Optional[_Iterable[str]] = ..., devices: _Optional[_Iterable[str]] = ..., file_roots: _Optional[_Iterable[str]] = ..., destinations: _Optional[_Iterable[str]] = ..., max_request_bytes: _Optional[int] = ...) -> None: ...
+    updates: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., orders: _Optional[_Iterable[str]] = ..., architectures: _Optional[_Iterable[str]] = ..., devices: _Optional[_Iterable[str]] = ..., file_roots: _Optional[_Iterable[str]] = ..., destinations: _Optional[_Iterable[str]] = ..., max_request_bytes: _Optional[int] = ..., updates: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -13,7 +13,7 @@ from secateur_service.jobs.states import JobState
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 500
 _MAX_TOKEN_CHARACTERS = 1024
-_LARGEST_KEY = 2**63 - 1
+_LARGEST_NUMBER = 2**63 - 1
 
 
 def check_page_size(page_size: int) -> int:
@@ -27,16 +27,16 @@ def check_page_size(page_size: int) -> int:
     return min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
-def encode_token(key: tuple[int, str] | None, states: Collection[JobState]) -> str:
-    """The token of the page that starts after `key`; empty when there is none."""
-    if key is None:
+def encode_token(before: int | None, states: Collection[JobState]) -> str:
+    """The token of the page of jobs older than number `before`; empty when there is none."""
+    if before is None:
         return ""
-    content = json.dumps({"before": list(key), "states": sorted(states)}, separators=(",", ":"))
+    content = json.dumps({"before": before, "states": sorted(states)}, separators=(",", ":"))
     return base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
 
 
-def decode_token(token: str, states: Collection[JobState]) -> tuple[int, str] | None:
-    """The key in a token; None for the first page.
+def decode_token(token: str, states: Collection[JobState]) -> int | None:
+    """The number in a token; None for the first page.
 
     Raises:
         InvalidRequestError: the token is not one of ours, or belongs to a list with other states.
@@ -46,14 +46,13 @@ def decode_token(token: str, states: Collection[JobState]) -> tuple[int, str] | 
     try:
         padded = token + "=" * (-len(token) % 4)
         content = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        position, job_id = content["before"]
-        filtered = content["states"]
-        known = len(token) <= _MAX_TOKEN_CHARACTERS and type(position) is int and isinstance(job_id, str)
+        before, filtered = content["before"], content["states"]
+        known = len(token) <= _MAX_TOKEN_CHARACTERS and type(before) is int
     except (binascii.Error, ValueError, KeyError, TypeError, RecursionError):
         known = False
-    if not known or not 0 <= position <= _LARGEST_KEY:
+    if not known or not 0 <= before <= _LARGEST_NUMBER:
         raise InvalidRequestError([FieldViolation("page_token", "not a token of this service; start without one")])
     if filtered != sorted(states):
         remedy = "belongs to a list with other states; repeat its states, or start without a token"
         raise InvalidRequestError([FieldViolation("page_token", remedy)])
-    return position, job_id
+    return int(before)

@@ -21,8 +21,9 @@ from secateur_service.api.watch import JobWatcher, WatchHub
 from secateur_service.artifacts.port import ObjectStore
 from secateur_service.jobs.port import JobStore
 from secateur_service.models.architectures import ARCHITECTURES
+from secateur_service.pruning.methods import METHODS, UPDATES
 from secateur_service.settings import Settings
-from secateur_service.spec import METHODS, ORDERS
+from secateur_service.spec import ORDERS
 from secateur_service.telemetry.job_figures import JobFigures
 from secateur_service.telemetry.metrics import Metrics
 
@@ -31,6 +32,8 @@ SERVICE = service_pb.DESCRIPTOR.services_by_name["PruneService"].full_name
 _STORE_THREADS = 8
 _FILE_THREADS = 8
 _MAX_METADATA_BYTES = 16 * 2**10
+# As much as the SDK takes; only reports come near it (80 blocks: about 0.2 MiB). Stock clients take 4 MiB.
+_MAX_ANSWER_BYTES = 64 * 2**20
 _KEEPALIVE_MS = 60_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
 # Clients may ping every 20 s, with or without calls; the slack is for their clocks.
@@ -124,6 +127,7 @@ def describe_service(settings: Settings) -> service_pb.ServiceInfo:
     return service_pb.ServiceInfo(
         version=__version__,
         methods=METHODS,
+        updates=UPDATES,
         orders=ORDERS,
         architectures=sorted(ARCHITECTURES),
         devices=settings.devices,
@@ -136,6 +140,7 @@ def describe_service(settings: Settings) -> service_pb.ServiceInfo:
 def _options(settings: Settings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", settings.max_request_bytes),
+        ("grpc.max_send_message_length", _MAX_ANSWER_BYTES),
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
         # A reader that vanished without a word is noticed within 80 seconds.

@@ -22,7 +22,7 @@ from secateur_service.api.blocking import BlockingPool
 from secateur_service.api.published import PublishedResults
 from secateur_service.api.watch import JobWatcher, WatchHub
 from secateur_service.errors import DrainingError, FieldViolation, InvalidRequestError, InvalidSpecError
-from secateur_service.jobs.job import Estimate, NewJob
+from secateur_service.jobs.job import Estimate, Job, NewJob
 from secateur_service.jobs.port import JobStore
 from secateur_service.jobs.states import JobState
 from secateur_service.spec import PruneSpec
@@ -79,6 +79,13 @@ class PruneServicer(service_grpc.PruneServiceServicer):
             raise DrainingError("the server is stopping; submit again, the request id keeps the job single")
         spec = conversion.spec_to_dict(request.spec)
         labels = dict(request.labels)
+        digest = request_digest(spec, labels)
+        request_id = request.request_id.lower()
+        if request_id and not request.validate_only and not names.check_request_id(request_id):
+            # What the first request named may be gone by now: a repetition is not judged again.
+            known = await self._store_pool.call(self._store.find_request, request_id, digest)
+            if known is not None:
+                return conversion.job_to_message(known)
         admitted = await self._file_pool.call(self._check, request, spec, labels)
         if request.validate_only:
             return pb.PruneJob(
@@ -95,8 +102,8 @@ class PruneServicer(service_grpc.PruneServiceServicer):
             resolved=admitted.resolved,
             labels=labels,
             estimate=admitted.estimate,
-            request_id=request.request_id.lower() or None,
-            request_digest=request_digest(spec, labels) if request.request_id else None,
+            request_id=request_id or None,
+            request_digest=digest if request_id else None,
         )
         return conversion.job_to_message(await self._store_pool.call(self._store.create, new_job))
 
@@ -141,8 +148,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         """The report of a job that succeeded."""
         job_id = names.parse_job_name(request.name)
         job = await self._store_pool.call(self._store.get, job_id)
-        report = await self._file_pool.call(self._results.report, job)
-        return service_pb.PruneReport(name=request.name, report=conversion.to_struct(report))
+        return await self._file_pool.call(self._report, job)
 
     async def ListArtifacts(
         self, request: service_pb.ListArtifactsRequest, context: Any
@@ -169,6 +175,10 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         if violations:
             raise InvalidRequestError(violations)
         return admitted
+
+    def _report(self, job: Job) -> service_pb.PruneReport:
+        report = conversion.to_struct(self._results.report(job))
+        return service_pb.PruneReport(name=conversion.job_name(job.id), report=report)
 
 
 def request_digest(spec: Mapping[str, Any], labels: Mapping[str, str]) -> str:

@@ -11,6 +11,8 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
+import structlog
+
 from secateur_service.artifacts.manifest import (
     MANIFEST_NAME,
     MEDIA_TYPE,
@@ -20,7 +22,9 @@ from secateur_service.artifacts.manifest import (
     parse_manifest,
 )
 from secateur_service.artifacts.port import OBJECT_NOT_FOUND, ObjectStore
-from secateur_service.errors import PermanentError, TransientError
+from secateur_service.errors import AttemptError, PermanentError, TransientError
+
+_log = structlog.get_logger(__name__)
 
 CANDIDATES = "manifests/"
 MANIFEST_CONFLICT = "MANIFEST_CONFLICT"
@@ -127,8 +131,7 @@ def publish(
     if digest != held.digest():
         held = _committed(corner, digest)
     _write_manifest(corner, held)
-    for key in list(store.list_keys(corner.key(CANDIDATES))):
-        store.delete(key)
+    _remove_candidates(corner)
     return digest
 
 
@@ -205,6 +208,15 @@ def _write_manifest(corner: _Prefix, manifest: Manifest) -> None:
             "the job store names; nothing was replaced",
             reason=MANIFEST_CONFLICT,
         )
+
+
+def _remove_candidates(corner: _Prefix) -> None:
+    """Tidy up; all is published, so a store that does not let us, or not now, is no failure of the job."""
+    try:
+        for key in list(corner.store.list_keys(corner.key(CANDIDATES))):
+            corner.store.delete(key)
+    except AttemptError as error:
+        _log.warning("manifests of earlier attempts could not be removed", reason=error.reason, error=error.message)
 
 
 def _candidate_path(digest: str) -> str:

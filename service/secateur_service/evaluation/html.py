@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from secateur_service.evaluation.charts import COLOURS, BarGroup, HeatRow, grouped_bars, heat_map, lines, uses_log_scale
 from secateur_service.evaluation.report import Report
+from secateur_service.pruning.methods import recipe
 
 GRAVITY = {"LANGUAGE_LOST": "bad", "LANGUAGE_LEFT_BEHIND": "bad", "NOT_CALIBRATED": "warn"}
 FULL_RATIO_BAR = 2.0  # growth of the perplexity that fills the bar
@@ -34,7 +35,7 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
     page = _environment().get_template("report.html.j2").render(
         report=report,
         name=model_name(report.model.uri),
-        method=pruning["method"],
+        method=recipe(pruning["method"], pruning["update"]),
         target=target(pruning),
         order=pruning.get("order") or "block",
         summary=_summary(report),

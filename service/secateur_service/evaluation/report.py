@@ -246,6 +246,7 @@ def build_report(
     parts = tuple(_block(figures) for figures in sorted(blocks, key=lambda block: block.index))
     zeros = sum(layer.zeros for block in parts for layer in block.layers)
     size = sum(math.prod(layer.shape) for block in parts for layer in block.layers)
+    inverts = spec["pruning"]["update"] != "none"
     return Report(
         job=JobPart(id=job_id, secateur_version=secateur_version),
         model=ModelPart(
@@ -263,7 +264,7 @@ def build_report(
             pruned_layers=zeros / size, all_parameters=zeros / model.parameters, zeros=zeros, weights=size
         ),
         blocks=parts,
-        verdicts=tuple(_verdict(verdict) for verdict in judge(str(spec["pruning"]["method"]), mix, languages, parts)),
+        verdicts=tuple(_verdict(verdict) for verdict in judge(mix, languages, parts, inverts=inverts)),
     )
 
 

@@ -10,7 +10,7 @@ NOT_CALIBRATED
 SAMPLE_TOO_SMALL
     Fewer than `MIN_SCORED_TOKENS` tokens of the language were scored: its figures are rough.
 FEW_CALIBRATION_TOKENS
-    The method inverts second moments and the language has fewer calibration tokens than the widest layer has inputs,
+    The update inverts second moments and the language has fewer calibration tokens than the widest layer has inputs,
     so that its own share of them is rank-deficient.
 LAYER_NOTES
     Layers that were pruned with difficulty, such as a factorisation that needed more damping.
@@ -26,7 +26,6 @@ from typing import Protocol
 LOST_RATIO = 10.0
 LEFT_BEHIND_FACTOR = 1.2
 MIN_SCORED_TOKENS = 2048
-METHODS_WITH_SECOND_MOMENTS = frozenset({"sparsegpt"})
 NAMED_LAYERS = 3
 
 
@@ -74,21 +73,21 @@ class _Block(Protocol):
 
 
 def judge(
-    method: str, calibration: Sequence[_Calibrated], evaluation: Sequence[_Evaluated], blocks: Sequence[_Block]
+    calibration: Sequence[_Calibrated], evaluation: Sequence[_Evaluated], blocks: Sequence[_Block], *, inverts: bool
 ) -> Iterator[Verdict]:
     """All verdicts, the gravest kinds first, and languages in the order in which they were evaluated.
 
     Args:
-        method: The pruning method.
         calibration: Languages of the mix.
         evaluation: Languages that were evaluated.
         blocks: Pruned blocks.
+        inverts: Whether the update of the kept weights inverts second moments.
     """
     yield from _lost(evaluation)
     yield from _left_behind(evaluation)
     yield from _not_calibrated(evaluation)
     yield from _too_small(evaluation)
-    if method in METHODS_WITH_SECOND_MOMENTS:
+    if inverts:
         yield from _few_tokens(calibration, blocks)
     yield from _layer_notes(blocks)
 

@@ -30,6 +30,7 @@ _BY_EXIT_CODE: dict[int, type[AttemptError]] = {
 }
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _TRACEBACK_CHARACTERS = 2000
+_TEXT_CHARACTERS = 4000
 _STOPPED_BY_US = ("SIGTERM", "SIGKILL")
 
 
@@ -65,7 +66,8 @@ def attempt_error(error: Exception) -> AttemptError:
 
 def end_of_error(error: AttemptError) -> AttemptEnd:
     """The end of an attempt that an error ended."""
-    failure = Failure(error.reason, redact(error.message), error.retryable, redact(error.metadata))
+    details = {name: _shortened(text) for name, text in redact(error.metadata).items()}
+    failure = Failure(error.reason, _shortened(redact(error.message)), error.retryable, details)
     return AttemptEnd(failure, charged=not isinstance(error, PreemptedError))
 
 
@@ -96,3 +98,8 @@ def end_of_process(ended: WorkerExit, output: str, *, stop_asked: bool) -> Attem
     retryable = kind.retryable or kind is FencedError
     failure = Failure(kind.reason, message, retryable=retryable, details=details)
     return AttemptEnd(failure, charged=kind is not PreemptedError)
+
+
+def _shortened(text: str) -> str:
+    """A text that may quote a model's files at any length, short enough for every answer that shows the job."""
+    return text if len(text) <= _TEXT_CHARACTERS else text[: _TEXT_CHARACTERS - 1] + "…"

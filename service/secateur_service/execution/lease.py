@@ -48,7 +48,6 @@ class Lease:
         self._fenced = False
         self._cancelled = False
         self._preempted = False
-        self._committed = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -73,10 +72,6 @@ class Lease:
         """Somebody wants the machine back; safe to call in a signal handler."""
         self._preempted = True
 
-    def commit(self) -> None:
-        """The manifest is committed: a cancellation comes too late from now on."""
-        self._committed = True
-
     def check(self) -> None:
         """Return to go on.
 
@@ -84,7 +79,7 @@ class Lease:
             FencedError, CancelledError, PreemptedError: stop.
         """
         self.require_held()
-        if self._cancelled and not self._committed:
+        if self._cancelled:
             raise CancelledError("the job was cancelled")
         if self._preempted:
             raise PreemptedError("the worker was told to stop; the job goes on with its next attempt")

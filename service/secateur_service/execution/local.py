@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from secateur_service.execution.locks import attempt_log, is_free, slot_lock
+from secateur_service.execution.locks import is_free, slot_lock
 from secateur_service.execution.port import WorkerExit
+from secateur_service.execution.workdir import attempt_log, discard_work, work_directory
 from secateur_service.settings import Settings
 
 WORK_COMMAND = (sys.executable, "-m", "secateur_service", "work")
@@ -123,6 +124,12 @@ class LocalExecutor:
         worker = LocalWorker(job_id, attempt, slot, log, process)
         self._workers.append(worker)
         return worker
+
+    def discard(self, job_id: str) -> None:
+        """Remove the blocks of a job that has ended, unless a worker still holds the work directory."""
+        workdir = work_directory(self._data_dir, job_id)
+        if workdir.exists() and is_free(workdir):
+            discard_work(workdir)
 
 
 def _signal_name(number: int) -> str:

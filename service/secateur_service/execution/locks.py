@@ -22,16 +22,6 @@ def slot_lock(data_dir: Path, slot: int) -> Path:
     return data_dir / "slots" / f"{slot}.lock"
 
 
-def work_directory(data_dir: Path, job_id: str) -> Path:
-    """The folder of a job's unfinished work; a worker holds the lock of the folder itself."""
-    return data_dir / "work" / job_id
-
-
-def attempt_log(data_dir: Path, job_id: str, attempt: int) -> Path:
-    """What the worker of an attempt prints."""
-    return work_directory(data_dir, job_id) / f"attempt-{attempt}.log"
-
-
 def hold_until_exit(path: Path, *, wait_seconds: float, reason: str) -> None:
     """Take the exclusive lock of an existing file or folder and keep it as long as this process lives.
 

@@ -61,3 +61,6 @@ class Executor(Protocol):
         Raises:
             OSError: the process cannot be started.
         """
+
+    def discard(self, job_id: str) -> None:
+        """Remove what a job that has ended left of its work here; what its workers printed stays."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import random
-import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -22,17 +22,21 @@ from secateur_service.artifacts import ObjectStore, open_store
 from secateur_service.errors import AttemptError, CancelledError, FencedError, TransientError
 from secateur_service.execution.exits import attempt_error, end_of_error
 from secateur_service.execution.lease import Lease
-from secateur_service.execution.locks import hold_until_exit, slot_lock, work_directory
+from secateur_service.execution.locks import hold_until_exit, slot_lock
 from secateur_service.execution.reporting import StoreLedger, StoreObserver
+from secateur_service.execution.workdir import discard_work, work_directory
 from secateur_service.jobs.backoff import Backoff
 from secateur_service.jobs.job import Job, JobResult
 from secateur_service.jobs.port import JobStore
+from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import open_job_store
 from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.settings import Settings
 from secateur_service.spec import PruneSpec
 from secateur_service.telemetry.logging import configure_logging
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -89,10 +93,15 @@ def run_attempt(settings: Settings, job_id: str, attempt: int, slot: int, *, pip
         signal.signal(signal.SIGTERM, lambda _number, _frame: lease.preempt())
         try:
             with lease:
-                return _run_to_end(settings, store, lease, job_id, attempt, slot, pipeline)
+                exit_code, finished = _run_to_end(settings, store, lease, job_id, attempt, slot, pipeline)
         except (FencedError, TransientError) as error:  # the end could not be, or may not be, written
             _log.warning("attempt ended without an entry in the store", reason=error.reason, error=error.message)
             return error.exit_code
+    # What is written is the truth; a signal while the interpreter winds up shall not contradict it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if finished is not None:
+        discard_work(finished)
+    return exit_code
 
 
 def _run_to_end(
@@ -103,8 +112,10 @@ def _run_to_end(
     attempt: int,
     slot: int,
     pipeline: Pipeline | None,
-) -> int:
+) -> tuple[int, Path | None]:
+    """Run the attempt and write its end; the exit code, and the work directory where nobody needs it any more."""
     job = store.get(job_id)
+    workdir = None
     try:
         workdir = _take_locks(settings.data_dir, slot, job_id)
         lease.check()
@@ -115,10 +126,9 @@ def _run_to_end(
         if isinstance(ended, FencedError):
             raise ended from error
         _log.info("attempt ended", reason=ended.reason, exc_info=ended is not error)
-        _write_end(settings, store, lease, job, ended)
-        return ended.exit_code
-    _discard_work(workdir)
-    return 0
+        state = _write_end(settings, store, lease, job, ended)
+        return ended.exit_code, workdir if state.is_terminal else None
+    return 0, workdir
 
 
 def _run_pipeline(
@@ -130,11 +140,6 @@ def _run_pipeline(
     slot: int,
     pipeline: Pipeline,
 ) -> JobResult:
-    def commit(sha256: str) -> str:
-        holds = store.commit_manifest(job.id, job.attempt, sha256)
-        lease.commit()
-        return holds
-
     observer = StoreObserver(store, job.id, job.attempt, lease)
     outcome = pipeline(
         spec=job.resolved,
@@ -146,27 +151,29 @@ def _run_pipeline(
         observer=observer,
         device=settings.devices[slot],
         threads=settings.worker_threads,
-        commit=commit,
+        commit=partial(store.commit_manifest, job.id, job.attempt),
         file_roots=settings.file_roots,
     )
     observer.flush()
     return outcome.result
 
 
-def _write_end(settings: Settings, store: JobStore, lease: Lease, job: Job, error: AttemptError) -> None:
+def _write_end(settings: Settings, store: JobStore, lease: Lease, job: Job, error: AttemptError) -> JobState:
+    """Write how an attempt without a result ended; returns the state that the job is in then."""
     if isinstance(error, CancelledError):
         _until_written(lease, lambda: store.cancelled(job.id, job.attempt))
-        return
+        return JobState.CANCELLED
     end = end_of_error(error)
     backoff = Backoff(settings.retry_base_seconds, settings.retry_max_seconds)
     delay = backoff.delay_seconds(job.charged_attempts, random.Random()) if end.charged else 0.0  # noqa: S311 - jitter
-    _until_written(
+    released = _until_written(
         lease,
         lambda: store.release(job.id, job.attempt, end.failure, charged=end.charged, delay_seconds=delay),
     )
+    return released.state
 
 
-def _until_written(lease: Lease, write: Callable[[], object]) -> None:
+def _until_written(lease: Lease, write: Callable[[], T]) -> T:
     """Write the end, however often it takes while the attempt owns the job.
 
     Raises:
@@ -174,13 +181,11 @@ def _until_written(lease: Lease, write: Callable[[], object]) -> None:
     """
     while True:
         try:
-            write()
+            return write()
         except TransientError as error:
             _log.warning("the end of the attempt could not be written yet", error=error.message)
             lease.require_held()
             time.sleep(_RETRY_SECONDS)
-        else:
-            return
 
 
 def _take_locks(data_dir: Path, slot: int, job_id: str) -> Path:
@@ -192,18 +197,6 @@ def _take_locks(data_dir: Path, slot: int, job_id: str) -> Path:
     hold_until_exit(slot_file, wait_seconds=LOCK_WAIT_SECONDS, reason="SLOT_IN_USE")
     hold_until_exit(workdir, wait_seconds=LOCK_WAIT_SECONDS, reason="WORK_DIRECTORY_IN_USE")
     return workdir
-
-
-def _discard_work(workdir: Path) -> None:
-    """Remove what is published now, a whole checkpoint; what the attempts printed stays."""
-    try:
-        for entry in workdir.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            elif entry.suffix != ".log":
-                entry.unlink()
-    except OSError as error:
-        _log.warning("the work directory could not be emptied", workdir=str(workdir), error=str(error))
 
 
 def _real_pipeline() -> Pipeline:

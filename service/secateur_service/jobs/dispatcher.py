@@ -102,6 +102,7 @@ class Dispatcher:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
+        self._reap()
         for running in self._running:
             self._ask_to_stop(running)
         self._await_ends(self._drain_seconds)
@@ -117,6 +118,7 @@ class Dispatcher:
         with self._survived("expire leases"):
             for job in self._store.expire_leases():
                 _log.warning("lease expired", job=job.id, attempt=job.attempt, state=job.state)
+                self._discard_if_ended(job)
         self._reap()
         for running in self._running:
             with self._survived("stop a worker", running.worker):
@@ -141,9 +143,10 @@ class Dispatcher:
     def _record_end(self, running: _Running, ended: WorkerExit) -> None:
         """Release the job if the worker, which is gone, has not done so itself."""
         worker = running.worker
-        job = self._owned_job(worker)
-        if job is None:
-            _log.info("worker ended", job=worker.job_id, attempt=worker.attempt, ended=str(ended))
+        job = self._job(worker)
+        if job is None or not _owns(worker, job):
+            state = None if job is None else job.state
+            _log.info("worker ended", job=worker.job_id, attempt=worker.attempt, state=state, ended=str(ended))
             return
         end = end_of_process(ended, worker.output_tail(), stop_asked=running.stop_asked)
         _log.warning(
@@ -153,8 +156,11 @@ class Dispatcher:
 
     def _stop_if_unwanted(self, running: _Running) -> None:
         """Stop a worker whose job was cancelled, or is not its any more, and that does not stop by itself."""
-        job = self._owned_job(running.worker)
-        if job is not None and job.state is JobState.RUNNING:
+        job = self._job(running.worker)
+        if job is None or job.attempt != running.worker.attempt:
+            running.worker.kill()  # it can write nothing more, and may keep the job's files from its successor
+            return
+        if job.state is JobState.RUNNING:
             return
         now = self._monotonic()
         if running.unwanted_since is None:
@@ -180,17 +186,22 @@ class Dispatcher:
             _log.info("worker started", job=job.id, attempt=job.attempt, slot=slot)
             self._running.append(_Running(worker))
 
-    def _owned_job(self, worker: Worker) -> Job | None:
-        """The worker's job while its attempt owns it."""
+    def _job(self, worker: Worker) -> Job | None:
+        """The worker's job, None where it was deleted."""
         try:
-            job = self._store.get(worker.job_id)
+            return self._store.get(worker.job_id)
         except NotFoundError:
             return None
-        return job if job.attempt == worker.attempt and job.state in _OWNED else None
 
     def _release(self, job: Job, end: AttemptEnd) -> None:
         delay = self._backoff.delay_seconds(job.charged_attempts, self._rng) if end.charged else 0.0
-        self._store.release(job.id, job.attempt, end.failure, charged=end.charged, delay_seconds=delay)
+        released = self._store.release(job.id, job.attempt, end.failure, charged=end.charged, delay_seconds=delay)
+        self._discard_if_ended(released)
+
+    def _discard_if_ended(self, job: Job) -> None:
+        """Do what a worker does itself when it lives to see the end of its job."""
+        if job.state.is_terminal:
+            self._executor.discard(job.id)
 
     def _ask_to_stop(self, running: _Running) -> None:
         running.stop_asked = True
@@ -213,3 +224,8 @@ class Dispatcher:
             _log.warning("dispatcher could not " + action, error=error.message, **context)
         except Exception:  # noqa: BLE001 - a defect here must not end the only loop that sees jobs end
             _log.exception("dispatcher could not " + action, **context)
+
+
+def _owns(worker: Worker, job: Job) -> bool:
+    """Whether the worker's attempt may write to its job."""
+    return job.attempt == worker.attempt and job.state in _OWNED

@@ -44,6 +44,13 @@ class JobStore(Protocol):
             RequestIdReusedError: the known request had another digest.
         """
 
+    def find_request(self, request_id: str, request_digest: str) -> Job | None:
+        """The job that an earlier request with this id created; None when there was none.
+
+        Raises:
+            RequestIdReusedError: that request had another digest.
+        """
+
     def get(self, job_id: str) -> Job:
         """Read a job.
 
@@ -52,9 +59,9 @@ class JobStore(Protocol):
         """
 
     def list_jobs(
-        self, *, limit: int, before: tuple[int, str] | None = None, states: Collection[JobState] = ()
-    ) -> tuple[list[Job], tuple[int, str] | None]:
-        """A page of jobs, newest first, and the key of the page after it (None on the last)."""
+        self, *, limit: int, before: int | None = None, states: Collection[JobState] = ()
+    ) -> tuple[list[Job], int | None]:
+        """A page of jobs, newest first, and what `before` is for the page after it (None on the last)."""
 
     def request_cancel(self, job_id: str) -> Job:
         """QUEUED becomes CANCELLED, RUNNING becomes CANCELLING, all else stays.
@@ -69,7 +76,7 @@ class JobStore(Protocol):
         """Take the oldest queued job that is due: RUNNING, attempt + 1, leased to `owner`. None when there is none."""
 
     def heartbeat(self, job_id: str, attempt: int, *, lease_seconds: float) -> Heartbeat:
-        """Extend the lease (fenced). Cancellation is not reported any more once the manifest is committed."""
+        """Extend the lease (fenced)."""
 
     def append(self, job_id: str, attempt: int, events: Sequence[tuple[EventKind, dict[str, Any]]]) -> None:
         """Append events (fenced); STAGE and PROGRESS also update the job. Long log texts are cut.
@@ -87,15 +94,17 @@ class JobStore(Protocol):
     def commit_manifest(self, job_id: str, attempt: int, sha256: str) -> str:
         """Name the manifest's digest (fenced). The first digest named wins; returns the one that holds.
 
-        This is the point of no return: a cancellation that comes later leaves the job as it is, and one that came
-        earlier but was not acted upon does not stop the job from succeeding.
+        This is the point of no return: a cancellation that comes later leaves the job as it is.
+
+        Raises:
+            CancelledError: the cancellation came first.
         """
 
     def succeed(self, job_id: str, attempt: int, result: JobResult) -> None:
-        """RUNNING or CANCELLING becomes SUCCEEDED (fenced).
+        """RUNNING becomes SUCCEEDED (fenced).
 
         Raises:
-            NotReadyError: another manifest was committed as the job's result.
+            NotReadyError: another manifest was committed as the job's result, or the job is being cancelled.
         """
 
     def cancelled(self, job_id: str, attempt: int) -> None:

@@ -51,7 +51,7 @@ class SqliteDatabase:
         self.reader: Engine = create_engine(
             url,
             connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
-            json_serializer=lambda value: json.dumps(value, separators=(",", ":")),
+            json_serializer=_to_json,
             pool_size=8,
             max_overflow=8,
         )
@@ -100,6 +100,12 @@ class SqliteDatabase:
 def store_unavailable(cause: BaseException | None) -> TransientError:
     """The database does not answer; it may later."""
     return TransientError(f"the job store does not answer: {cause}", reason="STORE_UNAVAILABLE")
+
+
+def _to_json(value: Any) -> str:
+    """Compact, and of characters only: file names may hold lone surrogates, which no message can carry."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return text.encode(errors="replace").decode()
 
 
 def _configure(connection: sqlite3.Connection, _record: Any) -> None:

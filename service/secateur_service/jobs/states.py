@@ -22,12 +22,12 @@ class JobState(enum.StrEnum):
 
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
-    # claimed; cancelled before it ran; no attempt left after it was put back
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED}),
+    # claimed; cancelled before it ran
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
     # an attempt that was preempted or failed transiently puts the job back into the queue
     JobState.RUNNING: frozenset({JobState.QUEUED, JobState.CANCELLING, JobState.SUCCEEDED, JobState.FAILED}),
-    # the publish commit may win the race against a cancellation, and the worker may die before it sees it
-    JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.SUCCEEDED, JobState.FAILED}),
+    # whatever its worker does: a job whose publication was committed first stays RUNNING when it is cancelled
+    JobState.CANCELLING: frozenset({JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),

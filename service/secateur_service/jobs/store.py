@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from secateur_service.errors import FencedError, NotFoundError, NotReadyError, RequestIdReusedError
+from secateur_service.errors import CancelledError, FencedError, NotFoundError, NotReadyError, RequestIdReusedError
 from secateur_service.jobs.events import WORKER_KINDS, block_body, bounded
 from secateur_service.jobs.job import Event, EventKind, Failure, Job, JobResult, NewJob
 from secateur_service.jobs.locked import LockedJob
@@ -83,14 +83,9 @@ class SqlJobStore:
         """
         with self._writing() as connection:
             if job.request_id is not None:
-                known = connection.execute(select(jobs).where(jobs.c.request_id == job.request_id)).mappings().first()
+                known = _find_request(connection, job.request_id, job.request_digest)
                 if known is not None:
-                    if known["request_digest"] != job.request_digest:
-                        raise RequestIdReusedError(
-                            f"request id {job.request_id} was used before with another request; choose a new one",
-                            metadata={"request_id": job.request_id},
-                        )
-                    return to_job(known)
+                    return known
             now = self._now(connection)
             row = new_row(job, now)
             connection.execute(insert(jobs).values(row))
@@ -98,6 +93,15 @@ class SqlJobStore:
             created.accept()
             created.save()
             return created.snapshot()
+
+    def find_request(self, request_id: str, request_digest: str) -> Job | None:
+        """The job that an earlier request with this id created; None when there was none.
+
+        Raises:
+            RequestIdReusedError: that request had another digest.
+        """
+        with self._reading() as connection:
+            return _find_request(connection, request_id, request_digest)
 
     def get(self, job_id: str) -> Job:
         """Read a job.
@@ -112,19 +116,19 @@ class SqlJobStore:
         return to_job(row)
 
     def list_jobs(
-        self, *, limit: int, before: tuple[int, str] | None = None, states: Collection[JobState] = ()
-    ) -> tuple[list[Job], tuple[int, str] | None]:
-        """A page of jobs, newest first, and the key of the page after it (None on the last)."""
+        self, *, limit: int, before: int | None = None, states: Collection[JobState] = ()
+    ) -> tuple[list[Job], int | None]:
+        """A page of jobs, newest first, and what `before` is for the page after it (None on the last)."""
         query = select(jobs).order_by(jobs.c.number.desc()).limit(limit + 1)
         if before is not None:
-            query = query.where(jobs.c.number < before[0])
+            query = query.where(jobs.c.number < before)
         if states:
             query = query.where(jobs.c.state.in_([state.value for state in states]))
         with self._reading() as connection:
             rows = connection.execute(query).mappings().all()
         page = [to_job(row) for row in rows[:limit]]
         more = len(rows) > limit and limit > 0
-        return page, (rows[limit - 1]["number"], rows[limit - 1]["id"]) if more else None
+        return page, rows[limit - 1]["number"] if more else None
 
     def request_cancel(self, job_id: str) -> Job:
         """QUEUED becomes CANCELLED, RUNNING becomes CANCELLING, all else stays.
@@ -159,11 +163,11 @@ class SqlJobStore:
             return job.snapshot()
 
     def heartbeat(self, job_id: str, attempt: int, *, lease_seconds: float) -> Heartbeat:
-        """Extend the lease (fenced). Cancellation is not reported any more once the manifest is committed."""
+        """Extend the lease (fenced)."""
         with self._owned(job_id, attempt) as job:
             job.extend_lease(lease_seconds)
             job.save()
-            return Heartbeat(cancel_requested=job.state is JobState.CANCELLING and job.manifest_sha256 is None)
+            return Heartbeat(cancel_requested=job.state is JobState.CANCELLING)
 
     def append(self, job_id: str, attempt: int, events: Sequence[tuple[EventKind, dict[str, Any]]]) -> None:
         """Append events (fenced); STAGE and PROGRESS also update the job. Long log texts are cut.
@@ -203,20 +207,24 @@ class SqlJobStore:
     def commit_manifest(self, job_id: str, attempt: int, sha256: str) -> str:
         """Name the manifest's digest (fenced). The first digest named wins; returns the one that holds.
 
-        This is the point of no return: a cancellation that comes later leaves the job as it is, and one that came
-        earlier but was not acted upon does not stop the job from succeeding.
+        This is the point of no return: a cancellation that comes later leaves the job as it is.
+
+        Raises:
+            CancelledError: the cancellation came first.
         """
         with self._owned(job_id, attempt) as job:
+            if job.state is JobState.CANCELLING:
+                raise CancelledError("the job was cancelled before its result was committed")
             if job.manifest_sha256 is None:
                 job.set(manifest_sha256=sha256)
                 job.save()
             return job.manifest_sha256 or sha256
 
     def succeed(self, job_id: str, attempt: int, result: JobResult) -> None:
-        """RUNNING or CANCELLING becomes SUCCEEDED (fenced).
+        """RUNNING becomes SUCCEEDED (fenced).
 
         Raises:
-            NotReadyError: another manifest was committed as the job's result.
+            NotReadyError: another manifest was committed as the job's result, or the job is being cancelled.
         """
         with self._owned(job_id, attempt) as job:
             if job.manifest_sha256 not in (None, result.manifest_sha256):
@@ -351,6 +359,18 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
             yield connection
     except (OperationalError, PoolTimeoutError) as error:
         raise store_unavailable(error.orig if isinstance(error, OperationalError) else error) from error
+
+
+def _find_request(connection: Connection, request_id: str, request_digest: str | None) -> Job | None:
+    row = connection.execute(select(jobs).where(jobs.c.request_id == request_id)).mappings().first()
+    if row is None:
+        return None
+    if row["request_digest"] != request_digest:
+        raise RequestIdReusedError(
+            f"request id {request_id} was used before with another request; choose a new one",
+            metadata={"request_id": request_id},
+        )
+    return to_job(row)
 
 
 def _due(now: ColumnElement[int]) -> ColumnElement[bool]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.safetensors import DTYPE_BYTES
 from secateur_service.pipeline.outcome import Estimate
+from secateur_service.pruning.methods import Moments, needed_moments
 from secateur_service.spec import PruneSpec
 
 # Resident memory of the interpreter with torch and transformers imported, measured with the pinned versions.
@@ -37,7 +38,8 @@ def estimate_cost(checkpoint: Checkpoint, spec: PruneSpec, *, on_device: bool) -
     groups = [[checkpoint.linear_weight(0, name).shape for name in group] for group in checkpoint.architecture.inputs]
     widths = [shapes[0][1] for shapes in groups]
     parameters = sum(rows * columns for shapes in groups for rows, columns in shapes)
-    needs_data, needs_gram = spec.pruning.method != "magnitude", spec.pruning.method == "sparsegpt"
+    moments = needed_moments(spec.pruning.method, spec.pruning.effective_update)
+    needs_data, needs_gram = moments is not Moments.NONE, moments is Moments.FULL
 
     def forward(tokens: int) -> float:
         return 2.0 * tokens * parameters + 2.0 * tokens * length * hidden

@@ -216,6 +216,7 @@ class _Job:
             model = StreamedModel(checkpoint, self.device, dtype)
         task = Task(
             method=self.spec.pruning.method,
+            update=self.spec.pruning.effective_update,
             target=_target(self.spec),
             weights=self.spec.calibration.weights,
             calibration=calibration,

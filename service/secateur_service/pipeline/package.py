@@ -105,6 +105,7 @@ def compression_note(spec: PruneSpec) -> dict[str, Any]:
     return {
         "version": __version__,
         "method": spec.pruning.method,
+        "update": spec.pruning.effective_update,
         "sparsity": spec.pruning.target_sparsity,
         "pattern": spec.pruning.pattern,
         "languages": spec.calibration.weights,

@@ -30,8 +30,9 @@ from secateur_service.pipeline.collect import StatisticsCollector
 from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.observer import BlockRecord, JobObserver, LayerRecord, Progress
 from secateur_service.pipeline.stopwatch import Stopwatch
+from secateur_service.pruning.methods import Moments, needed_moments
 from secateur_service.pruning.patterns import Target
-from secateur_service.pruning.solver import NEEDS, Moments, PrunedLayer, solve
+from secateur_service.pruning.solver import PrunedLayer, solve
 
 # The share of a job's progress that the blocks stand for; the rest is sampling, packaging and publishing.
 BLOCKS_FRACTION = 0.9
@@ -42,6 +43,9 @@ class Task:
     """What a pass is to do.
 
     Attributes:
+        method: names the score that chooses what goes.
+        update: what happens to the weights that stay.
+        target: how much goes.
         weights: mixing weight of each calibration language.
         calibration: calibration text by language.
         evaluation: evaluation text by language.
@@ -49,6 +53,7 @@ class Task:
     """
 
     method: str
+    update: str
     target: Target
     weights: Mapping[str, float]
     calibration: Mapping[str, TextSample]
@@ -88,7 +93,7 @@ class _Pass:
         self.ledger = ledger
         self.observer = observer
         self.stopwatch = stopwatch
-        self.needs = NEEDS[task.method]
+        self.needs = needed_moments(task.method, task.update)
         length = next(iter(task.evaluation.values())).tokens.shape[1]
         size = batch_sequences(length, model.device)
         # A method that needs no data sends no calibration text through the model.
@@ -193,6 +198,7 @@ class _Pass:
             try:
                 solved = solve(
                     self.task.method,
+                    self.task.update,
                     [linears[name].weight.float() for name in group],
                     collector.statistics[position] if collector else None,
                     self.task.target,

@@ -74,8 +74,22 @@ def prune_rows(scores: Tensor, target: Target) -> Tensor:
     Returns:
         m×n booleans, true where the weight goes.
     """
-    rows, columns = scores.shape
     if isinstance(target, Unstructured):
-        return select_smallest(scores, target_count(columns, target.sparsity))
+        return select_smallest(scores, target_count(scores.shape[1], target.sparsity))
     groups = scores.reshape(-1, target.group)
-    return select_smallest(groups, target.group - target.kept).reshape(rows, columns)
+    return select_smallest(groups, target.group - target.kept).reshape(scores.shape)
+
+
+def prune_matrix(scores: Tensor, target: Target) -> Tensor:
+    """Mark what to prune where weights compete within the whole matrix; N:M is N:M, whatever competes.
+
+    Args:
+        scores: m×n; a larger score means a weight more worth keeping.
+        target: unstructured over the matrix, or N:M within each group of a row.
+
+    Returns:
+        m×n booleans, true where the weight goes.
+    """
+    if isinstance(target, Unstructured):
+        return prune_rows(scores.reshape(1, -1), target).reshape(scores.shape)
+    return prune_rows(scores, target)

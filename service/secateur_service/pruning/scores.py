@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+_TINY = 1e-30  # a row or column of zeros has no relative importance
+
 
 def magnitude(weight_MN: Tensor) -> Tensor:
     """|W_ij|: no data needed. The control that every method has to beat."""
@@ -18,3 +20,19 @@ def wanda(weight_MN: Tensor, mean_squares_N: Tensor) -> Tensor:
         mean_squares_N: mean square of each input feature over the mix; a common factor does not change the order.
     """
     return weight_MN.abs() * mean_squares_N.sqrt().to(weight_MN.dtype)
+
+
+def ria(weight_MN: Tensor, mean_squares_N: Tensor) -> Tensor:
+    """(|W_ij| / Σ_i |W_ij| + |W_ij| / Σ_j |W_ij|) · ‖X_:j‖₂^½: how much a weight matters within its row and column.
+
+    Zhang et al., "Plug-and-Play: An Efficient Post-training Pruning Method for Large Language Models", ICLR 2024,
+    relative importance and activations. Compared over the whole matrix, as there.
+
+    Args:
+        weight_MN: m×n.
+        mean_squares_N: mean square of each input feature over the mix; a common factor does not change the order.
+    """
+    size = weight_MN.abs()
+    columns, rows = size.sum(0, keepdim=True), size.sum(1, keepdim=True)
+    relative = size / columns.clamp_min(_TINY) + size / rows.clamp_min(_TINY)
+    return relative * mean_squares_N.pow(0.25).to(weight_MN.dtype)

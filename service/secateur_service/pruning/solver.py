@@ -1,8 +1,7 @@
-"""The named methods, and the one function that prunes the layers sharing an input by any of them."""
+"""Prunes the layers that share an input: a score chooses the mask, an update the values of what stays."""
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,20 +9,11 @@ import torch
 from torch import Tensor
 
 from secateur_service.pruning import scores
-from secateur_service.pruning.patterns import Target, prune_rows
+from secateur_service.pruning.conjugate_gradient import refine
+from secateur_service.pruning.methods import METHODS, Moments, needed_moments
+from secateur_service.pruning.patterns import Target, prune_matrix, prune_rows
 from secateur_service.pruning.sparsegpt import sparsegpt
 from secateur_service.pruning.statistics import InputStatistics
-
-
-class Moments(enum.Enum):
-    """What a method needs to know of a layer's inputs."""
-
-    NONE = enum.auto()
-    DIAGONAL = enum.auto()
-    FULL = enum.auto()
-
-
-NEEDS = {"magnitude": Moments.NONE, "wanda": Moments.DIAGONAL, "sparsegpt": Moments.FULL}
 
 
 @dataclass(frozen=True)
@@ -37,31 +27,50 @@ class PrunedLayer:
 
 @torch.no_grad()
 def solve(
-    method: str, weights: Sequence[Tensor], statistics: InputStatistics | None, target: Target
+    method: str, update: str, weights: Sequence[Tensor], statistics: InputStatistics | None, target: Target
 ) -> list[PrunedLayer]:
     """Prune the matrices m_i×n of layers that share one input.
 
     Args:
-        method: a key of `NEEDS`.
+        method: names the score.
+        update: one of `methods.UPDATES`.
         weights: the dense matrices, float32; not modified.
-        statistics: of the common input; None where the method needs none.
+        statistics: of the common input; None where method and update need none.
         target: how much goes.
 
     Raises:
         FloatingPointError: the statistics cannot be used.
     """
-    if method == "magnitude":
-        return [_masked(weight, prune_rows(scores.magnitude(weight), target)) for weight in weights]
-    assert statistics is not None
-    if not statistics.is_finite():
+    if needed_moments(method, update) is not Moments.NONE and (statistics is None or not statistics.is_finite()):
         raise FloatingPointError("inputs that are not finite")
-    if method == "wanda":
-        mean_squares = statistics.mean_squares()
-        return [_masked(weight, prune_rows(scores.wanda(weight, mean_squares), target)) for weight in weights]
-    assert statistics.gram is not None
-    new, pruned, notes = sparsegpt(weights, statistics.gram, target)
-    return [PrunedLayer(weight, mask, notes) for weight, mask in zip(new, pruned, strict=True)]
+    gram = statistics.gram if statistics is not None else None
+    if METHODS[method].score == "obs":
+        assert gram is not None
+        # The score is SparseGPT's, on weights that carry the compensation so far: the mask comes out of the sweep.
+        swept, pruned, notes = sparsegpt(weights, gram, target)
+        if update == "obs":
+            return _layers(swept, pruned, notes)
+    else:
+        pruned, notes = [_mask(method, weight, statistics, target) for weight in weights], ()
+    if update == "none":
+        kept = [weight.masked_fill(mask, 0) for weight, mask in zip(weights, pruned, strict=True)]
+    elif update == "cg":
+        assert gram is not None
+        kept = [refine(weight, mask, gram) for weight, mask in zip(weights, pruned, strict=True)]
+    else:
+        assert gram is not None
+        kept, pruned, notes = sparsegpt(weights, gram, target, chosen=pruned)
+    return _layers(kept, pruned, notes)
 
 
-def _masked(weight: Tensor, pruned: Tensor) -> PrunedLayer:
-    return PrunedLayer(weight.masked_fill(pruned, 0), pruned)
+def _mask(method: str, weight: Tensor, statistics: InputStatistics | None, target: Target) -> Tensor:
+    if METHODS[method].score == "magnitude":
+        return prune_rows(scores.magnitude(weight), target)
+    assert statistics is not None
+    if METHODS[method].score == "wanda":
+        return prune_rows(scores.wanda(weight, statistics.mean_squares()), target)
+    return prune_matrix(scores.ria(weight, statistics.mean_squares()), target)
+
+
+def _layers(weights: Sequence[Tensor], masks: Sequence[Tensor], notes: tuple[str, ...]) -> list[PrunedLayer]:
+    return [PrunedLayer(weight, mask, notes) for weight, mask in zip(weights, masks, strict=True)]

@@ -12,8 +12,10 @@ import pytest
 
 from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
+from secateur_service.errors import FieldViolation, InvalidSpecError
 from secateur_service.jobs.states import JobState
-from support.api import ESTIMATE, Api, StartApi, refused, spec_message
+from secateur_service.spec import parse_spec
+from support.api import ESTIMATE, Admitted, Api, StartApi, refused, spec_message
 from support.jobs import result
 
 
@@ -44,6 +46,25 @@ async def test_a_repeated_request_id_returns_the_first_job_and_another_body_is_r
     assert len((await _list(api)).jobs) == 1
     refusal = await refused(api.create(request_id=request_id, labels={"other": "body"}))
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
+
+
+async def test_a_repeated_request_is_answered_although_what_it_named_is_gone(start_api: StartApi):
+    gone = False
+
+    def admit(data):
+        if gone:
+            raise InvalidSpecError([FieldViolation("model.uri", "the folder does not exist")])
+        return Admitted(parse_spec(data))
+
+    api = await start_api(admit=admit)
+    request_id = str(uuid.uuid4())
+    first = await api.create(request_id=request_id)
+    gone = True
+    assert await api.create(request_id=request_id.upper()) == first
+    refusal = await refused(api.create(request_id=request_id, labels={"other": "body"}))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
+    for unknown in ({"request_id": str(uuid.uuid4())}, {"request_id": request_id, "validate_only": True}, {}):
+        assert set((await refused(api.create(**unknown))).violations) == {"spec.model.uri"}
 
 
 async def test_validate_only_answers_what_would_run_and_stores_nothing(api: Api):
@@ -178,9 +199,14 @@ async def test_cancelling_is_idempotent_and_leaves_ended_jobs_alone(api: Api):
     running = api.running_job()
     cancel = service_pb.CancelPruneJobRequest(name=f"pruneJobs/{running.id}")
     assert (await api.stub.CancelPruneJob(cancel)).state == pb.JOB_STATE_CANCELLING
-    api.store.commit_manifest(running.id, 1, "a" * 64)
-    api.store.succeed(running.id, 1, result())
+    api.store.cancelled(running.id, 1)
+    assert (await api.stub.CancelPruneJob(cancel)).state == pb.JOB_STATE_CANCELLED
+    published = api.running_job()
+    api.store.commit_manifest(published.id, 1, "a" * 64)
+    cancel = service_pb.CancelPruneJobRequest(name=f"pruneJobs/{published.id}")
+    assert (await api.stub.CancelPruneJob(cancel)).state == pb.JOB_STATE_RUNNING, "the commit came first"
+    api.store.succeed(published.id, 1, result())
     after = await api.stub.CancelPruneJob(cancel)
     assert after.state == pb.JOB_STATE_SUCCEEDED
     assert after.result.languages[0].pruned_perplexity == result().languages[0].pruned_perplexity
-    assert api.store.get(running.id).state is JobState.SUCCEEDED
+    assert api.store.get(published.id).state is JobState.SUCCEEDED

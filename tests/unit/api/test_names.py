@@ -45,10 +45,10 @@ def test_labels_are_limited_in_number_and_length():
     assert [violation.field for violation in check_labels({str(number): "" for number in range(65)})] == ["labels"]
 
 
-@given(st.integers(0, 2**63 - 1), st.text(max_size=30), st.sets(st.sampled_from(JobState)))
-def test_a_page_token_gives_back_its_key_to_the_same_filter_only(position: int, job_id: str, states: set[JobState]):
-    token = encode_token((position, job_id), states)
-    assert decode_token(token, sorted(states, reverse=True)) == (position, job_id)
+@given(st.integers(0, 2**63 - 1), st.sets(st.sampled_from(JobState)))
+def test_a_page_token_gives_back_its_number_to_the_same_filter_only(before: int, states: set[JobState]):
+    token = encode_token(before, states)
+    assert decode_token(token, sorted(states, reverse=True)) == before
     with pytest.raises(InvalidRequestError):
         decode_token(token, states ^ {JobState.FAILED})
 
@@ -64,7 +64,7 @@ def test_any_other_token_is_refused_and_never_a_defect(token: str):
 
 def test_a_token_with_numbers_beyond_the_database_is_refused():
     with pytest.raises(InvalidRequestError):
-        decode_token(encode_token((2**63, "x"), []), [])
+        decode_token(encode_token(2**63, []), [])
 
 
 def test_page_sizes():

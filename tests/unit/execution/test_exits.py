@@ -55,6 +55,12 @@ def test_a_defect_carries_its_traceback_without_secrets():
     assert "hunter2" not in str(end_of_error(ended))
 
 
+def test_a_failure_stays_short_whatever_it_quotes():
+    failure = end_of_error(PermanentError("é" * 10**6, metadata={"tensor": "x" * 10**6})).failure
+    assert failure.message == "é" * 3999 + "…"
+    assert failure.details == {"tensor": "x" * 3999 + "…"}
+
+
 @pytest.mark.parametrize(
     ("error", "charged", "retryable"),
     [

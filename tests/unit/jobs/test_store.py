@@ -6,7 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from secateur_service.errors import FencedError, NotFoundError, NotReadyError, RequestIdReusedError, TransientError
+from secateur_service.errors import (
+    CancelledError,
+    FencedError,
+    NotFoundError,
+    NotReadyError,
+    RequestIdReusedError,
+    TransientError,
+)
 from secateur_service.jobs.events import MAX_LOG_BYTES
 from secateur_service.jobs.job import EventKind, Failure
 from secateur_service.jobs.locked import MAX_UNCHARGED_ATTEMPTS
@@ -69,6 +76,22 @@ def test_a_known_request_id_returns_the_first_job_and_refuses_another_request(st
     with pytest.raises(RequestIdReusedError):
         store.create(new_job(request_id="r", request_digest="other"))
     assert len(store.list_jobs(limit=10)[0]) == 1
+
+
+def test_the_job_of_a_request_is_found_by_its_id_and_digest(store):
+    assert store.find_request("r", "d") is None
+    first = store.create(new_job(request_id="r", request_digest="d"))
+    assert store.find_request("r", "d") == first
+    with pytest.raises(RequestIdReusedError):
+        store.find_request("r", "other")
+
+
+def test_text_that_no_message_can_carry_is_stored_as_text_that_one_can(store):
+    job = running(store)
+    store.append(job.id, 1, [(EventKind.LOG, {"level": "info", "message": "a", "fields": {"file": "d\udce9"}})])
+    ended = store.release(job.id, 1, Failure("BAD_MODEL", "no tensor in caf\udce9 é", retryable=False))
+    assert store.get(ended.id).failure.message == "no tensor in caf? é"
+    assert bodies(store, job.id, EventKind.LOG)[0]["fields"] == {"file": "d?"}
 
 
 def test_pages_of_jobs_are_newest_first_and_complete(store):
@@ -215,13 +238,14 @@ def test_a_cancellation_after_the_manifest_was_committed_changes_nothing(store):
     assert store.get(job.id).state is JobState.SUCCEEDED
 
 
-def test_a_cancellation_just_before_the_commit_does_not_stop_the_publication(store):
+def test_a_cancellation_before_the_commit_stops_the_publication(store):
     job = running(store)
     store.request_cancel(job.id)
-    store.commit_manifest(job.id, 1, "a" * 64)
-    assert not store.heartbeat(job.id, 1, lease_seconds=30).cancel_requested
-    store.succeed(job.id, 1, result())
-    assert store.get(job.id).result == result()
+    with pytest.raises(CancelledError):
+        store.commit_manifest(job.id, 1, "a" * 64)
+    with pytest.raises(NotReadyError, match="CANCELLING and cannot become SUCCEEDED"):
+        store.succeed(job.id, 1, result())
+    assert store.get(job.id).state is JobState.CANCELLING
 
 
 def test_the_first_manifest_that_is_committed_holds_and_no_other_can_become_the_result(store):

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from secateur_service.errors import FencedError, NotReadyError
+from secateur_service.errors import CancelledError, FencedError, NotReadyError
 from secateur_service.jobs.job import EventKind, Failure
 from secateur_service.jobs.states import TRANSITIONS, JobState
 from secateur_service.jobs.store import open_job_store
@@ -92,7 +92,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(model=jobs, lag=attempts)
     def heartbeat(self, model, lag):
         if attempt := self.fenced(model, lag, lambda n: self.store.heartbeat(model.id, n, lease_seconds=1000)):
-            cancel = model.state is JobState.CANCELLING and model.manifest is None
+            cancel = model.state is JobState.CANCELLING
             assert self.store.heartbeat(model.id, attempt, lease_seconds=1000).cancel_requested == cancel
 
     @rule(model=jobs, lag=attempts, count=st.integers(0, 3))
@@ -111,13 +111,17 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(model=jobs, lag=attempts, sha256=st.sampled_from(["a" * 64, "b" * 64]))
     def commit_manifest(self, model, lag, sha256):
         if attempt := self.fenced(model, lag, lambda n: self.store.commit_manifest(model.id, n, sha256)):
+            if model.state is JobState.CANCELLING:
+                with pytest.raises(CancelledError):
+                    self.store.commit_manifest(model.id, attempt, sha256)
+                return
             model.manifest = model.manifest or sha256
             assert self.store.commit_manifest(model.id, attempt, sha256) == model.manifest
 
     @rule(model=jobs, lag=attempts, sha256=st.sampled_from(["a" * 64, "b" * 64]))
     def succeed(self, model, lag, sha256):
         if attempt := self.fenced(model, lag, lambda n: self.store.succeed(model.id, n, result(sha256))):
-            if model.manifest not in (None, sha256):
+            if model.manifest not in (None, sha256) or model.state is JobState.CANCELLING:
                 with pytest.raises(NotReadyError):
                     self.store.succeed(model.id, attempt, result(sha256))
             else:

@@ -15,6 +15,7 @@ from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import Task, run_pass
+from secateur_service.pruning.methods import METHODS
 from secateur_service.pruning.patterns import NofM, Unstructured, target_count
 from support.models import CONFIGS, save_corpora, save_model
 from support.shared import CORPORA, TRAINED_MODEL, needs_shared
@@ -41,7 +42,7 @@ def prune(model, samples, weights, method, target, shards, ledger=None):
     calibration, evaluation = samples
     return run_pass(
         StreamedModel(open_checkpoint(model), torch.device("cpu"), torch.float32),
-        Task(method, target, weights, calibration, evaluation, shards),
+        Task(method, METHODS[method].update, target, weights, calibration, evaluation, shards),
         ledger or FileLedger(shards / "ledger.json"),
         RecordingObserver(),
         Stopwatch(),

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from secateur_service.pruning.conjugate_gradient import errors, refine
+from secateur_service.pruning.methods import METHODS, UPDATES
 from secateur_service.pruning.patterns import NofM, Unstructured, target_count
 from secateur_service.pruning.solver import solve
 from secateur_service.pruning.sparsegpt import inverse_factor, sparsegpt
@@ -91,7 +95,7 @@ def test_sparsegpt_loses_less_than_the_same_share_pruned_by_wanda():
     weight = torch.randn(32, 96, generator=torch.Generator().manual_seed(0))
     losses = {}
     for method in ("magnitude", "wanda", "sparsegpt"):
-        (layer,) = solve(method, [weight], statistics, Unstructured(0.5))
+        (layer,) = solve(method, METHODS[method].update, [weight], statistics, Unstructured(0.5))
         losses[method] = float(((layer.weight - weight) @ x[0].T).square().sum())
     assert losses["sparsegpt"] < 0.8 * losses["wanda"] < losses["magnitude"]
 
@@ -101,10 +105,10 @@ def test_every_layer_of_a_shared_input_meets_its_count_exactly(rows):
     x = correlated_inputs(500, 200, seed=3)[None]
     statistics = statistics_of({"de": x}, {"de": 1.0})
     weights = [torch.randn(height, 200, generator=torch.Generator().manual_seed(height)) for height in rows]
-    for weight, layer in zip(weights, solve("sparsegpt", weights, statistics, Unstructured(0.43)), strict=True):
+    for weight, layer in zip(weights, solve("sparsegpt", "obs", weights, statistics, Unstructured(0.43)), strict=True):
         assert int(layer.pruned.sum()) == target_count(weight.numel(), 0.43)
         assert bool((layer.weight[layer.pruned] == 0).all())
-    for weight, layer in zip(weights, solve("wanda", weights, statistics, Unstructured(0.43)), strict=True):
+    for weight, layer in zip(weights, solve("wanda", "none", weights, statistics, Unstructured(0.43)), strict=True):
         assert bool((layer.pruned.sum(1) == target_count(200, 0.43)).all())
         assert torch.equal(layer.weight, weight.masked_fill(layer.pruned, 0))
 
@@ -117,13 +121,13 @@ def test_wanda_equals_its_definition_in_float64(weights):
     norms = sum(share * inputs[name].double().square().mean((0, 1)) for name, share in weights.items()).sqrt()
     scores = weight.double().abs() * norms
     expected = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, scores.argsort(dim=1, stable=True)[:, :20], True)
-    (layer,) = solve("wanda", [weight], statistics, Unstructured(0.5))
+    (layer,) = solve("wanda", "none", [weight], statistics, Unstructured(0.5))
     assert torch.equal(layer.pruned, expected)
 
 
 def test_magnitude_needs_no_statistics():
     weight = torch.tensor([[3.0, -1.0, 2.0, -4.0]])
-    (layer,) = solve("magnitude", [weight], None, NofM(2, 4))
+    (layer,) = solve("magnitude", "none", [weight], None, NofM(2, 4))
     assert layer.weight.tolist() == [[3.0, 0.0, 0.0, -4.0]]
 
 
@@ -162,4 +166,76 @@ def test_a_singular_matrix_is_factorised_with_more_damping_and_says_so():
 def test_inputs_that_are_not_finite_are_reported():
     statistics = statistics_of({"de": torch.full((1, 4, 6), torch.nan)}, {"de": 1.0})
     with pytest.raises(FloatingPointError, match="not finite"):
-        solve("wanda", [torch.ones(2, 6)], statistics, Unstructured(0.5))
+        solve("wanda", "none", [torch.ones(2, 6)], statistics, Unstructured(0.5))
+
+
+def layer_error(dense, weight, inputs):
+    return float(((weight - dense) @ inputs.T).double().square().sum())
+
+
+@pytest.mark.parametrize("target", [Unstructured(0.5), Unstructured(0.7), NofM(2, 4)])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_mask_goes_with_every_update_and_no_update_raises_its_error(method, target):
+    x = correlated_inputs(700, 64, seed=6)
+    x[:, 3] = 0  # a dead input
+    statistics = statistics_of({"de": x[None]}, {"de": 1.0})
+    weights = [torch.randn(rows, 64, generator=torch.Generator().manual_seed(rows)) for rows in (6, 11)]
+    solved = {update: solve(method, update, weights, statistics, target) for update in UPDATES}
+    for index, dense in enumerate(weights):
+        plain, refined, swept = (solved[update][index] for update in ("none", "cg", "obs"))
+        assert torch.equal(plain.pruned, refined.pruned)
+        assert torch.equal(plain.pruned, swept.pruned)
+        assert torch.equal(plain.weight, dense.masked_fill(plain.pruned, 0))
+        for layer in (refined, swept):
+            assert bool((layer.weight[layer.pruned] == 0).all())
+        assert layer_error(dense, refined.weight, x) < 0.95 * layer_error(dense, plain.weight, x)
+        # The sweep compensates only to the right; conjugate gradients over the whole support do better.
+        assert layer_error(dense, refined.weight, x) < layer_error(dense, swept.weight, x)
+
+
+def test_enough_steps_reach_the_least_squares_solution_of_every_row():
+    x = correlated_inputs(400, 24, seed=7)
+    hessian = x.T @ x / len(x)
+    dense = torch.randn(9, 24, generator=torch.Generator().manual_seed(1))
+    pruned = torch.rand(9, 24, generator=torch.Generator().manual_seed(2)) < 0.5
+    got = refine(dense, pruned, hessian, steps=60)
+    for row in range(9):
+        kept = ~pruned[row]
+        best = torch.linalg.lstsq(x[:, kept].double(), x.double() @ dense[row].double()).solution
+        torch.testing.assert_close(got[row, kept].double(), best, rtol=2e-3, atol=2e-3)
+
+
+@given(seed=st.integers(0, 10_000), rank=st.integers(1, 12), steps=st.integers(0, 12), share=st.floats(0, 1))
+def test_conjugate_gradients_never_raise_a_rows_error(seed, rank, steps, share):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rank, 12, generator=generator)  # fewer inputs than features: H is singular
+    hessian = x.T @ x
+    dense = torch.randn(5, 12, generator=generator)
+    pruned = torch.rand(5, 12, generator=generator) < share
+    weight = refine(dense, pruned, hessian, steps=steps)
+    assert bool(torch.isfinite(weight).all())
+    assert bool((weight[pruned] == 0).all())
+    before = errors(dense, dense.masked_fill(pruned, 0), hessian)
+    assert bool((errors(dense, weight, hessian) <= before).all())
+
+
+def test_ria_equals_its_definition_and_competes_over_the_whole_matrix():
+    x = correlated_inputs(300, 20, seed=8)
+    weight = torch.randn(7, 20, generator=torch.Generator().manual_seed(3))
+    size = weight.double().abs().numpy()
+    norms = np.sqrt((x.double().numpy() ** 2).mean(0))
+    scores = (size / size.sum(0, keepdims=True) + size / size.sum(1, keepdims=True)) * norms**0.5
+    expected = np.zeros(140, dtype=bool)
+    expected[np.argsort(scores, axis=None, kind="stable")[:84]] = True
+    (layer,) = solve("ria", "none", [weight], statistics_of({"de": x[None]}, {"de": 1.0}), Unstructured(0.6))
+    assert np.array_equal(layer.pruned.numpy().reshape(-1), expected)
+
+
+def test_a_matrix_with_rows_and_columns_of_zeros_has_a_relative_importance():
+    weight = torch.zeros(4, 6)
+    weight[1, 2] = 1.0
+    (layer,) = solve(
+        "ria", "none", [weight], statistics_of({"de": torch.ones(1, 8, 6)}, {"de": 1.0}), Unstructured(0.5)
+    )
+    assert int(layer.pruned.sum()) == 12
+    assert not bool(layer.pruned[1, 2])

@@ -1,0 +1,36 @@
+"""The folder of a job's unfinished work: finished blocks, and what its attempts printed.
+
+A job that is put back into the queue finds its blocks there. Once it has ended nobody needs them, whole checkpoints,
+any more; the logs stay, because they tell why it ended.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+
+def work_directory(data_dir: Path, job_id: str) -> Path:
+    """The folder; a worker holds the lock of the folder itself."""
+    return data_dir / "work" / job_id
+
+
+def attempt_log(data_dir: Path, job_id: str, attempt: int) -> Path:
+    """What the worker of an attempt prints."""
+    return work_directory(data_dir, job_id) / f"attempt-{attempt}.log"
+
+
+def discard_work(workdir: Path) -> None:
+    """Remove all but the logs; what cannot be removed is logged and stays."""
+    try:
+        for entry in workdir.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.suffix != ".log":
+                entry.unlink()
+    except OSError as error:
+        _log.warning("the work directory could not be emptied", workdir=str(workdir), error=str(error))
