@@ -30,13 +30,14 @@ from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import Task, run_pass
-from secateur_service.pruning.methods import METHODS, UPDATES, recipe
+from secateur_service.pruning.methods import METHODS, UPDATES, goes_together, recipe
 from secateur_service.pruning.patterns import NofM, Target, Unstructured
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
+RECIPES = [pair for pair in itertools.product(METHODS, UPDATES) if goes_together(*pair)]
 Samples = tuple[dict[str, TextSample], dict[str, TextSample]]
 
 
@@ -120,7 +121,7 @@ def main() -> None:
             seed=seed,
             check=lambda: None,
         )
-        for target, method, update in itertools.product(options.targets, METHODS, UPDATES):
+        for target, (method, update) in itertools.product(options.targets, RECIPES):
             key = f"{method}/{update}/{target}/{seed}"
             if key not in results:
                 results[key] = prune(options.model, samples, method, update, parse_target(target))
@@ -134,7 +135,7 @@ def main() -> None:
             / len(options.seeds)
             for target in options.targets
         }
-        for method, update in itertools.product(METHODS, UPDATES)
+        for method, update in RECIPES
     }
     print(f"\n{'recipe':<24}" + "".join(f"{target:>10}" for target in options.targets))
     for name, row in table.items():

@@ -29,10 +29,11 @@ from secateur_service.admission import AccessPolicy, admit
 from secateur_service.api.conversion import spec_to_dict
 from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.artifacts.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from secateur_service.durable import write_durably
 from secateur_service.errors import FieldViolation, InvalidSpecError, PermanentError, PreemptedError
 from secateur_service.evaluation.report import Report
 from secateur_service.execution.exits import attempt_error
-from secateur_service.pipeline.ledger import FileLedger, write_durably
+from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.observer import BlockRecord, Progress, Stage
 from secateur_service.spec import OutputSpec, PruneSpec
 

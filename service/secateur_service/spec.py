@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from secateur_service.errors import FieldViolation, InvalidSpecError
-from secateur_service.pruning.methods import METHODS, UPDATES
+from secateur_service.pruning.methods import METHODS, UPDATES, goes_together
 
 ORDERS = ("block",)
 DEFAULT_SAMPLES = 128
@@ -93,10 +93,10 @@ class CalibrationSpec(Part):
 class PruningSpec(Part):
     """How much is pruned, and by what rule. Exactly one of `sparsity` and `pattern` is given."""
 
-    method: Literal["magnitude", "wanda", "ria", "sparsegpt"] = Field(
+    method: Literal["magnitude", "wanda", "ria", "sparsegpt", "alps"] = Field(
         default="sparsegpt", description="one of " + ", ".join(METHODS)
     )
-    update: Literal["none", "cg", "obs"] | None = Field(
+    update: Literal["none", "cg", "obs", "admm"] | None = Field(
         default=None, description=f"one of {', '.join(UPDATES)}; the method's own where it is not given"
     )
     sparsity: float | None = Field(default=None, gt=0, lt=1, description="a share strictly between 0 and 1, e.g. 0.5")
@@ -120,6 +120,8 @@ class PruningSpec(Part):
     def _check_target(self) -> Self:
         if (self.sparsity is None) == (self.pattern is None):
             _refuse("sparsity", "exactly one of sparsity and pattern is needed", "e.g. sparsity 0.5, or pattern 2:4")
+        if not goes_together(self.method, self.effective_update):
+            _refuse("update", f"{self.update} does not go with {self.method}", "alps takes admm, and nothing else does")
         return self
 
     @property

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from google.protobuf import descriptor_pb2
 
+from secateur import _channel
 from secateur.v1 import prune_job_pb2, prune_service_pb2
+from secateur_service.api import server
 from support.protocol import breaking_changes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,3 +186,8 @@ def test_methods_take_requests_of_their_own():
         assert method.input_type == f".{PACKAGE}.{method.name}Request"
     names = [method.name for method in service.method]
     assert len(names) == len(set(names)) == 8
+
+
+def test_the_sdk_takes_every_answer_that_the_service_sends():
+    assert _channel._MAX_ANSWER_BYTES == server._MAX_ANSWER_BYTES == 64 * 2**20
+    assert "At most 64 MiB" in (ROOT / "proto" / "secateur" / "v1" / "prune_service.proto").read_text()

@@ -164,6 +164,17 @@ def test_a_cancellation_after_the_commit_does_not_reach_the_worker(tmp_path):
     site.close()
 
 
+def test_a_worker_killed_after_the_commit_is_followed_by_one_that_succeeds_although_it_was_cancelled(site):
+    job_id = site.create()
+    dispatcher = site.dispatcher("slow-after-commit")
+    until(lambda: "committed" in [line["message"] for line in site.events(job_id, EventKind.LOG)], dispatcher)
+    [running] = dispatcher._running
+    os.kill(running.worker.process.pid, signal.SIGKILL)
+    assert site.store.request_cancel(job_id).state is JobState.RUNNING
+    job = until(ended(site, job_id), dispatcher)
+    assert (job.state, job.attempt, job.charged_attempts) == (JobState.SUCCEEDED, 2, 1)
+
+
 def test_draining_releases_running_jobs_uncharged_and_the_next_dispatcher_continues_them(site):
     job_id = site.create(max_attempts=1)
     dispatcher = site.dispatcher("slow-once")

@@ -160,7 +160,7 @@ def bad_specs(model, calibration, evaluation):
     mix = [{"language": "de"}, {"language": "uk"}]
     return {
         "unknown language": (
-            changed("calibration", languages=[{"language": "qqq"}]),
+            changed("calibration", languages=[{"language": "xq"}]),
             "calibration.languages[0].language",
         ),
         "language without text": (

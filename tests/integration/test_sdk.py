@@ -63,7 +63,7 @@ def until(condition, seconds=20):
 
 
 def test_a_report_larger_than_a_stock_client_accepts_arrives_whole(service, client):
-    figures = {f"x{language}": [1 / (figure + 3) for figure in range(16)] for language in range(24)}
+    figures = {f"x{language}": [1 / (figure + 3) for figure in range(48)] for language in range(24)}
     report = {"blocks": [{"layers": [figures] * 7} for _ in range(80)]}
     job_id = service.running_job()
     service.publish(job_id, {**FILES, "report/report.json": json.dumps(report).encode()})

@@ -191,7 +191,7 @@ def bad_specs(service):
         return {**good, part: {name: value for name, value in merged.items() if value is not None}}
 
     return [
-        (changed("calibration", languages=[{"language": "qqq"}]), ["calibration.languages[0].language"]),
+        (changed("calibration", languages=[{"language": "xq"}]), ["calibration.languages[0].language"]),
         (changed("calibration", languages=[{"language": "fr"}]), ["calibration.languages[0].language"]),
         (changed("pruning", sparsity=1.5), ["pruning.sparsity"]),
         (changed("pruning", sparsity=float("nan")), ["pruning.sparsity"]),

@@ -46,7 +46,7 @@ def pipeline(behaviour):
         observer.stage(Stage.PUBLISHING)
         store.put_bytes(f"{job_id}/proof", str(attempt).encode(), "text/plain")
         digest = commit("a" * 64)
-        if behaviour == "slow-after-commit":
+        if behaviour == "slow-after-commit" and attempt == 1:
             observer.log("info", "committed")
             wait(observer)
         return SimpleNamespace(result=result(digest))

@@ -98,7 +98,7 @@ def submit(
     pattern: Annotated[
         str | None, typer.Option(metavar="N:M", help="N weights kept of every M, e.g. 2:4. Or --sparsity.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="magnitude, wanda, ria or sparsegpt.")] = None,
+    method: Annotated[str | None, typer.Option(help="magnitude, wanda, ria, sparsegpt or alps.")] = None,
     update: Annotated[str | None, typer.Option(help="What happens to the weights that stay: none, cg or obs.")] = None,
     order: Annotated[str | None, typer.Option(help="Order of calibration and pruning.")] = None,
     samples: Annotated[int | None, typer.Option(help="Calibration sequences in all.")] = None,

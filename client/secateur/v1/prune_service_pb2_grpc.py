@@ -124,7 +124,8 @@ class PruneServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetPruneReport(self, request, context):
-        """The evaluation report of a job that succeeded.
+        """The evaluation report of a job that succeeded. At most 64 MiB, the SDK's limit; gRPC's default limit for what a
+        client receives is 4 MiB, so other clients raise it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from secateur_service.artifacts.port import FORBIDDEN, OBJECT_NOT_FOUND, REFUSED, STORE_FULL, ObjectInfo, check_key
+from secateur_service.durable import sync
 from secateur_service.errors import PermanentError, ResourceError
 
 PARTIAL_PREFIX = ".partial-"
@@ -45,12 +46,12 @@ class DirectoryStore:
         target = self._path(key)
         with _translated(f"storing {key}", absent=REFUSED), _partial_beside(target) as partial:
             partial.write_bytes(content)
-            _sync(partial)
+            sync(partial)
             try:
                 os.link(partial, target)
             except FileExistsError:
                 return False
-            _sync(target.parent)
+            sync(target.parent)
         return True
 
     def get_bytes(self, key: str) -> bytes:
@@ -118,9 +119,9 @@ class DirectoryStore:
     def _replace(self, target: Path, fill: Callable[[Path], object]) -> None:
         with _partial_beside(target) as partial:
             fill(partial)
-            _sync(partial)
+            sync(partial)
             partial.replace(target)
-            _sync(target.parent)
+            sync(target.parent)
 
 
 @contextmanager
@@ -139,7 +140,7 @@ def _make_folder(folder: Path) -> None:
     if not folder.exists():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
+        sync(folder.parent)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -152,14 +153,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
         if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}:
             raise
         shutil.copyfile(source, target)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from secateur_service.durable import sync
 
 # Bytes per element of the types that a prunable checkpoint may hold.
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -133,10 +134,10 @@ def write_shard(folder: Path, stem: str, tensors: list[OutputTensor]) -> Written
                 written += len(chunk)
             if written != 8 + len(encoded) + position:
                 raise ValueError(f"{stem}: wrote {written} bytes where the shapes need {8 + len(encoded) + position}")
-            file.flush()
-            os.fsync(file.fileno())
+        sync(partial)
         final = folder / f"{stem}-{digest.hexdigest()[:16]}.safetensors"
         partial.replace(final)
+        sync(folder)
     finally:
         partial.unlink(missing_ok=True)
     return WrittenFile(final.name, digest.hexdigest(), written)

@@ -5,7 +5,8 @@ T_e evaluation tokens (dense and pruned copy each), context s, hidden size d, vo
 pruned layers of a block, whose distinct inputs have widths n:
 
 - a causal forward pass of a block is 2·T·P + 2·T·s·d; calibration runs two, less the last matrix product of the first;
-- full second moments are 2·T·Σn², their factorisation ⅔·Σn³, the sweep Σm·n²;
+- full second moments are 2·T·Σn², their factorisation ⅔·Σn³, the sweep Σm·n²; ADMM instead runs at most 300
+  iterations of 4·Σm·n²;
 - the head is 2·T_e·V·d for each copy.
 """
 
@@ -21,6 +22,7 @@ from secateur_service.spec import PruneSpec
 _PROCESS_BYTES = 650 << 20
 _HEAD_SLICE_BYTES = 384 << 20
 _BATCH_TOKENS = 2048
+_ADMM_ITERATIONS = 300
 
 
 def estimate_cost(checkpoint: Checkpoint, spec: PruneSpec, *, on_device: bool) -> Estimate:
@@ -50,7 +52,8 @@ def estimate_cost(checkpoint: Checkpoint, spec: PruneSpec, *, on_device: bool) -
         per_block += 2 * forward(calibration) - 2.0 * calibration * last
     if needs_gram:
         per_block += sum(2.0 * calibration * width**2 + 2 / 3 * width**3 for width in widths)
-        per_block += sum(float(rows) * columns**2 for shapes in groups for rows, columns in shapes)
+        sweep = sum(float(rows) * columns**2 for shapes in groups for rows, columns in shapes)
+        per_block += sweep * (4 * _ADMM_ITERATIONS if spec.pruning.effective_update == "admm" else 1)
     flops = checkpoint.num_blocks * per_block + 2 * 2.0 * evaluation * vocabulary * hidden
 
     stored = DTYPE_BYTES[checkpoint.weight_dtype]

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from secateur_service.artifacts import Manifest, ObjectStore, publish
 from secateur_service.calibration.corpora import Corpus, CorpusRefusedError
 from secateur_service.calibration.sampling import TextSample, draw_samples
+from secateur_service.durable import write_durably
 from secateur_service.errors import PermanentError, ResourceError
 from secateur_service.evaluation.card import read_license, render_card
 from secateur_service.evaluation.html import render_html
@@ -29,7 +30,7 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES
 from secateur_service.pipeline.figures import report_of, result_of
 from secateur_service.pipeline.fingerprint import fingerprint
-from secateur_service.pipeline.ledger import BlockLedger, write_durably
+from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.observer import JobObserver, Progress, Stage
 from secateur_service.pipeline.outcome import JobResult
 from secateur_service.pipeline.package import Package

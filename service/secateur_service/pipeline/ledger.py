@@ -7,11 +7,11 @@ first, so that the ledger never promises bytes that are not there.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from secateur_service.durable import write_durably
 from secateur_service.pipeline.observer import BlockRecord, LayerRecord
 
 
@@ -60,23 +60,3 @@ class FileLedger:
         """Record one block; returns when it is on disk."""
         records = {entry.index: entry for entry in self.entries()} | {record.index: record}
         write_durably(self._path, json.dumps([block_to_json(records[index]) for index in sorted(records)]).encode())
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a small file so that after a crash either the old or the new content is there, whole."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames within a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

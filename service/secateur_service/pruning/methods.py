@@ -20,7 +20,7 @@ class Moments(enum.Enum):
 
 @dataclass(frozen=True)
 class Method:
-    """A score (`magnitude`, `wanda`, `ria`, `obs`) and the update that goes with it by default."""
+    """A score (`magnitude`, `wanda`, `ria`, `obs`, `admm`) and the update that goes with it by default."""
 
     score: str
     update: str
@@ -31,10 +31,17 @@ METHODS = {
     "wanda": Method("wanda", "none"),
     "ria": Method("ria", "none"),
     "sparsegpt": Method("obs", "obs"),
+    "alps": Method("admm", "admm"),
 }
 
-# none: kept weights stay as they are; cg: masked conjugate gradients; obs: SparseGPT's sweep from left to right.
-UPDATES = ("none", "cg", "obs")
+# none: kept weights stay as they are; cg: masked conjugate gradients; obs: SparseGPT's sweep from left to right;
+# admm: ALPS, which finds mask and values together.
+UPDATES = ("none", "cg", "obs", "admm")
+
+
+def goes_together(method: str, update: str) -> bool:
+    """Whether a method takes an update: all do but ADMM, which chooses the mask itself."""
+    return (METHODS[method].score == "admm") == (update == "admm")
 
 
 def recipe(method: str, update: str) -> str:
@@ -46,6 +53,6 @@ def recipe(method: str, update: str) -> str:
 
 def needed_moments(method: str, update: str) -> Moments:
     """What a method with an update needs to know of a layer's inputs."""
-    if update != "none" or METHODS[method].score == "obs":
+    if update != "none" or METHODS[method].score in ("obs", "admm"):
         return Moments.FULL
     return Moments.NONE if METHODS[method].score == "magnitude" else Moments.DIAGONAL

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from secateur_service.pruning import scores
+from secateur_service.pruning.alps import alps
 from secateur_service.pruning.conjugate_gradient import refine
 from secateur_service.pruning.methods import METHODS, Moments, needed_moments
 from secateur_service.pruning.patterns import Target, prune_matrix, prune_rows
@@ -33,7 +34,7 @@ def solve(
 
     Args:
         method: names the score.
-        update: one of `methods.UPDATES`.
+        update: one of `methods.UPDATES` that goes with it.
         weights: the dense matrices, float32; not modified.
         statistics: of the common input; None where method and update need none.
         target: how much goes.
@@ -44,6 +45,9 @@ def solve(
     if needed_moments(method, update) is not Moments.NONE and (statistics is None or not statistics.is_finite()):
         raise FloatingPointError("inputs that are not finite")
     gram = statistics.gram if statistics is not None else None
+    if METHODS[method].score == "admm":
+        assert gram is not None
+        return _layers(*alps(weights, gram, target), ())
     if METHODS[method].score == "obs":
         assert gram is not None
         # The score is SparseGPT's, on weights that carry the compensation so far: the mask comes out of the sweep.

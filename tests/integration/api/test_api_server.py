@@ -56,7 +56,7 @@ async def test_reflection_names_the_services_and_describes_the_api(api: Api):
 async def test_service_info_says_what_the_settings_and_the_code_allow(start_api: StartApi, tmp_path):
     api = await start_api(file_roots=[tmp_path], devices=["cpu", "cpu"])
     info = await api.stub.GetServiceInfo(service_pb.GetServiceInfoRequest())
-    assert set(info.methods) == {"magnitude", "wanda", "sparsegpt"}
+    assert {"magnitude", "wanda", "sparsegpt"} <= set(info.methods)
     assert "llama" in info.architectures
     assert list(info.devices) == ["cpu", "cpu"]
     assert list(info.file_roots) == [str(tmp_path)]
