@@ -19,6 +19,7 @@ from secateur_service import __version__
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.api.server import ApiServer
 from secateur_service.artifacts import open_store
+from secateur_service.durable import write_durably
 from secateur_service.errors import TransientError
 from secateur_service.execution.local import LocalExecutor
 from secateur_service.jobs.backoff import Backoff
@@ -27,7 +28,6 @@ from secateur_service.jobs.job import Event, EventKind
 from secateur_service.jobs.port import JobStore
 from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import SqlJobStore, open_job_store
-from secateur_service.pipeline.ledger import write_durably
 from secateur_service.settings import Settings
 from secateur_service.telemetry.logging import configure_logging, redact
 from secateur_service.telemetry.metrics import Metrics, MetricsServer, StoreCollector

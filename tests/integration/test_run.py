@@ -221,3 +221,22 @@ def test_too_little_text_fails_with_what_is_needed(inputs, tmp_path):
     assert finished.returncode == 10
     assert "CORPUS_REFUSED" in finished.stderr
     assert "tokens where 128000 are needed" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    "pruning",
+    [
+        {"method": "alps", "pattern": "2:4"},
+        {"method": "ria", "update": "cg", "sparsity": 0.6},
+        {"method": "sparsegpt", "update": "cg", "sparsity": 0.6},
+    ],
+    ids=lambda pruning: "-".join(str(value) for value in pruning.values()),
+)
+def test_recipes_beyond_the_plain_methods_run_and_are_named_in_the_report(inputs, tmp_path, pruning):
+    finished = run(tmp_path, spec_data(*inputs, **pruning))
+    assert finished.returncode == 0, finished.stderr
+    report = json.loads((tmp_path / "out" / "report" / "report.json").read_text())
+    assert report["spec"]["pruning"]["update"] == pruning.get("update", "admm")
+    assert report["sparsity"]["pruned_layers"] == pytest.approx(0.5 if "pattern" in pruning else 0.6, abs=1e-4)
+    card = (tmp_path / "out" / "checkpoint" / "README.md").read_text()
+    assert ("alps" if pruning["method"] == "alps" else f"{pruning['method']} mask + cg") in card
