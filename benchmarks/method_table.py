@@ -83,7 +83,7 @@ def draw(table: dict[str, dict[str, float]], targets: list[str], path: Path) -> 
             axes.text(value, position, f" {value:.3f}", va="center", fontsize=8)
         axes.set_title(f"target {target}", fontsize=10)
         axes.set_xlim(1, 1 + 1.25 * (max(values) - 1))
-        axes.invert_yaxis()
+    panels[0][0].invert_yaxis()  # they share it: best read from the first recipe down
     figure.supxlabel("pruned / dense perplexity, geometric mean over languages (lower is better)", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
