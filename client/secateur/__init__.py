@@ -4,7 +4,7 @@
 
     with secateur.Client("localhost:50051") as client:
         job = client.prune(
-            "file:///models/polyglot-llama",
+            "file:///models/my-model",
             corpus="file:///corpora/calibration",
             languages={"de": 0.7, "en": 0.3},
             sparsity=0.5,

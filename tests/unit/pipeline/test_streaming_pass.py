@@ -81,10 +81,14 @@ def test_dense_and_pruned_perplexity_equal_those_of_the_whole_model_in_memory(mo
     assert all(power < 30 for power in result.blocks[-1].snr_db.values()), "pruning had hardly any effect"
 
 
-def wanda_masks_of_block_0(folder, samples, weights, sparsity):
-    """Layer name → (mask, scores), by hooks on the whole model in float64 and the definition of the score."""
+def wanda_masks(folder, samples, weights, sparsity, index, pruned_before):
+    """Layer name → (mask, scores), by hooks on the whole model in float64 and the definition of the score.
+
+    The blocks before are pruned already, the block itself is dense.
+    """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
-    block = model.model.layers[0]
+    model.load_state_dict(pruned_before, strict=False)
+    block = model.model.layers[index]
     linears = {name: module for name, module in block.named_modules() if isinstance(module, torch.nn.Linear)}
     squares = {name: torch.zeros(module.in_features, dtype=torch.float64) for name, module in linears.items()}
     for language, weight in weights.items():
@@ -113,38 +117,38 @@ def wanda_masks_of_block_0(folder, samples, weights, sparsity):
     return masks
 
 
-def assert_block_0_is_pruned_like(folder, samples, weights, tmp_path, sparsity):
+def assert_blocks_are_pruned_by_definition(folder, samples, weights, tmp_path, sparsity, blocks):
     result = prune(folder, samples, weights, "wanda", Unstructured(sparsity), tmp_path)
-    tensors = load_file(tmp_path / result.blocks[0].shard)
-    dense = open_checkpoint(folder)
-    differing = 0
-    for name, (expected, scores) in wanda_masks_of_block_0(folder, samples, weights, sparsity).items():
-        weight = tensors[f"model.layers.0.{name}.weight"]
-        got = weight == 0
-        assert got.sum() == expected.sum()
-        for row in torch.nonzero((got != expected).any(1)).flatten().tolist():
-            # What was pruned instead must tie with what should have been.
-            swapped = scores[row][got[row] != expected[row]]
-            assert (swapped.max() - swapped.min()) / swapped.max() < 1e-6
-            differing += 1
-    assert differing <= 3
-    assert dense.num_blocks == len(result.blocks)
+    before = {}
+    for record in result.blocks[:blocks]:
+        tensors = load_file(tmp_path / record.shard)
+        differing = 0
+        for name, (expected, scores) in wanda_masks(folder, samples, weights, sparsity, record.index, before).items():
+            got = tensors[f"model.layers.{record.index}.{name}.weight"] == 0
+            assert got.sum() == expected.sum()
+            for row in torch.nonzero((got != expected).any(1)).flatten().tolist():
+                # What was pruned instead must tie with what should have been.
+                swapped = scores[row][got[row] != expected[row]]
+                assert (swapped.max() - swapped.min()) / swapped.max() < 1e-6 * (1 + record.index)
+                differing += 1
+        assert differing <= 3
+        before |= tensors
 
 
 @pytest.mark.parametrize("weights", [{"de": 1.0}, MIX], ids=["one language", "mix"])
-def test_wandas_masks_of_block_0_equal_a_plain_float64_implementation(weights, tmp_path):
+def test_wandas_masks_of_every_block_equal_a_plain_float64_implementation(weights, tmp_path):
     folder = save_model(tmp_path / "model", "llama", dtype=torch.bfloat16)
     samples = draw(folder, *save_corpora(tmp_path), weights)
-    assert_block_0_is_pruned_like(folder, samples, weights, tmp_path, 0.5)
+    assert_blocks_are_pruned_by_definition(folder, samples, weights, tmp_path, 0.5, blocks=3)
 
 
 @needs_shared
 @pytest.mark.shared
 @pytest.mark.parametrize("weights", [{"de": 1.0}, {"de": 0.5, "uk": 0.3, "zh": 0.2}], ids=["one language", "mix"])
-def test_wandas_masks_of_block_0_of_a_trained_model_equal_a_plain_float64_implementation(weights, tmp_path):
+def test_wandas_masks_in_a_trained_model_equal_a_plain_float64_implementation(weights, tmp_path):
     corpora = (CORPORA / "calibration", CORPORA / "evaluation")
     samples = draw(TRAINED_MODEL, *corpora, weights, sequences=8, length=256, evaluation_tokens=512)
-    assert_block_0_is_pruned_like(TRAINED_MODEL, samples, weights, tmp_path, 0.6)
+    assert_blocks_are_pruned_by_definition(TRAINED_MODEL, samples, weights, tmp_path, 0.6, blocks=2)
 
 
 def test_calibration_in_a_language_leaves_other_zeros_than_in_another(tmp_path):
