@@ -139,7 +139,7 @@ def event_text(event: Event) -> str:
 
 def log_text(event: LogEvent) -> str:
     """A log line."""
-    fields = "".join(f" {key}={value}" for key, value in event.fields.items())
+    fields = "".join(f" {key}={value}" for key, value in sorted(event.fields.items()))
     return clean(f"[{event.level}] {event.message}{fields}")
 
 
