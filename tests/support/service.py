@@ -57,8 +57,9 @@ class Service:
 
     def running_job(self):
         job_id = self.queued_job()
-        while self.store.claim(owner="test", lease_seconds=600).id != job_id:
-            pass  # older jobs come first
+        claimed = None
+        while claimed != job_id:  # older jobs come first
+            claimed = self.store.claim(owner="test", lease_seconds=600).id
         return job_id
 
     def log(self, job_id, *lines):
