@@ -27,9 +27,32 @@ _LLAMA_LIKE = {
     "pad_token_id": None,
 }
 
-# What makes each architecture different is turned on: soft-caps, sliding windows, biases, norms, tied heads.
+_FALCON = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "ffn_hidden_size": 96,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+
+# By architecture and, after a blank, variant. What makes each different is turned on: soft-caps, sliding windows,
+# rotary scaling, biases, norms, parallel blocks, tied and projected heads, dense blocks among mixtures of experts.
 CONFIGS: dict[str, dict[str, Any]] = {
-    "llama": {**_LLAMA_LIKE, "tie_word_embeddings": False},
+    "llama": {
+        **_LLAMA_LIKE,
+        "tie_word_embeddings": False,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500_000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    },
     "mistral": {**_LLAMA_LIKE, "sliding_window": 16, "tie_word_embeddings": False},
     "qwen2": {
         **_LLAMA_LIKE,
@@ -46,7 +69,61 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "attn_logit_softcapping": 2.0,
         "final_logit_softcapping": 3.0,
     },
+    "gemma3_text": {
+        **_LLAMA_LIKE,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "query_pre_attn_scalar": 16,
+    },
     "cohere": {**_LLAMA_LIKE, "use_qk_norm": True, "logit_scale": 0.25},
+    "cohere2": {
+        **_LLAMA_LIKE,
+        "logit_scale": 0.25,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+    "phi3": {
+        **_LLAMA_LIKE,
+        "tie_word_embeddings": False,
+        "original_max_position_embeddings": 32,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10_000.0,
+            "short_factor": [1.0] * 8,
+            "long_factor": [1.0 + step / 4 for step in range(8)],
+        },
+    },
+    "olmo2": {**_LLAMA_LIKE, "tie_word_embeddings": False},
+    "mixtral": {
+        **_LLAMA_LIKE,
+        "tie_word_embeddings": False,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 16,
+    },
+    "qwen3_moe": {
+        **_LLAMA_LIKE,
+        "tie_word_embeddings": False,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+        "norm_topk_prob": False,
+        "mlp_only_layers": [1],
+    },
+    "gpt_neox": {**_LLAMA_LIKE, "tie_word_embeddings": False},
+    "gpt_neox sequential": {**_LLAMA_LIKE, "tie_word_embeddings": True, "use_parallel_residual": False},
+    "opt": {**_LLAMA_LIKE, "ffn_dim": 96},
+    "opt projected": {**_LLAMA_LIKE, "ffn_dim": 96, "word_embed_proj_dim": 32, "do_layer_norm_before": False},
+    "falcon": _FALCON,
+    "falcon two norms": {**_FALCON, "new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon one norm": {
+        **_FALCON,
+        "new_decoder_architecture": True,
+        "num_kv_heads": 2,
+        "num_ln_in_parallel_attn": 1,
+        "tie_word_embeddings": False,
+    },
+    "falcon alibi": {**_FALCON, "alibi": True, "parallel_attn": False, "multi_query": False, "bias": True},
     "bloom": {
         "hidden_size": 64,
         "n_layer": 3,
@@ -58,10 +135,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def build_model(model_type: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+def build_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     """A random model in memory; its weights are large enough for the blocks to matter."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(model_type, **{**CONFIGS[model_type], **changes})
+    config = AutoConfig.for_model(name.partition(" ")[0], **{**CONFIGS[name], **changes})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -72,10 +149,10 @@ def build_model(model_type: str, *, seed: int = 0, dtype: torch.dtype = torch.fl
     return model.to(dtype)
 
 
-def save_model(folder: Path, model_type: str = "llama", **options: Any) -> Path:
+def save_model(folder: Path, name: str = "llama", **options: Any) -> Path:
     """A random model and a byte-level tokenizer, as a folder."""
     save_kwargs = {"max_shard_size": options.pop("max_shard_size")} if "max_shard_size" in options else {}
-    build_model(model_type, **options).save_pretrained(folder, **save_kwargs)
+    build_model(name, **options).save_pretrained(folder, **save_kwargs)
     save_byte_tokenizer(folder, max_length=256)
     return folder
 

@@ -8,7 +8,14 @@ The groups are verified while the first batch runs.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+Inputs = tuple[tuple[str, ...], ...]
+Config = Mapping[str, Any]
+
+_MAX_EXPERTS = 4096
 
 
 @dataclass(frozen=True)
@@ -17,57 +24,171 @@ class Architecture:
 
     Attributes:
         class_name: the causal language model's class in transformers, as `config.architectures` names it.
+        inputs: from a configuration and the number of a block to the names of its pruned linear layers below it; each
+            inner tuple shares one input. Raises ValueError where the configuration makes no sense.
         blocks: module path of the list of decoder blocks.
-        inputs: names of the pruned linear layers below a block; each inner tuple shares one input.
-        excluded: names of parameters with two or more dimensions that stay as they are.
+        embedding: module path of the token embedding.
+        tied: whether the head is the embedding where the configuration does not say.
+        excluded: names, in the checkpoint, of tensors of a block with two or more dimensions that stay as they are.
+        renamed: (part of a module path, what the checkpoint has instead).
+        experts: names of an expert's gate, up and down projection, in architectures that mix experts.
         returns_tuple: whether a block returns a tuple whose first item is the hidden states.
     """
 
     class_name: str
-    blocks: str
-    inputs: tuple[tuple[str, ...], ...]
+    inputs: Callable[[Config, int], Inputs]
+    blocks: str = "model.layers"
+    embedding: str = "model.embed_tokens"
+    tied: bool = False
     excluded: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+    experts: tuple[str, str, str] | None = None
     returns_tuple: bool = False
 
     @property
-    def linears(self) -> tuple[str, ...]:
-        """All pruned linear layers of a block."""
-        return tuple(name for group in self.inputs for name in group)
+    def base_prefix(self) -> str:
+        """What the base model's names begin with; some checkpoints leave it out."""
+        return self.blocks.partition(".")[0] + "."
 
 
-_LLAMA_INPUTS = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+def _always(*groups: tuple[str, ...]) -> Callable[[Config, int], Inputs]:
+    """The same layers in every block of every model."""
+    return lambda config, index: groups  # noqa: ARG005
+
+
+_ATTENTION: Inputs = (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("self_attn.o_proj",))
+_FEED_FORWARD: Inputs = (("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",))
+_LLAMA = _always(*_ATTENTION, *_FEED_FORWARD)
+
+# Attention and feed-forward run in parallel on one normalised input.
+_COHERE = _always(
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"),
     ("self_attn.o_proj",),
-    ("mlp.gate_proj", "mlp.up_proj"),
     ("mlp.down_proj",),
 )
 
+
+def _fused(attention: str) -> Inputs:
+    """One matrix for queries, keys and values."""
+    return ((f"{attention}.query_key_value",), (f"{attention}.dense",), ("mlp.dense_h_to_4h",), ("mlp.dense_4h_to_h",))
+
+
+def _falcon(config: Config, index: int) -> Inputs:  # noqa: ARG001
+    """Attention and feed-forward share an input where they run in parallel behind a single norm.
+
+    The configuration's own defaults, as in FalconConfig and FalconDecoderLayer of transformers: parallel attention,
+    and two norms in the new decoder architecture (40B, 180B), one in the old (7B).
+    """
+    if config.get("new_decoder_architecture"):
+        shared = config.get("num_ln_in_parallel_attn") == 1
+    else:
+        shared = config.get("parallel_attn", True)
+    if not shared:
+        return _fused("self_attention")
+    return (
+        ("self_attention.query_key_value", "mlp.dense_h_to_4h"),
+        ("self_attention.dense",),
+        ("mlp.dense_4h_to_h",),
+    )
+
+
+def _experts(config: Config, names: tuple[str, str, str]) -> Inputs:
+    """Each expert has inputs of its own: the tokens that were routed to it."""
+    count = config.get("num_local_experts", config.get("num_experts"))
+    if type(count) is not int or not 1 <= count <= _MAX_EXPERTS:
+        raise ValueError(f"num_experts is {count!r}, which is no number of experts")
+    gate, up, down = names
+    groups = []
+    for expert in range(count):
+        path = f"mlp.experts.{expert}"
+        groups += [(f"{path}.{gate}", f"{path}.{up}"), (f"{path}.{down}",)]
+    return tuple(groups)
+
+
+_MIXTRAL_EXPERT = ("w1", "w3", "w2")
+_QWEN_EXPERT = ("gate_proj", "up_proj", "down_proj")
+
+
+def _mixtral(config: Config, index: int) -> Inputs:  # noqa: ARG001
+    return (*_ATTENTION, *_experts(config, _MIXTRAL_EXPERT))
+
+
+def _qwen3_moe(config: Config, index: int) -> Inputs:
+    """Some blocks may be dense: see Qwen3MoeDecoderLayer of transformers."""
+    step, dense = config.get("decoder_sparse_step", 1), config.get("mlp_only_layers") or []
+    if type(step) is not int or step < 1 or not isinstance(dense, list):
+        raise ValueError("decoder_sparse_step or mlp_only_layers is malformed")
+    if index in dense or (index + 1) % step:
+        return (*_ATTENTION, *_FEED_FORWARD)
+    return (*_ATTENTION, *_experts(config, _QWEN_EXPERT))
+
+
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture("LlamaForCausalLM", "model.layers", _LLAMA_INPUTS),
-    "mistral": Architecture("MistralForCausalLM", "model.layers", _LLAMA_INPUTS),
-    "qwen2": Architecture("Qwen2ForCausalLM", "model.layers", _LLAMA_INPUTS),
-    "qwen3": Architecture("Qwen3ForCausalLM", "model.layers", _LLAMA_INPUTS),
-    "gemma2": Architecture("Gemma2ForCausalLM", "model.layers", _LLAMA_INPUTS),
+    "llama": Architecture("LlamaForCausalLM", _LLAMA),
+    "mistral": Architecture("MistralForCausalLM", _LLAMA),
+    "mixtral": Architecture(
+        "MixtralForCausalLM",
+        _mixtral,
+        excluded=("block_sparse_moe.gate.weight",),  # the router
+        renamed=((".mlp.", ".block_sparse_moe."),),
+        experts=_MIXTRAL_EXPERT,
+    ),
+    "qwen2": Architecture("Qwen2ForCausalLM", _LLAMA),
+    "qwen3": Architecture("Qwen3ForCausalLM", _LLAMA),
+    "qwen3_moe": Architecture(
+        "Qwen3MoeForCausalLM",
+        _qwen3_moe,
+        excluded=("mlp.gate.weight",),  # the router
+        experts=_QWEN_EXPERT,
+    ),
+    "gemma2": Architecture("Gemma2ForCausalLM", _LLAMA, tied=True),
+    "gemma3_text": Architecture("Gemma3ForCausalLM", _LLAMA, tied=True),
     "cohere": Architecture(
         "CohereForCausalLM",
-        "model.layers",
-        # Attention and feed-forward run in parallel on one normalised input.
-        (
-            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"),
-            ("self_attn.o_proj",),
-            ("mlp.down_proj",),
-        ),
+        _COHERE,
+        tied=True,
         excluded=("self_attn.q_norm.weight", "self_attn.k_norm.weight"),
+    ),
+    "cohere2": Architecture("Cohere2ForCausalLM", _COHERE, tied=True),
+    "phi3": Architecture(
+        "Phi3ForCausalLM",
+        _always(("self_attn.qkv_proj",), ("self_attn.o_proj",), ("mlp.gate_up_proj",), ("mlp.down_proj",)),
+    ),
+    "olmo2": Architecture("Olmo2ForCausalLM", _LLAMA),
+    "gpt_neox": Architecture(
+        "GPTNeoXForCausalLM",
+        _always(*_fused("attention")),
+        blocks="gpt_neox.layers",
+        embedding="gpt_neox.embed_in",
+        excluded=("attention.bias",),  # not a bias but the causal mask, which early versions stored
+        renamed=(("lm_head", "embed_out"),),
+    ),
+    "opt": Architecture(
+        "OPTForCausalLM",
+        _always(
+            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            ("self_attn.out_proj",),
+            ("fc1",),
+            ("fc2",),
+        ),
+        blocks="model.decoder.layers",
+        embedding="model.decoder.embed_tokens",
+        tied=True,
+    ),
+    "falcon": Architecture(
+        "FalconForCausalLM",
+        _falcon,
+        blocks="transformer.h",
+        embedding="transformer.word_embeddings",
+        tied=True,
+        returns_tuple=True,
     ),
     "bloom": Architecture(
         "BloomForCausalLM",
-        "transformer.h",
-        (
-            ("self_attention.query_key_value",),
-            ("self_attention.dense",),
-            ("mlp.dense_h_to_4h",),
-            ("mlp.dense_4h_to_h",),
-        ),
+        _always(*_fused("self_attention")),
+        blocks="transformer.h",
+        embedding="transformer.word_embeddings",
+        tied=True,
         returns_tuple=True,
     ),
 }

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from secateur_service.models.safetensors import MalformedCheckpointError, Tensor
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _MAX_JSON_BYTES = 50_000_000
+
+# What maps hidden states to the vocabulary is called so in every supported architecture.
+_HEAD = "lm_head.weight"
 
 
 class ModelRefusedError(ValueError):
@@ -59,34 +63,46 @@ class Checkpoint:
     @property
     def max_sequence_length(self) -> int | None:
         """Longest sequence that the model was made for, where its configuration says so."""
-        length = self.config.get("max_position_embeddings")
+        length = self.config.get("max_position_embeddings", self.config.get("seq_length"))
         return length if isinstance(length, int) and length > 0 else None
 
     @property
     def head_name(self) -> str:
-        """Name of the tensor that maps hidden states to the vocabulary: its own, or the embedding's where tied."""
-        if "lm_head.weight" in self.tensors and not self.config.get("tie_word_embeddings", False):
-            return "lm_head.weight"
-        return self.embedding_name
+        """Name of the tensor that maps hidden states to the vocabulary: its own, or the embedding's where tied.
+
+        A head of its own wins over a configuration that says it is tied, as in transformers.
+        """
+        if self._find(_HEAD) is None and self.config.get("tie_word_embeddings", self.architecture.tied):
+            return self.embedding_name
+        return self.stored_name(_HEAD)
 
     @property
     def embedding_name(self) -> str:
         """Name of the token embedding."""
-        for name in ("model.embed_tokens.weight", "transformer.word_embeddings.weight", "word_embeddings.weight"):
-            if name in self.tensors:
-                return name
-        raise ModelRefusedError("the checkpoint has no token embedding; check that it is complete")
+        return self.stored_name(f"{self.architecture.embedding}.weight")
 
     def stored_name(self, module_path: str) -> str:
-        """Name in the checkpoint of a parameter of the model: some checkpoints leave out the base model's prefix.
+        """Name in the checkpoint of a parameter of the model.
+
+        Some checkpoints leave out the base model's prefix, and some names have changed since they were published.
 
         Raises:
             ModelRefusedError: the checkpoint has no such tensor.
         """
-        for name in (module_path, module_path.partition(".")[2]):
-            if name in self.tensors:
-                return name
-        raise ModelRefusedError(f"the checkpoint has no tensor {module_path}; check that it is complete")
+        name = self._find(module_path)
+        if name is None:
+            raise ModelRefusedError(f"the checkpoint has no tensor {module_path}; check that it is complete")
+        return name
+
+    def _find(self, module_path: str) -> str | None:
+        renamed = module_path
+        for part, stored in self.architecture.renamed:
+            renamed = renamed.replace(part, stored)
+        for name in (renamed, module_path):
+            for candidate in (name, name.removeprefix(self.architecture.base_prefix)):
+                if candidate in self.tensors:
+                    return candidate
+        return None
 
     def block_path(self, index: int) -> str:
         """Module path of a block."""
@@ -94,12 +110,28 @@ class Checkpoint:
 
     def block_tensors(self, index: int) -> list[TensorInfo]:
         """The tensors of one block in the order of their names."""
-        return [info for number, info in self._in_blocks() if number == index]
+        return self._by_block.get(index, [])
 
     def other_tensors(self) -> list[TensorInfo]:
         """The tensors outside the blocks in the order of their names."""
-        inside = {info.name for _, info in self._in_blocks()}
-        return [self.tensors[name] for name in sorted(self.tensors) if name not in inside]
+        return self._by_block.get(None, [])
+
+    def inputs(self, index: int) -> tuple[tuple[str, ...], ...]:
+        """The pruned linear layers of a block by name below it: each tuple shares one input, in the order of inputs.
+
+        Raises:
+            ModelRefusedError: the configuration makes no sense.
+        """
+        try:
+            return self.architecture.inputs(self.config, index)
+        except ValueError as error:
+            raise ModelRefusedError(f"config.json: {error}") from error
+
+    @staticmethod
+    def expert_of(linear: str) -> int | None:
+        """Number of the expert that a linear layer of a block belongs to; None outside mixtures of experts."""
+        match = re.search(r"\.experts\.(\d+)\.", linear)
+        return int(match[1]) if match else None
 
     def linear_weight(self, index: int, linear: str) -> TensorInfo:
         """The weight of a pruned linear layer of a block."""
@@ -108,13 +140,14 @@ class Checkpoint:
     def linear_weights(self) -> Iterator[TensorInfo]:
         """The weights of all pruned layers, block by block."""
         for index in range(self.num_blocks):
-            for linear in self.architecture.linears:
-                yield self.linear_weight(index, linear)
+            for group in self.inputs(index):
+                for linear in group:
+                    yield self.linear_weight(index, linear)
 
     @property
     def weight_dtype(self) -> str:
         """Type in which the pruned layers are stored, by its name in the format."""
-        return self.linear_weight(0, self.architecture.linears[0]).dtype
+        return next(self.linear_weights()).dtype
 
     def structure_digest(self) -> str:
         """SHA-256 over configuration and headers, and the files' sizes and times: tells an exchanged file cheaply."""
@@ -127,11 +160,14 @@ class Checkpoint:
             digest.update(f"{path.name}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()
 
-    def _in_blocks(self) -> Iterator[tuple[int, TensorInfo]]:
+    @cached_property
+    def _by_block(self) -> dict[int | None, list[TensorInfo]]:
+        """The tensors of each block, and under None those outside the blocks, in the order of their names."""
+        found: dict[int | None, list[TensorInfo]] = {}
         for name in sorted(self.tensors):
-            number = _block_of(self.architecture, name)
-            if number is not None:
-                yield number[0], self.tensors[name]
+            place = _block_of(self.architecture, name)
+            found.setdefault(place[0] if place else None, []).append(self.tensors[name])
+        return found
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -157,8 +193,14 @@ def _supported_architecture(config: dict[str, Any]) -> Architecture:
     architecture = ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
     if architecture is None:
         known = ", ".join(ARCHITECTURES)
-        raise ModelRefusedError(f"architecture {model_type!r} is not supported; supported are {known}")
-    if config.get("auto_map"):
+        inner = config.get("text_config")
+        text = str(inner.get("model_type")) if isinstance(inner, dict) else ""
+        remedy = f"; save its text model by itself, as {text}" if text in ARCHITECTURES else ""
+        raise ModelRefusedError(f"architecture {model_type!r} is not supported{remedy}; supported are {known}")
+    # Models that transformers has adopted still name their own code, which the class of the same name replaces.
+    code = config.get("auto_map")
+    adopted = isinstance(code, dict) and str(code.get("AutoModelForCausalLM")).endswith(f".{architecture.class_name}")
+    if code and not adopted:
         raise ModelRefusedError("the model brings code of its own (auto_map), which is never run; use a plain model")
     if config.get("quantization_config"):
         raise ModelRefusedError("the weights are quantised; prune the unquantised model and quantise the result")
@@ -200,30 +242,29 @@ def _read_tensors(folder: Path) -> dict[str, TensorInfo]:
 
 def _check_blocks(checkpoint: Checkpoint) -> None:
     """Every matrix of a block is pruned or excluded by name, and no block is missing."""
-    architecture = checkpoint.architecture
-    for info in list(checkpoint.linear_weights()):
+    claimed = set()
+    for info in checkpoint.linear_weights():
         if len(info.shape) != 2:
             raise ModelRefusedError(f"{info.name} has {len(info.shape)} dimensions where a matrix is expected")
         if info.dtype not in ("F32", "F16", "BF16"):
             raise ModelRefusedError(f"{info.name} is stored as {info.dtype}; supported are F32, F16 and BF16")
-    claimed = {f"{linear}.weight" for linear in architecture.linears} | set(architecture.excluded)
+        claimed.add(info.name)
     for info in checkpoint.tensors.values():
-        place = _block_of(architecture, info.name)
+        place = _block_of(checkpoint.architecture, info.name)
         if place is None:
             continue
         index, name = place
         if index >= checkpoint.num_blocks:
             raise ModelRefusedError(f"{info.name} belongs to a block that config.json does not know")
-        if len(info.shape) >= 2 and name not in claimed:
+        if len(info.shape) >= 2 and info.name not in claimed and name not in checkpoint.architecture.excluded:
             raise ModelRefusedError(f"{info.name} is a matrix that {checkpoint.model_type} models do not have")
-    _ = checkpoint.head_name
+    _ = checkpoint.embedding_name, checkpoint.head_name
 
 
 def _block_of(architecture: Architecture, name: str) -> tuple[int, str] | None:
     """(block, name below the block) of a tensor; None outside the blocks."""
-    prefix = architecture.blocks
-    without_base = prefix.partition(".")[2]
-    match = re.fullmatch(rf"(?:{re.escape(prefix)}|{re.escape(without_base)})\.(\d{{1,5}})\.(.+)", name)
+    blocks = architecture.blocks.removeprefix(architecture.base_prefix)
+    match = re.fullmatch(rf"(?:{re.escape(architecture.base_prefix)})?{re.escape(blocks)}\.(\d{{1,5}})\.(.+)", name)
     return (int(match[1]), match[2]) if match else None
 
 

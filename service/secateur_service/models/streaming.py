@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
-from secateur_service.models.safetensors import OutputTensor
+from secateur_service.models.experts import replace_experts
+from secateur_service.models.safetensors import OutputTensor, TensorInfo
 from secateur_service.models.tensors import DTYPES, TensorReader, output_tensor
 
 # Memory of a slice of the head and of a slice of logits.
@@ -41,6 +42,9 @@ class StreamedModel:
         checkpoint: the model to stream.
         device: where it computes.
         dtype: type of weights and hidden states while computing; the files' type is kept for writing.
+
+    Attributes:
+        states_device: where hidden states wait between two blocks; the device, unless they do not fit there.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
@@ -48,6 +52,7 @@ class StreamedModel:
         self.device = device
         self.dtype = dtype
         self.reader = TensorReader()
+        self.states_device = device
         self._model = _build_without_memory(checkpoint, dtype)
         self._blocks: list[nn.Module] = list(self._model.get_submodule(checkpoint.architecture.blocks))
         if len(self._blocks) != checkpoint.num_blocks:
@@ -100,7 +105,7 @@ class StreamedModel:
 
             def record(index: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
                 if index == 0:
-                    states.append(hidden)
+                    states.append(hidden.to(self.states_device))
                 if recording:  # noqa: B023 - called before the loop goes on
                     self._arguments[shape].append((args, kwargs))  # noqa: B023
                 return hidden
@@ -110,16 +115,31 @@ class StreamedModel:
         self._embedding.weight = nn.Parameter(self._embedding.weight[:1].clone(), requires_grad=False)
         return states
 
+    def read_block(self, index: int) -> dict[str, Tensor]:
+        """The dense weights of a block as they are stored, by name; may run in another thread.
+
+        Raises:
+            ModelRefusedError: a tensor is missing.
+        """
+        path = self.checkpoint.block_path(index)
+        names = [self.checkpoint.stored_name(f"{path}.{name}") for name, _ in self._blocks[index].named_parameters()]
+        return {name: self.reader.read(self.checkpoint.tensors[name]) for name in names}
+
     @contextlib.contextmanager
-    def block(self, index: int) -> Iterator[nn.Module]:
+    def block(self, index: int, tensors: dict[str, Tensor] | None = None) -> Iterator[nn.Module]:
         """The block with its dense weights in memory, for as long as the context lasts.
+
+        Args:
+            index: its position.
+            tensors: what `read_block` returned, used up; read now where they are not given.
 
         Raises:
             ModelRefusedError: a tensor is missing.
             FloatingPointError: a weight is not finite; the message names it.
         """
         block = self._blocks[index]
-        self._materialise(block, self.checkpoint.block_path(index))
+        stored = self.read_block(index) if tensors is None else tensors
+        self._materialise(block, self.checkpoint.block_path(index), lambda info: stored.pop(info.name))
         try:
             yield block
         finally:
@@ -137,12 +157,12 @@ class StreamedModel:
     def run_block(self, block: nn.Module, index: int, states: Tensor) -> Tensor:
         """Run a block that is in memory on hidden states B×S×d."""
         args, kwargs = self._arguments[(states.shape[0], states.shape[1])][index]
-        output = block(states, *args, **kwargs)
-        return output[0] if isinstance(output, tuple) else output
+        output = block(states.to(self.device), *args, **kwargs)
+        return (output[0] if isinstance(output, tuple) else output).to(self.states_device)
 
-    def linears(self, block: nn.Module) -> dict[str, nn.Linear]:
-        """The pruned linear layers of a block by their name below it."""
-        return {name: block.get_submodule(name) for name in self.checkpoint.architecture.linears}  # type: ignore[misc]
+    def linears(self, block: nn.Module, index: int) -> dict[str, nn.Linear]:
+        """The pruned linear layers of a block by their name below it, in the order of their inputs."""
+        return {name: block.get_submodule(name) for group in self.checkpoint.inputs(index) for name in group}  # type: ignore[misc]
 
     def output_tensors(self, block: nn.Module, index: int) -> list[OutputTensor]:
         """The tensors of a block in memory for writing, under their names and types in the checkpoint.
@@ -251,7 +271,7 @@ class StreamedModel:
         blocks = set(self._blocks)
 
         def visit(module: nn.Module, path: str) -> None:
-            self._materialise(module, path, recurse=False)
+            self._materialise(module, path, self.reader.read, recurse=False)
             for name, child in module.named_children():
                 if child not in blocks and child is not self._embedding and child is not self._head:
                     visit(child, f"{path}.{name}" if path else name)
@@ -263,13 +283,15 @@ class StreamedModel:
         self._embedding.to_empty(device=self.device)
         self._restore_buffers(self._embedding)
 
-    def _materialise(self, module: nn.Module, path: str, *, recurse: bool = True) -> None:
+    def _materialise(
+        self, module: nn.Module, path: str, read: Callable[[TensorInfo], Tensor], *, recurse: bool = True
+    ) -> None:
         module.to_empty(device=self.device, recurse=recurse)
         for submodule in module.modules() if recurse else (module,):
             self._restore_buffers(submodule)
         for name, parameter in module.named_parameters(recurse=recurse):
             info = self.checkpoint.tensors[self.checkpoint.stored_name(f"{path}.{name}")]
-            tensor = self.reader.read(info)
+            tensor = read(info)
             if not bool(torch.isfinite(tensor).all()):
                 raise FloatingPointError(f"{info.name} holds values that are not finite")
             parameter.copy_(tensor)
@@ -297,9 +319,10 @@ class StreamedModel:
                 )
         if self._head.bias is not None:
             raise ModelRefusedError("the head has a bias, which no supported architecture has")
-        for linear in self.linears(self._blocks[0]).values():
-            if type(linear) is not nn.Linear:
-                raise ModelRefusedError(f"a {type(linear).__name__} stands where a linear layer is expected")
+        for index, block in enumerate(self._blocks):
+            for layer in self.linears(block, index).values():
+                if not isinstance(layer, nn.Linear):
+                    raise ModelRefusedError(f"a {type(layer).__name__} stands where a linear layer is expected")
 
 
 def _build_without_memory(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
@@ -317,4 +340,6 @@ def _build_without_memory(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
             model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     except Exception as error:
         raise ModelRefusedError(f"transformers cannot build a model from config.json: {error!r}") from error
+    if checkpoint.architecture.experts:
+        replace_experts(model.get_submodule(checkpoint.architecture.blocks), checkpoint.architecture.experts)
     return model.requires_grad_(requires_grad=False)

@@ -40,6 +40,9 @@ def test_blocks_and_the_rest_are_told_apart(folder):
         ({"model_type": ["llama"]}, "not supported"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "never run"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
+        ({"auto_map": {"AutoModelForCausalLM": "evil.Model"}}, "never run"),
+        ({"auto_map": "LlamaForCausalLM"}, "never run"),
+        ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, "by itself, as gemma3_text"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "only LlamaForCausalLM"),
         ({"num_hidden_layers": None}, "how many blocks"),
         ({"num_hidden_layers": 2}, "does not know"),
@@ -50,6 +53,56 @@ def test_configurations_that_cannot_be_pruned_are_refused_with_the_reason(folder
     edit_config(folder, **changes)
     with pytest.raises(ModelRefusedError, match=complaint):
         open_checkpoint(folder)
+
+
+def test_code_that_transformers_has_adopted_is_replaced_by_its_class(folder):
+    edit_config(folder, auto_map={"AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM"})
+    assert open_checkpoint(folder).num_blocks == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("mixtral", {"num_local_experts": None}),
+        ("mixtral", {"num_local_experts": 0}),
+        ("mixtral", {"num_local_experts": 10**9}),
+        ("mixtral", {"num_local_experts": 5}),
+        ("mixtral", {"num_local_experts": 3}),
+        ("qwen3_moe", {"num_local_experts": "4"}),
+        ("qwen3_moe", {"decoder_sparse_step": 0}),
+        ("qwen3_moe", {"decoder_sparse_step": 2}),
+        ("qwen3_moe", {"mlp_only_layers": 1}),
+        ("qwen3_moe", {"mlp_only_layers": []}),
+    ],
+)
+def test_mixtures_of_experts_that_contradict_their_configuration_are_refused(name, changes, tmp_path):
+    build_model(name).save_pretrained(tmp_path)
+    open_checkpoint(tmp_path)
+    edit_config(tmp_path, **changes)
+    with pytest.raises(ModelRefusedError, match=r"num_experts is|malformed|no tensor|is a matrix"):
+        open_checkpoint(tmp_path)
+
+
+def test_the_number_of_experts_may_stand_under_either_of_its_names(tmp_path):
+    build_model("qwen3_moe").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["num_experts"] = config.pop("num_local_experts")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    checkpoint = open_checkpoint(tmp_path)
+    assert [len(checkpoint.inputs(index)) for index in range(3)] == [2 + 2 * 4, 4, 2 + 2 * 4]
+    experts = [checkpoint.expert_of(group[0]) for group in checkpoint.inputs(0)]
+    assert experts == [None, None, 0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_checkpoint_without_a_head_is_refused_unless_it_is_tied(folder):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["lm_head.weight"]
+    save_file(tensors, path)
+    with pytest.raises(ModelRefusedError, match=r"no tensor lm_head\.weight"):
+        open_checkpoint(folder)
+    edit_config(folder, tie_word_embeddings=True)
+    assert open_checkpoint(folder).head_name == "model.embed_tokens.weight"
 
 
 def test_a_matrix_that_nobody_claimed_refuses_the_model(folder):

@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
+from secateur_service.models.safetensors import write_shard
 from secateur_service.models.streaming import StreamedModel
-from secateur_service.pipeline.collect import StatisticsCollector
 from support.models import CONFIGS, build_model
 
 
@@ -29,10 +31,10 @@ def losses_streamed(model, batches):
     return model.token_losses([states], batches)[0]
 
 
-@pytest.mark.parametrize("model_type", CONFIGS)
+@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("max_shard_size", ["50GB", "100KB"])
-def test_losses_equal_those_of_the_whole_model(model_type, max_shard_size, tmp_path):
-    model = build_model(model_type)
+def test_losses_equal_those_of_the_whole_model(name, max_shard_size, tmp_path):
+    model = build_model(name)
     model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
     ids = torch.randint(0, 250, (5, 48), generator=torch.Generator().manual_seed(1))
     expected = losses_in_memory(model, ids)
@@ -40,11 +42,11 @@ def test_losses_equal_those_of_the_whole_model(model_type, max_shard_size, tmp_p
     torch.testing.assert_close(torch.cat(got).float(), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("model_type", CONFIGS)
-def test_the_head_in_slices_of_the_vocabulary_equals_the_whole_head(model_type, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_head_in_slices_of_the_vocabulary_equals_the_whole_head(name, tmp_path, monkeypatch):
     from secateur_service.models import streaming
 
-    model = build_model(model_type)
+    model = build_model(name)
     model.save_pretrained(tmp_path)
     ids = torch.randint(0, 250, (2, 32), generator=torch.Generator().manual_seed(1))
     monkeypatch.setattr(streaming, "_HEAD_SLICE_BYTES", 64 * 4 * 70)  # 70 rows
@@ -53,46 +55,77 @@ def test_the_head_in_slices_of_the_vocabulary_equals_the_whole_head(model_type, 
     torch.testing.assert_close(got[0].float(), losses_in_memory(model, ids), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("model_type", CONFIGS)
-def test_the_layers_listed_together_share_their_input_and_are_all_matrices_of_a_block(model_type, tmp_path):
-    build_model(model_type).save_pretrained(tmp_path)
+def inputs_seen(linears):
+    """The first input that each layer will see, in order; held, so that no two share an identity by chance."""
+    inputs = {}
+    for path, layer in linears.items():
+        layer.register_forward_pre_hook(lambda _, args, path=path: inputs.setdefault(path, args[0]))
+    return inputs
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_layers_listed_together_share_their_input_and_are_all_matrices_of_a_block(name, tmp_path):
+    build_model(name).save_pretrained(tmp_path)
     model = streamed(tmp_path)
-    groups = model.checkpoint.architecture.inputs
-    ids = torch.randint(0, 250, (2, 32))
-    (states,) = model.embed([ids])
-    with model.block(0) as block:
-        linears = model.linears(block)
-        seen = []
-        handles = [
-            layer.register_forward_pre_hook(lambda _, args, name=name: seen.append((name, args[0])))
-            for name, layer in linears.items()
-        ]
-        collector = StatisticsCollector(groups, linears, {"de": 1.0}, {"de": 64}, with_gram=False)
-        with collector.attached():
-            collector.run(lambda: model.run_block(block, 0, states), "de")
-        for handle in handles:
-            handle.remove()
-        expected = {name for name, module in block.named_modules() if isinstance(module, torch.nn.Linear)}
-    # The pass stopped at the last group, whose layers were the last to be reached.
-    assert [name for name, _ in seen][-1] == groups[-1][0]
-    assert set(linears) == expected
-    inputs = dict(seen)
-    for group, statistics in zip(groups, collector.statistics, strict=True):
-        squares = inputs[group[0]].double().square().sum((0, 1))
-        torch.testing.assert_close(statistics.square_sums["de"], squares, rtol=1e-5, atol=1e-7)
+    (states,) = model.embed([torch.randint(0, 250, (2, 32), generator=torch.Generator().manual_seed(1))])
+    for index in range(model.num_blocks):
+        groups = model.checkpoint.inputs(index)
+        with model.block(index) as block:
+            linears = model.linears(block, index)
+            assert set(linears) == {
+                path for path, module in block.named_modules() if isinstance(module, torch.nn.Linear)
+            }
+            inputs = inputs_seen(linears)
+            states = model.run_block(block, index, states)
+        assert inputs.keys() == linears.keys()
+        assert [path for path in inputs if path in {group[0] for group in groups}] == [group[0] for group in groups]
+        for group in groups:
+            assert {path for path, seen in inputs.items() if seen is inputs[group[0]]} == set(group)
 
 
-def test_bloom_without_the_base_prefix_is_read_as_the_hub_stores_it(tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    model = build_model("bloom")
+@pytest.mark.parametrize("name", ["bloom", "opt", "gpt_neox", "mixtral"])
+def test_a_checkpoint_without_the_base_prefix_is_read_as_the_hub_stores_some(name, tmp_path):
+    model = build_model(name)
     model.save_pretrained(tmp_path)
-    path = tmp_path / "model.safetensors"
-    stripped = {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
+    path, prefix = tmp_path / "model.safetensors", f"{model.base_model_prefix}."
+    stripped = {key.removeprefix(prefix): tensor for key, tensor in load_file(path).items()}
+    assert not any(key.startswith(prefix) for key in stripped)
     save_file(stripped, path)
     ids = torch.randint(0, 250, (2, 32))
     got = losses_streamed(streamed(tmp_path), [ids])
     torch.testing.assert_close(got[0].float(), losses_in_memory(model, ids), rtol=1e-4, atol=1e-4)
+
+
+def test_masks_that_early_versions_stored_are_copied_through(tmp_path):
+    build_model("gpt_neox").save_pretrained(tmp_path)
+    path, block = tmp_path / "model.safetensors", "gpt_neox.layers.1.attention"
+    old = {
+        f"{block}.bias": torch.ones(1, 1, 16, 16, dtype=torch.uint8).tril(),
+        f"{block}.masked_bias": torch.tensor(-torch.inf, dtype=torch.float16),
+        f"{block}.rotary_emb.inv_freq": torch.rand(2),
+    }
+    original = {**load_file(path), **old}
+    save_file(original, path)
+    model = streamed(tmp_path)
+    with model.block(1) as loaded:
+        write_shard(tmp_path, "copy", model.output_tensors(loaded, 1))
+    (copy,) = tmp_path.glob("copy-*")
+    written = load_file(copy)
+    assert old.keys() <= written.keys()
+    for key, tensor in written.items():
+        assert torch.equal(tensor, original[key]), key
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_of_its_own_wins_over_a_configuration_that_says_it_is_tied(tied, tmp_path):
+    model = build_model("falcon one norm")
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": tied}))
+    ids = torch.randint(0, 250, (2, 32), generator=torch.Generator().manual_seed(1))
+    got = losses_streamed(streamed(tmp_path), [ids])
+    for plain in (model, AutoModelForCausalLM.from_pretrained(tmp_path)):
+        torch.testing.assert_close(got[0].float(), losses_in_memory(plain, ids), rtol=1e-4, atol=1e-4)
 
 
 def test_a_block_gives_its_memory_back(tmp_path):
