@@ -8,7 +8,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, op
 from secateur_service.models.reference import ReferenceRefusedError, resolve_folder
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES
+from secateur_service.pipeline.allocation import allocate, targets_from_json, targets_to_json
+from secateur_service.pipeline.estimate import estimate_cost
 from secateur_service.pipeline.figures import report_of, result_of
 from secateur_service.pipeline.fingerprint import fingerprint
 from secateur_service.pipeline.ledger import BlockLedger
@@ -35,8 +37,10 @@ from secateur_service.pipeline.observer import JobObserver, Progress, Stage
 from secateur_service.pipeline.outcome import JobResult
 from secateur_service.pipeline.package import Package
 from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.streaming_pass import BLOCKS_FRACTION, PassResult, Task, run_pass
-from secateur_service.pruning.patterns import NofM, Target, Unstructured
+from secateur_service.pipeline.streaming_pass import BLOCKS_FRACTION, PassResult, run_pass
+from secateur_service.pipeline.task import Task
+from secateur_service.pruning.methods import Recipe
+from secateur_service.pruning.patterns import Target
 from secateur_service.spec import PruneSpec
 
 
@@ -215,16 +219,28 @@ class _Job:
         shards = self._matching_shards(fingerprint(checkpoint, self.spec, calibration, evaluation, self.device, dtype))
         with self.stopwatch.measure("load"):
             model = StreamedModel(checkpoint, self.device, dtype)
+        pruning = self.spec.pruning
         task = Task(
-            method=self.spec.pruning.method,
-            update=self.spec.pruning.effective_update,
-            target=_target(self.spec),
+            recipe=Recipe.of(pruning.method, pruning.effective_update, pruning.spread),
+            targets=self._targets(model, calibration),
+            order=pruning.order,
             weights=self.spec.calibration.weights,
             calibration=calibration,
             evaluation=evaluation,
             shards=shards,
+            minimax=self.spec.calibration.policy == "minimax",
+            layer_snr=self.spec.evaluation.layer_snr,
         )
         return run_pass(model, task, ledger, self.observer, self.stopwatch), model
+
+    def _targets(self, model: StreamedModel, calibration: dict[str, TextSample]) -> dict[str, Target]:
+        """How much of each layer goes; kept, because to judge the blocks takes a pass of its own."""
+        path = self.workdir / "targets.json"
+        if path.exists():
+            return targets_from_json(json.loads(path.read_bytes()))
+        targets = allocate(model, self.spec, calibration, self.observer, self.stopwatch)
+        write_durably(path, json.dumps(targets_to_json(targets)).encode())
+        return targets
 
     def _compute_dtype(self, checkpoint: Checkpoint) -> torch.dtype:
         """Float32 on a CPU, whose half-precision products are slow and rounded; the stored type on an accelerator."""
@@ -242,6 +258,7 @@ class _Job:
                 "warning", "starting again: finished blocks were made under other conditions", changed=changed
             )
             shutil.rmtree(shards, ignore_errors=True)
+            (self.workdir / "targets.json").unlink(missing_ok=True)
         shards.mkdir(parents=True, exist_ok=True)
         write_durably(path, encoded)
         return shards
@@ -261,12 +278,13 @@ class _Job:
         package.add_file("report/report.json", report.to_bytes())
         package.add_file("report/report.html", render_html(report))
         package.add_file("checkpoint/README.md", render_card(report, license_id=read_license(checkpoint.folder)))
-        package.add_file("provenance.json", self._provenance(passed))
+        package.add_file("provenance.json", self._provenance(passed, checkpoint))
         return package, report
 
-    def _provenance(self, passed: PassResult) -> bytes:
+    def _provenance(self, passed: PassResult, checkpoint: Checkpoint) -> bytes:
         """Who made the result, when and on what: enough to run it again, and all that is not the same twice."""
         seconds, cpu_seconds = self.stopwatch.totals()
+        estimate = estimate_cost(checkpoint, self.spec, on_device=self.device.type != "cpu")
         content = {
             "job_id": self.job_id,
             "attempt": self.attempt,
@@ -275,6 +293,8 @@ class _Job:
             "packaged": datetime.now(UTC).isoformat(),
             "seconds": seconds,
             "cpu_seconds": cpu_seconds,
+            "estimate": asdict(estimate),
+            "measured": {"peak_host_bytes": _peak_rss_bytes(), "peak_device_bytes": self._peak_device_bytes()},
             "python": platform.python_version(),
             "platform": platform.platform(),
             "fingerprint": json.loads((self.workdir / "fingerprint.json").read_bytes()),
@@ -312,13 +332,6 @@ class _Job:
 
     def _peak_device_bytes(self) -> int:
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
-
-
-def _target(spec: PruneSpec) -> Target:
-    if spec.pruning.kept_of_group is not None:
-        return NofM(*spec.pruning.kept_of_group)
-    assert spec.pruning.sparsity is not None
-    return Unstructured(spec.pruning.sparsity)
 
 
 def _peak_rss_bytes() -> int:

@@ -38,6 +38,8 @@ def block_from_json(data: dict[str, Any]) -> BlockRecord:
             shape=(layer["shape"][0], layer["shape"][1]),
             zeros=layer["zeros"],
             notes=tuple(layer["notes"]),
+            snr_db=layer["snr_db"],
+            weights=layer["weights"],
         )
         for layer in data["layers"]
     )

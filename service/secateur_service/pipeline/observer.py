@@ -34,12 +34,23 @@ class Progress:
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One pruned layer: its weight's name in the checkpoint, its shape (out, in) and its exact count of zeros."""
+    """One layer that pruning saw.
+
+    Attributes:
+        name: of its weight in the checkpoint.
+        shape: (out, in).
+        zeros: exact count.
+        notes: what was unusual.
+        snr_db: 10·log10(‖XWᵀ‖² / ‖X(W − Ŵ)ᵀ‖²) per calibration language, on inputs that the layer saw.
+        weights: mixing weight of each language, where they were searched for.
+    """
 
     name: str
     shape: tuple[int, int]
     zeros: int
     notes: tuple[str, ...] = ()
+    snr_db: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,9 @@ class Package:
             "weight_map": {name: weight_map[name] for name in sorted(weight_map)},
         }
         self.add_file("checkpoint/model.safetensors.index.json", _json(index))
-        self.add_file("checkpoint/config.json", _json({**checkpoint.config, "secateur": compression_note(spec)}))
+        # Code that a model brings is neither run nor copied, so that its configuration must not point at it.
+        config = {key: value for key, value in checkpoint.config.items() if key != "auto_map"}
+        self.add_file("checkpoint/config.json", _json({**config, "secateur": compression_note(spec)}))
         for name in _COPIED:
             source = checkpoint.folder / name
             if source.is_file():
@@ -108,6 +110,8 @@ def compression_note(spec: PruneSpec) -> dict[str, Any]:
         "update": spec.pruning.effective_update,
         "sparsity": spec.pruning.target_sparsity,
         "pattern": spec.pruning.pattern,
+        "order": spec.pruning.order,
+        "allocation": spec.pruning.allocation.policy,
         "languages": spec.calibration.weights,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from typing import Literal
@@ -11,24 +12,46 @@ Kind = Literal["fetch", "sample", "load", "prune", "evaluate", "write", "package
 
 
 class Stopwatch:
-    """Adds up seconds per kind of work. Kinds do not nest."""
+    """Adds up seconds per kind of work. Kinds do not nest; work in the background is told from that which goes on."""
 
     def __init__(self) -> None:
         self._started = (time.perf_counter(), time.process_time())
+        self._background_cpu = 0.0
+        self._lock = threading.Lock()
         self.seconds: dict[str, float] = {}
         self.cpu_seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
     def measure(self, kind: Kind) -> Iterator[None]:
-        """Charge the time spent in the context to `kind`."""
-        wall, cpu = time.perf_counter(), time.process_time()
+        """Charge the time spent in the context to `kind`: that of all threads but those in the background."""
+        wall, cpu = time.perf_counter(), self._foreground_cpu()
         try:
             yield
         finally:
-            self.seconds[kind] = self.seconds.get(kind, 0.0) + time.perf_counter() - wall
-            self.cpu_seconds[kind] = self.cpu_seconds.get(kind, 0.0) + time.process_time() - cpu
+            self._charge(kind, time.perf_counter() - wall, self._foreground_cpu() - cpu)
+
+    @contextlib.contextmanager
+    def measure_background(self, kind: Kind) -> Iterator[None]:
+        """Charge what this thread does in the context to `kind`, and not to what is measured meanwhile."""
+        wall, cpu = time.perf_counter(), time.thread_time()
+        try:
+            yield
+        finally:
+            spent = time.thread_time() - cpu
+            self._charge(kind, time.perf_counter() - wall, spent)
+            with self._lock:
+                self._background_cpu += spent
 
     def totals(self) -> tuple[dict[str, float], dict[str, float]]:
         """Wall and processor seconds by kind, with `total` since the stopwatch was made."""
         wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
         return {**self.seconds, "total": wall}, {**self.cpu_seconds, "total": cpu}
+
+    def _foreground_cpu(self) -> float:
+        with self._lock:
+            return time.process_time() - self._background_cpu
+
+    def _charge(self, kind: Kind, seconds: float, cpu_seconds: float) -> None:
+        with self._lock:
+            self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
+            self.cpu_seconds[kind] = self.cpu_seconds.get(kind, 0.0) + cpu_seconds

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor
 
 _TINY = 1e-30  # a row or column of zeros has no relative importance
@@ -20,6 +23,29 @@ def wanda(weight_MN: Tensor, mean_squares_N: Tensor) -> Tensor:
         mean_squares_N: mean square of each input feature over the mix; a common factor does not change the order.
     """
     return weight_MN.abs() * mean_squares_N.sqrt().to(weight_MN.dtype)
+
+
+def wanda_multilingual(
+    weight_MN: Tensor, mean_squares: Mapping[str, Tensor], weights: Mapping[str, float], spread: float
+) -> Tensor:
+    """|W_ij| · (√Σ_ℓ w_ℓ a_ℓj² + κ · σ_j): Wanda that favours inputs which languages use differently. Ours.
+
+    a_ℓj is the root mean square of input j in language ℓ, σ_j its standard deviation over the mix. For one language,
+    and for κ = 0, it is Wanda.
+
+    Args:
+        weight_MN: m×n.
+        mean_squares: a_ℓ² of every language: n each.
+        weights: w_ℓ of every language, summing to one.
+        spread: κ.
+    """
+    squares_LN = torch.stack([mean_squares[language] for language in weights])
+    share_L1 = torch.tensor(list(weights.values()), dtype=squares_LN.dtype, device=squares_LN.device)[:, None]
+    norms_LN = squares_LN.sqrt()
+    mean_N = (share_L1 * norms_LN).sum(0)
+    deviation_N = (share_L1 * (norms_LN - mean_N).square()).sum(0).sqrt()
+    importance_N = (share_L1 * squares_LN).sum(0).sqrt() + spread * deviation_N
+    return weight_MN.abs() * importance_N.to(weight_MN.dtype)
 
 
 def ria(weight_MN: Tensor, mean_squares_N: Tensor) -> Tensor:

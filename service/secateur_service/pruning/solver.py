@@ -11,8 +11,8 @@ from torch import Tensor
 from secateur_service.pruning import scores
 from secateur_service.pruning.alps import alps
 from secateur_service.pruning.conjugate_gradient import refine
-from secateur_service.pruning.methods import METHODS, Moments, needed_moments
-from secateur_service.pruning.patterns import Target, prune_matrix, prune_rows
+from secateur_service.pruning.methods import Moments, Recipe
+from secateur_service.pruning.patterns import Target, prune
 from secateur_service.pruning.sparsegpt import sparsegpt
 from secateur_service.pruning.statistics import InputStatistics
 
@@ -28,37 +28,36 @@ class PrunedLayer:
 
 @torch.no_grad()
 def solve(
-    method: str, update: str, weights: Sequence[Tensor], statistics: InputStatistics | None, target: Target
+    recipe: Recipe, weights: Sequence[Tensor], statistics: InputStatistics | None, target: Target
 ) -> list[PrunedLayer]:
     """Prune the matrices m_i×n of layers that share one input.
 
     Args:
-        method: names the score.
-        update: one of `methods.UPDATES` that goes with it.
+        recipe: score and update.
         weights: the dense matrices, float32; not modified.
-        statistics: of the common input; None where method and update need none.
+        statistics: of the common input; None where the recipe needs none.
         target: how much goes.
 
     Raises:
         FloatingPointError: the statistics cannot be used.
     """
-    if needed_moments(method, update) is not Moments.NONE and (statistics is None or not statistics.is_finite()):
+    if recipe.moments is not Moments.NONE and (statistics is None or not statistics.is_finite()):
         raise FloatingPointError("inputs that are not finite")
     gram = statistics.gram if statistics is not None else None
-    if METHODS[method].score == "admm":
+    if recipe.score == "admm":
         assert gram is not None
         return _layers(*alps(weights, gram, target), ())
-    if METHODS[method].score == "obs":
+    if recipe.score == "obs":
         assert gram is not None
         # The score is SparseGPT's, on weights that carry the compensation so far: the mask comes out of the sweep.
         swept, pruned, notes = sparsegpt(weights, gram, target)
-        if update == "obs":
+        if recipe.update == "obs":
             return _layers(swept, pruned, notes)
     else:
-        pruned, notes = [_mask(method, weight, statistics, target) for weight in weights], ()
-    if update == "none":
+        pruned, notes = [prune(_score(recipe, weight, statistics), target) for weight in weights], ()
+    if recipe.update == "none":
         kept = [weight.masked_fill(mask, 0) for weight, mask in zip(weights, pruned, strict=True)]
-    elif update == "cg":
+    elif recipe.update == "cg":
         assert gram is not None
         kept = [refine(weight, mask, gram) for weight, mask in zip(weights, pruned, strict=True)]
     else:
@@ -67,13 +66,16 @@ def solve(
     return _layers(kept, pruned, notes)
 
 
-def _mask(method: str, weight: Tensor, statistics: InputStatistics | None, target: Target) -> Tensor:
-    if METHODS[method].score == "magnitude":
-        return prune_rows(scores.magnitude(weight), target)
+def _score(recipe: Recipe, weight: Tensor, statistics: InputStatistics | None) -> Tensor:
+    if recipe.score == "magnitude":
+        return scores.magnitude(weight)
     assert statistics is not None
-    if METHODS[method].score == "wanda":
-        return prune_rows(scores.wanda(weight, statistics.mean_squares()), target)
-    return prune_matrix(scores.ria(weight, statistics.mean_squares()), target)
+    if recipe.score == "wanda":
+        return scores.wanda(weight, statistics.mean_squares())
+    if recipe.score == "wanda_multilingual":
+        languages = statistics.language_mean_squares()
+        return scores.wanda_multilingual(weight, languages, statistics.weights, recipe.spread)
+    return scores.ria(weight, statistics.mean_squares())
 
 
 def _layers(weights: Sequence[Tensor], masks: Sequence[Tensor], notes: tuple[str, ...]) -> list[PrunedLayer]:

@@ -1,0 +1,220 @@
+"""Prunes one block that is in memory, in one of three orders.
+
+- `block`: statistics of all layers of the dense block, then the pruned block carries the calibration states on: two
+  forward passes, the first without the block's last product. As in the reference papers.
+- `true_sequential` (GPTQ's term): each stage is solved before the next runs, on inputs that the pruned stages before
+  it produced: one forward pass.
+- `dense`: statistics of the dense block, whose own output carries the states on: one forward pass; no layer hears of
+  what was pruned before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from secateur_service.models.safetensors import TensorInfo
+from secateur_service.models.streaming import StreamedModel
+from secateur_service.models.tensors import DTYPES
+from secateur_service.pipeline.batches import Batch
+from secateur_service.pipeline.observer import LayerRecord
+from secateur_service.pipeline.suspension import SuspendedForward, suspended
+from secateur_service.pipeline.task import Task
+from secateur_service.pruning.fidelity import InputSample
+from secateur_service.pruning.methods import Moments, Recipe
+from secateur_service.pruning.minimax import solve_minimax
+from secateur_service.pruning.patterns import Target
+from secateur_service.pruning.solver import PrunedLayer, solve
+from secateur_service.pruning.statistics import InputStatistics
+
+# What an expert has learnt to do cannot be told from fewer tokens: it is pruned by magnitude.
+MIN_EXPERT_TOKENS = 32
+
+# Names of the layers of a block that share an input.
+Group = Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block in memory, with its pruned layers by name and by the input they share, in the order it meets them."""
+
+    module: nn.Module
+    index: int
+    groups: Sequence[Group]
+    linears: Mapping[str, nn.Linear]
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """What is known of one distinct input of a block; nothing where the recipe needs nothing."""
+
+    statistics: InputStatistics | None
+    sample: InputSample | None
+
+    def update(self, inputs: Tensor, language: str) -> None:
+        """Take in the inputs of one batch."""
+        if self.statistics is not None:
+            self.statistics.update(inputs, language)
+        if self.sample is not None:
+            self.sample.update(inputs, language)
+
+
+class BlockPruner:
+    """Prunes blocks as a task says.
+
+    Args:
+        model: holds the blocks.
+        task: what to do.
+        batches: the calibration text.
+        check: called between two pieces of work; may raise to stop.
+    """
+
+    def __init__(self, model: StreamedModel, task: Task, batches: Sequence[Batch], check: Callable[[], None]) -> None:
+        self._model = model
+        self._task = task
+        self._batches = batches
+        self._check = check
+        self._tokens = dict.fromkeys(task.weights, 0)
+        for batch in batches:
+            self._tokens[batch.language] += batch.tokens.numel()
+
+    def prune(self, block: nn.Module, index: int, states: list[Tensor]) -> list[LayerRecord]:
+        """Prune a block; its weights end as they will be written, rounded to the checkpoint's type.
+
+        Args:
+            block: in memory, dense.
+            index: its position in the model.
+            states: hidden states of the calibration text before the block; in the end, and in place, after it.
+
+        Raises:
+            FloatingPointError: weights or statistics that are not finite; the message names the layer.
+        """
+        opened = _Block(block, index, self._model.checkpoint.inputs(index), self._model.linears(block, index))
+        if self._task.order == "true_sequential":
+            return self._stage_by_stage(opened, states)
+        inputs = [self._observed(opened, group) for group in opened.groups]
+        for position, batch in enumerate(self._batches):
+            with self._suspended(opened, states[position : position + 1]) as (forward,):
+                for observed in inputs:
+                    observed.update(forward.advance(), batch.language)
+                if self._task.order == "dense" and not self._is_last(index):
+                    states[position] = forward.finish()
+        records = []
+        for group, observed in zip(opened.groups, inputs, strict=True):
+            records += self._solve(opened, group, observed)
+        if self._task.order == "block":
+            self.carry(block, index, states)
+        return records
+
+    def carry(self, block: nn.Module, index: int, states: list[Tensor]) -> None:
+        """Send the calibration states through a block as it is in memory, in place; not beyond the last block."""
+        if self._is_last(index):
+            return
+        for position, batch in enumerate(states):
+            self._check()
+            states[position] = self._model.run_block(block, index, batch)
+
+    def _stage_by_stage(self, block: _Block, states: list[Tensor]) -> list[LayerRecord]:
+        records = []
+        with self._suspended(block, states) as forwards:
+            for group in block.groups:
+                observed = self._observed(block, group)
+                for batch, forward in zip(self._batches, forwards, strict=True):
+                    self._check()
+                    observed.update(forward.advance(), batch.language)
+                records += self._solve(block, group, observed)
+            if not self._is_last(block.index):
+                for position, forward in enumerate(forwards):
+                    self._check()
+                    states[position] = forward.finish()
+        return records
+
+    def _suspended(
+        self, block: _Block, states: Sequence[Tensor]
+    ) -> contextlib.AbstractContextManager[list[SuspendedForward]]:
+        """A pass of the block over each batch of states; none has begun."""
+        self._check()
+        runs = [functools.partial(self._model.run_block, block.module, block.index, batch) for batch in states]
+        return suspended(runs, block.groups, block.linears)
+
+    def _is_last(self, index: int) -> bool:
+        return index + 1 == self._model.num_blocks
+
+    def _observed(self, block: _Block, group: Group) -> _Observed:
+        """What will be known of an input; nothing yet."""
+        sample = InputSample(self._tokens) if self._task.layer_snr and self._batches else None
+        if self._task.moments is Moments.NONE:
+            return _Observed(None, sample)
+        width, device = block.linears[group[0]].in_features, self._model.device
+        statistics = InputStatistics(width, self._task.weights, self._tokens, device, moments=self._task.moments)
+        return _Observed(statistics, sample)
+
+    def _solve(self, block: _Block, group: Group, observed: _Observed) -> list[LayerRecord]:
+        """Prune the layers of one input; those with equal targets share the work."""
+        infos = {name: self._model.checkpoint.linear_weight(block.index, name) for name in group}
+        targets = {name: self._task.targets.get(infos[name].name) for name in group}
+        records = {}
+        for target in dict.fromkeys(targets.values()):
+            self._check()
+            names = [name for name in group if targets[name] == target]
+            try:
+                dense = [block.linears[name].weight.float() for name in names]
+                solved, mix = self._solve_alike(dense, observed, target, names)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{infos[names[0]].name}: {error}") from error
+            for name, layer in zip(names, solved, strict=True):
+                records[name] = self._apply(block.linears[name], infos[name], layer, observed.sample, mix)
+        return [records[name] for name in group]
+
+    def _solve_alike(
+        self, dense: list[Tensor], observed: _Observed, target: Target | None, names: Sequence[str]
+    ) -> tuple[list[PrunedLayer], Mapping[str, float]]:
+        """Prune layers of one input to one target; returns the mixing weights too where they were searched for."""
+        statistics = observed.statistics
+        if target is None:
+            untouched = [torch.zeros_like(weight, dtype=torch.bool) for weight in dense]
+            return [PrunedLayer(*pair) for pair in zip(dense, untouched, strict=True)], {}
+        if statistics is not None and self._model.checkpoint.expert_of(names[0]) is not None:
+            recipe, note = _affordable(self._task.recipe, sum(statistics.seen.values()), dense[0].shape[1])
+            if note:
+                layers = solve(recipe, dense, statistics, target)
+                return [PrunedLayer(layer.weight, layer.pruned, (*layer.notes, note)) for layer in layers], {}
+        if self._task.minimax and statistics is not None:
+            return solve_minimax(self._task.recipe, dense, statistics, target)
+        return solve(self._task.recipe, dense, statistics, target), {}
+
+    def _apply(
+        self,
+        linear: nn.Linear,
+        info: TensorInfo,
+        layer: PrunedLayer,
+        sample: InputSample | None,
+        mix: Mapping[str, float],
+    ) -> LayerRecord:
+        rounded = layer.weight.to(DTYPES[info.dtype])
+        if not bool(torch.isfinite(rounded).all()):
+            raise FloatingPointError(f"{info.name}: the update produced weights that are not finite")
+        snr_db = sample.snr_db(linear.weight.float(), rounded.float()) if sample is not None else {}
+        linear.weight.copy_(rounded)
+        zeros, target = int((rounded == 0).sum()), int(layer.pruned.sum())
+        extra = (f"{zeros - target} weights were zero without being pruned",) if zeros > target else ()
+        return LayerRecord(
+            info.name, (rounded.shape[0], rounded.shape[1]), zeros, (*layer.notes, *extra), snr_db, dict(mix)
+        )
+
+
+def _affordable(recipe: Recipe, tokens: int, width: int) -> tuple[Recipe, str]:
+    """What an expert's layers get that saw few tokens, and why; without a reason, the recipe itself.
+
+    Second moments of fewer tokens than there are features would be fitted for what they happen to hold.
+    """
+    if recipe.moments is not Moments.NONE and tokens < MIN_EXPERT_TOKENS:
+        return Recipe.of("magnitude"), f"expert saw {tokens} tokens; pruned by magnitude"
+    if recipe.moments is Moments.FULL and tokens < width:
+        return Recipe.of("wanda"), f"expert saw {tokens} tokens for {width} inputs; pruned by wanda"
+    return recipe, ""

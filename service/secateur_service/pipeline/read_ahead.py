@@ -1,0 +1,48 @@
+"""Reads the next block while the pass computes with the one before."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor
+
+from secateur_service.models.streaming import StreamedModel
+from secateur_service.pipeline.stopwatch import Stopwatch
+
+
+class BlockReader:
+    """Hands out the stored weights of one block after the other; one block is on its way from disk meanwhile."""
+
+    def __init__(self, model: StreamedModel, stopwatch: Stopwatch) -> None:
+        self._model = model
+        self._stopwatch = stopwatch
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        self._pending: Future[dict[str, Tensor]] | None = None
+
+    def __enter__(self) -> Self:
+        self._pending = self._thread.submit(self._read, 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def take(self, index: int) -> dict[str, Tensor]:
+        """The weights of a block, from the first to the last without a gap; begins to read the one after it.
+
+        Raises:
+            ModelRefusedError: a tensor is missing.
+            OSError, EOFError: a file cannot be read.
+        """
+        assert self._pending is not None
+        tensors, self._pending = self._pending.result(), None
+        if index + 1 < self._model.num_blocks:
+            self._pending = self._thread.submit(self._read, index + 1)
+        return tensors
+
+    def _read(self, index: int) -> dict[str, Tensor]:
+        with self._stopwatch.measure_background("load"):
+            return self._model.read_block(index)

@@ -1,0 +1,99 @@
+"""Writes pruned blocks while the pass goes on with the next one.
+
+A block is recorded, and its event told, by the pass itself once its shard is durable: ledger and observer are never
+called from another thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from secateur_service.errors import CancelledError, PreemptedError
+from secateur_service.models.safetensors import OutputTensor, WrittenFile, write_shard
+from secateur_service.pipeline.ledger import BlockLedger
+from secateur_service.pipeline.observer import BlockRecord, JobObserver, LayerRecord
+from secateur_service.pipeline.stopwatch import Stopwatch
+
+
+class BlockWriter:
+    """One block at a time is on its way to disk; the next one waits for it, so that memory stays bounded.
+
+    Args:
+        folder: of the shards.
+        ledger: holds a block once it is durable.
+        observer: hears of a block once the ledger holds it.
+        stopwatch: is charged for the writing.
+
+    Attributes:
+        records: the blocks that are finished, in order.
+    """
+
+    def __init__(self, folder: Path, ledger: BlockLedger, observer: JobObserver, stopwatch: Stopwatch) -> None:
+        self.records: list[BlockRecord] = []
+        self._folder = folder
+        self._ledger = ledger
+        self._observer = observer
+        self._stopwatch = stopwatch
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="write-behind")
+        self._pending: Future[BlockRecord] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            # A job that is stopped keeps what is finished; one that failed has nothing to gain from one block more.
+            if error is None or isinstance(error, CancelledError | PreemptedError):
+                self.settle(wait=True)
+        finally:
+            self._thread.shutdown()
+
+    def submit(
+        self,
+        index: int,
+        outputs: list[OutputTensor],
+        layers: Sequence[LayerRecord],
+        snr_db: Mapping[str, float],
+        seconds: float,
+    ) -> None:
+        """Begin to write a block; waits while the one before is being written.
+
+        Raises:
+            OSError: the block before could not be written.
+        """
+        self.settle(wait=True)
+
+        def write() -> BlockRecord:
+            with self._stopwatch.measure_background("write"):
+                shard: WrittenFile = write_shard(self._folder, f"block-{index:05d}", outputs)
+            return BlockRecord(
+                index=index,
+                shard=shard.name,
+                sha256=shard.sha256,
+                size_bytes=shard.size_bytes,
+                tensors=tuple(output.name for output in outputs),
+                layers=tuple(layers),
+                snr_db=snr_db,
+                seconds=seconds,
+            )
+
+        self._pending = self._thread.submit(write)
+
+    def settle(self, *, wait: bool = False) -> None:
+        """Record the block that was being written, if it is durable by now or if `wait` is set.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        if self._pending is None or not (wait or self._pending.done()):
+            return
+        record, self._pending = self._pending.result(), None
+        self.records.append(record)
+        self._ledger.record(record)
+        self._observer.block(record)

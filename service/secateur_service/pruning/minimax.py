@@ -1,0 +1,64 @@
+"""Minimax over languages: mixing weights that make the worst language's error as small as they can.
+
+Multiplicative weights (Freund and Schapire, "Adaptive Game Playing Using Multiplicative Weights", 1999): a language
+whose layers lose more than the mean gains weight, the others lose it, and the layers are solved again. The second
+moments of every language are at hand, so no round needs a forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from secateur_service.pruning.fidelity import relative_error
+from secateur_service.pruning.methods import Recipe
+from secateur_service.pruning.patterns import Target
+from secateur_service.pruning.solver import PrunedLayer, solve
+from secateur_service.pruning.statistics import InputStatistics
+
+ROUNDS = 4
+RATE = 1.0
+
+
+def solve_minimax(
+    recipe: Recipe, weights: Sequence[Tensor], statistics: InputStatistics, target: Target
+) -> tuple[list[PrunedLayer], dict[str, float]]:
+    """Prune layers that share one input for the language that loses most.
+
+    Args:
+        recipe: score and update.
+        weights: the dense matrices m_i×n, float32; not modified.
+        statistics: of the common input, with the second moments of every language; its mixing weights are where the
+            search begins, and are put back at the end.
+        target: how much goes.
+
+    Returns:
+        The layers of the best round, the first one with the given weights included, and its mixing weights.
+
+    Raises:
+        FloatingPointError: the statistics cannot be used.
+    """
+    given = statistics.weights
+    best: list[PrunedLayer] = []
+    mix, best_worst, best_mix = dict(given), math.inf, given
+    for _ in range(1 + ROUNDS):
+        statistics.reweight(mix)
+        layers = solve(recipe, weights, statistics, target)
+        pruned = [layer.weight for layer in layers]
+        errors = {
+            language: relative_error(weights, pruned, statistics.language_gram(language))
+            for language, weight in given.items()
+            if weight > 0
+        }
+        if not best or max(errors.values()) < best_worst:
+            best, best_worst, best_mix = layers, max(errors.values()), mix
+        mean = sum(errors.values()) / len(errors)
+        if mean == 0:
+            break
+        raised = {name: weight * math.exp(RATE * (errors.get(name, 0.0) / mean - 1)) for name, weight in mix.items()}
+        total = sum(raised.values())
+        mix = {name: weight / total for name, weight in raised.items()}
+    statistics.reweight(given)
+    return best, best_mix

@@ -1,0 +1,79 @@
+"""Streaming passes over models in folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from secateur_service.calibration.corpora import Corpus
+from secateur_service.calibration.sampling import TextSample, draw_samples
+from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.streaming import StreamedModel
+from secateur_service.pipeline.ledger import FileLedger
+from secateur_service.pipeline.observer import JobObserver, RecordingObserver
+from secateur_service.pipeline.stopwatch import Stopwatch
+from secateur_service.pipeline.streaming_pass import PassResult, run_pass
+from secateur_service.pipeline.task import Task
+from secateur_service.pruning.methods import Recipe
+from secateur_service.pruning.patterns import Target
+
+MIX = {"de": 0.5, "uk": 0.3, "es": 0.2}
+Samples = tuple[dict[str, TextSample], dict[str, TextSample]]
+
+
+def draw(
+    model: Path,
+    calibration: Path,
+    evaluation: Path,
+    weights: Mapping[str, float],
+    *,
+    sequences: int = 6,
+    length: int = 64,
+    evaluation_tokens: int = 640,
+) -> Samples:
+    """Calibration text of each language of the mix, and evaluation text of three."""
+    return draw_samples(
+        AutoTokenizer.from_pretrained(model),
+        calibration=Corpus(calibration),
+        evaluation=Corpus(evaluation),
+        languages=list(weights),
+        evaluation_languages=["de", "uk", "en"],
+        sequences=sequences,
+        evaluation_tokens=evaluation_tokens,
+        sequence_length=length,
+        seed=0,
+        check=lambda: None,
+    )
+
+
+def prune(
+    model: Path,
+    samples: Samples,
+    weights: Mapping[str, float],
+    method: str,
+    target: Target | Mapping[str, Target],
+    shards: Path,
+    *,
+    update: str | None = None,
+    order: str = "block",
+    observer: JobObserver | None = None,
+    **options: Any,
+) -> PassResult:
+    """Run a pass in this process; `target` for all layers, or by name."""
+    calibration, evaluation = samples
+    streamed = StreamedModel(open_checkpoint(model), torch.device("cpu"), torch.float32)
+    if not isinstance(target, Mapping):
+        target = {info.name: target for info in streamed.checkpoint.linear_weights()}
+    task = Task(Recipe.of(method, update), target, order, weights, calibration, evaluation, shards, **options)
+    return run_pass(streamed, task, FileLedger(shards / "ledger.json"), observer or RecordingObserver(), Stopwatch())
+
+
+def pruned_tensors(result: PassResult, shards: Path) -> dict[str, Tensor]:
+    """All tensors of the blocks that a pass wrote."""
+    return {name: tensor for record in result.blocks for name, tensor in load_file(shards / record.shard).items()}

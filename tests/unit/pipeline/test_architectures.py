@@ -1,0 +1,129 @@
+"""Every architecture through the whole pass, against whole models in memory that share no code with it."""
+
+import math
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from secateur_service.pruning.patterns import Unstructured
+from support.models import CONFIGS, save_corpora, save_model
+from support.passes import MIX, draw, prune, pruned_tensors
+
+# What checkpoints call an expert's gate, up and down projection, where transformers has fused parameters.
+EXPERTS = {
+    "mixtral": tuple(f"block_sparse_moe.experts.{{}}.{name}.weight" for name in ("w1", "w3", "w2")),
+    "qwen3_moe": tuple(f"mlp.experts.{{}}.{name}_proj.weight" for name in ("gate", "up", "down")),
+}
+
+
+def load(folder):
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float64, experts_implementation="eager", output_loading_info=True
+    )
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return model.eval()
+
+
+def save_changed(folder, original, changed):
+    """The checkpoint in `original` with other values of some of its tensors."""
+    folder.mkdir()
+    shutil.copy(original / "config.json", folder)
+    tensors = load_file(original / "model.safetensors")
+    assert changed.keys() <= tensors.keys()
+    assert all(tensor.dtype == tensors[name].dtype for name, tensor in changed.items())
+    save_file({**tensors, **changed}, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def blocks_of(model):
+    """Their path, and the blocks."""
+    lists = ((path, module) for path, module in model.named_modules() if isinstance(module, torch.nn.ModuleList))
+    return next(lists)
+
+
+@torch.no_grad()
+def run_plainly(model, ids):
+    """Perplexity, and the hidden states after every block."""
+    states = []
+
+    def keep(_, __, output):
+        states.append(output[0] if isinstance(output, tuple) else output)
+
+    handles = [block.register_forward_hook(keep) for block in blocks_of(model)[1]]
+    logits = model(input_ids=ids, use_cache=False).logits
+    for handle in handles:
+        handle.remove()
+    return math.exp(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())), states
+
+
+@torch.no_grad()
+def wanda_scores(model, index, name, samples):
+    """Name in the checkpoint → |W|·‖X‖ of every matrix of a block, from the definition."""
+    path, block = f"{blocks_of(model)[0]}.{index}", blocks_of(model)[1][index]
+    weights, squares, handles = {}, {}, []
+
+    def add(key, inputs, weight):
+        weights[key] = weight
+        squares[key] = squares.get(key, 0) + share * inputs.flatten(0, -2).square().sum(0)
+
+    def see_experts(experts, args):
+        states, chosen, _ = args
+        for expert in range(experts.num_experts):
+            routed = states[(chosen == expert).any(1)]
+            gate, up = experts.gate_up_proj[expert].chunk(2)
+            inner = experts.act_fn(routed @ gate.T) * (routed @ up.T)
+            seen = ((routed, gate), (routed, up), (inner, experts.down_proj[expert]))
+            for below, (inputs, weight) in zip(EXPERTS[name], seen, strict=True):
+                add(f"{path}.{below.format(expert)}", inputs, weight)
+
+    for below, module in block.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            key = f"{path}.{below}.weight"
+            handles.append(module.register_forward_pre_hook(lambda m, args, key=key: add(key, args[0], m.weight)))
+        elif below == "mlp.experts":
+            handles.append(module.register_forward_pre_hook(see_experts))
+    for language, weight in MIX.items():
+        tokens = samples[language].tokens
+        share = weight / tokens.numel()
+        model(input_ids=tokens, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return {key: weight.abs() * squares[key].sqrt() for key, weight in weights.items()}
+
+
+@pytest.mark.parametrize(("method", "order"), [("wanda", "block"), ("sparsegpt", "true_sequential")])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_pruned_model_is_the_one_that_a_plain_implementation_makes(name, method, order, tmp_path):
+    folder = save_model(tmp_path / "model", name, dtype=torch.bfloat16)
+    calibration, evaluation = samples = draw(folder, *save_corpora(tmp_path), MIX)
+    result = prune(folder, samples, MIX, method, Unstructured(0.5), tmp_path, order=order)
+    written = pruned_tensors(result, tmp_path)
+    for layer in (layer for record in result.blocks for layer in record.layers):
+        assert layer.zeros == int((written[layer.name] == 0).sum()) == written[layer.name].numel() // 2
+
+    # What was written loads as the original does, and has the perplexity and the hidden states that the pass found.
+    dense, pruned = load(folder), load(save_changed(tmp_path / "pruned", folder, written))
+    for language, sample in evaluation.items():
+        perplexities, states = zip(*(run_plainly(model, sample.tokens) for model in (dense, pruned)), strict=True)
+        for losses, perplexity in zip((result.dense[language], result.pruned[language]), perplexities, strict=True):
+            assert losses.tokens == sample.tokens[:, 1:].numel()
+            assert math.exp(losses.nats / losses.tokens) == pytest.approx(perplexity, rel=1e-4)
+        for record, clean, noisy in zip(result.blocks, *states, strict=True):
+            ratio = 10 * math.log10(clean.square().sum() / (clean - noisy).square().sum())
+            assert record.snr_db[language] == pytest.approx(ratio, abs=1e-3)
+            assert ratio < 30, "pruning had hardly any effect"
+
+    # Every matrix of every block has lost its smallest scores, on what the pruned blocks before it produce.
+    for record in result.blocks if method == "wanda" else ():
+        scores = wanda_scores(dense, record.index, name, calibration)
+        assert scores.keys() == {layer.name for layer in record.layers}
+        for key, score in scores.items():
+            zero = written[key] == 0
+            assert (zero.sum(1) == zero.shape[1] // 2).all()
+            largest_gone = score.masked_fill(~zero, 0).amax(1)
+            smallest_kept = score.masked_fill(zero, torch.inf).amin(1)
+            assert (largest_gone <= smallest_kept * (1 + 1e-5)).all(), key  # but for what ties in float32
+        blocks_of(dense)[1][record.index].load_state_dict(blocks_of(pruned)[1][record.index].state_dict())

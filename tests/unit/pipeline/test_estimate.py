@@ -1,0 +1,110 @@
+"""The expected cost of a job against counts made otherwise."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
+
+from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.pipeline.estimate import estimate_cost
+from secateur_service.spec import parse_spec
+from support.models import save_model
+
+LENGTH = 64
+
+
+@pytest.fixture(scope="module", params=["llama", "mixtral", "cohere"])
+def model(request, tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("estimate") / request.param, request.param)
+
+
+def estimate(model, *, calibration=None, on_device=False, **pruning):
+    return estimate_cost(open_checkpoint(model), specification(calibration or {}, pruning), on_device=on_device)
+
+
+def specification(calibration, pruning):
+    return parse_spec(
+        {
+            "model": {"uri": "file:///m"},
+            "calibration": {
+                "corpus": "file:///c",
+                "languages": [{"language": "de"}, {"language": "uk"}],
+                "samples": 16,
+                "sequence_length": LENGTH,
+                **calibration,
+            },
+            "pruning": {"method": "wanda", "sparsity": 0.5, **pruning},
+            "evaluation": {"languages": ["de"], "tokens_per_language": 4 * LENGTH, "layer_snr": False},
+        }
+    )
+
+
+def flops(model, **options):
+    return estimate(model, **options).flops
+
+
+@torch.no_grad()
+def counted(folder, sequences):
+    """Operations of one forward pass by torch's own count: those of the blocks, and those of the head."""
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", experts_implementation="eager")
+    tokens = torch.arange(sequences * LENGTH).view(sequences, LENGTH) % 250
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=tokens, use_cache=False)
+    config = model.config
+    head = 2 * tokens.numel() * config.vocab_size * config.hidden_size
+    # Eager attention computes both halves of what is causal; routers are not counted by the estimate.
+    futile = 2 * tokens.numel() * LENGTH * config.num_attention_heads * config.head_dim
+    router = 2 * tokens.numel() * config.hidden_size * getattr(config, "num_local_experts", 0)
+    return counter.get_total_flops() - head - (futile + router) * config.num_hidden_layers, head
+
+
+def test_a_job_without_data_costs_two_passes_of_the_evaluation_text_as_torch_counts_them(model):
+    assert flops(model, method="magnitude") == pytest.approx(2 * sum(counted(model, 4)), rel=1e-9)
+
+
+def test_orders_differ_by_the_passes_that_the_documentation_names(model):
+    forward, _ = counted(model, 16)
+    none, block, staged, dense = (
+        flops(model, method="magnitude"),
+        *(flops(model, order=order) for order in ("block", "true_sequential", "dense")),
+    )
+    spared = forward - (staged - none)  # the last product of one block
+    assert staged == dense
+    assert 0 < spared < forward / 9
+    assert block - none == pytest.approx((2 * 3 - 1) / 3 * forward - 3 * spared)
+
+
+def test_an_allocation_that_judges_blocks_costs_one_more_forward_pass(model):
+    extra = flops(model, allocation={"policy": "owl"}) - flops(model)
+    assert extra == pytest.approx(counted(model, 16)[0], rel=1e-9)
+
+
+def test_minimax_costs_as_many_solves_as_it_has_rounds_and_a_matrix_per_language(model):
+    plain, balanced = (
+        estimate(model, method="sparsegpt", calibration={"policy": policy}) for policy in ("weights", "minimax")
+    )
+    solving = flops(model, method="sparsegpt") - flops(model, method="wanda", update="none")
+    assert balanced.flops - plain.flops > 0
+    assert balanced.flops - plain.flops < 8 * solving
+    assert balanced.peak_host_bytes > plain.peak_host_bytes
+
+
+def test_true_sequential_keeps_one_matrix_at_a_time_and_every_text_inside_the_block(tmp_path):
+    # Wide layers and hardly any text: what counts is the matrices.
+    wide = save_model(tmp_path / "wide", hidden_size=512, intermediate_size=1024, num_hidden_layers=1)
+    few = {"samples": 2, "sequence_length": 16}
+    block, staged = (
+        estimate(wide, method="sparsegpt", order=order, calibration=few) for order in ("block", "true_sequential")
+    )
+    saved = 4 * (2 * 512**2 + 64**2)  # the inputs of queries, of the output (4 heads of 16) and of the gate
+    states = 2 * 16 * (1024 + 512) * 4
+    assert block.peak_host_bytes - staged.peak_host_bytes == saved - states
+
+
+def test_memory_does_not_grow_with_the_number_of_blocks_and_moves_to_the_device(tmp_path):
+    shallow, deep = (save_model(tmp_path / str(count), num_hidden_layers=count) for count in (2, 5))
+    assert estimate(shallow).peak_host_bytes == estimate(deep).peak_host_bytes
+    assert flops(deep) > 2 * flops(shallow)
+    on_device = estimate(deep, on_device=True)
+    assert on_device.peak_device_bytes > 0
+    assert on_device.peak_host_bytes < estimate(deep).peak_host_bytes
