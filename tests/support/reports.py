@@ -16,6 +16,8 @@ class Layer:
     shape: tuple[int, int]
     zeros: int
     notes: tuple[str, ...] = ()
+    snr_db: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 
 from secateur_service.evaluation.html import mean_ratio, model_name, target
 from secateur_service.evaluation.report import Report
-from secateur_service.pruning.methods import recipe
+from secateur_service.pruning.methods import label
 
 _MAX_CARD_BYTES = 2**20
 
@@ -104,7 +104,7 @@ Perplexity depends on the tokenizer and does not compare between languages; bits
 |---|---|
 | base model | {_plain(report.model.uri)} |
 | base model digest | {_plain(report.model.digest)} |
-| method | {_plain(recipe(pruning["method"], pruning["update"]))} |
+| method | {_plain(label(pruning["method"], pruning["update"]))} |
 | target | {_plain(target(pruning))} |
 | order | {_plain(str(pruning.get("order") or "block"))} |
 | calibration | {mix}; {calibration.get("samples")} sequences of {calibration.get("sequence_length")} tokens, seed \

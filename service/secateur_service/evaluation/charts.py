@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -137,8 +137,15 @@ def lines(
     return _svg(bottom + 40, title, parts)
 
 
-def heat_map(rows: Sequence[HeatRow], *, title: str, x_label: str) -> Markup:
-    """Shares from 0 to 1 as cells, rows by columns; the value is written into cells that are wide enough."""
+def heat_map(
+    rows: Sequence[HeatRow],
+    *,
+    title: str,
+    x_label: str,
+    full: float = 1.0,
+    show: Callable[[float], str] = "{:.0%}".format,
+) -> Markup:
+    """Values from 0 to `full` as cells, rows by columns; `show` writes the value into cells that are wide enough."""
     columns = max((len(row.values) for row in rows), default=0)
     if columns == 0:
         return Markup("")
@@ -151,17 +158,18 @@ def heat_map(rows: Sequence[HeatRow], *, title: str, x_label: str) -> Markup:
         for column, value in enumerate(row.values):
             if value is None:
                 continue
+            depth = min(max(value / full, 0), 1)
             parts.append(
                 Markup(
                     '<rect class="cell" x="{}" y="{}" width="{}" height="{}" fill-opacity="{}"><title>{}</title></rect>'
                 ).format(
-                    _n(left + column * cell), y, _n(max(cell - 1, 0.5)), cell_height - 1, _n(0.06 + 0.94 * value, 3),
-                    f"{row.label}, {x_label} {column}: {value:.2%}",
+                    _n(left + column * cell), y, _n(max(cell - 1, 0.5)), cell_height - 1, _n(0.06 + 0.94 * depth, 3),
+                    f"{row.label}, {x_label} {column}: {show(value)}",
                 )
             )  # fmt: skip
             if cell >= 30:
-                css = "inside strong" if value > 0.7 else "inside"
-                parts.append(_text(left + (column + 0.5) * cell, y + 15, f"{value:.0%}", anchor="middle", css=css))
+                css = "inside strong" if depth > 0.7 else "inside"
+                parts.append(_text(left + (column + 0.5) * cell, y + 15, show(value), anchor="middle", css=css))
     bottom = 2 + len(rows) * cell_height
     parts.extend(
         _text(left + (tick + 0.5) * cell, bottom + 14, str(tick), anchor="middle", css="axis")

@@ -10,15 +10,16 @@ import functools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur_service.evaluation.charts import COLOURS, BarGroup, HeatRow, grouped_bars, heat_map, lines, uses_log_scale
-from secateur_service.evaluation.report import Report
-from secateur_service.pruning.methods import recipe
+from secateur_service.evaluation.report import LayerPart, Report
+from secateur_service.pruning.methods import label
 
 GRAVITY = {"LANGUAGE_LOST": "bad", "LANGUAGE_LEFT_BEHIND": "bad", "NOT_CALIBRATED": "warn"}
 FULL_RATIO_BAR = 2.0  # growth of the perplexity that fills the bar
@@ -35,7 +36,7 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
     page = _environment().get_template("report.html.j2").render(
         report=report,
         name=model_name(report.model.uri),
-        method=recipe(pruning["method"], pruning["update"]),
+        method=label(pruning["method"], pruning["update"]),
         target=target(pruning),
         order=pruning.get("order") or "block",
         summary=_summary(report),
@@ -49,6 +50,7 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
         perplexity_chart=grouped_bars(_bars(report), title="Perplexity per language, dense and pruned"),
         snr_chart=_snr_chart(report),
         sparsity_chart=_sparsity_chart(report),
+        layer_snr_chart=_layer_snr_chart(report),
         not_calibrated=[entry.language for entry in report.evaluation if not entry.in_mix],
         sparsity_range=_range([layer.sparsity for block in report.blocks for layer in block.layers]),
         notes=[(layer.name, layer.notes) for block in report.blocks for layer in block.layers if layer.notes],
@@ -77,8 +79,12 @@ def mean_ratio(report: Report) -> float:
 
 
 def row_label(layer: str, block: int) -> str:
-    """A layer's name without the block it lies in: `model.layers.3.mlp.up_proj.weight` is `mlp.up_proj`."""
-    return re.sub(rf"^.*?\.{block}\.", "", layer).removesuffix(".weight")
+    """A layer's name without the block it lies in: `model.layers.3.mlp.up_proj.weight` is `mlp.up_proj`.
+
+    Experts of a mixture share a row: `mlp.experts.17.up_proj` is `mlp.experts.*.up_proj`.
+    """
+    name = re.sub(rf"^.*?\.{block}\.", "", layer).removesuffix(".weight")
+    return re.sub(r"\.experts\.\d+\.", ".experts.*.", name)
 
 
 def _summary(report: Report) -> str:
@@ -132,12 +138,33 @@ def _snr_chart(report: Report) -> Markup:
 
 
 def _sparsity_chart(report: Report) -> Markup:
-    cells: dict[str, dict[int, float]] = {}
+    rows = _layer_rows(report, lambda layer: layer.sparsity)
+    return heat_map(rows, title="Sparsity of every pruned layer", x_label="block")
+
+
+def _layer_snr_chart(report: Report) -> Markup:
+    rows = _layer_rows(report, lambda layer: min(layer.snr_db.values(), default=None))
+    values = [value for row in rows for value in row.values if value is not None]
+    if not values:
+        return Markup("")
+    title = "Signal-to-noise ratio of every pruned layer in the language that it serves worst"
+    return heat_map(rows, title=title, x_label="block", full=max(1.0, *values), show=lambda value: f"{value:.0f} dB")
+
+
+def _layer_rows(report: Report, figure: Callable[[LayerPart], float | None]) -> list[HeatRow]:
+    """A figure of every layer, layers by blocks; where layers share a row, their mean."""
+    cells: dict[str, dict[int, list[float]]] = {}
     for column, block in enumerate(report.blocks):
         for layer in block.layers:
-            cells.setdefault(row_label(layer.name, block.index), {})[column] = layer.sparsity
-    rows = [HeatRow(label, [row.get(column) for column in range(len(report.blocks))]) for label, row in cells.items()]
-    return heat_map(rows, title="Sparsity of every pruned layer", x_label="block")
+            value = figure(layer)
+            row = cells.setdefault(row_label(layer.name, block.index), {})
+            if value is not None:
+                row.setdefault(column, []).append(value)
+    columns = range(len(report.blocks))
+    return [
+        HeatRow(label, [statistics.fmean(row[column]) if column in row else None for column in columns])
+        for label, row in cells.items()
+    ]
 
 
 @functools.cache

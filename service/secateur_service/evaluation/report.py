@@ -92,6 +92,14 @@ class LayerFigures(Protocol):
     def notes(self) -> tuple[str, ...]:
         """What was unusual while it was pruned."""
 
+    @property
+    def snr_db(self) -> Mapping[str, float]:
+        """Signal-to-noise ratio of its output per calibration language."""
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Mixing weights that were found for it; empty where the mix was given."""
+
 
 class BlockFigures(Protocol):
     """One pruned decoder block; `pipeline.observer.BlockRecord` is one."""
@@ -178,6 +186,13 @@ class LayerPart(Part):
     zeros: int
     sparsity: Share
     notes: tuple[str, ...] = Field(description="what was unusual, e.g. a factorisation that needed more damping")
+    snr_db: dict[str, float] = Field(
+        description="10·log10(‖XWᵀ‖² / ‖X(W − Ŵ)ᵀ‖²) per calibration language, on a sample of the inputs that the "
+        "layer saw; compares within one order only; absent where nothing was lost"
+    )
+    weights: dict[str, float] = Field(
+        description="mixing weights that `minimax` found for the layer; empty where the mix was given"
+    )
 
 
 class BlockPart(Part):
@@ -317,6 +332,8 @@ def _block(figures: BlockFigures) -> BlockPart:
             zeros=layer.zeros,
             sparsity=layer.zeros / math.prod(layer.shape),
             notes=layer.notes,
+            snr_db=dict(layer.snr_db),
+            weights=dict(layer.weights),
         )
         for layer in figures.layers
     )
