@@ -2,8 +2,11 @@
 
 Meng et al., "ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for Large Language Models", 2406.07831,
 algorithm 1: minimise ‖XŴᵀ − XWᵀ‖² + τ‖Ŵ − W‖² with at most k weights. A copy D of the weights obeys the constraint,
-B minimises the error, V pulls them together with growing force ρ. Inputs are scaled to unit second moment first, and
-one eigendecomposition makes every step two products.
+B minimises the error, V pulls them together with growing force ρ. Inputs are scaled to unit second moment first.
+
+Every step of B solves with G + ρ. The paper diagonalises G once and pays two products per step; here G + ρ, whose
+eigenvalues are at least ρ, is inverted by Cholesky when ρ changes, which is at most every third step, and a step is
+one product.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor
 
 from secateur_service.pruning.conjugate_gradient import errors, refine
-from secateur_service.pruning.patterns import Target, prune_matrix
+from secateur_service.pruning.patterns import Target, prune
 
 REGULARISATION = 0.01
 _MAX_ITERATIONS = 300
@@ -28,59 +31,69 @@ def alps(weights: Sequence[Tensor], hessian_NN: Tensor, target: Target) -> tuple
     Args:
         weights: one m_i×n matrix per layer, float32; not modified.
         hessian_NN: H of their common input, any common scale; not modified.
-        target: unstructured over each layer, or N:M.
+        target: how much goes, and which weights compete.
 
     Returns:
         The new matrices, refined by conjugate gradients, and for each the booleans of what was pruned.
 
     Raises:
-        FloatingPointError: H has no eigendecomposition.
+        FloatingPointError: H cannot be factorised.
     """
-    diagonal_N = hessian_NN.diagonal()
-    damping = REGULARISATION * diagonal_N.mean().clamp_min(torch.finfo(hessian_NN.dtype).tiny)
-    damped_NN = hessian_NN + damping * torch.eye(len(diagonal_N), device=hessian_NN.device)
+    damped_NN = hessian_NN.clone()
+    mean = float(hessian_NN.diagonal().mean())
+    damped_NN.diagonal().add_(REGULARISATION * (mean or 1.0))  # all inputs may be dead
     scale_N = damped_NN.diagonal().sqrt()
-    try:
-        values_N, vectors_NN = torch.linalg.eigh(damped_NN / scale_N[:, None] / scale_N)
-    except RuntimeError as error:  # torch's LinAlgError is one
-        raise FloatingPointError(f"the second moments of the inputs have no eigendecomposition: {error}") from error
-    solved = [_solve_layer(weight, damped_NN, scale_N, values_N, vectors_NN, target) for weight in weights]
+    gram_NN = damped_NN / scale_N[:, None] / scale_N
+    solved = [_solve_layer(weight, damped_NN, scale_N, gram_NN, target) for weight in weights]
     return [weight for weight, _ in solved], [pruned for _, pruned in solved]
 
 
 def _solve_layer(
-    weight_MN: Tensor, damped_NN: Tensor, scale_N: Tensor, values_N: Tensor, vectors_NN: Tensor, target: Target
+    weight_MN: Tensor, damped_NN: Tensor, scale_N: Tensor, gram_NN: Tensor, target: Target
 ) -> tuple[Tensor, Tensor]:
-    start_MN = prune_matrix((weight_MN * scale_N).abs(), target)
-    pruned_MN = _admm(weight_MN * scale_N, start_MN, values_N, vectors_NN, target)
+    dense_MN = weight_MN * scale_N
+    start_MN = prune(dense_MN.abs(), target)
+    pruned_MN = _admm(dense_MN, start_MN, gram_NN, target)
     candidates = [(refine(weight_MN, mask_MN, damped_NN), mask_MN) for mask_MN in (pruned_MN, start_MN)]
     losses = [float(errors(weight_MN, refined_MN, damped_NN).sum()) for refined_MN, _ in candidates]
     # ADMM on a problem that is not convex may, rarely, end worse than it began.
     return candidates[0] if losses[0] <= losses[1] else candidates[1]
 
 
-def _admm(dense_MN: Tensor, pruned_MN: Tensor, values_N: Tensor, vectors_NN: Tensor, target: Target) -> Tensor:
+def _admm(dense_MN: Tensor, pruned_MN: Tensor, gram_NN: Tensor, target: Target) -> Tensor:
     """What is pruned in the end, for weights in scaled coordinates and a first mask.
 
-    With G = QΛQᵀ and rows w of the dense weights: B = (wG − V + ρD)(G + ρ)⁻¹, D = what the target leaves of B + V/ρ,
-    V ← V + ρ(B − D).
+    For rows w of the dense weights: B = (wG − V + ρD)(G + ρ)⁻¹, D = what the target leaves of B + V/ρ,
+    V ← V + ρ(B − D), which is ρ times what the target takes of B + V/ρ.
     """
-    goal_MN = dense_MN @ vectors_NN * values_N  # wG, in the eigenvectors' coordinates
+    goal_MN = dense_MN @ gram_NN
     kept_count = int((~pruned_MN).sum())
     feasible_MN = dense_MN.masked_fill(pruned_MN, 0)
     dual_MN = torch.zeros_like(dense_MN)
     penalty, before_MN = _FIRST_PENALTY, pruned_MN
+    inverse_NN = _inverse(gram_NN, penalty)
     for iteration in range(1, _MAX_ITERATIONS + 1):
-        pulled_MN = (penalty * feasible_MN - dual_MN) @ vectors_NN
-        free_MN = ((goal_MN + pulled_MN) / (values_N + penalty)) @ vectors_NN.T
-        proposal_MN = free_MN + dual_MN / penalty
-        pruned_MN = prune_matrix(proposal_MN.abs(), target)
-        feasible_MN = proposal_MN.masked_fill(pruned_MN, 0)
-        dual_MN = dual_MN + penalty * (free_MN - feasible_MN)
+        free_MN = torch.add(goal_MN, feasible_MN, alpha=penalty).sub_(dual_MN) @ inverse_NN
+        proposal_MN = free_MN.add_(dual_MN, alpha=1 / penalty)
+        pruned_MN = prune(proposal_MN.abs(), target)
+        taken_MN = proposal_MN * pruned_MN
+        feasible_MN = proposal_MN.sub_(taken_MN)
+        dual_MN = taken_MN.mul_(penalty)
         if iteration % _UPDATE_EVERY == 0:
             changed = int((pruned_MN & ~before_MN).sum())
             if changed == 0:
                 break
             penalty *= 1.3 if changed >= 0.1 * kept_count else 1.2 if changed >= 0.005 * kept_count else 1.1
+            inverse_NN = _inverse(gram_NN, penalty)
             before_MN = pruned_MN
     return pruned_MN
+
+
+def _inverse(gram_NN: Tensor, penalty: float) -> Tensor:
+    """(G + ρ)⁻¹ for G with a diagonal of ones."""
+    shifted_NN = gram_NN.clone()
+    shifted_NN.diagonal().add_(penalty)
+    lower_NN, failed = torch.linalg.cholesky_ex(shifted_NN)
+    if int(failed):
+        raise FloatingPointError("the second moments of the inputs cannot be factorised")
+    return torch.cholesky_inverse(lower_NN)

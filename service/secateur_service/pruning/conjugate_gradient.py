@@ -25,25 +25,28 @@ def refine(dense_MN: Tensor, pruned_MN: Tensor, hessian_NN: Tensor, *, steps: in
     """
     diagonal = hessian_NN.diagonal()
     preconditioner_N = torch.where(diagonal > 0, 1 / diagonal, 0)
-    weight_MN = dense_MN.masked_fill(pruned_MN, 0)
-    start_MN = weight_MN
-    gradient_MN = (dense_MN - weight_MN) @ hessian_NN  # of half the error, downhill
-    residual_MN = gradient_MN.masked_fill(pruned_MN, 0)
+    kept_MN = (~pruned_MN).to(dense_MN.dtype)  # to multiply with: several times as fast as filling by booleans
+    start_MN = dense_MN.masked_fill(pruned_MN, 0)
+    lost_MN = dense_MN - start_MN
+    residual_MN = lost_MN @ hessian_NN  # the gradient of half the error, downhill
+    start_error_M = (residual_MN * lost_MN).sum(1)
+    residual_MN.mul_(kept_MN)
     scaled_MN = residual_MN * preconditioner_N
-    direction_MN = scaled_MN
+    direction_MN = scaled_MN.clone()
     power_M1 = (residual_MN * scaled_MN).sum(1, keepdim=True)
+    weight_MN = start_MN.clone()
     for _ in range(steps):
         image_MN = direction_MN @ hessian_NN
         curvature_M1 = (direction_MN * image_MN).sum(1, keepdim=True)
         step_M1 = torch.where(curvature_M1 > 0, power_M1 / curvature_M1, 0)
-        weight_MN = weight_MN + step_M1 * direction_MN
-        residual_MN = residual_MN - step_M1 * image_MN.masked_fill(pruned_MN, 0)
+        weight_MN.addcmul_(step_M1, direction_MN)
+        residual_MN.addcmul_(step_M1, image_MN.mul_(kept_MN), value=-1)
         scaled_MN = residual_MN * preconditioner_N
         new_power_M1 = (residual_MN * scaled_MN).sum(1, keepdim=True)
-        direction_MN = scaled_MN + torch.where(power_M1 > 0, new_power_M1 / power_M1, 0) * direction_MN
+        direction_MN.mul_(torch.where(power_M1 > 0, new_power_M1 / power_M1, 0)).add_(scaled_MN)
         power_M1 = new_power_M1
     # Rounding may spoil a row that was at its optimum already.
-    worse_M = errors(dense_MN, weight_MN, hessian_NN) > errors(dense_MN, start_MN, hessian_NN)
+    worse_M = errors(dense_MN, weight_MN, hessian_NN) > start_error_M
     return torch.where(worse_M[:, None], start_MN, weight_MN)
 
 

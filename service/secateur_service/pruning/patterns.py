@@ -9,17 +9,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
-_CHUNK_ELEMENTS = 1 << 24
+_CHUNK_ELEMENTS = 1 << 22
+
+# Up to this many columns it is faster to compare all pairs than to select.
+_RANKED_SIZE = 4
+_DEVICE_RANKED_SIZE = 32
+_FEW_ROWS = 64
 
 
 @dataclass(frozen=True)
 class Unstructured:
-    """A share `sparsity` of the weights of every comparison group is pruned, rounded down."""
+    """A share `sparsity` of the weights that compete with each other is pruned, rounded down.
+
+    Attributes:
+        sparsity: between 0 and 1.
+        group: which weights compete: those of an output `row`, or those of the whole `layer`.
+    """
 
     sparsity: float
+    group: str = "row"
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,7 @@ def select_smallest(scores: Tensor, count: int) -> Tensor:
     """Mark the `count` smallest scores of every row; among equal ones the lower index comes first.
 
     Args:
-        scores: R×K, finite.
+        scores: R×K, float32, finite.
         count: between 0 and K.
 
     Returns:
@@ -51,45 +63,67 @@ def select_smallest(scores: Tensor, count: int) -> Tensor:
     rows, size = scores.shape
     if count <= 0 or count >= size:
         return torch.full_like(scores, count > 0, dtype=torch.bool)
-    selected = torch.empty_like(scores, dtype=torch.bool)
+    if size <= (_RANKED_SIZE if scores.device.type == "cpu" else _DEVICE_RANKED_SIZE):
+        return _select_by_rank(scores, count)
+    selected = torch.empty(rows, size, dtype=torch.bool, device=scores.device)
     step = max(1, _CHUNK_ELEMENTS // size)
     for start in range(0, rows, step):
-        chunk = scores[start : start + step]
-        threshold = chunk.kthvalue(count, dim=-1, keepdim=True).values
-        below, tied = chunk < threshold, chunk == threshold
-        missing = count - below.sum(-1, keepdim=True)
-        if bool((tied.sum(-1, keepdim=True) > missing).any()):
-            tied &= tied.cumsum(-1, dtype=torch.int32) <= missing
-        selected[start : start + step] = below | tied
+        chunk, marked = scores[start : start + step], selected[start : start + step]
+        threshold = _kth_smallest(chunk, count)
+        torch.le(chunk, threshold, out=marked)
+        excess = _count(marked) - count
+        if bool(excess.any()):
+            _unmark_last(marked, chunk == threshold, excess)
     return selected
 
 
-def prune_rows(scores: Tensor, target: Target) -> Tensor:
-    """Mark what to prune where weights compete within their row.
+def _kth_smallest(scores: Tensor, k: int) -> Tensor:
+    """The k-th smallest of every row: R×1."""
+    if scores.device.type == "cpu":  # NumPy's selection uses vector instructions, torch's does not
+        return torch.from_numpy(np.partition(scores.numpy(), k - 1, axis=1)[:, k - 1, None].copy())
+    if len(scores) < _FEW_ROWS:  # kthvalue has one thread block per row, topk several
+        return scores.topk(k, largest=False, sorted=False).values.amax(-1, keepdim=True)
+    return scores.kthvalue(k, dim=-1, keepdim=True).values
+
+
+def _select_by_rank(scores: Tensor, count: int) -> Tensor:
+    """The same for few columns: how many of its row come before a score, from all pairs of columns."""
+    scores_KR = scores.T.contiguous()
+    rank_KR = torch.zeros_like(scores_KR, dtype=torch.uint8)
+    for j in range(1, len(scores_KR)):
+        earlier_first = scores_KR[:j] <= scores_KR[j]
+        rank_KR[j] += earlier_first.sum(0, dtype=torch.uint8)
+        rank_KR[:j] += ~earlier_first
+    return (rank_KR < count).T
+
+
+def _unmark_last(marked: Tensor, tied: Tensor, excess: Tensor) -> None:
+    """Unmark the last `excess` (R) of the tied places of every row: R×K each."""
+    flat = tied.reshape(-1).nonzero().squeeze(1)
+    row = flat // tied.shape[1]
+    kept_until = _count(tied).cumsum(0) - excess
+    marked.view(-1)[flat[torch.arange(len(flat), device=flat.device) >= kept_until[row]]] = False
+
+
+def _count(marks: Tensor) -> Tensor:
+    """How many booleans of every row are true: R."""
+    if marks.device.type == "cpu":  # torch would convert each to an integer of 64 bits first
+        return torch.from_numpy(np.count_nonzero(marks.numpy(), axis=1))
+    return marks.sum(1)
+
+
+def prune(scores: Tensor, target: Target) -> Tensor:
+    """Mark what to prune.
 
     Args:
         scores: m×n; a larger score means a weight more worth keeping.
-        target: unstructured within each row, or N:M within each group of a row.
+        target: unstructured within each row or over the matrix, or N:M within each group of a row.
 
     Returns:
         m×n booleans, true where the weight goes.
     """
-    if isinstance(target, Unstructured):
-        return select_smallest(scores, target_count(scores.shape[1], target.sparsity))
-    groups = scores.reshape(-1, target.group)
-    return select_smallest(groups, target.group - target.kept).reshape(scores.shape)
-
-
-def prune_matrix(scores: Tensor, target: Target) -> Tensor:
-    """Mark what to prune where weights compete within the whole matrix; N:M is N:M, whatever competes.
-
-    Args:
-        scores: m×n; a larger score means a weight more worth keeping.
-        target: unstructured over the matrix, or N:M within each group of a row.
-
-    Returns:
-        m×n booleans, true where the weight goes.
-    """
-    if isinstance(target, Unstructured):
-        return prune_rows(scores.reshape(1, -1), target).reshape(scores.shape)
-    return prune_rows(scores, target)
+    if isinstance(target, NofM):
+        groups = scores.reshape(-1, target.group)
+        return select_smallest(groups, target.group - target.kept).reshape(scores.shape)
+    competing = scores if target.group == "row" else scores.reshape(1, -1)
+    return select_smallest(competing, target_count(competing.shape[1], target.sparsity)).reshape(scores.shape)

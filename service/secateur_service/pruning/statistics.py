@@ -1,10 +1,13 @@
 """Second moments of a layer's inputs, kept per language.
 
 Second moments are additive, so each language keeps its own sums and the mix is applied when a layer is solved:
-a_j² = Σ_ℓ w_ℓ · diag(X_ℓᵀX_ℓ)_j / T_ℓ and H = Σ_ℓ w_ℓ · X_ℓᵀX_ℓ / T_ℓ. The full matrices are summed with their weights
-at once, because only their mix is needed; the diagonals are kept apart.
+a_j² = Σ_ℓ w_ℓ · diag(X_ℓᵀX_ℓ)_j / T_ℓ and H = Σ_ℓ w_ℓ · X_ℓᵀX_ℓ / T_ℓ. Where only the mix of the full matrices is
+needed, they are summed with their weights at once.
 
-Sums run over fixed tiles of tokens in a fixed order: how many sequences share a forward pass does not enter.
+The tokens of a language are one stream, summed by tiles of a fixed number of tokens in a fixed order, however the
+stream is divided into batches and sequences: what does not fill a tile waits for the next batch. So the sums do not
+depend on the size of a batch. Only experts of a mixture may be handed a batch's tokens in an order that depends on
+what else is in the batch; their sums are the same for the same division into batches.
 """
 
 from __future__ import annotations
@@ -14,7 +17,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from secateur_service.pruning.methods import Moments
+
+# Tokens per product: enough for a matrix product to run at full speed, also against reading and writing the n×n sums.
 TILE_TOKENS = 2048
+_DEVICE_TILE_TOKENS = 16384
+
+# Columns per panel of the lower triangle: (1 + 1/_PANELS) / 2 of a full product's operations.
+_PANELS = 8
+_MIN_PANEL = 128
 
 
 class InputStatistics:
@@ -23,9 +34,13 @@ class InputStatistics:
     Args:
         width: n.
         weights: mixing weight of each language, summing to one.
-        tokens: number of tokens T_ℓ that each language will contribute.
+        tokens: number of tokens T_ℓ that each language stands for. An expert of a mixture sees fewer; its sums are
+            divided by T_ℓ all the same, so that a language counts by how much of it comes here.
         device: where the sums are kept.
-        with_gram: whether the n×n matrix of the mix is needed.
+        moments: what is needed of them.
+
+    Attributes:
+        seen: number of tokens of each language so far.
     """
 
     def __init__(
@@ -35,30 +50,145 @@ class InputStatistics:
         tokens: Mapping[str, int],
         device: torch.device,
         *,
-        with_gram: bool,
+        moments: Moments,
     ) -> None:
         self.weights = dict(weights)
         self.tokens = dict(tokens)
-        self.square_sums = {
-            language: torch.zeros(width, dtype=torch.float64, device=device) for language in self.weights
-        }
-        self.gram = torch.zeros(width, width, dtype=torch.float32, device=device) if with_gram else None
+        self.seen = dict.fromkeys(self.weights, 0)
+        self._tile_tokens = TILE_TOKENS if device.type == "cpu" else _DEVICE_TILE_TOKENS
+        self._open_tiles: dict[str, tuple[Tensor, int]] = {}  # the tile under way, and how many tokens are in it
+        self._square_sums = {name: torch.zeros(width, dtype=torch.float64, device=device) for name in self.weights}
+        self._mix = _Gram(width, device) if moments is Moments.FULL else None
+        self._by_language = (
+            {name: _Gram(width, device) for name in self.weights} if moments is Moments.BY_LANGUAGE else {}
+        )
 
+    @torch.no_grad()
     def update(self, inputs: Tensor, language: str) -> None:
-        """Add the inputs B×S×n of sequences of one language."""
-        step = max(1, TILE_TOKENS // inputs.shape[1])
-        for start in range(0, inputs.shape[0], step):
-            x_TN = inputs[start : start + step].reshape(-1, inputs.shape[-1]).float()
-            self.square_sums[language] += x_TN.square().sum(0)
-            if self.gram is not None and self.weights[language] > 0:
-                self.gram.addmm_(x_TN.T, x_TN, alpha=self.weights[language] / self.tokens[language])
+        """Add the inputs B×S×n of sequences, or T×n of tokens, of one language; T may be 0."""
+        x_TN = inputs.reshape(-1, inputs.shape[-1])
+        self.seen[language] += len(x_TN)
+        size = self._tile_tokens
+        if language in self._open_tiles:
+            tile, filled = self._open_tiles.pop(language)
+            taken = min(size - filled, len(x_TN))
+            tile[filled : filled + taken] = x_TN[:taken]
+            x_TN = x_TN[taken:]
+            self._open_tiles[language] = tile, filled + taken
+            if filled + taken == size:
+                self._close(language)
+        whole = len(x_TN) - len(x_TN) % size
+        for tile in x_TN[:whole].split(size) if whole else ():
+            self._add(tile, language)
+        rest = x_TN[whole:]
+        if self.seen[language] >= self.tokens[language]:  # no more will come
+            self._close(language)
+            self._add(rest, language)
+        elif len(rest):
+            tile = rest.new_empty(size, rest.shape[1])
+            tile[: len(rest)] = rest
+            self._open_tiles[language] = tile, len(rest)
 
     def mean_squares(self) -> Tensor:
         """Σ_ℓ w_ℓ · diag(G_ℓ) / T_ℓ: n, float64."""
-        return torch.stack(
-            [self.square_sums[name] * (weight / self.tokens[name]) for name, weight in self.weights.items()]
-        ).sum(0)
+        means = self.language_mean_squares()
+        return torch.stack([means[name] * weight for name, weight in self.weights.items()]).sum(0)
+
+    def language_mean_squares(self) -> dict[str, Tensor]:
+        """diag(G_ℓ) / T_ℓ of every language: n, float64."""
+        self._close_all()
+        return {name: sums / self.tokens[name] for name, sums in self._square_sums.items()}
+
+    @property
+    def gram(self) -> Tensor | None:
+        """H = Σ_ℓ w_ℓ · G_ℓ / T_ℓ: n×n, float32; None where it was not asked for. Not to be modified."""
+        self._close_all()
+        if self._mix is not None:
+            return self._mix.matrix()
+        if not self._by_language:
+            return None
+        mix_NN = torch.zeros_like(next(iter(self._by_language.values())).matrix())
+        for name, weight in self.weights.items():
+            mix_NN.add_(self._by_language[name].matrix(), alpha=weight)
+        return mix_NN
+
+    def language_gram(self, language: str) -> Tensor:
+        """G_ℓ / T_ℓ: n×n, float32. Not to be modified.
+
+        Raises:
+            KeyError: no such language, or the moments were not asked for by language.
+        """
+        self._close_all()
+        return self._by_language[language].matrix()
+
+    def reweight(self, weights: Mapping[str, float]) -> None:
+        """Replace the mixing weights; no input has to be seen again.
+
+        Raises:
+            ValueError: other languages, or a mix of full moments that cannot be taken apart.
+        """
+        if weights.keys() != self.weights.keys():
+            raise ValueError(f"weights for {sorted(weights)} where the languages are {sorted(self.weights)}")
+        if self._mix is not None:
+            raise ValueError("the moments of the languages were summed into one mix; ask for them by language")
+        self.weights = dict(weights)
 
     def is_finite(self) -> bool:
         """Whether no input was NaN or infinite."""
-        return bool(torch.isfinite(self.mean_squares()).all())
+        return all(bool(torch.isfinite(means).all()) for means in self.language_mean_squares().values())
+
+    def _close_all(self) -> None:
+        for language in list(self._open_tiles):
+            self._close(language)
+
+    def _close(self, language: str) -> None:
+        """Add the tile under way as it is, if there is one."""
+        tile, filled = self._open_tiles.pop(language, (None, 0))
+        if tile is not None:
+            self._add(tile[:filled], language)
+
+    def _add(self, tile_TN: Tensor, language: str) -> None:
+        if not len(tile_TN):
+            return
+        if tile_TN.is_cuda:
+            # One kernel that reads the tile once; on a CPU it is the slower way.
+            norms_N = torch.linalg.vector_norm(tile_TN, dim=0, dtype=torch.float32)
+            self._square_sums[language] += norms_N.double().square()
+        else:
+            tile_TN = tile_TN.float()
+            self._square_sums[language] += tile_TN.square().sum(0)
+        if self._by_language:
+            self._by_language[language].add(tile_TN, 1 / self.tokens[language])
+        elif self._mix is not None and self.weights[language] > 0:
+            self._mix.add(tile_TN, self.weights[language] / self.tokens[language])
+
+
+class _Gram:
+    """A sum of αXᵀX, n×n, float32: symmetric, so that only its lower triangle is added up, by panels of columns."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self._sum_NN = torch.zeros(width, width, dtype=torch.float32, device=device)
+        step = max(_MIN_PANEL, -(-width // _PANELS))
+        self._panels = [slice(start, min(start + step, width)) for start in range(0, width, step)]
+        self._is_whole = True
+
+    def add(self, x_TN: Tensor, factor: float) -> None:
+        """Add factor·XᵀX; inputs of 16 bits are multiplied as they are and summed in float32, which only GPUs can."""
+        for panel in self._panels:
+            below_KP = self._sum_NN[panel.start :, panel]
+            left_KT, right_TP = x_TN[:, panel.start :].T, x_TN[:, panel]
+            if x_TN.dtype != torch.float32:
+                below_KP.add_(torch.mm(left_KT, right_TP, out_dtype=torch.float32), alpha=factor)
+            else:
+                below_KP.addmm_(left_KT, right_TP, alpha=factor)
+        self._is_whole = False
+
+    def matrix(self) -> Tensor:
+        """The sum, with its upper triangle copied from the lower one."""
+        if not self._is_whole:
+            for panel in self._panels:
+                corner = self._sum_NN[panel, panel]
+                corner.copy_(corner.tril() + corner.tril(-1).T)
+                self._sum_NN[panel, panel.stop :] = self._sum_NN[panel.stop :, panel].T
+            self._is_whole = True
+        return self._sum_NN

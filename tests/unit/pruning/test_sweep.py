@@ -1,0 +1,90 @@
+"""The sweep over one block of columns: in torch, and as one kernel where Triton is at hand."""
+
+import importlib
+
+import pytest
+import torch
+
+from secateur_service.pruning.patterns import NofM
+from secateur_service.pruning.sweep import sweep, sweep_columns
+
+PATTERNS = pytest.mark.parametrize("groups", [None, NofM(2, 4), NofM(1, 3), NofM(5, 6), NofM(1, 12)])
+
+
+def block(columns, rows, seed=0):
+    """Weights, a mask of which half is set, and the upper triangular factor of a positive definite matrix."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2 * columns + 1, columns, generator=generator)
+    factor = torch.linalg.cholesky(torch.linalg.inv(x.T @ x / len(x) + 0.1 * torch.eye(columns))).T
+    weight = torch.randn(columns, rows, generator=generator)
+    return weight, torch.rand(columns, rows, generator=generator) < 0.5, factor
+
+
+def scalar_by_scalar(weight, pruned, factor, groups):
+    """The same by its definition, in float64."""
+    w, mask, u = weight.double().clone(), pruned.clone(), factor.double()
+    for row in range(w.shape[1]):
+        for j in range(w.shape[0]):
+            if groups is not None and j % groups.group == 0:
+                group = slice(j, j + groups.group)
+                order = (w[group, row] / u.diagonal()[group]).abs().argsort(stable=True)
+                mask[group, row] = False
+                mask[j + order[: groups.group - groups.kept], row] = True
+            if mask[j, row]:
+                error = w[j, row] / u[j, j]
+                w[j:, row] -= error * u[j, j:]
+                w[j, row] = 0
+    return w, mask
+
+
+@PATTERNS
+@pytest.mark.parametrize("columns", [1, 12, 60, 132])
+def test_every_removed_weight_moves_those_to_its_right(columns, groups):
+    if groups is not None and columns % groups.group:
+        columns = groups.group * max(1, columns // groups.group)
+    weight, pruned, factor = block(columns, 9)
+    expected, expected_mask = scalar_by_scalar(weight, pruned, factor, groups)
+    sweep(weight, pruned, factor, groups)
+    assert torch.equal(pruned, expected_mask)
+    torch.testing.assert_close(weight.double(), expected, rtol=1e-4, atol=1e-4)
+    assert bool((weight[pruned] == 0).all())
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """The kernel's module; without a GPU, Triton interprets it, if it is told so before it is imported."""
+    if not torch.cuda.is_available():
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+    pytest.importorskip("triton")
+    return importlib.import_module("secateur_service.pruning.sweep_kernel")
+
+
+@PATTERNS
+@pytest.mark.parametrize(("columns", "rows"), [(1, 1), (12, 1), (12, 8), (60, 21), (120, 5)])
+def test_the_kernel_does_what_torch_does(kernel, columns, rows, groups):
+    if groups is not None and columns % groups.group:
+        columns = groups.group * max(1, columns // groups.group)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    weight, pruned, factor = (tensor.to(device) for tensor in block(columns, rows))
+    if rows > 2:
+        weight[:, 1] = weight[:, 0]  # rows that are equal
+        weight[:, 2] = 0
+    diagonal = factor.diagonal()[:, None]
+    results = []
+    for way in (kernel.sweep, sweep_columns):
+        swept, mask = weight.clone(), pruned.clone()
+        way(swept, mask, factor / diagonal, 1 / diagonal, groups)
+        results.append((swept, mask))
+    assert torch.equal(results[0][1], results[1][1])
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@PATTERNS
+def test_a_gpu_sweeps_as_the_cpu_does(groups):
+    weight, pruned, factor = block(120, 300)
+    on_gpu = [tensor.cuda() for tensor in (weight, pruned, factor)]
+    sweep(weight, pruned, factor, groups)
+    sweep(*on_gpu, groups)
+    assert torch.equal(on_gpu[1].cpu(), pruned)
+    torch.testing.assert_close(on_gpu[0].cpu(), weight, rtol=1e-3, atol=1e-3)
