@@ -36,6 +36,8 @@ class ServiceInfo:
         methods: Pruning methods.
         updates: What can happen to the weights that stay.
         orders: Orders of calibration and pruning.
+        policies: Where the weights of a mix can come from.
+        allocations: How the sparsity can be divided between blocks.
         architectures: `model_type` of the models it can prune.
         devices: Device slots of the replica that answered.
         file_roots: Folders under which `file://` models and corpora may lie.
@@ -47,6 +49,8 @@ class ServiceInfo:
     methods: tuple[str, ...]
     updates: tuple[str, ...]
     orders: tuple[str, ...]
+    policies: tuple[str, ...]
+    allocations: tuple[str, ...]
     architectures: tuple[str, ...]
     devices: tuple[str, ...]
     file_roots: tuple[str, ...]

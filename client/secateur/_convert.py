@@ -103,6 +103,8 @@ def info_from(message: service_pb.ServiceInfo) -> ServiceInfo:
         methods=tuple(message.methods),
         updates=tuple(message.updates),
         orders=tuple(message.orders),
+        policies=tuple(message.policies),
+        allocations=tuple(message.allocations),
         architectures=tuple(message.architectures),
         devices=tuple(message.devices),
         file_roots=tuple(message.file_roots),

@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Required, TypeAlias, TypedDict, Unpack
 
 Languages: TypeAlias = Mapping[str, float] | Sequence[str]
-"""A mix: languages (BCP 47) with their weights, or languages that weigh the same."""
+"""A mix: languages (BCP 47) with their weights, or languages without."""
+
+Overrides: TypeAlias = Mapping[str, float | str] | Sequence[Mapping[str, Any]]
+"""Layers that are treated otherwise than the rest: `{"model.layers.0.*": "dense", "*.down_proj.weight": 0.4}`, or a
+list of mappings with `layers` and one of `sparsity`, `pattern` and `dense`. The last that matches a layer holds.
+"""
 
 
 class SpecOptions(TypedDict, total=False):
@@ -18,14 +23,23 @@ class SpecOptions(TypedDict, total=False):
         samples: Calibration sequences in all.
         sequence_length: Tokens per sequence.
         seed: Seed of the draw of the calibration text.
-        method: `magnitude`, `wanda` or `sparsegpt`.
+        policy: Where the weights of the mix come from: weights, proportional, temperature or minimax.
+        temperature: T of the policy temperature; 1 keeps the shares, a large one evens them out.
+        method: `magnitude`, `wanda`, `wanda_multilingual`, `ria`, `sparsegpt` or `alps`.
         sparsity: Share of the weights set to zero, between 0 and 1. Either this or `pattern`.
         pattern: `N:M`: N weights kept of every M consecutive inputs.
         update: What happens to the weights that stay: none, cg or obs; by default the method's own.
-        order: Order of calibration and pruning.
+        order: Order of calibration and pruning: block, true_sequential or dense.
+        group: Which weights compete: those of an output row, or those of a layer; by default the method's own.
+        spread: How much `wanda_multilingual` adds for inputs that languages use differently.
+        allocation: How sparse each block becomes: uniform, owl or multilingual.
+        span: Half the range of the blocks' sparsities.
+        outlier: The multiple of a block's mean score above which a score is an outlier.
+        overrides: Layers that are treated otherwise than the rest.
         evaluation_corpus: Folder with the evaluation text; without it, a part of the calibration corpus is set aside.
         evaluation_languages: Languages to evaluate; without them, those of the mix.
         tokens_per_language: Tokens of evaluation text per language.
+        layer_snr: Whether the report has every layer's signal-to-noise ratio.
         destination: Where to publish, `s3://bucket/prefix` or `file:///folder`.
         max_attempts: Attempts before the job is given up.
     """
@@ -35,32 +49,50 @@ class SpecOptions(TypedDict, total=False):
     samples: int | None
     sequence_length: int | None
     seed: int | None
+    policy: str | None
+    temperature: float | None
     method: str | None
     sparsity: float | None
     pattern: str | None
     update: str | None
     order: str | None
+    group: str | None
+    spread: float | None
+    allocation: str | None
+    span: float | None
+    outlier: float | None
+    overrides: Overrides | None
     evaluation_corpus: str | None
     evaluation_languages: Sequence[str] | None
     tokens_per_language: int | None
+    layer_snr: bool | None
     destination: str | None
     max_attempts: int | None
 
 
-PATHS: Mapping[str, tuple[str, str]] = {
+PATHS: Mapping[str, tuple[str, ...]] = {
     "corpus": ("calibration", "corpus"),
     "languages": ("calibration", "languages"),
     "samples": ("calibration", "samples"),
     "sequence_length": ("calibration", "sequence_length"),
     "seed": ("calibration", "seed"),
+    "policy": ("calibration", "policy"),
+    "temperature": ("calibration", "temperature"),
     "method": ("pruning", "method"),
     "sparsity": ("pruning", "sparsity"),
     "pattern": ("pruning", "pattern"),
     "update": ("pruning", "update"),
     "order": ("pruning", "order"),
+    "group": ("pruning", "group"),
+    "spread": ("pruning", "spread"),
+    "allocation": ("pruning", "allocation", "policy"),
+    "span": ("pruning", "allocation", "span"),
+    "outlier": ("pruning", "allocation", "outlier"),
+    "overrides": ("pruning", "overrides"),
     "evaluation_corpus": ("evaluation", "corpus"),
     "evaluation_languages": ("evaluation", "languages"),
     "tokens_per_language": ("evaluation", "tokens_per_language"),
+    "layer_snr": ("evaluation", "layer_snr"),
     "destination": ("output", "destination"),
     "max_attempts": ("execution", "max_attempts"),
 }
@@ -94,14 +126,23 @@ def with_options(spec: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
     if unknown:
         raise TypeError(f"no such option: {', '.join(sorted(unknown))}; known are {', '.join(PATHS)}")
     given = {name: value for name, value in options.items() if value is not None}
-    merged = {name: dict(part) if isinstance(part, Mapping) else part for name, part in spec.items()}
-    if given.keys() & {"sparsity", "pattern"} and isinstance(merged.get("pruning"), dict):
-        merged["pruning"].pop("sparsity", None)
-        merged["pruning"].pop("pattern", None)
+    merged = dict(spec)
+    if given.keys() & {"sparsity", "pattern"}:
+        target = _part(merged, ("pruning",))
+        target.pop("sparsity", None)
+        target.pop("pattern", None)
     for option, value in given.items():
-        part, field = PATHS[option]
-        if merged.get(part) is None:
-            merged[part] = {}
-        if isinstance(merged[part], dict):
-            merged[part][field] = value
+        *path, field = PATHS[option]
+        _part(merged, path)[field] = value
     return merged
+
+
+def _part(spec: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """A part of a specification for writing, copied on the way; where something else stands, a part of nothing."""
+    for name in path:
+        inner = spec.get(name)
+        if inner is not None and not isinstance(inner, Mapping):
+            return {}
+        spec[name] = dict(inner or {})
+        spec = spec[name]
+    return spec

@@ -26,6 +26,7 @@ SpecSource: TypeAlias = "Mapping[str, Any] | str | os.PathLike[str]"
 
 MAX_FILE_BYTES = 2**20
 _LANGUAGE_WEIGHT = pb.LanguageWeight.DESCRIPTOR
+_LAYER_OVERRIDE = pb.LayerOverride.DESCRIPTOR
 _INTEGER_BITS = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
 _Report = Callable[[str, str], None]
 
@@ -56,6 +57,13 @@ def spec_message(data: Mapping[str, Any]) -> pb.PruneSpec:
 def spec_mapping(message: pb.PruneSpec) -> dict[str, Any]:
     """The inverse of `spec_message`: plain data with the fields that are set."""
     return _plain(message)
+
+
+def layer_override(layers: Any, choice: Any) -> dict[str, Any]:
+    """An override from its short form: `0.6` is a sparsity, `2:4` a pattern, and `dense` keeps the layers."""
+    if choice == "dense":
+        return {"layers": layers, "dense": True}
+    return {"layers": layers, "pattern" if isinstance(choice, str) else "sparsity": choice}
 
 
 def read_spec(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -135,14 +143,24 @@ def _set(message: Message, field: FieldDescriptor, value: Any, path: str, report
 
 
 def _entries(kind: Descriptor, value: Any, path: str, report: _Report) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    """The entries of a list of messages; a mix may also be written `{de: 0.5, en: 0.5}` or `[de, en]`."""
+    """The entries of a list of messages, some of which have a short form.
+
+    A mix may be written `{de: 0.5, en: 0.5}` or `[de, en]`, and overrides `{"*.down_proj.weight": 0.4}`.
+    """
     mix = kind is _LANGUAGE_WEIGHT
     if mix and isinstance(value, Mapping):
         for language, weight in value.items():
             yield f"{path}.{language}", {"language": language, "weight": weight}
         return
-    expected = "a mapping such as {de: 0.7, en: 0.3} or a list of languages" if mix else "a list"
-    for position, item in enumerate(_items(value, expected, path, report)):
+    if kind is _LAYER_OVERRIDE and isinstance(value, Mapping):
+        for layers, choice in value.items():
+            yield f"{path}.{layers}", layer_override(layers, choice)
+        return
+    expected = {
+        _LANGUAGE_WEIGHT: "a mapping such as {de: 0.7, en: 0.3} or a list of languages",
+        _LAYER_OVERRIDE: 'a mapping such as {"*.down_proj.weight": 0.4} or a list of overrides',
+    }
+    for position, item in enumerate(_items(value, expected.get(kind, "a list"), path, report)):
         if isinstance(item, Mapping):
             yield f"{path}[{position}]", item
         elif mix and isinstance(item, str):
@@ -164,6 +182,8 @@ def _scalar_fault(field: FieldDescriptor, value: Any) -> str:
         if not isinstance(value, str):
             return f"expected a text, not {_kind(value)}; put it in quotes if it is meant literally"
         return "" if _is_unicode(value) else "holds characters that are no Unicode text"
+    if field.type == FieldDescriptor.TYPE_BOOL:
+        return "" if isinstance(value, bool) else f"expected true or false, not {_kind(value)}"
     if field.type in _INTEGER_BITS:
         if not isinstance(value, int) or isinstance(value, bool):
             return f"expected a whole number, not {_kind(value)}"

@@ -7,6 +7,7 @@ the layers. The result is the resolved specification, in which no default is lef
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,14 @@ from secateur_service.calibration.corpora import Corpus, CorpusRefusedError
 from secateur_service.errors import FieldViolation, InvalidSpecError
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, open_checkpoint
 from secateur_service.models.reference import ReferenceRefusedError, resolve_folder
+from secateur_service.models.safetensors import TensorInfo
 from secateur_service.pipeline.estimate import estimate_cost
 from secateur_service.pipeline.outcome import Estimate
 from secateur_service.spec import (
     DEFAULT_SEQUENCE_LENGTH,
     CalibrationSpec,
     EvaluationSpec,
-    LanguageWeight,
+    LayerOverride,
     ModelSpec,
     OutputSpec,
     PruneSpec,
@@ -87,7 +89,7 @@ def admit(data: Mapping[str, Any], access: AccessPolicy) -> Admission:
         if evaluation.corpus or evaluation.languages:
             review.corpus("evaluation", corpus, evaluation.languages or mix)
     if "pruning" in parts and checkpoint:
-        review.pattern(parts["pruning"], checkpoint)
+        review.layers(parts["pruning"], checkpoint)
     if "output" in parts:
         review.destination(parts["output"])
     length = review.sequence_length(calibration, evaluation, checkpoint)
@@ -99,23 +101,17 @@ def admit(data: Mapping[str, Any], access: AccessPolicy) -> Admission:
 
 
 def _resolve(spec: PruneSpec, sequence_length: int, access: AccessPolicy) -> PruneSpec:
-    weights = spec.calibration.weights
-    calibration = spec.calibration.model_copy(
-        update={
-            "languages": tuple(LanguageWeight(language=name, weight=weight) for name, weight in weights.items()),
-            "sequence_length": sequence_length,
-        }
-    )
+    calibration = spec.calibration.resolved(sequence_length)
     evaluation = spec.evaluation.model_copy(
         update={
-            "corpus": spec.evaluation.corpus or spec.calibration.corpus,
-            "languages": spec.evaluation.languages or tuple(weights),
+            "corpus": spec.evaluation.corpus or calibration.corpus,
+            "languages": spec.evaluation.languages or tuple(entry.language for entry in calibration.languages),
         }
     )
     output = spec.output
     if output.destination is None and access.destinations:
         output = OutputSpec(destination=access.destinations[0])
-    pruning = spec.pruning.model_copy(update={"update": spec.pruning.effective_update})
+    pruning = spec.pruning.resolved()
     return spec.model_copy(
         update={"calibration": calibration, "pruning": pruning, "evaluation": evaluation, "output": output}
     )
@@ -153,16 +149,31 @@ class _Review:
                 suffix = ".language" if part == "calibration" else ""
                 self._refuse(f"{part}.languages[{position}]{suffix}", f"{language!r}: the corpus {error}")
 
-    def pattern(self, pruning: PruningSpec, checkpoint: Checkpoint) -> None:
-        if pruning.kept_of_group is None:
-            return
-        _, group = pruning.kept_of_group
-        odd = next((info for info in checkpoint.linear_weights() if info.shape[1] % group), None)
-        if odd is not None:
+    def layers(self, pruning: PruningSpec, checkpoint: Checkpoint) -> None:
+        """Every override names layers, every pattern divides the inputs of its layers, and something is pruned."""
+        rules = {info: pruning.override_of(info.name) for info in checkpoint.linear_weights()}
+        names = [info.name for info in rules]
+        fields: dict[LayerOverride | None, str] = {None: "pruning"}
+        for position, override in enumerate(pruning.overrides):
+            fields[override] = f"pruning.overrides[{position}]"
+            if not fnmatch.filter(names, override.layers):
+                self._refuse(
+                    f"{fields[override]}.layers",
+                    f"{override.layers!r} matches no pruned layer; they are called {names[0]} and the like",
+                )
+        odd: dict[LayerOverride | None, TensorInfo] = {}
+        for info, rule in rules.items():
+            _, group = (rule or pruning).kept_of_group or (1, 1)
+            if info.shape[1] % group:
+                odd.setdefault(rule, info)
+        for rule, info in odd.items():
+            _, group = (rule or pruning).kept_of_group or (1, 1)
             self._refuse(
-                "pruning.pattern",
-                f"groups of {group} do not divide the {odd.shape[1]} inputs of {odd.name}; choose another M",
+                f"{fields[rule]}.pattern",
+                f"groups of {group} do not divide the {info.shape[1]} inputs of {info.name}; choose another M",
             )
+        if all(rule is not None and rule.dense for rule in rules.values()):
+            self._refuse("pruning.overrides", "every layer stays dense; let some be pruned")
 
     def destination(self, output: OutputSpec) -> None:
         destination, allowed = output.destination, self._access.destinations

@@ -2,29 +2,49 @@
 
 Every surface (gRPC, `secateur-service run`, the command line) ends here. `parse_spec` checks each part by itself, so
 that all broken rules come back together, and turns pydantic's findings into field violations that name the remedy:
-the description of a field says what it accepts.
+the description of a field says what it accepts, `Part.broken_rules` what fields must obey together.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import langcodes
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from secateur_service.calibration.mixing import (
+    DEFAULT_TEMPERATURE,
+    POLICIES,
+    POLICIES_BY_SHARE,
+    known_share,
+    mixing_weights,
+)
 from secateur_service.errors import FieldViolation, InvalidSpecError
-from secateur_service.pruning.methods import METHODS, UPDATES, goes_together
+from secateur_service.pruning.methods import (
+    GROUPS,
+    METHODS,
+    UPDATES,
+    Moments,
+    Recipe,
+    goes_together,
+)
 
-ORDERS = ("block",)
+ORDERS = ("block", "true_sequential", "dense")
+ALLOCATIONS = ("uniform", "owl", "multilingual")
+DEFAULT_ORDER: Literal["block", "true_sequential", "dense"] = "block"
+DEFAULT_SPAN = 0.08
+DEFAULT_OUTLIER = 5.0
 DEFAULT_SAMPLES = 128
 DEFAULT_SEQUENCE_LENGTH = 2048
 DEFAULT_TOKENS_PER_LANGUAGE = 65536
 
-Uri = Annotated[str, Field(min_length=1, max_length=1024)]
+_SHARE = "a share strictly between 0 and 1, e.g. 0.5"
+_PATTERN = "N:M with 0 < N < M, e.g. 2:4: N weights kept of every M consecutive inputs"
 
 
 def _known_language(tag: str) -> str:
@@ -33,10 +53,41 @@ def _known_language(tag: str) -> str:
     return tag
 
 
+def _keeps_and_prunes(pattern: str) -> str:
+    match = re.fullmatch(r"([0-9]+):([0-9]+)", pattern)
+    if not match or not 0 < int(match[1]) < int(match[2]):
+        raise PydanticCustomError("value", "is not a pattern that keeps some weights and prunes some")
+    return pattern
+
+
+Uri = Annotated[str, Field(min_length=1, max_length=1024)]
+Sparsity = Annotated[float, Field(gt=0, lt=1)]
+Pattern = Annotated[str, Field(max_length=16), AfterValidator(_keeps_and_prunes)]
+
+
+class Broken(NamedTuple):
+    """A rule between fields that is broken: at which field, how, and what to do."""
+
+    field: str
+    problem: str
+    remedy: str
+
+
 class Part(BaseModel):
     """Common rules: no unknown fields, finite numbers, immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def broken_rules(self) -> Iterator[Broken]:
+        """The rules between the fields of this part that it breaks."""
+        return iter(())
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
+        broken = tuple(self.broken_rules())
+        if broken:
+            raise PydanticCustomError("rules", "breaks rules between its fields", {"broken": broken})
+        return self
 
 
 class ModelSpec(Part):
@@ -49,7 +100,9 @@ class LanguageWeight(Part):
     """One language of the mix."""
 
     language: str = Field(description="a BCP 47 tag such as de, uk or zh-Hant", max_length=64)
-    weight: float = Field(default=1.0, ge=0, description="a number that is not negative; weights are normalised")
+    weight: float | None = Field(
+        default=None, ge=0, le=1e12, description="a number from 0 to 1e12, not negative; weights are normalised"
+    )
 
     _known = field_validator("language")(_known_language)
 
@@ -66,17 +119,43 @@ class CalibrationSpec(Part):
     )
     sequence_length: int | None = Field(default=None, ge=2, le=1_048_576, description="tokens per sequence, at least 2")
     seed: int = Field(default=0, ge=0, lt=2**63, description="a whole number that is not negative")
+    policy: Literal["weights", "proportional", "temperature", "minimax"] = Field(
+        default="weights", description="one of " + ", ".join(POLICIES)
+    )
+    temperature: float | None = Field(
+        default=None, ge=1, description="a number of at least 1: 1 keeps the shares, a large one evens them out"
+    )
 
-    @model_validator(mode="after")
-    def _check_mix(self) -> Self:
+    def broken_rules(self) -> Iterator[Broken]:
+        """A mix that can be drawn and weighed."""
         tags = [entry.language for entry in self.languages]
+        given = [entry.weight for entry in self.languages if entry.weight is not None]
         if len(set(tags)) != len(tags):
-            _refuse("languages", "each language may appear once", "merge the entries of a repeated language")
-        if not sum(entry.weight for entry in self.languages) > 0:
-            _refuse("languages", "the weights sum to zero", "give at least one language a positive weight")
+            yield Broken("languages", "each language may appear once", "merge the entries of a repeated language")
+        if len(given) == len(tags) and not any(given):
+            yield Broken("languages", "the weights sum to zero", "give at least one language a positive weight")
         if self.samples < len(tags):
-            _refuse("samples", f"{self.samples} samples cannot serve {len(tags)} languages", "ask for more samples")
-        return self
+            yield Broken(
+                "samples", f"{self.samples} samples cannot serve {len(tags)} languages", "ask for more samples"
+            )
+        if self.temperature is not None and self.policy != "temperature":
+            yield Broken("temperature", f"the policy {self.policy} has none", "leave it out, or use policy temperature")
+        if self.policy == "minimax" and len(tags) - given.count(0) < 2:
+            yield Broken("policy", "minimax balances languages", "give at least two of them a positive weight")
+        if self.policy in POLICIES_BY_SHARE:
+            if 0 < len(given) < len(tags):
+                yield Broken(
+                    "languages",
+                    f"with policy {self.policy} the weights are shares, and some languages have none",
+                    "give every language its share, or none for the shares of mC4",
+                )
+            unknown = [] if given else [tag for tag in tags if known_share(tag) is None]
+            if unknown:
+                yield Broken(
+                    "languages",
+                    f"mC4 has no share of {', '.join(unknown)}",
+                    "give every language its share as its weight",
+                )
 
     @property
     def samples_per_language(self) -> int:
@@ -85,44 +164,117 @@ class CalibrationSpec(Part):
 
     @property
     def weights(self) -> dict[str, float]:
-        """Mixing weight of each language; they sum to one."""
-        total = sum(entry.weight for entry in self.languages)
-        return {entry.language: entry.weight / total for entry in self.languages}
+        """Mixing weight of each language by the policy, for minimax the first ones; they sum to one."""
+        temperature = self.temperature or DEFAULT_TEMPERATURE if self.policy == "temperature" else 1.0
+        return mixing_weights({entry.language: self._share(entry) for entry in self.languages}, temperature)
+
+    def _share(self, entry: LanguageWeight) -> float:
+        if entry.weight is not None:
+            return entry.weight
+        share = known_share(entry.language) if self.policy in POLICIES_BY_SHARE else 1.0
+        assert share is not None  # broken_rules has seen to it
+        return share
+
+    def resolved(self, sequence_length: int) -> Self:
+        """The same with no default left open: of the policies that only yield weights, the weights."""
+        weights = self.weights
+        return self.model_copy(
+            update={
+                "languages": tuple(LanguageWeight(language=name, weight=weight) for name, weight in weights.items()),
+                "policy": "minimax" if self.policy == "minimax" else "weights",
+                "temperature": None,
+                "sequence_length": sequence_length,
+            }
+        )
+
+
+class AllocationSpec(Part):
+    """How sparse each block becomes; all together have the sparsity that was asked for."""
+
+    policy: Literal["uniform", "owl", "multilingual"] = Field(
+        default="uniform", description="one of " + ", ".join(ALLOCATIONS)
+    )
+    span: float | None = Field(
+        default=None, gt=0, lt=0.5, description="half the range of the blocks' sparsities, between 0 and 0.5, e.g. 0.08"
+    )
+    outlier: float | None = Field(
+        default=None, gt=0, le=1e6, description="a multiple of a block's mean score, above which a score is an outlier"
+    )
+
+    def broken_rules(self) -> Iterator[Broken]:
+        """No number that nothing reads."""
+        if self.span is not None and self.policy == "uniform":
+            yield Broken("span", "a uniform allocation has none", "leave it out, or choose another policy")
+        if self.outlier is not None and self.policy == "uniform":
+            yield Broken("outlier", "a uniform allocation counts none", "leave it out, or choose another policy")
+
+
+class LayerOverride(Part):
+    """What happens to the layers of a name instead of what happens to the others."""
+
+    layers: str = Field(
+        min_length=1,
+        max_length=256,
+        description="a name of weights as in the checkpoint, with * and ?, e.g. model.layers.0.* or *.down_proj.weight",
+    )
+    sparsity: Sparsity | None = Field(default=None, description=_SHARE)
+    pattern: Pattern | None = Field(default=None, description=_PATTERN)
+    dense: Literal[True] | None = Field(default=None, description="true, or nothing")
+
+    def broken_rules(self) -> Iterator[Broken]:
+        """One thing happens to a layer."""
+        if sum(choice is not None for choice in (self.sparsity, self.pattern, self.dense)) != 1:
+            yield Broken("sparsity", "exactly one of sparsity, pattern and dense is needed", "e.g. dense: true")
+
+    @property
+    def kept_of_group(self) -> tuple[int, int] | None:
+        """(N, M) of the pattern, None without one."""
+        return _kept_of_group(self.pattern)
 
 
 class PruningSpec(Part):
     """How much is pruned, and by what rule. Exactly one of `sparsity` and `pattern` is given."""
 
-    method: Literal["magnitude", "wanda", "ria", "sparsegpt", "alps"] = Field(
+    method: Literal["magnitude", "wanda", "wanda_multilingual", "ria", "sparsegpt", "alps"] = Field(
         default="sparsegpt", description="one of " + ", ".join(METHODS)
     )
     update: Literal["none", "cg", "obs", "admm"] | None = Field(
         default=None, description=f"one of {', '.join(UPDATES)}; the method's own where it is not given"
     )
-    sparsity: float | None = Field(default=None, gt=0, lt=1, description="a share strictly between 0 and 1, e.g. 0.5")
-    pattern: str | None = Field(
-        default=None,
-        max_length=16,
-        description="N:M with 0 < N < M, e.g. 2:4: N weights kept of every M consecutive inputs",
+    sparsity: Sparsity | None = Field(default=None, description=_SHARE)
+    pattern: Pattern | None = Field(default=None, description=_PATTERN)
+    order: Literal["block", "true_sequential", "dense"] = Field(
+        default=DEFAULT_ORDER, description="one of " + ", ".join(ORDERS)
     )
-    order: Literal["block"] = Field(default="block", description="one of " + ", ".join(ORDERS))
+    group: Literal["row", "layer"] | None = Field(
+        default=None, description=f"one of {', '.join(GROUPS)}; the method's own where it is not given"
+    )
+    spread: float | None = Field(
+        default=None, ge=0, le=1e6, description="a number that is not negative; 0 makes it wanda"
+    )
+    allocation: AllocationSpec = Field(default=AllocationSpec(), description="policy, span and outlier")
+    overrides: tuple[LayerOverride, ...] = Field(
+        default=(), max_length=256, description="names of layers, each with sparsity, pattern or dense; the last holds"
+    )
 
-    @field_validator("pattern")
-    @classmethod
-    def _check_pattern(cls, pattern: str | None) -> str | None:
-        if pattern is not None:
-            match = re.fullmatch(r"([0-9]+):([0-9]+)", pattern)
-            if not match or not 0 < int(match[1]) < int(match[2]):
-                raise PydanticCustomError("value", "is not a pattern that keeps some weights and prunes some")
-        return pattern
-
-    @model_validator(mode="after")
-    def _check_target(self) -> Self:
+    def broken_rules(self) -> Iterator[Broken]:
+        """One target, and parts that go together."""
         if (self.sparsity is None) == (self.pattern is None):
-            _refuse("sparsity", "exactly one of sparsity and pattern is needed", "e.g. sparsity 0.5, or pattern 2:4")
+            yield Broken(
+                "sparsity", "exactly one of sparsity and pattern is needed", "e.g. sparsity 0.5, or pattern 2:4"
+            )
         if not goes_together(self.method, self.effective_update):
-            _refuse("update", f"{self.update} does not go with {self.method}", "alps takes admm, and nothing else does")
-        return self
+            yield Broken(
+                "update", f"{self.update} does not go with {self.method}", "alps takes admm, and nothing else does"
+            )
+        if self.pattern is not None and self.group is not None:
+            yield Broken("group", f"{self.pattern} compares within its groups of inputs", "leave it out")
+        if self.pattern is not None and self.allocation.policy != "uniform":
+            yield Broken(
+                "allocation.policy", f"{self.pattern} prunes every layer alike", "give a sparsity, or leave it out"
+            )
+        if self.spread is not None and self.method != "wanda_multilingual":
+            yield Broken("spread", f"{self.method} has none", "leave it out, or use method wanda_multilingual")
 
     @property
     def effective_update(self) -> str:
@@ -130,12 +282,19 @@ class PruningSpec(Part):
         return self.update or METHODS[self.method].update
 
     @property
+    def effective_group(self) -> str:
+        """The weights that compete where the pruning is unstructured."""
+        return self.group or METHODS[self.method].group
+
+    @property
+    def recipe(self) -> Recipe:
+        """Score and update."""
+        return Recipe.of(self.method, self.update, self.spread)
+
+    @property
     def kept_of_group(self) -> tuple[int, int] | None:
         """(N, M) of the pattern, None where the pruning is unstructured."""
-        if self.pattern is None:
-            return None
-        kept, group = self.pattern.split(":")
-        return int(kept), int(group)
+        return _kept_of_group(self.pattern)
 
     @property
     def target_sparsity(self) -> float:
@@ -145,6 +304,26 @@ class PruningSpec(Part):
         assert self.kept_of_group is not None
         kept, group = self.kept_of_group
         return 1 - kept / group
+
+    def override_of(self, weight: str) -> LayerOverride | None:
+        """The last override whose `layers` match the name of a weight; None where the job's own target holds."""
+        matching = (entry for entry in reversed(self.overrides) if fnmatch.fnmatchcase(weight, entry.layers))
+        return next(matching, None)
+
+    def resolved(self) -> Self:
+        """The same with no default left open."""
+        allocation = self.allocation
+        if allocation.policy != "uniform":
+            numbers = {"span": allocation.span or DEFAULT_SPAN, "outlier": allocation.outlier or DEFAULT_OUTLIER}
+            allocation = allocation.model_copy(update=numbers)
+        return self.model_copy(
+            update={
+                "update": self.effective_update,
+                "group": self.effective_group if self.pattern is None else None,
+                "spread": self.recipe.spread if self.method == "wanda_multilingual" else None,
+                "allocation": allocation,
+            }
+        )
 
 
 class EvaluationSpec(Part):
@@ -159,6 +338,7 @@ class EvaluationSpec(Part):
     tokens_per_language: int = Field(
         default=DEFAULT_TOKENS_PER_LANGUAGE, ge=2, le=2**31 - 1, description="at least one sequence"
     )
+    layer_snr: bool = Field(default=True, description="true or false: whether every layer's noise is measured")
 
     @field_validator("languages")
     @classmethod
@@ -215,7 +395,11 @@ def parse_parts(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldViol
         try:
             parts[name] = kind.model_validate(data.get(name, {}))
         except ValidationError as error:
-            violations.extend(_violation(name, kind, finding) for finding in _independent(error.errors()))
+            for finding in _independent(error.errors()):
+                violations.extend(_violations(name, kind, finding))
+    if "calibration" in parts and "pruning" in parts:
+        between = _broken_between(parts["calibration"], parts["pruning"])
+        violations += [FieldViolation(rule.field, f"{rule.problem}; {rule.remedy}") for rule in between]
     return parts, violations
 
 
@@ -231,8 +415,21 @@ def parse_spec(data: Mapping[str, Any]) -> PruneSpec:
     return PruneSpec(**parts)
 
 
-def _refuse(field: str, problem: str, remedy: str) -> None:
-    raise PydanticCustomError("rule", "{problem}; {remedy}", {"field": field, "problem": problem, "remedy": remedy})
+def _broken_between(calibration: CalibrationSpec, pruning: PruningSpec) -> Iterator[Broken]:
+    """The rules between the mix and the method that are broken."""
+    if calibration.policy == "minimax" and pruning.recipe.moments is Moments.NONE:
+        yield Broken(
+            "calibration.policy",
+            f"{pruning.method} with update none looks at no text, so that there is nothing to balance",
+            "choose another method or update, or leave the policy out",
+        )
+
+
+def _kept_of_group(pattern: str | None) -> tuple[int, int] | None:
+    if pattern is None:
+        return None
+    kept, group = pattern.split(":")
+    return int(kept), int(group)
 
 
 def _independent(findings: Sequence[Any]) -> Iterator[Any]:
@@ -246,8 +443,8 @@ def _independent(findings: Sequence[Any]) -> Iterator[Any]:
         yield finding
 
 
-def _violation(part: str, kind: type[BaseModel], finding: Any) -> FieldViolation:
-    """Turn one of pydantic's findings into a field's path, what is wrong with it and what it accepts."""
+def _violations(part: str, kind: type[BaseModel], finding: Any) -> list[FieldViolation]:
+    """Turn one of pydantic's findings into fields' paths, what is wrong with them and what they accept."""
     path, remedy = part, ""
     for step in finding["loc"]:
         if isinstance(step, int):
@@ -260,15 +457,15 @@ def _violation(part: str, kind: type[BaseModel], finding: Any) -> FieldViolation
             continue
         remedy = f"expected {field.description}"
         kind = _item_model(field.annotation) or kind
-    context = finding.get("ctx", {})
-    if "field" in context:
-        return FieldViolation(f"{path}.{context['field']}", f"{context['problem']}; {context['remedy']}")
+    if finding["type"] == "rules":
+        broken = finding["ctx"]["broken"]
+        return [FieldViolation(f"{path}.{rule.field}", f"{rule.problem}; {rule.remedy}") for rule in broken]
     problem = finding["msg"][0].lower() + finding["msg"][1:]
     if finding["type"] == "value":
         problem = f"{_shortened(finding['input'])} {problem}"
     elif finding["type"] not in ("missing", "extra_forbidden"):
         problem += f", not {_shortened(finding['input'])}"
-    return FieldViolation(path, f"{problem}; {remedy}" if remedy else problem)
+    return [FieldViolation(path, f"{problem}; {remedy}" if remedy else problem)]
 
 
 def _item_model(annotation: Any) -> type[BaseModel] | None:

@@ -1,17 +1,23 @@
 """What the documentation says of the code is true."""
 
+import json
 import re
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from secateur._spec import parse_yaml, spec_message
+from secateur_service.api.conversion import spec_to_dict
+from secateur_service.calibration.mixing import DEFAULT_TEMPERATURE, POLICIES
 from secateur_service.jobs.states import TRANSITIONS
 from secateur_service.models.architectures import ARCHITECTURES
-from secateur_service.pruning.methods import METHODS
+from secateur_service.pruning.methods import DEFAULT_SPREAD, GROUPS, METHODS, UPDATES
+from secateur_service.spec import ALLOCATIONS, DEFAULT_OUTLIER, DEFAULT_SPAN, ORDERS, Part, PruneSpec, parse_spec
 from secateur_service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 JOBS = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")
+SPECIFICATION = (ROOT / "docs" / "specification.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -30,9 +36,45 @@ def test_every_metric_is_documented():
         assert name in documented or f"{name}_total" in documented, name
 
 
-def test_the_readme_names_every_method_and_architecture():
+def test_the_readme_names_every_method():
     for method in METHODS:
         assert f"`{method}`" in README
-    spelled = README.replace(" ", "").lower()
-    for model_type in ARCHITECTURES:
-        assert model_type in spelled
+
+
+def test_the_readme_names_the_architectures_that_there_are():
+    (sentence,) = re.findall(r"Architectures: ([^;]*);", README)
+    named = {re.sub(r"[^a-z0-9]", "", name.lower()) for name in re.split(r",|\sand\s", sentence)}
+    assert named == {model_type.replace("_", "") for model_type in ARCHITECTURES}
+
+
+def fields(kind, path=()):
+    """Paths of the fields of a part and of the parts in it, lists as a whole."""
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Part):
+            yield from fields(field.annotation, (*path, name))
+        else:
+            yield ".".join((*path, name)), field.default
+
+
+def test_every_field_of_a_specification_is_documented_with_its_default():
+    rows = dict(re.findall(r"^\| (`[^|]*`) \|([^|]*)\|", SPECIFICATION, re.MULTILINE))
+    documented = {name: default for names, default in rows.items() for name in re.findall(r"`([^`]+)`", names)}
+    expected = dict(fields(PruneSpec))
+    assert documented.keys() == expected.keys()
+    numbers = {"calibration.temperature": DEFAULT_TEMPERATURE, "pruning.spread": DEFAULT_SPREAD}
+    numbers |= {"pruning.allocation.span": DEFAULT_SPAN, "pruning.allocation.outlier": DEFAULT_OUTLIER}
+    for name, default in (expected | numbers).items():
+        if isinstance(default, bool | int | float | str):
+            stated = default if isinstance(default, str) else json.dumps(default).removesuffix(".0")
+            assert documented[name].strip(" `") == stated, name
+
+
+def test_every_choice_of_a_specification_is_documented():
+    for choice in (*METHODS, *UPDATES, *GROUPS, *ORDERS, *POLICIES, *ALLOCATIONS):
+        assert f"`{choice}`" in SPECIFICATION
+
+
+def test_the_example_of_a_specification_is_one():
+    example = SPECIFICATION.split("```yaml\n")[1].split("```")[0]
+    spec = parse_spec(spec_to_dict(spec_message(parse_yaml(example.encode(), "the example"))))
+    assert spec.pruning.override_of("model.layers.3.mlp.down_proj.weight").sparsity == 0.6

@@ -128,11 +128,35 @@ def test_flags_win_over_the_file_and_errors_are_json_where_asked_for(secateur, t
     assert "pruning.sparsity" not in fields
 
 
+def test_the_policies_of_a_job_can_be_given_by_flags(secateur, tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    flags = ["--policy", "fair", "--temperature", "0.5", "--order", "sideways", "--group", "column", "--spread", "-1"]
+    flags += ["--allocation", "best", "--span", "0.5", "--outlier", "0", "--no-layer-snr", "--sparsity", "0.5"]
+    flags += ["--override", "*.q_proj.weight=1.5", "--override", "*.k_proj.weight=4:2", "--override", "a=b=dense"]
+    done = secateur("submit", str(path), *flags, "--output", "json")
+    assert done.returncode == 3
+    fields = {violation["field"] for violation in json.loads(done.stderr)["error"]["violations"]}
+    assert {field.removeprefix("spec.") for field in fields if "uri" not in field and "corpus" not in field} == {
+        "calibration.policy",
+        "calibration.temperature",
+        "pruning.order",
+        "pruning.group",
+        "pruning.spread",
+        "pruning.allocation.policy",
+        "pruning.allocation.span",
+        "pruning.allocation.outlier",
+        "pruning.overrides[0].sparsity",
+        "pruning.overrides[1].pattern",
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["submit"], 2, "--model"),
         (["submit", "--model", "file:///m", "-l", "de=much"], 3, "de=0.7"),
+        (["submit", "--model", "file:///m", "--override", "*.down_proj.weight"], 3, "expected LAYERS=TARGET"),
         (["submit", "--model", "file:///m", "--label", "novalue"], 2, "KEY=VALUE"),
         (["submit", "/nowhere/spec.yaml"], 3, "cannot read"),
         (["submit", "--samples", "few"], 2, "--samples"),

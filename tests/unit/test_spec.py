@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur_service.errors import InvalidSpecError
-from secateur_service.pruning.methods import METHODS, UPDATES, goes_together
-from secateur_service.spec import parse_parts, parse_spec
+from secateur_service.pruning.methods import DEFAULT_SPREAD, METHODS, UPDATES, goes_together
+from secateur_service.spec import CalibrationSpec, parse_parts, parse_spec
 
 GOOD = {
     "model": {"uri": "file:///m"},
@@ -74,7 +74,110 @@ def test_weights_are_normalised_and_samples_divided_equally():
             "calibration.samples",
             "cannot serve 2 languages",
         ),
+        (
+            "calibration",
+            {"corpus": "file:///c", "languages": [{"language": "de"}], "policy": "fair"},
+            "calibration.policy",
+            "expected one of weights, proportional, temperature, minimax",
+        ),
+        (
+            "calibration",
+            {"corpus": "file:///c", "languages": [{"language": "de"}], "temperature": 2},
+            "calibration.temperature",
+            "the policy weights has none; leave it out, or use policy temperature",
+        ),
+        (
+            "calibration",
+            {"corpus": "file:///c", "languages": [{"language": "de"}], "policy": "temperature", "temperature": 0.5},
+            "calibration.temperature",
+            "expected a number of at least 1",
+        ),
+        (
+            "calibration",
+            {"corpus": "file:///c", "languages": [{"language": "de", "weight": 1e300}]},
+            "calibration.languages[0].weight",
+            "a number from 0 to 1e12",
+        ),
+        (
+            "calibration",
+            {
+                "corpus": "file:///c",
+                "languages": [{"language": "de", "weight": 3}, {"language": "uk"}],
+                "policy": "proportional",
+            },
+            "calibration.languages",
+            "some languages have none; give every language its share, or none",
+        ),
+        (
+            "calibration",
+            {"corpus": "file:///c", "languages": [{"language": "de"}, {"language": "rw"}], "policy": "temperature"},
+            "calibration.languages",
+            "mC4 has no share of rw; give every language its share as its weight",
+        ),
+        (
+            "calibration",
+            {
+                "corpus": "file:///c",
+                "languages": [{"language": "de", "weight": 3}, {"language": "uk", "weight": 0}],
+                "policy": "minimax",
+            },
+            "calibration.policy",
+            "at least two of them a positive weight",
+        ),
+        ("pruning", {"sparsity": 0.5, "order": "sideways"}, "pruning.order", "expected one of block, true_sequential"),
+        ("pruning", {"sparsity": 0.5, "group": "column"}, "pruning.group", "expected one of row, layer"),
+        ("pruning", {"pattern": "2:4", "group": "row"}, "pruning.group", "within its groups of inputs; leave it out"),
+        ("pruning", {"sparsity": 0.5, "spread": 1}, "pruning.spread", "sparsegpt has none"),
+        (
+            "pruning",
+            {"sparsity": 0.5, "method": "wanda_multilingual", "spread": -1},
+            "pruning.spread",
+            "expected a number that is not negative",
+        ),
+        (
+            "pruning",
+            {"pattern": "2:4", "allocation": {"policy": "owl"}},
+            "pruning.allocation.policy",
+            "2:4 prunes every layer alike",
+        ),
+        (
+            "pruning",
+            {"sparsity": 0.5, "allocation": {"policy": "best"}},
+            "pruning.allocation.policy",
+            "expected one of uniform, owl, multilingual",
+        ),
+        ("pruning", {"sparsity": 0.5, "allocation": {"span": 0.1}}, "pruning.allocation.span", "uniform"),
+        (
+            "pruning",
+            {"sparsity": 0.5, "allocation": {"policy": "owl", "span": 0.5}},
+            "pruning.allocation.span",
+            "between 0 and 0.5",
+        ),
+        ("pruning", {"sparsity": 0.5, "allocation": {"outlier": 3}}, "pruning.allocation.outlier", "uniform"),
+        (
+            "pruning",
+            {"sparsity": 0.5, "overrides": [{"layers": "*.q_proj.weight"}]},
+            "pruning.overrides[0].sparsity",
+            "exactly one of sparsity, pattern and dense",
+        ),
+        (
+            "pruning",
+            {
+                "sparsity": 0.5,
+                "overrides": [{"layers": "*", "dense": True}, {"layers": "a", "dense": True, "sparsity": 0.1}],
+            },
+            "pruning.overrides[1].sparsity",
+            "exactly one of sparsity, pattern and dense",
+        ),
+        (
+            "pruning",
+            {"sparsity": 0.5, "overrides": [{"layers": "*", "pattern": "4:2"}]},
+            "pruning.overrides[0].pattern",
+            "'4:2' is not a pattern",
+        ),
+        ("pruning", {"sparsity": 0.5, "overrides": [{"dense": True}]}, "pruning.overrides[0].layers", "field required"),
         ("evaluation", {"languages": ["de", "de"]}, "evaluation.languages", "names a language twice"),
+        ("evaluation", {"layer_snr": "perhaps"}, "evaluation.layer_snr", "expected true or false"),
         ("model", {}, "model.uri", "field required; expected a folder"),
         ("modell", {}, "modell", "no such part of a specification; known are model"),
     ],
@@ -98,6 +201,97 @@ def test_all_broken_rules_come_back_together():
         "pruning.sparsity",
         "evaluation.tokens_per_language",
     ]
+
+
+def test_rules_between_fields_of_one_part_come_back_together_too():
+    found = violations(
+        pruning={
+            "pattern": "2:4",
+            "update": "admm",
+            "group": "row",
+            "spread": 1,
+            "allocation": {"policy": "owl"},
+        }
+    )
+    assert list(found) == [f"pruning.{name}" for name in ("update", "group", "allocation.policy", "spread")]
+
+
+def test_what_does_not_go_together_in_different_parts_is_refused_too():
+    found = violations(
+        calibration={**GOOD["calibration"], "policy": "minimax"},
+        pruning={"method": "magnitude", "sparsity": 0.5},
+    )
+    assert "magnitude with update none looks at no text" in found["calibration.policy"]
+
+
+def mix(policy, weights, **options):
+    languages = [{"language": name, "weight": weight} for name, weight in weights.items()]
+    content = {"corpus": "file:///c", "languages": languages, "policy": policy, **options}
+    return parse_spec({**GOOD, "calibration": content}).calibration
+
+
+def test_weights_follow_the_policy():
+    assert mix("weights", {"de": 3, "uk": None}).weights == {"de": 0.75, "uk": 0.25}
+    assert mix("minimax", {"de": 3, "uk": None}).weights == {"de": 0.75, "uk": 0.25}
+    assert mix("proportional", {"de": 9, "uk": 1}).weights == {"de": 0.9, "uk": 0.1}
+    assert mix("proportional", {"de": None, "uk": None}).weights == pytest.approx({"de": 347 / 388, "uk": 41 / 388})
+    assert mix("temperature", {"de": 9, "uk": 1}, temperature=2).weights == {"de": 0.75, "uk": 0.25}
+    assert mix("temperature", {"de": 9, "uk": 1}).weights["de"] == pytest.approx(1 / (1 + 9 ** (-1 / 3.33)))
+
+
+@pytest.mark.parametrize("policy", ["weights", "proportional", "temperature", "minimax"])
+@given(weights=st.dictionaries(st.sampled_from(["ar", "de", "en", "uk"]), st.floats(1e-3, 1e6), min_size=2))
+def test_a_resolved_specification_resolves_to_itself(policy, weights):
+    once = mix(policy, weights).resolved(64)
+    again = CalibrationSpec.model_validate(once.model_dump(mode="json")).resolved(64)
+    assert again == once
+    assert once.policy == ("minimax" if policy == "minimax" else "weights")
+    assert {entry.language: entry.weight for entry in once.languages} == mix(policy, weights).weights
+
+
+def pruning(**content):
+    return parse_spec({**GOOD, "pruning": content}).pruning
+
+
+def test_resolving_fills_in_what_the_method_and_the_policies_have_by_default():
+    resolved = pruning(method="wanda_multilingual", sparsity=0.5, allocation={"policy": "owl"}).resolved()
+    assert (resolved.update, resolved.group, resolved.spread) == ("none", "row", DEFAULT_SPREAD)
+    assert (resolved.allocation.span, resolved.allocation.outlier) == (0.08, 5.0)
+    resolved = pruning(sparsity=0.5, allocation={"policy": "multilingual"}).resolved()
+    assert (resolved.update, resolved.group, resolved.spread) == ("obs", "layer", None)
+    assert (resolved.allocation.span, resolved.allocation.outlier) == (0.08, 5.0)
+    resolved = pruning(pattern="2:4").resolved()
+    assert (resolved.group, resolved.allocation.span) == (None, None)
+
+
+def test_what_is_given_is_not_replaced_by_a_default():
+    given = {
+        "method": "wanda_multilingual",
+        "update": "cg",
+        "sparsity": 0.5,
+        "group": "layer",
+        "spread": 0.0,
+        "allocation": {"policy": "owl", "span": 0.2, "outlier": 3.0},
+    }
+    resolved = pruning(**given).resolved()
+    assert resolved.model_dump(exclude_none=True, include=set(given)) == given
+    assert resolved.resolved() == resolved
+
+
+def test_the_last_override_that_matches_a_layer_holds():
+    spec = pruning(
+        sparsity=0.5,
+        overrides=[
+            {"layers": "model.layers.1.*", "sparsity": 0.1},
+            {"layers": "*.down_proj.weight", "pattern": "2:4"},
+            {"layers": "model.layers.1[0-9].*", "dense": True},
+        ],
+    )
+    assert spec.override_of("model.layers.1.mlp.up_proj.weight").sparsity == 0.1
+    assert spec.override_of("model.layers.1.mlp.down_proj.weight").kept_of_group == (2, 4)
+    assert spec.override_of("model.layers.12.mlp.down_proj.weight").dense
+    assert spec.override_of("model.layers.2.mlp.up_proj.weight") is None
+    assert spec.override_of("MODEL.layers.1.mlp.up_proj.weight") is None
 
 
 @pytest.mark.parametrize("method", METHODS)

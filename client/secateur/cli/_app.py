@@ -16,7 +16,7 @@ from secateur._errors import FieldViolation, InvalidSpecError
 from secateur._job import JobState
 from secateur._operations import published_result
 from secateur._options import with_options
-from secateur._spec import MAX_FILE_BYTES, parse_yaml, read_spec
+from secateur._spec import MAX_FILE_BYTES, layer_override, parse_yaml, read_spec
 from secateur.cli._render import info_text, job_text, jobs_text, log_text, plan_text, result_text, verdict_lines
 from secateur.cli._session import EndpointOption, OutputOption, Session, Shared, TokenOption, connected
 from secateur.cli._text import clean
@@ -98,9 +98,38 @@ def submit(
     pattern: Annotated[
         str | None, typer.Option(metavar="N:M", help="N weights kept of every M, e.g. 2:4. Or --sparsity.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="magnitude, wanda, ria, sparsegpt or alps.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="magnitude, wanda, wanda_multilingual, ria, sparsegpt or alps.")
+    ] = None,
     update: Annotated[str | None, typer.Option(help="What happens to the weights that stay: none, cg or obs.")] = None,
-    order: Annotated[str | None, typer.Option(help="Order of calibration and pruning.")] = None,
+    order: Annotated[
+        str | None, typer.Option(help="Order of calibration and pruning: block, true_sequential or dense.")
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="Which weights compete: those of a row, or of a layer.")] = None,
+    spread: Annotated[
+        float | None, typer.Option(help="What wanda_multilingual adds for inputs that languages use differently.")
+    ] = None,
+    allocation: Annotated[
+        str | None, typer.Option(help="How sparse each block becomes: uniform, owl or multilingual.")
+    ] = None,
+    span: Annotated[float | None, typer.Option(help="Half the range of the blocks' sparsities, e.g. 0.08.")] = None,
+    outlier: Annotated[
+        float | None, typer.Option(help="What multiple of a block's mean score makes an outlier, e.g. 5.")
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LAYERS=TARGET",
+            help="Other target for some layers: '*.down_proj.weight=0.4', =2:4 or =dense. Repeat it; the last holds.",
+        ),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(help="Where the weights of the mix come from: weights, proportional, temperature or minimax."),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="With --policy temperature: 1 keeps the shares, a large one evens them out.")
+    ] = None,
     samples: Annotated[int | None, typer.Option(help="Calibration sequences in all.")] = None,
     sequence_length: Annotated[int | None, typer.Option(help="Tokens per sequence.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the draw of the calibration text.")] = None,
@@ -112,6 +141,9 @@ def submit(
         typer.Option(metavar="TAG", help="Language to evaluate; by default those of the mix. Repeat it."),
     ] = None,
     tokens_per_language: Annotated[int | None, typer.Option(help="Tokens of evaluation text per language.")] = None,
+    layer_snr: Annotated[
+        bool | None, typer.Option(help="Measure every layer's signal-to-noise ratio, or do not.")
+    ] = None,
     destination: Annotated[
         str | None, typer.Option(help="Where to publish, s3://bucket/prefix or file:///folder.")
     ] = None,
@@ -156,14 +188,23 @@ def submit(
             "samples": samples,
             "sequence_length": sequence_length,
             "seed": seed,
+            "policy": policy,
+            "temperature": temperature,
             "method": method,
             "sparsity": sparsity,
             "pattern": pattern,
             "update": update,
             "order": order,
+            "group": group,
+            "spread": spread,
+            "allocation": allocation,
+            "span": span,
+            "outlier": outlier,
+            "overrides": [_override(text) for text in override] if override else None,
             "evaluation_corpus": evaluation_corpus,
             "evaluation_languages": evaluation_language or None,
             "tokens_per_language": tokens_per_language,
+            "layer_snr": layer_snr,
             "destination": destination,
             "max_attempts": max_attempts,
         },
@@ -324,6 +365,17 @@ def _language(text: str) -> dict[str, Any]:
     except ValueError:
         fault = f"--language {text}: {weight!r} is no number; expected e.g. {tag or 'de'}=0.7"
         raise InvalidSpecError([FieldViolation("calibration.languages", fault)]) from None
+
+
+def _override(text: str) -> dict[str, Any]:
+    layers, separator, target = text.rpartition("=")
+    if not separator:
+        fault = f"--override {text}: expected LAYERS=TARGET, e.g. '*.down_proj.weight=0.4'"
+        raise InvalidSpecError([FieldViolation("pruning.overrides", fault)])
+    try:
+        return layer_override(layers, float(target))
+    except ValueError:
+        return layer_override(layers, target)
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -102,6 +102,8 @@ def info_text(info: ServiceInfo) -> str:
         ("methods", info.methods),
         ("updates", info.updates),
         ("orders", info.orders),
+        ("policies", info.policies),
+        ("allocations", info.allocations),
         ("architectures", info.architectures),
         ("devices", info.devices),
         ("file roots", info.file_roots),

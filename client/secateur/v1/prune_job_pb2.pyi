@@ -111,18 +111,22 @@ class ModelSpec(_message.Message):
     def __init__(self, uri: _Optional[str] = ...) -> None: ...
 
 class CalibrationSpec(_message.Message):
-    __slots__ = ("corpus", "languages", "samples", "sequence_length", "seed")
+    __slots__ = ("corpus", "languages", "samples", "sequence_length", "seed", "policy", "temperature")
     CORPUS_FIELD_NUMBER: _ClassVar[int]
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_LENGTH_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     corpus: str
     languages: _containers.RepeatedCompositeFieldContainer[LanguageWeight]
     samples: int
     sequence_length: int
     seed: int
-    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[_Union[LanguageWeight, _Mapping]]] = ..., samples: _Optional[int] = ..., sequence_length: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    policy: str
+    temperature: float
+    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[_Union[LanguageWeight, _Mapping]]] = ..., samples: _Optional[int] = ..., sequence_length: _Optional[int] = ..., seed: _Optional[int] = ..., policy: _Optional[str] = ..., temperature: _Optional[float] = ...) -> None: ...
 
 class LanguageWeight(_message.Message):
     __slots__ = ("language", "weight")
@@ -133,28 +137,60 @@ class LanguageWeight(_message.Message):
     def __init__(self, language: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class PruningSpec(_message.Message):
-    __slots__ = ("method", "sparsity", "pattern", "order", "update")
+    __slots__ = ("method", "sparsity", "pattern", "order", "update", "group", "spread", "allocation", "overrides")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     SPARSITY_FIELD_NUMBER: _ClassVar[int]
     PATTERN_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    SPREAD_FIELD_NUMBER: _ClassVar[int]
+    ALLOCATION_FIELD_NUMBER: _ClassVar[int]
+    OVERRIDES_FIELD_NUMBER: _ClassVar[int]
     method: str
     sparsity: float
     pattern: str
     order: str
     update: str
-    def __init__(self, method: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., order: _Optional[str] = ..., update: _Optional[str] = ...) -> None: ...
+    group: str
+    spread: float
+    allocation: AllocationSpec
+    overrides: _containers.RepeatedCompositeFieldContainer[LayerOverride]
+    def __init__(self, method: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., order: _Optional[str] = ..., update: _Optional[str] = ..., group: _Optional[str] = ..., spread: _Optional[float] = ..., allocation: _Optional[_Union[AllocationSpec, _Mapping]] = ..., overrides: _Optional[_Iterable[_Union[LayerOverride, _Mapping]]] = ...) -> None: ...
+
+class AllocationSpec(_message.Message):
+    __slots__ = ("policy", "span", "outlier")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    SPAN_FIELD_NUMBER: _ClassVar[int]
+    OUTLIER_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    span: float
+    outlier: float
+    def __init__(self, policy: _Optional[str] = ..., span: _Optional[float] = ..., outlier: _Optional[float] = ...) -> None: ...
+
+class LayerOverride(_message.Message):
+    __slots__ = ("layers", "sparsity", "pattern", "dense")
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    SPARSITY_FIELD_NUMBER: _ClassVar[int]
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    DENSE_FIELD_NUMBER: _ClassVar[int]
+    layers: str
+    sparsity: float
+    pattern: str
+    dense: bool
+    def __init__(self, layers: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., dense: _Optional[bool] = ...) -> None: ...
 
 class EvaluationSpec(_message.Message):
-    __slots__ = ("corpus", "languages", "tokens_per_language")
+    __slots__ = ("corpus", "languages", "tokens_per_language", "layer_snr")
     CORPUS_FIELD_NUMBER: _ClassVar[int]
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     TOKENS_PER_LANGUAGE_FIELD_NUMBER: _ClassVar[int]
+    LAYER_SNR_FIELD_NUMBER: _ClassVar[int]
     corpus: str
     languages: _containers.RepeatedScalarFieldContainer[str]
     tokens_per_language: int
-    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[str]] = ..., tokens_per_language: _Optional[int] = ...) -> None: ...
+    layer_snr: bool
+    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[str]] = ..., tokens_per_language: _Optional[int] = ..., layer_snr: _Optional[bool] = ...) -> None: ...
 
 class OutputSpec(_message.Message):
     __slots__ = ("destination",)

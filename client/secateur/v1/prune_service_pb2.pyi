@@ -115,7 +115,7 @@ class GetServiceInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServiceInfo(_message.Message):
-    __slots__ = ("version", "methods", "orders", "architectures", "devices", "file_roots", "destinations", "max_request_bytes", "updates")
+    __slots__ = ("version", "methods", "orders", "architectures", "devices", "file_roots", "destinations", "max_request_bytes", "updates", "policies", "allocations")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     METHODS_FIELD_NUMBER: _ClassVar[int]
     ORDERS_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +125,8 @@ class ServiceInfo(_message.Message):
     DESTINATIONS_FIELD_NUMBER: _ClassVar[int]
     MAX_REQUEST_BYTES_FIELD_NUMBER: _ClassVar[int]
     UPDATES_FIELD_NUMBER: _ClassVar[int]
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    ALLOCATIONS_FIELD_NUMBER: _ClassVar[int]
     version: str
     methods: _containers.RepeatedScalarFieldContainer[str]
     orders: _containers.RepeatedScalarFieldContainer[str]
@@ -134,4 +136,6 @@ class ServiceInfo(_message.Message):
     destinations: _containers.RepeatedScalarFieldContainer[str]
     max_request_bytes: int
     updates: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, version: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., orders: _Optional[_Iterable[str]] = ..., architectures: _Optional[_Iterable[str]] = ..., devices: _Optional[_Iterable[str]] = ..., file_roots: _Optional[_Iterable[str]] = ..., destinations: _Optional[_Iterable[str]] = ..., max_request_bytes: _Optional[int] = ..., updates: _Optional[_Iterable[str]] = ...) -> None: ...
+    policies: _containers.RepeatedScalarFieldContainer[str]
+    allocations: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., orders: _Optional[_Iterable[str]] = ..., architectures: _Optional[_Iterable[str]] = ..., devices: _Optional[_Iterable[str]] = ..., file_roots: _Optional[_Iterable[str]] = ..., destinations: _Optional[_Iterable[str]] = ..., max_request_bytes: _Optional[int] = ..., updates: _Optional[_Iterable[str]] = ..., policies: _Optional[_Iterable[str]] = ..., allocations: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -19,11 +19,12 @@ from secateur_service.api.published import PublishedResults
 from secateur_service.api.servicer import Admit, PruneServicer
 from secateur_service.api.watch import JobWatcher, WatchHub
 from secateur_service.artifacts.port import ObjectStore
+from secateur_service.calibration.mixing import POLICIES
 from secateur_service.jobs.port import JobStore
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.pruning.methods import METHODS, UPDATES
 from secateur_service.settings import Settings
-from secateur_service.spec import ORDERS
+from secateur_service.spec import ALLOCATIONS, ORDERS
 from secateur_service.telemetry.job_figures import JobFigures
 from secateur_service.telemetry.metrics import Metrics
 
@@ -129,6 +130,8 @@ def describe_service(settings: Settings) -> service_pb.ServiceInfo:
         methods=METHODS,
         updates=UPDATES,
         orders=ORDERS,
+        policies=POLICIES,
+        allocations=ALLOCATIONS,
         architectures=sorted(ARCHITECTURES),
         devices=settings.devices,
         file_roots=[str(root) for root in settings.file_roots],

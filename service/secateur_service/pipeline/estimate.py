@@ -1,28 +1,86 @@
 """What a job will cost, from the shapes of the model: bytes, memory, disk and floating-point operations.
 
-The formulae are those of the documentation; nothing is loaded and torch is not imported. With T calibration tokens,
-T_e evaluation tokens (dense and pruned copy each), context s, hidden size d, vocabulary V, and P parameters in the
-pruned layers of a block, whose distinct inputs have widths n:
+The formulae are those of the documentation; nothing is loaded and torch is not imported. With T calibration tokens in
+L languages, T_e evaluation tokens (dense and pruned copy each), context s, hidden size d, vocabulary V, and layers m×n
+that share distinct inputs of widths n (an expert's layers see the share of the tokens that is routed to it):
 
-- a causal forward pass of a block is 2·T·P + 2·T·s·d; calibration runs two, less the last matrix product of the first;
-- full second moments are 2·T·Σn², their factorisation ⅔·Σn³, the sweep Σm·n²; ADMM instead runs at most 300
-  iterations of 4·Σm·n²;
+- a causal forward pass of a block is Σ 2·T·m·n + 2·T·s·d; calibration runs two less the last matrix product of the
+  first in order `block`, one in the other orders, and one more where blocks are judged before (allocation). Nothing
+  is carried beyond the last block, which saves it a pass in order `block` and that product in the others;
+- full second moments are 9/8·T·Σn², one triangle by panels; they take 4·n² bytes each: of one input of a block at a
+  time in order `true_sequential`, of all at once in the others, and for each language with `minimax`;
+- a factorisation is ⅔·n³ and the sweep m·n²; conjugate gradients take 11 products of 2·m·n²; ADMM takes an
+  eigendecomposition of 9·n³, at most 300 iterations of 4·m·n², and conjugate gradients on two masks. `minimax` does
+  all of this five times, and 4·L·m·n² to judge each;
+- the layers' signal-to-noise ratio is two products with 128 inputs per language;
 - the head is 2·T_e·V·d for each copy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.safetensors import DTYPE_BYTES
 from secateur_service.pipeline.outcome import Estimate
-from secateur_service.pruning.methods import Moments, needed_moments
+from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.spec import PruneSpec
 
 # Resident memory of the interpreter with torch and transformers imported, measured with the pinned versions.
 _PROCESS_BYTES = 650 << 20
 _HEAD_SLICE_BYTES = 384 << 20
 _BATCH_TOKENS = 2048
+_GRAM_PRODUCTS = 9 / 8
+_CG_PRODUCTS = 11
 _ADMM_ITERATIONS = 300
+_MINIMAX_SOLVES = 5
+_SAMPLE_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Layers that share an input of n features.
+
+    Attributes:
+        width: n.
+        rows: Σm.
+        share: of all tokens, how many come here.
+    """
+
+    width: int
+    rows: int
+    share: float
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the layers."""
+        return self.width * self.rows
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a job sends through the model, and what it has to know.
+
+    Attributes:
+        blocks: the distinct inputs of every block.
+        length: tokens per sequence, s.
+        calibration: tokens in all, T.
+        evaluation: tokens in all, T_e.
+        languages: of the mix, L.
+        needs_data: whether the recipe looks at the calibration text.
+        needs_gram: whether it needs full second moments.
+        minimax: whether it needs them for every language.
+    """
+
+    blocks: list[list[_Group]]
+    length: int
+    calibration: int
+    evaluation: int
+    languages: int
+    needs_data: bool
+    needs_gram: bool
+    minimax: bool
 
 
 def estimate_cost(checkpoint: Checkpoint, spec: PruneSpec, *, on_device: bool) -> Estimate:
@@ -33,42 +91,102 @@ def estimate_cost(checkpoint: Checkpoint, spec: PruneSpec, *, on_device: bool) -
         spec: the resolved specification.
         on_device: whether an accelerator computes; its memory is then counted apart from the host's.
     """
-    length = spec.calibration.sequence_length or 1
-    calibration = spec.calibration.samples_per_language * len(spec.calibration.languages) * length
-    evaluation = spec.evaluation.tokens_per_language // length * length * len(spec.evaluation.languages)
+    languages, length = len(spec.calibration.languages), spec.calibration.sequence_length or 1
+    minimax, moments = spec.calibration.policy == "minimax", spec.pruning.recipe.moments
+    work = _Work(
+        blocks=[list(_groups(checkpoint, index)) for index in range(checkpoint.num_blocks)],
+        length=length,
+        calibration=spec.calibration.samples_per_language * languages * length,
+        evaluation=spec.evaluation.tokens_per_language // length * length * len(spec.evaluation.languages),
+        languages=languages,
+        needs_data=moments is not Moments.NONE,
+        needs_gram=minimax or moments is Moments.FULL,
+        minimax=minimax,
+    )
     vocabulary, hidden = checkpoint.tensors[checkpoint.head_name].shape
-    groups = [[checkpoint.linear_weight(0, name).shape for name in group] for group in checkpoint.architecture.inputs]
-    widths = [shapes[0][1] for shapes in groups]
-    parameters = sum(rows * columns for shapes in groups for rows, columns in shapes)
-    moments = needed_moments(spec.pruning.method, spec.pruning.effective_update)
-    needs_data, needs_gram = moments is not Moments.NONE, moments is Moments.FULL
-
-    def forward(tokens: int) -> float:
-        return 2.0 * tokens * parameters + 2.0 * tokens * length * hidden
-
-    per_block = 2 * forward(evaluation)
-    if needs_data:
-        last = sum(rows * columns for rows, columns in groups[-1])
-        per_block += 2 * forward(calibration) - 2.0 * calibration * last
-    if needs_gram:
-        per_block += sum(2.0 * calibration * width**2 + 2 / 3 * width**3 for width in widths)
-        sweep = sum(float(rows) * columns**2 for shapes in groups for rows, columns in shapes)
-        per_block += sweep * (4 * _ADMM_ITERATIONS if spec.pruning.effective_update == "admm" else 1)
-    flops = checkpoint.num_blocks * per_block + 2 * 2.0 * evaluation * vocabulary * hidden
-
-    stored = DTYPE_BYTES[checkpoint.weight_dtype]
-    item = stored if on_device else 4
-    states = ((calibration if needs_data else 0) + 2 * evaluation) * hidden * item
-    gram = 4 * sum(width**2 for width in widths) if needs_gram else 0
-    largest = max(sum(rows * columns for rows, columns in shapes) for shapes in groups)
-    solving = 4 * largest * (3 if needs_gram else 2) + (12 * max(widths) ** 2 if needs_gram else 0)
-    activations = _BATCH_TOKENS * max(max(rows for rows, _ in shapes) for shapes in groups) * item * 3
-    working = parameters * item + states + gram + max(solving, activations, _HEAD_SLICE_BYTES)
-    block_bytes = sum(info.size_bytes for info in checkpoint.block_tensors(0))
+    flops = 2 * 2.0 * work.evaluation * vocabulary * hidden
+    for index in range(checkpoint.num_blocks):
+        flops += _passes(work, spec, index, hidden) + _solving(work, spec, index)
+    item = DTYPE_BYTES[checkpoint.weight_dtype] if on_device else 4
+    working = _working_bytes(work, spec, hidden, item)
+    largest = max(
+        sum(info.size_bytes for info in checkpoint.block_tensors(index)) for index in range(checkpoint.num_blocks)
+    )
     return Estimate(
         checkpoint_bytes=checkpoint.size_bytes,
-        peak_host_bytes=_PROCESS_BYTES + block_bytes + (0 if on_device else working),
+        # One block is being read or written while another is pruned.
+        peak_host_bytes=_PROCESS_BYTES + 2 * largest + (0 if on_device else working),
         peak_device_bytes=working if on_device else 0,
         disk_bytes=checkpoint.size_bytes,
         flops=flops,
     )
+
+
+def _passes(work: _Work, spec: PruneSpec, index: int, hidden: int) -> float:
+    """Operations that send text through a block and look at it on the way."""
+    groups, is_last = work.blocks[index], index + 1 == len(work.blocks)
+
+    def forward(tokens: int) -> float:
+        products = sum(2.0 * tokens * group.share * group.parameters for group in groups)
+        return products + 2.0 * tokens * work.length * hidden
+
+    flops = 2 * forward(work.evaluation)
+    if spec.pruning.allocation.policy != "uniform":
+        flops += forward(work.calibration)
+    if not work.needs_data:
+        return flops
+    flops += forward(work.calibration)
+    if spec.pruning.order == "block" and not is_last:
+        flops += forward(work.calibration)
+    if spec.pruning.order == "block" or is_last:
+        flops -= 2.0 * work.calibration * groups[-1].share * groups[-1].parameters
+    if spec.evaluation.layer_snr:
+        flops += sum(4.0 * _SAMPLE_TOKENS * work.languages * group.parameters for group in groups)
+    if work.needs_gram:
+        flops += sum(_GRAM_PRODUCTS * work.calibration * group.share * group.width**2 for group in groups)
+    return flops
+
+
+def _solving(work: _Work, spec: PruneSpec, index: int) -> float:
+    """Operations that choose masks and values in a block; those of a score alone do not count."""
+    flops = 0.0
+    for group in work.blocks[index]:
+        once = _solve(spec.pruning.recipe, group)
+        judging = 4.0 * work.languages * group.parameters * group.width
+        flops += _MINIMAX_SOLVES * (once + judging) if work.minimax else once
+    return flops
+
+
+def _solve(recipe: Recipe, group: _Group) -> float:
+    cube, product = float(group.width) ** 3, float(group.parameters) * group.width
+    if recipe.score == "admm":
+        return 9 * cube + (4 * _ADMM_ITERATIONS + 2 * 2 * _CG_PRODUCTS) * product
+    swept = 2 / 3 * cube + product if "obs" in (recipe.score, recipe.update) else 0.0
+    return swept + (2 * _CG_PRODUCTS * product if recipe.update == "cg" else 0.0)
+
+
+def _working_bytes(work: _Work, spec: PruneSpec, hidden: int, item: int) -> int:
+    """Memory where the blocks are computed: a block, all states, statistics, and the largest piece of work."""
+    groups = max(work.blocks, key=lambda groups: sum(group.parameters for group in groups))
+    stages = spec.pruning.order == "true_sequential"
+    states = ((work.calibration if work.needs_data else 0) + 2 * work.evaluation) * hidden
+    if stages and work.needs_data:  # every batch waits inside the block, with its input and what it will be added to
+        states += work.calibration * (max(group.width for group in groups) + hidden)
+    grams = [4 * group.width**2 for group in groups] if work.needs_gram else [0]
+    statistics = (max(grams) if stages else sum(grams)) * (work.languages if work.minimax else 1)
+    solving = 4 * max(group.parameters for group in groups) * (3 if work.needs_gram else 2) + 3 * max(grams)
+    activations = _BATCH_TOKENS * max(group.rows for group in groups) * item * 3
+    block = sum(group.parameters for group in groups) * item
+    return block + states * item + statistics + max(solving, activations, _HEAD_SLICE_BYTES)
+
+
+def _groups(checkpoint: Checkpoint, index: int) -> Iterator[_Group]:
+    """The distinct inputs of a block."""
+    inputs = checkpoint.inputs(index)
+    experts = len({checkpoint.expert_of(name) for group in inputs for name in group} - {None})
+    chosen = checkpoint.config.get("num_experts_per_tok")
+    routed = min(chosen if isinstance(chosen, int) else 1, experts) / experts if experts else 1.0
+    for group in inputs:
+        shapes = [checkpoint.linear_weight(index, name).shape for name in group]
+        share = routed if checkpoint.expert_of(group[0]) is not None else 1.0
+        yield _Group(shapes[0][1], sum(rows for rows, _ in shapes), share)

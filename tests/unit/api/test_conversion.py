@@ -30,9 +30,18 @@ specs = st.builds(
         languages=st.lists(st.builds(pb.LanguageWeight, language=texts, weight=st.none() | numbers), max_size=3),
         samples=st.none() | st.integers(-5, 5),
         seed=st.none() | st.integers(-(2**63), 2**63 - 1),
+        policy=st.none() | texts,
     ),
-    pruning=st.none() | st.builds(pb.PruningSpec, sparsity=st.none() | numbers, pattern=st.none() | texts),
-    evaluation=st.none() | st.builds(pb.EvaluationSpec, languages=st.lists(texts, max_size=3)),
+    pruning=st.none()
+    | st.builds(
+        pb.PruningSpec,
+        sparsity=st.none() | numbers,
+        pattern=st.none() | texts,
+        allocation=st.none() | st.builds(pb.AllocationSpec, policy=st.none() | texts, span=st.none() | numbers),
+        overrides=st.lists(st.builds(pb.LayerOverride, layers=texts, dense=st.none() | st.booleans()), max_size=3),
+    ),
+    evaluation=st.none()
+    | st.builds(pb.EvaluationSpec, languages=st.lists(texts, max_size=3), layer_snr=st.none() | st.booleans()),
     execution=st.none() | st.builds(pb.ExecutionSpec, max_attempts=st.none() | st.integers(0, 9)),
 )
 
@@ -53,8 +62,17 @@ def test_only_set_fields_are_passed_on_and_zero_is_not_unset():
 
 
 def test_a_resolved_specification_shows_every_default():
-    message = conversion.resolved_to_message(parse_spec({**SPEC, "execution": {}}))
+    overrides = [{"layers": "*", "dense": True}]
+    pruning = {**SPEC["pruning"], "allocation": {"policy": "owl"}, "overrides": overrides}
+    spec = parse_spec({**SPEC, "pruning": pruning, "execution": {}})
+    message = conversion.resolved_to_message(spec.model_copy(update={"pruning": spec.pruning.resolved()}))
     assert message.pruning.HasField("order")
+    assert message.pruning.group == "row"
+    assert message.pruning.allocation.span == 0.08
+    assert message.pruning.overrides[0].dense
+    assert not message.pruning.overrides[0].HasField("sparsity")
+    assert message.evaluation.layer_snr
+    assert message.calibration.policy == "weights"
     assert message.calibration.languages[0].weight == 0.75
     assert message.execution.max_attempts == 3
     assert not message.pruning.HasField("pattern")

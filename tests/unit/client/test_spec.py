@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 import secateur
-from secateur._options import prune_spec, with_options
+from secateur._options import PATHS, prune_spec, with_options
 from secateur._spec import load_spec, parse_yaml, spec_mapping, spec_message
+from secateur.v1 import prune_job_pb2 as pb
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=8)  # what YAML writes as it is
 TAGS = st.sampled_from(["de", "uk", "no", "zh-Hant", "on", "y", "null"])
@@ -27,8 +28,24 @@ SPECS = st.fixed_dictionaries(
                 "seed": st.integers(-(2**63), 2**63 - 1),
             },
         ),
-        "pruning": st.fixed_dictionaries({}, optional={"sparsity": st.floats(allow_nan=False), "pattern": TEXT}),
-        "evaluation": st.fixed_dictionaries({}, optional={"languages": st.lists(TAGS, min_size=1)}),
+        "pruning": st.fixed_dictionaries(
+            {},
+            optional={
+                "sparsity": st.floats(allow_nan=False),
+                "pattern": TEXT,
+                "allocation": st.fixed_dictionaries({}, optional={"policy": TEXT, "span": st.floats(allow_nan=False)}),
+                "overrides": st.lists(
+                    st.fixed_dictionaries(
+                        {"layers": TEXT.filter(bool)},
+                        optional={"sparsity": st.floats(allow_nan=False), "dense": st.booleans()},
+                    ),
+                    min_size=1,
+                ),
+            },
+        ),
+        "evaluation": st.fixed_dictionaries(
+            {}, optional={"languages": st.lists(TAGS, min_size=1), "layer_snr": st.booleans()}
+        ),
     },
 )
 
@@ -65,6 +82,20 @@ def test_a_mix_may_be_a_mapping_a_list_of_languages_or_a_list_of_entries():
     assert not messages[0].calibration.languages[0].HasField("weight")
 
 
+def test_overrides_may_be_a_mapping_in_which_the_kind_of_value_tells_what_is_meant():
+    short = {"model.layers.0.*": "dense", "*.down_proj.weight": 0.4, "*.up_proj.weight": 1, "*.q_proj.weight": "2:4"}
+    entries = [
+        {"layers": "model.layers.0.*", "dense": True},
+        {"layers": "*.down_proj.weight", "sparsity": 0.4},
+        {"layers": "*.up_proj.weight", "sparsity": 1},
+        {"layers": "*.q_proj.weight", "pattern": "2:4"},
+    ]
+    assert spec_message({"pruning": {"overrides": short}}) == spec_message({"pruning": {"overrides": entries}})
+    assert "expected a number" in violations({"pruning": {"overrides": {"*": [0.4]}}})["pruning.overrides.*.sparsity"]
+    assert '{"*.down_proj.weight": 0.4}' in violations({"pruning": {"overrides": "*"}})["pruning.overrides"]
+    assert "a mapping" in violations({"pruning": {"overrides": ["*"]}})["pruning.overrides[0]"]
+
+
 def test_numbers_that_are_not_finite_go_through_for_the_service_to_judge():
     message = spec_message(parse_yaml(b"pruning: {sparsity: .nan}\ncalibration: {languages: {de: .inf}}", "x"))
     assert math.isnan(message.pruning.sparsity)
@@ -78,7 +109,7 @@ def test_all_faults_of_the_shape_come_at_once_with_their_paths():
             "model": "file:///m",
             "calibration": {"sampels": 3, "samples": 1.5, "seed": 2**63, "languages": {"de": "much", False: 1}},
             "pruning": {"sparsity": True, "pattern": 24},
-            "evaluation": {"languages": "de", "tokens_per_language": None},
+            "evaluation": {"languages": "de", "tokens_per_language": None, "layer_snr": "yes"},
         }
     )
     assert set(found) == {
@@ -92,6 +123,7 @@ def test_all_faults_of_the_shape_come_at_once_with_their_paths():
         "pruning.sparsity",
         "pruning.pattern",
         "evaluation.languages",
+        "evaluation.layer_snr",
     }
     assert "did you mean model?" in found["modle"]
     assert "did you mean samples?" in found["calibration.sampels"]
@@ -154,8 +186,52 @@ def test_options_stand_where_the_specification_has_them():
         "pruning": {"sparsity": 0.5},
         "evaluation": {"languages": ["de"]},
     }
+    assert prune_spec(
+        "file:///m",
+        corpus="file:///c",
+        languages=["de", "uk"],
+        policy="temperature",
+        temperature=2.0,
+        sparsity=0.7,
+        allocation="owl",
+        span=0.1,
+        overrides={"*.down_proj.weight": 0.4},
+        layer_snr=False,
+    ) == {
+        "model": {"uri": "file:///m"},
+        "calibration": {
+            "corpus": "file:///c",
+            "languages": ["de", "uk"],
+            "policy": "temperature",
+            "temperature": 2.0,
+        },
+        "pruning": {
+            "sparsity": 0.7,
+            "allocation": {"policy": "owl", "span": 0.1},
+            "overrides": {"*.down_proj.weight": 0.4},
+        },
+        "evaluation": {"layer_snr": False},
+    }
     with pytest.raises(TypeError, match="no such option: spars"):
         prune_spec("file:///m", spars=0.5)
+
+
+def test_every_field_of_a_specification_has_an_option():
+    def leaves(descriptor, path=()):
+        for field in descriptor.fields:
+            nested = field.message_type is not None and not field.is_repeated
+            yield from leaves(field.message_type, (*path, field.name)) if nested else [(*path, field.name)]
+
+    assert set(leaves(pb.PruneSpec.DESCRIPTOR)) == {*PATHS.values(), ("model", "uri")}
+
+
+def test_an_option_inside_a_part_of_a_part_leaves_the_rest_of_the_file_as_it_is():
+    spec = {"pruning": {"method": "wanda", "allocation": {"policy": "owl", "outlier": 3}}}
+    assert with_options(spec, {"span": 0.1}) == {
+        "pruning": {"method": "wanda", "allocation": {"policy": "owl", "outlier": 3, "span": 0.1}}
+    }
+    assert spec == {"pruning": {"method": "wanda", "allocation": {"policy": "owl", "outlier": 3}}}
+    assert with_options({"pruning": 3}, {"span": 0.1, "sparsity": 0.5}) == {"pruning": 3}
 
 
 def test_a_target_given_as_an_option_replaces_the_one_in_the_file_and_leaves_the_file_alone():

@@ -156,7 +156,9 @@ def test_signals_are_those_of_the_definitions_on_the_whole_model(tmp_path):
     by_language, _ = run(
         judge_blocks, (folder, calibration), signal=lambda layers: multilingual(layers, 3), sparsity=0.7
     )
-    for index, names in enumerate(blocks):
+    for index, inputs in enumerate(blocks):
+        assert [len(layers) for layers in inputs] == [3, 1, 2, 1]
+        names = [name for layers in inputs for name in layers]
         inside = [found[name.removeprefix("model.layers.").removesuffix(".weight")] for name in names]
         weights = [weight for weight, _ in inside]
         mixed = [sum(MIX[language] * square for language, square in squares.items()) for _, squares in inside]

@@ -1,0 +1,163 @@
+"""Decides, before the streaming pass, how much of every layer goes.
+
+A uniform allocation needs no data. The others judge the blocks of the dense model, in a pass of its own: the
+calibration text runs through every block once, dense, while the mean squares of its layers' inputs are gathered.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur_service.calibration.sampling import TextSample
+from secateur_service.models.streaming import StreamedModel
+from secateur_service.pipeline.batches import Batch, batch_sequences, divide
+from secateur_service.pipeline.observer import JobObserver
+from secateur_service.pipeline.stopwatch import Stopwatch
+from secateur_service.pipeline.suspension import suspended
+from secateur_service.pruning.allocation import SIGNALS, Layers, Shape, layer_sparsities
+from secateur_service.pruning.methods import Moments
+from secateur_service.pruning.patterns import NofM, Target, Unstructured
+from secateur_service.pruning.statistics import InputStatistics
+from secateur_service.spec import PruneSpec, PruningSpec
+
+
+def allocate(
+    model: StreamedModel,
+    spec: PruneSpec,
+    calibration: Mapping[str, TextSample],
+    observer: JobObserver,
+    stopwatch: Stopwatch,
+) -> dict[str, Target]:
+    """How much of every pruned layer goes.
+
+    Args:
+        model: the dense model.
+        spec: the specification.
+        calibration: text by language; only policies but `uniform` look at it.
+        observer: may stop the job; hears how sparse the blocks will be.
+        stopwatch: is charged with the pass.
+
+    Returns:
+        Targets by the name of the weight in the checkpoint; layers that stay dense are left out.
+
+    Raises:
+        FloatingPointError: weights or inputs that are not finite; the message names them.
+    """
+    pruning = spec.pruning.resolved()
+    shares: Mapping[str, float] = {}
+    if pruning.allocation.policy != "uniform":
+        policy, span, outlier = pruning.allocation.policy, pruning.allocation.span, pruning.allocation.outlier
+        assert pruning.sparsity is not None
+        assert span is not None
+        assert outlier is not None
+        signals, blocks = judge_blocks(
+            model, spec, calibration, observer, stopwatch, lambda layers: SIGNALS[policy](layers, outlier)
+        )
+        observer.log("info", "blocks judged", policy=policy, signals=signals)
+        shares = layer_sparsities(signals, blocks, pruning.sparsity, span, pruning.effective_group)
+    targets: dict[str, Target] = {}
+    for info in model.checkpoint.linear_weights():
+        target = _target(pruning, info.name, shares)
+        if target is not None:
+            targets[info.name] = target
+    return targets
+
+
+def targets_to_json(targets: Mapping[str, Target]) -> dict[str, Any]:
+    """Targets as plain JSON types."""
+    return {name: asdict(target) for name, target in targets.items()}
+
+
+def targets_from_json(data: Mapping[str, Any]) -> dict[str, Target]:
+    """The inverse of `targets_to_json`."""
+    return {name: Unstructured(**entry) if "sparsity" in entry else NofM(**entry) for name, entry in data.items()}
+
+
+def _target(pruning: PruningSpec, name: str, shares: Mapping[str, float]) -> Target | None:
+    """By the layer's override, else by what was allocated to it, else as the job says; None keeps it dense."""
+    override = pruning.override_of(name)
+    if override is not None and override.dense:
+        return None
+    rule = override or pruning
+    if rule.kept_of_group is not None:
+        return NofM(*rule.kept_of_group)
+    assert rule.sparsity is not None
+    return Unstructured(shares.get(name, rule.sparsity), pruning.effective_group)
+
+
+@torch.no_grad()
+def judge_blocks(
+    model: StreamedModel,
+    spec: PruneSpec,
+    calibration: Mapping[str, TextSample],
+    observer: JobObserver,
+    stopwatch: Stopwatch,
+    signal: Callable[[Layers], float],
+) -> tuple[list[float], list[list[dict[str, Shape]]]]:
+    """The signal of every block and, input by input, the layers that are given a sparsity by it.
+
+    These are the layers without an override; a block without any is left out. For the other arguments and the errors
+    see `allocate`.
+    """
+    pruning, weights = spec.pruning, spec.calibration.weights
+    size = batch_sequences(next(iter(calibration.values())).tokens.shape[1], model.device)
+    batches = divide({language: sample.tokens for language, sample in calibration.items()}, size)
+    with stopwatch.measure("load"):
+        states = model.embed([batch.tokens for batch in batches])
+    signals, blocks = [], []
+    for index in range(model.num_blocks):
+        with stopwatch.measure("prune"), model.block(index) as block:
+            inputs = _observe(model, block, index, batches, states, weights, observer.check)
+            linears = model.linears(block, index)
+            layers: list[tuple[Tensor, InputStatistics]] = []
+            shapes: list[dict[str, Shape]] = []
+            for group, statistics in zip(model.checkpoint.inputs(index), inputs, strict=True):
+                infos = {name: model.checkpoint.linear_weight(index, name) for name in group}
+                if not statistics.is_finite():
+                    raise FloatingPointError(f"{infos[group[0]].name}: inputs that are not finite")
+                free = [name for name in group if pruning.override_of(infos[name].name) is None]
+                layers += [(linears[name].weight, statistics) for name in free]
+                if free:
+                    shapes.append({infos[name].name: _shape(linears[name]) for name in free})
+            if layers:
+                blocks.append(shapes)
+                signals.append(signal(layers))
+    return signals, blocks
+
+
+def _observe(
+    model: StreamedModel,
+    block: nn.Module,
+    index: int,
+    batches: Sequence[Batch],
+    states: list[Tensor],
+    weights: Mapping[str, float],
+    check: Callable[[], None],
+) -> list[InputStatistics]:
+    """The mean squares of each distinct input of a dense block; carries the states on, in place."""
+    groups, linears = model.checkpoint.inputs(index), model.linears(block, index)
+    tokens = dict.fromkeys(weights, 0)
+    for batch in batches:
+        tokens[batch.language] += batch.tokens.numel()
+    statistics = [
+        InputStatistics(linears[group[0]].in_features, weights, tokens, model.device, moments=Moments.DIAGONAL)
+        for group in groups
+    ]
+    for position, batch in enumerate(batches):
+        check()
+        run = functools.partial(model.run_block, block, index, states[position])
+        with suspended([run], groups, linears) as (forward,):
+            for seen in statistics:
+                seen.update(forward.advance(), batch.language)
+            states[position] = forward.finish()
+    return statistics
+
+
+def _shape(linear: nn.Linear) -> Shape:
+    return linear.out_features, linear.in_features

@@ -1,0 +1,86 @@
+"""What can be judged only with the model and the corpora at hand, and what a job is expected to cost."""
+
+import pytest
+
+from secateur_service.admission import AccessPolicy, admit
+from secateur_service.errors import InvalidSpecError
+from support.models import save_corpora, save_model, spec_data
+
+EVERYWHERE = AccessPolicy(file_roots=None, destinations=None, on_device=False)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("admission")
+    return save_model(folder / "model"), *save_corpora(folder)
+
+
+def admitted(places, *, calibration=None, evaluation=None, on_device=False, **pruning):
+    data = spec_data(*places, **pruning)
+    data["calibration"] |= calibration or {}
+    data["evaluation"] |= evaluation or {}
+    return admit(data, AccessPolicy(None, None, on_device=on_device))
+
+
+def refused(places, **parts):
+    with pytest.raises(InvalidSpecError) as caught:
+        admitted(places, **parts)
+    return {violation.field: violation.description for violation in caught.value.violations}
+
+
+def test_the_resolved_specification_leaves_nothing_open_and_is_admitted_as_it_is(places):
+    first = admitted(
+        places,
+        calibration={"languages": [{"language": "de"}, {"language": "uk"}], "policy": "temperature"},
+        method="wanda",
+        sparsity=0.6,
+        allocation={"policy": "owl"},
+        overrides=[{"layers": "*.down_proj.weight", "dense": True}],
+    ).resolved
+    weights = {entry.language: entry.weight for entry in first.calibration.languages}
+    assert weights["de"] / weights["uk"] == pytest.approx((347 / 41) ** (1 / 3.33))
+    assert first.pruning.group == "row"
+    assert admit(first.model_dump(mode="json"), EVERYWHERE).resolved == first
+
+
+def test_an_override_that_names_no_pruned_layer_is_refused_with_an_example_of_a_name(places):
+    found = refused(
+        places,
+        method="wanda",
+        sparsity=0.5,
+        overrides=[{"layers": "*.q_proj.weight", "dense": True}, {"layers": "layers.0.*", "dense": True}],
+    )
+    assert list(found) == ["pruning.overrides[1].layers"]
+    assert "model.layers.0.self_attn.q_proj.weight" in found["pruning.overrides[1].layers"]
+
+
+def test_a_pattern_has_to_divide_only_the_layers_that_it_holds_for(places):
+    # Widths are 64 and, for the last layer of a block, 96.
+    assert "96 inputs of model.layers.0.mlp.down_proj.weight" in refused(places, pattern="3:64")["pruning.pattern"]
+    down = "*.down_proj.weight"
+    for override in ({"dense": True}, {"sparsity": 0.5}, {"pattern": "1:3"}):
+        assert admitted(places, pattern="3:64", overrides=[{"layers": down, **override}])
+    found = refused(
+        places, pattern="2:4", overrides=[{"layers": "*", "pattern": "1:3"}, {"layers": down, "pattern": "1:5"}]
+    )
+    assert list(found) == ["pruning.overrides[0].pattern", "pruning.overrides[1].pattern"]
+
+
+def test_a_job_that_would_prune_nothing_is_refused(places):
+    found = refused(places, sparsity=0.5, overrides=[{"layers": "*", "dense": True}])
+    assert list(found) == ["pruning.overrides"]
+
+
+def test_rules_of_every_kind_come_back_together(places):
+    found = refused(
+        places,
+        calibration={"policy": "minimax", "languages": [{"language": "de"}, {"language": "fr"}]},
+        method="magnitude",
+        sparsity=0.5,
+        overrides=[{"layers": "nothing", "dense": True}],
+    )
+    assert set(found) == {
+        "calibration.policy",
+        "calibration.languages[1].language",
+        "pruning.overrides[0].layers",
+    }
