@@ -37,7 +37,7 @@ def prune(calibration_language: str, languages: list[str], options: argparse.Nam
             "sequence_length": 256,
             "seed": options.seed,
         },
-        "pruning": {"method": options.method, "sparsity": options.sparsity},
+        "pruning": {"method": options.method, "sparsity": options.sparsity, "order": "block"},
         "evaluation": {
             "corpus": options.evaluation.resolve().as_uri(),
             "languages": languages,

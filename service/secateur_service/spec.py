@@ -36,7 +36,10 @@ from secateur_service.pruning.methods import (
 
 ORDERS = ("block", "true_sequential", "dense")
 ALLOCATIONS = ("uniform", "owl", "multilingual")
-DEFAULT_ORDER: Literal["block", "true_sequential", "dense"] = "block"
+# By the table that benchmarks/method_table.py keeps: near the best at every target, at a fraction of the best's cost.
+DEFAULT_METHOD = "sparsegpt"
+DEFAULT_UPDATE = "cg"
+DEFAULT_ORDER: Literal["block", "true_sequential", "dense"] = "true_sequential"
 DEFAULT_SPAN = 0.08
 DEFAULT_OUTLIER = 5.0
 DEFAULT_SAMPLES = 128
@@ -235,11 +238,11 @@ class LayerOverride(Part):
 class PruningSpec(Part):
     """How much is pruned, and by what rule. Exactly one of `sparsity` and `pattern` is given."""
 
-    method: Literal["magnitude", "wanda", "wanda_multilingual", "ria", "sparsegpt", "alps"] = Field(
-        default="sparsegpt", description="one of " + ", ".join(METHODS)
+    method: Literal["magnitude", "wanda", "wanda_multilingual", "ria", "sparsegpt", "alps"] | None = Field(
+        default=None, description="one of " + ", ".join(METHODS)
     )
     update: Literal["none", "cg", "obs", "admm"] | None = Field(
-        default=None, description=f"one of {', '.join(UPDATES)}; the method's own where it is not given"
+        default=None, description=f"one of {', '.join(UPDATES)}; the method's own where only a method is given"
     )
     sparsity: Sparsity | None = Field(default=None, description=_SHARE)
     pattern: Pattern | None = Field(default=None, description=_PATTERN)
@@ -263,9 +266,11 @@ class PruningSpec(Part):
             yield Broken(
                 "sparsity", "exactly one of sparsity and pattern is needed", "e.g. sparsity 0.5, or pattern 2:4"
             )
-        if not goes_together(self.method, self.effective_update):
+        if not goes_together(self.effective_method, self.effective_update):
             yield Broken(
-                "update", f"{self.update} does not go with {self.method}", "alps takes admm, and nothing else does"
+                "update",
+                f"{self.update} does not go with {self.effective_method}",
+                "alps takes admm, and nothing else does",
             )
         if self.pattern is not None and self.group is not None:
             yield Broken("group", f"{self.pattern} compares within its groups of inputs", "leave it out")
@@ -274,22 +279,27 @@ class PruningSpec(Part):
                 "allocation.policy", f"{self.pattern} prunes every layer alike", "give a sparsity, or leave it out"
             )
         if self.spread is not None and self.method != "wanda_multilingual":
-            yield Broken("spread", f"{self.method} has none", "leave it out, or use method wanda_multilingual")
+            yield Broken("spread", f"{self.effective_method} has none", "leave it out, or use method wanda_multilingual")
+
+    @property
+    def effective_method(self) -> str:
+        """The method that runs."""
+        return self.method or DEFAULT_METHOD
 
     @property
     def effective_update(self) -> str:
-        """The update that runs."""
-        return self.update or METHODS[self.method].update
+        """The update that runs: what is best where nothing is asked for, and what a method is known for where it is."""
+        return self.update or (METHODS[self.method].update if self.method else DEFAULT_UPDATE)
 
     @property
     def effective_group(self) -> str:
         """The weights that compete where the pruning is unstructured."""
-        return self.group or METHODS[self.method].group
+        return self.group or METHODS[self.effective_method].group
 
     @property
     def recipe(self) -> Recipe:
         """Score and update."""
-        return Recipe.of(self.method, self.update, self.spread)
+        return Recipe.of(self.effective_method, self.effective_update, self.spread)
 
     @property
     def kept_of_group(self) -> tuple[int, int] | None:
@@ -318,6 +328,7 @@ class PruningSpec(Part):
             allocation = allocation.model_copy(update=numbers)
         return self.model_copy(
             update={
+                "method": self.effective_method,
                 "update": self.effective_update,
                 "group": self.effective_group if self.pattern is None else None,
                 "spread": self.recipe.spread if self.method == "wanda_multilingual" else None,
@@ -420,7 +431,7 @@ def _broken_between(calibration: CalibrationSpec, pruning: PruningSpec) -> Itera
     if calibration.policy == "minimax" and pruning.recipe.moments is Moments.NONE:
         yield Broken(
             "calibration.policy",
-            f"{pruning.method} with update none looks at no text, so that there is nothing to balance",
+            f"{pruning.effective_method} with update none looks at no text, so that there is nothing to balance",
             "choose another method or update, or leave the policy out",
         )
 

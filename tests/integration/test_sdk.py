@@ -76,6 +76,8 @@ def test_a_report_larger_than_a_stock_client_accepts_arrives_whole(service, clie
 def test_the_service_says_what_it_can_do(client):
     info = client.info()
     assert "wanda" in info.methods
+    assert "minimax" in info.policies
+    assert "owl" in info.allocations
     assert info.destinations[0].startswith("file:///")
 
 

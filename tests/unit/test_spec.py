@@ -258,7 +258,8 @@ def test_resolving_fills_in_what_the_method_and_the_policies_have_by_default():
     assert (resolved.update, resolved.group, resolved.spread) == ("none", "row", DEFAULT_SPREAD)
     assert (resolved.allocation.span, resolved.allocation.outlier) == (0.08, 5.0)
     resolved = pruning(sparsity=0.5, allocation={"policy": "multilingual"}).resolved()
-    assert (resolved.update, resolved.group, resolved.spread) == ("obs", "layer", None)
+    assert (resolved.method, resolved.update, resolved.group, resolved.spread) == ("sparsegpt", "cg", "layer", None)
+    assert pruning(method="sparsegpt", sparsity=0.5).resolved().update == "obs"
     assert (resolved.allocation.span, resolved.allocation.outlier) == (0.08, 5.0)
     resolved = pruning(pattern="2:4").resolved()
     assert (resolved.group, resolved.allocation.span) == (None, None)

@@ -39,7 +39,6 @@ from secateur_service.pipeline.package import Package
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import BLOCKS_FRACTION, PassResult, run_pass
 from secateur_service.pipeline.task import Task
-from secateur_service.pruning.methods import Recipe
 from secateur_service.pruning.patterns import Target
 from secateur_service.spec import PruneSpec
 
@@ -221,7 +220,7 @@ class _Job:
             model = StreamedModel(checkpoint, self.device, dtype)
         pruning = self.spec.pruning
         task = Task(
-            recipe=Recipe.of(pruning.method, pruning.effective_update, pruning.spread),
+            recipe=pruning.recipe,
             targets=self._targets(model, calibration),
             order=pruning.order,
             weights=self.spec.calibration.weights,

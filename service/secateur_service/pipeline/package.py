@@ -106,7 +106,7 @@ def compression_note(spec: PruneSpec) -> dict[str, Any]:
     """
     return {
         "version": __version__,
-        "method": spec.pruning.method,
+        "method": spec.pruning.effective_method,
         "update": spec.pruning.effective_update,
         "sparsity": spec.pruning.target_sparsity,
         "pattern": spec.pruning.pattern,

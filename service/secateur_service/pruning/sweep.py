@@ -45,6 +45,8 @@ def sweep_columns(w_BM: Tensor, pruned_BM: Tensor, unit_BB: Tensor, gain_B1: Ten
         groups: as above.
     """
     removed_BM = torch.empty_like(w_BM)
+    columns = list(zip(w_BM.unbind(), pruned_BM.unbind(), removed_BM.unbind(), strict=True))
+    effect_BB = -unit_BB.T
     size = groups.group if groups else len(w_BM)
 
     def halve(start: int, stop: int) -> None:
@@ -52,12 +54,13 @@ def sweep_columns(w_BM: Tensor, pruned_BM: Tensor, unit_BB: Tensor, gain_B1: Ten
             scores_KM = (w_BM[start:stop] * gain_B1[start:stop]).abs_()
             pruned_BM[start:stop] = select_smallest(scores_KM.T, groups.group - groups.kept).T
         if stop - start == 1:
-            torch.mul(w_BM[start], pruned_BM[start], out=removed_BM[start])
+            w_M, pruned_M, removed_M = columns[start]
+            torch.mul(w_M, pruned_M, out=removed_M)
             return
         unit = size if stop - start > size else 1
         middle = start + (stop - start) // unit // 2 * unit
         halve(start, middle)
-        w_BM[middle:stop].addmm_(unit_BB[start:middle, middle:stop].T, removed_BM[start:middle], alpha=-1)
+        w_BM[middle:stop].addmm_(effect_BB[middle:stop, start:middle], removed_BM[start:middle])
         halve(middle, stop)
 
     halve(0, len(w_BM))

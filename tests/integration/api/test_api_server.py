@@ -57,6 +57,9 @@ async def test_service_info_says_what_the_settings_and_the_code_allow(start_api:
     api = await start_api(file_roots=[tmp_path], devices=["cpu", "cpu"])
     info = await api.stub.GetServiceInfo(service_pb.GetServiceInfoRequest())
     assert {"magnitude", "wanda", "sparsegpt"} <= set(info.methods)
+    assert list(info.orders) == ["block", "true_sequential", "dense"]
+    assert list(info.policies) == ["weights", "proportional", "temperature", "minimax"]
+    assert list(info.allocations) == ["uniform", "owl", "multilingual"]
     assert "llama" in info.architectures
     assert list(info.devices) == ["cpu", "cpu"]
     assert list(info.file_roots) == [str(tmp_path)]
