@@ -1,4 +1,4 @@
-"""The table that decides the defaults: every mask with every update, at several targets and seeds, per language.
+"""The table that decides the defaults: every mask with every update, by order, target, seed and language.
 
     python benchmarks/method_table.py --model DIR --calibration DIR --evaluation DIR [--seeds 0 1 2] [--targets 0.5 2:4]
 
@@ -29,34 +29,39 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.streaming_pass import Task, run_pass
-from secateur_service.pruning.methods import METHODS, UPDATES, goes_together, recipe
+from secateur_service.pipeline.streaming_pass import run_pass
+from secateur_service.pipeline.task import Task
+from secateur_service.pruning.methods import METHODS, Recipe, label
 from secateur_service.pruning.patterns import NofM, Target, Unstructured
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
-RECIPES = [pair for pair in itertools.product(METHODS, UPDATES) if goes_together(*pair)]
+RECIPES = [*itertools.product(("wanda", "ria", "sparsegpt"), ("none", "cg", "obs")), ("alps", "admm")]
+# Enough to judge an order by; the others are run with every recipe.
+RECIPES_IN_DENSE_ORDER = [("wanda", "none"), ("sparsegpt", "obs"), ("sparsegpt", "cg"), ("alps", "admm")]
+COLOURS = ("#1d6b4f", "#c9a227", "#7a4b94")
 Samples = tuple[dict[str, TextSample], dict[str, TextSample]]
 
 
-def parse_target(text: str) -> Target:
-    """`0.5` or `2:4`."""
+def parse_target(text: str, method: str) -> Target:
+    """`0.5` or `2:4`, with the weights competing as the method has it."""
     if ":" in text:
         kept, group = text.split(":")
         return NofM(int(kept), int(group))
-    return Unstructured(float(text))
+    return Unstructured(float(text), METHODS[method].group)
 
 
-def prune(model: Path, samples: Samples, method: str, update: str, target: Target) -> dict[str, Any]:
+def prune(model: Path, samples: Samples, recipe: Recipe, target: Target, order: str) -> dict[str, Any]:
     """One pass; returns dense and pruned perplexity per language."""
     calibration, evaluation = samples
     weights = dict.fromkeys(calibration, 1 / len(calibration))
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        task = Task(method, update, target, weights, calibration, evaluation, Path(folder))
         streamed = StreamedModel(open_checkpoint(model), torch.device("cpu"), torch.float32)
+        targets = {info.name: target for info in streamed.checkpoint.linear_weights()}
+        task = Task(recipe, targets, order, weights, calibration, evaluation, Path(folder), layer_snr=False)
         ledger = FileLedger(Path(folder) / "ledger.json")
         result = run_pass(streamed, task, ledger, RecordingObserver(), Stopwatch())
     figures = {
@@ -72,18 +77,25 @@ def growth(result: dict[str, Any]) -> float:
     return math.exp(sum(logs) / len(logs))
 
 
-def draw(table: dict[str, dict[str, float]], targets: list[str], path: Path) -> None:
-    """One panel per target, one bar per recipe."""
-    figure, panels = plt.subplots(1, len(targets), figsize=(3.2 * len(targets) + 1.5, 4), sharey=True, squeeze=False)
-    names = list(table)
+def draw(table: dict[str, dict[str, dict[str, float]]], targets: list[str], path: Path) -> None:
+    """One panel per target, one bar per recipe and order."""
+    names, orders = list(table), list(dict.fromkeys(order for rows in table.values() for order in rows))
+    figure, panels = plt.subplots(1, len(targets), figsize=(3.4 * len(targets) + 1.5, 5.5), sharey=True, squeeze=False)
     for axes, target in zip(panels[0], targets, strict=True):
-        values = [table[name][target] for name in names]
-        axes.barh(names, [value - 1 for value in values], left=1, color="#1d6b4f")
-        for position, value in enumerate(values):
-            axes.text(value, position, f" {value:.3f}", va="center", fontsize=8)
+        for offset, order in enumerate(orders):
+            height = 0.8 / len(orders)
+            shift = (offset - (len(orders) - 1) / 2) * height
+            bars = {row + shift: table[name][order][target] for row, name in enumerate(names) if order in table[name]}
+            rows, values = list(bars), list(bars.values())
+            axes.barh(rows, [value - 1 for value in values], height, left=1, color=COLOURS[offset], label=order)
+            for row, value in zip(rows, values, strict=True):
+                axes.text(value, row, f" {value:.3f}", va="center", fontsize=6)
         axes.set_title(f"target {target}", fontsize=10)
-        axes.set_xlim(1, 1 + 1.25 * (max(values) - 1))
-    panels[0][0].invert_yaxis()  # they share it: best read from the first recipe down
+        longest = max(row[target] for orders_of in table.values() for row in orders_of.values())
+        axes.set_xlim(1, 1 + 1.25 * (longest - 1))
+    panels[0][0].set_yticks(range(len(names)), names)
+    panels[0][0].invert_yaxis()  # the panels share it: best read from the first recipe down
+    panels[0][-1].legend(title="order", fontsize=8)
     figure.supxlabel("pruned / dense perplexity, geometric mean over languages (lower is better)", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
@@ -97,12 +109,13 @@ def main() -> None:
     parser.add_argument("--evaluation", type=Path, required=True, help="folder with the same files, other text")
     parser.add_argument("--targets", nargs="+", default=["0.5", "0.6", "0.7", "2:4"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--sequences", type=int, default=16, help="calibration sequences of 256 tokens per language")
-    parser.add_argument("--tokens", type=int, default=4096, help="evaluation tokens per language")
+    parser.add_argument("--orders", nargs="+", default=["block", "true_sequential", "dense"])
+    parser.add_argument("--sequences", type=int, default=8, help="calibration sequences of 256 tokens per language")
+    parser.add_argument("--tokens", type=int, default=1024, help="evaluation tokens per language")
     options = parser.parse_args()
     languages = sorted(path.stem for path in options.calibration.glob("*.txt"))
     path = RESULTS / "method_table.json"
-    settings = {"languages": languages, "sequences": options.sequences, "tokens": options.tokens, "order": "block"}
+    settings = {"languages": languages, "sequences": options.sequences, "tokens": options.tokens}
     content = json.loads(path.read_text()) if path.exists() else {"settings": settings, "results": {}}
     if content["settings"] != settings:
         parser.error(f"{path} was made with other settings, {content['settings']}; move it away")
@@ -121,25 +134,31 @@ def main() -> None:
             seed=seed,
             check=lambda: None,
         )
-        for target, (method, update) in itertools.product(options.targets, RECIPES):
-            key = f"{method}/{update}/{target}/{seed}"
-            if key not in results:
-                results[key] = prune(options.model, samples, method, update, parse_target(target))
+        for order, target, (method, update) in itertools.product(options.orders, options.targets, RECIPES):
+            key = f"{order}/{method}/{update}/{target}/{seed}"
+            if key not in results and (order != "dense" or (method, update) in RECIPES_IN_DENSE_ORDER):
+                recipe = Recipe.of(method, update)
+                results[key] = prune(options.model, samples, recipe, parse_target(target, method), order)
                 path.write_text(json.dumps(content, indent=1) + "\n")
                 print(
-                    f"{key:<28} growth {growth(results[key]):.4f}  {results[key]['cpu_seconds']:7.1f} CPU s", flush=True
+                    f"{key:<44} growth {growth(results[key]):.4f}  {results[key]['cpu_seconds']:7.1f} CPU s", flush=True
                 )
     table = {
-        recipe(method, update): {
-            target: sum(growth(results[f"{method}/{update}/{target}/{seed}"]) for seed in options.seeds)
-            / len(options.seeds)
-            for target in options.targets
+        label(method, update): {
+            order: {
+                target: sum(growth(results[f"{order}/{method}/{update}/{target}/{seed}"]) for seed in options.seeds)
+                / len(options.seeds)
+                for target in options.targets
+            }
+            for order in options.orders
+            if order != "dense" or (method, update) in RECIPES_IN_DENSE_ORDER
         }
         for method, update in RECIPES
     }
-    print(f"\n{'recipe':<24}" + "".join(f"{target:>10}" for target in options.targets))
-    for name, row in table.items():
-        print(f"{name:<24}" + "".join(f"{row[target]:10.4f}" for target in options.targets))
+    print(f"\n{'recipe':<22}{'order':<18}" + "".join(f"{target:>10}" for target in options.targets))
+    for name, rows in table.items():
+        for order, row in rows.items():
+            print(f"{name:<22}{order:<18}" + "".join(f"{row[target]:10.4f}" for target in options.targets))
     draw(table, options.targets, RESULTS / "method_table.png")
     print(f"written: {path}, {RESULTS / 'method_table.png'}")
 

@@ -174,7 +174,10 @@ def _working_bytes(work: _Work, spec: PruneSpec, hidden: int, item: int) -> int:
         states += work.calibration * (max(group.width for group in groups) + hidden)
     grams = [4 * group.width**2 for group in groups] if work.needs_gram else [0]
     statistics = (max(grams) if stages else sum(grams)) * (work.languages if work.minimax else 1)
-    solving = 4 * max(group.parameters for group in groups) * (3 if work.needs_gram else 2) + 3 * max(grams)
+    largest = 4 * max(group.parameters for group in groups)
+    solving = largest * (3 if work.needs_gram else 2) + 3 * max(grams)
+    if work.minimax:  # the best layers so far beside those of a round, and the matrix of its mix
+        solving += 2 * largest + max(grams)
     activations = _BATCH_TOKENS * max(group.rows for group in groups) * item * 3
     block = sum(group.parameters for group in groups) * item
     return block + states * item + statistics + max(solving, activations, _HEAD_SLICE_BYTES)

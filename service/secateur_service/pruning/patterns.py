@@ -89,11 +89,13 @@ def _kth_smallest(scores: Tensor, k: int) -> Tensor:
 def _select_by_rank(scores: Tensor, count: int) -> Tensor:
     """The same for few columns: how many of its row come before a score, from all pairs of columns."""
     scores_KR = scores.T.contiguous()
-    rank_KR = torch.zeros_like(scores_KR, dtype=torch.uint8)
-    for j in range(1, len(scores_KR)):
-        earlier_first = scores_KR[:j] <= scores_KR[j]
-        rank_KR[j] += earlier_first.sum(0, dtype=torch.uint8)
-        rank_KR[:j] += ~earlier_first
+    size = len(scores_KR)
+    # At first as if all columns to the right came first.
+    rank_KR = torch.arange(size - 1, -1, -1, dtype=torch.int8, device=scores.device)[:, None].repeat(1, len(scores))
+    for i in range(size - 1):
+        comes_first = (scores_KR[i] <= scores_KR[i + 1 :]).view(torch.int8)
+        rank_KR[i] -= comes_first.sum(0, dtype=torch.int8)
+        rank_KR[i + 1 :] += comes_first
     return (rank_KR < count).T
 
 

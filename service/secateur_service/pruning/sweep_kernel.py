@@ -9,8 +9,8 @@ Needs Triton, which comes with torch for CUDA.
 from __future__ import annotations
 
 import torch
-import triton  # type: ignore[import-not-found, unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from secateur_service.pruning.patterns import NofM
@@ -38,7 +38,7 @@ def sweep(w_BM: Tensor, pruned_BM: Tensor, unit_BB: Tensor, gain_B1: Tensor, gro
         unit_BB.contiguous(),
         gain_B1.contiguous(),
         rows,
-        columns,
+        COLUMNS=columns,
         GROUP=groups.group if groups else 0,
         DROPPED=groups.group - groups.kept if groups else 0,
         BLOCK=max(_MIN_BLOCK, triton.next_power_of_2(columns)),
@@ -54,7 +54,7 @@ def _sweep_rows(  # type: ignore[no-untyped-def, unused-ignore]
     unit_ptr,
     gain_ptr,
     rows,
-    columns,
+    COLUMNS: tl.constexpr,
     GROUP: tl.constexpr,
     DROPPED: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -62,12 +62,12 @@ def _sweep_rows(  # type: ignore[no-untyped-def, unused-ignore]
 ):
     row = tl.program_id(0) * TILE + tl.arange(0, TILE)
     column = tl.arange(0, BLOCK)
-    inside = (column < columns)[:, None] & (row < rows)[None, :]
+    inside = (column < COLUMNS)[:, None] & (row < rows)[None, :]
     place = column[:, None].to(tl.int64) * rows + row[None, :]
     w = tl.load(w_ptr + place, mask=inside, other=0.0)
     pruned = tl.load(pruned_ptr + place, mask=inside, other=0)
-    gain = tl.load(gain_ptr + column, mask=column < columns, other=0.0)
-    for j in range(columns):
+    gain = tl.load(gain_ptr + column, mask=column < COLUMNS, other=0.0)
+    for j in range(COLUMNS):
         if GROUP > 0:  # noqa: SIM102 # decided when the kernel is built
             if j % GROUP == 0:
                 score = tl.abs(w) * gain[:, None]
@@ -78,7 +78,7 @@ def _sweep_rows(  # type: ignore[no-untyped-def, unused-ignore]
                 group = (column >= j) & (column < j + GROUP)
                 pruned = tl.where(group[:, None], (rank < DROPPED).to(tl.uint8), pruned)
         removed = tl.sum(tl.where((column == j)[:, None] & (pruned != 0), w, 0.0), axis=0)
-        unit = tl.load(unit_ptr + j * columns + column, mask=column < columns, other=0.0)
+        unit = tl.load(unit_ptr + j * COLUMNS + column, mask=column < COLUMNS, other=0.0)
         w -= unit[:, None] * removed[None, :]
     tl.store(w_ptr + place, tl.where(pruned != 0, 0.0, w), mask=inside)
     if GROUP > 0:

@@ -162,7 +162,7 @@ def test_any_data_becomes_a_message_or_a_list_of_faults(data):
         (b"", "holds nothing"),
         (b"\xff\xfe\x00", "not YAML"),
         (b"a: 1\n---\nb: 2", "spec.yaml"),
-        (b"[" * 3_000, "spec.yaml"),
+        (b"[" * 1_000, "spec.yaml"),
         (b"#" * (2**20 + 1), "larger than"),
     ],
 )

@@ -173,3 +173,30 @@ def test_inputs_of_16_bits_are_summed_in_32():
     statistics = statistics_of({"de": x}, {"de": 1.0}, Moments.FULL)
     torch.testing.assert_close(statistics.gram.double(), exact_gram(x), rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(statistics.mean_squares(), x.double().square().mean(0), rtol=1e-6, atol=0)
+
+
+def test_for_one_language_all_ways_of_summing_are_the_same():
+    streams = {"de": inputs_of(3000, 140, 0)}
+    of_mix, by_language = (statistics_of(streams, {"de": 1.0}, m) for m in (Moments.FULL, Moments.BY_LANGUAGE))
+    assert torch.equal(of_mix.gram, by_language.gram)
+    assert torch.equal(by_language.gram, by_language.language_gram("de"))
+    torch.testing.assert_close(of_mix.gram.diagonal().double(), of_mix.mean_squares(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("size", [3, 4, 20])
+def test_a_gpu_sums_as_the_cpu_does_whatever_the_size_of_a_batch(dtype, size):
+    sequences = inputs_of(20 * 2048, 300, 0).reshape(20, 2048, 300).to(dtype)
+    expected = InputStatistics(300, {"de": 1.0}, {"de": 20 * 2048}, CPU, moments=Moments.FULL)
+    expected.update(sequences, "de")
+    got = []
+    for batch_size in (20, size):
+        statistics = InputStatistics(300, {"de": 1.0}, {"de": 20 * 2048}, torch.device("cuda"), moments=Moments.FULL)
+        for batch in sequences.cuda().split(batch_size):
+            statistics.update(batch, "de")
+        got.append(statistics)
+    torch.testing.assert_close(got[0].gram.cpu(), expected.gram, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(got[0].mean_squares().cpu(), expected.mean_squares(), rtol=1e-4, atol=0)
+    assert torch.equal(got[0].gram, got[1].gram)
+    assert torch.equal(got[0].mean_squares(), got[1].mean_squares())

@@ -1,0 +1,81 @@
+"""Judges pruned weights of either side by plain transformers, on the same held-out tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Perplexity per language, and how far the logits are from the dense model's: ‖logits − dense‖ / ‖dense‖."""
+
+    perplexity: dict[str, float]
+    error: float
+
+    def growth(self, dense: Self) -> float:
+        """Geometric mean over languages of pruned / dense perplexity."""
+        logs = [math.log(value / dense.perplexity[name]) for name, value in self.perplexity.items()]
+        return math.exp(sum(logs) / len(logs))
+
+
+class Judge:
+    """Keeps the dense model and its logits.
+
+    Args:
+        model: folder of the dense model.
+        tokens: held-out sequences N×S of each language.
+    """
+
+    def __init__(self, model: Path, tokens: Mapping[str, Tensor]) -> None:
+        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        self._stored = {name: value.clone() for name, value in self._model.state_dict().items()}
+        self._types = _stored_types(model)
+        self._tokens = tokens
+        self._logits: dict[str, list[Tensor]] = {}
+        self.dense = self._measure()
+
+    @torch.no_grad()
+    def judge(self, pruned: Path) -> Quality:
+        """Judge the weights of a file, or of all files of a folder, rounded to the type of the dense checkpoint."""
+        files = [pruned] if pruned.is_file() else sorted(pruned.glob("*.safetensors"))
+        state = self._model.state_dict()
+        for name, value in self._stored.items():
+            state[name].copy_(value)
+        for name, value in (item for file in files for item in load_file(file).items()):
+            state[name].copy_(value.to(self._types[name]))
+        return self._measure()
+
+    @torch.no_grad()
+    def _measure(self) -> Quality:
+        perplexity, noise, signal = {}, 0.0, 0.0
+        for language, ids in self._tokens.items():
+            nats, remember = 0.0, language not in self._logits
+            dense = self._logits.setdefault(language, [])
+            for position, batch in enumerate(ids.split(4)):
+                logits = self._model(input_ids=batch, use_cache=False).logits
+                nats += float(
+                    torch.nn.functional.cross_entropy(
+                        logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"
+                    )
+                )
+                if remember:
+                    dense.append(logits)
+                noise += float((logits - dense[position]).square().sum())
+                signal += float(dense[position].square().sum())
+            perplexity[language] = math.exp(nats / (ids.shape[0] * (ids.shape[1] - 1)))
+        return Quality(perplexity, math.sqrt(noise / signal))
+
+
+def _stored_types(model: Path) -> dict[str, torch.dtype]:
+    return {
+        name: value.dtype for file in sorted(model.glob("*.safetensors")) for name, value in load_file(file).items()
+    }

@@ -1,0 +1,96 @@
+"""Prunes with Secateur's streaming pass, in a process of its own.
+
+    python secateur_side.py '{"model": ..., "tokens": ..., "method": "wanda", "target": "0.5", "order": ..., ...}'
+
+The processor time counted is that of the whole pass, less reading blocks and writing them, which interleave with it;
+embedding the text counts.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from processes import imported, report
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from transformers.models.llama.modeling_llama import LlamaForCausalLM as _LlamaForCausalLM  # noqa: F401 - the baseline
+
+from secateur_service.calibration.sampling import TextSample
+from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.streaming import StreamedModel
+from secateur_service.pipeline.ledger import FileLedger
+from secateur_service.pipeline.observer import RecordingObserver
+from secateur_service.pipeline.stopwatch import Stopwatch
+from secateur_service.pipeline.streaming_pass import run_pass
+from secateur_service.pipeline.task import Task
+from secateur_service.pruning.methods import METHODS, Recipe
+from secateur_service.pruning.patterns import NofM, Target, Unstructured
+
+
+class _TimedModel(StreamedModel):
+    """Says what embedding the text took: the pass books it as loading, llm-compressor does it while it prunes."""
+
+    embedding_cpu_seconds = 0.0
+
+    def embed(self, batches: Sequence[Tensor]) -> list[Tensor]:
+        began = time.process_time()
+        states = super().embed(batches)
+        self.embedding_cpu_seconds += time.process_time() - began
+        return states
+
+
+def _target(text: str, method: str) -> Target:
+    if ":" in text:
+        kept, group = text.split(":")
+        return NofM(int(kept), int(group))
+    return Unstructured(float(text), METHODS[method].group)
+
+
+def _samples(tokens: dict[str, Tensor], purpose: str) -> dict[str, TextSample]:
+    """The tensors named `purpose/language`; without bytes, for bits per byte are not compared."""
+    found = {name.partition("/")[2]: ids for name, ids in sorted(tokens.items()) if name.startswith(f"{purpose}/")}
+    return {name: TextSample(name, ids, torch.ones_like(ids), 1, frozenset()) for name, ids in found.items()}
+
+
+def main() -> None:
+    """Prune, and say what it took."""
+    job = json.loads(sys.argv[1])
+    torch.set_num_threads(1)
+    imported()
+    tokens = load_file(job["tokens"])
+    calibration = _samples(tokens, "calibration")
+    evaluation = _samples(tokens, "evaluation") if job["report"] else {}
+    folder = Path(job["output"])
+    model = _TimedModel(open_checkpoint(Path(job["model"])), torch.device("cpu"), torch.float32)
+    target = _target(job["target"], job["method"])
+    task = Task(
+        recipe=Recipe.of(job["method"]),
+        targets={info.name: target for info in model.checkpoint.linear_weights()},
+        order=job["order"],
+        weights=dict.fromkeys(calibration, 1 / len(calibration)),
+        calibration=calibration,
+        evaluation=evaluation,
+        shards=folder,
+        layer_snr=job["report"],
+    )
+    stopwatch, ledger = Stopwatch(), FileLedger(folder / "ledger.json")
+    if job.get("count"):
+        with FlopCounterMode(display=False) as counter:
+            run_pass(model, task, ledger, RecordingObserver(), stopwatch)
+        by_operator = {str(operator): count for operator, count in counter.get_flop_counts()["Global"].items()}
+        report(**by_operator)
+        return
+    run_pass(model, task, ledger, RecordingObserver(), stopwatch)
+    _, spent = stopwatch.totals()
+    counted = spent["total"] - spent["load"] - spent["write"] + model.embedding_cpu_seconds
+    report(cpu_seconds=counted, **{f"{kind}_cpu_seconds": seconds for kind, seconds in spent.items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The floating-point operations that pruning one block takes at least, and the time that they take at least.
+
+With T calibration tokens, context s, hidden size d, key/value width k and intermediate width f:
+
+- a causal forward pass is 2·T·(2d² + 2dk + 3df) + 2·T·s·d; order `block` runs two, the first without the block's last
+  product, the other orders run one;
+- the second moments of the distinct inputs are T·(3d² + f²), one triangle;
+- a factorisation is ⅓·n³ for each distinct input of n features, SparseGPT's sweep m·n² for each layer m×n, and masked
+  conjugate gradients are 12 products of 2·m·n².
+
+Products of 16-bit numbers run on tensor cores; factorisation, sweep and conjugate gradients are in float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.gpu.generated import Shape
+from secateur_service.pruning.methods import Moments, Recipe
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device computes at most, in floating-point operations per second."""
+
+    products: float
+    float32: float
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Operations per block: in products of the model's number type, and in float32."""
+
+    product_flops: float
+    float32_flops: float
+
+    def seconds(self, rates: Rates) -> float:
+        """The time per block at these rates."""
+        return self.product_flops / rates.products + self.float32_flops / rates.float32
+
+
+def block_floor(shape: Shape, recipe: Recipe, order: str, sequences: int, length: int) -> Floor:
+    """The operations of a block that is neither the first nor the last."""
+    tokens, last = sequences * length, 2.0 * sequences * length * shape.hidden * shape.intermediate
+    forward = 2.0 * tokens * sum(m * n for m, n in shape.layers) + 2.0 * tokens * length * shape.hidden
+    products = 2 * forward - last if order == "block" else forward
+    if recipe.moments < Moments.FULL:
+        return Floor(products, 0.0)
+    products += tokens * sum(float(n) ** 2 for _, n in shape.layers)
+    float32 = 0.0
+    if "obs" in (recipe.score, recipe.update):
+        float32 += sum(float(n) ** 3 / 3 + float(m) * n**2 for m, n in shape.layers)
+    if recipe.update == "cg":
+        float32 += sum(24.0 * m * n**2 for m, n in shape.layers)
+    return Floor(products, float32)

@@ -1,0 +1,120 @@
+"""Llamas of any size whose tensors are drawn when they are read: neither memory nor disk holds them.
+
+Pruned blocks are discarded for the same reason. All else is the engine's.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from secateur_service.models.architectures import ARCHITECTURES
+from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.safetensors import OutputTensor, TensorInfo
+from secateur_service.models.streaming import StreamedModel
+from secateur_service.models.tensors import DTYPES, TensorReader
+
+_STANDARD_DEVIATION = 0.02
+_HEAD_SIZE = 128
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Llama's sizes.
+
+    Attributes:
+        hidden: hidden size d.
+        intermediate: of the feed-forward part, f.
+        key_value: keys and values together have twice this width, k.
+        blocks: decoder blocks.
+        vocabulary: tokens.
+    """
+
+    hidden: int
+    intermediate: int
+    key_value: int
+    blocks: int
+    vocabulary: int = 128256
+
+    @property
+    def layers(self) -> tuple[tuple[int, int], ...]:
+        """(rows, inputs) of the layers of a block, added up over those that share an input."""
+        d, k, f = self.hidden, self.key_value, self.intermediate
+        return ((d + 2 * k, d), (d, d), (2 * f, d), (d, f))
+
+
+SHAPES = {
+    "tiny": Shape(hidden=256, intermediate=704, key_value=128, blocks=4, vocabulary=1000),
+    "llama-3-8b": Shape(hidden=4096, intermediate=14336, key_value=1024, blocks=32),
+    "70b": Shape(hidden=8192, intermediate=28672, key_value=1024, blocks=80),
+    "405b": Shape(hidden=16384, intermediate=53248, key_value=1024, blocks=126),
+}
+
+
+class GeneratedTensors(TensorReader):
+    """Draws every tensor from its name: weights are normal, norms are ones."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device = device
+
+    def read(self, info: TensorInfo) -> Tensor:
+        """Draw a tensor."""
+        return self._draw(info, info.shape)
+
+    def read_rows(self, info: TensorInfo, start: int, stop: int) -> Tensor:
+        """Draw as many rows."""
+        return self._draw(info, (stop - start, *info.shape[1:]))
+
+    def gather_rows(self, info: TensorInfo, rows: list[int]) -> Tensor:
+        """Draw as many rows."""
+        return self._draw(info, (len(rows), *info.shape[1:]))
+
+    def _draw(self, info: TensorInfo, shape: tuple[int, ...]) -> Tensor:
+        dtype = DTYPES[info.dtype]
+        if len(shape) == 1:
+            return torch.ones(shape, dtype=dtype, device=self._device)
+        generator = torch.Generator(self._device).manual_seed(zlib.crc32(info.name.encode()))
+        drawn = torch.randn(shape, generator=generator, dtype=dtype, device=self._device)
+        return drawn.mul_(_STANDARD_DEVIATION)
+
+
+class GeneratedModel(StreamedModel):
+    """A model that is drawn while it is streamed, and whose pruned blocks go nowhere."""
+
+    def _load_outer(self) -> None:
+        self.reader = GeneratedTensors(self.device)
+        super()._load_outer()
+
+    def output_tensors(self, block: nn.Module, index: int) -> list[OutputTensor]:  # noqa: ARG002
+        """Nothing."""
+        return []
+
+
+def generated_model(shape: Shape, blocks: int, device: torch.device, dtype: torch.dtype) -> GeneratedModel:
+    """A Llama of a shape, with fewer blocks."""
+    config = LlamaConfig(
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=blocks,
+        num_attention_heads=shape.hidden // _HEAD_SIZE,
+        num_key_value_heads=shape.key_value // _HEAD_SIZE,
+        vocab_size=shape.vocabulary,
+        tie_word_embeddings=False,
+    )
+    with torch.device("meta"):
+        parameters = dict(LlamaForCausalLM(config).named_parameters())
+    tensors = {name: _info(name, tuple(parameter.shape)) for name, parameter in parameters.items()}
+    checkpoint = Checkpoint(Path("generated"), config.to_dict(), ARCHITECTURES["llama"], tensors, blocks)
+    return GeneratedModel(checkpoint, device, dtype)
+
+
+def _info(name: str, shape: Sequence[int]) -> TensorInfo:
+    size = 2 * torch.Size(shape).numel()
+    return TensorInfo(name, "BF16", tuple(shape), Path("generated"), 0, size)

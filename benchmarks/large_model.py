@@ -1,0 +1,155 @@
+"""Peak memory on a model of 3 billion parameters: pruned from disk to disk, a block at a time.
+
+    python benchmarks/large_model.py [--folder DIR]
+
+Writes a Llama of random bfloat16 weights (hidden 3072, 28 layers, intermediate 8192, vocabulary 32,000; about 6 GB),
+prunes it by `secateur-service run` with Wanda on 16 sequences of 128 tokens, and watches the process: RssAnon, the
+memory that is the process's own, every 50 ms. Writes benchmarks/results/large_model.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig
+
+import secateur_service.demo
+from secateur_service.demo.tokenizer import save_byte_tokenizer
+from secateur_service.models.safetensors import write_shard
+from secateur_service.models.tensors import output_tensor
+
+RESULT = Path(__file__).parent / "results" / "large_model.json"
+TEXT = Path(secateur_service.demo.__file__).parent / "text"
+HIDDEN, INTERMEDIATE, BLOCKS, VOCABULARY = 3072, 8192, 28, 32000
+KEY_VALUE = 1024
+LANGUAGES = ("de", "uk")
+INTERVAL_SECONDS = 0.05
+
+
+def blocks() -> Iterator[dict[str, Tensor]]:
+    """The tensors of each block, then those outside; drawn when they are asked for."""
+    generator = torch.Generator().manual_seed(0)
+
+    def matrix(rows: int, columns: int) -> Tensor:
+        return (torch.randn(rows, columns, generator=generator) * 0.02).bfloat16()
+
+    shapes = {
+        "self_attn.q_proj": (HIDDEN, HIDDEN),
+        "self_attn.k_proj": (KEY_VALUE, HIDDEN),
+        "self_attn.v_proj": (KEY_VALUE, HIDDEN),
+        "self_attn.o_proj": (HIDDEN, HIDDEN),
+        "mlp.gate_proj": (INTERMEDIATE, HIDDEN),
+        "mlp.up_proj": (INTERMEDIATE, HIDDEN),
+        "mlp.down_proj": (HIDDEN, INTERMEDIATE),
+    }
+    norm = torch.ones(HIDDEN, dtype=torch.bfloat16)
+    for index in range(BLOCKS):
+        prefix = f"model.layers.{index}"
+        norms = {f"{prefix}.{name}.weight": norm for name in ("input_layernorm", "post_attention_layernorm")}
+        yield norms | {f"{prefix}.{name}.weight": matrix(*shape) for name, shape in shapes.items()}
+    yield {
+        "model.embed_tokens.weight": matrix(VOCABULARY, HIDDEN),
+        "model.norm.weight": norm,
+        "lm_head.weight": matrix(VOCABULARY, HIDDEN),
+    }
+
+
+def write_model(folder: Path) -> int:
+    """Write the model, one shard a block; returns its number of parameters."""
+    folder.mkdir(parents=True)
+    config = LlamaConfig(
+        hidden_size=HIDDEN,
+        intermediate_size=INTERMEDIATE,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=24,
+        num_key_value_heads=8,
+        head_dim=128,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=2048,
+        dtype="bfloat16",
+        architectures=["LlamaForCausalLM"],
+    )
+    config.save_pretrained(folder)
+    weight_map, parameters = {}, 0
+    for number, tensors in enumerate(blocks()):
+        shard = write_shard(folder, f"model-{number:02d}", [output_tensor(*item) for item in tensors.items()])
+        weight_map |= dict.fromkeys(tensors, shard.name)
+        parameters += sum(tensor.numel() for tensor in tensors.values())
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_byte_tokenizer(folder, max_length=2048)
+    return parameters
+
+
+def write_spec(path: Path, model: Path) -> None:
+    """Wanda at 50 % on 16 sequences of 128 tokens of the project's own text."""
+    spec = {
+        "model": {"uri": model.as_uri()},
+        "calibration": {"corpus": TEXT.as_uri(), "languages": list(LANGUAGES), "samples": 16, "sequence_length": 128},
+        "pruning": {"method": "wanda", "sparsity": 0.5},
+        "evaluation": {"tokens_per_language": 256},
+    }
+    path.write_text(json.dumps(spec))  # JSON is YAML
+
+
+def watch(process: subprocess.Popen[str]) -> int:
+    """Highest RssAnon of a process until it ends, in bytes."""
+    highest = 0
+    while process.poll() is None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except FileNotFoundError:
+            break
+        found = re.search(r"RssAnon:\s+(\d+) kB", status)
+        highest = max(highest, int(found[1]) * 1024 if found else 0)
+        time.sleep(INTERVAL_SECONDS)
+    return highest
+
+
+def main() -> None:
+    """Write the model, prune it, say what it took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="where 18 GB are free; default a temporary folder")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        base = Path(name)
+        parameters = write_model(base / "model")
+        write_spec(base / "spec.yaml", base / "model")
+        print(f"written: {parameters / 1e9:.2f} billion parameters", flush=True)
+        # The command beside this interpreter: the process that is watched must be the one that prunes.
+        command = [Path(sys.executable).parent / "secateur-service", "run", base / "spec.yaml"]
+        command += ["--output", base / "out", "--threads", "1", "--json"]
+        process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+        peak = watch(process)
+        output, _ = process.communicate()
+        if process.returncode:
+            raise SystemExit(f"the run failed with exit code {process.returncode}")
+        summary = json.loads(output.splitlines()[-1])
+        provenance = json.loads((base / "out" / "provenance.json").read_text())
+    result = {
+        "parameters": parameters,
+        "peak_rss_anon_bytes": peak,
+        "peak_rss_bytes": summary["peak_rss_bytes"],
+        "estimated_peak_host_bytes": provenance["estimate"]["peak_host_bytes"],
+        "sparsity": summary["sparsity"],
+        "cpu_seconds": summary["cpu_seconds"],
+        "versions": {name: metadata.version(name) for name in ("torch", "transformers")},
+    }
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"peak RssAnon {peak / 1e9:.2f} GB, estimated {result['estimated_peak_host_bytes'] / 1e9:.2f} GB")
+    print(f"written: {RESULT}")
+
+
+if __name__ == "__main__":
+    main()
