@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import torch
@@ -171,17 +171,25 @@ def prune(case: Case, folder: Path, samples: Samples) -> dict[str, Any]:
     return {"perplexity": figures, "cpu_seconds": round(time.process_time() - began, 2)}
 
 
-def summary(results: Sequence[Mapping[str, Any]]) -> tuple[float, float, str]:
-    """Over seeds: the mean growth of the perplexity, the growth of the worst language, and which that is."""
+class Growth(NamedTuple):
+    """Pruned / dense perplexity over seeds: the mean of all languages, the worst language, and which that is."""
+
+    mean: float
+    worst: float
+    language: str
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> Growth:
+    """Geometric means over the seeds."""
     growths: dict[str, float] = {}
     for result in results:
         for language, (dense, pruned) in result["perplexity"].items():
             growths[language] = growths.get(language, 0.0) + math.log(pruned / dense) / len(results)
     worst = max(growths, key=lambda language: growths[language])
-    return math.exp(sum(growths.values()) / len(growths)), math.exp(growths[worst]), worst
+    return Growth(math.exp(sum(growths.values()) / len(growths)), math.exp(growths[worst]), worst)
 
 
-def draw(rows: Mapping[Case, tuple[float, float, str]], path: Path) -> None:
+def draw(rows: Mapping[Case, Growth], path: Path) -> None:
     """One panel per question and recipe: two bars per answer."""
     panels = list(dict.fromkeys((case.question, case.recipe) for case in rows))
     figure, axes = plt.subplots(2, math.ceil(len(panels) / 2), figsize=(11, 6.5), squeeze=False)
@@ -189,16 +197,17 @@ def draw(rows: Mapping[Case, tuple[float, float, str]], path: Path) -> None:
         chosen = {case.answer: row for case, row in rows.items() if (case.question, case.recipe) == (question, recipe)}
         sparsity = ALLOCATION_SPARSITY if question == "allocation" else MIX_SPARSITY
         for offset, title in enumerate(("mean of all languages", "worst language")):
-            values = [row[offset] for row in chosen.values()]
-            heights = [position + 0.4 * offset for position in range(len(values))]
-            place.barh(heights, values, height=0.4, color=COLOURS[offset], label=title)
-            for height, value, (_, _, worst) in zip(heights, values, chosen.values(), strict=True):
-                place.text(value, height, f" {value:.3f}" + (f" {worst}" if offset else ""), va="center", fontsize=8)
+            for position, row in enumerate(chosen.values()):
+                value, mark = (row.worst, row.language) if offset else (row.mean, "")
+                height = position + 0.4 * offset
+                bar = place.barh(height, value - 1, 0.4, left=1, color=COLOURS[offset])
+                bar.set_label(title if position == 0 else "")
+                place.text(value, height, f" {value:.3f} {mark}", va="center", fontsize=8)
         place.set_yticks([position + 0.2 for position in range(len(chosen))], list(chosen))
         place.invert_yaxis()
-        place.set_xlim(0, 1.25 * max(row[1] for row in chosen.values()))
+        place.set_xlim(1, 1 + 1.3 * (max(row.worst for row in chosen.values()) - 1))
         place.set_title(f"{question}, {recipe}, {sparsity:.0%}", fontsize=10)
-    axes[0][0].legend(fontsize=8, loc="lower right")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, loc="lower right")
     figure.supxlabel("pruned / dense perplexity (lower is better)", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=150)

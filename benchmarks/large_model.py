@@ -1,6 +1,6 @@
 """Peak memory on a model of 3 billion parameters: pruned from disk to disk, a block at a time.
 
-    python benchmarks/large_model.py [--folder DIR]
+    python benchmarks/large_model.py [--folder DIR] [--blocks 28]
 
 Writes a Llama of random bfloat16 weights (hidden 3072, 28 layers, intermediate 8192, vocabulary 32,000; about 6 GB),
 prunes it by `secateur-service run` with Wanda on 16 sequences of 128 tokens, and watches the process: RssAnon, the
@@ -37,7 +37,7 @@ LANGUAGES = ("de", "uk")
 INTERVAL_SECONDS = 0.05
 
 
-def blocks() -> Iterator[dict[str, Tensor]]:
+def blocks(count: int) -> Iterator[dict[str, Tensor]]:
     """The tensors of each block, then those outside; drawn when they are asked for."""
     generator = torch.Generator().manual_seed(0)
 
@@ -54,7 +54,7 @@ def blocks() -> Iterator[dict[str, Tensor]]:
         "mlp.down_proj": (HIDDEN, INTERMEDIATE),
     }
     norm = torch.ones(HIDDEN, dtype=torch.bfloat16)
-    for index in range(BLOCKS):
+    for index in range(count):
         prefix = f"model.layers.{index}"
         norms = {f"{prefix}.{name}.weight": norm for name in ("input_layernorm", "post_attention_layernorm")}
         yield norms | {f"{prefix}.{name}.weight": matrix(*shape) for name, shape in shapes.items()}
@@ -65,13 +65,13 @@ def blocks() -> Iterator[dict[str, Tensor]]:
     }
 
 
-def write_model(folder: Path) -> int:
+def write_model(folder: Path, count: int) -> int:
     """Write the model, one shard a block; returns its number of parameters."""
     folder.mkdir(parents=True)
     config = LlamaConfig(
         hidden_size=HIDDEN,
         intermediate_size=INTERMEDIATE,
-        num_hidden_layers=BLOCKS,
+        num_hidden_layers=count,
         num_attention_heads=24,
         num_key_value_heads=8,
         head_dim=128,
@@ -82,7 +82,7 @@ def write_model(folder: Path) -> int:
     )
     config.save_pretrained(folder)
     weight_map, parameters = {}, 0
-    for number, tensors in enumerate(blocks()):
+    for number, tensors in enumerate(blocks(count)):
         shard = write_shard(folder, f"model-{number:02d}", [output_tensor(*item) for item in tensors.items()])
         weight_map |= dict.fromkeys(tensors, shard.name)
         parameters += sum(tensor.numel() for tensor in tensors.values())
@@ -121,10 +121,11 @@ def main() -> None:
     """Write the model, prune it, say what it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where 18 GB are free; default a temporary folder")
+    parser.add_argument("--blocks", type=int, default=BLOCKS, help="fewer for a quick look; nothing is written then")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         base = Path(name)
-        parameters = write_model(base / "model")
+        parameters = write_model(base / "model", options.blocks)
         write_spec(base / "spec.yaml", base / "model")
         print(f"written: {parameters / 1e9:.2f} billion parameters", flush=True)
         # The command beside this interpreter: the process that is watched must be the one that prunes.
@@ -146,9 +147,10 @@ def main() -> None:
         "cpu_seconds": summary["cpu_seconds"],
         "versions": {name: metadata.version(name) for name in ("torch", "transformers")},
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print(f"peak RssAnon {peak / 1e9:.2f} GB, estimated {result['estimated_peak_host_bytes'] / 1e9:.2f} GB")
-    print(f"written: {RESULT}")
+    if options.blocks == BLOCKS:
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"written: {RESULT}")
 
 
 if __name__ == "__main__":

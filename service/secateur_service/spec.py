@@ -279,7 +279,9 @@ class PruningSpec(Part):
                 "allocation.policy", f"{self.pattern} prunes every layer alike", "give a sparsity, or leave it out"
             )
         if self.spread is not None and self.method != "wanda_multilingual":
-            yield Broken("spread", f"{self.effective_method} has none", "leave it out, or use method wanda_multilingual")
+            yield Broken(
+                "spread", f"{self.effective_method} has none", "leave it out, or use method wanda_multilingual"
+            )
 
     @property
     def effective_method(self) -> str:

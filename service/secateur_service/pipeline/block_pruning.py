@@ -155,13 +155,16 @@ class BlockPruner:
         return _Observed(statistics, sample)
 
     def _solve(self, block: _Block, group: Group, observed: _Observed) -> list[LayerRecord]:
-        """Prune the layers of one input; those with equal targets share the work."""
+        """Prune the layers of one input; those with equal targets together, where they share a factorisation."""
         infos = {name: self._model.checkpoint.linear_weight(block.index, name) for name in group}
         targets = {name: self._task.targets.get(infos[name].name) for name in group}
+        alike: dict[object, list[str]] = {}
+        for name in group:
+            alike.setdefault(targets[name] if self._task.moments >= Moments.FULL else name, []).append(name)
         records = {}
-        for target in dict.fromkeys(targets.values()):
+        for names in alike.values():
             self._check()
-            names = [name for name in group if targets[name] == target]
+            target = targets[names[0]]
             try:
                 dense = [block.linears[name].weight.float() for name in names]
                 solved, mix = self._solve_alike(dense, observed, target, names)
@@ -199,7 +202,7 @@ class BlockPruner:
         rounded = layer.weight.to(DTYPES[info.dtype])
         if not bool(torch.isfinite(rounded).all()):
             raise FloatingPointError(f"{info.name}: the update produced weights that are not finite")
-        snr_db = sample.snr_db(linear.weight.float(), rounded.float()) if sample is not None else {}
+        snr_db = sample.snr_db(linear.weight.float(), rounded) if sample is not None else {}
         linear.weight.copy_(rounded)
         zeros, target = int((rounded == 0).sum()), int(layer.pruned.sum())
         extra = (f"{zeros - target} weights were zero without being pruned",) if zeros > target else ()

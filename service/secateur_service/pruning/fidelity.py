@@ -41,7 +41,12 @@ class InputSample:
         self._parts[language].append(x_TN[chosen.to(x_TN.device)])
 
     def snr_db(self, dense_MN: Tensor, pruned_MN: Tensor) -> dict[str, float]:
-        """10·log10(‖XWᵀ‖² / ‖X(W − Ŵ)ᵀ‖²) in dB per language; left out where nothing was seen or nothing is lost."""
+        """10·log10(‖XWᵀ‖² / ‖X(W − Ŵ)ᵀ‖²) in dB per language; left out where nothing was seen or nothing is lost.
+
+        Args:
+            dense_MN: W, float32.
+            pruned_MN: Ŵ, of any type that is not wider.
+        """
         difference_MN = dense_MN - pruned_MN
         found = {}
         for language, parts in self._parts.items():

@@ -22,7 +22,7 @@ def wanda(weight_MN: Tensor, mean_squares_N: Tensor) -> Tensor:
         weight_MN: m×n.
         mean_squares_N: mean square of each input feature over the mix; a common factor does not change the order.
     """
-    return weight_MN.abs() * mean_squares_N.sqrt().to(weight_MN.dtype)
+    return weight_MN.abs().mul_(mean_squares_N.sqrt().to(weight_MN.dtype))
 
 
 def wanda_multilingual(
@@ -45,7 +45,7 @@ def wanda_multilingual(
     mean_N = (share_L1 * norms_LN).sum(0)
     deviation_N = (share_L1 * (norms_LN - mean_N).square()).sum(0).sqrt()
     importance_N = (share_L1 * squares_LN).sum(0).sqrt() + spread * deviation_N
-    return weight_MN.abs() * importance_N.to(weight_MN.dtype)
+    return weight_MN.abs().mul_(importance_N.to(weight_MN.dtype))
 
 
 def ria(weight_MN: Tensor, mean_squares_N: Tensor) -> Tensor:
