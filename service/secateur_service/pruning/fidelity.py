@@ -13,6 +13,7 @@ from torch import Tensor
 
 SAMPLE_TOKENS = 128
 _SEED = 0
+_ROWS = 1024  # of a matrix at once: what is lost takes as much memory as the matrix itself
 
 
 class InputSample:
@@ -47,16 +48,16 @@ class InputSample:
             dense_MN: W, float32.
             pruned_MN: Ŵ, of any type that is not wider.
         """
-        difference_MN = dense_MN - pruned_MN
-        found = {}
-        for language, parts in self._parts.items():
-            if not parts:
-                continue
-            x_TN = torch.cat(parts).to(dense_MN.dtype)
-            signal, noise = (float((x_TN @ w_MN.T).square().sum()) for w_MN in (dense_MN, difference_MN))
-            if signal > 0 and noise > 0:
-                found[language] = 10 * math.log10(signal / noise)
-        return found
+        inputs = {name: torch.cat(parts).to(dense_MN.dtype) for name, parts in self._parts.items() if parts}
+        signal, noise = dict.fromkeys(inputs, 0.0), dict.fromkeys(inputs, 0.0)
+        for dense_RN, pruned_RN in zip(dense_MN.split(_ROWS), pruned_MN.split(_ROWS), strict=True):
+            difference_RN = dense_RN - pruned_RN
+            for name, x_TN in inputs.items():
+                signal[name] += float((x_TN @ dense_RN.T).square().sum())
+                noise[name] += float((x_TN @ difference_RN.T).square().sum())
+        return {
+            name: 10 * math.log10(signal[name] / noise[name]) for name in inputs if signal[name] > 0 and noise[name] > 0
+        }
 
 
 def relative_error(dense: Sequence[Tensor], pruned: Sequence[Tensor], gram_NN: Tensor) -> float:
