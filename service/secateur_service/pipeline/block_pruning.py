@@ -34,6 +34,8 @@ from secateur_service.pruning.statistics import InputStatistics
 
 # What an expert has learnt to do cannot be told from fewer tokens: it is pruned by magnitude.
 MIN_EXPERT_TOKENS = 32
+# Of a matrix that is looked at in parts, because what is found about it takes memory too.
+_ROWS = 1024
 
 # Names of the layers of a block that share an input.
 Group = Sequence[str]
@@ -170,8 +172,8 @@ class BlockPruner:
                 solved, mix = self._solve_alike(dense, observed, target, names)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{infos[names[0]].name}: {error}") from error
-            for name, layer in zip(names, solved, strict=True):
-                records[name] = self._apply(block.linears[name], infos[name], layer, observed.sample, mix)
+            for name in names:  # what is applied is let go: a layer at a time takes memory, not a group
+                records[name] = self._apply(block.linears[name], infos[name], solved.pop(0), observed.sample, mix)
         return [records[name] for name in group]
 
     def _solve_alike(
@@ -199,16 +201,16 @@ class BlockPruner:
         sample: InputSample | None,
         mix: Mapping[str, float],
     ) -> LayerRecord:
-        rounded = layer.weight.to(DTYPES[info.dtype])
-        if not bool(torch.isfinite(rounded).all()):
+        rounded, target, notes = layer.weight.to(DTYPES[info.dtype]), int(layer.pruned.count_nonzero()), layer.notes
+        del layer
+        if not all(bool(torch.isfinite(part).all()) for part in rounded.split(_ROWS)):
             raise FloatingPointError(f"{info.name}: the update produced weights that are not finite")
         snr_db = sample.snr_db(linear.weight.float(), rounded) if sample is not None else {}
         linear.weight.copy_(rounded)
-        zeros, target = int((rounded == 0).sum()), int(layer.pruned.sum())
-        extra = (f"{zeros - target} weights were zero without being pruned",) if zeros > target else ()
-        return LayerRecord(
-            info.name, (rounded.shape[0], rounded.shape[1]), zeros, (*layer.notes, *extra), snr_db, dict(mix)
-        )
+        zeros = rounded.numel() - int(rounded.count_nonzero())
+        if zeros > target:
+            notes = (*notes, f"{zeros - target} weights were zero without being pruned")
+        return LayerRecord(info.name, (rounded.shape[0], rounded.shape[1]), zeros, notes, snr_db, dict(mix))
 
 
 def _affordable(recipe: Recipe, tokens: int, width: int) -> tuple[Recipe, str]:
