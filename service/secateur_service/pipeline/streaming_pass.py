@@ -23,6 +23,7 @@ from secateur_service.evaluation.perplexity import Losses, sum_losses
 from secateur_service.models.safetensors import read_header
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
+from secateur_service.pipeline import heap
 from secateur_service.pipeline.batches import batch_sequences, divide
 from secateur_service.pipeline.block_pruning import BlockPruner
 from secateur_service.pipeline.ledger import BlockLedger
@@ -59,6 +60,7 @@ def run_pass(
         FloatingPointError: weights, statistics or losses that are not finite; the message names the layer.
         CancelledError, PreemptedError, FencedError: the observer stopped the job; finished blocks are kept.
     """
+    heap.share()
     return _Pass(model, task, ledger, observer, stopwatch).run()
 
 
@@ -92,6 +94,7 @@ class _Pass:
             for index in range(self.model.num_blocks):
                 self._check()
                 self._run_block(index, finished.get(index), calibration, dense, pruned)
+                heap.trim()
                 self._report_progress(index + 1, time.monotonic() - started)
         with self.stopwatch.measure("evaluate"):
             losses = self.model.token_losses([dense, pruned], [batch.tokens for batch in self.evaluation])
