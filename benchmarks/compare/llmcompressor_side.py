@@ -73,13 +73,13 @@ def main() -> None:
         propagate_error=job["propagate"],
     )
     cpu_seconds = time.process_time() - began
+    report(cpu_seconds=cpu_seconds, tracing_cpu_seconds=sum(tracing))
     pruned = {
         f"{name}.weight": module.weight.detach()
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
     }
     save_file(pruned, job["output"])
-    report(cpu_seconds=cpu_seconds, tracing_cpu_seconds=sum(tracing))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,11 @@ def run_side(python: str, script: Path, job: Mapping[str, Any], every: float = 0
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         assert process.stdout is not None
-        said = [json.loads(line) for line in process.stdout if line.startswith(_MARK)]
+        said = []
+        for line in process.stdout:
+            if line.startswith(_MARK):
+                # What a side does after its report, such as storing a model for the judge, is not its peak.
+                said.append(json.loads(line) | {"anonymous_peak": peak[0]})
         code = process.wait()
         watcher.join()
         if code or len(said) != 2:
@@ -96,7 +100,7 @@ def run_side(python: str, script: Path, job: Mapping[str, Any], every: float = 0
             raise RuntimeError(f"{script.name} failed with exit code {code}:\n{errors.read()[-4000:]}")
     baseline, figures = said
     return {
-        **{name: value for name, value in figures.items() if name not in ("side", "resident")},
+        **{name: value for name, value in figures.items() if name not in ("side", "resident", "anonymous_peak")},
         "resident_bytes": figures["resident"] - baseline["resident"],
-        "anonymous_bytes": peak[0] - baseline["anonymous"],
+        "anonymous_bytes": figures["anonymous_peak"] - baseline["anonymous"],
     }

@@ -27,9 +27,9 @@ from secateur_service.models.experts import replace_experts
 from secateur_service.models.safetensors import OutputTensor, TensorInfo
 from secateur_service.models.tensors import DTYPES, TensorReader, output_tensor
 
-# Memory of a slice of the head and of a slice of logits.
-_HEAD_SLICE_BYTES = 256 << 20
-_LOGITS_SLICE_BYTES = 64 << 20
+# Memory of a slice of the head and of a slice of logits; an accelerator wants larger products.
+_HEAD_SLICE_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
+_LOGITS_SLICE_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
 _MAX_HEAD_TOKENS = 4096
 
 BlockArguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -196,9 +196,10 @@ class StreamedModel:
         Returns:
             For each copy, losses in nats B×(S−1) of every batch, on the host in float64.
         """
-        info = self.checkpoint.tensors[self.checkpoint.head_name]
-        vocabulary, hidden = info.shape
-        rows = max(1, min(vocabulary, _HEAD_SLICE_BYTES // (hidden * self.dtype.itemsize)))
+        if not tokens:
+            return [[] for _ in copies]
+        vocabulary, hidden = self.checkpoint.tensors[self.checkpoint.head_name].shape
+        rows = max(1, min(vocabulary, _HEAD_SLICE_BYTES[self.device.type] // (hidden * self.dtype.itemsize)))
         log_sums = [[torch.full(ids[:, 1:].shape, -torch.inf) for ids in tokens] for _ in copies]
         chosen = [[torch.zeros(ids[:, 1:].shape) for ids in tokens] for _ in copies]
         for start in range(0, vocabulary, rows):
@@ -217,7 +218,7 @@ class StreamedModel:
         self, states: Tensor, targets: Tensor, start: int, stop: int, log_sum: Tensor, chosen: Tensor
     ) -> None:
         """Add a slice [start, stop) of the vocabulary to the log-sum-exp; pick the targets' logits that lie in it."""
-        step = max(1, min(_MAX_HEAD_TOKENS, _LOGITS_SLICE_BYTES // ((stop - start) * 4)))
+        step = max(1, min(_MAX_HEAD_TOKENS, _LOGITS_SLICE_BYTES[self.device.type] // ((stop - start) * 4)))
         flat_states = states.reshape(-1, states.shape[-1])
         flat_targets, flat_sum, flat_chosen = targets.reshape(-1), log_sum.view(-1), chosen.view(-1)
         for begin in range(0, flat_states.shape[0], step):

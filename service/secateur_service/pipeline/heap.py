@@ -1,33 +1,65 @@
-"""Keeps the C library from holding on to memory that a block has given back.
+"""Keeps the C library from holding on to memory that is no longer used.
 
 Matrices of a few megabytes come from the heap, which glibc neither shares between threads nor returns while something
-small lies above them: the process would grow with every block, although nothing of the block is left.
+small lies above them: the process would grow with every block, although nothing of the block is left. To give all of
+it back all the time would cost as much as it saves, for every page that is asked for again has to be cleared.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import os
+from pathlib import Path
 
 _M_ARENA_MAX = -8  # malloc.h
+_SLACK_BYTES = 32 << 20
 
 
-def share() -> None:
-    """Let threads that start from now on use one heap, so that what one gives back another can have."""
-    library = _glibc()
-    if library is not None:
-        library.mallopt(_M_ARENA_MAX, 1)
+class Heap:
+    """The heap of this process, from now on one for all threads that start, so that each can have what others free.
+
+    Does nothing where the C library is not glibc: others have no such functions, and no such need.
+    """
+
+    def __init__(self) -> None:
+        self._library = _glibc()
+        self._others = 0
+        if self._library is not None:
+            self._library.mallopt(_M_ARENA_MAX, 1)
+            self._library.malloc_trim(0)
+            self._others = self._idle_bytes()
+
+    def trim(self) -> None:
+        """Give free memory back to the system, if there is enough of it to be worth the while."""
+        if self._library is not None and self._idle_bytes() > _SLACK_BYTES:
+            self._library.malloc_trim(0)
+
+    def _idle_bytes(self) -> int:
+        """Memory that the process has and malloc's callers do not: free, or obtained without malloc."""
+        assert self._library is not None
+        resident, shared = (int(pages) for pages in Path("/proc/self/statm").read_bytes().split()[1:3])
+        info = self._library.mallinfo2()
+        return (resident - shared) * os.sysconf("SC_PAGESIZE") - info.uordblks - info.hblkhd - self._others
 
 
-def trim() -> None:
-    """Give free memory back to the system."""
-    library = _glibc()
-    if library is not None:
-        library.malloc_trim(0)
+class _MallInfo2(ctypes.Structure):
+    """Of malloc.h."""
+
+    _fields_ = [  # noqa: RUF012 - as ctypes wants it
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
 
 
 @functools.cache
 def _glibc() -> ctypes.CDLL | None:
-    """The C library, where it is glibc: others have no such functions, and no such need."""
+    """The C library, where it is a glibc that can tell of memory beyond 2 GiB: 2.33 or later."""
     library = ctypes.CDLL(None)
-    return library if hasattr(library, "malloc_trim") and hasattr(library, "mallopt") else None
+    if not all(hasattr(library, name) for name in ("malloc_trim", "mallopt", "mallinfo2")):
+        return None
+    library.mallinfo2.restype = _MallInfo2
+    return library

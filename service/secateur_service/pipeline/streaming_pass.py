@@ -23,9 +23,9 @@ from secateur_service.evaluation.perplexity import Losses, sum_losses
 from secateur_service.models.safetensors import read_header
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
-from secateur_service.pipeline import heap
 from secateur_service.pipeline.batches import batch_sequences, divide
 from secateur_service.pipeline.block_pruning import BlockPruner
+from secateur_service.pipeline.heap import Heap
 from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.observer import BlockRecord, JobObserver, LayerRecord, Progress
 from secateur_service.pipeline.read_ahead import BlockReader
@@ -60,7 +60,6 @@ def run_pass(
         FloatingPointError: weights, statistics or losses that are not finite; the message names the layer.
         CancelledError, PreemptedError, FencedError: the observer stopped the job; finished blocks are kept.
     """
-    heap.share()
     return _Pass(model, task, ledger, observer, stopwatch).run()
 
 
@@ -73,6 +72,7 @@ class _Pass:
         self.ledger = ledger
         self.observer = observer
         self.stopwatch = stopwatch
+        self.heap = Heap()
         size = batch_sequences(next(iter(task.calibration.values())).tokens.shape[1], model.device)
         # A recipe that needs no data sends no calibration text through the model.
         texts = {} if task.moments is Moments.NONE else task.calibration
@@ -88,13 +88,13 @@ class _Pass:
             states = self.model.embed([batch.tokens for batch in (*self.calibration, *self.evaluation)])
         calibration, dense = states[: len(self.calibration)], states[len(self.calibration) :]
         pruned = list(dense)
+        del states
         finished = self._finished_blocks()
         started = time.monotonic()
         with self.reader, self.writer:
             for index in range(self.model.num_blocks):
                 self._check()
                 self._run_block(index, finished.get(index), calibration, dense, pruned)
-                heap.trim()
                 self._report_progress(index + 1, time.monotonic() - started)
         with self.stopwatch.measure("evaluate"):
             losses = self.model.token_losses([dense, pruned], [batch.tokens for batch in self.evaluation])
@@ -118,6 +118,8 @@ class _Pass:
             self.observer.log("info", "hidden states wait on the host", bytes=needed, free_device_bytes=free)
 
     def _check(self) -> None:
+        """Called between two pieces of work."""
+        self.heap.trim()
         self.writer.settle()
         self.observer.check()
 

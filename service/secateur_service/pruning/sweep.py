@@ -44,27 +44,33 @@ def sweep_columns(w_BM: Tensor, pruned_BM: Tensor, unit_BB: Tensor, gain_B1: Ten
         gain_B1: the reciprocals of the diagonal.
         groups: as above.
     """
-    removed_BM = torch.empty_like(w_BM)
-    columns = list(zip(w_BM.unbind(), pruned_BM.unbind(), removed_BM.unbind(), strict=True))
-    effect_BB = -unit_BB.T
-    size = groups.group if groups else len(w_BM)
+    _Halving(w_BM, pruned_BM, unit_BB, gain_B1, groups).sweep(0, len(w_BM))
+    w_BM.masked_fill_(pruned_BM, 0)
 
-    def halve(start: int, stop: int) -> None:
-        if groups and stop - start == size:
-            scores_KM = (w_BM[start:stop] * gain_B1[start:stop]).abs_()
-            pruned_BM[start:stop] = select_smallest(scores_KM.T, groups.group - groups.kept).T
+
+class _Halving:
+    """What all halves of a block share; arguments as above."""
+
+    def __init__(self, w_BM: Tensor, pruned_BM: Tensor, unit_BB: Tensor, gain_B1: Tensor, groups: NofM | None) -> None:
+        self.w_BM, self.pruned_BM, self.gain_B1, self.groups = w_BM, pruned_BM, gain_B1, groups
+        self.removed_BM, self.effect_BB = torch.empty_like(w_BM), -unit_BB.T
+        self.columns = list(zip(w_BM.unbind(), pruned_BM.unbind(), self.removed_BM.unbind(), strict=True))
+        self.size = groups.group if groups else len(w_BM)
+
+    def sweep(self, start: int, stop: int) -> None:
+        """Sweep some columns, which have had all the compensation from the left."""
+        if self.groups and stop - start == self.size:
+            scores_KM = (self.w_BM[start:stop] * self.gain_B1[start:stop]).abs_()
+            self.pruned_BM[start:stop] = select_smallest(scores_KM.T, self.groups.group - self.groups.kept).T
         if stop - start == 1:
-            w_M, pruned_M, removed_M = columns[start]
+            w_M, pruned_M, removed_M = self.columns[start]
             torch.mul(w_M, pruned_M, out=removed_M)
             return
-        unit = size if stop - start > size else 1
+        unit = self.size if stop - start > self.size else 1
         middle = start + (stop - start) // unit // 2 * unit
-        halve(start, middle)
-        w_BM[middle:stop].addmm_(effect_BB[middle:stop, start:middle], removed_BM[start:middle])
-        halve(middle, stop)
-
-    halve(0, len(w_BM))
-    w_BM.masked_fill_(pruned_BM, 0)
+        self.sweep(start, middle)
+        self.w_BM[middle:stop].addmm_(self.effect_BB[middle:stop, start:middle], self.removed_BM[start:middle])
+        self.sweep(middle, stop)
 
 
 @functools.cache
