@@ -46,7 +46,7 @@ class Heap:
 class _MallInfo2(ctypes.Structure):
     """Of malloc.h."""
 
-    _fields_ = [  # noqa: RUF012 - as ctypes wants it
+    _fields_ = [
         (name, ctypes.c_size_t)
         for name in (
             *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
