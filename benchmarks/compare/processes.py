@@ -88,11 +88,8 @@ def run_side(python: str, script: Path, job: Mapping[str, Any], every: float = 0
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         assert process.stdout is not None
-        said = []
-        for line in process.stdout:
-            if line.startswith(_MARK):
-                # What a side does after its report, such as storing a model for the judge, is not its peak.
-                said.append(json.loads(line) | {"anonymous_peak": peak[0]})
+        # Its peak is that of the moment of its report: what it stores for the judge afterwards does not count.
+        said = [json.loads(line) | {"anonymous_peak": peak[0]} for line in process.stdout if line.startswith(_MARK)]
         code = process.wait()
         watcher.join()
         if code or len(said) != 2:
