@@ -1,5 +1,6 @@
 """The sweep over one block of columns: in torch, and as one kernel where Triton is at hand."""
 
+import gc
 import importlib
 
 import pytest
@@ -88,3 +89,15 @@ def test_a_gpu_sweeps_as_the_cpu_does(groups):
     sweep(*on_gpu, groups)
     assert torch.equal(on_gpu[1].cpu(), pruned)
     torch.testing.assert_close(on_gpu[0].cpu(), weight, rtol=1e-3, atol=1e-3)
+
+
+def test_the_sweep_leaves_nothing_to_the_garbage_collector() -> None:
+    """A reference cycle would keep a block's buffers until Python looks for cycles, which may take many blocks."""
+    weight_BM, unit_BB = torch.randn(16, 8), torch.eye(16)
+    gc.collect()
+    gc.disable()
+    try:
+        sweep_columns(weight_BM, weight_BM > 0, unit_BB, torch.ones(16, 1), None)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
