@@ -24,23 +24,23 @@ class Heap:
 
     def __init__(self) -> None:
         self._library = _glibc()
-        self._others = 0
+        self._others = 0  # what the process has without malloc, such as an accelerator's driver, or cannot give back
         if self._library is not None:
             self._library.mallopt(_M_ARENA_MAX, 1)
-            self._library.malloc_trim(0)
-            self._others = self._idle_bytes()
+            self.trim()
 
     def trim(self) -> None:
         """Give free memory back to the system, if there is enough of it to be worth the while."""
-        if self._library is not None and self._idle_bytes() > _SLACK_BYTES:
+        if self._library is not None and self._held_bytes() - self._others > _SLACK_BYTES:
             self._library.malloc_trim(0)
+            self._others = self._held_bytes()
 
-    def _idle_bytes(self) -> int:
+    def _held_bytes(self) -> int:
         """Memory that the process has and malloc's callers do not: free, or obtained without malloc."""
         assert self._library is not None
         resident, shared = (int(pages) for pages in Path("/proc/self/statm").read_bytes().split()[1:3])
         info = self._library.mallinfo2()
-        return (resident - shared) * os.sysconf("SC_PAGESIZE") - info.uordblks - info.hblkhd - self._others
+        return (resident - shared) * os.sysconf("SC_PAGESIZE") - info.uordblks - info.hblkhd
 
 
 class _MallInfo2(ctypes.Structure):
