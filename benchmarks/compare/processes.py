@@ -67,8 +67,8 @@ def run_side(python: str, script: Path, job: Mapping[str, Any], every: float = 0
         every: seconds between two looks at its memory.
 
     Returns:
-        What it reported, with `resident_bytes` and `anonymous_bytes`: the peaks above what was there when all was
-        imported.
+        What it reported, with `highest_resident_bytes`, and `resident_bytes` and `anonymous_bytes`: the peaks above
+        what was there when all was imported.
 
     Raises:
         RuntimeError: it failed; the message ends with what it said.
@@ -98,6 +98,7 @@ def run_side(python: str, script: Path, job: Mapping[str, Any], every: float = 0
     baseline, figures = said
     return {
         **{name: value for name, value in figures.items() if name not in ("side", "resident", "anonymous_peak")},
+        "highest_resident_bytes": figures["resident"],
         "resident_bytes": figures["resident"] - baseline["resident"],
         "anonymous_bytes": figures["anonymous_peak"] - baseline["anonymous"],
     }

@@ -9,6 +9,7 @@ embedding the text counts.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -45,6 +46,22 @@ class _TimedModel(StreamedModel):
         return states
 
 
+def _cube(shape: Sequence[int], factor: float) -> int:
+    return round(factor * shape[-1] ** 3)
+
+
+# What torch's counter leaves out: operations of each by the shapes of its arguments.
+_UNCOUNTED = {
+    torch.ops.aten.addmm_: lambda _, left, right, **__: 2 * left[0] * left[1] * right[1],
+    torch.ops.aten.linalg_cholesky_ex: lambda shape, **__: _cube(shape, 1 / 3),
+    torch.ops.aten.cholesky_inverse: lambda shape, **__: _cube(shape, 2 / 3),
+    # Of a causal pass, as all of them are here, half is looked at.
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda queries, keys, *_, **__: (
+        2 * math.prod(queries) * keys[-2]
+    ),
+}
+
+
 def _target(text: str, method: str) -> Target:
     if ":" in text:
         kept, group = text.split(":")
@@ -70,18 +87,19 @@ def main() -> None:
     model = _TimedModel(open_checkpoint(Path(job["model"])), torch.device("cpu"), torch.float32)
     target = _target(job["target"], job["method"])
     task = Task(
-        recipe=Recipe.of(job["method"]),
+        recipe=Recipe.of(job["method"], job.get("update")),
         targets={info.name: target for info in model.checkpoint.linear_weights()},
         order=job["order"],
         weights=dict.fromkeys(calibration, 1 / len(calibration)),
         calibration=calibration,
         evaluation=evaluation,
         shards=folder,
+        minimax=job.get("minimax", False),
         layer_snr=job["report"],
     )
     stopwatch, ledger = Stopwatch(), FileLedger(folder / "ledger.json")
     if job.get("count"):
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
             run_pass(model, task, ledger, RecordingObserver(), stopwatch)
         by_operator = {str(operator): count for operator, count in counter.get_flop_counts()["Global"].items()}
         report(**by_operator)

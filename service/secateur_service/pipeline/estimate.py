@@ -9,9 +9,9 @@ that share distinct inputs of widths n (an expert's layers see the share of the 
   is carried beyond the last block, which saves it a pass in order `block` and that product in the others;
 - full second moments are 9/8·T·Σn², one triangle by panels; they take 4·n² bytes each: of one input of a block at a
   time in order `true_sequential`, of all at once in the others, and for each language with `minimax`;
-- a factorisation is ⅔·n³ and the sweep m·n²; conjugate gradients take 11 products of 2·m·n²; ADMM takes an
-  eigendecomposition of 9·n³, at most 300 iterations of 4·m·n², and conjugate gradients on two masks. `minimax` does
-  all of this five times, and 4·L·m·n² to judge each;
+- a factorisation is ⅓·n³ and the sweep m·n·(n + 2·128); conjugate gradients take 12 products of 2·m·n²; ADMM takes
+  one of them in each of some 60 iterations (35 to 60 were seen, 300 are the bound), an inverse of n³ in every third,
+  and conjugate gradients on two masks. `minimax` does all of this five times, and 4·L·m·n² to judge each;
 - the layers' signal-to-noise ratio is two products with 128 inputs per language;
 - the head is 2·T_e·V·d for each copy.
 """
@@ -27,13 +27,16 @@ from secateur_service.pipeline.outcome import Estimate
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.spec import PruneSpec
 
-# Resident memory of the interpreter with torch and transformers imported, measured with the pinned versions.
-_PROCESS_BYTES = 650 << 20
-_HEAD_SLICE_BYTES = 384 << 20
-_BATCH_TOKENS = 2048
+# Resident memory of a process that has imported everything and run a tiny job, measured with the pinned versions; and
+# what its heap may hold on to.
+_PROCESS_BYTES = 400 << 20
+_SLACK_BYTES = 64 << 20
+_HEAD_BYTES = {"cpu": (64 + 16) << 20, "cuda": (256 + 64) << 20}
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 16 * 2048}
 _GRAM_PRODUCTS = 9 / 8
-_CG_PRODUCTS = 11
-_ADMM_ITERATIONS = 300
+_SWEEP_COLUMNS = 128
+_CG_PRODUCTS = 12
+_ADMM_ITERATIONS = 60
 _MINIMAX_SOLVES = 5
 _SAMPLE_TOKENS = 128
 
@@ -44,13 +47,18 @@ class _Group:
 
     Attributes:
         width: n.
-        rows: Σm.
+        heights: m of each layer.
         share: of all tokens, how many come here.
     """
 
     width: int
-    rows: int
+    heights: tuple[int, ...]
     share: float
+
+    @property
+    def rows(self) -> int:
+        """Σm."""
+        return sum(self.heights)
 
     @property
     def parameters(self) -> int:
@@ -107,15 +115,15 @@ def estimate_cost(checkpoint: Checkpoint, spec: PruneSpec, *, on_device: bool) -
     flops = 2 * 2.0 * work.evaluation * vocabulary * hidden
     for index in range(checkpoint.num_blocks):
         flops += _passes(work, spec, index, hidden) + _solving(work, spec, index)
-    item = DTYPE_BYTES[checkpoint.weight_dtype] if on_device else 4
-    working = _working_bytes(work, spec, hidden, item)
+    device, item = ("cuda", DTYPE_BYTES[checkpoint.weight_dtype]) if on_device else ("cpu", 4)
+    working = _working_bytes(work, spec, hidden, device, item)
     largest = max(
         sum(info.size_bytes for info in checkpoint.block_tensors(index)) for index in range(checkpoint.num_blocks)
     )
     return Estimate(
         checkpoint_bytes=checkpoint.size_bytes,
         # One block is being read or written while another is pruned.
-        peak_host_bytes=_PROCESS_BYTES + 2 * largest + (0 if on_device else working),
+        peak_host_bytes=_PROCESS_BYTES + _SLACK_BYTES + 2 * largest + (0 if on_device else working),
         peak_device_bytes=working if on_device else 0,
         disk_bytes=checkpoint.size_bytes,
         flops=flops,
@@ -158,14 +166,17 @@ def _solving(work: _Work, spec: PruneSpec, index: int) -> float:
 
 
 def _solve(recipe: Recipe, group: _Group) -> float:
-    cube, product = float(group.width) ** 3, float(group.parameters) * group.width
+    cube, product = float(group.width) ** 3, 2.0 * group.parameters * group.width
     if recipe.score == "admm":
-        return 9 * cube + (4 * _ADMM_ITERATIONS + 2 * 2 * _CG_PRODUCTS) * product
-    swept = 2 / 3 * cube + product if "obs" in (recipe.score, recipe.update) else 0.0
-    return swept + (2 * _CG_PRODUCTS * product if recipe.update == "cg" else 0.0)
+        inverses = len(group.heights) * _ADMM_ITERATIONS / 3
+        return inverses * cube + (_ADMM_ITERATIONS + 2 * _CG_PRODUCTS) * product
+    flops = _CG_PRODUCTS * product if recipe.update == "cg" else 0.0
+    if "obs" in (recipe.score, recipe.update):
+        flops += cube / 3 + product / 2 + 2.0 * _SWEEP_COLUMNS * group.parameters
+    return flops
 
 
-def _working_bytes(work: _Work, spec: PruneSpec, hidden: int, item: int) -> int:
+def _working_bytes(work: _Work, spec: PruneSpec, hidden: int, device: str, item: int) -> int:
     """Memory where the blocks are computed: a block, all states, statistics, and the largest piece of work."""
     groups = max(work.blocks, key=lambda groups: sum(group.parameters for group in groups))
     stages = spec.pruning.order == "true_sequential"
@@ -174,13 +185,26 @@ def _working_bytes(work: _Work, spec: PruneSpec, hidden: int, item: int) -> int:
         states += work.calibration * (max(group.width for group in groups) + hidden)
     grams = [4 * group.width**2 for group in groups] if work.needs_gram else [0]
     statistics = (max(grams) if stages else sum(grams)) * (work.languages if work.minimax else 1)
-    largest = 4 * max(group.parameters for group in groups)
-    solving = largest * (3 if work.needs_gram else 2) + 3 * max(grams)
+    solving = max(_solving_bytes(spec.pruning.recipe, group, item) for group in groups)
     if work.minimax:  # the best layers so far beside those of a round, and the matrix of its mix
-        solving += 2 * largest + max(grams)
-    activations = _BATCH_TOKENS * max(group.rows for group in groups) * item * 3
+        solving += 2 * 4 * max(group.parameters for group in groups) + max(grams)
+    activations = 2 * max(work.length, _BATCH_TOKENS[device]) * max(group.rows for group in groups) * item
     block = sum(group.parameters for group in groups) * item
-    return block + states * item + statistics + max(solving, activations, _HEAD_SLICE_BYTES)
+    return block + states * item + statistics + max(solving, activations, _HEAD_BYTES[device])
+
+
+def _solving_bytes(recipe: Recipe, group: _Group, item: int) -> int:
+    """Memory that solving the layers of an input takes, beside the layers and their statistics as they are."""
+    square, tallest = 4 * group.width**2, 4 * group.width * max(group.heights)
+    copied = item < 4  # float32 weights are worked on as they are
+    if recipe.moments < Moments.FULL:  # one layer after the other
+        return (4 + copied) * tallest
+    solved = (1 + copied) * 4 * group.parameters
+    if recipe.score == "admm":
+        return solved + 5 * square + 8 * tallest
+    if "obs" in (recipe.score, recipe.update):
+        solved += 2 * square + 4 * group.parameters
+    return solved + (7 if recipe.update == "cg" else 2) * tallest
 
 
 def _groups(checkpoint: Checkpoint, index: int) -> Iterator[_Group]:
@@ -192,4 +216,4 @@ def _groups(checkpoint: Checkpoint, index: int) -> Iterator[_Group]:
     for group in inputs:
         shapes = [checkpoint.linear_weight(index, name).shape for name in group]
         share = routed if checkpoint.expert_of(group[0]) is not None else 1.0
-        yield _Group(shapes[0][1], sum(rows for rows, _ in shapes), share)
+        yield _Group(shapes[0][1], tuple(rows for rows, _ in shapes), share)

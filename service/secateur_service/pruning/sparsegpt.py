@@ -107,6 +107,7 @@ def upper_root(hessian_NN: Tensor, dead_N: Tensor) -> tuple[Tensor, tuple[str, .
         diagonal += damping * mean
         diagonal[dead_N.flip(0)] = 1
         lower_NN, failed = torch.linalg.cholesky_ex(damped_NN)
+        del damped_NN, diagonal
         if int(failed) == 0 and bool(torch.isfinite(lower_NN).all()):
             return lower_NN.flip(0, 1), tuple(notes)
         damping *= 10

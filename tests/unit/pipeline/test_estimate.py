@@ -5,8 +5,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from secateur_service.models import streaming
 from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.pipeline import estimate as estimates
+from secateur_service.pipeline import heap
+from secateur_service.pipeline.batches import batch_sequences
 from secateur_service.pipeline.estimate import estimate_cost
+from secateur_service.pruning import conjugate_gradient, minimax, sparsegpt
+from secateur_service.pruning.methods import Recipe
+from secateur_service.pruning.patterns import Unstructured
+from secateur_service.pruning.solver import solve
+from secateur_service.pruning.statistics import InputStatistics
 from secateur_service.spec import parse_spec
 from support.models import save_model
 
@@ -108,3 +117,38 @@ def test_memory_does_not_grow_with_the_number_of_blocks_and_moves_to_the_device(
     on_device = estimate(deep, on_device=True)
     assert on_device.peak_device_bytes > 0
     assert on_device.peak_host_bytes < estimate(deep).peak_host_bytes
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_it_counts_with_the_sizes_of_the_engine(device):
+    assert estimates._BATCH_TOKENS[device] == batch_sequences(1, torch.device(device))
+    assert estimates._HEAD_BYTES[device] == streaming._HEAD_SLICE_BYTES[device] + streaming._LOGITS_SLICE_BYTES[device]
+    assert estimates._SLACK_BYTES == heap._SLACK_BYTES
+    assert estimates._SWEEP_COLUMNS == sparsegpt._COLUMN_BLOCK
+    assert estimates._CG_PRODUCTS == conjugate_gradient.STEPS + 2
+    assert estimates._MINIMAX_SOLVES == 1 + minimax.ROUNDS
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("recipe", "products"),
+    [
+        (Recipe.of("sparsegpt"), lambda m, n: m * n * (n + 2 * 128)),
+        (Recipe.of("wanda", "cg"), lambda m, n: 24 * m * n**2),
+        (Recipe.of("sparsegpt", "cg"), lambda m, n: m * n * (n + 2 * 128) + 24 * m * n**2),
+    ],
+    ids=str,
+)
+def test_solving_takes_the_products_that_the_documentation_says(recipe, products):
+    width, heights = 1024, (640, 256)
+    inputs = torch.randn(2 * width, width, generator=torch.Generator().manual_seed(0))
+    weights = [inputs[:height] for height in heights]
+    statistics = InputStatistics(width, {"de": 1.0}, {"de": len(inputs)}, torch.device("cpu"), moments=recipe.moments)
+    statistics.update(inputs, "de")
+    in_place = {torch.ops.aten.addmm_: lambda _, left, right, **__: 2 * left[0] * left[1] * right[1]}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        solve(recipe, weights, statistics, Unstructured(0.5))
+    factorisation = width**3 / 3 if recipe.update == "obs" or recipe.score == "obs" else 0  # torch does not count it
+    expected = estimates._solve(recipe, estimates._Group(width, heights, 1.0)) - factorisation
+    assert expected == products(sum(heights), width)
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)

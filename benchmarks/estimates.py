@@ -1,0 +1,113 @@
+"""What a dry run says a job will cost, against what it costs.
+
+    python benchmarks/estimates.py [--layers 4]
+
+A random float32 Llama (hidden 512, intermediate 1408, vocabulary 8192) is pruned on 2 languages of 16 sequences of 256
+tokens by one thread, with the report. Operations are counted by torch, memory is the process's highest resident set,
+imports included. Prints both beside their estimates, and writes benchmarks/results/estimates.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).parent / "compare"))
+from models import random_tokens, write_random_llama
+from processes import run_side
+
+from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.pipeline.estimate import estimate_cost
+from secateur_service.spec import parse_spec
+
+SIDE = Path(__file__).parent / "compare" / "secateur_side.py"
+RESULTS = Path(__file__).parent / "results"
+LANGUAGES, SEQUENCES, LENGTH = ("de", "uk"), 16, 256
+JOBS: dict[str, dict[str, Any]] = {
+    "magnitude": {"method": "magnitude"},
+    "wanda": {"method": "wanda"},
+    "wanda, order block": {"method": "wanda", "order": "block"},
+    "ria": {"method": "ria"},
+    "wanda + cg": {"method": "wanda", "update": "cg"},
+    "sparsegpt": {"method": "sparsegpt"},
+    "sparsegpt, order block": {"method": "sparsegpt", "order": "block"},
+    "sparsegpt, minimax": {"method": "sparsegpt", "minimax": True},
+    "alps": {"method": "alps"},
+}
+
+
+def estimated(model: Path, *, minimax: bool = False, **pruning: str) -> dict[str, float]:
+    """What a dry run answers."""
+    spec = parse_spec(
+        {
+            "model": {"uri": "file:///model"},
+            "calibration": {
+                "corpus": "file:///corpus",
+                "languages": [{"language": name} for name in LANGUAGES],
+                "policy": "minimax" if minimax else "weights",
+                "samples": SEQUENCES * len(LANGUAGES),
+                "sequence_length": LENGTH,
+            },
+            "pruning": {"sparsity": 0.5, **pruning},
+            "evaluation": {"languages": list(LANGUAGES), "tokens_per_language": SEQUENCES * LENGTH},
+        }
+    )
+    estimate = estimate_cost(open_checkpoint(model), spec, on_device=False)
+    return {"flops": estimate.flops, "bytes": estimate.peak_host_bytes}
+
+
+def measured(model: Path, tokens: Path, output: Path, job: dict[str, Any]) -> dict[str, float]:
+    """What it took: counted in one process, watched in another, for to count takes memory too."""
+    found = {}
+    for counting in (True, False):
+        folder = output / ("counted" if counting else "watched")
+        folder.mkdir(parents=True)
+        common = {"model": str(model), "tokens": str(tokens), "output": str(folder), "target": "0.5", "report": True}
+        found[counting] = run_side(
+            sys.executable, SIDE, {"order": "true_sequential", **common, "count": counting, **job}
+        )
+    counted = sum(count for name, count in found[True].items() if name.startswith("aten."))
+    return {"flops": counted, "bytes": found[False]["highest_resident_bytes"]}
+
+
+def main() -> None:
+    """Run every job."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=4)
+    layers = parser.parse_args().layers
+    results = {}
+    print(f"{'':24}{'operations':>12}{'estimated':>12}{'ratio':>8}{'memory':>12}{'estimated':>12}{'ratio':>8}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_random_llama(folder / "model", layers=layers)
+        tokens = {
+            f"{purpose}/{language}": random_tokens(SEQUENCES, LENGTH, seed)
+            for seed, purpose in enumerate(("calibration", "evaluation"))
+            for language in LANGUAGES
+        }
+        save_file(tokens, folder / "tokens.safetensors")
+        for title, job in JOBS.items():
+            found = measured(folder / "model", folder / "tokens.safetensors", folder / title, job)
+            expected = estimated(folder / "model", **job)
+            results[title] = {"measured": found, "estimated": expected}
+            print(
+                f"{title:24}{found['flops']:12.3g}{expected['flops']:12.3g}{expected['flops'] / found['flops']:8.2f}"
+                f"{found['bytes'] / 2**20:8.0f} MiB{expected['bytes'] / 2**20:8.0f} MiB"
+                f"{expected['bytes'] / found['bytes']:8.2f}",
+                flush=True,
+            )
+    versions = {name: metadata.version(name) for name in ("torch", "transformers")}
+    content = {"layers": layers, "jobs": results, "versions": versions}
+    (RESULTS / "estimates.json").write_text(json.dumps(content, indent=1) + "\n")
+    print(f"written: {RESULTS / 'estimates.json'}")
+
+
+if __name__ == "__main__":
+    main()
