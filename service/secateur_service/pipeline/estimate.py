@@ -30,7 +30,7 @@ from secateur_service.spec import PruneSpec
 # Resident memory of a process that has imported everything and run a tiny job, measured with the pinned versions; and
 # what its heap may hold on to.
 _PROCESS_BYTES = 400 << 20
-_SLACK_BYTES = 64 << 20
+_SLACK_BYTES = 48 << 20
 _HEAD_BYTES = {"cpu": (64 + 16) << 20, "cuda": (256 + 64) << 20}
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 16 * 2048}
 _GRAM_PRODUCTS = 9 / 8

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 _M_ARENA_MAX = -8  # malloc.h
-_SLACK_BYTES = 64 << 20
+_SLACK_BYTES = 48 << 20
 
 
 class Heap:
