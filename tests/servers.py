@@ -1,12 +1,14 @@
-"""Real servers for tests: an S3 store out of a package, and an HTTP server that misbehaves as told."""
+"""Real servers for tests: an S3 store out of a package, PostgreSQL, and an HTTP server that misbehaves as told."""
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 
@@ -112,6 +115,76 @@ def s3_server(tmp_path: Path) -> Iterator[S3Server]:
         yield server
     finally:
         server.kill()
+
+
+def postgres_folder() -> Path | None:
+    """Where PostgreSQL's programs are, None where it is not installed."""
+    found = [Path(found).resolve() for found in (shutil.which("initdb"), shutil.which("pg_ctl")) if found]
+    folders = [path.parent for path in found] or sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((folder for folder in folders if (folder / "postgres").exists()), None)
+
+
+@dataclass
+class PostgresServer:
+    """PostgreSQL on a port of its own. It refuses to run as root, and then runs as nobody."""
+
+    folder: Path
+    programs: Path
+    port: int = field(default_factory=free_port)
+
+    def start(self) -> None:
+        """Start it, for the first time or again."""
+        if not (self.folder / "data").exists():
+            if os.geteuid() == 0:
+                shutil.chown(self.folder, "nobody")
+            self._run("initdb", "-A", "trust", "-U", "postgres", "--no-sync", "--no-locale", "-E", "UTF8")
+        options = f"-c listen_addresses=127.0.0.1 -p {self.port} -k {self.folder} -c fsync=off -c max_connections=200"
+        self._run("pg_ctl", "-w", "-t", "60", "-l", str(self.folder / "log"), "-o", options, "start")
+
+    def stop(self, mode: str = "immediate") -> None:
+        """Stop it; `immediate` is what a crash leaves behind."""
+        self._run("pg_ctl", "-w", "-m", mode, "stop")
+
+    def create_database(self) -> str:
+        """Create an empty database; returns its URL."""
+        name = f"test_{secrets.token_hex(8)}"
+        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self._url(name)
+
+    def _url(self, database: str) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self.programs / program), "-D", str(self.folder / "data"), *arguments]
+        if os.geteuid() == 0:
+            command = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", *command]
+        ended = subprocess.run(command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, f"{program}: {ended.stderr}{ended.stdout}"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL."""
+    programs = postgres_folder()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    with tempfile.TemporaryDirectory(prefix="postgres-") as name:  # pytest's own folders are closed to other users
+        server = PostgresServer(Path(name), programs)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of every kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/jobs.sqlite3"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.create_database()
 
 
 @contextmanager

@@ -42,11 +42,12 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         default=Path("secateur-data"),
         description="folder of work directories, slot locks and, by default, of the database and the artifacts; on a "
-        "local disk, because SQLite and file locks are not safe on network file systems",
+        "local disk of its own for every replica, because SQLite and file locks are not safe on network file systems",
     )
     database_url: str = Field(
         default_factory=lambda earlier: f"sqlite:///{earlier['data_dir'] / 'secateur.sqlite3'}",
-        description="the job store as an SQLAlchemy URL; sqlite:////absolute/path",
+        description="the job store as a URL: sqlite:////absolute/path for one replica, or "
+        "postgresql://user:password@host:port/database, which several replicas can share",
     )
     listen: str = Field(default="127.0.0.1:50051", description="address of the gRPC server, host:port or unix:path")
     allow_public_listen: bool = Field(
@@ -187,7 +188,9 @@ class Settings(BaseSettings):
         try:
             url = make_url(text)
         except ArgumentError:
-            raise ValueError("not a database URL; use sqlite:////absolute/path/to/a/file") from None
+            raise ValueError(
+                "not a database URL; use sqlite:////absolute/path/to/a/file or postgresql://user:password@host/database"
+            ) from None
         if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
             assert url.database is not None
             url = url.set(database=str(Path(url.database).expanduser().absolute()))

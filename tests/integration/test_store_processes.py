@@ -1,4 +1,4 @@
-"""Several processes on one SQLite file, as server and workers are."""
+"""Several processes on one database, as servers and workers are."""
 
 import json
 import subprocess
@@ -49,8 +49,8 @@ print(json.dumps(claimed))
 
 
 @pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path}/jobs.sqlite3"
+def url(database_url):
+    return database_url
 
 
 def script(code, *arguments):

@@ -1,7 +1,7 @@
-"""Follows the store's event log for the whole server: one poll, however many watchers there are.
+"""Follows the store's event log for the whole server: one wait, however many watchers there are.
 
-The store is asked for its change token a few times a second; only when that changes are the new events read. They are
-handed to the subscribers: the watches, which learn that there is something to read, and the metrics.
+The store says when somebody has written; then the new events are read and handed to the subscribers: the watches,
+which learn that there is something to read, and the metrics.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from secateur_service.jobs.port import JobStore
 Subscriber = Callable[[Sequence[Event]], None]
 
 _PAGE = 256
+_WAIT_SECONDS = 0.25  # for news; the end of the server waits as long
+_FIRST_PAUSE_SECONDS = 0.2  # after a failure
 _LONGEST_PAUSE_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
 
 
 class EventFollower:
-    """Polls the store and hands every new event to the subscribers, in the order of writing.
+    """Waits for the store's news and hands every new event to the subscribers, in the order of writing.
 
     `on_loop` subscribers are called in the event loop and must be quick; `in_thread` subscribers may block.
     """
@@ -34,13 +36,11 @@ class EventFollower:
         store: JobStore,
         pool: BlockingPool,
         *,
-        poll_seconds: float = 0.2,
         on_loop: Sequence[Subscriber] = (),
         in_thread: Sequence[Subscriber] = (),
     ) -> None:
         self._store = store
         self._pool = pool
-        self._poll_seconds = poll_seconds
         self._on_loop = tuple(on_loop)
         self._in_thread = tuple(in_thread)
         self._position = 0
@@ -62,7 +62,7 @@ class EventFollower:
         failures = 0
         while True:
             try:
-                await self._poll()
+                await self._follow()
             except Exception as error:  # noqa: BLE001  # a store that is away must not end the following: it comes back
                 failures += 1
                 if failures == 1:
@@ -71,10 +71,11 @@ class EventFollower:
                 if failures:
                     _log.info("the event log is followed again", failed_reads=failures)
                 failures = 0
-            await asyncio.sleep(min(self._poll_seconds * 2 ** min(failures, 8), _LONGEST_PAUSE_SECONDS))
+                continue
+            await asyncio.sleep(min(_FIRST_PAUSE_SECONDS * 2 ** min(failures, 8), _LONGEST_PAUSE_SECONDS))
 
-    async def _poll(self) -> None:
-        token = await self._pool.call(self._store.change_token)
+    async def _follow(self) -> None:
+        token = await self._pool.call(self._store.await_change, self._token, _WAIT_SECONDS)
         if token == self._token:
             return
         while events := await self._pool.call(self._read):

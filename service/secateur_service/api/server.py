@@ -30,7 +30,7 @@ from secateur_service.telemetry.metrics import Metrics
 
 SERVICE = service_pb.DESCRIPTOR.services_by_name["PruneService"].full_name
 
-_STORE_THREADS = 8
+_STORE_THREADS = 9  # one of them waits for news
 _FILE_THREADS = 8
 _MAX_METADATA_BYTES = 16 * 2**10
 # As much as the SDK takes; only reports come near it (80 blocks: about 0.2 MiB). Stock clients take 4 MiB.

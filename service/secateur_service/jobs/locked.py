@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -26,13 +26,23 @@ _UNOWNED: Mapping[str, Any] = {"owner": None, "lease_end": None, "heartbeat": No
 class LockedJob:
     """One job whose row the transaction holds. Nothing is written before `save`."""
 
-    def __init__(self, connection: Connection, row: Row, now: int) -> None:
-        """Take over a row that was selected for update; `now` is the transaction's time."""
+    def __init__(
+        self, connection: Connection, row: Row, now: int, *, order_events: Callable[[Connection], None]
+    ) -> None:
+        """Take over a row that was selected for update.
+
+        Args:
+            connection: in the transaction.
+            row: of `schema.jobs`.
+            now: the transaction's time.
+            order_events: called before events are written, see `Database.order_events`.
+        """
         self.connection = connection
         self._row = dict(row)
         self._changes: dict[str, Any] = {}
         self._events: list[dict[str, Any]] = []
         self.now = now
+        self._order_events = order_events
 
     @property
     def id(self) -> str:
@@ -136,6 +146,7 @@ class LockedJob:
         if self._changes:
             self.connection.execute(update(jobs).where(jobs.c.id == self.id).values(self._changes))
         if self._events:
+            self._order_events(self.connection)
             self.connection.execute(insert(events), self._events)
         self._changes, self._events = {}, []
 

@@ -44,7 +44,7 @@ class JobStore(Protocol):
             RequestIdReusedError: the known request had another digest.
         """
 
-    def find_request(self, request_id: str, request_digest: str) -> Job | None:
+    def find_request(self, request_id: str, request_digest: str | None) -> Job | None:
         """The job that an earlier request with this id created; None when there was none.
 
         Raises:
@@ -136,8 +136,11 @@ class JobStore(Protocol):
     def position(self) -> int:
         """Where a follower starts that wants only what is written from now on."""
 
-    def change_token(self) -> int:
-        """A number that changes whenever anybody wrote to the store; cheap enough to ask ten times a second."""
+    def await_change(self, token: int | None, seconds: float) -> int:
+        """Wait until somebody has written since `token` was returned, at most so long; the token of what is there now.
+
+        One caller at a time.
+        """
 
     def count_by_state(self) -> dict[JobState, int]:
         """Number of jobs in each state, zero included."""

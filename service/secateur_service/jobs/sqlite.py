@@ -1,7 +1,5 @@
 """SQLite as the store of several processes: everything that is particular to it.
 
-Another database needs a module with the same members as `SqliteDatabase` and a line in `open_store`.
-
 What makes SQLite safe here, and does not come by default (RELIABILITY.md, section 2):
 
 - A writing transaction begins with BEGIN IMMEDIATE. The driver's deferred BEGIN lets two writers read the same last
@@ -13,22 +11,24 @@ What makes SQLite safe here, and does not come by default (RELIABILITY.md, secti
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Engine, create_engine, event, literal_column
 from sqlalchemy.engine import URL, Connection
 
-from secateur_service.errors import TransientError
+from secateur_service.jobs.database import store_unavailable, to_json
 
 BUSY_TIMEOUT_SECONDS = 30.0
 
 _WRITES = "secateur_writes"
 _RETRY_SECONDS = 0.02
+_LOOK_SECONDS = 0.2
 
 
 class SqliteDatabase:
@@ -51,7 +51,7 @@ class SqliteDatabase:
         self.reader: Engine = create_engine(
             url,
             connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
-            json_serializer=_to_json,
+            json_serializer=to_json,
             pool_size=8,
             max_overflow=8,
         )
@@ -59,6 +59,7 @@ class SqliteDatabase:
         event.listen(self.reader, "connect", _configure)
         event.listen(self.reader, "begin", _begin)
         self._watch_lock = threading.Lock()
+        self._closed = threading.Event()
         self._watch: sqlite3.Connection | None = None
 
     @property
@@ -67,8 +68,36 @@ class SqliteDatabase:
         # unixepoch('subsec') came with SQLite 3.42, which stable distributions do not have yet.
         return literal_column("CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)", BigInteger())
 
-    def change_token(self) -> int:
-        """SQLite's counter of commits by other connections; the connection that asks must never write."""
+    @contextlib.contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """A transaction in which the schema may be changed.
+
+        Without foreign keys, for rebuilding a table drops it, and would empty its children.
+        """
+        engine = create_engine(self.reader.url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+        event.listen(engine, "connect", _configure)
+        event.listen(engine, "connect", lambda connection, _record: connection.execute("PRAGMA foreign_keys=OFF"))
+        event.listen(engine, "begin", _begin)
+        try:
+            with engine.execution_options(**{_WRITES: True}).begin() as connection:
+                yield connection
+        finally:
+            engine.dispose()
+
+    def order_events(self, connection: Connection) -> None:
+        """Do nothing: there is one writer at a time."""
+
+    def await_change(self, token: int | None, seconds: float) -> int:
+        """Look a few times a second at SQLite's counter of commits by other connections."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = self._data_version()
+            left = deadline - time.monotonic()
+            if found != token or left <= 0 or self._closed.wait(min(_LOOK_SECONDS, left)):
+                return found
+
+    def _data_version(self) -> int:
+        """The connection that asks must never write."""
         with self._watch_lock:
             try:
                 if self._watch is None:
@@ -80,32 +109,14 @@ class SqliteDatabase:
                 raise store_unavailable(error) from error
             return int(version)
 
-    def without_foreign_keys(self) -> Engine:
-        """For migrations: rebuilding a table drops it, and enforced foreign keys would then empty its children."""
-        engine = create_engine(self.reader.url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
-        event.listen(engine, "connect", _configure)
-        event.listen(engine, "connect", lambda connection, _record: connection.execute("PRAGMA foreign_keys=OFF"))
-        event.listen(engine, "begin", _begin)
-        return engine.execution_options(**{_WRITES: True})
-
     def close(self) -> None:
         """Close all connections."""
+        self._closed.set()
         with self._watch_lock:
             if self._watch is not None:
                 self._watch.close()
                 self._watch = None
         self.reader.dispose()
-
-
-def store_unavailable(cause: BaseException | None) -> TransientError:
-    """The database does not answer; it may later."""
-    return TransientError(f"the job store does not answer: {cause}", reason="STORE_UNAVAILABLE")
-
-
-def _to_json(value: Any) -> str:
-    """Compact, and of characters only: file names may hold lone surrogates, which no message can carry."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    return text.encode(errors="replace").decode()
 
 
 def _configure(connection: sqlite3.Connection, _record: Any) -> None:

@@ -1,8 +1,8 @@
 """The job store in SQL: jobs, their events and their block ledgers.
 
 Statements are portable between SQLite and PostgreSQL; what is particular to a database (how a writing transaction
-begins, its clock, how to see that somebody wrote) is in its own module, so far `sqlite`. Row locks and SKIP LOCKED
-are part of the statements although SQLite, which has one writer at a time, leaves them out.
+begins, its clock, how to see that somebody wrote) is in its own module. Row locks and SKIP LOCKED are part of the
+statements although SQLite, which has one writer at a time, leaves them out.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from typing import Any
 from alembic.util.exc import CommandError
 from sqlalchemy import ColumnElement, Engine, and_, delete, func, insert, select
 from sqlalchemy.engine import Connection, make_url
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from secateur_service.errors import CancelledError, FencedError, NotFoundError, NotReadyError, RequestIdReusedError
+from secateur_service.jobs.database import Database, store_unavailable
 from secateur_service.jobs.events import WORKER_KINDS, block_body, bounded
 from secateur_service.jobs.job import Event, EventKind, Failure, Job, JobResult, NewJob
 from secateur_service.jobs.locked import LockedJob
-from secateur_service.jobs.migration import upgrade
+from secateur_service.jobs.migration import downgrade, upgrade
 from secateur_service.jobs.port import Heartbeat
-from secateur_service.jobs.rows import new_row, to_event, to_job
+from secateur_service.jobs.rows import Row, new_row, to_event, to_job
 from secateur_service.jobs.schema import blocks, events, jobs
-from secateur_service.jobs.sqlite import SqliteDatabase, store_unavailable
+from secateur_service.jobs.sqlite import SqliteDatabase
 from secateur_service.jobs.states import JobState
 from secateur_service.pipeline.ledger import block_from_json, block_to_json
 from secateur_service.pipeline.observer import BlockRecord
@@ -41,12 +42,16 @@ def open_job_store(database_url: str) -> SqlJobStore:
         ValueError: a database that is not supported.
     """
     url = make_url(database_url)
-    if url.get_backend_name() != "sqlite":
-        raise ValueError(
-            f"database_url names {url.get_backend_name()}, which this release does not support; "
-            "use sqlite:////absolute/path/secateur.sqlite3"
-        )
-    return SqlJobStore(SqliteDatabase(url))
+    if url.get_backend_name() == "sqlite":
+        return SqlJobStore(SqliteDatabase(url))
+    if url.get_backend_name() == "postgresql":
+        from secateur_service.jobs.postgresql import PostgresqlDatabase
+
+        return SqlJobStore(PostgresqlDatabase(url))
+    raise ValueError(
+        f"database_url names {url.get_backend_name()}, which is not supported; use "
+        "sqlite:////absolute/path/secateur.sqlite3 or postgresql://user:password@host/database"
+    )
 
 
 class SqlJobStore:
@@ -55,25 +60,28 @@ class SqlJobStore:
     Any method raises `TransientError` with reason STORE_UNAVAILABLE while the database does not answer.
     """
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
-    def migrate(self) -> None:
+    def migrate(self, *, back_to: str | None = None) -> None:
         """Bring the schema up to date; harmless where it is. Several processes may call it at once.
+
+        Args:
+            back_to: instead, undo the migrations after this revision; `base` removes everything.
 
         Raises:
             ValueError: what is there is no job store, or one of a newer release.
         """
-        engine = self._database.without_foreign_keys()
         try:
-            with _transaction(engine) as connection:
-                upgrade(connection)
+            with _answering(), self._database.migrating() as connection:
+                if back_to is None:
+                    upgrade(connection)
+                else:
+                    downgrade(connection, back_to)
         except DatabaseError as error:
-            raise ValueError(f"database_url is no job store: {error.orig}; name another file") from error
+            raise ValueError(f"database_url is no job store: {error.orig}; name another database") from error
         except CommandError as error:
             raise ValueError(f"the job store was written by a newer release, install that one: {error}") from error
-        finally:
-            engine.dispose()
 
     def create(self, job: NewJob) -> Job:
         """Insert a job in state QUEUED with its first event; a known request id returns the first request's job.
@@ -81,6 +89,15 @@ class SqlJobStore:
         Raises:
             RequestIdReusedError: the known request had another digest.
         """
+        try:
+            return self._create(job)
+        except IntegrityError:  # another connection inserted the same request id meanwhile
+            known = None if job.request_id is None else self.find_request(job.request_id, job.request_digest)
+            if known is None:
+                raise
+            return known
+
+    def _create(self, job: NewJob) -> Job:
         with self._writing() as connection:
             if job.request_id is not None:
                 known = _find_request(connection, job.request_id, job.request_digest)
@@ -89,12 +106,12 @@ class SqlJobStore:
             now = self._now(connection)
             row = new_row(job, now)
             connection.execute(insert(jobs).values(row))
-            created = LockedJob(connection, row, now)
+            created = self._hold(connection, row, now)
             created.accept()
             created.save()
             return created.snapshot()
 
-    def find_request(self, request_id: str, request_digest: str) -> Job | None:
+    def find_request(self, request_id: str, request_digest: str | None) -> Job | None:
         """The job that an earlier request with this id created; None when there was none.
 
         Raises:
@@ -157,7 +174,7 @@ class SqlJobStore:
             row = connection.execute(due.with_for_update(skip_locked=True)).mappings().first()
             if row is None:
                 return None
-            job = LockedJob(connection, row, self._now(connection))
+            job = self._hold(connection, row, self._now(connection))
             job.claim(owner=owner, lease_seconds=lease_seconds)
             job.save()
             return job.snapshot()
@@ -270,7 +287,7 @@ class SqlJobStore:
         with self._writing() as connection:
             rows = connection.execute(expired.order_by(jobs.c.number).with_for_update(skip_locked=True)).mappings()
             for row in rows.all():
-                job = LockedJob(connection, row, self._now(connection))
+                job = self._hold(connection, row, self._now(connection))
                 job.end_attempt(_lease_expired(row["attempt"]), charged=True, delay_seconds=0)
                 job.save()
                 released.append(job.snapshot())
@@ -295,9 +312,12 @@ class SqlJobStore:
         with self._reading() as connection:
             return connection.scalar(select(func.max(events.c.position))) or 0
 
-    def change_token(self) -> int:
-        """A number that changes whenever anybody wrote to the store; cheap enough to ask ten times a second."""
-        return self._database.change_token()
+    def await_change(self, token: int | None, seconds: float) -> int:
+        """Wait until somebody has written since `token` was returned, at most so long; the token of what is there now.
+
+        One caller at a time.
+        """
+        return self._database.await_change(token, seconds)
 
     def count_by_state(self) -> dict[JobState, int]:
         """Number of jobs in each state, zero included."""
@@ -332,7 +352,7 @@ class SqlJobStore:
             row = connection.execute(select(jobs).where(jobs.c.id == job_id).with_for_update()).mappings().first()
             if row is None:
                 raise _not_found(job_id)
-            yield LockedJob(connection, row, self._now(connection))
+            yield self._hold(connection, row, self._now(connection))
 
     @contextlib.contextmanager
     def _owned(self, job_id: str, attempt: int) -> Iterator[LockedJob]:
@@ -342,6 +362,9 @@ class SqlJobStore:
                 yield job
         except NotFoundError as error:
             raise FencedError(f"job {job_id} was deleted; write nothing more") from error
+
+    def _hold(self, connection: Connection, row: Row, now: int) -> LockedJob:
+        return LockedJob(connection, row, now, order_events=self._database.order_events)
 
     def _now(self, connection: Connection) -> int:
         return int(connection.execute(select(self._database.now)).scalar_one())
@@ -354,11 +377,18 @@ class SqlJobStore:
 
 @contextlib.contextmanager
 def _transaction(engine: Engine) -> Iterator[Connection]:
+    with _answering(), engine.begin() as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    """Tell a database that does not answer from one that refuses."""
     try:
-        with engine.begin() as connection:
-            yield connection
-    except (OperationalError, PoolTimeoutError) as error:
-        raise store_unavailable(error.orig if isinstance(error, OperationalError) else error) from error
+        yield
+    except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        raise store_unavailable(cause) from error
 
 
 def _find_request(connection: Connection, request_id: str, request_digest: str | None) -> Job | None:

@@ -4,8 +4,8 @@ from secateur_service.jobs.store import open_job_store
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = open_job_store(f"sqlite:///{tmp_path}/jobs.sqlite3")
+def store(database_url):
+    store = open_job_store(database_url)
     store.migrate()
     yield store
     store.close()

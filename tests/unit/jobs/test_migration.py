@@ -1,36 +1,61 @@
-import re
-import sqlite3
 from contextlib import closing
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, inspect
 
 from secateur_service.jobs.schema import metadata
 from secateur_service.jobs.store import open_job_store
 from support.jobs import new_job
 
 
-def definitions(path):
-    """Every table and index of a database as the set of its columns and constraints."""
-    with sqlite3.connect(path) as connection:
-        rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
-    return {
-        name: {re.sub(r"\s+", " ", part).strip(" ,()") for part in sql.replace('"', "").splitlines()}
-        for name, sql in rows
-        if name not in ("alembic_version", "sqlite_sequence")
+def definitions(url):
+    """Every table of a database: columns, constraints and indexes."""
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    inspected = inspect(engine)
+    tables = {
+        name: {
+            "columns": [
+                (column["name"], str(column["type"]), column["nullable"], column["default"] is None)
+                for column in inspected.get_columns(name)
+            ],
+            "key": inspected.get_pk_constraint(name),
+            "unique": sorted(inspected.get_unique_constraints(name), key=str),
+            "checks": inspected.get_check_constraints(name),
+            "foreign": inspected.get_foreign_keys(name),
+            "indexes": sorted(inspected.get_indexes(name), key=str),
+        }
+        for name in inspected.get_table_names()
+        if name != "alembic_version"
     }
+    engine.dispose()
+    return tables
 
 
-def test_the_migrated_schema_equals_the_metadata(tmp_path):
-    store = open_job_store(f"sqlite:///{tmp_path}/migrated.sqlite3")
-    store.migrate()
-    store.close()
-    engine = create_engine(f"sqlite:///{tmp_path}/created.sqlite3")
+@pytest.fixture
+def other_url(database_url, request, tmp_path):
+    if database_url.startswith("sqlite"):
+        return f"sqlite:///{tmp_path}/created.sqlite3"
+    return request.getfixturevalue("postgres").create_database()
+
+
+def test_the_migrated_schema_equals_the_metadata(store, database_url, other_url):
+    engine = create_engine(other_url.replace("postgresql://", "postgresql+psycopg://"))
     metadata.create_all(engine)
     engine.dispose()
-    migrated, created = definitions(tmp_path / "migrated.sqlite3"), definitions(tmp_path / "created.sqlite3")
+    migrated, created = definitions(database_url), definitions(other_url)
     assert migrated == created
-    assert {"jobs", "events", "blocks", "ix_jobs_state_number"} <= created.keys()
+    assert {"jobs", "events", "blocks"} == created.keys()
+    assert created["jobs"]["checks"]
+    assert created["jobs"]["indexes"]
+
+
+def test_migrations_go_back_to_nothing_and_forward_again(store, database_url):
+    migrated = definitions(database_url)
+    store.migrate(back_to="base")
+    assert definitions(database_url) == {}
+    store.migrate()
+    assert definitions(database_url) == migrated
+    store.create(new_job())
 
 
 def test_migrating_again_is_harmless(store):
@@ -47,8 +72,8 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path):
     assert file.read_text() == "Dear reader, " * 1000
 
 
-def test_the_store_of_a_newer_release_is_refused(store, tmp_path):
-    with closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as connection, connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+def test_the_store_of_a_newer_release_is_refused(store):
+    with store._database.writer.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(ValueError, match="newer release"):
         store.migrate()

@@ -1,6 +1,6 @@
 """The store in one process; what several processes do to it is tests/integration/test_store_processes.py."""
 
-import sqlite3
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -12,13 +12,11 @@ from secateur_service.errors import (
     NotFoundError,
     NotReadyError,
     RequestIdReusedError,
-    TransientError,
 )
 from secateur_service.jobs.events import MAX_LOG_BYTES
 from secateur_service.jobs.job import EventKind, Failure
 from secateur_service.jobs.locked import MAX_UNCHARGED_ATTEMPTS
 from secateur_service.jobs.states import JobState
-from secateur_service.jobs.store import open_job_store
 from secateur_service.pipeline.observer import Progress, Stage
 from support.jobs import SPEC, block, new_job, result
 
@@ -363,15 +361,25 @@ def test_events_are_paged_after_a_sequence_and_followed_across_jobs_after_a_posi
     assert end == store.position()
 
 
-def test_the_change_token_changes_with_every_write_and_only_then(store):
-    token = store.change_token()
-    assert store.change_token() == token
+def test_who_waits_for_a_change_hears_of_every_write_and_of_nothing_else(store):
+    token = store.await_change(None, 0)
+    assert store.await_change(token, 0.01) == token
     store.claim(owner="test", lease_seconds=1)
     store.get(store.create(new_job()).id)
-    changed = store.change_token()
+    changed = store.await_change(token, 5)
     assert changed != token
     store.list_jobs(limit=10)
-    assert store.change_token() == changed
+    assert store.await_change(changed, 0.01) == changed
+
+
+def test_who_waits_for_a_change_is_woken_by_it(store):
+    token = store.await_change(None, 0)
+    later = threading.Timer(0.3, lambda: store.create(new_job()))
+    began = time.monotonic()
+    later.start()
+    assert store.await_change(token, 60) != token
+    assert 0.2 < time.monotonic() - began < 30
+    later.join()
 
 
 def test_figures_of_the_queue_count_what_is_there(store):
@@ -384,49 +392,3 @@ def test_figures_of_the_queue_count_what_is_there(store):
     assert (counted[JobState.RUNNING], counted[JobState.QUEUED], counted[JobState.FAILED]) == (1, 1, 0)
     assert 0.04 <= store.oldest_queued_age_seconds() < 5
     assert 0.04 <= store.max_heartbeat_age_seconds() < 5
-
-
-def test_acknowledged_writes_are_durable_and_the_file_is_in_wal_mode(store, tmp_path):
-    with store._database.writer.begin() as connection:
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
-        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
-    with sqlite3.connect(tmp_path / "jobs.sqlite3") as other:
-        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-
-
-def test_a_writing_transaction_excludes_other_writers_from_its_first_statement_on(store, tmp_path):
-    other = sqlite3.connect(tmp_path / "jobs.sqlite3", timeout=0)
-    with store._database.writer.begin(), pytest.raises(sqlite3.OperationalError, match="locked"):
-        other.execute("BEGIN IMMEDIATE")
-    other.close()
-
-
-def test_a_store_that_does_not_answer_is_a_transient_error(tmp_path):
-    unmigrated = open_job_store(f"sqlite:///{tmp_path}/empty.sqlite3")
-    with pytest.raises(TransientError, match="no such table") as caught:
-        unmigrated.get("any")
-    assert caught.value.reason == "STORE_UNAVAILABLE"
-    unmigrated.close()
-
-
-def test_a_database_that_cannot_be_opened_is_a_transient_error_for_every_kind_of_call(tmp_path):
-    (tmp_path / "folder.sqlite3").mkdir()
-    store = open_job_store(f"sqlite:///{tmp_path}/folder.sqlite3")
-    for call in (store.migrate, store.position, store.change_token, lambda: store.create(new_job())):
-        with pytest.raises(TransientError, match="unable to open database file"):
-            call()
-    store.close()
-
-
-@pytest.mark.parametrize(
-    ("url", "remedy"),
-    [
-        ("postgresql+psycopg://host/db", "this release does not support"),
-        ("sqlite://", "cannot live in memory"),
-        ("sqlite:///:memory:", "cannot live in memory"),
-    ],
-)
-def test_databases_that_cannot_be_the_store_are_refused_with_the_remedy(url, remedy):
-    with pytest.raises(ValueError, match=remedy) as caught:
-        open_job_store(url)
-    assert "sqlite:////absolute/path" in str(caught.value)

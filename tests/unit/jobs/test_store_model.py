@@ -1,12 +1,12 @@
 """Random calls against the store and against a model of a few lines, which must agree at every step."""
 
-import tempfile
+import itertools
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from secateur_service.errors import CancelledError, FencedError, NotReadyError
 from secateur_service.jobs.job import EventKind, Failure
@@ -41,8 +41,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.store = open_job_store(f"sqlite:///{self.folder.name}/jobs.sqlite3")
+        self.store = open_job_store(type(self).new_database())
         self.store.migrate()
         self.models = []
 
@@ -54,7 +53,6 @@ class StoreMachine(RuleBasedStateMachine):
             assert entered == model.states
         assert self.store.events_since(0, limit=100_000)[1] == self.store.position()
         self.store.close()
-        self.folder.cleanup()
 
     def fenced(self, model, lag, write):
         """Call `write` with an attempt; True when the model says that it owns the job, else the fence must hold."""
@@ -163,7 +161,12 @@ class StoreMachine(RuleBasedStateMachine):
             assert (job.result is not None) == (job.state is JobState.SUCCEEDED)
 
 
-TestStoreMachine = StoreMachine.TestCase
-TestStoreMachine.settings = settings(
-    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-)
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_store_and_model_agree(kind, request, tmp_path):
+    names = itertools.count()
+    if kind == "postgresql":
+        StoreMachine.new_database = request.getfixturevalue("postgres").create_database
+    else:
+        StoreMachine.new_database = lambda: f"sqlite:///{tmp_path}/{next(names)}.sqlite3"
+    patient = settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+    run_state_machine_as_test(StoreMachine, settings=patient)
