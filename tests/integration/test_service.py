@@ -1,6 +1,5 @@
 """The whole service as its users meet it: submit, watch, result; whatever is killed, the state stays true."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import secateur
 from support.models import save_corpora, save_model, spec_data
-from support.service import Service
+from support.service import Service, checkpoint_digests, folder_of
 
 SETTINGS = {
     "SECATEUR_DEVICES": "cpu",
@@ -57,23 +56,6 @@ def client(service):
 def data_of(service, **pruning):
     files = service.file_root
     return spec_data(files / "model", files / "calibration", files / "evaluation", **pruning)
-
-
-def checkpoint_digests(folder):
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("checkpoint/*.safetensors")
-    }
-
-
-def worker_pids(service):
-    """The workers of the service, orphans of a killed server included."""
-    found = subprocess.run(["pgrep", "-f", "secateur_service work"], capture_output=True, text=True, check=False)
-    own = []
-    for pid in found.stdout.split():
-        with contextlib.suppress(OSError):
-            if str(service.data_dir) in Path(f"/proc/{pid}/environ").read_text():
-                own.append(int(pid))
-    return own
 
 
 def until(condition, seconds=90):
@@ -119,16 +101,14 @@ def test_killing_worker_server_and_watchers_leaves_true_states_and_the_same_byte
     until(lambda: blocks() >= 2)
     foreign.kill()
     foreign.wait()
-    os.kill(until(lambda: worker_pids(service))[0], signal.SIGKILL)  # in the middle of a block
+    os.kill(until(service.worker_pids)[0], signal.SIGKILL)  # in the middle of a block
     until(lambda: blocks() >= 4)
     service.kill()  # the worker goes on as an orphan
-    assert worker_pids(service)
+    assert service.worker_pids()
     service.start()
     until(lambda: blocks() >= 5 or job.get().state.is_terminal)
     service.kill()
-    for pid in worker_pids(service):  # now both are gone
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    service.kill_workers()  # now both are gone
     service.start()
     result = job.result(timeout_seconds=120)
     watcher.join(30)
@@ -138,8 +118,8 @@ def test_killing_worker_server_and_watchers_leaves_true_states_and_the_same_byte
     finished = [event.index for event in history if isinstance(event, secateur.BlockEvent)]
     assert sorted(finished) == list(range(8)), "a finished block was computed again"
     assert job.get().attempt >= 2
-    folders = [Path(found.manifest_uri.removeprefix("file://")).parent for found in (undisturbed, result)]
-    assert checkpoint_digests(folders[0]) == checkpoint_digests(folders[1]) != {}
+    folders = [folder_of(found) for found in (undisturbed, result)]
+    assert checkpoint_digests(undisturbed) == checkpoint_digests(result) != {}
     reports = [json.loads((folder / "report" / "report.json").read_text()) for folder in folders]
     for report in reports:
         report.pop("job")
@@ -152,7 +132,7 @@ def test_a_job_that_kills_its_worker_each_time_ends_with_the_reason(service, cli
     job = client.submit(data)
     killed = set()
     while not job.get().state.is_terminal:
-        for pid in set(worker_pids(service)) - killed:
+        for pid in set(service.worker_pids()) - killed:
             killed.add(pid)
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)

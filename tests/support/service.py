@@ -1,8 +1,10 @@
 """A service as a process of its own. Without devices the test plays its workers through the job store."""
 
+import contextlib
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,17 +20,18 @@ from support.jobs import new_job
 class Service:
     """`secateur-service serve` on a port that stays the same over restarts; `settings` are its environment."""
 
-    def __init__(self, folder, **settings):
+    def __init__(self, folder, *, file_root=None, **settings):
         self.folder = folder
         self.settings = {"SECATEUR_DEVICES": "", **settings}
         self.data_dir = folder / "data"
-        self.file_root = folder / "files"
+        self.file_root = file_root or folder / "files"
         self.file_root.mkdir(exist_ok=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
         self.start()
-        self.store = open_job_store(f"sqlite:///{self.data_dir}/secateur.sqlite3")
+        database_url = self.settings.get("SECATEUR_DATABASE_URL", f"sqlite:///{self.data_dir}/secateur.sqlite3")
+        self.store = open_job_store(database_url)
 
     def start(self):
         ready = self.folder / "ready.json"
@@ -47,10 +50,26 @@ class Service:
         self.process.kill()
         self.process.wait()
 
+    def worker_pids(self):
+        """The workers of this data folder, orphans of a killed server included."""
+        found = subprocess.run(["pgrep", "-f", "secateur_service work"], capture_output=True, text=True, check=False)
+        own = []
+        for pid in found.stdout.split():
+            with contextlib.suppress(OSError):
+                if f"SECATEUR_DATA_DIR={self.data_dir}\0" in Path(f"/proc/{pid}/environ").read_text():
+                    own.append(int(pid))
+        return own
+
+    def kill_workers(self):
+        for pid in self.worker_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def close(self):
         self.store.close()
         if self.process.poll() is None:
             self.kill()
+        self.kill_workers()
 
     def queued_job(self):
         return self.store.create(new_job(destination=(self.data_dir / "artifacts").as_uri())).id
@@ -84,6 +103,17 @@ class Service:
         uri = (folder / "manifest.json").as_uri()
         self.store.succeed(job_id, 1, JobResult(uri, manifest.digest(), 0.5, (language,)))
         return folder
+
+
+def folder_of(result):
+    """Where a result was published."""
+    return Path(result.manifest_uri.removeprefix("file://")).parent
+
+
+def checkpoint_digests(result):
+    """SHA-256 of the published shards by name."""
+    shards = folder_of(result).glob("checkpoint/*.safetensors")
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in shards}
 
 
 REPORT = json.dumps({"schema_version": "1", "blocks": 6, "ratio": 1.25, "languages": {"de": None}}).encode()

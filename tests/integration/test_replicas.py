@@ -1,0 +1,103 @@
+"""Two replicas on one PostgreSQL, each with workers and a data folder of its own: either may go at any moment."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+import secateur
+from support.models import save_corpora, save_model, spec_data
+from support.service import Service, checkpoint_digests
+
+SETTINGS = {
+    "SECATEUR_DEVICES": "cpu",
+    "SECATEUR_THREADS_PER_WORKER": "1",
+    "SECATEUR_LEASE_SECONDS": "5",
+    "SECATEUR_POLL_SECONDS": "0.2",
+    "SECATEUR_RETRY_BASE_SECONDS": "0.1",
+    "OMP_NUM_THREADS": "1",
+}
+BLOCKS = 12
+
+
+@pytest.fixture
+def files(tmp_path):
+    files = tmp_path / "files"
+    shape = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "num_hidden_layers": BLOCKS}
+    save_model(files / "model", "llama", dtype=torch.bfloat16, **shape)
+    save_corpora(files)
+    return files
+
+
+@pytest.fixture
+def replicas(tmp_path, files, postgres):
+    url, destination = postgres.create_database(), (tmp_path / "results").as_uri()
+    started = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        settings = {**SETTINGS, "SECATEUR_DATABASE_URL": url, "SECATEUR_DESTINATIONS": destination}
+        started.append(Service(tmp_path / name, file_root=files, **settings))
+    yield started
+    for replica in started:
+        replica.close()
+
+
+def until(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.02)
+    return value
+
+
+def test_a_watcher_sees_nothing_but_its_events_whichever_replica_is_killed(replicas, files):
+    data = spec_data(files / "model", files / "calibration", files / "evaluation", method="sparsegpt", sparsity=0.5)
+    endpoint = "ipv4:" + ",".join(replica.endpoint for replica in replicas)
+    with secateur.Client(endpoint, reconnect_seconds=60) as client:
+        undisturbed = client.submit(data).result(timeout_seconds=120)
+        job = client.submit(data)
+        history = []
+        watcher = threading.Thread(target=lambda: history.extend(job.watch(after_sequence=0)), daemon=True)
+        watcher.start()
+
+        def blocks():
+            return len([event for event in history if isinstance(event, secateur.BlockEvent)])
+
+        until(lambda: blocks() >= 3)
+        first = next(replica for replica in replicas if replica.worker_pids())
+        other = next(replica for replica in replicas if replica is not first)
+        first.kill()  # with its worker: the machine is gone
+        first.kill_workers()
+        until(other.worker_pids)  # takes the job up when the lease has ended
+        first.start()
+        seen = blocks()
+        until(lambda: blocks() >= seen + 3)
+        other.kill()  # its worker goes on as an orphan
+        result = job.result(timeout_seconds=120)
+        watcher.join(30)
+        assert not watcher.is_alive()
+        assert [event.sequence for event in history] == list(range(1, job.get().last_sequence + 1))
+        states = [str(event.state) for event in history if isinstance(event, secateur.StateEvent)]
+        assert states == ["QUEUED", "RUNNING", "QUEUED", "RUNNING", "SUCCEEDED"]
+        assert job.get().attempt == 2
+        assert checkpoint_digests(result) == checkpoint_digests(undisturbed) != {}
+
+
+def test_jobs_are_spread_over_replicas_and_every_replica_answers_for_all(replicas, files):
+    data = spec_data(files / "model", files / "calibration", files / "evaluation", method="magnitude", sparsity=0.5)
+    clients = [secateur.Client(replica.endpoint) for replica in replicas]
+    jobs = [clients[number % 2].submit(data) for number in range(4)]
+    busy = set()
+    for job in jobs:
+        while not job.get().state.is_terminal:
+            busy |= {replica.folder.name for replica in replicas if replica.worker_pids()}
+            time.sleep(0.05)
+    assert busy == {"a", "b"}
+    for client in clients:
+        assert {found.name for found in client.list_jobs()} == {job.name for job in jobs}
+        for job in jobs:
+            handle = client.job(job.name)
+            assert handle.get().attempt == 1
+            assert handle.result().report["sparsity"]["pruned_layers"] == 0.5
+        client.close()
