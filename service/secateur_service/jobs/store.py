@@ -45,8 +45,10 @@ def open_job_store(database_url: str) -> SqlJobStore:
     if url.get_backend_name() == "sqlite":
         return SqlJobStore(SqliteDatabase(url))
     if url.get_backend_name() == "postgresql":
-        from secateur_service.jobs.postgresql import PostgresqlDatabase
-
+        try:
+            from secateur_service.jobs.postgresql import PostgresqlDatabase
+        except ImportError as error:
+            raise ValueError(f"PostgreSQL needs a driver: pip install 'secateur[postgres]' ({error})") from error
         return SqlJobStore(PostgresqlDatabase(url))
     raise ValueError(
         f"database_url names {url.get_backend_name()}, which is not supported; use "
