@@ -38,6 +38,7 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.allocation import allocate, judge_blocks
 from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.observer import RecordingObserver
+from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import run_pass
 from secateur_service.pipeline.task import Task
@@ -159,7 +160,7 @@ def prune(case: Case, folder: Path, samples: Samples) -> dict[str, Any]:
             weights=spec.calibration.weights,
             calibration=calibration,
             evaluation=evaluation,
-            shards=Path(work),
+            shards=Shards(Path(work)),
             minimax=case.policy == "minimax",
             layer_snr=False,
         )

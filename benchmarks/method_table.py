@@ -28,6 +28,7 @@ from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.observer import RecordingObserver
+from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import run_pass
 from secateur_service.pipeline.task import Task
@@ -61,7 +62,7 @@ def prune(model: Path, samples: Samples, recipe: Recipe, target: Target, order: 
     with tempfile.TemporaryDirectory() as folder:
         streamed = StreamedModel(open_checkpoint(model), torch.device("cpu"), torch.float32)
         targets = {info.name: target for info in streamed.checkpoint.linear_weights()}
-        task = Task(recipe, targets, order, weights, calibration, evaluation, Path(folder), layer_snr=False)
+        task = Task(recipe, targets, order, weights, calibration, evaluation, Shards(Path(folder)), layer_snr=False)
         ledger = FileLedger(Path(folder) / "ledger.json")
         result = run_pass(streamed, task, ledger, RecordingObserver(), Stopwatch())
     figures = {

@@ -27,6 +27,7 @@ from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.observer import RecordingObserver
+from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import run_pass
 from secateur_service.pipeline.task import Task
@@ -93,7 +94,7 @@ def main() -> None:
         weights=dict.fromkeys(calibration, 1 / len(calibration)),
         calibration=calibration,
         evaluation=evaluation,
-        shards=folder,
+        shards=Shards(folder),
         minimax=job.get("minimax", False),
         layer_snr=job["report"],
     )

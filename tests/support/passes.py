@@ -17,6 +17,7 @@ from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.observer import JobObserver, RecordingObserver
+from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import PassResult, run_pass
 from secateur_service.pipeline.task import Task
@@ -70,7 +71,7 @@ def prune(
     streamed = StreamedModel(open_checkpoint(model), torch.device("cpu"), torch.float32)
     if not isinstance(target, Mapping):
         target = {info.name: target for info in streamed.checkpoint.linear_weights()}
-    task = Task(Recipe.of(method, update), target, order, weights, calibration, evaluation, shards, **options)
+    task = Task(Recipe.of(method, update), target, order, weights, calibration, evaluation, Shards(shards), **options)
     return run_pass(streamed, task, FileLedger(shards / "ledger.json"), observer or RecordingObserver(), Stopwatch())
 
 

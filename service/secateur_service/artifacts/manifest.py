@@ -97,17 +97,12 @@ def parse_manifest(content: bytes) -> Manifest:
         raise PermanentError(f"the manifest cannot be read: {error}", reason=INVALID_MANIFEST) from error
 
 
-def describe_file(file: LocalFile, *, sha256: str | None = None) -> ManifestFile:
-    """The manifest's entry of a local file.
-
-    Args:
-        file: The file.
-        sha256: Its digest where that is known already; else the file is read.
-    """
+def describe_file(file: LocalFile) -> ManifestFile:
+    """The manifest's entry of a local file."""
     return ManifestFile(
         path=file.path,
         size_bytes=file.source.stat().st_size,
-        sha256=sha256 or _digest(file.source),
+        sha256=_digest(file.source),
         media_type=file.media_type,
     )
 

@@ -171,6 +171,10 @@ def _upload(
         observer.check()
         entry = described[file.path]
         if not (entry.is_content_named and corner.holds(entry)):
+            if not file.source.exists():
+                raise TransientError(
+                    f"the object store has lost {entry.path}; it is made again", reason=UPLOAD_INCOMPLETE
+                )
             corner.store.put_file(file.source, corner.key(file.path), file.media_type)
         done_bytes += entry.size_bytes
         if on_uploaded is not None:

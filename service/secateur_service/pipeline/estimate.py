@@ -13,7 +13,8 @@ that share distinct inputs of widths n (an expert's layers see the share of the 
   one of them in each of some 60 iterations (35 to 60 were seen, 300 are the bound), an inverse of n³ in every third,
   and conjugate gradients on two masks. `minimax` does all of this five times, and 4·L·m·n² to judge each;
 - the layers' signal-to-noise ratio is two products with 128 inputs per language;
-- the head is 2·T_e·V·d for each copy.
+- the head is 2·T_e·V·d for each copy;
+- the work directory holds four blocks at a time, for finished ones move on, and in the end what is in no block.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ _CG_PRODUCTS = 12
 _ADMM_ITERATIONS = 60
 _MINIMAX_SOLVES = 5
 _SAMPLE_TOKENS = 128
+# Being written, waiting and on their way to the object store.
+_BLOCKS_ON_DISK = 4
 
 
 @dataclass(frozen=True)
@@ -120,12 +123,13 @@ def estimate_cost(checkpoint: Checkpoint, spec: PruneSpec, *, on_device: bool) -
     largest = max(
         sum(info.size_bytes for info in checkpoint.block_tensors(index)) for index in range(checkpoint.num_blocks)
     )
+    outer = sum(info.size_bytes for info in checkpoint.other_tensors())
     return Estimate(
         checkpoint_bytes=checkpoint.size_bytes,
         # One block is being read or written while another is pruned.
         peak_host_bytes=_PROCESS_BYTES + _SLACK_BYTES + 2 * largest + (0 if on_device else working),
         peak_device_bytes=working if on_device else 0,
-        disk_bytes=checkpoint.size_bytes,
+        disk_bytes=min(checkpoint.size_bytes, _BLOCKS_ON_DISK * largest + outer),
         flops=flops,
     )
 

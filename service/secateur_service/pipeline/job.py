@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import platform
 import resource
@@ -36,6 +38,7 @@ from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.observer import JobObserver, Progress, Stage
 from secateur_service.pipeline.outcome import JobResult
 from secateur_service.pipeline.package import Package
+from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import BLOCKS_FRACTION, PassResult, run_pass
 from secateur_service.pipeline.task import Task
@@ -163,7 +166,11 @@ class _Job:
                     bytes=sample.num_bytes,
                 )
         self.observer.stage(Stage.PRUNING)
-        passed, model = self._prune(checkpoint, calibration, evaluation, ledger)
+        with contextlib.ExitStack() as moving:
+            shards = Shards(self.workdir / "checkpoint", store=store, prefixes=[prefix], measure=self._moving)
+            moving.callback(shards.close, wait=False)
+            passed, model = self._prune(checkpoint, calibration, evaluation, ledger, shards)
+            shards.close(wait=True)
         self.observer.stage(Stage.PACKAGING)
         with self.stopwatch.measure("package"):
             package, report = self._package(checkpoint, calibration, evaluation, passed, model)
@@ -213,9 +220,12 @@ class _Job:
         calibration: dict[str, TextSample],
         evaluation: dict[str, TextSample],
         ledger: BlockLedger,
+        shards: Shards,
     ) -> tuple[PassResult, StreamedModel]:
         dtype = self._compute_dtype(checkpoint)
-        shards = self._matching_shards(fingerprint(checkpoint, self.spec, calibration, evaluation, self.device, dtype))
+        current = fingerprint(checkpoint, self.spec, calibration, evaluation, self.device, dtype)
+        encoded = json.dumps(current, sort_keys=True).encode()
+        self._clear_others(current, encoded, shards.folder)
         with self.stopwatch.measure("load"):
             model = StreamedModel(checkpoint, self.device, dtype)
         pruning = self.spec.pruning
@@ -227,6 +237,7 @@ class _Job:
             calibration=calibration,
             evaluation=evaluation,
             shards=shards,
+            fingerprint=hashlib.sha256(encoded).hexdigest(),
             minimax=self.spec.calibration.policy == "minimax",
             layer_snr=self.spec.evaluation.layer_snr,
         )
@@ -246,10 +257,9 @@ class _Job:
         stored = DTYPES[checkpoint.weight_dtype]
         return torch.float32 if self.device.type == "cpu" else stored
 
-    def _matching_shards(self, current: dict[str, Any]) -> Path:
-        """The folder of finished blocks, emptied where they were made under other conditions."""
-        shards, path = self.workdir / "checkpoint", self.workdir / "fingerprint.json"
-        encoded = json.dumps(current, sort_keys=True).encode()
+    def _clear_others(self, current: dict[str, Any], encoded: bytes, shards: Path) -> None:
+        """Empty the folder of finished blocks where they were made under other conditions."""
+        path = self.workdir / "fingerprint.json"
         if path.exists() and path.read_bytes() != encoded:
             before = json.loads(path.read_bytes())
             changed = sorted(key for key in current if before.get(key) != current[key])
@@ -260,7 +270,9 @@ class _Job:
             (self.workdir / "targets.json").unlink(missing_ok=True)
         shards.mkdir(parents=True, exist_ok=True)
         write_durably(path, encoded)
-        return shards
+
+    def _moving(self) -> contextlib.AbstractContextManager[None]:
+        return self.stopwatch.measure_background("publish")
 
     def _package(
         self,

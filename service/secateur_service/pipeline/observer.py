@@ -58,7 +58,8 @@ class BlockRecord:
     """A finished decoder block: the ledger's entry.
 
     `shard` is the file name below `checkpoint/`, which carries the content's digest; `tensors` names what it holds.
-    `snr_db` is 10·log10(‖h‖² / ‖h − ĥ‖²) of the evaluation states after the block, per language.
+    `snr_db` is 10·log10(‖h‖² / ‖h − ĥ‖²) of the evaluation states after the block, per language; `fingerprint` the
+    digest of all that its bytes depend on.
     """
 
     index: int
@@ -69,6 +70,7 @@ class BlockRecord:
     layers: tuple[LayerRecord, ...]
     snr_db: Mapping[str, float]
     seconds: float
+    fingerprint: str = ""
 
     @property
     def sparsity(self) -> float:

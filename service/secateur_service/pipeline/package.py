@@ -1,7 +1,8 @@
 """Packages a pruned model so that transformers and vLLM load it: what is not a pruned block, and the index.
 
-The shards of the blocks are there already, written during the pass. The rest of the checkpoint is copied tensor by
-tensor, the configuration gets a note on how the model was made, and the tokenizer's files are copied as they are.
+The shards of the blocks were written during the pass, and may have moved on. The rest of the checkpoint is copied
+tensor by tensor, the configuration gets a note on how the model was made, and the tokenizer's files are copied as they
+are.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Package:
         self.folder = folder
         self.checkpoint = folder / "checkpoint"
         self.checkpoint.mkdir(parents=True, exist_ok=True)
-        self._digests: dict[str, str] = {}
+        self._shards: dict[str, ManifestFile] = {}
         self._paths: list[str] = []
 
     def add_file(self, path: str, content: bytes) -> None:
@@ -67,10 +68,12 @@ class Package:
         """Add the shards of the blocks, all other tensors, the index, the configuration and the tokenizer."""
         weight_map: dict[str, str] = {}
         for record in blocks:
-            self._add_shard(record.shard, record.sha256, weight_map, record.tensors)
+            self._add_shard(record.shard, record.sha256, record.size_bytes)
+            weight_map |= dict.fromkeys(record.tensors, record.shard)
         for number, group in enumerate(_in_shards(checkpoint.other_tensors())):
             written = write_shard(self.checkpoint, f"other-{number:05d}", [reader.copy(info) for info in group])
-            self._add_shard(written.name, written.sha256, weight_map, [info.name for info in group])
+            self._add_shard(written.name, written.sha256, written.size_bytes)
+            weight_map |= dict.fromkeys((info.name for info in group), written.name)
         index = {
             "metadata": {"total_size": checkpoint.size_bytes},
             "weight_map": {name: weight_map[name] for name in sorted(weight_map)},
@@ -87,16 +90,14 @@ class Package:
     def files(self) -> list[tuple[LocalFile, ManifestFile]]:
         """Every file, with the manifest's entry of it."""
         described = []
-        for path in sorted(self._paths):
+        for path in sorted([*self._paths, *self._shards]):
             file = LocalFile(self.folder / path, path, _media_type(path))
-            described.append((file, describe_file(file, sha256=self._digests.get(path))))
+            described.append((file, self._shards.get(path) or describe_file(file)))
         return described
 
-    def _add_shard(self, name: str, sha256: str, weight_map: dict[str, str], tensors: Sequence[str]) -> None:
+    def _add_shard(self, name: str, sha256: str, size_bytes: int) -> None:
         path = f"checkpoint/{name}"
-        self._paths.append(path)
-        self._digests[path] = sha256
-        weight_map |= dict.fromkeys(tensors, name)
+        self._shards[path] = ManifestFile(path=path, size_bytes=size_bytes, sha256=sha256, media_type=_media_type(path))
 
 
 def compression_note(spec: PruneSpec) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class _Pass:
         self.calibration = divide({name: sample.tokens for name, sample in texts.items()}, size)
         self.evaluation = divide({name: sample.tokens for name, sample in task.evaluation.items()}, size)
         self.reader = BlockReader(model, stopwatch)
-        self.writer = BlockWriter(task.shards, ledger, observer, stopwatch)
+        self.writer = BlockWriter(task.shards, task.fingerprint, ledger, observer, stopwatch)
         self.pruner = BlockPruner(model, task, self.calibration, self._check)
 
     def run(self) -> PassResult:
@@ -164,11 +164,11 @@ class _Pass:
             states[position] = self.model.run_block(block, index, batch)
 
     def _finished_blocks(self) -> dict[int, BlockRecord]:
-        """The leading blocks that are in the ledger and whose shards are there, unchanged in size."""
+        """The leading blocks that are in the ledger, were made as this pass makes them, and are still there."""
         finished: dict[int, BlockRecord] = {}
         for record in self.ledger.entries():
-            path = self.task.shards / record.shard
-            if record.index != len(finished) or not path.is_file() or path.stat().st_size != record.size_bytes:
+            is_next = record.index == len(finished) and record.fingerprint == self.task.fingerprint
+            if not is_next or not self.task.shards.holds(record):
                 break
             finished[record.index] = record
         if finished:
@@ -177,8 +177,9 @@ class _Pass:
 
     def _restore(self, index: int, record: BlockRecord) -> None:
         reader = TensorReader()
-        header = read_header(self.task.shards / record.shard)
+        header = read_header(self.task.shards.fetch(record))
         self.model.load_into(index, {name: reader.read(info) for name, info in header.items()})
+        self.task.shards.move(record)
 
     def _snr_db(self, dense: list[Tensor], pruned: list[Tensor]) -> dict[str, float]:
         """10·log10(‖h‖² / ‖h − ĥ‖²) over the evaluation states of each language; left out where nothing differs."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from secateur_service.calibration.sampling import TextSample
+from secateur_service.pipeline.shards import Shards
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.pruning.patterns import Target
 
@@ -22,7 +22,8 @@ class Task:
         weights: mixing weight of each calibration language.
         calibration: calibration text by language.
         evaluation: evaluation text by language; may be empty.
-        shards: folder for the pruned blocks.
+        shards: where the pruned blocks go.
+        fingerprint: digest of all that their bytes depend on.
         minimax: whether `weights` are only where the search for the weights of the worst language begins.
         layer_snr: whether each layer's signal-to-noise ratio per language is wanted.
     """
@@ -33,7 +34,8 @@ class Task:
     weights: Mapping[str, float]
     calibration: Mapping[str, TextSample]
     evaluation: Mapping[str, TextSample]
-    shards: Path
+    shards: Shards
+    fingerprint: str = ""
     minimax: bool = False
     layer_snr: bool = True
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +15,7 @@ from secateur_service.errors import CancelledError, PreemptedError
 from secateur_service.models.safetensors import OutputTensor, WrittenFile, write_shard
 from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.observer import BlockRecord, JobObserver, LayerRecord
+from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
 
 
@@ -23,7 +23,8 @@ class BlockWriter:
     """One block at a time is on its way to disk; the next one waits for it, so that memory stays bounded.
 
     Args:
-        folder: of the shards.
+        shards: where they go.
+        fingerprint: what their records say about how they were made.
         ledger: holds a block once it is durable.
         observer: hears of a block once the ledger holds it.
         stopwatch: is charged for the writing.
@@ -32,9 +33,12 @@ class BlockWriter:
         records: the blocks that are finished, in order.
     """
 
-    def __init__(self, folder: Path, ledger: BlockLedger, observer: JobObserver, stopwatch: Stopwatch) -> None:
+    def __init__(
+        self, shards: Shards, fingerprint: str, ledger: BlockLedger, observer: JobObserver, stopwatch: Stopwatch
+    ) -> None:
         self.records: list[BlockRecord] = []
-        self._folder = folder
+        self._shards = shards
+        self._fingerprint = fingerprint
         self._ledger = ledger
         self._observer = observer
         self._stopwatch = stopwatch
@@ -71,7 +75,7 @@ class BlockWriter:
 
         def write() -> BlockRecord:
             with self._stopwatch.measure_background("write"):
-                shard: WrittenFile = write_shard(self._folder, f"block-{index:05d}", outputs)
+                shard: WrittenFile = write_shard(self._shards.folder, f"block-{index:05d}", outputs)
             return BlockRecord(
                 index=index,
                 shard=shard.name,
@@ -81,6 +85,7 @@ class BlockWriter:
                 layers=tuple(layers),
                 snr_db=snr_db,
                 seconds=seconds,
+                fingerprint=self._fingerprint,
             )
 
         self._pending = self._thread.submit(write)
@@ -97,3 +102,4 @@ class BlockWriter:
         self.records.append(record)
         self._ledger.record(record)
         self._observer.block(record)
+        self._shards.move(record)

@@ -114,6 +114,7 @@ def test_memory_does_not_grow_with_the_number_of_blocks_and_moves_to_the_device(
     shallow, deep = (save_model(tmp_path / str(count), num_hidden_layers=count) for count in (2, 5))
     assert estimate(shallow).peak_host_bytes == estimate(deep).peak_host_bytes
     assert flops(deep) > 2 * flops(shallow)
+    assert estimate(deep).disk_bytes < estimate(deep).checkpoint_bytes == open_checkpoint(deep).size_bytes
     on_device = estimate(deep, on_device=True)
     assert on_device.peak_device_bytes > 0
     assert on_device.peak_host_bytes < estimate(deep).peak_host_bytes

@@ -1,0 +1,131 @@
+"""Where finished blocks lie: each is written here, and moves on to the object store while later ones are pruned.
+
+So the disk holds a few blocks and not a checkpoint, publishing has little left to upload, and a job goes on with its
+finished blocks on another machine. What cannot be moved stays here, for publishing to take with it: an object store
+that is away does not stop the pruning. The names of shards carry their content's digest, so that nobody can put
+another content under them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import structlog
+
+from secateur_service.artifacts import ObjectStore
+from secateur_service.errors import AttemptError, TransientError
+from secateur_service.pipeline.observer import BlockRecord
+
+MEDIA_TYPE = "application/octet-stream"
+
+# Blocks that wait to be moved; when there are more, the pass waits.
+_MAX_WAITING = 2
+_READ_BYTES = 1 << 20
+
+_log = structlog.get_logger(__name__)
+
+
+class Shards:
+    """The shards of one job.
+
+    Args:
+        folder: on this machine.
+        store: where they move to; None keeps them here.
+        prefixes: of the job in the store, and of others that may have its blocks; empty for the store's root.
+        measure: charges the time of the moving, which goes on in the background.
+
+    Attributes:
+        folder: as given.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        store: ObjectStore | None = None,
+        prefixes: Sequence[str] = ("",),
+        measure: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        self.folder = folder
+        self._store = store
+        self._prefixes = tuple(prefixes)
+        self._measure = measure
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="upload")
+        self._waiting: deque[Future[None]] = deque()
+
+    def holds(self, record: BlockRecord) -> bool:
+        """Whether the shard of a finished block is still there, unchanged in size."""
+        return self._is_here(record) or self._find(record) is not None
+
+    def fetch(self, record: BlockRecord) -> Path:
+        """The shard as a file in the folder; one that has moved on is brought back, to be moved again.
+
+        Raises:
+            TransientError: what is stored is not what was; it was removed, so that the block is computed again.
+        """
+        path = self.folder / record.shard
+        if self._is_here(record):
+            return path
+        key = self._find(record)
+        if self._store is None or key is None:
+            raise TransientError(f"the finished block {record.shard} is gone", reason="SHARD_GONE")
+        self._store.get_file(key, path)
+        if _digest(path) != record.sha256:
+            path.unlink()
+            self._store.delete(key)
+            raise TransientError(f"the finished block {record.shard} was damaged", reason="SHARD_DAMAGED")
+        return path
+
+    def move(self, record: BlockRecord) -> None:
+        """Begin to move a finished block to the store; waits while too many are on their way."""
+        if self._store is None:
+            return
+        while len(self._waiting) >= _MAX_WAITING:
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(self._move, record))
+
+    def close(self, *, wait: bool) -> None:
+        """Have no more moved; `wait` for what is on its way, or leave it here."""
+        self._thread.shutdown(wait=wait, cancel_futures=not wait)
+
+    def _move(self, record: BlockRecord) -> None:
+        assert self._store is not None
+        path, key = self.folder / record.shard, self._key(self._prefixes[0], record)
+        try:
+            with self._measure():
+                if not self._is_stored(key, record):
+                    self._store.put_file(path, key, MEDIA_TYPE)
+                if self._is_stored(key, record):
+                    path.unlink(missing_ok=True)
+        except AttemptError as error:
+            _log.warning("a finished block stays here for now", shard=record.shard, error=error.message)
+
+    def _is_here(self, record: BlockRecord) -> bool:
+        path = self.folder / record.shard
+        return path.is_file() and path.stat().st_size == record.size_bytes
+
+    def _find(self, record: BlockRecord) -> str | None:
+        """The key under which the shard is stored, None where it is not."""
+        keys = (self._key(prefix, record) for prefix in self._prefixes)
+        return next((key for key in keys if self._is_stored(key, record)), None)
+
+    def _is_stored(self, key: str, record: BlockRecord) -> bool:
+        info = self._store.stat(key) if self._store is not None else None
+        return info is not None and info.size_bytes == record.size_bytes
+
+    def _key(self, prefix: str, record: BlockRecord) -> str:
+        path = f"checkpoint/{record.shard}"
+        return f"{prefix}/{path}" if prefix else path
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
