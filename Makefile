@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint format proto schema clean
+.PHONY: help setup demo test campaign lint format proto schema clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -22,6 +22,10 @@ demo: setup  ## train a tiny multilingual model, prune it through the service, s
 
 test: setup  ## all tests
 	$(BIN)/python -m pytest
+
+campaign: setup  ## 200 random faults over at least 40 jobs, then every promise of docs/reliability.md checked (15 minutes)
+	cd tests && ../$(BIN)/python -m faults.campaign --database sqlite
+	cd tests && ../$(BIN)/python -m faults.campaign --database postgresql
 
 lint: setup  ## style, types, and whether the generated stubs have drifted
 	$(BIN)/ruff check .

@@ -237,7 +237,12 @@ def test_a_terminal_gets_a_progress_bar(environment, service):
 def test_ctrl_c_ends_a_watch_promptly_and_says_how_to_go_on(environment, service):
     job_id = service.running_job()
     process = subprocess.Popen(
-        [*COMMAND, "watch", job_id], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "watch", job_id],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
     )
     assert "RUNNING" in process.stdout.readline()
     time.sleep(0.3)
