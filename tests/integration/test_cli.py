@@ -242,7 +242,7 @@ def test_ctrl_c_ends_a_watch_promptly_and_says_how_to_go_on(environment, service
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - what runs in the background ignores it
     )
     assert "RUNNING" in process.stdout.readline()
     time.sleep(0.3)
