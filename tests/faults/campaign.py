@@ -38,9 +38,9 @@ from secateur_service.jobs.job import Event, EventKind, Job
 from secateur_service.jobs.states import JobState
 from servers import PostgresServer, postgres_folder
 from support.models import save_corpora, save_model, spec_data
-from support.service import Service
+from support.service import WITH_WORKERS, Service
 
-LEASE_SECONDS = 5.0
+LEASE_SECONDS = float(WITH_WORKERS["SECATEUR_LEASE_SECONDS"])
 BLOCKS = 12
 SHAPE = {"num_hidden_layers": BLOCKS, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
 SLOTS = 2
@@ -141,14 +141,12 @@ class Campaign:
         ]
         self.service = Service(
             folder,
-            SECATEUR_DEVICES=",".join(["cpu"] * SLOTS),
-            SECATEUR_THREADS_PER_WORKER="1",
-            SECATEUR_LEASE_SECONDS=str(LEASE_SECONDS),
-            SECATEUR_POLL_SECONDS="0.1",
-            SECATEUR_RETRY_BASE_SECONDS="0",
-            SECATEUR_DRAIN_SECONDS="10",
-            OMP_NUM_THREADS="1",
-            **settings,
+            **{
+                **WITH_WORKERS,
+                "SECATEUR_DEVICES": ",".join(["cpu"] * SLOTS),
+                "SECATEUR_DRAIN_SECONDS": "10",
+                **settings,
+            },
         )
         self.watchers = Watchers(self.service.endpoint)
         self.jobs: list[Watched] = []

@@ -8,16 +8,9 @@ import torch
 
 import secateur
 from support.models import save_corpora, save_model, spec_data
-from support.service import Service, checkpoint_digests
+from support.service import WITH_WORKERS, Service, checkpoint_digests
+from support.site import until
 
-SETTINGS = {
-    "SECATEUR_DEVICES": "cpu",
-    "SECATEUR_THREADS_PER_WORKER": "1",
-    "SECATEUR_LEASE_SECONDS": "5",
-    "SECATEUR_POLL_SECONDS": "0.2",
-    "SECATEUR_RETRY_BASE_SECONDS": "0.1",
-    "OMP_NUM_THREADS": "1",
-}
 BLOCKS = 16
 
 
@@ -36,19 +29,11 @@ def replicas(tmp_path, files, postgres):
     started = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        settings = {**SETTINGS, "SECATEUR_DATABASE_URL": url, "SECATEUR_DESTINATIONS": destination}
+        settings = {**WITH_WORKERS, "SECATEUR_DATABASE_URL": url, "SECATEUR_DESTINATIONS": destination}
         started.append(Service(tmp_path / name, file_root=files, **settings))
     yield started
     for replica in started:
         replica.close()
-
-
-def until(condition, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.02)
-    return value
 
 
 def test_a_watcher_sees_nothing_but_its_events_whichever_replica_is_killed(replicas, files):

@@ -16,16 +16,8 @@ from transformers import AutoModelForCausalLM
 
 import secateur
 from support.models import save_corpora, save_model, spec_data
-from support.service import Service, checkpoint_digests, folder_of
-
-SETTINGS = {
-    "SECATEUR_DEVICES": "cpu",
-    "SECATEUR_THREADS_PER_WORKER": "1",
-    "SECATEUR_LEASE_SECONDS": "5",
-    "SECATEUR_POLL_SECONDS": "0.2",
-    "SECATEUR_RETRY_BASE_SECONDS": "0.1",
-    "OMP_NUM_THREADS": "1",
-}
+from support.service import WITH_WORKERS, Service, checkpoint_digests, folder_of
+from support.site import until
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +34,7 @@ def service(tmp_path_factory):
         head_dim=64,
     )
     save_corpora(files)
-    service = Service(folder, **SETTINGS)
+    service = Service(folder, **WITH_WORKERS)
     yield service
     service.close()
 
@@ -56,14 +48,6 @@ def client(service):
 def data_of(service, **pruning):
     files = service.file_root
     return spec_data(files / "model", files / "calibration", files / "evaluation", **pruning)
-
-
-def until(condition, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.02)
-    return value
 
 
 def test_a_job_runs_from_submission_to_a_downloaded_checkpoint(service, client, tmp_path):

@@ -16,6 +16,16 @@ from secateur_service.jobs.job import EventKind, JobResult, LanguageResult
 from secateur_service.jobs.store import open_job_store
 from support.jobs import new_job
 
+WITH_WORKERS = {
+    "SECATEUR_DEVICES": "cpu",
+    "SECATEUR_THREADS_PER_WORKER": "1",
+    "SECATEUR_LEASE_SECONDS": "5",  # a slow machine shall not fence the healthy
+    "SECATEUR_POLL_SECONDS": "0.2",
+    "SECATEUR_RETRY_BASE_SECONDS": "0.1",
+    "OMP_NUM_THREADS": "1",
+}
+"""Settings of a service that starts its workers itself."""
+
 
 class Service:
     """`secateur-service serve` on a port that stays the same over restarts; `settings` are its environment."""

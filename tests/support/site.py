@@ -59,13 +59,13 @@ class Site:
         return [body["state"] for body in self.events(job_id, EventKind.STATE)]
 
 
-def until(condition, dispatcher=None, *, seconds=40):
+def until(condition, dispatcher=None, *, seconds=90):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "this did not happen in time"
         if dispatcher is not None:
             dispatcher.reconcile()
-        time.sleep(0.03)
+        time.sleep(0.02)
     return found
 
 

@@ -83,24 +83,6 @@ def test_nobody_waits_for_ever_for_a_client_that_was_stopped_in_the_middle_of_a_
     assert limits == ["10s", "10s"]
 
 
-def test_simultaneous_creates_that_collide_at_the_index_make_one_job(store, other):
-    given = {"request_id": "r", "request_digest": "d"}
-    barrier, created = threading.Barrier(8), []
-
-    def create():
-        job = new_job(**given)
-        barrier.wait()
-        created.append(other.create(job).id)
-
-    threads = [threading.Thread(target=create) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(created) == 8
-    assert len(set(created)) == 1
-
-
 def test_a_restarted_server_is_found_again_by_every_kind_of_connection(postgres, store):
     job = store.create(new_job())
     token = store.await_change(None, 0)
