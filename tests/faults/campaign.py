@@ -25,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,13 @@ class Watchers:
         self._threads: list[threading.Thread] = []
 
     def submit(self, data: dict[str, Any], method: int) -> Watched:
-        handle = self._client.submit(data)
+        request_id = str(uuid.uuid4())
+        handle = None
+        while handle is None:  # what is not acknowledged is asked for again, and is still one job
+            try:
+                handle = self._client.submit(data, request_id=request_id)
+            except secateur.UnavailableError:
+                time.sleep(0.5)
         watched = Watched(handle.name, method, handle)
         self.start(watched)
         return watched
