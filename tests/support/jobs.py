@@ -20,14 +20,16 @@ SPEC = {
 }
 
 
-def new_job(*, max_attempts=3, destination="file:///artifacts", request_id=None, request_digest=None, labels=None):
+def new_job(
+    *, max_attempts=3, destination="file:///artifacts", request_id=None, request_digest=None, labels=None, resolved=None
+):
     """A job that was never stored."""
     spec = {**SPEC, "output": {"destination": destination}, "execution": {"max_attempts": max_attempts}}
     return NewJob(
         id=uuid.uuid4().hex,
         uid=str(uuid.uuid4()),
         spec=SPEC,
-        resolved=parse_spec(spec),
+        resolved=resolved or parse_spec(spec),
         labels=labels or {},
         estimate=Estimate(checkpoint_bytes=1, peak_host_bytes=2, peak_device_bytes=0, disk_bytes=4, flops=5e9),
         request_id=request_id,

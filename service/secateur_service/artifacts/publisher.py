@@ -13,6 +13,7 @@ from typing import Protocol
 
 import structlog
 
+from secateur_service import faults
 from secateur_service.artifacts.manifest import (
     MANIFEST_NAME,
     MEDIA_TYPE,
@@ -124,13 +125,17 @@ def publish(
     held = _adoptable(corner, manifest)
     if held is None:
         _upload(corner, files, described, observer, on_uploaded)
+        faults.reached("publish.uploaded")
         store.put_bytes(corner.key(_candidate_path(manifest.digest())), manifest.to_bytes(), MEDIA_TYPE)
+        faults.reached("publish.proposed")
         held = manifest
     observer.check()
     digest = commit(held.digest())
+    faults.reached("publish.committed")
     if digest != held.digest():
         held = _committed(corner, digest)
     _write_manifest(corner, held)
+    faults.reached("publish.published")
     _remove_candidates(corner)
     return digest
 
@@ -176,6 +181,7 @@ def _upload(
                     f"the object store has lost {entry.path}; it is made again", reason=UPLOAD_INCOMPLETE
                 )
             corner.store.put_file(file.source, corner.key(file.path), file.media_type)
+            faults.reached("publish.uploading")
         done_bytes += entry.size_bytes
         if on_uploaded is not None:
             on_uploaded(done_bytes, total_bytes)

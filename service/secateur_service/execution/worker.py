@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from secateur_service import faults
 from secateur_service.artifacts import ObjectStore, open_store
 from secateur_service.errors import AttemptError, CancelledError, FencedError, TransientError
 from secateur_service.execution.exits import attempt_error, end_of_error
@@ -93,6 +94,7 @@ def run_attempt(settings: Settings, job_id: str, attempt: int, slot: int, *, pip
         signal.signal(signal.SIGTERM, lambda _number, _frame: lease.preempt())
         try:
             with lease:
+                faults.reached("worker.claimed")
                 exit_code, finished = _run_to_end(settings, store, lease, job_id, attempt, slot, pipeline)
         except (FencedError, TransientError) as error:  # the end could not be, or may not be, written
             _log.warning("attempt ended without an entry in the store", reason=error.reason, error=error.message)
@@ -121,6 +123,7 @@ def _run_to_end(
         lease.check()
         result = _run_pipeline(settings, store, lease, job, workdir, slot, pipeline or _real_pipeline())
         _until_written(lease, lambda: store.succeed(job_id, attempt, result))
+        faults.reached("worker.succeeded")
     except Exception as error:
         ended = attempt_error(error)
         if isinstance(ended, FencedError):

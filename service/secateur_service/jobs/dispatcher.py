@@ -28,6 +28,7 @@ _log = structlog.get_logger(__name__)
 _OWNED = (JobState.RUNNING, JobState.CANCELLING)
 _POLL_WHILE_DRAINING_SECONDS = 0.1
 _AFTER_KILL_SECONDS = 10.0
+_WIND_UP_SECONDS = 10.0
 
 
 @dataclass
@@ -35,7 +36,8 @@ class _Running:
     """A worker of this dispatcher, and what was done to stop it."""
 
     worker: Worker
-    unwanted_since: float | None = None
+    unwanted_in: JobState | None = None
+    unwanted_since: float = 0.0
     stop_asked: bool = False
 
 
@@ -163,8 +165,13 @@ class Dispatcher:
         if job.state is JobState.RUNNING:
             return
         now = self._monotonic()
-        if running.unwanted_since is None:
-            running.unwanted_since = now
+        if running.unwanted_in is not job.state:
+            running.unwanted_in, running.unwanted_since = job.state, now
+        if job.state is not JobState.CANCELLING:
+            # It has written its end and winds up, or was stopped, has lost its lease and keeps a slot from others.
+            if now - running.unwanted_since >= _WIND_UP_SECONDS:
+                running.worker.kill()
+            return
         overdue = now - running.unwanted_since - self._cancel_grace_seconds
         if overdue >= self._drain_seconds and running.stop_asked:
             running.worker.kill()

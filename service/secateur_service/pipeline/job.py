@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from secateur_service import faults
 from secateur_service.artifacts import Manifest, ObjectStore, publish
 from secateur_service.calibration.corpora import Corpus, CorpusRefusedError
 from secateur_service.calibration.sampling import TextSample, draw_samples
@@ -144,6 +145,7 @@ class _Job:
         self.observer.stage(Stage.FETCHING)
         with self.stopwatch.measure("fetch"):
             checkpoint = open_checkpoint(resolve_folder(self.spec.model.uri, self.file_roots))
+        faults.reached("job.fetched")
         self.observer.log(
             "info",
             "model opened",
@@ -155,6 +157,7 @@ class _Job:
         self.observer.stage(Stage.SAMPLING)
         with self.stopwatch.measure("sample"):
             calibration, evaluation = self._draw(checkpoint)
+        faults.reached("job.sampled")
         for purpose, samples in (("calibration", calibration), ("evaluation", evaluation)):
             for name, sample in samples.items():
                 self.observer.log(
@@ -171,9 +174,11 @@ class _Job:
             moving.callback(shards.close, wait=False)
             passed, model = self._prune(checkpoint, calibration, evaluation, ledger, shards)
             shards.close(wait=True)
+        faults.reached("job.pruned")
         self.observer.stage(Stage.PACKAGING)
         with self.stopwatch.measure("package"):
             package, report = self._package(checkpoint, calibration, evaluation, passed, model)
+        faults.reached("job.packaged")
         self.observer.stage(Stage.PUBLISHING)
         with self.stopwatch.measure("publish"):
             digest = self._publish(package, report, store, commit, prefix)

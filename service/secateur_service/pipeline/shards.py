@@ -17,6 +17,7 @@ from pathlib import Path
 
 import structlog
 
+from secateur_service import faults
 from secateur_service.artifacts import ObjectStore
 from secateur_service.errors import AttemptError, TransientError
 from secateur_service.pipeline.observer import BlockRecord
@@ -100,6 +101,7 @@ class Shards:
             with self._measure():
                 if not self._is_stored(key, record):
                     self._store.put_file(path, key, MEDIA_TYPE)
+                faults.reached("block.stored")
                 if self._is_stored(key, record):
                     path.unlink(missing_ok=True)
         except AttemptError as error:

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
+from secateur_service import faults
 from secateur_service.errors import CancelledError, PreemptedError
 from secateur_service.models.safetensors import OutputTensor, WrittenFile, write_shard
 from secateur_service.pipeline.ledger import BlockLedger
@@ -76,6 +77,7 @@ class BlockWriter:
         def write() -> BlockRecord:
             with self._stopwatch.measure_background("write"):
                 shard: WrittenFile = write_shard(self._shards.folder, f"block-{index:05d}", outputs)
+            faults.reached("block.written")
             return BlockRecord(
                 index=index,
                 shard=shard.name,
@@ -101,5 +103,6 @@ class BlockWriter:
         record, self._pending = self._pending.result(), None
         self.records.append(record)
         self._ledger.record(record)
+        faults.reached("block.recorded")
         self._observer.block(record)
         self._shards.move(record)
