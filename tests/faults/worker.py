@@ -1,13 +1,14 @@
 """A real worker that fails at a fault point: `worker.py POINT=ACTION ... --job ... --attempt ... --slot ...`.
 
 The n-th pair is for the n-th attempt: further attempts go well. Actions: `kill`, `stop` (until somebody continues it),
-`disk-full`.
+`wait` (a second each time), `disk-full`.
 """
 
 import argparse
 import os
 import signal
 import sys
+import time
 
 from secateur_service import faults
 from secateur_service.execution.worker import run_attempt
@@ -22,6 +23,7 @@ ACTIONS = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "disk-full": disk_full,
+    "wait": lambda: time.sleep(1),
 }
 
 

@@ -30,7 +30,7 @@ for number in range(int(rounds)):
         line = {"level": "info", "message": f"{name} {number}", "fields": {}}
         store.append(job_id, 1, [(EventKind.LOG, line), (EventKind.STAGE, {"stage": "PRUNING"})])
         store.heartbeat(job_id, 1, lease_seconds=60)
-    store.record_block(jobs[number % len(jobs)], 1, block(number))
+    store.record_block(jobs[number % len(jobs)], 1, block(number, snr_db=float(name[1:])))
     store.create(new_job(labels={"by": name}))
 """
 

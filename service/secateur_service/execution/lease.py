@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import structlog
 
@@ -25,6 +25,9 @@ SURE_SHARE = 0.75
 """Share of the lease after which a worker that got no answer stops: nobody else may have begun by then."""
 
 _RETRY_SECONDS = 1.0
+_INSIST_SECONDS = 0.2
+
+T = TypeVar("T")
 
 
 class Lease:
@@ -97,6 +100,20 @@ class Lease:
             raise FencedError(
                 f"no heartbeat was answered for {silence:.1f} s of a lease of {self._lease_seconds:.1f} s"
             )
+
+    def insist(self, write: Callable[[], T]) -> T:
+        """Call `write` until the store answers: an outage that is shorter than the lease costs nothing.
+
+        Raises:
+            FencedError: the lease was lost before it succeeded.
+        """
+        while True:
+            try:
+                return write()
+            except TransientError as error:
+                _log.warning("the store does not answer; trying again", error=error.message)
+                self.require_held()
+                time.sleep(_INSIST_SECONDS)
 
     def _heartbeat(self) -> None:
         asked = self._monotonic()

@@ -73,21 +73,22 @@ class StoreObserver:
             self._written_at = self._monotonic()
 
     def _append(self, kind: EventKind, body: dict[str, Any]) -> None:
-        self._store.append(self._job_id, self._attempt, [(kind, body)])
+        self._lease.insist(lambda: self._store.append(self._job_id, self._attempt, [(kind, body)]))
 
 
 class StoreLedger:
     """`BlockLedger` in the job store."""
 
-    def __init__(self, store: JobStore, job_id: str, attempt: int) -> None:
+    def __init__(self, store: JobStore, job_id: str, attempt: int, lease: Lease) -> None:
         self._store = store
         self._job_id = job_id
         self._attempt = attempt
+        self._lease = lease
 
     def entries(self) -> list[BlockRecord]:
         """The finished blocks in ascending order of index."""
-        return self._store.blocks(self._job_id)
+        return self._lease.insist(lambda: self._store.blocks(self._job_id))
 
     def record(self, record: BlockRecord) -> None:
         """Record one finished block, with its event."""
-        self._store.record_block(self._job_id, self._attempt, record)
+        self._lease.insist(lambda: self._store.record_block(self._job_id, self._attempt, record))

@@ -10,11 +10,10 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import structlog
 
@@ -37,12 +36,9 @@ from secateur_service.settings import Settings
 from secateur_service.spec import PruneSpec
 from secateur_service.telemetry.logging import configure_logging
 
-T = TypeVar("T")
-
 _log = structlog.get_logger(__name__)
 
 LOCK_WAIT_SECONDS = 5.0
-_RETRY_SECONDS = 0.2
 
 
 class Outcome(Protocol):
@@ -122,7 +118,7 @@ def _run_to_end(
         workdir = _take_locks(settings.data_dir, slot, job_id)
         lease.check()
         result = _run_pipeline(settings, store, lease, job, workdir, slot, pipeline or _real_pipeline())
-        _until_written(lease, lambda: store.succeed(job_id, attempt, result))
+        lease.insist(lambda: store.succeed(job_id, attempt, result))
         faults.reached("worker.succeeded")
     except Exception as error:
         ended = attempt_error(error)
@@ -149,12 +145,12 @@ def _run_pipeline(
         job_id=job.id,
         attempt=job.attempt,
         workdir=workdir,
-        ledger=StoreLedger(store, job.id, job.attempt),
+        ledger=StoreLedger(store, job.id, job.attempt, lease),
         store=open_store(job.resolved.output.destination or settings.destinations[0], settings),
         observer=observer,
         device=settings.devices[slot],
         threads=settings.worker_threads,
-        commit=partial(store.commit_manifest, job.id, job.attempt),
+        commit=lambda digest: lease.insist(partial(store.commit_manifest, job.id, job.attempt, digest)),
         file_roots=settings.file_roots,
     )
     observer.flush()
@@ -164,31 +160,15 @@ def _run_pipeline(
 def _write_end(settings: Settings, store: JobStore, lease: Lease, job: Job, error: AttemptError) -> JobState:
     """Write how an attempt without a result ended; returns the state that the job is in then."""
     if isinstance(error, CancelledError):
-        _until_written(lease, lambda: store.cancelled(job.id, job.attempt))
+        lease.insist(lambda: store.cancelled(job.id, job.attempt))
         return JobState.CANCELLED
     end = end_of_error(error)
     backoff = Backoff(settings.retry_base_seconds, settings.retry_max_seconds)
     delay = backoff.delay_seconds(job.charged_attempts, random.Random()) if end.charged else 0.0  # noqa: S311 - jitter
-    released = _until_written(
-        lease,
+    released = lease.insist(
         lambda: store.release(job.id, job.attempt, end.failure, charged=end.charged, delay_seconds=delay),
     )
     return released.state
-
-
-def _until_written(lease: Lease, write: Callable[[], T]) -> T:
-    """Write the end, however often it takes while the attempt owns the job.
-
-    Raises:
-        FencedError: the lease was lost before it succeeded.
-    """
-    while True:
-        try:
-            return write()
-        except TransientError as error:
-            _log.warning("the end of the attempt could not be written yet", error=error.message)
-            lease.require_held()
-            time.sleep(_RETRY_SECONDS)
 
 
 def _take_locks(data_dir: Path, slot: int, job_id: str) -> Path:

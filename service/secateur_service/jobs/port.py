@@ -86,7 +86,7 @@ class JobStore(Protocol):
         """
 
     def record_block(self, job_id: str, attempt: int, record: BlockRecord) -> None:
-        """Enter a block into the ledger, with its event (fenced)."""
+        """Enter a block into the ledger, with its event (fenced); the same record again changes nothing."""
 
     def blocks(self, job_id: str) -> list[BlockRecord]:
         """The job's ledger, in ascending order of index."""

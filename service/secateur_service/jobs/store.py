@@ -209,10 +209,17 @@ class SqlJobStore:
             job.save()
 
     def record_block(self, job_id: str, attempt: int, record: BlockRecord) -> None:
-        """Enter a block into the ledger, with its event (fenced); a repeated index replaces the entry."""
+        """Enter a block into the ledger, with its event (fenced); a repeated index replaces the entry.
+
+        The same record again changes nothing, for whoever got no answer asks again.
+        """
+        of_block = (blocks.c.job_id == job_id, blocks.c.index == record.index)
         with self._owned(job_id, attempt) as job:
+            known = job.connection.scalar(select(blocks.c.record).where(*of_block, blocks.c.attempt == attempt))
+            if known is not None and block_from_json(known) == record:
+                return
             entry = {"job_id": job_id, "index": record.index, "attempt": attempt, "record": block_to_json(record)}
-            job.connection.execute(delete(blocks).where(blocks.c.job_id == job_id, blocks.c.index == record.index))
+            job.connection.execute(delete(blocks).where(*of_block))
             job.connection.execute(insert(blocks).values(entry))
             job.add_event(EventKind.BLOCK, block_body(record))
             job.save()

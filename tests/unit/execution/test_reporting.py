@@ -31,7 +31,7 @@ def test_progress_is_written_at_most_once_a_second(store, job, observer, clock):
 
 @pytest.mark.parametrize("progress_first", [False, True])
 def test_the_first_progress_after_a_block_is_written_at_once(store, job, observer, clock, progress_first):
-    ledger = StoreLedger(store, job.id, 1)
+    ledger = StoreLedger(store, job.id, 1, Lease(store, job.id, 1, lease_seconds=30))
     observer.progress(Progress(0, 4, 0.1))
     clock.now += 0.1
     observer.progress(Progress(0, 4, 0.2))
@@ -70,7 +70,7 @@ def test_nothing_is_written_under_a_lost_attempt(store, job, observer):
     for write in (
         lambda: observer.stage(Stage.PRUNING),
         lambda: observer.log("info", "late"),
-        lambda: StoreLedger(store, job.id, 1).record(block(0)),
+        lambda: StoreLedger(store, job.id, 1, Lease(store, job.id, 1, lease_seconds=30)).record(block(0)),
     ):
         with pytest.raises(FencedError):
             write()

@@ -338,6 +338,14 @@ def test_the_ledger_keeps_blocks_in_order_and_replaces_a_repeated_one_with_an_ev
     }
 
 
+def test_a_block_that_is_recorded_again_by_who_got_no_answer_is_one_event(store):
+    job = running(store)
+    for _ in range(2):
+        store.record_block(job.id, 1, block(0))
+    assert store.blocks(job.id) == [block(0)]
+    assert len(bodies(store, job.id, EventKind.BLOCK)) == 1
+
+
 def test_the_next_attempt_finds_the_ledger_of_the_last(store):
     job = running(store)
     store.record_block(job.id, 1, block(0))

@@ -27,6 +27,7 @@ class Model:
     manifest: str | None = None
     events: int = 1
     states: list = field(default_factory=lambda: [JobState.QUEUED])
+    blocks: dict = field(default_factory=dict)
 
     def move(self, state):
         assert state in TRANSITIONS[self.state]
@@ -104,7 +105,8 @@ class StoreMachine(RuleBasedStateMachine):
     def record_block(self, model, lag, index):
         if attempt := self.fenced(model, lag, lambda n: self.store.record_block(model.id, n, block(index))):
             self.store.record_block(model.id, attempt, block(index))
-            model.events += 1
+            model.events += model.blocks.get(index) != attempt  # the same record again changes nothing
+            model.blocks[index] = attempt
 
     @rule(model=jobs, lag=attempts, sha256=st.sampled_from(["a" * 64, "b" * 64]))
     def commit_manifest(self, model, lag, sha256):
