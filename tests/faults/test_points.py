@@ -25,9 +25,7 @@ def site(tmp_path, tiny_files):
 @pytest.fixture
 def remote_site(request, tmp_path, tiny_files, s3_server):
     """On PostgreSQL, where it is installed, and an object store."""
-    settings = {
-        f"s3_{name}": getattr(s3_server.settings, f"s3_{name}") for name in ("endpoint", "access_key", "secret_key")
-    }
+    settings = {}
     if postgres_folder():
         settings["database_url"] = request.getfixturevalue("postgres").create_database()
     site = RealSite.with_s3(tmp_path / "data", tiny_files, s3_server, **settings)

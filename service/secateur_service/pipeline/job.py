@@ -39,6 +39,7 @@ from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.observer import JobObserver, Progress, Stage
 from secateur_service.pipeline.outcome import JobResult
 from secateur_service.pipeline.package import Package
+from secateur_service.pipeline.preflight import require_room
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import BLOCKS_FRACTION, PassResult, run_pass
@@ -99,7 +100,7 @@ def run_job(
 
     Raises:
         PermanentError: the model or the text cannot be used, or numbers are not finite.
-        ResourceError: memory does not suffice.
+        ResourceError: memory or disk does not suffice.
         CancelledError, PreemptedError, FencedError: as the observer says; finished blocks are kept.
     """
     job = _Job(spec, job_id, attempt, workdir, observer, device, threads, file_roots)
@@ -146,6 +147,8 @@ class _Job:
         with self.stopwatch.measure("fetch"):
             checkpoint = open_checkpoint(resolve_folder(self.spec.model.uri, self.file_roots))
         faults.reached("job.fetched")
+        estimate = estimate_cost(checkpoint, self.spec, on_device=self.device.type != "cpu")
+        require_room(estimate, self.workdir, device_bytes=self._device_bytes())
         self.observer.log(
             "info",
             "model opened",
@@ -316,6 +319,9 @@ class _Job:
             "fingerprint": json.loads((self.workdir / "fingerprint.json").read_bytes()),
         }
         return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+    def _device_bytes(self) -> int | None:
+        return torch.cuda.mem_get_info(self.device)[1] if self.device.type == "cuda" else None
 
     def _publish(
         self, package: Package, report: Report, store: ObjectStore, commit: Callable[[str], str], prefix: str

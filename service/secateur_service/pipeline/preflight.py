@@ -1,0 +1,62 @@
+"""Whether a job fits on this machine, asked before it starts: to learn it after hours costs hours."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from secateur_service.errors import ResourceError
+from secateur_service.pipeline.outcome import Estimate
+
+# Estimates of memory lie up to a quarter above what jobs take (benchmarks/estimates.py).
+_MEMORY_MARGIN = 1.25
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def require_room(estimate: Estimate, workdir: Path, *, device_bytes: int | None) -> None:
+    """Return where disk and memory suffice for what a job is expected to take.
+
+    Args:
+        estimate: of the job.
+        workdir: its work directory; what an earlier attempt left there counts.
+        device_bytes: memory of the accelerator, None for a CPU.
+
+    Raises:
+        ResourceError: with reason DISK_TOO_SMALL, MEMORY_TOO_SMALL or DEVICE_MEMORY_TOO_SMALL.
+    """
+    there = sum(file.stat().st_size for file in workdir.rglob("*") if file.is_file())
+    free = shutil.disk_usage(workdir).free + there
+    if estimate.disk_bytes > free:
+        raise ResourceError(
+            f"the job is expected to need {_gigabytes(estimate.disk_bytes)} of disk for its work, and there are "
+            f"{_gigabytes(free)}; make room below the data folder, or point it at a larger disk",
+            reason="DISK_TOO_SMALL",
+        )
+    _require_memory("memory", "MEMORY_TOO_SMALL", estimate.peak_host_bytes, host_memory_bytes())
+    if device_bytes is not None:
+        _require_memory("device memory", "DEVICE_MEMORY_TOO_SMALL", estimate.peak_device_bytes, device_bytes)
+
+
+def host_memory_bytes() -> int:
+    """Memory of this machine, or of the container where that has less."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for name in _CGROUP_LIMITS:
+        path = Path(name)
+        text = path.read_text(encoding="ascii").strip() if path.exists() else ""
+        if text.isdigit():
+            limits.append(int(text))
+    return min(limits)
+
+
+def _require_memory(kind: str, reason: str, expected: int, there: int) -> None:
+    if expected > _MEMORY_MARGIN * there:
+        raise ResourceError(
+            f"the job is expected to need {_gigabytes(expected)} of {kind}, and there are {_gigabytes(there)}; use a "
+            "larger machine, fewer calibration samples or shorter sequences, or order true_sequential",
+            reason=reason,
+        )
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
