@@ -316,10 +316,10 @@ def _argument(pid: int, name: str) -> str:
     return words[words.index(name) + 1]
 
 
-def _stage_order(stage: str) -> tuple[int, str]:
+def _stage_order(stage: str) -> tuple[int, int, str]:
     order = ["STARTING", "FETCHING", "SAMPLING", "PRUNING", "PACKAGING", "PUBLISHING"]
-    name = stage.partition(" ")[0]
-    return (order.index(name) if name in order else len(order), stage)
+    name, _, blocks = stage.partition(" ")
+    return (order.index(name) if name in order else len(order), int(blocks.partition("/")[0] or 0), stage)
 
 
 @contextlib.contextmanager
