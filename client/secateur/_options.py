@@ -42,6 +42,8 @@ class SpecOptions(TypedDict, total=False):
         layer_snr: Whether the report has every layer's signal-to-noise ratio.
         destination: Where to publish, `s3://bucket/prefix` or `file:///folder`.
         max_attempts: Attempts before the job is given up.
+        queue_deadline_seconds: Within which a worker must have begun with the job.
+        run_deadline_seconds: From then on, within which it must have ended.
     """
 
     corpus: Required[str]
@@ -68,6 +70,8 @@ class SpecOptions(TypedDict, total=False):
     layer_snr: bool | None
     destination: str | None
     max_attempts: int | None
+    queue_deadline_seconds: int | None
+    run_deadline_seconds: int | None
 
 
 PATHS: Mapping[str, tuple[str, ...]] = {
@@ -95,6 +99,8 @@ PATHS: Mapping[str, tuple[str, ...]] = {
     "layer_snr": ("evaluation", "layer_snr"),
     "destination": ("output", "destination"),
     "max_attempts": ("execution", "max_attempts"),
+    "queue_deadline_seconds": ("execution", "queue_deadline_seconds"),
+    "run_deadline_seconds": ("execution", "run_deadline_seconds"),
 }
 """Where each option stands in a specification."""
 

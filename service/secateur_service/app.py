@@ -103,6 +103,7 @@ def _dispatcher(settings: Settings, store: JobStore) -> Dispatcher:
         poll_seconds=settings.poll_seconds,
         drain_seconds=settings.drain_seconds,
         cancel_grace_seconds=settings.cancel_grace_seconds,
+        stall_seconds=settings.stall_seconds,
         backoff=Backoff(settings.retry_base_seconds, settings.retry_max_seconds),
     )
 

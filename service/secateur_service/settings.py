@@ -95,6 +95,12 @@ class Settings(BaseSettings):
     cancel_grace_seconds: float = Field(
         default=60.0, ge=0, description="time that the worker of a cancelled job has to stop by itself"
     )
+    stall_seconds: float = Field(
+        default=21600.0,
+        ge=0,
+        description="an attempt that has told of no progress for so long is given up although its worker is alive; "
+        "more than the longest block takes; 0 turns it off",
+    )
     retry_base_seconds: float = Field(
         default=5.0, ge=0, description="wait before the second attempt of a job that failed transiently; then doubling"
     )

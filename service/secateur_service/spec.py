@@ -373,6 +373,12 @@ class ExecutionSpec(Part):
     """How hard the service tries."""
 
     max_attempts: int = Field(default=3, ge=1, le=100, description="between 1 and 100")
+    queue_deadline_seconds: int | None = Field(
+        default=None, ge=1, lt=2**31, description="whole seconds, at least 1; leave it out for no limit"
+    )
+    run_deadline_seconds: int | None = Field(
+        default=None, ge=1, lt=2**31, description="whole seconds, at least 1; leave it out for no limit"
+    )
 
 
 class PruneSpec(Part):

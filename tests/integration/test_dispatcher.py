@@ -320,6 +320,30 @@ def test_a_worker_that_stays_stopped_does_not_keep_the_next_attempt_from_the_wor
     site.close()
 
 
+def test_a_worker_that_hangs_although_its_heart_beats_is_given_up_and_replaced(tmp_path):
+    site = Site(tmp_path / "data", lease_seconds=5)
+    site.store.migrate()
+    job_id = site.create()
+    dispatcher = site.dispatcher("slow-once", stall_seconds=3)
+    job = until(ended(site, job_id), dispatcher)
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
+    reasons = [body["failure"]["reason"] for body in site.events(job_id, EventKind.STATE) if body.get("failure")]
+    assert reasons == ["STALLED"]
+    site.close()
+
+
+def test_the_worker_of_a_job_whose_time_is_over_is_stopped_and_its_blocks_are_removed(tmp_path):
+    site = Site(tmp_path / "data", lease_seconds=5)
+    site.store.migrate()
+    job_id = site.create(run_deadline_seconds=2)
+    dispatcher = site.dispatcher("slow")
+    job = until(ended(site, job_id), dispatcher)
+    assert (job.state, job.failure.reason) == (JobState.FAILED, "RUN_DEADLINE_EXCEEDED")
+    until(lambda: not dispatcher._running, dispatcher)
+    assert not (site.settings.data_dir / "work" / job_id / "checkpoint").exists()
+    site.close()
+
+
 def test_a_dispatcher_outlives_a_store_that_does_not_answer(tmp_path):
     site = Site(tmp_path / "data")
     dispatcher = site.dispatcher()

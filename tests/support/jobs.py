@@ -21,10 +21,18 @@ SPEC = {
 
 
 def new_job(
-    *, max_attempts=3, destination="file:///artifacts", request_id=None, request_digest=None, labels=None, resolved=None
+    *,
+    max_attempts=3,
+    destination="file:///artifacts",
+    request_id=None,
+    request_digest=None,
+    labels=None,
+    resolved=None,
+    **execution,
 ):
     """A job that was never stored."""
-    spec = {**SPEC, "output": {"destination": destination}, "execution": {"max_attempts": max_attempts}}
+    execution = {"max_attempts": max_attempts, **execution}
+    spec = {**SPEC, "output": {"destination": destination}, "execution": execution}
     return NewJob(
         id=uuid.uuid4().hex,
         uid=str(uuid.uuid4()),

@@ -148,6 +148,12 @@ def submit(
         str | None, typer.Option(help="Where to publish, s3://bucket/prefix or file:///folder.")
     ] = None,
     max_attempts: Annotated[int | None, typer.Option(help="Attempts before the job is given up.")] = None,
+    queue_deadline_seconds: Annotated[
+        int | None, typer.Option(help="Seconds within which a worker must have begun with the job.")
+    ] = None,
+    run_deadline_seconds: Annotated[
+        int | None, typer.Option(help="Seconds from then on within which the job must have ended.")
+    ] = None,
     label: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label of your own for the job. Repeat it.")
     ] = None,
@@ -207,6 +213,8 @@ def submit(
             "layer_snr": layer_snr,
             "destination": destination,
             "max_attempts": max_attempts,
+            "queue_deadline_seconds": queue_deadline_seconds,
+            "run_deadline_seconds": run_deadline_seconds,
         },
     )
     if not content:

@@ -199,10 +199,14 @@ class OutputSpec(_message.Message):
     def __init__(self, destination: _Optional[str] = ...) -> None: ...
 
 class ExecutionSpec(_message.Message):
-    __slots__ = ("max_attempts",)
+    __slots__ = ("max_attempts", "queue_deadline_seconds", "run_deadline_seconds")
     MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    RUN_DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     max_attempts: int
-    def __init__(self, max_attempts: _Optional[int] = ...) -> None: ...
+    queue_deadline_seconds: int
+    run_deadline_seconds: int
+    def __init__(self, max_attempts: _Optional[int] = ..., queue_deadline_seconds: _Optional[int] = ..., run_deadline_seconds: _Optional[int] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("blocks_done", "blocks_total", "fraction", "eta_seconds")

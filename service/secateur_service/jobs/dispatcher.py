@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -54,6 +55,7 @@ class Dispatcher:
         poll_seconds: float = 1.0,
         drain_seconds: float = 45.0,
         cancel_grace_seconds: float = 60.0,
+        stall_seconds: float = 0.0,
         backoff: Backoff | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
@@ -68,6 +70,7 @@ class Dispatcher:
             poll_seconds: time between two passes of the loop.
             drain_seconds: how long a worker that was told to stop may take before it is killed.
             cancel_grace_seconds: how long a worker may run on whose attempt should not run any more.
+            stall_seconds: an attempt without an event for so long is given up; 0 for never.
             backoff: waits after failures that are charged.
             monotonic: clock for the graces.
             rng: source of the jitter.
@@ -83,6 +86,12 @@ class Dispatcher:
         self._monotonic = monotonic
         self._rng = rng or random.Random()  # noqa: S311 - jitter
         self._running: list[_Running] = []
+        self._expiries: dict[str, Callable[[], list[Job]]] = {
+            "expire leases": store.expire_leases,
+            "expire deadlines": store.expire_deadlines,
+        }
+        if stall_seconds:
+            self._expiries["expire stalled attempts"] = partial(store.expire_stalled, stall_seconds)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="dispatcher", daemon=True)
@@ -117,10 +126,11 @@ class Dispatcher:
 
     def reconcile(self) -> None:
         """One pass. What fails is logged and tried again by the next pass; it does not hinder the rest of this one."""
-        with self._survived("expire leases"):
-            for job in self._store.expire_leases():
-                _log.warning("lease expired", job=job.id, attempt=job.attempt, state=job.state)
-                self._discard_if_ended(job)
+        for action, expire in self._expiries.items():
+            with self._survived(action):
+                for job in expire():
+                    _log.warning("expired", what=action, job=job.id, attempt=job.attempt, state=job.state)
+                    self._discard_if_ended(job)
         self._reap()
         for running in self._running:
             with self._survived("stop a worker", running.worker):
@@ -149,6 +159,8 @@ class Dispatcher:
         if job is None or not _owns(worker, job):
             state = None if job is None else job.state
             _log.info("worker ended", job=worker.job_id, attempt=worker.attempt, state=state, ended=str(ended))
+            if job is not None:
+                self._discard_if_ended(job)
             return
         end = end_of_process(ended, worker.output_tail(), stop_asked=running.stop_asked)
         _log.warning(

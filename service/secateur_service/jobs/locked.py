@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from secateur_service.errors import FencedError, NotReadyError
 from secateur_service.jobs.events import state_body
 from secateur_service.jobs.job import EventKind, Failure, Job
-from secateur_service.jobs.rows import Row, to_job
+from secateur_service.jobs.rows import Row, run_deadline, to_job
 from secateur_service.jobs.schema import events, jobs
 from secateur_service.jobs.states import TRANSITIONS, JobState
 
@@ -84,7 +84,7 @@ class LockedJob:
     def add_event(self, kind: EventKind, body: Mapping[str, Any]) -> None:
         """Append an event with the next sequence number."""
         sequence = self._row["last_sequence"] + 1
-        self.set(last_sequence=sequence)
+        self.set(last_sequence=sequence, last_event_time=self.now)
         self._events.append(
             {
                 "job_id": self.id,
@@ -117,7 +117,9 @@ class LockedJob:
 
     def claim(self, *, owner: str, lease_seconds: float) -> None:
         """Begin the next attempt."""
-        self.set(attempt=self.attempt + 1, owner=owner, start_time=self._row["start_time"] or self.now)
+        if self._row["start_time"] is None:
+            self.set(start_time=self.now, run_deadline=run_deadline(self._row, self.now))
+        self.set(attempt=self.attempt + 1, owner=owner)
         self.extend_lease(lease_seconds)
         self.move(JobState.RUNNING, f"attempt {self.attempt} started")
 
@@ -138,8 +140,12 @@ class LockedJob:
             self.set(not_before=self.now + round(delay_seconds * 1000))
             self.move(JobState.QUEUED, f"to be tried again: {failure.message}", failure)
         else:
-            self.set(failure=asdict(failure))
-            self.move(JobState.FAILED, failure.message, failure)
+            self.fail(failure)
+
+    def fail(self, failure: Failure) -> None:
+        """End the job."""
+        self.set(failure=asdict(failure))
+        self.move(JobState.FAILED, failure.message, failure)
 
     def save(self) -> None:
         """Write the changes and events."""

@@ -127,6 +127,12 @@ class JobStore(Protocol):
     def expire_leases(self) -> list[Job]:
         """Release every job whose lease has run out, as a charged failure with reason LEASE_EXPIRED."""
 
+    def expire_deadlines(self) -> list[Job]:
+        """Fail every job whose time is over, unless its result is committed or it is being cancelled."""
+
+    def expire_stalled(self, stall_seconds: float) -> list[Job]:
+        """Release every running job that had no event for so long, as a charged failure with reason STALLED."""
+
     def events(self, job_id: str, *, after: int, limit: int) -> list[Event]:
         """Events of a job with a larger sequence number, in order."""
 

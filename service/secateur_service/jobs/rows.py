@@ -47,7 +47,15 @@ def new_row(job: NewJob, now: int) -> dict[str, Any]:
         "create_time": now,
         "start_time": None,
         "end_time": None,
+        "queue_deadline": _after(now, job.resolved.execution.queue_deadline_seconds),
+        "run_deadline": None,
+        "last_event_time": None,
     }
+
+
+def run_deadline(row: Row, now: int) -> int | None:
+    """When a job that is claimed for the first time now has to have ended."""
+    return _after(now, row["resolved"]["execution"].get("run_deadline_seconds"))
 
 
 def to_job(row: Row) -> Job:
@@ -89,6 +97,10 @@ def to_event(row: Row) -> Event:
 def to_time(milliseconds: int) -> datetime:
     """A point in time of the database."""
     return _EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def _after(now: int, seconds: int | None) -> int | None:
+    return None if seconds is None else now + 1000 * seconds
 
 
 def _result(data: Mapping[str, Any]) -> JobResult:

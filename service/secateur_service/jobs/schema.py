@@ -66,6 +66,9 @@ jobs = Table(
     Column("create_time", BigInteger, nullable=False),
     Column("start_time", BigInteger),
     Column("end_time", BigInteger),
+    Column("queue_deadline", BigInteger),  # for the first claim
+    Column("run_deadline", BigInteger),  # for the end; known from the first claim on
+    Column("last_event_time", BigInteger),
     CheckConstraint("state IN ({})".format(", ".join(f"'{state}'" for state in JobState)), name="state"),
     Index(None, "state", "number"),
     sqlite_autoincrement=True,

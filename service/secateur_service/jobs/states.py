@@ -22,8 +22,8 @@ class JobState(enum.StrEnum):
 
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
-    # claimed; cancelled before it ran
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
+    # claimed; cancelled before it ran; its time was over
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED}),
     # an attempt that was preempted or failed transiently puts the job back into the queue
     JobState.RUNNING: frozenset({JobState.QUEUED, JobState.CANCELLING, JobState.SUCCEEDED, JobState.FAILED}),
     # whatever its worker does: a job whose publication was committed first stays RUNNING when it is cancelled

@@ -8,7 +8,7 @@ statements although SQLite, which has one writer at a time, leaves them out.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -33,6 +33,17 @@ from secateur_service.pipeline.ledger import block_from_json, block_to_json
 from secateur_service.pipeline.observer import BlockRecord
 
 _OWNED = (JobState.RUNNING.value, JobState.CANCELLING.value)
+
+_QUEUED_TOO_LONG = Failure(
+    "QUEUE_DEADLINE_EXCEEDED",
+    "no worker was free within execution.queue_deadline_seconds; submit it again later, or with more",
+    retryable=False,
+)
+_RAN_TOO_LONG = Failure(
+    "RUN_DEADLINE_EXCEEDED",
+    "the job had not ended within execution.run_deadline_seconds, over all attempts; submit it again with more",
+    retryable=False,
+)
 
 
 def open_job_store(database_url: str) -> SqlJobStore:
@@ -288,19 +299,43 @@ class SqlJobStore:
 
     def expire_leases(self) -> list[Job]:
         """Release every job whose lease has run out, as a charged failure with reason LEASE_EXPIRED."""
-        expired = select(jobs).where(jobs.c.state.in_(_OWNED), jobs.c.lease_end < self._database.now)
-        with self._reading() as connection:
-            if connection.execute(expired.limit(1)).first() is None:
+        expired = and_(jobs.c.state.in_(_OWNED), jobs.c.lease_end < self._database.now)
+        return self._change_all(
+            expired, lambda job: job.end_attempt(_lease_expired(job.attempt), charged=True, delay_seconds=0)
+        )
+
+    def expire_deadlines(self) -> list[Job]:
+        """Fail every job whose time is over, unless its result is committed or it is being cancelled."""
+        now, uncommitted = self._database.now, jobs.c.manifest_sha256.is_(None)
+        waiting = and_(jobs.c.state == JobState.QUEUED.value, jobs.c.start_time.is_(None), jobs.c.queue_deadline < now)
+        running = and_(jobs.c.state.in_((JobState.QUEUED.value, JobState.RUNNING.value)), jobs.c.run_deadline < now)
+        return [
+            *self._change_all(waiting, lambda job: job.fail(_QUEUED_TOO_LONG)),
+            *self._change_all(and_(running, uncommitted), lambda job: job.fail(_RAN_TOO_LONG)),
+        ]
+
+    def expire_stalled(self, stall_seconds: float) -> list[Job]:
+        """Release every running job that had no event for so long, as a charged failure with reason STALLED."""
+        since = self._database.now - round(stall_seconds * 1000)
+        stalled = and_(jobs.c.state == JobState.RUNNING.value, jobs.c.last_event_time < since)
+        failure = Failure("STALLED", f"nothing was heard of the work for {stall_seconds:g} s", retryable=True)
+        return self._change_all(stalled, lambda job: job.end_attempt(failure, charged=True, delay_seconds=0))
+
+    def _change_all(self, which: ColumnElement[bool], change: Callable[[LockedJob], None]) -> list[Job]:
+        """Change jobs that nobody else is changing, oldest first."""
+        query = select(jobs).where(which)
+        with self._reading() as connection:  # an idle dispatcher shall not keep writers waiting
+            if connection.execute(query.limit(1)).first() is None:
                 return []
-        released = []
+        changed = []
         with self._writing() as connection:
-            rows = connection.execute(expired.order_by(jobs.c.number).with_for_update(skip_locked=True)).mappings()
+            rows = connection.execute(query.order_by(jobs.c.number).with_for_update(skip_locked=True)).mappings()
             for row in rows.all():
                 job = self._hold(connection, row, self._now(connection))
-                job.end_attempt(_lease_expired(row["attempt"]), charged=True, delay_seconds=0)
+                change(job)
                 job.save()
-                released.append(job.snapshot())
-        return released
+                changed.append(job.snapshot())
+        return changed
 
     def events(self, job_id: str, *, after: int, limit: int) -> list[Event]:
         """Events of a job with a larger sequence number, in order."""

@@ -289,6 +289,45 @@ def test_a_heartbeat_keeps_the_lease(store):
     assert store.expire_leases() == []
 
 
+def test_a_job_whose_time_is_over_fails_unless_its_result_is_committed_or_it_is_being_cancelled(store):
+    limits = {"queue_deadline_seconds": 1, "run_deadline_seconds": 1}
+    at_work, requeued, committed, cancelled, begun, in_time, waiting = (
+        store.create(new_job(**given)).id
+        for given in (limits, limits, limits, limits, {"queue_deadline_seconds": 1}, {}, limits)
+    )
+    for _ in range(6):
+        claim(store)
+    store.release(requeued, 1, TRANSIENT, delay_seconds=60)
+    store.commit_manifest(committed, 1, "a" * 64)
+    store.request_cancel(cancelled)
+    assert store.expire_deadlines() == []
+    time.sleep(1.05)
+    assert {job.id for job in store.expire_deadlines()} == {at_work, requeued, waiting}
+    reasons = {job_id: store.get(job_id).failure.reason for job_id in (at_work, requeued, waiting)}
+    assert reasons == {
+        at_work: "RUN_DEADLINE_EXCEEDED",
+        requeued: "RUN_DEADLINE_EXCEEDED",
+        waiting: "QUEUE_DEADLINE_EXCEEDED",
+    }
+    with pytest.raises(FencedError):
+        store.heartbeat(at_work, 1, lease_seconds=30)
+    assert states(store, waiting) == ["QUEUED", "FAILED"]
+    assert store.get(cancelled).state is JobState.CANCELLING
+    assert {store.get(job_id).state for job_id in (committed, begun, in_time)} == {JobState.RUNNING}
+    assert store.expire_deadlines() == []
+
+
+def test_an_attempt_that_tells_of_nothing_is_given_up_although_its_heart_beats(store):
+    silent, busy = running(store), running(store)
+    time.sleep(0.3)
+    store.heartbeat(silent.id, 1, lease_seconds=30)
+    store.append(busy.id, 1, [(EventKind.STAGE, {"stage": "PRUNING"})])
+    assert store.expire_stalled(60) == []
+    [stalled] = store.expire_stalled(0.2)
+    assert (stalled.id, stalled.state, stalled.charged_attempts) == (silent.id, JobState.QUEUED, 1)
+    assert bodies(store, silent.id, EventKind.STATE)[-1]["failure"]["reason"] == "STALLED"
+
+
 def test_stage_and_progress_events_also_update_the_job_until_the_attempt_ends(store):
     job = running(store)
     progress = {"blocks_done": 1, "blocks_total": 4, "fraction": 0.25, "eta_seconds": 3.0}
