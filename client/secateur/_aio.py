@@ -65,6 +65,11 @@ class AsyncJobHandle:
         """See `JobHandle.cancel`."""
         return await self._driver.run(self._operations.cancel(self._name))
 
+    async def retry(self, *, request_id: str | None = None) -> AsyncJobHandle:
+        """See `JobHandle.retry`."""
+        job = await self._driver.run(self._operations.retry(self._name, request_id))
+        return AsyncJobHandle(self._driver, self._operations, job.name)
+
     async def artifacts(self) -> list[Artifact]:
         """See `JobHandle.artifacts`."""
         return await self._driver.run(self._operations.artifacts(self._name))

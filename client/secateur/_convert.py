@@ -41,6 +41,7 @@ def job_from(message: pb.PruneJob) -> Job:
         create_time=_time(message, "create_time"),
         start_time=_time(message, "start_time"),
         end_time=_time(message, "end_time"),
+        retry_of=message.retry_of or None,
     )
 
 

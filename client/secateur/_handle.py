@@ -85,6 +85,19 @@ class JobHandle:
         """Ask the job to stop, and return it; harmless where it has ended."""
         return self._driver.run(self._operations.cancel(self._name))
 
+    def retry(self, *, request_id: str | None = None) -> JobHandle:
+        """Make a new job with the same specification that does not compute the finished blocks again.
+
+        Args:
+            request_id: A UUID; retrying again with the same one gives the same job. Without it, one is made.
+
+        Raises:
+            PreconditionError: this job has neither failed nor was it cancelled.
+            InvalidSpecError: the service does not admit its specification any more.
+        """
+        job = self._driver.run(self._operations.retry(self._name, request_id))
+        return JobHandle(self._driver, self._operations, job.name)
+
     def artifacts(self) -> list[Artifact]:
         """The files of a job that has succeeded.
 

@@ -159,6 +159,7 @@ class Job:
         create_time: When it was accepted (UTC).
         start_time: When its first attempt started.
         end_time: When it reached a terminal state.
+        retry_of: Name of the job that it is a retry of.
     """
 
     name: str
@@ -178,6 +179,7 @@ class Job:
     create_time: datetime | None
     start_time: datetime | None
     end_time: datetime | None
+    retry_of: str | None = None
 
     @property
     def id(self) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,37 @@ def test_killing_worker_server_and_watchers_leaves_true_states_and_the_same_byte
     for report in reports:
         report.pop("job")
     assert reports[0] == reports[1]
+
+
+def test_a_retried_job_goes_on_with_the_finished_blocks_and_publishes_the_same_bytes(service, client):
+    undisturbed = client.submit(data_of(service, method="sparsegpt", sparsity=0.6)).result(timeout_seconds=120)
+    job = client.submit(data_of(service, method="sparsegpt", sparsity=0.6))
+    with pytest.raises(secateur.PreconditionError, match="only a job that has failed or was cancelled"):
+        job.retry()
+    until(lambda: len(service.store.blocks(job.name.partition("/")[2])) >= 4)
+    job.cancel()
+    assert str(job.wait(timeout_seconds=60).state) == "CANCELLED"
+    request_id = str(uuid.uuid4())
+    retried = job.retry(request_id=request_id)
+    assert job.retry(request_id=request_id).name == retried.name != job.name
+    assert (retried.get().retry_of, job.get().retry_of) == (job.name, None)
+    result = retried.result(timeout_seconds=120)
+    assert str(job.get().state) == "CANCELLED"
+    computed = [event.index for event in retried.watch(after_sequence=0) if isinstance(event, secateur.BlockEvent)]
+    assert len(computed) < 8, "finished blocks were computed again"
+    assert computed == list(range(8 - len(computed), 8))
+    assert checkpoint_digests(result) == checkpoint_digests(undisturbed) != {}
+
+
+def test_a_job_is_retried_on_the_command_line(service, client):
+    job = client.submit(data_of(service))
+    job.cancel()
+    job.wait(timeout_seconds=60)
+    command = [sys.executable, "-m", "secateur", "retry", job.name, "--endpoint", service.endpoint]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"goes on with {job.name}" in finished.stdout
+    retried = client.job(finished.stdout.split()[0])
+    assert str(retried.wait(timeout_seconds=120).state) == "SUCCEEDED"
 
 
 def test_a_job_that_kills_its_worker_each_time_ends_with_the_reason(service, client):

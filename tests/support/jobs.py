@@ -28,6 +28,7 @@ def new_job(
     request_digest=None,
     labels=None,
     resolved=None,
+    retry_of=None,
     **execution,
 ):
     """A job that was never stored."""
@@ -42,6 +43,7 @@ def new_job(
         estimate=Estimate(checkpoint_bytes=1, peak_host_bytes=2, peak_device_bytes=0, disk_bytes=4, flops=5e9),
         request_id=request_id,
         request_digest=request_digest,
+        retry_of=retry_of,
     )
 
 

@@ -27,7 +27,7 @@ class Lingering:
 
 
 def pipeline(behaviour):
-    def run(*, spec, job_id, attempt, workdir, ledger, store, observer, device, threads, commit, file_roots):
+    def run(*, spec, job_id, attempt, workdir, ledger, store, observer, device, threads, commit, file_roots, origins):
         print(f"{behaviour} on {device}", flush=True)
         observer.log("info", "toy pipeline", device=device, threads=threads, workdir=str(workdir))
         observer.stage(Stage.PRUNING)

@@ -315,6 +315,14 @@ def cancel(session: Session, *, job: JobArgument) -> None:
 
 @app.command(epilog=_EPILOG)
 @connected
+def retry(session: Session, *, job: JobArgument) -> None:
+    """Make a new job out of one that failed or was cancelled; finished blocks are not computed again."""
+    found = session.client.job(job).retry().get()
+    session.show(f"{clean(found.name)} goes on with {clean(found.retry_of or '')}", found)
+
+
+@app.command(epilog=_EPILOG)
+@connected
 def download(
     session: Session,
     *,

@@ -39,6 +39,8 @@ def job_text(job: Job) -> str:
     for title, time in (("created", job.create_time), ("started", job.start_time), ("ended", job.end_time)):
         if time is not None:
             rows.append((title, f"{time:%Y-%m-%d %H:%M:%S} UTC"))
+    if job.retry_of is not None:
+        rows.append(("retry of", job.retry_of))
     rows += [("label", f"{key}={value}") for key, value in sorted(job.labels.items())]
     if job.failure is not None:
         rows.append(("failure", failure_text(job.failure)))

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from secateur.v1 import prune_job_pb2 as secateur_dot_v1_dot_prune__job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsecateur/v1/prune_service.proto\x12\x0bsecateur.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsecateur/v1/prune_job.proto\"\xd7\x01\n\x15\x43reatePruneJobRequest\x12$\n\x04spec\x18\x01 \x01(\x0b\x32\x16.secateur.v1.PruneSpec\x12>\n\x06labels\x18\x02 \x03(\x0b\x32..secateur.v1.CreatePruneJobRequest.LabelsEntry\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\"\n\x12GetPruneJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"d\n\x14ListPruneJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12%\n\x06states\x18\x03 \x03(\x0e\x32\x15.secateur.v1.JobState\"U\n\x15ListPruneJobsResponse\x12#\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.secateur.v1.PruneJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x43\x61ncelPruneJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"T\n\x14WatchPruneJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\"%\n\x15GetPruneReportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x0bPruneReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06report\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"$\n\x14ListArtifactsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x15ListArtifactsResponse\x12(\n\tartifacts\x18\x01 \x03(\x0b\x32\x15.secateur.v1.Artifact\"\xa4\x01\n\x08\x41rtifact\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x14\n\x0c\x64ownload_url\x18\x05 \x01(\t\x12<\n\x18\x64ownload_url_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x17\n\x15GetServiceInfoRequest\"\xe4\x01\n\x0bServiceInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07methods\x18\x02 \x03(\t\x12\x0e\n\x06orders\x18\x03 \x03(\t\x12\x15\n\rarchitectures\x18\x04 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x05 \x03(\t\x12\x12\n\nfile_roots\x18\x06 \x03(\t\x12\x14\n\x0c\x64\x65stinations\x18\x07 \x03(\t\x12\x19\n\x11max_request_bytes\x18\x08 \x01(\x05\x12\x0f\n\x07updates\x18\t \x03(\t\x12\x10\n\x08policies\x18\n \x03(\t\x12\x13\n\x0b\x61llocations\x18\x0b \x03(\t2\x91\x05\n\x0cPruneService\x12K\n\x0e\x43reatePruneJob\x12\".secateur.v1.CreatePruneJobRequest\x1a\x15.secateur.v1.PruneJob\x12\x45\n\x0bGetPruneJob\x12\x1f.secateur.v1.GetPruneJobRequest\x1a\x15.secateur.v1.PruneJob\x12V\n\rListPruneJobs\x12!.secateur.v1.ListPruneJobsRequest\x1a\".secateur.v1.ListPruneJobsResponse\x12K\n\x0e\x43\x61ncelPruneJob\x12\".secateur.v1.CancelPruneJobRequest\x1a\x15.secateur.v1.PruneJob\x12P\n\rWatchPruneJob\x12!.secateur.v1.WatchPruneJobRequest\x1a\x1a.secateur.v1.PruneJobEvent0\x01\x12N\n\x0eGetPruneReport\x12\".secateur.v1.GetPruneReportRequest\x1a\x18.secateur.v1.PruneReport\x12V\n\rListArtifacts\x12!.secateur.v1.ListArtifactsRequest\x1a\".secateur.v1.ListArtifactsResponse\x12N\n\x0eGetServiceInfo\x12\".secateur.v1.GetServiceInfoRequest\x1a\x18.secateur.v1.ServiceInfob\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsecateur/v1/prune_service.proto\x12\x0bsecateur.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsecateur/v1/prune_job.proto\"\xd7\x01\n\x15\x43reatePruneJobRequest\x12$\n\x04spec\x18\x01 \x01(\x0b\x32\x16.secateur.v1.PruneSpec\x12>\n\x06labels\x18\x02 \x03(\x0b\x32..secateur.v1.CreatePruneJobRequest.LabelsEntry\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\"\n\x12GetPruneJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"d\n\x14ListPruneJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12%\n\x06states\x18\x03 \x03(\x0e\x32\x15.secateur.v1.JobState\"U\n\x15ListPruneJobsResponse\x12#\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.secateur.v1.PruneJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x43\x61ncelPruneJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x14RetryPruneJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"T\n\x14WatchPruneJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\"%\n\x15GetPruneReportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x0bPruneReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06report\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"$\n\x14ListArtifactsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x15ListArtifactsResponse\x12(\n\tartifacts\x18\x01 \x03(\x0b\x32\x15.secateur.v1.Artifact\"\xa4\x01\n\x08\x41rtifact\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x14\n\x0c\x64ownload_url\x18\x05 \x01(\t\x12<\n\x18\x64ownload_url_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x17\n\x15GetServiceInfoRequest\"\xe4\x01\n\x0bServiceInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07methods\x18\x02 \x03(\t\x12\x0e\n\x06orders\x18\x03 \x03(\t\x12\x15\n\rarchitectures\x18\x04 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x05 \x03(\t\x12\x12\n\nfile_roots\x18\x06 \x03(\t\x12\x14\n\x0c\x64\x65stinations\x18\x07 \x03(\t\x12\x19\n\x11max_request_bytes\x18\x08 \x01(\x05\x12\x0f\n\x07updates\x18\t \x03(\t\x12\x10\n\x08policies\x18\n \x03(\t\x12\x13\n\x0b\x61llocations\x18\x0b \x03(\t2\xdc\x05\n\x0cPruneService\x12K\n\x0e\x43reatePruneJob\x12\".secateur.v1.CreatePruneJobRequest\x1a\x15.secateur.v1.PruneJob\x12\x45\n\x0bGetPruneJob\x12\x1f.secateur.v1.GetPruneJobRequest\x1a\x15.secateur.v1.PruneJob\x12V\n\rListPruneJobs\x12!.secateur.v1.ListPruneJobsRequest\x1a\".secateur.v1.ListPruneJobsResponse\x12K\n\x0e\x43\x61ncelPruneJob\x12\".secateur.v1.CancelPruneJobRequest\x1a\x15.secateur.v1.PruneJob\x12I\n\rRetryPruneJob\x12!.secateur.v1.RetryPruneJobRequest\x1a\x15.secateur.v1.PruneJob\x12P\n\rWatchPruneJob\x12!.secateur.v1.WatchPruneJobRequest\x1a\x1a.secateur.v1.PruneJobEvent0\x01\x12N\n\x0eGetPruneReport\x12\".secateur.v1.GetPruneReportRequest\x1a\x18.secateur.v1.PruneReport\x12V\n\rListArtifacts\x12!.secateur.v1.ListArtifactsRequest\x1a\".secateur.v1.ListArtifactsResponse\x12N\n\x0eGetServiceInfo\x12\".secateur.v1.GetServiceInfoRequest\x1a\x18.secateur.v1.ServiceInfob\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,22 +48,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPRUNEJOBSRESPONSE']._serialized_end=581
   _globals['_CANCELPRUNEJOBREQUEST']._serialized_start=583
   _globals['_CANCELPRUNEJOBREQUEST']._serialized_end=620
-  _globals['_WATCHPRUNEJOBREQUEST']._serialized_start=622
-  _globals['_WATCHPRUNEJOBREQUEST']._serialized_end=706
-  _globals['_GETPRUNEREPORTREQUEST']._serialized_start=708
-  _globals['_GETPRUNEREPORTREQUEST']._serialized_end=745
-  _globals['_PRUNEREPORT']._serialized_start=747
-  _globals['_PRUNEREPORT']._serialized_end=815
-  _globals['_LISTARTIFACTSREQUEST']._serialized_start=817
-  _globals['_LISTARTIFACTSREQUEST']._serialized_end=853
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=855
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=920
-  _globals['_ARTIFACT']._serialized_start=923
-  _globals['_ARTIFACT']._serialized_end=1087
-  _globals['_GETSERVICEINFOREQUEST']._serialized_start=1089
-  _globals['_GETSERVICEINFOREQUEST']._serialized_end=1112
-  _globals['_SERVICEINFO']._serialized_start=1115
-  _globals['_SERVICEINFO']._serialized_end=1343
-  _globals['_PRUNESERVICE']._serialized_start=1346
-  _globals['_PRUNESERVICE']._serialized_end=2003
+  _globals['_RETRYPRUNEJOBREQUEST']._serialized_start=622
+  _globals['_RETRYPRUNEJOBREQUEST']._serialized_end=678
+  _globals['_WATCHPRUNEJOBREQUEST']._serialized_start=680
+  _globals['_WATCHPRUNEJOBREQUEST']._serialized_end=764
+  _globals['_GETPRUNEREPORTREQUEST']._serialized_start=766
+  _globals['_GETPRUNEREPORTREQUEST']._serialized_end=803
+  _globals['_PRUNEREPORT']._serialized_start=805
+  _globals['_PRUNEREPORT']._serialized_end=873
+  _globals['_LISTARTIFACTSREQUEST']._serialized_start=875
+  _globals['_LISTARTIFACTSREQUEST']._serialized_end=911
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=913
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=978
+  _globals['_ARTIFACT']._serialized_start=981
+  _globals['_ARTIFACT']._serialized_end=1145
+  _globals['_GETSERVICEINFOREQUEST']._serialized_start=1147
+  _globals['_GETSERVICEINFOREQUEST']._serialized_end=1170
+  _globals['_SERVICEINFO']._serialized_start=1173
+  _globals['_SERVICEINFO']._serialized_end=1401
+  _globals['_PRUNESERVICE']._serialized_start=1404
+  _globals['_PRUNESERVICE']._serialized_end=2136
 # @@protoc_insertion_point(module_scope)

@@ -60,6 +60,14 @@ class CancelPruneJobRequest(_message.Message):
     name: str
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
+class RetryPruneJobRequest(_message.Message):
+    __slots__ = ("name", "request_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
 class WatchPruneJobRequest(_message.Message):
     __slots__ = ("name", "after_sequence")
     NAME_FIELD_NUMBER: _ClassVar[int]

@@ -59,6 +59,11 @@ class PruneServiceStub:
                 request_serializer=secateur_dot_v1_dot_prune__service__pb2.CancelPruneJobRequest.SerializeToString,
                 response_deserializer=secateur_dot_v1_dot_prune__job__pb2.PruneJob.FromString,
                 _registered_method=True)
+        self.RetryPruneJob = channel.unary_unary(
+                '/secateur.v1.PruneService/RetryPruneJob',
+                request_serializer=secateur_dot_v1_dot_prune__service__pb2.RetryPruneJobRequest.SerializeToString,
+                response_deserializer=secateur_dot_v1_dot_prune__job__pb2.PruneJob.FromString,
+                _registered_method=True)
         self.WatchPruneJob = channel.unary_stream(
                 '/secateur.v1.PruneService/WatchPruneJob',
                 request_serializer=secateur_dot_v1_dot_prune__service__pb2.WatchPruneJobRequest.SerializeToString,
@@ -116,6 +121,14 @@ class PruneServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryPruneJob(self, request, context):
+        """Makes a new job out of one that failed or was cancelled: the same specification, and its finished blocks are not
+        computed again. The old job stays as it is. With a request id, repeating the call gives the same job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchPruneJob(self, request, context):
         """Streams a job's events. Ends with OK only after the terminal state was sent.
         """
@@ -166,6 +179,11 @@ def add_PruneServiceServicer_to_server(servicer, server):
             'CancelPruneJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelPruneJob,
                     request_deserializer=secateur_dot_v1_dot_prune__service__pb2.CancelPruneJobRequest.FromString,
+                    response_serializer=secateur_dot_v1_dot_prune__job__pb2.PruneJob.SerializeToString,
+            ),
+            'RetryPruneJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryPruneJob,
+                    request_deserializer=secateur_dot_v1_dot_prune__service__pb2.RetryPruneJobRequest.FromString,
                     response_serializer=secateur_dot_v1_dot_prune__job__pb2.PruneJob.SerializeToString,
             ),
             'WatchPruneJob': grpc.unary_stream_rpc_method_handler(
@@ -300,6 +318,33 @@ class PruneService:
             target,
             '/secateur.v1.PruneService/CancelPruneJob',
             secateur_dot_v1_dot_prune__service__pb2.CancelPruneJobRequest.SerializeToString,
+            secateur_dot_v1_dot_prune__job__pb2.PruneJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryPruneJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secateur.v1.PruneService/RetryPruneJob',
+            secateur_dot_v1_dot_prune__service__pb2.RetryPruneJobRequest.SerializeToString,
             secateur_dot_v1_dot_prune__job__pb2.PruneJob.FromString,
             options,
             channel_credentials,

@@ -144,6 +144,7 @@ def job_to_message(job: Job) -> pb.PruneJob:
         result=result_to_message(job.result) if job.result else None,
         labels=dict(job.labels),
         last_sequence=job.last_sequence,
+        retry_of=job_name(job.retry_of) if job.retry_of else "",
     )
 
 

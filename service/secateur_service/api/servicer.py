@@ -21,7 +21,7 @@ from secateur_service.api import conversion, names, pages
 from secateur_service.api.blocking import BlockingPool
 from secateur_service.api.published import PublishedResults
 from secateur_service.api.watch import JobWatcher, WatchHub
-from secateur_service.errors import DrainingError, FieldViolation, InvalidRequestError, InvalidSpecError
+from secateur_service.errors import DrainingError, FieldViolation, InvalidRequestError, InvalidSpecError, NotReadyError
 from secateur_service.jobs.job import Estimate, Job, NewJob
 from secateur_service.jobs.port import JobStore
 from secateur_service.jobs.states import JobState
@@ -104,6 +104,33 @@ class PruneServicer(service_grpc.PruneServiceServicer):
             estimate=admitted.estimate,
             request_id=request_id or None,
             request_digest=digest if request_id else None,
+        )
+        return conversion.job_to_message(await self._store_pool.call(self._store.create, new_job))
+
+    async def RetryPruneJob(self, request: service_pb.RetryPruneJobRequest, context: Any) -> pb.PruneJob:
+        """Store a new job that goes on where one that failed or was cancelled has ended."""
+        if self._hub.draining:
+            raise DrainingError("the server is stopping; retry again, the request id keeps the new job single")
+        if violations := names.check_request_id(request.request_id):
+            raise InvalidRequestError(violations)
+        old = await self._store_pool.call(self._store.get, names.parse_job_name(request.name))
+        if old.state not in (JobState.FAILED, JobState.CANCELLED):
+            raise NotReadyError(
+                f"{request.name} is {old.state}; only a job that has failed or was cancelled can be retried",
+                reason="JOB_NOT_RETRYABLE",
+            )
+        # What was admitted then may not be now. What runs is what ran, so that finished blocks fit.
+        await self._file_pool.call(self._admit, old.resolved.model_dump(mode="json"))
+        new_job = NewJob(
+            id=names.new_job_id(self._clock()),
+            uid=str(uuid.uuid4()),
+            spec=old.spec,
+            resolved=old.resolved,
+            labels=old.labels,
+            estimate=old.estimate,
+            request_id=request.request_id.lower() or None,
+            request_digest=request_digest({"retry_of": old.id}, {}) if request.request_id else None,
+            retry_of=old.id,
         )
         return conversion.job_to_message(await self._store_pool.call(self._store.create, new_job))
 

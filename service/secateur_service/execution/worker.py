@@ -19,7 +19,7 @@ import structlog
 
 from secateur_service import faults
 from secateur_service.artifacts import ObjectStore, open_store
-from secateur_service.errors import AttemptError, CancelledError, FencedError, TransientError
+from secateur_service.errors import AttemptError, CancelledError, FencedError, NotFoundError, TransientError
 from secateur_service.execution.exits import attempt_error, end_of_error
 from secateur_service.execution.lease import Lease
 from secateur_service.execution.locks import hold_until_exit, slot_lock
@@ -66,6 +66,7 @@ class Pipeline(Protocol):
         threads: int,
         commit: Callable[[str], str],
         file_roots: Sequence[Path],
+        origins: Sequence[str],
     ) -> Outcome:
         """Run the job from its first unfinished block to its published result."""
 
@@ -152,9 +153,22 @@ def _run_pipeline(
         threads=settings.worker_threads,
         commit=lambda digest: lease.insist(partial(store.commit_manifest, job.id, job.attempt, digest)),
         file_roots=settings.file_roots,
+        origins=_origins(store, job),
     )
     observer.flush()
     return outcome.result
+
+
+def _origins(store: JobStore, job: Job) -> list[str]:
+    """The jobs that this one is a retry of, and a retry of a retry: finished blocks may lie with any of them."""
+    found: list[str] = []
+    while job.retry_of is not None:
+        found.append(job.retry_of)
+        try:
+            job = store.get(job.retry_of)
+        except NotFoundError:
+            break
+    return found
 
 
 def _write_end(settings: Settings, store: JobStore, lease: Lease, job: Job, error: AttemptError) -> JobState:

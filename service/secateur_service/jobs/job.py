@@ -48,6 +48,7 @@ class Job:
     create_time: datetime
     start_time: datetime | None
     end_time: datetime | None
+    retry_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class NewJob:
     estimate: Estimate
     request_id: str | None = None
     request_digest: str | None = None
+    retry_of: str | None = None
 
 
 class EventKind(enum.StrEnum):

@@ -38,7 +38,8 @@ class JobStore(Protocol):
     def create(self, job: NewJob) -> Job:
         """Insert a job in state QUEUED with its first event.
 
-        A request id that is known returns the job of the first request.
+        A request id that is known returns the job of the first request. A retry begins with a copy of the other job's
+        ledger.
 
         Raises:
             RequestIdReusedError: the known request had another digest.

@@ -50,6 +50,7 @@ def new_row(job: NewJob, now: int) -> dict[str, Any]:
         "queue_deadline": _after(now, job.resolved.execution.queue_deadline_seconds),
         "run_deadline": None,
         "last_event_time": None,
+        "retry_of": job.retry_of,
     }
 
 
@@ -79,6 +80,7 @@ def to_job(row: Row) -> Job:
         create_time=to_time(row["create_time"]),
         start_time=None if row["start_time"] is None else to_time(row["start_time"]),
         end_time=None if row["end_time"] is None else to_time(row["end_time"]),
+        retry_of=row["retry_of"],
     )
 
 

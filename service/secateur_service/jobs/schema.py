@@ -69,6 +69,7 @@ jobs = Table(
     Column("queue_deadline", BigInteger),  # for the first claim
     Column("run_deadline", BigInteger),  # for the end; known from the first claim on
     Column("last_event_time", BigInteger),
+    Column("retry_of", String(128)),  # the other job may be forgotten by now
     CheckConstraint("state IN ({})".format(", ".join(f"'{state}'" for state in JobState)), name="state"),
     Index(None, "state", "number"),
     sqlite_autoincrement=True,

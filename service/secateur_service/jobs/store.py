@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from alembic.util.exc import CommandError
-from sqlalchemy import ColumnElement, Engine, and_, delete, func, insert, select
+from sqlalchemy import ColumnElement, Engine, and_, delete, func, insert, literal, select
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -99,6 +99,8 @@ class SqlJobStore:
     def create(self, job: NewJob) -> Job:
         """Insert a job in state QUEUED with its first event; a known request id returns the first request's job.
 
+        A retry begins with a copy of the other job's ledger.
+
         Raises:
             RequestIdReusedError: the known request had another digest.
         """
@@ -119,6 +121,12 @@ class SqlJobStore:
             now = self._now(connection)
             row = new_row(job, now)
             connection.execute(insert(jobs).values(row))
+            if job.retry_of is not None:
+                ledger = (blocks.c.index, blocks.c.attempt, blocks.c.record)
+                inherited = select(literal(job.id), *ledger).where(blocks.c.job_id == job.retry_of)
+                connection.execute(
+                    insert(blocks).from_select(["job_id", *(column.name for column in ledger)], inherited)
+                )
             created = self._hold(connection, row, now)
             created.accept()
             created.save()

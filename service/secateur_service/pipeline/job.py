@@ -81,6 +81,7 @@ def run_job(
     commit: Callable[[str], str],
     prefix: str | None = None,
     file_roots: Sequence[Path] | None = None,
+    origins: Sequence[str] = (),
 ) -> JobOutcome:
     """Run a job from its first unfinished block to its published manifest.
 
@@ -97,6 +98,7 @@ def run_job(
         commit: names the manifest's digest in the job store; returns the digest that holds.
         prefix: of the artifacts in the store; the job's id by default.
         file_roots: folders below which model and corpora must lie; None for everywhere.
+        origins: prefixes of the jobs that this one is a retry of.
 
     Raises:
         PermanentError: the model or the text cannot be used, or numbers are not finite.
@@ -105,7 +107,7 @@ def run_job(
     """
     job = _Job(spec, job_id, attempt, workdir, observer, device, threads, file_roots)
     try:
-        return job.run(ledger, store, commit, job_id if prefix is None else prefix)
+        return job.run(ledger, store, commit, job_id if prefix is None else prefix, origins)
     except ModelRefusedError as error:
         raise PermanentError(f"model.uri: {error}", reason="MODEL_REFUSED") from error
     except CorpusRefusedError as error:
@@ -142,7 +144,14 @@ class _Job:
         self.stopwatch = Stopwatch()
         self.started = datetime.now(UTC)
 
-    def run(self, ledger: BlockLedger, store: ObjectStore, commit: Callable[[str], str], prefix: str) -> JobOutcome:
+    def run(
+        self,
+        ledger: BlockLedger,
+        store: ObjectStore,
+        commit: Callable[[str], str],
+        prefix: str,
+        origins: Sequence[str],
+    ) -> JobOutcome:
         self.observer.stage(Stage.FETCHING)
         with self.stopwatch.measure("fetch"):
             checkpoint = open_checkpoint(resolve_folder(self.spec.model.uri, self.file_roots))
@@ -173,7 +182,7 @@ class _Job:
                 )
         self.observer.stage(Stage.PRUNING)
         with contextlib.ExitStack() as moving:
-            shards = Shards(self.workdir / "checkpoint", store=store, prefixes=[prefix], measure=self._moving)
+            shards = Shards(self.workdir / "checkpoint", store=store, prefixes=[prefix, *origins], measure=self._moving)
             moving.callback(shards.close, wait=False)
             passed, model = self._prune(checkpoint, calibration, evaluation, ledger, shards)
             shards.close(wait=True)

@@ -394,6 +394,21 @@ def test_the_next_attempt_finds_the_ledger_of_the_last(store):
     assert [record.index for record in store.blocks(job.id)] == [0, 1]
 
 
+def test_a_retry_begins_with_the_ledger_of_the_other_job_and_none_of_its_events(store):
+    job = running(store)
+    for index in range(2):
+        store.record_block(job.id, 1, block(index))
+    store.release(job.id, 1, PERMANENT)
+    given = {"request_id": "r", "request_digest": "d", "retry_of": job.id}
+    retried = store.create(new_job(**given))
+    assert store.create(new_job(**given)) == retried
+    assert (retried.state, retried.retry_of, retried.last_sequence) == (JobState.QUEUED, job.id, 1)
+    assert store.blocks(retried.id) == [block(0), block(1)] == store.blocks(job.id)
+    claim(store)
+    store.record_block(retried.id, 1, block(2))
+    assert len(store.blocks(job.id)) == 2
+
+
 def test_events_are_paged_after_a_sequence_and_followed_across_jobs_after_a_position(store):
     first, second = store.create(new_job()), store.create(new_job())
     start = store.position()

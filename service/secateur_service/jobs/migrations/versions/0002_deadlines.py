@@ -18,12 +18,12 @@ _COLUMNS = ("queue_deadline", "run_deadline", "last_event_time")
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("jobs") as table:
+    with op.batch_alter_table("jobs", recreate="never") as table:
         for name in _COLUMNS:
             table.add_column(sa.Column(name, sa.BigInteger()))
 
 
 def downgrade() -> None:
-    with op.batch_alter_table("jobs") as table:
+    with op.batch_alter_table("jobs", recreate="never") as table:
         for name in reversed(_COLUMNS):
             table.drop_column(name)
