@@ -1,4 +1,4 @@
-"""The only wiring of the server: settings → store, dispatcher, API, metrics; signals; the orderly end."""
+"""The only wiring of the server: settings → store, dispatcher, janitor, API, metrics; signals; the orderly end."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from secateur_service.artifacts import open_store
 from secateur_service.durable import write_durably
 from secateur_service.errors import TransientError
 from secateur_service.execution.local import LocalExecutor
+from secateur_service.execution.port import Executor
 from secateur_service.jobs.backoff import Backoff
 from secateur_service.jobs.dispatcher import Dispatcher
+from secateur_service.jobs.janitor import Janitor
 from secateur_service.jobs.job import Event, EventKind
 from secateur_service.jobs.port import JobStore
 from secateur_service.jobs.states import JobState
@@ -62,7 +64,9 @@ async def _serve(settings: Settings, ready_file: Path | None) -> None:
     with contextlib.closing(await asyncio.to_thread(_open_job_store, settings)) as store:
         metrics = Metrics(CollectorRegistry(), version=__version__)
         metrics.registry.register(StoreCollector(store, settings.data_dir))
-        dispatcher = _dispatcher(settings, store)
+        executor = LocalExecutor(settings)
+        dispatcher = _dispatcher(settings, store, executor)
+        janitor = _janitor(settings, store, executor, metrics)
         server = ApiServer(
             settings,
             store,
@@ -76,9 +80,11 @@ async def _serve(settings: Settings, ready_file: Path | None) -> None:
             _log.info("serving", pid=os.getpid(), **addresses)
             with _ready_file(ready_file, addresses):
                 dispatcher.start()
+                janitor.start()
                 await ended.wait()
             _log.info("draining", drain_seconds=settings.drain_seconds)
             await server.drain()
+            await asyncio.to_thread(janitor.stop)
             await asyncio.to_thread(dispatcher.drain)
     _log.info("stopped")
 
@@ -94,10 +100,10 @@ def _open_job_store(settings: Settings) -> SqlJobStore:
     return store
 
 
-def _dispatcher(settings: Settings, store: JobStore) -> Dispatcher:
+def _dispatcher(settings: Settings, store: JobStore, executor: Executor) -> Dispatcher:
     return Dispatcher(
         store,
-        LocalExecutor(settings),
+        executor,
         owner=f"{socket.gethostname()}:{os.getpid()}",
         lease_seconds=settings.lease_seconds,
         poll_seconds=settings.poll_seconds,
@@ -105,6 +111,19 @@ def _dispatcher(settings: Settings, store: JobStore) -> Dispatcher:
         cancel_grace_seconds=settings.cancel_grace_seconds,
         stall_seconds=settings.stall_seconds,
         backoff=Backoff(settings.retry_base_seconds, settings.retry_max_seconds),
+    )
+
+
+def _janitor(settings: Settings, store: SqlJobStore, executor: Executor, metrics: Metrics) -> Janitor:
+    return Janitor(
+        store,
+        store.retention,
+        executor,
+        lambda job: open_store(job.resolved.output.destination or settings.destinations[0], settings),
+        leftovers_seconds=settings.leftovers_retention_seconds,
+        jobs_seconds=settings.job_retention_seconds,
+        pause_seconds=settings.cleaning_seconds,
+        on_round=metrics.count_removed,
     )
 
 

@@ -28,6 +28,7 @@ from secateur._spec import load_spec
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.api.conversion import spec_to_dict
 from secateur_service.artifacts.directory import DirectoryStore
+from secateur_service.artifacts.leftovers import remove_leftovers
 from secateur_service.artifacts.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from secateur_service.durable import write_durably
 from secateur_service.errors import FieldViolation, InvalidSpecError, PermanentError, PreemptedError
@@ -86,6 +87,7 @@ def _run(
         _claim_folder(workdir, spec)
         with ConsoleObserver(terminal=terminal) as observer:
             summary, report = _run_pipeline(spec, output, workdir, device, threads, observer)
+        remove_leftovers(DirectoryStore(output), "", summary["sha256"])  # shards that were made under other conditions
     shutil.rmtree(workdir, ignore_errors=True)
     return summary, report
 

@@ -105,6 +105,21 @@ class Settings(BaseSettings):
         default=5.0, ge=0, description="wait before the second attempt of a job that failed transiently; then doubling"
     )
     retry_max_seconds: float = Field(default=300.0, ge=0, description="longest wait before another attempt")
+    leftovers_retention_seconds: float = Field(
+        default=7 * 86400.0,
+        ge=0,
+        description="how long the finished blocks of a job that failed or was cancelled stay, for a retry to go on "
+        "with; then all that its attempts left in the object store is removed. What attempts left beside a result is "
+        "removed an hour after the end",
+    )
+    job_retention_seconds: float = Field(
+        default=90 * 86400.0,
+        ge=0,
+        description="how long a job is known after its end, with its events and logs; its results stay; 0 for ever",
+    )
+    cleaning_seconds: float = Field(
+        default=3600.0, gt=0, description="time between two rounds in which what is due is removed"
+    )
     max_request_bytes: int = Field(default=2**20, gt=0, description="largest request that the server accepts")
     max_watchers: int = Field(default=2048, gt=0, description="watches served at the same time; more are refused")
     watch_heartbeat_seconds: float = Field(

@@ -2,6 +2,7 @@ import os
 import time
 import urllib.request
 from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
 
@@ -195,6 +196,53 @@ def test_a_store_that_refuses_conditions_gets_the_object_without_one():
     with http_server(unconditional) as endpoint:
         assert misbehaving(endpoint).put_new("job/manifest.json", b"{}", "application/json") is True
     assert stored == [b"{}"]
+
+
+def uploads_listed(names):
+    """How Ceph lists unfinished uploads: names in their encoded form, without saying so."""
+    listed = "".join(
+        f"<Upload><Key>{quote(name)}</Key><UploadId>{number}</UploadId></Upload>" for number, name in names
+    )
+    return f"<ListMultipartUploadsResult><IsTruncated>true</IsTruncated>{listed}</ListMultipartUploadsResult>".encode()
+
+
+def test_unfinished_uploads_are_aborted_page_by_page_under_their_true_names():
+    left = {number: f"some team/job/checkpoint/block-{number}" for number in range(5)}
+    prefixes = []
+
+    def multipart(request):
+        query = {name: values[0] for name, values in parse_qs(urlsplit(request.path).query, True).items()}
+        body = b""
+        if request.command == "DELETE":
+            number = int(query["uploadId"])
+            if unquote(urlsplit(request.path).path) == f"/models/{left[number]}":
+                del left[number]
+        else:
+            prefixes.append(query["prefix"])
+            body = uploads_listed(list(left.items())[:2])
+        request.send_response(200 if body else 204)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body)
+
+    with http_server(multipart) as endpoint:
+        store = S3Store("models", "some team", endpoint=endpoint, access_key="a", secret_key="b")
+        assert store.abort_uploads("job/") == 5
+    assert left == {}
+    assert set(prefixes) == {"some team/job/"}
+
+
+@pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (404, "NoSuchUpload")])
+def test_a_store_that_knows_no_unfinished_uploads_has_none(status, code):
+    def refuse(request):
+        body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+        request.send_response(status)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body)
+
+    with http_server(refuse) as endpoint:
+        assert misbehaving(endpoint).abort_uploads("job/") == 0
 
 
 def test_an_endpoint_that_is_no_address_is_refused():

@@ -143,8 +143,12 @@ def test_blocks_made_under_other_conditions_are_not_mixed_in(inputs, tmp_path):
         time.sleep(0.005)
     worker.kill()
     worker.wait()
+    shards = tmp_path / "out" / "checkpoint"
+    (shards / "block-00000-0123456789abcdef.safetensors").write_bytes(b"made under other conditions")
     finished = run(tmp_path, data)
     assert json.loads(finished.stdout.splitlines()[-1])["resumed_blocks"] == 0
+    named = {file["path"] for file in json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]}
+    assert {f"checkpoint/{path.name}" for path in shards.glob("*.safetensors")} <= named
     assert "made under other conditions changed=['threads']" in finished.stderr
 
 

@@ -16,6 +16,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import secateur
+from secateur_service.artifacts.directory import DirectoryStore
+from secateur_service.execution.local import LocalExecutor
+from secateur_service.jobs.janitor import Janitor
+from secateur_service.settings import Settings
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service, checkpoint_digests, folder_of
 from support.site import until
@@ -111,6 +115,19 @@ def test_killing_worker_server_and_watchers_leaves_true_states_and_the_same_byte
     assert reports[0] == reports[1]
 
 
+def janitor(service):
+    """One for which every time is over."""
+    return Janitor(
+        service.store,
+        service.store.retention,
+        LocalExecutor(Settings(data_dir=service.data_dir)),
+        lambda _: DirectoryStore(service.data_dir / "artifacts"),
+        leftovers_seconds=0,
+        jobs_seconds=0,
+        pause_seconds=1,
+    )
+
+
 def test_a_retried_job_goes_on_with_the_finished_blocks_and_publishes_the_same_bytes(service, client):
     undisturbed = client.submit(data_of(service, method="sparsegpt", sparsity=0.6)).result(timeout_seconds=120)
     job = client.submit(data_of(service, method="sparsegpt", sparsity=0.6))
@@ -129,6 +146,12 @@ def test_a_retried_job_goes_on_with_the_finished_blocks_and_publishes_the_same_b
     assert len(computed) < 8, "finished blocks were computed again"
     assert computed == list(range(8 - len(computed), 8))
     assert checkpoint_digests(result) == checkpoint_digests(undisturbed) != {}
+    left = service.data_dir / "artifacts" / job.name.partition("/")[2]
+    assert list(left.rglob("*.safetensors")), "its blocks waited for the retry"
+    janitor(service).clean()
+    janitor(service).clean()  # after the retry, what it retried
+    assert not left.exists()
+    assert checkpoint_digests(result) == checkpoint_digests(undisturbed)
 
 
 def test_a_job_is_retried_on_the_command_line(service, client):

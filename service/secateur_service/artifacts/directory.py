@@ -77,8 +77,7 @@ class DirectoryStore:
     def list_keys(self, prefix: str) -> Iterator[str]:
         """Walk the folder."""
         with _translated(f"listing {prefix}"):
-            start = self._root / check_key(prefix.rpartition("/")[0]) if "/" in prefix else self._root
-            for folder, _, names in os.walk(start):
+            for folder, _, names in os.walk(self._folder_of(prefix)):
                 for name in names:
                     key = (Path(folder) / name).relative_to(self._root).as_posix()
                     if key.startswith(prefix) and not name.startswith(PARTIAL_PREFIX):
@@ -89,13 +88,16 @@ class DirectoryStore:
         path = self._path(key)
         with _translated(f"removing {key}"):
             path.unlink(missing_ok=True)
-            for folder in path.relative_to(self._root).parents[:-1]:
-                try:
-                    (self._root / folder).rmdir()
-                except OSError as error:
-                    if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
-                        break
-                    raise
+            self._remove_empty(path.parent)
+
+    def abort_uploads(self, prefix: str) -> int:
+        """Remove the partial files of processes that are gone."""
+        with _translated(f"clearing {prefix}"):
+            found = list(self._folder_of(prefix).rglob(PARTIAL_PREFIX + "*/"))
+            for folder in found:
+                shutil.rmtree(folder, ignore_errors=True)
+                self._remove_empty(folder.parent)
+            return len(found)
 
     def download_url(self, key: str, expires_seconds: float) -> tuple[str, datetime | None]:  # noqa: ARG002
         """A `file` URL; it does not expire."""
@@ -115,6 +117,21 @@ class DirectoryStore:
         if not path.parent.resolve().is_relative_to(self._root) or path.is_symlink():
             raise PermanentError(f"{key} leads out of the artifact folder through a symbolic link", reason=FORBIDDEN)
         return path
+
+    def _folder_of(self, prefix: str) -> Path:
+        """The folder below which all keys with a prefix lie."""
+        return self._root / check_key(prefix.rpartition("/")[0]) if "/" in prefix else self._root
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Remove a folder of the store and those above it, as far as they are empty."""
+        while folder != self._root:
+            try:
+                folder.rmdir()
+            except OSError as error:
+                if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
+                    return
+                raise
+            folder = folder.parent
 
     def _replace(self, target: Path, fill: Callable[[Path], object]) -> None:
         with _partial_beside(target) as partial:

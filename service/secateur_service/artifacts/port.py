@@ -19,6 +19,7 @@ TIMEOUT = "OBJECT_STORE_TIMEOUT"  # transient: connected, no answer in time
 UNAVAILABLE = "OBJECT_STORE_UNAVAILABLE"  # transient: the store itself says 5xx or "slow down"
 FORBIDDEN = "OBJECT_STORE_FORBIDDEN"  # permanent: credentials wrong, revoked or without the right
 REFUSED = "OBJECT_STORE_REFUSED"  # permanent: any other refusal
+NOT_SUPPORTED = "OBJECT_STORE_LACKS_CALL"  # permanent: the store does not have this part of S3
 BUCKET_NOT_FOUND = "BUCKET_NOT_FOUND"
 OBJECT_NOT_FOUND = "OBJECT_NOT_FOUND"
 OBJECT_TRUNCATED = "OBJECT_TRUNCATED"  # transient: fewer bytes came than were announced
@@ -65,6 +66,12 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object; harmless where there is none."""
+
+    def abort_uploads(self, prefix: str) -> int:
+        """Remove what unfinished uploads to keys that start with `prefix` hold; returns how many there were.
+
+        Only for keys that nobody writes any more.
+        """
 
     def download_url(self, key: str, expires_seconds: float) -> tuple[str, datetime | None]:
         """Where anyone may read the object without credentials, and until when (None: for ever)."""

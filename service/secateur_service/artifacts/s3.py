@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from xml.etree.ElementTree import ParseError
 
 import certifi
@@ -29,6 +29,7 @@ from urllib3.exceptions import HTTPError, IncompleteRead, MaxRetryError, ReadTim
 from secateur_service.artifacts.port import (
     BUCKET_NOT_FOUND,
     FORBIDDEN,
+    NOT_SUPPORTED,
     OBJECT_NOT_FOUND,
     OBJECT_TRUNCATED,
     REFUSED,
@@ -193,12 +194,23 @@ class S3Store:
     def delete(self, key: str) -> None:
         """Remove an object."""
         name = self._name(key)
-        try:
-            with self._translated(f"removing {key}"):
-                self._client.remove_object(self._bucket, name)
-        except PermanentError as error:
-            if error.reason != OBJECT_NOT_FOUND:
-                raise
+        with self._harmless_where_absent(f"removing {key}"):
+            self._client.remove_object(self._bucket, name)
+
+    def abort_uploads(self, prefix: str) -> int:
+        """Abort multipart uploads that were never completed; the client has no public calls for this.
+
+        A store that does not list them is left to its own expiry of uploads.
+        """
+        aborted, start, action = 0, self._prefix + prefix, f"removing unfinished uploads to {prefix}"
+        uploads = self._list_uploads(start, action)
+        while uploads:  # the client cannot go on after a page, but what was aborted is not listed again
+            for name, upload_id in uploads:
+                with self._harmless_where_absent(action):
+                    self._client._abort_multipart_upload(self._bucket, name, upload_id)
+                aborted += 1
+            uploads = [found for found in self._list_uploads(start, action) if found not in uploads]
+        return aborted
 
     def download_url(self, key: str, expires_seconds: float) -> tuple[str, datetime | None]:
         """A presigned URL; a longer time than S3 allows is cut to seven days."""
@@ -214,6 +226,16 @@ class S3Store:
 
     def _name(self, key: str) -> str:
         return self._prefix + check_key(key)
+
+    def _list_uploads(self, start: str, action: str) -> list[tuple[str, str]]:
+        """Names and ids of a page of unfinished uploads."""
+        found: list[tuple[str, str]] = []
+        with self._harmless_where_absent(action):
+            for upload in self._client._list_multipart_uploads(self._bucket, prefix=start).uploads:
+                # Some stores send names in their encoded form and do not say so.
+                name = upload.object_name if upload.object_name.startswith(start) else unquote(upload.object_name)
+                found.append((name, upload.upload_id or ""))
+        return found
 
     def _put(self, key: str, content: bytes, headers: dict[str, str], *, accepted: tuple[int, ...] = ()) -> int:
         """PUT through a presigned address, which can carry headers that `put_object` cannot.
@@ -259,6 +281,16 @@ class S3Store:
                 return
 
     @contextmanager
+    def _harmless_where_absent(self, action: str) -> Iterator[None]:
+        """For removals: what is not there, or what the store does not know at all, need not be removed."""
+        try:
+            with self._translated(action):
+                yield
+        except PermanentError as error:
+            if error.reason not in {OBJECT_NOT_FOUND, NOT_SUPPORTED}:
+                raise
+
+    @contextmanager
     def _translated(self, action: str) -> Iterator[None]:
         """Turn the errors of minio and urllib3 into the port's, with the bucket's name and without its credentials."""
         try:
@@ -284,7 +316,9 @@ class S3Store:
         if code == "NoSuchBucket":
             remedy = "create it or choose another destination"
             return PermanentError(f"{action}: there is no bucket {self._bucket}; {remedy}", reason=BUCKET_NOT_FOUND)
-        if code in {"NoSuchKey", "NoSuchVersion"} or (status == HTTPStatus.NOT_FOUND and not code):
+        if code == "NotImplemented" or status == HTTPStatus.NOT_IMPLEMENTED:
+            return PermanentError(f"{action}: {said}", reason=NOT_SUPPORTED)
+        if code in {"NoSuchKey", "NoSuchVersion", "NoSuchUpload"} or (status == HTTPStatus.NOT_FOUND and not code):
             return PermanentError(f"{action}: the bucket {self._bucket} has no such object", reason=OBJECT_NOT_FOUND)
         if code in _TRANSIENT_CODES or status in RETRIED_STATUSES:
             return TransientError(f"{action}: {said}", reason=UNAVAILABLE)

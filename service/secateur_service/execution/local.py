@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,17 @@ class LocalExecutor:
         workdir = work_directory(self._data_dir, job_id)
         if workdir.exists() and is_free(workdir):
             discard_work(workdir)
+
+    def job_ids(self) -> list[str]:
+        """Jobs that have a work directory."""
+        folder = work_directory(self._data_dir, "")
+        return [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.exists() else []
+
+    def forget(self, job_id: str) -> None:
+        """Remove the work directory, unless a worker still holds it."""
+        workdir = work_directory(self._data_dir, job_id)
+        if is_free(workdir):
+            shutil.rmtree(workdir)
 
 
 def _signal_name(number: int) -> str:

@@ -64,3 +64,9 @@ class Executor(Protocol):
 
     def discard(self, job_id: str) -> None:
         """Remove what a job that has ended left of its work here; what its workers printed stays."""
+
+    def job_ids(self) -> list[str]:
+        """Jobs of which something is left here."""
+
+    def forget(self, job_id: str) -> None:
+        """Remove all that is left here of a job that is not known any more."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from sqlalchemy import ColumnElement, Engine
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from secateur_service.errors import TransientError
 
@@ -49,6 +52,27 @@ class Database(Protocol):
 def store_unavailable(cause: BaseException | None) -> TransientError:
     """The database does not answer; it may later."""
     return TransientError(f"the job store does not answer: {cause}", reason="STORE_UNAVAILABLE")
+
+
+@contextlib.contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """A transaction on a database that may not answer.
+
+    Raises:
+        TransientError: with reason STORE_UNAVAILABLE, when it does not.
+    """
+    with answering(), engine.begin() as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[None]:
+    """Tell a database that does not answer from one that refuses."""
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        raise store_unavailable(cause) from error
 
 
 def to_json(value: Any) -> str:

@@ -51,6 +51,7 @@ def new_row(job: NewJob, now: int) -> dict[str, Any]:
         "run_deadline": None,
         "last_event_time": None,
         "retry_of": job.retry_of,
+        "swept_time": None,
     }
 
 

@@ -13,18 +13,18 @@ from dataclasses import asdict
 from typing import Any
 
 from alembic.util.exc import CommandError
-from sqlalchemy import ColumnElement, Engine, and_, delete, func, insert, literal, select
+from sqlalchemy import ColumnElement, and_, delete, func, insert, literal, select
 from sqlalchemy.engine import Connection, make_url
-from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from secateur_service.errors import CancelledError, FencedError, NotFoundError, NotReadyError, RequestIdReusedError
-from secateur_service.jobs.database import Database, store_unavailable
+from secateur_service.jobs.database import Database, answering, transaction
 from secateur_service.jobs.events import WORKER_KINDS, block_body, bounded
 from secateur_service.jobs.job import Event, EventKind, Failure, Job, JobResult, NewJob
 from secateur_service.jobs.locked import LockedJob
 from secateur_service.jobs.migration import downgrade, upgrade
 from secateur_service.jobs.port import Heartbeat
+from secateur_service.jobs.retention import SqlRetention
 from secateur_service.jobs.rows import Row, new_row, to_event, to_job
 from secateur_service.jobs.schema import blocks, events, jobs
 from secateur_service.jobs.sqlite import SqliteDatabase
@@ -71,10 +71,14 @@ class SqlJobStore:
     """`JobStore` in SQL; safe to be used by several threads and processes.
 
     Any method raises `TransientError` with reason STORE_UNAVAILABLE while the database does not answer.
+
+    Attributes:
+        retention: what of the jobs is due to go.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.retention = SqlRetention(database)
 
     def migrate(self, *, back_to: str | None = None) -> None:
         """Bring the schema up to date; harmless where it is. Several processes may call it at once.
@@ -86,7 +90,7 @@ class SqlJobStore:
             ValueError: what is there is no job store, or one of a newer release.
         """
         try:
-            with _answering(), self._database.migrating() as connection:
+            with answering(), self._database.migrating() as connection:
                 if back_to is None:
                     upgrade(connection)
                 else:
@@ -393,10 +397,10 @@ class SqlJobStore:
         self._database.close()
 
     def _reading(self) -> contextlib.AbstractContextManager[Connection]:
-        return _transaction(self._database.reader)
+        return transaction(self._database.reader)
 
     def _writing(self) -> contextlib.AbstractContextManager[Connection]:
-        return _transaction(self._database.writer)
+        return transaction(self._database.writer)
 
     @contextlib.contextmanager
     def _locked(self, job_id: str) -> Iterator[LockedJob]:
@@ -425,22 +429,6 @@ class SqlJobStore:
         with self._reading() as connection:
             milliseconds = connection.scalar(query)
         return max(0.0, (milliseconds or 0) / 1000)
-
-
-@contextlib.contextmanager
-def _transaction(engine: Engine) -> Iterator[Connection]:
-    with _answering(), engine.begin() as connection:
-        yield connection
-
-
-@contextlib.contextmanager
-def _answering() -> Iterator[None]:
-    """Tell a database that does not answer from one that refuses."""
-    try:
-        yield
-    except (OperationalError, InterfaceError, PoolTimeoutError) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        raise store_unavailable(cause) from error
 
 
 def _find_request(connection: Connection, request_id: str, request_digest: str | None) -> Job | None:

@@ -22,6 +22,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from secateur_service.errors import TransientError
+from secateur_service.jobs.janitor import Removed
 from secateur_service.jobs.port import JobStore
 
 NAMESPACE = "secateur"
@@ -95,6 +96,18 @@ class Metrics:
             namespace=NAMESPACE,
             registry=registry,
         )
+        self.leftovers_removed = Counter(
+            "leftovers_removed",
+            "Objects and unfinished uploads removed that jobs had left behind, by this replica.",
+            namespace=NAMESPACE,
+            registry=registry,
+        )
+        self.jobs_forgotten = Counter(
+            "jobs_forgotten",
+            "Jobs removed from the store long after their end, by this replica.",
+            namespace=NAMESPACE,
+            registry=registry,
+        )
         self.last_success = Gauge(
             "last_success_timestamp_seconds",
             "When a job last succeeded, as Unix time; 0 when none did.",
@@ -105,6 +118,11 @@ class Metrics:
             "build_info", "Always 1; says what runs.", ["version"], namespace=NAMESPACE, registry=registry
         )
         build_info.labels(version=version).set(1)
+
+    def count_removed(self, removed: Removed) -> None:
+        """Count what a round of the janitor removed."""
+        self.leftovers_removed.inc(removed.leftovers)
+        self.jobs_forgotten.inc(removed.jobs)
 
 
 class StoreCollector(Collector):

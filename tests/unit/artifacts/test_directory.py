@@ -108,3 +108,20 @@ def test_a_store_where_nothing_can_be_written_says_so():
     with pytest.raises(PermanentError, match="storing job/a") as error:
         store.put_bytes("job/a", b"1", "text/plain")
     assert error.value.reason == "OBJECT_STORE_REFUSED"
+
+
+def test_what_writers_that_were_killed_left_is_removed_by_prefix(store, tmp_path):
+    store.put_bytes("job/report.json", b"{}", "application/json")
+    root = tmp_path / "store"
+    for folder in ("job/.partial-a", "job/deep/.partial-b", "job-10/.partial-c"):
+        (root / folder).mkdir(parents=True)
+        (root / folder / ".partial-content").write_bytes(b"half")
+    assert store.abort_uploads("job/") == 2
+    assert sorted(path.relative_to(root).as_posix() for path in root.rglob("*")) == [
+        "job",
+        "job-10",
+        "job-10/.partial-c",
+        "job-10/.partial-c/.partial-content",
+        "job/report.json",
+    ]
+    assert store.abort_uploads("absent/") == 0
