@@ -1,6 +1,6 @@
 import pytest
 
-from support.site import save_tiny_files
+from faults.site import save_tiny_files
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,10 @@ import time
 
 import pytest
 
+from faults.site import RealSite
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
-from support.site import RealSite, ended, until
+from support.site import ended, until
 
 WAITING = ("block.recorded=wait",) * 9  # a second at every block, in every attempt
 

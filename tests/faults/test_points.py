@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from faults.site import RealSite
 from secateur_service import faults
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
 from servers import postgres_folder
-from support.site import RealSite, ended, until
+from support.site import ended, until
 
 TESTS = Path(__file__).parents[1]
 

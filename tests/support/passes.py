@@ -64,11 +64,13 @@ def prune(
     update: str | None = None,
     order: str = "block",
     observer: JobObserver | None = None,
+    states_folder: Path | None = None,
     **options: Any,
 ) -> PassResult:
     """Run a pass in this process; `target` for all layers, or by name."""
     calibration, evaluation = samples
     streamed = StreamedModel(open_checkpoint(model), torch.device("cpu"), torch.float32)
+    streamed.states_folder = states_folder
     if not isinstance(target, Mapping):
         target = {info.name: target for info in streamed.checkpoint.linear_weights()}
     task = Task(Recipe.of(method, update), target, order, weights, calibration, evaluation, Shards(shards), **options)

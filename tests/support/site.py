@@ -1,28 +1,18 @@
 """A data folder with its store, and dispatchers over it whose workers run a toy pipeline (`toy_worker`)."""
 
-import hashlib
-import json
-import os
 import sys
 import time
 from pathlib import Path
 
-import torch
-
-from secateur_service.artifacts import open_store
-from secateur_service.artifacts.manifest import parse_manifest
 from secateur_service.execution.local import LocalExecutor
 from secateur_service.jobs.backoff import Backoff
 from secateur_service.jobs.dispatcher import Dispatcher
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.store import open_job_store
 from secateur_service.settings import Settings
-from secateur_service.spec import parse_spec
 from support.jobs import new_job
-from support.models import save_corpora, save_model, spec_data
 
 TESTS = Path(__file__).parents[1]
-TINY_BLOCKS = 3
 
 
 class Site:
@@ -67,63 +57,6 @@ class Site:
 
     def states(self, job_id):
         return [body["state"] for body in self.events(job_id, EventKind.STATE)]
-
-
-class RealSite(Site):
-    """A site whose workers run the real pipeline and fail as told (`faults/worker.py`)."""
-
-    blocks = TINY_BLOCKS
-
-    def __init__(self, folder, files, **settings):
-        super().__init__(folder, file_roots=(files,), lease_seconds=5, threads_per_worker=1, **settings)
-        self.store.migrate()
-        self.files = files
-
-    @classmethod
-    def with_s3(cls, folder, files, server, **settings):
-        """Publishes into the bucket of an S3 server."""
-        access = {name: getattr(server.settings, name) for name in ("s3_endpoint", "s3_access_key", "s3_secret_key")}
-        return cls(folder, files, destinations=("s3://models/results",), **access, **settings)
-
-    def executor(self, faults):
-        command = (sys.executable, str(TESTS / "faults" / "worker.py"), *faults)
-        return LocalExecutor(self.settings, command=command, environment={**os.environ, "PYTHONPATH": str(TESTS)})
-
-    def failing(self, *faults):
-        """A dispatcher whose workers' n-th attempt meets the n-th fault."""
-        return self.dispatcher(faults)
-
-    def submit(self, max_attempts=50):
-        data = spec_data(self.files / "model", self.files / "calibration", self.files / "evaluation")
-        destination = {"destination": self.settings.destinations[0]}
-        resolved = parse_spec({**data, "output": destination, "execution": {"max_attempts": max_attempts}})
-        return self.store.create(new_job(resolved=resolved)).id
-
-    def published(self, job_id):
-        """Digests of what a job published, verified, less what names the job or the time."""
-        job = self.store.get(job_id)
-        objects = open_store(self.settings.destinations[0], self.settings)
-        content = objects.get_bytes(f"{job_id}/manifest.json")
-        assert hashlib.sha256(content).hexdigest() == job.result.manifest_sha256
-        digests = {}
-        for file in parse_manifest(content).files:
-            stored = objects.get_bytes(f"{job_id}/{file.path}")
-            assert hashlib.sha256(stored).hexdigest() == file.sha256
-            if file.path == "report/report.json":
-                report = json.loads(stored)
-                del report["job"]
-                stored = json.dumps(report).encode()
-            if not file.path.endswith((".html", "README.md", "provenance.json")):
-                digests[file.path] = hashlib.sha256(stored).hexdigest()
-        left = {key.removeprefix(f"{job_id}/") for key in objects.list_keys(f"{job_id}/")}
-        return digests, left - {file.path for file in parse_manifest(content).files} - {"manifest.json"}
-
-
-def save_tiny_files(folder):
-    """A model of few blocks and text for it."""
-    save_model(folder / "model", "llama", dtype=torch.bfloat16, num_hidden_layers=TINY_BLOCKS)
-    save_corpora(folder)
-    return folder
 
 
 def until(condition, dispatcher=None, *, seconds=90):

@@ -27,7 +27,22 @@ class Lingering:
 
 
 def pipeline(behaviour):
-    def run(*, spec, job_id, attempt, workdir, ledger, store, observer, device, threads, commit, file_roots, origins):
+    def run(
+        *,
+        spec,
+        job_id,
+        attempt,
+        workdir,
+        ledger,
+        store,
+        observer,
+        device,
+        threads,
+        commit,
+        file_roots,
+        origins,
+        short_of,
+    ):
         print(f"{behaviour} on {device}", flush=True)
         observer.log("info", "toy pipeline", device=device, threads=threads, workdir=str(workdir))
         observer.stage(Stage.PRUNING)

@@ -7,6 +7,7 @@ whose class has the exit code; an exit code or a signal of a worker that wrote n
 from __future__ import annotations
 
 import errno
+import resource
 import traceback
 from dataclasses import dataclass
 
@@ -50,11 +51,13 @@ def attempt_error(error: Exception) -> AttemptError:
         return PermanentError(error.message, reason=error.reason, metadata=error.metadata)
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return ResourceError(f"the disk is full; free space or make it larger: {error}", reason="DISK_FULL")
-    if isinstance(error, MemoryError):
-        return ResourceError(f"host memory did not suffice: {error or 'allocation failed'}", reason="OUT_OF_MEMORY")
-    # torch has its own classes for this, and torch shall not be imported here.
-    if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate memory" in str(error):
-        return ResourceError(f"memory did not suffice: {error}", reason="OUT_OF_MEMORY")
+    if _is_out_of_memory(error):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return ResourceError(
+            f"host memory did not suffice, the worker took {peak / 1e9:.1f} GB: {error or 'allocation failed'}",
+            reason="OUT_OF_MEMORY",
+            metadata={"peak_host_bytes": str(peak)},
+        )
     if isinstance(error, (ConnectionError, TimeoutError)):
         return TransientError(f"a connection failed: {error}", reason="NETWORK")
     trace = "".join(traceback.format_exception(error))[-_TRACEBACK_CHARACTERS:]
@@ -62,6 +65,12 @@ def attempt_error(error: Exception) -> AttemptError:
         redact(f"unexpected {type(error).__name__}: {error}; this is a defect, please report it with its details"),
         metadata={"traceback": redact(trace)},
     )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """By type, by number, or by what torch says on a CPU; torch shall not be imported here."""
+    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return refused or isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def end_of_error(error: AttemptError) -> AttemptEnd:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +26,7 @@ from secateur_service.execution.locks import hold_until_exit, slot_lock
 from secateur_service.execution.reporting import StoreLedger, StoreObserver
 from secateur_service.execution.workdir import discard_work, work_directory
 from secateur_service.jobs.backoff import Backoff
-from secateur_service.jobs.job import Job, JobResult
+from secateur_service.jobs.job import Job, JobResult, Shortage
 from secateur_service.jobs.port import JobStore
 from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import open_job_store
@@ -67,6 +67,7 @@ class Pipeline(Protocol):
         commit: Callable[[str], str],
         file_roots: Sequence[Path],
         origins: Sequence[str],
+        short_of: Collection[Shortage],
     ) -> Outcome:
         """Run the job from its first unfinished block to its published result."""
 
@@ -154,6 +155,7 @@ def _run_pipeline(
         commit=lambda digest: lease.insist(partial(store.commit_manifest, job.id, job.attempt, digest)),
         file_roots=settings.file_roots,
         origins=_origins(store, job),
+        short_of=job.short_of,
     )
     observer.flush()
     return outcome.result

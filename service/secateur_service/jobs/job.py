@@ -10,10 +10,10 @@ from typing import Any
 
 from secateur_service.jobs.states import JobState
 from secateur_service.pipeline.observer import Progress, Stage
-from secateur_service.pipeline.outcome import Estimate, JobResult, LanguageResult
+from secateur_service.pipeline.outcome import Estimate, JobResult, LanguageResult, Shortage
 from secateur_service.spec import PruneSpec
 
-__all__ = ["Estimate", "Event", "EventKind", "Failure", "Job", "JobResult", "LanguageResult", "NewJob"]
+__all__ = ["Estimate", "Event", "EventKind", "Failure", "Job", "JobResult", "LanguageResult", "NewJob", "Shortage"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,15 @@ class Failure:
     message: str
     retryable: bool
     details: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shortage(self) -> Shortage | None:
+        """The memory that did not suffice, or probably did not; None where it was something else."""
+        if self.reason == "DEVICE_OUT_OF_MEMORY":
+            return Shortage.DEVICE
+        # The kernel gives no reason when it kills for want of memory.
+        killed = self.reason == "WORKER_KILLED" and self.details.get("signal") == "SIGKILL"
+        return Shortage.HOST if killed or self.reason == "OUT_OF_MEMORY" else None
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,7 @@ class Job:
     start_time: datetime | None
     end_time: datetime | None
     retry_of: str | None = None
+    short_of: frozenset[Shortage] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,17 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from secateur_service.jobs.job import Estimate, Event, EventKind, Failure, Job, JobResult, LanguageResult, NewJob
+from secateur_service.jobs.job import (
+    Estimate,
+    Event,
+    EventKind,
+    Failure,
+    Job,
+    JobResult,
+    LanguageResult,
+    NewJob,
+    Shortage,
+)
 from secateur_service.jobs.states import JobState
 from secateur_service.pipeline.observer import Progress, Stage
 from secateur_service.spec import PruneSpec
@@ -51,6 +61,7 @@ def new_row(job: NewJob, now: int) -> dict[str, Any]:
         "run_deadline": None,
         "last_event_time": None,
         "retry_of": job.retry_of,
+        "short_of": None,
         "swept_time": None,
     }
 
@@ -82,6 +93,7 @@ def to_job(row: Row) -> Job:
         start_time=None if row["start_time"] is None else to_time(row["start_time"]),
         end_time=None if row["end_time"] is None else to_time(row["end_time"]),
         retry_of=row["retry_of"],
+        short_of=frozenset(map(Shortage, row["short_of"] or ())),
     )
 
 

@@ -70,6 +70,7 @@ jobs = Table(
     Column("run_deadline", BigInteger),  # for the end; known from the first claim on
     Column("last_event_time", BigInteger),
     Column("retry_of", String(128)),  # the other job may be forgotten by now
+    Column("short_of", Plain),  # memory that did not suffice in an attempt
     Column("swept_time", BigInteger),  # when what it left in the object store was removed
     CheckConstraint("state IN ({})".format(", ".join(f"'{state}'" for state in JobState)), name="state"),
     Index(None, "state", "number"),

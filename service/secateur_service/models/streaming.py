@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.experts import replace_experts
 from secateur_service.models.safetensors import OutputTensor, TensorInfo
+from secateur_service.models.states import in_file
 from secateur_service.models.tensors import DTYPES, TensorReader, output_tensor
 
 # Memory of a slice of the head and of a slice of logits; an accelerator wants larger products.
@@ -45,6 +47,8 @@ class StreamedModel:
 
     Attributes:
         states_device: where hidden states wait between two blocks; the device, unless they do not fit there.
+        states_folder: where those that wait on the host lie in files; None for memory.
+        small_batches: whether a device takes as few sequences at once as the host does.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
@@ -53,6 +57,8 @@ class StreamedModel:
         self.dtype = dtype
         self.reader = TensorReader()
         self.states_device = device
+        self.states_folder: Path | None = None
+        self.small_batches = False
         self._model = _build_without_memory(checkpoint, dtype)
         self._blocks: list[nn.Module] = list(self._model.get_submodule(checkpoint.architecture.blocks))
         if len(self._blocks) != checkpoint.num_blocks:
@@ -105,7 +111,7 @@ class StreamedModel:
 
             def record(index: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
                 if index == 0:
-                    states.append(hidden.to(self.states_device))
+                    states.append(self._put_aside(hidden))
                 if recording:  # noqa: B023 - called before the loop goes on
                     self._arguments[shape].append((args, kwargs))  # noqa: B023
                 return hidden
@@ -158,7 +164,7 @@ class StreamedModel:
         """Run a block that is in memory on hidden states B×S×d."""
         args, kwargs = self._arguments[(states.shape[0], states.shape[1])][index]
         output = block(states.to(self.device), *args, **kwargs)
-        return (output[0] if isinstance(output, tuple) else output).to(self.states_device)
+        return self._put_aside(output[0] if isinstance(output, tuple) else output)
 
     def linears(self, block: nn.Module, index: int) -> dict[str, nn.Linear]:
         """The pruned linear layers of a block by their name below it, in the order of their inputs."""
@@ -213,6 +219,11 @@ class StreamedModel:
             [(total.double() - pick.double()) for total, pick in zip(sums, picks, strict=True)]
             for sums, picks in zip(log_sums, chosen, strict=True)
         ]
+
+    def _put_aside(self, states: Tensor) -> Tensor:
+        if self.states_folder is not None and self.states_device.type == "cpu":
+            return in_file(states, self.states_folder)
+        return states.to(self.states_device)
 
     def _accumulate_logits(
         self, states: Tensor, targets: Tensor, start: int, stop: int, log_sum: Tensor, chosen: Tensor

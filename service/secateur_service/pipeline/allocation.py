@@ -106,7 +106,8 @@ def judge_blocks(
     see `allocate`.
     """
     pruning, weights = spec.pruning, spec.calibration.weights
-    size = batch_sequences(next(iter(calibration.values())).tokens.shape[1], model.device)
+    length = next(iter(calibration.values())).tokens.shape[1]
+    size = batch_sequences(length, model.device, small=model.small_batches)
     batches = divide({language: sample.tokens for language, sample in calibration.items()}, size)
     with stopwatch.measure("load"):
         states = model.embed([batch.tokens for batch in batches])

@@ -25,10 +25,10 @@ class Batch:
     tokens: Tensor
 
 
-def batch_sequences(sequence_length: int, device: torch.device) -> int:
-    """Sequences per batch: one tile of tokens on a CPU, more where a device wants larger products."""
+def batch_sequences(sequence_length: int, device: torch.device, *, small: bool = False) -> int:
+    """Sequences per batch: one tile of tokens on a CPU, more on a device that has the memory."""
     tile = max(1, TILE_TOKENS // sequence_length)
-    return tile if device.type == "cpu" else tile * _DEVICE_TILES
+    return tile if device.type == "cpu" or small else tile * _DEVICE_TILES
 
 
 def divide(samples: Mapping[str, Tensor], size: int) -> list[Batch]:

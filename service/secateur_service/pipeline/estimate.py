@@ -19,12 +19,12 @@ that share distinct inputs of widths n (an expert's layers see the share of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.safetensors import DTYPE_BYTES
-from secateur_service.pipeline.outcome import Estimate
+from secateur_service.pipeline.outcome import Estimate, Shortage
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.spec import PruneSpec
 
@@ -94,13 +94,16 @@ class _Work:
     minimax: bool
 
 
-def estimate_cost(checkpoint: Checkpoint, spec: PruneSpec, *, on_device: bool) -> Estimate:
+def estimate_cost(
+    checkpoint: Checkpoint, spec: PruneSpec, *, on_device: bool, short_of: Collection[Shortage] = ()
+) -> Estimate:
     """Estimate a job.
 
     Args:
         checkpoint: the model.
         spec: the resolved specification.
         on_device: whether an accelerator computes; its memory is then counted apart from the host's.
+        short_of: memory that the job spares.
     """
     languages, length = len(spec.calibration.languages), spec.calibration.sequence_length or 1
     minimax, moments = spec.calibration.policy == "minimax", spec.pruning.recipe.moments
@@ -119,7 +122,9 @@ def estimate_cost(checkpoint: Checkpoint, spec: PruneSpec, *, on_device: bool) -
     for index in range(checkpoint.num_blocks):
         flops += _passes(work, spec, index, hidden) + _solving(work, spec, index)
     device, item = ("cuda", DTYPE_BYTES[checkpoint.weight_dtype]) if on_device else ("cpu", 4)
-    working = _working_bytes(work, spec, hidden, device, item)
+    peaks = {"cpu": 0, "cuda": 0, "disk": 0}
+    peaks[device] += _working_bytes(work, spec, hidden, device, item, small=Shortage.DEVICE in short_of)
+    peaks[_place_of_states(device, short_of)] += _states_values(work, hidden) * item
     largest = max(
         sum(info.size_bytes for info in checkpoint.block_tensors(index)) for index in range(checkpoint.num_blocks)
     )
@@ -127,9 +132,9 @@ def estimate_cost(checkpoint: Checkpoint, spec: PruneSpec, *, on_device: bool) -
     return Estimate(
         checkpoint_bytes=checkpoint.size_bytes,
         # One block is being read or written while another is pruned.
-        peak_host_bytes=_PROCESS_BYTES + _SLACK_BYTES + 2 * largest + (0 if on_device else working),
-        peak_device_bytes=working if on_device else 0,
-        disk_bytes=min(checkpoint.size_bytes, _BLOCKS_ON_DISK * largest + outer),
+        peak_host_bytes=_PROCESS_BYTES + _SLACK_BYTES + 2 * largest + peaks["cpu"],
+        peak_device_bytes=peaks["cuda"],
+        disk_bytes=min(checkpoint.size_bytes, _BLOCKS_ON_DISK * largest + outer) + peaks["disk"],
         flops=flops,
     )
 
@@ -180,21 +185,33 @@ def _solve(recipe: Recipe, group: _Group) -> float:
     return flops
 
 
-def _working_bytes(work: _Work, spec: PruneSpec, hidden: int, device: str, item: int) -> int:
-    """Memory where the blocks are computed: a block, all states, statistics, and the largest piece of work."""
+def _states_values(work: _Work, hidden: int) -> int:
+    """Values of all hidden states that travel from block to block."""
+    return ((work.calibration if work.needs_data else 0) + 2 * work.evaluation) * hidden
+
+
+def _place_of_states(device: str, short_of: Collection[Shortage]) -> str:
+    if device == "cuda" and Shortage.DEVICE not in short_of:
+        return "cuda"
+    return "disk" if Shortage.HOST in short_of else "cpu"
+
+
+def _working_bytes(work: _Work, spec: PruneSpec, hidden: int, device: str, item: int, *, small: bool) -> int:
+    """Memory where the blocks are computed: a block, what waits inside it, statistics, the largest piece of work."""
     groups = max(work.blocks, key=lambda groups: sum(group.parameters for group in groups))
     stages = spec.pruning.order == "true_sequential"
-    states = ((work.calibration if work.needs_data else 0) + 2 * work.evaluation) * hidden
+    waiting = 0
     if stages and work.needs_data:  # every batch waits inside the block, with its input and what it will be added to
-        states += work.calibration * (max(group.width for group in groups) + hidden)
+        waiting = work.calibration * (max(group.width for group in groups) + hidden)
     grams = [4 * group.width**2 for group in groups] if work.needs_gram else [0]
     statistics = (max(grams) if stages else sum(grams)) * (work.languages if work.minimax else 1)
     solving = max(_solving_bytes(spec.pruning.recipe, group, item) for group in groups)
     if work.minimax:  # the best layers so far beside those of a round, and the matrix of its mix
         solving += 2 * 4 * max(group.parameters for group in groups) + max(grams)
-    activations = 2 * max(work.length, _BATCH_TOKENS[device]) * max(group.rows for group in groups) * item
+    tokens = max(work.length, _BATCH_TOKENS["cpu" if small else device])
+    activations = 2 * tokens * max(group.rows for group in groups) * item
     block = sum(group.parameters for group in groups) * item
-    return block + states * item + statistics + max(solving, activations, _HEAD_BYTES[device])
+    return block + waiting * item + statistics + max(solving, activations, _HEAD_BYTES[device])
 
 
 def _solving_bytes(recipe: Recipe, group: _Group, item: int) -> int:

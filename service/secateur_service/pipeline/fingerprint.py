@@ -28,6 +28,8 @@ def fingerprint(
     evaluation: Mapping[str, TextSample],
     device: torch.device,
     dtype: torch.dtype,
+    *,
+    small_batches: bool = False,
 ) -> dict[str, Any]:
     """Everything that the bytes of a result depend on, as plain JSON types."""
     length = next(iter(evaluation.values())).tokens.shape[1]
@@ -40,7 +42,7 @@ def fingerprint(
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "dtype": str(dtype).removeprefix("torch."),
-        "batch_sequences": batch_sequences(length, device),
+        "batch_sequences": batch_sequences(length, device, small=small_batches),
         "model": checkpoint.structure_digest(),
         "spec": spec.model_dump(mode="json", include={"model", "calibration", "pruning", "evaluation"}),
         "calibration": {name: sample.digest() for name, sample in calibration.items()},

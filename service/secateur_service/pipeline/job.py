@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import platform
 import resource
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,9 +38,9 @@ from secateur_service.pipeline.figures import report_of, result_of
 from secateur_service.pipeline.fingerprint import fingerprint
 from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.observer import JobObserver, Progress, Stage
-from secateur_service.pipeline.outcome import JobResult
+from secateur_service.pipeline.outcome import Estimate, JobResult, Shortage
 from secateur_service.pipeline.package import Package
-from secateur_service.pipeline.preflight import require_room
+from secateur_service.pipeline.preflight import find_room
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import BLOCKS_FRACTION, PassResult, run_pass
@@ -82,6 +83,7 @@ def run_job(
     prefix: str | None = None,
     file_roots: Sequence[Path] | None = None,
     origins: Sequence[str] = (),
+    short_of: Collection[Shortage] = (),
 ) -> JobOutcome:
     """Run a job from its first unfinished block to its published manifest.
 
@@ -99,13 +101,14 @@ def run_job(
         prefix: of the artifacts in the store; the job's id by default.
         file_roots: folders below which model and corpora must lie; None for everywhere.
         origins: prefixes of the jobs that this one is a retry of.
+        short_of: memory that did not suffice in an earlier attempt.
 
     Raises:
         PermanentError: the model or the text cannot be used, or numbers are not finite.
         ResourceError: memory or disk does not suffice.
         CancelledError, PreemptedError, FencedError: as the observer says; finished blocks are kept.
     """
-    job = _Job(spec, job_id, attempt, workdir, observer, device, threads, file_roots)
+    job = _Job(spec, job_id, attempt, workdir, observer, device, threads, file_roots, short_of)
     try:
         return job.run(ledger, store, commit, job_id if prefix is None else prefix, origins)
     except ModelRefusedError as error:
@@ -117,7 +120,12 @@ def run_job(
     except FloatingPointError as error:
         raise PermanentError(str(error), reason="NON_FINITE") from error
     except torch.OutOfMemoryError as error:
-        raise ResourceError(f"the device ran out of memory: {error}", reason="OUT_OF_MEMORY") from error
+        peak = str(job.peak_device_bytes())
+        raise ResourceError(
+            f"the device ran out of memory: {error}",
+            reason="DEVICE_OUT_OF_MEMORY",
+            metadata={"peak_device_bytes": peak},
+        ) from error
 
 
 class _Job:
@@ -131,6 +139,7 @@ class _Job:
         device: str,
         threads: int,
         file_roots: Sequence[Path] | None,
+        short_of: Collection[Shortage],
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
@@ -141,6 +150,7 @@ class _Job:
         self.observer = observer
         self.device = torch.device(device)
         self.file_roots = file_roots
+        self.short_of = frozenset(short_of)
         self.stopwatch = Stopwatch()
         self.started = datetime.now(UTC)
 
@@ -156,8 +166,7 @@ class _Job:
         with self.stopwatch.measure("fetch"):
             checkpoint = open_checkpoint(resolve_folder(self.spec.model.uri, self.file_roots))
         faults.reached("job.fetched")
-        estimate = estimate_cost(checkpoint, self.spec, on_device=self.device.type != "cpu")
-        require_room(estimate, self.workdir, device_bytes=self._device_bytes())
+        self._find_room(checkpoint)
         self.observer.log(
             "info",
             "model opened",
@@ -205,8 +214,20 @@ class _Job:
             seconds=seconds,
             cpu_seconds=cpu_seconds,
             peak_rss_bytes=_peak_rss_bytes(),
-            peak_device_bytes=self._peak_device_bytes(),
+            peak_device_bytes=self.peak_device_bytes(),
         )
+
+    def _find_room(self, checkpoint: Checkpoint) -> None:
+        """Spare the memory that is not there."""
+        estimate = functools.partial(self._estimate, checkpoint)
+        room = find_room(estimate, self.workdir, device_bytes=self._device_bytes(), short_of=self.short_of)
+        if room:
+            how = "hidden states leave the memory that is short between two blocks, which takes longer"
+            self.observer.log("warning", how, short_of=sorted(room))
+        self.short_of = room
+
+    def _estimate(self, checkpoint: Checkpoint, short_of: Collection[Shortage]) -> Estimate:
+        return estimate_cost(checkpoint, self.spec, on_device=self.device.type != "cpu", short_of=short_of)
 
     def _draw(self, checkpoint: Checkpoint) -> tuple[dict[str, TextSample], dict[str, TextSample]]:
         wanted = self.spec.calibration
@@ -240,11 +261,12 @@ class _Job:
         shards: Shards,
     ) -> tuple[PassResult, StreamedModel]:
         dtype = self._compute_dtype(checkpoint)
-        current = fingerprint(checkpoint, self.spec, calibration, evaluation, self.device, dtype)
+        small = Shortage.DEVICE in self.short_of
+        current = fingerprint(checkpoint, self.spec, calibration, evaluation, self.device, dtype, small_batches=small)
         encoded = json.dumps(current, sort_keys=True).encode()
         self._clear_others(current, encoded, shards.folder)
         with self.stopwatch.measure("load"):
-            model = StreamedModel(checkpoint, self.device, dtype)
+            model = self._model(checkpoint, dtype)
         pruning = self.spec.pruning
         task = Task(
             recipe=pruning.recipe,
@@ -259,6 +281,15 @@ class _Job:
             layer_snr=self.spec.evaluation.layer_snr,
         )
         return run_pass(model, task, ledger, self.observer, self.stopwatch), model
+
+    def _model(self, checkpoint: Checkpoint, dtype: torch.dtype) -> StreamedModel:
+        model = StreamedModel(checkpoint, self.device, dtype)
+        if Shortage.DEVICE in self.short_of:
+            model.small_batches = True
+            model.states_device = torch.device("cpu")
+        if Shortage.HOST in self.short_of:
+            model.states_folder = self.workdir
+        return model
 
     def _targets(self, model: StreamedModel, calibration: dict[str, TextSample]) -> dict[str, Target]:
         """How much of each layer goes; kept, because to judge the blocks takes a pass of its own."""
@@ -312,7 +343,6 @@ class _Job:
     def _provenance(self, passed: PassResult, checkpoint: Checkpoint) -> bytes:
         """Who made the result, when and on what: enough to run it again, and all that is not the same twice."""
         seconds, cpu_seconds = self.stopwatch.totals()
-        estimate = estimate_cost(checkpoint, self.spec, on_device=self.device.type != "cpu")
         content = {
             "job_id": self.job_id,
             "attempt": self.attempt,
@@ -321,8 +351,9 @@ class _Job:
             "packaged": datetime.now(UTC).isoformat(),
             "seconds": seconds,
             "cpu_seconds": cpu_seconds,
-            "estimate": asdict(estimate),
-            "measured": {"peak_host_bytes": _peak_rss_bytes(), "peak_device_bytes": self._peak_device_bytes()},
+            "short_of": sorted(self.short_of),
+            "estimate": asdict(self._estimate(checkpoint, self.short_of)),
+            "measured": {"peak_host_bytes": _peak_rss_bytes(), "peak_device_bytes": self.peak_device_bytes()},
             "python": platform.python_version(),
             "platform": platform.platform(),
             "fingerprint": json.loads((self.workdir / "fingerprint.json").read_bytes()),
@@ -361,7 +392,8 @@ class _Job:
             on_uploaded=on_uploaded,
         )
 
-    def _peak_device_bytes(self) -> int:
+    def peak_device_bytes(self) -> int:
+        """The most that tensors took on the device; 0 on a CPU."""
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
 
 

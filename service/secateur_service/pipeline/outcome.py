@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
+
+
+class Shortage(enum.StrEnum):
+    """Memory that did not suffice; a job spares it from then on, at the price of time."""
+
+    HOST = "host"  # hidden states lie in files
+    DEVICE = "device"  # they leave the device between two blocks, and batches are small
 
 
 @dataclass(frozen=True)

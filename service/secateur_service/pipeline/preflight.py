@@ -1,30 +1,53 @@
-"""Whether a job fits on this machine, asked before it starts: to learn it after hours costs hours."""
+"""Whether and how a job fits on this machine, asked before it starts: to learn it after hours costs hours."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Callable, Collection
+from itertools import combinations
 from pathlib import Path
 
 from secateur_service.errors import ResourceError
-from secateur_service.pipeline.outcome import Estimate
+from secateur_service.pipeline.outcome import Estimate, Shortage
 
 # Estimates of memory lie up to a quarter above what jobs take (benchmarks/estimates.py).
 _MEMORY_MARGIN = 1.25
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def require_room(estimate: Estimate, workdir: Path, *, device_bytes: int | None) -> None:
-    """Return where disk and memory suffice for what a job is expected to take.
+def find_room(
+    estimate: Callable[[frozenset[Shortage]], Estimate],
+    workdir: Path,
+    *,
+    device_bytes: int | None,
+    short_of: Collection[Shortage] = (),
+) -> frozenset[Shortage]:
+    """The memory that a job has to spare to fit on this machine, beside what it spares anyway: as little as possible.
 
     Args:
-        estimate: of the job.
+        estimate: what the job is expected to take when it spares something.
         workdir: its work directory; what an earlier attempt left there counts.
         device_bytes: memory of the accelerator, None for a CPU.
+        short_of: what did not suffice before.
 
     Raises:
-        ResourceError: with reason DISK_TOO_SMALL, MEMORY_TOO_SMALL or DEVICE_MEMORY_TOO_SMALL.
+        ResourceError: with reason DISK_TOO_SMALL, MEMORY_TOO_SMALL or DEVICE_MEMORY_TOO_SMALL: it does not fit at all.
     """
+    kinds = [Shortage.HOST] if device_bytes is None else [Shortage.DEVICE, Shortage.HOST]
+    *choices, last = [
+        frozenset({*short_of, *more}) for count in range(len(kinds) + 1) for more in combinations(kinds, count)
+    ]
+    for choice in choices:
+        with contextlib.suppress(ResourceError):
+            _require_room(estimate(choice), workdir, device_bytes)
+            return choice
+    _require_room(estimate(last), workdir, device_bytes)
+    return last
+
+
+def _require_room(estimate: Estimate, workdir: Path, device_bytes: int | None) -> None:
     there = sum(file.stat().st_size for file in workdir.rglob("*") if file.is_file())
     free = shutil.disk_usage(workdir).free + there
     if estimate.disk_bytes > free:

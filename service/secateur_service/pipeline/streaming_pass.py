@@ -73,7 +73,8 @@ class _Pass:
         self.observer = observer
         self.stopwatch = stopwatch
         self.heap = Heap()
-        size = batch_sequences(next(iter(task.calibration.values())).tokens.shape[1], model.device)
+        length = next(iter(task.calibration.values())).tokens.shape[1]
+        size = batch_sequences(length, model.device, small=model.small_batches)
         # A recipe that needs no data sends no calibration text through the model.
         texts = {} if task.moments is Moments.NONE else task.calibration
         self.calibration = divide({name: sample.tokens for name, sample in texts.items()}, size)
@@ -107,7 +108,7 @@ class _Pass:
 
     def _place_states(self) -> None:
         """Let the hidden states wait on the host where they would take too much of an accelerator's memory."""
-        if self.model.device.type != "cuda":
+        if self.model.states_device.type != "cuda":
             return
         hidden = self.model.checkpoint.tensors[self.model.checkpoint.embedding_name].shape[1]
         copies = ((self.calibration, 1), (self.evaluation, 2))

@@ -84,7 +84,7 @@ def test_nothing_is_removed_beside_a_manifest_that_is_not_the_published_one(stor
         put(store, {"manifest.json": b"{"})
         digest = hashlib.sha256(b"{").hexdigest()
     before = paths(store)
-    with pytest.raises((DamagedResultError, PermanentError), match="left alone|cannot be read"):
+    with pytest.raises((DamagedResultError, PermanentError), match=r"left alone|cannot be read"):
         remove_leftovers(store, "job-1", digest)
     assert paths(store) == before
 

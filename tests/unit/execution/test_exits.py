@@ -16,10 +16,6 @@ from secateur_service.execution.exits import attempt_error, end_of_error, end_of
 from secateur_service.execution.port import WorkerExit
 
 
-class OutOfMemoryError(RuntimeError):
-    """Like torch's, by name."""
-
-
 @pytest.mark.parametrize(
     ("error", "kind", "reason", "exit_code"),
     [
@@ -31,7 +27,7 @@ class OutOfMemoryError(RuntimeError):
         (OSError(errno.ENOSPC, "full"), ResourceError, "DISK_FULL", 12),
         (OSError(errno.EDQUOT, "quota"), ResourceError, "DISK_FULL", 12),
         (MemoryError(), ResourceError, "OUT_OF_MEMORY", 12),
-        (OutOfMemoryError("CUDA out of memory"), ResourceError, "OUT_OF_MEMORY", 12),
+        (OSError(errno.ENOMEM, "no memory"), ResourceError, "OUT_OF_MEMORY", 12),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), ResourceError, "OUT_OF_MEMORY", 12),
         (PreemptedError("stop"), PreemptedError, "PREEMPTED", 13),
         (FencedError("lost"), FencedError, "FENCED", 14),

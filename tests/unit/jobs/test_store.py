@@ -14,7 +14,7 @@ from secateur_service.errors import (
     RequestIdReusedError,
 )
 from secateur_service.jobs.events import MAX_LOG_BYTES
-from secateur_service.jobs.job import EventKind, Failure
+from secateur_service.jobs.job import EventKind, Failure, Shortage
 from secateur_service.jobs.locked import MAX_UNCHARGED_ATTEMPTS
 from secateur_service.jobs.states import JobState
 from secateur_service.pipeline.observer import Progress, Stage
@@ -319,13 +319,49 @@ def test_a_job_whose_time_is_over_fails_unless_its_result_is_committed_or_it_is_
 
 def test_an_attempt_that_tells_of_nothing_is_given_up_although_its_heart_beats(store):
     silent, busy = running(store), running(store)
-    time.sleep(0.3)
+    time.sleep(1.1)
     store.heartbeat(silent.id, 1, lease_seconds=30)
     store.append(busy.id, 1, [(EventKind.STAGE, {"stage": "PRUNING"})])
     assert store.expire_stalled(60) == []
-    [stalled] = store.expire_stalled(0.2)
+    [stalled] = store.expire_stalled(1)
     assert (stalled.id, stalled.state, stalled.charged_attempts) == (silent.id, JobState.QUEUED, 1)
     assert bodies(store, silent.id, EventKind.STATE)[-1]["failure"]["reason"] == "STALLED"
+
+
+def release_for(store, job_id, attempt, reason, **details):
+    return store.release(job_id, attempt, Failure(reason, "memory did not suffice", retryable=True, details=details))
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"), [("OUT_OF_MEMORY", Shortage.HOST), ("DEVICE_OUT_OF_MEMORY", Shortage.DEVICE)]
+)
+def test_memory_that_did_not_suffice_is_spared_in_one_more_attempt(store, reason, kind):
+    job = running(store, max_attempts=9)
+    assert job.short_of == frozenset()
+    assert release_for(store, job.id, 1, reason).state is JobState.QUEUED
+    assert claim(store).short_of == {kind}
+    assert store.release(job.id, 2, TRANSIENT).state is JobState.QUEUED
+    assert claim(store).short_of == {kind}
+    ended = release_for(store, job.id, 3, reason)
+    assert (ended.state, ended.failure.reason, ended.short_of) == (JobState.FAILED, reason, {kind})
+
+
+def test_each_kind_of_memory_is_spared_in_its_turn(store):
+    job = running(store, max_attempts=9)
+    release_for(store, job.id, 1, "DEVICE_OUT_OF_MEMORY")
+    claim(store)
+    assert release_for(store, job.id, 2, "OUT_OF_MEMORY").state is JobState.QUEUED
+    assert claim(store).short_of == {Shortage.HOST, Shortage.DEVICE}
+
+
+def test_a_worker_that_was_killed_may_have_wanted_memory_but_may_be_killed_again(store):
+    job = running(store, max_attempts=3)
+    assert release_for(store, job.id, 1, "WORKER_KILLED", signal="SIGSEGV").short_of == frozenset()
+    claim(store)
+    assert release_for(store, job.id, 2, "WORKER_KILLED", signal="SIGKILL").short_of == {Shortage.HOST}
+    claim(store)
+    ended = release_for(store, job.id, 3, "WORKER_KILLED", signal="SIGKILL")
+    assert (ended.state, ended.charged_attempts) == (JobState.FAILED, 3)
 
 
 def test_stage_and_progress_events_also_update_the_job_until_the_attempt_ends(store):

@@ -11,6 +11,7 @@ from secateur_service.pipeline import estimate as estimates
 from secateur_service.pipeline import heap
 from secateur_service.pipeline.batches import batch_sequences
 from secateur_service.pipeline.estimate import estimate_cost
+from secateur_service.pipeline.outcome import Shortage
 from secateur_service.pruning import conjugate_gradient, minimax, sparsegpt
 from secateur_service.pruning.methods import Recipe
 from secateur_service.pruning.patterns import Unstructured
@@ -27,8 +28,9 @@ def model(request, tmp_path_factory):
     return save_model(tmp_path_factory.mktemp("estimate") / request.param, request.param)
 
 
-def estimate(model, *, calibration=None, on_device=False, **pruning):
-    return estimate_cost(open_checkpoint(model), specification(calibration or {}, pruning), on_device=on_device)
+def estimate(model, *, calibration=None, on_device=False, short_of=(), **pruning):
+    spec = specification(calibration or {}, pruning)
+    return estimate_cost(open_checkpoint(model), spec, on_device=on_device, short_of=short_of)
 
 
 def specification(calibration, pruning):
@@ -118,6 +120,20 @@ def test_memory_does_not_grow_with_the_number_of_blocks_and_moves_to_the_device(
     on_device = estimate(deep, on_device=True)
     assert on_device.peak_device_bytes > 0
     assert on_device.peak_host_bytes < estimate(deep).peak_host_bytes
+
+
+def test_states_go_where_memory_is_not_short(model):
+    states = (16 + 2 * 4) * LENGTH * 64  # values; evaluation twice
+    host, files = (estimate(model, short_of=short_of) for short_of in ([], [Shortage.HOST]))
+    assert host.peak_host_bytes - files.peak_host_bytes == files.disk_bytes - host.disk_bytes == 4 * states
+    plain, small, both = (
+        estimate(model, on_device=True, short_of=short_of)
+        for short_of in ([], [Shortage.DEVICE], [Shortage.DEVICE, Shortage.HOST])
+    )
+    item = 4  # bytes of a value of this model
+    assert small.peak_host_bytes - plain.peak_host_bytes == both.disk_bytes - plain.disk_bytes == item * states
+    assert both.peak_host_bytes == plain.peak_host_bytes
+    assert both.peak_device_bytes == small.peak_device_bytes <= plain.peak_device_bytes - item * states
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -125,6 +125,21 @@ def test_an_interrupted_pass_goes_on_at_the_first_block_whose_entry_or_bytes_are
     assert again.pruned == whole.pruned
 
 
+@pytest.mark.parametrize("order", ["block", "true_sequential"])
+def test_states_in_files_change_no_byte(order, tmp_path):
+    folder = save_model(tmp_path / "model")
+    samples = draw(folder, *save_corpora(tmp_path), MIX)
+    results = []
+    for name, states in (("memory", None), ("files", tmp_path)):
+        (tmp_path / name).mkdir()
+        half = Unstructured(0.5)
+        results.append(
+            prune(folder, samples, MIX, "sparsegpt", half, tmp_path / name, order=order, states_folder=states)
+        )
+    assert [record.sha256 for record in results[0].blocks] == [record.sha256 for record in results[1].blocks]
+    assert (results[0].dense, results[0].pruned) == (results[1].dense, results[1].pruned)
+
+
 def test_a_pass_that_is_cancelled_keeps_the_block_that_was_being_written(tmp_path):
     class Cancels(RecordingObserver):
         def progress(self, progress):
