@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -60,6 +61,16 @@ class S3Server:
             "SECATEUR_S3_ENDPOINT": self.endpoint,
             "SECATEUR_S3_ACCESS_KEY": self.access_key,
             "SECATEUR_S3_SECRET_KEY": self.secret_key,
+        }
+
+    def as_destination(self) -> dict[str, Any]:
+        """The settings with which the service publishes into the bucket `models` of this store."""
+        access = self.settings
+        return {
+            "destinations": ("s3://models/results",),
+            "s3_endpoint": access.s3_endpoint,
+            "s3_access_key": access.s3_access_key,
+            "s3_secret_key": access.s3_secret_key,
         }
 
     @property

@@ -1,13 +1,11 @@
 """A site whose workers run the real pipeline and fail as told (`faults.worker`)."""
 
-import hashlib
-import json
-
 import torch
 
+from faults.published import published
 from faults.worker import FaultyExecutor
 from secateur_service.artifacts import open_store
-from secateur_service.artifacts.manifest import parse_manifest
+from secateur_service.jobs.job import EventKind
 from secateur_service.spec import parse_spec
 from support.jobs import new_job
 from support.models import save_corpora, save_model, spec_data
@@ -26,12 +24,6 @@ class RealSite(Site):
         self.store.migrate()
         self.files = files
 
-    @classmethod
-    def with_s3(cls, folder, files, server, **settings):
-        """Publishes into the bucket of an S3 server."""
-        access = {name: getattr(server.settings, name) for name in ("s3_endpoint", "s3_access_key", "s3_secret_key")}
-        return cls(folder, files, destinations=("s3://models/results",), **access, **settings)
-
     def executor(self, faulty):
         return FaultyExecutor(self.settings, faulty)
 
@@ -39,7 +31,7 @@ class RealSite(Site):
         """A dispatcher whose workers' n-th attempt meets the n-th fault."""
         return self.dispatcher(faults)
 
-    def submit(self, max_attempts=50, **evaluation):
+    def submit(self, *, max_attempts=50, **evaluation):
         data = spec_data(self.files / "model", self.files / "calibration", self.files / "evaluation")
         data["evaluation"].update(evaluation)
         destination = {"destination": self.settings.destinations[0]}
@@ -47,23 +39,12 @@ class RealSite(Site):
         return self.store.create(new_job(resolved=resolved)).id
 
     def published(self, job_id):
-        """Digests of what a job published, verified, less what names the job or the time."""
-        job = self.store.get(job_id)
-        objects = open_store(self.settings.destinations[0], self.settings)
-        content = objects.get_bytes(f"{job_id}/manifest.json")
-        assert hashlib.sha256(content).hexdigest() == job.result.manifest_sha256
-        digests = {}
-        for file in parse_manifest(content).files:
-            stored = objects.get_bytes(f"{job_id}/{file.path}")
-            assert hashlib.sha256(stored).hexdigest() == file.sha256
-            if file.path == "report/report.json":
-                report = json.loads(stored)
-                del report["job"]
-                stored = json.dumps(report).encode()
-            if not file.path.endswith((".html", "README.md", "provenance.json")):
-                digests[file.path] = hashlib.sha256(stored).hexdigest()
-        left = {key.removeprefix(f"{job_id}/") for key in objects.list_keys(f"{job_id}/")}
-        return digests, left - {file.path for file in parse_manifest(content).files} - {"manifest.json"}
+        """What `published.published` says of a job."""
+        return published(open_store(self.settings.destinations[0], self.settings), self.store.get(job_id))
+
+    def failures(self, job_id):
+        """Why attempts were given up."""
+        return [body["failure"]["reason"] for body in self.events(job_id, EventKind.STATE) if body.get("failure")]
 
 
 def save_tiny_files(folder):

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from faults.site import RealSite
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
 from support.models import save_corpora, save_model
@@ -15,12 +14,10 @@ MUCH_TEXT = {"languages": ["de", "en", "uk"], "tokens_per_language": 10_240}
 
 
 @pytest.fixture
-def site(tmp_path):
+def site(tmp_path, make_site):
     save_model(tmp_path / "files" / "model", "llama", dtype=torch.bfloat16, **WIDE)
     save_corpora(tmp_path / "files")
-    site = RealSite(tmp_path / "data", tmp_path / "files")
-    yield site
-    site.close()
+    return make_site(files=tmp_path / "files")
 
 
 def test_a_job_that_runs_out_of_memory_is_tried_once_more_with_less_and_ends_with_the_same_bytes(site):

@@ -4,57 +4,44 @@ import time
 
 import pytest
 
-from faults.site import RealSite
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
-from support.site import ended, until
+from support.site import ended, has_block, until
 
 WAITING = ("block.recorded=wait",) * 9  # a second at every block, in every attempt
 
 
-def failures(site, job_id):
-    return [body["failure"]["reason"] for body in site.events(job_id, EventKind.STATE) if body.get("failure")]
-
-
-def has_blocks(site, job_id):
-    return lambda: len(site.store.blocks(job_id)) >= 1
-
-
 @pytest.mark.parametrize(("away_seconds", "attempts"), [(0, 1), (8, 2)])
 def test_a_restarted_database_costs_no_work_and_no_attempt_unless_it_is_away_longer_than_the_lease(
-    tmp_path, tiny_files, postgres, away_seconds, attempts
+    make_site, postgres, away_seconds, attempts
 ):
-    site = RealSite(tmp_path / "data", tiny_files, database_url=postgres.create_database())
+    site = make_site(database_url=postgres.create_database())
     job_id = site.submit()
     dispatcher = site.failing(*WAITING)
-    until(has_blocks(site, job_id), dispatcher)
+    until(has_block(site, job_id), dispatcher)
     postgres.stop()
     time.sleep(away_seconds)
     postgres.start()
     job = until(ended(site, job_id), dispatcher)
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, attempts)
-    assert failures(site, job_id) == ["LEASE_EXPIRED"] * (attempts - 1)
+    assert site.failures(job_id) == ["LEASE_EXPIRED"] * (attempts - 1)
     blocks = [body["index"] for body in site.events(job_id, EventKind.BLOCK)]
     assert blocks == sorted(set(blocks)), "a finished block was computed again"
     events = site.store.events(job_id, after=0, limit=1000)
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
-    site.close()
 
 
-def test_an_object_store_that_is_away_does_not_stop_the_pruning_and_nothing_is_half_published(
-    tmp_path, tiny_files, s3_server
-):
-    site = RealSite.with_s3(tmp_path / "data", tiny_files, s3_server)
+def test_an_object_store_that_is_away_does_not_stop_the_pruning_and_nothing_is_half_published(s3_site, s3_server):
+    site = s3_site
     job_id = site.submit()
     dispatcher = site.failing(*WAITING)
-    until(has_blocks(site, job_id), dispatcher)
+    until(has_block(site, job_id), dispatcher)
     s3_server.kill()
-    until(lambda: failures(site, job_id), dispatcher)
+    until(lambda: site.failures(job_id), dispatcher)
     assert len(site.store.blocks(job_id)) == site.blocks, "the pruning waited for the object store"
     assert not list(s3_server.folder.glob("**/manifest*"))
     s3_server.start()
     job = until(ended(site, job_id), dispatcher)
     assert job.state is JobState.SUCCEEDED
-    assert set(failures(site, job_id)) == {"OBJECT_STORE_UNREACHABLE"}
+    assert set(site.failures(job_id)) == {"OBJECT_STORE_UNREACHABLE"}
     assert site.published(job_id)[1] == set()
-    site.close()

@@ -2,6 +2,8 @@
 
 import threading
 import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -88,4 +90,30 @@ def test_jobs_are_spread_over_replicas_and_every_replica_answers_for_all(replica
             handle = client.job(job.name)
             assert handle.get().attempt == 1
             assert handle.result().report["sparsity"]["pruned_layers"] == 0.5
+        client.close()
+
+
+def test_fifty_requests_with_one_id_to_two_replicas_make_one_job_which_survives_the_loss_of_the_one_that_said_so(
+    replicas, files
+):
+    data = spec_data(files / "model", files / "calibration", files / "evaluation", method="magnitude", sparsity=0.5)
+    other = {**data, "pruning": {"method": "magnitude", "sparsity": 0.6}}
+    clients = [secateur.Client(replica.endpoint) for replica in replicas]
+    request_id, barrier = str(uuid.uuid4()), threading.Barrier(50)
+
+    def submit(number):
+        barrier.wait()
+        return clients[number % 2].submit(data, request_id=request_id).name
+
+    with ThreadPoolExecutor(50) as pool:
+        names = set(pool.map(submit, range(50)))
+    replicas[0].kill()
+    replicas[0].kill_workers()
+    assert len(names) == 1
+    with pytest.raises(secateur.AlreadyExistsError, match="used before with another request"):
+        clients[1].submit(other, request_id=request_id)
+    [job] = clients[1].list_jobs()
+    assert {job.name} == names
+    assert str(clients[1].job(job.name).wait(timeout_seconds=120).state) == "SUCCEEDED"
+    for client in clients:
         client.close()

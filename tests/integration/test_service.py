@@ -75,6 +75,14 @@ def test_a_job_runs_from_submission_to_a_downloaded_checkpoint(service, client, 
     assert hashlib.sha256(stored).hexdigest() == result.manifest_sha256
 
 
+def test_a_job_runs_although_the_server_is_killed_at_once_after_the_acknowledgement(service, client):
+    job = client.submit(data_of(service, method="magnitude", sparsity=0.5))
+    service.kill()
+    service.kill_workers()
+    service.start()
+    assert str(job.wait(timeout_seconds=120).state) == "SUCCEEDED"
+
+
 def test_killing_worker_server_and_watchers_leaves_true_states_and_the_same_bytes(service, client):
     undisturbed = client.submit(data_of(service, method="sparsegpt", sparsity=0.5)).result(timeout_seconds=120)
     job = client.submit(data_of(service, method="sparsegpt", sparsity=0.5))

@@ -47,6 +47,36 @@ while job := store.claim(owner=sys.argv[2], lease_seconds=60):
 print(json.dumps(claimed))
 """
 
+FINISH = """
+import sys
+from support.jobs import result
+from secateur_service.errors import CancelledError
+from secateur_service.jobs.store import open_job_store
+
+store = open_job_store(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+while job := store.claim(owner=sys.argv[2], lease_seconds=60):
+    try:
+        store.succeed(job.id, 1, result(store.commit_manifest(job.id, 1, "a" * 64)))
+    except CancelledError:
+        store.cancelled(job.id, 1)
+"""
+
+CANCEL = """
+import random, sys, time
+from secateur_service.jobs.store import open_job_store
+
+url, _, *jobs = sys.argv[1:]
+store = open_job_store(url)
+print("ready", flush=True)
+sys.stdin.readline()
+for job_id in jobs:
+    store.request_cancel(job_id)
+    store.request_cancel(job_id)
+    time.sleep(random.uniform(0, 0.02))
+"""
+
 
 @pytest.fixture
 def url(database_url):
@@ -108,26 +138,57 @@ def test_processes_that_meet_an_empty_file_migrate_it_together(url):
     assert [(process.communicate(), process.returncode) for process in processes] == [(("0\n", ""), 0)] * 4
 
 
-def test_twenty_simultaneous_creates_with_one_request_id_make_one_job(url):
+def test_fifty_simultaneous_creates_with_one_request_id_make_one_job(url):
     store = open_job_store(url)
     store.migrate()
     request_id, created = str(uuid.uuid4()), []
-    barrier = threading.Barrier(20)
+    barrier = threading.Barrier(50)
 
     def create():
         job = new_job(request_id=request_id, request_digest="d")
         barrier.wait()
         created.append(store.create(job))
 
-    threads = [threading.Thread(target=create) for _ in range(20)]
+    threads = [threading.Thread(target=create) for _ in range(50)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(created) == 20
+    assert len(created) == 50
     assert len({job.id for job in created}) == 1
     assert len(store.list_jobs(limit=100)[0]) == 1
     assert [event.sequence for event in store.events(created[0].id, after=0, limit=100)] == [1]
+    store.close()
+
+
+def start_together(processes):
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+
+def test_cancellations_against_claims_and_ends_leave_every_job_in_one_terminal_state(url):
+    store = open_job_store(url)
+    store.migrate()
+    jobs = [store.create(new_job()).id for _ in range(120)]
+    workers = [script(FINISH, url, f"w{number}") for number in range(2)]
+    others = [script(CANCEL, url, "c", *order) for order in (jobs[40:], jobs[:80][::-1])]
+    start_together([*workers, *others])
+    for process in (*workers, *others):
+        assert process.communicate()[1] == ""
+        assert process.returncode == 0
+    ended = {}
+    for job_id in jobs:
+        states = [event.body["state"] for event in store.events(job_id, after=0, limit=100)]
+        job = store.get(job_id)
+        assert [JobState(state).is_terminal for state in states] == [False] * (len(states) - 1) + [True]
+        assert states[-1] == job.state in (JobState.SUCCEEDED, JobState.CANCELLED)
+        assert (job.result is not None) == (job.state is JobState.SUCCEEDED)
+        ended[job.state] = ended.get(job.state, 0) + 1
+        assert store.request_cancel(job_id).state is job.state  # after the end it changes nothing
+    assert len(ended) == 2, f"there was no race: {ended}"
     store.close()
 
 
@@ -136,11 +197,7 @@ def test_processes_that_claim_at_the_same_time_never_get_the_same_job(url):
     store.migrate()
     jobs = [store.create(new_job()).id for _ in range(60)]
     claimers = [script(CLAIM, url, f"c{number}") for number in range(3)]
-    for claimer in claimers:
-        assert claimer.stdout.readline() == "ready\n"
-    for claimer in claimers:
-        claimer.stdin.write("go\n")
-        claimer.stdin.flush()
+    start_together(claimers)
     claimed = []
     for claimer in claimers:
         output, errors = claimer.communicate()
