@@ -3,11 +3,12 @@
     python -m faults.campaign [--jobs 40] [--kills 200] [--seed 1] [--database sqlite|postgresql] [--folder DIR]
 
 Workers and servers are killed or asked to end, workers also stopped for longer than their lease, and watchers replaced
-by others that go on where they were, at random times all through the run. Jobs are submitted until there were as many
-jobs and as many faults as asked for; then the faults stop, everything ends, and what is left behind is compared: the
-event logs in the database, the histories that watchers recorded, the published files, and undisturbed runs of the same
-specifications. Prints what was hit in which stage, and a verdict. The seed decides what happens and when; what it hits
-depends on the machine too.
+by others that go on where they were, at random times all through the run; with SQLite the disk fills up, with
+PostgreSQL the database is restarted and the object store fails now and then. Jobs are submitted until there were as
+many jobs and as many kills as asked for; then the faults stop, everything ends, the janitor cleans up, and what is left
+behind is compared: the event logs in the database, the histories that watchers recorded, the published files, and
+undisturbed runs of the same specifications. Prints what was hit in which stage, and a verdict. The seed decides what
+happens and when; what it hits depends on the machine too.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import random
@@ -26,18 +25,22 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import secateur
-from secateur_service.artifacts.manifest import parse_manifest
+from faults.published import published
+from faults.surroundings import KINDS, Surroundings
+from secateur_service.execution.local import LocalExecutor
+from secateur_service.jobs.janitor import Janitor
 from secateur_service.jobs.job import Event, EventKind, Job
 from secateur_service.jobs.states import JobState
-from servers import PostgresServer, postgres_folder
+from secateur_service.settings import Settings
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service
 
@@ -59,7 +62,11 @@ FAULTS = {
     "end worker": 8,
     "end server": 3,
     "replace watcher": 3,
+    "fill disk": 3,
+    "restart database": 3,
+    "trouble store": 5,
 }
+_OF_SURROUNDINGS = {"fill disk", "restart database", "trouble store"}
 
 
 @dataclass
@@ -129,13 +136,14 @@ class Campaign:
     """One run.
 
     Args:
-        folder: for models, databases and results.
-        settings: further settings of the server.
-        seed: of what happens when.
+        folder: for models and the data of the server.
+        around: what the server stands on.
+        rng: decides what happens when.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, str], seed: int) -> None:
-        self.rng = random.Random(seed)
+    def __init__(self, folder: Path, around: Surroundings, rng: random.Random) -> None:
+        self.rng = rng
+        self.around = around
         files = folder / "files"
         save_model(files / "model", "llama", dtype=torch.bfloat16, **SHAPE)
         save_corpora(files)
@@ -152,37 +160,45 @@ class Campaign:
                 **WITH_WORKERS,
                 "SECATEUR_DEVICES": ",".join(["cpu"] * SLOTS),
                 "SECATEUR_DRAIN_SECONDS": "10",
-                **settings,
+                **around.settings,
             },
         )
         self.watchers = Watchers(self.service.endpoint)
         self.jobs: list[Watched] = []
         self.hits: collections.Counter[tuple[str, str]] = collections.Counter()
-        self._stopped: list[tuple[float, int]] = []
+        self._weights = {
+            fault: weight for fault, weight in FAULTS.items() if fault in around.faults or fault not in _OF_SURROUNDINGS
+        }
+        self._undo: list[tuple[float, Callable[[], None]]] = []
 
     def run(self, jobs: int, kills: int) -> None:
         """Undisturbed runs, then the disturbed ones."""
         undisturbed = [self.watchers.submit(spec, number) for number, spec in enumerate(self.specs)]
         for watched in undisturbed:
             watched.handle.result(timeout_seconds=120)
-        self.expected = [published(self.store_job(watched)) for watched in undisturbed]
-        while self.faults < kills or len(self.jobs) < jobs:
-            self._keep_submitting(jobs if self.faults >= kills else 10**9)
+        self.expected = [self._published(watched) for watched in undisturbed]
+        while self.kills < kills or len(self.jobs) < jobs:
+            self._keep_submitting(jobs if self.kills >= kills else 10**9)
             time.sleep(self.rng.expovariate(1 / MEAN_PAUSE_SECONDS))
-            self._continue_the_stopped()
-            if self.faults < kills:
+            self._undo_what_is_due()
+            if self.kills < kills:
                 self._disturb()
-        while self._stopped:
-            self._continue_the_stopped()
+        while self._undo:
+            self._undo_what_is_due()
             time.sleep(0.1)
         for watched in self.jobs:
             with contextlib.suppress(secateur.JobFailedError):
                 watched.handle.wait(timeout_seconds=600)
         self.watchers.join(60)
+        self._clean_up()
 
     @property
     def faults(self) -> int:
         return sum(self.hits.values())
+
+    @property
+    def kills(self) -> int:
+        return sum(count for (fault, _), count in self.hits.items() if fault.startswith("kill"))
 
     def store_job(self, watched: Watched) -> Job:
         return self.service.store.get(watched.id)
@@ -194,9 +210,12 @@ class Campaign:
             self.jobs.append(self.watchers.submit(self.specs[method], method))
 
     def _disturb(self) -> None:
-        [fault] = self.rng.choices(list(FAULTS), list(FAULTS.values()))
+        [fault] = self.rng.choices(list(self._weights), list(self._weights.values()))
         what, whom = fault.split()
-        if whom == "worker":
+        if fault in self.around.faults:
+            self.hits[fault, whom] += 1
+            self._undo_later(self.rng.uniform(1, 4), self.around.faults[fault]())
+        elif whom == "worker":
             self._disturb_worker(fault, what)
         elif whom == "server":
             self.hits[fault, "server"] += 1
@@ -220,7 +239,7 @@ class Campaign:
             os.kill(pid, number)
             self.hits[fault, self._stage(job_id)] += 1
             if what == "stop":
-                self._stopped.append((time.monotonic() + 3 * LEASE_SECONDS, pid))
+                self._undo_later(3 * LEASE_SECONDS, partial(os.kill, pid, signal.SIGCONT))
 
     def _stage(self, job_id: str) -> str:
         job = self.service.store.get(job_id)
@@ -231,12 +250,22 @@ class Campaign:
         blocks = len(self.service.store.blocks(job_id))
         return f"{job.stage} {blocks}/{BLOCKS}" if job.stage == "PRUNING" else str(job.stage)
 
-    def _continue_the_stopped(self) -> None:
+    def _undo_later(self, seconds: float, undo: Callable[[], None]) -> None:
+        self._undo.append((time.monotonic() + seconds, undo))
+
+    def _undo_what_is_due(self) -> None:
         now = time.monotonic()
-        for entry in [entry for entry in self._stopped if entry[0] <= now]:
-            self._stopped.remove(entry)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(entry[1], signal.SIGCONT)
+        for entry in [entry for entry in self._undo if entry[0] <= now]:
+            self._undo.remove(entry)
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                entry[1]()
+
+    def _clean_up(self) -> None:
+        """What the server's janitor would do hours later."""
+        store = self.service.store
+        executor = LocalExecutor(Settings(data_dir=self.service.data_dir))
+        never = {"leftovers_seconds": 0.0, "jobs_seconds": 0.0, "pause_seconds": 60.0}
+        Janitor(store, store.retention, executor, lambda _: self.around.objects, **never).clean()
 
     def violations(self) -> list[str]:
         """Every promise that was broken, for every job."""
@@ -262,18 +291,25 @@ class Campaign:
         yield "its watcher saw every event once and in order", watched.history == [e.sequence for e in events]
         yield "its watcher saw its states", watched.states == states
         if job.result is not None:
-            yield "what is published is complete, verified, and the same as undisturbed", self._is_as_expected(watched)
+            digests, left = self._published(watched)
+            yield (
+                "what is published is complete, verified, and the same as undisturbed",
+                (digests == self.expected[watched.method][0]),
+            )
+            yield f"nothing is left that no manifest names: {left}", not left
+        work = self.service.data_dir / "work" / job.id
+        yield "nothing but logs is left of its work", all(path.suffix == ".log" for path in work.glob("*"))
 
-    def _is_as_expected(self, watched: Watched) -> bool:
-        return published(self.store_job(watched)) == self.expected[watched.method]
+    def _published(self, watched: Watched) -> tuple[dict[str, str], set[str]]:
+        return published(self.around.objects, self.store_job(watched))
 
     def histogram(self) -> str:
         """How often each fault hit each stage."""
         faults = sorted({fault for fault, _ in self.hits})
         stages = sorted({stage for _, stage in self.hits}, key=_stage_order)
-        lines = [f"{'':<14}" + "".join(f"{fault:>16}" for fault in faults)]
+        lines = [f"{'':<14}" + "".join(f"{fault:>18}" for fault in faults)]
         lines += [
-            f"{stage:<14}" + "".join(f"{self.hits[fault, stage] or '':>16}" for fault in faults) for stage in stages
+            f"{stage:<14}" + "".join(f"{self.hits[fault, stage] or '':>18}" for fault in faults) for stage in stages
         ]
         return "\n".join(lines)
 
@@ -281,33 +317,6 @@ class Campaign:
         """End everything."""
         self.watchers.close()
         self.service.close()
-
-
-def published(job: Job) -> dict[str, str]:
-    """Digests of a published result by path, of all that must be the same for the same specification.
-
-    Raises:
-        AssertionError: the manifest is not the one that the job store names, or a file is not what it says.
-    """
-    assert job.result is not None
-    path = Path(job.result.manifest_uri.removeprefix("file://"))
-    content = path.read_bytes()
-    assert hashlib.sha256(content).hexdigest() == job.result.manifest_sha256, "another manifest"
-    manifest = parse_manifest(content)
-    assert manifest.job_id == job.id, "another job's manifest"
-    digests = {}
-    for file in manifest.files:
-        stored = (path.parent / file.path).read_bytes()
-        assert len(stored) == file.size_bytes, f"{file.path} has another size"
-        assert hashlib.sha256(stored).hexdigest() == file.sha256, f"{file.path} has another content"
-        if file.path == "report/report.json":
-            report = json.loads(stored)
-            del report["job"]
-            stored = json.dumps(report).encode()
-        if file.path.endswith((".html", "README.md", "provenance.json")):  # these name the job and the time
-            continue
-        digests[file.path] = hashlib.sha256(stored).hexdigest()
-    return digests
 
 
 def _argument(pid: int, name: str) -> str:
@@ -322,38 +331,22 @@ def _stage_order(stage: str) -> tuple[int, int, str]:
     return (order.index(name) if name in order else len(order), int(blocks.partition("/")[0] or 0), stage)
 
 
-@contextlib.contextmanager
-def database(kind: str) -> Iterator[dict[str, str]]:
-    """The settings that choose a database."""
-    if kind == "sqlite":
-        yield {}
-        return
-    programs = postgres_folder()
-    assert programs is not None, "PostgreSQL is not installed: apt-get install postgresql"
-    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
-        server = PostgresServer(Path(folder), programs)
-        server.start()
-        try:
-            yield {"SECATEUR_DATABASE_URL": server.create_database()}
-        finally:
-            server.stop()
-
-
 def main() -> int:
     """Run a campaign; 1 where a promise was broken."""
     logging.getLogger("secateur").setLevel(logging.ERROR)  # every lost connection is a warning
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=40, help="at least so many")
-    parser.add_argument("--kills", type=int, default=200, help="so many faults")
+    parser.add_argument("--kills", type=int, default=200, help="so many, and other faults beside them")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--database", choices=list(KINDS), default="sqlite")
     parser.add_argument("--folder", type=Path, help="kept, for looking at it afterwards")
     options = parser.parse_args()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as temporary, database(options.database) as settings:
-        folder = options.folder or Path(temporary)
+    rng = random.Random(options.seed)
+    with contextlib.ExitStack() as stack:
+        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        campaign = Campaign(folder, settings, options.seed)
+        campaign = Campaign(folder, stack.enter_context(KINDS[options.database](folder, rng)), rng)
         try:
             campaign.run(options.jobs, options.kills)
             broken = campaign.violations()
@@ -363,7 +356,8 @@ def main() -> int:
     print(campaign.histogram())
     print("\n".join(broken))
     print(
-        f"{len(campaign.jobs)} jobs, {attempts} attempts, {campaign.faults} faults in {time.monotonic() - began:.0f} s "
+        f"{len(campaign.jobs)} jobs, {attempts} attempts, {campaign.kills} kills among {campaign.faults} faults in "
+        f"{time.monotonic() - began:.0f} s "
         f"(seed {options.seed}, {options.database}): {len(broken)} broken promises"
     )
     return 1 if broken else 0

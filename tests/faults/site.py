@@ -1,5 +1,7 @@
 """A site whose workers run the real pipeline and fail as told (`faults.worker`)."""
 
+import json
+
 import torch
 
 from faults.published import published
@@ -17,12 +19,11 @@ TINY_BLOCKS = 3
 class RealSite(Site):
     """Dispatchers over a data folder, with real workers."""
 
-    blocks = TINY_BLOCKS
-
     def __init__(self, folder, files, **settings):
         super().__init__(folder, file_roots=(files,), lease_seconds=5, threads_per_worker=1, **settings)
         self.store.migrate()
         self.files = files
+        self.blocks = json.loads((files / "model" / "config.json").read_text())["num_hidden_layers"]
 
     def executor(self, faulty):
         return FaultyExecutor(self.settings, faulty)
