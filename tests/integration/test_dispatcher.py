@@ -27,12 +27,35 @@ time.sleep(600)
 """
 
 
+on_every_database = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+"""For what depends on the store; the rest runs on SQLite."""
+
+
 @pytest.fixture
-def site(tmp_path):
-    site = Site(tmp_path / "data", lease_seconds=10, drain_seconds=10)
-    site.store.migrate()
-    yield site
-    site.close()
+def database():
+    return "sqlite"
+
+
+@pytest.fixture
+def make_site(tmp_path, database, request):
+    made = []
+
+    def make(**settings):
+        if database == "postgresql":
+            settings["database_url"] = request.getfixturevalue("postgres").create_database()
+        site = Site(tmp_path / "data", **settings)
+        site.store.migrate()
+        made.append(site)
+        return site
+
+    yield make
+    for site in made:
+        site.close()
+
+
+@pytest.fixture
+def site(make_site):
+    return make_site(lease_seconds=10, drain_seconds=10)
 
 
 def test_a_queued_job_is_run_to_its_published_result_and_its_life_is_in_its_events(site):
@@ -51,6 +74,7 @@ def test_a_queued_job_is_run_to_its_published_result_and_its_life_is_in_its_even
     assert (site.settings.data_dir / "artifacts" / job_id / "proof").read_text() == "1"
 
 
+@on_every_database
 def test_a_worker_that_crashes_each_time_ends_the_job_after_max_attempts_with_exit_code_and_output(site):
     job_id = site.create(max_attempts=2)
     job = until(ended(site, job_id), site.dispatcher("crash"))
@@ -61,6 +85,7 @@ def test_a_worker_that_crashes_each_time_ends_the_job_after_max_attempts_with_ex
     assert sorted(entry.name for entry in workdir.iterdir()) == ["attempt-1.log", "attempt-2.log"]
 
 
+@on_every_database
 def test_a_killed_worker_is_seen_and_its_job_fails_after_max_attempts_with_the_signal_as_reason(site):
     job_id = site.create(max_attempts=2)
     dispatcher = site.dispatcher("deaf")
@@ -79,6 +104,7 @@ def test_a_killed_worker_is_seen_and_its_job_fails_after_max_attempts_with_the_s
     assert site.states(job_id) == ["QUEUED", "RUNNING", "QUEUED", "RUNNING", "FAILED"]
 
 
+@on_every_database
 def test_the_next_attempt_continues_at_the_first_unfinished_block(site):
     job_id = site.create()
     job = until(ended(site, job_id), site.dispatcher("crash-once"))
@@ -124,9 +150,9 @@ def test_failed_attempts_wait_before_the_next_one(site):
     assert site.store.get(job_id).attempt == 1
 
 
-def test_a_cancelled_job_stops_within_a_heartbeat(tmp_path):
-    site = Site(tmp_path / "data", lease_seconds=5)
-    site.store.migrate()
+@on_every_database
+def test_a_cancelled_job_stops_within_a_heartbeat(make_site):
+    site = make_site(lease_seconds=5)
     job_id = site.create()
     dispatcher = site.dispatcher("slow")
     until(has_block(site, job_id), dispatcher)
@@ -134,12 +160,10 @@ def test_a_cancelled_job_stops_within_a_heartbeat(tmp_path):
     assert until(ended(site, job_id), dispatcher).state is JobState.CANCELLED
     until(lambda: dispatcher._executor.free_slots() == [0], dispatcher)
     assert site.states(job_id) == ["QUEUED", "RUNNING", "CANCELLING", "CANCELLED"]
-    site.close()
 
 
-def test_a_worker_that_ignores_the_cancellation_is_asked_and_then_killed_and_its_slot_is_free_again(tmp_path):
-    site = Site(tmp_path / "data", cancel_grace_seconds=0.2, drain_seconds=0.2)
-    site.store.migrate()
+def test_a_worker_that_ignores_the_cancellation_is_asked_and_then_killed_and_its_slot_is_free_again(make_site):
+    site = make_site(cancel_grace_seconds=0.2, drain_seconds=0.2)
     job_id = site.create()
     dispatcher = site.dispatcher("deaf")
     until(has_block(site, job_id), dispatcher)
@@ -148,12 +172,11 @@ def test_a_worker_that_ignores_the_cancellation_is_asked_and_then_killed_and_its
     assert until(ended(site, job_id), dispatcher).state is JobState.CANCELLED
     assert running.worker.process.returncode == -signal.SIGKILL
     assert dispatcher._executor.free_slots() == [0]
-    site.close()
 
 
-def test_a_cancellation_after_the_commit_does_not_reach_the_worker(tmp_path):
-    site = Site(tmp_path / "data", lease_seconds=5, cancel_grace_seconds=0)
-    site.store.migrate()
+@on_every_database
+def test_a_cancellation_after_the_commit_does_not_reach_the_worker(make_site):
+    site = make_site(lease_seconds=5, cancel_grace_seconds=0)
     job_id = site.create()
     dispatcher = site.dispatcher("slow-after-commit")
     until(lambda: "committed" in [line["message"] for line in site.events(job_id, EventKind.LOG)], dispatcher)
@@ -161,9 +184,9 @@ def test_a_cancellation_after_the_commit_does_not_reach_the_worker(tmp_path):
     time.sleep(2)
     dispatcher.reconcile()
     assert site.store.get(job_id).state is JobState.RUNNING
-    site.close()
 
 
+@on_every_database
 def test_a_worker_killed_after_the_commit_is_followed_by_one_that_succeeds_although_it_was_cancelled(site):
     job_id = site.create()
     dispatcher = site.dispatcher("slow-after-commit")
@@ -175,6 +198,7 @@ def test_a_worker_killed_after_the_commit_is_followed_by_one_that_succeeds_altho
     assert (job.state, job.attempt, job.charged_attempts) == (JobState.SUCCEEDED, 2, 1)
 
 
+@on_every_database
 def test_draining_releases_running_jobs_uncharged_and_the_next_dispatcher_continues_them(site):
     job_id = site.create(max_attempts=1)
     dispatcher = site.dispatcher("slow-once")
@@ -190,9 +214,8 @@ def test_draining_releases_running_jobs_uncharged_and_the_next_dispatcher_contin
     assert [body["index"] for body in site.events(job_id, EventKind.BLOCK)] == [0, 1, 2]
 
 
-def test_draining_kills_a_worker_that_does_not_stop_and_its_job_is_not_charged(tmp_path):
-    site = Site(tmp_path / "data", drain_seconds=0.3)
-    site.store.migrate()
+def test_draining_kills_a_worker_that_does_not_stop_and_its_job_is_not_charged(make_site):
+    site = make_site(drain_seconds=0.3)
     job_id = site.create(max_attempts=1)
     dispatcher = site.dispatcher("deaf")
     dispatcher.start()
@@ -202,7 +225,6 @@ def test_draining_kills_a_worker_that_does_not_stop_and_its_job_is_not_charged(t
     assert time.monotonic() - started < 5
     job = site.store.get(job_id)
     assert (job.state, job.charged_attempts) == (JobState.QUEUED, 0)
-    site.close()
 
 
 def test_draining_says_that_a_worker_whose_process_lingers_has_succeeded(site):
@@ -228,6 +250,7 @@ def test_a_worker_that_was_killed_before_the_drain_is_charged(site):
     assert site.events(job_id, EventKind.STATE)[-1]["failure"]["reason"] == "WORKER_KILLED"
 
 
+@on_every_database
 def test_a_lease_that_ran_out_for_the_last_time_removes_the_blocks(site):
     job_id = site.create(max_attempts=1)
     site.store.claim(owner="a server that was killed", lease_seconds=0.01)
@@ -247,15 +270,13 @@ def test_nothing_is_claimed_while_all_slots_are_busy(site):
     assert site.store.get(jobs[1]).state is JobState.QUEUED
 
 
-def test_two_slots_run_two_jobs_at_once(tmp_path):
-    site = Site(tmp_path / "data", devices=("cpu", "cpu"))
-    site.store.migrate()
+def test_two_slots_run_two_jobs_at_once(make_site):
+    site = make_site(devices=("cpu", "cpu"))
     jobs = [site.create() for _ in range(3)]
     dispatcher = site.dispatcher("slow")
     until(lambda: all(site.store.blocks(job) for job in jobs[:2]), dispatcher)
     assert [site.store.get(job).state.value for job in jobs] == ["RUNNING", "RUNNING", "QUEUED"]
     assert sorted(running.worker.slot for running in dispatcher._running) == [0, 1]
-    site.close()
 
 
 def test_the_orphan_of_a_killed_server_keeps_its_slot_and_its_job_and_the_successor_waits(site):
@@ -285,9 +306,9 @@ def test_the_orphan_of_a_killed_server_keeps_its_slot_and_its_job_and_the_succes
     assert until(ended(site, second), dispatcher).state is JobState.SUCCEEDED
 
 
-def test_a_stopped_worker_loses_its_lease_and_writes_nothing_when_it_wakes_up(tmp_path):
-    site = Site(tmp_path / "data", lease_seconds=5, devices=("cpu", "cpu"))
-    site.store.migrate()
+@on_every_database
+def test_a_stopped_worker_loses_its_lease_and_writes_nothing_when_it_wakes_up(make_site):
+    site = make_site(lease_seconds=5, devices=("cpu", "cpu"))
     job_id = site.create()
     dispatcher = site.dispatcher("slow")
     # Not in the middle of a transaction: SQLite has one writer, and a stopped one keeps all others waiting.
@@ -303,12 +324,10 @@ def test_a_stopped_worker_loses_its_lease_and_writes_nothing_when_it_wakes_up(tm
     until(lambda: process.poll() is not None)
     assert process.returncode == 14
     assert site.store.get(job_id) == before
-    site.close()
 
 
-def test_a_worker_that_stays_stopped_does_not_keep_the_next_attempt_from_the_work_directory(tmp_path):
-    site = Site(tmp_path / "data", lease_seconds=3, devices=("cpu", "cpu"))
-    site.store.migrate()
+def test_a_worker_that_stays_stopped_does_not_keep_the_next_attempt_from_the_work_directory(make_site):
+    site = make_site(lease_seconds=3, devices=("cpu", "cpu"))
     job_id = site.create()
     dispatcher = site.dispatcher("slow-once")
     until(lambda: site.events(job_id, EventKind.PROGRESS), dispatcher)
@@ -317,43 +336,37 @@ def test_a_worker_that_stays_stopped_does_not_keep_the_next_attempt_from_the_wor
     job = until(ended(site, job_id), dispatcher)
     assert (job.state, job.attempt, job.charged_attempts) == (JobState.SUCCEEDED, 2, 1)
     until(lambda: running.worker.process.poll() == -signal.SIGKILL)
-    site.close()
 
 
-def test_a_worker_that_hangs_although_its_heart_beats_is_given_up_and_replaced(tmp_path):
-    site = Site(tmp_path / "data", lease_seconds=5)
-    site.store.migrate()
+@on_every_database
+def test_a_worker_that_hangs_although_its_heart_beats_is_given_up_and_replaced(make_site):
+    site = make_site(lease_seconds=5)
     job_id = site.create()
     dispatcher = site.dispatcher("slow-once", stall_seconds=3)
     job = until(ended(site, job_id), dispatcher)
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
     reasons = [body["failure"]["reason"] for body in site.events(job_id, EventKind.STATE) if body.get("failure")]
     assert reasons == ["STALLED"]
-    site.close()
 
 
-def test_the_worker_of_a_job_whose_time_is_over_is_stopped_and_its_blocks_are_removed(tmp_path):
-    site = Site(tmp_path / "data", lease_seconds=5)
-    site.store.migrate()
+def test_the_worker_of_a_job_whose_time_is_over_is_stopped_and_its_blocks_are_removed(make_site):
+    site = make_site(lease_seconds=5)
     job_id = site.create(run_deadline_seconds=2)
     dispatcher = site.dispatcher("slow")
     job = until(ended(site, job_id), dispatcher)
     assert (job.state, job.failure.reason) == (JobState.FAILED, "RUN_DEADLINE_EXCEEDED")
     until(lambda: not dispatcher._running, dispatcher)
     assert not (site.settings.data_dir / "work" / job_id / "checkpoint").exists()
-    site.close()
 
 
-def test_a_dispatcher_outlives_a_store_that_does_not_answer(tmp_path):
-    site = Site(tmp_path / "data")
+def test_a_dispatcher_outlives_a_store_that_does_not_answer(make_site):
+    site = make_site()
     dispatcher = site.dispatcher()
     dispatcher.start()  # there are no tables yet: every call fails
     time.sleep(0.3)
-    site.store.migrate()
     job_id = site.create()
     assert until(ended(site, job_id)).state is JobState.SUCCEEDED
     dispatcher.drain()
-    site.close()
 
 
 def test_a_worker_that_cannot_be_started_charges_the_job_with_the_reason(site):

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import os
 import time
 import urllib.request
@@ -179,6 +181,34 @@ def test_a_creation_sends_the_condition_and_a_412_means_taken():
     with http_server(conditional) as endpoint:
         assert misbehaving(endpoint).put_new("job/manifest.json", b"{}", "application/json") is False
     assert conditions == ["*"]
+
+
+def test_every_upload_carries_a_digest_that_the_store_can_verify(tmp_path):
+    seen = []
+
+    def receive(request):
+        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        given = request.headers["x-amz-content-sha256"] or request.headers["Content-MD5"]
+        of_body = hashlib.sha256(body).hexdigest(), base64.b64encode(hashlib.md5(body).digest()).decode()
+        seen.append(given in of_body)
+        request.send_response(200)
+        request.send_header("ETag", '"e"')
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    (tmp_path / "source").write_bytes(b"weights")
+    with http_server(receive) as endpoint:
+        misbehaving(endpoint).put_bytes("job/a", b"{}", "application/json")
+        misbehaving(endpoint).put_file(tmp_path / "source", "job/b", "application/octet-stream")
+    assert seen == [True, True]
+
+
+def test_a_store_refuses_a_body_that_is_not_what_was_sent(store, monkeypatch):
+    md5 = hashlib.md5
+    monkeypatch.setattr(s3.hashlib, "md5", lambda content, **_: md5(content + b" was changed on the way"))
+    with pytest.raises(PermanentError, match="job/a"):
+        store.put_bytes("job/a", b"{}", "application/json")
+    assert store.stat("job/a") is None
 
 
 def test_a_store_that_refuses_conditions_gets_the_object_without_one():

@@ -5,10 +5,15 @@ that knows its errors. The client gets our own connection pool, because its defa
 
 `If-None-Match: *`, which makes `put_new` atomic, cannot be sent by the client's `put_object`; a presigned PUT can carry
 it. Stores that ignore the header are served by looking first, which leaves a race that the job store's fence closes.
+
+Every request that uploads carries a digest of its body, which the store verifies before it takes it: the client's own
+carry SHA-256 in their signature, or Content-MD5 where TLS protects the rest, and ours Content-MD5.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import random
 import re
 import time
@@ -245,7 +250,8 @@ class S3Store:
         """
         with self._translated(f"uploading {key}"):
             url = self._client.get_presigned_url("PUT", self._bucket, self._name(key), expires=timedelta(seconds=900))
-            answer = self._http.request("PUT", url, body=content, headers=headers)
+            digest = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
+            answer = self._http.request("PUT", url, body=content, headers={**headers, "Content-MD5": digest})
             if answer.status != HTTPStatus.OK and answer.status not in accepted:
                 raise self._failure(
                     f"uploading {key}", answer.status, *_code_and_message(answer.data.decode(errors="replace"))
