@@ -1,8 +1,9 @@
 """Publishes a job's files so that readers see all of them or nothing, exactly once, whatever crashes in between.
 
-The order is: files, each verified by the store as it comes → their sizes as the store reports them → the manifest under a name that carries its digest →
-the digest in the job store, which is the authority → `manifest.json`. A later attempt first looks for what an earlier
-one left behind: a manifest whose files are all there is as good as its own and is adopted, never mixed with new files.
+The order is: files, each verified by the store as it comes → their sizes as the store reports them → the manifest under
+a name that carries its digest → the digest in the job store, which is the authority → `manifest.json`. A later attempt
+first looks for what an earlier one left behind: a manifest whose files are all there is as good as its own and is
+adopted, never mixed with new files.
 """
 
 from __future__ import annotations
