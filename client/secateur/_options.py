@@ -18,7 +18,9 @@ class SpecOptions(TypedDict, total=False):
     """What `prune_spec` and `Client.prune` take beside the model; what is left out takes the service's default.
 
     Attributes:
-        corpus: Folder with the calibration text, one file per language, as a URI.
+        revision: Of a model of the hub: branch, tag or commit.
+        corpus: Folder with the calibration text, one file per language: `hf://datasets/org/name@revision`,
+            `s3://bucket/prefix` or `file:///folder`.
         languages: The calibration-language mix, `{"de": 0.7, "en": 0.3}` or `["de", "en"]`.
         samples: Calibration sequences in all.
         sequence_length: Tokens per sequence.
@@ -46,6 +48,7 @@ class SpecOptions(TypedDict, total=False):
         run_deadline_seconds: From then on, within which it must have ended.
     """
 
+    revision: str | None
     corpus: Required[str]
     languages: Required[Languages]
     samples: int | None
@@ -75,6 +78,7 @@ class SpecOptions(TypedDict, total=False):
 
 
 PATHS: Mapping[str, tuple[str, ...]] = {
+    "revision": ("model", "revision"),
     "corpus": ("calibration", "corpus"),
     "languages": ("calibration", "languages"),
     "samples": ("calibration", "samples"),
@@ -109,7 +113,7 @@ def prune_spec(model: str, **options: Unpack[SpecOptions]) -> dict[str, Any]:
     """A specification as plain data, ready for `Client.submit`, `Client.plan` or a YAML file.
 
     Args:
-        model: The model to prune, as a URI.
+        model: The model to prune: `hf://org/name@revision`, `s3://bucket/prefix` or `file:///folder`.
         **options: See `SpecOptions`.
 
     Raises:

@@ -10,16 +10,15 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from secateur_service.calibration.corpora import Corpus, CorpusRefusedError
+from secateur_service.calibration.corpora import Corpus, CorpusRefusedError, corpus_files
 from secateur_service.errors import FieldViolation, InvalidSpecError
-from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, open_checkpoint
-from secateur_service.models.reference import ReferenceRefusedError, resolve_folder
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, checkpoint_files, open_checkpoint
 from secateur_service.models.safetensors import TensorInfo
 from secateur_service.pipeline.estimate import estimate_cost
 from secateur_service.pipeline.outcome import Estimate
+from secateur_service.sources import ReferenceRefusedError, Sources, open_sources
 from secateur_service.spec import (
     DEFAULT_SEQUENCE_LENGTH,
     CalibrationSpec,
@@ -41,12 +40,12 @@ class AccessPolicy:
     """What jobs may name.
 
     Attributes:
-        file_roots: folders below which models and corpora may lie; None for everywhere.
+        sources: where models and corpora may lie.
         destinations: URIs below which results may go, the default first; None for everywhere.
         on_device: whether jobs run on an accelerator, which the estimate needs to know.
     """
 
-    file_roots: Sequence[Path] | None
+    sources: Sources
     destinations: Sequence[str] | None
     on_device: bool
 
@@ -54,7 +53,7 @@ class AccessPolicy:
     def from_settings(cls, settings: Settings) -> AccessPolicy:
         """The policy of a server."""
         return cls(
-            file_roots=tuple(settings.file_roots),
+            sources=open_sources(settings),
             destinations=tuple(settings.destinations),
             on_device=any(not device.startswith("cpu") for device in settings.devices),
         )
@@ -96,7 +95,7 @@ def admit(data: Mapping[str, Any], access: AccessPolicy) -> Admission:
     if violations:
         raise InvalidSpecError(violations)
     assert checkpoint is not None
-    resolved = _resolve(PruneSpec(**parts), length, access)
+    resolved = _resolve(review.pinned(PruneSpec(**parts)), length, access)
     return Admission(resolved, estimate_cost(checkpoint, resolved, on_device=access.on_device))
 
 
@@ -123,25 +122,46 @@ class _Review:
     def __init__(self, access: AccessPolicy, violations: list[FieldViolation]) -> None:
         self._access = access
         self._violations = violations
+        self._model: ModelSpec | None = None
+        self._corpora: dict[str, str] = {}
 
     def _refuse(self, field: str, description: str) -> None:
         self._violations.append(FieldViolation(field, description))
 
     def model(self, model: ModelSpec) -> Checkpoint | None:
         try:
-            return open_checkpoint(resolve_folder(model.uri, self._access.file_roots))
+            source = self._access.sources.open(model.uri, model.revision)
+            with source.outline(checkpoint_files) as folder:
+                checkpoint = open_checkpoint(folder)
         except (ReferenceRefusedError, ModelRefusedError) as error:
             self._refuse("model.uri", str(error))
         except OSError as error:
             self._refuse("model.uri", f"the folder cannot be read: {error.strerror}")
+        else:
+            self._model = ModelSpec(uri=source.uri, revision=source.revision)
+            return checkpoint
         return None
 
     def corpus(self, part: str, uri: str, languages: Sequence[str]) -> None:
         try:
-            corpus = Corpus(resolve_folder(uri, self._access.file_roots))
+            source = self._access.sources.open(uri)
+            with source.outline(corpus_files) as folder:
+                self._languages(part, Corpus(folder), languages)
         except ReferenceRefusedError as error:
             self._refuse(f"{part}.corpus", str(error))
             return
+        self._corpora[uri] = source.pinned_uri
+
+    def pinned(self, spec: PruneSpec) -> PruneSpec:
+        """The specification with the versions of model and corpora that were judged."""
+        assert self._model is not None
+        calibration = spec.calibration.model_copy(update={"corpus": self._corpora[spec.calibration.corpus]})
+        evaluation = spec.evaluation
+        if evaluation.corpus is not None:
+            evaluation = evaluation.model_copy(update={"corpus": self._corpora[evaluation.corpus]})
+        return spec.model_copy(update={"model": self._model, "calibration": calibration, "evaluation": evaluation})
+
+    def _languages(self, part: str, corpus: Corpus, languages: Sequence[str]) -> None:
         for position, language in enumerate(languages):
             try:
                 corpus.file(language)

@@ -36,6 +36,8 @@ from secateur_service.evaluation.report import Report
 from secateur_service.execution.exits import attempt_error
 from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.observer import BlockRecord, Progress, Stage
+from secateur_service.settings import Settings
+from secateur_service.sources import Sources, open_sources
 from secateur_service.spec import OutputSpec, PruneSpec
 
 _WORK = ".work"
@@ -75,7 +77,8 @@ def _run(
 ) -> tuple[dict[str, Any], Report]:
     data = spec_to_dict(load_spec(spec_path))
     on_device = device is not None and not device.startswith("cpu")
-    admission = admit(data, AccessPolicy(file_roots=None, destinations=None, on_device=on_device))
+    sources = open_sources(Settings(), everywhere=True)
+    admission = admit(data, AccessPolicy(sources, destinations=None, on_device=on_device))
     spec = admission.resolved.model_copy(update={"output": OutputSpec()})
     output = output.resolve()
     workdir = output / _WORK
@@ -86,14 +89,20 @@ def _run(
             return _adopt(output, published, spec)
         _claim_folder(workdir, spec)
         with ConsoleObserver(terminal=terminal) as observer:
-            summary, report = _run_pipeline(spec, output, workdir, device, threads, observer)
+            summary, report = _run_pipeline(spec, sources, output, workdir, device, threads, observer)
         remove_leftovers(DirectoryStore(output), "", summary["sha256"])  # shards that were made under other conditions
     shutil.rmtree(workdir, ignore_errors=True)
     return summary, report
 
 
 def _run_pipeline(
-    spec: PruneSpec, output: Path, workdir: Path, device: str | None, threads: int, observer: ConsoleObserver
+    spec: PruneSpec,
+    sources: Sources,
+    output: Path,
+    workdir: Path,
+    device: str | None,
+    threads: int,
+    observer: ConsoleObserver,
 ) -> tuple[dict[str, Any], Report]:
     import torch
 
@@ -110,6 +119,7 @@ def _run_pipeline(
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
         threads=threads,
         commit=lambda digest: digest,
+        sources=sources,
         prefix="",
     )
     summary = {

@@ -72,6 +72,27 @@ class Settings(BaseSettings):
     s3_access_key: str | None = Field(default=None, description="access key of the S3-compatible store")
     s3_secret_key: SecretStr | None = Field(default=None, description="secret key of the S3-compatible store")
     s3_region: str = Field(default="us-east-1", description="region of the S3-compatible store")
+    s3_sources: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="s3://bucket/prefix below which models and corpora may be read, with the same access keys; none by "
+        "default",
+    )
+    hub_endpoint: str = Field(
+        default="https://huggingface.co", description="URL of the hub that hf:// names mean; empty: hf:// is refused"
+    )
+    hub_token: SecretStr | None = Field(
+        default=None, description="token for what the hub does not give to everybody: private and gated repositories"
+    )
+    cache_dir: Path = Field(
+        default_factory=lambda earlier: earlier["data_dir"] / "cache",
+        description="folder of fetched models and corpora, which stay for the next job",
+    )
+    cache_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="the most that fetched models and corpora may take; what was not used for longest goes first; 0: "
+        "as much as the disk has",
+    )
     devices: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("cpu",),
         description="one worker slot per entry, each the torch device its worker uses: cpu, cuda:0, cuda:1; "
@@ -144,7 +165,7 @@ class Settings(BaseSettings):
         """Arguments win over the environment, and the environment over the file."""
         return init_settings, env_settings, InitSettingsSource(settings_cls, _file_content())
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "cache_dir")
     @classmethod
     def _make_absolute(cls, path: Path) -> Path:
         return path.expanduser().absolute()
@@ -162,7 +183,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"a root may not contain {os.pathsep!r}; move the folder: {root}")
         return tuple(root.expanduser().absolute() for root in roots)
 
-    @field_validator("destinations", "devices", mode="before")
+    @field_validator("destinations", "devices", "s3_sources", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -177,6 +198,14 @@ class Settings(BaseSettings):
                 )
         return destinations
 
+    @field_validator("s3_sources")
+    @classmethod
+    def _check_sources(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
+        for prefix in prefixes:
+            if not re.fullmatch(r"s3://[^/,]+(/[^,]*)?", prefix):
+                raise ValueError(f"not a prefix: {prefix!r}; use s3://bucket/prefix, without commas")
+        return prefixes
+
     @field_validator("devices")
     @classmethod
     def _check_devices(cls, devices: tuple[str, ...]) -> tuple[str, ...]:
@@ -187,7 +216,7 @@ class Settings(BaseSettings):
                 )
         return devices
 
-    @field_validator("s3_endpoint", "s3_access_key", "s3_secret_key", mode="before")
+    @field_validator("s3_endpoint", "s3_access_key", "s3_secret_key", "hub_token", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return None if value == "" else value
@@ -202,6 +231,14 @@ class Settings(BaseSettings):
             if parts.username is not None:
                 raise ValueError("credentials do not belong into the URL; set s3_access_key and s3_secret_key")
         return endpoint
+
+    @field_validator("hub_endpoint")
+    @classmethod
+    def _check_hub(cls, endpoint: str) -> str:
+        parts = urlsplit(endpoint)
+        if endpoint and (parts.scheme not in ("http", "https") or not parts.netloc or parts.username or parts.query):
+            raise ValueError("not the URL of a hub; use https://huggingface.co or that of a mirror")
+        return endpoint.rstrip("/")
 
     @field_validator("database_url")
     @classmethod

@@ -46,6 +46,9 @@ DEFAULT_SAMPLES = 128
 DEFAULT_SEQUENCE_LENGTH = 2048
 DEFAULT_TOKENS_PER_LANGUAGE = 65536
 
+_CORPUS = (
+    "a folder with one text file per language: hf://datasets/org/name, s3://bucket/prefix or file:///absolute/path"
+)
 _SHARE = "a share strictly between 0 and 1, e.g. 0.5"
 _PATTERN = "N:M with 0 < N < M, e.g. 2:4: N weights kept of every M consecutive inputs"
 
@@ -96,7 +99,10 @@ class Part(BaseModel):
 class ModelSpec(Part):
     """The model to prune."""
 
-    uri: Uri = Field(description="a folder with a safetensors checkpoint, file:///absolute/path")
+    uri: Uri = Field(description="a safetensors checkpoint: hf://org/name, s3://bucket/prefix or file:///absolute/path")
+    revision: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
+        default=None, description="of a repository: a branch, tag or commit; its main branch by default"
+    )
 
 
 class LanguageWeight(Part):
@@ -113,7 +119,7 @@ class LanguageWeight(Part):
 class CalibrationSpec(Part):
     """The text that decides what the pruned model keeps."""
 
-    corpus: Uri = Field(description="a folder with one text file per language, file:///absolute/path")
+    corpus: Uri = Field(description=_CORPUS)
     languages: tuple[LanguageWeight, ...] = Field(
         min_length=1, max_length=256, description="at least one language with its weight, e.g. de: 0.7, en: 0.3"
     )
@@ -342,9 +348,7 @@ class PruningSpec(Part):
 class EvaluationSpec(Part):
     """The text on which the dense and the pruned model are compared."""
 
-    corpus: Uri | None = Field(
-        default=None, description="a folder with one text file per language, file:///absolute/path"
-    )
+    corpus: Uri | None = Field(default=None, description=_CORPUS)
     languages: tuple[str, ...] = Field(
         default=(), max_length=256, description="BCP 47 tags such as de, uk or zh-Hant, each once"
     )

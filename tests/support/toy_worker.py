@@ -39,7 +39,7 @@ def pipeline(behaviour):
         device,
         threads,
         commit,
-        file_roots,
+        sources,
         origins,
         short_of,
     ):

@@ -4,9 +4,12 @@ import pytest
 
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.errors import InvalidSpecError
+from secateur_service.settings import Settings
+from secateur_service.sources import open_sources
 from support.models import save_corpora, save_model, spec_data
 
-EVERYWHERE = AccessPolicy(file_roots=None, destinations=None, on_device=False)
+SOURCES = open_sources(Settings(), everywhere=True)
+EVERYWHERE = AccessPolicy(SOURCES, destinations=None, on_device=False)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +22,7 @@ def admitted(places, *, calibration=None, evaluation=None, on_device=False, **pr
     data = spec_data(*places, **pruning)
     data["calibration"] |= calibration or {}
     data["evaluation"] |= evaluation or {}
-    return admit(data, AccessPolicy(None, None, on_device=on_device))
+    return admit(data, AccessPolicy(SOURCES, None, on_device=on_device))
 
 
 def refused(places, **parts):

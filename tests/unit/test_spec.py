@@ -178,7 +178,7 @@ def test_weights_are_normalised_and_samples_divided_equally():
         ("pruning", {"sparsity": 0.5, "overrides": [{"dense": True}]}, "pruning.overrides[0].layers", "field required"),
         ("evaluation", {"languages": ["de", "de"]}, "evaluation.languages", "names a language twice"),
         ("evaluation", {"layer_snr": "perhaps"}, "evaluation.layer_snr", "expected true or false"),
-        ("model", {}, "model.uri", "field required; expected a folder"),
+        ("model", {}, "model.uri", "field required; expected a safetensors checkpoint"),
         ("modell", {}, "modell", "no such part of a specification; known are model"),
     ],
 )

@@ -84,9 +84,16 @@ def submit(
         Path | None,
         typer.Argument(metavar="[SPEC.yaml]", help="Specification in YAML; - reads the standard input."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model to prune, file:///folder.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model to prune: hf://org/name, s3://bucket/prefix or file:///folder.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a model of the hub: branch, tag or commit.")] = None,
     corpus: Annotated[
-        str | None, typer.Option(help="Calibration text: a folder with one text file per language, file:///folder.")
+        str | None,
+        typer.Option(
+            help="Calibration text, one file per language: hf://datasets/org/name[@revision], s3://bucket/prefix or "
+            "file:///folder."
+        ),
     ] = None,
     language: Annotated[
         list[str] | None,
@@ -189,6 +196,7 @@ def submit(
     content = with_options(
         content,
         {
+            "revision": revision,
             "corpus": corpus,
             "languages": [_language(text) for text in language] if language else None,
             "samples": samples,

@@ -107,10 +107,12 @@ class PruneSpec(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., calibration: _Optional[_Union[CalibrationSpec, _Mapping]] = ..., pruning: _Optional[_Union[PruningSpec, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationSpec, _Mapping]] = ..., output: _Optional[_Union[OutputSpec, _Mapping]] = ..., execution: _Optional[_Union[ExecutionSpec, _Mapping]] = ...) -> None: ...
 
 class ModelSpec(_message.Message):
-    __slots__ = ("uri",)
+    __slots__ = ("uri", "revision")
     URI_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
     uri: str
-    def __init__(self, uri: _Optional[str] = ...) -> None: ...
+    revision: str
+    def __init__(self, uri: _Optional[str] = ..., revision: _Optional[str] = ...) -> None: ...
 
 class CalibrationSpec(_message.Message):
     __slots__ = ("corpus", "languages", "samples", "sequence_length", "seed", "policy", "temperature")

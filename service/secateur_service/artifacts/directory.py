@@ -21,6 +21,7 @@ from secateur_service.errors import PermanentError, ResourceError
 
 PARTIAL_PREFIX = ".partial-"
 LINKED_FROM_BYTES = 32 * 2**20
+_READ_BYTES = 1 << 20
 
 
 class DirectoryStore:
@@ -82,6 +83,21 @@ class DirectoryStore:
                     key = (Path(folder) / name).relative_to(self._root).as_posix()
                     if key.startswith(prefix) and not name.startswith(PARTIAL_PREFIX):
                         yield key
+
+    def list_objects(self, prefix: str) -> Iterator[tuple[str, ObjectInfo]]:
+        """Walk the folder; a file's version is its time."""
+        for key in self.list_keys(prefix):
+            with _translated(f"looking at {key}"):
+                stat = self._path(key).stat()
+            yield key, ObjectInfo(size_bytes=stat.st_size, version=str(stat.st_mtime_ns))
+
+    def read_range(self, key: str, start: int, stop: int) -> Iterator[bytes]:
+        """Read a part of a file."""
+        with _translated(f"reading {key}"), self._path(key).open("rb") as file:
+            file.seek(start)
+            while start < stop and (piece := file.read(min(stop - start, _READ_BYTES))):
+                start += len(piece)
+                yield piece
 
     def delete(self, key: str) -> None:
         """Remove a file, and the folders that it leaves empty."""

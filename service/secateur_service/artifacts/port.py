@@ -31,9 +31,14 @@ MAX_KEY_BYTES = 1024
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """What a store tells about an object without sending it."""
+    """What a store tells about an object without sending it.
+
+    Attributes:
+        version: changes with the content; empty where the store does not tell.
+    """
 
     size_bytes: int
+    version: str = ""
 
 
 class ObjectStore(Protocol):
@@ -63,6 +68,12 @@ class ObjectStore(Protocol):
 
     def list_keys(self, prefix: str) -> Iterator[str]:
         """All keys that start with `prefix`, in no particular order."""
+
+    def list_objects(self, prefix: str) -> Iterator[tuple[str, ObjectInfo]]:
+        """All keys that start with `prefix` and what the store tells about them, in no particular order."""
+
+    def read_range(self, key: str, start: int, stop: int) -> Iterator[bytes]:
+        """The bytes [start, stop) of an object, in pieces; PermanentError with OBJECT_NOT_FOUND where there is none."""
 
     def delete(self, key: str) -> None:
         """Remove an object; harmless where there is none."""

@@ -191,10 +191,20 @@ class S3Store:
 
     def list_keys(self, prefix: str) -> Iterator[str]:
         """List page by page."""
+        for key, _ in self.list_objects(prefix):
+            yield key
+
+    def list_objects(self, prefix: str) -> Iterator[tuple[str, ObjectInfo]]:
+        """List page by page; an object's version is its ETag."""
         with self._translated(f"listing {prefix}"):
             for entry in self._client.list_objects(self._bucket, self._prefix + prefix, recursive=True):
                 if entry.object_name is not None and not entry.is_dir:
-                    yield entry.object_name.removeprefix(self._prefix)
+                    info = ObjectInfo(size_bytes=entry.size or 0, version=entry.etag or "")
+                    yield entry.object_name.removeprefix(self._prefix), info
+
+    def read_range(self, key: str, start: int, stop: int) -> Iterator[bytes]:
+        """Read a part of an object."""
+        return self._read(key, offset=start, length=stop - start)
 
     def delete(self, key: str) -> None:
         """Remove an object."""
@@ -258,10 +268,10 @@ class S3Store:
                 )
             return answer.status
 
-    def _read(self, key: str) -> Iterator[bytes]:
-        """The object's content in pieces; raises where fewer bytes come than were announced."""
+    def _read(self, key: str, *, offset: int = 0, length: int = 0) -> Iterator[bytes]:
+        """The object's content, or a part of it, in pieces; raises where fewer bytes come than were announced."""
         with self._translated(f"reading {key}"):
-            answer = self._client.get_object(self._bucket, self._name(key))
+            answer = self._client.get_object(self._bucket, self._name(key), offset=offset, length=length)
             try:
                 announced = answer.headers.get("Content-Length")
                 received = 0

@@ -5,13 +5,20 @@ Does not import torch: the API uses it to refuse a corpus without a language at 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 
 class CorpusRefusedError(ValueError):
     """The corpus does not have what is asked of it; the message says what it has."""
+
+
+def corpus_files(names: Collection[str], languages: Collection[str] | None = None) -> list[str]:
+    """Those files of a folder, by their names, that hold text of these languages; of any where none are given."""
+    if languages is None:
+        return [name for name in names if name.endswith(".txt")]
+    return [name for name in names if name.removesuffix(".txt") in languages and name.endswith(".txt")]
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from secateur_service.jobs.store import open_job_store
 from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.settings import Settings
+from secateur_service.sources import Sources, open_sources
 from secateur_service.spec import PruneSpec
 from secateur_service.telemetry.logging import configure_logging
 
@@ -65,7 +66,7 @@ class Pipeline(Protocol):
         device: str,
         threads: int,
         commit: Callable[[str], str],
-        file_roots: Sequence[Path],
+        sources: Sources,
         origins: Sequence[str],
         short_of: Collection[Shortage],
     ) -> Outcome:
@@ -153,7 +154,7 @@ def _run_pipeline(
         device=settings.devices[slot],
         threads=settings.worker_threads,
         commit=lambda digest: lease.insist(partial(store.commit_manifest, job.id, job.attempt, digest)),
-        file_roots=settings.file_roots,
+        sources=open_sources(settings),
         origins=_origins(store, job),
         short_of=job.short_of,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,22 @@ from secateur_service.models.safetensors import MalformedCheckpointError, Tensor
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _MAX_JSON_BYTES = 50_000_000
+
+COMPANIONS = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "LICENSE",
+)
+"""Files that belong to a model beside its weights and its configuration, and go with it unchanged."""
 
 # What maps hidden states to the vocabulary is called so in every supported architecture.
 _HEAD = "lm_head.weight"
@@ -168,6 +184,20 @@ class Checkpoint:
             place = _block_of(self.architecture, name)
             found.setdefault(place[0] if place else None, []).append(self.tensors[name])
         return found
+
+
+def checkpoint_files(names: Collection[str]) -> list[str]:
+    """Those files of a folder, by their names, that a checkpoint consists of: tensors, configuration and tokenizer.
+
+    Some publishers put the same weights beside them in a form of their own (`consolidated`), or adapters.
+    """
+    return [
+        name
+        for name in names
+        if name in COMPANIONS
+        or name in ("config.json", _INDEX)
+        or (name.endswith(".safetensors") and not name.startswith(("consolidated", "adapter")))
+    ]
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import platform
@@ -13,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,14 @@ from transformers import AutoTokenizer
 
 from secateur_service import faults
 from secateur_service.artifacts import Manifest, ObjectStore, publish
-from secateur_service.calibration.corpora import Corpus, CorpusRefusedError
+from secateur_service.calibration.corpora import Corpus, CorpusRefusedError, corpus_files
 from secateur_service.calibration.sampling import TextSample, draw_samples
 from secateur_service.durable import write_durably
 from secateur_service.errors import PermanentError, ResourceError
 from secateur_service.evaluation.card import read_license, render_card
 from secateur_service.evaluation.html import render_html
 from secateur_service.evaluation.report import Report
-from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, open_checkpoint
-from secateur_service.models.reference import ReferenceRefusedError, resolve_folder
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, checkpoint_files, open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES
 from secateur_service.pipeline.allocation import allocate, targets_from_json, targets_to_json
@@ -46,7 +45,11 @@ from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import BLOCKS_FRACTION, PassResult, run_pass
 from secateur_service.pipeline.task import Task
 from secateur_service.pruning.patterns import Target
+from secateur_service.sources import ReferenceRefusedError, Sources
+from secateur_service.sources.access import Wanted
 from secateur_service.spec import PruneSpec
+
+_TELL_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ def run_job(
     device: str,
     threads: int,
     commit: Callable[[str], str],
+    sources: Sources,
     prefix: str | None = None,
-    file_roots: Sequence[Path] | None = None,
     origins: Sequence[str] = (),
     short_of: Collection[Shortage] = (),
 ) -> JobOutcome:
@@ -98,8 +101,8 @@ def run_job(
         device: `cpu`, `cuda` or `cuda:0`.
         threads: of the CPU; 0 keeps torch's choice.
         commit: names the manifest's digest in the job store; returns the digest that holds.
+        sources: where model and corpora come from.
         prefix: of the artifacts in the store; the job's id by default.
-        file_roots: folders below which model and corpora must lie; None for everywhere.
         origins: prefixes of the jobs that this one is a retry of.
         short_of: memory that did not suffice in an earlier attempt.
 
@@ -108,7 +111,7 @@ def run_job(
         ResourceError: memory or disk does not suffice.
         CancelledError, PreemptedError, FencedError: as the observer says; finished blocks are kept.
     """
-    job = _Job(spec, job_id, attempt, workdir, observer, device, threads, file_roots, short_of)
+    job = _Job(spec, job_id, attempt, workdir, observer, device, threads, sources, short_of)
     try:
         return job.run(ledger, store, commit, job_id if prefix is None else prefix, origins)
     except ModelRefusedError as error:
@@ -138,7 +141,7 @@ class _Job:
         observer: JobObserver,
         device: str,
         threads: int,
-        file_roots: Sequence[Path] | None,
+        sources: Sources,
         short_of: Collection[Shortage],
     ) -> None:
         if threads:
@@ -149,7 +152,7 @@ class _Job:
         self.workdir = workdir
         self.observer = observer
         self.device = torch.device(device)
-        self.file_roots = file_roots
+        self.sources = sources
         self.short_of = frozenset(short_of)
         self.stopwatch = Stopwatch()
         self.started = datetime.now(UTC)
@@ -164,7 +167,8 @@ class _Job:
     ) -> JobOutcome:
         self.observer.stage(Stage.FETCHING)
         with self.stopwatch.measure("fetch"):
-            checkpoint = open_checkpoint(resolve_folder(self.spec.model.uri, self.file_roots))
+            named = self.spec.model
+            checkpoint = open_checkpoint(self._fetch("model", checkpoint_files, named.uri, named.revision))
         faults.reached("job.fetched")
         self._find_room(checkpoint)
         self.observer.log(
@@ -217,9 +221,22 @@ class _Job:
             peak_device_bytes=self.peak_device_bytes(),
         )
 
+    def _fetch(self, what: str, wanted: Wanted, uri: str, revision: str | None = None) -> Path:
+        """The folder that a reference names, on this machine; tells now and then how far it is."""
+        source = self.sources.open(uri, revision)
+        told = 0.0
+
+        def tell(done: int, total: int) -> None:
+            nonlocal told
+            if time.monotonic() - told >= _TELL_SECONDS or done == total:
+                told = time.monotonic()
+                self.observer.log("info", f"fetching {what}", source=source.pinned_uri, bytes=done, of_bytes=total)
+
+        return source.fetch(wanted, check=self.observer.check, on_progress=tell)
+
     def _find_room(self, checkpoint: Checkpoint) -> None:
         """Spare the memory that is not there."""
-        estimate = functools.partial(self._estimate, checkpoint)
+        estimate = partial(self._estimate, checkpoint)
         room = find_room(estimate, self.workdir, device_bytes=self._device_bytes(), short_of=self.short_of)
         if room:
             how = "hidden states leave the memory that is short between two blocks, which takes longer"
@@ -241,8 +258,8 @@ class _Job:
             raise ModelRefusedError("its tokenizer has no tokenizer.json; convert it to a fast tokenizer")
         return draw_samples(
             tokenizer,
-            calibration=Corpus(resolve_folder(wanted.corpus, self.file_roots)),
-            evaluation=Corpus(resolve_folder(self.spec.evaluation.corpus, self.file_roots)),
+            calibration=self._corpus(wanted.corpus, list(wanted.weights)),
+            evaluation=self._corpus(self.spec.evaluation.corpus, self.spec.evaluation.languages),
             languages=list(wanted.weights),
             evaluation_languages=self.spec.evaluation.languages,
             sequences=wanted.samples_per_language,
@@ -251,6 +268,9 @@ class _Job:
             seed=wanted.seed,
             check=self.observer.check,
         )
+
+    def _corpus(self, uri: str, languages: Sequence[str]) -> Corpus:
+        return Corpus(self._fetch("corpus", partial(corpus_files, languages=languages), uri))
 
     def _prune(
         self,

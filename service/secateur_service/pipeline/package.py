@@ -14,27 +14,13 @@ from typing import Any
 
 from secateur_service import __version__
 from secateur_service.artifacts import LocalFile, ManifestFile, describe_file
-from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.checkpoint import COMPANIONS, Checkpoint
 from secateur_service.models.safetensors import TensorInfo, write_shard
 from secateur_service.models.tensors import TensorReader
 from secateur_service.pipeline.observer import BlockRecord
 from secateur_service.spec import PruneSpec
 
 SHARD_BYTES = 5_000_000_000
-_COPIED = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "LICENSE",
-)
 _MEDIA_TYPES = {
     ".json": "application/json",
     ".html": "text/html; charset=utf-8",
@@ -82,7 +68,7 @@ class Package:
         # Code that a model brings is neither run nor copied, so that its configuration must not point at it.
         config = {key: value for key, value in checkpoint.config.items() if key != "auto_map"}
         self.add_file("checkpoint/config.json", _json({**config, "secateur": compression_note(spec)}))
-        for name in _COPIED:
+        for name in COMPANIONS:
             source = checkpoint.folder / name
             if source.is_file():
                 self.add_file(f"checkpoint/{name}", source.read_bytes())

@@ -5,7 +5,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
-from secateur_service.models.reference import ReferenceRefusedError, resolve_folder
 from support.models import build_model
 
 
@@ -123,37 +122,3 @@ def test_an_index_that_names_files_elsewhere_is_refused(folder, name):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
     with pytest.raises(ModelRefusedError, match="not a file of the folder"):
         open_checkpoint(folder)
-
-
-@pytest.mark.parametrize(
-    ("uri", "complaint"),
-    [
-        ("http://169.254.169.254/latest", "unknown scheme"),
-        ("/plain/path", "unknown scheme"),
-        ("file://host/share", "no host"),
-        ("file:relative", "not an absolute path"),
-        ("file:///{root}/../secret", "outside"),
-        ("file:///{root}/%2e%2e/secret", "outside"),
-        ("file:///{root}/link", "outside"),
-        ("file:///{root}/a%00b", "absolute"),
-        ("file:///{root}/" + "x" * 300, "cannot be resolved|no such folder"),
-        ("file:///{root}/absent", "no such folder"),
-    ],
-)
-def test_references_out_of_the_roots_or_malformed_are_refused(tmp_path, uri, complaint):
-    root = tmp_path / "root"
-    root.mkdir()
-    (tmp_path / "secret").mkdir()
-    (root / "link").symlink_to(tmp_path / "secret")
-    with pytest.raises(ReferenceRefusedError, match=complaint):
-        resolve_folder(uri.replace("{root}", str(root).lstrip("/")), [root])
-
-
-def test_a_path_outside_the_roots_does_not_tell_whether_it_exists(tmp_path):
-    (tmp_path / "there").mkdir()
-    messages = []
-    for name in ("there", "absent"):
-        with pytest.raises(ReferenceRefusedError) as caught:
-            resolve_folder((tmp_path / name).as_uri(), [tmp_path / "root"])
-        messages.append(str(caught.value))
-    assert messages[0] == messages[1]

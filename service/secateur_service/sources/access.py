@@ -1,0 +1,140 @@
+"""From a reference to a folder on this machine: looked up, pinned to a version, outlined or fetched."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from secateur_service.artifacts.port import ObjectStore
+from secateur_service.sources.bucket import BucketFolder
+from secateur_service.sources.cache import Cache
+from secateur_service.sources.outline import write_outline
+from secateur_service.sources.reference import (
+    BucketReference,
+    FolderReference,
+    HubReference,
+    ReferenceRefusedError,
+    allowed_folder,
+    check_prefix,
+    parse_reference,
+)
+from secateur_service.sources.remote import RemoteFolder
+
+Wanted = Callable[[Collection[str]], Collection[str]]
+"""Which files of a folder are needed, by all their names."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a service may read, and with what.
+
+    Attributes:
+        file_roots: folders of this machine; None for all.
+        bucket_prefixes: `s3://bucket/prefix` below which may be read; None for all.
+        open_bucket: opens an object store at an `s3://` URI.
+        hub: opens repositories; None where the service has no hub.
+        cache: keeps what was fetched.
+    """
+
+    file_roots: Sequence[Path] | None
+    bucket_prefixes: Sequence[str] | None
+    open_bucket: Callable[[str], ObjectStore]
+    hub: Callable[[HubReference], RemoteFolder] | None
+    cache: Cache
+
+    def open(self, uri: str, revision: str | None = None) -> Source:
+        """Look a reference up.
+
+        Args:
+            uri: of a folder.
+            revision: the version that is wanted; of a repository a branch, tag or commit, of a prefix what an earlier
+                look-up said.
+
+        Raises:
+            ReferenceRefusedError: malformed, not to be read, or not there.
+            TransientError: where it lies cannot be reached.
+        """
+        reference = parse_reference(uri)
+        if isinstance(reference, FolderReference):
+            if revision:
+                raise ReferenceRefusedError("a folder has no revisions; leave revision empty")
+            return Source(uri, allowed_folder(reference, self.file_roots), None, self.cache)
+        remote = self._open_remote(reference, revision)
+        plain = replace(reference, revision=None) if isinstance(reference, HubReference) else reference
+        return Source(str(plain), None, remote, self.cache)
+
+    def _open_remote(self, reference: HubReference | BucketReference, revision: str | None) -> RemoteFolder:
+        if isinstance(reference, HubReference):
+            if revision and reference.revision and revision != reference.revision:
+                raise ReferenceRefusedError("the URI and the field revision name different revisions; give one of them")
+            if self.hub is None:
+                raise ReferenceRefusedError("this service has no hub; set SECATEUR_HUB_ENDPOINT")
+            wanted = revision or reference.revision
+            return self.hub(HubReference(reference.kind, reference.repository, wanted))
+        if self.bucket_prefixes is not None:
+            check_prefix(reference, self.bucket_prefixes)
+        folder = BucketFolder(self.open_bucket(str(reference)), reference)
+        if revision and revision != folder.revision:
+            raise ReferenceRefusedError(f"{reference} has changed since the job was submitted; submit it again")
+        return folder
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder that was looked up: either on this machine, or remote.
+
+    Attributes:
+        uri: its reference, without a revision.
+    """
+
+    uri: str
+    local: Path | None
+    remote: RemoteFolder | None
+    cache: Cache
+
+    @property
+    def revision(self) -> str | None:
+        """The version; None of a folder on this machine."""
+        return None if self.remote is None else self.remote.revision
+
+    @property
+    def pinned_uri(self) -> str:
+        """The reference that means this version, where references can say so."""
+        return f"{self.uri}@{self.revision}" if self.uri.startswith("hf://") else self.uri
+
+    @contextlib.contextmanager
+    def outline(self, wanted: Wanted) -> Iterator[Path]:
+        """A folder that looks like this one to who reads names, sizes, small files and headers.
+
+        Raises:
+            ReferenceRefusedError, TransientError: as `RemoteFolder.read` does.
+        """
+        if self.local is not None:
+            yield self.local
+            return
+        assert self.remote is not None
+        with tempfile.TemporaryDirectory(prefix="secateur-outline-") as name:
+            write_outline(self.remote, _plain(wanted(self.remote.files)), Path(name))
+            yield Path(name)
+
+    def fetch(
+        self,
+        wanted: Wanted,
+        *,
+        check: Callable[[], None] = lambda: None,
+        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> Path:
+        """The folder itself; see `Cache.fetch`."""
+        if self.local is not None:
+            return self.local
+        assert self.remote is not None
+        names = _plain(wanted(self.remote.files))
+        return self.cache.fetch(self.remote, names, check=check, on_progress=on_progress)
+
+
+def _plain(names: Collection[str]) -> list[str]:
+    """Names without the files of subfolders, and without what is no name of a file."""
+    return [name for name in names if "/" not in name and "\\" not in name and "\0" not in name and name.strip(".")]

@@ -1,0 +1,207 @@
+"""Remote folders on this machine: each lies in a folder named by what it holds, and stays for the next job.
+
+A worker holds the shared lock of what it uses for as long as it lives, so that no eviction takes it away; who fetches
+holds another, exclusive one, so that two jobs fetch a model once. Files appear under their names only whole and
+verified; what was fetched of one before a worker was killed is gone on with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+import structlog
+
+from secateur_service.durable import sync
+from secateur_service.errors import ResourceError, TransientError
+from secateur_service.sources.remote import RemoteFile, RemoteFolder
+
+TRIES = 5
+WAIT_SECONDS = 1.0
+_READ_BYTES = 1 << 20
+_POLL_SECONDS = 0.2
+_PARTIAL = ".partial"
+_USED = ".used"
+
+_log = structlog.get_logger(__name__)
+
+
+class Cache:
+    """Folders below `folder`, of at most `limit_bytes` together (0 for as much as the disk takes)."""
+
+    def __init__(self, folder: Path, limit_bytes: int = 0) -> None:
+        self._entries, self._locks = folder / "entries", folder / "locks"
+        self._limit_bytes = limit_bytes
+        self._held: dict[str, int] = {}
+
+    def fetch(
+        self,
+        remote: RemoteFolder,
+        names: Collection[str],
+        *,
+        check: Callable[[], None] = lambda: None,
+        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> Path:
+        """A folder with the named files of a remote one, which stays until `release` or the process's end.
+
+        Args:
+            remote: where they are.
+            names: which files; they lie in no subfolder.
+            check: called often; raises to stop.
+            on_progress: called with the bytes that are there and the bytes in all.
+
+        Raises:
+            ReferenceRefusedError, TransientError: as `RemoteFolder.read` does; what was fetched is kept.
+            TransientError: with reason SOURCE_DAMAGED, when a file has not the digest that the source tells.
+            ResourceError: with reason CACHE_TOO_SMALL or DISK_TOO_SMALL.
+        """
+        key = hashlib.sha256(remote.identity.encode()).hexdigest()[:32]
+        self._hold(key)
+        entry = self._entries / key
+        entry.mkdir(parents=True, exist_ok=True)
+        files = [remote.files[name] for name in sorted(names)]
+        with self._alone(f"{key}.fetch", check):
+            done = sum(_there(entry, file) for file in files)
+            total = sum(file.size_bytes for file in files)
+            self._make_room(total - done, key)
+            on_progress(done, total)
+            for file in files:
+                for count in _fetch_file(remote, file, entry, check):
+                    done += count
+                    on_progress(done, total)
+        (entry / _USED).touch()
+        return entry
+
+    def release(self) -> None:
+        """Let everything be evicted that this process held."""
+        for descriptor in self._held.values():
+            os.close(descriptor)
+        self._held.clear()
+
+    def _hold(self, key: str) -> None:
+        if key not in self._held:
+            descriptor = self._open_lock(key)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # an eviction takes no longer than the removal of files
+            self._held[key] = descriptor
+
+    @contextlib.contextmanager
+    def _alone(self, name: str, check: Callable[[], None]) -> Iterator[None]:
+        descriptor = self._open_lock(name)
+        try:
+            while not _try_lock(descriptor):
+                check()
+                time.sleep(_POLL_SECONDS)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _open_lock(self, name: str) -> int:
+        self._locks.mkdir(parents=True, exist_ok=True)
+        return os.open(self._locks / name, os.O_RDWR | os.O_CREAT, 0o600)
+
+    def _make_room(self, needed: int, key: str) -> None:
+        """Evict what was not used for longest, as far as nobody holds it."""
+        sizes = {entry.name: _size(entry) for entry in self._entries.iterdir()}
+        oldest = sorted((name for name in sizes if name != key), key=self._last_use)
+        while (short := self._short_of(needed, sum(sizes.values()))) is not None:
+            evicted = next((name for name in oldest if self._evict(name)), None)
+            if evicted is None:
+                raise short
+            oldest = oldest[oldest.index(evicted) + 1 :]
+            del sizes[evicted]
+
+    def _short_of(self, needed: int, used: int) -> ResourceError | None:
+        if self._limit_bytes and needed + used > self._limit_bytes:
+            return ResourceError(
+                f"the model cache may take {self._limit_bytes / 1e9:.1f} GB, {used / 1e9:.1f} are in use and "
+                f"{needed / 1e9:.1f} are to be fetched; raise SECATEUR_CACHE_BYTES, or wait for other jobs",
+                reason="CACHE_TOO_SMALL",
+            )
+        free = shutil.disk_usage(self._entries).free
+        if needed > free:
+            return ResourceError(
+                f"{needed / 1e9:.1f} GB are to be fetched, and {free / 1e9:.1f} are free below {self._entries}; make "
+                "room there, or point SECATEUR_CACHE_DIR at a larger disk",
+                reason="DISK_TOO_SMALL",
+            )
+        return None
+
+    def _last_use(self, name: str) -> float:
+        used = self._entries / name / _USED
+        return used.stat().st_mtime if used.exists() else 0.0
+
+    def _evict(self, name: str) -> bool:
+        descriptor = self._open_lock(name)
+        try:
+            if not _try_lock(descriptor):
+                return False
+            _log.info("evicted from the cache", entry=name)
+            shutil.rmtree(self._entries / name, ignore_errors=True)
+            return True
+        finally:
+            os.close(descriptor)
+
+
+def _fetch_file(remote: RemoteFolder, file: RemoteFile, entry: Path, check: Callable[[], None]) -> Iterator[int]:
+    """Fetch what is missing of a file; yields the number of bytes of every piece."""
+    target, partial = entry / file.name, entry / (file.name + _PARTIAL)
+    if target.exists():
+        return
+    tries = 0
+    while (have := partial.stat().st_size if partial.exists() else 0) < file.size_bytes or not partial.exists():
+        try:
+            with partial.open("ab") as output:
+                for piece in remote.read(file, have, file.size_bytes):
+                    check()
+                    output.write(piece)
+                    tries = 0 if piece else tries
+                    yield len(piece)
+        except TransientError:
+            if tries == TRIES:
+                raise
+        if partial.stat().st_size == have < file.size_bytes:
+            tries += 1
+            if tries > TRIES:
+                raise TransientError(f"{file.name} ends after {have} of {file.size_bytes} bytes", reason="SOURCE_SHORT")
+            time.sleep(WAIT_SECONDS * tries)
+    if file.sha256 is not None and _digest(partial, check) != file.sha256:
+        partial.unlink()
+        raise TransientError(f"{file.name} has not the content that the source announced", reason="SOURCE_DAMAGED")
+    sync(partial)
+    partial.replace(target)
+    sync(entry)
+
+
+def _there(entry: Path, file: RemoteFile) -> int:
+    """Bytes of a file that need not be fetched."""
+    for path in (entry / file.name, entry / (file.name + _PARTIAL)):
+        if path.exists():
+            return min(path.stat().st_size, file.size_bytes)
+    return 0
+
+
+def _digest(path: Path, check: Callable[[], None]) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_READ_BYTES):
+            check()
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _size(entry: Path) -> int:
+    return sum(path.stat().st_size for path in entry.rglob("*") if path.is_file())
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,181 @@
+"""Repositories of the hub, through huggingface_hub.
+
+The library finds commits, builds addresses and headers, waits when it is throttled, and tells errors apart. Bytes are
+read by range through its session, because its own downloads begin anew with every process: what a killed worker had
+fetched of a file of many gigabytes would be lost.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import httpx2
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    build_hf_headers,
+    hf_raise_for_status,
+    http_stream_backoff,
+)
+
+from secateur_service.errors import TransientError
+from secateur_service.sources.reference import HubReference, ReferenceRefusedError
+from secateur_service.sources.remote import RemoteFile
+
+TIMEOUT_SECONDS = 30.0
+RETRIES = 4
+WAIT_SECONDS = 1.0
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_PARTIAL_CONTENT = 206
+_THROTTLED = 429
+_FORBIDDEN = (401, 403)
+
+
+class Hub:
+    """The hub at one endpoint, with one token.
+
+    Args:
+        endpoint: `https://huggingface.co`, or a mirror of it.
+        token: of the service's account; None for what is public.
+    """
+
+    def __init__(self, endpoint: str, token: str | None) -> None:
+        self.endpoint = endpoint.rstrip("/")
+        self._token: str | bool = token or False
+        self._api = HfApi(endpoint=self.endpoint, token=self._token)
+
+    def open(self, reference: HubReference) -> HubFolder:
+        """Find the commit of a repository's revision, and its files.
+
+        Raises:
+            ReferenceRefusedError: no such repository or revision, or it is private or gated.
+            TransientError: the hub cannot be reached, or wants to be asked later.
+        """
+        with self.translated(reference):
+            look_up = self._api.model_info if reference.kind == "model" else self._api.dataset_info
+            info = look_up(
+                reference.repository, revision=reference.revision, files_metadata=True, timeout=TIMEOUT_SECONDS
+            )
+        if info.sha is None or not _COMMIT.fullmatch(info.sha):
+            raise ReferenceRefusedError(f"{self.endpoint} names no commit of {reference}; check SECATEUR_HUB_ENDPOINT")
+        files = {
+            sibling.rfilename: RemoteFile(sibling.rfilename, sibling.size, sibling.lfs.sha256 if sibling.lfs else None)
+            for sibling in info.siblings or ()
+            if sibling.size is not None
+        }
+        return HubFolder(self, reference, info.sha, files)
+
+    def read(self, url: str, start: int, stop: int) -> Iterator[bytes]:
+        """The bytes [start, stop) of an address, in pieces."""
+        headers = {
+            **build_hf_headers(token=self._token),
+            "Accept-Encoding": "identity",
+            "Range": f"bytes={start}-{stop - 1}",
+        }
+        broken: httpx2.HTTPError | None = None
+        with http_stream_backoff(
+            "GET",
+            url,
+            headers=headers,
+            timeout=TIMEOUT_SECONDS,
+            max_retries=RETRIES,
+            base_wait_time=WAIT_SECONDS,
+            follow_redirects=True,
+        ) as response:
+            hf_raise_for_status(response)
+            try:
+                yield from _part(response, start, stop)
+            except httpx2.HTTPError as error:  # which the library would answer with another request
+                broken = error
+        if broken is not None:
+            raise broken
+
+    @contextmanager
+    def translated(self, reference: HubReference) -> Iterator[None]:
+        """Turn the library's errors into ours, with the remedy and without the token."""
+        page = f"{self.endpoint}/{'datasets/' if reference.kind == 'dataset' else ''}{reference.repository}"
+        try:
+            yield
+        except GatedRepoError as error:
+            raise ReferenceRefusedError(
+                f"{page} is gated; accept its terms there and set SECATEUR_HUB_TOKEN to a token of that account"
+            ) from error
+        except RepositoryNotFoundError as error:
+            raise ReferenceRefusedError(
+                f"there is no {page}, or it is private; check the name, or set SECATEUR_HUB_TOKEN to a token that may "
+                "read it"
+            ) from error
+        except RevisionNotFoundError as error:
+            raise ReferenceRefusedError(
+                f"{page} has no revision {reference.revision}; use one of its branches, tags or commits"
+            ) from error
+        except EntryNotFoundError as error:
+            raise ReferenceRefusedError(f"a file of {reference} is gone; choose another revision") from error
+        except HFValidationError as error:
+            raise ReferenceRefusedError(f"not a repository: {error}") from error
+        except HfHubHTTPError as error:
+            raise self._failure(error, page) from error
+        except (httpx2.HTTPError, OSError) as error:
+            raise TransientError(f"{self.endpoint} cannot be reached: {error!r}", reason="HUB_UNREACHABLE") from error
+
+    def _failure(self, error: HfHubHTTPError, page: str) -> Exception:
+        status = error.response.status_code
+        if status == _THROTTLED:
+            return TransientError(f"{self.endpoint} answers too many requests; try again later", reason="HUB_THROTTLED")
+        if status in _FORBIDDEN:
+            return ReferenceRefusedError(f"{page} may not be read (HTTP {status}); check SECATEUR_HUB_TOKEN")
+        if status >= 500:
+            return TransientError(f"{self.endpoint} answers HTTP {status}; try again later", reason="HUB_UNAVAILABLE")
+        return ReferenceRefusedError(f"{page} cannot be read (HTTP {status})")
+
+
+class HubFolder:
+    """A repository at a commit."""
+
+    def __init__(self, hub: Hub, reference: HubReference, commit: str, files: Mapping[str, RemoteFile]) -> None:
+        self._hub = hub
+        self._reference = reference
+        self.revision = commit
+        self.files = files
+
+    @property
+    def identity(self) -> str:
+        """Endpoint, repository and commit."""
+        return f"{self._hub.endpoint} {self._reference.kind} {self._reference.repository} {self.revision}"
+
+    def read(self, file: RemoteFile, start: int, stop: int) -> Iterator[bytes]:
+        """Read a range."""
+        if stop <= start:
+            return
+        url = hf_hub_url(
+            self._reference.repository,
+            file.name,
+            repo_type=self._reference.kind,
+            revision=self.revision,
+            endpoint=self._hub.endpoint,
+        )
+        with self._hub.translated(self._reference):
+            yield from self._hub.read(url, start, stop)
+
+
+def _part(response: httpx2.Response, start: int, stop: int) -> Iterator[bytes]:
+    """The bytes [start, stop) out of an answer; a server that ignores ranges is heard out from the beginning."""
+    is_partial = response.status_code == _PARTIAL_CONTENT
+    skip, left = 0 if is_partial else start, stop - start
+    for piece in response.iter_raw():  # as they come: what was collected for larger pieces would be lost with a break
+        wanted = piece[skip : skip + left]
+        skip = max(0, skip - len(piece))
+        left -= len(wanted)
+        if wanted:
+            yield wanted
+        if not left:
+            return

@@ -1,0 +1,144 @@
+"""References to folders of models and corpora, and which of them may be read.
+
+    file:///absolute/path                    below the roots of the service
+    hf://org/name[@revision]                 a model repository of the hub
+    hf://datasets/org/name[@revision]        a data set repository of the hub
+    s3://bucket/prefix                       below the prefixes of the service
+
+Whoever runs `secateur-service run` owns the machine, and no root is needed for `file://`. No reference names a host:
+hub and object store are the operator's choice.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+_REPOSITORY = re.compile(
+    r"(?P<kind>datasets/)?(?P<name>[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?)(@(?P<revision>.*))?"
+)
+_REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,254}", re.ASCII)
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+class ReferenceRefusedError(ValueError):
+    """The reference is malformed, or may not be read; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class HubReference:
+    """A repository of the hub; without a revision its main branch."""
+
+    kind: Literal["model", "dataset"]
+    repository: str
+    revision: str | None
+
+    def __str__(self) -> str:
+        kind = "datasets/" if self.kind == "dataset" else ""
+        return f"hf://{kind}{self.repository}" + (f"@{self.revision}" if self.revision else "")
+
+
+@dataclass(frozen=True)
+class BucketReference:
+    """The objects of a bucket below a prefix, which has no slashes at its ends."""
+
+    bucket: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
+
+
+@dataclass(frozen=True)
+class FolderReference:
+    """A folder of this machine, with symbolic links resolved."""
+
+    path: Path
+
+
+Reference = FolderReference | HubReference | BucketReference
+
+
+def parse_reference(uri: str) -> Reference:
+    """Read a reference; nothing is looked up but symbolic links of a path.
+
+    Raises:
+        ReferenceRefusedError: malformed, or of an unknown scheme.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme not in ("file", "hf", "s3"):
+        raise ReferenceRefusedError(
+            f"unknown scheme {scheme if separator else '(none)'!r}; use file:///absolute/path, hf://org/name or "
+            "s3://bucket/prefix"
+        )
+    if scheme == "file":
+        return FolderReference(_path(uri))
+    return _hub(rest) if scheme == "hf" else _bucket(rest)
+
+
+def allowed_folder(reference: FolderReference, roots: Sequence[Path] | None) -> Path:
+    """The folder, if it is below a root; None allows every folder.
+
+    Raises:
+        ReferenceRefusedError: outside the roots, with the same message whether the folder exists or not; or no folder.
+    """
+    path = reference.path
+    if roots is not None and not any(path.is_relative_to(root.resolve()) for root in roots):
+        allowed = ", ".join(str(root) for root in roots) or "none is configured, set SECATEUR_FILE_ROOTS"
+        raise ReferenceRefusedError(f"outside the folders that this service may read ({allowed})")
+    if not os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir it is False for names that no system call takes
+        raise ReferenceRefusedError(f"no such folder: {path}")
+    return path
+
+
+def check_prefix(reference: BucketReference, prefixes: Sequence[str]) -> None:
+    """Return if the reference lies below one of the prefixes `s3://bucket/prefix`.
+
+    Raises:
+        ReferenceRefusedError: it does not.
+    """
+    if not any(f"{reference}/".startswith(f"{prefix.rstrip('/')}/") for prefix in prefixes):
+        allowed = ", ".join(prefixes) or "none is configured, set SECATEUR_S3_SOURCES"
+        raise ReferenceRefusedError(f"not below a prefix that this service may read ({allowed})")
+
+
+def _path(uri: str) -> Path:
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+        raise ReferenceRefusedError("a file URI has no host, query or fragment; use file:///absolute/path")
+    raw = unquote(parts.path)
+    if not raw.startswith("/") or "\0" in raw:
+        raise ReferenceRefusedError("not an absolute path; use file:///absolute/path")
+    try:
+        return Path(raw).resolve()
+    except (OSError, RuntimeError) as error:
+        raise ReferenceRefusedError("the path cannot be resolved; check it for loops and over-long names") from error
+
+
+def _hub(rest: str) -> HubReference:
+    match = _REPOSITORY.fullmatch(rest)
+    if match is None or ".." in match["name"] or "--" in match["name"] or match["name"].endswith((".git", ".ipynb")):
+        raise ReferenceRefusedError(
+            "not a repository; use hf://org/name, hf://datasets/org/name or hf://org/name@revision"
+        )
+    revision = match["revision"]
+    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise ReferenceRefusedError("not a revision; use a branch, a tag or a commit, as in hf://org/name@main")
+    return HubReference("dataset" if match["kind"] else "model", match["name"], revision)
+
+
+def _bucket(rest: str) -> BucketReference:
+    bucket, _, prefix = rest.partition("/")
+    prefix = prefix.removesuffix("/")
+    parts = prefix.split("/")
+    plain = not any(part in ("", ".", "..") for part in parts) and not re.search(r"[\x00-\x1f\x7f\\%?#]", prefix)
+    if not _BUCKET.fullmatch(bucket) or not plain or len(prefix.encode("utf-8", "replace")) > 900:
+        raise ReferenceRefusedError(
+            "not a prefix of a bucket; use s3://bucket/prefix without '.', '..', '%', '?' or '#'"
+        )
+    return BucketReference(bucket, prefix)

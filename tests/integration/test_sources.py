@@ -1,0 +1,101 @@
+"""Models and corpora from a hub, a bucket and a folder, through the whole service."""
+
+import json
+
+import pytest
+import torch
+
+import secateur
+from support.hub import hub_server
+from support.models import save_corpora, save_model, spec_data
+from support.service import WITH_WORKERS, Service, checkpoint_digests
+
+
+@pytest.fixture
+def files(tmp_path):
+    files = tmp_path / "files"
+    save_model(files / "model", "llama", dtype=torch.bfloat16, hidden_size=256, max_shard_size="1MB")
+    save_corpora(files)
+    return files
+
+
+@pytest.fixture
+def hub(files):
+    with hub_server() as hub:
+        hub.add("models/org/tiny", files / "model")
+        for part in ("calibration", "evaluation"):
+            hub.add(f"datasets/org/{part}", files / part)
+        yield hub
+
+
+@pytest.fixture
+def service(tmp_path, files, hub, s3_server):
+    for folder in ("model", "calibration", "evaluation"):
+        for path in (files / folder).iterdir():
+            target = s3_server.folder / "models" / "given" / folder / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    settings = {
+        "SECATEUR_HUB_ENDPOINT": hub.endpoint,
+        "SECATEUR_S3_SOURCES": "s3://models/given",
+        **s3_server.environment(),
+    }
+    service = Service(tmp_path, file_root=files, **WITH_WORKERS, **settings)
+    yield service
+    service.close()
+
+
+def data_from(files, model, calibration, evaluation):
+    data = spec_data(files / "model", files / "calibration", files / "evaluation")
+    data["model"]["uri"] = model
+    data["calibration"]["corpus"] = calibration
+    data["evaluation"]["corpus"] = evaluation
+    return data
+
+
+def test_the_same_model_and_text_give_the_same_bytes_wherever_they_lie(service, files, hub):
+    places = {
+        "file": [(files / name).as_uri() for name in ("model", "calibration", "evaluation")],
+        "s3": [f"s3://models/given/{name}" for name in ("model", "calibration", "evaluation")],
+        "hf": ["hf://org/tiny", "hf://datasets/org/calibration", "hf://datasets/org/evaluation@main"],
+    }
+    hub.break_off_after = [300_000, 200_000]  # more than is looked at before the job is accepted
+    results = {}
+    with secateur.Client(service.endpoint) as client:
+        for place, uris in places.items():
+            job = client.submit(data_from(files, *uris))
+            results[place] = job.result(timeout_seconds=120)
+            resolved = job.get().resolved_spec
+            if place == "hf":
+                commits = {name: repository.commit for name, repository in hub.repositories.items()}
+                assert resolved["model"] == {"uri": "hf://org/tiny", "revision": commits["models/org/tiny"]}
+                corpus = f"hf://datasets/org/calibration@{commits['datasets/org/calibration']}"
+                assert resolved["calibration"]["corpus"] == corpus
+                told = [e for e in job.watch(after_sequence=0) if getattr(e, "message", "") == "fetching model"]
+                assert int(told[-1].fields["bytes"]) == int(told[-1].fields["of_bytes"]) > 100_000
+    digests = {place: checkpoint_digests(result) for place, result in results.items()}
+    assert digests["file"] == digests["s3"] == digests["hf"] != {}
+    models = {json.dumps(result.report["model"]["digest"]) for result in results.values()}
+    assert len(models) == 1
+    assert not hub.break_off_after, "nothing was interrupted"
+
+
+@pytest.mark.parametrize(
+    ("uri", "complaint"),
+    [
+        ("hf://org/absent", "or it is private"),
+        ("hf://org/tiny@absent", "has no revision absent"),
+        ("s3://models/elsewhere", "not below a prefix"),
+        ("s3://models/given/absent", "no objects below"),
+        ("http://169.254.169.254/latest", "unknown scheme"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_when_it_is_submitted(service, files, uri, complaint):
+    data = data_from(files, uri, *[(files / name).as_uri() for name in ("calibration", "evaluation")])
+    with secateur.Client(service.endpoint) as client:
+        with pytest.raises(secateur.InvalidSpecError) as caught:
+            client.submit(data)
+        [violation] = caught.value.violations
+        assert violation.field == "model.uri"
+        assert complaint in violation.description
+        assert list(client.list_jobs()) == []
