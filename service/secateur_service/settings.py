@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     hub_token: SecretStr | None = Field(
         default=None, description="token for what the hub does not give to everybody: private and gated repositories"
     )
+    hub_offline: bool = Field(
+        default=False, description="ask the hub nothing: only what was looked up and fetched before can be had"
+    )
     cache_dir: Path = Field(
         default_factory=lambda earlier: earlier["data_dir"] / "cache",
         description="folder of fetched models and corpora, which stay for the next job",

@@ -28,6 +28,10 @@ class SourceSettings(S3Settings, Protocol):
         """Of the service's account."""
 
     @property
+    def hub_offline(self) -> bool:
+        """Whether the hub is not to be asked."""
+
+    @property
     def s3_sources(self) -> tuple[str, ...]:
         """Prefixes that may be read."""
 
@@ -55,7 +59,7 @@ def open_sources(settings: SourceSettings, *, everywhere: bool = False) -> Sourc
         file_roots=None if everywhere else settings.file_roots,
         bucket_prefixes=None if everywhere else settings.s3_sources,
         open_bucket=lambda uri: open_store(uri, settings),
-        hub=_Hub(settings.hub_endpoint, settings.hub_token) if settings.hub_endpoint else None,
+        hub=_Hub(settings) if settings.hub_endpoint else None,
         cache=Cache(settings.cache_dir, settings.cache_bytes),
     )
 
@@ -63,10 +67,13 @@ def open_sources(settings: SourceSettings, *, everywhere: bool = False) -> Sourc
 class _Hub:
     """The hub, whose library is loaded with the first repository: it takes a second."""
 
-    def __init__(self, endpoint: str, token: SecretStr | None) -> None:
-        self._endpoint, self._token = endpoint, token
+    def __init__(self, settings: SourceSettings) -> None:
+        self._settings = settings
 
     def __call__(self, reference: HubReference) -> RemoteFolder:
         from secateur_service.sources.hub import Hub
 
-        return Hub(self._endpoint, self._token.get_secret_value() if self._token else None).open(reference)
+        given = self._settings
+        token = given.hub_token.get_secret_value() if given.hub_token else None
+        hub = Hub(given.hub_endpoint, token, memory=given.cache_dir / "hub", offline=given.hub_offline)
+        return hub.open(reference)

@@ -7,9 +7,13 @@ fetched of a file of many gigabytes would be lost.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import httpx2
 from huggingface_hub import HfApi, hf_hub_url
@@ -27,6 +31,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     http_stream_backoff,
 )
 
+from secateur_service.durable import write_durably
 from secateur_service.errors import TransientError
 from secateur_service.sources.reference import HubReference, ReferenceRefusedError
 from secateur_service.sources.remote import RemoteFile
@@ -46,10 +51,15 @@ class Hub:
     Args:
         endpoint: `https://huggingface.co`, or a mirror of it.
         token: of the service's account; None for what is public.
+        memory: folder of what earlier look-ups found. A commit is looked up once, and a job that is resumed does not
+            need the hub for what it has fetched.
+        offline: ask nobody; only what was looked up and fetched before can be had.
     """
 
-    def __init__(self, endpoint: str, token: str | None) -> None:
+    def __init__(self, endpoint: str, token: str | None, *, memory: Path, offline: bool = False) -> None:
         self.endpoint = endpoint.rstrip("/")
+        self.offline = offline
+        self._memory = memory
         self._token: str | bool = token or False
         self._api = HfApi(endpoint=self.endpoint, token=self._token)
 
@@ -60,6 +70,19 @@ class Hub:
             ReferenceRefusedError: no such repository or revision, or it is private or gated.
             TransientError: the hub cannot be reached, or wants to be asked later.
         """
+        remembered = self._recall(reference)
+        if remembered is not None and (self.offline or remembered.revision == reference.revision):
+            return remembered
+        if self.offline:
+            raise ReferenceRefusedError(
+                f"{reference} was not fetched before, and the service is offline; unset SECATEUR_HUB_OFFLINE"
+            )
+        folder = self._look_up(reference)
+        for revision in {reference.revision, folder.revision}:
+            self._remember(replace(reference, revision=revision), folder)
+        return folder
+
+    def _look_up(self, reference: HubReference) -> HubFolder:
         with self.translated(reference):
             look_up = self._api.model_info if reference.kind == "model" else self._api.dataset_info
             info = look_up(
@@ -74,8 +97,26 @@ class Hub:
         }
         return HubFolder(self, reference, info.sha, files)
 
+    def _remember(self, reference: HubReference, folder: HubFolder) -> None:
+        content = {"commit": folder.revision, "files": [asdict(file) for file in folder.files.values()]}
+        self._memory.mkdir(parents=True, exist_ok=True)
+        write_durably(self._place(reference), json.dumps(content).encode())
+
+    def _recall(self, reference: HubReference) -> HubFolder | None:
+        place = self._place(reference)
+        if not place.exists():
+            return None
+        content = json.loads(place.read_bytes())
+        files = {file["name"]: RemoteFile(**file) for file in content["files"]}
+        return HubFolder(self, reference, content["commit"], files)
+
+    def _place(self, reference: HubReference) -> Path:
+        return self._memory / (hashlib.sha256(f"{self.endpoint} {reference}".encode()).hexdigest()[:32] + ".json")
+
     def read(self, url: str, start: int, stop: int) -> Iterator[bytes]:
         """The bytes [start, stop) of an address, in pieces."""
+        if self.offline:
+            raise ReferenceRefusedError("not all of it was fetched before, and the service is offline")
         headers = {
             **build_hf_headers(token=self._token),
             "Accept-Encoding": "identity",

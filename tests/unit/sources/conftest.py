@@ -34,11 +34,11 @@ def cache(tmp_path):
 
 
 @pytest.fixture
-def open_sources(hub, cache):
+def open_sources(hub, cache, tmp_path):
     """Sources with the hub, as somebody with that token."""
 
-    def make(token=None):
-        return Sources(None, None, _no_bucket, Hub(hub.endpoint, token).open, cache)
+    def make(token=None, **options):
+        return Sources(None, None, _no_bucket, Hub(hub.endpoint, token, memory=tmp_path / "hub", **options).open, cache)
 
     return make
 

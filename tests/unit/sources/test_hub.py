@@ -149,8 +149,32 @@ def test_a_hub_that_wants_to_be_asked_later_is_asked_later(hub, model, open_sour
     assert contents(source.fetch(checkpoint_files)) == contents(model, WANTED)
 
 
-def test_a_hub_that_is_not_there_is_a_transient_error(cache):
-    hub = hub_module.Hub("http://127.0.0.1:9", None)
+def test_offline_only_what_was_fetched_before_can_be_had(hub, model, open_sources):
+    hub.add(f"models/{NAME}", model)
+    with pytest.raises(ReferenceRefusedError, match="SECATEUR_HUB_OFFLINE"):
+        open_sources(offline=True).open(f"hf://{NAME}")
+    source = open_sources().open(f"hf://{NAME}")
+    with pytest.raises(ReferenceRefusedError, match="not all of it was fetched before"):
+        open_sources(offline=True).open(f"hf://{NAME}").fetch(checkpoint_files)
+    folder = source.fetch(checkpoint_files)
+    asked = len(hub.requests)
+    for uri in (f"hf://{NAME}", source.pinned_uri):
+        assert open_sources(offline=True).open(uri).fetch(checkpoint_files) == folder
+    assert len(hub.requests) == asked
+
+
+def test_a_commit_that_is_known_needs_no_hub(hub, model, open_sources):
+    hub.add(f"models/{NAME}", model)
+    source = open_sources().open(f"hf://{NAME}")
+    folder = source.fetch(checkpoint_files)
+    hub.repositories.clear()
+    assert open_sources().open(source.pinned_uri).fetch(checkpoint_files) == folder
+    with pytest.raises(ReferenceRefusedError):
+        open_sources().open(f"hf://{NAME}")  # a branch may have moved
+
+
+def test_a_hub_that_is_not_there_is_a_transient_error(tmp_path):
+    hub = hub_module.Hub("http://127.0.0.1:9", None, memory=tmp_path)
     began = time.monotonic()
     with pytest.raises(TransientError, match=r"127\.0\.0\.1:9") as caught:
         hub.open(hub_module.HubReference("model", NAME, None))
