@@ -21,6 +21,7 @@ class SpecOptions(TypedDict, total=False):
         revision: Of a model of the hub: branch, tag or commit.
         corpus: Folder with the calibration text, one file per language: `hf://datasets/org/name@revision`,
             `s3://bucket/prefix` or `file:///folder`.
+        text_field: The name that the text has in JSON objects and parquet tables.
         languages: The calibration-language mix, `{"de": 0.7, "en": 0.3}` or `["de", "en"]`.
         samples: Calibration sequences in all.
         sequence_length: Tokens per sequence.
@@ -39,6 +40,7 @@ class SpecOptions(TypedDict, total=False):
         outlier: The multiple of a block's mean score above which a score is an outlier.
         overrides: Layers that are treated otherwise than the rest.
         evaluation_corpus: Folder with the evaluation text; without it, a part of the calibration corpus is set aside.
+        evaluation_text_field: Like `text_field`; without it, the same.
         evaluation_languages: Languages to evaluate; without them, those of the mix.
         tokens_per_language: Tokens of evaluation text per language.
         layer_snr: Whether the report has every layer's signal-to-noise ratio.
@@ -50,6 +52,7 @@ class SpecOptions(TypedDict, total=False):
 
     revision: str | None
     corpus: Required[str]
+    text_field: str | None
     languages: Required[Languages]
     samples: int | None
     sequence_length: int | None
@@ -68,6 +71,7 @@ class SpecOptions(TypedDict, total=False):
     outlier: float | None
     overrides: Overrides | None
     evaluation_corpus: str | None
+    evaluation_text_field: str | None
     evaluation_languages: Sequence[str] | None
     tokens_per_language: int | None
     layer_snr: bool | None
@@ -80,6 +84,7 @@ class SpecOptions(TypedDict, total=False):
 PATHS: Mapping[str, tuple[str, ...]] = {
     "revision": ("model", "revision"),
     "corpus": ("calibration", "corpus"),
+    "text_field": ("calibration", "text_field"),
     "languages": ("calibration", "languages"),
     "samples": ("calibration", "samples"),
     "sequence_length": ("calibration", "sequence_length"),
@@ -98,6 +103,7 @@ PATHS: Mapping[str, tuple[str, ...]] = {
     "outlier": ("pruning", "allocation", "outlier"),
     "overrides": ("pruning", "overrides"),
     "evaluation_corpus": ("evaluation", "corpus"),
+    "evaluation_text_field": ("evaluation", "text_field"),
     "evaluation_languages": ("evaluation", "languages"),
     "tokens_per_language": ("evaluation", "tokens_per_language"),
     "layer_snr": ("evaluation", "layer_snr"),

@@ -104,6 +104,7 @@ def _resolve(spec: PruneSpec, sequence_length: int, access: AccessPolicy) -> Pru
     evaluation = spec.evaluation.model_copy(
         update={
             "corpus": spec.evaluation.corpus or calibration.corpus,
+            "text_field": spec.evaluation.text_field or calibration.text_field,
             "languages": spec.evaluation.languages or tuple(entry.language for entry in calibration.languages),
         }
     )
@@ -164,7 +165,7 @@ class _Review:
     def _languages(self, part: str, corpus: Corpus, languages: Sequence[str]) -> None:
         for position, language in enumerate(languages):
             try:
-                corpus.file(language)
+                corpus.files(language)
             except CorpusRefusedError as error:
                 suffix = ".language" if part == "calibration" else ""
                 self._refuse(f"{part}.languages[{position}]{suffix}", f"{language!r}: the corpus {error}")

@@ -17,6 +17,7 @@ import langcodes
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from secateur_service.calibration.corpora import DEFAULT_TEXT_FIELD
 from secateur_service.calibration.mixing import (
     DEFAULT_TEMPERATURE,
     POLICIES,
@@ -49,6 +50,7 @@ DEFAULT_TOKENS_PER_LANGUAGE = 65536
 _CORPUS = (
     "a folder with one text file per language: hf://datasets/org/name, s3://bucket/prefix or file:///absolute/path"
 )
+_TEXT_FIELD = "the name that the text has in JSON objects and parquet tables, text by default"
 _SHARE = "a share strictly between 0 and 1, e.g. 0.5"
 _PATTERN = "N:M with 0 < N < M, e.g. 2:4: N weights kept of every M consecutive inputs"
 
@@ -66,6 +68,7 @@ def _keeps_and_prunes(pattern: str) -> str:
     return pattern
 
 
+TextField = Annotated[str, Field(min_length=1, max_length=128)]
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
 Pattern = Annotated[str, Field(max_length=16), AfterValidator(_keeps_and_prunes)]
@@ -120,6 +123,7 @@ class CalibrationSpec(Part):
     """The text that decides what the pruned model keeps."""
 
     corpus: Uri = Field(description=_CORPUS)
+    text_field: TextField = Field(default=DEFAULT_TEXT_FIELD, description=_TEXT_FIELD)
     languages: tuple[LanguageWeight, ...] = Field(
         min_length=1, max_length=256, description="at least one language with its weight, e.g. de: 0.7, en: 0.3"
     )
@@ -349,6 +353,7 @@ class EvaluationSpec(Part):
     """The text on which the dense and the pruned model are compared."""
 
     corpus: Uri | None = Field(default=None, description=_CORPUS)
+    text_field: TextField | None = Field(default=None, description=_TEXT_FIELD)
     languages: tuple[str, ...] = Field(
         default=(), max_length=256, description="BCP 47 tags such as de, uk or zh-Hant, each once"
     )

@@ -95,6 +95,9 @@ def submit(
             "file:///folder."
         ),
     ] = None,
+    text_field: Annotated[
+        str | None, typer.Option(help="Name of the text in JSON objects and parquet tables.", show_default="text")
+    ] = None,
     language: Annotated[
         list[str] | None,
         typer.Option("--language", "-l", metavar="TAG[=WEIGHT]", help="Language of the mix, e.g. de=0.7. Repeat it."),
@@ -142,6 +145,9 @@ def submit(
     seed: Annotated[int | None, typer.Option(help="Seed of the draw of the calibration text.")] = None,
     evaluation_corpus: Annotated[
         str | None, typer.Option(help="Evaluation text; by default a part of the calibration corpus is set aside.")
+    ] = None,
+    evaluation_text_field: Annotated[
+        str | None, typer.Option(help="The same of the evaluation text; by default that of the calibration text.")
     ] = None,
     evaluation_language: Annotated[
         list[str] | None,
@@ -198,6 +204,7 @@ def submit(
         {
             "revision": revision,
             "corpus": corpus,
+            "text_field": text_field,
             "languages": [_language(text) for text in language] if language else None,
             "samples": samples,
             "sequence_length": sequence_length,
@@ -216,6 +223,7 @@ def submit(
             "outlier": outlier,
             "overrides": [_override(text) for text in override] if override else None,
             "evaluation_corpus": evaluation_corpus,
+            "evaluation_text_field": evaluation_text_field,
             "evaluation_languages": evaluation_language or None,
             "tokens_per_language": tokens_per_language,
             "layer_snr": layer_snr,

@@ -115,7 +115,7 @@ class ModelSpec(_message.Message):
     def __init__(self, uri: _Optional[str] = ..., revision: _Optional[str] = ...) -> None: ...
 
 class CalibrationSpec(_message.Message):
-    __slots__ = ("corpus", "languages", "samples", "sequence_length", "seed", "policy", "temperature")
+    __slots__ = ("corpus", "languages", "samples", "sequence_length", "seed", "policy", "temperature", "text_field")
     CORPUS_FIELD_NUMBER: _ClassVar[int]
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +123,7 @@ class CalibrationSpec(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_FIELD_NUMBER: _ClassVar[int]
     corpus: str
     languages: _containers.RepeatedCompositeFieldContainer[LanguageWeight]
     samples: int
@@ -130,7 +131,8 @@ class CalibrationSpec(_message.Message):
     seed: int
     policy: str
     temperature: float
-    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[_Union[LanguageWeight, _Mapping]]] = ..., samples: _Optional[int] = ..., sequence_length: _Optional[int] = ..., seed: _Optional[int] = ..., policy: _Optional[str] = ..., temperature: _Optional[float] = ...) -> None: ...
+    text_field: str
+    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[_Union[LanguageWeight, _Mapping]]] = ..., samples: _Optional[int] = ..., sequence_length: _Optional[int] = ..., seed: _Optional[int] = ..., policy: _Optional[str] = ..., temperature: _Optional[float] = ..., text_field: _Optional[str] = ...) -> None: ...
 
 class LanguageWeight(_message.Message):
     __slots__ = ("language", "weight")
@@ -185,16 +187,18 @@ class LayerOverride(_message.Message):
     def __init__(self, layers: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., dense: _Optional[bool] = ...) -> None: ...
 
 class EvaluationSpec(_message.Message):
-    __slots__ = ("corpus", "languages", "tokens_per_language", "layer_snr")
+    __slots__ = ("corpus", "languages", "tokens_per_language", "layer_snr", "text_field")
     CORPUS_FIELD_NUMBER: _ClassVar[int]
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     TOKENS_PER_LANGUAGE_FIELD_NUMBER: _ClassVar[int]
     LAYER_SNR_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_FIELD_NUMBER: _ClassVar[int]
     corpus: str
     languages: _containers.RepeatedScalarFieldContainer[str]
     tokens_per_language: int
     layer_snr: bool
-    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[str]] = ..., tokens_per_language: _Optional[int] = ..., layer_snr: _Optional[bool] = ...) -> None: ...
+    text_field: str
+    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[str]] = ..., tokens_per_language: _Optional[int] = ..., layer_snr: _Optional[bool] = ..., text_field: _Optional[str] = ...) -> None: ...
 
 class OutputSpec(_message.Message):
     __slots__ = ("destination",)

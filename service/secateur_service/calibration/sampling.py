@@ -1,16 +1,20 @@
 """From documents to token sequences: shuffled with a seed, packed, the same number of tokens for every language.
 
-Documents are packed one after another, each as the tokenizer's beginning-of-text token, its text and the
-end-of-text token (where the tokenizer has them), and cut into sequences of equal length. So languages with short
-documents lose nothing. No document serves both calibration and evaluation: where one corpus serves both, a hash of
-the document decides; where two do, calibration leaves out what evaluation took.
+Documents come in the order of a hash of theirs, keyed by the seed: as good as a shuffle, and the same in whatever order
+and under whatever names the files lie. Only as many documents as are needed are kept while the corpus is read, however
+large it is; a document that is there twice counts once.
+
+They are packed one after another, each as the tokenizer's beginning-of-text token, its text and the end-of-text token
+(where the tokenizer has them), and cut into sequences of equal length. So languages with short documents lose nothing.
+No document serves both calibration and evaluation: where one corpus serves both, a hash of the document decides; where
+two do, calibration leaves out what evaluation took.
 """
 
 from __future__ import annotations
 
 import hashlib
-import random
-from collections.abc import Callable, Iterable, Sequence
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +26,8 @@ from secateur_service.calibration.corpora import Corpus, CorpusRefusedError
 # Of every EVALUATION_SHARE documents of a corpus that serves both purposes, one goes to evaluation.
 EVALUATION_SHARE = 5
 _BATCH_DOCUMENTS = 512
+# More than tokens have in most languages and vocabularies; where they have more, the corpus is read once more.
+_BYTES_PER_TOKEN = 16
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,8 @@ def draw_samples(
         sequences: calibration sequences per language.
         evaluation_tokens: tokens per evaluation language; whole sequences are taken.
         sequence_length: tokens per sequence, S.
-        seed: of the order in which calibration documents are drawn. Evaluation documents keep the file's order.
-        check: called between languages; raises to stop.
+        seed: of the order in which calibration documents are drawn; evaluation documents are always the same.
+        check: called often; raises to stop.
 
     Returns:
         Calibration and evaluation samples by language.
@@ -92,23 +98,24 @@ def draw_samples(
     shared = calibration.folder.resolve() == evaluation.folder.resolve()
     held_out: dict[str, TextSample] = {}
     for language in evaluation_languages:
-        check()
-        documents: Iterable[str] = evaluation.documents(language)
-        if shared:
-            documents = (text for text in documents if for_evaluation(text))
+
+        def to_hold_out(language: str = language) -> Iterator[str]:
+            return (text for text in evaluation.documents(language) if not shared or for_evaluation(text))
+
         count = evaluation_tokens // sequence_length
-        held_out[language] = _draw(tokenizer, language, documents, count, sequence_length)
+        held_out[language] = _draw(tokenizer, language, to_hold_out, b"", count, sequence_length, check)
     drawn: dict[str, TextSample] = {}
     for language in languages:
-        check()
         used = held_out[language].document_hashes if language in held_out else frozenset()
-        candidates = [
-            text
-            for text in calibration.documents(language)
-            if not (for_evaluation(text) if shared else document_hash(text) in used)
-        ]
-        random.Random(f"{seed}/{language}").shuffle(candidates)  # noqa: S311 - reproducible, not secret
-        drawn[language] = _draw(tokenizer, language, candidates, sequences, sequence_length)
+
+        def to_draw(language: str = language, used: frozenset[bytes] = used) -> Iterator[str]:
+            documents = calibration.documents(language)
+            if shared:
+                return (text for text in documents if not for_evaluation(text))
+            return (text for text in documents if document_hash(text) not in used)
+
+        key = f"{seed}/{language}".encode()
+        drawn[language] = _draw(tokenizer, language, to_draw, key, sequences, sequence_length, check)
     return drawn, held_out
 
 
@@ -122,36 +129,82 @@ def for_evaluation(text: str) -> bool:
     return document_hash(text)[0] % EVALUATION_SHARE == 0
 
 
-def _draw(tokenizer: Any, language: str, documents: Iterable[str], sequences: int, length: int) -> TextSample:
-    """Pack documents until there are enough tokens."""
+def _draw(
+    tokenizer: Any,
+    language: str,
+    documents: Callable[[], Iterator[str]],
+    key: bytes,
+    sequences: int,
+    length: int,
+    check: Callable[[], None],
+) -> TextSample:
+    """Pack documents, in the order of their keyed hashes, until there are enough tokens."""
     needed = sequences * length
-    ids: list[int] = []
-    sizes: list[int] = []
-    hashes = set()
-    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    for batch in _batched(documents):
-        encoded = tokenizer(batch, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        for text, document_ids, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            if len(ids) >= needed:
-                break
-            hashes.add(document_hash(text))
-            ids += start + document_ids + end
-            sizes += [0] * len(start) + token_sizes(text, offsets) + [0] * len(end)
-        if len(ids) >= needed:
+    kept_bytes = max(needed * _BYTES_PER_TOKEN, 1)
+    while True:
+        texts, are_all = _first(documents(), key, kept_bytes, check)
+        packed = _pack(tokenizer, texts, needed, check)
+        if len(packed.ids) >= needed or are_all:
             break
-    if len(ids) < needed or needed == 0:
+        kept_bytes *= 4  # tokens of many bytes: read again, and keep more
+    if len(packed.ids) < needed or needed == 0:
         raise CorpusRefusedError(
-            f"language {language} has {len(ids)} tokens where {max(needed, length)} are needed; give it more text, or "
-            "ask for fewer samples, fewer evaluation tokens or a shorter sequence length"
+            f"language {language} has {len(packed.ids)} tokens where {max(needed, length)} are needed; give it more "
+            "text, or ask for fewer samples, fewer evaluation tokens or a shorter sequence length"
         )
     return TextSample(
         language,
-        torch.tensor(ids[:needed]).view(sequences, length),
-        torch.tensor(sizes[:needed]).view(sequences, length),
-        len(hashes),
-        frozenset(hashes),
+        torch.tensor(packed.ids[:needed]).view(sequences, length),
+        torch.tensor(packed.sizes[:needed]).view(sequences, length),
+        len(packed.hashes),
+        frozenset(packed.hashes),
     )
+
+
+def _first(documents: Iterable[str], key: bytes, kept_bytes: int, check: Callable[[], None]) -> tuple[list[str], bool]:
+    """The first documents by keyed hash, of `kept_bytes` together or a little more, and whether they are all."""
+    kept: dict[bytes, str] = {}
+    last_first: list[tuple[int, bytes]] = []  # a heap: negated ranks
+    total, are_all = 0, True
+    for number, text in enumerate(documents):
+        if number % _BATCH_DOCUMENTS == 0:
+            check()
+        rank = hashlib.sha256(key + document_hash(text)).digest()
+        if rank in kept:
+            continue
+        kept[rank] = text
+        heapq.heappush(last_first, (-int.from_bytes(rank), rank))
+        total += len(text.encode())
+        while total - (size := len(kept[last_first[0][1]].encode())) >= kept_bytes:
+            del kept[heapq.heappop(last_first)[1]]
+            total -= size
+            are_all = False
+    return [kept[rank] for rank in sorted(kept)], are_all
+
+
+@dataclass
+class _Packed:
+    """Token ids one after another, the bytes of text that each stands for, and hashes of the documents."""
+
+    ids: list[int]
+    sizes: list[int]
+    hashes: set[bytes]
+
+
+def _pack(tokenizer: Any, documents: Iterable[str], needed: int, check: Callable[[], None]) -> _Packed:
+    packed = _Packed([], [], set())
+    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    for batch in _batched(documents):
+        check()
+        encoded = tokenizer(batch, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        for text, document_ids, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            if len(packed.ids) >= needed:
+                return packed
+            packed.hashes.add(document_hash(text))
+            packed.ids += start + document_ids + end
+            packed.sizes += [0] * len(start) + token_sizes(text, offsets) + [0] * len(end)
+    return packed
 
 
 def token_sizes(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:

@@ -196,7 +196,7 @@ def checkpoint_files(names: Collection[str]) -> list[str]:
         for name in names
         if name in COMPANIONS
         or name in ("config.json", _INDEX)
-        or (name.endswith(".safetensors") and not name.startswith(("consolidated", "adapter")))
+        or (name.endswith(".safetensors") and "/" not in name and not name.startswith(("consolidated", "adapter")))
     ]
 
 

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 from secateur_service import faults
 from secateur_service.artifacts import Manifest, ObjectStore, publish
-from secateur_service.calibration.corpora import Corpus, CorpusRefusedError, corpus_files
+from secateur_service.calibration.corpora import DEFAULT_TEXT_FIELD, Corpus, CorpusRefusedError, corpus_files
 from secateur_service.calibration.sampling import TextSample, draw_samples
 from secateur_service.durable import write_durably
 from secateur_service.errors import PermanentError, ResourceError
@@ -249,7 +249,8 @@ class _Job:
     def _draw(self, checkpoint: Checkpoint) -> tuple[dict[str, TextSample], dict[str, TextSample]]:
         wanted = self.spec.calibration
         assert wanted.sequence_length is not None
-        assert self.spec.evaluation.corpus is not None
+        held_out = self.spec.evaluation
+        assert held_out.corpus is not None
         try:
             tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
@@ -258,19 +259,20 @@ class _Job:
             raise ModelRefusedError("its tokenizer has no tokenizer.json; convert it to a fast tokenizer")
         return draw_samples(
             tokenizer,
-            calibration=self._corpus(wanted.corpus, list(wanted.weights)),
-            evaluation=self._corpus(self.spec.evaluation.corpus, self.spec.evaluation.languages),
+            calibration=self._corpus(wanted.corpus, wanted.text_field, list(wanted.weights)),
+            evaluation=self._corpus(held_out.corpus, held_out.text_field, held_out.languages),
             languages=list(wanted.weights),
-            evaluation_languages=self.spec.evaluation.languages,
+            evaluation_languages=held_out.languages,
             sequences=wanted.samples_per_language,
-            evaluation_tokens=self.spec.evaluation.tokens_per_language,
+            evaluation_tokens=held_out.tokens_per_language,
             sequence_length=wanted.sequence_length,
             seed=wanted.seed,
             check=self.observer.check,
         )
 
-    def _corpus(self, uri: str, languages: Sequence[str]) -> Corpus:
-        return Corpus(self._fetch("corpus", partial(corpus_files, languages=languages), uri))
+    def _corpus(self, uri: str, text_field: str | None, languages: Sequence[str]) -> Corpus:
+        folder = self._fetch("corpus", partial(corpus_files, languages=languages), uri)
+        return Corpus(folder, text_field or DEFAULT_TEXT_FIELD)
 
     def _prune(
         self,

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from secateur_service.artifacts.port import ObjectStore
+from secateur_service.artifacts.port import ObjectStore, check_key
+from secateur_service.errors import PermanentError
 from secateur_service.sources.bucket import BucketFolder
 from secateur_service.sources.cache import Cache
 from secateur_service.sources.outline import write_outline
@@ -136,5 +137,13 @@ class Source:
 
 
 def _plain(names: Collection[str]) -> list[str]:
-    """Names without the files of subfolders, and without what is no name of a file."""
-    return [name for name in names if "/" not in name and "\\" not in name and "\0" not in name and name.strip(".")]
+    """Names that are relative paths of files, in any file system."""
+    return [name for name in names if _is_plain(name)]
+
+
+def _is_plain(name: str) -> bool:
+    try:
+        check_key(name)
+    except PermanentError:
+        return False
+    return True

@@ -52,7 +52,7 @@ class Cache:
 
         Args:
             remote: where they are.
-            names: which files; they lie in no subfolder.
+            names: which files, as relative paths.
             check: called often; raises to stop.
             on_progress: called with the bytes that are there and the bytes in all.
 
@@ -153,6 +153,7 @@ def _fetch_file(remote: RemoteFolder, file: RemoteFile, entry: Path, check: Call
     target, partial = entry / file.name, entry / (file.name + _PARTIAL)
     if target.exists():
         return
+    target.parent.mkdir(parents=True, exist_ok=True)
     tries = 0
     while (have := partial.stat().st_size if partial.exists() else 0) < file.size_bytes or not partial.exists():
         try:
@@ -175,7 +176,7 @@ def _fetch_file(remote: RemoteFolder, file: RemoteFile, entry: Path, check: Call
         raise TransientError(f"{file.name} has not the content that the source announced", reason="SOURCE_DAMAGED")
     sync(partial)
     partial.replace(target)
-    sync(entry)
+    sync(target.parent)
 
 
 def _there(entry: Path, file: RemoteFile) -> int:

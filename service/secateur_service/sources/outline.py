@@ -32,6 +32,7 @@ def write_outline(remote: RemoteFolder, names: Collection[str], folder: Path) ->
 
 
 def _write(remote: RemoteFolder, file: RemoteFile, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     if file.name.endswith(".json"):
         if file.size_bytes > _MAX_JSON_BYTES:
             raise ReferenceRefusedError(f"{file.name} is larger than {_MAX_JSON_BYTES} bytes")

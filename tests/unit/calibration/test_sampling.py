@@ -1,4 +1,8 @@
+import gzip
+import hashlib
 import itertools
+import json
+import tracemalloc
 
 import pytest
 import torch
@@ -6,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from secateur_service.calibration import sampling
 from secateur_service.calibration.corpora import Corpus, CorpusRefusedError
 from secateur_service.calibration.sampling import draw_samples, for_evaluation, token_sizes
 from secateur_service.demo.tokenizer import BOS_ID, EOS_ID, save_byte_tokenizer
@@ -34,6 +39,15 @@ def draw(tokenizer, calibration, evaluation, **changes):
     )
 
 
+def digests(samples):
+    return [{name: sample.digest() for name, sample in drawn.items()} for drawn in samples]
+
+
+def place(text, key=b""):
+    """Where a document stands in the order of drawing, by the definition of the order."""
+    return hashlib.sha256(key + hashlib.sha256(text.encode()).digest()[:16]).digest()
+
+
 def test_every_language_gets_the_same_tokens_and_windows_of_the_stated_length(tokenizer, tmp_path):
     calibration, evaluation = draw(tokenizer, *save_corpora(tmp_path))
     assert {name: tuple(sample.tokens.shape) for name, sample in calibration.items()} == {
@@ -46,7 +60,7 @@ def test_every_language_gets_the_same_tokens_and_windows_of_the_stated_length(to
 def test_documents_are_packed_with_their_beginnings_and_ends(tokenizer, tmp_path):
     calibration, evaluation = save_corpora(tmp_path)
     _, drawn = draw(tokenizer, calibration, evaluation)
-    lines = (evaluation / "en.txt").read_text().splitlines()
+    lines = sorted((evaluation / "en.txt").read_text().splitlines(), key=place)
     expected = []
     for line in lines:
         expected += [BOS_ID, *tokenizer(line, add_special_tokens=False)["input_ids"], EOS_ID]
@@ -61,6 +75,59 @@ def test_the_same_seed_draws_the_same_text_and_another_seed_other_text(tokenizer
     folders = save_corpora(tmp_path)
     first, again, other = (draw(tokenizer, *folders, seed=seed)[0]["de"].digest() for seed in (0, 0, 1))
     assert first == again != other
+
+
+def test_neither_the_order_nor_the_names_nor_the_division_nor_the_kind_of_the_files_matters(tokenizer, tmp_path):
+    calibration, evaluation = save_corpora(tmp_path)
+    expected = [
+        {name: sample.digest() for name, sample in drawn.items()} for drawn in draw(tokenizer, calibration, evaluation)
+    ]
+    for folder in (calibration, evaluation):
+        for path in list(folder.iterdir()):
+            lines = path.read_text().splitlines()
+            (folder / path.stem).mkdir()
+            with gzip.open(folder / path.stem / "second.txt.gz", "wt") as file:
+                file.write("\n".join(lines[:50][::-1]))
+            rest = [json.dumps({"text": line, "url": "x"}) for line in lines[50:]]
+            (folder / path.stem / "first.jsonl").write_text("\n".join(rest + rest[:3]))  # a few documents twice
+            path.unlink()
+    found = [
+        {name: sample.digest() for name, sample in drawn.items()} for drawn in draw(tokenizer, calibration, evaluation)
+    ]
+    assert found == expected
+
+
+def test_the_text_that_is_kept_does_not_grow_with_the_corpus(tokenizer, tmp_path):
+    calibration, evaluation = save_corpora(tmp_path)
+    few = {"languages": ["de"], "sequences": 2}
+    peaks = []
+    for count in (3_000, 30_000):
+        (calibration / "de.txt").write_text(
+            "".join(f"Satz Nummer {number} " + "ü" * 200 + "\n" for number in range(count))
+        )
+        tracemalloc.start()
+        sample = draw(tokenizer, calibration, evaluation, **few)[0]["de"]
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert sample.num_tokens == 2 * 128
+    assert peaks[1] < peaks[0] + 200_000
+
+
+def test_tokens_of_many_bytes_have_the_corpus_read_again_and_not_be_called_too_small(tokenizer, tmp_path, monkeypatch):
+    calibration, evaluation = save_corpora(tmp_path)
+    expected = draw(tokenizer, calibration, evaluation)[0]["uk"].digest()
+    monkeypatch.setattr(sampling, "_BYTES_PER_TOKEN", 0)
+    assert draw(tokenizer, calibration, evaluation)[0]["uk"].digest() == expected
+
+
+def test_seven_languages_with_documents_of_very_unequal_lengths_get_the_same_tokens(tokenizer, tmp_path):
+    lengths = {"ar": 3, "de": 20_000, "en": 80, "fr": 1, "rw": 700, "uk": 40, "zh": 5000}
+    for language, length in lengths.items():
+        documents = (f"{number} " + "ю" * length for number in range(max(40, 60_000 // (length + 8))))
+        (tmp_path / f"{language}.txt").write_text("\n".join(documents))
+    drawn, held_out = draw(tokenizer, tmp_path, tmp_path, languages=list(lengths), evaluation_languages=list(lengths))
+    assert {sample.num_tokens for sample in drawn.values()} == {5 * 128}
+    assert {sample.num_tokens for sample in held_out.values()} == {4 * 128}
 
 
 @pytest.mark.parametrize("shared", [True, False])
