@@ -288,7 +288,14 @@ def _check_blocks(checkpoint: Checkpoint) -> None:
             raise ModelRefusedError(f"{info.name} belongs to a block that config.json does not know")
         if len(info.shape) >= 2 and info.name not in claimed and name not in checkpoint.architecture.excluded:
             raise ModelRefusedError(f"{info.name} is a matrix that {checkpoint.model_type} models do not have")
-    _ = checkpoint.embedding_name, checkpoint.head_name
+    embedding, head = (checkpoint.tensors[name] for name in (checkpoint.embedding_name, checkpoint.head_name))
+    vocabulary = checkpoint.config.get("vocab_size")
+    for info in (embedding, head):
+        if len(info.shape) != 2 or info.shape[0] != vocabulary:
+            raise ModelRefusedError(
+                f"{info.name} has shape {list(info.shape)}, and config.json says vocab_size {vocabulary}; they do not "
+                "belong together"
+            )
 
 
 def _block_of(architecture: Architecture, name: str) -> tuple[int, str] | None:

@@ -93,7 +93,18 @@ def allowed_folder(reference: FolderReference, roots: Sequence[Path] | None) -> 
         raise ReferenceRefusedError(f"outside the folders that this service may read ({allowed})")
     if not os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir it is False for names that no system call takes
         raise ReferenceRefusedError(f"no such folder: {path}")
+    if roots is not None:
+        _refuse_links_out(path, roots)
     return path
+
+
+def _refuse_links_out(folder: Path, roots: Sequence[Path]) -> None:
+    """Links within the roots are fine: caches are made of them."""
+    allowed = [root.resolve() for root in roots]
+    entries = [folder, *(entry for entry in folder.iterdir() if entry.is_dir())]
+    for entry in (inner for outer in entries for inner in outer.iterdir()):
+        if entry.is_symlink() and not any(entry.resolve().is_relative_to(root) for root in allowed):
+            raise ReferenceRefusedError(f"{entry.name} is a link out of the folders that this service may read")
 
 
 def check_prefix(reference: BucketReference, prefixes: Sequence[str]) -> None:
