@@ -133,8 +133,8 @@ class HubServer:
             headers["Content-Range"] = f"bytes {start}-{end}/{whole}"
         if self.break_off_after and len(content) > self.break_off_after[0]:
             cut = self.break_off_after.pop(0)
-            _send(request, status, content[:cut], {**headers, "Content-Length": str(len(content))})
             self.sent += cut
+            _send(request, status, content[:cut], {**headers, "Content-Length": str(len(content))})
             request.wfile.flush()
             request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
             request.close_connection = True

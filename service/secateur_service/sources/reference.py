@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-_REPOSITORY = re.compile(
-    r"(?P<kind>datasets/)?(?P<name>[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?)(@(?P<revision>.*))?"
-)
+_NAME = r"[A-Za-z0-9][\w.-]{0,95}"
+_REPOSITORY = re.compile(rf"(?P<kind>datasets/)?(?P<name>{_NAME}(/{_NAME})?)(@(?P<revision>.*))?", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,254}", re.ASCII)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
@@ -119,7 +118,10 @@ def check_prefix(reference: BucketReference, prefixes: Sequence[str]) -> None:
 
 
 def _path(uri: str) -> Path:
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise ReferenceRefusedError(f"not a URI ({error}); use file:///absolute/path") from error
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         raise ReferenceRefusedError("a file URI has no host, query or fragment; use file:///absolute/path")
     raw = unquote(parts.path)

@@ -1,4 +1,8 @@
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from secateur_service.sources.reference import (
     BucketReference,
@@ -126,3 +130,32 @@ def test_prefixes_end_at_slashes(uri):
         check_prefix(parse_reference(uri), allowed)
     with pytest.raises(ReferenceRefusedError, match="SECATEUR_S3_SOURCES"):
         check_prefix(parse_reference(uri), [])
+
+
+@given(
+    st.one_of(
+        st.text(max_size=60),
+        st.builds("{}://{}".format, st.sampled_from(["file", "hf", "s3"]), st.text(max_size=60)),
+        st.builds(
+            "{}://{}".format,
+            st.sampled_from(["file", "hf", "s3"]),
+            st.lists(st.sampled_from(["a", "..", ".", "/", "//", "%2e", "%00", "@", "\\", "org", "\0", "\n", ":"])).map(
+                "".join
+            ),
+        ),
+    )
+)
+def test_whatever_is_named_is_read_as_one_plain_place_or_refused(uri):
+    try:
+        found = parse_reference(uri)
+    except ReferenceRefusedError:
+        return
+    if isinstance(found, FolderReference):
+        assert found.path.is_absolute()
+        assert ".." not in found.path.parts
+        return
+    name = found.repository if isinstance(found, HubReference) else f"{found.bucket}/{found.prefix}"
+    assert not re.search(r"[\x00-\x1f\x7f\\%?#]|//|(^|/)\.{1,2}(/|$)|^/|/$", name)
+    if isinstance(found, HubReference):
+        assert re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII)
+        assert ".." not in f"{name}{found.revision}"
