@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ EVALUATION_SHARE = 5
 _BATCH_DOCUMENTS = 512
 # More than tokens have in most languages and vocabularies; where they have more, the corpus is read once more.
 _BYTES_PER_TOKEN = 16
+_BYTE_FALLBACK = re.compile("<0x[0-9A-F]{2}>")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class TextSample:
         token_bytes: N×S, the UTF-8 bytes of text that each token stands for; 0 for special tokens.
         documents: number of documents that the sequences touch.
         document_hashes: hashes of these documents.
+        unknown_tokens: tokens that stand for text that the vocabulary does not have: unknown ones, and single bytes
+            of a vocabulary that falls back to them.
     """
 
     language: str
@@ -46,6 +50,7 @@ class TextSample:
     token_bytes: Tensor
     documents: int
     document_hashes: frozenset[bytes]
+    unknown_tokens: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -152,13 +157,21 @@ def _draw(
             f"language {language} has {len(packed.ids)} tokens where {max(needed, length)} are needed; give it more "
             "text, or ask for fewer samples, fewer evaluation tokens or a shorter sequence length"
         )
+    ids, unknown = packed.ids[:needed], _unknown_ids(tokenizer)
     return TextSample(
         language,
-        torch.tensor(packed.ids[:needed]).view(sequences, length),
+        torch.tensor(ids).view(sequences, length),
         torch.tensor(packed.sizes[:needed]).view(sequences, length),
         len(packed.hashes),
         frozenset(packed.hashes),
+        sum(token in unknown for token in ids),
     )
+
+
+def _unknown_ids(tokenizer: Any) -> set[int]:
+    """The token for unknown text, and those for single bytes, which sentencepiece's vocabularies call `<0x0A>`."""
+    fallback = {token for name, token in tokenizer.get_vocab().items() if _BYTE_FALLBACK.fullmatch(name)}
+    return fallback | ({tokenizer.unk_token_id} - {None, tokenizer.bos_token_id, tokenizer.eos_token_id})
 
 
 def _first(documents: Iterable[str], key: bytes, kept_bytes: int, check: Callable[[], None]) -> tuple[list[str], bool]:

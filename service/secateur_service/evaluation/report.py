@@ -51,6 +51,7 @@ class CalibrationFigures:
     tokens: int
     bytes: int
     digest: str
+    unknown_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,9 @@ class CalibrationLanguage(Part):
     tokens: int
     bytes: int
     bytes_per_token: float = Field(description="fitness of the tokenizer: higher is better")
+    unknown_share: Share = Field(
+        description="tokens that are unknown or single bytes of a vocabulary that falls back to them"
+    )
     digest: str = Field(description="SHA-256 of the token ids")
 
 
@@ -303,6 +307,7 @@ def _calibration(figures: CalibrationFigures) -> CalibrationLanguage:
         tokens=figures.tokens,
         bytes=figures.bytes,
         bytes_per_token=figures.bytes / figures.tokens,
+        unknown_share=figures.unknown_tokens / figures.tokens,
         digest=figures.digest,
     )
 

@@ -52,6 +52,7 @@ def report_of(
                 tokens=sample.num_tokens,
                 bytes=sample.num_bytes,
                 digest=sample.digest(),
+                unknown_tokens=sample.unknown_tokens,
             )
             for name, sample in calibration.items()
         ],

@@ -77,7 +77,11 @@ class Sources:
             return self.hub(HubReference(reference.kind, reference.repository, wanted))
         if self.bucket_prefixes is not None:
             check_prefix(reference, self.bucket_prefixes)
-        folder = BucketFolder(self.open_bucket(str(reference)), reference)
+        try:
+            store = self.open_bucket(str(reference))
+        except PermanentError as error:
+            raise ReferenceRefusedError(error.message) from error
+        folder = BucketFolder(store, reference)
         if revision and revision != folder.revision:
             raise ReferenceRefusedError(f"{reference} has changed since the job was submitted; submit it again")
         return folder

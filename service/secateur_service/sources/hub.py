@@ -36,8 +36,8 @@ from secateur_service.errors import TransientError
 from secateur_service.sources.reference import HubReference, ReferenceRefusedError
 from secateur_service.sources.remote import RemoteFile
 
-TIMEOUT_SECONDS = 30.0
-RETRIES = 4
+TIMEOUT_SECONDS = 20.0
+RETRIES = 2
 WAIT_SECONDS = 1.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PARTIAL_CONTENT = 206

@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from secateur_service.calibration import sampling
 from secateur_service.calibration.corpora import Corpus, CorpusRefusedError
@@ -175,3 +176,16 @@ def test_the_bytes_of_tokens_add_up_to_the_bytes_of_the_text(text, data):
     sizes = token_sizes(text, doubled)
     assert sum(sizes) == len(text.encode())
     assert min(sizes) >= 0
+
+
+def test_tokens_that_the_vocabulary_does_not_have_are_counted(tmp_path):
+    calibration, evaluation = save_corpora(tmp_path)
+    letters = {letter: number for number, letter in enumerate("abcdefghijklmnopqrstuvwxyz ", 3)}
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2, **letters}
+    plain = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    drawn = draw(tokenizer, calibration, evaluation)[0]
+    for sample in drawn.values():
+        assert sample.unknown_tokens == int((sample.tokens == 0).sum())
+    shares = {name: sample.unknown_tokens / sample.num_tokens for name, sample in drawn.items()}
+    assert 0 < shares["de"] < 0.3 < shares["uk"]

@@ -5,6 +5,7 @@ import pytest
 from secateur_service.artifacts import open_store
 from secateur_service.sources import ReferenceRefusedError, Sources
 from secateur_service.sources import bucket as bucket_module
+from servers import S3Access
 
 
 @pytest.fixture
@@ -62,6 +63,12 @@ def test_a_prefix_with_too_many_objects_is_no_folder(objects, open_source, monke
     monkeypatch.setattr(bucket_module, "_MAX_OBJECTS", 2)
     with pytest.raises(ReferenceRefusedError, match="name a folder"):
         open_source()
+
+
+def test_no_access_keys_are_a_refusal_that_says_what_to_set(cache):
+    sources = Sources(None, None, lambda uri: open_store(uri, S3Access()), None, cache)
+    with pytest.raises(ReferenceRefusedError, match="SECATEUR_S3_ACCESS_KEY"):
+        sources.open("s3://models/given/tiny")
 
 
 def test_no_hub_is_a_refusal_that_says_what_to_set(cache):
