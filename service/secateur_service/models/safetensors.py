@@ -21,6 +21,7 @@ from secateur_service.durable import sync
 # Bytes per element of the types that a prunable checkpoint may hold.
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 MAX_HEADER_BYTES = 100_000_000
+_LARGEST = 2**63 - 1
 
 
 class MalformedCheckpointError(ValueError):
@@ -77,8 +78,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 def _tensor_info(path: Path, start: int, name: str, entry: Mapping[str, Any]) -> TensorInfo:
     dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
-        raise ValueError(f"tensor {name} has a negative or fractional size")
+    if not all(type(number) is int and 0 <= number <= _LARGEST for number in (*shape, begin, end)):
+        raise ValueError(f"tensor {name} has a negative, fractional or absurd size")
     if dtype not in DTYPE_BYTES:
         raise ValueError(f"tensor {name} has type {dtype}; supported are {', '.join(DTYPE_BYTES)}")
     if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
