@@ -5,7 +5,6 @@ Actions at a point: `kill`, `stop` (until somebody continues it),
 """
 
 import ctypes
-import multiprocessing
 import os
 import resource
 import signal
@@ -18,11 +17,9 @@ from secateur_service.execution.local import LocalExecutor, LocalWorker
 from secateur_service.execution.workdir import attempt_log
 from secateur_service.execution.worker import run_attempt
 from secateur_service.settings import Settings
+from support.forking import ForkedProcess
 
 M_MMAP_THRESHOLD = -3
-
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["secateur_service.pipeline.job", "transformers.models.llama.modeling_llama", __name__])
 
 
 def limit_memory():
@@ -46,37 +43,12 @@ ACTIONS = {
 }
 
 
-def run(environment, output, faulty, job_id, attempt, slot):
-    """Be a worker: the entry of a forked process, whose output goes to the file of that number."""
-    os.setsid()
-    os.environ.clear()
-    os.environ.update(environment)
-    with Path(output).open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+def work(faulty, job_id, attempt, slot):
+    """Be a worker."""
     if attempt <= len(faulty):
         point, action = faulty[attempt - 1].split("=")
         faults.arm(point, ACTIONS[action])
     sys.exit(run_attempt(Settings(), job_id, attempt, slot))
-
-
-class ForkedProcess:
-    """What `LocalWorker` needs of a process, of one that was forked."""
-
-    def __init__(self, *arguments):
-        self._process = _FORKS.Process(target=run, args=arguments, daemon=True)
-        self._process.start()
-        self.pid = self._process.pid
-
-    def poll(self):
-        return self._process.exitcode
-
-    def wait(self, seconds=None):
-        self._process.join(seconds)
-        return self._process.exitcode
-
-    def terminate(self):
-        self._process.terminate()
 
 
 class FaultyExecutor(LocalExecutor):
@@ -92,7 +64,8 @@ class FaultyExecutor(LocalExecutor):
     def start(self, job_id, attempt, slot):
         log = attempt_log(self._data_dir, job_id, attempt)
         log.parent.mkdir(parents=True, exist_ok=True)
-        process = ForkedProcess(self._environment, str(log), self._faulty, job_id, attempt, slot)
+        environment = self._environment
+        process = ForkedProcess(work, self._faulty, job_id, attempt, slot, environment=environment, output=log)
         worker = LocalWorker(job_id, attempt, slot, log, process)
         self._workers.append(worker)
         return worker

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,9 +12,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from support.forking import forked_command, run_command
 from support.models import save_corpora, save_model, spec_data
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +35,6 @@ def command(tmp_path, data, output="out", *extra):
     path = tmp_path / "spec.yaml"
     path.write_text(json.dumps(data))
     return [
-        sys.executable,
-        "-m",
-        "secateur_service",
         "run",
         str(path),
         "--output",
@@ -54,7 +49,7 @@ def command(tmp_path, data, output="out", *extra):
 
 
 def run(tmp_path, data, output="out"):
-    return subprocess.run(command(tmp_path, data, output), capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    return run_command(command(tmp_path, data, output), tmp_path)
 
 
 def digests(folder):
@@ -68,7 +63,9 @@ def digests(folder):
 
 
 def test_a_job_leaves_a_verified_checkpoint_that_transformers_loads(inputs, tmp_path):
-    finished = run(tmp_path, spec_data(*inputs, method="sparsegpt", pattern="2:4"))
+    arguments = command(tmp_path, spec_data(*inputs, method="sparsegpt", pattern="2:4"))
+    whole = [sys.executable, "-m", "secateur_service", *arguments]  # the others are forked, see support/forking.py
+    finished = subprocess.run(whole, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     summary = json.loads(finished.stdout.splitlines()[-1])
     out = tmp_path / "out"
@@ -100,9 +97,7 @@ def test_a_job_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(inputs,
     assert run(tmp_path, data, "undisturbed").returncode == 0
     ledger = tmp_path / "out" / ".work" / "ledger.json"
     for blocks in (1, 3, 5):  # killed in the middle of the block after
-        worker = subprocess.Popen(
-            command(tmp_path, data), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
-        )
+        worker = forked_command(command(tmp_path, data))
         while worker.poll() is None and not (ledger.exists() and len(json.loads(ledger.read_text())) >= blocks):
             time.sleep(0.005)
         time.sleep(0.02)
@@ -122,23 +117,19 @@ def test_a_job_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(inputs,
 def test_a_termination_signal_keeps_the_finished_blocks(inputs, tmp_path):
     data = spec_data(*inputs)
     ledger = tmp_path / "out" / ".work" / "ledger.json"
-    worker = subprocess.Popen(
-        command(tmp_path, data), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
-    )
+    worker = forked_command(command(tmp_path, data), output=tmp_path / "said")
     while worker.poll() is None and not ledger.exists():
         time.sleep(0.005)
     worker.terminate()
-    _, errors = worker.communicate(timeout=60)
-    assert worker.returncode == 13
-    assert "PREEMPTED: interrupted; run the same command again" in errors
+    assert worker.wait(60) == 13
+    assert "PREEMPTED: interrupted; run the same command again" in (tmp_path / "said").read_text()
     assert json.loads(run(tmp_path, data).stdout.splitlines()[-1])["resumed_blocks"] >= 1
 
 
 def test_blocks_made_under_other_conditions_are_not_mixed_in(inputs, tmp_path):
     data = spec_data(*inputs)
     ledger = tmp_path / "out" / ".work" / "ledger.json"
-    other = command(tmp_path, data, "out", "--threads", "2")
-    worker = subprocess.Popen(other, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+    worker = forked_command(command(tmp_path, data, "out", "--threads", "2"))
     while worker.poll() is None and not ledger.exists():
         time.sleep(0.005)
     worker.kill()

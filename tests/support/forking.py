@@ -1,0 +1,79 @@
+"""Processes forked off one that has loaded PyTorch, which otherwise takes most of their start."""
+
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    ["secateur_service.pipeline.job", "secateur_service.run", "transformers.models.llama.modeling_llama", __name__]
+)
+
+
+class ForkedProcess:
+    """As much of `subprocess.Popen` as tests and `LocalWorker` use.
+
+    Args:
+        target: what the process does; it ends with its SystemExit.
+        arguments: of `target`.
+        environment: the process's whole environment.
+        output: file behind which standard output is written.
+        errors: likewise of standard error; the same file by default.
+    """
+
+    def __init__(self, target, *arguments, environment=os.environ, output=os.devnull, errors=None):
+        places = str(output), str(errors or output)
+        self._process = _FORKS.Process(target=_be, args=(target, arguments, dict(environment), *places), daemon=True)
+        self._process.start()
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self):
+        return self._process.exitcode
+
+    def poll(self):
+        return self._process.exitcode
+
+    def wait(self, seconds=None):
+        self._process.join(seconds)
+        return self._process.exitcode
+
+    def terminate(self):
+        self._process.terminate()
+
+    def kill(self):
+        self._process.kill()
+
+
+def forked_command(arguments, **places):
+    """`secateur-service` with these arguments."""
+    return ForkedProcess(_command, arguments, **places)
+
+
+def run_command(arguments, folder):
+    """The same, to its end: exit code, output and errors, which go through files in `folder`."""
+    output, errors = folder / "stdout", folder / "stderr"
+    for path in (output, errors):
+        path.unlink(missing_ok=True)
+    process = forked_command(arguments, output=output, errors=errors)
+    process.wait()
+    return SimpleNamespace(returncode=process.returncode, stdout=output.read_text(), stderr=errors.read_text())
+
+
+def _be(target, arguments, environment, output, errors):
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, path in ((1, output), (2, errors)):
+        with Path(path).open("ab") as file:
+            os.dup2(file.fileno(), number)
+    target(*arguments)
+
+
+def _command(arguments):
+    from secateur_service.cli import main
+
+    sys.argv = ["secateur-service", *arguments]
+    main()
