@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 import threading
 import time
 import uuid
@@ -13,6 +14,7 @@ import grpc
 import pytest
 
 import secateur
+from secateur.cli._render import plan_text
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur.v1 import prune_service_pb2_grpc as service_grpc
 from secateur_service.jobs.job import Failure
@@ -307,6 +309,12 @@ def test_a_dry_run_resolves_and_stores_nothing(service, client):
     assert plan.resolved_spec["pruning"]["method"] == "sparsegpt"
     assert plan.estimate.checkpoint_bytes > 0
     assert list(client.list_jobs()) == []
+    mix, evaluation = plan.resolved_spec["calibration"], plan.resolved_spec["evaluation"]
+    tokens = mix["samples"] // len(mix["languages"]) * mix["sequence_length"]
+    held_out = evaluation["tokens_per_language"] // mix["sequence_length"] * mix["sequence_length"]
+    shown = plan_text(plan)
+    for language, weight in mix["languages"].items():
+        assert re.search(rf"^{language} +{weight:.4f} +{tokens} +{held_out}$", shown, re.MULTILINE)
 
 
 async def test_the_asynchronous_client_does_the_same(service, tmp_path):

@@ -72,7 +72,27 @@ def plan_text(plan: Plan) -> str:
         ("disk", size(cost.disk_bytes)),
         ("operations", f"{cost.flops:.2e} FLOP"),
     ]
-    return f"{yaml_text(plan.resolved_spec)}\n\n{columns(rows)}"
+    return f"{yaml_text(plan.resolved_spec)}\n\n{_tokens_text(plan.resolved_spec)}\n\n{columns(rows)}"
+
+
+def _tokens_text(spec: Mapping[str, Any]) -> str:
+    """How many tokens of each language are calibrated on and evaluated, as a table."""
+    mix, evaluation = spec["calibration"], spec["evaluation"]
+    length = mix["sequence_length"]
+    weights = mix["languages"]
+    sequences = {language: mix["samples"] // len(weights) for language in weights}
+    windows = dict.fromkeys(evaluation["languages"], evaluation["tokens_per_language"] // length)
+    rows = [("LANGUAGE", "WEIGHT", "CALIBRATION TOKENS", "EVALUATION TOKENS")]
+    rows += [
+        (
+            language,
+            f"{weights.get(language, 0):.4f}",
+            f"{sequences.get(language, 0) * length}",
+            f"{windows.get(language, 0) * length}",
+        )
+        for language in {**weights, **windows}
+    ]
+    return columns(rows, right=[1, 2, 3])
 
 
 def result_text(result: PublishedResult) -> str:

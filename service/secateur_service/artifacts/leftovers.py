@@ -36,13 +36,13 @@ def remove_leftovers(store: ObjectStore, prefix: str, published: str | None) -> 
     if not keys:
         return store.abort_uploads(start)
     named = _named(store, start + MANIFEST_NAME, published)
-    removed = store.abort_uploads(start)
+    removed = 0
     for key in keys:
         path = key.removeprefix(start)
         if path not in named and (not named or _OURS.fullmatch(path)):
             store.delete(key)
             removed += 1
-    return removed
+    return removed + store.abort_uploads(start)
 
 
 def _named(store: ObjectStore, key: str, published: str | None) -> set[str]:
