@@ -8,13 +8,14 @@ import torch
 import secateur
 from support.hub import hub_server
 from support.models import save_corpora, save_model, spec_data
-from support.service import WITH_WORKERS, Service, checkpoint_digests
+from support.service import WITH_WORKERS, Service, checkpoint_digests, folder_of
 
 
 @pytest.fixture
 def files(tmp_path):
     files = tmp_path / "files"
     save_model(files / "model", "llama", dtype=torch.bfloat16, hidden_size=256, max_shard_size="1MB")
+    (files / "model" / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
     save_corpora(files)
     return files
 
@@ -73,6 +74,11 @@ def test_the_same_model_and_text_give_the_same_bytes_wherever_they_lie(service, 
                 assert resolved["calibration"]["corpus"] == corpus
                 told = [e for e in job.watch(after_sequence=0) if getattr(e, "message", "") == "fetching model"]
                 assert int(told[-1].fields["bytes"]) == int(told[-1].fields["of_bytes"]) > 100_000
+    card = (folder_of(results["hf"]) / "checkpoint" / "README.md").read_text()
+    assert f"hf://org/tiny at {hub.repositories['models/org/tiny'].commit}" in card
+    assert "license: " in card, "the card of the model was not looked at"
+    page = (folder_of(results["hf"]) / "report" / "report.html").read_text()
+    assert hub.repositories["models/org/tiny"].commit in page
     digests = {place: checkpoint_digests(result) for place, result in results.items()}
     assert digests["file"] == digests["s3"] == digests["hf"] != {}
     models = {json.dumps(result.report["model"]["digest"]) for result in results.values()}

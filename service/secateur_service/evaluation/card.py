@@ -79,6 +79,7 @@ def _body(report: Report, license_id: str | None) -> str:
         if license_id is not None
         else "The base model does not name its license in a form that could be carried over; look it up before use."
     )
+    revision = report.spec.get("model", {}).get("revision")
     return f"""# {name}, pruned for {mix}
 
 {name} with {report.sparsity.pruned_layers:.2%} of the weights of its decoder blocks' linear layers set to zero
@@ -102,7 +103,7 @@ Perplexity depends on the tokenizer and does not compare between languages; bits
 
 | | |
 |---|---|
-| base model | {_plain(report.model.uri)} |
+| base model | {_plain(report.model.uri + (f" at {revision}" if revision else ""))} |
 | base model digest | {_plain(report.model.digest)} |
 | method | {_plain(label(pruning["method"], pruning["update"]))} |
 | target | {_plain(target(pruning))} |

@@ -187,7 +187,7 @@ class Checkpoint:
 
 
 def checkpoint_files(names: Collection[str]) -> list[str]:
-    """Those files of a folder, by their names, that a checkpoint consists of: tensors, configuration and tokenizer.
+    """Those files of a folder, by their names, that make a checkpoint: tensors, configuration, tokenizer and card.
 
     Some publishers put the same weights beside them in a form of their own (`consolidated`), or adapters.
     """
@@ -195,7 +195,7 @@ def checkpoint_files(names: Collection[str]) -> list[str]:
         name
         for name in names
         if name in COMPANIONS
-        or name in ("config.json", _INDEX)
+        or name in ("config.json", "README.md", _INDEX)
         or (name.endswith(".safetensors") and "/" not in name and not name.startswith(("consolidated", "adapter")))
     ]
 
