@@ -17,8 +17,8 @@ def test_no_promise_is_broken_under_random_faults(tmp_path, kind):
     with KINDS[kind](tmp_path, rng) as around:
         campaign = Campaign(tmp_path, around, rng)
         try:
-            campaign.run(jobs=2, kills=2)
+            campaign.run(jobs=2, kills=3)
             assert campaign.violations() == []
-            assert campaign.kills == 2
+            assert campaign.kills == 3
         finally:
             campaign.close()

@@ -36,6 +36,17 @@ def test_a_job_gets_its_result_through_a_store_that_fails_now_and_then_in_every_
         assert [body["index"] for body in site.events(job_id, EventKind.BLOCK)] == list(range(site.blocks))
 
 
+def test_a_store_that_fails_all_the_time_is_given_up_with_a_reason_and_nothing_is_half_published(
+    site, proxy, s3_server
+):
+    proxy.misbehave("unavailable")
+    job_id = site.submit(max_attempts=1)
+    job = until(ended(site, job_id), site.failing())
+    assert (job.state, job.failure.reason) == (JobState.FAILED, "OBJECT_STORE_UNAVAILABLE")
+    assert len(site.store.blocks(job_id)) == site.blocks
+    assert not list(s3_server.folder.glob("**/manifest*"))
+
+
 def test_credentials_that_are_revoked_end_the_job_at_once_with_what_to_check(s3_site, s3_server):
     site = s3_site
     job_id = site.submit()

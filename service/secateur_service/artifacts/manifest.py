@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from secateur_service.artifacts.port import check_key
+from secateur_service.durable import file_digest
 from secateur_service.errors import PermanentError
 
 MANIFEST_NAME = "manifest.json"
 MEDIA_TYPE = "application/json"
 INVALID_MANIFEST = "INVALID_MANIFEST"
 
-_READ_BYTES = 2**20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAMED_DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{12,64}(?![0-9a-f])")
 
@@ -102,19 +101,6 @@ def describe_file(file: LocalFile) -> ManifestFile:
     return ManifestFile(
         path=file.path,
         size_bytes=file.source.stat().st_size,
-        sha256=_digest(file.source),
+        sha256=file_digest(file.source),
         media_type=file.media_type,
     )
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    for piece in _pieces(path):
-        digest.update(piece)
-    return digest.hexdigest()
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(_READ_BYTES):
-            yield piece

@@ -9,7 +9,6 @@ another content under them.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ import structlog
 
 from secateur_service import faults
 from secateur_service.artifacts import ObjectStore
+from secateur_service.durable import file_digest
 from secateur_service.errors import AttemptError, TransientError
 from secateur_service.pipeline.observer import BlockRecord
 
@@ -26,7 +26,6 @@ MEDIA_TYPE = "application/octet-stream"
 
 # Blocks that wait to be moved; when there are more, the pass waits.
 _MAX_WAITING = 2
-_READ_BYTES = 1 << 20
 
 _log = structlog.get_logger(__name__)
 
@@ -76,7 +75,7 @@ class Shards:
         if self._store is None or key is None:
             raise TransientError(f"the finished block {record.shard} is gone", reason="SHARD_GONE")
         self._store.get_file(key, path)
-        if _digest(path) != record.sha256:
+        if file_digest(path) != record.sha256:
             path.unlink()
             self._store.delete(key)
             raise TransientError(f"the finished block {record.shard} was damaged", reason="SHARD_DAMAGED")
@@ -123,11 +122,3 @@ class Shards:
     def _key(self, prefix: str, record: BlockRecord) -> str:
         path = f"checkpoint/{record.shard}"
         return f"{prefix}/{path}" if prefix else path
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_READ_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()

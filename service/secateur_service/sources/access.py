@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from secateur_service.artifacts.port import ObjectStore, check_key
 from secateur_service.errors import PermanentError
@@ -62,10 +63,10 @@ class Sources:
         if isinstance(reference, FolderReference):
             if revision:
                 raise ReferenceRefusedError("a folder has no revisions; leave revision empty")
-            return Source(uri, allowed_folder(reference, self.file_roots), None, self.cache)
+            return LocalSource(uri, allowed_folder(reference, self.file_roots))
         remote = self._open_remote(reference, revision)
         plain = replace(reference, revision=None) if isinstance(reference, HubReference) else reference
-        return Source(str(plain), None, remote, self.cache)
+        return RemoteSource(str(plain), remote, self.cache)
 
     def _open_remote(self, reference: HubReference | BucketReference, revision: str | None) -> RemoteFolder:
         if isinstance(reference, HubReference):
@@ -87,40 +88,75 @@ class Sources:
         return folder
 
 
-@dataclass(frozen=True)
-class Source:
-    """A folder that was looked up: either on this machine, or remote.
+class Source(Protocol):
+    """A folder that was looked up."""
 
-    Attributes:
-        uri: its reference, without a revision.
-    """
-
-    uri: str
-    local: Path | None
-    remote: RemoteFolder | None
-    cache: Cache
+    @property
+    def uri(self) -> str:
+        """Its reference, without a revision."""
 
     @property
     def revision(self) -> str | None:
         """The version; None of a folder on this machine."""
-        return None if self.remote is None else self.remote.revision
 
     @property
     def pinned_uri(self) -> str:
         """The reference that means this version, where references can say so."""
-        return f"{self.uri}@{self.revision}" if self.uri.startswith("hf://") else self.uri
 
-    @contextlib.contextmanager
-    def outline(self, wanted: Wanted) -> Iterator[Path]:
-        """A folder that looks like this one to who reads names, sizes, small files and headers.
+    def outline(self, wanted: Wanted) -> contextlib.AbstractContextManager[Path]:
+        """A folder that looks like this one to who reads names, sizes, configuration and headers.
 
         Raises:
             ReferenceRefusedError, TransientError: as `RemoteFolder.read` does.
         """
-        if self.local is not None:
-            yield self.local
-            return
-        assert self.remote is not None
+
+    def fetch(self, wanted: Wanted, *, check: Callable[[], None], on_progress: Callable[[int, int], None]) -> Path:
+        """The folder itself, on this machine; see `Cache.fetch`."""
+
+
+@dataclass(frozen=True)
+class LocalSource:
+    """A folder of this machine."""
+
+    uri: str
+    path: Path
+    revision = None
+
+    @property
+    def pinned_uri(self) -> str:
+        """There are no versions."""
+        return self.uri
+
+    def outline(self, wanted: Wanted) -> contextlib.AbstractContextManager[Path]:  # noqa: ARG002 - all is there
+        """The folder itself."""
+        return contextlib.nullcontext(self.path)
+
+    def fetch(self, wanted: Wanted, **_: object) -> Path:  # noqa: ARG002
+        """The folder itself."""
+        return self.path
+
+
+@dataclass(frozen=True)
+class RemoteSource:
+    """A folder somewhere else."""
+
+    uri: str
+    remote: RemoteFolder
+    cache: Cache
+
+    @property
+    def revision(self) -> str:
+        """The version."""
+        return self.remote.revision
+
+    @property
+    def pinned_uri(self) -> str:
+        """With the commit of a repository; an object store's references cannot say it."""
+        return f"{self.uri}@{self.revision}" if self.uri.startswith("hf://") else self.uri
+
+    @contextlib.contextmanager
+    def outline(self, wanted: Wanted) -> Iterator[Path]:
+        """A folder for as long as the context lasts."""
         with tempfile.TemporaryDirectory(prefix="secateur-outline-") as name:
             write_outline(self.remote, _plain(wanted(self.remote.files)), Path(name))
             yield Path(name)
@@ -132,10 +168,7 @@ class Source:
         check: Callable[[], None] = lambda: None,
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> Path:
-        """The folder itself; see `Cache.fetch`."""
-        if self.local is not None:
-            return self.local
-        assert self.remote is not None
+        """The files that are wanted, in the cache."""
         names = _plain(wanted(self.remote.files))
         return self.cache.fetch(self.remote, names, check=check, on_progress=on_progress)
 

@@ -18,13 +18,12 @@ from pathlib import Path
 
 import structlog
 
-from secateur_service.durable import sync
+from secateur_service.durable import file_digest, sync
 from secateur_service.errors import ResourceError, TransientError
 from secateur_service.sources.remote import RemoteFile, RemoteFolder
 
 TRIES = 5
 WAIT_SECONDS = 1.0
-_READ_BYTES = 1 << 20
 _POLL_SECONDS = 0.2
 _PARTIAL = ".partial"
 _USED = ".used"
@@ -171,7 +170,7 @@ def _fetch_file(remote: RemoteFolder, file: RemoteFile, entry: Path, check: Call
             if tries > TRIES:
                 raise TransientError(f"{file.name} ends after {have} of {file.size_bytes} bytes", reason="SOURCE_SHORT")
             time.sleep(WAIT_SECONDS * tries)
-    if file.sha256 is not None and _digest(partial, check) != file.sha256:
+    if file.sha256 is not None and file_digest(partial) != file.sha256:
         partial.unlink()
         raise TransientError(f"{file.name} has not the content that the source announced", reason="SOURCE_DAMAGED")
     sync(partial)
@@ -185,15 +184,6 @@ def _there(entry: Path, file: RemoteFile) -> int:
         if path.exists():
             return min(path.stat().st_size, file.size_bytes)
     return 0
-
-
-def _digest(path: Path, check: Callable[[], None]) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_READ_BYTES):
-            check()
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _size(entry: Path) -> int:

@@ -1,7 +1,7 @@
-"""What is needed to judge a remote folder without fetching it: small files, the headers of large ones, and sizes.
+"""What is needed to judge a remote folder without fetching it: configuration, index, headers of weights, and sizes.
 
-The outline looks to its readers like the folder itself. Of safetensors files only the header is there, the rest is a
-hole of the right size, which takes no room.
+To who reads no more, the outline looks like the folder itself. Of safetensors files the header is there; the rest of
+them, and all of other files, is a hole of the right size, which takes no room.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from secateur_service.models.safetensors import MAX_HEADER_BYTES
 from secateur_service.sources.reference import ReferenceRefusedError
 from secateur_service.sources.remote import RemoteFile, RemoteFolder
 
+_READ_WHOLE = ("config.json", ".index.json")
 _MAX_JSON_BYTES = 50_000_000
 _FIRST_BYTES = 1 << 16
 _CONNECTIONS = 8
@@ -33,7 +34,7 @@ def write_outline(remote: RemoteFolder, names: Collection[str], folder: Path) ->
 
 def _write(remote: RemoteFolder, file: RemoteFile, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if file.name.endswith(".json"):
+    if file.name.endswith(_READ_WHOLE):
         if file.size_bytes > _MAX_JSON_BYTES:
             raise ReferenceRefusedError(f"{file.name} is larger than {_MAX_JSON_BYTES} bytes")
         path.write_bytes(_read(remote, file, 0, file.size_bytes))
