@@ -1,4 +1,4 @@
-"""Files that are whole after a crash: content first, then the name, each on disk before the next step; their digests."""
+"""Files that are whole after a crash: content first, then the name, each on disk before the next; and their digests."""
 
 from __future__ import annotations
 
