@@ -31,7 +31,7 @@ from models import random_tokens, write_random_llama
 from processes import run_side
 from quality import Judge
 
-from secateur_service.calibration.corpora import Corpus
+from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.sampling import draw_samples
 from secateur_service.models.checkpoint import Checkpoint, open_checkpoint
 
@@ -51,8 +51,8 @@ def draw(options: argparse.Namespace) -> dict[str, Tensor]:
     languages = sorted(path.stem for path in options.calibration.glob("*.txt"))
     drawn = draw_samples(
         AutoTokenizer.from_pretrained(options.model),
-        calibration=Corpus(options.calibration),
-        evaluation=Corpus(options.evaluation),
+        calibration=FolderCorpus(options.calibration),
+        evaluation=FolderCorpus(options.evaluation),
         languages=languages,
         evaluation_languages=languages,
         sequences=max(1, SEQUENCES // len(languages)),

@@ -31,7 +31,7 @@ import matplotlib as mpl
 import torch
 from transformers import AutoTokenizer
 
-from secateur_service.calibration.corpora import Corpus
+from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.sampling import TextSample, draw_samples
 from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
@@ -245,8 +245,8 @@ def main() -> None:
             mix = [options.only] if only else languages
             drawn[only] = draw_samples(
                 tokenizer,
-                calibration=Corpus(options.calibration),
-                evaluation=Corpus(options.evaluation),
+                calibration=FolderCorpus(options.calibration),
+                evaluation=FolderCorpus(options.evaluation),
                 languages=mix,
                 evaluation_languages=languages,
                 sequences=options.sequences * len(languages) // len(mix),

@@ -19,7 +19,7 @@ resumed watches under the name `secateur`.
 """
 
 from secateur._aio import AsyncClient, AsyncJobHandle
-from secateur._artifact import Artifact, ServiceInfo
+from secateur._artifact import Artifact, CorpusPreset, ServiceInfo
 from secateur._client import Client
 from secateur._config import ClientConfig
 from secateur._download import DownloadProgress
@@ -75,6 +75,7 @@ __all__ = [
     "ClientClosedError",
     "ClientConfig",
     "ConfigError",
+    "CorpusPreset",
     "DamagedResultError",
     "DeadlineError",
     "DownloadError",

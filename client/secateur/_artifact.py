@@ -28,6 +28,29 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class CorpusPreset:
+    """A data set of the hub that a specification can name as its corpus.
+
+    Attributes:
+        name: As specifications name it.
+        title: For people.
+        repository: `org/name` on the hub.
+        license: As the data set's card says it.
+        gated: Whether the account of the service has to accept its terms.
+        verified: Whether the languages were checked against the live hub.
+        languages: BCP 47 tags.
+    """
+
+    name: str
+    title: str
+    repository: str
+    license: str
+    gated: bool
+    verified: bool
+    languages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ServiceInfo:
     """What a service can do.
 
@@ -43,6 +66,7 @@ class ServiceInfo:
         file_roots: Folders under which `file://` models and corpora may lie.
         destinations: Where results may be published; the first is the default.
         max_request_bytes: Largest request it accepts.
+        presets: Corpora that have a name.
     """
 
     version: str
@@ -56,3 +80,4 @@ class ServiceInfo:
     file_roots: tuple[str, ...]
     destinations: tuple[str, ...]
     max_request_bytes: int
+    presets: tuple[CorpusPreset, ...]

@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf import struct_pb2
 from google.protobuf.message import Message
 
-from secateur._artifact import Artifact, ServiceInfo
+from secateur._artifact import Artifact, CorpusPreset, ServiceInfo
 from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
 from secateur._job import Estimate, Failure, Job, JobStage, JobState, LanguageResult, Plan, Progress, PublishedResult
 from secateur._spec import spec_mapping
@@ -111,6 +111,18 @@ def info_from(message: service_pb.ServiceInfo) -> ServiceInfo:
         file_roots=tuple(message.file_roots),
         destinations=tuple(message.destinations),
         max_request_bytes=message.max_request_bytes,
+        presets=tuple(
+            CorpusPreset(
+                name=preset.name,
+                title=preset.title,
+                repository=preset.repository,
+                license=preset.license,
+                gated=preset.gated,
+                verified=preset.verified,
+                languages=tuple(preset.languages),
+            )
+            for preset in message.presets
+        ),
     )
 
 

@@ -19,9 +19,12 @@ class SpecOptions(TypedDict, total=False):
 
     Attributes:
         revision: Of a model of the hub: branch, tag or commit.
-        corpus: Folder with the calibration text, one file per language: `hf://datasets/org/name@revision`,
-            `s3://bucket/prefix` or `file:///folder`.
+        corpus: Calibration text: a preset such as `mc4` (the default), or a folder with a file for each language,
+            `hf://datasets/org/name@revision`, `s3://bucket/prefix` or `file:///folder`.
         text_field: The name that the text has in JSON objects and parquet tables.
+        chat_template: Whether every document is put into the model's chat template.
+        generation: Lets the dense model write the calibration text itself; `{}` takes the defaults of `GenerationSpec`.
+        identify_languages: Whether the language of the text is guessed, to warn of a corpus in another one.
         languages: The calibration-language mix, `{"de": 0.7, "en": 0.3}` or `["de", "en"]`.
         samples: Calibration sequences in all.
         sequence_length: Tokens per sequence.
@@ -41,6 +44,7 @@ class SpecOptions(TypedDict, total=False):
         overrides: Layers that are treated otherwise than the rest.
         evaluation_corpus: Folder with the evaluation text; without it, a part of the calibration corpus is set aside.
         evaluation_text_field: Like `text_field`; without it, the same.
+        evaluation_chat_template: Like `chat_template`; without it, the same.
         evaluation_languages: Languages to evaluate; without them, those of the mix.
         tokens_per_language: Tokens of evaluation text per language.
         layer_snr: Whether the report has every layer's signal-to-noise ratio.
@@ -51,8 +55,11 @@ class SpecOptions(TypedDict, total=False):
     """
 
     revision: str | None
-    corpus: Required[str]
+    corpus: str | None
     text_field: str | None
+    chat_template: bool | None
+    generation: Mapping[str, Any] | None
+    identify_languages: bool | None
     languages: Required[Languages]
     samples: int | None
     sequence_length: int | None
@@ -72,6 +79,7 @@ class SpecOptions(TypedDict, total=False):
     overrides: Overrides | None
     evaluation_corpus: str | None
     evaluation_text_field: str | None
+    evaluation_chat_template: bool | None
     evaluation_languages: Sequence[str] | None
     tokens_per_language: int | None
     layer_snr: bool | None
@@ -85,6 +93,9 @@ PATHS: Mapping[str, tuple[str, ...]] = {
     "revision": ("model", "revision"),
     "corpus": ("calibration", "corpus"),
     "text_field": ("calibration", "text_field"),
+    "chat_template": ("calibration", "chat_template"),
+    "generation": ("calibration", "generation"),
+    "identify_languages": ("calibration", "identify_languages"),
     "languages": ("calibration", "languages"),
     "samples": ("calibration", "samples"),
     "sequence_length": ("calibration", "sequence_length"),
@@ -104,6 +115,7 @@ PATHS: Mapping[str, tuple[str, ...]] = {
     "overrides": ("pruning", "overrides"),
     "evaluation_corpus": ("evaluation", "corpus"),
     "evaluation_text_field": ("evaluation", "text_field"),
+    "evaluation_chat_template": ("evaluation", "chat_template"),
     "evaluation_languages": ("evaluation", "languages"),
     "tokens_per_language": ("evaluation", "tokens_per_language"),
     "layer_snr": ("evaluation", "layer_snr"),

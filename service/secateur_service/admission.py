@@ -8,17 +8,19 @@ the layers. The result is the resolved specification, in which no default is lef
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from secateur_service.calibration.corpora import Corpus, CorpusRefusedError, corpus_files
+from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus, corpus_files
+from secateur_service.calibration.presets import PresetReference, parse_preset
 from secateur_service.errors import FieldViolation, InvalidSpecError
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, checkpoint_files, open_checkpoint
 from secateur_service.models.safetensors import TensorInfo
 from secateur_service.pipeline.estimate import estimate_cost
 from secateur_service.pipeline.outcome import Estimate
 from secateur_service.sources import ReferenceRefusedError, Sources, open_sources
+from secateur_service.sources.reference import HubReference
 from secateur_service.spec import (
     DEFAULT_SEQUENCE_LENGTH,
     CalibrationSpec,
@@ -105,6 +107,7 @@ def _resolve(spec: PruneSpec, sequence_length: int, access: AccessPolicy) -> Pru
         update={
             "corpus": spec.evaluation.corpus or calibration.corpus,
             "text_field": spec.evaluation.text_field or calibration.text_field,
+            "chat_template": _either(spec.evaluation.chat_template, calibration.chat_template),
             "languages": spec.evaluation.languages or tuple(entry.language for entry in calibration.languages),
         }
     )
@@ -115,6 +118,10 @@ def _resolve(spec: PruneSpec, sequence_length: int, access: AccessPolicy) -> Pru
     return spec.model_copy(
         update={"calibration": calibration, "pruning": pruning, "evaluation": evaluation, "output": output}
     )
+
+
+def _either(chosen: bool | None, otherwise: bool) -> bool:  # noqa: FBT001
+    return otherwise if chosen is None else chosen
 
 
 class _Review:
@@ -145,13 +152,32 @@ class _Review:
 
     def corpus(self, part: str, uri: str, languages: Sequence[str]) -> None:
         try:
+            preset = parse_preset(uri)
+            if preset is not None:
+                self._corpora[uri] = self._preset(part, preset, languages)
+                return
             source = self._access.sources.open(uri)
             with source.outline(corpus_files) as folder:
-                self._languages(part, Corpus(folder), languages)
-        except ReferenceRefusedError as error:
+                self._languages(part, enumerate(languages), FolderCorpus(folder).files)
+        except (CorpusRefusedError, ReferenceRefusedError) as error:
             self._refuse(f"{part}.corpus", str(error))
             return
         self._corpora[uri] = source.pinned_uri
+
+    def _preset(self, part: str, reference: PresetReference, languages: Sequence[str]) -> str:
+        """Look a preset up, in the table and at the hub; the reference to the commit that was found."""
+        preset = reference.preset
+        known = self._languages(part, enumerate(languages), preset.configuration)
+        place = HubReference("dataset", preset.repository, reference.revision)
+        data_set = self._access.sources.hub(place).describe(place)
+
+        def find(language: str) -> None:
+            configuration = preset.configuration(language)
+            if data_set.configurations is not None and configuration not in data_set.configurations:
+                raise CorpusRefusedError(f"{place} has no configuration {configuration}; choose another revision")
+
+        self._languages(part, known, find)
+        return str(PresetReference(preset, data_set.commit))
 
     def pinned(self, spec: PruneSpec) -> PruneSpec:
         """The specification with the versions of model and corpora that were judged."""
@@ -162,13 +188,19 @@ class _Review:
             evaluation = evaluation.model_copy(update={"corpus": self._corpora[evaluation.corpus]})
         return spec.model_copy(update={"model": self._model, "calibration": calibration, "evaluation": evaluation})
 
-    def _languages(self, part: str, corpus: Corpus, languages: Sequence[str]) -> None:
-        for position, language in enumerate(languages):
+    def _languages(
+        self, part: str, languages: Iterable[tuple[int, str]], find: Callable[[str], object]
+    ) -> list[tuple[int, str]]:
+        """Refuse the languages that are not found; returns the others. Each comes with its position."""
+        found = []
+        for position, language in languages:
             try:
-                corpus.files(language)
+                find(language)
+                found.append((position, language))
             except CorpusRefusedError as error:
                 suffix = ".language" if part == "calibration" else ""
                 self._refuse(f"{part}.languages[{position}]{suffix}", f"{language!r}: the corpus {error}")
+        return found
 
     def layers(self, pruning: PruningSpec, checkpoint: Checkpoint) -> None:
         """Every override names layers, every pattern divides the inputs of its layers, and something is pruned."""

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from secateur_service import __version__
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.api.server import ApiServer
-from secateur_service.artifacts import open_store
+from secateur_service.artifacts import ObjectStore, open_store
 from secateur_service.durable import write_durably
 from secateur_service.errors import TransientError
 from secateur_service.execution.local import LocalExecutor
@@ -72,7 +72,7 @@ async def _serve(settings: Settings, ready_file: Path | None) -> None:
             store,
             metrics,
             admit=partial(admit, access=AccessPolicy.from_settings(settings)),
-            open_results=partial(open_store, settings=settings),
+            open_results=partial(_open_results, settings=settings),
             subscribers=[partial(_wake, dispatcher)],
         )
         async with _serving(server), _metrics_server(settings, metrics) as metrics_address:
@@ -119,12 +119,16 @@ def _janitor(settings: Settings, store: SqlJobStore, executor: Executor, metrics
         store,
         store.retention,
         executor,
-        lambda job: open_store(job.resolved.output.destination or settings.destinations[0], settings),
+        lambda job: _open_results(job.resolved.output.destination or settings.destinations[0], settings),
         leftovers_seconds=settings.leftovers_retention_seconds,
         jobs_seconds=settings.job_retention_seconds,
         pause_seconds=settings.cleaning_seconds,
         on_round=metrics.count_removed,
     )
+
+
+def _open_results(destination: str, settings: Settings) -> ObjectStore:
+    return open_store(destination, settings.account_of(destination))
 
 
 def _wake(dispatcher: Dispatcher, events: Sequence[Event]) -> None:

@@ -190,6 +190,24 @@ def run(
 
 
 @app.command()
+def presets(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[PRESET]...", help="Only these.")] = None,
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Ask the hub whether it has every configuration; ends with 1 if not.")
+    ] = False,
+) -> None:
+    """List the corpora that jobs can name by a short name, with their languages.
+
+    The table was written without the hub at hand. --check asks the one of the settings (SECATEUR_HUB_ENDPOINT, and
+    SECATEUR_HUB_TOKEN for what is gated) and says what it does not have.
+    """
+    from secateur_service.presets_command import list_presets
+
+    sys.exit(list_presets(_settings(), names or (), check=check))
+
+
+@app.command()
 def demo(
     *,
     data_dir: Annotated[Path, typer.Option(help="Folder for the demo's model, text, database and results.")] = Path(
@@ -205,12 +223,14 @@ def demo(
 def _settings(**given: Any) -> Settings:
     """The settings, with the flags that were given on top; a wrong one ends the command with its remedy."""
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         findings = error.errors(include_input=False)
         _fail("\n".join(_explain(finding["loc"], finding["msg"]) for finding in findings), EXIT_USAGE)
     except SettingsError as error:
         _fail(str(error), EXIT_USAGE)
+    os.environ.update(settings.library_environment())
+    return settings
 
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import shutil
 import signal
 import sys
@@ -77,7 +78,9 @@ def _run(
 ) -> tuple[dict[str, Any], Report]:
     data = spec_to_dict(load_spec(spec_path))
     on_device = device is not None and not device.startswith("cpu")
-    sources = open_sources(Settings(), everywhere=True)
+    settings = Settings()
+    os.environ.update(settings.library_environment())
+    sources = open_sources(settings, everywhere=True)
     admission = admit(data, AccessPolicy(sources, destinations=None, on_device=on_device))
     spec = admission.resolved.model_copy(update={"output": OutputSpec()})
     output = output.resolve()

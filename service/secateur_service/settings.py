@@ -2,21 +2,33 @@
 
 Each setting is read from the environment as ``SECATEUR_{NAME}``; what is not there comes from the TOML file that
 ``SECATEUR_SETTINGS_FILE`` names, if it does, and else from the default. Lists are separated by commas in the
-environment (`file_roots` by the system's path separator) and are arrays in the file. A worker gets the settings of
+environment (`file_roots` by the system's path separator) and are arrays in the file; `credentials` are an object of
+JSON in the environment and tables `[credentials.name]` in the file. A worker gets the settings of
 its server as a whole (`Settings.worker_environment`), so that both always agree.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import re
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -30,6 +42,74 @@ from sqlalchemy.exc import ArgumentError
 
 PREFIX = "SECATEUR_"
 FILE_VARIABLE = "SECATEUR_SETTINGS_FILE"
+
+
+_S3_PREFIX = re.compile(r"s3://[^/,]+(/[^,]*)?")
+_HUB_PREFIX = re.compile(r"hf://(datasets/)?[\w.-]+(/[\w.-]+)?", re.ASCII)
+
+
+def _empty_is_unset(value: Any) -> Any:
+    return None if value == "" else value
+
+
+def _check_store(endpoint: str | None) -> str | None:
+    if endpoint is not None:
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or parts.query:
+            raise ValueError("not the URL of an S3 store; use https://host:port (or http:// for one without TLS)")
+        if parts.username is not None:
+            raise ValueError("credentials do not belong into the URL; set s3_access_key and s3_secret_key")
+    return endpoint
+
+
+StoreUrl = Annotated[str | None, BeforeValidator(_empty_is_unset), AfterValidator(_check_store)]
+AccessKey = Annotated[str | None, BeforeValidator(_empty_is_unset)]
+Secret = Annotated[SecretStr | None, BeforeValidator(_empty_is_unset)]
+
+
+@dataclass(frozen=True)
+class Account:
+    """Who the service is to an object store and to the hub."""
+
+    s3_endpoint: str | None
+    s3_access_key: str | None
+    s3_secret_key: SecretStr | None
+    s3_region: str
+    hub_token: SecretStr | None
+
+
+class Credentials(BaseModel):
+    """An account of its own for what lies below some prefixes. What may be named is another matter: `s3_sources`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    prefixes: tuple[str, ...] = Field(
+        min_length=1, description="s3://bucket/prefix, hf://org/name, hf://org or hf://datasets/org; the longest counts"
+    )
+    s3_endpoint: StoreUrl = Field(default=None, description="another store than the service's")
+    s3_access_key: AccessKey = None
+    s3_secret_key: Secret = None
+    s3_region: str | None = Field(default=None, description="another region than the service's")
+    hub_token: Secret = None
+
+    @field_validator("prefixes")
+    @classmethod
+    def _check_prefixes(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
+        for prefix in prefixes:
+            if not (_S3_PREFIX.fullmatch(prefix) or _HUB_PREFIX.fullmatch(prefix)):
+                raise ValueError(f"not a prefix: {prefix!r}; use s3://bucket/prefix, hf://org/name or hf://org")
+        return prefixes
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Self:
+        if (self.s3_access_key is None) != (self.s3_secret_key is None):
+            raise ValueError("s3_access_key and s3_secret_key belong together; set both or none")
+        for prefix in self.prefixes:
+            if prefix.startswith("s3://") and self.s3_access_key is None:
+                raise ValueError(f"there are no keys for {prefix}; set s3_access_key and s3_secret_key")
+            if prefix.startswith("hf://") and self.hub_token is None:
+                raise ValueError(f"there is no token for {prefix}; set hub_token")
+        return self
 
 
 class Settings(BaseSettings):
@@ -66,25 +146,29 @@ class Settings(BaseSettings):
         min_length=1,
         description="where results may be published, s3://bucket/prefix or file:///folder; the first is the default",
     )
-    s3_endpoint: str | None = Field(
+    s3_endpoint: StoreUrl = Field(
         default=None, description="URL of the S3-compatible store, https://host[:port]; http:// turns TLS off"
     )
-    s3_access_key: str | None = Field(default=None, description="access key of the S3-compatible store")
-    s3_secret_key: SecretStr | None = Field(default=None, description="secret key of the S3-compatible store")
+    s3_access_key: AccessKey = Field(default=None, description="access key of the S3-compatible store")
+    s3_secret_key: Secret = Field(default=None, description="secret key of the S3-compatible store")
     s3_region: str = Field(default="us-east-1", description="region of the S3-compatible store")
     s3_sources: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="s3://bucket/prefix below which models and corpora may be read, with the same access keys; none by "
-        "default",
+        description="s3://bucket/prefix below which models and corpora may be read; none by default",
     )
     hub_endpoint: str = Field(
         default="https://huggingface.co", description="URL of the hub that hf:// names mean; empty: hf:// is refused"
     )
-    hub_token: SecretStr | None = Field(
+    hub_token: Secret = Field(
         default=None, description="token for what the hub does not give to everybody: private and gated repositories"
     )
     hub_offline: bool = Field(
         default=False, description="ask the hub nothing: only what was looked up and fetched before can be had"
+    )
+    credentials: dict[str, Credentials] = Field(
+        default={},
+        description="accounts by name, each with the prefixes that it is for (sources and destinations) and its keys "
+        "or token; all else is reached with the keys and the token above",
     )
     cache_dir: Path = Field(
         default_factory=lambda earlier: earlier["data_dir"] / "cache",
@@ -205,7 +289,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_sources(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
         for prefix in prefixes:
-            if not re.fullmatch(r"s3://[^/,]+(/[^,]*)?", prefix):
+            if not _S3_PREFIX.fullmatch(prefix):
                 raise ValueError(f"not a prefix: {prefix!r}; use s3://bucket/prefix, without commas")
         return prefixes
 
@@ -218,22 +302,6 @@ class Settings(BaseSettings):
                     f"not a device: {device!r}; use cpu, or cuda:0,cuda:1 for one slot on each of two GPUs"
                 )
         return devices
-
-    @field_validator("s3_endpoint", "s3_access_key", "s3_secret_key", "hub_token", mode="before")
-    @classmethod
-    def _empty_is_unset(cls, value: Any) -> Any:
-        return None if value == "" else value
-
-    @field_validator("s3_endpoint")
-    @classmethod
-    def _check_endpoint(cls, endpoint: str | None) -> str | None:
-        if endpoint is not None:
-            parts = urlsplit(endpoint)
-            if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or parts.query:
-                raise ValueError("not the URL of an S3 store; use https://host:port (or http:// for one without TLS)")
-            if parts.username is not None:
-                raise ValueError("credentials do not belong into the URL; set s3_access_key and s3_secret_key")
-        return endpoint
 
     @field_validator("hub_endpoint")
     @classmethod
@@ -293,6 +361,34 @@ class Settings(BaseSettings):
         """CPU threads of each worker, at least one."""
         return self.threads_per_worker or max(1, len(os.sched_getaffinity(0)) // max(1, len(self.devices)))
 
+    def account_of(self, reference: str) -> Account:
+        """Who we are to `s3://bucket/prefix` or `hf://org/name`: by the longest prefix that has an account."""
+        fitting = [
+            (len(prefix), name)
+            for name, credentials in self.credentials.items()
+            for prefix in credentials.prefixes
+            if f"{reference}/".startswith(f"{prefix.rstrip('/')}/")
+        ]
+        given = self.credentials[max(fitting)[1]] if fitting else self
+        return Account(
+            given.s3_endpoint or self.s3_endpoint,
+            given.s3_access_key,
+            given.s3_secret_key,
+            given.s3_region or self.s3_region,
+            given.hub_token,
+        )
+
+    def library_environment(self) -> dict[str, str]:
+        """Variables by which the hub's libraries keep to these settings; they read them when they are loaded."""
+        return {
+            "HF_ENDPOINT": self.hub_endpoint or "http://no-hub.invalid",
+            "HF_HUB_OFFLINE": str(int(self.hub_offline or not self.hub_endpoint)),
+            "HF_HOME": str(self.cache_dir / "huggingface"),
+            "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+
     def redacted(self) -> dict[str, Any]:
         """All settings as plain JSON types with their secrets hidden, to be printed at start."""
         url = make_url(self.database_url).render_as_string(hide_password=True)
@@ -316,11 +412,22 @@ def _is_local(address: str) -> bool:
 
 
 def _as_variable(name: str, value: object) -> str | None:
+    if isinstance(value, dict):
+        return json.dumps({key: _plain(account) for key, account in value.items()})
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     if isinstance(value, tuple):
         return (os.pathsep if name == "file_roots" else ",").join(str(part) for part in value)
     return None if value is None else str(value)
+
+
+def _plain(account: Credentials) -> dict[str, Any]:
+    """With the secrets as they are."""
+    return {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value
+        for name, value in account
+        if value is not None
+    }
 
 
 def _file_content() -> dict[str, Any]:

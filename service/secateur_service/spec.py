@@ -25,6 +25,7 @@ from secateur_service.calibration.mixing import (
     known_share,
     mixing_weights,
 )
+from secateur_service.calibration.presets import DEFAULT_PRESET
 from secateur_service.errors import FieldViolation, InvalidSpecError
 from secateur_service.pruning.methods import (
     GROUPS,
@@ -46,10 +47,13 @@ DEFAULT_OUTLIER = 5.0
 DEFAULT_SAMPLES = 128
 DEFAULT_SEQUENCE_LENGTH = 2048
 DEFAULT_TOKENS_PER_LANGUAGE = 65536
+DEFAULT_PREFIX_TOKENS = 64
 
 _CORPUS = (
-    "a folder with one text file per language: hf://datasets/org/name, s3://bucket/prefix or file:///absolute/path"
+    "a preset such as mc4, or a folder with one text file per language: hf://datasets/org/name, s3://bucket/prefix or "
+    "file:///absolute/path"
 )
+_CHAT_TEMPLATE = "true or false: whether documents are put into the model's chat template"
 _TEXT_FIELD = "the name that the text has in JSON objects and parquet tables, text by default"
 _SHARE = "a share strictly between 0 and 1, e.g. 0.5"
 _PATTERN = "N:M with 0 < N < M, e.g. 2:4: N weights kept of every M consecutive inputs"
@@ -119,11 +123,37 @@ class LanguageWeight(Part):
     _known = field_validator("language")(_known_language)
 
 
+class GenerationSpec(Part):
+    """Calibration text that the dense model writes; the defaults are in the ranges of Ji et al., 2410.17711."""
+
+    prefix_tokens: int = Field(
+        default=DEFAULT_PREFIX_TOKENS, ge=1, le=65536, description="tokens of a document to go on from, at least 1"
+    )
+    new_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=65536,
+        description="tokens to add at the most, at least 1; by default a sequence is filled",
+    )
+    temperature: float = Field(default=0.8, gt=0, le=100, description="a number above 0, e.g. 0.8")
+    top_p: float = Field(default=0.95, gt=0, le=1, description="a probability above 0, at most 1")
+    top_k: int = Field(default=50, ge=1, le=1_000_000, description="a whole number of at least 1")
+    repetition_penalty: float = Field(default=1.1, ge=1, le=100, description="a number of at least 1")
+    dropped_share: float = Field(default=0.2, ge=0, lt=1, description="a share of at least 0 and less than 1, e.g. 0.2")
+
+
 class CalibrationSpec(Part):
     """The text that decides what the pruned model keeps."""
 
-    corpus: Uri = Field(description=_CORPUS)
+    corpus: Uri = Field(default=DEFAULT_PRESET, description=_CORPUS)
     text_field: TextField = Field(default=DEFAULT_TEXT_FIELD, description=_TEXT_FIELD)
+    chat_template: bool = Field(default=False, description=_CHAT_TEMPLATE)
+    generation: GenerationSpec | None = Field(
+        default=None, description=f"a part with {', '.join(GenerationSpec.model_fields)}; empty for the defaults"
+    )
+    identify_languages: bool = Field(
+        default=True, description="true or false: whether the language of the text is guessed, to warn of another"
+    )
     languages: tuple[LanguageWeight, ...] = Field(
         min_length=1, max_length=256, description="at least one language with its weight, e.g. de: 0.7, en: 0.3"
     )
@@ -141,6 +171,8 @@ class CalibrationSpec(Part):
 
     def broken_rules(self) -> Iterator[Broken]:
         """A mix that can be drawn and weighed."""
+        if self.generation is not None and self.chat_template:
+            yield Broken("generation", "conversations are not gone on with", "leave out one of it and chat_template")
         tags = [entry.language for entry in self.languages]
         given = [entry.weight for entry in self.languages if entry.weight is not None]
         if len(set(tags)) != len(tags):
@@ -190,9 +222,13 @@ class CalibrationSpec(Part):
 
     def resolved(self, sequence_length: int) -> Self:
         """The same with no default left open: of the policies that only yield weights, the weights."""
-        weights = self.weights
+        weights, generation = self.weights, self.generation
+        if generation is not None:
+            new_tokens = generation.new_tokens or max(1, sequence_length - generation.prefix_tokens)
+            generation = generation.model_copy(update={"new_tokens": new_tokens})
         return self.model_copy(
             update={
+                "generation": generation,
                 "languages": tuple(LanguageWeight(language=name, weight=weight) for name, weight in weights.items()),
                 "policy": "minimax" if self.policy == "minimax" else "weights",
                 "temperature": None,
@@ -354,6 +390,7 @@ class EvaluationSpec(Part):
 
     corpus: Uri | None = Field(default=None, description=_CORPUS)
     text_field: TextField | None = Field(default=None, description=_TEXT_FIELD)
+    chat_template: bool | None = Field(default=None, description=_CHAT_TEMPLATE)
     languages: tuple[str, ...] = Field(
         default=(), max_length=256, description="BCP 47 tags such as de, uk or zh-Hant, each once"
     )

@@ -7,7 +7,7 @@ import torch
 
 import secateur
 from support.hub import hub_server
-from support.models import save_corpora, save_model, spec_data
+from support.models import TEXT, save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service, checkpoint_digests, folder_of
 
 
@@ -84,6 +84,36 @@ def test_the_same_model_and_text_give_the_same_bytes_wherever_they_lie(service, 
     models = {json.dumps(result.report["model"]["digest"]) for result in results.values()}
     assert len(models) == 1
     assert not hub.break_off_after, "nothing was interrupted"
+
+
+def test_a_preset_is_read_from_the_hub_a_part_at_a_time_and_pinned_to_its_commit(service, files, hub):
+    texts = {name: (TEXT / f"{name}.txt").read_text().splitlines() for name in ("de", "en", "uk")}
+    commit = hub.add_mc4({**texts, "en-multi": texts["en"]}).commit
+    model = (files / "model").as_uri()
+    data = data_from(files, model, "mc4", "mc4")
+    del data["calibration"]["corpus"], data["evaluation"]["corpus"]  # it is the default
+    with secateur.Client(service.endpoint) as client:
+        hub.break_off_after = [4_000, 2_000]
+        results = [client.submit(data).result(timeout_seconds=120) for _ in range(2)]
+        assert not hub.break_off_after, "nothing was interrupted"
+        first, second = (result.report for result in results)
+        assert first["spec"]["calibration"]["corpus"] == first["spec"]["evaluation"]["corpus"] == f"mc4@{commit}"
+        assert [entry["digest"] for entry in first["calibration"]] == [
+            entry["digest"] for entry in second["calibration"]
+        ]
+        other = client.submit({**data, "calibration": {**data["calibration"], "seed": 1}}).result(timeout_seconds=120)
+        assert first["calibration"][0]["digest"] != other.report["calibration"][0]["digest"]
+        assert first["calibration"][0]["tokens"] == 3 * 64
+        with pytest.raises(secateur.InvalidSpecError) as caught:
+            client.submit(data_from(files, model, "mc4", "fineweb-2"))
+        assert {fault.field for fault in caught.value.violations} == {"evaluation.corpus", "evaluation.languages[2]"}
+        data["calibration"] = {**data["calibration"], "corpus": "mc4", "languages": ["de", "fr", "rw"]}
+        with pytest.raises(secateur.InvalidSpecError) as caught:
+            client.submit(data)
+        faults = {fault.field: fault.description for fault in caught.value.violations}
+        assert set(faults) == {"calibration.languages[1].language", "calibration.languages[2].language"}
+        assert "no configuration fr" in faults["calibration.languages[1].language"]
+        assert "mc4 has no rw" in faults["calibration.languages[2].language"]
 
 
 def test_what_cannot_be_had_is_refused_when_it_is_submitted(service, files):

@@ -172,6 +172,16 @@ def start_together(processes):
 def test_cancellations_against_claims_and_ends_leave_every_job_in_one_terminal_state(url):
     store = open_job_store(url)
     store.migrate()
+    ended = {}
+    for _ in range(6):  # now and then one side is so much quicker that there is no race
+        race_cancellations(store, url, ended)
+        if len(ended) == 2:
+            break
+    assert len(ended) == 2, f"there was no race: {ended}"
+    store.close()
+
+
+def race_cancellations(store, url, ended):
     jobs = [store.create(new_job()).id for _ in range(120)]
     workers = [script(FINISH, url, f"w{number}") for number in range(2)]
     others = [script(CANCEL, url, "c", *order) for order in (jobs[40:], jobs[:80][::-1])]
@@ -179,7 +189,6 @@ def test_cancellations_against_claims_and_ends_leave_every_job_in_one_terminal_s
     for process in (*workers, *others):
         assert process.communicate()[1] == ""
         assert process.returncode == 0
-    ended = {}
     for job_id in jobs:
         states = [event.body["state"] for event in store.events(job_id, after=0, limit=100)]
         job = store.get(job_id)
@@ -188,8 +197,6 @@ def test_cancellations_against_claims_and_ends_leave_every_job_in_one_terminal_s
         assert (job.result is not None) == (job.state is JobState.SUCCEEDED)
         ended[job.state] = ended.get(job.state, 0) + 1
         assert store.request_cancel(job_id).state is job.state  # after the end it changes nothing
-    assert len(ended) == 2, f"there was no race: {ended}"
-    store.close()
 
 
 def test_processes_that_claim_at_the_same_time_never_get_the_same_job(url):

@@ -1,10 +1,12 @@
-"""A hub that speaks as much HTTP as huggingface_hub asks of the real one.
+"""A hub that speaks as much HTTP as huggingface_hub and datasets ask of the real one.
 
 Names and bodies follow the documented API (`/api/{models,datasets}/{name}/revision/{revision}`,
-`/{name}/resolve/{revision}/{file}`); large files are redirected to another address, as they are to the hub's store.
+`/api/{models,datasets}/{name}/tree/{revision}/{folder}`, `/{name}/resolve/{revision}/{file}`); large files are
+redirected to another address, as they are to the hub's store.
 """
 
 import contextlib
+import gzip
 import hashlib
 import json
 import re
@@ -12,6 +14,8 @@ import socket
 import struct
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
+
+from ruamel.yaml import YAML
 
 from servers import http_server
 
@@ -56,9 +60,32 @@ class HubServer:
 
     def add(self, name, folder, **options):
         """Publish the files of a folder as `models/org/name` or `datasets/org/name`."""
-        files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
         self.repositories[name] = Repository(files, **options)
         return self.repositories[name]
+
+    def add_mc4(self, documents):
+        """Publish documents by language as the preset mC4 has them: in several files, and a card that names them."""
+        files, configurations = {}, []
+        for language, texts in documents.items():
+            below = f"multilingual/c4-{language}"
+            for number in range(3):
+                lines = [json.dumps({"text": text, "url": "", "timestamp": ""}) + "\n" for text in texts[number::3]]
+                files[f"{below}.tfrecord-0000{number}-of-00003.json.gz"] = gzip.compress(
+                    "".join(lines).encode(), mtime=0
+                )
+            files[f"{below}-validation.tfrecord-00000-of-00001.json.gz"] = gzip.compress(
+                "".join(lines[:1]).encode(), mtime=0
+            )
+            splits = [
+                {"split": "train", "path": f"{below}.*.json.gz"},
+                {"split": "validation", "path": f"{below}-validation.*.json.gz"},
+            ]
+            configurations.append({"config_name": language, "data_files": splits})
+        files["README.md"] = f"---\nconfigs: {json.dumps(configurations)}\n---\n# C4\n".encode()
+        self.repositories["datasets/allenai/c4"] = Repository(files)
+        return self.repositories["datasets/allenai/c4"]
 
     def answer(self, request):
         path = unquote(urlsplit(request.path).path)
@@ -67,6 +94,10 @@ class HubServer:
             return _send(request, self.statuses.pop(0), b"{}", {"Retry-After": "0"})
         if stored := re.fullmatch(r"/store/([0-9a-f]{64})", path):
             return self._content(request, self._by_digest(stored[1]))
+        if listed := re.fullmatch(r"/api/(models|datasets)/(.+?)/tree/([^/]+)/?(.*)", path):
+            return self._list(request, *listed.groups())
+        if judged := re.fullmatch(r"/api/(models|datasets)/(.+?)/auth-check", path):
+            return self._judge(request, *judged.groups())
         if described := re.fullmatch(r"/api/(models|datasets)/(.+?)(?:/revision/(.+))?", path):
             return self._describe(request, *described.groups())
         if resolved := re.fullmatch(r"/(datasets/)?(.+?)/resolve/([^/]+)/(.+)", path):
@@ -91,15 +122,40 @@ class HubServer:
         siblings = []
         for file, content in repository.files.items():
             sibling = {"rfilename": file, "size": len(content), "blobId": hashlib.sha1(content).hexdigest()}
-            if len(content) >= LARGE_BYTES:
-                sibling["lfs"] = {
-                    "sha256": hashlib.sha256(content).hexdigest(),
-                    "size": len(content),
-                    "pointerSize": 130,
-                }
-            siblings.append(sibling)
+            siblings.append({**sibling, **_large(content)})
         body = {"id": name, "sha": repository.commit, "private": repository.private, "siblings": siblings}
-        return _send(request, 200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        card = repository.files.get("README.md", b"").decode().split("---")
+        if len(card) > 2:
+            body["cardData"] = YAML(typ="safe", pure=True).load(card[1])
+        return _send_json(request, body)
+
+    def _list(self, request, kind, name, revision, folder):
+        """The files and folders directly below a folder, or all."""
+        repository = self._find(request, kind, name, revision)
+        if repository is None:
+            return None
+        below = f"{folder}/" if folder else ""
+        entries = {}
+        for file, content in repository.files.items():
+            if not file.startswith(below):
+                continue
+            first, *rest = file.removeprefix(below).split("/")
+            if rest and "recursive=true" not in request.path.lower():
+                path = below + first
+                entries[path] = {"type": "directory", "path": path, "oid": hashlib.sha1(path.encode()).hexdigest()}
+                continue
+            oid = hashlib.sha1(content).hexdigest()
+            entries[file] = {"type": "file", "path": file, "oid": oid, "size": len(content), **_large(content)}
+        return _send_json(request, list(entries.values())) if entries else _refuse(request, 404, "EntryNotFound")
+
+    def _judge(self, request, kind, name):
+        """Whether the caller may read the files."""
+        repository = self._find(request, kind, name, None)
+        if repository is None:
+            return None
+        if repository.gated and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return _refuse(request, 403, "GatedRepo")
+        return _send_json(request, {})
 
     def _resolve(self, request, kind, name, revision, file):
         repository = self._find(request, kind, name, revision)
@@ -149,6 +205,18 @@ def hub_server():
     hub = HubServer()
     with http_server(hub.answer) as hub.endpoint:
         yield hub
+
+
+def _large(content):
+    """What the hub tells of a large file besides."""
+    if len(content) < LARGE_BYTES:
+        return {}
+    digest = hashlib.sha256(content).hexdigest()
+    return {"lfs": {"sha256": digest, "oid": digest, "size": len(content), "pointerSize": 130}}
+
+
+def _send_json(request, body):
+    _send(request, 200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
 
 def _refuse(request, status, code):

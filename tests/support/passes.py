@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from secateur_service.calibration.corpora import Corpus
+from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.sampling import TextSample, draw_samples
 from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
@@ -41,8 +41,8 @@ def draw(
     """Calibration text of each language of the mix, and evaluation text of three."""
     return draw_samples(
         AutoTokenizer.from_pretrained(model),
-        calibration=Corpus(calibration),
-        evaluation=Corpus(evaluation),
+        calibration=FolderCorpus(calibration),
+        evaluation=FolderCorpus(evaluation),
         languages=list(weights),
         evaluation_languages=["de", "uk", "en"],
         sequences=sequences,

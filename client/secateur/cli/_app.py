@@ -17,7 +17,16 @@ from secateur._job import JobState
 from secateur._operations import published_result
 from secateur._options import with_options
 from secateur._spec import MAX_FILE_BYTES, layer_override, parse_yaml, read_spec
-from secateur.cli._render import info_text, job_text, jobs_text, log_text, plan_text, result_text, verdict_lines
+from secateur.cli._render import (
+    info_text,
+    job_text,
+    jobs_text,
+    log_text,
+    plan_text,
+    preset_text,
+    result_text,
+    verdict_lines,
+)
 from secateur.cli._session import EndpointOption, OutputOption, Session, Shared, TokenOption, connected
 from secateur.cli._text import clean
 from secateur.cli._watching import follow
@@ -91,12 +100,25 @@ def submit(
     corpus: Annotated[
         str | None,
         typer.Option(
-            help="Calibration text, one file per language: hf://datasets/org/name[@revision], s3://bucket/prefix or "
-            "file:///folder."
+            help="Calibration text: a preset (`secateur info` lists them), or a folder with a file for each language: "
+            "hf://datasets/org/name[@revision], s3://bucket/prefix or file:///folder.",
+            show_default="mc4",
         ),
     ] = None,
     text_field: Annotated[
         str | None, typer.Option(help="Name of the text in JSON objects and parquet tables.", show_default="text")
+    ] = None,
+    chat_template: Annotated[
+        bool | None,
+        typer.Option("--chat-template", help="Put every document into the model's chat template.", show_default=False),
+    ] = None,
+    self_generated: Annotated[
+        bool | None,
+        typer.Option(
+            "--self-generated",
+            help="Let the dense model write the calibration text, from short prefixes of the corpus on.",
+            show_default=False,
+        ),
     ] = None,
     language: Annotated[
         list[str] | None,
@@ -205,6 +227,8 @@ def submit(
             "revision": revision,
             "corpus": corpus,
             "text_field": text_field,
+            "chat_template": chat_template,
+            "generation": {} if self_generated else None,
             "languages": [_language(text) for text in language] if language else None,
             "samples": samples,
             "sequence_length": sequence_length,
@@ -234,7 +258,7 @@ def submit(
         },
     )
     if not content:
-        raise typer.BadParameter("give a SPEC.yaml, or at least --model, --corpus, --language and --sparsity")
+        raise typer.BadParameter("give a SPEC.yaml, or at least --model, --language and --sparsity")
     labels = dict(_label(text) for text in label or ())
     if dry_run:
         plan = session.client.plan(content, labels=labels)
@@ -374,10 +398,23 @@ def download(
 
 @app.command(epilog=_EPILOG)
 @connected
-def info(session: Session) -> None:
-    """Print what the service can do: methods, architectures, devices, where files may lie."""
+def info(
+    session: Session,
+    *,
+    corpus: Annotated[
+        str | None, typer.Option(metavar="PRESET", help="Instead, all about this corpus, such as mc4.")
+    ] = None,
+) -> None:
+    """Print what the service can do: methods, architectures, devices, corpora, where files may lie."""
     found = session.client.info()
-    session.show(info_text(found), found)
+    if corpus is None:
+        session.show(info_text(found), found)
+        return
+    preset = next((preset for preset in found.presets if preset.name == corpus), None)
+    if preset is None:
+        known = ", ".join(preset.name for preset in found.presets)
+        raise typer.BadParameter(f"--corpus {clean(corpus)}: no such preset; the service has {known}")
+    session.show(preset_text(preset), preset)
 
 
 def _read(path: Path | None) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from secateur._artifact import ServiceInfo
+from secateur._artifact import CorpusPreset, ServiceInfo
 from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
 from secateur._job import Failure, Job, JobStage, Plan, Progress, PublishedResult
 from secateur.cli._text import clean, columns, duration, size
+
+_MOST_LANGUAGES = 12
 
 
 def to_json(value: Any) -> str:
@@ -133,7 +135,25 @@ def info_text(info: ServiceInfo) -> str:
     ):
         rows.append((title, ", ".join(values) or "none"))
     rows.append(("largest request", size(info.max_request_bytes)))
+    for preset in info.presets:
+        languages = ", ".join(preset.languages[:_MOST_LANGUAGES])
+        more = ", ..." if len(preset.languages) > _MOST_LANGUAGES else ""
+        rows.append((f"corpus {preset.name}", f"{preset.title}, {len(preset.languages)} languages: {languages}{more}"))
     return columns(rows)
+
+
+def preset_text(preset: CorpusPreset) -> str:
+    """A corpus with all its languages."""
+    return columns(
+        [
+            ("title", preset.title),
+            ("data set", f"hf://datasets/{preset.repository}"),
+            ("license", preset.license),
+            ("gated", "yes, the service's account has to accept its terms" if preset.gated else "no"),
+            ("verified", "yes" if preset.verified else "no, `secateur-service presets --check` asks the hub"),
+            ("languages", " ".join(preset.languages)),
+        ]
+    )
 
 
 def event_text(event: Event) -> str:

@@ -115,7 +115,7 @@ class ModelSpec(_message.Message):
     def __init__(self, uri: _Optional[str] = ..., revision: _Optional[str] = ...) -> None: ...
 
 class CalibrationSpec(_message.Message):
-    __slots__ = ("corpus", "languages", "samples", "sequence_length", "seed", "policy", "temperature", "text_field")
+    __slots__ = ("corpus", "languages", "samples", "sequence_length", "seed", "policy", "temperature", "text_field", "chat_template", "generation", "identify_languages")
     CORPUS_FIELD_NUMBER: _ClassVar[int]
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -124,6 +124,9 @@ class CalibrationSpec(_message.Message):
     POLICY_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_FIELD_NUMBER: _ClassVar[int]
+    CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    IDENTIFY_LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     corpus: str
     languages: _containers.RepeatedCompositeFieldContainer[LanguageWeight]
     samples: int
@@ -132,7 +135,28 @@ class CalibrationSpec(_message.Message):
     policy: str
     temperature: float
     text_field: str
-    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[_Union[LanguageWeight, _Mapping]]] = ..., samples: _Optional[int] = ..., sequence_length: _Optional[int] = ..., seed: _Optional[int] = ..., policy: _Optional[str] = ..., temperature: _Optional[float] = ..., text_field: _Optional[str] = ...) -> None: ...
+    chat_template: bool
+    generation: GenerationSpec
+    identify_languages: bool
+    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[_Union[LanguageWeight, _Mapping]]] = ..., samples: _Optional[int] = ..., sequence_length: _Optional[int] = ..., seed: _Optional[int] = ..., policy: _Optional[str] = ..., temperature: _Optional[float] = ..., text_field: _Optional[str] = ..., chat_template: _Optional[bool] = ..., generation: _Optional[_Union[GenerationSpec, _Mapping]] = ..., identify_languages: _Optional[bool] = ...) -> None: ...
+
+class GenerationSpec(_message.Message):
+    __slots__ = ("prefix_tokens", "new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "dropped_share")
+    PREFIX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_SHARE_FIELD_NUMBER: _ClassVar[int]
+    prefix_tokens: int
+    new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    dropped_share: float
+    def __init__(self, prefix_tokens: _Optional[int] = ..., new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., repetition_penalty: _Optional[float] = ..., dropped_share: _Optional[float] = ...) -> None: ...
 
 class LanguageWeight(_message.Message):
     __slots__ = ("language", "weight")
@@ -187,18 +211,20 @@ class LayerOverride(_message.Message):
     def __init__(self, layers: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., dense: _Optional[bool] = ...) -> None: ...
 
 class EvaluationSpec(_message.Message):
-    __slots__ = ("corpus", "languages", "tokens_per_language", "layer_snr", "text_field")
+    __slots__ = ("corpus", "languages", "tokens_per_language", "layer_snr", "text_field", "chat_template")
     CORPUS_FIELD_NUMBER: _ClassVar[int]
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     TOKENS_PER_LANGUAGE_FIELD_NUMBER: _ClassVar[int]
     LAYER_SNR_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_FIELD_NUMBER: _ClassVar[int]
+    CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     corpus: str
     languages: _containers.RepeatedScalarFieldContainer[str]
     tokens_per_language: int
     layer_snr: bool
     text_field: str
-    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[str]] = ..., tokens_per_language: _Optional[int] = ..., layer_snr: _Optional[bool] = ..., text_field: _Optional[str] = ...) -> None: ...
+    chat_template: bool
+    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[str]] = ..., tokens_per_language: _Optional[int] = ..., layer_snr: _Optional[bool] = ..., text_field: _Optional[str] = ..., chat_template: _Optional[bool] = ...) -> None: ...
 
 class OutputSpec(_message.Message):
     __slots__ = ("destination",)

@@ -123,7 +123,7 @@ class GetServiceInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServiceInfo(_message.Message):
-    __slots__ = ("version", "methods", "orders", "architectures", "devices", "file_roots", "destinations", "max_request_bytes", "updates", "policies", "allocations")
+    __slots__ = ("version", "methods", "orders", "architectures", "devices", "file_roots", "destinations", "max_request_bytes", "updates", "policies", "allocations", "presets")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     METHODS_FIELD_NUMBER: _ClassVar[int]
     ORDERS_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +135,7 @@ class ServiceInfo(_message.Message):
     UPDATES_FIELD_NUMBER: _ClassVar[int]
     POLICIES_FIELD_NUMBER: _ClassVar[int]
     ALLOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    PRESETS_FIELD_NUMBER: _ClassVar[int]
     version: str
     methods: _containers.RepeatedScalarFieldContainer[str]
     orders: _containers.RepeatedScalarFieldContainer[str]
@@ -146,4 +147,23 @@ class ServiceInfo(_message.Message):
     updates: _containers.RepeatedScalarFieldContainer[str]
     policies: _containers.RepeatedScalarFieldContainer[str]
     allocations: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, version: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., orders: _Optional[_Iterable[str]] = ..., architectures: _Optional[_Iterable[str]] = ..., devices: _Optional[_Iterable[str]] = ..., file_roots: _Optional[_Iterable[str]] = ..., destinations: _Optional[_Iterable[str]] = ..., max_request_bytes: _Optional[int] = ..., updates: _Optional[_Iterable[str]] = ..., policies: _Optional[_Iterable[str]] = ..., allocations: _Optional[_Iterable[str]] = ...) -> None: ...
+    presets: _containers.RepeatedCompositeFieldContainer[CorpusPreset]
+    def __init__(self, version: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., orders: _Optional[_Iterable[str]] = ..., architectures: _Optional[_Iterable[str]] = ..., devices: _Optional[_Iterable[str]] = ..., file_roots: _Optional[_Iterable[str]] = ..., destinations: _Optional[_Iterable[str]] = ..., max_request_bytes: _Optional[int] = ..., updates: _Optional[_Iterable[str]] = ..., policies: _Optional[_Iterable[str]] = ..., allocations: _Optional[_Iterable[str]] = ..., presets: _Optional[_Iterable[_Union[CorpusPreset, _Mapping]]] = ...) -> None: ...
+
+class CorpusPreset(_message.Message):
+    __slots__ = ("name", "title", "repository", "license", "gated", "verified", "languages")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    REPOSITORY_FIELD_NUMBER: _ClassVar[int]
+    LICENSE_FIELD_NUMBER: _ClassVar[int]
+    GATED_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_FIELD_NUMBER: _ClassVar[int]
+    LANGUAGES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    title: str
+    repository: str
+    license: str
+    gated: bool
+    verified: bool
+    languages: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., title: _Optional[str] = ..., repository: _Optional[str] = ..., license: _Optional[str] = ..., gated: _Optional[bool] = ..., verified: _Optional[bool] = ..., languages: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -20,6 +20,7 @@ from secateur_service.api.servicer import Admit, PruneServicer
 from secateur_service.api.watch import JobWatcher, WatchHub
 from secateur_service.artifacts.port import ObjectStore
 from secateur_service.calibration.mixing import POLICIES
+from secateur_service.calibration.presets import presets
 from secateur_service.jobs.port import JobStore
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.pruning.methods import METHODS, UPDATES
@@ -137,6 +138,18 @@ def describe_service(settings: Settings) -> service_pb.ServiceInfo:
         file_roots=[str(root) for root in settings.file_roots],
         destinations=settings.destinations,
         max_request_bytes=settings.max_request_bytes,
+        presets=[
+            service_pb.CorpusPreset(
+                name=preset.name,
+                title=preset.title,
+                repository=preset.repository,
+                license=preset.license,
+                gated=preset.gated,
+                verified=preset.verified,
+                languages=preset.configurations,
+            )
+            for preset in presets().values()
+        ],
     )
 
 

@@ -1,7 +1,8 @@
-"""Corpora: a folder with text for each language, read a document at a time.
+"""Corpora: documents by language; and the users' own, a folder with text for each, read a document at a time.
 
-A language's text is a file `{language}.txt` (UTF-8, one document a line), `{language}.jsonl` (one JSON object a line)
-or `{language}.parquet`, the former two also as `.gz` or `.zst`; or a folder `{language}/` of such files by any names.
+A language's text in a folder is a file `{language}.txt` (UTF-8, one document a line), `{language}.jsonl` (one JSON
+object a line) or `{language}.parquet`, the former two also as `.gz` or `.zst`; or a folder `{language}/` of such files
+by any names.
 
 Does not import torch: the API uses it to refuse a corpus without a language at once.
 """
@@ -16,22 +17,46 @@ import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, Any, Protocol, cast
 
 KINDS = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".zst")
 DEFAULT_TEXT_FIELD = "text"
+Render = Callable[[Any], str]
+"""Makes the text of a document out of what a corpus has in its place: a text or a conversation (a list of messages).
+
+Raises ValueError where it cannot.
+"""
 # A line without an end would fill the memory; nobody's document is so long.
 MAX_DOCUMENT_BYTES = 64 << 20
 _PARQUET_ROWS = 64
 _MAX_WINDOW_BYTES = 1 << 27
 # A few bytes may stand for a block of 128 KiB: so many never stand for more than 32 MiB.
 _ZSTANDARD_BYTES = 1 << 10
-_INSTALL = "pip install 'secateur[corpora]'"
+INSTALL = "pip install 'secateur[corpora]'"
 
 
 class CorpusRefusedError(ValueError):
     """The corpus does not have what is asked of it; the message says what it has."""
+
+
+class Corpus(Protocol):
+    """Documents by language."""
+
+    @property
+    def identity(self) -> str:
+        """Corpora of one identity have the same documents."""
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether it is too large to be read to its end; then the seed says where the reading begins."""
+
+    def documents(self, language: str, seed: int) -> Iterator[str]:
+        """The documents of one language; those without text are none.
+
+        Raises:
+            CorpusRefusedError: no such language, or text that cannot be read; the message says where and why.
+        """
 
 
 def corpus_files(names: Collection[str], languages: Collection[str] | None = None) -> list[str]:
@@ -44,15 +69,23 @@ def corpus_files(names: Collection[str], languages: Collection[str] | None = Non
 
 
 @dataclass(frozen=True)
-class Corpus:
+class FolderCorpus:
     """A folder of text files.
 
     Attributes:
         text_field: where JSON objects and parquet tables have the text.
+        render: makes the text of every document; None where documents are texts and taken as they are.
     """
 
     folder: Path
     text_field: str = DEFAULT_TEXT_FIELD
+    render: Render | None = None
+    is_endless = False
+
+    @property
+    def identity(self) -> str:
+        """Where it lies."""
+        return str(self.folder.resolve())
 
     def languages(self) -> list[str]:
         """The languages that the folder has text in."""
@@ -76,39 +109,46 @@ class Corpus:
             raise CorpusRefusedError(f"has nothing in {found[0].name}, it is empty; put one document a line into it")
         return found
 
-    def documents(self, language: str) -> Iterator[str]:
-        """The documents of one language; those without text are none.
+    def documents(self, language: str, seed: int = 0) -> Iterator[str]:  # noqa: ARG002 - all are read
+        """The documents of one language in the order of the files; those without text are none.
 
         Raises:
             CorpusRefusedError: no such language, or a file that cannot be read; the message says where and why.
         """
         for path in self.files(language):
-            for document in self._read(path):
-                stripped = document.strip()
-                if stripped:
-                    yield stripped
+            in_table = _kind(path.name) == ".parquet"
+            raws = _parquet_rows(path, self.text_field, texts_only=self.render is None) if in_table else _lines(path)
+            for number, raw in enumerate(raws, 1):
+                try:
+                    text = self._text(_kind(path.name), raw).strip()
+                except ValueError as error:
+                    place = "row" if in_table else "line"
+                    raise CorpusRefusedError(f"{path.name}, {place} {number}: {error}") from error
+                if text:
+                    yield text
 
     def _all(self) -> Iterator[Path]:
         for path in sorted(self.folder.iterdir()):
             yield from (inner for inner in sorted(path.iterdir()) if inner.is_file()) if path.is_dir() else (path,)
 
-    def _read(self, path: Path) -> Iterator[str]:
-        kind = _kind(path.name)
-        if kind == ".parquet":
-            yield from _parquet_documents(path, self.text_field)
-            return
-        of_line: Callable[[str], str] = (lambda line: _text_of(line, self.text_field)) if kind == ".jsonl" else str
-        for number, raw in enumerate(_lines(path), 1):
-            try:
-                yield of_line(raw.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise CorpusRefusedError(f"{path.name}, line {number}: not UTF-8; convert the file") from error
-            except _LineError as error:
-                raise CorpusRefusedError(f"{path.name}, line {number}: {error}") from error
+    def _text(self, kind: str | None, raw: Any) -> str:
+        """The text of a document; empty where there is none.
 
-
-class _LineError(ValueError):
-    """A line is not what it should be."""
+        Raises:
+            ValueError: it is not what it should be.
+        """
+        content = raw
+        if kind != ".parquet":
+            content = _decoded(raw)
+            if kind == ".jsonl":
+                content = _content_of(content, self.text_field)
+        if not content or (isinstance(content, str) and not content.strip()):
+            return ""
+        if self.render is not None:
+            content = self.render(content)
+        if not isinstance(content, str):
+            raise ValueError("it is a conversation and no text; set chat_template, or another text_field")  # noqa: TRY004
+        return content.encode("utf-8", "replace").decode()  # JSON can spell halves of characters
 
 
 def _language_of(path: Path | PurePosixPath) -> str | None:
@@ -160,7 +200,7 @@ class _Frames(io.RawIOBase):
         try:
             import zstandard
         except ImportError as error:
-            raise CorpusRefusedError(f"{file.name} needs a library: {_INSTALL}") from error
+            raise CorpusRefusedError(f"{file.name} needs a library: {INSTALL}") from error
         self._file = file
         self._refused = zstandard.ZstdError
         # Frames of a larger window than tools write by default would take the memory for it.
@@ -199,38 +239,48 @@ class _Frames(io.RawIOBase):
         return plain
 
 
-def _text_of(line: str, field: str) -> str:
+def _decoded(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8; convert the file") from error
+
+
+def _content_of(line: str, field: str) -> Any:
+    """What a JSON object has in a field: a text or a list."""
     if not line.strip():
         return ""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise _LineError(f"not JSON: {error}") from error
+        raise ValueError(f"not JSON: {error}") from error
     if not isinstance(entry, dict):
-        raise _LineError("not a JSON object")
-    text = entry.get(field)
-    if not isinstance(text, str):
-        raise _LineError(f"no text in {field!r}; there are {', '.join(sorted(entry)[:20])}; set text_field")
-    return text.encode("utf-8", "replace").decode()  # JSON can spell halves of characters
+        raise ValueError("not a JSON object")  # noqa: TRY004
+    content = entry.get(field)
+    if not isinstance(content, str | list):
+        raise ValueError(f"no text in {field!r}; there are {', '.join(sorted(entry)[:20])}; set text_field")  # noqa: TRY004
+    return content
 
 
-def _parquet_documents(path: Path, field: str) -> Iterator[str]:
+def _parquet_rows(path: Path, field: str, *, texts_only: bool) -> Iterator[Any]:
+    """What a table has in a column: texts, or lists."""
     try:
         import pyarrow as pa  # type: ignore[import-untyped]
         from pyarrow import parquet
     except ImportError as error:
-        raise CorpusRefusedError(f"{path.name} needs a library: {_INSTALL}") from error
+        raise CorpusRefusedError(f"{path.name} needs a library: {INSTALL}") from error
     try:
         with parquet.ParquetFile(path) as table:
             columns = table.schema_arrow
-            if field not in columns.names or not _is_text(pa.types, columns.field(field).type):
+            if field not in columns.names or not _holds_text(pa.types, columns.field(field).type, texts_only):
                 there = ", ".join(columns.names[:20])
                 raise CorpusRefusedError(f"{path.name} has no text in {field!r}; there are {there}; set text_field")
             for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[field]):
-                yield from (text for text in batch.column(0).to_pylist() if text is not None)
+                yield from batch.column(0).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise CorpusRefusedError(f"{path.name} cannot be read: {error}; store it again") from error
 
 
-def _is_text(types: Any, kind: Any) -> bool:
-    return bool(types.is_string(kind) or types.is_large_string(kind))
+def _holds_text(types: Any, kind: Any, texts_only: bool) -> bool:  # noqa: FBT001
+    is_text = types.is_string(kind) or types.is_large_string(kind)
+    return bool(is_text or (not texts_only and (types.is_list(kind) or types.is_large_list(kind))))

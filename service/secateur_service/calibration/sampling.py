@@ -2,7 +2,8 @@
 
 Documents come in the order of a hash of theirs, keyed by the seed: as good as a shuffle, and the same in whatever order
 and under whatever names the files lie. Only as many documents as are needed are kept while the corpus is read, however
-large it is; a document that is there twice counts once.
+large it is; a document that is there twice counts once. Of a corpus without an end a part is read, several times as
+large as what is needed, which begins where the seed says.
 
 They are packed one after another, each as the tokenizer's beginning-of-text token, its text and the end-of-text token
 (where the tokenizer has them), and cut into sequences of equal length. So languages with short documents lose nothing.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +31,9 @@ EVALUATION_SHARE = 5
 _BATCH_DOCUMENTS = 512
 # More than tokens have in most languages and vocabularies; where they have more, the corpus is read once more.
 _BYTES_PER_TOKEN = 16
+# How much of a corpus without an end is read, as a multiple of what is kept, and at the least.
+_READ_FACTOR = 8
+_READ_BYTES = 8 << 20
 _BYTE_FALLBACK = re.compile("<0x[0-9A-F]{2}>")
 
 
@@ -40,17 +45,17 @@ class TextSample:
         tokens: N×S token ids.
         token_bytes: N×S, the UTF-8 bytes of text that each token stands for; 0 for special tokens.
         documents: number of documents that the sequences touch.
-        document_hashes: hashes of these documents.
         unknown_tokens: tokens that stand for text that the vocabulary does not have: unknown ones, and single bytes
             of a vocabulary that falls back to them.
+        document_hashes: hashes of the documents, while other text is drawn that has to differ.
     """
 
     language: str
     tokens: Tensor
     token_bytes: Tensor
     documents: int
-    document_hashes: frozenset[bytes]
     unknown_tokens: int = 0
+    document_hashes: frozenset[bytes] = frozenset()
 
     @property
     def num_tokens(self) -> int:
@@ -100,27 +105,20 @@ def draw_samples(
     Raises:
         CorpusRefusedError: a language has too little text, or none; the message says how much there is.
     """
-    shared = calibration.folder.resolve() == evaluation.folder.resolve()
+    shared = calibration.identity == evaluation.identity
     held_out: dict[str, TextSample] = {}
     for language in evaluation_languages:
-
-        def to_hold_out(language: str = language) -> Iterator[str]:
-            return (text for text in evaluation.documents(language) if not shared or for_evaluation(text))
-
-        count = evaluation_tokens // sequence_length
-        held_out[language] = _draw(tokenizer, language, to_hold_out, b"", count, sequence_length, check)
+        text = _Text(evaluation, language, 0, b"", lambda document: not shared or for_evaluation(document))
+        held_out[language] = _draw(tokenizer, text, evaluation_tokens // sequence_length, sequence_length, check)
     drawn: dict[str, TextSample] = {}
     for language in languages:
         used = held_out[language].document_hashes if language in held_out else frozenset()
 
-        def to_draw(language: str = language, used: frozenset[bytes] = used) -> Iterator[str]:
-            documents = calibration.documents(language)
-            if shared:
-                return (text for text in documents if not for_evaluation(text))
-            return (text for text in documents if document_hash(text) not in used)
+        def is_free(document: str, used: frozenset[bytes] = used) -> bool:
+            return not for_evaluation(document) if shared else document_hash(document) not in used
 
-        key = f"{seed}/{language}".encode()
-        drawn[language] = _draw(tokenizer, language, to_draw, key, sequences, sequence_length, check)
+        text = _Text(calibration, language, seed, f"{seed}/{language}".encode(), is_free)
+        drawn[language] = _draw(tokenizer, text, sequences, sequence_length, check)
     return drawn, held_out
 
 
@@ -134,37 +132,49 @@ def for_evaluation(text: str) -> bool:
     return document_hash(text)[0] % EVALUATION_SHARE == 0
 
 
-def _draw(
-    tokenizer: Any,
-    language: str,
-    documents: Callable[[], Iterator[str]],
-    key: bytes,
-    sequences: int,
-    length: int,
-    check: Callable[[], None],
-) -> TextSample:
+@dataclass(frozen=True)
+class _Text:
+    """The documents of one language that may be drawn.
+
+    Attributes:
+        seed: where a corpus without an end is begun to be read.
+        key: of the hash that says in which order the documents come.
+        accepts: whether a document may be drawn.
+    """
+
+    corpus: Corpus
+    language: str
+    seed: int
+    key: bytes
+    accepts: Callable[[str], bool]
+
+    def documents(self) -> Iterator[str]:
+        return (document for document in self.corpus.documents(self.language, self.seed) if self.accepts(document))
+
+
+def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Callable[[], None]) -> TextSample:
     """Pack documents, in the order of their keyed hashes, until there are enough tokens."""
     needed = sequences * length
     kept_bytes = max(needed * _BYTES_PER_TOKEN, 1)
     while True:
-        texts, are_all = _first(documents(), key, kept_bytes, check)
+        texts, are_all = _first(text, kept_bytes, check)
         packed = _pack(tokenizer, texts, needed, check)
         if len(packed.ids) >= needed or are_all:
             break
         kept_bytes *= 4  # tokens of many bytes: read again, and keep more
     if len(packed.ids) < needed or needed == 0:
         raise CorpusRefusedError(
-            f"language {language} has {len(packed.ids)} tokens where {max(needed, length)} are needed; give it more "
-            "text, or ask for fewer samples, fewer evaluation tokens or a shorter sequence length"
+            f"language {text.language} has {len(packed.ids)} tokens where {max(needed, length)} are needed; give it "
+            "more text, or ask for fewer samples, fewer evaluation tokens or a shorter sequence length"
         )
     ids, unknown = packed.ids[:needed], _unknown_ids(tokenizer)
     return TextSample(
-        language,
+        text.language,
         torch.tensor(ids).view(sequences, length),
         torch.tensor(packed.sizes[:needed]).view(sequences, length),
         len(packed.hashes),
-        frozenset(packed.hashes),
         sum(token in unknown for token in ids),
+        frozenset(packed.hashes),
     )
 
 
@@ -174,20 +184,24 @@ def _unknown_ids(tokenizer: Any) -> set[int]:
     return fallback | ({tokenizer.unk_token_id} - {None, tokenizer.bos_token_id, tokenizer.eos_token_id})
 
 
-def _first(documents: Iterable[str], key: bytes, kept_bytes: int, check: Callable[[], None]) -> tuple[list[str], bool]:
-    """The first documents by keyed hash, of `kept_bytes` together or a little more, and whether they are all."""
+def _first(text: _Text, kept_bytes: int, check: Callable[[], None]) -> tuple[list[str], bool]:
+    """The first documents by keyed hash, of `kept_bytes` together or a little more, and whether there are no others."""
     kept: dict[bytes, str] = {}
     last_first: list[tuple[int, bytes]] = []  # a heap: negated ranks
+    left = max(_READ_FACTOR * kept_bytes, _READ_BYTES) if text.corpus.is_endless else math.inf
     total, are_all = 0, True
-    for number, text in enumerate(documents):
+    for number, document in enumerate(text.documents()):
         if number % _BATCH_DOCUMENTS == 0:
             check()
-        rank = hashlib.sha256(key + document_hash(text)).digest()
+        if left <= 0:
+            return [kept[rank] for rank in sorted(kept)], False
+        left -= len(document.encode())
+        rank = hashlib.sha256(text.key + document_hash(document)).digest()
         if rank in kept:
             continue
-        kept[rank] = text
+        kept[rank] = document
         heapq.heappush(last_first, (-int.from_bytes(rank), rank))
-        total += len(text.encode())
+        total += len(document.encode())
         while total - (size := len(kept[last_first[0][1]].encode())) >= kept_bytes:
             del kept[heapq.heappop(last_first)[1]]
             total -= size

@@ -143,13 +143,14 @@ def _run_pipeline(
     pipeline: Pipeline,
 ) -> JobResult:
     observer = StoreObserver(store, job.id, job.attempt, lease)
+    destination = job.resolved.output.destination or settings.destinations[0]
     outcome = pipeline(
         spec=job.resolved,
         job_id=job.id,
         attempt=job.attempt,
         workdir=workdir,
         ledger=StoreLedger(store, job.id, job.attempt, lease),
-        store=open_store(job.resolved.output.destination or settings.destinations[0], settings),
+        store=open_store(destination, settings.account_of(destination)),
         observer=observer,
         device=settings.devices[slot],
         threads=settings.worker_threads,

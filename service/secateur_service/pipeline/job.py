@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from secateur_service import faults
 from secateur_service.artifacts import Manifest, ObjectStore, publish
-from secateur_service.calibration.corpora import DEFAULT_TEXT_FIELD, Corpus, CorpusRefusedError, corpus_files
-from secateur_service.calibration.sampling import TextSample, draw_samples
+from secateur_service.calibration.corpora import CorpusRefusedError
+from secateur_service.calibration.sampling import TextSample
 from secateur_service.durable import write_durably
 from secateur_service.errors import PermanentError, ResourceError
 from secateur_service.evaluation.card import read_license, render_card
@@ -33,6 +32,7 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES
 from secateur_service.pipeline.allocation import allocate, targets_from_json, targets_to_json
 from secateur_service.pipeline.estimate import estimate_cost
+from secateur_service.pipeline.fetching import fetch
 from secateur_service.pipeline.figures import report_of, result_of
 from secateur_service.pipeline.fingerprint import fingerprint
 from secateur_service.pipeline.ledger import BlockLedger
@@ -44,12 +44,10 @@ from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import BLOCKS_FRACTION, PassResult, run_pass
 from secateur_service.pipeline.task import Task
+from secateur_service.pipeline.text import draw_text
 from secateur_service.pruning.patterns import Target
 from secateur_service.sources import ReferenceRefusedError, Sources
-from secateur_service.sources.access import Wanted
 from secateur_service.spec import PruneSpec
-
-_TELL_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -168,7 +166,8 @@ class _Job:
         self.observer.stage(Stage.FETCHING)
         with self.stopwatch.measure("fetch"):
             named = self.spec.model
-            checkpoint = open_checkpoint(self._fetch("model", checkpoint_files, named.uri, named.revision))
+            folder = fetch(self.sources, self.observer, "model", checkpoint_files, named.uri, named.revision)
+            checkpoint = open_checkpoint(folder)
         faults.reached("job.fetched")
         self._find_room(checkpoint)
         self.observer.log(
@@ -181,18 +180,8 @@ class _Job:
         )
         self.observer.stage(Stage.SAMPLING)
         with self.stopwatch.measure("sample"):
-            calibration, evaluation = self._draw(checkpoint)
+            calibration, evaluation = draw_text(self.spec, checkpoint, self.sources, self.observer, self.workdir)
         faults.reached("job.sampled")
-        for purpose, samples in (("calibration", calibration), ("evaluation", evaluation)):
-            for name, sample in samples.items():
-                self.observer.log(
-                    "info",
-                    f"{purpose} text drawn",
-                    language=name,
-                    documents=sample.documents,
-                    tokens=sample.num_tokens,
-                    bytes=sample.num_bytes,
-                )
         self.observer.stage(Stage.PRUNING)
         with contextlib.ExitStack() as moving:
             shards = Shards(self.workdir / "checkpoint", store=store, prefixes=[prefix, *origins], measure=self._moving)
@@ -221,19 +210,6 @@ class _Job:
             peak_device_bytes=self.peak_device_bytes(),
         )
 
-    def _fetch(self, what: str, wanted: Wanted, uri: str, revision: str | None = None) -> Path:
-        """The folder that a reference names, on this machine; tells now and then how far it is."""
-        source = self.sources.open(uri, revision)
-        told = 0.0
-
-        def tell(done: int, total: int) -> None:
-            nonlocal told
-            if time.monotonic() - told >= _TELL_SECONDS or done == total:
-                told = time.monotonic()
-                self.observer.log("info", f"fetching {what}", source=source.pinned_uri, bytes=done, of_bytes=total)
-
-        return source.fetch(wanted, check=self.observer.check, on_progress=tell)
-
     def _find_room(self, checkpoint: Checkpoint) -> None:
         """Spare the memory that is not there."""
         estimate = partial(self._estimate, checkpoint)
@@ -245,34 +221,6 @@ class _Job:
 
     def _estimate(self, checkpoint: Checkpoint, short_of: Collection[Shortage]) -> Estimate:
         return estimate_cost(checkpoint, self.spec, on_device=self.device.type != "cpu", short_of=short_of)
-
-    def _draw(self, checkpoint: Checkpoint) -> tuple[dict[str, TextSample], dict[str, TextSample]]:
-        wanted = self.spec.calibration
-        assert wanted.sequence_length is not None
-        held_out = self.spec.evaluation
-        assert held_out.corpus is not None
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelRefusedError(f"its tokenizer cannot be loaded: {error}") from error
-        if not tokenizer.is_fast:
-            raise ModelRefusedError("its tokenizer has no tokenizer.json; convert it to a fast tokenizer")
-        return draw_samples(
-            tokenizer,
-            calibration=self._corpus(wanted.corpus, wanted.text_field, list(wanted.weights)),
-            evaluation=self._corpus(held_out.corpus, held_out.text_field, held_out.languages),
-            languages=list(wanted.weights),
-            evaluation_languages=held_out.languages,
-            sequences=wanted.samples_per_language,
-            evaluation_tokens=held_out.tokens_per_language,
-            sequence_length=wanted.sequence_length,
-            seed=wanted.seed,
-            check=self.observer.check,
-        )
-
-    def _corpus(self, uri: str, text_field: str | None, languages: Sequence[str]) -> Corpus:
-        folder = self._fetch("corpus", partial(corpus_files, languages=languages), uri)
-        return Corpus(folder, text_field or DEFAULT_TEXT_FIELD)
 
     def _prune(
         self,

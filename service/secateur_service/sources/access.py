@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from secateur_service.artifacts.port import ObjectStore, check_key
 from secateur_service.errors import PermanentError
@@ -25,6 +25,9 @@ from secateur_service.sources.reference import (
 )
 from secateur_service.sources.remote import RemoteFolder
 
+if TYPE_CHECKING:
+    from secateur_service.sources.hub import Hub
+
 Wanted = Callable[[Collection[str]], Collection[str]]
 """Which files of a folder are needed, by all their names."""
 
@@ -37,14 +40,14 @@ class Sources:
         file_roots: folders of this machine; None for all.
         bucket_prefixes: `s3://bucket/prefix` below which may be read; None for all.
         open_bucket: opens an object store at an `s3://` URI.
-        hub: opens repositories; None where the service has no hub.
+        open_hub: the hub, as the account that a reference is read with; None where the service has none.
         cache: keeps what was fetched.
     """
 
     file_roots: Sequence[Path] | None
     bucket_prefixes: Sequence[str] | None
     open_bucket: Callable[[str], ObjectStore]
-    hub: Callable[[HubReference], RemoteFolder] | None
+    open_hub: Callable[[HubReference], Hub] | None
     cache: Cache
 
     def open(self, uri: str, revision: str | None = None) -> Source:
@@ -68,14 +71,22 @@ class Sources:
         plain = replace(reference, revision=None) if isinstance(reference, HubReference) else reference
         return RemoteSource(str(plain), remote, self.cache)
 
+    def hub(self, reference: HubReference) -> Hub:
+        """The hub, as the account that a reference is read with.
+
+        Raises:
+            ReferenceRefusedError: the service has none.
+        """
+        if self.open_hub is None:
+            raise ReferenceRefusedError("this service has no hub; set SECATEUR_HUB_ENDPOINT")
+        return self.open_hub(reference)
+
     def _open_remote(self, reference: HubReference | BucketReference, revision: str | None) -> RemoteFolder:
         if isinstance(reference, HubReference):
             if revision and reference.revision and revision != reference.revision:
                 raise ReferenceRefusedError("the URI and the field revision name different revisions; give one of them")
-            if self.hub is None:
-                raise ReferenceRefusedError("this service has no hub; set SECATEUR_HUB_ENDPOINT")
-            wanted = revision or reference.revision
-            return self.hub(HubReference(reference.kind, reference.repository, wanted))
+            wanted = HubReference(reference.kind, reference.repository, revision or reference.revision)
+            return self.hub(wanted).open(wanted)
         if self.bucket_prefixes is not None:
             check_prefix(reference, self.bucket_prefixes)
         try:

@@ -34,7 +34,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 from secateur_service.durable import write_durably
 from secateur_service.errors import TransientError
 from secateur_service.sources.reference import HubReference, ReferenceRefusedError
-from secateur_service.sources.remote import RemoteFile
+from secateur_service.sources.remote import DataSet, RemoteFile
 
 TIMEOUT_SECONDS = 20.0
 RETRIES = 2
@@ -50,7 +50,7 @@ class Hub:
 
     Args:
         endpoint: `https://huggingface.co`, or a mirror of it.
-        token: of the service's account; None for what is public.
+        token: of an account; None for what is public.
         memory: folder of what earlier look-ups found. A commit is looked up once, and a job that is resumed does not
             need the hub for what it has fetched.
         offline: ask nobody; only what was looked up and fetched before can be had.
@@ -58,6 +58,7 @@ class Hub:
 
     def __init__(self, endpoint: str, token: str | None, *, memory: Path, offline: bool = False) -> None:
         self.endpoint = endpoint.rstrip("/")
+        self.token = token
         self.offline = offline
         self._memory = memory
         self._token: str | bool = token or False
@@ -82,20 +83,42 @@ class Hub:
             self._remember(replace(reference, revision=revision), folder)
         return folder
 
+    def describe(self, reference: HubReference) -> DataSet:
+        """Find the commit of a data set's revision, and what its card says of its configurations.
+
+        Of data sets with too many files to list them all.
+
+        Raises:
+            ReferenceRefusedError, TransientError: as `open` does, or the service is offline.
+        """
+        if self.offline:
+            raise ReferenceRefusedError(f"{reference} is read while a job runs, and the service is offline")
+        with self.translated(reference):
+            info = self._api.dataset_info(
+                reference.repository, revision=reference.revision, expand=["sha", "cardData"], timeout=TIMEOUT_SECONDS
+            )
+            self._api.auth_check(reference.repository, repo_type="dataset", token=self._token)
+        configs = info.card_data.get("configs") if info.card_data else None
+        configurations = [entry["config_name"] for entry in configs or ()]
+        return DataSet(self._commit(reference, info.sha), frozenset(configurations) or None)
+
+    def _commit(self, reference: HubReference, named: str | None) -> str:
+        if named is None or not _COMMIT.fullmatch(named):
+            raise ReferenceRefusedError(f"{self.endpoint} names no commit of {reference}; check SECATEUR_HUB_ENDPOINT")
+        return named
+
     def _look_up(self, reference: HubReference) -> HubFolder:
         with self.translated(reference):
             look_up = self._api.model_info if reference.kind == "model" else self._api.dataset_info
             info = look_up(
                 reference.repository, revision=reference.revision, files_metadata=True, timeout=TIMEOUT_SECONDS
             )
-        if info.sha is None or not _COMMIT.fullmatch(info.sha):
-            raise ReferenceRefusedError(f"{self.endpoint} names no commit of {reference}; check SECATEUR_HUB_ENDPOINT")
         files = {
             sibling.rfilename: RemoteFile(sibling.rfilename, sibling.size, sibling.lfs.sha256 if sibling.lfs else None)
             for sibling in info.siblings or ()
             if sibling.size is not None
         }
-        return HubFolder(self, reference, info.sha, files)
+        return HubFolder(self, reference, self._commit(reference, info.sha), files)
 
     def _remember(self, reference: HubReference, folder: HubFolder) -> None:
         content = {"commit": folder.revision, "files": [asdict(file) for file in folder.files.values()]}

@@ -21,6 +21,19 @@ class RemoteFile:
     sha256: str | None = None
 
 
+@dataclass(frozen=True)
+class DataSet:
+    """A data set of the hub that is read a part at a time.
+
+    Attributes:
+        commit: the version.
+        configurations: the names of its configurations; None where its card does not tell.
+    """
+
+    commit: str
+    configurations: frozenset[str] | None
+
+
 class RemoteFolder(Protocol):
     """A folder whose content does not change: a commit, or a listing with the objects' versions."""
 

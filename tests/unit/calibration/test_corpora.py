@@ -9,7 +9,7 @@ import zstandard
 from pyarrow import parquet
 
 from secateur_service.calibration import corpora
-from secateur_service.calibration.corpora import Corpus, CorpusRefusedError, corpus_files
+from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus, corpus_files
 
 DOCUMENTS = ["Der erste Satz.", "Другий рядок.", "第三行"]
 PLAIN = "\n".join(["", *DOCUMENTS, "  ", ""]).encode()
@@ -36,7 +36,7 @@ WRITERS = {
 def test_files_of_every_kind_hold_documents(tmp_path, name, folder):
     (tmp_path / folder).mkdir(exist_ok=True)
     WRITERS[name](tmp_path / folder / name)
-    corpus = Corpus(tmp_path)
+    corpus = FolderCorpus(tmp_path)
     assert corpus.languages() == ["de"]
     assert list(corpus.documents("de")) == DOCUMENTS
 
@@ -45,7 +45,7 @@ def test_a_folder_of_files_is_one_language_and_deeper_or_hidden_files_are_none(t
     for name in ("zh-Hant/b.txt", "zh-Hant/a.jsonl", "zh-Hant/.hidden.txt", "zh-Hant/deep/c.txt", ".de.txt", "en.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text('{"text": "object"}' if name.endswith("jsonl") else "line")
-    corpus = Corpus(tmp_path)
+    corpus = FolderCorpus(tmp_path)
     assert corpus.languages() == ["zh-Hant"]
     assert list(corpus.documents("zh-Hant")) == ["object", "line"]
     names = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")]
@@ -59,9 +59,9 @@ def test_the_text_may_have_another_name(tmp_path, kind):
         (tmp_path / "de.jsonl").write_text('{"content": "hier", "text": 7}')
     else:
         as_parquet(tmp_path / "de.parquet", ["hier"], "content")
-    assert list(Corpus(tmp_path, text_field="content").documents("de")) == ["hier"]
+    assert list(FolderCorpus(tmp_path, text_field="content").documents("de")) == ["hier"]
     with pytest.raises(CorpusRefusedError, match=r"no text in 'text'; there are content, .*set text_field"):
-        list(Corpus(tmp_path).documents("de"))
+        list(FolderCorpus(tmp_path).documents("de"))
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_the_text_may_have_another_name(tmp_path, kind):
 def test_a_file_that_cannot_be_read_is_named_with_the_line_and_the_reason(tmp_path, name, content, complaint):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CorpusRefusedError, match=complaint):
-        list(Corpus(tmp_path).documents("de"))
+        list(FolderCorpus(tmp_path).documents("de"))
 
 
 def test_a_line_without_an_end_takes_no_more_memory_than_a_document_may(tmp_path, monkeypatch):
     monkeypatch.setattr(corpora, "MAX_DOCUMENT_BYTES", 1 << 20)
     (tmp_path / "de.txt.gz").write_bytes(gzip.compress(bytes(1 << 24)))
     with pytest.raises(CorpusRefusedError, match="a line of more than 1 MiB"):
-        list(Corpus(tmp_path).documents("de"))
+        list(FolderCorpus(tmp_path).documents("de"))
 
 
 def test_a_link_out_of_the_folder_is_no_text(tmp_path):
@@ -101,4 +101,4 @@ def test_a_link_out_of_the_folder_is_no_text(tmp_path):
         (tmp_path / "corpus" / name).symlink_to(tmp_path / "secret")
     for language in ("de", "uk"):
         with pytest.raises(CorpusRefusedError, match="has no file"):
-            list(Corpus(tmp_path / "corpus").documents(language))
+            list(FolderCorpus(tmp_path / "corpus").documents(language))

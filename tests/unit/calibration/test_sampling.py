@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from secateur_service.calibration import sampling
-from secateur_service.calibration.corpora import Corpus, CorpusRefusedError
+from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus
 from secateur_service.calibration.sampling import draw_samples, for_evaluation, token_sizes
 from secateur_service.demo.tokenizer import BOS_ID, EOS_ID, save_byte_tokenizer
 from support.models import save_corpora
@@ -36,7 +36,7 @@ def draw(tokenizer, calibration, evaluation, **changes):
         "check": lambda: None,
     }
     return draw_samples(
-        tokenizer, calibration=Corpus(calibration), evaluation=Corpus(evaluation), **{**options, **changes}
+        tokenizer, calibration=FolderCorpus(calibration), evaluation=FolderCorpus(evaluation), **{**options, **changes}
     )
 
 

@@ -17,6 +17,7 @@ FACE = {
     "ClientClosedError",
     "ClientConfig",
     "ConfigError",
+    "CorpusPreset",
     "DamagedResultError",
     "DeadlineError",
     "DownloadError",

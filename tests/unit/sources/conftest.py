@@ -38,7 +38,8 @@ def open_sources(hub, cache, tmp_path):
     """Sources with the hub, as somebody with that token."""
 
     def make(token=None, **options):
-        return Sources(None, None, _no_bucket, Hub(hub.endpoint, token, memory=tmp_path / "hub", **options).open, cache)
+        found = Hub(hub.endpoint, token, memory=tmp_path / "hub", **options)
+        return Sources(None, None, _no_bucket, lambda _reference: found, cache)
 
     return make
 

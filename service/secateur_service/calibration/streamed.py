@@ -1,0 +1,101 @@
+"""Presets read with `datasets`: a document at a time from the hub, in a part of the data set that the seed chooses.
+
+The library finds the files of a configuration, reads them by range and goes on where a connection broke off. It keeps
+to one hub, which it takes from `HF_ENDPOINT` when it is loaded (`Settings.library_environment`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from secateur_service.calibration.corpora import INSTALL, CorpusRefusedError, Render
+from secateur_service.calibration.presets import Preset
+from secateur_service.errors import TransientError
+
+# The library waits this long between two of its tries; its own are made for notebooks.
+RETRIES = 5
+RETRY_SECONDS = 2
+
+
+@dataclass(frozen=True)
+class StreamedCorpus:
+    """A preset at a commit of its data set.
+
+    Attributes:
+        commit: of the data set.
+        endpoint: URL of the hub.
+        token: of an account that may read it; None for what is public.
+        render: makes a text of a document's; None where it is taken as it is.
+    """
+
+    preset: Preset
+    commit: str
+    endpoint: str
+    token: str | None
+    render: Render | None = None
+    is_endless = True
+
+    @property
+    def identity(self) -> str:
+        """Data set and commit."""
+        return f"{self.preset.repository}@{self.commit}"
+
+    def documents(self, language: str, seed: int) -> Iterator[str]:
+        """The documents of a language, file by file in an order that the seed chooses.
+
+        Raises:
+            CorpusRefusedError: the preset does not have the language, or may not be read.
+            TransientError: the hub cannot be reached.
+        """
+        configuration = self.preset.configuration(language)
+        with self._translated(configuration):
+            for row in self._rows(configuration, seed):
+                text = row[self.preset.text_field]
+                if text and (stripped := text.strip()):
+                    yield self.render(stripped) if self.render else stripped
+
+    def _rows(self, configuration: str, seed: int) -> Any:
+        library = _library(self.endpoint)
+        rows = library.load_dataset(
+            self.preset.repository,
+            configuration,
+            split=self.preset.split,
+            revision=self.commit,
+            streaming=True,
+            token=self.token or False,
+        )
+        # A buffer of one: only the order of the files is drawn here, that of the documents is by their hashes.
+        return rows.select_columns([self.preset.text_field]).shuffle(seed=seed, buffer_size=1)
+
+    @contextlib.contextmanager
+    def _translated(self, configuration: str) -> Iterator[None]:
+        import httpx2
+        from datasets.exceptions import DatasetNotFoundError, DatasetsError
+        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+        place = f"{self.endpoint}/datasets/{self.preset.repository} ({configuration} at {self.commit})"
+        try:
+            yield
+        except GatedRepoError as error:
+            raise CorpusRefusedError(f"cannot be read, {place} is gated; accept its terms, and set a token") from error
+        except (DatasetNotFoundError, RepositoryNotFoundError) as error:
+            raise CorpusRefusedError(f"cannot be read: there is no {place}, or it wants a token") from error
+        except (HfHubHTTPError, httpx2.HTTPError, ConnectionError, TimeoutError) as error:
+            raise TransientError(f"{place} cannot be reached: {error!r}", reason="HUB_UNREACHABLE") from error
+        except (DatasetsError, ValueError, KeyError, OSError) as error:
+            raise CorpusRefusedError(f"cannot be read, {place}: {error}") from error
+
+
+def _library(endpoint: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise CorpusRefusedError(f"presets need a library: {INSTALL}") from error
+    if endpoint.rstrip("/") != datasets.config.HF_ENDPOINT.rstrip("/"):
+        raise RuntimeError(f"datasets was loaded for {datasets.config.HF_ENDPOINT}; set HF_ENDPOINT={endpoint} before")
+    datasets.config.STREAMING_READ_MAX_RETRIES = RETRIES
+    datasets.config.STREAMING_READ_RETRY_INTERVAL = RETRY_SECONDS
+    return datasets

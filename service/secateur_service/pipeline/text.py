@@ -1,0 +1,151 @@
+"""The text of a job: corpora opened, sequences drawn, and kept for the attempts that may follow.
+
+What was drawn is not drawn again by an attempt that goes on in the same work directory: a corpus of the hub need not be
+there any more, and text that the model wrote itself is not written twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save
+from transformers import AutoTokenizer
+
+from secateur_service.calibration.corpora import (
+    DEFAULT_TEXT_FIELD,
+    Corpus,
+    FolderCorpus,
+    corpus_files,
+)
+from secateur_service.calibration.presets import PresetReference, parse_preset
+from secateur_service.calibration.sampling import TextSample, draw_samples
+from secateur_service.calibration.streamed import StreamedCorpus
+from secateur_service.durable import file_digest, write_durably
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
+from secateur_service.pipeline.fetching import fetch
+from secateur_service.pipeline.observer import JobObserver
+from secateur_service.sources import Sources
+from secateur_service.sources.reference import HubReference
+from secateur_service.spec import PruneSpec
+
+Samples = dict[str, TextSample]
+_NOT_FIGURES = ("tokens", "token_bytes", "document_hashes")
+
+
+def draw_text(
+    spec: PruneSpec, checkpoint: Checkpoint, sources: Sources, observer: JobObserver, workdir: Path
+) -> tuple[Samples, Samples]:
+    """The calibration and the evaluation text of a job, by language.
+
+    Args:
+        spec: resolved.
+        checkpoint: the model, whose tokenizer lies beside it.
+        sources: where corpora may lie.
+        observer: hears of the progress and may stop the job.
+        workdir: where the text is kept.
+
+    Raises:
+        ModelRefusedError: the tokenizer cannot be used.
+        CorpusRefusedError: a corpus has too little text, or cannot be read.
+    """
+    tokenizer = _load_tokenizer(checkpoint)
+    kept = workdir / "text.safetensors"
+    key = _key(spec, checkpoint)
+    drawn = _recall(kept, key)
+    if drawn is None:
+        drawn = _draw(spec, tokenizer, sources, observer)
+        _keep(kept, key, drawn)
+    for purpose, samples in zip(("calibration", "evaluation"), drawn, strict=True):
+        for name, sample in samples.items():
+            observer.log(
+                "info",
+                f"{purpose} text drawn",
+                language=name,
+                documents=sample.documents,
+                tokens=sample.num_tokens,
+                bytes=sample.num_bytes,
+            )
+    return drawn
+
+
+def _load_tokenizer(checkpoint: Checkpoint) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelRefusedError(f"its tokenizer cannot be loaded: {error}") from error
+    if not tokenizer.is_fast:
+        raise ModelRefusedError("its tokenizer has no tokenizer.json; convert it to a fast tokenizer")
+    return tokenizer
+
+
+def _draw(spec: PruneSpec, tokenizer: Any, sources: Sources, observer: JobObserver) -> tuple[Samples, Samples]:
+    mix, held_out = spec.calibration, spec.evaluation
+    assert mix.sequence_length is not None
+    assert held_out.corpus is not None
+    languages = list(mix.weights)
+    return draw_samples(
+        tokenizer,
+        calibration=_open(mix.corpus, mix.text_field, languages, sources, observer),
+        evaluation=_open(held_out.corpus, held_out.text_field, held_out.languages, sources, observer),
+        languages=languages,
+        evaluation_languages=held_out.languages,
+        sequences=mix.samples_per_language,
+        evaluation_tokens=held_out.tokens_per_language,
+        sequence_length=mix.sequence_length,
+        seed=mix.seed,
+        check=observer.check,
+    )
+
+
+def _open(
+    corpus: str, text_field: str | None, languages: Sequence[str], sources: Sources, observer: JobObserver
+) -> Corpus:
+    preset = parse_preset(corpus)
+    if preset is not None:
+        return _open_preset(preset, sources)
+    folder = fetch(sources, observer, "corpus", partial(corpus_files, languages=languages), corpus)
+    return FolderCorpus(folder, text_field or DEFAULT_TEXT_FIELD)
+
+
+def _open_preset(reference: PresetReference, sources: Sources) -> Corpus:
+    assert reference.revision is not None  # admission has seen to it
+    hub = sources.hub(HubReference("dataset", reference.preset.repository, reference.revision))
+    return StreamedCorpus(reference.preset, reference.revision, hub.endpoint, hub.token)
+
+
+def _key(spec: PruneSpec, checkpoint: Checkpoint) -> str:
+    """What the text depends on."""
+    parts = [spec.calibration.model_dump_json(), spec.evaluation.model_dump_json()]
+    return hashlib.sha256("\n".join([*parts, file_digest(checkpoint.folder / "tokenizer.json")]).encode()).hexdigest()
+
+
+def _keep(path: Path, key: str, drawn: tuple[Samples, Samples]) -> None:
+    tensors, figures = {}, []
+    for purpose, samples in enumerate(drawn):
+        for name, sample in samples.items():
+            tensors[f"{purpose}/{name}/tokens"] = sample.tokens
+            tensors[f"{purpose}/{name}/token_bytes"] = sample.token_bytes
+            rest = {field: value for field, value in vars(sample).items() if field not in _NOT_FIGURES}
+            figures.append({"purpose": purpose, **rest})
+    write_durably(path, save(tensors, {"key": key, "figures": json.dumps(figures)}))
+
+
+def _recall(path: Path, key: str) -> tuple[Samples, Samples] | None:
+    if not path.exists():
+        return None
+    drawn: tuple[Samples, Samples] = ({}, {})
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        if metadata["key"] != key:
+            return None
+        for figures in json.loads(metadata["figures"]):
+            purpose, name = figures.pop("purpose"), figures["language"]
+            tokens, sizes = (file.get_tensor(f"{purpose}/{name}/{part}") for part in ("tokens", "token_bytes"))
+            drawn[purpose][name] = TextSample(tokens=tokens, token_bytes=sizes, **figures)
+    return drawn

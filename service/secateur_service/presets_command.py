@@ -1,0 +1,64 @@
+"""`secateur-service presets`: the corpora with a short name, and whether the hub has them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+
+from secateur_service.calibration.presets import Preset, presets
+from secateur_service.errors import TransientError
+from secateur_service.settings import Settings
+from secateur_service.sources import ReferenceRefusedError, Sources, open_sources
+from secateur_service.sources.reference import HubReference
+
+_MOST_NAMED = 20
+
+
+def list_presets(settings: Settings, names: Sequence[str], *, check: bool) -> int:
+    """Print presets; the exit code: 2 for an unknown name, 1 where the hub lacks something.
+
+    Args:
+        settings: where the hub is, and who we are there.
+        names: which presets; all where none is named.
+        check: whether to ask the hub.
+    """
+    unknown = [name for name in names if name not in presets()]
+    if unknown:
+        print(f"no such preset: {', '.join(unknown)}; there are {', '.join(presets())}", file=sys.stderr)
+        return 2
+    sources = open_sources(settings, everywhere=True) if check else None
+    whole = True
+    for name in names or presets():
+        preset = presets()[name]
+        print("\n".join(_described(preset)))
+        if sources is not None:
+            faults = list(_faults(preset, sources))
+            print("\n".join(f"  PROBLEM    {fault}" for fault in faults) or "  the hub has all of them")
+            whole = whole and not faults
+    return 0 if whole else 1
+
+
+def _described(preset: Preset) -> Iterator[str]:
+    yield f"{preset.name}: {preset.title}"
+    yield f"  data set   hf://datasets/{preset.repository}, split {preset.split}, field {preset.text_field}"
+    gated = "; gated: accept its terms, and set SECATEUR_HUB_TOKEN" if preset.gated else ""
+    yield f"  license    {preset.license}{gated}"
+    yield f"  table      {preset.source}; verified: {'yes' if preset.verified else 'no'}"
+    yield f"  languages  {len(preset.configurations)}: {' '.join(preset.configurations)}"
+
+
+def _faults(preset: Preset, sources: Sources) -> Iterator[str]:
+    """What the hub does not have of a preset."""
+    place = HubReference("dataset", preset.repository, None)
+    try:
+        found = sources.hub(place).describe(place)
+    except (ReferenceRefusedError, TransientError) as error:
+        yield str(error)
+        return
+    if found.configurations is None:
+        yield f"the card of {place} at {found.commit} names no configurations; they cannot be checked"
+        return
+    absent = sorted(set(preset.configurations.values()) - found.configurations)
+    if absent:
+        more = f" and {len(absent) - _MOST_NAMED} more" if len(absent) > _MOST_NAMED else ""
+        yield f"{place} at {found.commit} has no configuration {', '.join(absent[:_MOST_NAMED])}{more}"
