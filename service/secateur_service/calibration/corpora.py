@@ -51,6 +51,10 @@ class Corpus(Protocol):
     def is_endless(self) -> bool:
         """Whether it is too large to be read to its end; then the seed says where the reading begins."""
 
+    @property
+    def is_rendered(self) -> bool:
+        """Whether the documents have the special tokens that begin and end a text."""
+
     def documents(self, language: str, seed: int) -> Iterator[str]:
         """The documents of one language; those without text are none.
 
@@ -86,6 +90,11 @@ class FolderCorpus:
     def identity(self) -> str:
         """Where it lies."""
         return str(self.folder.resolve())
+
+    @property
+    def is_rendered(self) -> bool:
+        """As a chat template does it."""
+        return self.render is not None
 
     def languages(self) -> list[str]:
         """The languages that the folder has text in."""

@@ -19,12 +19,13 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from secateur_service.calibration.corpora import Corpus, CorpusRefusedError
+from secateur_service.calibration.identification import Identified, identify
 
 # Of every EVALUATION_SHARE documents of a corpus that serves both purposes, one goes to evaluation.
 EVALUATION_SHARE = 5
@@ -47,6 +48,8 @@ class TextSample:
         documents: number of documents that the sequences touch.
         unknown_tokens: tokens that stand for text that the vocabulary does not have: unknown ones, and single bytes
             of a vocabulary that falls back to them.
+        identified: what language the documents seem to be in; None where nobody asked, or it cannot be told.
+        dropped: of text that the model wrote, how many texts were left out; None where the corpus is the text.
         document_hashes: hashes of the documents, while other text is drawn that has to differ.
     """
 
@@ -55,6 +58,8 @@ class TextSample:
     token_bytes: Tensor
     documents: int
     unknown_tokens: int = 0
+    identified: Identified | None = None
+    dropped: int | None = None
     document_hashes: frozenset[bytes] = frozenset()
 
     @property
@@ -72,6 +77,21 @@ class TextSample:
         return hashlib.sha256(self.tokens.numpy().astype("<i8").tobytes()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Written:
+    """Texts that a model wrote, and how many of them were left out."""
+
+    texts: list[str]
+    dropped: int
+
+
+class Writer(Protocol):
+    """Makes calibration text out of documents; `generation.SelfWriter` is one."""
+
+    def write(self, language: str, documents: Sequence[str], needed: int, check: Callable[[], None]) -> Written:
+        """Texts of at least `needed` tokens together, as far as the documents go."""
+
+
 def draw_samples(
     tokenizer: Any,
     *,
@@ -84,6 +104,8 @@ def draw_samples(
     sequence_length: int,
     seed: int,
     check: Callable[[], None],
+    writer: Writer | None = None,
+    identifies: bool = False,
 ) -> tuple[dict[str, TextSample], dict[str, TextSample]]:
     """Draw the calibration and the evaluation text.
 
@@ -98,6 +120,8 @@ def draw_samples(
         sequence_length: tokens per sequence, S.
         seed: of the order in which calibration documents are drawn; evaluation documents are always the same.
         check: called often; raises to stop.
+        writer: makes the calibration text out of the documents that are drawn; None where they are the text.
+        identifies: whether the language of the text is guessed.
 
     Returns:
         Calibration and evaluation samples by language.
@@ -108,7 +132,7 @@ def draw_samples(
     shared = calibration.identity == evaluation.identity
     held_out: dict[str, TextSample] = {}
     for language in evaluation_languages:
-        text = _Text(evaluation, language, 0, b"", lambda document: not shared or for_evaluation(document))
+        text = _Text(evaluation, language, 0, b"", lambda document: not shared or for_evaluation(document), identifies)
         held_out[language] = _draw(tokenizer, text, evaluation_tokens // sequence_length, sequence_length, check)
     drawn: dict[str, TextSample] = {}
     for language in languages:
@@ -117,7 +141,7 @@ def draw_samples(
         def is_free(document: str, used: frozenset[bytes] = used) -> bool:
             return not for_evaluation(document) if shared else document_hash(document) not in used
 
-        text = _Text(calibration, language, seed, f"{seed}/{language}".encode(), is_free)
+        text = _Text(calibration, language, seed, f"{seed}/{language}".encode(), is_free, identifies, writer)
         drawn[language] = _draw(tokenizer, text, sequences, sequence_length, check)
     return drawn, held_out
 
@@ -140,6 +164,8 @@ class _Text:
         seed: where a corpus without an end is begun to be read.
         key: of the hash that says in which order the documents come.
         accepts: whether a document may be drawn.
+        identifies: whether the language of what is drawn is guessed.
+        writer: makes the text out of the documents; None where they are the text.
     """
 
     corpus: Corpus
@@ -147,6 +173,8 @@ class _Text:
     seed: int
     key: bytes
     accepts: Callable[[str], bool]
+    identifies: bool
+    writer: Writer | None = None
 
     def documents(self) -> Iterator[str]:
         return (document for document in self.corpus.documents(self.language, self.seed) if self.accepts(document))
@@ -158,7 +186,9 @@ def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Calla
     kept_bytes = max(needed * _BYTES_PER_TOKEN, 1)
     while True:
         texts, are_all = _first(text, kept_bytes, check)
-        packed = _pack(tokenizer, texts, needed, check)
+        written = text.writer.write(text.language, texts, needed, check) if text.writer else None
+        texts = texts if written is None else written.texts
+        packed = _pack(tokenizer, texts, needed, check, is_whole=text.corpus.is_rendered)
         if len(packed.ids) >= needed or are_all:
             break
         kept_bytes *= 4  # tokens of many bytes: read again, and keep more
@@ -174,6 +204,8 @@ def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Calla
         torch.tensor(packed.sizes[:needed]).view(sequences, length),
         len(packed.hashes),
         sum(token in unknown for token in ids),
+        identify(text.language, texts) if text.identifies else None,
+        None if written is None else written.dropped,
         frozenset(packed.hashes),
     )
 
@@ -218,10 +250,13 @@ class _Packed:
     hashes: set[bytes]
 
 
-def _pack(tokenizer: Any, documents: Iterable[str], needed: int, check: Callable[[], None]) -> _Packed:
+def _pack(
+    tokenizer: Any, documents: Iterable[str], needed: int, check: Callable[[], None], *, is_whole: bool
+) -> _Packed:
+    """Tokenise documents until there are enough tokens; whole ones have what begins and ends a text already."""
     packed = _Packed([], [], set())
-    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and not is_whole else []
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None and not is_whole else []
     for batch in _batched(documents):
         check()
         encoded = tokenizer(batch, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

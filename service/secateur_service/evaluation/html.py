@@ -21,7 +21,12 @@ from secateur_service.evaluation.charts import COLOURS, BarGroup, HeatRow, group
 from secateur_service.evaluation.report import LayerPart, Report
 from secateur_service.pruning.methods import label
 
-GRAVITY = {"LANGUAGE_LOST": "bad", "LANGUAGE_LEFT_BEHIND": "bad", "NOT_CALIBRATED": "warn"}
+GRAVITY = {
+    "OTHER_LANGUAGE": "bad",
+    "LANGUAGE_LOST": "bad",
+    "LANGUAGE_LEFT_BEHIND": "bad",
+    "NOT_CALIBRATED": "warn",
+}
 FULL_RATIO_BAR = 2.0  # growth of the perplexity that fills the bar
 
 

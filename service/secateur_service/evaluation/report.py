@@ -52,6 +52,28 @@ class CalibrationFigures:
     bytes: int
     digest: str
     unknown_tokens: int = 0
+    dropped: int | None = None
+    identified: IdentifiedFigures | None = None
+
+
+class IdentifiedFigures(Protocol):
+    """What language documents seem to be in; `calibration.identification.Identified` is one."""
+
+    @property
+    def documents(self) -> int:
+        """How many were looked at."""
+
+    @property
+    def share(self) -> float:
+        """Of those in the language that they claim."""
+
+    @property
+    def other(self) -> str:
+        """The most frequent other language; empty where there is none."""
+
+    @property
+    def other_share(self) -> float:
+        """Its share."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +94,7 @@ class EvaluationFigures:
     bytes: int
     dense_nats: float
     pruned_nats: float
+    identified: IdentifiedFigures | None = None
 
 
 class LayerFigures(Protocol):
@@ -142,6 +165,15 @@ class ModelPart(Part):
     dtype: str = Field(description="type of the weights as they are stored")
 
 
+class IdentifiedPart(Part):
+    """What language the documents of a text seem to be in."""
+
+    documents: int = Field(description="that were looked at")
+    share: Share = Field(description="of those that seem to be in the language that they claim")
+    other: str = Field(description="the most frequent other language; empty where there is none")
+    other_share: Share
+
+
 class CalibrationLanguage(Part):
     """The calibration text of one language of the mix."""
 
@@ -156,6 +188,10 @@ class CalibrationLanguage(Part):
         description="tokens that are unknown or single bytes of a vocabulary that falls back to them"
     )
     digest: str = Field(description="SHA-256 of the token ids")
+    dropped_texts: int | None = Field(
+        description="texts that were left out of those that the dense model wrote; null where the corpus is the text"
+    )
+    identified: IdentifiedPart | None = Field(description="null where nobody asked, or where it cannot be told")
 
 
 class EvaluationLanguage(Part):
@@ -171,6 +207,7 @@ class EvaluationLanguage(Part):
     perplexity_ratio: float = Field(description="pruned / dense; 1 means nothing was lost")
     dense_bits_per_byte: float = Field(description="nats / (ln 2 · bytes); compares between languages and tokenizers")
     pruned_bits_per_byte: float
+    identified: IdentifiedPart | None = Field(description="null where nobody asked, or where it cannot be told")
 
 
 class SparsityPart(Part):
@@ -309,6 +346,8 @@ def _calibration(figures: CalibrationFigures) -> CalibrationLanguage:
         bytes_per_token=figures.bytes / figures.tokens,
         unknown_share=figures.unknown_tokens / figures.tokens,
         digest=figures.digest,
+        dropped_texts=figures.dropped,
+        identified=_identified(figures.identified),
     )
 
 
@@ -326,6 +365,15 @@ def _evaluation(figures: EvaluationFigures, *, in_mix: bool) -> EvaluationLangua
         perplexity_ratio=pruned / dense,
         dense_bits_per_byte=bits_per_byte(figures.dense_nats, figures.bytes),
         pruned_bits_per_byte=bits_per_byte(figures.pruned_nats, figures.bytes),
+        identified=_identified(figures.identified),
+    )
+
+
+def _identified(figures: IdentifiedFigures | None) -> IdentifiedPart | None:
+    if figures is None:
+        return None
+    return IdentifiedPart(
+        documents=figures.documents, share=figures.share, other=figures.other, other_share=figures.other_share
     )
 
 

@@ -1,5 +1,7 @@
 """Verdicts: what a report's figures mean, in words, by rules that are written down here.
 
+OTHER_LANGUAGE
+    Less than `SAME_LANGUAGE_SHARE` of the documents seem to be in the language that they claim.
 LANGUAGE_LOST
     The language's perplexity grew at least `LOST_RATIO` times: the model has all but forgotten it.
 LANGUAGE_LEFT_BEHIND
@@ -23,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+SAME_LANGUAGE_SHARE = 0.5
 LOST_RATIO = 10.0
 LEFT_BEHIND_FACTOR = 1.2
 MIN_SCORED_TOKENS = 2048
@@ -38,6 +41,17 @@ class Verdict:
     message: str
 
 
+class _Identified(Protocol):
+    @property
+    def documents(self) -> int: ...
+    @property
+    def share(self) -> float: ...
+    @property
+    def other(self) -> str: ...
+    @property
+    def other_share(self) -> float: ...
+
+
 class _Calibrated(Protocol):
     @property
     def language(self) -> str: ...
@@ -45,6 +59,8 @@ class _Calibrated(Protocol):
     def weight(self) -> float: ...
     @property
     def tokens(self) -> int: ...
+    @property
+    def identified(self) -> _Identified | None: ...
 
 
 class _Evaluated(Protocol):
@@ -56,6 +72,8 @@ class _Evaluated(Protocol):
     def tokens(self) -> int: ...
     @property
     def perplexity_ratio(self) -> float: ...
+    @property
+    def identified(self) -> _Identified | None: ...
 
 
 class _Layer(Protocol):
@@ -83,6 +101,8 @@ def judge(
         blocks: Pruned blocks.
         inverts: Whether the update of the kept weights inverts second moments.
     """
+    yield from _other_language("calibration", calibration)
+    yield from _other_language("evaluation", evaluation)
     yield from _lost(evaluation)
     yield from _left_behind(evaluation)
     yield from _not_calibrated(evaluation)
@@ -90,6 +110,19 @@ def judge(
     if inverts:
         yield from _few_tokens(calibration, blocks)
     yield from _layer_notes(blocks)
+
+
+def _other_language(purpose: str, texts: Sequence[_Calibrated | _Evaluated]) -> Iterator[Verdict]:
+    for entry in texts:
+        found = entry.identified
+        if found is not None and found.share < SAME_LANGUAGE_SHARE:
+            yield Verdict(
+                "OTHER_LANGUAGE",
+                entry.language,
+                f"The {purpose} text of {entry.language} seems to be in another language: of {found.documents} "
+                f"documents {found.other_share:.0%} read like {found.other}, {found.share:.0%} like {entry.language}. "
+                "Look at the corpus.",
+            )
 
 
 def _lost(evaluation: Sequence[_Evaluated]) -> Iterator[Verdict]:

@@ -337,16 +337,44 @@ class StreamedModel:
                     raise ModelRefusedError(f"a {type(layer).__name__} stands where a linear layer is expected")
 
 
+def load_whole(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
+    """The whole model in memory, for what cannot be done a block at a time: writing text.
+
+    Raises:
+        ModelRefusedError: transformers cannot load it.
+    """
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder,
+            config=_configuration(checkpoint),
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise ModelRefusedError(f"transformers cannot load the model: {error!r}") from error
+    model, found = loaded
+    if found["missing_keys"]:
+        raise ModelRefusedError(f"the checkpoint has no tensor {min(found['missing_keys'])}; check that it is complete")
+    return model.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def _configuration(checkpoint: Checkpoint) -> Any:
+    """The model's configuration, without choices that would fetch kernels from a hub or name some that are not here."""
+    plain = {key: value for key, value in checkpoint.config.items() if not key.endswith("_implementation")}
+    return CONFIG_MAPPING[checkpoint.model_type].from_dict(plain)
+
+
 def _build_without_memory(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """The model on the meta device, with the best attention that its class supports.
 
     Raises:
         ModelRefusedError: transformers cannot build it.
     """
-    # A stored choice of implementation may name kernels that are not here, or that would be fetched from a hub.
-    plain = {key: value for key, value in checkpoint.config.items() if not key.endswith("_implementation")}
     try:
-        config = CONFIG_MAPPING[checkpoint.model_type].from_dict(plain)
+        config = _configuration(checkpoint)
         config.use_cache = False
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()

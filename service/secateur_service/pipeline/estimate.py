@@ -13,6 +13,8 @@ that share distinct inputs of widths n (an expert's layers see the share of the 
   one of them in each of some 60 iterations (35 to 60 were seen, 300 are the bound), an inverse of n³ in every third,
   and conjugate gradients on two masks. `minimax` does all of this five times, and 4·L·m·n² to judge each;
 - the layers' signal-to-noise ratio is two products with 128 inputs per language;
+- text that the model writes itself takes 2 operations for each of its parameters and tokens, and as many to judge it;
+  the whole model is in memory then, with keys and values of a batch of texts, and the logits of one;
 - the head is 2·T_e·V·d for each copy;
 - the work directory holds four blocks at a time, for finished ones move on, and in the end what is in no block.
 """
@@ -40,6 +42,7 @@ _CG_PRODUCTS = 12
 _ADMM_ITERATIONS = 60
 _MINIMAX_SOLVES = 5
 _SAMPLE_TOKENS = 128
+_BATCH_TEXTS = 16
 # Being written, waiting and on their way to the object store.
 _BLOCKS_ON_DISK = 4
 
@@ -124,6 +127,14 @@ def estimate_cost(
     device, item = ("cuda", DTYPE_BYTES[checkpoint.weight_dtype]) if on_device else ("cpu", 4)
     peaks = {"cpu": 0, "cuda": 0, "disk": 0}
     peaks[device] += _working_bytes(work, spec, hidden, device, item, small=Shortage.DEVICE in short_of)
+    if spec.calibration.generation is not None:
+        written = spec.calibration.generation
+        texts = _BATCH_TEXTS * (written.prefix_tokens + (written.new_tokens or length))
+        cached = 2 * texts * hidden * checkpoint.num_blocks * item  # keys and values, as wide as the hidden states
+        peaks[device] = max(
+            peaks[device], checkpoint.parameters * item + cached + texts // _BATCH_TEXTS * vocabulary * item
+        )
+        flops += 4.0 * checkpoint.parameters * work.calibration / (1 - written.dropped_share)
     peaks[_place_of_states(device, short_of)] += _states_values(work, hidden) * item
     largest = max(
         sum(info.size_bytes for info in checkpoint.block_tensors(index)) for index in range(checkpoint.num_blocks)

@@ -53,6 +53,8 @@ def report_of(
                 bytes=sample.num_bytes,
                 digest=sample.digest(),
                 unknown_tokens=sample.unknown_tokens,
+                dropped=sample.dropped,
+                identified=sample.identified,
             )
             for name, sample in calibration.items()
         ],
@@ -64,6 +66,7 @@ def report_of(
                 bytes=passed.dense[name].bytes,
                 dense_nats=passed.dense[name].nats,
                 pruned_nats=passed.pruned[name].nats,
+                identified=sample.identified,
             )
             for name, sample in evaluation.items()
         ],

@@ -28,7 +28,7 @@ from secateur_service.evaluation.card import read_license, render_card
 from secateur_service.evaluation.html import render_html
 from secateur_service.evaluation.report import Report
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, checkpoint_files, open_checkpoint
-from secateur_service.models.streaming import StreamedModel
+from secateur_service.models.streaming import StreamedModel, load_whole
 from secateur_service.models.tensors import DTYPES
 from secateur_service.pipeline.allocation import allocate, targets_from_json, targets_to_json
 from secateur_service.pipeline.estimate import estimate_cost
@@ -180,7 +180,14 @@ class _Job:
         )
         self.observer.stage(Stage.SAMPLING)
         with self.stopwatch.measure("sample"):
-            calibration, evaluation = draw_text(self.spec, checkpoint, self.sources, self.observer, self.workdir)
+            calibration, evaluation = draw_text(
+                self.spec,
+                checkpoint,
+                self.sources,
+                self.observer,
+                self.workdir,
+                partial(load_whole, checkpoint, self.device, self._compute_dtype(checkpoint)),
+            )
         faults.reached("job.sampled")
         self.observer.stage(Stage.PRUNING)
         with contextlib.ExitStack() as moving:

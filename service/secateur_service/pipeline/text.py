@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from safetensors import safe_open
 from safetensors.torch import save
 from transformers import AutoTokenizer
 
-from secateur_service.calibration.corpora import (
-    DEFAULT_TEXT_FIELD,
-    Corpus,
-    FolderCorpus,
-    corpus_files,
-)
+from secateur_service.calibration.corpora import DEFAULT_TEXT_FIELD, Corpus, FolderCorpus, Render, corpus_files
+from secateur_service.calibration.identification import Identified
 from secateur_service.calibration.presets import PresetReference, parse_preset
-from secateur_service.calibration.sampling import TextSample, draw_samples
+from secateur_service.calibration.sampling import TextSample, Writer, draw_samples
 from secateur_service.calibration.streamed import StreamedCorpus
 from secateur_service.durable import file_digest, write_durably
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
@@ -32,20 +29,26 @@ from secateur_service.pipeline.fetching import fetch
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.sources import Sources
 from secateur_service.sources.reference import HubReference
-from secateur_service.spec import PruneSpec
+from secateur_service.spec import CalibrationSpec, PruneSpec
 
 Samples = dict[str, TextSample]
 _NOT_FIGURES = ("tokens", "token_bytes", "document_hashes")
 
 
 def draw_text(
-    spec: PruneSpec, checkpoint: Checkpoint, sources: Sources, observer: JobObserver, workdir: Path
+    spec: PruneSpec,
+    checkpoint: Checkpoint,
+    sources: Sources,
+    observer: JobObserver,
+    workdir: Path,
+    load_model: Callable[[], Any],
 ) -> tuple[Samples, Samples]:
     """The calibration and the evaluation text of a job, by language.
 
     Args:
         spec: resolved.
         checkpoint: the model, whose tokenizer lies beside it.
+        load_model: gives the whole dense model, where it is to write the text itself.
         sources: where corpora may lie.
         observer: hears of the progress and may stop the job.
         workdir: where the text is kept.
@@ -59,7 +62,8 @@ def draw_text(
     key = _key(spec, checkpoint)
     drawn = _recall(kept, key)
     if drawn is None:
-        drawn = _draw(spec, tokenizer, sources, observer)
+        writer = _writer(spec.calibration, tokenizer, load_model, observer)
+        drawn = _draw(spec, tokenizer, sources, observer, writer)
         _keep(kept, key, drawn)
     for purpose, samples in zip(("calibration", "evaluation"), drawn, strict=True):
         for name, sample in samples.items():
@@ -70,6 +74,7 @@ def draw_text(
                 documents=sample.documents,
                 tokens=sample.num_tokens,
                 bytes=sample.num_bytes,
+                **({} if sample.dropped is None else {"dropped": sample.dropped}),
             )
     return drawn
 
@@ -84,15 +89,41 @@ def _load_tokenizer(checkpoint: Checkpoint) -> Any:
     return tokenizer
 
 
-def _draw(spec: PruneSpec, tokenizer: Any, sources: Sources, observer: JobObserver) -> tuple[Samples, Samples]:
+def _writer(
+    mix: CalibrationSpec, tokenizer: Any, load_model: Callable[[], Any], observer: JobObserver
+) -> Writer | None:
+    if mix.generation is None:
+        return None
+    from secateur_service.calibration.generation import Sampling, SelfWriter
+
+    def tell(language: str, done: int, needed: int) -> None:
+        observer.log("info", "writing calibration text", language=language, tokens=done, of_tokens=needed)
+
+    return SelfWriter(load_model(), tokenizer, Sampling(**mix.generation.model_dump()), mix.seed, tell)
+
+
+def _draw(
+    spec: PruneSpec, tokenizer: Any, sources: Sources, observer: JobObserver, writer: Writer | None
+) -> tuple[Samples, Samples]:
     mix, held_out = spec.calibration, spec.evaluation
     assert mix.sequence_length is not None
     assert held_out.corpus is not None
     languages = list(mix.weights)
+
+    def opened(corpus: str, text_field: str | None, names: Sequence[str], *, in_template: bool) -> Corpus:
+        render = _renderer(tokenizer) if in_template else None
+        preset = parse_preset(corpus)
+        if preset is not None:
+            return _open_preset(preset, sources, render)
+        folder = fetch(sources, observer, "corpus", partial(corpus_files, languages=names), corpus)
+        return FolderCorpus(folder, text_field or DEFAULT_TEXT_FIELD, render)
+
     return draw_samples(
         tokenizer,
-        calibration=_open(mix.corpus, mix.text_field, languages, sources, observer),
-        evaluation=_open(held_out.corpus, held_out.text_field, held_out.languages, sources, observer),
+        calibration=opened(mix.corpus, mix.text_field, languages, in_template=mix.chat_template),
+        evaluation=opened(
+            held_out.corpus, held_out.text_field, held_out.languages, in_template=bool(held_out.chat_template)
+        ),
         languages=languages,
         evaluation_languages=held_out.languages,
         sequences=mix.samples_per_language,
@@ -100,23 +131,30 @@ def _draw(spec: PruneSpec, tokenizer: Any, sources: Sources, observer: JobObserv
         sequence_length=mix.sequence_length,
         seed=mix.seed,
         check=observer.check,
+        writer=writer,
+        identifies=mix.identify_languages,
     )
 
 
-def _open(
-    corpus: str, text_field: str | None, languages: Sequence[str], sources: Sources, observer: JobObserver
-) -> Corpus:
-    preset = parse_preset(corpus)
-    if preset is not None:
-        return _open_preset(preset, sources)
-    folder = fetch(sources, observer, "corpus", partial(corpus_files, languages=languages), corpus)
-    return FolderCorpus(folder, text_field or DEFAULT_TEXT_FIELD)
-
-
-def _open_preset(reference: PresetReference, sources: Sources) -> Corpus:
+def _open_preset(reference: PresetReference, sources: Sources, render: Render | None) -> Corpus:
     assert reference.revision is not None  # admission has seen to it
     hub = sources.hub(HubReference("dataset", reference.preset.repository, reference.revision))
-    return StreamedCorpus(reference.preset, reference.revision, hub.endpoint, hub.token)
+    return StreamedCorpus(reference.preset, reference.revision, hub.endpoint, hub.token, render)
+
+
+def _renderer(tokenizer: Any) -> Render:
+    """Puts a conversation, or a text as the message of a user, into the model's chat template."""
+    if not tokenizer.chat_template:
+        raise ModelRefusedError("its tokenizer has no chat template; leave calibration.chat_template out")
+
+    def render(content: Any) -> str:
+        messages = [{"role": "user", "content": content}] if isinstance(content, str) else content
+        try:
+            return str(tokenizer.apply_chat_template(messages, tokenize=False))
+        except (TemplateError, TypeError, KeyError) as error:
+            raise ValueError(f"the model's chat template does not take it: {error}") from error
+
+    return render
 
 
 def _key(spec: PruneSpec, checkpoint: Checkpoint) -> str:
@@ -132,7 +170,8 @@ def _keep(path: Path, key: str, drawn: tuple[Samples, Samples]) -> None:
             tensors[f"{purpose}/{name}/tokens"] = sample.tokens
             tensors[f"{purpose}/{name}/token_bytes"] = sample.token_bytes
             rest = {field: value for field, value in vars(sample).items() if field not in _NOT_FIGURES}
-            figures.append({"purpose": purpose, **rest})
+            found = sample.identified and vars(sample.identified)
+            figures.append({**rest, "purpose": purpose, "identified": found})
     write_durably(path, save(tensors, {"key": key, "figures": json.dumps(figures)}))
 
 
@@ -145,7 +184,8 @@ def _recall(path: Path, key: str) -> tuple[Samples, Samples] | None:
         if metadata["key"] != key:
             return None
         for figures in json.loads(metadata["figures"]):
-            purpose, name = figures.pop("purpose"), figures["language"]
+            purpose, name, found = figures.pop("purpose"), figures["language"], figures["identified"]
+            figures["identified"] = found and Identified(**found)
             tokens, sizes = (file.get_tensor(f"{purpose}/{name}/{part}") for part in ("tokens", "token_bytes"))
             drawn[purpose][name] = TextSample(tokens=tokens, token_bytes=sizes, **figures)
     return drawn

@@ -1,0 +1,176 @@
+"""Self-generated calibration text: the dense model goes on from short prefixes of documents (Ji et al., 2410.17711).
+
+What decides is how close calibration text is to what the model was trained on, and nothing is closer than its own. From
+each document the first tokens are taken, the model samples a continuation, and of all texts the share that the model
+itself finds least probable (by the perplexity of the continuation) is left out. A corpus of a few hundred sentences
+is enough to begin with: when all documents were gone on from, they are gone on from again with other random numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from secateur_service.calibration.sampling import Written
+
+# The model's answers depend on the size of a batch, which is therefore the same everywhere.
+BATCH_TEXTS = 16
+# Times that every document may be gone on from.
+_MOST_ROUNDS = 64
+_LOGIT_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn; see `spec.GenerationSpec`."""
+
+    prefix_tokens: int
+    new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    dropped_share: float
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A text that was written.
+
+    Attributes:
+        tokens: how many tokens it has.
+        nats: mean cross-entropy of the tokens that the model added; 0 where it added none.
+    """
+
+    text: str
+    tokens: int
+    nats: float
+
+
+class SelfWriter:
+    """Writes text with a model that is in memory as a whole.
+
+    Args:
+        model: a causal language model of transformers, in evaluation mode.
+        tokenizer: its fast tokenizer.
+        sampling: how tokens are drawn.
+        seed: of the random numbers; with the language and the number of the batch it determines every text.
+        on_progress: called with the language, the tokens that are there and the tokens that are needed.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        sampling: Sampling,
+        seed: int,
+        on_progress: Callable[[str, int, int], None] = lambda _language, _done, _needed: None,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._sampling = sampling
+        self._seed = seed
+        self._on_progress = on_progress
+        self._start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+        ends = model.generation_config.eos_token_id
+        ends = tokenizer.eos_token_id if ends is None else ends
+        self._ends: list[int] = [] if ends is None else list(ends) if isinstance(ends, list) else [ends]
+        self._padding = self._ends[0] if self._ends else 0
+
+    def write(self, language: str, documents: Sequence[str], needed: int, check: Callable[[], None]) -> Written:
+        """Texts with at least `needed` tokens together, the improbable ones left out; none without documents.
+
+        Args:
+            language: of the documents; part of the seed.
+            documents: to go on from, in this order.
+            needed: number of tokens.
+            check: called with every token; raises to stop.
+        """
+        texts: list[_Text] = []
+        kept: list[_Text] = []
+        for number, prefixes in enumerate(self._batches(documents)):
+            texts += self._go_on(prefixes, f"{self._seed}/{language}/{number}", check)
+            kept = self._probable(texts)
+            tokens = sum(text.tokens for text in kept)
+            self._on_progress(language, min(tokens, needed), needed)
+            if tokens >= needed:
+                break
+        return Written([text.text for text in kept], len(texts) - len(kept))
+
+    def _batches(self, documents: Sequence[str]) -> Iterator[list[list[int]]]:
+        """The token ids to go on from, round by round, a batch at a time."""
+        if not documents:
+            return
+        for _ in range(_MOST_ROUNDS):
+            for first in range(0, len(documents), BATCH_TEXTS):
+                batch = list(documents[first : first + BATCH_TEXTS])
+                encoded = self._tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
+                yield [self._start + ids[: self._sampling.prefix_tokens] for ids in encoded]
+
+    @torch.no_grad()
+    def _go_on(self, prefixes: list[list[int]], seed: str, check: Callable[[], None]) -> list[_Text]:
+        device = self._model.device
+        width = max(len(ids) for ids in prefixes)
+        padded_BS = torch.tensor([[self._padding] * (width - len(ids)) + ids for ids in prefixes], device=device)
+        mask_BS = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prefixes], device=device)
+
+        def stop(ids_BS: Tensor, _scores: object, **_: object) -> Tensor:
+            check()
+            return torch.zeros(len(ids_BS), dtype=torch.bool, device=ids_BS.device)
+
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
+            written_BS = self._model.generate(
+                padded_BS, attention_mask=mask_BS, generation_config=self._configuration(), stopping_criteria=[stop]
+            )
+        return [
+            self._text(len(prefix), ids[width - len(prefix) :])
+            for prefix, ids in zip(prefixes, written_BS.tolist(), strict=True)
+        ]
+
+    def _configuration(self) -> GenerationConfig:
+        """Nothing of the model's own configuration: the specification says how tokens are drawn."""
+        return GenerationConfig(
+            do_sample=True,
+            max_new_tokens=self._sampling.new_tokens,
+            temperature=self._sampling.temperature,
+            top_p=self._sampling.top_p,
+            top_k=self._sampling.top_k,
+            repetition_penalty=self._sampling.repetition_penalty,
+            eos_token_id=self._ends or None,
+            pad_token_id=self._padding,
+        )
+
+    def _text(self, prefix_tokens: int, ids: list[int]) -> _Text:
+        """The text of a sequence, which ends before its first end-of-text token."""
+        end = next((at for at in range(prefix_tokens, len(ids)) if ids[at] in self._ends), len(ids))
+        nats = self._nats(ids[:end], prefix_tokens) if end > prefix_tokens else 0.0
+        text = self._tokenizer.decode(ids[:end], skip_special_tokens=True)
+        tokens = len(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return _Text(text, tokens, nats)
+
+    def _nats(self, ids: list[int], prefix_tokens: int) -> float:
+        """Mean cross-entropy of the tokens behind the prefix."""
+        first = max(prefix_tokens, 1)
+        ids_1S = torch.tensor([ids], device=self._model.device)
+        logits_SV = self._model(ids_1S, use_cache=False).logits[0, first - 1 : -1]
+        targets_S = ids_1S[0, first:]
+        total = 0.0
+        for at in range(0, len(targets_S), _LOGIT_ROWS):
+            rows = slice(at, at + _LOGIT_ROWS)
+            total += float(torch.nn.functional.cross_entropy(logits_SV[rows].float(), targets_S[rows], reduction="sum"))
+        return total / max(1, len(targets_S))
+
+    def _probable(self, texts: Sequence[_Text]) -> list[_Text]:
+        """All but the share with the highest perplexity, in the order of writing; empty texts go first."""
+        dropped = math.floor(len(texts) * self._sampling.dropped_share)
+        order = sorted(range(len(texts)), key=lambda at: (not texts[at].text.strip(), texts[at].nats), reverse=True)
+        gone = set(order[:dropped])
+        return [text for at, text in enumerate(texts) if at not in gone and text.text.strip()]
