@@ -52,12 +52,12 @@ def forked_command(arguments, **places):
     return ForkedProcess(_command, arguments, **places)
 
 
-def run_command(arguments, folder):
+def run_command(arguments, folder, **places):
     """The same, to its end: exit code, output and errors, which go through files in `folder`."""
     output, errors = folder / "stdout", folder / "stderr"
     for path in (output, errors):
         path.unlink(missing_ok=True)
-    process = forked_command(arguments, output=output, errors=errors)
+    process = forked_command(arguments, output=output, errors=errors, **places)
     process.wait()
     return SimpleNamespace(returncode=process.returncode, stdout=output.read_text(), stderr=errors.read_text())
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.experts import replace_experts
 from secateur_service.models.safetensors import OutputTensor, TensorInfo
 from secateur_service.models.states import in_file
-from secateur_service.models.tensors import DTYPES, TensorReader, output_tensor
+from secateur_service.models.tensors import DTYPES, TensorReader, open_here, output_tensor
 
 # Memory of a slice of the head and of a slice of logits; an accelerator wants larger products.
 _HEAD_SLICE_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
@@ -44,6 +44,7 @@ class StreamedModel:
         checkpoint: the model to stream.
         device: where it computes.
         dtype: type of weights and hidden states while computing; the files' type is kept for writing.
+        open_file: opens a file of the checkpoint.
 
     Attributes:
         states_device: where hidden states wait between two blocks; the device, unless they do not fit there.
@@ -51,11 +52,17 @@ class StreamedModel:
         small_batches: whether a device takes as few sequences at once as the host does.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        dtype: torch.dtype,
+        open_file: Callable[[Path], BinaryIO] = open_here,
+    ) -> None:
         self.checkpoint = checkpoint
         self.device = device
         self.dtype = dtype
-        self.reader = TensorReader()
+        self.reader = TensorReader(open_file)
         self.states_device = device
         self.states_folder: Path | None = None
         self.small_batches = False

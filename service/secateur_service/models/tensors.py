@@ -7,8 +7,9 @@ tensor that was read whole is kept, so that a pass over a model identifies it wi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -31,17 +32,30 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _COPY_BYTES = 16 << 20
 
 
-class TensorReader:
-    """Reads tensors of a checkpoint and remembers their digests (`digests`: tensor name → SHA-256 of its bytes)."""
+def open_here(path: Path) -> BinaryIO:
+    """Open a file of a checkpoint that is on this machine as a whole."""
+    return path.open("rb", buffering=0)
 
-    def __init__(self) -> None:
+
+class TensorReader:
+    """Reads tensors of a checkpoint and remembers their digests.
+
+    Args:
+        open_file: opens a file of the checkpoint, without a buffer of its own; may be called from several threads.
+
+    Attributes:
+        digests: SHA-256 of the bytes of every tensor that was read whole, by its name.
+    """
+
+    def __init__(self, open_file: Callable[[Path], BinaryIO] = open_here) -> None:
+        self._open = open_file
         self.digests: dict[str, str] = {}
 
     def read(self, info: TensorInfo) -> Tensor:
         """Read one tensor as it is stored."""
         raw = torch.empty(info.size_bytes, dtype=torch.uint8)
         view = _bytes_of(raw)
-        with info.path.open("rb", buffering=0) as file:
+        with self._open(info.path) as file:
             file.seek(info.offset)
             _read_fully(file, view, info)
         self.digests[info.name] = hashlib.sha256(view).hexdigest()
@@ -51,7 +65,7 @@ class TensorReader:
         """Read rows [start, stop) of a tensor."""
         row_bytes = info.size_bytes // info.shape[0]
         raw = torch.empty((stop - start) * row_bytes, dtype=torch.uint8)
-        with info.path.open("rb", buffering=0) as file:
+        with self._open(info.path) as file:
             file.seek(info.offset + start * row_bytes)
             _read_fully(file, _bytes_of(raw), info)
         return raw.view(DTYPES[info.dtype]).reshape(stop - start, *info.shape[1:])
@@ -61,7 +75,7 @@ class TensorReader:
         row_bytes = info.size_bytes // info.shape[0]
         raw = torch.empty(len(rows) * row_bytes, dtype=torch.uint8)
         view = _bytes_of(raw)
-        with info.path.open("rb", buffering=0) as file:
+        with self._open(info.path) as file:
             for position, row in enumerate(rows):
                 file.seek(info.offset + row * row_bytes)
                 _read_fully(file, view[position * row_bytes : (position + 1) * row_bytes], info)
@@ -73,7 +87,7 @@ class TensorReader:
 
     def _stream(self, info: TensorInfo) -> Iterator[bytes]:
         digest = hashlib.sha256()
-        with info.path.open("rb", buffering=0) as file:
+        with self._open(info.path) as file:
             file.seek(info.offset)
             left = info.size_bytes
             while left:
@@ -106,9 +120,9 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type] # typed from 3.12 on
 
 
-def _read_fully(file: object, view: memoryview, info: TensorInfo) -> None:
+def _read_fully(file: BinaryIO, view: memoryview, info: TensorInfo) -> None:
     while view:
-        count = file.readinto(view)  # type: ignore[attr-defined]
+        count = file.readinto(view)  # type: ignore[attr-defined] # raw files have it
         if not count:
             raise EOFError(f"{Path(info.path).name} ended within tensor {info.name}")
         view = view[count:]

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -27,12 +27,12 @@ from secateur_service.errors import PermanentError, ResourceError
 from secateur_service.evaluation.card import read_license, render_card
 from secateur_service.evaluation.html import render_html
 from secateur_service.evaluation.report import Report
-from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, checkpoint_files, open_checkpoint
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.streaming import StreamedModel, load_whole
-from secateur_service.models.tensors import DTYPES
+from secateur_service.models.tensors import DTYPES, open_here
 from secateur_service.pipeline.allocation import allocate, targets_from_json, targets_to_json
 from secateur_service.pipeline.estimate import estimate_cost
-from secateur_service.pipeline.fetching import fetch
+from secateur_service.pipeline.fetching import fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
 from secateur_service.pipeline.fingerprint import fingerprint
 from secateur_service.pipeline.ledger import BlockLedger
@@ -152,6 +152,7 @@ class _Job:
         self.device = torch.device(device)
         self.sources = sources
         self.short_of = frozenset(short_of)
+        self.open_file: Callable[[Path], BinaryIO] = open_here
         self.stopwatch = Stopwatch()
         self.started = datetime.now(UTC)
 
@@ -165,9 +166,10 @@ class _Job:
     ) -> JobOutcome:
         self.observer.stage(Stage.FETCHING)
         with self.stopwatch.measure("fetch"):
-            named = self.spec.model
-            folder = fetch(self.sources, self.observer, "model", checkpoint_files, named.uri, named.revision)
-            checkpoint = open_checkpoint(folder)
+            needs_all = self.spec.calibration.generation is not None  # the model writes as a whole
+            checkpoint, self.open_file = fetch_model(
+                self.sources, self.observer, self.spec.model, self.workdir, needs_all=needs_all
+            )
         faults.reached("job.fetched")
         self._find_room(checkpoint)
         self.observer.log(
@@ -260,7 +262,7 @@ class _Job:
         return run_pass(model, task, ledger, self.observer, self.stopwatch), model
 
     def _model(self, checkpoint: Checkpoint, dtype: torch.dtype) -> StreamedModel:
-        model = StreamedModel(checkpoint, self.device, dtype)
+        model = StreamedModel(checkpoint, self.device, dtype, self.open_file)
         if Shortage.DEVICE in self.short_of:
             model.small_batches = True
             model.states_device = torch.device("cpu")

@@ -48,7 +48,7 @@ def find_room(
 
 
 def _require_room(estimate: Estimate, workdir: Path, device_bytes: int | None) -> None:
-    there = sum(file.stat().st_size for file in workdir.rglob("*") if file.is_file())
+    there = sum(file.stat().st_blocks * 512 for file in workdir.rglob("*") if file.is_file())
     free = shutil.disk_usage(workdir).free + there
     if estimate.disk_bytes > free:
         raise ResourceError(

@@ -24,6 +24,7 @@ from secateur_service.sources.reference import (
     parse_reference,
 )
 from secateur_service.sources.remote import RemoteFolder
+from secateur_service.sources.window import Window
 
 if TYPE_CHECKING:
     from secateur_service.sources.hub import Hub
@@ -124,6 +125,9 @@ class Source(Protocol):
     def fetch(self, wanted: Wanted, *, check: Callable[[], None], on_progress: Callable[[int, int], None]) -> Path:
         """The folder itself, on this machine; see `Cache.fetch`."""
 
+    def window(self, wanted: Wanted, place: Path, *, check: Callable[[], None]) -> Window:
+        """Of a folder that does not fit on this machine, a few shards at a time; see `Window`."""
+
 
 @dataclass(frozen=True)
 class LocalSource:
@@ -145,6 +149,10 @@ class LocalSource:
     def fetch(self, wanted: Wanted, **_: object) -> Path:  # noqa: ARG002
         """The folder itself."""
         return self.path
+
+    def window(self, wanted: Wanted, place: Path, *, check: Callable[[], None]) -> Window:  # noqa: ARG002
+        """It is on this machine."""
+        raise AssertionError(f"{self.uri} is here as a whole")
 
 
 @dataclass(frozen=True)
@@ -182,6 +190,12 @@ class RemoteSource:
         """The files that are wanted, in the cache."""
         names = _plain(wanted(self.remote.files))
         return self.cache.fetch(self.remote, names, check=check, on_progress=on_progress)
+
+    def window(self, wanted: Wanted, place: Path, *, check: Callable[[], None]) -> Window:
+        """The files that are wanted, a few shards at a time."""
+        place.mkdir(parents=True, exist_ok=True)
+        names = _plain(wanted(self.remote.files))
+        return Window(self.remote, names, place, self.cache.window_bytes(place), check)
 
 
 def _plain(names: Collection[str]) -> list[str]:

@@ -71,11 +71,16 @@ class Cache:
             self._make_room(total - done, key)
             on_progress(done, total)
             for file in files:
-                for count in _fetch_file(remote, file, entry, check):
+                for count in fetch_file(remote, file, entry, check):
                     done += count
                     on_progress(done, total)
         (entry / _USED).touch()
         return entry
+
+    def window_bytes(self, place: Path) -> int:
+        """What the shards of a model may take that is not fetched whole: half of the disk's room, within the limit."""
+        half = shutil.disk_usage(place).free // 2
+        return min(half, self._limit_bytes) if self._limit_bytes else half
 
     def release(self) -> None:
         """Let everything be evicted that this process held."""
@@ -107,6 +112,9 @@ class Cache:
     def _make_room(self, needed: int, key: str) -> None:
         """Evict what was not used for longest, as far as nobody holds it."""
         sizes = {entry.name: _size(entry) for entry in self._entries.iterdir()}
+        others = sum(size for name, size in sizes.items() if name != key)
+        if (hopeless := self._short_of(needed, sizes.get(key, 0), freed=others)) is not None:
+            raise hopeless
         oldest = sorted((name for name in sizes if name != key), key=self._last_use)
         while (short := self._short_of(needed, sum(sizes.values()))) is not None:
             evicted = next((name for name in oldest if self._evict(name)), None)
@@ -115,14 +123,14 @@ class Cache:
             oldest = oldest[oldest.index(evicted) + 1 :]
             del sizes[evicted]
 
-    def _short_of(self, needed: int, used: int) -> ResourceError | None:
+    def _short_of(self, needed: int, used: int, *, freed: int = 0) -> ResourceError | None:
         if self._limit_bytes and needed + used > self._limit_bytes:
             return ResourceError(
                 f"the model cache may take {self._limit_bytes / 1e9:.1f} GB, {used / 1e9:.1f} are in use and "
                 f"{needed / 1e9:.1f} are to be fetched; raise SECATEUR_CACHE_BYTES, or wait for other jobs",
                 reason="CACHE_TOO_SMALL",
             )
-        free = shutil.disk_usage(self._entries).free
+        free = shutil.disk_usage(self._entries).free + freed
         if needed > free:
             return ResourceError(
                 f"{needed / 1e9:.1f} GB are to be fetched, and {free / 1e9:.1f} are free below {self._entries}; make "
@@ -147,8 +155,12 @@ class Cache:
             os.close(descriptor)
 
 
-def _fetch_file(remote: RemoteFolder, file: RemoteFile, entry: Path, check: Callable[[], None]) -> Iterator[int]:
-    """Fetch what is missing of a file; yields the number of bytes of every piece."""
+def fetch_file(remote: RemoteFolder, file: RemoteFile, entry: Path, check: Callable[[], None]) -> Iterator[int]:
+    """Fetch what is missing of a file into a folder; yields the number of bytes of every piece.
+
+    Raises:
+        ReferenceRefusedError, TransientError: as `Cache.fetch` does.
+    """
     target, partial = entry / file.name, entry / (file.name + _PARTIAL)
     if target.exists():
         return
@@ -173,6 +185,7 @@ def _fetch_file(remote: RemoteFolder, file: RemoteFile, entry: Path, check: Call
     if file.sha256 is not None and file_digest(partial) != file.sha256:
         partial.unlink()
         raise TransientError(f"{file.name} has not the content that the source announced", reason="SOURCE_DAMAGED")
+    os.utime(partial, ns=(0, 0))  # a version has one time, wherever and whenever it was fetched
     sync(partial)
     partial.replace(target)
     sync(target.parent)

@@ -6,6 +6,7 @@ them, and all of other files, is a hole of the right size, which takes no room.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,6 +47,7 @@ def _write(remote: RemoteFolder, file: RemoteFile, path: Path) -> None:
             sparse.truncate(file.size_bytes)
         except OSError as error:
             raise ReferenceRefusedError(f"{file.name} claims {file.size_bytes} bytes; no disk has them") from error
+    os.utime(path, ns=(0, 0))  # as `fetch_file` does
 
 
 def _header(remote: RemoteFolder, file: RemoteFile) -> bytes:

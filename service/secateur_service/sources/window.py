@@ -1,0 +1,103 @@
+"""A remote model of which a few shards at a time are on this machine, where the disk does not take it whole.
+
+What is needed to open the checkpoint lies in one folder: small files, and outlines of the shards. A shard is fetched
+into another when a tensor of it is read, whole and verified like everything else, and those that were not read for
+longest make room for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import BinaryIO
+
+import structlog
+
+from secateur_service.errors import ResourceError
+from secateur_service.sources.cache import fetch_file
+from secateur_service.sources.outline import write_outline
+from secateur_service.sources.remote import RemoteFile, RemoteFolder
+
+_SHARD = ".safetensors"
+
+_log = structlog.get_logger(__name__)
+
+
+class Window:
+    """The wanted files of a remote folder, of which shards come and go.
+
+    Args:
+        remote: where they are.
+        names: which files, as relative paths.
+        place: private folder for them; what an earlier attempt left there is used.
+        limit_bytes: the most that shards may take.
+        check: called often; raises to stop.
+
+    Attributes:
+        folder: what looks like the remote folder to who reads names, sizes, small files and headers.
+
+    Raises:
+        ReferenceRefusedError, TransientError: as `RemoteFolder.read` does.
+        ResourceError: with reason DISK_TOO_SMALL: not even the largest shard fits.
+    """
+
+    def __init__(
+        self,
+        remote: RemoteFolder,
+        names: Collection[str],
+        place: Path,
+        limit_bytes: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder = place / "outline"
+        self._shards = place / "shards"
+        self._remote = remote
+        self._limit_bytes = limit_bytes
+        self._check = check
+        self._lock = threading.Lock()
+        for folder in (self.folder, self._shards):
+            folder.mkdir(parents=True, exist_ok=True)
+        largest = max((remote.files[name] for name in names if name.endswith(_SHARD)), key=_size, default=None)
+        if largest is not None and largest.size_bytes > limit_bytes:
+            raise ResourceError(
+                f"not even {largest.name} of {largest.size_bytes / 1e9:.1f} GB fits on the disk, where the model may "
+                f"take {limit_bytes / 1e9:.1f} GB; make room below the data folder, or raise SECATEUR_CACHE_BYTES",
+                reason="DISK_TOO_SMALL",
+            )
+        write_outline(remote, [name for name in names if name.endswith((_SHARD, ".json"))], self.folder)
+        for name in names:
+            if not name.endswith(_SHARD):
+                (self.folder / name).unlink(missing_ok=True)
+                for _ in fetch_file(remote, remote.files[name], self.folder, check):
+                    pass
+        self._held = sorted(path.name for path in self._shards.glob(f"*{_SHARD}"))  # the last was read last
+
+    def open(self, path: Path) -> BinaryIO:
+        """Open a file of the folder for reading; it stays readable when it has to make room for another.
+
+        Raises:
+            ReferenceRefusedError, TransientError: as `Cache.fetch` does.
+        """
+        name = path.relative_to(self.folder).as_posix()
+        with self._lock:
+            if name not in self._held:
+                self._fetch(self._remote.files[name])
+            self._held.remove(name)
+            self._held.append(name)
+            return (self._shards / name).open("rb", buffering=0)
+
+    def _fetch(self, file: RemoteFile) -> None:
+        while self._held and self._held_bytes() + file.size_bytes > self._limit_bytes:
+            (self._shards / self._held.pop(0)).unlink()
+        _log.info("fetching a shard", shard=file.name, bytes=file.size_bytes)
+        for _ in fetch_file(self._remote, file, self._shards, self._check):
+            pass
+        self._held.append(file.name)
+
+    def _held_bytes(self) -> int:
+        return sum(self._remote.files[name].size_bytes for name in self._held)
+
+
+def _size(file: RemoteFile) -> int:
+    return file.size_bytes
