@@ -154,6 +154,7 @@ MODELS = {
     "an index that is a list": (index(["a"]), "not a JSON object"),
     "weights that are a link out": (a_link_out, "a link out"),
     "a vocabulary that the weights do not have": (edited(vocab_size=10**12), "vocab_size"),
+    "a hidden size that the weights do not have": (edited(hidden_size=10**12), "hidden_size"),
     "a billion blocks": (edited(num_hidden_layers=10**9), "no tensor model.layers.3"),
     "minus one block": (edited(num_hidden_layers=-1), "how many blocks"),
     "a configuration of brackets": (lambda folder: (folder / "config.json").write_text("[" * 10**6), "not valid JSON"),

@@ -1,11 +1,18 @@
 """Models and corpora from a hub, a bucket and a folder, through the whole service."""
 
 import json
+import os
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import secateur
+from secateur_service.admission import AccessPolicy, admit
+from secateur_service.errors import InvalidSpecError
+from secateur_service.settings import Settings
+from secateur_service.sources import open_sources
+from support.forking import run_command
 from support.hub import hub_server
 from support.models import TEXT, save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service, checkpoint_digests, folder_of
@@ -94,16 +101,11 @@ def test_a_preset_is_read_from_the_hub_a_part_at_a_time_and_pinned_to_its_commit
     del data["calibration"]["corpus"], data["evaluation"]["corpus"]  # it is the default
     with secateur.Client(service.endpoint) as client:
         hub.break_off_after = [4_000, 2_000]
-        results = [client.submit(data).result(timeout_seconds=120) for _ in range(2)]
+        report = client.submit(data).result(timeout_seconds=120).report
         assert not hub.break_off_after, "nothing was interrupted"
-        first, second = (result.report for result in results)
-        assert first["spec"]["calibration"]["corpus"] == first["spec"]["evaluation"]["corpus"] == f"mc4@{commit}"
-        assert [entry["digest"] for entry in first["calibration"]] == [
-            entry["digest"] for entry in second["calibration"]
-        ]
-        other = client.submit({**data, "calibration": {**data["calibration"], "seed": 1}}).result(timeout_seconds=120)
-        assert first["calibration"][0]["digest"] != other.report["calibration"][0]["digest"]
-        assert first["calibration"][0]["tokens"] == 3 * 64
+        assert report["spec"]["calibration"]["corpus"] == report["spec"]["evaluation"]["corpus"] == f"mc4@{commit}"
+        assert [entry["tokens"] for entry in report["calibration"]] == [3 * 64] * 2
+        assert [entry["identified"]["share"] for entry in report["calibration"]] == [1, 1]
         with pytest.raises(secateur.InvalidSpecError) as caught:
             client.submit(data_from(files, model, "mc4", "fineweb-2"))
         assert {fault.field for fault in caught.value.violations} == {"evaluation.corpus", "evaluation.languages[2]"}
@@ -133,3 +135,61 @@ def test_what_cannot_be_had_is_refused_when_it_is_submitted(service, files):
             assert violation.field == "model.uri"
             assert complaint in violation.description
         assert list(client.list_jobs()) == []
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tied", "shard"),
+    [("bfloat16", True, "100KB"), ("float16", False, "50GB"), ("float32", True, "50GB"), ("bfloat16", False, "100KB")],
+)
+def test_every_type_of_weights_sharded_or_not_with_a_head_of_its_own_or_tied(hub, files, tmp_path, dtype, tied, shard):
+    of_type = getattr(torch, dtype)
+    model = save_model(
+        tmp_path / "typed", "llama", dtype=of_type, tie_word_embeddings=tied, hidden_size=128, max_shard_size=shard
+    )
+    hub.add("models/org/typed", model)
+    (tmp_path / "spec.yaml").write_text(
+        json.dumps(
+            data_from(files, "hf://org/typed", *((files / name).as_uri() for name in ("calibration", "evaluation")))
+        )
+    )
+    environment = {**os.environ, "SECATEUR_HUB_ENDPOINT": hub.endpoint, "SECATEUR_CACHE_DIR": str(tmp_path / "cache")}
+    arguments = ["run", str(tmp_path / "spec.yaml"), "--output", str(tmp_path / "out"), "--threads", "1", "--json"]
+    ran = run_command(arguments, tmp_path, environment=environment)
+    assert ran.returncode == 0, ran.stderr
+    dense, pruned = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        for folder in (model, tmp_path / "out" / "checkpoint")
+    )
+    assert dense.config.tie_word_embeddings == tied
+    names = [name for name, _ in dense.named_parameters()]
+    assert [name for name, _ in pruned.named_parameters()] == names
+    for (name, before), after in zip(dense.named_parameters(), pruned.parameters(), strict=True):
+        assert before.dtype == after.dtype == of_type
+        is_pruned = "proj" in name
+        assert (float((after == 0).float().mean()) == 0.5) == is_pruned, name
+        assert torch.equal(before, after) != is_pruned
+
+
+@pytest.mark.parametrize(
+    "quantisation",
+    [
+        {"quant_method": "gptq", "bits": 4},
+        {"quant_method": "awq", "bits": 4},
+        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        {"quant_method": "fp8"},
+        {"quant_method": "compressed-tensors", "format": "pack-quantized"},
+    ],
+    ids=lambda given: given["quant_method"],
+)
+def test_a_quantised_checkpoint_is_refused_with_the_remedy(hub, files, tmp_path, quantisation):
+    config = json.loads((files / "model" / "config.json").read_text())
+    (files / "model" / "config.json").write_text(json.dumps({**config, "quantization_config": quantisation}))
+    hub.add("models/org/quantised", files / "model")
+    places = [(files / name).as_uri() for name in ("calibration", "evaluation")]
+    settings = Settings(hub_endpoint=hub.endpoint, cache_dir=tmp_path / "cache")
+    access = AccessPolicy(open_sources(settings, everywhere=True), destinations=None, on_device=False)
+    with pytest.raises(InvalidSpecError) as caught:
+        admit(data_from(files, "hf://org/quantised", *places), access)
+    [violation] = caught.value.violations
+    assert violation.field == "model.uri"
+    assert "prune the unquantised model and quantise the result" in violation.description

@@ -288,6 +288,13 @@ def _check_blocks(checkpoint: Checkpoint) -> None:
             raise ModelRefusedError(f"{info.name} belongs to a block that config.json does not know")
         if len(info.shape) >= 2 and info.name not in claimed and name not in checkpoint.architecture.excluded:
             raise ModelRefusedError(f"{info.name} is a matrix that {checkpoint.model_type} models do not have")
+    width = checkpoint.config.get("hidden_size", checkpoint.config.get("n_embed"))
+    first = next(checkpoint.linear_weights())
+    if width is not None and first.shape[1] != width:
+        raise ModelRefusedError(
+            f"{first.name} has shape {list(first.shape)}, and config.json says hidden_size {width}; they do not belong "
+            "together"
+        )
     embedding, head = (checkpoint.tensors[name] for name in (checkpoint.embedding_name, checkpoint.head_name))
     vocabulary = checkpoint.config.get("vocab_size")
     for info in (embedding, head):

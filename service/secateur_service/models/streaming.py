@@ -14,6 +14,7 @@ Shapes: B sequences, S tokens, d hidden size, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,6 +34,9 @@ from secateur_service.models.tensors import DTYPES, TensorReader, open_here, out
 _HEAD_SLICE_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
 _LOGITS_SLICE_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
 _MAX_HEAD_TOKENS = 4096
+
+# Rotary frequencies follow from the configuration; transformers ignores stored ones too.
+_IGNORED = (r"rotary_emb\.inv_freq",)
 
 BlockArguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -328,14 +332,20 @@ class StreamedModel:
         return nn.Parameter(tensor.to(device=self.device, dtype=self.dtype), requires_grad=False)
 
     def _check_shapes(self) -> None:
-        """The tensors have the shapes that the configuration announces, and every pruned layer is a linear one."""
+        """Tensors have the names and shapes that the configuration announces; every pruned layer is a linear one."""
+        known = set()
         for name, parameter in self._model.named_parameters():
             stored = self.checkpoint.stored_name(name)
+            known.add(stored)
             shape = self.checkpoint.tensors[stored].shape
             if shape != tuple(parameter.shape):
                 raise ModelRefusedError(
                     f"{stored} has shape {list(shape)}, config.json asks for {list(parameter.shape)}"
                 )
+        ignored = [*_IGNORED, *(self._model._keys_to_ignore_on_load_unexpected or ())]
+        for name in self.checkpoint.tensors.keys() - known - {self.checkpoint.head_name}:
+            if not any(re.search(pattern, name) for pattern in ignored):
+                raise ModelRefusedError(f"{name} is a tensor that a {self.checkpoint.model_type} model does not have")
         if self._head.bias is not None:
             raise ModelRefusedError("the head has a bias, which no supported architecture has")
         for index, block in enumerate(self._blocks):

@@ -1,6 +1,7 @@
 """Each architecture, streamed a block at a time, against the whole model in memory."""
 
 import json
+import resource
 
 import pytest
 import torch
@@ -191,3 +192,47 @@ def test_the_digest_of_a_model_does_not_depend_on_its_division_into_files(tmp_pa
     build_model("llama", seed=1).save_pretrained(tmp_path / "other")
     assert len(digests) == 1
     assert streamed(tmp_path / "other").digest() not in digests
+
+
+def test_a_tensor_that_the_model_does_not_have_is_refused_unless_transformers_ignores_it(tmp_path):
+    build_model("gpt_neox").save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    ignorable = {
+        "gpt_neox.layers.0.attention.rotary_emb.inv_freq": torch.rand(2),
+        "gpt_neox.layers.0.attention.masked_bias": torch.tensor(-1e9),
+    }
+    save_file({**tensors, **ignorable}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert streamed(tmp_path).num_blocks == 3
+    stray = {"gpt_neox.layers.0.attention.gate": torch.rand(64)}
+    save_file({**tensors, **stray}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelRefusedError, match=r"attention\.gate is a tensor that a gpt_neox model does not have"):
+        streamed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama", {"hidden_size": 10**12}),
+        ("llama", {"intermediate_size": 10**12}),
+        ("llama", {"intermediate_size": 97}),
+        ("llama", {"num_attention_heads": 10**9}),
+        ("llama", {"num_key_value_heads": 10**9}),
+        ("llama", {"num_key_value_heads": 0}),
+        ("llama", {"head_dim": -1}),
+        ("llama", {"hidden_act": "evil"}),
+        ("llama", {"pad_token_id": 10**12}),
+        ("llama", {"attention_bias": True}),
+        ("opt", {"max_position_embeddings": 10**12}),
+        ("bloom", {"n_head": 10**9}),
+        ("mixtral", {"num_local_experts": 10**9}),
+        ("qwen3_moe", {"moe_intermediate_size": 10**12}),
+    ],
+)
+def test_a_configuration_that_the_tensors_do_not_bear_out_is_refused_before_it_costs_anything(name, changes, tmp_path):
+    build_model(name).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelRefusedError):
+        streamed(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB

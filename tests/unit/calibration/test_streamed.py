@@ -1,0 +1,89 @@
+"""The true `datasets` against a hub that answers as the real one, each time in a process of its own.
+
+The library takes the hub's address from its environment when it is loaded, so that it knows one for a process's life.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from secateur_service.calibration.presets import presets
+from secateur_service.settings import Settings
+from support.hub import hub_server
+
+READ = """
+import itertools, json, sys
+from secateur_service.calibration.presets import presets
+from secateur_service.calibration.streamed import StreamedCorpus
+
+endpoint, token, commit, language, *seeds = sys.argv[1:]
+corpus = StreamedCorpus(presets()["mc4"], commit, endpoint, token or None)
+try:
+    print(json.dumps([list(itertools.islice(corpus.documents(language, int(seed)), 100)) for seed in seeds]))
+except Exception as error:
+    print(json.dumps([type(error).__name__, str(error)]))
+"""
+
+
+@pytest.fixture
+def hub():
+    with hub_server() as hub:
+        yield hub
+
+
+@pytest.fixture
+def read(hub, tmp_path):
+    def run(commit, language, *seeds, token="", endpoint=None):
+        environment = {**os.environ, **Settings(hub_endpoint=hub.endpoint, cache_dir=tmp_path).library_environment()}
+        arguments = [sys.executable, "-c", READ, endpoint or hub.endpoint, token, commit, language, *map(str, seeds)]
+        ran = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
+        return json.loads(ran.stdout)
+
+    return run
+
+
+def test_the_seed_chooses_the_order_of_the_files_and_an_interruption_changes_nothing(hub, read):
+    texts = [f"document {number}" for number in range(30)]
+    commit = hub.add_mc4({"de": [*texts, "", "  "], "uk": ["інше"]}).commit
+    first, again, other = read(commit, "de-AT", 0, 0, 1)
+    assert first == again
+    assert sorted(first) == sorted(other) == sorted(texts), "every document once, and none without text"
+    hub.break_off_after = [50]
+    [broken] = read(commit, "de-AT", 0)
+    assert not hub.break_off_after
+    assert broken == first
+
+
+def test_only_the_files_of_the_language_are_read(hub, read):
+    commit = hub.add_mc4({"de": [f"Satz {number}" for number in range(600)], "uk": ["інше"]}).commit
+    [found] = read(commit, "de", 0)
+    assert len(found) == 100
+    assert any("/c4-de." in line for line in hub.requests)
+    assert not any("/c4-uk" in line or "validation" in line for line in hub.requests)
+
+
+def test_what_cannot_be_read_says_why(hub, read):
+    repository = hub.add_mc4({"de": ["Satz"]})
+    name, message = read("0" * 40, "de", 0)
+    assert (name, "cannot be read" in message) == ("CorpusRefusedError", True)
+    repository.gated = True
+    name, message = read(repository.commit, "de", 0)
+    assert (name, "token" in message or "gated" in message) == ("CorpusRefusedError", True)
+    assert read(repository.commit, "de", 0, token=hub.token) == [["Satz"]]
+    name, message = read(repository.commit, "fr", 0, token=hub.token)
+    assert (name, "fr" in message) == ("CorpusRefusedError", True)
+    name, message = read(repository.commit, "rw", 0)
+    assert (name, "mc4 has no rw" in message) == ("CorpusRefusedError", True)
+
+
+def test_a_library_that_was_loaded_for_another_hub_is_not_used(hub, read):
+    commit = hub.add_mc4({"de": ["Satz"]}).commit
+    name, message = read(commit, "de", 0, endpoint="https://elsewhere.example")
+    assert (name, "HF_ENDPOINT=https://elsewhere.example" in message) == ("RuntimeError", True)
+
+
+def test_the_splits_of_all_presets_have_text_in_the_same_field():
+    assert {(preset.split, preset.text_field) for preset in presets().values()} == {("train", "text")}
