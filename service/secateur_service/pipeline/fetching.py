@@ -56,7 +56,11 @@ def fetch_model(
         if needs_all:
             raise
         observer.log("warning", f"the model is fetched a few shards at a time: {error.message}")
-        window = source.window(checkpoint_files, workdir / "model", check=observer.check)
+
+        def tell(shard: str, size_bytes: int) -> None:
+            observer.log("info", "fetching a shard", shard=shard, bytes=size_bytes)
+
+        window = source.window(checkpoint_files, workdir / "model", check=observer.check, on_shard=tell)
         return open_checkpoint(window.folder), window.open
     return open_checkpoint(folder), open_here
 

@@ -125,7 +125,9 @@ class Source(Protocol):
     def fetch(self, wanted: Wanted, *, check: Callable[[], None], on_progress: Callable[[int, int], None]) -> Path:
         """The folder itself, on this machine; see `Cache.fetch`."""
 
-    def window(self, wanted: Wanted, place: Path, *, check: Callable[[], None]) -> Window:
+    def window(
+        self, wanted: Wanted, place: Path, *, check: Callable[[], None], on_shard: Callable[[str, int], None]
+    ) -> Window:
         """Of a folder that does not fit on this machine, a few shards at a time; see `Window`."""
 
 
@@ -150,7 +152,7 @@ class LocalSource:
         """The folder itself."""
         return self.path
 
-    def window(self, wanted: Wanted, place: Path, *, check: Callable[[], None]) -> Window:  # noqa: ARG002
+    def window(self, wanted: Wanted, place: Path, **_: object) -> Window:  # noqa: ARG002
         """It is on this machine."""
         raise AssertionError(f"{self.uri} is here as a whole")
 
@@ -191,11 +193,18 @@ class RemoteSource:
         names = _plain(wanted(self.remote.files))
         return self.cache.fetch(self.remote, names, check=check, on_progress=on_progress)
 
-    def window(self, wanted: Wanted, place: Path, *, check: Callable[[], None]) -> Window:
+    def window(
+        self,
+        wanted: Wanted,
+        place: Path,
+        *,
+        check: Callable[[], None] = lambda: None,
+        on_shard: Callable[[str, int], None] = lambda _name, _bytes: None,
+    ) -> Window:
         """The files that are wanted, a few shards at a time."""
         place.mkdir(parents=True, exist_ok=True)
         names = _plain(wanted(self.remote.files))
-        return Window(self.remote, names, place, self.cache.window_bytes(place), check)
+        return Window(self.remote, names, place, self.cache.window_bytes(place), check, on_shard)
 
 
 def _plain(names: Collection[str]) -> list[str]:

@@ -12,16 +12,12 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import BinaryIO
 
-import structlog
-
 from secateur_service.errors import ResourceError
 from secateur_service.sources.cache import fetch_file
 from secateur_service.sources.outline import write_outline
 from secateur_service.sources.remote import RemoteFile, RemoteFolder
 
 _SHARD = ".safetensors"
-
-_log = structlog.get_logger(__name__)
 
 
 class Window:
@@ -33,6 +29,7 @@ class Window:
         place: private folder for them; what an earlier attempt left there is used.
         limit_bytes: the most that shards may take.
         check: called often; raises to stop.
+        on_shard: called with a shard's name and its bytes before it is fetched.
 
     Attributes:
         folder: what looks like the remote folder to who reads names, sizes, small files and headers.
@@ -49,12 +46,14 @@ class Window:
         place: Path,
         limit_bytes: int,
         check: Callable[[], None] = lambda: None,
+        on_shard: Callable[[str, int], None] = lambda _name, _bytes: None,
     ) -> None:
         self.folder = place / "outline"
         self._shards = place / "shards"
         self._remote = remote
         self._limit_bytes = limit_bytes
         self._check = check
+        self._on_shard = on_shard
         self._lock = threading.Lock()
         for folder in (self.folder, self._shards):
             folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +89,7 @@ class Window:
     def _fetch(self, file: RemoteFile) -> None:
         while self._held and self._held_bytes() + file.size_bytes > self._limit_bytes:
             (self._shards / self._held.pop(0)).unlink()
-        _log.info("fetching a shard", shard=file.name, bytes=file.size_bytes)
+        self._on_shard(file.name, file.size_bytes)
         for _ in fetch_file(self._remote, file, self._shards, self._check):
             pass
         self._held.append(file.name)

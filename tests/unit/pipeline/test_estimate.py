@@ -154,7 +154,7 @@ def test_it_counts_with_the_sizes_of_the_engine(device):
         (Recipe.of("wanda", "cg"), lambda m, n: 24 * m * n**2),
         (Recipe.of("sparsegpt", "cg"), lambda m, n: m * n * (n + 2 * 128) + 24 * m * n**2),
     ],
-    ids=str,
+    ids=["sparsegpt", "wanda with cg", "sparsegpt with cg"],
 )
 def test_solving_takes_the_products_that_the_documentation_says(recipe, products):
     width, heights = 1024, (640, 256)
