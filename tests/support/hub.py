@@ -122,7 +122,7 @@ class HubServer:
         siblings = []
         for file, content in repository.files.items():
             sibling = {"rfilename": file, "size": len(content), "blobId": hashlib.sha1(content).hexdigest()}
-            siblings.append({**sibling, **_large(content)})
+            siblings.append({**sibling, **_large(file, content)})
         body = {"id": name, "sha": repository.commit, "private": repository.private, "siblings": siblings}
         card = repository.files.get("README.md", b"").decode().split("---")
         if len(card) > 2:
@@ -145,7 +145,7 @@ class HubServer:
                 entries[path] = {"type": "directory", "path": path, "oid": hashlib.sha1(path.encode()).hexdigest()}
                 continue
             oid = hashlib.sha1(content).hexdigest()
-            entries[file] = {"type": "file", "path": file, "oid": oid, "size": len(content), **_large(content)}
+            entries[file] = {"type": "file", "path": file, "oid": oid, "size": len(content), **_large(file, content)}
         return _send_json(request, list(entries.values())) if entries else _refuse(request, 404, "EntryNotFound")
 
     def _judge(self, request, kind, name):
@@ -168,7 +168,7 @@ class HubServer:
             return _refuse(request, 404, "EntryNotFound")
         digest = hashlib.sha256(content).hexdigest()
         headers = {"X-Repo-Commit": repository.commit, "ETag": f'"{digest}"'}
-        if len(content) < LARGE_BYTES:
+        if not _large(file, content):
             return self._content(request, content, headers)
         linked = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
         return _send(request, 302, b"", {**headers, **linked, "Location": f"{self.endpoint}/store/{digest}"})
@@ -207,9 +207,9 @@ def hub_server():
         yield hub
 
 
-def _large(content):
-    """What the hub tells of a large file besides."""
-    if len(content) < LARGE_BYTES:
+def _large(file, content):
+    """What the hub tells of a large file besides; cards are never kept as such."""
+    if len(content) < LARGE_BYTES or file.endswith(".md"):
         return {}
     digest = hashlib.sha256(content).hexdigest()
     return {"lfs": {"sha256": digest, "oid": digest, "size": len(content), "pointerSize": 130}}

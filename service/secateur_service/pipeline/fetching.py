@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -11,11 +10,10 @@ from secateur_service.errors import ResourceError
 from secateur_service.models.checkpoint import Checkpoint, checkpoint_files, open_checkpoint
 from secateur_service.models.tensors import open_here
 from secateur_service.pipeline.observer import JobObserver
+from secateur_service.pipeline.seldom import Seldom
 from secateur_service.sources import Source, Sources
 from secateur_service.sources.access import Wanted
 from secateur_service.spec import ModelSpec
-
-_TELL_SECONDS = 5.0
 
 
 def fetch(sources: Sources, observer: JobObserver, what: str, wanted: Wanted, uri: str) -> Path:
@@ -66,12 +64,7 @@ def fetch_model(
 
 
 def _fetch(source: Source, observer: JobObserver, what: str, wanted: Wanted) -> Path:
-    told = 0.0
-
     def tell(done: int, total: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= _TELL_SECONDS or done == total:
-            told = time.monotonic()
-            observer.log("info", f"fetching {what}", source=source.pinned_uri, bytes=done, of_bytes=total)
+        observer.log("info", f"fetching {what}", source=source.pinned_uri, bytes=done, of_bytes=total)
 
-    return source.fetch(wanted, check=observer.check, on_progress=tell)
+    return source.fetch(wanted, check=observer.check, on_progress=Seldom(tell))

@@ -27,12 +27,14 @@ from secateur_service.durable import file_digest, write_durably
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.pipeline.fetching import fetch
 from secateur_service.pipeline.observer import JobObserver
+from secateur_service.pipeline.seldom import Seldom
 from secateur_service.sources import Sources
 from secateur_service.sources.reference import HubReference
 from secateur_service.spec import CalibrationSpec, PruneSpec
 
 Samples = dict[str, TextSample]
 _NOT_FIGURES = ("tokens", "token_bytes", "document_hashes")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def draw_text(
@@ -96,10 +98,11 @@ def _writer(
         return None
     from secateur_service.calibration.generation import Sampling, SelfWriter
 
-    def tell(language: str, done: int, needed: int) -> None:
+    def tell(done: int, needed: int, language: str) -> None:
         observer.log("info", "writing calibration text", language=language, tokens=done, of_tokens=needed)
 
-    return SelfWriter(load_model(), tokenizer, Sampling(**mix.generation.model_dump()), mix.seed, tell)
+    seldom = Seldom(tell)
+    return SelfWriter(load_model(), tokenizer, Sampling(**mix.generation.model_dump()), mix.seed, seldom)
 
 
 def _draw(
@@ -145,10 +148,12 @@ def _open_preset(reference: PresetReference, sources: Sources, render: Render | 
 def _renderer(tokenizer: Any) -> Render:
     """Puts a conversation, or a text as the message of a user, into the model's chat template."""
     if not tokenizer.chat_template:
-        raise ModelRefusedError("its tokenizer has no chat template; leave calibration.chat_template out")
+        raise ModelRefusedError("its tokenizer has no chat template; leave chat_template out")
 
     def render(content: Any) -> str:
         messages = [{"role": "user", "content": content}] if isinstance(content, str) else content
+        if not all(isinstance(message, dict) and "role" in message for message in messages):
+            raise ValueError("it is no conversation, a list of messages with role and content; set another text_field")
         try:
             return str(tokenizer.apply_chat_template(messages, tokenize=False))
         except (TemplateError, TypeError, KeyError) as error:
@@ -160,7 +165,11 @@ def _renderer(tokenizer: Any) -> Render:
 def _key(spec: PruneSpec, checkpoint: Checkpoint) -> str:
     """What the text depends on."""
     parts = [spec.calibration.model_dump_json(), spec.evaluation.model_dump_json()]
-    return hashlib.sha256("\n".join([*parts, file_digest(checkpoint.folder / "tokenizer.json")]).encode()).hexdigest()
+    files = [checkpoint.folder / name for name in _TOKENIZER_FILES]
+    parts += [f"{path.name} {file_digest(path)}" for path in files if path.exists()]
+    if spec.calibration.generation is not None:
+        parts.append(checkpoint.structure_digest())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _keep(path: Path, key: str, drawn: tuple[Samples, Samples]) -> None:
