@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from secateur_service.calibration.corpora import INSTALL, CorpusRefusedError, Render
+from secateur_service.calibration.corpora import CorpusRefusedError, Render, rendered
 from secateur_service.calibration.presets import Preset
 from secateur_service.errors import TransientError
 
@@ -60,7 +60,7 @@ class StreamedCorpus:
             for row in self._rows(configuration, seed):
                 text = row[self.preset.text_field]
                 if text and (stripped := text.strip()):
-                    yield self.render(stripped) if self.render else stripped
+                    yield rendered(self.render, stripped) if self.render else stripped
 
     def _rows(self, configuration: str, seed: int) -> Any:
         library = _library(self.endpoint)
@@ -95,10 +95,8 @@ class StreamedCorpus:
 
 
 def _library(endpoint: str) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise CorpusRefusedError(f"presets need a library: {INSTALL}") from error
+    import datasets
+
     if endpoint.rstrip("/") != datasets.config.HF_ENDPOINT.rstrip("/"):
         raise RuntimeError(f"datasets was loaded for {datasets.config.HF_ENDPOINT}; set HF_ENDPOINT={endpoint} before")
     datasets.config.STREAMING_READ_MAX_RETRIES = RETRIES

@@ -19,8 +19,8 @@ class Seldom:
         self._tell = tell
         self._told = float("-inf")
 
-    def __call__(self, done: int, total: int, **fields: object) -> None:
+    def __call__(self, done: int, total: int, *about: object) -> None:
         """Tell how much is done, if it is time or all is."""
         if time.monotonic() - self._told >= TELL_SECONDS or done == total:
             self._told = time.monotonic()
-            self._tell(done, total, **fields)
+            self._tell(done, total, *about)
