@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from secateur_service.calibration.corpora import Corpus, CorpusRefusedError
+from secateur_service.calibration.corpora import Corpus, CorpusRefusedError, Rendered
 from secateur_service.calibration.identification import Identified, identify
 
 # Of every EVALUATION_SHARE documents of a corpus that serves both purposes, one goes to evaluation.
@@ -147,8 +147,9 @@ def draw_samples(
 
 
 def document_hash(text: str) -> bytes:
-    """Identity of a document."""
-    return hashlib.sha256(text.encode()).digest()[:16]
+    """Identity of a document; a template around it makes no other one of it."""
+    origin = text.origin if isinstance(text, Rendered) else text
+    return hashlib.sha256(origin.encode()).digest()[:16]
 
 
 def for_evaluation(text: str) -> bool:
@@ -216,6 +217,13 @@ def _unknown_ids(tokenizer: Any) -> set[int]:
     return fallback | ({tokenizer.unk_token_id} - {None, tokenizer.bos_token_id, tokenizer.eos_token_id})
 
 
+def _special_ids(tokenizer: Any) -> frozenset[int]:
+    """Tokens that stand for no text: what templates begin and end turns with."""
+    return frozenset(token for token, added in tokenizer.added_tokens_decoder.items() if added.special) - {
+        tokenizer.unk_token_id
+    }
+
+
 def _first(text: _Text, kept_bytes: int, check: Callable[[], None]) -> tuple[list[str], bool]:
     """The first documents by keyed hash, of `kept_bytes` together or a little more, and whether there are no others."""
     kept: dict[bytes, str] = {}
@@ -257,6 +265,7 @@ def _pack(
     packed = _Packed([], [], set())
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and not is_whole else []
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None and not is_whole else []
+    no_text = _special_ids(tokenizer) if is_whole else frozenset()
     for batch in _batched(documents):
         check()
         encoded = tokenizer(batch, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -265,7 +274,9 @@ def _pack(
                 return packed
             packed.hashes.add(document_hash(text))
             packed.ids += start + document_ids + end
-            packed.sizes += [0] * len(start) + token_sizes(text, offsets) + [0] * len(end)
+            sizes = token_sizes(text, offsets)
+            sizes = [0 if token in no_text else size for token, size in zip(document_ids, sizes, strict=True)]
+            packed.sizes += [0] * len(start) + sizes + [0] * len(end)
     return packed
 
 
