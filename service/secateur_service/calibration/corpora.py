@@ -50,10 +50,6 @@ class Corpus(Protocol):
     def is_endless(self) -> bool:
         """Whether it is too large to be read to its end; then the seed says where the reading begins."""
 
-    @property
-    def is_rendered(self) -> bool:
-        """Whether the documents have the special tokens that begin and end a text."""
-
     def documents(self, language: str, seed: int) -> Iterator[str]:
         """The documents of one language; those without text are none.
 
@@ -89,11 +85,6 @@ class FolderCorpus:
     def identity(self) -> str:
         """Where it lies."""
         return str(self.folder.resolve())
-
-    @property
-    def is_rendered(self) -> bool:
-        """As a chat template does it."""
-        return self.render is not None
 
     def languages(self) -> list[str]:
         """The languages that the folder has text in."""
@@ -162,7 +153,11 @@ class FolderCorpus:
 
 
 class Rendered(str):
-    """A text that a template was put around; `origin` is what it was made of, and the same document."""
+    """A text that a template was put around, with what begins and ends a text.
+
+    Attributes:
+        origin: what it was made of, which is the same document.
+    """
 
     __slots__ = ("origin",)
     origin: str

@@ -189,7 +189,7 @@ def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Calla
         texts, are_all = _first(text, kept_bytes, check)
         written = text.writer.write(text.language, texts, needed, check) if text.writer else None
         texts = texts if written is None else written.texts
-        packed = _pack(tokenizer, texts, needed, check, is_whole=text.corpus.is_rendered)
+        packed = _pack(tokenizer, texts, needed, check)
         if len(packed.ids) >= needed or are_all:
             break
         kept_bytes *= 4  # tokens of many bytes: read again, and keep more
@@ -258,25 +258,26 @@ class _Packed:
     hashes: set[bytes]
 
 
-def _pack(
-    tokenizer: Any, documents: Iterable[str], needed: int, check: Callable[[], None], *, is_whole: bool
-) -> _Packed:
-    """Tokenise documents until there are enough tokens; whole ones have what begins and ends a text already."""
+def _pack(tokenizer: Any, documents: Iterable[str], needed: int, check: Callable[[], None]) -> _Packed:
+    """Tokenise documents until there are enough tokens."""
     packed = _Packed([], [], set())
-    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and not is_whole else []
-    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None and not is_whole else []
-    no_text = _special_ids(tokenizer) if is_whole else frozenset()
+    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    special = _special_ids(tokenizer)
     for batch in _batched(documents):
         check()
         encoded = tokenizer(batch, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        for text, document_ids, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        for text, ids, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
             if len(packed.ids) >= needed:
                 return packed
             packed.hashes.add(document_hash(text))
-            packed.ids += start + document_ids + end
             sizes = token_sizes(text, offsets)
-            sizes = [0 if token in no_text else size for token, size in zip(document_ids, sizes, strict=True)]
-            packed.sizes += [0] * len(start) + sizes + [0] * len(end)
+            if isinstance(text, Rendered):  # what begins and ends it is there, and stands for no text
+                packed.ids += ids
+                packed.sizes += [0 if token in special else size for token, size in zip(ids, sizes, strict=True)]
+            else:
+                packed.ids += start + ids + end
+                packed.sizes += [0] * len(start) + sizes + [0] * len(end)
     return packed
 
 
