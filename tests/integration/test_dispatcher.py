@@ -377,13 +377,15 @@ def test_a_worker_that_cannot_be_started_charges_the_job_with_the_reason(site):
     assert (job.state, job.failure.reason) == (JobState.FAILED, "WORKER_NOT_STARTED")
 
 
-def test_workers_see_the_settings_and_no_other_variable_of_the_server(site, monkeypatch):
+def test_workers_see_the_settings_and_what_the_network_needs_and_no_other_variable_of_the_server(site, monkeypatch):
     command = (sys.executable, "-c", "import os, json; print(json.dumps(dict(os.environ)))")
     environment = {"PATH": "/bin", "AWS_SECRET_ACCESS_KEY": "hidden", "SECATEUR_SETTINGS_FILE": "/etc/secateur.toml"}
+    environment["https_proxy"] = "http://proxy:3128"  # the hub may lie behind one
     worker = LocalExecutor(site.settings, command=command, environment=environment).start("job", 1, 0)
     worker.process.wait()
     seen = worker.output_tail()
     assert "hidden" not in seen
     assert "SETTINGS_FILE" not in seen
+    assert '"https_proxy": "http://proxy:3128"' in seen
     for name, text in site.settings.worker_environment().items():
         assert f'"{name}": "{text}"' in seen
