@@ -35,6 +35,7 @@ from secateur_service.spec import (
 )
 
 if TYPE_CHECKING:
+    from secateur_service.artifacts.observed import RequestCounter
     from secateur_service.settings import Settings
 
 
@@ -53,10 +54,10 @@ class AccessPolicy:
     on_device: bool
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> AccessPolicy:
-        """The policy of a server."""
+    def from_settings(cls, settings: Settings, counter: RequestCounter) -> AccessPolicy:
+        """The policy of a server, whose requests to object stores are counted."""
         return cls(
-            sources=open_sources(settings),
+            sources=open_sources(settings, counter),
             destinations=tuple(settings.destinations),
             on_device=any(not device.startswith("cpu") for device in settings.devices),
         )
