@@ -130,14 +130,12 @@ def s3_server(tmp_path: Path) -> Iterator[S3Server]:
         server.kill()
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    """An authority that issues certificates, in a folder of its own."""
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """An authority that issues certificates."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed: apt-get install openssl")
-    folder = tmp_path / "certificates"
-    folder.mkdir()
-    return Authority(folder)
+    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 def postgres_folder() -> Path | None:

@@ -44,7 +44,7 @@ DOMAIN = "secateur"
 _DETAILS_KEY = "grpc-status-details-bin"
 _SPEC_PREFIX = "spec."
 # What gRPC itself says, on this side and in no other form, of a certificate that it does not trust.
-_NOT_TRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED(?:: ([\w ,.'-]{1,100}))?")
+_NOT_TRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED: ([\w ,.'-]{1,100})|(Hostname Verification Check failed)")
 
 
 class SecateurError(Exception):
@@ -187,7 +187,10 @@ class UnavailableError(RequestError):
 
 
 class CertificateError(UnavailableError):
-    """No authority that we trust says that who answers is the service; nothing was sent."""
+    """No authority that we trust says that who answers is the service; nothing was sent.
+
+    A service that has several addresses may be told as unavailable instead: gRPC gives the reason of the last one only.
+    """
 
     reason = "CERTIFICATE_NOT_TRUSTED"
     retryable = False
@@ -267,7 +270,10 @@ _CLASSES: Mapping[grpc.StatusCode, type[RequestError]] = {
 
 
 def from_rpc_error(rpc_error: grpc.RpcError) -> RequestError:
-    """The SDK's error for one of gRPC's, decided by status code and google.rpc details and never by the text."""
+    """The SDK's error for one of gRPC's, decided by status code and google.rpc details and never by the service's text.
+
+    Of certificates gRPC tells only in a text, its own.
+    """
     error = _from_status(rpc_error.code(), rpc_error.details() or "", _details(rpc_error.trailing_metadata() or ()))
     error.code = rpc_error.code()
     return error
@@ -289,7 +295,7 @@ def _from_status(code: grpc.StatusCode, message: str, details: Sequence[Any]) ->
         error = kind(violations, message, reason=reason, metadata=metadata)
     elif code is grpc.StatusCode.UNAVAILABLE and not details and (found := _NOT_TRUSTED.search(message)):
         error = CertificateError(
-            f"the certificate of the service is not trusted ({found[1] or 'no reason given'}); name the authority that "
+            f"the certificate of the service is not trusted ({found[1] or found[2]}); name the authority that "
             "issued it with ca_file (SECATEUR_CA_FILE), and the service by a name that is in the certificate"
         )
     else:

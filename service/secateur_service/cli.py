@@ -57,6 +57,8 @@ def main() -> None:
     """Entry point of the command."""
     # Read when torch is loaded: threads that spin while they wait slow down whatever else runs here, tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when grpc is loaded: else every failed handshake of a stranger is a line in our log that is no JSON.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     app()
 
 

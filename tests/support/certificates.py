@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +48,9 @@ class Authority:
 
     def issue(self, name: str, *, days: int = 30, hosts: str = "DNS:localhost,IP:127.0.0.1") -> Pair:
         """A certificate of the common name given; expired with negative days."""
-        pair = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
-        request, extensions = self._folder / f"{name}.csr", self._folder / f"{name}.ext"
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        pair = Pair(folder / f"{name}.pem", folder / f"{name}.key")
+        request, extensions = folder / f"{name}.csr", folder / f"{name}.ext"
         extensions.write_text(f"basicConstraints=critical,CA:FALSE\nsubjectAltName={hosts}\n")
         _openssl("req", "-new", *_CURVE, "-subj", f"/CN={name}", "-keyout", str(pair.key), "-out", str(request))
         signer = ("-CA", str(self.certificate), "-CAkey", str(self.pair.key), "-CAcreateserial")

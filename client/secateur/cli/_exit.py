@@ -77,8 +77,8 @@ def error_text(error: SecateurError, endpoint: str) -> str:
 def _remedy(endpoint: str) -> str:
     if endpoint.startswith("https://"):
         return (
-            "check --endpoint, that the service runs and uses TLS, and whether it asks for a certificate of yours "
-            "(SECATEUR_CERTIFICATE_FILE, SECATEUR_KEY_FILE)"
+            "check --endpoint, that the service runs and uses TLS, that SECATEUR_CA_FILE names its authority, and "
+            "whether it asks for a certificate of yours (SECATEUR_CERTIFICATE_FILE, SECATEUR_KEY_FILE)"
         )
     return "check --endpoint and that the service runs; where it uses TLS the endpoint is https://HOST:PORT"
 
