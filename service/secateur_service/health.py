@@ -19,7 +19,9 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Ask, and say what was answered."""
-    parser = argparse.ArgumentParser(prog="python -m secateur_service.health", description="Asks for a server's health.")
+    parser = argparse.ArgumentParser(
+        prog="python -m secateur_service.health", description="Asks for a server's health."
+    )
     parser.add_argument("--address", default="127.0.0.1:50051", help="the server, host:port (default: %(default)s)")
     parser.add_argument(
         "--service",
@@ -34,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = ask(given.address, given.service, given.timeout, given.ca, given.server_name)
     except grpc.RpcError as error:
-        print(f"{error.code().name}: {error.details()}", file=sys.stderr)  # noqa: T201
+        print(f"{error.code().name}: {error.details()}", file=sys.stderr)
         return 1
-    print(health_pb2.HealthCheckResponse.ServingStatus.Name(status))  # noqa: T201
+    print(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
     return 0 if status == _SERVING else 1
 
 
