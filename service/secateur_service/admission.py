@@ -25,6 +25,7 @@ from secateur_service.spec import (
     DEFAULT_SEQUENCE_LENGTH,
     CalibrationSpec,
     EvaluationSpec,
+    GenerationSpec,
     LayerOverride,
     ModelSpec,
     OutputSpec,
@@ -34,6 +35,7 @@ from secateur_service.spec import (
 )
 
 if TYPE_CHECKING:
+    from secateur_service.artifacts.observed import RequestCounter
     from secateur_service.settings import Settings
 
 
@@ -52,10 +54,10 @@ class AccessPolicy:
     on_device: bool
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> AccessPolicy:
-        """The policy of a server."""
+    def from_settings(cls, settings: Settings, counter: RequestCounter) -> AccessPolicy:
+        """The policy of a server, whose requests to object stores are counted."""
         return cls(
-            sources=open_sources(settings),
+            sources=open_sources(settings, counter),
             destinations=tuple(settings.destinations),
             on_device=any(not device.startswith("cpu") for device in settings.devices),
         )
@@ -248,9 +250,25 @@ class _Review:
             self._refuse(
                 "calibration.sequence_length", f"{length} is more than the model's maximum; use at most {longest}"
             )
+        if calibration and calibration.generation:
+            self._written(calibration.generation, length, longest)
         if checkpoint and calibration and evaluation and evaluation.tokens_per_language < length:
             self._refuse(
                 "evaluation.tokens_per_language",
                 f"{evaluation.tokens_per_language} tokens are less than one sequence of {length}; use at least that",
             )
         return length
+
+    def _written(self, generation: GenerationSpec, length: int, longest: int | None) -> None:
+        """Text that the model writes has room in a sequence, and in the model."""
+        field = "calibration.generation.prefix_tokens"
+        prefix, new = generation.resolved(length).prefix_tokens, generation.resolved(length).new_tokens
+        assert prefix is not None
+        assert new is not None
+        if generation.new_tokens is None and prefix >= length:
+            self._refuse(field, f"{prefix} tokens fill a sequence of {length} already; use fewer, or give new_tokens")
+        elif longest is not None and prefix + new > longest:
+            self._refuse(
+                field,
+                f"{prefix} tokens and {new} new ones are more than the model's maximum; use at most {longest} together",
+            )

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from secateur_service import __version__
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.api.server import ApiServer
-from secateur_service.artifacts import ObjectStore, open_store
+from secateur_service.artifacts import ObjectStore, ObservedStore, open_store
 from secateur_service.durable import write_durably
 from secateur_service.errors import TransientError
 from secateur_service.execution.local import LocalExecutor
@@ -65,14 +65,14 @@ async def _serve(settings: Settings, ready_file: Path | None) -> None:
         metrics = Metrics(CollectorRegistry(), version=__version__)
         metrics.registry.register(StoreCollector(store, settings.data_dir))
         executor = LocalExecutor(settings)
-        dispatcher = _dispatcher(settings, store, executor)
+        dispatcher = _dispatcher(settings, store, executor, metrics)
         janitor = _janitor(settings, store, executor, metrics)
         server = ApiServer(
             settings,
             store,
             metrics,
-            admit=partial(admit, access=AccessPolicy.from_settings(settings)),
-            open_results=partial(_open_results, settings=settings),
+            admit=partial(admit, access=AccessPolicy.from_settings(settings, metrics)),
+            open_results=partial(_open_results, settings=settings, metrics=metrics),
             subscribers=[partial(_wake, dispatcher)],
         )
         async with _serving(server), _metrics_server(settings, metrics) as metrics_address:
@@ -100,7 +100,7 @@ def _open_job_store(settings: Settings) -> SqlJobStore:
     return store
 
 
-def _dispatcher(settings: Settings, store: JobStore, executor: Executor) -> Dispatcher:
+def _dispatcher(settings: Settings, store: JobStore, executor: Executor, metrics: Metrics) -> Dispatcher:
     return Dispatcher(
         store,
         executor,
@@ -111,6 +111,7 @@ def _dispatcher(settings: Settings, store: JobStore, executor: Executor) -> Disp
         cancel_grace_seconds=settings.cancel_grace_seconds,
         stall_seconds=settings.stall_seconds,
         backoff=Backoff(settings.retry_base_seconds, settings.retry_max_seconds),
+        on_fenced=metrics.fenced_writes.inc,
     )
 
 
@@ -119,7 +120,7 @@ def _janitor(settings: Settings, store: SqlJobStore, executor: Executor, metrics
         store,
         store.retention,
         executor,
-        lambda job: _open_results(job.resolved.output.destination or settings.destinations[0], settings),
+        lambda job: _open_results(job.resolved.output.destination or settings.destinations[0], settings, metrics),
         leftovers_seconds=settings.leftovers_retention_seconds,
         jobs_seconds=settings.job_retention_seconds,
         pause_seconds=settings.cleaning_seconds,
@@ -127,8 +128,8 @@ def _janitor(settings: Settings, store: SqlJobStore, executor: Executor, metrics
     )
 
 
-def _open_results(destination: str, settings: Settings) -> ObjectStore:
-    return open_store(destination, settings.account_of(destination))
+def _open_results(destination: str, settings: Settings, metrics: Metrics) -> ObjectStore:
+    return ObservedStore(open_store(destination, settings.account_of(destination)), metrics)
 
 
 def _wake(dispatcher: Dispatcher, events: Sequence[Event]) -> None:

@@ -238,9 +238,9 @@ def _explain(location: tuple[int | str, ...], message: str) -> str:
     remedy = message.removeprefix("Value error, ")
     if not location:
         return remedy
-    name = str(location[0])
+    name, path = str(location[0]), ".".join(map(str, location))
     sources = [f"--{_FLAGS[name]}"] if name in _FLAGS else []
-    return f"{name} ({' or '.join([*sources, PREFIX + name.upper()])}): {remedy}"
+    return f"{path} ({' or '.join([*sources, PREFIX + name.upper()])}): {remedy}"
 
 
 def _fail(message: str, code: int) -> NoReturn:

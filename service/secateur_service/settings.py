@@ -431,12 +431,17 @@ def _plain(account: Credentials) -> dict[str, Any]:
 
 
 def _file_content() -> dict[str, Any]:
-    """The settings file as data, empty where none is named."""
+    """The settings file as data, empty where none is named.
+
+    Without what the environment has: sources of settings are merged table by table, and accounts may not be mixed.
+    """
     name = os.environ.get(FILE_VARIABLE)
     if not name:
         return {}
+    variables = {variable.upper() for variable in os.environ}
     try:
-        return tomllib.loads(Path(name).read_text(encoding="utf-8"))
+        content = tomllib.loads(Path(name).read_text(encoding="utf-8"))
+        return {key: value for key, value in content.items() if PREFIX + key.upper() not in variables}
     except OSError as error:
         raise SettingsError(f"{FILE_VARIABLE} names {name!r}, which cannot be read: {error.strerror}") from error
     except ValueError as error:

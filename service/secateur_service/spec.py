@@ -126,8 +126,8 @@ class LanguageWeight(Part):
 class GenerationSpec(Part):
     """Calibration text that the dense model writes; the defaults are in the ranges of Ji et al., 2410.17711."""
 
-    prefix_tokens: int = Field(
-        default=DEFAULT_PREFIX_TOKENS, ge=1, le=65536, description="tokens of a document to go on from, at least 1"
+    prefix_tokens: int | None = Field(
+        default=None, ge=1, le=65536, description="tokens of a document to go on from, at least 1"
     )
     new_tokens: int | None = Field(
         default=None,
@@ -140,6 +140,12 @@ class GenerationSpec(Part):
     top_k: int = Field(default=50, ge=1, le=1_000_000, description="a whole number of at least 1")
     repetition_penalty: float = Field(default=1.1, ge=1, le=100, description="a number of at least 1")
     dropped_share: float = Field(default=0.2, ge=0, lt=1, description="a share of at least 0 and less than 1, e.g. 0.2")
+
+    def resolved(self, sequence_length: int) -> Self:
+        """The same with no default left open: a prefix of at most a quarter of a sequence, which is then filled."""
+        prefix = self.prefix_tokens or min(DEFAULT_PREFIX_TOKENS, max(1, sequence_length // 4))
+        new = self.new_tokens or max(1, sequence_length - prefix)
+        return self.model_copy(update={"prefix_tokens": prefix, "new_tokens": new})
 
 
 class CalibrationSpec(Part):
@@ -222,13 +228,10 @@ class CalibrationSpec(Part):
 
     def resolved(self, sequence_length: int) -> Self:
         """The same with no default left open: of the policies that only yield weights, the weights."""
-        weights, generation = self.weights, self.generation
-        if generation is not None:
-            new_tokens = generation.new_tokens or max(1, sequence_length - generation.prefix_tokens)
-            generation = generation.model_copy(update={"new_tokens": new_tokens})
+        weights = self.weights
         return self.model_copy(
             update={
-                "generation": generation,
+                "generation": self.generation and self.generation.resolved(sequence_length),
                 "languages": tuple(LanguageWeight(language=name, weight=weight) for name, weight in weights.items()),
                 "policy": "minimax" if self.policy == "minimax" else "weights",
                 "temperature": None,

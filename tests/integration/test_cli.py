@@ -11,7 +11,9 @@ import time
 
 import pytest
 
+from secateur_service.calibration.presets import presets
 from secateur_service.jobs.job import EventKind, Failure
+from support.models import save_corpora, save_model
 from support.service import FILES, REPORT, Service
 
 COMMAND = [sys.executable, "-m", "secateur"]
@@ -151,9 +153,47 @@ def test_the_policies_of_a_job_can_be_given_by_flags(secateur, tmp_path):
     }
 
 
+def test_flags_let_the_model_write_the_text_or_put_it_into_its_template_but_not_both(secateur, service):
+    model = save_model(service.file_root / "model", vocab_size=258)
+    corpora = save_corpora(service.file_root)
+    flags = ["--model", model.as_uri(), "--corpus", corpora[0].as_uri(), "-l", "de", "--sparsity", "0.5"]
+    flags += ["--samples", "4", "--sequence-length", "96", "--dry-run", "--output", "json"]
+    written = secateur("submit", *flags, "--self-generated")
+    assert written.returncode == 0, written.stderr
+    calibration = json.loads(written.stdout)["resolved_spec"]["calibration"]
+    assert (calibration["generation"]["prefix_tokens"], calibration["generation"]["new_tokens"]) == (24, 72)
+    assert calibration["chat_template"] is False
+    talks = json.loads(secateur("submit", *flags, "--chat-template").stdout)["resolved_spec"]
+    assert talks["calibration"]["chat_template"] is talks["evaluation"]["chat_template"] is True
+    assert "generation" not in talks["calibration"]
+    both = secateur("submit", *flags, "--self-generated", "--chat-template")
+    assert both.returncode == 3
+    [violation] = json.loads(both.stderr)["error"]["violations"]
+    assert violation["field"].endswith("calibration.generation")
+    assert "leave out one of it and chat_template" in violation["description"]
+
+
+def test_the_corpora_of_the_service_are_listed_in_short_and_one_of_them_with_all_its_languages(secateur):
+    shown = secateur("info").stdout
+    for name, preset in presets().items():
+        assert re.search(rf"corpus {re.escape(name)} .*{len(preset.configurations)} languages: ", shown)
+    assert " yo," not in shown
+    assert shown.count(", ...") == len(presets())
+    mc4 = secateur("info", "--corpus", "mc4")
+    assert mc4.returncode == 0
+    assert mc4.stdout.splitlines()[-1].split()[1:] == list(presets()["mc4"].configurations)
+    assert "hf://datasets/allenai/c4" in mc4.stdout
+    assert re.search(r"gated +no", mc4.stdout)
+    assert re.search(r"gated +yes", secateur("info", "--corpus", "culturax").stdout)
+    found = json.loads(secateur("info", "--corpus", "wikipedia", "-o", "json").stdout)
+    assert found["languages"] == list(presets()["wikipedia"].configurations)
+    assert found["verified"] is False
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (["info", "--corpus", "c4"], 2, "the service has mc4, fineweb-2"),
         (["submit"], 2, "--model"),
         (["submit", "--model", "file:///m", "-l", "de=much"], 3, "de=0.7"),
         (["submit", "--model", "file:///m", "--override", "*.down_proj.weight"], 3, "expected LAYERS=TARGET"),

@@ -15,6 +15,7 @@ from secateur_service.jobs.backoff import Backoff
 from secateur_service.jobs.dispatcher import Dispatcher
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
+from secateur_service.telemetry import attempt_figures
 from support.jobs import result
 from support.site import TESTS, Site, ended, has_block, until
 
@@ -69,7 +70,9 @@ def test_a_queued_job_is_run_to_its_published_result_and_its_life_is_in_its_even
     assert [body["stage"] for body in site.events(job_id, EventKind.STAGE)] == ["PRUNING", "PUBLISHING"]
     assert [body["index"] for body in site.events(job_id, EventKind.BLOCK)] == [0, 1, 2]
     assert site.events(job_id, EventKind.PROGRESS)[-1] == {"blocks_done": 3, "blocks_total": 3, "fraction": 1.0}
-    [line] = site.events(job_id, EventKind.LOG)
+    line, figures = site.events(job_id, EventKind.LOG)
+    assert figures["message"] == attempt_figures.MESSAGE
+    assert figures["fields"]["object_store_requests"] == {"put OK": 1}
     assert (line["message"], line["fields"]["device"]) == ("toy pipeline", "cpu")
     assert (site.settings.data_dir / "artifacts" / job_id / "proof").read_text() == "1"
 
@@ -310,7 +313,8 @@ def test_the_orphan_of_a_killed_server_keeps_its_slot_and_its_job_and_the_succes
 def test_a_stopped_worker_loses_its_lease_and_writes_nothing_when_it_wakes_up(make_site):
     site = make_site(lease_seconds=5, devices=("cpu", "cpu"))
     job_id = site.create()
-    dispatcher = site.dispatcher("slow")
+    fenced = []
+    dispatcher = site.dispatcher("slow", on_fenced=lambda: fenced.append(1))
     # Not in the middle of a transaction: SQLite has one writer, and a stopped one keeps all others waiting.
     until(lambda: site.events(job_id, EventKind.PROGRESS), dispatcher)
     [running] = dispatcher._running
@@ -324,6 +328,8 @@ def test_a_stopped_worker_loses_its_lease_and_writes_nothing_when_it_wakes_up(ma
     until(lambda: process.poll() is not None)
     assert process.returncode == 14
     assert site.store.get(job_id) == before
+    dispatcher._reap()
+    assert fenced == [1]
 
 
 def test_a_worker_that_stays_stopped_does_not_keep_the_next_attempt_from_the_work_directory(make_site):
@@ -377,13 +383,15 @@ def test_a_worker_that_cannot_be_started_charges_the_job_with_the_reason(site):
     assert (job.state, job.failure.reason) == (JobState.FAILED, "WORKER_NOT_STARTED")
 
 
-def test_workers_see_the_settings_and_no_other_variable_of_the_server(site, monkeypatch):
+def test_workers_see_the_settings_and_what_the_network_needs_and_no_other_variable_of_the_server(site, monkeypatch):
     command = (sys.executable, "-c", "import os, json; print(json.dumps(dict(os.environ)))")
     environment = {"PATH": "/bin", "AWS_SECRET_ACCESS_KEY": "hidden", "SECATEUR_SETTINGS_FILE": "/etc/secateur.toml"}
+    environment["https_proxy"] = "http://proxy:3128"  # the hub may lie behind one
     worker = LocalExecutor(site.settings, command=command, environment=environment).start("job", 1, 0)
     worker.process.wait()
     seen = worker.output_tail()
     assert "hidden" not in seen
     assert "SETTINGS_FILE" not in seen
+    assert '"https_proxy": "http://proxy:3128"' in seen
     for name, text in site.settings.worker_environment().items():
         assert f'"{name}": "{text}"' in seen

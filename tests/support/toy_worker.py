@@ -64,7 +64,7 @@ def pipeline(behaviour):
         if behaviour == "slow-after-commit" and attempt == 1:
             observer.log("info", "committed")
             wait(observer)
-        return SimpleNamespace(result=result(digest))
+        return SimpleNamespace(result=result(digest), figures={})
 
     return run
 

@@ -3,6 +3,7 @@
 import pytest
 
 from secateur_service.admission import AccessPolicy, admit
+from secateur_service.api.conversion import resolved_to_message, spec_to_dict
 from secateur_service.errors import InvalidSpecError
 from secateur_service.settings import Settings
 from secateur_service.sources import open_sources
@@ -44,6 +45,37 @@ def test_the_resolved_specification_leaves_nothing_open_and_is_admitted_as_it_is
     assert weights["de"] / weights["uk"] == pytest.approx((347 / 41) ** (1 / 3.33))
     assert first.pruning.group == "row"
     assert admit(first.model_dump(mode="json"), EVERYWHERE).resolved == first
+
+
+def test_a_resolved_specification_says_how_text_is_made_and_is_admitted_as_it_is(places):
+    written = admitted(places, calibration={"generation": {"prefix_tokens": 16}}).resolved
+    assert written.calibration.generation.new_tokens == 64 - 16
+    assert (written.calibration.chat_template, written.evaluation.chat_template) == (False, False)
+    talks = admitted(places, calibration={"chat_template": True, "identify_languages": False}).resolved
+    assert (talks.calibration.generation, talks.evaluation.chat_template) == (None, True)
+    plain_evaluation = admitted(
+        places, calibration={"chat_template": True}, evaluation={"chat_template": False}
+    ).resolved
+    assert plain_evaluation.evaluation.chat_template is False
+    other_evaluation = admitted(places, calibration={"generation": {}}, evaluation={"chat_template": True}).resolved
+    assert other_evaluation.evaluation.chat_template is True
+    for resolved in (written, talks, plain_evaluation, other_evaluation):
+        assert admit(resolved.model_dump(mode="json"), EVERYWHERE).resolved == resolved
+        sent = spec_to_dict(resolved_to_message(resolved))
+        assert admit(sent, EVERYWHERE).resolved == resolved
+
+
+def test_text_that_is_written_has_to_fit_into_the_model(places):
+    complaints = {
+        "use at most 256 together": {"prefix_tokens": 57, "new_tokens": 200},
+        "fill a sequence of 64 already; use fewer, or give new_tokens": {"prefix_tokens": 64},
+    }
+    for complaint, generation in complaints.items():
+        found = refused(places, calibration={"generation": generation})
+        assert list(found) == ["calibration.generation.prefix_tokens"]
+        assert complaint in found["calibration.generation.prefix_tokens"]
+    assert admitted(places, calibration={"generation": {"prefix_tokens": 63}})
+    assert admitted(places, calibration={"generation": {"prefix_tokens": 56, "new_tokens": 200}})
 
 
 def test_an_override_that_names_no_pruned_layer_is_refused_with_an_example_of_a_name(places):

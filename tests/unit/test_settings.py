@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -5,6 +6,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from secateur_service.settings import FILE_VARIABLE, PREFIX, Settings
+from secateur_service.telemetry.logging import redact
 
 
 @pytest.fixture(autouse=True)
@@ -171,3 +173,186 @@ def test_threads_are_divided_over_the_slots_unless_given():
     assert Settings().worker_threads == cores
     assert Settings(devices=["cpu"] * (2 * cores)).worker_threads == 1
     assert Settings(threads_per_worker=7).worker_threads == 7
+
+
+def credentials(**changes):
+    """Accounts of two teams, beside the service's own."""
+    return {
+        "s3_endpoint": "https://own.example",
+        "s3_access_key": "own",
+        "s3_secret_key": "hidden-own",
+        "s3_region": "eu-west-1",
+        "hub_token": "hidden-own-token",
+        "credentials": {
+            "team-a": {
+                "prefixes": ["s3://team", "s3://shared/a/", "hf://team-a"],
+                "s3_access_key": "a",
+                "s3_secret_key": "hidden-a",
+                "hub_token": "hidden-a-token",
+            },
+            "team-b": {
+                "prefixes": ["s3://team/b/deep", "hf://team-a/model-b", "hf://datasets/team-b", "hf://gpt2"],
+                "s3_endpoint": "https://b.example",
+                "s3_access_key": "b",
+                "s3_secret_key": "hidden-b",
+                "s3_region": "us-west-2",
+                "hub_token": "hidden-b-token",
+            },
+        },
+        **changes,
+    }
+
+
+HIDDEN = ["hidden-own", "hidden-a", "hidden-b"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "key", "place"),
+    [
+        ("s3://team", "a", ("https://own.example", "eu-west-1")),
+        ("s3://team/", "a", ("https://own.example", "eu-west-1")),
+        ("s3://team/b", "a", ("https://own.example", "eu-west-1")),
+        ("s3://team/b/deeper", "a", ("https://own.example", "eu-west-1")),
+        ("s3://team/b/deep", "b", ("https://b.example", "us-west-2")),
+        ("s3://team/b/deep/er", "b", ("https://b.example", "us-west-2")),
+        ("s3://shared/a", "a", ("https://own.example", "eu-west-1")),
+        ("s3://shared/a/model", "a", ("https://own.example", "eu-west-1")),
+        ("s3://shared/ab", "own", ("https://own.example", "eu-west-1")),
+        ("s3://shared", "own", ("https://own.example", "eu-west-1")),
+        ("s3://team2", "own", ("https://own.example", "eu-west-1")),
+        ("s3://team2/b/deep", "own", ("https://own.example", "eu-west-1")),
+        ("file:///team", "own", ("https://own.example", "eu-west-1")),
+    ],
+)
+def test_an_object_store_is_entered_with_the_account_of_the_longest_prefix(reference, key, place):
+    account = Settings(**credentials()).account_of(reference)
+    assert account.s3_access_key == key
+    assert account.s3_secret_key.get_secret_value() == f"hidden-{key}"
+    assert (account.s3_endpoint, account.s3_region) == place
+
+
+@pytest.mark.parametrize(
+    ("reference", "whose"),
+    [
+        ("hf://team-a/model", "a"),
+        ("hf://team-a/model-b", "b"),
+        ("hf://team-a/model-bb", "a"),
+        ("hf://team-ab/model", "own"),
+        ("hf://datasets/team-a/text", "own"),
+        ("hf://datasets/team-b/text", "b"),
+        ("hf://team-b/model", "own"),
+        ("hf://gpt2", "b"),
+        ("hf://gpt2-large", "own"),
+        ("hf://other/model", "own"),
+    ],
+)
+def test_the_hub_is_asked_with_the_token_of_the_longest_prefix(reference, whose):
+    account = Settings(**credentials()).account_of(reference)
+    assert account.hub_token.get_secret_value() == f"hidden-{whose}-token"
+
+
+def test_an_account_of_its_own_takes_over_the_place_and_no_secret_of_the_services():
+    only_hub = {"team": {"prefixes": ["hf://team"], "hub_token": "t"}}
+    account = Settings(**credentials(credentials=only_hub)).account_of("hf://team/model")
+    assert (account.s3_endpoint, account.s3_region) == ("https://own.example", "eu-west-1")
+    assert (account.s3_access_key, account.s3_secret_key) == (None, None)
+
+
+def test_without_accounts_everything_is_reached_as_the_service():
+    settings = Settings(**credentials(credentials={}))
+    assert settings.account_of("s3://team/x") == settings.account_of("hf://team-a/x")
+    assert settings.account_of("s3://team/x").s3_access_key == "own"
+
+
+S3 = {"s3_access_key": "a", "s3_secret_key": "hidden-a"}
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        *[
+            ({"prefixes": [prefix], **S3, "hub_token": "hidden-a"}, "use s3://bucket/prefix, hf://org/name or hf://org")
+            for prefix in (
+                "",
+                "team",
+                "s3://",
+                "s3:///a",
+                "s3://a,b",
+                "http://team",
+                "file:///a",
+                "hf://",
+                "hf://a/b/c",
+            )
+        ],
+        ({"prefixes": ["hf://datasets/a/b/c"], "hub_token": "hidden-a"}, "not a prefix"),
+        ({"prefixes": ["hf://a", "hf://b@main"], "hub_token": "hidden-a"}, "not a prefix: 'hf://b@main'"),
+        ({"prefixes": [], **S3}, "at least 1"),
+        (S3, "required"),
+        ({"prefixes": ["s3://team"], "s3_access_key": "a"}, "belong together"),
+        ({"prefixes": ["s3://team"], "s3_access_key": "", "s3_secret_key": "hidden-a"}, "belong together"),
+        ({"prefixes": ["hf://team", "s3://team"], "hub_token": "hidden-a"}, "no keys for s3://team; set s3_access_key"),
+        ({"prefixes": ["s3://team", "hf://team"], **S3}, "no token for hf://team; set hub_token"),
+        ({"prefixes": ["hf://team"], "hub_token": ""}, "no token for hf://team; set hub_token"),
+        ({"prefixes": ["s3://team"], **S3, "s3_endpoint": "minio:9000"}, "https://host:port"),
+        ({"prefixes": ["s3://team"], **S3, "s3_endpoint": "https://user:hidden-a@host"}, "set s3_access_key"),
+        ({"prefixes": ["s3://team"], **S3, "secret": "hidden-a"}, "secret"),
+    ],
+)
+def test_an_account_that_cannot_be_used_is_refused_with_the_remedy_and_without_repeating_secrets(given, remedy):
+    with pytest.raises(ValidationError, match=remedy) as caught:
+        Settings(credentials={"team-a": given})
+    assert "team-a" in str(caught.value)
+    assert "hidden" not in str(caught.value)
+
+
+def test_accounts_stand_in_tables_of_the_file(monkeypatch, tmp_path):
+    file = tmp_path / "secateur.toml"
+    file.write_text(
+        """
+        [credentials.team-a]
+        prefixes = ["s3://team", "hf://team-a"]
+        s3_access_key = "a"
+        s3_secret_key = "hidden-a"
+        hub_token = "hidden-a-token"
+
+        [credentials.team-b]
+        prefixes = ["hf://datasets/team-b"]
+        hub_token = "hidden-b"
+        """
+    )
+    monkeypatch.setenv(FILE_VARIABLE, str(file))
+    settings = Settings()
+    assert list(settings.credentials) == ["team-a", "team-b"]
+    assert settings.account_of("s3://team/x").s3_secret_key.get_secret_value() == "hidden-a"
+    assert settings.account_of("hf://datasets/team-b/x").hub_token.get_secret_value() == "hidden-b"
+    other = {"team-a": {"prefixes": ["hf://team-a"], "hub_token": "of the environment"}}
+    monkeypatch.setenv("SECATEUR_CREDENTIALS", json.dumps(other))
+    settings = Settings()  # as a whole, like every setting
+    assert list(settings.credentials) == ["team-a"]
+    assert settings.credentials["team-a"].s3_access_key is None
+
+
+def test_a_worker_reads_the_accounts_of_its_server_with_their_secrets_and_no_others(monkeypatch, tmp_path):
+    settings = Settings(**credentials())
+    for name, text in settings.worker_environment().items():
+        monkeypatch.setenv(name, text)
+    assert Settings() == settings
+    assert Settings().account_of("s3://team/b/deep").s3_secret_key.get_secret_value() == "hidden-b"
+    assert Settings().account_of("hf://team-a/x").hub_token.get_secret_value() == "hidden-a-token"
+    file = tmp_path / "secateur.toml"
+    file.write_text('[credentials.team-c]\nprefixes = ["hf://c"]\nhub_token = "c"\n')
+    monkeypatch.setenv(FILE_VARIABLE, str(file))
+    assert Settings() == settings
+
+
+def test_neither_redacted_settings_nor_accounts_nor_the_log_show_secrets():
+    settings = Settings(**credentials())
+    shown = settings.redacted()
+    assert shown["credentials"]["team-a"]["prefixes"] == ["s3://team", "s3://shared/a/", "hf://team-a"]
+    assert shown["credentials"]["team-b"]["s3_access_key"] == "b"
+    logged = redact(settings.redacted())
+    assert json.loads(json.dumps(logged)) == logged
+    assert logged["s3_region"] == "eu-west-1"
+    for text in (str(shown), str(logged), repr(settings), str(settings), repr(settings.account_of("s3://team"))):
+        assert not [secret for secret in HIDDEN if secret in text]
+    assert all(any(secret in value for value in settings.worker_environment().values()) for secret in HIDDEN)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from secateur_service.errors import InvalidSpecError
 from secateur_service.pruning.methods import DEFAULT_SPREAD, METHODS, UPDATES, goes_together
-from secateur_service.spec import CalibrationSpec, parse_parts, parse_spec
+from secateur_service.spec import CalibrationSpec, GenerationSpec, parse_parts, parse_spec
 
 GOOD = {
     "model": {"uri": "file:///m"},
@@ -124,6 +124,43 @@ def test_weights_are_normalised_and_samples_divided_equally():
             "calibration.policy",
             "at least two of them a positive weight",
         ),
+        (
+            "calibration",
+            {"corpus": "file:///c", "languages": [{"language": "de"}], "generation": {}, "chat_template": True},
+            "calibration.generation",
+            "conversations are not gone on with; leave out one of it and chat_template",
+        ),
+        *[
+            (
+                "calibration",
+                {"corpus": "file:///c", "languages": [{"language": "de"}], "generation": {name: value}},
+                f"calibration.generation.{name}",
+                complaint,
+            )
+            for name, value, complaint in (
+                ("prefix_tokens", 0, "greater than or equal to 1, not 0; expected tokens of a document to go on from"),
+                ("new_tokens", 0, "expected tokens to add at the most, at least 1"),
+                ("temperature", 0, "expected a number above 0"),
+                ("top_p", 1.1, "expected a probability above 0, at most 1"),
+                ("top_k", 0, "expected a whole number of at least 1"),
+                ("repetition_penalty", 0.5, "expected a number of at least 1"),
+                ("dropped_share", 1, "expected a share of at least 0 and less than 1"),
+                ("topk", 3, "known fields are prefix_tokens, new_tokens, temperature"),
+            )
+        ],
+        (
+            "calibration",
+            {"corpus": "file:///c", "languages": [{"language": "de"}], "generation": True},
+            "calibration.generation",
+            "expected a part with prefix_tokens, new_tokens",
+        ),
+        (
+            "calibration",
+            {"corpus": "file:///c", "languages": [{"language": "de"}], "identify_languages": "perhaps"},
+            "calibration.identify_languages",
+            "expected true or false",
+        ),
+        ("evaluation", {"chat_template": "perhaps"}, "evaluation.chat_template", "expected true or false"),
         ("pruning", {"sparsity": 0.5, "order": "sideways"}, "pruning.order", "expected one of block, true_sequential"),
         ("pruning", {"sparsity": 0.5, "group": "column"}, "pruning.group", "expected one of row, layer"),
         ("pruning", {"pattern": "2:4", "group": "row"}, "pruning.group", "within its groups of inputs; leave it out"),
@@ -247,6 +284,27 @@ def test_a_resolved_specification_resolves_to_itself(policy, weights):
     assert again == once
     assert once.policy == ("minimax" if policy == "minimax" else "weights")
     assert {entry.language: entry.weight for entry in once.languages} == mix(policy, weights).weights
+
+
+def test_text_is_written_by_the_model_only_where_it_is_asked_for_and_may_be_evaluated_in_a_template():
+    assert mix("weights", {"de": 1}).generation is None
+    assert mix("weights", {"de": 1}, generation=None).generation is None
+    written = mix("weights", {"de": 1}, generation={})
+    assert written.generation == GenerationSpec()
+    assert written.generation.new_tokens is None
+    content = {"calibration": written.model_dump(), "evaluation": {"chat_template": True}}
+    assert parse_spec({**GOOD, **content}).evaluation.chat_template is True
+
+
+@pytest.mark.parametrize(
+    ("given", "length", "prefix", "new_tokens"),
+    [({}, 2048, 64, 1984), ({}, 32, 8, 24), ({"prefix_tokens": 16}, 32, 16, 16), ({"new_tokens": 7}, 2048, 64, 7)],
+)
+def test_resolving_fills_a_sequence_with_new_tokens_unless_their_number_is_given(given, length, prefix, new_tokens):
+    once = mix("weights", {"de": 1}, generation=given).resolved(length)
+    assert once.generation.new_tokens == new_tokens
+    assert once.generation.prefix_tokens == prefix
+    assert once.resolved(length) == once
 
 
 def pruning(**content):

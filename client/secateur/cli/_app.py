@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -228,7 +229,7 @@ def submit(
             "corpus": corpus,
             "text_field": text_field,
             "chat_template": chat_template,
-            "generation": {} if self_generated else None,
+            "generation": _generation(content) if self_generated else None,
             "languages": [_language(text) for text in language] if language else None,
             "samples": samples,
             "sequence_length": sequence_length,
@@ -423,6 +424,12 @@ def _read(path: Path | None) -> dict[str, Any]:
     if str(path) == "-":
         return parse_yaml(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), "the standard input")
     return read_spec(path)
+
+
+def _generation(content: Mapping[str, Any]) -> Any:
+    """What the file says of text that the model writes, or the defaults."""
+    calibration = content.get("calibration")
+    return (calibration.get("generation") if isinstance(calibration, Mapping) else None) or {}
 
 
 def _language(text: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import SecretStr
 
 from secateur_service.artifacts.manifest import LocalFile, Manifest, ManifestFile, describe_file, parse_manifest
+from secateur_service.artifacts.observed import ObservedStore
 from secateur_service.artifacts.port import ObjectInfo, ObjectStore
 from secateur_service.artifacts.publisher import publish
 from secateur_service.errors import PermanentError
@@ -19,6 +20,7 @@ __all__ = [
     "ManifestFile",
     "ObjectInfo",
     "ObjectStore",
+    "ObservedStore",
     "S3Settings",
     "describe_file",
     "open_store",

@@ -33,7 +33,6 @@ _PARQUET_ROWS = 64
 _MAX_WINDOW_BYTES = 1 << 27
 # A few bytes may stand for a block of 128 KiB: so many never stand for more than 32 MiB.
 _ZSTANDARD_BYTES = 1 << 10
-INSTALL = "pip install 'secateur[corpora]'"
 
 
 class CorpusRefusedError(ValueError):
@@ -50,10 +49,6 @@ class Corpus(Protocol):
     @property
     def is_endless(self) -> bool:
         """Whether it is too large to be read to its end; then the seed says where the reading begins."""
-
-    @property
-    def is_rendered(self) -> bool:
-        """Whether the documents have the special tokens that begin and end a text."""
 
     def documents(self, language: str, seed: int) -> Iterator[str]:
         """The documents of one language; those without text are none.
@@ -91,11 +86,6 @@ class FolderCorpus:
         """Where it lies."""
         return str(self.folder.resolve())
 
-    @property
-    def is_rendered(self) -> bool:
-        """As a chat template does it."""
-        return self.render is not None
-
     def languages(self) -> list[str]:
         """The languages that the folder has text in."""
         return sorted({language for path in self._all() if (language := _language_of(path.relative_to(self.folder)))})
@@ -126,14 +116,14 @@ class FolderCorpus:
         """
         for path in self.files(language):
             in_table = _kind(path.name) == ".parquet"
-            raws = _parquet_rows(path, self.text_field, texts_only=self.render is None) if in_table else _lines(path)
+            raws = _parquet_rows(path, self.text_field) if in_table else _lines(path)
             for number, raw in enumerate(raws, 1):
                 try:
-                    text = self._text(_kind(path.name), raw).strip()
+                    text = self._text(_kind(path.name), raw)
                 except ValueError as error:
                     place = "row" if in_table else "line"
                     raise CorpusRefusedError(f"{path.name}, {place} {number}: {error}") from error
-                if text:
+                if text.strip():
                     yield text
 
     def _all(self) -> Iterator[Path]:
@@ -151,13 +141,37 @@ class FolderCorpus:
             content = _decoded(raw)
             if kind == ".jsonl":
                 content = _content_of(content, self.text_field)
-        if not content or (isinstance(content, str) and not content.strip()):
+        if isinstance(content, str):
+            content = content.strip().encode("utf-8", "replace").decode()  # JSON can spell halves of characters
+        if not content:
             return ""
         if self.render is not None:
-            content = self.render(content)
+            return rendered(self.render, content)
         if not isinstance(content, str):
             raise ValueError("it is a conversation and no text; set chat_template, or another text_field")  # noqa: TRY004
-        return content.encode("utf-8", "replace").decode()  # JSON can spell halves of characters
+        return content
+
+
+class Rendered(str):
+    """A text that a template was put around, with what begins and ends a text.
+
+    Attributes:
+        origin: what it was made of, which is the same document.
+    """
+
+    __slots__ = ("origin",)
+    origin: str
+
+
+def rendered(render: Render, content: Any) -> str:
+    """What becomes of a text or a conversation.
+
+    Raises:
+        ValueError: as `render` does.
+    """
+    text = Rendered(render(content).encode("utf-8", "replace").decode())
+    text.origin = content if isinstance(content, str) else str(text)
+    return text
 
 
 def _language_of(path: Path | PurePosixPath) -> str | None:
@@ -206,10 +220,8 @@ class _Frames(io.RawIOBase):
     """Zstandard frames, one after another. The library's own reader takes a file that was cut off for a whole one."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        try:
-            import zstandard
-        except ImportError as error:
-            raise CorpusRefusedError(f"{file.name} needs a library: {INSTALL}") from error
+        import zstandard
+
         self._file = file
         self._refused = zstandard.ZstdError
         # Frames of a larger window than tools write by default would take the memory for it.
@@ -271,17 +283,15 @@ def _content_of(line: str, field: str) -> Any:
     return content
 
 
-def _parquet_rows(path: Path, field: str, *, texts_only: bool) -> Iterator[Any]:
+def _parquet_rows(path: Path, field: str) -> Iterator[Any]:
     """What a table has in a column: texts, or lists."""
-    try:
-        import pyarrow as pa  # type: ignore[import-untyped]
-        from pyarrow import parquet
-    except ImportError as error:
-        raise CorpusRefusedError(f"{path.name} needs a library: {INSTALL}") from error
+    import pyarrow as pa  # type: ignore[import-untyped]
+    from pyarrow import parquet
+
     try:
         with parquet.ParquetFile(path) as table:
             columns = table.schema_arrow
-            if field not in columns.names or not _holds_text(pa.types, columns.field(field).type, texts_only):
+            if field not in columns.names or not _holds_text(pa.types, columns.field(field).type):
                 there = ", ".join(columns.names[:20])
                 raise CorpusRefusedError(f"{path.name} has no text in {field!r}; there are {there}; set text_field")
             for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[field]):
@@ -290,6 +300,6 @@ def _parquet_rows(path: Path, field: str, *, texts_only: bool) -> Iterator[Any]:
         raise CorpusRefusedError(f"{path.name} cannot be read: {error}; store it again") from error
 
 
-def _holds_text(types: Any, kind: Any, texts_only: bool) -> bool:  # noqa: FBT001
-    is_text = types.is_string(kind) or types.is_large_string(kind)
-    return bool(is_text or (not texts_only and (types.is_list(kind) or types.is_large_list(kind))))
+def _holds_text(types: Any, kind: Any) -> bool:
+    """As texts, or as conversations, which are lists."""
+    return any(is_one(kind) for is_one in (types.is_string, types.is_large_string, types.is_list, types.is_large_list))

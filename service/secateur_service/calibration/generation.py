@@ -1,13 +1,15 @@
 """Self-generated calibration text: the dense model goes on from short prefixes of documents (Ji et al., 2410.17711).
 
-What decides is how close calibration text is to what the model was trained on, and nothing is closer than its own. From
-each document the first tokens are taken, the model samples a continuation, and of all texts the share that the model
-itself finds least probable (by the perplexity of the continuation) is left out. A corpus of a few hundred sentences
-is enough to begin with: when all documents were gone on from, they are gone on from again with other random numbers.
+What decides is how close calibration text is to what the model was trained on, and nothing is closer than its own. Of
+each document the first tokens are taken, at most half of it; the model samples a continuation; and of all texts the
+share that the model itself finds least probable, by the perplexity of the continuation, is left out. A corpus of some
+dozen sentences is enough to begin with: when all documents were gone on from, they are gone on from again with other
+random numbers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +27,8 @@ BATCH_TEXTS = 16
 # Times that every document may be gone on from.
 _MOST_ROUNDS = 64
 _LOGIT_ROWS = 256
+# What bytes are decoded to that a limit has cut out of a character.
+_CUT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class _Text:
 
     Attributes:
         tokens: how many tokens it has.
-        nats: mean cross-entropy of the tokens that the model added; 0 where it added none.
+        nats: mean cross-entropy of the tokens that the model added.
     """
 
     text: str
@@ -62,7 +66,7 @@ class SelfWriter:
         tokenizer: its fast tokenizer.
         sampling: how tokens are drawn.
         seed: of the random numbers; with the language and the number of the batch it determines every text.
-        on_progress: called with the language, the tokens that are there and the tokens that are needed.
+        on_progress: called with the tokens that are there, the tokens that are needed, and the language.
     """
 
     def __init__(
@@ -71,7 +75,7 @@ class SelfWriter:
         tokenizer: Any,
         sampling: Sampling,
         seed: int,
-        on_progress: Callable[[str, int, int], None] = lambda _language, _done, _needed: None,
+        on_progress: Callable[[int, int, str], None] = lambda _done, _needed, _language: None,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
@@ -99,7 +103,7 @@ class SelfWriter:
             texts += self._go_on(prefixes, f"{self._seed}/{language}/{number}", check)
             kept = self._probable(texts)
             tokens = sum(text.tokens for text in kept)
-            self._on_progress(language, min(tokens, needed), needed)
+            self._on_progress(min(tokens, needed), needed, language)
             if tokens >= needed:
                 break
         return Written([text.text for text in kept], len(texts) - len(kept))
@@ -112,7 +116,7 @@ class SelfWriter:
             for first in range(0, len(documents), BATCH_TEXTS):
                 batch = list(documents[first : first + BATCH_TEXTS])
                 encoded = self._tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
-                yield [self._start + ids[: self._sampling.prefix_tokens] for ids in encoded]
+                yield [self._start + ids[: min(self._sampling.prefix_tokens, (len(ids) + 1) // 2)] for ids in encoded]
 
     @torch.no_grad()
     def _go_on(self, prefixes: list[list[int]], seed: str, check: Callable[[], None]) -> list[_Text]:
@@ -127,16 +131,27 @@ class SelfWriter:
 
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
-            written_BS = self._model.generate(
-                padded_BS, attention_mask=mask_BS, generation_config=self._configuration(), stopping_criteria=[stop]
-            )
-        return [
+            with self._configured() as configuration:
+                written_BS = self._model.generate(
+                    padded_BS, attention_mask=mask_BS, generation_config=configuration, stopping_criteria=[stop]
+                )
+        texts = (
             self._text(len(prefix), ids[width - len(prefix) :])
             for prefix, ids in zip(prefixes, written_BS.tolist(), strict=True)
-        ]
+        )
+        return [text for text in texts if text is not None]
+
+    @contextlib.contextmanager
+    def _configured(self) -> Iterator[GenerationConfig]:
+        """Nothing of the model's own configuration, which fills in what another one leaves open, holds meanwhile."""
+        own = self._model.generation_config
+        self._model.generation_config = self._configuration()
+        try:
+            yield self._model.generation_config
+        finally:
+            self._model.generation_config = own
 
     def _configuration(self) -> GenerationConfig:
-        """Nothing of the model's own configuration: the specification says how tokens are drawn."""
         return GenerationConfig(
             do_sample=True,
             max_new_tokens=self._sampling.new_tokens,
@@ -148,19 +163,21 @@ class SelfWriter:
             pad_token_id=self._padding,
         )
 
-    def _text(self, prefix_tokens: int, ids: list[int]) -> _Text:
-        """The text of a sequence, which ends before its first end-of-text token."""
+    def _text(self, prefix_tokens: int, ids: list[int]) -> _Text | None:
+        """The text of a sequence, which ends before its first end-of-text token; None where nothing was added."""
         end = next((at for at in range(prefix_tokens, len(ids)) if ids[at] in self._ends), len(ids))
-        nats = self._nats(ids[:end], prefix_tokens) if end > prefix_tokens else 0.0
-        text = self._tokenizer.decode(ids[:end], skip_special_tokens=True)
+        if end == prefix_tokens:
+            return None
+        text = self._tokenizer.decode(ids[:end], skip_special_tokens=True).rstrip(_CUT_CHARACTER)
         tokens = len(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-        return _Text(text, tokens, nats)
+        return _Text(text, tokens, self._nats(ids[:end], prefix_tokens)) if text.strip() else None
 
     def _nats(self, ids: list[int], prefix_tokens: int) -> float:
         """Mean cross-entropy of the tokens behind the prefix."""
         first = max(prefix_tokens, 1)
         ids_1S = torch.tensor([ids], device=self._model.device)
-        logits_SV = self._model(ids_1S, use_cache=False).logits[0, first - 1 : -1]
+        # The last token predicts nothing: it may stand behind the last position that the model knows.
+        logits_SV = self._model(ids_1S[:, :-1], use_cache=False).logits[0, first - 1 :]
         targets_S = ids_1S[0, first:]
         total = 0.0
         for at in range(0, len(targets_S), _LOGIT_ROWS):
@@ -169,8 +186,7 @@ class SelfWriter:
         return total / max(1, len(targets_S))
 
     def _probable(self, texts: Sequence[_Text]) -> list[_Text]:
-        """All but the share with the highest perplexity, in the order of writing; empty texts go first."""
+        """All but the share with the highest perplexity, in the order of writing."""
         dropped = math.floor(len(texts) * self._sampling.dropped_share)
-        order = sorted(range(len(texts)), key=lambda at: (not texts[at].text.strip(), texts[at].nats), reverse=True)
-        gone = set(order[:dropped])
-        return [text for at, text in enumerate(texts) if at not in gone and text.text.strip()]
+        gone = set(sorted(range(len(texts)), key=lambda at: texts[at].nats, reverse=True)[:dropped])
+        return [text for at, text in enumerate(texts) if at not in gone]

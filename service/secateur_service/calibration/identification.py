@@ -18,9 +18,12 @@ import langcodes
 MOST_DOCUMENTS = 200
 # Of a long document the beginning tells enough.
 _MOST_CHARACTERS = 2000
-# As langcodes measures it: Bosnian and Croatian are 8 apart, Indonesian and Malay 14, Ukrainian and Russian 24.
-_NEAR = 20
-_PART_OF = {"arz": "ar", "ary": "ar", "wuu": "zh", "yue": "zh", "hr": "sr", "bs": "sr", "nn": "no"}
+# As langcodes measures it: Norwegian and Danish are 12 apart, Indonesian and Malay 14, and 20 those whose readers read
+# both, however different they are: Basque and Spanish, Hawaiian and English.
+_NEAR = 14
+_PART_OF = {"arz": "ar", "ary": "ar", "wuu": "zh", "yue": "zh", "hr": "sr", "bs": "sr", "nn": "no", "ms": "id"}
+# What is written in another script than usual, such as romanised Hindi, cannot be told; but this can.
+_ALSO_WRITTEN = {("sr", "Latn"), ("zh", "Hant")}
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def identify(language: str, documents: Sequence[str]) -> Identified | None:
         documents: of which the first are looked at.
     """
     guesser = _guesser()
-    if not any(_is_same(language, str(label)) for label in guesser.labels):
+    if _is_transcribed(language) or not any(_is_same(language, str(label)) for label in guesser.labels):
         return None
     guesses = Counter(str(guesser.classify(text[:_MOST_CHARACTERS])[0]) for text in islice(documents, MOST_DOCUMENTS))
     total = guesses.total()
@@ -64,6 +67,12 @@ def _guesser() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE)
+
+
+def _is_transcribed(language: str) -> bool:
+    tag = langcodes.Language.get(language)
+    usual = langcodes.Language.get(str(tag.language)).maximize().script
+    return tag.script not in (None, usual) and (tag.language, tag.script) not in _ALSO_WRITTEN
 
 
 @cache

@@ -21,7 +21,8 @@ from secateur_service.calibration.corpora import CorpusRefusedError
 
 DEFAULT_PRESET = "mc4"
 _ALSO_CALLED = {"nb": "no", "no": "nb"}  # corpora of Norwegian say either, and mean Bokmål
-_REFERENCE = re.compile(r"(?P<name>[a-z0-9-]{1,32})(@(?P<revision>[A-Za-z0-9][\w.-]{0,254}))?", re.ASCII)
+_REFERENCE = re.compile(r"(?P<name>[a-z0-9-]{1,32})(@(?P<revision>[A-Za-z0-9][\w-]*(\.[\w-]+)*))?", re.ASCII)
+_MOST_CHARACTERS = 255
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def parse_preset(corpus: str) -> PresetReference | None:
     """
     if "://" in corpus:
         return None
-    match = _REFERENCE.fullmatch(corpus)
+    match = _REFERENCE.fullmatch(corpus) if len(corpus) <= _MOST_CHARACTERS else None
     preset = presets().get(match["name"]) if match else None
     if match is None or preset is None:
         raise CorpusRefusedError(

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from secateur_service.calibration.corpora import Corpus, CorpusRefusedError
+from secateur_service.calibration.corpora import Corpus, CorpusRefusedError, Rendered
 from secateur_service.calibration.identification import Identified, identify
 
 # Of every EVALUATION_SHARE documents of a corpus that serves both purposes, one goes to evaluation.
@@ -147,8 +147,9 @@ def draw_samples(
 
 
 def document_hash(text: str) -> bytes:
-    """Identity of a document."""
-    return hashlib.sha256(text.encode()).digest()[:16]
+    """Identity of a document; a template around it makes no other one of it."""
+    origin = text.origin if isinstance(text, Rendered) else text
+    return hashlib.sha256(origin.encode()).digest()[:16]
 
 
 def for_evaluation(text: str) -> bool:
@@ -188,7 +189,7 @@ def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Calla
         texts, are_all = _first(text, kept_bytes, check)
         written = text.writer.write(text.language, texts, needed, check) if text.writer else None
         texts = texts if written is None else written.texts
-        packed = _pack(tokenizer, texts, needed, check, is_whole=text.corpus.is_rendered)
+        packed = _pack(tokenizer, texts, needed, check)
         if len(packed.ids) >= needed or are_all:
             break
         kept_bytes *= 4  # tokens of many bytes: read again, and keep more
@@ -214,6 +215,13 @@ def _unknown_ids(tokenizer: Any) -> set[int]:
     """The token for unknown text, and those for single bytes, which sentencepiece's vocabularies call `<0x0A>`."""
     fallback = {token for name, token in tokenizer.get_vocab().items() if _BYTE_FALLBACK.fullmatch(name)}
     return fallback | ({tokenizer.unk_token_id} - {None, tokenizer.bos_token_id, tokenizer.eos_token_id})
+
+
+def _special_ids(tokenizer: Any) -> frozenset[int]:
+    """Tokens that stand for no text: what templates begin and end turns with."""
+    return frozenset(token for token, added in tokenizer.added_tokens_decoder.items() if added.special) - {
+        tokenizer.unk_token_id
+    }
 
 
 def _first(text: _Text, kept_bytes: int, check: Callable[[], None]) -> tuple[list[str], bool]:
@@ -250,22 +258,26 @@ class _Packed:
     hashes: set[bytes]
 
 
-def _pack(
-    tokenizer: Any, documents: Iterable[str], needed: int, check: Callable[[], None], *, is_whole: bool
-) -> _Packed:
-    """Tokenise documents until there are enough tokens; whole ones have what begins and ends a text already."""
+def _pack(tokenizer: Any, documents: Iterable[str], needed: int, check: Callable[[], None]) -> _Packed:
+    """Tokenise documents until there are enough tokens."""
     packed = _Packed([], [], set())
-    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and not is_whole else []
-    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None and not is_whole else []
+    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    special = _special_ids(tokenizer)
     for batch in _batched(documents):
         check()
         encoded = tokenizer(batch, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        for text, document_ids, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        for text, ids, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
             if len(packed.ids) >= needed:
                 return packed
             packed.hashes.add(document_hash(text))
-            packed.ids += start + document_ids + end
-            packed.sizes += [0] * len(start) + token_sizes(text, offsets) + [0] * len(end)
+            sizes = token_sizes(text, offsets)
+            if isinstance(text, Rendered):  # what begins and ends it is there, and stands for no text
+                packed.ids += ids
+                packed.sizes += [0 if token in special else size for token, size in zip(ids, sizes, strict=True)]
+            else:
+                packed.ids += start + ids + end
+                packed.sizes += [0] * len(start) + sizes + [0] * len(end)
     return packed
 
 

@@ -43,11 +43,6 @@ class StreamedCorpus:
         """Data set and commit."""
         return f"{self.preset.repository}@{self.commit}"
 
-    @property
-    def is_rendered(self) -> bool:
-        """As a chat template does it."""
-        return self.render is not None
-
     def documents(self, language: str, seed: int) -> Iterator[str]:
         """The documents of a language, file by file in an order that the seed chooses.
 

@@ -27,6 +27,7 @@ GRAVITY = {
     "LANGUAGE_LEFT_BEHIND": "bad",
     "NOT_CALIBRATED": "warn",
 }
+LOSSES = ("LANGUAGE_LOST", "LANGUAGE_LEFT_BEHIND")
 FULL_RATIO_BAR = 2.0  # growth of the perplexity that fills the bar
 
 
@@ -94,7 +95,7 @@ def row_label(layer: str, block: int) -> str:
 
 def _summary(report: Report) -> str:
     """The page's first sentence."""
-    behind = [verdict.language for verdict in report.verdicts if GRAVITY.get(verdict.kind) == "bad"]
+    behind = [verdict.language for verdict in report.verdicts if verdict.kind in LOSSES]
     mean = mean_ratio(report)
     cost = f"Perplexity grew ×{mean:.2f} on average over {_count(len(report.evaluation), 'language')}"
     if behind:

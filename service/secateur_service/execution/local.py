@@ -31,6 +31,13 @@ INHERITED_VARIABLES = (
     "VIRTUAL_ENV",
     "LD_LIBRARY_PATH",
     "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
     "CUDA_VISIBLE_DEVICES",
     "NVIDIA_VISIBLE_DEVICES",
 )

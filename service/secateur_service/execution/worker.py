@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,7 @@ from typing import Protocol
 import structlog
 
 from secateur_service import faults
-from secateur_service.artifacts import ObjectStore, open_store
+from secateur_service.artifacts import ObjectStore, ObservedStore, open_store
 from secateur_service.errors import AttemptError, CancelledError, FencedError, NotFoundError, TransientError
 from secateur_service.execution.exits import attempt_error, end_of_error
 from secateur_service.execution.lease import Lease
@@ -35,6 +35,8 @@ from secateur_service.pipeline.observer import JobObserver
 from secateur_service.settings import Settings
 from secateur_service.sources import Sources, open_sources
 from secateur_service.spec import PruneSpec
+from secateur_service.telemetry import attempt_figures
+from secateur_service.telemetry.attempt_figures import AttemptFigures
 from secateur_service.telemetry.logging import configure_logging
 
 _log = structlog.get_logger(__name__)
@@ -48,6 +50,10 @@ class Outcome(Protocol):
     @property
     def result(self) -> JobResult:
         """What was published."""
+
+    @property
+    def figures(self) -> Mapping[str, int]:
+        """What it took, by the names in `telemetry.attempt_figures`."""
 
 
 class Pipeline(Protocol):
@@ -143,23 +149,30 @@ def _run_pipeline(
     pipeline: Pipeline,
 ) -> JobResult:
     observer = StoreObserver(store, job.id, job.attempt, lease)
+    figures = AttemptFigures()
     destination = job.resolved.output.destination or settings.destinations[0]
-    outcome = pipeline(
-        spec=job.resolved,
-        job_id=job.id,
-        attempt=job.attempt,
-        workdir=workdir,
-        ledger=StoreLedger(store, job.id, job.attempt, lease),
-        store=open_store(destination, settings.account_of(destination)),
-        observer=observer,
-        device=settings.devices[slot],
-        threads=settings.worker_threads,
-        commit=lambda digest: lease.insist(partial(store.commit_manifest, job.id, job.attempt, digest)),
-        sources=open_sources(settings),
-        origins=_origins(store, job),
-        short_of=job.short_of,
-    )
+    try:
+        outcome = pipeline(
+            spec=job.resolved,
+            job_id=job.id,
+            attempt=job.attempt,
+            workdir=workdir,
+            ledger=StoreLedger(store, job.id, job.attempt, lease),
+            store=ObservedStore(open_store(destination, settings.account_of(destination)), figures),
+            observer=observer,
+            device=settings.devices[slot],
+            threads=settings.worker_threads,
+            commit=lambda digest: lease.insist(partial(store.commit_manifest, job.id, job.attempt, digest)),
+            sources=open_sources(settings, figures),
+            origins=_origins(store, job),
+            short_of=job.short_of,
+        )
+    except Exception:
+        with contextlib.suppress(AttemptError):  # why the attempt ends is what matters
+            observer.log("info", attempt_figures.MESSAGE, **figures.fields({}))
+        raise
     observer.flush()
+    observer.log("info", attempt_figures.MESSAGE, **figures.fields(outcome.figures))
     return outcome.result
 
 

@@ -16,7 +16,7 @@ from functools import partial
 
 import structlog
 
-from secateur_service.errors import NotFoundError, TransientError
+from secateur_service.errors import FencedError, NotFoundError, TransientError
 from secateur_service.execution.exits import AttemptEnd, end_of_process
 from secateur_service.execution.port import Executor, Worker, WorkerExit
 from secateur_service.jobs.backoff import Backoff
@@ -57,6 +57,7 @@ class Dispatcher:
         cancel_grace_seconds: float = 60.0,
         stall_seconds: float = 0.0,
         backoff: Backoff | None = None,
+        on_fenced: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
@@ -72,6 +73,7 @@ class Dispatcher:
             cancel_grace_seconds: how long a worker may run on whose attempt should not run any more.
             stall_seconds: an attempt without an event for so long is given up; 0 for never.
             backoff: waits after failures that are charged.
+            on_fenced: called for a worker that ended because another attempt owns its job.
             monotonic: clock for the graces.
             rng: source of the jitter.
         """
@@ -83,6 +85,7 @@ class Dispatcher:
         self._drain_seconds = drain_seconds
         self._cancel_grace_seconds = cancel_grace_seconds
         self._backoff = backoff or Backoff()
+        self._on_fenced = on_fenced
         self._monotonic = monotonic
         self._rng = rng or random.Random()  # noqa: S311 - jitter
         self._running: list[_Running] = []
@@ -155,6 +158,8 @@ class Dispatcher:
     def _record_end(self, running: _Running, ended: WorkerExit) -> None:
         """Release the job if the worker, which is gone, has not done so itself."""
         worker = running.worker
+        if ended.exit_code == FencedError.exit_code:
+            self._on_fenced()
         job = self._job(worker)
         if job is None or not _owns(worker, job):
             state = None if job is None else job.state

@@ -128,8 +128,8 @@ def estimate_cost(
     peaks = {"cpu": 0, "cuda": 0, "disk": 0}
     peaks[device] += _working_bytes(work, spec, hidden, device, item, small=Shortage.DEVICE in short_of)
     if spec.calibration.generation is not None:
-        written = spec.calibration.generation
-        texts = _BATCH_TEXTS * (written.prefix_tokens + (written.new_tokens or length))
+        written = spec.calibration.generation.resolved(length)
+        texts = _BATCH_TEXTS * ((written.prefix_tokens or 0) + (written.new_tokens or 0))
         cached = 2 * texts * hidden * checkpoint.num_blocks * item  # keys and values, as wide as the hidden states
         peaks[device] = max(
             peaks[device], checkpoint.parameters * item + cached + texts // _BATCH_TEXTS * vocabulary * item

@@ -68,6 +68,15 @@ class JobOutcome:
     peak_rss_bytes: int
     peak_device_bytes: int
 
+    @property
+    def figures(self) -> dict[str, int]:
+        """What the job took, for the service's metrics."""
+        return {
+            "calibration_tokens": sum(entry.tokens for entry in self.report.calibration),
+            "peak_host_bytes": self.peak_rss_bytes,
+            "peak_device_bytes": self.peak_device_bytes,
+        }
+
 
 def run_job(
     *,

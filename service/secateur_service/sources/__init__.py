@@ -5,25 +5,31 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from secateur_service.artifacts import open_store
+from secateur_service.artifacts import ObjectStore, ObservedStore, open_store
 from secateur_service.sources.access import Source, Sources
 from secateur_service.sources.cache import Cache
 from secateur_service.sources.reference import HubReference, ReferenceRefusedError
 
 if TYPE_CHECKING:
+    from secateur_service.artifacts.observed import RequestCounter
     from secateur_service.settings import Settings
     from secateur_service.sources.hub import Hub
 
 __all__ = ["Cache", "ReferenceRefusedError", "Source", "Sources", "open_sources"]
 
 
-def open_sources(settings: Settings, *, everywhere: bool = False) -> Sources:
+def open_sources(settings: Settings, counter: RequestCounter | None = None, *, everywhere: bool = False) -> Sources:
     """The sources that settings describe.
 
     Args:
         settings: endpoints, credentials, limits.
+        counter: counts what is asked of object stores.
         everywhere: read whatever this process may, for somebody who owns the machine.
     """
+
+    def open_bucket(uri: str) -> ObjectStore:
+        store = open_store(uri, settings.account_of(uri))
+        return ObservedStore(store, counter) if counter else store
 
     def open_hub(reference: HubReference) -> Hub:
         from secateur_service.sources.hub import Hub  # its library takes a second to load
@@ -39,7 +45,7 @@ def open_sources(settings: Settings, *, everywhere: bool = False) -> Sources:
     return Sources(
         file_roots=None if everywhere else settings.file_roots,
         bucket_prefixes=None if everywhere else settings.s3_sources,
-        open_bucket=lambda uri: open_store(uri, settings.account_of(uri)),
+        open_bucket=open_bucket,
         open_hub=open_hub if settings.hub_endpoint else None,
         cache=Cache(settings.cache_dir, settings.cache_bytes),
     )

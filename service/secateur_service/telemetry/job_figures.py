@@ -8,13 +8,15 @@ durations are right.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from secateur_service.jobs.job import Event, EventKind
 from secateur_service.jobs.port import JobStore
 from secateur_service.jobs.states import JobState
+from secateur_service.telemetry import attempt_figures
 from secateur_service.telemetry.metrics import Metrics
 
 FIRST_ATTEMPT = "FIRST"
@@ -72,6 +74,8 @@ class JobFigures:
         elif event.kind is EventKind.STAGE:
             self._leave_stage(timeline, event.time, counted=counted)
             timeline.stage, timeline.stage_entered = event.body["stage"], event.time
+        elif event.kind is EventKind.LOG and counted and event.body["message"] == attempt_figures.MESSAGE:
+            self._count_attempt(event.body["fields"])
         elif event.kind is EventKind.BLOCK and counted:
             self._metrics.blocks_pruned.inc()
             self._metrics.block_duration.observe(event.body["seconds"])
@@ -91,6 +95,16 @@ class JobFigures:
             self._timelines.pop(event.job_id)
             if counted:
                 self._finish(timeline, state, failure.get("reason", ""), event.time)
+
+    def _count_attempt(self, fields: Mapping[str, Any]) -> None:
+        """Count what an attempt says that it did."""
+        self._metrics.calibration_tokens.inc(fields.get(attempt_figures.CALIBRATION_TOKENS, 0))
+        self._metrics.device_memory_peak.set(fields.get(attempt_figures.PEAK_DEVICE_BYTES, 0))
+        for request, count in fields.get(attempt_figures.REQUESTS, {}).items():
+            operation, _, outcome = request.partition(" ")
+            self._metrics.object_store_requests.labels(operation=operation, outcome=outcome).inc(count)
+        for direction, size_bytes in fields.get(attempt_figures.BYTES, {}).items():
+            self._metrics.count_bytes(direction, size_bytes)
 
     def _finish(self, timeline: _Timeline, state: JobState, reason: str, time: datetime) -> None:
         self._metrics.jobs_finished.labels(outcome=state.value.lower(), reason=reason).inc()

@@ -96,6 +96,35 @@ class Metrics:
             namespace=NAMESPACE,
             registry=registry,
         )
+        self.calibration_tokens = Counter(
+            "calibration_tokens", "Tokens that attempts calibrated on.", namespace=NAMESPACE, registry=registry
+        )
+        self.object_store_requests = Counter(
+            "object_store_requests",
+            "Requests to object stores by outcome, OK or the reason of an error; of workers when an attempt ends.",
+            ["operation", "outcome"],
+            namespace=NAMESPACE,
+            registry=registry,
+        )
+        self.object_store_bytes = Counter(
+            "object_store_bytes",
+            "Bytes of objects that were read and written; of workers when an attempt ends.",
+            ["direction"],
+            namespace=NAMESPACE,
+            registry=registry,
+        )
+        self.device_memory_peak = Gauge(
+            "device_memory_peak_bytes",
+            "The most device memory that the last attempt to end took; 0 on a CPU.",
+            namespace=NAMESPACE,
+            registry=registry,
+        )
+        self.fenced_writes = Counter(
+            "fenced_writes",
+            "Workers of this replica that were refused a write, because another attempt owns their job.",
+            namespace=NAMESPACE,
+            registry=registry,
+        )
         self.leftovers_removed = Counter(
             "leftovers_removed",
             "Objects and unfinished uploads removed that jobs had left behind, by this replica.",
@@ -118,6 +147,14 @@ class Metrics:
             "build_info", "Always 1; says what runs.", ["version"], namespace=NAMESPACE, registry=registry
         )
         build_info.labels(version=version).set(1)
+
+    def count_request(self, operation: str, outcome: str) -> None:
+        """Count a request to an object store."""
+        self.object_store_requests.labels(operation=operation, outcome=outcome).inc()
+
+    def count_bytes(self, direction: str, size_bytes: int) -> None:
+        """Count bytes of objects."""
+        self.object_store_bytes.labels(direction=direction).inc(size_bytes)
 
     def count_removed(self, removed: Removed) -> None:
         """Count what a round of the janitor removed."""

@@ -1,7 +1,11 @@
 """The table of presets, and which configuration a language has in it. Whether the hub agrees is asked elsewhere."""
 
+import re
+
 import langcodes
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from secateur_service.calibration.corpora import CorpusRefusedError
 from secateur_service.calibration.presets import DEFAULT_PRESET, parse_preset, presets
@@ -78,6 +82,26 @@ def test_a_preset_is_named_by_itself_or_with_a_revision_and_everything_else_is_a
     ):
         with pytest.raises(CorpusRefusedError, match="no such preset; use one of mc4, fineweb-2"):
             parse_preset(wrong)
+
+
+PIECES = st.sampled_from(
+    ["mc4", "hplt", "@", "@main", "..", ".", "/", "%2e", "\0", "\n", "a", "-", "²", " ", "x" * 300]
+)
+
+
+@given(st.text() | st.lists(PIECES, max_size=6).map("".join))
+def test_whatever_text_a_corpus_is_it_is_a_preset_a_place_or_refused(text):
+    try:
+        found = parse_preset(text)
+    except CorpusRefusedError:
+        return
+    if found is None:
+        assert "://" in text
+        return
+    assert str(found) == text
+    assert found.preset.name in presets()
+    assert found.revision is None or re.fullmatch(r"[A-Za-z0-9_.-]{1,250}", found.revision)
+    assert ".." not in text
 
 
 def test_the_hub_is_asked_whether_it_has_what_the_table_says(capsys, tmp_path):

@@ -26,6 +26,10 @@ SPECS = st.fixed_dictionaries(
                 "languages": st.dictionaries(TAGS, st.floats(allow_nan=False), min_size=1),
                 "samples": INT32,
                 "seed": st.integers(-(2**63), 2**63 - 1),
+                "chat_template": st.booleans(),
+                "generation": st.fixed_dictionaries(
+                    {}, optional={"top_k": INT32, "dropped_share": st.floats(allow_nan=False)}
+                ),
             },
         ),
         "pruning": st.fixed_dictionaries(
@@ -216,6 +220,33 @@ def test_options_stand_where_the_specification_has_them():
     }
     with pytest.raises(TypeError, match="no such option: spars"):
         prune_spec("file:///m", spars=0.5)
+
+
+def test_options_say_that_the_model_writes_the_text_or_puts_it_into_its_template():
+    written = prune_spec("file:///m", languages=["de"], sparsity=0.5, generation={}, identify_languages=False)
+    assert written["calibration"] == {"languages": ["de"], "generation": {}, "identify_languages": False}
+    message = spec_message(written)
+    assert message.calibration.HasField("generation")
+    assert spec_mapping(message)["calibration"]["generation"] == {}
+    talks = prune_spec(
+        "file:///m", languages=["de"], sparsity=0.5, chat_template=True, generation=None, evaluation_chat_template=False
+    )
+    assert talks["calibration"] == {"languages": ["de"], "chat_template": True}
+    assert talks["evaluation"] == {"chat_template": False}
+    assert not spec_message(talks).calibration.HasField("generation")
+    both = prune_spec("file:///m", languages=["de"], sparsity=0.5, generation={"top_k": 5}, chat_template=True)
+    assert spec_mapping(spec_message(both))["calibration"] == {
+        "languages": [{"language": "de"}],
+        "generation": {"top_k": 5},
+        "chat_template": True,
+    }
+    found = violations({"calibration": {"generation": {"topk": 5, "top_p": "most"}, "chat_template": "yes"}})
+    assert set(found) == {
+        "calibration.generation.topk",
+        "calibration.generation.top_p",
+        "calibration.chat_template",
+    }
+    assert "a mapping" in violations({"calibration": {"generation": True}})["calibration.generation"]
 
 
 def test_every_field_of_a_specification_has_an_option():

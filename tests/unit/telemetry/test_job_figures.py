@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from secateur_service.jobs.job import EventKind, Failure
 from secateur_service.jobs.store import SqlJobStore, open_job_store
+from secateur_service.telemetry import attempt_figures
+from secateur_service.telemetry.attempt_figures import AttemptFigures
 from secateur_service.telemetry.job_figures import JobFigures
 from secateur_service.telemetry.metrics import Metrics
 from support.jobs import block, new_job, result
@@ -97,6 +99,26 @@ def test_a_job_met_in_the_middle_has_its_whole_duration_but_its_past_is_not_coun
     assert follower.value("attempts_total", cause="FIRST") is None
     assert follower.value("stage_duration_seconds_sum", stage="PRUNING") >= 0.3
     assert follower.value("job_duration_seconds_sum") >= 0.3
+
+
+def test_what_an_attempt_says_that_it_did_is_counted(store: SqlJobStore):
+    follower = Follower(store)
+    job = store.create(new_job())
+    store.claim(owner="o", lease_seconds=60)
+    for peak in (7_000, 5_000):
+        figures = AttemptFigures()
+        figures.count_request("put", "OK")
+        figures.count_request("put", "OK")
+        figures.count_request("get", "UNREACHABLE")
+        figures.count_bytes("written", 300)
+        fields = figures.fields({"calibration_tokens": 512, "peak_device_bytes": peak})
+        line = {"level": "info", "message": attempt_figures.MESSAGE, "fields": fields}
+        store.append(job.id, 1, [(EventKind.LOG, line), (EventKind.LOG, {**line, "message": "another line"})])
+    assert follower.value("calibration_tokens_total") == 1024
+    assert follower.value("object_store_requests_total", operation="put", outcome="OK") == 4
+    assert follower.value("object_store_requests_total", operation="get", outcome="UNREACHABLE") == 2
+    assert follower.value("object_store_bytes_total", direction="written") == 600
+    assert follower.value("device_memory_peak_bytes") == 5_000, "that of the last attempt"
 
 
 def test_the_last_success_of_an_earlier_process_is_remembered(store: SqlJobStore):

@@ -1,0 +1,113 @@
+"""An object store whose requests are counted, whichever adapter it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from secateur_service.artifacts.port import ObjectInfo, ObjectStore
+from secateur_service.errors import AttemptError
+
+OK = "OK"
+
+
+class RequestCounter(Protocol):
+    """Counts what is asked of object stores; may be called from several threads."""
+
+    def count_request(self, operation: str, outcome: str) -> None:
+        """A request ended: OK, or with the reason of an error."""
+
+    def count_bytes(self, direction: str, size_bytes: int) -> None:
+        """Bytes were `read` or `written`."""
+
+
+class ObservedStore:
+    """Passes everything on, and counts it."""
+
+    def __init__(self, store: ObjectStore, counter: RequestCounter) -> None:
+        self._store = store
+        self._counter = counter
+
+    def put_file(self, path: Path, key: str, media_type: str) -> None:
+        """Store a file."""
+        with self._counted("put"):
+            self._store.put_file(path, key, media_type)
+        self._counter.count_bytes("written", path.stat().st_size)
+
+    def put_bytes(self, key: str, content: bytes, media_type: str) -> None:
+        """Store bytes."""
+        with self._counted("put"):
+            self._store.put_bytes(key, content, media_type)
+        self._counter.count_bytes("written", len(content))
+
+    def put_new(self, key: str, content: bytes, media_type: str) -> bool:
+        """Store bytes unless something is there."""
+        with self._counted("put"):
+            is_new = self._store.put_new(key, content, media_type)
+        self._counter.count_bytes("written", len(content) if is_new else 0)
+        return is_new
+
+    def get_bytes(self, key: str) -> bytes:
+        """Read an object."""
+        with self._counted("get"):
+            content = self._store.get_bytes(key)
+        self._counter.count_bytes("read", len(content))
+        return content
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Read an object into a file."""
+        with self._counted("get"):
+            self._store.get_file(key, path)
+        self._counter.count_bytes("read", path.stat().st_size)
+
+    def read_range(self, key: str, start: int, stop: int) -> Iterator[bytes]:
+        """Read a part of an object."""
+        with self._counted("get"):
+            for piece in self._store.read_range(key, start, stop):
+                self._counter.count_bytes("read", len(piece))
+                yield piece
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Look at an object."""
+        with self._counted("stat"):
+            return self._store.stat(key)
+
+    def list_keys(self, prefix: str) -> Iterator[str]:
+        """All keys below a prefix."""
+        with self._counted("list"):
+            yield from self._store.list_keys(prefix)
+
+    def list_objects(self, prefix: str) -> Iterator[tuple[str, ObjectInfo]]:
+        """All keys below a prefix, with what the store tells."""
+        with self._counted("list"):
+            yield from self._store.list_objects(prefix)
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        with self._counted("delete"):
+            self._store.delete(key)
+
+    def abort_uploads(self, prefix: str) -> int:
+        """Remove unfinished uploads."""
+        with self._counted("abort"):
+            return self._store.abort_uploads(prefix)
+
+    def download_url(self, key: str, expires_seconds: float) -> tuple[str, datetime | None]:
+        """Where anyone may read the object; nothing is asked of the store."""
+        return self._store.download_url(key, expires_seconds)
+
+    def uri(self, key: str) -> str:
+        """The object's full name."""
+        return self._store.uri(key)
+
+    @contextmanager
+    def _counted(self, operation: str) -> Iterator[None]:
+        try:
+            yield
+        except AttemptError as error:
+            self._counter.count_request(operation, error.reason)
+            raise
+        self._counter.count_request(operation, OK)

@@ -1,0 +1,43 @@
+"""What an attempt did, told at its end in one line of the job's log: the way of a worker's figures to the metrics.
+
+A worker is a process of its own, which nobody scrapes. Its line is an event like the others: people read it in the log,
+and `job_figures` counts it, in every replica. An attempt that was killed tells nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+MESSAGE = "what the attempt did"
+REQUESTS = "object_store_requests"
+BYTES = "object_store_bytes"
+CALIBRATION_TOKENS = "calibration_tokens"
+PEAK_HOST_BYTES = "peak_host_bytes"
+PEAK_DEVICE_BYTES = "peak_device_bytes"
+
+
+class AttemptFigures:
+    """Collects an attempt's figures; safe for several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._requests: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+
+    def count_request(self, operation: str, outcome: str) -> None:
+        """A request to the object store ended."""
+        with self._lock:
+            self._requests[f"{operation} {outcome}"] += 1
+
+    def count_bytes(self, direction: str, size_bytes: int) -> None:
+        """Bytes were read or written."""
+        with self._lock:
+            self._bytes[direction] += size_bytes
+
+    def fields(self, others: Mapping[str, int]) -> dict[str, Any]:
+        """The fields of the line, with other figures by name."""
+        with self._lock:
+            return {**others, REQUESTS: dict(self._requests), BYTES: dict(self._bytes)}

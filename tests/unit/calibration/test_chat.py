@@ -1,0 +1,179 @@
+"""Conversations as text, and text as a conversation: corpora whose documents a template is put around."""
+
+import json
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+from transformers import AutoTokenizer
+
+from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus
+from secateur_service.calibration.sampling import document_hash, draw_samples, for_evaluation
+from secateur_service.demo.tokenizer import BOS_ID, EOS_ID, save_byte_tokenizer
+from secateur_service.models.checkpoint import ModelRefusedError
+from secateur_service.pipeline.text import _renderer
+from support.models import TEXT
+
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role not in ['system', 'user', 'assistant'] %}{{ raise_exception('no role ' + message.role) }}"
+    "{% endif %}"
+    "[{{ message.role }}] {{ message.content }}{{ eos_token }}\n{% endfor %}"
+)
+TALK = [{"role": "user", "content": "Wie geht es?"}, {"role": "assistant", "content": "Gut."}]
+RENDERED = "<s>[user] Wie geht es?</s>\n[assistant] Gut.</s>\n"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_byte_tokenizer(folder, max_length=4096)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def render(tokenizer):
+    return _renderer(tokenizer)
+
+
+def write_jsonl(path, entries):
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+
+
+def write_parquet(path, entries):
+    names = list(dict.fromkeys(name for entry in entries for name in entry))
+    parquet.write_table(pa.table({name: [entry.get(name) for entry in entries] for name in names}), path)
+
+
+WRITERS = {"jsonl": write_jsonl, "parquet": write_parquet}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_list_of_messages_becomes_what_the_template_makes_of_it(tmp_path, render, kind):
+    long = [{"role": "system", "content": "Sei  höflich"}, *TALK, {"role": "user", "content": "第三行"}]
+    WRITERS[kind](tmp_path / f"de.{kind}", [{"messages": TALK}, {"messages": []}, {"messages": long}])
+    documents = list(FolderCorpus(tmp_path, "messages", render).documents("de"))
+    assert documents == [
+        RENDERED,
+        RENDERED.replace("<s>", "<s>[system] Sei  höflich</s>\n") + "[user] 第三行</s>\n",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["txt", *WRITERS])
+def test_a_text_is_one_message_of_a_user(tmp_path, render, kind):
+    path = tmp_path / f"de.{kind}"
+    if kind == "txt":
+        path.write_text("\n Ein Satz.  \n\nNoch einer.\n")
+    else:
+        WRITERS[kind](path, [{"text": " Ein Satz.\n"}, {"text": " "}, {"text": "Noch einer."}])
+    documents = list(FolderCorpus(tmp_path, render=render).documents("de"))
+    assert documents == ["<s>[user] Ein Satz.</s>\n", "<s>[user] Noch einer.</s>\n"]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_conversation_is_no_text_and_the_refusal_names_the_template(tmp_path, kind):
+    WRITERS[kind](tmp_path / f"de.{kind}", [{"messages": TALK}])
+    with pytest.raises(
+        CorpusRefusedError, match=rf"de\.{kind}.*conversation.*set chat_template, or another text_field"
+    ):
+        list(FolderCorpus(tmp_path, "messages").documents("de"))
+
+
+@pytest.mark.parametrize(
+    ("messages", "complaint"),
+    [
+        ([{"role": "narrator", "content": "x"}], "does not take it: no role narrator"),
+        (
+            [{"role": "user", "content": "x"}, {"from": "human", "value": "x"}],
+            "a list of messages with role and content",
+        ),
+        ([["nested"]], "a list of messages with role and content"),
+        (["plain", "texts"], "a list of messages with role and content"),
+    ],
+)
+def test_what_the_template_does_not_take_is_refused_with_file_and_line(tmp_path, render, messages, complaint):
+    write_jsonl(tmp_path / "de.jsonl", [{"messages": TALK}, {"messages": messages}])
+    documents = FolderCorpus(tmp_path, "messages", render).documents("de")
+    assert next(documents) == RENDERED
+    with pytest.raises(CorpusRefusedError, match=rf"^de\.jsonl, line 2: .*{complaint}"):
+        next(documents)
+
+
+def test_a_row_of_a_table_that_the_template_does_not_take_is_refused_with_its_number(tmp_path, render):
+    write_parquet(tmp_path / "de.parquet", [{"messages": TALK}] * 2 + [{"messages": [{"role": "x", "content": "y"}]}])
+    with pytest.raises(CorpusRefusedError, match=r"^de\.parquet, row 3: .*no role x"):
+        list(FolderCorpus(tmp_path, "messages", render).documents("de"))
+
+
+def test_a_template_that_breaks_is_refused_and_does_not_break_the_job(tmp_path, tokenizer):
+    (tmp_path / "de.txt").write_text("Ein Satz.\n")
+    for broken in ("{{ messages[0].content + 1 }}", "{{ messages.x.y }}", "{% for %}"):
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+        tokenizer.chat_template = broken
+        with pytest.raises(CorpusRefusedError, match=r"^de\.txt, line 1: .*chat template does not take it"):
+            list(FolderCorpus(tmp_path, render=_renderer(tokenizer)).documents("de"))
+
+
+def test_a_tokenizer_without_a_template_is_refused(tokenizer):
+    plain = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    with pytest.raises(ModelRefusedError, match="no chat template; leave chat_template out"):
+        _renderer(plain)
+
+
+def draw(tokenizer, calibration, evaluation, **changes):
+    options = {
+        "languages": ["de"],
+        "evaluation_languages": ["de"],
+        "sequences": 4,
+        "evaluation_tokens": 512,
+        "sequence_length": 128,
+        "seed": 0,
+        "check": lambda: None,
+    }
+    return draw_samples(tokenizer, calibration=calibration, evaluation=evaluation, **{**options, **changes})
+
+
+def test_packed_conversations_begin_and_end_as_the_template_says_and_as_nothing_else(tmp_path, tokenizer, render):
+    lines = (TEXT / "de.txt").read_text(encoding="utf-8").splitlines()
+    talks = [
+        [{"role": "user", "content": a}, {"role": "assistant", "content": b}]
+        for a, b in zip(lines[::2], lines[1::2], strict=True)
+    ]
+    write_jsonl(tmp_path / "de.jsonl", [{"messages": talk} for talk in talks])
+    corpus = FolderCorpus(tmp_path, "messages", render)
+    drawn, held_out = draw(tokenizer, corpus, corpus)
+    for sample in (drawn["de"], held_out["de"]):
+        ids = sample.tokens.flatten()
+        text = tokenizer.decode(ids)
+        whole = text.split("<s>")[1:-1]
+        assert len(whole) >= 2
+        known = {render(talk).removeprefix("<s>") for talk in talks}
+        assert set(whole) <= known
+        special = (ids == BOS_ID) | (ids == EOS_ID)
+        assert special.sum() > 6
+        sizes = sample.token_bytes.flatten()
+        assert sizes[special].sum() == 0
+        assert sizes.sum() - (~special).sum() in (0, 1)  # the last character may be half there and count whole
+    assert not drawn["de"].document_hashes & held_out["de"].document_hashes
+
+
+def test_text_in_a_template_and_the_same_text_without_are_one_document_that_does_not_serve_both_purposes(
+    tmp_path, tokenizer, render
+):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "de.txt").write_bytes((TEXT / "de.txt").read_bytes())
+    plain, in_template = FolderCorpus(tmp_path / "one"), FolderCorpus(tmp_path / "one", render=render)
+    for without, within in zip(plain.documents("de"), in_template.documents("de"), strict=True):
+        assert document_hash(without) == document_hash(within)
+        assert for_evaluation(without) == for_evaluation(within)
+    for calibration, evaluation in (
+        (plain, in_template),
+        (in_template, plain),
+        (FolderCorpus(tmp_path / "other"), in_template),
+    ):
+        drawn, held_out = draw(tokenizer, calibration, evaluation, sequences=120)
+        assert drawn["de"].documents > 150
+        assert not drawn["de"].document_hashes & held_out["de"].document_hashes
