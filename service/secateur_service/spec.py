@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import langcodes
@@ -27,6 +27,7 @@ from secateur_service.calibration.mixing import (
 )
 from secateur_service.calibration.presets import DEFAULT_PRESET
 from secateur_service.errors import FieldViolation, InvalidSpecError
+from secateur_service.findings import independent, violations_of
 from secateur_service.pruning.methods import (
     GROUPS,
     METHODS,
@@ -463,8 +464,8 @@ def parse_parts(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldViol
         try:
             parts[name] = kind.model_validate(data.get(name, {}))
         except ValidationError as error:
-            for finding in _independent(error.errors()):
-                violations.extend(_violations(name, kind, finding))
+            for finding in independent(error.errors()):
+                violations.extend(violations_of(name, kind, finding))
     if "calibration" in parts and "pruning" in parts:
         between = _broken_between(parts["calibration"], parts["pruning"])
         violations += [FieldViolation(rule.field, f"{rule.problem}; {rule.remedy}") for rule in between]
@@ -498,51 +499,3 @@ def _kept_of_group(pattern: str | None) -> tuple[int, int] | None:
         return None
     kept, group = pattern.split(":")
     return int(kept), int(group)
-
-
-def _independent(findings: Sequence[Any]) -> Iterator[Any]:
-    """Leave out that a list is too short where its items are invalid: pydantic counts only the valid ones."""
-    for finding in findings:
-        path = finding["loc"]
-        if finding["type"] == "too_short" and any(
-            other["loc"][: len(path)] == path != other["loc"] for other in findings
-        ):
-            continue
-        yield finding
-
-
-def _violations(part: str, kind: type[BaseModel], finding: Any) -> list[FieldViolation]:
-    """Turn one of pydantic's findings into fields' paths, what is wrong with them and what they accept."""
-    path, remedy = part, ""
-    for step in finding["loc"]:
-        if isinstance(step, int):
-            path += f"[{step}]"
-            continue
-        path += f".{step}"
-        field = kind.model_fields.get(step)
-        if field is None:
-            remedy = f"known fields are {', '.join(kind.model_fields)}"
-            continue
-        remedy = f"expected {field.description}"
-        kind = _item_model(field.annotation) or kind
-    if finding["type"] == "rules":
-        broken = finding["ctx"]["broken"]
-        return [FieldViolation(f"{path}.{rule.field}", f"{rule.problem}; {rule.remedy}") for rule in broken]
-    problem = finding["msg"][0].lower() + finding["msg"][1:]
-    if finding["type"] == "value":
-        problem = f"{_shortened(finding['input'])} {problem}"
-    elif finding["type"] not in ("missing", "extra_forbidden"):
-        problem += f", not {_shortened(finding['input'])}"
-    return [FieldViolation(path, f"{problem}; {remedy}" if remedy else problem)]
-
-
-def _item_model(annotation: Any) -> type[BaseModel] | None:
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,61 @@
+"""What pydantic finds wrong with a part of a specification, as violations with the field's path and the remedy.
+
+The description of a field says what it accepts; a finding of type `rules` carries broken rules between fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from secateur_service.errors import FieldViolation
+
+
+def independent(findings: Sequence[Any]) -> Iterator[Any]:
+    """Leave out that a list is too short where its items are invalid: pydantic counts only the valid ones."""
+    for finding in findings:
+        path = finding["loc"]
+        if finding["type"] == "too_short" and any(
+            other["loc"][: len(path)] == path != other["loc"] for other in findings
+        ):
+            continue
+        yield finding
+
+
+def violations_of(part: str, kind: type[BaseModel], finding: Any) -> list[FieldViolation]:
+    """Turn one of pydantic's findings into fields' paths, what is wrong with them and what they accept."""
+    path, remedy = part, ""
+    for step in finding["loc"]:
+        if isinstance(step, int):
+            path += f"[{step}]"
+            continue
+        path += f".{step}"
+        field = kind.model_fields.get(step)
+        if field is None:
+            remedy = f"known fields are {', '.join(kind.model_fields)}"
+            continue
+        remedy = f"expected {field.description}"
+        kind = _item_model(field.annotation) or kind
+    if finding["type"] == "rules":
+        broken = finding["ctx"]["broken"]
+        return [FieldViolation(f"{path}.{rule.field}", f"{rule.problem}; {rule.remedy}") for rule in broken]
+    problem = finding["msg"][0].lower() + finding["msg"][1:]
+    if finding["type"] == "value":
+        problem = f"{_shortened(finding['input'])} {problem}"
+    elif finding["type"] not in ("missing", "extra_forbidden"):
+        problem += f", not {_shortened(finding['input'])}"
+    return [FieldViolation(path, f"{problem}; {remedy}" if remedy else problem)]
+
+
+def _item_model(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
