@@ -4,7 +4,7 @@ import os
 
 from hypothesis import settings
 
-from servers import database_url, postgres, s3_server
+from servers import authority, database_url, postgres, s3_server
 
 # Read when torch is loaded: threads that spin while they wait make tests ten times slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -13,4 +13,4 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
-__all__ = ["database_url", "postgres", "s3_server"]
+__all__ = ["authority", "database_url", "postgres", "s3_server"]

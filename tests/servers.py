@@ -1,4 +1,4 @@
-"""Real servers for tests: an S3 store out of a package, PostgreSQL, and an HTTP server that misbehaves as told."""
+"""Real servers for tests: S3 out of a package, PostgreSQL, and HTTP that misbehaves as told; and an authority."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from typing import Any
 import psycopg
 import pytest
 from pydantic import SecretStr
+
+from support.certificates import Authority
 
 
 def free_port() -> int:
@@ -126,6 +128,14 @@ def s3_server(tmp_path: Path) -> Iterator[S3Server]:
         yield server
     finally:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """An authority that issues certificates."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed: apt-get install openssl")
+    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 def postgres_folder() -> Path | None:

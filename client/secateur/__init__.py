@@ -25,6 +25,7 @@ from secateur._config import ClientConfig
 from secateur._download import DownloadProgress
 from secateur._errors import (
     AlreadyExistsError,
+    CertificateError,
     ClientClosedError,
     ConfigError,
     DamagedResultError,
@@ -46,6 +47,7 @@ from secateur._errors import (
     SecateurError,
     SequenceExpiredError,
     ServiceFaultError,
+    UnauthenticatedError,
     UnavailableError,
     WaitTimeoutError,
 )
@@ -71,6 +73,7 @@ __all__ = [
     "AsyncClient",
     "AsyncJobHandle",
     "BlockEvent",
+    "CertificateError",
     "Client",
     "ClientClosedError",
     "ClientConfig",
@@ -115,6 +118,7 @@ __all__ = [
     "SpecOptions",
     "StageEvent",
     "StateEvent",
+    "UnauthenticatedError",
     "UnavailableError",
     "WaitTimeoutError",
     "prune_spec",

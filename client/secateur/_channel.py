@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ def connection(config: ClientConfig) -> Connection:
     """How to reach the service that a configuration names.
 
     Raises:
-        ConfigError: the endpoint cannot be used, or the token would be sent in the clear.
+        ConfigError: the endpoint or a certificate cannot be used, or the token would be sent in the clear.
     """
     tls, address = _scheme(config.endpoint)
     target = _target(address, config.endpoint)
@@ -145,9 +146,43 @@ def _is_local(address: str) -> bool:
 
 
 def _credentials(config: ClientConfig) -> grpc.ChannelCredentials:
-    if config.ca_file is None:
-        return grpc.ssl_channel_credentials()
+    authorities = None if config.ca_file is None else _authorities(config.ca_file)
+    key, chain = _own_certificate(config)
+    return grpc.ssl_channel_credentials(authorities, key, chain)
+
+
+def _authorities(name: str) -> bytes:
+    content = _content("ca_file", name)
     try:
-        return grpc.ssl_channel_credentials(Path(config.ca_file).read_bytes())
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=content.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigError(
+            f"ca_file {name} holds no certificate; name a PEM file with the authorities that vouch for the service"
+        ) from error
+    return content
+
+
+def _own_certificate(config: ClientConfig) -> tuple[bytes | None, bytes | None]:
+    """Key and chain of our own certificate; None where there is none."""
+    certificate, key = config.certificate_file, config.key_file
+    if certificate is None and key is None:
+        return None, None
+    if certificate is None or key is None:
+        raise ConfigError("certificate_file and key_file belong together; set both or none")
+    contents = _content("key_file", key), _content("certificate_file", certificate)
+    try:
+        # An empty passphrase, lest OpenSSL asks for one at the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password="")
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(
+            f"certificate_file {certificate} and key_file {key} cannot be used; name PEM files of a certificate and of "
+            "its own private key, without a passphrase"
+        ) from error
+    return contents
+
+
+def _content(name: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
     except OSError as error:
-        raise ConfigError(f"cannot read ca_file {config.ca_file}: {error.strerror}") from error
+        raise ConfigError(f"cannot read {name} {path}: {error.strerror}") from error

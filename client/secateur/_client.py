@@ -38,6 +38,8 @@ class Client:
         *,
         token: str | None = None,
         ca_file: str | None = None,
+        certificate_file: str | None = None,
+        key_file: str | None = None,
         timeout_seconds: float | None = None,
         reconnect_seconds: float | None = None,
     ) -> None:
@@ -45,6 +47,8 @@ class Client:
             "endpoint": endpoint,
             "token": token,
             "ca_file": ca_file,
+            "certificate_file": certificate_file,
+            "key_file": key_file,
             "timeout_seconds": timeout_seconds,
             "reconnect_seconds": reconnect_seconds,
         }

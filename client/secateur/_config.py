@@ -27,6 +27,8 @@ class ClientConfig:
             separated by commas; any target of gRPC will do, `dns:///name:port` spreads calls over all replicas.
         token: Bearer token, sent only over TLS or to this machine.
         ca_file: PEM file with the certificate authorities to trust, in place of gRPC's own.
+        certificate_file: PEM file with our own certificate and its chain, for a service that asks clients for one.
+        key_file: PEM file with the private key of that certificate, without a passphrase.
         timeout_seconds: Time for one answer, retries included.
         reconnect_seconds: How long a watch tries to get back to a service that it has lost before it gives up.
     """
@@ -34,6 +36,8 @@ class ClientConfig:
     endpoint: str = DEFAULT_ENDPOINT
     token: str | None = None
     ca_file: str | None = None
+    certificate_file: str | None = None
+    key_file: str | None = None
     timeout_seconds: float = 60.0
     reconnect_seconds: float = 300.0
 

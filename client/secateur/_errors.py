@@ -12,9 +12,11 @@
     │   │   └── NotReadyError        the job has no result, or not yet
     │   ├── DamagedResultError       what the job published is gone or was changed
     │   ├── SequenceExpiredError     a watch wants to resume after an event that the service does not have
-    │   ├── PermissionDeniedError    no token, a wrong one, or one that may not do this
+    │   ├── UnauthenticatedError     no token, a wrong one, or one that has expired
+    │   ├── PermissionDeniedError    the token may not do this
     │   ├── OverloadedError          a limit of the service is reached; try again later
     │   ├── UnavailableError         the service cannot be reached or is stopping
+    │   │   └── CertificateError     who answers is not proven to be the service
     │   ├── DeadlineError            the service did not answer in time
     │   └── ServiceFaultError        a defect of the service or of something between
     ├── JobError                     the job ended without a result
@@ -29,6 +31,7 @@ Each carries a stable ``reason`` (UPPER_SNAKE_CASE), whether it is ``retryable``
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +43,8 @@ from google.rpc import error_details_pb2, status_pb2
 DOMAIN = "secateur"
 _DETAILS_KEY = "grpc-status-details-bin"
 _SPEC_PREFIX = "spec."
+# What gRPC itself says, on this side and in no other form, of a certificate that it does not trust.
+_NOT_TRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED: ([\w ,.'-]{1,100})|(Hostname Verification Check failed)")
 
 
 class SecateurError(Exception):
@@ -155,8 +160,14 @@ class SequenceExpiredError(RequestError):
     reason = "SEQUENCE_OUT_OF_RANGE"
 
 
+class UnauthenticatedError(RequestError):
+    """There was no token (reason TOKEN_MISSING), a wrong one (TOKEN_INVALID), or an old one (TOKEN_EXPIRED)."""
+
+    reason = "UNAUTHENTICATED"
+
+
 class PermissionDeniedError(RequestError):
-    """There was no token, a wrong one, or one that may not do this."""
+    """The token may not do this."""
 
     reason = "PERMISSION_DENIED"
 
@@ -173,6 +184,16 @@ class UnavailableError(RequestError):
 
     reason = "UNAVAILABLE"
     retryable = True
+
+
+class CertificateError(UnavailableError):
+    """No authority that we trust says that who answers is the service; nothing was sent.
+
+    A service that has several addresses may be told as unavailable instead: gRPC gives the reason of the last one only.
+    """
+
+    reason = "CERTIFICATE_NOT_TRUSTED"
+    retryable = False
 
 
 class DeadlineError(RequestError):
@@ -240,7 +261,7 @@ _CLASSES: Mapping[grpc.StatusCode, type[RequestError]] = {
     grpc.StatusCode.FAILED_PRECONDITION: PreconditionError,
     grpc.StatusCode.DATA_LOSS: DamagedResultError,
     grpc.StatusCode.OUT_OF_RANGE: SequenceExpiredError,
-    grpc.StatusCode.UNAUTHENTICATED: PermissionDeniedError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
@@ -249,7 +270,10 @@ _CLASSES: Mapping[grpc.StatusCode, type[RequestError]] = {
 
 
 def from_rpc_error(rpc_error: grpc.RpcError) -> RequestError:
-    """The SDK's error for one of gRPC's, decided by status code and google.rpc details and never by the text."""
+    """The SDK's error for one of gRPC's, decided by status code and google.rpc details and never by the service's text.
+
+    Of certificates gRPC tells only in a text, its own.
+    """
     error = _from_status(rpc_error.code(), rpc_error.details() or "", _details(rpc_error.trailing_metadata() or ()))
     error.code = rpc_error.code()
     return error
@@ -269,6 +293,11 @@ def _from_status(code: grpc.StatusCode, message: str, details: Sequence[Any]) ->
         ]
         kind = InvalidSpecError if reason == InvalidSpecError.reason else InvalidRequestError
         error = kind(violations, message, reason=reason, metadata=metadata)
+    elif code is grpc.StatusCode.UNAVAILABLE and not details and (found := _NOT_TRUSTED.search(message)):
+        error = CertificateError(
+            f"the certificate of the service is not trusted ({found[1] or found[2]}); name the authority that "
+            "issued it with ca_file (SECATEUR_CA_FILE), and the service by a name that is in the certificate"
+        )
     else:
         not_ready = code is grpc.StatusCode.FAILED_PRECONDITION and reason == NotReadyError.reason
         kind_of_error = NotReadyError if not_ready else _CLASSES.get(code, ServiceFaultError)

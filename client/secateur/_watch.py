@@ -18,6 +18,7 @@ import grpc
 
 from secateur._convert import event_from, job_from
 from secateur._errors import (
+    CertificateError,
     DeadlineError,
     OverloadedError,
     RequestError,
@@ -148,6 +149,8 @@ def _has_ended(name: str, position: int, timeout_seconds: float) -> Flow[bool]:
 
 def _is_disconnect(error: RequestError) -> bool:
     """Whether an error says nothing about the job or the request, so that trying again makes sense."""
+    if isinstance(error, CertificateError):
+        return False
     if isinstance(error, UnavailableError | DeadlineError):
         return True
     if isinstance(error, OverloadedError):

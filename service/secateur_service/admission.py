@@ -54,8 +54,8 @@ class AccessPolicy:
     on_device: bool
 
     @classmethod
-    def from_settings(cls, settings: Settings, counter: RequestCounter) -> AccessPolicy:
-        """The policy of a server, whose requests to object stores are counted."""
+    def from_settings(cls, settings: Settings, counter: RequestCounter | None = None) -> AccessPolicy:
+        """The policy of a server; requests to object stores are counted."""
         return cls(
             sources=open_sources(settings, counter),
             destinations=tuple(settings.destinations),

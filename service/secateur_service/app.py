@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from secateur_service import __version__
 from secateur_service.admission import AccessPolicy, admit
+from secateur_service.api.reloaded import UnusableFileError
 from secateur_service.api.server import ApiServer
 from secateur_service.artifacts import ObjectStore, ObservedStore, open_store
 from secateur_service.durable import write_durably
@@ -48,7 +49,8 @@ def run(settings: Settings, *, ready_file: Path | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
 
     Raises:
-        CannotStartError: an address cannot be bound, a folder cannot be written, or there is no database.
+        CannotStartError: an address cannot be bound, a folder cannot be written, certificates or tokens cannot be
+            read, or there is no database.
     """
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     asyncio.run(_serve(settings, ready_file))
@@ -56,10 +58,7 @@ def run(settings: Settings, *, ready_file: Path | None = None) -> None:
 
 async def _serve(settings: Settings, ready_file: Path | None) -> None:
     _log.info("settings", version=__version__, **redact(settings.redacted()))
-    if settings.public_addresses:
-        _log.warning(
-            "UNSAFE: other machines can reach this server, and it asks nobody who they are", **settings.public_addresses
-        )
+    _tell_who_reaches(settings)
     ended = _end_on_signals()
     with contextlib.closing(await asyncio.to_thread(_open_job_store, settings)) as store:
         metrics = Metrics(CollectorRegistry(), version=__version__)
@@ -67,14 +66,7 @@ async def _serve(settings: Settings, ready_file: Path | None) -> None:
         executor = LocalExecutor(settings)
         dispatcher = _dispatcher(settings, store, executor, metrics)
         janitor = _janitor(settings, store, executor, metrics)
-        server = ApiServer(
-            settings,
-            store,
-            metrics,
-            admit=partial(admit, access=AccessPolicy.from_settings(settings, metrics)),
-            open_results=partial(_open_results, settings=settings, metrics=metrics),
-            subscribers=[partial(_wake, dispatcher)],
-        )
+        server = _api_server(settings, store, metrics, dispatcher)
         async with _serving(server), _metrics_server(settings, metrics) as metrics_address:
             addresses = {"grpc": server.address, "metrics": metrics_address}
             _log.info("serving", pid=os.getpid(), **addresses)
@@ -89,6 +81,17 @@ async def _serve(settings: Settings, ready_file: Path | None) -> None:
     _log.info("stopped")
 
 
+def _tell_who_reaches(settings: Settings) -> None:
+    if settings.missing_protection:
+        _log.warning(
+            "UNSAFE: other machines can reach this server",
+            listen=settings.listen,
+            missing=list(settings.missing_protection),
+        )
+    if "metrics_listen" in settings.public_addresses:
+        _log.info("other machines can read the metrics", metrics_listen=settings.metrics_listen)
+
+
 def _open_job_store(settings: Settings) -> SqlJobStore:
     """The store, with its schema up to date."""
     try:
@@ -98,6 +101,20 @@ def _open_job_store(settings: Settings) -> SqlJobStore:
     except (OSError, ValueError, TransientError) as error:
         raise CannotStartError(f"the job store cannot be opened: {error}") from error
     return store
+
+
+def _api_server(settings: Settings, store: SqlJobStore, metrics: Metrics, dispatcher: Dispatcher) -> ApiServer:
+    try:
+        return ApiServer(
+            settings,
+            store,
+            metrics,
+            admit=partial(admit, access=AccessPolicy.from_settings(settings, metrics)),
+            open_results=partial(_open_results, settings=settings, metrics=metrics),
+            subscribers=[partial(_wake, dispatcher)],
+        )
+    except UnusableFileError as error:
+        raise CannotStartError(str(error)) from error
 
 
 def _dispatcher(settings: Settings, store: JobStore, executor: Executor, metrics: Metrics) -> Dispatcher:

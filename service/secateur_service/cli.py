@@ -26,6 +26,15 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+tokens = typer.Typer(
+    name="tokens",
+    help="Make, list and revoke the tokens that callers have to show.\n\nThey are kept in the file of the setting "
+    "tokens_file, hashed. A running server follows the file within a second; every replica needs it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(tokens)
+
 _FLAGS = {
     "listen": "listen",
     "data_dir": "data-dir",
@@ -33,6 +42,10 @@ _FLAGS = {
     "destinations": "destination",
     "metrics_listen": "metrics-listen",
     "allow_public_listen": "allow-public-listen",
+    "tls_certificate": "tls-certificate",
+    "tls_key": "tls-key",
+    "tls_client_ca": "tls-client-ca",
+    "tokens_file": "tokens-file",
 }
 """The settings that `serve` has flags for."""
 
@@ -44,6 +57,8 @@ def main() -> None:
     """Entry point of the command."""
     # Read when torch is loaded: threads that spin while they wait slow down whatever else runs here, tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when grpc is loaded: else every failed handshake of a stranger is a line in our log that is no JSON.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     app()
 
 
@@ -108,9 +123,22 @@ def serve(
         bool | None,
         typer.Option(
             "--allow-public-listen",
-            help="Permit --listen and --metrics-listen addresses that other machines can reach. Unsafe: there is no "
-            "authentication yet.",
+            help="Permit a --listen address that other machines can reach although TLS or tokens are missing. Unsafe, "
+            "unless a proxy in front does what is missing.",
         ),
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(help="PEM file of the certificate, with its chain. Turns TLS on; exchanged without a restart."),
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's private key.")] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(help="PEM file of authorities; only clients with a certificate of theirs get a connection."),
+    ] = None,
+    tokens_file: Annotated[
+        Path | None,
+        typer.Option(help="File of the tokens that callers have to show; `secateur-service tokens` writes it."),
     ] = None,
     ready_file: Annotated[
         Path | None,
@@ -131,6 +159,10 @@ def serve(
         destinations=destination or None,
         metrics_listen=metrics_listen,
         allow_public_listen=allow_public_listen,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
+        tokens_file=tokens_file,
     )
     try:
         application.run(settings, ready_file=ready_file)
@@ -218,6 +250,47 @@ def demo(
     from secateur_service.demo.command import run_demo
 
     sys.exit(run_demo(data_dir))
+
+
+TokensFile = Annotated[
+    Path | None,
+    typer.Option("--tokens-file", help="The file of tokens.", show_default="SECATEUR_TOKENS_FILE"),
+]
+TokenArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="Who shows the token: letters, digits, `.`, `_` and `-`.")
+]
+
+
+@tokens.command("create")
+def create_token(
+    name: TokenArgument,
+    *,
+    expires: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="How long it is good: 30d, 12h, 90m or 2w.", show_default="for ever"),
+    ] = None,
+    tokens_file: TokensFile = None,
+) -> None:
+    """Make a token and print it, this once. The file is made where there is none."""
+    from secateur_service.tokens_command import create
+
+    sys.exit(create(_settings(tokens_file=tokens_file).tokens_file, name, expires))
+
+
+@tokens.command("list")
+def list_tokens(*, tokens_file: TokensFile = None) -> None:
+    """List the tokens: name, creation and expiry. The tokens themselves are not kept."""
+    from secateur_service.tokens_command import list_all
+
+    sys.exit(list_all(_settings(tokens_file=tokens_file).tokens_file))
+
+
+@tokens.command("revoke")
+def revoke_token(name: TokenArgument, *, tokens_file: TokensFile = None) -> None:
+    """Revoke a token: new calls with it are refused within a second. Streams that are open go on."""
+    from secateur_service.tokens_command import revoke
+
+    sys.exit(revoke(_settings(tokens_file=tokens_file).tokens_file, name))
 
 
 def _settings(**given: Any) -> Settings:

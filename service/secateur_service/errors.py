@@ -3,6 +3,7 @@
     ServiceError
     ├── InvalidRequestError      the request breaks rules; lists every broken one
     │   └── InvalidSpecError     the specification in it does
+    ├── UnauthenticatedError     the call shows no token, or none that is good
     ├── NotFoundError            no such job, report or page
     ├── RequestIdReusedError     a request id came back with another request
     ├── NotReadyError            the job is not in the state that the call needs
@@ -68,6 +69,12 @@ class InvalidSpecError(InvalidRequestError):
     """The specification breaks rules; ``violations`` lists all of them, with paths from the specification's root."""
 
     reason = "INVALID_SPEC"
+
+
+class UnauthenticatedError(ServiceError):
+    """The call shows no token (TOKEN_MISSING), an unknown one (TOKEN_INVALID), or an old one (TOKEN_EXPIRED)."""
+
+    reason = "TOKEN_INVALID"
 
 
 class NotFoundError(ServiceError):

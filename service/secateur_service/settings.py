@@ -65,6 +65,7 @@ def _check_store(endpoint: str | None) -> str | None:
 StoreUrl = Annotated[str | None, BeforeValidator(_empty_is_unset), AfterValidator(_check_store)]
 AccessKey = Annotated[str | None, BeforeValidator(_empty_is_unset)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_empty_is_unset)]
+OptionalFile = Annotated[Path | None, BeforeValidator(_empty_is_unset)]
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,31 @@ class Settings(BaseSettings):
     listen: str = Field(default="127.0.0.1:50051", description="address of the gRPC server, host:port or unix:path")
     allow_public_listen: bool = Field(
         default=False,
-        description="permits addresses in `listen` and `metrics_listen` that other machines can reach; unsafe, there "
-        "is no authentication yet",
+        description="permits an address in `listen` that other machines can reach although there is no "
+        "`tls_certificate` or no `tokens_file`; for servers behind a proxy that does what is missing, else unsafe",
+    )
+    tls_certificate: OptionalFile = Field(
+        default=None,
+        description="PEM file of the gRPC server's certificate, followed by those between it and its authority; with "
+        "`tls_key` it turns TLS on; both are read again when they change",
+    )
+    tls_key: OptionalFile = Field(
+        default=None, description="PEM file of the private key of `tls_certificate`, without a passphrase"
+    )
+    tls_client_ca: OptionalFile = Field(
+        default=None,
+        description="PEM file of the authorities of clients' certificates; with it, only clients that present a "
+        "certificate of theirs get a connection; read again when it changes",
+    )
+    tokens_file: OptionalFile = Field(
+        default=None,
+        description="file of the tokens that callers have to show, written by `secateur-service tokens`; read again "
+        "when it changes; without it nobody is asked who they are",
     )
     metrics_listen: str = Field(
-        default="127.0.0.1:9464", description="address of the Prometheus endpoint, host:port; empty turns it off"
+        default="127.0.0.1:9464",
+        description="address of the Prometheus endpoint, host:port; empty turns it off. It has neither TLS nor tokens: "
+        "whoever reaches it reads its figures, which name no job, model or caller",
     )
     file_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(), description="folders below which file:// models and corpora may be read; none by default"
@@ -257,6 +278,11 @@ class Settings(BaseSettings):
     def _make_absolute(cls, path: Path) -> Path:
         return path.expanduser().absolute()
 
+    @field_validator("tls_certificate", "tls_key", "tls_client_ca", "tokens_file")
+    @classmethod
+    def _make_file_absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
+
     @field_validator("file_roots", mode="before")
     @classmethod
     def _split_paths(cls, value: Any) -> Any:
@@ -340,12 +366,17 @@ class Settings(BaseSettings):
             raise ValueError("listen is empty; give the gRPC server an address, e.g. 127.0.0.1:50051")
         if self.metrics_listen.startswith("unix:"):
             raise ValueError("metrics_listen takes host:port only; Prometheus does not scrape sockets of files")
-        for name, address in self.public_addresses.items():
-            if not self.allow_public_listen:
-                raise ValueError(
-                    f"{name} is {address!r}, which other machines can reach, and this server has no authentication "
-                    "yet; listen on 127.0.0.1, or set SECATEUR_ALLOW_PUBLIC_LISTEN=true if you mean it"
-                )
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together; set both or none")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs TLS; set tls_certificate and tls_key too")
+        if self.missing_protection and not self.allow_public_listen:
+            raise ValueError(
+                f"listen is {self.listen!r}, which other machines can reach, and this server has "
+                f"{' and '.join(f'no {part}' for part in self.missing_protection)}; set tls_certificate, tls_key and "
+                "tokens_file (secateur-service tokens create NAME), or listen on 127.0.0.1, or set "
+                "SECATEUR_ALLOW_PUBLIC_LISTEN=true where a proxy in front does what is missing"
+            )
         if (self.s3_access_key is None) != (self.s3_secret_key is None):
             raise ValueError("s3_access_key and s3_secret_key belong together; set both or none")
         return self
@@ -355,6 +386,14 @@ class Settings(BaseSettings):
         """The addresses that other machines can reach, by the setting that names them."""
         addresses = {"listen": self.listen, "metrics_listen": self.metrics_listen}
         return {name: address for name, address in addresses.items() if address and not _is_local(address)}
+
+    @property
+    def missing_protection(self) -> tuple[str, ...]:
+        """What the gRPC server should have and does not, where other machines can reach it."""
+        if _is_local(self.listen):
+            return ()
+        parts = {"TLS": self.tls_certificate, "tokens": self.tokens_file}
+        return tuple(name for name, value in parts.items() if value is None)
 
     @property
     def worker_threads(self) -> int:

@@ -153,22 +153,29 @@ def _serve(tmp_path: Path, *flags: str, **variables: str) -> subprocess.Complete
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("flag", ["--listen", "--metrics-listen"])
-def test_listening_where_other_machines_reach_must_be_asked_for(tmp_path: Path, flag: str):
-    ended = _serve(tmp_path, flag, "0.0.0.0:0")
+def test_listening_where_other_machines_reach_must_be_asked_for(tmp_path: Path):
+    ended = _serve(tmp_path, "--listen", "0.0.0.0:0")
     assert ended.returncode == 2
-    assert "no authentication" in ended.stderr
+    assert "no TLS and no tokens" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("flag", ["--listen", "--metrics-listen"])
-def test_listening_publicly_on_demand_is_logged_as_unsafe(tmp_path: Path, flag: str):
-    server = ServerProcess(tmp_path / "data", flag, "0.0.0.0:0", "--allow-public-listen").start()
+def test_listening_publicly_on_demand_is_logged_as_unsafe(tmp_path: Path):
+    server = ServerProcess(tmp_path / "data", "--listen", "0.0.0.0:0", "--allow-public-listen").start()
     server.process.terminate()
     assert server.process.wait(20) == 0
     [warning] = [line for line in server.lines() if line["level"] == "warning"]
     assert "UNSAFE" in warning["event"]
-    assert warning[flag.removeprefix("--").replace("-", "_")] == "0.0.0.0:0"
+    assert (warning["listen"], warning["missing"]) == ("0.0.0.0:0", ["TLS", "tokens"])
+
+
+def test_metrics_that_other_machines_can_read_are_told_and_are_no_warning(tmp_path: Path):
+    server = ServerProcess(tmp_path / "data", "--metrics-listen", "0.0.0.0:0").start()
+    server.process.terminate()
+    assert server.process.wait(20) == 0
+    assert [line for line in server.lines() if line["level"] == "warning"] == []
+    [line] = [line for line in server.lines() if line.get("metrics_listen") and line["event"] != "settings"]
+    assert line["metrics_listen"] == "0.0.0.0:0"
 
 
 def test_an_address_in_use_is_one_line_that_says_so(tmp_path: Path):

@@ -83,19 +83,32 @@ def test_an_unknown_name_in_the_file_is_refused(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "192.168.1.4:1", "myhost:50051", "127.0.0.1.a:1"])
-def test_a_public_address_must_be_asked_for(listen):
-    with pytest.raises(ValidationError, match="SECATEUR_ALLOW_PUBLIC_LISTEN=true"):
-        Settings(listen=listen)
-    assert Settings(listen=listen, allow_public_listen=True).public_addresses == {"listen": listen}
+def test_a_public_address_needs_tls_and_tokens_or_must_be_asked_for(listen):
+    tls, tokens = {"tls_certificate": "/c.pem", "tls_key": "/k.pem"}, {"tokens_file": "/t.json"}
+    for given, missing in ({}, "no TLS and no tokens"), (tls, "no tokens;"), (tokens, "no TLS;"):
+        with pytest.raises(ValidationError, match=f"{missing}.*SECATEUR_ALLOW_PUBLIC_LISTEN=true"):
+            Settings(listen=listen, **given)
+        allowed = Settings(listen=listen, allow_public_listen=True, **given)
+        assert allowed.public_addresses == {"listen": listen}
+        assert len(allowed.missing_protection) == missing.count("no ")
+    assert Settings(listen=listen, **tls, **tokens).missing_protection == ()
 
 
-def test_a_public_address_for_metrics_must_be_asked_for_too():
-    with pytest.raises(
-        ValidationError, match=r"metrics_listen is '0\.0\.0\.0:9464'.*SECATEUR_ALLOW_PUBLIC_LISTEN=true"
-    ):
-        Settings(metrics_listen="0.0.0.0:9464")
-    settings = Settings(metrics_listen="0.0.0.0:9464", allow_public_listen=True)
+def test_a_public_address_for_metrics_is_permission_enough_and_gives_none_for_calls():
+    settings = Settings(metrics_listen="0.0.0.0:9464")
     assert settings.public_addresses == {"metrics_listen": "0.0.0.0:9464"}
+    assert settings.missing_protection == ()
+    with pytest.raises(ValidationError, match="listen is"):
+        Settings(metrics_listen="0.0.0.0:9464", listen="0.0.0.0:1")
+
+
+def test_files_of_the_doors_are_absolute_and_may_be_empty(monkeypatch, tmp_path):
+    monkeypatch.setenv("SECATEUR_TLS_CLIENT_CA", "")
+    monkeypatch.setenv("SECATEUR_TOKENS_FILE", "tokens.json")
+    settings = Settings(tls_certificate="c.pem", tls_key="~/k.pem")
+    assert settings.tls_client_ca is None
+    assert (settings.tokens_file, settings.tls_certificate) == (tmp_path / "tokens.json", tmp_path / "c.pem")
+    assert settings.tls_key.is_absolute()
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.8.8.8:50051", "[::1]:50051", "localhost:50051", "unix:/run/s"])
@@ -119,6 +132,9 @@ def test_a_local_address_needs_no_permission(listen):
         ({"s3_endpoint": "minio:9000"}, "https://host:port"),
         ({"s3_endpoint": "https://user:secret@host"}, "set s3_access_key"),
         ({"s3_access_key": "a"}, "belong together"),
+        ({"tls_certificate": "/c.pem"}, "tls_certificate and tls_key belong together"),
+        ({"tls_key": "/k.pem"}, "tls_certificate and tls_key belong together"),
+        ({"tls_client_ca": "/ca.pem"}, "tls_client_ca needs TLS"),
         ({"lease_seconds": 0}, "greater than 0"),
         ({"lease_seconds": float("nan")}, "finite"),
     ],
@@ -157,6 +173,10 @@ def test_a_worker_reads_exactly_its_servers_settings(monkeypatch, tmp_path):
         metrics_listen="",
         allow_public_listen=True,
         listen="0.0.0.0:1",
+        tls_certificate="c.pem",
+        tls_key="k.pem",
+        tls_client_ca="ca.pem",
+        tokens_file="tokens.json",
     )
     monkeypatch.chdir("/")
     for name, text in settings.worker_environment().items():

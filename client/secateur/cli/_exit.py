@@ -6,6 +6,7 @@ import enum
 import json
 
 from secateur._errors import (
+    CertificateError,
     ConfigError,
     DamagedResultError,
     DeadlineError,
@@ -17,6 +18,7 @@ from secateur._errors import (
     NotFoundError,
     OverloadedError,
     SecateurError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from secateur.cli._text import clean
@@ -34,6 +36,7 @@ class ExitCode(enum.IntEnum):
     JOB_CANCELLED = 6
     REFUSED = 7
     DOWNLOAD_FAILED = 8
+    UNAUTHENTICATED = 9
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -43,6 +46,7 @@ _CODES: tuple[tuple[type[SecateurError], ExitCode], ...] = (
     (InvalidSpecError, ExitCode.INVALID_SPEC),
     (InvalidRequestError, ExitCode.USAGE),
     (NotFoundError, ExitCode.NOT_FOUND),
+    (UnauthenticatedError, ExitCode.UNAUTHENTICATED),
     (UnavailableError, ExitCode.UNAVAILABLE),
     (DeadlineError, ExitCode.UNAVAILABLE),
     (OverloadedError, ExitCode.UNAVAILABLE),
@@ -63,9 +67,20 @@ def error_text(error: SecateurError, endpoint: str) -> str:
     if isinstance(error, InvalidRequestError) and error.violations:
         return "\n".join(clean(str(violation)) for violation in error.violations)
     message = clean(error.message)
+    if isinstance(error, CertificateError):
+        return f"{endpoint}: {message}"
     if isinstance(error, UnavailableError | DeadlineError):
-        return f"the service at {endpoint} does not answer: {message}\ncheck --endpoint and that the service runs"
+        return f"the service at {endpoint} does not answer: {message}\n{_remedy(endpoint)}"
     return message
+
+
+def _remedy(endpoint: str) -> str:
+    if endpoint.startswith("https://"):
+        return (
+            "check --endpoint, that the service runs and uses TLS, that SECATEUR_CA_FILE names its authority, and "
+            "whether it asks for a certificate of yours (SECATEUR_CERTIFICATE_FILE, SECATEUR_KEY_FILE)"
+        )
+    return "check --endpoint and that the service runs; where it uses TLS the endpoint is https://HOST:PORT"
 
 
 def error_json(error: SecateurError) -> str:

@@ -25,6 +25,7 @@ RETRY_DELAY_SECONDS = 1
 
 GRPC_CODES: Mapping[type[ServiceError], grpc.StatusCode] = {
     errors.InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.RequestIdReusedError: grpc.StatusCode.ALREADY_EXISTS,
     errors.NotReadyError: grpc.StatusCode.FAILED_PRECONDITION,

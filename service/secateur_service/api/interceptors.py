@@ -1,7 +1,8 @@
-"""What happens around every call: a request id, a measurement, a log line, and errors in their wire form.
+"""What happens around every call: a token, a request id, a measurement, a log line, and errors in their wire form.
 
-One interceptor does all four, because they share the outcome of the call and their order matters: the id is bound
-before anything is logged, and the error is translated before its code is counted.
+One interceptor does all five, because they share the outcome of the call and their order matters: the id is bound
+before anything is logged, the error is translated before its code is counted, and a caller without a token is counted
+and logged like any other, but nothing that it sent is parsed.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import inspect
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -21,22 +23,35 @@ import structlog
 from google.rpc import status_pb2
 
 from secateur_service.api import errors
-from secateur_service.errors import ServiceError
+from secateur_service.api.tokens import CALLER, Tokens
+from secateur_service.errors import ServiceError, UnauthenticatedError
 from secateur_service.telemetry.metrics import Metrics
 
 REQUEST_ID_KEY = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Probes come every few seconds; a line for each would bury the rest.
 _QUIET_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+# Who probes has no token.
+_OPEN_SERVICES = ("/grpc.health.v1.Health/",)
 
 _log = structlog.get_logger(__name__)
+
+Caller: TypeAlias = str | UnauthenticatedError | None
+"""The name of the token that a call shows, why it is refused, or None where nobody is asked."""
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
     """Wraps every method of the server."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, tokens: Tokens | None) -> None:
+        """Prepare.
+
+        Args:
+            metrics: where calls are counted and timed.
+            tokens: who may call; None lets everybody.
+        """
         self._metrics = metrics
+        self._tokens = tokens
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         """Wrap the handler of a method; an unknown method has none and stays UNIMPLEMENTED."""
@@ -44,29 +59,45 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
         if handler is None:
             return None
         method = handler_call_details.method
+        caller = self._caller_of(method, handler_call_details.invocation_metadata or ())
+        once, many = partial(self._answer_once, method, caller), partial(self._answer_many, method, caller)
         kinds = {
-            (False, False): (grpc.unary_unary_rpc_method_handler, self._answer_once(method, handler.unary_unary)),
-            (False, True): (grpc.unary_stream_rpc_method_handler, self._answer_many(method, handler.unary_stream)),
-            (True, False): (grpc.stream_unary_rpc_method_handler, self._answer_once(method, handler.stream_unary)),
-            (True, True): (grpc.stream_stream_rpc_method_handler, self._answer_many(method, handler.stream_stream)),
+            (False, False): (grpc.unary_unary_rpc_method_handler, once, handler.unary_unary),
+            (False, True): (grpc.unary_stream_rpc_method_handler, many, handler.unary_stream),
+            (True, False): (grpc.stream_unary_rpc_method_handler, once, handler.stream_unary),
+            (True, True): (grpc.stream_stream_rpc_method_handler, many, handler.stream_stream),
         }
-        make, behaviour = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
-        return make(behaviour, handler.request_deserializer, handler.response_serializer)
+        make, wrap, behaviour = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
+        parse = None if isinstance(caller, UnauthenticatedError) else handler.request_deserializer
+        return make(wrap(behaviour), parse, handler.response_serializer)
 
-    def _answer_once(self, method: str, behaviour: Callable[..., Any]) -> Callable[[Any, Any], Awaitable[Any]]:
+    def _caller_of(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
+        """Who calls, or why the call is refused."""
+        if self._tokens is None or method.startswith(_OPEN_SERVICES):
+            return None
+        try:
+            return self._tokens.caller_of(metadata)
+        except UnauthenticatedError as error:
+            return error
+
+    def _answer_once(
+        self, method: str, caller: Caller, behaviour: Callable[..., Any]
+    ) -> Callable[[Any, Any], Awaitable[Any]]:
         async def answer(request: Any, context: Any) -> Any:
             started = time.monotonic()
             try:
-                async with self._around(method, context):
+                async with self._around(method, caller, context):
                     return await behaviour(request, context)
             finally:
                 self._metrics.rpc_duration.labels(method=method).observe(time.monotonic() - started)
 
         return answer
 
-    def _answer_many(self, method: str, behaviour: Callable[..., Any]) -> Callable[[Any, Any], Awaitable[None]]:
+    def _answer_many(
+        self, method: str, caller: Caller, behaviour: Callable[..., Any]
+    ) -> Callable[[Any, Any], Awaitable[None]]:
         async def answer(request: Any, context: Any) -> None:
-            async with self._around(method, context):
+            async with self._around(method, caller, context):
                 answers = behaviour(request, context)
                 if inspect.isasyncgen(answers):
                     async for message in answers:
@@ -77,15 +108,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
         return answer
 
     @asynccontextmanager
-    async def _around(self, method: str, context: Any) -> AsyncIterator[None]:
+    async def _around(self, method: str, caller: Caller, context: Any) -> AsyncIterator[None]:
         request_id = _request_id(context)
         trailers = ((REQUEST_ID_KEY, request_id),)
         code = grpc.StatusCode.OK
         started = time.monotonic()
-        with structlog.contextvars.bound_contextvars(request_id=request_id, method=method):
+        bound = {"request_id": request_id, "method": method}
+        if isinstance(caller, str):
+            bound["caller"] = caller
+            CALLER.set(caller)  # in this call's own task
+        refusal = _refusal(caller, context)
+        with structlog.contextvars.bound_contextvars(**bound):
             context.set_trailing_metadata(trailers)
             try:
                 try:
+                    _check(caller)
                     yield
                 except ServiceError as error:
                     status = errors.status_of(error)
@@ -103,8 +140,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
                     await _abort(context, status, trailers)
             finally:
                 self._metrics.rpc_requests.labels(method=method, code=code.name).inc()
-                log = _log.debug if method.startswith(_QUIET_SERVICES) else _log.info
-                log("call", code=code.name, duration_seconds=round(time.monotonic() - started, 6))
+                log = _log.debug if method.startswith(_QUIET_SERVICES) and not refusal else _log.info
+                log("call", code=code.name, duration_seconds=round(time.monotonic() - started, 6), **refusal)
+
+
+def _check(caller: Caller) -> None:
+    if isinstance(caller, UnauthenticatedError):
+        raise caller
+
+
+def _refusal(caller: Caller, context: Any) -> dict[str, str]:
+    """What the log says of a caller that is refused."""
+    if not isinstance(caller, UnauthenticatedError):
+        return {}
+    return {"reason": caller.reason, "peer": context.peer(), **caller.metadata}
 
 
 async def _abort(context: Any, status: status_pb2.Status, trailers: tuple[tuple[str, str], ...]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -17,6 +19,8 @@ from secateur_service.api.follower import EventFollower, Subscriber
 from secateur_service.api.interceptors import CallInterceptor
 from secateur_service.api.published import PublishedResults
 from secateur_service.api.servicer import Admit, PruneServicer
+from secateur_service.api.tls import Certificates
+from secateur_service.api.tokens import Tokens
 from secateur_service.api.watch import JobWatcher, WatchHub
 from secateur_service.artifacts.port import ObjectStore
 from secateur_service.calibration.mixing import POLICIES
@@ -40,6 +44,8 @@ _KEEPALIVE_MS = 60_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
 # Clients may ping every 20 s, with or without calls; the slack is for their clocks.
 _SHORTEST_PING_INTERVAL_MS = 15_000
+# How often the files of certificates and tokens are looked at: a revoked token is refused within a second.
+_LOOK_SECONDS = 0.5
 
 
 class ApiServer:
@@ -58,13 +64,23 @@ class ApiServer:
         """Prepare the server.
 
         Args:
-            settings: addresses and limits.
+            settings: addresses, limits, and the files of certificates and tokens.
             store: the jobs.
             metrics: where calls, streams and jobs are counted.
             admit: checks and resolves a specification.
             open_results: opens a destination to read what was published there.
             subscribers: called in the event loop with every new event of the store; must be quick.
+
+        Raises:
+            UnusableFileError: certificates or tokens cannot be read.
         """
+        self._certificates = Certificates.from_settings(settings)
+        tokens = Tokens.from_settings(settings)
+        self._looks = [source.look for source in (self._certificates, tokens) if source is not None]
+        self._looking: asyncio.Task[None] | None = None
+        if self._certificates is not None:
+            certificates = self._certificates
+            metrics.show_certificate_expiry(lambda: certificates.expires)
         self._store_pool = BlockingPool("store", threads=_STORE_THREADS)
         self._file_pool = BlockingPool("files", threads=_FILE_THREADS)
         self._hub = WatchHub(max_watchers=settings.max_watchers, gauge=metrics.watch_streams)
@@ -74,7 +90,7 @@ class ApiServer:
         )
         self._health = health.aio.HealthServicer()
         self._listen = settings.listen
-        self._server = grpc.aio.server(interceptors=[CallInterceptor(metrics)], options=_options(settings))
+        self._server = grpc.aio.server(interceptors=[CallInterceptor(metrics, tokens)], options=_options(settings))
         servicer = PruneServicer(
             store=store,
             admit=admit,
@@ -98,7 +114,10 @@ class ApiServer:
             OSError: the address cannot be bound.
         """
         try:
-            port = self._server.add_insecure_port(self._listen)
+            if self._certificates is None:
+                port = self._server.add_insecure_port(self._listen)
+            else:
+                port = self._server.add_secure_port(self._listen, self._certificates.credentials())
         except RuntimeError as error:
             raise OSError(
                 f"cannot listen on {self._listen}: it is in use, or not an address of this machine"
@@ -109,6 +128,7 @@ class ApiServer:
         await self._follower.start()
         await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
+        self._looking = asyncio.create_task(self._look_at_files())
         return self
 
     async def drain(self) -> None:
@@ -120,8 +140,19 @@ class ApiServer:
         """Accept nothing more, give open calls `grace_seconds` to end, then cancel them."""
         await self._server.stop(grace_seconds)
         await self._follower.stop()
+        if self._looking is not None:
+            self._looking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._looking
         self._store_pool.close()
         self._file_pool.close()
+
+    async def _look_at_files(self) -> None:
+        """Follow the files of certificates and tokens, beside the event loop because disks may hang."""
+        while self._looks:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for look in self._looks:
+                await asyncio.to_thread(look)
 
 
 def describe_service(settings: Settings) -> service_pb.ServiceInfo:

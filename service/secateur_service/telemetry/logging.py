@@ -26,7 +26,8 @@ _SECRET_KEY = re.compile(
 # `page_token`, `tokens_per_language` and the like are not secrets.
 _NOT_SECRET_KEY = re.compile(r"(page_token|resume_token|change_token|tokens?_(per|total|count)\w*)$", re.IGNORECASE)
 _SECRET_TEXT = re.compile(
-    r"\bhf_[A-Za-z0-9]{20,}"  # Hugging Face
+    r"\bsct_[A-Za-z0-9_-]{20,}"  # ours
+    r"|\bhf_[A-Za-z0-9]{20,}"  # Hugging Face
     r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"  # AWS access keys
     r"|\bgh[pousr]_[A-Za-z0-9]{30,}"  # GitHub
     r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"  # JSON web tokens

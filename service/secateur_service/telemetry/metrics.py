@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -155,6 +155,20 @@ class Metrics:
     def count_bytes(self, direction: str, size_bytes: int) -> None:
         """Count bytes of objects."""
         self.object_store_bytes.labels(direction=direction).inc(size_bytes)
+
+    def show_certificate_expiry(self, read: Callable[[], float]) -> None:
+        """Show when the server's certificate expires; without one there is no such figure, and so no alarm by it.
+
+        Args:
+            read: Unix time of the expiry of the certificate that is in use at the moment.
+        """
+        gauge = Gauge(
+            "certificate_expiry_timestamp_seconds",
+            "When the certificate of the gRPC server expires, as Unix time.",
+            namespace=NAMESPACE,
+            registry=self.registry,
+        )
+        gauge.set_function(read)
 
     def count_removed(self, removed: Removed) -> None:
         """Count what a round of the janitor removed."""

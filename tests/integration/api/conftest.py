@@ -23,10 +23,12 @@ from support.api import Admitted, Api, StartApi
 
 @pytest.fixture
 async def start_api(tmp_path: Path) -> AsyncIterator[StartApi]:
-    """Starts servers with the settings given; `admit` replaces the admission."""
+    """Starts servers with the settings given; `admit` replaces the admission, `credentials` are the client's."""
     async with AsyncExitStack() as stack:
 
-        async def start(admit: Callable[[Mapping[str, Any]], Any] | None = None, **overrides: Any) -> Api:
+        async def start(
+            admit: Callable[[Mapping[str, Any]], Any] | None = None, credentials: Any = None, **overrides: Any
+        ) -> Api:
             settings = Settings(**{"listen": "127.0.0.1:0", "data_dir": tmp_path, **overrides})
 
             def admit_by_rules(data: Mapping[str, Any]) -> Admitted:
@@ -46,7 +48,12 @@ async def start_api(tmp_path: Path) -> AsyncIterator[StartApi]:
             )
             await server.start()
             stack.push_async_callback(server.stop, grace_seconds=0)
-            channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.address))
+            channel = (
+                grpc.aio.insecure_channel(server.address)
+                if credentials is None
+                else grpc.aio.secure_channel(server.address, credentials)
+            )
+            await stack.enter_async_context(channel)
             return Api(server, store, settings, metrics, service_grpc.PruneServiceStub(channel), channel)
 
         yield start

@@ -11,6 +11,7 @@ MODULES = [
     "app",
     "cli",
     "api.server",
+    "tokens_command",
     "jobs.store",
     "jobs.dispatcher",
     "artifacts",

@@ -51,6 +51,22 @@ def test_the_time_to_wait_is_what_the_service_asks_for():
     assert isinstance(limit, secateur.OverloadedError)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate: OK",
+        "Custom verification check failed with error: UNAUTHENTICATED: Hostname Verification Check failed.",
+    ],
+)
+def test_a_certificate_that_is_not_trusted_is_not_worth_another_try(text):
+    error = from_rpc_error(Refused(grpc.StatusCode.UNAVAILABLE, f"failed to connect to all addresses; {text}"))
+    assert isinstance(error, secateur.CertificateError)
+    assert (error.reason, error.retryable) == ("CERTIFICATE_NOT_TRUSTED", False)
+    assert "ca_file" in error.message
+    other = from_rpc_error(Refused(grpc.StatusCode.INTERNAL, text))
+    assert type(other) is secateur.ServiceFaultError
+
+
 @pytest.mark.parametrize("trailers", [(), (("grpc-status-details-bin", b"\xff\xff"),), (("other", "x"),)])
 def test_an_error_without_readable_details_keeps_its_code_and_text(trailers):
     error = from_rpc_error(Refused(grpc.StatusCode.NOT_FOUND, "no such job", trailers))

@@ -144,7 +144,7 @@ def test_a_heartbeat_counts_as_contact():
     [
         (grpc.StatusCode.NOT_FOUND, secateur.NotFoundError),
         (grpc.StatusCode.OUT_OF_RANGE, secateur.SequenceExpiredError),
-        (grpc.StatusCode.UNAUTHENTICATED, secateur.PermissionDeniedError),
+        (grpc.StatusCode.UNAUTHENTICATED, secateur.UnauthenticatedError),
         (grpc.StatusCode.UNKNOWN, secateur.ServiceFaultError),
     ],
 )

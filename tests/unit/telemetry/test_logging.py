@@ -13,6 +13,7 @@ import structlog
 from secateur_service.telemetry.logging import REDACTED, configure_logging, redact
 
 SECRETS = [
+    "sct_" + "aB-_" * 10 + "xyz",
     "hf_" + "a1B2" * 9,
     "AKIA" + "ABCDEFGH" * 2,
     "ghp_" + "a" * 36,

@@ -1,0 +1,231 @@
+"""TLS and tokens of a running server: who is let in, what is exchanged under open calls, what the log says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from structlog.testing import capture_logs
+
+from secateur.v1 import prune_service_pb2 as service_pb
+from secateur.v1 import prune_service_pb2_grpc as service_grpc
+from secateur_service.api.server import SERVICE
+from secateur_service.api.tokens import CALLER, TokenEntry, edited_tokens, new_token
+from secateur_service.errors import NotFoundError
+from support.api import Api, StartApi, refused, spec_message
+from support.certificates import Authority, put, served_name
+
+INFO = service_pb.GetServiceInfoRequest()
+EXPIRY = "secateur_certificate_expiry_timestamp_seconds"
+Metadata = tuple[tuple[str, str], ...]
+
+
+def bearer(token: str) -> Metadata:
+    return (("authorization", f"Bearer {token}"),)
+
+
+def keep(path: Path, name: str, expires: datetime | None = None) -> Metadata:
+    """Add a token to a file; what a call shows then."""
+    token, digest = new_token()
+    with edited_tokens(path) as entries:
+        entries.append(TokenEntry(name=name, sha256=digest, created=datetime.now(UTC), expires=expires))
+    return bearer(token)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline, "it does not come to pass"
+        await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def tokens_file(tmp_path: Path) -> Path:
+    return tmp_path / "tokens.json"
+
+
+async def test_a_certificate_is_exchanged_while_a_watch_is_open_and_new_connections_get_the_new_one(
+    start_api: StartApi, authority: Authority
+):
+    pair, later = authority.issue("first"), authority.issue("second", days=60)
+    trust = grpc.ssl_channel_credentials(authority.certificate.read_bytes())
+    api = await start_api(credentials=trust, tls_certificate=pair.certificate, tls_key=pair.key)
+    job = api.running_job()
+    watch = api.watch(job)
+    assert (await watch.read()).HasField("snapshot")
+    assert await asyncio.to_thread(served_name, api.server.address) == "first"
+    assert api.metrics.registry.get_sample_value(EXPIRY) == pair.expires
+
+    pair.replace(later)
+    await until(lambda: served_name(api.server.address) == "second")
+    assert api.metrics.registry.get_sample_value(EXPIRY) == later.expires
+    async with grpc.aio.secure_channel(api.server.address, trust) as channel:
+        assert (await service_grpc.PruneServiceStub(channel).GetServiceInfo(INFO)).version
+    api.store.request_cancel(job.id)
+    assert (await watch.read()).sequence == 3  # over the connection of the first one
+
+
+async def test_a_broken_certificate_is_told_and_the_one_in_use_stays(start_api: StartApi, authority: Authority):
+    pair, other = authority.issue("first"), authority.issue("second")
+    with capture_logs() as lines:
+        api = await start_api(tls_certificate=pair.certificate, tls_key=pair.key)
+        put(pair.certificate, other.certificate.read_bytes())  # the key is still the first one's
+        await until(lambda: any(line["log_level"] == "error" for line in lines))
+        assert await asyncio.to_thread(served_name, api.server.address) == "first"
+        put(pair.key, other.key.read_bytes())
+        await until(lambda: served_name(api.server.address) == "second")
+    [error] = [line for line in lines if line["log_level"] == "error"]
+    assert "tls_key" in error["error"]
+    assert "PRIVATE" not in str(lines)
+
+
+async def test_without_tls_there_is_no_expiry_to_alarm_anybody(api: Api):
+    assert api.metrics.registry.get_sample_value(EXPIRY) is None
+    assert EXPIRY.removeprefix("secateur_") not in {family.name for family in api.metrics.registry.collect()}
+
+
+async def test_a_server_with_tls_does_not_answer_in_the_clear(start_api: StartApi, authority: Authority):
+    pair = authority.issue("server")
+    api = await start_api(tls_certificate=pair.certificate, tls_key=pair.key)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await api.stub.GetServiceInfo(INFO)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_with_a_client_authority_only_its_certificates_get_a_connection_and_it_can_be_exchanged(
+    start_api: StartApi, authority: Authority, tmp_path: Path
+):
+    pair, mine = authority.issue("server"), authority.issue("client")
+    (tmp_path / "stranger").mkdir()
+    stranger = Authority(tmp_path / "stranger", "stranger")
+    theirs = stranger.issue("client")
+    clients_ca = tmp_path / "clients.pem"
+    put(clients_ca, authority.certificate.read_bytes())
+    api = await start_api(tls_certificate=pair.certificate, tls_key=pair.key, tls_client_ca=clients_ca)
+
+    async def code_of(*own: bytes) -> grpc.StatusCode:
+        credentials = grpc.ssl_channel_credentials(authority.certificate.read_bytes(), *own)
+        async with grpc.aio.secure_channel(api.server.address, credentials) as channel:
+            call = service_grpc.PruneServiceStub(channel).GetServiceInfo(INFO)
+            return await call.code()
+
+    shown_mine = mine.key.read_bytes(), mine.certificate.read_bytes()
+    shown_theirs = theirs.key.read_bytes(), theirs.certificate.read_bytes()
+    assert await code_of(*shown_mine) == grpc.StatusCode.OK
+    assert await code_of() == grpc.StatusCode.UNAVAILABLE
+    assert await code_of(*shown_theirs) == grpc.StatusCode.UNAVAILABLE
+    put(clients_ca, stranger.certificate.read_bytes())
+    await asyncio.sleep(1.2)
+    assert await code_of(*shown_mine) == grpc.StatusCode.UNAVAILABLE
+    assert await code_of(*shown_theirs) == grpc.StatusCode.OK
+
+
+async def test_every_method_but_those_of_health_wants_a_token_before_anything_is_parsed(
+    start_api: StartApi, tokens_file: Path
+):
+    keep(tokens_file, "ci")
+    api = await start_api(tokens_file=tokens_file)
+    rubbish = b"\xff\xff\xff"
+    for method in service_pb.DESCRIPTOR.services_by_name["PruneService"].methods:
+        path = f"/{SERVICE}/{method.name}"
+        if method.server_streaming:
+            refusal = await refused(anext(aiter(api.channel.unary_stream(path)(rubbish))))
+        else:
+            refusal = await refused(api.channel.unary_unary(path)(rubbish))
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING"), method.name
+        assert refusal.retry_seconds is None
+        labels = {"method": path, "code": "UNAUTHENTICATED"}
+        assert api.metrics.registry.get_sample_value("secateur_rpc_requests_total", labels) == 1
+    health = health_pb2_grpc.HealthStub(api.channel)
+    assert (await health.Check(health_pb2.HealthCheckRequest(service=SERVICE))).status
+    watched = health.Watch(health_pb2.HealthCheckRequest())
+    assert (await anext(aiter(watched))).status
+
+
+async def test_reflection_wants_a_token(start_api: StartApi, tokens_file: Path):
+    metadata = keep(tokens_file, "ci")
+    api = await start_api(tokens_file=tokens_file)
+    stub = reflection_pb2_grpc.ServerReflectionStub(api.channel)
+    asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
+    refusal = await refused(anext(aiter(stub.ServerReflectionInfo(iter(asked)))))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING")
+    (answer,) = [answer async for answer in stub.ServerReflectionInfo(iter(asked), metadata=metadata)]
+    assert answer.list_services_response.service
+
+
+async def test_a_watch_shows_its_token_when_it_opens_and_goes_on_when_it_is_revoked(
+    start_api: StartApi, tokens_file: Path
+):
+    metadata, other = keep(tokens_file, "ci"), keep(tokens_file, "other")
+    api = await start_api(tokens_file=tokens_file)
+    job = api.running_job()
+    request = service_pb.WatchPruneJobRequest(name=f"pruneJobs/{job.id}")
+    watch = aiter(api.stub.WatchPruneJob(request, metadata=metadata))
+    assert (await anext(watch)).HasField("snapshot")
+    with edited_tokens(tokens_file) as entries:
+        del entries[0]
+    await asyncio.sleep(1.2)
+    refusal = await refused(anext(aiter(api.stub.WatchPruneJob(request, metadata=metadata))))
+    assert refusal.reason == "TOKEN_INVALID"
+    api.store.request_cancel(job.id)
+    assert (await anext(watch)).sequence == 3
+    assert (await api.stub.GetServiceInfo(INFO, metadata=other)).version
+
+
+@pytest.mark.parametrize("content", [b'{"version": 1, "tok', None])
+async def test_a_damaged_or_missing_file_is_told_and_lets_in_whom_the_last_good_one_did(
+    start_api: StartApi, tokens_file: Path, content: bytes | None
+):
+    metadata = keep(tokens_file, "ci")
+    with capture_logs() as lines:
+        api = await start_api(tokens_file=tokens_file)
+        if content is None:
+            tokens_file.unlink()
+        else:
+            put(tokens_file, content)
+        await until(lambda: any(line["log_level"] == "error" for line in lines))
+        assert (await api.stub.GetServiceInfo(INFO, metadata=metadata)).version
+        assert (await refused(api.stub.GetServiceInfo(INFO))).reason == "TOKEN_MISSING"
+    assert str(tokens_file) in next(line["error"] for line in lines if line["log_level"] == "error")
+
+
+async def test_the_log_names_the_caller_and_why_another_was_refused_but_never_a_token(
+    start_api: StartApi, tokens_file: Path
+):
+    good = keep(tokens_file, "ci")
+    old = keep(tokens_file, "old", datetime.now(UTC) - timedelta(seconds=1))
+    calls: list[Metadata] = [good, old, bearer("sct_" + "w" * 43), ()]
+    with capture_logs() as lines:
+        api = await start_api(tokens_file=tokens_file)
+        for metadata in calls:
+            await api.stub.GetServiceInfo(INFO, metadata=metadata).code()
+    told = [line for line in lines if line["event"] == "call"]
+    assert [line.get("reason") for line in told] == [None, "TOKEN_EXPIRED", "TOKEN_INVALID", "TOKEN_MISSING"]
+    assert [line.get("caller") for line in told[1:]] == ["old", None, None]
+    assert all(line["peer"] for line in told[1:])
+    assert not any(value.removeprefix("Bearer ") in str(lines) for metadata in calls for _, value in metadata)
+
+
+async def test_whoever_serves_a_call_can_know_whose_it_is(start_api: StartApi, tokens_file: Path):
+    seen: list[Any] = []
+
+    def admit(_data: Any) -> Any:
+        seen.append(CALLER.get())
+        raise NotFoundError("enough")
+
+    mine, yours = keep(tokens_file, "mine"), keep(tokens_file, "yours")
+    api = await start_api(admit, tokens_file=tokens_file)
+    request = service_pb.CreatePruneJobRequest(spec=spec_message())
+    for metadata in (mine, yours, mine):
+        await refused(api.stub.CreatePruneJob(request, metadata=metadata))
+    assert seen == ["mine", "yours", "mine"]
+    assert CALLER.get() is None
