@@ -27,8 +27,6 @@ DEPLOY = ROOT / "deploy"
 KUSTOMIZE = DEPLOY / "kustomize"
 OVERLAYS = ("development", "gpu", "high-availability")
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-# Settings of the TLS and the tokens that components/tls and compose.tls.yaml are for.
-DOORS = {"tls_certificate", "tls_key", "tokens_file"}
 # What a server needs after its workers had `drain_seconds`: to kill the rest, to end the last calls.
 AFTER_DRAIN_SECONDS = 15
 
@@ -102,7 +100,7 @@ def test_every_setting_that_is_set_exists(path: Path):
     lines = [line.split("#")[0] for line in path.read_text(encoding="utf-8").splitlines()]
     for variable in re.findall(rf"\b{PREFIX}[A-Z0-9_]+", "\n".join(lines)):
         name = variable.removeprefix(PREFIX).lower()
-        assert variable == FILE_VARIABLE or name in Settings.model_fields or name in DOORS, variable
+        assert variable == FILE_VARIABLE or name in Settings.model_fields, variable
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
