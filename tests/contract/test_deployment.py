@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from ruamel.yaml import YAML
 
 from secateur_service.api.server import SERVICE
+from secateur_service.jobs.store import open_job_store
 from secateur_service.settings import FILE_VARIABLE, PREFIX, Settings
 from secateur_service.telemetry.metrics import Metrics, StoreCollector
 
@@ -260,13 +261,12 @@ def test_rollouts_on_gpus_ask_for_no_second_one():
     assert strategy["rollingUpdate"]["maxSurge"] == 0
 
 
-def test_every_metric_of_a_rule_exists():
-    class NoStore:
-        def __getattr__(self, _name: str) -> Any:
-            return lambda: {} if _name == "count_by_state" else 0.0
-
+def test_every_metric_of_a_rule_exists(tmp_path: Path):
     metrics = Metrics(CollectorRegistry(), version="1")
-    metrics.registry.register(StoreCollector(NoStore(), ROOT))  # type: ignore[arg-type]
+    metrics.show_certificate_expiry(lambda: 0.0)
+    store = open_job_store(f"sqlite:///{tmp_path}/jobs.sqlite3")
+    store.migrate()
+    metrics.registry.register(StoreCollector(store, tmp_path))
     exist = set()
     for family in metrics.registry.collect():
         suffixes = {"counter": ("_total", "_created"), "histogram": ("_bucket", "_sum", "_count")}
