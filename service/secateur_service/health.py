@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except grpc.RpcError as error:
         print(f"{error.code().name}: {error.details()}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"--ca {given.ca}: {error.strerror}", file=sys.stderr)
+        return 1
     print(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
     return 0 if status == _SERVING else 1
 

@@ -53,7 +53,7 @@ class Outcome(Protocol):
 
     @property
     def figures(self) -> Mapping[str, int]:
-        """What it took, by the names in `telemetry.attempt_figures`."""
+        """What it took, by name; `telemetry.job_figures` counts those it knows."""
 
 
 class Pipeline(Protocol):

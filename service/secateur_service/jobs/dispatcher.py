@@ -158,10 +158,10 @@ class Dispatcher:
     def _record_end(self, running: _Running, ended: WorkerExit) -> None:
         """Release the job if the worker, which is gone, has not done so itself."""
         worker = running.worker
-        if ended.exit_code == FencedError.exit_code:
-            self._on_fenced()
         job = self._job(worker)
         if job is None or not _owns(worker, job):
+            if ended.exit_code == FencedError.exit_code:
+                self._on_fenced()
             state = None if job is None else job.state
             _log.info("worker ended", job=worker.job_id, attempt=worker.attempt, state=state, ended=str(ended))
             if job is not None:

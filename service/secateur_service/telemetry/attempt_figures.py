@@ -15,7 +15,6 @@ MESSAGE = "what the attempt did"
 REQUESTS = "object_store_requests"
 BYTES = "object_store_bytes"
 CALIBRATION_TOKENS = "calibration_tokens"
-PEAK_HOST_BYTES = "peak_host_bytes"
 PEAK_DEVICE_BYTES = "peak_device_bytes"
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from secateur_service.errors import ResourceError, TransientError
 from secateur_service.models.checkpoint import checkpoint_files, open_checkpoint
 from secateur_service.models.tensors import TensorReader
-from secateur_service.sources import cache
+from secateur_service.sources import Cache, cache
 from secateur_service.sources import hub as hub_module
 from support.forking import run_command
 from support.models import save_corpora, save_model, spec_data
@@ -105,6 +106,20 @@ def test_what_an_earlier_attempt_left_is_used_and_a_shard_that_broke_off_is_gone
     with pytest.raises(TransientError) as caught:
         again.open(again.folder / second)
     assert caught.value.reason == "SOURCE_DAMAGED"
+
+
+def test_a_version_is_the_same_to_the_fingerprint_wherever_and_however_it_was_fetched(
+    open_window, open_sources, tmp_path
+):
+    """Finished blocks are gone on with on another machine, whose files were fetched at another time."""
+    window = open_window(10**9)
+    seen = {open_checkpoint(window.folder).structure_digest()}
+    for place in ("here", "there"):
+        source = open_sources().open(f"hf://{NAME}")
+        folder = Cache(tmp_path / place).fetch(source.remote, checkpoint_files(source.remote.files))
+        seen.add(open_checkpoint(folder).structure_digest())
+        time.sleep(0.02)
+    assert len(seen) == 1
 
 
 def test_a_disk_on_which_not_even_a_shard_fits_is_refused(open_window, model):
