@@ -17,6 +17,7 @@ import grpc.aio
 from secateur._channel import Connection
 from secateur._errors import ClientClosedError
 from secateur._flow import Call, Emit, Finished, Flow, Open, Receive, Run, Sleep, Step, advance
+from secateur._tracing import traced_call
 from secateur.v1.prune_service_pb2_grpc import PruneServiceStub
 
 T = TypeVar("T")
@@ -66,7 +67,11 @@ class Driver:
     def _perform(self, step: Step) -> _Outcome:
         try:
             match step:
-                case Call(method, request, timeout_seconds) | Open(method, request, timeout_seconds):
+                case Call(method, request, timeout_seconds):
+                    self._check_open()
+                    with traced_call(method, self._metadata) as metadata:
+                        return getattr(self._stub, method)(request, timeout=timeout_seconds, metadata=metadata), None
+                case Open(method, request, timeout_seconds):
                     self._check_open()
                     ask = getattr(self._stub, method)
                     return ask(request, timeout=timeout_seconds, metadata=self._metadata), None
@@ -131,11 +136,15 @@ class AsyncDriver:
     async def _perform(self, step: Step) -> _Outcome:
         try:
             match step:
-                case Call(method, request, timeout_seconds) | Open(method, request, timeout_seconds):
+                case Call(method, request, timeout_seconds):
+                    self._check_open()
+                    with traced_call(method, self._metadata) as metadata:
+                        ask = getattr(self._stub, method)
+                        return await ask(request, timeout=timeout_seconds, metadata=metadata), None
+                case Open(method, request, timeout_seconds):
                     self._check_open()
                     ask = getattr(self._stub, method)
-                    asked = ask(request, timeout=timeout_seconds, metadata=self._metadata)
-                    return (asked if isinstance(step, Open) else await asked), None
+                    return ask(request, timeout=timeout_seconds, metadata=self._metadata), None
                 case Receive(stream):
                     message = await stream.read()  # type: ignore[attr-defined]
                     return (None if message is grpc.aio.EOF else message), None

@@ -34,6 +34,7 @@ from secateur_service.jobs.store import SqlJobStore, open_job_store
 from secateur_service.settings import Settings
 from secateur_service.telemetry.logging import configure_logging, redact
 from secateur_service.telemetry.metrics import Metrics, MetricsServer, StoreCollector
+from secateur_service.telemetry.tracing import exporting_spans
 
 # Calls that are open when the workers have stopped; watches have been sent away by then.
 _LAST_CALLS_SECONDS = 2.0
@@ -53,7 +54,8 @@ def run(settings: Settings, *, ready_file: Path | None = None) -> None:
             read, or there is no database.
     """
     configure_logging(level=settings.log_level, log_format=settings.log_format)
-    asyncio.run(_serve(settings, ready_file))
+    with exporting_spans():
+        asyncio.run(_serve(settings, ready_file))
 
 
 async def _serve(settings: Settings, ready_file: Path | None) -> None:

@@ -16,6 +16,7 @@ import typer
 from secateur._client import Client
 from secateur._config import DEFAULT_ENDPOINT
 from secateur._errors import SecateurError
+from secateur._tracing import trace_of_environment
 from secateur.cli._exit import ExitCode, error_json, error_text, exit_code
 from secateur.cli._render import to_json
 from secateur.cli._text import clean
@@ -113,7 +114,7 @@ def _ended(run: Callable[[Session], None], shared: Shared) -> int:
     endpoint = shared.endpoint or ""
     _log_to_stderr()
     try:
-        with Client(shared.endpoint, token=shared.token) as client:
+        with trace_of_environment(os.environ), Client(shared.endpoint, token=shared.token) as client:
             endpoint = client.config.endpoint
             run(Session(client, as_json))
             sys.stdout.flush()

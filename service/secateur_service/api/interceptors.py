@@ -1,6 +1,6 @@
-"""What happens around every call: a token, a request id, a measurement, a log line, and errors in their wire form.
+"""What happens around every call: a token, a request id, a span, a measurement, a log line, errors in their wire form.
 
-One interceptor does all five, because they share the outcome of the call and their order matters: the id is bound
+One interceptor does all six, because they share the outcome of the call and their order matters: the id is bound
 before anything is logged, the error is translated before its code is counted, and a caller without a token is counted
 and logged like any other, but nothing that it sent is parsed.
 """
@@ -13,7 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -23,6 +23,7 @@ import structlog
 from google.rpc import status_pb2
 
 from secateur_service.api import errors
+from secateur_service.api.spans import call_span, tell_code
 from secateur_service.api.tokens import CALLER, Tokens
 from secateur_service.errors import ServiceError, UnauthenticatedError
 from secateur_service.telemetry.metrics import Metrics
@@ -86,8 +87,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
         async def answer(request: Any, context: Any) -> Any:
             started = time.monotonic()
             try:
-                async with self._around(method, caller, context):
-                    return await behaviour(request, context)
+                with _span(method, caller, context):
+                    async with self._around(method, caller, context):
+                        return await behaviour(request, context)
             finally:
                 self._metrics.rpc_duration.labels(method=method).observe(time.monotonic() - started)
 
@@ -139,9 +141,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
                     code = errors.code_of(status)
                     await _abort(context, status, trailers)
             finally:
+                tell_code(code)
                 self._metrics.rpc_requests.labels(method=method, code=code.name).inc()
                 log = _log.debug if method.startswith(_QUIET_SERVICES) and not refusal else _log.info
                 log("call", code=code.name, duration_seconds=round(time.monotonic() - started, 6), **refusal)
+
+
+def _span(method: str, caller: Caller, context: Any) -> AbstractContextManager[None]:
+    """A span, save for probes, and for strangers, whose calls belong to no trace of ours."""
+    if method.startswith(_QUIET_SERVICES) or isinstance(caller, UnauthenticatedError):
+        return nullcontext()
+    return call_span(method, context.invocation_metadata() or ())
 
 
 def _check(caller: Caller) -> None:

@@ -26,6 +26,7 @@ from secateur_service.jobs.job import Estimate, Job, NewJob
 from secateur_service.jobs.port import JobStore
 from secateur_service.jobs.states import JobState
 from secateur_service.spec import PruneSpec
+from secateur_service.telemetry.tracing import carry
 
 # A stock gRPC client refuses messages above 4 MiB.
 _MAX_PAGE_BYTES = 3 * 2**20
@@ -104,6 +105,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
             estimate=admitted.estimate,
             request_id=request_id or None,
             request_digest=digest if request_id else None,
+            trace=carry(),
         )
         return conversion.job_to_message(await self._store_pool.call(self._store.create, new_job))
 
@@ -131,6 +133,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
             request_id=request.request_id.lower() or None,
             request_digest=request_digest({"retry_of": old.id}, {}) if request.request_id else None,
             retry_of=old.id,
+            trace=carry(),
         )
         return conversion.job_to_message(await self._store_pool.call(self._store.create, new_job))
 

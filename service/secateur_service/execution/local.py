@@ -16,6 +16,7 @@ from secateur_service.execution.locks import is_free, slot_lock
 from secateur_service.execution.port import WorkerExit
 from secateur_service.execution.workdir import attempt_log, discard_work, work_directory
 from secateur_service.settings import Settings
+from secateur_service.telemetry import tracing
 
 WORK_COMMAND = (sys.executable, "-m", "secateur_service", "work")
 
@@ -41,7 +42,8 @@ INHERITED_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "NVIDIA_VISIBLE_DEVICES",
 )
-"""What a worker sees of the server's environment, beside the settings. All else, credentials above all, stays away."""
+"""What a worker sees of the server's environment, beside the settings and where traces go (`OTEL_…`). All else,
+credentials above all, stays away."""
 
 TAIL_BYTES = 4096
 
@@ -96,11 +98,15 @@ class LocalExecutor:
         Args:
             settings: where locks and work directories are, the devices, and what the workers are told.
             command: what is started, with `--job`, `--attempt` and `--slot` behind it.
-            environment: the environment of which workers get `INHERITED_VARIABLES`.
+            environment: the environment of which workers get `INHERITED_VARIABLES`, and where traces go.
         """
         self._data_dir = settings.data_dir
         self._command = tuple(command)
-        inherited = {name: environment[name] for name in INHERITED_VARIABLES if name in environment}
+        inherited = {
+            name: value
+            for name, value in environment.items()
+            if name in INHERITED_VARIABLES or name.startswith(tracing.ENVIRONMENT_PREFIX)
+        }
         self._environment = inherited | settings.worker_environment()
         self._slots = range(len(settings.devices))
         self._workers: list[LocalWorker] = []

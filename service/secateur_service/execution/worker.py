@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 import structlog
+from opentelemetry.trace import Span, SpanKind
 
 from secateur_service import faults
 from secateur_service.artifacts import ObjectStore, ObservedStore, open_store
@@ -35,7 +36,7 @@ from secateur_service.pipeline.observer import JobObserver
 from secateur_service.settings import Settings
 from secateur_service.sources import Sources, open_sources
 from secateur_service.spec import PruneSpec
-from secateur_service.telemetry import attempt_figures
+from secateur_service.telemetry import attempt_figures, tracing
 from secateur_service.telemetry.attempt_figures import AttemptFigures
 from secateur_service.telemetry.logging import configure_logging
 
@@ -98,7 +99,7 @@ def run_attempt(settings: Settings, job_id: str, attempt: int, slot: int, *, pip
         lease = Lease(store, job_id, attempt, lease_seconds=settings.lease_seconds)
         signal.signal(signal.SIGTERM, lambda _number, _frame: lease.preempt())
         try:
-            with lease:
+            with tracing.exporting_spans(), lease:
                 faults.reached("worker.claimed")
                 exit_code, finished = _run_to_end(settings, store, lease, job_id, attempt, slot, pipeline)
         except (FencedError, TransientError) as error:  # the end could not be, or may not be, written
@@ -126,8 +127,9 @@ def _run_to_end(
     try:
         workdir = _take_locks(settings.data_dir, slot, job_id)
         lease.check()
-        result = _run_pipeline(settings, store, lease, job, workdir, slot, pipeline or _real_pipeline())
-        lease.insist(lambda: store.succeed(job_id, attempt, result))
+        with _attempt_span(job):
+            result = _run_pipeline(settings, store, lease, job, workdir, slot, pipeline or _real_pipeline())
+            lease.insist(lambda: store.succeed(job_id, attempt, result))
         faults.reached("worker.succeeded")
     except Exception as error:
         ended = attempt_error(error)
@@ -174,6 +176,15 @@ def _run_pipeline(
     observer.flush()
     observer.log("info", attempt_figures.MESSAGE, **figures.fields(outcome.figures))
     return outcome.result
+
+
+def _attempt_span(job: Job) -> contextlib.AbstractContextManager[Span]:
+    return tracing.span(
+        "attempt",
+        {tracing.JOB: job.id, tracing.ATTEMPT: job.attempt},
+        parent=tracing.parent_of(job.trace),
+        kind=SpanKind.CONSUMER,
+    )
 
 
 def _origins(store: JobStore, job: Job) -> list[str]:

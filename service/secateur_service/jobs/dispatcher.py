@@ -23,6 +23,7 @@ from secateur_service.jobs.backoff import Backoff
 from secateur_service.jobs.job import Failure, Job
 from secateur_service.jobs.port import JobStore
 from secateur_service.jobs.states import JobState
+from secateur_service.telemetry.tracing import ATTEMPT, JOB, waited
 
 _log = structlog.get_logger(__name__)
 
@@ -200,6 +201,7 @@ class Dispatcher:
             job = self._store.claim(owner=self._owner, lease_seconds=self._lease_seconds)
             if job is None:
                 return
+            waited("queue", job.queue_time, job.trace, {JOB: job.id, ATTEMPT: job.attempt})
             try:
                 worker = self._executor.start(job.id, job.attempt, slot)
             except OSError as error:

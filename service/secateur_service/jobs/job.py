@@ -37,7 +37,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Job:
-    """A job. `spec` is as submitted (plain data), `resolved` is what runs. Times are UTC, from the database's clock."""
+    """A job. `spec` is as submitted (plain data), `resolved` is what runs. Times are UTC, from the database's clock.
+
+    `queue_time` is when it could last be claimed, `trace` the W3C context of the call that created it.
+    """
 
     id: str
     uid: str
@@ -55,10 +58,12 @@ class Job:
     result: JobResult | None
     last_sequence: int
     create_time: datetime
+    queue_time: datetime
     start_time: datetime | None
     end_time: datetime | None
     retry_of: str | None = None
     short_of: frozenset[Shortage] = frozenset()
+    trace: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class NewJob:
     request_id: str | None = None
     request_digest: str | None = None
     retry_of: str | None = None
+    trace: Mapping[str, str] = field(default_factory=dict)
 
 
 class EventKind(enum.StrEnum):

@@ -63,6 +63,7 @@ def new_row(job: NewJob, now: int) -> dict[str, Any]:
         "retry_of": job.retry_of,
         "short_of": None,
         "swept_time": None,
+        "trace": dict(job.trace) or None,
     }
 
 
@@ -90,10 +91,12 @@ def to_job(row: Row) -> Job:
         result=None if row["result"] is None else _result(row["result"]),
         last_sequence=row["last_sequence"],
         create_time=to_time(row["create_time"]),
+        queue_time=to_time(row["not_before"]),
         start_time=None if row["start_time"] is None else to_time(row["start_time"]),
         end_time=None if row["end_time"] is None else to_time(row["end_time"]),
         retry_of=row["retry_of"],
         short_of=frozenset(map(Shortage, row["short_of"] or ())),
+        trace=row["trace"] or {},
     )
 
 

@@ -72,6 +72,7 @@ jobs = Table(
     Column("retry_of", String(128)),  # the other job may be forgotten by now
     Column("short_of", Plain),  # memory that did not suffice in an attempt
     Column("swept_time", BigInteger),  # when what it left in the object store was removed
+    Column("trace", Plain),  # W3C context of the call that created it
     CheckConstraint("state IN ({})".format(", ".join(f"'{state}'" for state in JobState)), name="state"),
     Index(None, "state", "number"),
     sqlite_autoincrement=True,

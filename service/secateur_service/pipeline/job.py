@@ -9,7 +9,7 @@ import platform
 import resource
 import shutil
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -48,6 +48,7 @@ from secateur_service.pipeline.text import draw_text
 from secateur_service.pruning.patterns import Target
 from secateur_service.sources import ReferenceRefusedError, Sources
 from secateur_service.spec import PruneSpec
+from secateur_service.telemetry import tracing
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,7 @@ class _Job:
         prefix: str,
         origins: Sequence[str],
     ) -> JobOutcome:
-        self.observer.stage(Stage.FETCHING)
-        with self.stopwatch.measure("fetch"):
+        with self._stage(Stage.FETCHING), self.stopwatch.measure("fetch"):
             needs_all = self.spec.calibration.generation is not None  # the model writes as a whole
             checkpoint, self.open_file = fetch_model(
                 self.sources, self.observer, self.spec.model, self.workdir, needs_all=needs_all
@@ -189,8 +189,7 @@ class _Job:
             parameters=checkpoint.parameters,
             bytes=checkpoint.size_bytes,
         )
-        self.observer.stage(Stage.SAMPLING)
-        with self.stopwatch.measure("sample"):
+        with self._stage(Stage.SAMPLING), self.stopwatch.measure("sample"):
             calibration, evaluation = draw_text(
                 self.spec,
                 checkpoint,
@@ -200,19 +199,16 @@ class _Job:
                 partial(load_whole, checkpoint, self.device, self._compute_dtype(checkpoint)),
             )
         faults.reached("job.sampled")
-        self.observer.stage(Stage.PRUNING)
-        with contextlib.ExitStack() as moving:
+        with self._stage(Stage.PRUNING), contextlib.ExitStack() as moving:
             shards = Shards(self.workdir / "checkpoint", store=store, prefixes=[prefix, *origins], measure=self._moving)
             moving.callback(shards.close, wait=False)
             passed, model = self._prune(checkpoint, calibration, evaluation, ledger, shards)
             shards.close(wait=True)
         faults.reached("job.pruned")
-        self.observer.stage(Stage.PACKAGING)
-        with self.stopwatch.measure("package"):
+        with self._stage(Stage.PACKAGING), self.stopwatch.measure("package"):
             package, report = self._package(checkpoint, calibration, evaluation, passed, model)
         faults.reached("job.packaged")
-        self.observer.stage(Stage.PUBLISHING)
-        with self.stopwatch.measure("publish"):
+        with self._stage(Stage.PUBLISHING), self.stopwatch.measure("publish"):
             digest = self._publish(package, report, store, commit, prefix)
         for verdict in report.verdicts:
             self.observer.log("info", verdict.message, verdict=verdict.kind)
@@ -227,6 +223,12 @@ class _Job:
             peak_rss_bytes=_peak_rss_bytes(),
             peak_device_bytes=self.peak_device_bytes(),
         )
+
+    @contextlib.contextmanager
+    def _stage(self, stage: Stage) -> Iterator[None]:
+        self.observer.stage(stage)
+        with tracing.span(stage.value):
+            yield
 
     def _find_room(self, checkpoint: Checkpoint) -> None:
         """Spare the memory that is not there."""

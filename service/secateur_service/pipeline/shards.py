@@ -9,6 +9,7 @@ another content under them.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,6 +57,7 @@ class Shards:
         self._prefixes = tuple(prefixes)
         self._measure = measure
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="upload")
+        self._context = contextvars.copy_context()  # traces and logs say of the thread what they say of its maker
         self._waiting: deque[Future[None]] = deque()
 
     def holds(self, record: BlockRecord) -> bool:
@@ -87,7 +89,7 @@ class Shards:
             return
         while len(self._waiting) >= _MAX_WAITING:
             self._waiting.popleft().result()
-        self._waiting.append(self._thread.submit(self._move, record))
+        self._waiting.append(self._thread.submit(self._context.run, self._move, record))
 
     def close(self, *, wait: bool) -> None:
         """Have no more moved; `wait` for what is on its way, or leave it here."""

@@ -33,6 +33,7 @@ from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.task import Task
 from secateur_service.pipeline.write_behind import BlockWriter
 from secateur_service.pruning.methods import Moments
+from secateur_service.telemetry import tracing
 
 # The share of a job's progress that the blocks stand for; the rest is sampling, packaging and publishing.
 BLOCKS_FRACTION = 0.9
@@ -95,7 +96,8 @@ class _Pass:
         with self.reader, self.writer:
             for index in range(self.model.num_blocks):
                 self._check()
-                self._run_block(index, finished.get(index), calibration, dense, pruned)
+                with tracing.span("block", {tracing.BLOCK: index}):
+                    self._run_block(index, finished.get(index), calibration, dense, pruned)
                 self._report_progress(index + 1, time.monotonic() - started)
         with self.stopwatch.measure("evaluate"):
             losses = self.model.token_losses([dense, pruned], [batch.tokens for batch in self.evaluation])

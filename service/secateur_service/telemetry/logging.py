@@ -16,6 +16,8 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from secateur_service.telemetry.tracing import trace_fields
+
 REDACTED = "[redacted]"
 
 _SECRET_KEY = re.compile(
@@ -70,6 +72,7 @@ def configure_logging(
         )
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_trace,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -99,6 +102,10 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+
+
+def _add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {**trace_fields(), **event}
 
 
 def _redact_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
