@@ -67,7 +67,7 @@ def sql(text: str, *, shape: str = "table") -> Query:
     return Query(POSTGRESQL, rawQuery=True, rawSql=text, format=shape)
 
 
-def number(*queries: Query, steps: Steps | None = None, empty: str = "none", **look: Any) -> stat.Panel:
+def number(*queries: Query, steps: Steps | None = None, empty: str = "none", **look: Any) -> Panel:
     """A number that is coloured by what it means."""
     panel = stat.Panel().reduce_options(_last()).no_value(empty).graph_mode(common_models.BigValueGraphMode.NONE)
     panel = panel.color_mode(
@@ -78,7 +78,7 @@ def number(*queries: Query, steps: Steps | None = None, empty: str = "none", **l
 
 def lines(
     *queries: Query, steps: Steps | None = None, stacked: bool = False, sparse: bool = False, log: int = 0, **look: Any
-) -> timeseries.Panel:
+) -> Panel:
     """Lines over time; with steps, a dashed line at each.
 
     Args:
@@ -119,7 +119,7 @@ def lines(
     return _dress(panel, queries, steps=steps, **look)
 
 
-def cells(query: Query, **look: Any) -> heatmap.Panel:
+def cells(query: Query, **look: Any) -> Panel:
     """A histogram over time, of buckets that Prometheus counts; `unit` is that of the buckets."""
     panel = (
         heatmap.Panel()
@@ -130,7 +130,7 @@ def cells(query: Query, **look: Any) -> heatmap.Panel:
     return _dress(panel, [query], **look)
 
 
-def bars(query: Query, steps: Steps | None = None, *, rows: bool = False, **look: Any) -> bargauge.Panel:
+def bars(query: Query, steps: Steps | None = None, *, rows: bool = False, **look: Any) -> Panel:
     """A horizontal bar for each series, or with `rows` for each row of a table, named by its text."""
     panel = (
         bargauge.Panel()
@@ -142,7 +142,7 @@ def bars(query: Query, steps: Steps | None = None, *, rows: bool = False, **look
     return _dress(panel, [query], steps=steps, **look)
 
 
-def columns(query: Query, x: str, *, log: int = 0, **look: Any) -> barchart.Panel:
+def columns(query: Query, x: str, *, log: int = 0, **look: Any) -> Panel:
     """Groups of columns: one for each row of a table, named by the column `x`."""
     panel = barchart.Panel().x_field(x).scale_distribution(_scale(log)).show_value(common_models.VisibilityMode.NEVER)
     return _dress(panel, [query], **look)
@@ -155,7 +155,7 @@ def rows(
     rename: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
     **look: Any,
-) -> table.Panel:
+) -> Panel:
     """A table. `units` are by the name of the column that is shown."""
     panel = table.Panel()
     if hide or rename:
@@ -220,7 +220,7 @@ def _dress(
     height: int = 8,
     alert: str = "",
     steps: Steps | None = None,
-) -> Any:
+) -> Panel:
     """What every panel has.
 
     Args:
@@ -242,7 +242,8 @@ def _dress(
         panel = panel.with_target(_Ready(query)).datasource(query.source)
     if steps:
         panel = panel.thresholds(dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps))
-    return panel
+    dressed: Panel = panel
+    return dressed
 
 
 class _Ready(Builder[Dataquery]):
