@@ -243,7 +243,8 @@ def test_compose_has_no_secret():
             if re.search("PASSWORD|SECRET|ACCESS_KEY|TOKEN", variable):
                 assert re.fullmatch(r"\$\{\w+(:\?[^}]*|:-)\}", value), variable
     example = (DEPLOY / "compose" / ".env.example").read_text(encoding="utf-8")
-    assert all(f"\n{name}=\n" in example for name in ("POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY"))
+    secrets = ("POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "GRAFANA_PASSWORD", "READER_PASSWORD")
+    assert all(f"\n{name}=\n" in example for name in secrets)
 
 
 def test_the_network_policy_lets_nothing_reach_link_local_addresses():
@@ -340,9 +341,9 @@ def kustomize_overlay(folder: Path) -> str:
 
 def with_all_components(folder: Path, overlay: str) -> Path:
     """An overlay whose optional components are turned on, in a copy of the tree."""
-    copy = folder / "kustomize"
-    shutil.copytree(KUSTOMIZE, copy)
-    path = copy / "overlays" / overlay / "kustomization.yaml"
+    copy = folder / "deploy"
+    shutil.copytree(DEPLOY, copy)
+    path = copy / "kustomize" / "overlays" / overlay / "kustomization.yaml"
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace("  # - ../../components/", "  - ../../components/"), encoding="utf-8")
     return path.parent
@@ -381,6 +382,8 @@ def test_an_overlay_takes_all_components(overlay: str, tmp_path: Path):
     everything.write_text(kustomize_overlay(folder), encoding="utf-8")
     found = documents(everything)
     assert {"PodMonitor", "PrometheusRule"} <= {document["kind"] for document in found}
+    dashboards = [document for document in found if "grafana_dashboard" in document["metadata"].get("labels", {})]
+    assert [list(document["data"]) for document in dashboards] == [["operators.json"], ["owners.json"]]
     for document in found:
         if document["kind"] == "Deployment":
             (container,) = document["spec"]["template"]["spec"]["containers"]
