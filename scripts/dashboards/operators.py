@@ -32,10 +32,19 @@ GIB = 1024**3
 # Answers like others: see the alert SecateurObjectStoreErrors.
 NO_ERRORS = "OK|OBJECT_NOT_FOUND|OBJECT_STORE_LACKS_CALL"
 
+DAMAGE = "MANIFEST_CONFLICT|UPLOAD_INCOMPLETE|SHARD_DAMAGED|SHARD_GONE|SOURCE_DAMAGED"
+_ENDED = "namespace_outcome_reason:secateur_jobs_finished:increase6h"
+_ATTEMPTS = "namespace_cause:secateur_attempts:increase1h"
+
 
 def store(metric: str, matchers: str = "") -> str:
     """Figures of the store's jobs, which every replica shows."""
     return f'{metric}{{namespace=~"$namespace"{", " if matchers else ""}{matchers}}}'
+
+
+def damage(label: str) -> str:
+    """Reasons that say of bytes that they are not what they should be: see the alert SecateurVerificationFails."""
+    return f'{label}=~"{DAMAGE}"'
 
 
 def replica(metric: str, matchers: str = "") -> str:
@@ -90,8 +99,8 @@ def _choice(label: str, title: str, metric: str) -> dashboard.QueryVariable:
 
 def _glance() -> list[Panel]:
     running = store("secateur_jobs", 'state="RUNNING"')
-    failed = store("namespace_outcome_reason:secateur_jobs_finished:increase6h", 'outcome="failed"')
-    ended = store("namespace_outcome_reason:secateur_jobs_finished:increase6h")
+    failed = store(_ENDED, 'outcome="failed"')
+    ended = store(_ENDED)
     last_success = f"max by (namespace) ({store('secateur_last_success_timestamp_seconds')} > 0)"
     firing = 'ALERTS{alertname=~"Secateur.*", alertstate="firing", namespace=~"|$namespace"}'
     return [
@@ -247,11 +256,9 @@ def _queue() -> list[Panel]:
 
 
 def _endings() -> list[Panel]:
-    ended = "namespace_outcome_reason:secateur_jobs_finished:increase6h"
-    attempts = "namespace_cause:secateur_attempts:increase1h"
     return [
         lines(
-            promql(f"{store(ended)} > 0", "{{outcome}} {{reason}} {{namespace}}"),
+            promql(f"{store(_ENDED)} > 0", "{{outcome}} {{reason}} {{namespace}}"),
             title="Jobs that ended within six hours",
             about="By outcome, and by reason where they failed. docs/jobs.md explains the reasons.",
             unit="none",
@@ -279,7 +286,7 @@ def _endings() -> list[Panel]:
             width=6,
         ),
         lines(
-            promql(f"{store(attempts)} > 0", "{{cause}} {{namespace}}"),
+            promql(f"{store(_ATTEMPTS)} > 0", "{{cause}} {{namespace}}"),
             title="Attempts that started within an hour",
             about="FIRST, or why the attempt before was given up. Many of LEASE_EXPIRED: workers vanish without a "
             "word.",
@@ -402,7 +409,6 @@ def _stores() -> list[Panel]:
             title="Bytes of objects",
             about=f"Read and written, mean of an hour. {every_replica}the replica that counted most.",
             unit="Bps",
-            width=12,
         ),
         lines(
             promql(f"sum(increase({replica('secateur_leftovers_removed_total')}[1d]))", "leftovers"),
@@ -411,7 +417,18 @@ def _stores() -> list[Panel]:
             about="What jobs had left behind in the destination, and jobs long after their end. Nothing for weeks, "
             "while jobs fail: the credentials may lack the right to list or delete; the log says so.",
             unit="none",
-            width=12,
+        ),
+        lines(
+            promql(
+                f"max by (namespace, cause) ({store(_ATTEMPTS, damage('cause'))})", "attempt: {{cause}} {{namespace}}"
+            ),
+            promql(f"max by (namespace, reason) ({store(_ENDED, damage('reason'))})", "job: {{reason}} {{namespace}}"),
+            title="What did not verify",
+            about="Attempts within an hour, and jobs that failed within six, that found stored or fetched bytes to be "
+            "others than they should be.",
+            unit="none",
+            alert="SecateurVerificationFails",
+            steps=bad_above(1),
         ),
     ]
 
