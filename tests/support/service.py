@@ -30,8 +30,9 @@ WITH_WORKERS = {
 class Service:
     """`secateur-service serve` on a port that stays the same over restarts; `settings` are its environment."""
 
-    def __init__(self, folder, *, file_root=None, **settings):
+    def __init__(self, folder, *, file_root=None, metrics="", **settings):
         self.folder = folder
+        self.metrics = metrics
         self.settings = {"SECATEUR_DEVICES": "", **settings}
         self.data_dir = folder / "data"
         self.file_root = file_root or folder / "files"
@@ -46,7 +47,8 @@ class Service:
     def start(self):
         ready = self.folder / "ready.json"
         ready.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "secateur_service", "serve", "--listen", self.endpoint, "--metrics-listen", ""]
+        command = [sys.executable, "-m", "secateur_service", "serve", "--listen", self.endpoint]
+        command += ["--metrics-listen", self.metrics]
         command += ["--data-dir", str(self.data_dir), "--file-root", str(self.file_root), "--ready-file", str(ready)]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **self.settings})
