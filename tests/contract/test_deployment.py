@@ -384,6 +384,9 @@ def test_an_overlay_takes_all_components(overlay: str, tmp_path: Path):
     assert {"PodMonitor", "PrometheusRule"} <= {document["kind"] for document in found}
     dashboards = [document for document in found if "grafana_dashboard" in document["metadata"].get("labels", {})]
     assert [list(document["data"]) for document in dashboards] == [["operators.json"], ["owners.json"]]
+    assert "secateur-traces" in {document["metadata"]["name"] for document in found}
+    (settings,) = [document["data"] for document in found if "SECATEUR_LISTEN" in document.get("data", {})]
+    assert settings["OTEL_EXPORTER_OTLP_ENDPOINT"].endswith(":4318")
     for document in found:
         if document["kind"] == "Deployment":
             (container,) = document["spec"]["template"]["spec"]["containers"]
