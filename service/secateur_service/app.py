@@ -97,9 +97,11 @@ def _open_job_store(settings: Settings) -> SqlJobStore:
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         store = open_job_store(settings.database_url)
-        store.migrate()
+        newer = store.migrate()
     except (OSError, ValueError, TransientError) as error:
         raise CannotStartError(f"the job store cannot be opened: {error}") from error
+    if newer is not None:
+        _log.warning("the job store has the schema of a newer release, which this one may use", revision=newer)
     return store
 
 
@@ -137,7 +139,7 @@ def _janitor(settings: Settings, store: SqlJobStore, executor: Executor, metrics
         store,
         store.retention,
         executor,
-        lambda job: _open_results(job.resolved.output.destination or settings.destinations[0], settings, metrics),
+        lambda job: _open_results(job.destination or settings.destinations[0], settings, metrics),
         leftovers_seconds=settings.leftovers_retention_seconds,
         jobs_seconds=settings.job_retention_seconds,
         pause_seconds=settings.cleaning_seconds,

@@ -37,12 +37,19 @@ class Failure:
 
 @dataclass(frozen=True)
 class Job:
-    """A job. `spec` is as submitted (plain data), `resolved` is what runs. Times are UTC, from the database's clock."""
+    """A job. Times are UTC, from the database's clock.
+
+    Attributes:
+        spec: as submitted.
+        resolved: what runs, as the release that admitted the job wrote it.
+        spec_format: the `SPEC_FORMAT` of that release; a replica that has a smaller one leaves the job to others.
+    """
 
     id: str
     uid: str
     spec: Mapping[str, Any]
-    resolved: PruneSpec
+    resolved: Mapping[str, Any]
+    spec_format: int
     labels: Mapping[str, str]
     estimate: Estimate
     state: JobState
@@ -59,6 +66,12 @@ class Job:
     end_time: datetime | None
     retry_of: str | None = None
     short_of: frozenset[Shortage] = frozenset()
+
+    @property
+    def destination(self) -> str | None:
+        """Where it publishes; None for the service's first destination."""
+        destination: str | None = self.resolved["output"]["destination"]
+        return destination
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The tables of the job store, in types that SQLite and PostgreSQL share.
 
 Times are whole milliseconds since 1970 in UTC, taken from the database's clock: integers compare alike everywhere.
-A change here needs a migration in `migrations/versions`; a test compares the two.
+A change here needs a migration in `migrations/versions`, whose rules are in `migrations/env.py`; tests compare the two.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ jobs = Table(
     Column("request_digest", String(64)),
     Column("spec", Plain, nullable=False),
     Column("resolved", Plain, nullable=False),
+    Column("spec_format", Integer, nullable=False, server_default="1"),  # of `resolved`
     Column("labels", Plain, nullable=False),
     Column("estimate", Plain, nullable=False),
     Column("state", String(16), nullable=False),
@@ -100,3 +101,6 @@ blocks = Table(
     Column("attempt", Integer, nullable=False),
     Column("record", Plain, nullable=False),
 )
+
+# One row, which every migration keeps true: the oldest revision whose code may use this schema.
+compatibility = Table("schema_compatibility", metadata, Column("oldest", String(32), nullable=False))
