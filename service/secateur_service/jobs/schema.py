@@ -46,7 +46,6 @@ jobs = Table(
     Column("request_digest", String(64)),
     Column("spec", Plain, nullable=False),
     Column("resolved", Plain, nullable=False),
-    Column("spec_format", Integer, nullable=False, server_default="1"),  # of `resolved`
     Column("labels", Plain, nullable=False),
     Column("estimate", Plain, nullable=False),
     Column("state", String(16), nullable=False),
@@ -73,6 +72,7 @@ jobs = Table(
     Column("retry_of", String(128)),  # the other job may be forgotten by now
     Column("short_of", Plain),  # memory that did not suffice in an attempt
     Column("swept_time", BigInteger),  # when what it left in the object store was removed
+    Column("spec_format", Integer, nullable=False, server_default="1"),  # of `resolved`
     CheckConstraint("state IN ({})".format(", ".join(f"'{state}'" for state in JobState)), name="state"),
     Index(None, "state", "number"),
     sqlite_autoincrement=True,
