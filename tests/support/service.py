@@ -105,7 +105,7 @@ class Service:
 
     def publish(self, job_id, contents):
         """Play the end of a worker: publish files and a manifest, and succeed."""
-        destination = Path(self.store.get(job_id).resolved.output.destination.removeprefix("file://"))
+        destination = Path(self.store.get(job_id).destination.removeprefix("file://"))
         folder = destination / job_id
         files = []
         for path, content in contents.items():
