@@ -39,8 +39,8 @@ def copy(service, url, tmp_path, postgres):
     service.kill_workers()
     database = Path(url.removeprefix("sqlite:///"))
     assert database.with_name(f"{database.name}-wal").stat().st_size > 0
-    for file in database.parent.glob(f"{database.name}*"):
-        shutil.copy(file, tmp_path / file.name.replace(database.name, "secateur.backup"))
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{database}{suffix}", tmp_path / f"secateur.backup{suffix}")
 
 
 def keep(tmp_path, postgres):

@@ -28,7 +28,7 @@ from support.service import WITH_WORKERS, Service, checkpoint_digests
 from support.site import until
 
 OLDER = Path(__file__).with_name("older")
-BLOCKS = 12
+BLOCKS = 8
 
 
 @pytest.fixture
