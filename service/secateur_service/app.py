@@ -22,7 +22,7 @@ from secateur_service.api.server import ApiServer
 from secateur_service.artifacts import ObjectStore, ObservedStore, open_store
 from secateur_service.durable import write_durably
 from secateur_service.errors import TransientError
-from secateur_service.execution.local import LocalExecutor
+from secateur_service.execution.local import WORK_COMMAND, LocalExecutor
 from secateur_service.execution.port import Executor
 from secateur_service.jobs.backoff import Backoff
 from secateur_service.jobs.dispatcher import Dispatcher
@@ -46,8 +46,13 @@ class CannotStartError(Exception):
     """The server cannot start as it is configured; the message says what to change."""
 
 
-def run(settings: Settings, *, ready_file: Path | None = None) -> None:
+def run(settings: Settings, *, ready_file: Path | None = None, work_command: Sequence[str] = WORK_COMMAND) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
+
+    Args:
+        settings: all there is to know.
+        ready_file: holds the addresses while the server answers.
+        work_command: starts a worker, see `LocalExecutor`.
 
     Raises:
         CannotStartError: an address cannot be bound, a folder cannot be written, certificates or tokens cannot be
@@ -55,17 +60,17 @@ def run(settings: Settings, *, ready_file: Path | None = None) -> None:
     """
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     with exporting_spans():
-        asyncio.run(_serve(settings, ready_file))
+        asyncio.run(_serve(settings, ready_file, work_command))
 
 
-async def _serve(settings: Settings, ready_file: Path | None) -> None:
+async def _serve(settings: Settings, ready_file: Path | None, work_command: Sequence[str]) -> None:
     _log.info("settings", version=__version__, **redact(settings.redacted()))
     _tell_who_reaches(settings)
     ended = _end_on_signals()
     with contextlib.closing(await asyncio.to_thread(_open_job_store, settings)) as store:
         metrics = Metrics(CollectorRegistry(), version=__version__)
         metrics.registry.register(StoreCollector(store, settings.data_dir))
-        executor = LocalExecutor(settings)
+        executor = LocalExecutor(settings, command=work_command)
         dispatcher = _dispatcher(settings, store, executor, metrics)
         janitor = _janitor(settings, store, executor, metrics)
         server = _api_server(settings, store, metrics, dispatcher)
@@ -99,9 +104,11 @@ def _open_job_store(settings: Settings) -> SqlJobStore:
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         store = open_job_store(settings.database_url)
-        store.migrate()
+        newer = store.migrate()
     except (OSError, ValueError, TransientError) as error:
         raise CannotStartError(f"the job store cannot be opened: {error}") from error
+    if newer is not None:
+        _log.warning("the job store has the schema of a newer release, which this one may use", revision=newer)
     return store
 
 
@@ -139,7 +146,7 @@ def _janitor(settings: Settings, store: SqlJobStore, executor: Executor, metrics
         store,
         store.retention,
         executor,
-        lambda job: _open_results(job.resolved.output.destination or settings.destinations[0], settings, metrics),
+        lambda job: _open_results(job.destination or settings.destinations[0], settings, metrics),
         leftovers_seconds=settings.leftovers_retention_seconds,
         jobs_seconds=settings.job_retention_seconds,
         pause_seconds=settings.cleaning_seconds,

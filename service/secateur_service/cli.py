@@ -193,12 +193,13 @@ def migrate(*, data_dir: DataDir = None) -> None:
     try:
         store = open_job_store(settings.database_url)
         try:
-            store.migrate()
+            newer = store.migrate()
         finally:
             store.close()
     except (ServiceError, ValueError, OSError) as error:
         _fail(f"the database cannot be migrated: {error}", EXIT_CANNOT_START)
-    typer.echo(f"{settings.redacted()['database_url']} is up to date")
+    state = f"at revision {newer} of a newer release, which this one may use" if newer else "up to date"
+    typer.echo(f"{settings.redacted()['database_url']} is {state}")
 
 
 @app.command()

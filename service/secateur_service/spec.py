@@ -37,6 +37,10 @@ from secateur_service.pruning.methods import (
     goes_together,
 )
 
+SPEC_FORMAT = 1
+"""Raised with every change after which an older release would refuse a resolved specification, or run it differently.
+A job says in which format its specification is; replicas that know only smaller numbers do not claim it."""
+
 ORDERS = ("block", "true_sequential", "dense")
 ALLOCATIONS = ("uniform", "owl", "multilingual")
 # By the table that benchmarks/method_table.py keeps: near the best at every target, at a fraction of the best's cost.

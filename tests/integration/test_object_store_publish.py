@@ -174,6 +174,13 @@ def test_the_prefix_of_another_job_is_left_alone(store, attempt):
     assert_published(store, first)
 
 
+def test_a_release_whose_specification_has_more_fields_adopts_what_the_former_one_published(store, attempt):
+    first = run(store, attempt(1), Ledger().commit)
+    grown = {"pruning": {"method": "wanda", "rotation": True}, "monitoring": {}}
+    assert run(store, attempt(2, spec=grown), Ledger().commit) == first
+    assert_published(store, first)
+
+
 def test_a_store_that_allows_no_deletion_still_publishes(tmp_path, attempt):
     class Undeletable(DirectoryStore):
         def delete(self, _key):

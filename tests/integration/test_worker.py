@@ -5,10 +5,12 @@ import signal
 import time
 
 import pytest
+from sqlalchemy import update
 
 from secateur_service.jobs.job import EventKind
+from secateur_service.jobs.schema import jobs
 from secateur_service.jobs.states import JobState
-from support.site import Site, until
+from support.site import Site, ended, until
 
 
 @pytest.fixture
@@ -136,3 +138,17 @@ def rename(site, before, after):
     """Take a table away, or bring it back: the store does not answer in between."""
     with site.store._database.writer.begin() as connection:
         connection.exec_driver_sql(f"ALTER TABLE {before} RENAME TO {after}")
+
+
+def test_a_job_that_the_rules_of_this_release_do_not_admit_fails_with_the_reason_and_holds_up_nobody(site):
+    job_id, other = site.create(), site.create()
+    with site.store._database.writer.begin() as connection:
+        resolved = {**site.store.get(job_id).resolved, "pruning": {"method": "gone", "sparsity": 0.5}}
+        connection.execute(update(jobs).where(jobs.c.id == job_id).values(resolved=resolved))
+    dispatcher = site.dispatcher()
+    until(ended(site, job_id), dispatcher)
+    failure = site.store.get(job_id).failure
+    assert (failure.reason, failure.retryable) == ("SPEC_NOT_UNDERSTOOD", False)
+    assert "pruning.method" in failure.message
+    until(ended(site, other), dispatcher)
+    assert site.store.get(other).state is JobState.SUCCEEDED

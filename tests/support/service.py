@@ -16,6 +16,7 @@ from secateur_service.jobs.job import EventKind, JobResult, LanguageResult
 from secateur_service.jobs.store import open_job_store
 from support.jobs import new_job
 
+TOY_SERVER = Path(__file__).with_name("toy_server.py")
 WITH_WORKERS = {
     "SECATEUR_DEVICES": "cpu",
     "SECATEUR_THREADS_PER_WORKER": "1",
@@ -28,11 +29,15 @@ WITH_WORKERS = {
 
 
 class Service:
-    """`secateur-service serve` on a port that stays the same over restarts; `settings` are its environment."""
+    """`secateur-service serve` on a port that stays the same over restarts; `settings` are its environment.
 
-    def __init__(self, folder, *, file_root=None, metrics="", **settings):
+    With a `toy`, its workers run the toy pipeline and behave so.
+    """
+
+    def __init__(self, folder, *, file_root=None, metrics="", toy=None, **settings):
         self.folder = folder
         self.metrics = metrics
+        self.toy = toy
         self.settings = {"SECATEUR_DEVICES": "", **settings}
         self.data_dir = folder / "data"
         self.file_root = file_root or folder / "files"
@@ -47,8 +52,8 @@ class Service:
     def start(self):
         ready = self.folder / "ready.json"
         ready.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "secateur_service", "serve", "--listen", self.endpoint]
-        command += ["--metrics-listen", self.metrics]
+        program = [str(TOY_SERVER), self.toy] if self.toy else ["-m", "secateur_service", "serve"]
+        command = [sys.executable, *program, "--listen", self.endpoint, "--metrics-listen", self.metrics]
         command += ["--data-dir", str(self.data_dir), "--file-root", str(self.file_root), "--ready-file", str(ready)]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **self.settings})
@@ -64,7 +69,9 @@ class Service:
 
     def worker_pids(self):
         """The workers of this data folder, orphans of a killed server included."""
-        found = subprocess.run(["pgrep", "-f", "secateur_service work"], capture_output=True, text=True, check=False)
+        found = subprocess.run(
+            ["pgrep", "-f", "secateur_service work|toy_worker"], capture_output=True, text=True, check=False
+        )
         own = []
         for pid in found.stdout.split():
             with contextlib.suppress(OSError):
@@ -99,7 +106,7 @@ class Service:
 
     def publish(self, job_id, contents):
         """Play the end of a worker: publish files and a manifest, and succeed."""
-        destination = Path(self.store.get(job_id).resolved.output.destination.removeprefix("file://"))
+        destination = Path(self.store.get(job_id).destination.removeprefix("file://"))
         folder = destination / job_id
         files = []
         for path, content in contents.items():

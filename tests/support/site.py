@@ -1,5 +1,6 @@
 """A data folder with its store, and dispatchers over it whose workers run a toy pipeline (`toy_worker`)."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from secateur_service.settings import Settings
 from support.jobs import new_job
 
 TESTS = Path(__file__).parents[1]
+PYTHONPATH = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 class Site:
@@ -26,7 +28,7 @@ class Site:
 
     def executor(self, behaviour):
         command = (sys.executable, str(TESTS / "support" / "toy_worker.py"), behaviour)
-        return LocalExecutor(self.settings, command=command, environment={"PYTHONPATH": str(TESTS)})
+        return LocalExecutor(self.settings, command=command, environment={"PYTHONPATH": PYTHONPATH})
 
     def dispatcher(self, behaviour="finish", **kwargs):
         settings = self.settings

@@ -57,7 +57,7 @@ def pipeline(behaviour):
             observer.progress(Progress(index + 1, BLOCKS, (index + 1) / BLOCKS))
             observer.block(block(index))
             if index == first:
-                after_first_block(behaviour, observer, attempt)
+                after_first_block(behaviour, observer, attempt, workdir)
         observer.stage(Stage.PUBLISHING)
         store.put_bytes(f"{job_id}/proof", str(attempt).encode(), "text/plain")
         digest = commit("a" * 64)
@@ -69,7 +69,7 @@ def pipeline(behaviour):
     return run
 
 
-def after_first_block(behaviour, observer, attempt):
+def after_first_block(behaviour, observer, attempt, workdir):
     if behaviour == "crash":
         print("about to crash", flush=True)
         os._exit(3)
@@ -87,12 +87,14 @@ def after_first_block(behaviour, observer, attempt):
         raise MemoryError
     if behaviour == "slow" or (behaviour == "slow-once" and attempt == 1):
         wait(observer)
+    if behaviour == "patient":
+        wait(observer, until=workdir / "go")
     if behaviour == "deaf":
         time.sleep(600)
 
 
-def wait(observer):
-    while True:
+def wait(observer, until=None):
+    while until is None or not until.exists():
         observer.check()
         time.sleep(0.02)
 

@@ -1,12 +1,24 @@
+import hashlib
+import json
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from secateur_service.calibration.mixing import POLICIES
 from secateur_service.errors import InvalidSpecError
-from secateur_service.pruning.methods import DEFAULT_SPREAD, METHODS, UPDATES, goes_together
-from secateur_service.spec import CalibrationSpec, GenerationSpec, parse_parts, parse_spec
+from secateur_service.pruning.methods import DEFAULT_SPREAD, GROUPS, METHODS, UPDATES, goes_together
+from secateur_service.spec import (
+    ALLOCATIONS,
+    ORDERS,
+    SPEC_FORMAT,
+    CalibrationSpec,
+    GenerationSpec,
+    PruneSpec,
+    parse_parts,
+    parse_spec,
+)
 
 GOOD = {
     "model": {"uri": "file:///m"},
@@ -383,3 +395,12 @@ PARTS = ["model", "calibration", "pruning", "evaluation", "output", "execution"]
 def test_whatever_a_part_holds_it_is_accepted_or_refused_with_its_fields(part, content):
     _, found = parse_parts({**GOOD, part: content})
     assert all(violation.field.startswith(part) and violation.description for violation in found)
+
+
+def test_a_specification_with_other_fields_or_choices_is_in_another_format():
+    """Where this fails, older replicas cannot run what this release admits: raise SPEC_FORMAT, once it is released."""
+    parts = PruneSpec.model_json_schema()
+    names = {name: sorted(part["properties"]) for name, part in {"": parts, **parts["$defs"]}.items()}
+    choices = [list(known) for known in (METHODS, UPDATES, GROUPS, ORDERS, POLICIES, ALLOCATIONS)]
+    digest = hashlib.sha256(json.dumps([names, choices], sort_keys=True).encode()).hexdigest()[:12]
+    assert (SPEC_FORMAT, digest) == (1, "582711e598cd")

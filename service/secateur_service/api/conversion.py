@@ -18,6 +18,7 @@ from secateur_service.errors import FieldViolation
 from secateur_service.jobs.job import Estimate, Event, EventKind, Failure, Job, JobResult
 from secateur_service.jobs.states import JobState
 from secateur_service.pipeline.observer import Progress, Stage
+from secateur_service.plain import from_plain
 from secateur_service.spec import PruneSpec
 
 NAME_PREFIX = "pruneJobs/"
@@ -36,7 +37,7 @@ def spec_to_dict(message: pb.PruneSpec) -> dict[str, Any]:
 
 
 def spec_from_dict(data: Mapping[str, Any]) -> pb.PruneSpec:
-    """The inverse of `spec_to_dict`."""
+    """The inverse of `spec_to_dict`; fields without a value, and those that only a newer release has, are left out."""
     message = pb.PruneSpec()
     _fill(message, data)
     return message
@@ -44,7 +45,7 @@ def spec_from_dict(data: Mapping[str, Any]) -> pb.PruneSpec:
 
 def resolved_to_message(spec: PruneSpec) -> pb.PruneSpec:
     """A validated specification, with every default that was filled in."""
-    return spec_from_dict(spec.model_dump(mode="json", exclude_none=True))
+    return spec_from_dict(spec.model_dump(mode="json"))
 
 
 def prefixed(violations: Iterable[FieldViolation]) -> list[FieldViolation]:
@@ -133,7 +134,7 @@ def job_to_message(job: Job) -> pb.PruneJob:
         start_time=timestamp(job.start_time) if job.start_time else None,
         end_time=timestamp(job.end_time) if job.end_time else None,
         spec=spec_from_dict(job.spec),
-        resolved_spec=resolved_to_message(job.resolved),
+        resolved_spec=spec_from_dict(job.resolved),
         state=state_to_enum(job.state),
         stage=stage_to_enum(job.stage) if job.stage else pb.JOB_STAGE_UNSPECIFIED,
         progress=progress_to_message(job.progress) if job.progress else None,
@@ -154,19 +155,26 @@ def event_to_message(event: Event) -> pb.PruneJobEvent:
     body = event.body
     match event.kind:
         case EventKind.STATE:
-            failure = failure_to_message(Failure(**body["failure"])) if body.get("failure") else None
+            failure = failure_to_message(from_plain(Failure, body["failure"])) if body.get("failure") else None
             state = state_to_enum(JobState(body["state"]))
             message.state.CopyFrom(pb.StateChange(state=state, message=body.get("message", ""), failure=failure))
         case EventKind.STAGE:
             message.stage.CopyFrom(pb.StageChange(stage=stage_to_enum(Stage(body["stage"]))))
         case EventKind.PROGRESS:
-            message.progress.CopyFrom(progress_to_message(Progress(**body)))
+            message.progress.CopyFrom(progress_to_message(from_plain(Progress, body)))
         case EventKind.BLOCK:
-            message.block.CopyFrom(pb.BlockPruned(**body))
+            message.block.CopyFrom(block_to_message(body))
         case EventKind.LOG:
             fields = to_struct(body.get("fields", {}))
             message.log.CopyFrom(pb.LogRecord(level=body["level"], message=body["message"], fields=fields))
     return message
+
+
+def block_to_message(body: Mapping[str, Any]) -> pb.BlockPruned:
+    """A finished block."""
+    return pb.BlockPruned(
+        index=body["index"], sparsity=body["sparsity"], seconds=body["seconds"], snr_db=body["snr_db"]
+    )
 
 
 def snapshot_message(job: Job, now: datetime) -> pb.PruneJobEvent:
@@ -202,7 +210,9 @@ def _set_fields(message: Message) -> dict[str, Any]:
 
 def _fill(message: Message, data: Mapping[str, Any]) -> None:
     for name, value in data.items():
-        field = message.DESCRIPTOR.fields_by_name[name]
+        field = message.DESCRIPTOR.fields_by_name.get(name)
+        if field is None or value is None:
+            continue
         if field.message_type is None and not field.is_repeated:
             setattr(message, name, value)
         elif field.message_type is None:

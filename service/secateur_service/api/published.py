@@ -76,7 +76,7 @@ class PublishedResults:
                 f"job {job.id} is {job.state} and has no result; watch it until it is SUCCEEDED",
                 metadata={"state": job.state.value},
             )
-        destination = job.resolved.output.destination
+        destination = job.destination
         assert destination is not None, "a resolved specification names its destination"
         store = self._open_store(destination)
         return store, parse_manifest(_read(store, f"{job.id}/{MANIFEST_NAME}", job.result.manifest_sha256))

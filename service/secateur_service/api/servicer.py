@@ -25,7 +25,7 @@ from secateur_service.errors import DrainingError, FieldViolation, InvalidReques
 from secateur_service.jobs.job import Estimate, Job, NewJob
 from secateur_service.jobs.port import JobStore
 from secateur_service.jobs.states import JobState
-from secateur_service.spec import PruneSpec
+from secateur_service.spec import SPEC_FORMAT, PruneSpec
 from secateur_service.telemetry.tracing import carry
 
 # A stock gRPC client refuses messages above 4 MiB.
@@ -121,13 +121,18 @@ class PruneServicer(service_grpc.PruneServiceServicer):
                 f"{request.name} is {old.state}; only a job that has failed or was cancelled can be retried",
                 reason="JOB_NOT_RETRYABLE",
             )
+        if old.spec_format > SPEC_FORMAT:
+            raise NotReadyError(
+                f"{request.name} is of a newer release than this replica; retry it when all replicas are of that one",
+                reason="JOB_OF_NEWER_RELEASE",
+            )
         # What was admitted then may not be now. What runs is what ran, so that finished blocks fit.
-        await self._file_pool.call(self._admit, old.resolved.model_dump(mode="json"))
+        await self._file_pool.call(self._admit, old.resolved)
         new_job = NewJob(
             id=names.new_job_id(self._clock()),
             uid=str(uuid.uuid4()),
             spec=old.spec,
-            resolved=old.resolved,
+            resolved=PruneSpec.model_validate(old.resolved),
             labels=old.labels,
             estimate=old.estimate,
             request_id=request.request_id.lower() or None,

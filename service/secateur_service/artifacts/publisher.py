@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -145,7 +145,7 @@ def _adoptable(corner: _Prefix, ours: Manifest) -> Manifest | None:
     """The manifest of an earlier attempt at the same job whose files are all there."""
     published = corner.published()
     if published is not None:
-        if (published.job_id, published.resolved_spec) != (ours.job_id, ours.resolved_spec):
+        if published.job_id != ours.job_id or not _agree(published.resolved_spec, ours.resolved_spec):
             raise PermanentError(
                 f"{corner.store.uri(corner.key(MANIFEST_NAME))} belongs to another job; choose another destination",
                 reason=MANIFEST_CONFLICT,
@@ -161,6 +161,13 @@ def _adoptable(corner: _Prefix, ours: Manifest) -> Manifest | None:
         return None
     same_job = (found for found in corner.candidates() if found.job_id == ours.job_id)
     return next((found for found in same_job if corner.holds_all(found)), None)
+
+
+def _agree(one: Any, other: Any) -> bool:
+    """Whether two specifications say the same; releases differ in the fields that they know."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(_agree(one[name], other[name]) for name in one.keys() & other.keys())
+    return bool(one == other)
 
 
 def _upload(

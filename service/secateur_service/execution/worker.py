@@ -17,10 +17,18 @@ from typing import Protocol
 
 import structlog
 from opentelemetry.trace import Span, SpanKind
+from pydantic import ValidationError
 
 from secateur_service import faults
 from secateur_service.artifacts import ObjectStore, ObservedStore, open_store
-from secateur_service.errors import AttemptError, CancelledError, FencedError, NotFoundError, TransientError
+from secateur_service.errors import (
+    AttemptError,
+    CancelledError,
+    FencedError,
+    NotFoundError,
+    PermanentError,
+    TransientError,
+)
 from secateur_service.execution.exits import attempt_error, end_of_error
 from secateur_service.execution.lease import Lease
 from secateur_service.execution.locks import hold_until_exit, slot_lock
@@ -152,10 +160,10 @@ def _run_pipeline(
 ) -> JobResult:
     observer = StoreObserver(store, job.id, job.attempt, lease)
     figures = AttemptFigures()
-    destination = job.resolved.output.destination or settings.destinations[0]
+    destination = job.destination or settings.destinations[0]
     try:
         outcome = pipeline(
-            spec=job.resolved,
+            spec=_specification(job),
             job_id=job.id,
             attempt=job.attempt,
             workdir=workdir,
@@ -185,6 +193,21 @@ def _attempt_span(job: Job) -> contextlib.AbstractContextManager[Span]:
         parent=tracing.parent_of(job.trace),
         kind=SpanKind.CONSUMER,
     )
+
+
+def _specification(job: Job) -> PruneSpec:
+    """What runs.
+
+    Raises:
+        PermanentError: with reason SPEC_NOT_UNDERSTOOD: its rules have changed since the job was admitted.
+    """
+    try:
+        return PruneSpec.model_validate(job.resolved)
+    except ValidationError as error:
+        raise PermanentError(
+            f"this release has other rules than the one that admitted the job; submit it again: {error}",
+            reason="SPEC_NOT_UNDERSTOOD",
+        ) from error
 
 
 def _origins(store: JobStore, job: Job) -> list[str]:

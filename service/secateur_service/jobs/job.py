@@ -37,15 +37,21 @@ class Failure:
 
 @dataclass(frozen=True)
 class Job:
-    """A job. `spec` is as submitted (plain data), `resolved` is what runs. Times are UTC, from the database's clock.
+    """A job. Times are UTC, from the database's clock.
 
-    `queue_time` is when it could last be claimed, `trace` the W3C context of the call that created it.
+    Attributes:
+        spec: as submitted.
+        resolved: what runs, as the release that admitted the job wrote it.
+        spec_format: the `SPEC_FORMAT` of that release; a replica that has a smaller one leaves the job to others.
+        queue_time: when it could last be claimed.
+        trace: W3C context of the call that created it.
     """
 
     id: str
     uid: str
     spec: Mapping[str, Any]
-    resolved: PruneSpec
+    resolved: Mapping[str, Any]
+    spec_format: int
     labels: Mapping[str, str]
     estimate: Estimate
     state: JobState
@@ -64,6 +70,12 @@ class Job:
     retry_of: str | None = None
     short_of: frozenset[Shortage] = frozenset()
     trace: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def destination(self) -> str | None:
+        """Where it publishes; None for the service's first destination."""
+        destination: str | None = self.resolved["output"]["destination"]
+        return destination
 
 
 @dataclass(frozen=True)

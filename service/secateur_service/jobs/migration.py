@@ -1,4 +1,9 @@
-"""Brings a database to the schema of this release, or back, with Alembic and without its command line."""
+"""Brings a database to the schema of this release, or back, with Alembic and without its command line.
+
+Two releases share a database while one replaces the other, and an older one comes back after a rollback. So a schema
+says from which revision on code may use it (`schema.compatibility`); the rules for migrations are in
+`migrations/env.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,45 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, select, update
 from sqlalchemy.engine import Connection
+
+from secateur_service.jobs.schema import compatibility
 
 SCRIPTS = Path(__file__).parent / "migrations"
 
 
-def upgrade(connection: Connection) -> None:
+class NewerSchemaError(ValueError):
+    """The database has the schema of a newer release, which the code of this one may not use."""
+
+
+def upgrade(connection: Connection, revision: str = "head", *, scripts: Path = SCRIPTS) -> str | None:
     """Run the migrations that are missing, in the transaction that the connection is in.
 
+    Returns:
+        The revision of a newer release, whose schema this one may use and has left as it is; None where the schema is
+        that of this release.
+
     Raises:
-        CommandError: the database is at a revision that is not known.
+        NewerSchemaError: this release may not use it.
     """
-    command.upgrade(_config(connection), "head")
+    config = _config(connection, scripts)
+    known = ScriptDirectory.from_config(config)
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found is None or found in {script.revision for script in known.walk_revisions()}:
+        command.upgrade(config, revision)
+        _record(connection, known)
+        return None
+    head, oldest = known.get_current_head(), _oldest(connection)
+    if head is None or oldest is None or head < oldest:
+        raise NewerSchemaError(
+            f"the job store is at revision {found} of a newer release, which takes code from revision "
+            f"{oldest or found} on; this release has {head}. Install the release that was there before, or restore a "
+            "backup from before its migration"
+        )
+    return found
 
 
 def downgrade(connection: Connection, revision: str) -> None:
@@ -26,11 +58,32 @@ def downgrade(connection: Connection, revision: str) -> None:
     Raises:
         CommandError: there is no such revision below the one that the database is at.
     """
-    command.downgrade(_config(connection), revision)
+    config = _config(connection, SCRIPTS)
+    command.downgrade(config, revision)
+    _record(connection, ScriptDirectory.from_config(config))
 
 
-def _config(connection: Connection) -> Config:
+def _config(connection: Connection, scripts: Path) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
+
+
+def _oldest(connection: Connection) -> str | None:
+    """The oldest revision whose code may use the schema; None where that is not recorded, before revision 0005."""
+    if not inspect(connection).has_table(compatibility.name):
+        return None
+    return connection.scalar(select(compatibility.c.oldest))
+
+
+def _record(connection: Connection, known: ScriptDirectory) -> None:
+    """Record the oldest revision that the migrations name which have been run."""
+    recorded = _oldest(connection)
+    if recorded is None:
+        return
+    reached = MigrationContext.configure(connection).get_current_revision()
+    run = known.iterate_revisions(reached, "base")
+    oldest = max(getattr(script.module, "oldest_supported", "0001") for script in run)
+    if oldest != recorded:
+        connection.execute(update(compatibility).values(oldest=oldest))

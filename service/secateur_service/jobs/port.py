@@ -28,11 +28,14 @@ class Heartbeat:
 class JobStore(Protocol):
     """The only shared state of the service."""
 
-    def migrate(self) -> None:
+    def migrate(self) -> str | None:
         """Bring the schema up to date; harmless where it is.
 
+        Returns:
+            The revision of a newer release, whose schema this one may use and has left as it is; else None.
+
         Raises:
-            ValueError: what is there is no job store, or one of a newer release.
+            ValueError: what is there is no job store, or one of a newer release that this one may not use.
         """
 
     def create(self, job: NewJob) -> Job:
@@ -74,7 +77,10 @@ class JobStore(Protocol):
         """
 
     def claim(self, *, owner: str, lease_seconds: float) -> Job | None:
-        """Take the oldest queued job that is due: RUNNING, attempt + 1, leased to `owner`. None when there is none."""
+        """Take the oldest queued job that is due: RUNNING, attempt + 1, leased to `owner`. None when there is none.
+
+        What a newer release admitted is left to its replicas where this one does not know the format.
+        """
 
     def heartbeat(self, job_id: str, attempt: int, *, lease_seconds: float) -> Heartbeat:
         """Extend the lease (fenced)."""
@@ -153,7 +159,7 @@ class JobStore(Protocol):
         """Number of jobs in each state, zero included."""
 
     def oldest_queued_age_seconds(self) -> float:
-        """How long the oldest claimable job has waited; 0 when the queue is empty."""
+        """How long the oldest job that is due has waited, whoever can run it; 0 when the queue is empty."""
 
     def max_heartbeat_age_seconds(self) -> float:
         """Age of the oldest heartbeat of the running jobs; 0 when none runs."""

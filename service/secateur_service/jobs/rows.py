@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from secateur_service.jobs.events import log_body
 from secateur_service.jobs.job import (
     Estimate,
     Event,
@@ -20,12 +21,14 @@ from secateur_service.jobs.job import (
 )
 from secateur_service.jobs.states import JobState
 from secateur_service.pipeline.observer import Progress, Stage
-from secateur_service.spec import PruneSpec
+from secateur_service.plain import from_plain
+from secateur_service.spec import SPEC_FORMAT
 
 Row = Mapping[Any, Any]
 """Values by column name."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_KINDS, _STAGES, _SHORTAGES = frozenset(EventKind), frozenset(Stage), frozenset(Shortage)
 
 
 def new_row(job: NewJob, now: int) -> dict[str, Any]:
@@ -37,6 +40,7 @@ def new_row(job: NewJob, now: int) -> dict[str, Any]:
         "request_digest": job.request_digest,
         "spec": dict(job.spec),
         "resolved": job.resolved.model_dump(mode="json"),
+        "spec_format": SPEC_FORMAT,
         "labels": dict(job.labels),
         "estimate": asdict(job.estimate),
         "state": JobState.QUEUED.value,
@@ -73,21 +77,22 @@ def run_deadline(row: Row, now: int) -> int | None:
 
 
 def to_job(row: Row) -> Job:
-    """The job of a row of `schema.jobs`."""
+    """The job of a row of `schema.jobs`, whichever release wrote it: no job hides the others of a list."""
     return Job(
         id=row["id"],
         uid=row["uid"],
         spec=row["spec"],
-        resolved=PruneSpec.model_validate(row["resolved"]),
+        resolved=row["resolved"],
+        spec_format=row["spec_format"],
         labels=row["labels"],
-        estimate=Estimate(**row["estimate"]),
+        estimate=from_plain(Estimate, row["estimate"]),
         state=JobState(row["state"]),
-        stage=None if row["stage"] is None else Stage(row["stage"]),
-        progress=None if row["progress"] is None else Progress(**row["progress"]),
+        stage=Stage(row["stage"]) if row["stage"] in _STAGES else None,
+        progress=None if row["progress"] is None else from_plain(Progress, row["progress"]),
         attempt=row["attempt"],
         charged_attempts=row["charged_attempts"],
         max_attempts=row["max_attempts"],
-        failure=None if row["failure"] is None else Failure(**row["failure"]),
+        failure=None if row["failure"] is None else from_plain(Failure, row["failure"]),
         result=None if row["result"] is None else _result(row["result"]),
         last_sequence=row["last_sequence"],
         create_time=to_time(row["create_time"]),
@@ -95,20 +100,23 @@ def to_job(row: Row) -> Job:
         start_time=None if row["start_time"] is None else to_time(row["start_time"]),
         end_time=None if row["end_time"] is None else to_time(row["end_time"]),
         retry_of=row["retry_of"],
-        short_of=frozenset(map(Shortage, row["short_of"] or ())),
+        short_of=frozenset(Shortage(short) for short in row["short_of"] or () if short in _SHORTAGES),
         trace=row["trace"] or {},
     )
 
 
 def to_event(row: Row) -> Event:
-    """The event of a row of `schema.events`."""
+    """The event of a row of `schema.events`. What a newer release tells in its own words is a line of the log here."""
+    kind, body = row["kind"], row["body"]
+    if kind not in _KINDS or (kind == EventKind.STAGE and body["stage"] not in _STAGES):
+        kind, body = EventKind.LOG, log_body("info", f"{kind}, an event of a newer release", body)
     return Event(
         job_id=row["job_id"],
         sequence=row["sequence"],
         time=to_time(row["time"]),
         attempt=row["attempt"],
-        kind=EventKind(row["kind"]),
-        body=row["body"],
+        kind=EventKind(kind),
+        body=body,
     )
 
 
@@ -122,5 +130,5 @@ def _after(now: int, seconds: int | None) -> int | None:
 
 
 def _result(data: Mapping[str, Any]) -> JobResult:
-    languages = tuple(LanguageResult(**language) for language in data["languages"])
-    return JobResult(**{**data, "languages": languages})
+    languages = tuple(from_plain(LanguageResult, language) for language in data["languages"])
+    return from_plain(JobResult, {**data, "languages": languages})

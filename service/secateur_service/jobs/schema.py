@@ -1,7 +1,7 @@
 """The tables of the job store, in types that SQLite and PostgreSQL share.
 
 Times are whole milliseconds since 1970 in UTC, taken from the database's clock: integers compare alike everywhere.
-A change here needs a migration in `migrations/versions`; a test compares the two.
+A change here needs a migration in `migrations/versions`, whose rules are in `migrations/env.py`; tests compare the two.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ jobs = Table(
     Column("retry_of", String(128)),  # the other job may be forgotten by now
     Column("short_of", Plain),  # memory that did not suffice in an attempt
     Column("swept_time", BigInteger),  # when what it left in the object store was removed
+    Column("spec_format", Integer, nullable=False, server_default="1"),  # of `resolved`
     Column("trace", Plain),  # W3C context of the call that created it
     CheckConstraint("state IN ({})".format(", ".join(f"'{state}'" for state in JobState)), name="state"),
     Index(None, "state", "number"),
@@ -101,3 +102,6 @@ blocks = Table(
     Column("attempt", Integer, nullable=False),
     Column("record", Plain, nullable=False),
 )
+
+# One row, which every migration keeps true: the oldest revision whose code may use this schema.
+compatibility = Table("schema_compatibility", metadata, Column("oldest", String(32), nullable=False))

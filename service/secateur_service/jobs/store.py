@@ -31,6 +31,7 @@ from secateur_service.jobs.sqlite import SqliteDatabase
 from secateur_service.jobs.states import JobState
 from secateur_service.pipeline.ledger import block_from_json, block_to_json
 from secateur_service.pipeline.observer import BlockRecord
+from secateur_service.spec import SPEC_FORMAT
 
 _OWNED = (JobState.RUNNING.value, JobState.CANCELLING.value)
 
@@ -80,25 +81,28 @@ class SqlJobStore:
         self._database = database
         self.retention = SqlRetention(database)
 
-    def migrate(self, *, back_to: str | None = None) -> None:
+    def migrate(self, *, back_to: str | None = None) -> str | None:
         """Bring the schema up to date; harmless where it is. Several processes may call it at once.
 
         Args:
             back_to: instead, undo the migrations after this revision; `base` removes everything.
 
+        Returns:
+            The revision of a newer release, whose schema this one may use and has left as it is; else None.
+
         Raises:
-            ValueError: what is there is no job store, or one of a newer release.
+            ValueError: what is there is no job store, or one of a newer release that this one may not use.
         """
         try:
             with answering(), self._database.migrating() as connection:
                 if back_to is None:
-                    upgrade(connection)
-                else:
-                    downgrade(connection, back_to)
+                    return upgrade(connection)
+                downgrade(connection, back_to)
+                return None
         except DatabaseError as error:
             raise ValueError(f"database_url is no job store: {error.orig}; name another database") from error
         except CommandError as error:
-            raise ValueError(f"the job store was written by a newer release, install that one: {error}") from error
+            raise ValueError(f"the job store cannot be migrated: {error}") from error
 
     def create(self, job: NewJob) -> Job:
         """Insert a job in state QUEUED with its first event; a known request id returns the first request's job.
@@ -190,8 +194,12 @@ class SqlJobStore:
             return job.snapshot()
 
     def claim(self, *, owner: str, lease_seconds: float) -> Job | None:
-        """Take the oldest queued job that is due: RUNNING, attempt + 1, leased to `owner`. None when there is none."""
-        due = select(jobs).where(_due(self._database.now)).order_by(jobs.c.number).limit(1)
+        """Take the oldest queued job that is due: RUNNING, attempt + 1, leased to `owner`. None when there is none.
+
+        What a newer release admitted is left to its replicas where this one does not know the format.
+        """
+        due = select(jobs).where(_due(self._database.now), jobs.c.spec_format <= SPEC_FORMAT)
+        due = due.order_by(jobs.c.number).limit(1)
         with self._reading() as connection:  # an idle dispatcher shall not keep writers waiting
             if connection.execute(due).first() is None:
                 return None
@@ -383,7 +391,7 @@ class SqlJobStore:
         return {state: counted.get(state.value, 0) for state in JobState}
 
     def oldest_queued_age_seconds(self) -> float:
-        """How long the oldest claimable job has waited; 0 when the queue is empty."""
+        """How long the oldest job that is due has waited, whoever can run it; 0 when the queue is empty."""
         now = self._database.now
         return self._age(select(now - func.min(jobs.c.not_before)).where(_due(now)))
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from secateur_service.durable import write_durably
 from secateur_service.pipeline.observer import BlockRecord, LayerRecord
+from secateur_service.plain import from_plain
 
 
 class BlockLedger(Protocol):
@@ -31,19 +32,12 @@ def block_to_json(record: BlockRecord) -> dict[str, Any]:
 
 
 def block_from_json(data: dict[str, Any]) -> BlockRecord:
-    """The inverse of `block_to_json`."""
+    """The inverse of `block_to_json`, also of another release's."""
     layers = tuple(
-        LayerRecord(
-            name=layer["name"],
-            shape=(layer["shape"][0], layer["shape"][1]),
-            zeros=layer["zeros"],
-            notes=tuple(layer["notes"]),
-            snr_db=layer["snr_db"],
-            weights=layer["weights"],
-        )
+        from_plain(LayerRecord, {**layer, "shape": tuple(layer["shape"]), "notes": tuple(layer["notes"])})
         for layer in data["layers"]
     )
-    return BlockRecord(**{**data, "tensors": tuple(data["tensors"]), "layers": layers})
+    return from_plain(BlockRecord, {**data, "tensors": tuple(data["tensors"]), "layers": layers})
 
 
 class FileLedger:

@@ -217,7 +217,7 @@ class _Families:
         self.store_up = GaugeMetricFamily(f"{NAMESPACE}_store_up", "Whether the job store answers.", labels=[])
         self.jobs = GaugeMetricFamily(f"{NAMESPACE}_jobs", "Jobs in each state.", labels=["state"])
         self.queue_oldest_age = GaugeMetricFamily(
-            f"{NAMESPACE}_queue_oldest_age_seconds", "How long the oldest claimable job has waited.", labels=[]
+            f"{NAMESPACE}_queue_oldest_age_seconds", "How long the oldest job that is due has waited.", labels=[]
         )
         self.heartbeat_age = GaugeMetricFamily(
             f"{NAMESPACE}_heartbeat_age_seconds", "Age of the oldest heartbeat of the running jobs.", labels=[]

@@ -36,7 +36,7 @@ class House:
             self.store,
             self.store.retention,
             LocalExecutor(self.settings, command=(sys.executable,)),
-            lambda job: open_store(job.resolved.output.destination, S3Access()),
+            lambda job: open_store(job.destination, S3Access()),
             leftovers_seconds=leftovers_seconds,
             jobs_seconds=jobs_seconds,
             **{"pause_seconds": 60.0, **options},

@@ -1,8 +1,11 @@
+import shutil
 from contextlib import closing
 
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect
 
+from secateur_service.jobs.migration import SCRIPTS, upgrade
 from secateur_service.jobs.schema import metadata
 from secateur_service.jobs.store import open_job_store
 from support.jobs import new_job
@@ -44,7 +47,7 @@ def test_the_migrated_schema_equals_the_metadata(store, database_url, other_url)
     engine.dispose()
     migrated, created = definitions(database_url), definitions(other_url)
     assert migrated == created
-    assert {"jobs", "events", "blocks"} == created.keys()
+    assert {"jobs", "events", "blocks", "schema_compatibility"} == created.keys()
     assert created["jobs"]["checks"]
     assert created["jobs"]["indexes"]
 
@@ -72,8 +75,46 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path):
     assert file.read_text() == "Dear reader, " * 1000
 
 
-def test_the_store_of_a_newer_release_is_refused(store):
+def be_newer(store, *statements):
     with store._database.writer.begin() as connection:
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+        for statement in ("UPDATE alembic_version SET version_num = '9999'", *statements):
+            connection.exec_driver_sql(statement)
+
+
+def test_the_schema_of_a_newer_release_is_used_as_it_is_where_it_says_so(store, database_url):
+    job = store.create(new_job())
+    be_newer(store, "CREATE TABLE news (text VARCHAR(8))", "ALTER TABLE jobs ADD COLUMN trace VARCHAR(8)")
+    found = definitions(database_url)
+    assert store.migrate() == "9999"
+    assert definitions(database_url) == found
+    assert store.claim(owner="test", lease_seconds=30).id == job.id
+
+
+def test_a_schema_of_a_newer_release_that_does_not_say_so_is_refused_with_what_it_needs(store):
+    be_newer(store, "UPDATE schema_compatibility SET oldest = '9998'")
+    with pytest.raises(ValueError, match="at revision 9999 of a newer release, which takes code from revision 9998 on"):
+        store.migrate()
+    with pytest.raises(ValueError, match="cannot be migrated"):
+        store.migrate(back_to="0004")
+
+
+def test_a_schema_that_is_not_known_and_has_no_record_is_refused(store):
+    be_newer(store, "DROP TABLE schema_compatibility")
     with pytest.raises(ValueError, match="newer release"):
         store.migrate()
+
+
+def test_the_oldest_code_that_may_use_a_schema_is_what_its_migrations_say(database_url, tmp_path):
+    shutil.copytree(SCRIPTS, tmp_path / "scripts")
+    head = ScriptDirectory(SCRIPTS).get_current_head()
+    for revision, before, rule in (("9001", head, "oldest_supported = '0005'\n"), ("9002", "9001", "")):
+        text = f"revision = '{revision}'\ndown_revision = '{before}'\n{rule}\n\ndef upgrade():\n    pass\n"
+        (tmp_path / "scripts" / "versions" / f"{revision}.py").write_text(text)
+    engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"))
+    oldest = {}
+    for revision in (head, "9001", "9002"):
+        with engine.begin() as connection:
+            upgrade(connection, revision, scripts=tmp_path / "scripts")
+            oldest[revision] = connection.exec_driver_sql("SELECT oldest FROM schema_compatibility").scalar_one()
+    engine.dispose()
+    assert oldest == {head: "0001", "9001": "0005", "9002": "0005"}
