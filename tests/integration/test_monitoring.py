@@ -98,6 +98,7 @@ def database_url(postgres):
 @pytest.fixture(scope="module")
 def service(tmp_path_factory, files, database_url):
     settings = {**WITH_WORKERS, "SECATEUR_DATABASE_URL": database_url, "SECATEUR_DEVICES": "cpu,cpu"}
+    settings["SECATEUR_LEASE_SECONDS"] = "60"  # no other attempt may be lost than the one that is killed
     folder = tmp_path_factory.mktemp("service")
     service = Service(folder, file_root=files, metrics=f"127.0.0.1:{free_port()}", **settings)
     yield service

@@ -83,7 +83,7 @@ def be_newer(store, *statements):
 
 def test_the_schema_of_a_newer_release_is_used_as_it_is_where_it_says_so(store, database_url):
     job = store.create(new_job())
-    be_newer(store, "CREATE TABLE news (text VARCHAR(8))", "ALTER TABLE jobs ADD COLUMN trace VARCHAR(8)")
+    be_newer(store, "CREATE TABLE news (text VARCHAR(8))", "ALTER TABLE jobs ADD COLUMN mood VARCHAR(8)")
     found = definitions(database_url)
     assert store.migrate() == "9999"
     assert definitions(database_url) == found
