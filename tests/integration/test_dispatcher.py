@@ -17,7 +17,7 @@ from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
 from secateur_service.telemetry import attempt_figures
 from support.jobs import result
-from support.site import TESTS, Site, ended, has_block, until
+from support.site import PYTHONPATH, Site, ended, has_block, until
 
 SERVER = """
 import sys, time
@@ -292,7 +292,7 @@ def test_the_orphan_of_a_killed_server_keeps_its_slot_and_its_job_and_the_succes
             SERVER,
             str(site.settings.data_dir),
         ],
-        env={"PYTHONPATH": str(TESTS)},
+        env={"PYTHONPATH": PYTHONPATH},
     )
     until(has_block(site, first))
     server.kill()

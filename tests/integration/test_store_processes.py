@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import uuid
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +12,7 @@ from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import open_job_store
 from support.jobs import new_job
-
-TESTS = Path(__file__).parents[1]
+from support.site import PYTHONPATH
 
 HAMMER = """
 import sys
@@ -86,7 +84,7 @@ def url(database_url):
 def script(code, *arguments):
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
-        env={"PYTHONPATH": str(TESTS)},
+        env={"PYTHONPATH": PYTHONPATH},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

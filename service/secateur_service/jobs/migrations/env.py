@@ -14,9 +14,10 @@ rollback. So there are two kinds.
   a module names the oldest revision whose code may use what it leaves: `oldest_supported = "0007"`. A release with an
   older head then refuses to start.
 
-A change takes two releases, so that a rollback by one is always possible: the first one expands, writes old and new,
-and reads the new where it is there; the second one, which no longer needs the old, contracts. Code of the first one
-still reads the old column, so the contraction names its own revision, unless a release in between did without.
+A change takes two releases at least: the first one expands and writes old and new, a later one contracts. The first
+one needs the old until its end, so a contraction in the very next release names its own revision: that upgrade can
+neither roll nor be rolled back. Where it has to, a release between them does without the old, with a migration of its
+own (an empty one will do), and the contraction names that one's revision.
 
 Revisions are numbers of four digits: they are compared as text. Columns of JSON follow the same rules without a
 migration: fields are added, and `plain.from_plain` ignores what it does not know. tests/unit/jobs/test_expansion.py
