@@ -24,7 +24,9 @@ RUN install -d -o 10001 -g 10001 -m 0750 /data
 
 # Dependencies come first and from two files only, so that a change of the source does not install them again.
 FROM base AS api-build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+# Named, because the home folder is not root's: what is mounted there is to be what pip uses.
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_CACHE_DIR=/root/.cache/pip
 WORKDIR /build
 RUN python -m venv /opt/secateur \
     && mkdir -p client/secateur service/secateur_service \

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test campaign lint format proto schema clean
+.PHONY: help setup demo test campaign images lint format proto schema clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -26,6 +26,9 @@ test: setup  ## all tests
 campaign: setup  ## 200 random faults over at least 40 jobs, then every promise of docs/reliability.md checked (15 minutes)
 	cd tests && ../$(BIN)/python -m faults.campaign --database sqlite
 	cd tests && ../$(BIN)/python -m faults.campaign --database postgresql
+
+images: setup  ## both images built by buildah, started, and a job run in one (root; 5 minutes)
+	TEST_IMAGES=1 $(BIN)/python -m pytest --capture=no --verbose tests/images
 
 lint: setup  ## style, types, and whether the generated stubs have drifted
 	$(BIN)/ruff check .

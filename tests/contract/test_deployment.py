@@ -218,6 +218,12 @@ def test_the_images_end_with_a_user_that_is_not_root():
     assert "STOPSIGNAL SIGTERM\n" in stages["runtime"]
 
 
+def test_pip_keeps_what_it_fetches_where_a_cache_is_mounted_for_it():
+    mounted = re.findall(r"--mount=type=cache,target=(\S+)", DOCKERFILE)
+    assert len(mounted) == DOCKERFILE.count("RUN --mount") >= 3
+    assert set(mounted) == set(re.findall(r"\bPIP_CACHE_DIR=(\S+)", DOCKERFILE))
+
+
 def image_references() -> set[str]:
     found = set(re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE))
     found |= {service["image"] for service in compose_services().values()}
