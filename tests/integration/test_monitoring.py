@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -150,6 +151,38 @@ def test_seven_jobs_run_through_one_is_killed_and_two_fail(ended):
     assert [str(job.state) for job in ended] == ["SUCCEEDED", "FAILED", "FAILED", *["SUCCEEDED"] * GOOD]
     assert [job.failure.reason for job in ended[1:3]] == ["MANIFEST_CONFLICT", "NON_FINITE"]
     assert [job.attempt for job in ended] == [2, *[1] * 9]
+
+
+def test_the_metrics_after_real_jobs_are_as_prometheus_wants_them(ended, service):
+    program = shutil.which("promtool") or pytest.skip("promtool is not installed")
+    with urllib.request.urlopen(f"http://{service.metrics}/metrics", timeout=10) as answer:
+        text = answer.read()
+    checked = subprocess.run([program, "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+    names = set(re.findall(r"^# TYPE (\w+)", text.decode(), re.MULTILINE))
+    contract = (
+        "jobs queue_oldest_age_seconds queue_wait_seconds jobs_finished_total job_duration_seconds "
+        "stage_duration_seconds blocks_pruned_total block_duration_seconds calibration_tokens_total attempts_total "
+        "fenced_writes_total heartbeat_age_seconds rpc_requests_total rpc_duration_seconds watch_streams "
+        "object_store_requests_total object_store_bytes_total device_memory_peak_bytes workdir_free_bytes "
+        "last_success_timestamp_seconds build_info"
+    )
+    assert {f"secateur_{name}" for name in contract.split()} <= names
+    labels = set(re.findall(r'(\w+)="', text.decode()))
+    assert labels <= {
+        "state",
+        "outcome",
+        "reason",
+        "stage",
+        "cause",
+        "method",
+        "code",
+        "operation",
+        "direction",
+        "le",
+        "version",
+    }
+    assert not [job.name for job in ended if job.name.partition("/")[2] in text.decode()]
 
 
 def test_the_operators_dashboard_shows_what_happened(ended, service, prometheus):
