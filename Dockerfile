@@ -24,7 +24,7 @@ RUN install -d -o 10001 -g 10001 -m 0750 /data
 
 # Dependencies come first and from two files only, so that a change of the source does not install them again.
 FROM base AS api-build
-# Named, because the home folder is not root's: what is mounted there is to be what pip uses.
+# Named, because pip would look below HOME; the image's own folder of it, which hadolint knows.
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_CACHE_DIR=/root/.cache/pip
 WORKDIR /build

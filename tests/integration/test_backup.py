@@ -24,7 +24,7 @@ def dump(service, url, tmp_path, postgres):
 
 def restore_dump(tmp_path, postgres):
     url = postgres.create_database()
-    options = ["--exit-on-error", "--no-owner", f"--dbname={url}", f"{tmp_path}/secateur.backup"]
+    options = ["--exit-on-error", "--no-owner", "--no-privileges", f"--dbname={url}", f"{tmp_path}/secateur.backup"]
     subprocess.run([str(postgres.programs / "pg_restore"), *options], check=True, capture_output=True)
     return url
 

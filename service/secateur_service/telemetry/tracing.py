@@ -8,7 +8,6 @@ which may hold secrets; the log has it, redacted, with the id of the trace.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import socket
 import threading
@@ -27,13 +26,12 @@ from opentelemetry.util.types import AttributeValue
 from secateur_service import __version__
 
 ENVIRONMENT_PREFIX = "OTEL_"
-ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 JOB, ATTEMPT, BLOCK, OBJECT = "secateur.job", "secateur.attempt", "secateur.block", "secateur.object"
 """Names of attributes."""
 
 # How long the last spans are tried to be sent to a collector that is away.
 _LAST_SPANS_SECONDS = 2.0
-_EXPORTER = "opentelemetry.exporter.otlp.proto.http"
 
 _log = structlog.get_logger(__name__)
 _tracer = trace.get_tracer("secateur_service", __version__)
@@ -41,22 +39,23 @@ _propagator = TraceContextTextMapPropagator()
 
 
 @contextmanager
-def exporting_spans(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
+def exporting_spans() -> Iterator[None]:
     """Export this process's spans by OTLP over HTTP, where the environment says to; what is left goes out at the end.
 
     Once in a process. The SDK reads sampling, headers, certificates and the rest from its own variables.
     """
-    if not any(environment.get(name) for name in ENDPOINTS):
+    if not any(os.environ.get(name) for name in _ENDPOINTS):
         yield
         return
-    if importlib.util.find_spec("opentelemetry.sdk") is None or importlib.util.find_spec(_EXPORTER) is None:
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
         _log.warning("no traces are exported: pip install 'secateur[traces]'")
         yield
         return
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     ours = {
         "service.name": "secateur",
@@ -100,7 +99,7 @@ def span(
         try:
             yield current
         except BaseException as error:
-            current.set_status(Status(StatusCode.ERROR, getattr(error, "reason", type(error).__name__)))
+            current.set_status(Status(StatusCode.ERROR, _reason(error)))
             raise
 
 
@@ -124,9 +123,8 @@ def request_span(
     try:
         yield
     except Exception as error:
-        reason = getattr(error, "reason", type(error).__name__)
-        if reason not in answers:
-            request.set_status(Status(StatusCode.ERROR, reason))
+        if _reason(error) not in answers:
+            request.set_status(Status(StatusCode.ERROR, _reason(error)))
         raise
     finally:
         request.end()
@@ -155,3 +153,9 @@ def trace_fields() -> dict[str, str]:
     """What a log line says of the trace that it belongs to."""
     current = trace.get_current_span().get_span_context()
     return {"trace_id": trace.format_trace_id(current.trace_id)} if current.is_valid else {}
+
+
+def _reason(error: BaseException) -> str:
+    """What a span says of an error; its text is for the log."""
+    reason: str = getattr(error, "reason", type(error).__name__)
+    return reason
