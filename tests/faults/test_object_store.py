@@ -69,7 +69,9 @@ def test_a_shard_that_the_store_has_damaged_is_made_again(s3_site, damage):
     job_id = site.submit()
     dispatcher = site.failing("job.pruned=wait")
     checkpoint = site.settings.data_dir / "work" / job_id / "checkpoint"
-    until(lambda: site.store.blocks(job_id)[site.blocks - 1 :] and not list(checkpoint.glob("block-*")), dispatcher)
+    until(
+        lambda: site.store.blocks(job_id)[site.blocks - 1 :] and not list(checkpoint.glob("model-block-*")), dispatcher
+    )
     objects = open_store(site.settings.destinations[0], site.settings)
     shard = min(objects.list_keys(f"{job_id}/checkpoint/block-"))
     objects.delete(shard)

@@ -136,7 +136,7 @@ def test_blocks_made_under_other_conditions_are_not_mixed_in(inputs, tmp_path):
     worker.wait()
     shards = tmp_path / "out" / "checkpoint"
     shards.mkdir(exist_ok=True)
-    (shards / "block-00000-0123456789abcdef.safetensors").write_bytes(b"made under other conditions")
+    (shards / "model-block-00000-0123456789abcdef.safetensors").write_bytes(b"made under other conditions")
     finished = run(tmp_path, data)
     assert json.loads(finished.stdout.splitlines()[-1])["resumed_blocks"] == 0
     named = {file["path"] for file in json.loads((tmp_path / "out" / "manifest.json").read_text())["files"]}

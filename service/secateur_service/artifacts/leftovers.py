@@ -9,8 +9,9 @@ from secateur_service.artifacts.manifest import MANIFEST_NAME, parse_manifest
 from secateur_service.artifacts.port import OBJECT_NOT_FOUND, ObjectStore
 from secateur_service.errors import DamagedResultError, PermanentError
 
-# Names that only the service gives: shards, and manifests before their commit.
-_OURS = re.compile(r"checkpoint/(block|other)-\d+-[0-9a-f]{12,64}\.safetensors|manifests/[0-9a-f]{64}\.json")
+# Names that only the service gives: shards (earlier releases began them with the block), and manifests before their
+# commit.
+_OURS = re.compile(r"checkpoint/(model-)?(block|other)-\d+-[0-9a-f]{12,64}\.safetensors|manifests/[0-9a-f]{64}\.json")
 
 
 def remove_leftovers(store: ObjectStore, prefix: str, published: str | None) -> int:

@@ -21,6 +21,8 @@ from secateur_service.durable import sync
 # Bytes per element of the types that a prunable checkpoint may hold.
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 MAX_HEADER_BYTES = 100_000_000
+# What every published shard is called first: mlx-lm and converters of llama.cpp look for `model*.safetensors`.
+SHARD_PREFIX = "model-"
 _LARGEST = 2**63 - 1
 
 
@@ -107,7 +109,7 @@ class WrittenFile:
 
 
 def write_shard(folder: Path, stem: str, tensors: list[OutputTensor]) -> WrittenFile:
-    """Write tensors to `{stem}-{digest}.safetensors`; the file has its name only once it is whole and on disk.
+    """Write tensors to `model-{stem}-{digest}.safetensors`; it has its name only once it is whole and on disk.
 
     Raises:
         OSError: the disk is full or fails; the partial file is removed.
@@ -136,7 +138,7 @@ def write_shard(folder: Path, stem: str, tensors: list[OutputTensor]) -> Written
             if written != 8 + len(encoded) + position:
                 raise ValueError(f"{stem}: wrote {written} bytes where the shapes need {8 + len(encoded) + position}")
         sync(partial)
-        final = folder / f"{stem}-{digest.hexdigest()[:16]}.safetensors"
+        final = folder / f"{SHARD_PREFIX}{stem}-{digest.hexdigest()[:16]}.safetensors"
         partial.replace(final)
         sync(folder)
     finally:

@@ -21,6 +21,7 @@ from secateur_service import faults
 from secateur_service.artifacts import ObjectStore
 from secateur_service.durable import file_digest
 from secateur_service.errors import AttemptError, TransientError
+from secateur_service.models.safetensors import SHARD_PREFIX
 from secateur_service.pipeline.observer import BlockRecord
 
 MEDIA_TYPE = "application/octet-stream"
@@ -61,7 +62,12 @@ class Shards:
         self._waiting: deque[Future[None]] = deque()
 
     def holds(self, record: BlockRecord) -> bool:
-        """Whether the shard of a finished block is still there, unchanged in size."""
+        """Whether the shard of a finished block is still there, unchanged in size.
+
+        One that an earlier release named otherwise is not: who looks for `model*.safetensors` would miss it.
+        """
+        if not record.shard.startswith(SHARD_PREFIX):
+            return False
         return self._is_here(record) or self._find(record) is not None
 
     def fetch(self, record: BlockRecord) -> Path:

@@ -9,9 +9,14 @@ from secateur_service.artifacts.leftovers import remove_leftovers
 from secateur_service.errors import DamagedResultError, PermanentError
 from servers import S3Access
 
-SHARD = "checkpoint/block-00000-{}.safetensors"
+SHARD = "checkpoint/model-block-00000-{}.safetensors"
 PUBLISHED = {SHARD.format("a" * 16): b"weights", "checkpoint/config.json": b"{}", "report/report.json": b"{}"}
-LEFT = {SHARD.format("b" * 16): b"others", f"manifests/{'c' * 64}.json": b"{}"}
+LEFT = {
+    SHARD.format("b" * 16): b"others",
+    "checkpoint/model-other-00000-" + "d" * 16 + ".safetensors": b"others",
+    "checkpoint/block-00000-" + "e" * 16 + ".safetensors": b"of an earlier release",
+    f"manifests/{'c' * 64}.json": b"{}",
+}
 
 
 @pytest.fixture(params=["directory", "s3"])

@@ -17,7 +17,7 @@ from support.jobs import new_job
 from support.site import until
 
 PERMANENT = Failure(reason="BAD_MODEL", message="the model is bad", retryable=False)
-SHARD = "checkpoint/block-00000-aaaaaaaaaaaaaaaa.safetensors"
+SHARD = "checkpoint/model-block-00000-aaaaaaaaaaaaaaaa.safetensors"
 
 
 class House:

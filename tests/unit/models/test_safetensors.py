@@ -41,7 +41,7 @@ def test_what_is_written_is_what_the_library_reads_and_its_name_carries_its_dige
     written = write_shard(tmp_path, "block-00000", [output_tensor(name, tensor) for name, tensor in tensors.items()])
     content = (tmp_path / written.name).read_bytes()
     assert hashlib.sha256(content).hexdigest() == written.sha256
-    assert written.name == f"block-00000-{written.sha256[:16]}.safetensors"
+    assert written.name == f"model-block-00000-{written.sha256[:16]}.safetensors"
     assert written.size_bytes == len(content)
     with safe_open(tmp_path / written.name, framework="pt") as file:
         assert file.metadata() == {"format": "pt"}

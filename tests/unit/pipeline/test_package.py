@@ -1,5 +1,9 @@
 import json
+import random
 
+import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from secateur_service.models.checkpoint import open_checkpoint
@@ -27,3 +31,60 @@ def test_a_model_whose_own_code_is_left_behind_does_not_point_at_it(tmp_path):
     assert published.keys() - config.keys() == {"secateur"}
     assert not list(package.checkpoint.glob("*.py"))
     AutoModelForCausalLM.from_pretrained(package.checkpoint, trust_remote_code=True)
+
+
+def packaged(tmp_path, folder):
+    """The package of a pruned model."""
+    corpora = save_corpora(tmp_path)
+    package = Package(tmp_path / "work")
+    result = prune(folder, draw(folder, *corpora, MIX), MIX, "wanda", Unstructured(0.5), package.checkpoint)
+    package.add_checkpoint(
+        open_checkpoint(folder), result.blocks, parse_spec(spec_data(folder, *corpora)), TensorReader()
+    )
+    return package
+
+
+def transformers_and_vllm(folder):
+    """The files that the index names."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    return {folder / name for name in index["weight_map"].values()}
+
+
+def mlx_lm(folder):
+    """mlx_lm.utils.load_model."""
+    return set(folder.glob("model*.safetensors"))
+
+
+def llama_cpp(folder):
+    """ModelBase.get_model_part_names of convert_hf_to_gguf.py."""
+    return {path for path in folder.iterdir() if path.name.startswith("model") and path.name.endswith(".safetensors")}
+
+
+def everything(folder):
+    """Of who looks for every file of the format."""
+    return set(folder.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "qwen3_moe", "bloom"])
+def test_whoever_looks_for_weights_finds_every_tensor_once(name, tmp_path):
+    folder = save_model(tmp_path / "model", name)
+    published = packaged(tmp_path, folder).checkpoint
+    expected = load_file(folder / "model.safetensors")
+    for finds in (transformers_and_vllm, mlx_lm, llama_cpp, everything):
+        shards = [load_file(path) for path in finds(published)]
+        assert len(shards) == 4  # a block each, and the rest
+        assert sum(map(len, shards)) == len(expected), finds.__name__
+        assert set().union(*shards) == expected.keys(), finds.__name__
+
+
+def test_neither_the_names_nor_the_order_of_shards_matter_to_transformers(tmp_path):
+    published = packaged(tmp_path, save_model(tmp_path / "model", "llama")).checkpoint
+    as_written = AutoModelForCausalLM.from_pretrained(published).state_dict()
+    path = published / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    entries = list(index["weight_map"].items())
+    for seed in range(3):
+        random.Random(seed).shuffle(entries)
+        path.write_text(json.dumps({**index, "weight_map": dict(entries)}))
+        loaded = AutoModelForCausalLM.from_pretrained(published).state_dict()
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in as_written.items())

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -30,7 +31,9 @@ def folder(tmp_path):
 def finished(folder, index=0, content=b"block"):
     """A block as the writer leaves it."""
     digest = hashlib.sha256(content).hexdigest()
-    record = BlockRecord(index, f"block-{index:05d}-{digest[:16]}.safetensors", digest, len(content), (), (), {}, 0.0)
+    record = BlockRecord(
+        index, f"model-block-{index:05d}-{digest[:16]}.safetensors", digest, len(content), (), (), {}, 0.0
+    )
     (folder / record.shard).write_bytes(content)
     return record
 
@@ -140,3 +143,13 @@ def test_no_more_than_a_few_blocks_wait_to_be_moved(folder, tmp_path):
     shards.close(wait=True)
     assert given == [0, 1, 2, 3]
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["here", "stored"])
+def test_a_block_that_an_earlier_release_named_otherwise_is_made_again(store, folder, where):
+    record = finished(folder)
+    older = replace(record, shard=record.shard.removeprefix("model-"))
+    (folder / record.shard).rename(folder / older.shard)
+    if where == "stored":
+        moved(folder, store, older)
+    assert not Shards(folder, store=store, prefixes=["job"]).holds(older)
