@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus, corpus_files
 from secateur_service.calibration.presets import PresetReference, parse_preset
+from secateur_service.destination import DestinationRefusedError, lies_below, parse_destination
 from secateur_service.errors import FieldViolation, InvalidSpecError
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, checkpoint_files, open_checkpoint
 from secateur_service.models.safetensors import TensorInfo
@@ -231,12 +232,15 @@ class _Review:
             self._refuse("pruning.overrides", "every layer stays dense; let some be pruned")
 
     def destination(self, output: OutputSpec) -> None:
-        destination, allowed = output.destination, self._access.destinations
-        if destination is None or allowed is None:
+        if output.destination is None:
             return
-        segments = destination.split("/")
-        inside = any(f"{destination.rstrip('/')}/".startswith(f"{prefix.rstrip('/')}/") for prefix in allowed)
-        if not inside or ".." in segments or "." in segments or "%" in destination:
+        try:
+            destination = parse_destination(output.destination)
+        except DestinationRefusedError as error:
+            self._refuse("output.destination", str(error))
+            return
+        allowed = self._access.destinations
+        if allowed is not None and not any(lies_below(destination, parse_destination(prefix)) for prefix in allowed):
             self._refuse("output.destination", f"not below a destination of this service ({', '.join(allowed)})")
 
     def sequence_length(

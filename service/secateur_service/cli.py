@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from secateur_service import __version__
-from secateur_service.settings import PREFIX, Settings
+from secateur_service.settings import MAX_THREADS, PREFIX, Settings, check_device
 
 app = typer.Typer(
     name="secateur-service",
@@ -212,14 +212,20 @@ def run(
         typer.Option(help="torch device, e.g. cpu or cuda:0.", show_default="cuda if there is one, else cpu"),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores of this process")
+        int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads.", show_default="all cores of this process")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on standard output.")] = False,
 ) -> None:
     """Run one job here, without a server, and leave the artifacts in a folder."""
     from secateur_service.run import run_command
 
-    sys.exit(run_command(spec, output, device, threads, as_json=as_json))
+    settings = _settings()
+    if device is not None:
+        try:
+            check_device(device)
+        except ValueError as error:
+            _fail(f"--device: {error}", EXIT_USAGE)
+    sys.exit(run_command(spec, output, device, threads, settings, as_json=as_json))
 
 
 @app.command()
@@ -299,7 +305,9 @@ def _settings(**given: Any) -> Settings:
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        findings = error.errors(include_input=False)
+        found = error.errors(include_input=False)
+        # Defaults that follow from others could not be told: that is no fault of theirs.
+        findings = [finding for finding in found if finding["type"] != "default_factory_not_called"]
         _fail("\n".join(_explain(finding["loc"], finding["msg"]) for finding in findings), EXIT_USAGE)
     except SettingsError as error:
         _fail(str(error), EXIT_USAGE)

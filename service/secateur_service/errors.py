@@ -15,6 +15,7 @@
         ├── PermanentError       trying again cannot help: bad model, bad text, non-finite values
         ├── TransientError       trying again later may help: store, network
         ├── ResourceError        out of memory or disk
+        │   └── NoSuchDeviceError    this machine does not have the device
         ├── PreemptedError       the worker was told to stop and will be continued
         ├── CancelledError       the job's owner cancelled it
         ├── FencedError          another attempt took the job over; this one must write nothing more
@@ -148,6 +149,12 @@ class ResourceError(AttemptError):
     reason = "OUT_OF_RESOURCES"
     retryable = True
     exit_code = 12
+
+
+class NoSuchDeviceError(ResourceError):
+    """This machine does not have the device that a slot or a command names."""
+
+    reason = "NO_SUCH_DEVICE"
 
 
 class PreemptedError(AttemptError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import shutil
 import signal
 import sys
@@ -32,7 +31,13 @@ from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.artifacts.leftovers import remove_leftovers
 from secateur_service.artifacts.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from secateur_service.durable import write_durably
-from secateur_service.errors import FieldViolation, InvalidSpecError, PermanentError, PreemptedError
+from secateur_service.errors import (
+    FieldViolation,
+    InvalidSpecError,
+    NoSuchDeviceError,
+    PermanentError,
+    PreemptedError,
+)
 from secateur_service.evaluation.report import Report
 from secateur_service.execution.exits import attempt_error
 from secateur_service.pipeline.ledger import FileLedger
@@ -44,7 +49,9 @@ from secateur_service.spec import OutputSpec, PruneSpec
 _WORK = ".work"
 
 
-def run_command(spec_path: Path, output: Path, device: str | None, threads: int | None, *, as_json: bool) -> int:
+def run_command(
+    spec_path: Path, output: Path, device: str | None, threads: int | None, settings: Settings, *, as_json: bool
+) -> int:
     """Run the job of a specification file.
 
     Args:
@@ -52,13 +59,20 @@ def run_command(spec_path: Path, output: Path, device: str | None, threads: int 
         output: folder for the artifacts.
         device: torch's name of a device; default cuda where there is one.
         threads: of the CPU; default torch's choice.
+        settings: where hub and object stores are, and who we are there.
         as_json: end with one line of JSON on standard output.
 
     Returns:
-        The exit code: 0, or that of the failure's class.
+        The exit code: 0, that of the failure's class, or 2 for a device that this machine does not have.
     """
     try:
-        summary, report = _run(spec_path, output, device, threads or 0, terminal=not as_json)
+        if device not in (None, "cpu"):
+            from secateur_service.pipeline.device import open_device
+
+            open_device(device)
+        summary, report = _run(spec_path, output, device, threads or 0, settings, terminal=not as_json)
+    except NoSuchDeviceError as error:
+        return _fail(f"--device: {error.message}", 2)
     except MisshapenSpecError as error:
         return _fail("; ".join(f"{fault.field}: {fault.description}" for fault in error.violations), 10)
     except InvalidSpecError as error:
@@ -74,12 +88,10 @@ def run_command(spec_path: Path, output: Path, device: str | None, threads: int 
 
 
 def _run(
-    spec_path: Path, output: Path, device: str | None, threads: int, *, terminal: bool
+    spec_path: Path, output: Path, device: str | None, threads: int, settings: Settings, *, terminal: bool
 ) -> tuple[dict[str, Any], Report]:
     data = spec_to_dict(load_spec(spec_path))
     on_device = device is not None and not device.startswith("cpu")
-    settings = Settings()
-    os.environ.update(settings.library_environment())
     sources = open_sources(settings, everywhere=True)
     admission = admit(data, AccessPolicy(sources, destinations=None, on_device=on_device))
     spec = admission.resolved.model_copy(update={"output": OutputSpec()})

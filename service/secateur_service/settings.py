@@ -17,7 +17,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -40,8 +40,12 @@ from pydantic_settings import (
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from secateur_service.destination import DestinationRefusedError, parse_destination
+
 PREFIX = "SECATEUR_"
 FILE_VARIABLE = "SECATEUR_SETTINGS_FILE"
+MAX_THREADS = 4096
+_MAX_SECONDS = 1e9  # thirty years, within what clocks and dates can count
 
 
 _S3_PREFIX = re.compile(r"s3://[^/,]+(/[^,]*)?")
@@ -52,14 +56,35 @@ def _empty_is_unset(value: Any) -> Any:
     return None if value == "" else value
 
 
+def _split_url(text: str) -> SplitResult | None:
+    """The parts of a URL that names a host; None where it is no such URL."""
+    try:
+        parts = urlsplit(text)
+        names_host = bool(parts.hostname) and parts.port != 0  # looking at the port checks it
+    except ValueError:
+        return None
+    return parts if names_host else None
+
+
 def _check_store(endpoint: str | None) -> str | None:
     if endpoint is not None:
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or parts.query:
+        parts = _split_url(endpoint)
+        if parts is None or parts.scheme not in ("http", "https") or parts.path.strip("/") or parts.query:
             raise ValueError("not the URL of an S3 store; use https://host:port (or http:// for one without TLS)")
         if parts.username is not None:
             raise ValueError("credentials do not belong into the URL; set s3_access_key and s3_secret_key")
     return endpoint
+
+
+def check_device(name: str) -> str:
+    """Return a torch device's name if it is one that jobs can run on; whether it is there is another matter.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", name):
+        raise ValueError(f"not a device: {name!r}; use cpu, or cuda:0,cuda:1 for one slot on each of two GPUs")
+    return name
 
 
 StoreUrl = Annotated[str | None, BeforeValidator(_empty_is_unset), AfterValidator(_check_store)]
@@ -164,6 +189,7 @@ class Settings(BaseSettings):
     )
     destinations: Annotated[tuple[str, ...], NoDecode] = Field(
         default_factory=lambda earlier: ((earlier["data_dir"] / "artifacts").as_uri(),),
+        validate_default=True,
         min_length=1,
         description="where results may be published, s3://bucket/prefix or file:///folder; the first is the default",
     )
@@ -207,36 +233,53 @@ class Settings(BaseSettings):
         "empty: this replica serves the API only",
     )
     threads_per_worker: int = Field(
-        default=0, ge=0, description="CPU threads of each worker; 0 divides the cores evenly over the slots"
+        default=0,
+        ge=0,
+        le=MAX_THREADS,
+        description="CPU threads of each worker; 0 divides the cores evenly over the slots",
     )
     lease_seconds: float = Field(
         default=30.0,
         gt=0,
+        le=_MAX_SECONDS,
         description="a worker that has not been heard of for so long has lost its job; it sends three heartbeats in "
         "that time and stops itself after three quarters of it without an answer",
     )
     poll_seconds: float = Field(
-        default=1.0, gt=0, description="longest time until the dispatcher notices a queued job or an ended worker"
+        default=1.0,
+        gt=0,
+        le=_MAX_SECONDS,
+        description="longest time until the dispatcher notices a queued job or an ended worker",
     )
     drain_seconds: float = Field(
-        default=45.0, ge=0, description="time that workers have to stop at a block boundary before they are killed"
+        default=45.0,
+        ge=0,
+        le=_MAX_SECONDS,
+        description="time that workers have to stop at a block boundary before they are killed",
     )
     cancel_grace_seconds: float = Field(
-        default=60.0, ge=0, description="time that the worker of a cancelled job has to stop by itself"
+        default=60.0, ge=0, le=_MAX_SECONDS, description="time that the worker of a cancelled job has to stop by itself"
     )
     stall_seconds: float = Field(
         default=21600.0,
         ge=0,
+        le=_MAX_SECONDS,
         description="an attempt that has told of no progress for so long is given up although its worker is alive; "
         "more than the longest block takes; 0 turns it off",
     )
     retry_base_seconds: float = Field(
-        default=5.0, ge=0, description="wait before the second attempt of a job that failed transiently; then doubling"
+        default=5.0,
+        ge=0,
+        le=_MAX_SECONDS,
+        description="wait before the second attempt of a job that failed transiently; then doubling",
     )
-    retry_max_seconds: float = Field(default=300.0, ge=0, description="longest wait before another attempt")
+    retry_max_seconds: float = Field(
+        default=300.0, ge=0, le=_MAX_SECONDS, description="longest wait before another attempt"
+    )
     leftovers_retention_seconds: float = Field(
         default=7 * 86400.0,
         ge=0,
+        le=_MAX_SECONDS,
         description="how long the finished blocks of a job that failed or was cancelled stay, for a retry to go on "
         "with; then all that its attempts left in the object store is removed. What attempts left beside a result is "
         "removed an hour after the end",
@@ -244,15 +287,18 @@ class Settings(BaseSettings):
     job_retention_seconds: float = Field(
         default=90 * 86400.0,
         ge=0,
+        le=_MAX_SECONDS,
         description="how long a job is known after its end, with its events and logs; its results stay; 0 for ever",
     )
     cleaning_seconds: float = Field(
-        default=3600.0, gt=0, description="time between two rounds in which what is due is removed"
+        default=3600.0, gt=0, le=_MAX_SECONDS, description="time between two rounds in which what is due is removed"
     )
-    max_request_bytes: int = Field(default=2**20, gt=0, description="largest request that the server accepts")
-    max_watchers: int = Field(default=2048, gt=0, description="watches served at the same time; more are refused")
+    max_request_bytes: int = Field(default=2**20, gt=0, lt=2**31, description="largest request that the server accepts")
+    max_watchers: int = Field(
+        default=2048, gt=0, le=1_000_000, description="watches served at the same time; more are refused"
+    )
     watch_heartbeat_seconds: float = Field(
-        default=15.0, gt=0, description="a watch without news sends a heartbeat so often"
+        default=15.0, gt=0, le=_MAX_SECONDS, description="a watch without news sends a heartbeat so often"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe log lines that are written"
@@ -276,12 +322,12 @@ class Settings(BaseSettings):
     @field_validator("data_dir", "cache_dir")
     @classmethod
     def _make_absolute(cls, path: Path) -> Path:
-        return path.expanduser().absolute()
+        return _absolute(path)
 
     @field_validator("tls_certificate", "tls_key", "tls_client_ca", "tokens_file")
     @classmethod
     def _make_file_absolute(cls, path: Path | None) -> Path | None:
-        return None if path is None else path.expanduser().absolute()
+        return None if path is None else _absolute(path)
 
     @field_validator("file_roots", mode="before")
     @classmethod
@@ -294,7 +340,7 @@ class Settings(BaseSettings):
         for root in roots:
             if os.pathsep in str(root):
                 raise ValueError(f"a root may not contain {os.pathsep!r}; move the folder: {root}")
-        return tuple(root.expanduser().absolute() for root in roots)
+        return tuple(_absolute(root) for root in roots)
 
     @field_validator("destinations", "devices", "s3_sources", mode="before")
     @classmethod
@@ -305,10 +351,12 @@ class Settings(BaseSettings):
     @classmethod
     def _check_destinations(cls, destinations: tuple[str, ...]) -> tuple[str, ...]:
         for uri in destinations:
-            if not re.fullmatch(r"s3://[^/,]+(/[^,]*)?|file:///[^,]+", uri):
-                raise ValueError(
-                    f"not a destination: {uri!r}; use s3://bucket/prefix or file:///folder, without commas"
-                )
+            if "," in uri:
+                raise ValueError(f"not a destination: {uri!r}; use s3://bucket/prefix or file:///folder without commas")
+            try:
+                parse_destination(uri)
+            except DestinationRefusedError as error:
+                raise ValueError(f"{uri!r}: {error}") from error
         return destinations
 
     @field_validator("s3_sources")
@@ -322,18 +370,15 @@ class Settings(BaseSettings):
     @field_validator("devices")
     @classmethod
     def _check_devices(cls, devices: tuple[str, ...]) -> tuple[str, ...]:
-        for device in devices:
-            if not re.fullmatch(r"cpu|mps|cuda(:[0-9]+)?", device):
-                raise ValueError(
-                    f"not a device: {device!r}; use cpu, or cuda:0,cuda:1 for one slot on each of two GPUs"
-                )
-        return devices
+        return tuple(check_device(device) for device in devices)
 
     @field_validator("hub_endpoint")
     @classmethod
     def _check_hub(cls, endpoint: str) -> str:
-        parts = urlsplit(endpoint)
-        if endpoint and (parts.scheme not in ("http", "https") or not parts.netloc or parts.username or parts.query):
+        if not endpoint:
+            return endpoint
+        parts = _split_url(endpoint)
+        if parts is None or parts.scheme not in ("http", "https") or parts.username or parts.query:
             raise ValueError("not the URL of a hub; use https://huggingface.co or that of a mirror")
         return endpoint.rstrip("/")
 
@@ -348,7 +393,7 @@ class Settings(BaseSettings):
             ) from None
         if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
             assert url.database is not None
-            url = url.set(database=str(Path(url.database).expanduser().absolute()))
+            url = url.set(database=str(_absolute(Path(url.database))))
         return url.render_as_string(hide_password=False)
 
     @field_validator("listen", "metrics_listen")
@@ -437,6 +482,13 @@ class Settings(BaseSettings):
         """The environment in which another process reads exactly these settings, without the settings file."""
         values = {PREFIX + name.upper(): _as_variable(name, value) for name, value in self}
         return {name: text for name, text in values.items() if text is not None}
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"{path} begins with the name of a user whom this machine does not know") from error
 
 
 def _is_local(address: str) -> bool:

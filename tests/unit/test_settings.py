@@ -137,6 +137,16 @@ def test_a_local_address_needs_no_permission(listen):
         ({"tls_client_ca": "/ca.pem"}, "tls_client_ca needs TLS"),
         ({"lease_seconds": 0}, "greater than 0"),
         ({"lease_seconds": float("nan")}, "finite"),
+        ({"lease_seconds": 1e300}, "less than or equal"),
+        ({"threads_per_worker": 10**12}, "less than or equal"),
+        ({"devices": ["cuda:12345678901"]}, "cuda:0"),
+        ({"destinations": ["s3://models/a//b"]}, "two slashes in a row are no part"),
+        ({"destinations": ["s3://models/a#b"]}, "'#' may not"),
+        ({"s3_endpoint": "http://host:123456"}, "https://host:port"),
+        ({"s3_endpoint": "http://[::1"}, "https://host:port"),
+        ({"hub_endpoint": "https://hub:port"}, "not the URL of a hub"),
+        ({"data_dir": "~no-such-user-here/data"}, "a user whom this machine does not know"),
+        ({"tokens_file": "~no-such-user-here/tokens"}, "a user whom this machine does not know"),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_remedy_and_without_repeating_secrets(given, remedy):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
@@ -12,6 +11,7 @@ from secateur_service.artifacts.manifest import LocalFile, Manifest, ManifestFil
 from secateur_service.artifacts.observed import ObservedStore
 from secateur_service.artifacts.port import ObjectInfo, ObjectStore
 from secateur_service.artifacts.publisher import publish
+from secateur_service.destination import DestinationRefusedError, parse_destination
 from secateur_service.errors import PermanentError
 
 __all__ = [
@@ -62,38 +62,27 @@ def open_store(destination: str, settings: S3Settings) -> ObjectStore:
     Raises:
         PermanentError: with reason INVALID_DESTINATION or S3_NOT_CONFIGURED.
     """
-    parts = urlsplit(destination)
-    if parts.query or parts.fragment or any(ord(character) < 0x20 for character in destination):
-        raise _invalid(destination)
-    if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
+    try:
+        parsed = parse_destination(destination)
+    except DestinationRefusedError as error:
+        raise PermanentError(str(error), reason=INVALID_DESTINATION) from error
+    if isinstance(parsed, Path):
         from secateur_service.artifacts.directory import DirectoryStore
 
-        folder = unquote(parts.path)
-        if "\0" in folder:
-            raise _invalid(destination)
-        return DirectoryStore(Path(folder))
-    if parts.scheme == "s3" and parts.netloc:
-        from secateur_service.artifacts.s3 import S3Store
+        return DirectoryStore(parsed)
+    from secateur_service.artifacts.s3 import S3Store
 
-        if not (settings.s3_endpoint and settings.s3_access_key and settings.s3_secret_key):
-            raise PermanentError(
-                f"{destination} needs an S3 store: set SECATEUR_S3_ENDPOINT, SECATEUR_S3_ACCESS_KEY and "
-                "SECATEUR_S3_SECRET_KEY",
-                reason=S3_NOT_CONFIGURED,
-            )
-        return S3Store(
-            parts.netloc,
-            parts.path.strip("/"),
-            endpoint=settings.s3_endpoint,
-            access_key=settings.s3_access_key,
-            secret_key=settings.s3_secret_key.get_secret_value(),
-            region=settings.s3_region,
+    if not (settings.s3_endpoint and settings.s3_access_key and settings.s3_secret_key):
+        raise PermanentError(
+            f"{destination} needs an S3 store: set SECATEUR_S3_ENDPOINT, SECATEUR_S3_ACCESS_KEY and "
+            "SECATEUR_S3_SECRET_KEY",
+            reason=S3_NOT_CONFIGURED,
         )
-    raise _invalid(destination)
-
-
-def _invalid(destination: str) -> PermanentError:
-    return PermanentError(
-        f"{destination[:200]!r} is not a destination; expected s3://bucket/prefix or file:///absolute/folder",
-        reason=INVALID_DESTINATION,
+    return S3Store(
+        parsed.name,
+        parsed.prefix,
+        endpoint=settings.s3_endpoint,
+        access_key=settings.s3_access_key,
+        secret_key=settings.s3_secret_key.get_secret_value(),
+        region=settings.s3_region,
     )

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from secateur_service.destination import MAX_KEY_BYTES
 from secateur_service.errors import PermanentError
 
 UNREACHABLE = "OBJECT_STORE_UNREACHABLE"  # transient: no connection, or it broke
@@ -25,8 +26,6 @@ OBJECT_NOT_FOUND = "OBJECT_NOT_FOUND"
 OBJECT_TRUNCATED = "OBJECT_TRUNCATED"  # transient: fewer bytes came than were announced
 STORE_FULL = "OBJECT_STORE_FULL"
 INVALID_KEY = "INVALID_OBJECT_KEY"
-
-MAX_KEY_BYTES = 1024
 
 
 @dataclass(frozen=True)

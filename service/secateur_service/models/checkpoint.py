@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur_service.models.architectures import ARCHITECTURES, Architecture
-from secateur_service.models.safetensors import MalformedCheckpointError, TensorInfo, read_header
+from secateur_service.models.safetensors import MalformedCheckpointError, TensorInfo, UnsupportedTypeError, read_header
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -260,6 +260,8 @@ def _read_tensors(folder: Path) -> dict[str, TensorInfo]:
             raise ModelRefusedError(f"{_INDEX} names {name!r}, which is not a file of the folder")
         try:
             found |= read_header(folder / name)
+        except UnsupportedTypeError as error:
+            raise ModelRefusedError(str(error)) from error
         except MalformedCheckpointError as error:
             raise ModelRefusedError(f"{error}; fetch the model again") from error
     if weight_map is not None:
@@ -277,7 +279,10 @@ def _check_blocks(checkpoint: Checkpoint) -> None:
         if len(info.shape) != 2:
             raise ModelRefusedError(f"{info.name} has {len(info.shape)} dimensions where a matrix is expected")
         if info.dtype not in ("F32", "F16", "BF16"):
-            raise ModelRefusedError(f"{info.name} is stored as {info.dtype}; supported are F32, F16 and BF16")
+            raise ModelRefusedError(
+                f"element type {info.dtype} of {info.name} is not supported for weights that are pruned (F32, F16 and "
+                "BF16 are); dequantise the model first"
+            )
         claimed.add(info.name)
     for info in checkpoint.tensors.values():
         place = _block_of(checkpoint.architecture, info.name)

@@ -30,6 +30,10 @@ class MalformedCheckpointError(ValueError):
     """The file is not a well-formed safetensors file; the message says where."""
 
 
+class UnsupportedTypeError(MalformedCheckpointError):
+    """A tensor's elements are of a type that is not read; the message names it and the remedy."""
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """Where a tensor's bytes lie.
@@ -52,6 +56,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
     Raises:
         MalformedCheckpointError: truncated, oversized, overlapping or otherwise inconsistent.
+        UnsupportedTypeError: a tensor's elements are quantised, or of another type that is not read.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -66,6 +71,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         entries = dict(json.loads(raw).items())
         entries.pop("__metadata__", None)
         infos = [_tensor_info(path, 8 + length, name, entry) for name, entry in entries.items()]
+    except UnsupportedTypeError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MalformedCheckpointError(f"{path.name} has a malformed header: {error}") from error
     end = 8 + length
@@ -83,7 +90,11 @@ def _tensor_info(path: Path, start: int, name: str, entry: Mapping[str, Any]) ->
     if not all(type(number) is int and 0 <= number <= _LARGEST for number in (*shape, begin, end)):
         raise ValueError(f"tensor {name} has a negative, fractional or absurd size")
     if dtype not in DTYPE_BYTES:
-        raise ValueError(f"tensor {name} has type {dtype}; supported are {', '.join(DTYPE_BYTES)}")
+        known = ", ".join(DTYPE_BYTES)
+        raise UnsupportedTypeError(
+            f"{path.name}: element type {str(dtype)[:20]!r} of tensor {name[:200]} is not supported ({known} are); "
+            "dequantise the model to BF16, F16 or F32 first"
+        )
     if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
         raise ValueError(f"tensor {name} has {end - begin} bytes, which is not what its shape needs")
     return TensorInfo(name, dtype, shape, path, start + begin, end - begin)

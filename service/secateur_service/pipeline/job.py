@@ -31,6 +31,7 @@ from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.streaming import StreamedModel, load_whole
 from secateur_service.models.tensors import DTYPES, open_here
 from secateur_service.pipeline.allocation import allocate, targets_from_json, targets_to_json
+from secateur_service.pipeline.device import open_device
 from secateur_service.pipeline.estimate import estimate_cost
 from secateur_service.pipeline.fetching import fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
@@ -116,7 +117,7 @@ def run_job(
 
     Raises:
         PermanentError: the model or the text cannot be used, or numbers are not finite.
-        ResourceError: memory or disk does not suffice.
+        ResourceError: memory or disk does not suffice, or the device is not there.
         CancelledError, PreemptedError, FencedError: as the observer says; finished blocks are kept.
     """
     job = _Job(spec, job_id, attempt, workdir, observer, device, threads, sources, short_of)
@@ -159,7 +160,7 @@ class _Job:
         self.attempt = attempt
         self.workdir = workdir
         self.observer = observer
-        self.device = torch.device(device)
+        self.device = open_device(device)
         self.sources = sources
         self.short_of = frozenset(short_of)
         self.open_file: Callable[[Path], BinaryIO] = open_here

@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from secateur_service.models.safetensors import MalformedCheckpointError, read_header, write_shard
+from secateur_service.models.safetensors import (
+    MalformedCheckpointError,
+    UnsupportedTypeError,
+    read_header,
+    write_shard,
+)
 from secateur_service.models.tensors import TensorReader, output_tensor
 
 
@@ -117,3 +122,16 @@ def test_no_bytes_make_the_reader_fail_in_another_way(content, tmp_path_factory)
     path.write_bytes(content)
     with contextlib.suppress(MalformedCheckpointError):
         read_header(path)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "I4", "U16", "U32", "U64", "C64", "F99", "", 7, None]
+)
+def test_an_element_type_that_is_not_read_is_called_that_with_the_tensor_and_the_remedy(dtype, tmp_path):
+    path = tmp_path / "m.safetensors"
+    header = json.dumps({"a.weight": {"dtype": dtype, "shape": [2], "data_offsets": [0, 8]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(UnsupportedTypeError, match=r"of tensor a\.weight is not supported.*dequantise") as caught:
+        read_header(path)
+    assert repr(str(dtype)) in str(caught.value)
+    assert "malformed" not in str(caught.value)
