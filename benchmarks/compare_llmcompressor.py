@@ -1,13 +1,14 @@
 """Secateur against llm-compressor: the same model, the same tokens, one CPU thread each, in one run.
 
-    python benchmarks/compare_llmcompressor.py --peer-python PATH [--repeats 2]
-        [--model DIR --calibration DIR --evaluation DIR]
+    python benchmarks/compare_llmcompressor.py [--peer-python PATH] [--repeats 2]
+        [--model DIR --calibration DIR --evaluation DIR] [--small] [--output DIR]
 
-PATH is the interpreter of an environment that has llm-compressor (`pip install -e '.[peers]'`, best in one of its own).
+PATH is the interpreter of an environment that has llm-compressor (`pip install -e '.[peers]'`, best in one of its own);
+without it Secateur runs alone, and there are no ratios.
 Without `--model`, a random float32 Llama is pruned (hidden 512, 8 layers, intermediate 1408, vocabulary 8192) on 32
 sequences of 256 tokens: the figures of time and memory. With it, a trained one: the figures of perplexity mean
 something. Each side runs in fresh processes, in turn; loading and storing the model do not count. Prints ratios, and
-writes benchmarks/results/compare_llmcompressor[-MODEL].json.
+writes compare_llmcompressor[-MODEL].json to the output folder, benchmarks/results by default.
 """
 
 from __future__ import annotations
@@ -30,23 +31,23 @@ sys.path.insert(0, str(Path(__file__).parent / "compare"))
 from models import random_tokens, write_random_llama
 from processes import run_side
 from quality import Judge
+from small import LENGTH as SMALL_LENGTH
+from small import add_options
 
 from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.sampling import draw_samples
 from secateur_service.models.checkpoint import Checkpoint, open_checkpoint
 
 COMPARE = Path(__file__).parent / "compare"
-RESULTS = Path(__file__).parent / "results"
 CASES = [("wanda", "0.5"), ("wanda", "2:4"), ("sparsegpt", "0.5"), ("sparsegpt", "2:4")]
-SEQUENCES, LENGTH = 32, 256
 
 
 def draw(options: argparse.Namespace) -> dict[str, Tensor]:
     """Calibration and evaluation tokens N×S, named `purpose/language`."""
     if options.model is None:
         return {
-            "calibration/random": random_tokens(SEQUENCES, LENGTH, 1),
-            "evaluation/random": random_tokens(SEQUENCES // 2, LENGTH, 2),
+            "calibration/random": random_tokens(options.sequences, options.length, 1),
+            "evaluation/random": random_tokens(options.sequences // 2, options.length, 2),
         }
     languages = sorted(path.stem for path in options.calibration.glob("*.txt"))
     drawn = draw_samples(
@@ -55,9 +56,9 @@ def draw(options: argparse.Namespace) -> dict[str, Tensor]:
         evaluation=FolderCorpus(options.evaluation),
         languages=languages,
         evaluation_languages=languages,
-        sequences=max(1, SEQUENCES // len(languages)),
-        evaluation_tokens=8 * LENGTH,
-        sequence_length=LENGTH,
+        sequences=max(1, options.sequences // len(languages)),
+        evaluation_tokens=8 * options.length,
+        sequence_length=options.length,
         seed=0,
         check=lambda: None,
     )
@@ -77,7 +78,7 @@ class Bench:
         self.model = options.model
         if self.model is None:
             self.model = folder / "model"
-            write_random_llama(self.model, layers=8)
+            write_random_llama(self.model, **options.shape)
         tokens = draw(options)
         save_file(tokens, folder / "tokens.safetensors")
         calibration = {name: ids for name, ids in tokens.items() if name.startswith("calibration/")}
@@ -102,34 +103,40 @@ class Bench:
 
     def case(self, method: str, target: str) -> dict[str, Any]:
         """One row of the table: the least processor time of either side, their peak memory, their perplexity."""
-        runs: dict[str, list[dict[str, float]]] = {"llmcompressor": [], "secateur": [], "with_report": []}
+        runs: dict[str, list[dict[str, float]]] = {"secateur": [], "with_report": []}
+        outputs = {"secateur": self.folder / "ours"}
+        if self.options.peer_python:
+            runs["llmcompressor"], outputs["llmcompressor"] = [], self.folder / "peer.safetensors"
         for _ in range(self.options.repeats):
-            runs["llmcompressor"].append(self.peer(method, target))
+            if self.options.peer_python:
+                runs["llmcompressor"].append(self.peer(method, target))
             runs["with_report"].append(self.ours(method, target, report=True))
             runs["secateur"].append(self.ours(method, target))
         cpu = {side: min(run["cpu_seconds"] for run in found) for side, found in runs.items()}
         memory = {side: min(run["anonymous_bytes"] for run in found) for side, found in runs.items()}
-        growth = {
-            side: self.judge.judge(path).growth(self.judge.dense)
-            for side, path in (
-                ("secateur", self.folder / "ours"),
-                ("llmcompressor", self.folder / "peer.safetensors"),
-            )
-        }
-        return {
-            "cpu_ratio": cpu["llmcompressor"] / cpu["secateur"],
-            "cpu_ratio_with_report": cpu["llmcompressor"] / cpu["with_report"],
-            "memory_ratio": memory["llmcompressor"] / memory["secateur"],
-            "perplexity_growth": growth,
-            "cpu_seconds": cpu,
-            "anonymous_bytes": memory,
-        }
+        growth = {side: self.judge.judge(path).growth(self.judge.dense) for side, path in outputs.items()}
+        row = {"perplexity_growth": growth, "cpu_seconds": cpu, "anonymous_bytes": memory}
+        if self.options.peer_python:
+            row |= {
+                "cpu_ratio": cpu["llmcompressor"] / cpu["secateur"],
+                "cpu_ratio_with_report": cpu["llmcompressor"] / cpu["with_report"],
+                "memory_ratio": memory["llmcompressor"] / memory["secateur"],
+            }
+        return row
 
     def forwards(self) -> dict[str, float]:
         """Products of linear layers in block order: counted, and by formula."""
         counted = self.ours("wanda", "0.5", order="block", count=True)
         products = sum(count for name, count in counted.items() if name in ("aten.mm", "aten.addmm"))
         return {"counted": products, "formula": linear_products(open_checkpoint(self.model), self.tokens)}
+
+
+def _figures(row: dict[str, Any]) -> str:
+    """Ratios where both sides ran, else ours: processor seconds, the same with the report, MiB."""
+    if "cpu_ratio" in row:
+        return f"{row['cpu_ratio']:10.2f}{row['cpu_ratio_with_report']:13.2f}{row['memory_ratio']:14.2f}"
+    cpu, memory = row["cpu_seconds"], row["anonymous_bytes"]
+    return f"{cpu['secateur']:8.2f} s{cpu['with_report']:11.2f} s{memory['secateur'] / 2**20:10.0f} MiB"
 
 
 def linear_products(checkpoint: Checkpoint, tokens: int) -> float:
@@ -147,26 +154,27 @@ def linear_products(checkpoint: Checkpoint, tokens: int) -> float:
 def main() -> None:
     """Run all cases and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has llm-compressor")
+    parser.add_argument("--peer-python", help="interpreter that has llm-compressor; without it, ours alone")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--model", type=Path, help="a trained model, with --calibration and --evaluation")
     parser.add_argument("--calibration", type=Path, help="folder with one text file per language")
     parser.add_argument("--evaluation", type=Path, help="folder with the same files, other text")
+    add_options(parser)
     options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    options.sequences, options.length, options.shape, cases = 32, 256, {"layers": 8}, CASES
+    if options.small:
+        options.sequences, options.length, options.repeats, cases = 2, SMALL_LENGTH, 1, CASES[:1]
+        options.shape = {"layers": 1, "hidden": 64, "intermediate": 96}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, Path(folder))
-        print(
-            f"{'method':<11}{'target':<8}{'CPU ratio':>10}{'with report':>13}{'memory ratio':>14}   perplexity growth"
-        )
+        print("theirs / ours" if options.peer_python else "ours: processor seconds, memory above the imports")
+        print(f"{'method':<11}{'target':<8}{'CPU':>10}{'with report':>13}{'memory':>14}   perplexity growth")
         rows = {}
-        for method, target in CASES:
+        for method, target in cases:
             rows[f"{method} {target}"] = row = bench.case(method, target)
-            growth = row["perplexity_growth"]
-            print(
-                f"{method:<11}{target:<8}{row['cpu_ratio']:10.2f}{row['cpu_ratio_with_report']:13.2f}"
-                f"{row['memory_ratio']:14.2f}   {growth['secateur']:.4f} ours, {growth['llmcompressor']:.4f} theirs",
-                flush=True,
-            )
+            growth = ", ".join(f"{value:.4f} {side}" for side, value in row["perplexity_growth"].items())
+            print(f"{method:<11}{target:<8}{_figures(row)}   {growth}", flush=True)
         forwards = bench.forwards()
     print(f"block order: {forwards['counted']:.4g} products of linear layers, {forwards['formula']:.4g} by formula")
     result = {
@@ -174,7 +182,7 @@ def main() -> None:
         "block_order_products": forwards,
         "versions": {name: metadata.version(name) for name in ("torch", "transformers")},
     }
-    path = RESULTS / f"compare_llmcompressor{'' if options.model is None else f'-{options.model.name}'}.json"
+    path = options.output / f"compare_llmcompressor{'' if options.model is None else f'-{options.model.name}'}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written: {path}")
 

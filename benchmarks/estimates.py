@@ -1,6 +1,6 @@
 """What a dry run says a job will cost, against what it costs.
 
-    python benchmarks/estimates.py [--layers 4]
+    python benchmarks/estimates.py [--layers 4] [--small] [--output DIR]
 
 A random float32 Llama (hidden 512, intermediate 1408, vocabulary 8192) is pruned on 2 languages of 16 sequences of 256
 tokens by one thread, with the report. Operations are counted by torch, memory is the process's highest resident set,
@@ -22,13 +22,13 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).parent / "compare"))
 from models import random_tokens, write_random_llama
 from processes import run_side
+from small import add_options
 
 from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.pipeline.estimate import estimate_cost
 from secateur_service.spec import parse_spec
 
 SIDE = Path(__file__).parent / "compare" / "secateur_side.py"
-RESULTS = Path(__file__).parent / "results"
 LANGUAGES, SEQUENCES, LENGTH = ("de", "uk"), 16, 256
 JOBS: dict[str, dict[str, Any]] = {
     "magnitude": {"method": "magnitude"},
@@ -81,19 +81,25 @@ def main() -> None:
     """Run every job."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=4)
-    layers = parser.parse_args().layers
+    add_options(parser)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    layers, jobs, size = options.layers, JOBS, {}
+    if options.small:
+        layers, size = 1, {"hidden": 64, "intermediate": 96}
+        jobs = {"sparsegpt, minimax": JOBS["sparsegpt, minimax"]}
     results = {}
     print(f"{'':24}{'operations':>12}{'estimated':>12}{'ratio':>8}{'memory':>12}{'estimated':>12}{'ratio':>8}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_random_llama(folder / "model", layers=layers)
+        write_random_llama(folder / "model", layers=layers, **size)
         tokens = {
             f"{purpose}/{language}": random_tokens(SEQUENCES, LENGTH, seed)
             for seed, purpose in enumerate(("calibration", "evaluation"))
             for language in LANGUAGES
         }
         save_file(tokens, folder / "tokens.safetensors")
-        for title, job in JOBS.items():
+        for title, job in jobs.items():
             found = measured(folder / "model", folder / "tokens.safetensors", folder / title, job)
             expected = estimated(folder / "model", **job)
             results[title] = {"measured": found, "estimated": expected}
@@ -105,8 +111,9 @@ def main() -> None:
             )
     versions = {name: metadata.version(name) for name in ("torch", "transformers")}
     content = {"layers": layers, "jobs": results, "versions": versions}
-    (RESULTS / "estimates.json").write_text(json.dumps(content, indent=1) + "\n")
-    print(f"written: {RESULTS / 'estimates.json'}")
+    path = options.output / "estimates.json"
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the language policies and the allocations are worth, on a model and text of yours.
 
     python benchmarks/languages.py --model DIR --calibration DIR --evaluation DIR [--seeds 0 1]
+    python benchmarks/languages.py --small [--output DIR]
 
 Two questions, each with the same text for all answers:
 
@@ -29,6 +30,8 @@ from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import torch
+from small import LENGTH as SMALL_LENGTH
+from small import options_with_text
 from transformers import AutoTokenizer
 
 from secateur_service.calibration.corpora import FolderCorpus
@@ -50,8 +53,6 @@ from secateur_service.spec import DEFAULT_SPAN, PruneSpec, parse_spec
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-RESULTS = Path(__file__).parent / "results"
-LENGTH = 256
 ORDER = "block"  # the reference papers'
 ALLOCATION_SPARSITY = 0.7
 MIX_SPARSITY = 0.6
@@ -217,26 +218,30 @@ def draw(rows: Mapping[Case, Growth], path: Path) -> None:
 def main() -> None:
     """Fill the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--calibration", type=Path, required=True, help="folder with one text file per language")
-    parser.add_argument("--evaluation", type=Path, required=True, help="folder with the same files, other text")
     parser.add_argument("--only", default="en", help="the language of the calibration on one language")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--sequences", type=int, default=16, help="calibration sequences of 256 tokens per language")
+    parser.add_argument("--sequences", type=int, default=16, help="calibration sequences per language")
     parser.add_argument("--tokens", type=int, default=4096, help="evaluation tokens per language")
-    options = parser.parse_args()
+    parser.add_argument("--length", type=int, default=256, help="tokens per sequence")
+    with options_with_text(parser, seeds=[0], sequences=1, tokens=SMALL_LENGTH, length=SMALL_LENGTH) as options:
+        fill(options)
+
+
+def fill(options: argparse.Namespace) -> None:
+    """Run what is missing; print and draw the tables."""
     languages = sorted(path.stem for path in options.calibration.glob("*.txt"))
-    path = RESULTS / "languages.json"
+    path = options.output / "languages.json"
     settings = {
         "languages": languages,
         "only": options.only,
         "sequences": options.sequences,
         "tokens": options.tokens,
+        "length": options.length,
         "order": ORDER,
     }
     content = json.loads(path.read_text()) if path.exists() else {"settings": settings, "results": {}}
     if content["settings"] != settings:
-        parser.error(f"{path} was made with other settings, {content['settings']}; move it away")
+        raise SystemExit(f"{path} was made with other settings, {content['settings']}; move it away")
     results = content["results"]
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     for seed in options.seeds:
@@ -251,7 +256,7 @@ def main() -> None:
                 evaluation_languages=languages,
                 sequences=options.sequences * len(languages) // len(mix),
                 evaluation_tokens=options.tokens,
-                sequence_length=LENGTH,
+                sequence_length=options.length,
                 seed=seed,
                 check=lambda: None,
             )
@@ -267,8 +272,8 @@ def main() -> None:
     print(f"\n{'question':<12}{'recipe':<22}{'answer':<26}{'mean':>9}{'worst':>9}")
     for case, (mean, worst, language) in rows.items():
         print(f"{case.question:<12}{case.recipe:<22}{case.answer:<26}{mean:9.4f}{worst:9.4f} {language}")
-    draw(rows, RESULTS / "languages.png")
-    print(f"written: {path}, {RESULTS / 'languages.png'}")
+    draw(rows, options.output / "languages.png")
+    print(f"written: {path}, {options.output / 'languages.png'}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Peak memory on a model of 3 billion parameters: pruned from disk to disk, a block at a time.
 
-    python benchmarks/large_model.py [--folder DIR] [--blocks 28]
+    python benchmarks/large_model.py [--folder DIR] [--blocks 28] [--small] [--output DIR]
 
 Writes a Llama of random bfloat16 weights (hidden 3072, 28 layers, intermediate 8192, vocabulary 32,000; about 6 GB),
 prunes it by `secateur-service run` with Wanda on 16 sequences of 128 tokens, and watches the process: RssAnon, the
@@ -17,10 +17,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
 import torch
+from small import add_options
 from torch import Tensor
 from transformers import LlamaConfig
 
@@ -29,15 +31,37 @@ from secateur_service.demo.tokenizer import save_byte_tokenizer
 from secateur_service.models.safetensors import write_shard
 from secateur_service.models.tensors import output_tensor
 
-RESULT = Path(__file__).parent / "results" / "large_model.json"
 TEXT = Path(secateur_service.demo.__file__).parent / "text"
-HIDDEN, INTERMEDIATE, BLOCKS, VOCABULARY = 3072, 8192, 28, 32000
-KEY_VALUE = 1024
+VOCABULARY = 32000
 LANGUAGES = ("de", "uk")
 INTERVAL_SECONDS = 0.05
 
 
-def blocks(count: int) -> Iterator[dict[str, Tensor]]:
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a Llama, with three query heads for each of key and value."""
+
+    hidden: int
+    intermediate: int
+    heads: int
+    blocks: int
+
+    @property
+    def head_size(self) -> int:
+        """Of one head."""
+        return self.hidden // self.heads
+
+    @property
+    def key_value(self) -> int:
+        """Width of all keys."""
+        return self.hidden // 3
+
+
+LARGE = Shape(hidden=3072, intermediate=8192, heads=24, blocks=28)
+SMALL = Shape(hidden=96, intermediate=256, heads=3, blocks=2)
+
+
+def blocks(shape: Shape) -> Iterator[dict[str, Tensor]]:
     """The tensors of each block, then those outside; drawn when they are asked for."""
     generator = torch.Generator().manual_seed(0)
 
@@ -45,36 +69,36 @@ def blocks(count: int) -> Iterator[dict[str, Tensor]]:
         return (torch.randn(rows, columns, generator=generator) * 0.02).bfloat16()
 
     shapes = {
-        "self_attn.q_proj": (HIDDEN, HIDDEN),
-        "self_attn.k_proj": (KEY_VALUE, HIDDEN),
-        "self_attn.v_proj": (KEY_VALUE, HIDDEN),
-        "self_attn.o_proj": (HIDDEN, HIDDEN),
-        "mlp.gate_proj": (INTERMEDIATE, HIDDEN),
-        "mlp.up_proj": (INTERMEDIATE, HIDDEN),
-        "mlp.down_proj": (HIDDEN, INTERMEDIATE),
+        "self_attn.q_proj": (shape.hidden, shape.hidden),
+        "self_attn.k_proj": (shape.key_value, shape.hidden),
+        "self_attn.v_proj": (shape.key_value, shape.hidden),
+        "self_attn.o_proj": (shape.hidden, shape.hidden),
+        "mlp.gate_proj": (shape.intermediate, shape.hidden),
+        "mlp.up_proj": (shape.intermediate, shape.hidden),
+        "mlp.down_proj": (shape.hidden, shape.intermediate),
     }
-    norm = torch.ones(HIDDEN, dtype=torch.bfloat16)
-    for index in range(count):
+    norm = torch.ones(shape.hidden, dtype=torch.bfloat16)
+    for index in range(shape.blocks):
         prefix = f"model.layers.{index}"
         norms = {f"{prefix}.{name}.weight": norm for name in ("input_layernorm", "post_attention_layernorm")}
         yield norms | {f"{prefix}.{name}.weight": matrix(*shape) for name, shape in shapes.items()}
     yield {
-        "model.embed_tokens.weight": matrix(VOCABULARY, HIDDEN),
+        "model.embed_tokens.weight": matrix(VOCABULARY, shape.hidden),
         "model.norm.weight": norm,
-        "lm_head.weight": matrix(VOCABULARY, HIDDEN),
+        "lm_head.weight": matrix(VOCABULARY, shape.hidden),
     }
 
 
-def write_model(folder: Path, count: int) -> int:
+def write_model(folder: Path, shape: Shape) -> int:
     """Write the model, one shard a block; returns its number of parameters."""
     folder.mkdir(parents=True)
     config = LlamaConfig(
-        hidden_size=HIDDEN,
-        intermediate_size=INTERMEDIATE,
-        num_hidden_layers=count,
-        num_attention_heads=24,
-        num_key_value_heads=8,
-        head_dim=128,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.blocks,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads // 3,
+        head_dim=shape.head_size,
         vocab_size=VOCABULARY,
         max_position_embeddings=2048,
         dtype="bfloat16",
@@ -82,7 +106,7 @@ def write_model(folder: Path, count: int) -> int:
     )
     config.save_pretrained(folder)
     weight_map, parameters = {}, 0
-    for number, tensors in enumerate(blocks(count)):
+    for number, tensors in enumerate(blocks(shape)):
         shard = write_shard(folder, f"model-{number:02d}", [output_tensor(*item) for item in tensors.items()])
         weight_map |= dict.fromkeys(tensors, shard.name)
         parameters += sum(tensor.numel() for tensor in tensors.values())
@@ -121,11 +145,14 @@ def main() -> None:
     """Write the model, prune it, say what it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where 18 GB are free; default a temporary folder")
-    parser.add_argument("--blocks", type=int, default=BLOCKS, help="fewer for a quick look; nothing is written then")
+    parser.add_argument("--blocks", type=int, default=LARGE.blocks, help="fewer for a quick look")
+    add_options(parser)
     options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    shape = SMALL if options.small else replace(LARGE, blocks=options.blocks)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         base = Path(name)
-        parameters = write_model(base / "model", options.blocks)
+        parameters = write_model(base / "model", shape)
         write_spec(base / "spec.yaml", base / "model")
         print(f"written: {parameters / 1e9:.2f} billion parameters", flush=True)
         # The command beside this interpreter: the process that is watched must be the one that prunes.
@@ -139,6 +166,7 @@ def main() -> None:
         summary = json.loads(output.splitlines()[-1])
         provenance = json.loads((base / "out" / "provenance.json").read_text())
     result = {
+        "blocks": shape.blocks,
         "parameters": parameters,
         "peak_rss_anon_bytes": peak,
         "peak_rss_bytes": summary["peak_rss_bytes"],
@@ -148,9 +176,9 @@ def main() -> None:
         "versions": {name: metadata.version(name) for name in ("torch", "transformers")},
     }
     print(f"peak RssAnon {peak / 1e9:.2f} GB, estimated {result['estimated_peak_host_bytes'] / 1e9:.2f} GB")
-    if options.blocks == BLOCKS:
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
-        print(f"written: {RESULT}")
+    path = options.output / "large_model.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":

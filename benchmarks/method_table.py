@@ -1,6 +1,7 @@
 """The table that decides the defaults: every mask with every update, by order, target, seed and language.
 
     python benchmarks/method_table.py --model DIR --calibration DIR --evaluation DIR [--seeds 0 1 2] [--targets 0.5 2:4]
+    python benchmarks/method_table.py --small [--output DIR]
 
 Prunes the model in this process, calibrated on all languages of the folder in equal parts. Every result is written to
 benchmarks/results/method_table.json at once and is not computed again, so that the command can be interrupted and
@@ -20,6 +21,8 @@ from typing import Any
 
 import matplotlib as mpl
 import torch
+from small import LENGTH as SMALL_LENGTH
+from small import options_with_text
 from transformers import AutoTokenizer
 
 from secateur_service.calibration.corpora import FolderCorpus
@@ -38,7 +41,6 @@ from secateur_service.pruning.patterns import NofM, Target, Unstructured
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-RESULTS = Path(__file__).parent / "results"
 RECIPES = [*itertools.product(("wanda", "ria", "sparsegpt"), ("none", "cg", "obs")), ("alps", "admm")]
 # Enough to judge an order by; the others are run with every recipe.
 RECIPES_IN_DENSE_ORDER = [("wanda", "none"), ("sparsegpt", "obs"), ("sparsegpt", "cg"), ("alps", "admm")]
@@ -105,21 +107,30 @@ def draw(table: dict[str, dict[str, dict[str, float]]], targets: list[str], path
 def main() -> None:
     """Fill the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--calibration", type=Path, required=True, help="folder with one text file per language")
-    parser.add_argument("--evaluation", type=Path, required=True, help="folder with the same files, other text")
     parser.add_argument("--targets", nargs="+", default=["0.5", "0.6", "0.7", "2:4"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--orders", nargs="+", default=["block", "true_sequential", "dense"])
-    parser.add_argument("--sequences", type=int, default=8, help="calibration sequences of 256 tokens per language")
+    parser.add_argument("--sequences", type=int, default=8, help="calibration sequences per language")
     parser.add_argument("--tokens", type=int, default=1024, help="evaluation tokens per language")
-    options = parser.parse_args()
+    parser.add_argument("--length", type=int, default=256, help="tokens per sequence")
+    small = {"targets": ["0.5", "2:4"], "orders": ["true_sequential"], "seeds": [0], "sequences": 1}
+    with options_with_text(parser, **small, tokens=SMALL_LENGTH, length=SMALL_LENGTH) as options:
+        fill(options)
+
+
+def fill(options: argparse.Namespace) -> None:
+    """Run what is missing; print and draw the table."""
     languages = sorted(path.stem for path in options.calibration.glob("*.txt"))
-    path = RESULTS / "method_table.json"
-    settings = {"languages": languages, "sequences": options.sequences, "tokens": options.tokens}
+    path = options.output / "method_table.json"
+    settings = {
+        "languages": languages,
+        "sequences": options.sequences,
+        "tokens": options.tokens,
+        "length": options.length,
+    }
     content = json.loads(path.read_text()) if path.exists() else {"settings": settings, "results": {}}
     if content["settings"] != settings:
-        parser.error(f"{path} was made with other settings, {content['settings']}; move it away")
+        raise SystemExit(f"{path} was made with other settings, {content['settings']}; move it away")
     results = content["results"]
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     for seed in options.seeds:
@@ -131,7 +142,7 @@ def main() -> None:
             evaluation_languages=languages,
             sequences=options.sequences,
             evaluation_tokens=options.tokens,
-            sequence_length=256,
+            sequence_length=options.length,
             seed=seed,
             check=lambda: None,
         )
@@ -160,8 +171,8 @@ def main() -> None:
     for name, rows in table.items():
         for order, row in rows.items():
             print(f"{name:<22}{order:<18}" + "".join(f"{row[target]:10.4f}" for target in options.targets))
-    draw(table, options.targets, RESULTS / "method_table.png")
-    print(f"written: {path}, {RESULTS / 'method_table.png'}")
+    draw(table, options.targets, options.output / "method_table.png")
+    print(f"written: {path}, {options.output / 'method_table.png'}")
 
 
 if __name__ == "__main__":

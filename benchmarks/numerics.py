@@ -1,6 +1,7 @@
 """Processor time of the numerical kernels at the shapes of a Llama's layers, against that of the products they need.
 
     python benchmarks/numerics.py [--hidden 512] [--intermediate 1408] [--repeats 5] [--device cpu|cuda]
+        [--small] [--output DIR]
 
 For every distinct input of a block: its second moments per tile of tokens, the selection of half the weights within
 rows, within the layer and by 2:4, SparseGPT's sweep, conjugate gradients, and ALPS. Prints milliseconds, and how many
@@ -14,10 +15,10 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from small import add_options
 from torch import Tensor
 
 from secateur_service.pruning.alps import alps
@@ -27,7 +28,6 @@ from secateur_service.pruning.patterns import NofM, Target, Unstructured, prune
 from secateur_service.pruning.sparsegpt import sparsegpt
 from secateur_service.pruning.statistics import TILE_TOKENS, InputStatistics
 
-RESULTS = Path(__file__).parent / "results"
 TARGETS: dict[str, Target] = {"rows": Unstructured(0.5), "layer": Unstructured(0.5, "layer"), "2:4": NofM(2, 4)}
 
 
@@ -99,7 +99,10 @@ def main() -> None:
     parser.add_argument("--intermediate", type=int, default=1408)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    add_options(parser)
     arguments = parser.parse_args()
+    if arguments.small:
+        arguments.hidden, arguments.intermediate, arguments.repeats = 32, 64, 1
     d, f = arguments.hidden, arguments.intermediate
     shapes = {"q, k, v": ([d] * 3, d), "o": ([d], d), "gate, up": ([f] * 2, d), "down": ([d], f)}
     figures = {}
@@ -110,14 +113,14 @@ def main() -> None:
             ratio = f"{spent / needed:6.2f} times its products" if needed else ""
             print(f"  {kernel:22} {spent:9.2f} ms {ratio}")
     result = {
-        "arguments": vars(arguments),
+        "arguments": {name: getattr(arguments, name) for name in ("hidden", "intermediate", "repeats", "device")},
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "milliseconds": {name: {kernel: spent for kernel, (spent, _) in row.items()} for name, row in figures.items()},
         "products": {name: {kernel: needed for kernel, (_, needed) in row.items()} for name, row in figures.items()},
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "numerics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "numerics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What calibration text that the model writes itself is worth, beside the corpus that it begins from.
 
-    python benchmarks/self_generated.py --model DIR --calibration DIR --evaluation DIR [--work DIR]
+    python benchmarks/self_generated.py --model DIR --calibration DIR --evaluation DIR [--work DIR] [--output DIR]
+    python benchmarks/self_generated.py --small
 
 Five calibrations of the same model (by `secateur-service run`, so that an interrupted benchmark goes on where it
 stopped): the whole corpus; text that the model wrote from a few tokens of its documents on; a poor corpus of some dozen
@@ -13,13 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
-LENGTH = 256
+from jobs import run_job
+from small import LENGTH, options_with_text
 
 
 def poor_corpus(whole: Path, folder: Path, sentences: int) -> Path:
@@ -33,11 +32,9 @@ def poor_corpus(whole: Path, folder: Path, sentences: int) -> Path:
 
 def prune(name: str, calibration: dict[str, Any], options: argparse.Namespace) -> dict[str, float]:
     """Run one job; returns the growth of every language's perplexity."""
-    folder = options.work / name
-    folder.mkdir(parents=True, exist_ok=True)
     spec = {
         "model": {"uri": options.model.resolve().as_uri()},
-        "calibration": {"sequence_length": LENGTH, "seed": options.seed, **calibration},
+        "calibration": {"sequence_length": options.length, "seed": options.seed, **calibration},
         "pruning": {"sparsity": options.sparsity, **({"method": options.method} if options.method else {})},
         "evaluation": {
             "corpus": options.evaluation.resolve().as_uri(),
@@ -45,21 +42,13 @@ def prune(name: str, calibration: dict[str, Any], options: argparse.Namespace) -
             "tokens_per_language": options.tokens,
         },
     }
-    (folder / "spec.yaml").write_text(json.dumps(spec))  # JSON is YAML
-    command = [sys.executable, "-m", "secateur_service", "run", str(folder / "spec.yaml")]
-    finished = subprocess.run(
-        [*command, "--output", str(folder / "job"), "--json"], check=True, stdout=subprocess.PIPE, text=True
-    )
-    figures = json.loads(finished.stdout.splitlines()[-1])["perplexity"]
+    figures = run_job(spec, options.work / name)["perplexity"]
     return {language: entry["pruned"] / entry["dense"] for language, entry in figures.items()}
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--calibration", type=Path, required=True, help="folder with one text file per language")
-    parser.add_argument("--evaluation", type=Path, required=True, help="folder with the same files, other text")
     parser.add_argument("--work", type=Path, default=Path("build/self_generated"), help="where the jobs are kept")
     parser.add_argument("--method", help="default: the service's")
     parser.add_argument("--sparsity", type=float, default=0.6)
@@ -69,7 +58,14 @@ def main() -> None:
     parser.add_argument("--poor-samples", type=int, default=2, help="sequences per language that the poor corpus has")
     parser.add_argument("--tokens", type=int, default=16384, help="evaluation tokens per language")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    parser.add_argument("--length", type=int, default=256, help="tokens per sequence")
+    small = {"samples": 1, "poor_samples": 1, "sentences": 4, "tokens": LENGTH, "length": LENGTH}
+    with options_with_text(parser, **small) as options:
+        compare(options)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Prune under every condition; print and keep what was found."""
     languages = sorted(path.stem for path in options.calibration.glob("*.txt"))
     corpus = options.calibration.resolve().as_uri()
     poor = poor_corpus(options.calibration, options.work / "poor", options.sentences).resolve().as_uri()
@@ -90,8 +86,7 @@ def main() -> None:
         print(f"{name:<30}" + "".join(f"{row[language]:8.3f}" for language in languages) + f"{means[name]:8.3f}")
     kept = ("method", "sparsity", "samples", "prefix_tokens", "sentences", "poor_samples", "tokens", "seed")
     content = {"settings": {name: getattr(options, name) for name in kept}, "growth": growth, "mean": means}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "self_generated.json").write_text(json.dumps(content, indent=1) + "\n")
+    (options.output / "self_generated.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The study in small: calibrate on one language at a time, evaluate on all, and see what each choice keeps.
 
-    python benchmarks/study_in_small.py --model DIR --calibration DIR --evaluation DIR [--work DIR]
+    python benchmarks/study_in_small.py --model DIR --calibration DIR --evaluation DIR [--work DIR] [--output DIR]
+    python benchmarks/study_in_small.py --small
 
 Prunes the model once per language of the calibration folder (Wanda at 60 %, by `secateur-service run`, so that an
 interrupted study goes on where it stopped), and writes the matrix of perplexities as JSON and as a heat map to
@@ -11,30 +12,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from jobs import run_job
+from small import LENGTH, options_with_text
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-RESULTS = Path(__file__).parent / "results"
-
 
 def prune(calibration_language: str, languages: list[str], options: argparse.Namespace) -> dict[str, Any]:
     """Run one job; returns its summary."""
-    folder = options.work / calibration_language
-    folder.mkdir(parents=True, exist_ok=True)
     spec = {
         "model": {"uri": options.model.resolve().as_uri()},
         "calibration": {
             "corpus": options.calibration.resolve().as_uri(),
             "languages": {calibration_language: 1.0},
             "samples": options.samples,
-            "sequence_length": 256,
+            "sequence_length": options.length,
             "seed": options.seed,
         },
         "pruning": {"method": options.method, "sparsity": options.sparsity, "order": "block"},
@@ -44,11 +41,7 @@ def prune(calibration_language: str, languages: list[str], options: argparse.Nam
             "tokens_per_language": options.tokens,
         },
     }
-    path = folder / "spec.yaml"
-    path.write_text(json.dumps(spec))  # JSON is YAML
-    command = [sys.executable, "-m", "secateur_service", "run", str(path), "--output", str(folder / "job"), "--json"]
-    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(finished.stdout.splitlines()[-1])
+    return run_job(spec, options.work / calibration_language)
 
 
 def draw(languages: list[str], ratios: list[list[float]], title: str, path: Path) -> None:
@@ -77,16 +70,19 @@ def draw(languages: list[str], ratios: list[list[float]], title: str, path: Path
 def main() -> None:
     """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--calibration", type=Path, required=True, help="folder with one text file per language")
-    parser.add_argument("--evaluation", type=Path, required=True, help="folder with the same files, other text")
     parser.add_argument("--work", type=Path, default=Path("build/study"), help="where the jobs are kept")
     parser.add_argument("--method", default="wanda")
     parser.add_argument("--sparsity", type=float, default=0.6)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=16384, help="evaluation tokens per language")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    parser.add_argument("--length", type=int, default=256, help="tokens per sequence")
+    with options_with_text(parser, samples=4, tokens=2 * LENGTH, length=LENGTH) as options:
+        study(options)
+
+
+def study(options: argparse.Namespace) -> None:
+    """Prune once per language; print, draw and keep what was found."""
     languages = sorted(path.stem for path in options.calibration.glob("*.txt"))
     runs = {language: prune(language, languages, options) for language in languages}
     dense = {name: figures["dense"] for name, figures in runs[languages[0]]["perplexity"].items()}
@@ -102,12 +98,11 @@ def main() -> None:
     }
     print("best calibration language of each column:", ", ".join(f"{name}: {row}" for name, row in best.items()))
     title = f"Perplexity, pruned / dense ({options.method}, {options.sparsity:.0%}; bold: best of its column)"
-    RESULTS.mkdir(exist_ok=True)
     settings = {name: getattr(options, name) for name in ("method", "sparsity", "samples", "tokens", "seed")}
     content = {"settings": settings, "languages": languages, "dense": dense, "pruned": matrix, "best": best}
-    (RESULTS / "study_in_small.json").write_text(json.dumps(content, indent=1) + "\n")
-    draw(languages, ratios, title, RESULTS / "study_in_small.png")
-    print(f"written: {RESULTS / 'study_in_small.json'}, {RESULTS / 'study_in_small.png'}")
+    (options.output / "study_in_small.json").write_text(json.dumps(content, indent=1) + "\n")
+    draw(languages, ratios, title, options.output / "study_in_small.png")
+    print(f"written: {options.output / 'study_in_small.json'}, {options.output / 'study_in_small.png'}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What idle watchers cost: the server's memory and the latency of other calls, with none and with a thousand.
 
-    python benchmarks/watchers.py [--watchers 1000] [--calls 300]
+    python benchmarks/watchers.py [--watchers 1000] [--calls 300] [--small] [--output DIR]
 
 Starts a server without device slots, opens that many watches of queued jobs, one of which never reads although its job
 writes thousands of events, and times GetPruneJob beside them. Prints figures, and writes
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+from small import add_options
 
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur.v1 import prune_service_pb2_grpc as service_grpc
@@ -34,9 +35,7 @@ from secateur_service.spec import parse_spec
 sys.path.insert(0, str(Path(__file__).parent / "compare"))
 from processes import memory_bytes
 
-RESULT = Path(__file__).parent / "results" / "watchers.json"
 CHANNELS = 10  # a hundred watches each: what a server admits on one connection
-FLOOD = 20_000
 SPEC = {
     "model": {"uri": "file:///model"},
     "calibration": {"corpus": "file:///corpus", "languages": [{"language": "de"}], "sequence_length": 64},
@@ -80,8 +79,9 @@ async def latencies(stub: Any, name: str, calls: int) -> dict[str, float]:
     return {"median_ms": taken[len(taken) // 2], "p99_ms": taken[int(0.99 * len(taken))]}
 
 
-async def measure(pid: int, address: str, store: SqlJobStore, watchers: int, calls: int) -> dict[str, Any]:
+async def measure(pid: int, address: str, store: SqlJobStore, options: argparse.Namespace) -> dict[str, Any]:
     """Figures without watchers, with idle ones, and with a slow one beside them."""
+    watchers, calls = options.watchers, options.calls
     jobs = [f"pruneJobs/{create(store, number)}" for number in range(CHANNELS)]
     flooded = store.claim(owner="benchmark", lease_seconds=3600)
     assert flooded is not None
@@ -93,8 +93,8 @@ async def measure(pid: int, address: str, store: SqlJobStore, watchers: int, cal
         streams = []
         for number in range(watchers):
             if number % (watchers // CHANNELS) == 0:
-                options = [("grpc.use_local_subchannel_pool", 1)]
-                channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options=options))
+                own_connection = [("grpc.use_local_subchannel_pool", 1)]
+                channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options=own_connection))
             name = jobs[1 + number % (CHANNELS - 1)]
             stream = service_grpc.PruneServiceStub(channel).WatchPruneJob(service_pb.WatchPruneJobRequest(name=name))
             streams.append(stream)
@@ -103,7 +103,7 @@ async def measure(pid: int, address: str, store: SqlJobStore, watchers: int, cal
         slow = stub.WatchPruneJob(service_pb.WatchPruneJobRequest(name=f"pruneJobs/{flooded.id}", after_sequence=0))
         await slow.read()
         line = {"level": "info", "message": "x" * 1000, "fields": {}}
-        for _ in range(FLOOD // 100):
+        for _ in range(options.flood // 100):
             await asyncio.to_thread(store.append, flooded.id, 1, [(EventKind.LOG, line)] * 100)
         found["idle and a slow one"] = {**await latencies(stub, jobs[1], calls), "memory": memory_bytes(pid, "VmRSS")}
         for stream in [*streams, slow]:
@@ -116,18 +116,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--watchers", type=int, default=1000)
     parser.add_argument("--calls", type=int, default=300)
+    parser.add_argument("--flood", type=int, default=20_000, help="events that the slow watcher does not read")
+    add_options(parser)
     options = parser.parse_args()
+    if options.small:
+        options.watchers, options.calls, options.flood = 20, 5, 200
+    options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name, server(Path(name), options.watchers) as (pid, address):
         store = open_job_store(f"sqlite:///{name}/data/secateur.sqlite3")
-        found = asyncio.run(measure(pid, address, store, options.watchers, options.calls))
+        found = asyncio.run(measure(pid, address, store, options))
         store.close()
     print(f"{'watchers':<22}{'server memory':>15}{'median':>10}{'p99':>10}")
     for title, row in found.items():
         memory = f"{row['memory'] / 2**20:.0f} MiB"
         print(f"{title:<22}{memory:>15}{row['median_ms']:>7.1f} ms{row['p99_ms']:>7.1f} ms")
     content = {"watchers": options.watchers, "grpcio": metadata.version("grpcio"), "figures": found}
-    RESULT.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"written: {RESULT}")
+    result = options.output / "watchers.json"
+    result.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"written: {result}")
 
 
 if __name__ == "__main__":

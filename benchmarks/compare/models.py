@@ -14,12 +14,13 @@ VOCABULARY = 8192
 def write_random_llama(folder: Path, *, layers: int, hidden: int = 512, intermediate: int = 1408) -> None:
     """Write a float32 Llama whose weights are drawn as transformers initialises them."""
     torch.manual_seed(0)
+    head_size = min(64, hidden)
     config = LlamaConfig(
         hidden_size=hidden,
         intermediate_size=intermediate,
         num_hidden_layers=layers,
-        num_attention_heads=hidden // 64,
-        num_key_value_heads=hidden // 64,
+        num_attention_heads=hidden // head_size,
+        num_key_value_heads=hidden // head_size,
         vocab_size=VOCABULARY,
         max_position_embeddings=2048,
     )

@@ -1,11 +1,18 @@
-"""Prunes generated blocks of a real shape and compares the time per block with its floor.
+"""The engine on one accelerator: blocks of real shapes against their floor, within a given time.
 
-    python -m benchmarks.gpu --shape llama-3-8b|70b|405b|tiny --method wanda|sparsegpt|... [--sequences 128]
-        [--length 2048] [--order true_sequential] [--blocks 5] [--device cuda]
+    python -m benchmarks.gpu [--seconds 600] [--device cuda|cpu] [--small] [--output DIR] [--case SHAPE/METHOD...]
 
-Runs the engine's own pass. Prints, and writes to benchmarks/results/gpu-SHAPE-METHOD.json: seconds per block (the
-median of the blocks between the first and the last, which do more or less than the others) against the floor, peak
-device memory, and whether a block's output depends on how many sequences share a batch.
+Measured, in this order, as far as the time goes:
+
+- whether the device prunes as the host does;
+- seconds per block of Llama-3-8B's shape, by Wanda and by the default;
+- whether a block's output depends on how many sequences share a batch;
+- what the report costs; 70B; 2:4 and order `block`; 405B; the other methods.
+
+Seconds per block are the median of the blocks between the first and the last, which do more or less than the others.
+Everything runs through the engine's own pass. gpu-DEVICE.json is written again after every block, so that what was
+measured is there whatever happens.
+`--case` replaces the list: SHAPE/METHOD[+UPDATE][/TARGET[/ORDER]][/report], for example llama-3-8b/wanda+cg/2:4/block.
 """
 
 from __future__ import annotations
@@ -13,163 +20,175 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
-import tempfile
+import re
+import shutil
+import subprocess
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from benchmarks.gpu.floor import Rates, block_floor
-from benchmarks.gpu.generated import SHAPES, GeneratedModel, Shape, generated_model
-from secateur_service.calibration.sampling import TextSample
-from secateur_service.pipeline.ledger import FileLedger
-from secateur_service.pipeline.observer import Progress, RecordingObserver
-from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.streaming_pass import run_pass
-from secateur_service.pipeline.task import Task
-from secateur_service.pruning.methods import METHODS, Moments, Recipe
-from secateur_service.pruning.patterns import NofM, Target, Unstructured
-from secateur_service.pruning.statistics import InputStatistics
-from secateur_service.spec import ORDERS
+from benchmarks.gpu.floor import Rates
+from benchmarks.gpu.generated import SHAPES
+from benchmarks.gpu.measurements import (
+    Case,
+    Figures,
+    Setting,
+    measure_agreement,
+    measure_batch_size,
+    measure_case,
+    parse_case,
+)
+from benchmarks.small import add_options
+from secateur_service.errors import PreemptedError
 
-RESULTS = Path(__file__).parent.parent / "results"
-# Of an H200 and of one core of a server processor.
+# Of an H200, whose products an H100 has too, and of one core of a server processor.
 TFLOPS = {"cuda": (790.0, 60.0), "cpu": (0.075, 0.075)}
-BATCH_SIZES = (1, 2, 8)
+PACKAGES = ("torch", "transformers", "huggingface_hub", "tokenizers", "triton")
+FIRST = [Case("llama-3-8b", "wanda"), Case("llama-3-8b", "sparsegpt", "cg")]
+LATER = [
+    Case("llama-3-8b", "wanda", report=True),
+    Case("llama-3-8b", "sparsegpt", "cg", report=True),
+    Case("llama-3-8b", "sparsegpt"),
+    Case("70b", "wanda"),
+    Case("70b", "sparsegpt", "cg"),
+    Case("llama-3-8b", "sparsegpt", target="2:4"),
+    Case("llama-3-8b", "wanda", order="block"),
+    Case("405b", "wanda"),
+    Case("llama-3-8b", "ria"),
+    Case("llama-3-8b", "alps"),
+    Case("70b", "sparsegpt"),
+]
+SMALL = [Case("tiny", "wanda"), Case("tiny", "sparsegpt", "cg", report=True)]
+
+Measurement = Callable[[float, Callable[[Figures], None]], Figures]
 
 
-class BlockClock(RecordingObserver):
-    """Notes when each block is done."""
+def measurements(setting: Setting, cases: list[Case], *, small: bool) -> Iterator[tuple[str, Measurement]]:
+    """Names and functions of a deadline and of what hears of unfinished figures."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.ends: list[float] = []
+    def case(chosen: Case) -> tuple[str, Measurement]:
+        return chosen.name, lambda deadline, tell: measure_case(chosen, setting, deadline, tell)
 
-    def progress(self, progress: Progress) -> None:
-        """Note the time, once the device has finished too."""
-        super().progress(progress)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
-
-    def seconds_per_block(self) -> list[float]:
-        """Of the blocks between the first and the last."""
-        return [later - earlier for earlier, later in zip(self.ends[:-2], self.ends[1:-1], strict=True)]
+    if cases:
+        yield from map(case, cases)
+        return
+    yield "agreement with the host", lambda deadline, _: measure_agreement(setting, deadline)
+    yield from map(case, SMALL if small else FIRST)
+    shape = SHAPES["tiny" if small else "llama-3-8b"]
+    yield "batch size", lambda deadline, _: measure_batch_size(shape, setting, deadline)
+    if not small:
+        yield from map(case, LATER)
 
 
-def prune(model: GeneratedModel, recipe: Recipe, target: Target, order: str, tokens: Tensor) -> BlockClock:
-    """Prune all blocks of a model on one language; no evaluation, no analyses."""
-    sample = TextSample("generated", tokens, torch.ones_like(tokens), 1, frozenset())
-    clock = BlockClock()
-    targets = {info.name: target for info in model.checkpoint.linear_weights()}
-    with tempfile.TemporaryDirectory() as folder:
-        task = Task(
-            recipe, targets, order, {"generated": 1.0}, {"generated": sample}, {}, Path(folder), layer_snr=False
-        )
-        run_pass(model, task, FileLedger(Path(folder) / "ledger.json"), clock, Stopwatch())
-    return clock
-
-
-@torch.no_grad()
-def dependence_on_batch_size(shape: Shape, tokens: Tensor, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Whether a block's output, and the sums over one and the same output, depend on the size of the batch."""
-    model = generated_model(shape, 1, device, dtype)
-    tokens = tokens[: max(BATCH_SIZES)]
-    outputs = []
-    for size in BATCH_SIZES:
-        states = model.embed(list(torch.split(tokens, size)))
-        with model.block(0) as block:
-            outputs.append(torch.cat([model.run_block(block, 0, batch) for batch in states]))
-    sums = []
-    for size in BATCH_SIZES:
-        of_input = InputStatistics(shape.hidden, {"": 1.0}, {"": tokens.numel()}, device, moments=Moments.BY_LANGUAGE)
-        for batch in torch.split(outputs[0], size):
-            of_input.update(batch, "")
-        sums.append(of_input.language_gram(""))
+def surroundings(device: torch.device) -> dict[str, Any]:
+    """What the figures depend on."""
+    versions = {"python": platform.python_version(), "cuda": str(torch.version.cuda)}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "none"
+    on_gpu = device.type == "cuda"
     return {
-        "batch_sizes": BATCH_SIZES,
-        "outputs_equal": all(torch.equal(outputs[0], other) for other in outputs[1:]),
-        "largest_difference": max(float((outputs[0] - other).abs().max()) for other in outputs[1:]),
-        "largest_output": float(outputs[0].abs().max()),
-        "sums_equal": all(torch.equal(sums[0], other) for other in sums[1:]),
+        "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
+        "device_bytes": torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
+        "driver": driver_version() if on_gpu else None,
+        "threads": torch.get_num_threads(),
+        "versions": versions,
     }
 
 
-def parse_target(text: str, group: str) -> Target:
-    """`0.5` or `2:4`."""
-    if ":" in text:
-        kept, size = text.split(":")
-        return NofM(int(kept), int(size))
-    return Unstructured(float(text), group)
+def driver_version() -> str | None:
+    """Of the accelerator's driver; None where nothing tells it."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return None
+    asked = [command, "--query-gpu=driver_version", "--format=csv,noheader"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+    return found.stdout.splitlines()[0].strip() if found.returncode == 0 and found.stdout else None
 
 
-def versions() -> dict[str, str]:
-    """Of what the figures depend on."""
-    installed = {name: metadata.version(name) for name in ("torch", "transformers")}
-    try:
-        installed["triton"] = metadata.version("triton")
-    except metadata.PackageNotFoundError:
-        installed["triton"] = "none"
-    return {"python": platform.python_version(), "cuda": str(torch.version.cuda), **installed}
+class Results:
+    """The results file, written again whenever something is known."""
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        self.path = path
+        self._content = content
+        self._figures: dict[str, Figures] = content.setdefault("measurements", {})
+
+    def keep(self, name: str, figures: Figures) -> None:
+        """Keep the figures of a measurement."""
+        self._figures[name] = figures
+        partial_path = self.path.with_name(self.path.name + ".partial")
+        partial_path.write_text(json.dumps(self._content, indent=1) + "\n", encoding="utf-8")
+        partial_path.replace(self.path)
+
+
+def measure(name: str, measurement: Measurement, deadline: float, results: Results) -> None:
+    """Run one measurement, keep what it found, and say so; one that fails does not end the others."""
+    began = time.monotonic()
+
+    def tell(figures: Figures) -> None:
+        results.keep(name, figures | {"state": "running"})
+
+    if began > deadline:
+        figures: Figures = {"state": "not run, the time was over"}
+    else:
+        try:
+            figures = measurement(deadline, tell)
+            figures["state"] = "stopped, the time was over" if figures.pop("stopped", False) else "finished"
+        except PreemptedError:
+            figures = {"state": "stopped, the time was over"}
+        except Exception as error:  # noqa: BLE001 - out of memory, say: the next shape may fit
+            figures = {"state": f"failed: {type(error).__name__}: {str(error)[:500]}"}
+    figures["measured_seconds"] = round(time.monotonic() - began, 2)
+    results.keep(name, figures)
+    told = {key: figures[key] for key in ("seconds_per_block", "times_floor", "peak_device_bytes") if key in figures}
+    print(f"{name:<45} {figures['state']}  {told}", flush=True)
 
 
 def main() -> None:
+    """Measure until the time is over."""
+    began = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="llama-3-8b")
-    parser.add_argument("--method", choices=[name for name in METHODS if name != "magnitude"], default="wanda")
-    parser.add_argument("--update", help="instead of the method's own")
-    parser.add_argument("--target", default="0.5", help="a share, or N:M")
-    parser.add_argument("--order", choices=ORDERS, default="true_sequential")
-    parser.add_argument("--sequences", type=int, default=128)
-    parser.add_argument("--length", type=int, default=2048)
-    parser.add_argument("--blocks", type=int, default=5, help="blocks to run, at least 3; the model may have more")
+    parser.add_argument("--seconds", type=float, default=600.0, help="the time for all, the imports left out")
+    parser.add_argument("--case", type=parse_case, action="append", default=[], help="instead of the list; repeatable")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--sequences", type=int, help="of calibration; default 128")
+    parser.add_argument("--length", type=int, help="tokens per sequence; default 2048")
+    parser.add_argument("--blocks", type=int, default=5, help="blocks to run, at least 3; the model may have more")
     parser.add_argument("--tflops", type=float, nargs=2, help="of products in 16 bits, and of float32")
-    arguments = parser.parse_args()
-
-    shape, device = SHAPES[arguments.shape], torch.device(arguments.device)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    recipe = Recipe.of(arguments.method, arguments.update)
-    target = parse_target(arguments.target, METHODS[arguments.method].group)
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(shape.vocabulary, (arguments.sequences, arguments.length), generator=generator)
-
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    clock = prune(
-        generated_model(shape, max(3, arguments.blocks), device, dtype), recipe, target, arguments.order, tokens
+    add_options(parser)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    setting = Setting(
+        device,
+        torch.bfloat16 if device.type == "cuda" else torch.float32,
+        options.sequences or (4 if options.small else 128),
+        options.length or (64 if options.small else 2048),
+        options.blocks,
+        Rates(*(rate * 1e12 for rate in options.tflops or TFLOPS[device.type])),
     )
-    seconds = statistics.median(clock.seconds_per_block())
-    rates = Rates(*(rate * 1e12 for rate in arguments.tflops or TFLOPS[device.type]))
-    floor = block_floor(shape, recipe, arguments.order, arguments.sequences, arguments.length)
-    least = floor.seconds(rates)
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-    result = {
-        "arguments": {**vars(arguments), "dtype": str(dtype)},
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "seconds_per_block": seconds,
-        "seconds_of_blocks": clock.seconds_per_block(),
-        "floor_seconds_per_block": least,
-        "times_floor": seconds / least,
-        "model_seconds": seconds * shape.blocks,
-        "product_flops_per_block": floor.product_flops,
-        "float32_flops_per_block": floor.float32_flops,
-        "peak_device_bytes": peak or None,
-        "batch_size": dependence_on_batch_size(shape, tokens, device, dtype),
+    found = surroundings(device)
+    content = {
+        **found,
+        "dtype": str(setting.dtype),
+        "sequences": setting.sequences,
+        "length": setting.length,
+        "seconds": options.seconds,
     }
-    path = RESULTS / f"gpu-{arguments.shape}-{arguments.method}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(f"{arguments.shape}, {arguments.method}, {arguments.sequences}×{arguments.length} tokens, {result['device']}")
-    print(f"{seconds:.3f} s per block, {seconds / least:.2f} times its floor of {least:.3f} s")
-    print(f"{seconds * shape.blocks:.1f} s for all {shape.blocks} blocks; {peak / 1e9:.1f} GB on the device at most")
-    print(f"by batch size: {result['batch_size']}")
-    print(path)
+    options.output.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"\W+", "-", found["device"]).strip("-").lower()
+    results = Results(options.output / f"gpu-{name}.json", content)
+    run = partial(measure, deadline=began + options.seconds, results=results)
+    for title, measurement in measurements(setting, options.case, small=options.small):
+        run(title, measurement)
+    print(f"written: {results.path}")
 
 
 if __name__ == "__main__":

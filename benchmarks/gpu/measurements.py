@@ -1,0 +1,311 @@
+"""What is measured on a device; every measurement returns plain figures."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.compare.models import random_tokens, write_random_llama
+from benchmarks.gpu.floor import Rates, block_floor
+from benchmarks.gpu.generated import SHAPES, GeneratedModel, Shape, generated_model
+from secateur_service.calibration.sampling import TextSample
+from secateur_service.errors import PreemptedError
+from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.safetensors import read_header
+from secateur_service.models.streaming import StreamedModel
+from secateur_service.models.tensors import TensorReader
+from secateur_service.pipeline.ledger import FileLedger
+from secateur_service.pipeline.observer import Progress, RecordingObserver
+from secateur_service.pipeline.shards import Shards
+from secateur_service.pipeline.stopwatch import Stopwatch
+from secateur_service.pipeline.streaming_pass import PassResult, run_pass
+from secateur_service.pipeline.task import Task
+from secateur_service.pruning.methods import METHODS, Moments, Recipe
+from secateur_service.pruning.patterns import NofM, Target, Unstructured
+from secateur_service.pruning.statistics import InputStatistics
+
+BATCH_SIZES = (1, 2, 8)
+LANGUAGES = ("one", "two")
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """On what everything is measured.
+
+    Attributes:
+        device: computes.
+        dtype: of weights and hidden states.
+        sequences: of calibration.
+        length: tokens per sequence.
+        blocks: to run, at least 3; the model may have more.
+        rates: what the device computes at most.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    sequences: int
+    length: int
+    blocks: int
+    rates: Rates
+
+
+@dataclass(frozen=True)
+class Case:
+    """Blocks of a shape, pruned by a recipe.
+
+    Attributes:
+        shape: one of `SHAPES`.
+        method: one of `METHODS`.
+        update: instead of the method's own.
+        target: a share, or `N:M`.
+        order: one of `spec.ORDERS`.
+        report: whether text is evaluated and every layer's signal-to-noise ratio is told.
+    """
+
+    shape: str
+    method: str
+    update: str | None = None
+    target: str = "0.5"
+    order: str = "true_sequential"
+    report: bool = False
+
+    @property
+    def name(self) -> str:
+        """SHAPE/METHOD[+UPDATE]/TARGET/ORDER[/report]: what `parse_case` reads."""
+        recipe = self.method if self.update is None else f"{self.method}+{self.update}"
+        parts = [self.shape, recipe, self.target, self.order]
+        return "/".join(parts + ["report"] * self.report)
+
+    @property
+    def pruning_target(self) -> Target:
+        """How much of each layer goes."""
+        if ":" in self.target:
+            kept, size = self.target.split(":")
+            return NofM(int(kept), int(size))
+        return Unstructured(float(self.target), METHODS[self.method].group)
+
+
+def parse_case(text: str) -> Case:
+    """The inverse of `Case.name`; target and order may be left out.
+
+    Raises:
+        ValueError: no such case.
+    """
+    parts = text.split("/")
+    report = parts[-1] == "report"
+    parts = parts[:-1] if report else parts
+    shape, recipe, target, order, *rest = parts + ["", "", "0.5", "true_sequential"][len(parts) :]
+    method, _, update = recipe.partition("+")
+    if shape not in SHAPES or method not in METHODS or rest:
+        raise ValueError(f"{text} is no case: SHAPE/METHOD[+UPDATE][/TARGET[/ORDER]][/report]")
+    return Case(shape, method, update or None, target, order, report)
+
+
+class Clock(RecordingObserver):
+    """Notes when each block is done, and stops the pass when its time is over.
+
+    Args:
+        deadline: on the clock of `time.monotonic`.
+        on_block: hears after every block.
+    """
+
+    def __init__(self, deadline: float, on_block: Callable[[list[float]], None]) -> None:
+        super().__init__()
+        self.ends: list[float] = []
+        self._deadline = deadline
+        self._on_block = on_block
+
+    def progress(self, progress: Progress) -> None:
+        """Note the time of a block's end, once the device has finished too."""
+        if progress.blocks_done <= len(self.ends):
+            return
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+        self._on_block(self.seconds_per_block())
+
+    def check(self) -> None:
+        """Stop when the time is over."""
+        if time.monotonic() > self._deadline:
+            raise PreemptedError("the benchmark's time is over")
+
+    def seconds_per_block(self) -> list[float]:
+        """Of the blocks but the first and the last, which do more or less than the others."""
+        return [later - earlier for earlier, later in zip(self.ends[:-2], self.ends[1:-1], strict=True)]
+
+
+def measure_case(case: Case, setting: Setting, deadline: float, tell: Callable[[Figures], None]) -> Figures:
+    """Seconds per block against the floor, memory, and what the report costs.
+
+    Args:
+        case: what is pruned.
+        setting: on what.
+        deadline: when to stop, on the clock of `time.monotonic`; what is known by then is returned.
+        tell: hears of unfinished figures.
+    """
+    shape, device = SHAPES[case.shape], setting.device
+    recipe = Recipe.of(case.method, case.update)
+    floor = block_floor(shape, recipe, case.order, setting.sequences, setting.length)
+    least = floor.seconds(setting.rates)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+    def figures(seconds: list[float]) -> Figures:
+        found: Figures = {
+            "seconds_of_blocks": seconds,
+            "floor_seconds_per_block": least,
+            "product_flops_per_block": floor.product_flops,
+            "float32_flops_per_block": floor.float32_flops,
+        }
+        if seconds:
+            middle = statistics.median(seconds)
+            found |= {"seconds_per_block": middle, "times_floor": middle / least}
+            found["model_seconds"] = middle * shape.blocks
+        if device.type == "cuda":
+            found["peak_device_bytes"] = torch.cuda.max_memory_allocated()
+        return found
+
+    clock, stopwatch = Clock(deadline, lambda seconds: tell(figures(seconds))), Stopwatch()
+    model = generated_model(shape, max(3, setting.blocks), device, setting.dtype)
+    stopped = False
+    try:
+        _prune(model, recipe, case.pruning_target, case.order, setting, clock, stopwatch, report=case.report)
+    except PreemptedError:
+        stopped = True
+    seconds = clock.seconds_per_block()
+    return figures(seconds) | {"stopped": stopped, "seconds_by_kind": stopwatch.totals()[0]}
+
+
+def _prune(
+    model: StreamedModel,
+    recipe: Recipe,
+    target: Target,
+    order: str,
+    setting: Setting,
+    clock: Clock,
+    stopwatch: Stopwatch,
+    *,
+    report: bool,
+) -> None:
+    vocabulary = model.checkpoint.tensors[model.checkpoint.embedding_name].shape[0]
+    calibration = {"generated": _sample("generated", setting.sequences, setting.length, vocabulary, seed=0)}
+    evaluation = {}
+    if report:  # half as much text as calibration, in two languages
+        count = max(1, setting.sequences // 4)
+        evaluation = {
+            name: _sample(name, count, setting.length, vocabulary, seed) for seed, name in enumerate(LANGUAGES, 1)
+        }
+    with tempfile.TemporaryDirectory() as folder:
+        task = Task(
+            recipe=recipe,
+            targets={info.name: target for info in model.checkpoint.linear_weights()},
+            order=order,
+            weights={"generated": 1.0},
+            calibration=calibration,
+            evaluation=evaluation,
+            shards=Shards(Path(folder)),
+            layer_snr=report,
+        )
+        run_pass(model, task, FileLedger(Path(folder) / "ledger.json"), clock, stopwatch)
+
+
+def _sample(name: str, sequences: int, length: int, vocabulary: int, seed: int) -> TextSample:
+    tokens = torch.randint(vocabulary, (sequences, length), generator=torch.Generator().manual_seed(seed))
+    return TextSample(name, tokens, torch.ones_like(tokens), 1, frozenset())
+
+
+def measure_agreement(setting: Setting, deadline: float) -> Figures:
+    """What the device prunes against what the host prunes, from the same model and tokens, in float32 on both.
+
+    Of each recipe: the share of all mask bits that differ, ‖Ŵ_device − Ŵ_host‖ / ‖Ŵ_host‖ and the largest difference of
+    a perplexity's logarithm, dense and pruned.
+    """
+    found: Figures = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_random_llama(folder / "model", layers=2, hidden=128, intermediate=352)
+        for method in METHODS:
+            sides = [_pruned(folder, method, torch.device(place), deadline) for place in (setting.device, "cpu")]
+            (ours, ours_tensors), (host, host_tensors) = sides
+            bits = sum(tensor.numel() for tensor in host_tensors.values())
+            differing = sum(int(((ours_tensors[key] == 0) != (host_tensors[key] == 0)).sum()) for key in host_tensors)
+            error = sum(float((ours_tensors[key] - host_tensors[key]).square().sum()) for key in host_tensors)
+            power = sum(float(host_tensors[key].square().sum()) for key in host_tensors)
+            found[method] = {
+                "mask_bits_differing": differing / bits,
+                "relative_difference": (error / power) ** 0.5,
+                "dense_nats_difference": _largest_difference(ours.dense, host.dense),
+                "pruned_nats_difference": _largest_difference(ours.pruned, host.pruned),
+            }
+    return found
+
+
+def _pruned(folder: Path, method: str, device: torch.device, deadline: float) -> tuple[PassResult, dict[str, Tensor]]:
+    """A pass over the random model, and the tensors that it wrote."""
+    model = StreamedModel(open_checkpoint(folder / "model"), device, torch.float32)
+    target = Unstructured(0.5, METHODS[method].group)
+    samples = []
+    for seed in range(2):
+        tokens = random_tokens(8, 64, seed)
+        samples.append({"random": TextSample("random", tokens, torch.ones_like(tokens), 1, frozenset())})
+    shards = folder / f"{method}-{device.type}"
+    shards.mkdir(exist_ok=True)
+    task = Task(
+        recipe=Recipe.of(method),
+        targets={info.name: target for info in model.checkpoint.linear_weights()},
+        order="true_sequential",
+        weights={"random": 1.0},
+        calibration=samples[0],
+        evaluation=samples[1],
+        shards=Shards(shards),
+        layer_snr=False,
+    )
+    clock = Clock(deadline, lambda _: None)
+    result = run_pass(model, task, FileLedger(shards / "ledger.json"), clock, Stopwatch())
+    reader, tensors = TensorReader(), {}
+    for record in result.blocks:
+        tensors |= {name: reader.read(info) for name, info in read_header(shards / record.shard).items()}
+    return result, tensors
+
+
+def _largest_difference(one: Any, other: Any) -> float:
+    return max(abs(one[name].nats / one[name].tokens - other[name].nats / other[name].tokens) for name in other)
+
+
+@torch.no_grad()
+def measure_batch_size(shape: Shape, setting: Setting, deadline: float) -> Figures:
+    """Whether a block's output, and the sums over one and the same output, depend on the size of the batch."""
+    model: GeneratedModel = generated_model(shape, 1, setting.device, setting.dtype)
+    tokens = _sample("generated", max(BATCH_SIZES), setting.length, shape.vocabulary, seed=0).tokens
+    outputs, sums = [], []
+    clock = Clock(deadline, lambda _: None)
+    for size in BATCH_SIZES:
+        clock.check()
+        states = model.embed(list(torch.split(tokens, size)))
+        with model.block(0) as block:
+            outputs.append(torch.cat([model.run_block(block, 0, batch) for batch in states]))
+    for size in BATCH_SIZES:
+        clock.check()
+        of_input = InputStatistics(
+            shape.hidden, {"": 1.0}, {"": tokens.numel()}, setting.device, moments=Moments.BY_LANGUAGE
+        )
+        for batch in torch.split(outputs[0], size):
+            of_input.update(batch, "")
+        sums.append(of_input.language_gram(""))
+    return {
+        "batch_sizes": BATCH_SIZES,
+        "outputs_equal": all(torch.equal(outputs[0], other) for other in outputs[1:]),
+        "largest_difference": max(float((outputs[0] - other).abs().max()) for other in outputs[1:]),
+        "largest_output": float(outputs[0].abs().max()),
+        "sums_equal": all(torch.equal(sums[0], other) for other in sums[1:]),
+    }

@@ -1,0 +1,93 @@
+"""What every benchmark shares: where its results go, and its small form.
+
+The small form is the same code on a tiny random model and on the text that ships with the project: seconds on a CPU,
+figures that mean nothing, and a proof that the script runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from secateur_service.demo.corpora import write_corpora
+from secateur_service.demo.tokenizer import BOS_ID, EOS_ID, VOCABULARY_SIZE, save_byte_tokenizer
+
+RESULTS = Path(__file__).parent / "results"
+LENGTH = 64
+
+
+@dataclass(frozen=True)
+class Material:
+    """Folders: a model with its tokenizer, and one text file per language for each purpose."""
+
+    model: Path
+    calibration: Path
+    evaluation: Path
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that every benchmark has."""
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results; default %(default)s")
+    parser.add_argument("--small", action="store_true", help="a tiny model and the project's own text: does it run?")
+
+
+def write_material(folder: Path, *, languages: int = 2) -> Material:
+    """Write a Llama of two blocks with random weights, and the demo's text in as many languages."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4 * LENGTH,
+        initializer_range=0.1,
+        bos_token_id=BOS_ID,
+        eos_token_id=EOS_ID,
+    )
+    model = folder / "model"
+    LlamaForCausalLM(config).save_pretrained(model)
+    save_byte_tokenizer(model, max_length=4 * LENGTH)
+    calibration, evaluation = write_corpora(folder)
+    for corpus in (calibration, evaluation):
+        for path in sorted(corpus.glob("*.txt"))[languages:]:
+            path.unlink()
+    return Material(model, calibration, evaluation)
+
+
+@contextlib.contextmanager
+def options_with_text(parser: argparse.ArgumentParser, **small: Any) -> Iterator[argparse.Namespace]:
+    """Parse the options of a benchmark on a model and text of the user's, or of the project's with `--small`.
+
+    Adds `--model`, `--calibration`, `--evaluation` and those of `add_options` to the parser.
+
+    Args:
+        parser: has the benchmark's own options.
+        small: what these are in the small form.
+    """
+    parser.add_argument("--model", type=Path, help="folder of the model")
+    parser.add_argument("--calibration", type=Path, help="folder with one text file per language")
+    parser.add_argument("--evaluation", type=Path, help="folder with the same files, other text")
+    add_options(parser)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    if not options.small:
+        if not (options.model and options.calibration and options.evaluation):
+            parser.error("--model, --calibration and --evaluation are needed, or --small")
+        yield options
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        vars(options).update(vars(write_material(Path(folder))))
+        vars(options).update(small)
+        if "work" in options:
+            options.work = Path(folder) / "work"
+        yield options

@@ -1,0 +1,60 @@
+"""Every script of benchmarks/ runs: in its small form, on a CPU, with results where it is told and nowhere else."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def commands() -> dict[str, list[str]]:
+    """What starts each benchmark: scripts that can be run, and packages that can."""
+    scripts = [path for path in sorted(BENCHMARKS.glob("*.py")) if 'if __name__ == "__main__":' in path.read_text()]
+    packages = [path.parent for path in sorted(BENCHMARKS.glob("*/__main__.py"))]
+    return {path.stem: [str(path)] for path in scripts} | {
+        path.name: ["-m", f"{BENCHMARKS.name}.{path.name}", "--device", "cpu"] for path in packages
+    }
+
+
+def state_of(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.timeout(1800)  # some start several processes that import torch, one after the other
+@pytest.mark.parametrize("name", commands())
+def test_a_benchmark_runs_in_its_small_form_and_writes_only_where_it_is_told(name, tmp_path):
+    kept = state_of(BENCHMARKS / "results")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    finished = subprocess.run(
+        [sys.executable, *commands()[name], "--small", "--output", str(tmp_path / "results")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    written = list((tmp_path / "results").iterdir())
+    assert written
+    assert all(path.stat().st_size for path in written)
+    assert state_of(BENCHMARKS / "results") == kept
+    assert "Traceback" not in finished.stderr
+    assert "failed: " not in "".join(path.read_text() for path in written if path.suffix == ".json")
+
+
+def test_the_accelerators_benchmark_ends_when_its_time_is_over_and_keeps_what_it_has(tmp_path):
+    command = [sys.executable, *commands()["gpu"], "--small", "--seconds", "0", "--output", str(tmp_path)]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    (path,) = tmp_path.glob("gpu-*.json")
+    measured = json.loads(path.read_text())["measurements"]
+    assert {figures["state"] for figures in measured.values()} == {"not run, the time was over"}
+
+
+def test_every_benchmark_is_found():
+    assert {"gpu", "method_table", "recompute_perplexity", "watchers"} <= commands().keys()
