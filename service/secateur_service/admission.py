@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus, corpus_files
+from secateur_service.calibration.languages import spelling_of
 from secateur_service.calibration.presets import PresetReference, parse_preset
 from secateur_service.destination import DestinationRefusedError, lies_below, parse_destination
 from secateur_service.errors import FieldViolation, InvalidSpecError
@@ -174,8 +175,15 @@ class _Review:
         place = HubReference("dataset", preset.repository, reference.revision)
         data_set = self._access.sources.hub(place).describe(place)
 
+        taken: dict[str, str] = {}
+
         def find(language: str) -> None:
             configuration = preset.configuration(language)
+            other = taken.setdefault(configuration, language)
+            if other != language:
+                raise CorpusRefusedError(
+                    f"{preset.name} has one text for it and {spelling_of(other)} ({configuration}); leave one out"
+                )
             if data_set.configurations is not None and configuration not in data_set.configurations:
                 raise CorpusRefusedError(f"{place} has no configuration {configuration}; choose another revision")
 
@@ -202,7 +210,7 @@ class _Review:
                 found.append((position, language))
             except CorpusRefusedError as error:
                 suffix = ".language" if part == "calibration" else ""
-                self._refuse(f"{part}.languages[{position}]{suffix}", f"{language!r}: the corpus {error}")
+                self._refuse(f"{part}.languages[{position}]{suffix}", f"{spelling_of(language)!r}: the corpus {error}")
         return found
 
     def layers(self, pruning: PruningSpec, checkpoint: Checkpoint) -> None:

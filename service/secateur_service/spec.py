@@ -10,14 +10,14 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-import langcodes
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from secateur_service.calibration.corpora import DEFAULT_TEXT_FIELD
+from secateur_service.calibration.languages import parse_language, spelling_of
 from secateur_service.calibration.mixing import (
     DEFAULT_TEMPERATURE,
     POLICIES,
@@ -65,9 +65,24 @@ _PATTERN = "N:M with 0 < N < M, e.g. 2:4: N weights kept of every M consecutive 
 
 
 def _known_language(tag: str) -> str:
-    if not langcodes.tag_is_valid(tag):
-        raise PydanticCustomError("value", "is not a language that BCP 47 knows")
-    return tag
+    """The language in canonical form, which remembers how it was written."""
+    try:
+        return parse_language(tag)
+    except ValueError as error:
+        raise PydanticCustomError("value", "is not a language that BCP 47 knows") from error
+
+
+def _named_twice(languages: Iterable[str]) -> list[str]:
+    """What to say of each language that is there twice, under one name or under two."""
+    first: dict[str, str] = {}
+    twice = []
+    for language in languages:
+        known, spelling = first.get(language), spelling_of(language)
+        first.setdefault(language, spelling)
+        if known is not None:
+            same = known == spelling
+            twice.append(f"{known} is there twice" if same else f"{known} and {spelling} are one language, {language}")
+    return twice
 
 
 def _keeps_and_prunes(pattern: str) -> str:
@@ -77,6 +92,7 @@ def _keeps_and_prunes(pattern: str) -> str:
     return pattern
 
 
+LanguageTag = Annotated[str, Field(max_length=64), AfterValidator(_known_language)]
 TextField = Annotated[str, Field(min_length=1, max_length=128)]
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
@@ -120,12 +136,10 @@ class ModelSpec(Part):
 class LanguageWeight(Part):
     """One language of the mix."""
 
-    language: str = Field(description="a BCP 47 tag such as de, uk or zh-Hant", max_length=64)
+    language: LanguageTag = Field(description="a BCP 47 tag such as de, uk or zh-Hant")
     weight: float | None = Field(
         default=None, ge=0, le=1e12, description="a number from 0 to 1e12, not negative; weights are normalised"
     )
-
-    _known = field_validator("language")(_known_language)
 
 
 class GenerationSpec(Part):
@@ -186,8 +200,8 @@ class CalibrationSpec(Part):
             yield Broken("generation", "conversations are not gone on with", "leave out one of it and chat_template")
         tags = [entry.language for entry in self.languages]
         given = [entry.weight for entry in self.languages if entry.weight is not None]
-        if len(set(tags)) != len(tags):
-            yield Broken("languages", "each language may appear once", "merge the entries of a repeated language")
+        for twice in _named_twice(tags):
+            yield Broken("languages", twice, "merge its entries: each language may appear once")
         if len(given) == len(tags) and not any(given):
             yield Broken("languages", "the weights sum to zero", "give at least one language a positive weight")
         if self.samples < len(tags):
@@ -399,7 +413,7 @@ class EvaluationSpec(Part):
     corpus: Uri | None = Field(default=None, description=_CORPUS)
     text_field: TextField | None = Field(default=None, description=_TEXT_FIELD)
     chat_template: bool | None = Field(default=None, description=_CHAT_TEMPLATE)
-    languages: tuple[str, ...] = Field(
+    languages: tuple[LanguageTag, ...] = Field(
         default=(), max_length=256, description="BCP 47 tags such as de, uk or zh-Hant, each once"
     )
     tokens_per_language: int = Field(
@@ -410,10 +424,9 @@ class EvaluationSpec(Part):
     @field_validator("languages")
     @classmethod
     def _check_languages(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
-        for tag in languages:
-            _known_language(tag)
-        if len(set(languages)) != len(languages):
-            raise PydanticCustomError("value", "names a language twice")
+        twice = _named_twice(languages)
+        if twice:
+            raise PydanticCustomError("value", "names a language twice: {twice}", {"twice": "; ".join(twice)})
         return languages
 
 

@@ -66,7 +66,7 @@ def test_weights_are_normalised_and_samples_divided_equally():
             "calibration",
             {"corpus": "file:///c", "languages": [{"language": "de"}, {"language": "de"}]},
             "calibration.languages",
-            "each language may appear once",
+            "de is there twice; merge its entries: each language may appear once",
         ),
         (
             "calibration",

@@ -2,41 +2,27 @@
 
 A language's text in a folder is a file `{language}.txt` (UTF-8, one document a line), `{language}.jsonl` (one JSON
 object a line) or `{language}.parquet`, the former two also as `.gz` or `.zst`; or a folder `{language}/` of such files
-by any names.
+by any names. The language may be spelled in any way, but in one way only. Archives are refused.
 
 Does not import torch: the API uses it to refuse a corpus without a language at once.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gzip
-import io
-import json
-import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Protocol, cast
+from typing import Protocol
 
-KINDS = (".txt", ".jsonl", ".parquet")
-COMPRESSIONS = (".gz", ".zst")
+from secateur_service.calibration.containers import archive_ending, kind_of, rows_of
+from secateur_service.calibration.documents import CorpusRefusedError, Reading, Render, documents_of
+from secateur_service.calibration.languages import parse_language, spelling_of
+
+__all__ = ["DEFAULT_TEXT_FIELD", "Corpus", "CorpusRefusedError", "FolderCorpus", "Reading", "corpus_files"]
+
 DEFAULT_TEXT_FIELD = "text"
-Render = Callable[[Any], str]
-"""Makes the text of a document out of what a corpus has in its place: a text or a conversation (a list of messages).
-
-Raises ValueError where it cannot.
-"""
-# A line without an end would fill the memory; nobody's document is so long.
-MAX_DOCUMENT_BYTES = 64 << 20
-_PARQUET_ROWS = 64
-_MAX_WINDOW_BYTES = 1 << 27
-# A few bytes may stand for a block of 128 KiB: so many never stand for more than 32 MiB.
-_ZSTANDARD_BYTES = 1 << 10
-
-
-class CorpusRefusedError(ValueError):
-    """The corpus does not have what is asked of it; the message says what it has."""
+# How many files of unknown languages a refusal names.
+_NAMED_FILES = 5
 
 
 class Corpus(Protocol):
@@ -50,8 +36,13 @@ class Corpus(Protocol):
     def is_endless(self) -> bool:
         """Whether it is too large to be read to its end; then the seed says where the reading begins."""
 
-    def documents(self, language: str, seed: int) -> Iterator[str]:
+    def documents(self, language: str, seed: int, reading: Reading) -> Iterator[str]:
         """The documents of one language; those without text are none.
+
+        Args:
+            language: of them.
+            seed: where a corpus without an end is begun.
+            reading: what is found besides is added to it.
 
         Raises:
             CorpusRefusedError: no such language, or text that cannot be read; the message says where and why.
@@ -59,12 +50,12 @@ class Corpus(Protocol):
 
 
 def corpus_files(names: Collection[str], languages: Collection[str] | None = None) -> list[str]:
-    """Those files of a folder, by their paths in it, that hold text of these languages; of any where none are given."""
-    return [
-        name
-        for name in names
-        if (found := _language_of(PurePosixPath(name))) and (languages is None or found in languages)
-    ]
+    """Those files of a folder, by their paths in it, that hold text of these languages; of any where none are given.
+
+    Archives are among them, so that they can be refused.
+    """
+    wanted = None if languages is None else {parse_language(language) for language in languages}
+    return [name for name in names if (found := _named(PurePosixPath(name))) and (wanted is None or found[0] in wanted)]
 
 
 @dataclass(frozen=True)
@@ -87,219 +78,88 @@ class FolderCorpus:
         return str(self.folder.resolve())
 
     def languages(self) -> list[str]:
-        """The languages that the folder has text in."""
-        return sorted({language for path in self._all() if (language := _language_of(path.relative_to(self.folder)))})
+        """The languages that the folder has text in, in canonical form."""
+        return sorted({found[0] for path in self._all() if (found := self._named(path)) and kind_of(path.name)})
 
     def files(self, language: str) -> list[Path]:
         """The files of one language, in the order of their names.
 
+        Args:
+            language: by any of its tags.
+
         Raises:
-            CorpusRefusedError: there is none, or all are empty, or one is a link out of the folder.
+            CorpusRefusedError: there is none, or all are empty, or one is an archive or a link out of the folder, or
+                the language is there under two names.
         """
-        root = self.folder.resolve()
-        found = [path for path in self._all() if _language_of(path.relative_to(self.folder)) == language]
+        wanted, root = parse_language(language), self.folder.resolve()
+        spellings: dict[str, Path] = {}
+        found = []
+        for path in self._all():
+            name = self._named(path)
+            if name is not None and name[0] == wanted:
+                spellings.setdefault(name[1], path)
+                found.append(path)
         if not found or not all(path.resolve().is_relative_to(root) for path in found):
-            known = ", ".join(self.languages()) or "none"
+            raise CorpusRefusedError(self._missing(language))
+        if len(spellings) > 1:
+            first, second = (path.relative_to(self.folder).parts[0] for path in list(spellings.values())[:2])
             raise CorpusRefusedError(
-                f"has no file {language}.txt, {language}.jsonl or {language}.parquet, and no folder {language} of such "
-                f"files; it has text in: {known}"
+                f"has {first} and {second}, and both are {wanted}; put them together under one name, or remove one"
             )
+        for path in found:
+            if kind_of(path.name) is None:
+                archive = path.relative_to(self.folder).as_posix()
+                raise CorpusRefusedError(
+                    f"has an archive, {archive}; unpack it into {wanted}.txt, .jsonl or .parquet, or a folder {wanted} "
+                    "of such files"
+                )
         if not any(path.stat().st_size for path in found):
             raise CorpusRefusedError(f"has nothing in {found[0].name}, it is empty; put one document a line into it")
         return found
 
-    def documents(self, language: str, seed: int = 0) -> Iterator[str]:  # noqa: ARG002 - all are read
+    def documents(self, language: str, seed: int = 0, reading: Reading | None = None) -> Iterator[str]:  # noqa: ARG002
         """The documents of one language in the order of the files; those without text are none.
 
         Raises:
             CorpusRefusedError: no such language, or a file that cannot be read; the message says where and why.
         """
-        for path in self.files(language):
-            in_table = _kind(path.name) == ".parquet"
-            raws = _parquet_rows(path, self.text_field) if in_table else _lines(path)
-            for number, raw in enumerate(raws, 1):
-                try:
-                    text = self._text(_kind(path.name), raw)
-                except ValueError as error:
-                    place = "row" if in_table else "line"
-                    raise CorpusRefusedError(f"{path.name}, {place} {number}: {error}") from error
-                if text.strip():
-                    yield text
+        reading = reading or Reading()
+        rows = (row for path in self.files(language) for row in rows_of(path, self.text_field, reading))
+        return documents_of(rows, self.text_field, self.render, reading)
 
     def _all(self) -> Iterator[Path]:
         for path in sorted(self.folder.iterdir()):
             yield from (inner for inner in sorted(path.iterdir()) if inner.is_file()) if path.is_dir() else (path,)
 
-    def _text(self, kind: str | None, raw: Any) -> str:
-        """The text of a document; empty where there is none.
+    def _named(self, path: Path) -> tuple[str, str] | None:
+        return _named(path.relative_to(self.folder))
 
-        Raises:
-            ValueError: it is not what it should be.
-        """
-        content = raw
-        if kind != ".parquet":
-            content = _decoded(raw)
-            if kind == ".jsonl":
-                content = _content_of(content, self.text_field)
-        if isinstance(content, str):
-            content = content.strip().encode("utf-8", "replace").decode()  # JSON can spell halves of characters
-        if not content:
-            return ""
-        if self.render is not None:
-            return rendered(self.render, content)
-        if not isinstance(content, str):
-            raise ValueError("it is a conversation and no text; set chat_template, or another text_field")  # noqa: TRY004
-        return content
+    def _missing(self, language: str) -> str:
+        name = spelling_of(language)
+        known = ", ".join(self.languages()) or "none"
+        odd = sorted({path.name for path in self._others()})[:_NAMED_FILES]
+        others = f"; named by no language that BCP 47 knows: {', '.join(odd)}" if odd else ""
+        return (
+            f"has no file {name}.txt, {name}.jsonl or {name}.parquet, and no folder {name} of such files; it has text "
+            f"in: {known}{others}"
+        )
+
+    def _others(self) -> Iterable[Path]:
+        return (path for path in self.folder.iterdir() if kind_of(path.name) and not self._named(path))
 
 
-class Rendered(str):
-    """A text that a template was put around, with what begins and ends a text.
+def _named(path: Path | PurePosixPath) -> tuple[str, str] | None:
+    """The language of a file by its path below the folder, canonical and as it is spelled there.
 
-    Attributes:
-        origin: what it was made of, which is the same document.
+    None where it holds no text, or where its name is no language's.
     """
-
-    __slots__ = ("origin",)
-    origin: str
-
-
-def rendered(render: Render, content: Any) -> str:
-    """What becomes of a text or a conversation.
-
-    Raises:
-        ValueError: as `render` does.
-    """
-    text = Rendered(render(content).encode("utf-8", "replace").decode())
-    text.origin = content if isinstance(content, str) else str(text)
-    return text
-
-
-def _language_of(path: Path | PurePosixPath) -> str | None:
-    """The language of a file by its path below the folder, None where it holds no text."""
-    kind = _kind(path.name)
-    if kind is None or path.name.startswith("."):
+    ending = kind_of(path.name) or archive_ending(path.name)
+    if ending is None or path.name.startswith("."):
         return None
-    if len(path.parts) == 1:
-        return path.name[: path.name.index(kind)]
-    return path.parts[0] if len(path.parts) == 2 else None
-
-
-def _kind(name: str) -> str | None:
-    """The ending that says how a file is to be read, without that of its compression."""
-    for compression in COMPRESSIONS:
-        name = name.removesuffix(compression)
-    return next((kind for kind in KINDS if name.endswith(kind)), None)
-
-
-def _lines(path: Path) -> Iterator[bytes]:
+    if len(path.parts) > 2:
+        return None
+    spelling = path.name[: path.name.rindex(ending)] if len(path.parts) == 1 else path.parts[0]
     try:
-        with _open(path) as file:
-            while line := file.readline(MAX_DOCUMENT_BYTES + 1):
-                if len(line) > MAX_DOCUMENT_BYTES:
-                    raise CorpusRefusedError(
-                        f"{path.name} has a line of more than {MAX_DOCUMENT_BYTES >> 20} MiB; put one document a line"
-                    )
-                yield line
-    except (OSError, EOFError, zlib.error) as error:
-        raise CorpusRefusedError(f"{path.name} cannot be read: {error}; store it again") from error
-
-
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[IO[bytes]]:
-    """The content of a file, decompressed."""
-    with path.open("rb") as file:
-        if path.name.endswith(".gz"):
-            yield cast("IO[bytes]", gzip.GzipFile(fileobj=file))
-        elif path.name.endswith(".zst"):
-            yield io.BufferedReader(_Frames(file))
-        else:
-            yield file
-
-
-class _Frames(io.RawIOBase):
-    """Zstandard frames, one after another. The library's own reader takes a file that was cut off for a whole one."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        import zstandard
-
-        self._file = file
-        self._refused = zstandard.ZstdError
-        # Frames of a larger window than tools write by default would take the memory for it.
-        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
-        self._frame: Any = None
-        self._plain = b""
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Decompress a little more."""
-        while not self._plain:
-            raw = self._file.read(_ZSTANDARD_BYTES)
-            if not raw:
-                if self._frame is not None:
-                    raise OSError("it ends in the middle of a frame")
-                return 0
-            self._plain = self._decompress(raw)
-        count = min(len(buffer), len(self._plain))
-        buffer[:count], self._plain = self._plain[:count], self._plain[count:]
-        return count
-
-    def _decompress(self, raw: bytes) -> bytes:
-        plain = b""
-        while raw:
-            self._frame = self._frame or self._decompressor.decompressobj()
-            try:
-                plain += self._frame.decompress(raw)
-            except self._refused as error:
-                raise OSError(str(error)) from error
-            raw = self._frame.unused_data if self._frame.eof else b""
-            if self._frame.eof:
-                self._frame = None
-        return plain
-
-
-def _decoded(raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError("not UTF-8; convert the file") from error
-
-
-def _content_of(line: str, field: str) -> Any:
-    """What a JSON object has in a field: a text or a list."""
-    if not line.strip():
-        return ""
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(entry, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004
-    content = entry.get(field)
-    if not isinstance(content, str | list):
-        raise ValueError(f"no text in {field!r}; there are {', '.join(sorted(entry)[:20])}; set text_field")  # noqa: TRY004
-    return content
-
-
-def _parquet_rows(path: Path, field: str) -> Iterator[Any]:
-    """What a table has in a column: texts, or lists."""
-    import pyarrow as pa  # type: ignore[import-untyped]
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as table:
-            columns = table.schema_arrow
-            if field not in columns.names or not _holds_text(pa.types, columns.field(field).type):
-                there = ", ".join(columns.names[:20])
-                raise CorpusRefusedError(f"{path.name} has no text in {field!r}; there are {there}; set text_field")
-            for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[field]):
-                yield from batch.column(0).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise CorpusRefusedError(f"{path.name} cannot be read: {error}; store it again") from error
-
-
-def _holds_text(types: Any, kind: Any) -> bool:
-    """As texts, or as conversations, which are lists."""
-    return any(is_one(kind) for is_one in (types.is_string, types.is_large_string, types.is_list, types.is_large_list))
+        return parse_language(spelling), spelling
+    except ValueError:
+        return None

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import langcodes
+from secateur_service.calibration.languages import parse_language, without_region
 
 POLICIES = ("weights", "proportional", "temperature", "minimax")
 POLICIES_BY_SHARE = ("proportional", "temperature")
@@ -45,10 +45,11 @@ def known_share(language: str) -> float | None:
     """A language's share of mC4 on an arbitrary scale; None where mC4 does not count it.
 
     Args:
-        language: a BCP 47 tag. A variant (`pt-BR`, `zh-Hant`, `cmn`) has the share of its language.
+        language: by any tag. A variant (`pt-BR`, `zh-Hant`) has the share of its language, where it has none itself.
     """
-    tag = langcodes.standardize_tag(language, macro=True)
-    return MC4_TOKENS.get(tag, MC4_TOKENS.get(tag.partition("-")[0]))
+    tag = parse_language(language)
+    names = (tag, without_region(tag), tag.partition("-")[0])
+    return next((MC4_TOKENS[name] for name in names if name in MC4_TOKENS), None)
 
 
 def mixing_weights(shares: Mapping[str, float], temperature: float = 1.0) -> dict[str, float]:

@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-import langcodes
-
-from secateur_service.calibration.corpora import CorpusRefusedError
+from secateur_service.calibration.documents import CorpusRefusedError
+from secateur_service.calibration.languages import parse_language, script_of, spelling_of, without_region
 
 DEFAULT_PRESET = "mc4"
-_ALSO_CALLED = {"nb": "no", "no": "nb"}  # corpora of Norwegian say either, and mean Bokmål
 _REFERENCE = re.compile(r"(?P<name>[a-z0-9-]{1,32})(@(?P<revision>[A-Za-z0-9][\w-]*(\.[\w-]+)*))?", re.ASCII)
 _MOST_CHARACTERS = 255
 
@@ -39,7 +37,7 @@ class Preset:
         gated: whether its terms have to be accepted with a hub account.
         source: where the names of the configurations were read.
         verified: whether they were checked against the live hub.
-        configurations: of the data set, by BCP 47 language.
+        configurations: of the data set, by language in canonical form.
     """
 
     name: str
@@ -54,23 +52,29 @@ class Preset:
     configurations: Mapping[str, str]
 
     def configuration(self, language: str) -> str:
-        """The configuration for a language. A region's variant (`pt-BR`) has that of its language.
+        """The configuration for a language by any of its tags.
+
+        A region's variant (`pt-BR`) has that of its language, in the script that the region implies: `zh-TW` has that
+        of `zh-Hant`, and none where there is only `zh`.
 
         Raises:
             CorpusRefusedError: the preset does not have the language, or not in this script.
         """
-        tag = langcodes.Language.get(langcodes.standardize_tag(language, macro=True))
-        candidates = [language, tag.to_tag(), f"{tag.language}-{tag.script}"]
-        if tag.script in (None, langcodes.Language.get(str(tag.language)).maximize().script):
-            candidates += [str(tag.language), _ALSO_CALLED.get(str(tag.language), "")]
-        found = next((name for name in candidates if name in self.configurations), None)
-        if found is None:
-            near = sorted(known for known in self.configurations if known.partition("-")[0] == tag.language)
-            if len(near) != 1 or tag.script is not None:
-                hint = f"it has {', '.join(near)}" if near else "`secateur info` lists the languages of every preset"
-                raise CorpusRefusedError(f"{self.name} has no {language}; {hint}")
-            found = near[0]
-        return self.configurations[found]
+        canonical = parse_language(language)
+        for name in (canonical, without_region(canonical)):
+            if name in self.configurations:
+                return self.configurations[name]
+        base, script = canonical.partition("-")[0], script_of(canonical)
+        # Of some languages nobody says the script but the data set.
+        if script_of(base) is None and self.configurations.get(base, "").endswith(f"_{script}"):
+            return self.configurations[base]
+        near = sorted(known for known in self.configurations if known.partition("-")[0] == base)
+        if script is None and len(near) == 1:
+            return self.configurations[near[0]]
+        hint = f"it has {', '.join(near)}" if near else "`secateur info` lists the languages of every preset"
+        spelling = spelling_of(language)
+        wanted = spelling if not near or script is None else f"{spelling} in the script {script}"
+        raise CorpusRefusedError(f"{self.name} has no {wanted}; {hint}")
 
 
 @dataclass(frozen=True)

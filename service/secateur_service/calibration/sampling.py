@@ -3,7 +3,7 @@
 Documents come in the order of a hash of theirs, keyed by the seed: as good as a shuffle, and the same in whatever order
 and under whatever names the files lie. Only as many documents as are needed are kept while the corpus is read, however
 large it is; a document that is there twice counts once. Of a corpus without an end a part is read, several times as
-large as what is needed, which begins where the seed says.
+large as what is needed, which begins where the seed says. Long texts come as several documents (`documents`).
 
 They are packed one after another, each as the tokenizer's beginning-of-text token, its text and the end-of-text token
 (where the tokenizer has them), and cut into sequences of equal length. So languages with short documents lose nothing.
@@ -24,12 +24,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from secateur_service.calibration.corpora import Corpus, CorpusRefusedError, Rendered
+from secateur_service.calibration.corpora import Corpus
+from secateur_service.calibration.documents import CorpusRefusedError, Reading, Rendered
 from secateur_service.calibration.identification import Identified, identify
 
 # Of every EVALUATION_SHARE documents of a corpus that serves both purposes, one goes to evaluation.
 EVALUATION_SHARE = 5
 _BATCH_DOCUMENTS = 512
+# Tokens with their places take a hundred times the memory of the text that they stand for.
+_BATCH_CHARACTERS = 1 << 17
 # More than tokens have in most languages and vocabularies; where they have more, the corpus is read once more.
 _BYTES_PER_TOKEN = 16
 # How much of a corpus without an end is read, as a multiple of what is kept, and at the least.
@@ -50,6 +53,8 @@ class TextSample:
             of a vocabulary that falls back to them.
         identified: what language the documents seem to be in; None where nobody asked, or it cannot be told.
         dropped: of text that the model wrote, how many texts were left out; None where the corpus is the text.
+        rows_without_text: rows of the corpus that were skipped, because they have no text.
+        cut_texts: texts of the corpus that were cut into several documents, because they are long.
         document_hashes: hashes of the documents, while other text is drawn that has to differ.
     """
 
@@ -60,6 +65,8 @@ class TextSample:
     unknown_tokens: int = 0
     identified: Identified | None = None
     dropped: int | None = None
+    rows_without_text: int = 0
+    cut_texts: int = 0
     document_hashes: frozenset[bytes] = frozenset()
 
     @property
@@ -132,7 +139,15 @@ def draw_samples(
     shared = calibration.identity == evaluation.identity
     held_out: dict[str, TextSample] = {}
     for language in evaluation_languages:
-        text = _Text(evaluation, language, 0, b"", lambda document: not shared or for_evaluation(document), identifies)
+        text = _Text(
+            evaluation,
+            language,
+            0,
+            b"",
+            lambda document: not shared or for_evaluation(document),
+            identifies,
+            _Split("evaluation", "go to calibration, by a hash of each", "calibration.corpus"),
+        )
         held_out[language] = _draw(tokenizer, text, evaluation_tokens // sequence_length, sequence_length, check)
     drawn: dict[str, TextSample] = {}
     for language in languages:
@@ -141,7 +156,9 @@ def draw_samples(
         def is_free(document: str, used: frozenset[bytes] = used) -> bool:
             return not for_evaluation(document) if shared else document_hash(document) not in used
 
-        text = _Text(calibration, language, seed, f"{seed}/{language}".encode(), is_free, identifies, writer)
+        why = "go to evaluation, by a hash of each" if shared else "are evaluation text too"
+        split = _Split("calibration", why, "evaluation.corpus")
+        text = _Text(calibration, language, seed, f"{seed}/{language}".encode(), is_free, identifies, split, writer)
         drawn[language] = _draw(tokenizer, text, sequences, sequence_length, check)
     return drawn, held_out
 
@@ -158,6 +175,29 @@ def for_evaluation(text: str) -> bool:
 
 
 @dataclass(frozen=True)
+class _Split:
+    """What part of a corpus a purpose has, for people.
+
+    Attributes:
+        purpose: calibration or evaluation.
+        others: what becomes of the other documents.
+        field: the corpus that the other purpose could have instead.
+    """
+
+    purpose: str
+    others: str
+    field: str
+
+
+@dataclass
+class _Count:
+    """How many documents there were in one reading, and how many of them were not to be drawn."""
+
+    documents: int = 0
+    others: int = 0
+
+
+@dataclass(frozen=True)
 class _Text:
     """The documents of one language that may be drawn.
 
@@ -166,6 +206,7 @@ class _Text:
         key: of the hash that says in which order the documents come.
         accepts: whether a document may be drawn.
         identifies: whether the language of what is drawn is guessed.
+        split: why a document may not be drawn.
         writer: makes the text out of the documents; None where they are the text.
     """
 
@@ -175,10 +216,36 @@ class _Text:
     key: bytes
     accepts: Callable[[str], bool]
     identifies: bool
+    split: _Split
     writer: Writer | None = None
 
-    def documents(self) -> Iterator[str]:
-        return (document for document in self.corpus.documents(self.language, self.seed) if self.accepts(document))
+    def documents(self, reading: Reading, count: _Count) -> Iterator[str]:
+        for document in self.corpus.documents(self.language, self.seed, reading):
+            count.documents += 1
+            if self.accepts(document):
+                yield document
+            else:
+                count.others += 1
+
+    def too_short(self, tokens: int, needed: int, documents: int, count: _Count, cut: int) -> CorpusRefusedError:
+        """What to say where there are too few tokens.
+
+        Args:
+            tokens: that there are.
+            needed: that there should be.
+            documents: different ones that may be drawn.
+            count: of all.
+            cut: texts that were cut.
+        """
+        split = self.split
+        long = f" ({cut} long texts are several each)" if cut else ""
+        another = f", name another {split.field}" if count.others else ""
+        return CorpusRefusedError(
+            f"language {self.language} has {tokens} tokens where {needed} are needed for {split.purpose}: of its "
+            f"{count.documents} documents{long} {documents} different ones are for {split.purpose} and {count.others} "
+            f"{split.others}; give it more text{another}, or ask for fewer samples, fewer evaluation tokens or a "
+            "shorter sequence length"
+        )
 
 
 def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Callable[[], None]) -> TextSample:
@@ -186,28 +253,28 @@ def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Calla
     needed = sequences * length
     kept_bytes = max(needed * _BYTES_PER_TOKEN, 1)
     while True:
-        texts, are_all = _first(text, kept_bytes, check)
-        written = text.writer.write(text.language, texts, needed, check) if text.writer else None
-        texts = texts if written is None else written.texts
+        reading, count = Reading(check), _Count()
+        drawn, are_all = _first(text, kept_bytes, reading, count)
+        written = text.writer.write(text.language, drawn, needed, check) if text.writer else None
+        texts = drawn if written is None else written.texts
         packed = _pack(tokenizer, texts, needed, check)
         if len(packed.ids) >= needed or are_all:
             break
         kept_bytes *= 4  # tokens of many bytes: read again, and keep more
     if len(packed.ids) < needed or needed == 0:
-        raise CorpusRefusedError(
-            f"language {text.language} has {len(packed.ids)} tokens where {max(needed, length)} are needed; give it "
-            "more text, or ask for fewer samples, fewer evaluation tokens or a shorter sequence length"
-        )
+        raise text.too_short(len(packed.ids), max(needed, length), len(drawn), count, reading.cut)
     ids, unknown = packed.ids[:needed], _unknown_ids(tokenizer)
     return TextSample(
         text.language,
         torch.tensor(ids).view(sequences, length),
         torch.tensor(packed.sizes[:needed]).view(sequences, length),
         len(packed.hashes),
-        sum(token in unknown for token in ids),
-        identify(text.language, texts) if text.identifies else None,
-        None if written is None else written.dropped,
-        frozenset(packed.hashes),
+        unknown_tokens=sum(token in unknown for token in ids),
+        identified=identify(text.language, texts) if text.identifies else None,
+        dropped=None if written is None else written.dropped,
+        rows_without_text=reading.without_text,
+        cut_texts=reading.cut,
+        document_hashes=frozenset(packed.hashes),
     )
 
 
@@ -224,15 +291,13 @@ def _special_ids(tokenizer: Any) -> frozenset[int]:
     }
 
 
-def _first(text: _Text, kept_bytes: int, check: Callable[[], None]) -> tuple[list[str], bool]:
+def _first(text: _Text, kept_bytes: int, reading: Reading, count: _Count) -> tuple[list[str], bool]:
     """The first documents by keyed hash, of `kept_bytes` together or a little more, and whether there are no others."""
     kept: dict[bytes, str] = {}
     last_first: list[tuple[int, bytes]] = []  # a heap: negated ranks
     left = max(_READ_FACTOR * kept_bytes, _READ_BYTES) if text.corpus.is_endless else math.inf
     total, are_all = 0, True
-    for number, document in enumerate(text.documents()):
-        if number % _BATCH_DOCUMENTS == 0:
-            check()
+    for document in text.documents(reading, count):
         if left <= 0:
             return [kept[rank] for rank in sorted(kept)], False
         left -= len(document.encode())
@@ -302,10 +367,12 @@ def token_sizes(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
 
 def _batched(documents: Iterable[str]) -> Iterable[list[str]]:
     batch: list[str] = []
+    characters = 0
     for document in documents:
         batch.append(document)
-        if len(batch) == _BATCH_DOCUMENTS:
+        characters += len(document)
+        if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
             yield batch
-            batch = []
+            batch, characters = [], 0
     if batch:
         yield batch

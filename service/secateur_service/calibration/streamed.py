@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from secateur_service.calibration.corpora import CorpusRefusedError, Render, rendered
+from secateur_service.calibration.documents import CorpusRefusedError, Reading, Render, Row, documents_of
 from secateur_service.calibration.presets import Preset
 from secateur_service.errors import TransientError
 
@@ -43,19 +43,27 @@ class StreamedCorpus:
         """Data set and commit."""
         return f"{self.preset.repository}@{self.commit}"
 
-    def documents(self, language: str, seed: int) -> Iterator[str]:
+    def documents(self, language: str, seed: int, reading: Reading | None = None) -> Iterator[str]:
         """The documents of a language, file by file in an order that the seed chooses.
 
         Raises:
             CorpusRefusedError: the preset does not have the language, or may not be read.
             TransientError: the hub cannot be reached.
         """
-        configuration = self.preset.configuration(language)
-        with self._translated(configuration):
-            for row in self._rows(configuration, seed):
-                text = row[self.preset.text_field]
-                if text and (stripped := text.strip()):
-                    yield rendered(self.render, stripped) if self.render else stripped
+        configuration, field = self.preset.configuration(language), self.preset.text_field
+        place = f"{self.preset.repository} ({configuration})"
+
+        def rows() -> Iterator[Row]:
+            with self._translated(configuration):
+                for number, row in enumerate(self._rows(configuration, seed), 1):
+                    text = row[field]
+                    if isinstance(text, str):
+                        yield Row(f"{place}, row {number}", text)
+                    else:
+                        found = f"{field!r} is {'null' if text is None else type(text).__name__}"
+                        yield Row(f"{place}, row {number}", None, found)
+
+        return documents_of(rows(), field, self.render, reading or Reading(), is_endless=True)
 
     def _rows(self, configuration: str, seed: int) -> Any:
         library = _library(self.endpoint)

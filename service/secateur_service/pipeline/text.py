@@ -18,7 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from transformers import AutoTokenizer
 
-from secateur_service.calibration.corpora import DEFAULT_TEXT_FIELD, Corpus, FolderCorpus, Render, corpus_files
+from secateur_service.calibration.corpora import DEFAULT_TEXT_FIELD, Corpus, FolderCorpus, corpus_files
+from secateur_service.calibration.documents import Render
 from secateur_service.calibration.identification import Identified
 from secateur_service.calibration.presets import PresetReference, parse_preset
 from secateur_service.calibration.sampling import TextSample, Writer, draw_samples
@@ -77,6 +78,8 @@ def draw_text(
                 tokens=sample.num_tokens,
                 bytes=sample.num_bytes,
                 **({} if sample.dropped is None else {"dropped": sample.dropped}),
+                **({"rows_without_text": sample.rows_without_text} if sample.rows_without_text else {}),
+                **({"cut_texts": sample.cut_texts} if sample.cut_texts else {}),
             )
     return drawn
 

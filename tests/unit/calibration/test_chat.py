@@ -7,7 +7,7 @@ import pytest
 from pyarrow import parquet
 from transformers import AutoTokenizer
 
-from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus
+from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus, Reading
 from secateur_service.calibration.sampling import document_hash, draw_samples, for_evaluation
 from secateur_service.demo.tokenizer import BOS_ID, EOS_ID, save_byte_tokenizer
 from secateur_service.models.checkpoint import ModelRefusedError
@@ -93,16 +93,25 @@ def test_a_conversation_is_no_text_and_the_refusal_names_the_template(tmp_path, 
         (["plain", "texts"], "a list of messages with role and content"),
     ],
 )
-def test_what_the_template_does_not_take_is_refused_with_file_and_line(tmp_path, render, messages, complaint):
-    write_jsonl(tmp_path / "de.jsonl", [{"messages": TALK}, {"messages": messages}])
-    documents = FolderCorpus(tmp_path, "messages", render).documents("de")
+def test_what_the_template_does_not_take_is_skipped_and_counted_or_refused_where_it_is_most(
+    tmp_path, render, messages, complaint
+):
+    entries = [{"messages": TALK}, {"messages": messages}]
+    write_jsonl(tmp_path / "de.jsonl", entries)
+    reading, corpus = Reading(), FolderCorpus(tmp_path, "messages", render)
+    assert list(corpus.documents("de", reading=reading)) == [RENDERED]
+    assert (reading.rows, reading.without_text) == (2, 1)
+    write_jsonl(tmp_path / "de.jsonl", [*entries, *entries[1:]])
+    documents = corpus.documents("de")
     assert next(documents) == RENDERED
     with pytest.raises(CorpusRefusedError, match=rf"^de\.jsonl, line 2: .*{complaint}"):
         next(documents)
 
 
-def test_a_row_of_a_table_that_the_template_does_not_take_is_refused_with_its_number(tmp_path, render):
-    write_parquet(tmp_path / "de.parquet", [{"messages": TALK}] * 2 + [{"messages": [{"role": "x", "content": "y"}]}])
+def test_rows_of_a_table_that_the_template_does_not_take_are_refused_with_the_number_of_the_first(tmp_path, render):
+    write_parquet(
+        tmp_path / "de.parquet", [{"messages": TALK}] * 2 + [{"messages": [{"role": "x", "content": "y"}]}] * 3
+    )
     with pytest.raises(CorpusRefusedError, match=r"^de\.parquet, row 3: .*no role x"):
         list(FolderCorpus(tmp_path, "messages", render).documents("de"))
 

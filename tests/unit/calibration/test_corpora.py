@@ -8,7 +8,6 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from secateur_service.calibration import corpora
 from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus, corpus_files
 
 DOCUMENTS = ["Der erste Satz.", "Другий рядок.", "第三行"]
@@ -60,7 +59,7 @@ def test_the_text_may_have_another_name(tmp_path, kind):
     else:
         as_parquet(tmp_path / "de.parquet", ["hier"], "content")
     assert list(FolderCorpus(tmp_path, text_field="content").documents("de")) == ["hier"]
-    with pytest.raises(CorpusRefusedError, match=r"no text in 'text'; there are content, .*set text_field"):
+    with pytest.raises(CorpusRefusedError, match=r"there is text in content(, url)?; set text_field"):
         list(FolderCorpus(tmp_path).documents("de"))
 
 
@@ -69,9 +68,9 @@ def test_the_text_may_have_another_name(tmp_path, kind):
     [
         ("de.txt", b"gut\n\xff\xfe\n", "de.txt, line 2: not UTF-8"),
         ("de.jsonl", b'{"text": "gut"}\n{"text": ', "de.jsonl, line 2: not JSON"),
-        ("de.jsonl", b"[1]", "line 1: not a JSON object"),
+        ("de.jsonl", b"[1]", "line 1: not a JSON object but a list"),
         ("de.jsonl", b"[" * 100_000, "line 1: not JSON"),
-        ("de.jsonl", b'{"text": null}', "no text in 'text'"),
+        ("de.jsonl", b'{"text": null}', "line 1: 'text' is null; none of 1 rows has text in 'text'"),
         ("de.txt.gz", b"not compressed", "cannot be read"),
         ("de.txt.gz", gzip.compress(PLAIN, mtime=0)[:-12], "cannot be read"),
         ("de.txt.zst", b"not compressed", "cannot be read"),
@@ -84,13 +83,6 @@ def test_the_text_may_have_another_name(tmp_path, kind):
 def test_a_file_that_cannot_be_read_is_named_with_the_line_and_the_reason(tmp_path, name, content, complaint):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CorpusRefusedError, match=complaint):
-        list(FolderCorpus(tmp_path).documents("de"))
-
-
-def test_a_line_without_an_end_takes_no_more_memory_than_a_document_may(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora, "MAX_DOCUMENT_BYTES", 1 << 20)
-    (tmp_path / "de.txt.gz").write_bytes(gzip.compress(bytes(1 << 24)))
-    with pytest.raises(CorpusRefusedError, match="a line of more than 1 MiB"):
         list(FolderCorpus(tmp_path).documents("de"))
 
 

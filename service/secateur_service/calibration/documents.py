@@ -1,0 +1,278 @@
+"""What a document is, whatever holds it: a text file, JSON lines, a table, a data set that is streamed.
+
+The same text is the same document everywhere, for drawing, for its hash and for the split between purposes:
+
+- White space and byte-order marks around it do not belong to it; a line ends with a line feed. No other character ends
+  a document or a line.
+- One longer than `LONGEST_CHARACTERS` is cut into parts that are documents of their own: behind a paragraph, else a
+  line, a sentence, white space, or a character. So a file in one line serves both purposes, and nobody holds or
+  tokenises more than a part at a time. Where the cuts are depends on the text alone.
+- A row without text (null, empty, without the field, of another type) is skipped and counted. Where more than
+  `MOST_WITHOUT_TEXT` of the rows are such, the corpus is refused.
+
+Does not import torch.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+LONGEST_CHARACTERS = 16_384
+"""More than a sequence of 2,048 tokens in nearly every language, and few enough for many parts of a long text."""
+MOST_WITHOUT_TEXT = 0.5
+"""Share of the rows of a language. Beyond it the field is the wrong one, more likely than the rows are."""
+Render = Callable[[Any], str]
+"""Makes the text of a document out of what a corpus has in its place: a text or a conversation (a list of messages).
+
+Raises ValueError where it cannot.
+"""
+
+BYTE_ORDER_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
+AROUND = BYTE_ORDER_MARK + "".join(filter(str.isspace, map(chr, range(sys.maxunicode + 1))))
+"""What does not belong to a text at its beginning and its end: all white space, as str.strip takes it, and the mark."""
+_CHECK_ROWS = 512
+# A corpus without an end is judged now and then, because its end never comes.
+_JUDGE_ROWS = 4096
+_MOST_FIELDS = 20
+# Where a text is cut, the best places first: behind what is matched.
+_PLACES = (
+    re.compile(r"\n[^\S\n]*+\n\s*+"),
+    re.compile(r"\n\s*+"),
+    re.compile(r"[.!?…؟۔।॥።፧։။།][\"'»”’)\]]*+\s++|[。！？｡][」』”’）]*+\s*+"),
+    re.compile(r"\s++"),
+)
+_JOINER = "\N{ZERO WIDTH JOINER}"
+# The longest run of characters that are one to a reader, such as an emoji of several people.
+_LONGEST_CLUSTER = 64
+
+
+class CorpusRefusedError(ValueError):
+    """The corpus does not have what is asked of it; the message says what it has."""
+
+
+class NoTextError(Exception):
+    """A row has no text; the message says what it has."""
+
+
+class Rendered(str):
+    """A text that a template was put around, with what begins and ends a text.
+
+    Attributes:
+        origin: what it was made of, which is the same document.
+    """
+
+    __slots__ = ("origin",)
+    origin: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: a line of a file, or of a table.
+
+    Attributes:
+        place: file and number, for people.
+        content: a text, the pieces of one that is too long to be held, or a conversation; None where there is no text.
+        found: what is there instead.
+        fields: those of its fields that hold text.
+    """
+
+    place: str
+    content: str | Iterator[str] | list[Any] | None
+    found: str = ""
+    fields: tuple[str, ...] = ()
+
+
+@dataclass
+class Reading:
+    """What was found while the documents of a language were read once.
+
+    Attributes:
+        check: called often, whether or not there are documents; raises to stop.
+        rows: how many there were.
+        without_text: how many of them had none.
+        cut: texts that were cut into parts.
+    """
+
+    check: Callable[[], None] = lambda: None
+    rows: int = 0
+    without_text: int = 0
+    cut: int = 0
+    _looks: int = 0
+    _first: str = ""
+    _fields: dict[str, None] = field(default_factory=dict)
+
+    def look(self) -> None:
+        """Tell that a line, a row or a piece of one was read."""
+        if self._looks % _CHECK_ROWS == 0:
+            self.check()
+        self._looks += 1
+
+    def skip(self, row: Row, found: str) -> None:
+        """Count a row without text."""
+        self.without_text += 1
+        self._first = self._first or f"{row.place}: {found}"
+        if len(self._fields) < _MOST_FIELDS:
+            self._fields |= dict.fromkeys(row.fields)
+
+    def judge(self, text_field: str) -> None:
+        """Refuse rows of which too many are without text.
+
+        Raises:
+            CorpusRefusedError: with the first such row, and the fields that do hold text.
+        """
+        if self.without_text <= MOST_WITHOUT_TEXT * self.rows:
+            return
+        others = [name for name in self._fields if name != text_field]
+        remedy = f"there is text in {', '.join(others)}; set text_field" if others else "put text there"
+        share = (
+            f"none of {self.rows} rows has text in {text_field!r}"
+            if self.without_text == self.rows
+            else f"{self.without_text} of {self.rows} rows have no text in {text_field!r}, and at most half of them may"
+        )
+        raise CorpusRefusedError(f"{self._first}; {share}; {remedy}")
+
+
+def documents_of(
+    rows: Iterable[Row], text_field: str, render: Render | None, reading: Reading, *, is_endless: bool = False
+) -> Iterator[str]:
+    """The documents in some rows, those without text counted and skipped.
+
+    Args:
+        rows: in any order.
+        text_field: where their text is, for people.
+        render: makes the text of every document; None where texts are taken as they are.
+        reading: what is found is added to it.
+        is_endless: whether to judge the rows now and then, because their end may not come.
+
+    Raises:
+        CorpusRefusedError: too many rows are without text.
+    """
+    for row in rows:
+        reading.look()
+        reading.rows += 1
+        parts = 0
+        try:
+            for part in _parts_of(row, render, reading):
+                parts += 1
+                yield part
+        except NoTextError as error:
+            reading.skip(row, str(error))
+        else:
+            if not parts:
+                reading.skip(row, "the text is empty")
+        reading.cut += parts > 1
+        if is_endless and reading.rows % _JUDGE_ROWS == 0:
+            reading.judge(text_field)
+    reading.judge(text_field)
+
+
+def rendered(render: Render, content: Any) -> Rendered:
+    """What becomes of a text or a conversation.
+
+    Raises:
+        NoTextError: the template does not take it.
+    """
+    try:
+        text = Rendered(_whole(render(content)))
+    except ValueError as error:
+        raise NoTextError(str(error)) from error
+    text.origin = content if isinstance(content, str) else str(text)
+    return text
+
+
+def parts(pieces: Iterable[str]) -> Iterator[str]:
+    """The documents that a text is: itself, or its parts where it is long; none where it is empty.
+
+    Args:
+        pieces: of the text, which may be cut into them anywhere. No more than one of them and a few parts are held.
+    """
+    most = LONGEST_CHARACTERS
+    rest = ""
+    for piece in pieces:
+        rest += piece
+        # Beyond twice the length it is certain that a cut is needed, whatever white space may end the text.
+        start = 0
+        while len(rest) - start > 2 * most:
+            part, start = _next_part(rest, start)
+            if part:
+                yield part
+        rest = rest[start:] if start else rest
+    start, end = 0, len(rest.rstrip(AROUND))
+    rest = rest[:end]
+    while len(rest) - start > most:
+        part, start = _next_part(rest, start)
+        if part:
+            yield part
+    if part := rest[start:].strip(AROUND):
+        yield part
+
+
+def _next_part(text: str, start: int) -> tuple[str, int]:
+    """A part of a text that is longer than one, and where the rest begins."""
+    most = LONGEST_CHARACTERS
+    head = text[start : start + 2 * most]
+    lead = len(head) - len(head.lstrip(AROUND))
+    if lead:  # what stands before a text is none of it, however long it is
+        return "", start + lead
+    if not head[most:].strip(AROUND):
+        return head[:most].strip(AROUND), start + most
+    at = _cut(head[: most + _LONGEST_CLUSTER])
+    return head[:at].strip(AROUND), start + at
+
+
+def _cut(head: str) -> int:
+    """Where to cut a text of which the beginning is given: in the second half of what a part may be."""
+    most = LONGEST_CHARACTERS
+    for place in _PLACES:
+        ends = [found.end() for found in place.finditer(head, most // 2, most)]
+        if ends:
+            return ends[-1]
+    at = most
+    while at > most - _LONGEST_CLUSTER and _is_inside(head, at):
+        at -= 1
+    return at if at > most - _LONGEST_CLUSTER else most
+
+
+def _is_inside(text: str, at: int) -> bool:
+    """Whether what a reader takes for one character would be cut."""
+    before, behind = text[at - 1], text[at]
+    return (
+        unicodedata.category(behind).startswith("M")
+        or _JOINER in (before, behind)
+        or "\U0001f3fb" <= behind <= "\U0001f3ff"  # the colour of a skin
+        or "\U0001f1e6" <= behind <= "\U0001f1ff"  # half a flag
+        or (before == "\r" and behind == "\n")
+    )
+
+
+def _parts_of(row: Row, render: Render | None, reading: Reading) -> Iterator[str]:
+    content = row.content
+    if content is None:
+        raise NoTextError(row.found)
+    if isinstance(content, list):
+        if not content:
+            raise NoTextError("the list is empty")
+        if render is None:
+            raise NoTextError("it is a conversation and no text; set chat_template, or another text_field")
+        whole = rendered(render, content)
+        if len(whole) <= LONGEST_CHARACTERS:
+            yield whole
+            return
+        for part in parts([whole]):
+            made = Rendered(part)
+            made.origin = part
+            yield made
+        return
+    for part in parts([_whole(content)] if isinstance(content, str) else content):
+        reading.look()
+        yield rendered(render, part) if render else part
+
+
+def _whole(text: str) -> str:
+    """A text that UTF-8 can spell (JSON has halves of characters), with the line ends of every other one."""
+    return text.encode("utf-8", "replace").decode().replace("\r\n", "\n")

@@ -1,0 +1,93 @@
+"""Languages under one name each: the canonical form of a BCP 47 tag.
+
+A specification, a corpus's files and the table of a preset may spell a language in many ways; everything that compares
+languages compares this form. It is made once, where a specification is read:
+
+- letters, deprecated tags and long codes as BCP 47 has them (`DE` is de, `iw` he, `deu` de, `sh` sr-Latn);
+- the one code that everybody uses for the main member of a macrolanguage (`cmn` is zh, `arb` ar, `swh` sw). `nb` is
+  `no`: corpora of Norwegian say either, and mean Bokmål; `nn` is another language;
+- the script where it is not the one that the language usually has, and nowhere else. A region can imply one, by
+  CLDR's likely subtags: `zh-TW` is zh-Hant-TW, `sr-ME` sr-Latn-ME, `zh-Hans` zh.
+
+Does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import lru_cache
+
+import langcodes
+from langcodes.data_dicts import LIKELY_SUBTAGS, NORMALIZED_MACROLANGUAGES
+
+_ISO_639_1 = 2
+_members = Counter(NORMALIZED_MACROLANGUAGES.values())
+_COMMON_CODES = {
+    member: macro
+    for member, macro in NORMALIZED_MACROLANGUAGES.items()
+    # Where a macrolanguage has several (Twi and Fante are Akan), or a code that few know, they stay apart.
+    if len(macro) == _ISO_639_1 and _members[macro] == 1
+} | {"nb": "no"}
+
+
+class Language(str):
+    """A language in its canonical form.
+
+    Attributes:
+        spelling: what the user wrote.
+    """
+
+    __slots__ = ("spelling",)
+    spelling: str
+
+
+def parse_language(tag: str) -> Language:
+    """A language by any of its tags.
+
+    Raises:
+        ValueError: BCP 47 knows no such language.
+    """
+    language = Language(_canonical(str(tag)))
+    language.spelling = spelling_of(tag)
+    return language
+
+
+def spelling_of(language: str) -> str:
+    """How the user wrote a language; the tag itself where nobody wrote another."""
+    return language.spelling if isinstance(language, Language) else language
+
+
+def script_of(language: str) -> str | None:
+    """The script of a canonical tag: the one that it names, or that language and region imply.
+
+    None where it is unknown: not every language is in CLDR's likely subtags.
+    """
+    parsed = langcodes.Language.get(language)
+    return parsed.script or _likely_script(parsed.language, parsed.territory)
+
+
+def without_region(language: str) -> str:
+    """The same language in the same script by a canonical tag without region and variant."""
+    parsed = langcodes.Language.get(language)
+    if parsed.language is None:
+        return language
+    return _canonical(langcodes.Language.make(language=parsed.language, script=script_of(language)).to_tag())
+
+
+@lru_cache(maxsize=4096)
+def _canonical(tag: str) -> str:
+    if not langcodes.tag_is_valid(tag):
+        raise ValueError("is not a language that BCP 47 knows")
+    parsed = langcodes.Language.get(langcodes.standardize_tag(tag))
+    language = _COMMON_CODES.get(str(parsed.language), parsed.language)
+    script = parsed.script or _likely_script(language, parsed.territory)
+    usual = _likely_script(language, None)
+    if script == usual and script == _likely_script(language, parsed.territory):
+        script = None
+    return parsed.update_dict({"language": language, "script": script}).to_tag()
+
+
+def _likely_script(language: str | None, region: str | None) -> str | None:
+    """By CLDR's likely subtags; None of a language that it does not know."""
+    likely = LIKELY_SUBTAGS.get(f"{language}-{region}") or LIKELY_SUBTAGS.get(str(language))
+    return langcodes.Language.get(likely, normalize=False).script if likely else None
