@@ -14,12 +14,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from secateur_service.bounded import JsonLimits, UnreadableJsonError, parse_json
 from secateur_service.models.architectures import ARCHITECTURES, Architecture
-from secateur_service.models.safetensors import MalformedCheckpointError, TensorInfo, UnsupportedTypeError, read_header
+from secateur_service.models.safetensors import (
+    MAX_HEADER_BYTES,
+    MAX_TENSORS,
+    MalformedCheckpointError,
+    TensorInfo,
+    UnsupportedTypeError,
+    header_bytes,
+    read_header,
+)
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_MAX_JSON_BYTES = 50_000_000
+# config.json: of models with a billion labels there is none; some quantised ones list every layer.
+CONFIG_LIMITS = JsonLimits(4 << 20, values=200_000)
+# One entry a tensor.
+INDEX_LIMITS = JsonLimits(32 << 20, values=4 * MAX_TENSORS, depth=8)
+_MAX_SHARDS = 4096
 
 COMPANIONS = (
     "generation_config.json",
@@ -207,7 +220,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         ModelRefusedError: no safetensors, an unsupported architecture, custom code, quantised weights, or tensors that
             do not fit the configuration.
     """
-    config = _read_json(folder / "config.json", "config.json")
+    config = _read_json(folder / "config.json", CONFIG_LIMITS)
     architecture = _supported_architecture(config)
     tensors = _read_tensors(folder)
     num_blocks = config.get("num_hidden_layers", config.get("n_layer"))
@@ -243,10 +256,12 @@ def _supported_architecture(config: dict[str, Any]) -> Architecture:
 def _read_tensors(folder: Path) -> dict[str, TensorInfo]:
     index_path, single = folder / _INDEX, folder / _SINGLE
     if index_path.is_file():
-        weight_map = _read_json(index_path, _INDEX).get("weight_map")
+        weight_map = _read_json(index_path, INDEX_LIMITS).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ModelRefusedError(f"{_INDEX} has no weight_map")
         files = sorted({str(name) for name in weight_map.values()})
+        if len(files) > _MAX_SHARDS:
+            raise ModelRefusedError(f"{_INDEX} names {len(files)} files; at most {_MAX_SHARDS} are read")
     elif single.is_file():
         weight_map, files = None, [_SINGLE]
     else:
@@ -255,15 +270,21 @@ def _read_tensors(folder: Path) -> dict[str, TensorInfo]:
             "convert the model with save_pretrained"
         )
     found: dict[str, TensorInfo] = {}
+    left = MAX_HEADER_BYTES
     for name in files:
         if "/" in name or "\\" in name or not (folder / name).is_file():
             raise ModelRefusedError(f"{_INDEX} names {name!r}, which is not a file of the folder")
         try:
+            left -= header_bytes(folder / name)
+            if left < 0:
+                raise ModelRefusedError(f"the headers of the files are larger than {MAX_HEADER_BYTES} bytes together")
             found |= read_header(folder / name)
         except UnsupportedTypeError as error:
             raise ModelRefusedError(str(error)) from error
         except MalformedCheckpointError as error:
             raise ModelRefusedError(f"{error}; fetch the model again") from error
+        if len(found) > MAX_TENSORS:
+            raise ModelRefusedError(f"the files have more than {MAX_TENSORS} tensors, which are too many to be read")
     if weight_map is not None:
         missing = sorted(weight_map.keys() - found.keys())
         if missing:
@@ -324,14 +345,17 @@ def _elements(info: TensorInfo) -> int:
     return count
 
 
-def _read_json(path: Path, name: str) -> dict[str, Any]:
+def _read_json(path: Path, limits: JsonLimits) -> dict[str, Any]:
+    name = path.name
     if not path.is_file():
         raise ModelRefusedError(f"no {name} in {path.parent}; give the folder of a complete model")
-    if path.stat().st_size > _MAX_JSON_BYTES:
-        raise ModelRefusedError(f"{name} is larger than {_MAX_JSON_BYTES} bytes")
+    with path.open("rb") as file:
+        raw = file.read(limits.size_bytes + 1)
+    if len(raw) > limits.size_bytes:
+        raise ModelRefusedError(f"{name} is larger than {limits.size_bytes} bytes; no model needs so much")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(raw, limits)
+    except UnreadableJsonError as error:
         raise ModelRefusedError(f"{name} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise ModelRefusedError(f"{name} is not a JSON object")

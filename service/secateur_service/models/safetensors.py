@@ -11,19 +11,28 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateur_service.bounded import JsonLimits, parse_json
 from secateur_service.durable import sync
 
 # Bytes per element of the types that a prunable checkpoint may hold.
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-MAX_HEADER_BYTES = 100_000_000
 # What every published shard is called first: mlx-lm and converters of llama.cpp look for `model*.safetensors`.
 SHARD_PREFIX = "model-"
+MAX_HEADER_BYTES = 32 << 20
+"""Of a file, and of a checkpoint: 270 for each of the tensors below."""
+MAX_TENSORS = 120_000
+"""Of a file, and of a checkpoint. The largest that is published, DeepSeek-V3, has 92,000 in 163 files."""
+MAX_RANK = 16
+MAX_NAME_CHARACTERS = 1024
 _LARGEST = 2**63 - 1
+# Ten values a tensor: an object of three, with two lists of two.
+_HEADER_LIMITS = JsonLimits(MAX_HEADER_BYTES, values=10 * MAX_TENSORS, depth=8)
 
 
 class MalformedCheckpointError(ValueError):
@@ -34,7 +43,7 @@ class UnsupportedTypeError(MalformedCheckpointError):
     """A tensor's elements are of a type that is not read; the message names it and the remedy."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """Where a tensor's bytes lie.
 
@@ -51,6 +60,26 @@ class TensorInfo:
     size_bytes: int
 
 
+def header_bytes(path: Path) -> int:
+    """The length of a file's header, without the eight bytes that tell it.
+
+    Raises:
+        MalformedCheckpointError: longer than the file, or than may be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+    if len(prefix) < 8:
+        raise MalformedCheckpointError(f"{path.name} is too short to be a safetensors file")
+    length = int.from_bytes(prefix, "little")
+    if length > min(MAX_HEADER_BYTES, size - 8):
+        raise MalformedCheckpointError(
+            f"{path.name} claims a header of {length} bytes; the file has {size}, and at most {MAX_HEADER_BYTES} are "
+            "read"
+        )
+    return length
+
+
 def read_header(path: Path) -> dict[str, TensorInfo]:
     """Read and verify a file's header; no tensor is touched.
 
@@ -59,22 +88,20 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         UnsupportedTypeError: a tensor's elements are quantised, or of another type that is not read.
     """
     size = path.stat().st_size
+    length = header_bytes(path)
     with path.open("rb") as file:
-        prefix = file.read(8)
-        if len(prefix) < 8:
-            raise MalformedCheckpointError(f"{path.name} is too short to be a safetensors file")
-        length = int.from_bytes(prefix, "little")
-        if length > min(MAX_HEADER_BYTES, size - 8):
-            raise MalformedCheckpointError(f"{path.name} claims a header of {length} bytes; the file has {size}")
+        file.seek(8)
         raw = file.read(length)
     try:
-        entries = dict(json.loads(raw).items())
+        entries = parse_json(raw, _HEADER_LIMITS)
         entries.pop("__metadata__", None)
         infos = [_tensor_info(path, 8 + length, name, entry) for name, entry in entries.items()]
     except UnsupportedTypeError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MalformedCheckpointError(f"{path.name} has a malformed header: {error}") from error
+    if len(infos) > MAX_TENSORS:
+        raise MalformedCheckpointError(f"{path.name} has {len(infos)} tensors; at most {MAX_TENSORS} are read")
     end = 8 + length
     for info in sorted(infos, key=lambda info: info.offset):
         if info.offset != end:
@@ -86,7 +113,12 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 
 def _tensor_info(path: Path, start: int, name: str, entry: Mapping[str, Any]) -> TensorInfo:
-    dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    """Verify one entry: every length is bounded before it is multiplied with another."""
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise ValueError(f"a tensor has a name of {len(name)} characters; at most {MAX_NAME_CHARACTERS}")
+    dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if len(shape) > MAX_RANK:
+        raise ValueError(f"tensor {name} has {len(shape)} dimensions; at most {MAX_RANK}")
     if not all(type(number) is int and 0 <= number <= _LARGEST for number in (*shape, begin, end)):
         raise ValueError(f"tensor {name} has a negative, fractional or absurd size")
     if dtype not in DTYPE_BYTES:
@@ -97,7 +129,7 @@ def _tensor_info(path: Path, start: int, name: str, entry: Mapping[str, Any]) ->
         )
     if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
         raise ValueError(f"tensor {name} has {end - begin} bytes, which is not what its shape needs")
-    return TensorInfo(name, dtype, shape, path, start + begin, end - begin)
+    return TensorInfo(name, sys.intern(dtype), tuple(shape), path, start + begin, end - begin)
 
 
 @dataclass(frozen=True)

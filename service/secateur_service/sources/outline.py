@@ -6,18 +6,20 @@ them, and all of other files, is a hole of the right size, which takes no room.
 
 from __future__ import annotations
 
+import io
 import os
+import threading
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 from secateur_service.errors import TransientError
+from secateur_service.models.checkpoint import CONFIG_LIMITS, INDEX_LIMITS
 from secateur_service.models.safetensors import MAX_HEADER_BYTES
 from secateur_service.sources.reference import ReferenceRefusedError
 from secateur_service.sources.remote import RemoteFile, RemoteFolder
 
-_READ_WHOLE = ("config.json", ".index.json")
-_MAX_JSON_BYTES = 50_000_000
 _FIRST_BYTES = 1 << 16
 _CONNECTIONS = 8
 _TRIES = 3
@@ -27,46 +29,78 @@ def write_outline(remote: RemoteFolder, names: Collection[str], folder: Path) ->
     """Write the outline of some files of a remote folder into an existing one.
 
     Raises:
-        ReferenceRefusedError, TransientError: as `RemoteFolder.read` does.
+        ReferenceRefusedError: as `RemoteFolder.read` does, or the headers are larger than is read.
+        TransientError: as `RemoteFolder.read` does.
     """
+    room = _Room(MAX_HEADER_BYTES + 8 * len(names))
     with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="outline") as pool:
-        list(pool.map(lambda name: _write(remote, remote.files[name], folder / name), names))
+        list(pool.map(lambda name: _write(remote, remote.files[name], folder / name, room), names))
 
 
-def _write(remote: RemoteFolder, file: RemoteFile, path: Path) -> None:
+class _Room:
+    """Bytes that are left for headers, for all files together: each may be small, and there may be many."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._left = size_bytes
+        self._lock = threading.Lock()
+
+    def take(self, size_bytes: int) -> None:
+        with self._lock:
+            self._left -= size_bytes
+            if self._left < 0:
+                raise ReferenceRefusedError(
+                    f"the headers of its files are larger than {MAX_HEADER_BYTES} bytes together, which takes too much "
+                    "to read; are they safetensors files?"
+                )
+
+
+def _write(remote: RemoteFolder, file: RemoteFile, path: Path, room: _Room) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if file.name.endswith(_READ_WHOLE):
-        if file.size_bytes > _MAX_JSON_BYTES:
-            raise ReferenceRefusedError(f"{file.name} is larger than {_MAX_JSON_BYTES} bytes")
-        path.write_bytes(_read(remote, file, 0, file.size_bytes))
-        return
-    content = _header(remote, file) if file.name.endswith(".safetensors") else b""
-    with path.open("wb") as sparse:
-        sparse.write(content)
+    with path.open("wb") as outline:
+        limit = _size_limit(file.name)
+        if limit is not None:
+            if file.size_bytes > limit:
+                raise ReferenceRefusedError(f"{file.name} is larger than {limit} bytes; no model needs so much")
+            _copy(remote, file, 0, file.size_bytes, outline)
+        elif file.name.endswith(".safetensors"):
+            _copy_header(remote, file, outline, room)
         try:
-            sparse.truncate(file.size_bytes)
+            outline.truncate(file.size_bytes)
         except OSError as error:
             raise ReferenceRefusedError(f"{file.name} claims {file.size_bytes} bytes; no disk has them") from error
     os.utime(path, ns=(0, 0))  # as `fetch_file` does
 
 
-def _header(remote: RemoteFolder, file: RemoteFile) -> bytes:
+def _size_limit(name: str) -> int | None:
+    """The most that is read of a file that is read whole; None of the others."""
+    if name.endswith(".index.json"):
+        return INDEX_LIMITS.size_bytes
+    return CONFIG_LIMITS.size_bytes if name.endswith("config.json") else None
+
+
+def _copy_header(remote: RemoteFolder, file: RemoteFile, outline: BinaryIO, room: _Room) -> None:
     """The length of the header and the header, or what there is of it: its reader finds what is wrong."""
-    content = _read(remote, file, 0, min(file.size_bytes, _FIRST_BYTES))
+    first = min(file.size_bytes, _FIRST_BYTES)
+    with io.BytesIO() as begin:
+        _copy(remote, file, 0, first, begin)
+        content = begin.getvalue()
     end = 8 + int.from_bytes(content[:8], "little")
-    if len(content) < end <= min(file.size_bytes, 8 + MAX_HEADER_BYTES):
-        content += _read(remote, file, len(content), end)
-    return content[: max(end, 8)]
+    outline.write(content[: max(end, 8)])
+    if end <= min(file.size_bytes, 8 + MAX_HEADER_BYTES):
+        room.take(end)
+        _copy(remote, file, first, end, outline)
 
 
-def _read(remote: RemoteFolder, file: RemoteFile, start: int, stop: int) -> bytes:
+def _copy(remote: RemoteFolder, file: RemoteFile, start: int, stop: int, target: BinaryIO) -> None:
+    """Copy the bytes [start, stop) of a file, going on where a connection broke off."""
     for tries in range(1, _TRIES + 1):
         try:
-            content = b"".join(remote.read(file, start, stop))
+            for piece in remote.read(file, start, stop):
+                target.write(piece)
+                start += len(piece)
         except TransientError:
             if tries == _TRIES:
                 raise
-        else:
-            if len(content) == stop - start:
-                return content
+        if start >= stop:
+            return
     raise TransientError(f"{file.name} ends early", reason="SOURCE_SHORT")
