@@ -7,6 +7,7 @@ the layers. The result is the resolved specification, in which no default is lef
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from secateur_service.artifacts.observed import RequestCounter
     from secateur_service.settings import Settings
 
+_MAX_DESCRIPTION_CHARACTERS = 1000
+
 
 @dataclass(frozen=True)
 class AccessPolicy:
@@ -67,20 +70,45 @@ class AccessPolicy:
 
 @dataclass(frozen=True)
 class Admission:
-    """A job that may run."""
+    """A job that may run.
+
+    Attributes:
+        model_identity: what equals that of another job whose model has the same bytes; see `Source.identity`.
+    """
 
     resolved: PruneSpec
     estimate: Estimate
+    model_identity: str
 
 
-def admit(data: Mapping[str, Any], access: AccessPolicy) -> Admission:
+ModelCheck = Callable[[Checkpoint], None]
+"""Looks at an outline of a model (`Source.outline`) more closely than `open_checkpoint`; raises ModelRefusedError."""
+
+MODEL_CHECKS: tuple[ModelCheck, ...] = ()
+"""All of them. They run once for a model's bytes, in a process with a budget where it is a server that admits."""
+
+
+def admit(
+    data: Mapping[str, Any],
+    access: AccessPolicy,
+    *,
+    at: Callable[[str], None] = lambda _field: None,
+    passed: str | None = None,
+) -> Admission:
     """Judge a specification given as plain data.
+
+    Args:
+        data: the specification.
+        access: what it may name.
+        at: told the field whose rules are looked at, before what it names is read.
+        passed: the identity of a model that has passed `MODEL_CHECKS` before.
 
     Raises:
         InvalidSpecError: with every rule that is broken.
+        TransientError: what it names cannot be reached.
     """
     parts, violations = parse_parts(data)
-    review = _Review(access, violations)
+    review = _Review(access, violations, at, passed)
     model: ModelSpec | None = parts.get("model")
     calibration: CalibrationSpec | None = parts.get("calibration")
     evaluation: EvaluationSpec | None = parts.get("evaluation")
@@ -102,7 +130,7 @@ def admit(data: Mapping[str, Any], access: AccessPolicy) -> Admission:
         raise InvalidSpecError(violations)
     assert checkpoint is not None
     resolved = _resolve(review.pinned(PruneSpec(**parts)), length, access)
-    return Admission(resolved, estimate_cost(checkpoint, resolved, on_device=access.on_device))
+    return Admission(resolved, estimate_cost(checkpoint, resolved, on_device=access.on_device), review.model_identity)
 
 
 def _resolve(spec: PruneSpec, sequence_length: int, access: AccessPolicy) -> PruneSpec:
@@ -131,23 +159,41 @@ def _either(chosen: bool | None, otherwise: bool) -> bool:  # noqa: FBT001
 class _Review:
     """Collects violations of rules that depend on what a specification names."""
 
-    def __init__(self, access: AccessPolicy, violations: list[FieldViolation]) -> None:
+    def __init__(
+        self,
+        access: AccessPolicy,
+        violations: list[FieldViolation],
+        at: Callable[[str], None],
+        passed: str | None,
+    ) -> None:
         self._access = access
         self._violations = violations
+        self._at = at
+        self._passed = passed
+        self.model_identity = ""
         self._model: ModelSpec | None = None
         self._corpora: dict[str, str] = {}
 
     def _refuse(self, field: str, description: str) -> None:
+        if len(description) > _MAX_DESCRIPTION_CHARACTERS:  # it quotes what others wrote
+            description = f"{description[:_MAX_DESCRIPTION_CHARACTERS]}…"
         self._violations.append(FieldViolation(field, description))
 
     def model(self, model: ModelSpec) -> Checkpoint | None:
+        self._at("model.uri")
         try:
             source = self._access.sources.open(model.uri, model.revision)
+            self.model_identity = source.identity(checkpoint_files)
             with source.outline(checkpoint_files) as folder:
                 checkpoint = open_checkpoint(folder)
+                if self.model_identity != self._passed:
+                    for check in MODEL_CHECKS:
+                        check(checkpoint)
         except (ReferenceRefusedError, ModelRefusedError) as error:
             self._refuse("model.uri", str(error))
         except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise MemoryError from error
             self._refuse("model.uri", f"the folder cannot be read: {error.strerror}")
         else:
             self._model = ModelSpec(uri=source.uri, revision=source.revision)
@@ -155,6 +201,7 @@ class _Review:
         return None
 
     def corpus(self, part: str, uri: str, languages: Sequence[str]) -> None:
+        self._at(f"{part}.corpus")
         try:
             preset = parse_preset(uri)
             if preset is not None:
@@ -215,6 +262,7 @@ class _Review:
 
     def layers(self, pruning: PruningSpec, checkpoint: Checkpoint) -> None:
         """Every override names layers, every pattern divides the inputs of its layers, and something is pruned."""
+        self._at("pruning.overrides")
         rules = {info: pruning.override_of(info.name) for info in checkpoint.linear_weights()}
         names = [info.name for info in rules]
         fields: dict[LayerOverride | None, str] = {None: "pruning"}

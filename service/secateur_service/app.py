@@ -16,7 +16,6 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from secateur_service import __version__
-from secateur_service.admission import AccessPolicy, admit
 from secateur_service.api.reloaded import UnusableFileError
 from secateur_service.api.server import ApiServer
 from secateur_service.artifacts import ObjectStore, ObservedStore, open_store
@@ -24,6 +23,7 @@ from secateur_service.durable import write_durably
 from secateur_service.errors import TransientError
 from secateur_service.execution.local import WORK_COMMAND, LocalExecutor
 from secateur_service.execution.port import Executor
+from secateur_service.inspection import InspectionPool
 from secateur_service.jobs.backoff import Backoff
 from secateur_service.jobs.dispatcher import Dispatcher
 from secateur_service.jobs.janitor import Janitor
@@ -73,8 +73,9 @@ async def _serve(settings: Settings, ready_file: Path | None, work_command: Sequ
         executor = LocalExecutor(settings, command=work_command)
         dispatcher = _dispatcher(settings, store, executor, metrics)
         janitor = _janitor(settings, store, executor, metrics)
-        server = _api_server(settings, store, metrics, dispatcher)
-        async with _serving(server), _metrics_server(settings, metrics) as metrics_address:
+        inspections = InspectionPool(settings, metrics)
+        server = _api_server(settings, store, metrics, dispatcher, inspections)
+        async with _inspecting(inspections), _serving(server), _metrics_server(settings, metrics) as metrics_address:
             addresses = {"grpc": server.address, "metrics": metrics_address}
             _log.info("serving", pid=os.getpid(), **addresses)
             with _ready_file(ready_file, addresses):
@@ -112,13 +113,15 @@ def _open_job_store(settings: Settings) -> SqlJobStore:
     return store
 
 
-def _api_server(settings: Settings, store: SqlJobStore, metrics: Metrics, dispatcher: Dispatcher) -> ApiServer:
+def _api_server(
+    settings: Settings, store: SqlJobStore, metrics: Metrics, dispatcher: Dispatcher, inspections: InspectionPool
+) -> ApiServer:
     try:
         return ApiServer(
             settings,
             store,
             metrics,
-            admit=partial(admit, access=AccessPolicy.from_settings(settings, metrics)),
+            admit=inspections.admit,
             open_results=partial(_open_results, settings=settings, metrics=metrics),
             subscribers=[partial(_wake, dispatcher)],
         )
@@ -178,6 +181,15 @@ def _end_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     return ended
+
+
+@contextlib.asynccontextmanager
+async def _inspecting(inspections: InspectionPool) -> AsyncIterator[None]:
+    inspections.open()
+    try:
+        yield
+    finally:
+        await inspections.close()
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from secateur.v1 import prune_service_pb2_grpc as service_grpc
 from secateur_service.api import conversion, names, pages
 from secateur_service.api.blocking import BlockingPool
 from secateur_service.api.published import PublishedResults
+from secateur_service.api.tokens import CALLER
 from secateur_service.api.watch import JobWatcher, WatchHub
 from secateur_service.errors import DrainingError, FieldViolation, InvalidRequestError, InvalidSpecError, NotReadyError
 from secateur_service.jobs.job import Estimate, Job, NewJob
@@ -44,8 +45,9 @@ class AdmittedSpec(Protocol):
         """The expected cost."""
 
 
-Admit = Callable[[Mapping[str, Any]], AdmittedSpec]
-"""Checks a specification against the rules and the files it names; raises InvalidSpecError with every violation."""
+Admit = Callable[[Mapping[str, Any], str], Awaitable[AdmittedSpec]]
+"""Checks a specification against the rules and the files it names, for a caller, of whom it may be one of many; raises
+InvalidSpecError with every violation."""
 
 
 class PruneServicer(service_grpc.PruneServiceServicer):
@@ -87,7 +89,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
             known = await self._store_pool.call(self._store.find_request, request_id, digest)
             if known is not None:
                 return conversion.job_to_message(known)
-        admitted = await self._file_pool.call(self._check, request, spec, labels)
+        admitted = await self._check(request, spec, labels, _caller(context))
         if request.validate_only:
             return pb.PruneJob(
                 spec=request.spec,
@@ -127,7 +129,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
                 reason="JOB_OF_NEWER_RELEASE",
             )
         # What was admitted then may not be now. What runs is what ran, so that finished blocks fit.
-        await self._file_pool.call(self._admit, old.resolved)
+        await self._admit(old.resolved, _caller(context))
         new_job = NewJob(
             id=names.new_job_id(self._clock()),
             uid=str(uuid.uuid4()),
@@ -197,13 +199,13 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         """What this service can do."""
         return self._info
 
-    def _check(
-        self, request: service_pb.CreatePruneJobRequest, spec: Mapping[str, Any], labels: Mapping[str, str]
+    async def _check(
+        self, request: service_pb.CreatePruneJobRequest, spec: Mapping[str, Any], labels: Mapping[str, str], caller: str
     ) -> AdmittedSpec:
         """Admit a specification; all rules that the request breaks, in the specification or beside it, come at once."""
         violations = names.check_request_id(request.request_id) + names.check_labels(labels)
         try:
-            admitted = self._admit(spec)
+            admitted = await self._admit(spec, caller)
         except InvalidSpecError as error:
             violations = [*conversion.prefixed(error.violations), *violations]
             raise InvalidRequestError(violations, reason=error.reason) from error
@@ -214,6 +216,11 @@ class PruneServicer(service_grpc.PruneServiceServicer):
     def _report(self, job: Job) -> service_pb.PruneReport:
         report = conversion.to_struct(self._results.report(job))
         return service_pb.PruneReport(name=conversion.job_name(job.id), report=report)
+
+
+def _caller(context: Any) -> str:
+    """Whose share a call uses: the token's, or where none is asked for, the connection's."""
+    return CALLER.get() or str(context.peer())
 
 
 def request_digest(spec: Mapping[str, Any], labels: Mapping[str, str]) -> str:

@@ -83,6 +83,16 @@ class LocalWorker:
             return file.read().decode(errors="replace").strip()
 
 
+def process_environment(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """What a process of ours sees: the settings, and of this environment `INHERITED_VARIABLES` and where traces go."""
+    inherited = {
+        name: value
+        for name, value in environment.items()
+        if name in INHERITED_VARIABLES or name.startswith(tracing.ENVIRONMENT_PREFIX)
+    }
+    return inherited | settings.worker_environment()
+
+
 class LocalExecutor:
     """Starts a child process per slot of `settings.devices`."""
 
@@ -102,12 +112,7 @@ class LocalExecutor:
         """
         self._data_dir = settings.data_dir
         self._command = tuple(command)
-        inherited = {
-            name: value
-            for name, value in environment.items()
-            if name in INHERITED_VARIABLES or name.startswith(tracing.ENVIRONMENT_PREFIX)
-        }
-        self._environment = inherited | settings.worker_environment()
+        self._environment = process_environment(settings, environment)
         self._slots = range(len(settings.devices))
         self._workers: list[LocalWorker] = []
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -115,6 +117,12 @@ class Source(Protocol):
     def pinned_uri(self) -> str:
         """The reference that means this version, where references can say so."""
 
+    def identity(self, wanted: Wanted) -> str:
+        """Equal where the files that are wanted are the same, without reading them.
+
+        Of a folder on this machine by sizes, times and places on the disk; else by the version.
+        """
+
     def outline(self, wanted: Wanted) -> contextlib.AbstractContextManager[Path]:
         """A folder that looks like this one to who reads names, sizes, configuration and headers.
 
@@ -143,6 +151,16 @@ class LocalSource:
     def pinned_uri(self) -> str:
         """There are no versions."""
         return self.uri
+
+    def identity(self, wanted: Wanted) -> str:
+        """By the files as the system knows them."""
+        digest = hashlib.sha256()
+        for name in sorted(wanted([entry.name for entry in os.scandir(self.path)])):
+            with contextlib.suppress(FileNotFoundError):  # a link to nowhere
+                found = (self.path / name).stat()
+                key = (name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+                digest.update(f"{key}\n".encode())
+        return digest.hexdigest()
 
     def outline(self, wanted: Wanted) -> contextlib.AbstractContextManager[Path]:  # noqa: ARG002 - all is there
         """The folder itself."""
@@ -174,6 +192,10 @@ class RemoteSource:
     def pinned_uri(self) -> str:
         """With the commit of a repository; an object store's references cannot say it."""
         return f"{self.uri}@{self.revision}" if self.uri.startswith("hf://") else self.uri
+
+    def identity(self, wanted: Wanted) -> str:  # noqa: ARG002 - all of a version is the same
+        """By the version."""
+        return hashlib.sha256(self.remote.identity.encode()).hexdigest()
 
     @contextlib.contextmanager
     def outline(self, wanted: Wanted) -> Iterator[Path]:

@@ -35,6 +35,9 @@ async def start_api(tmp_path: Path) -> AsyncIterator[StartApi]:
                 spec = parse_spec(data)
                 return Admitted(spec.model_copy(update={"output": OutputSpec(destination=settings.destinations[0])}))
 
+            async def admit_for(data: Mapping[str, Any], _caller: str) -> Any:
+                return (admit or admit_by_rules)(data)
+
             store = open_job_store(settings.database_url)
             stack.callback(store.close)
             store.migrate()
@@ -43,7 +46,7 @@ async def start_api(tmp_path: Path) -> AsyncIterator[StartApi]:
                 settings,
                 store,
                 metrics,
-                admit=admit or admit_by_rules,
+                admit=admit_for,
                 open_results=lambda uri: DirectoryStore(Path(uri.removeprefix("file://"))),
             )
             await server.start()

@@ -1,0 +1,93 @@
+"""What a child does: it answers one request after the other, within its budget, and tells what it is looking at.
+
+A request is `{"spec": …, "cpu_seconds": …, "passed": …}`. The child sends `{"at": field}` before it looks at something,
+and in the end what became of it, with the requests to object stores that were made. That is one of
+
+    {"resolved": …, "estimate": …, "model_identity": …}
+    {"violations": [[field, description], …]}
+    {"error": {"kind": …, "message": …, "reason": …, "metadata": …}}    an error of the service's tree
+    {"exhausted": true}                                                 there was not enough memory
+    {"defect": traceback}
+"""
+
+from __future__ import annotations
+
+import socket
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from secateur_service.admission import AccessPolicy, admit
+from secateur_service.errors import InvalidSpecError, ServiceError
+from secateur_service.inspection.budget import limit_processor_time
+from secateur_service.inspection.frames import encode, receive
+from secateur_service.settings import Settings
+
+
+class Requests:
+    """Counts what is asked of object stores, until the server asks for it."""
+
+    def __init__(self) -> None:
+        self._requests: Counter[tuple[str, str]] = Counter()
+        self._bytes: Counter[str] = Counter()
+
+    def count_request(self, operation: str, outcome: str) -> None:
+        """A request ended."""
+        self._requests[operation, outcome] += 1
+
+    def count_bytes(self, direction: str, size_bytes: int) -> None:
+        """Bytes were `read` or `written`."""
+        self._bytes[direction] += size_bytes
+
+    def take(self) -> dict[str, Any]:
+        """What was counted since the last time."""
+        taken = {
+            "requests": [[*key, count] for key, count in self._requests.items()],
+            "bytes": [[*item] for item in self._bytes.items()],
+        }
+        self._requests.clear()
+        self._bytes.clear()
+        return taken
+
+
+def serve(channel: socket.socket, settings: Settings) -> None:
+    """Answer until the server is gone, or a budget was used up."""
+    requests = Requests()
+    access = AccessPolicy.from_settings(settings, requests)
+
+    def tell(field: str) -> None:
+        channel.sendall(encode({"at": field}))
+
+    while True:
+        try:
+            request = receive(channel)
+        except EOFError:
+            return
+        limit_processor_time(request["cpu_seconds"])
+        answer = _answer(request, access, tell)
+        channel.sendall(encode({**answer, **requests.take()}))
+        if "exhausted" in answer:
+            return  # what is left of the memory is in pieces
+
+
+def _answer(request: dict[str, Any], access: AccessPolicy, tell: Callable[[str], None]) -> dict[str, Any]:
+    try:
+        admission = admit(request["spec"], access, at=tell, passed=request["passed"])
+    except InvalidSpecError as error:
+        return {"violations": [[violation.field, violation.description] for violation in error.violations]}
+    except ServiceError as error:
+        kind = type(error).__name__
+        return {"error": {"kind": kind, "message": error.message, "reason": error.reason, "metadata": error.metadata}}
+    except MemoryError:
+        return {"exhausted": True}
+    except Exception as error:  # noqa: BLE001 - the last frame of a child: the server tells it as the defect that it is
+        if isinstance(error, RuntimeError) and "start new thread" in str(error):
+            return {"exhausted": True}
+        return {"defect": traceback.format_exc()}
+    return {
+        "resolved": admission.resolved.model_dump(mode="json"),
+        "estimate": asdict(admission.estimate),
+        "model_identity": admission.model_identity,
+    }

@@ -1,0 +1,172 @@
+"""The children as the server sees them: started through the zygote, asked over a connection, killed by a number."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+import subprocess
+import sys
+from typing import Any, Self
+
+import structlog
+
+from secateur_service.execution.local import process_environment
+from secateur_service.inspection import frames
+from secateur_service.inspection.zygote import MAX_MESSAGE_BYTES
+from secateur_service.settings import Settings
+
+LOST = -1000
+"""The exit code of a child whose zygote is gone: nobody knows what became of it."""
+
+_EXIT_SECONDS = 5.0
+_log = structlog.get_logger(__name__)
+
+
+class Child:
+    """A process that answers requests.
+
+    Attributes:
+        ended: its exit code, negative for a signal, once it has ended.
+    """
+
+    def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.number = number
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, request: Any) -> None:
+        """Ask.
+
+        Raises:
+            OSError: it has ended.
+        """
+        self._writer.write(frames.encode(request))
+        await self._writer.drain()
+
+    async def read(self) -> dict[str, Any]:
+        """The next message.
+
+        Raises:
+            EOFError, OSError: it has ended.
+        """
+        return dict(await frames.read(self._reader))
+
+    async def exit_code(self) -> int:
+        """How it ended, once its connection is closed."""
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(asyncio.shield(self.ended), _EXIT_SECONDS)
+        return LOST
+
+    def close(self) -> None:
+        """Close the connection; an idle child ends then."""
+        self._writer.close()
+
+
+class Nursery:
+    """Starts children, and tells when they have ended; belongs to one event loop.
+
+    A zygote that has ended is replaced with the next child.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._numbers = itertools.count()
+        self._children: dict[int, Child] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+        self._closed = False
+
+    def open(self) -> Self:
+        """Start the zygote; children can be started as soon as it is there."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(0)
+        environment = {
+            **process_environment(self._settings, os.environ),
+            **self._settings.library_environment(),
+            "MALLOC_ARENA_MAX": "2",  # each reserves memory that the budget would count
+        }
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "secateur_service.inspection.zygote", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=environment,
+                pass_fds=[theirs.fileno()],
+            )
+        self._control = ours
+        self._ready.clear()
+        self._listening = asyncio.create_task(self._listen(ours, self._process))
+        return self
+
+    async def start(self, memory_bytes: int) -> Child:
+        """A new child with so much memory of its own.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        if self._closed:
+            raise OSError("the server is stopping")
+        if self._control is None:
+            self.open()
+        await self._ready.wait()
+        control = self._control
+        if control is None:
+            raise OSError("the process that others are forked from has ended; the log has why")
+        ours, theirs = socket.socketpair()
+        number = next(self._numbers)
+        with theirs:
+            reader, writer = await asyncio.open_connection(sock=ours)
+            child = self._children[number] = Child(number, reader, writer)
+            socket.send_fds(control, [b"start %d %d" % (number, memory_bytes)], [theirs.fileno()])
+        return child
+
+    def kill(self, child: Child) -> None:
+        """End a child at once."""
+        child.close()
+        if self._control is not None and child.number in self._children:
+            with contextlib.suppress(OSError):
+                self._control.send(b"kill %d" % child.number)
+
+    async def close(self) -> None:
+        """End all of them, and wait until they have."""
+        self._closed = True
+        self._control = None
+        if self._listening is not None:
+            self._listening.cancel()  # which closes the connection
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._listening
+        if self._process is not None:
+            self._process.kill()  # its children have asked the kernel to go with it
+            await asyncio.to_thread(self._process.wait)
+        self._lose_all()
+
+    async def _listen(self, control: socket.socket, process: subprocess.Popen[bytes]) -> None:
+        """Follow what the zygote says until it ends."""
+        loop = asyncio.get_running_loop()
+        with control:
+            while message := await loop.sock_recv(control, MAX_MESSAGE_BYTES):
+                command, *numbers = message.split()
+                if command == b"ready":
+                    self._ready.set()
+                    continue
+                child = self._children.pop(int(numbers[0]), None)
+                if child is not None and not child.ended.done():
+                    child.ended.set_result(int(numbers[1]))
+        code = await asyncio.to_thread(process.wait)
+        _log.warning("the process that inspections are forked from has ended; another is started", exit_code=code)
+        self._control = None
+        self._ready.set()
+        self._lose_all()
+
+    def _lose_all(self) -> None:
+        for child in self._children.values():
+            child.close()
+            if not child.ended.done():
+                child.ended.set_result(LOST)
+        self._children.clear()

@@ -1,0 +1,205 @@
+"""Admits specifications in processes that are killed when they take too much or too long, or nobody waits any more."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import signal
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from secateur_service import errors
+from secateur_service.admission import Admission
+from secateur_service.artifacts.observed import RequestCounter
+from secateur_service.errors import FieldViolation, InvalidSpecError, ServiceError, TransientError
+from secateur_service.inspection.budget import Budget
+from secateur_service.inspection.children import Child, Nursery
+from secateur_service.inspection.shares import Shares
+from secateur_service.pipeline.outcome import Estimate
+from secateur_service.settings import Settings
+from secateur_service.spec import PruneSpec
+
+_CPU_SECONDS = 20
+_SMALL_BYTES = 48 << 20
+_LARGE_BYTES = 320 << 20
+_WAITING_PER_CALLER = 256
+_REMEMBERED = 4096
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass
+class _Lane:
+    """Slots for what is alike: what may have to wait for a network never keeps what lies here waiting.
+
+    Attributes:
+        idle: children that have answered and can be asked again.
+    """
+
+    shares: Shares
+    budget: Budget
+    idle: list[Child] = field(default_factory=list)
+
+
+class _ExhaustedError(Exception):
+    """A child needed more memory than it may have."""
+
+
+class InspectionPool:
+    """Belongs to one event loop.
+
+    In all there are ten children: eight with little memory, which nearly every model does with, and two with much,
+    where what needs more is looked at again.
+
+    Args:
+        settings: what specifications may name, and how it is reached.
+        counter: told the requests to object stores that children make.
+    """
+
+    def __init__(self, settings: Settings, counter: RequestCounter) -> None:
+        self._nursery = Nursery(settings)
+        self._counter = counter
+        self._here = _lane(4, Budget(60.0, _CPU_SECONDS, _SMALL_BYTES))
+        self._away = _lane(4, Budget(120.0, _CPU_SECONDS, _SMALL_BYTES))
+        self._large = _lane(2, Budget(120.0, _CPU_SECONDS, _LARGE_BYTES))
+        self._needs_much: OrderedDict[str, None] = OrderedDict()
+        self._passed: OrderedDict[str, str] = OrderedDict()
+
+    def open(self) -> None:
+        """Make ready; calls that come before are answered when it is."""
+        self._nursery.open()
+
+    async def close(self) -> None:
+        """End all children."""
+        await self._nursery.close()
+
+    async def admit(self, data: Mapping[str, Any], caller: str) -> Admission:
+        """Judge a specification, see `admission.admit`; a call that is cancelled ends its child at once.
+
+        Args:
+            data: the specification.
+            caller: whose share is used.
+
+        Raises:
+            InvalidSpecError: with every rule that is broken, or what takes too much to look at.
+            TransientError: what it names cannot be reached, or not in time.
+            OverloadedError: too many of the caller's calls wait already.
+        """
+        named = _named(data)
+        if named in self._needs_much:
+            return await self._inspect(self._large, data, named, caller)
+        try:
+            return await self._inspect(self._away if _is_away(data) else self._here, data, named, caller)
+        except _ExhaustedError:
+            _keep(self._needs_much, named, None)
+            return await self._inspect(self._large, data, named, caller)
+
+    async def _inspect(self, lane: _Lane, data: Mapping[str, Any], named: str, caller: str) -> Admission:
+        async with lane.shares.slot(caller):
+            while True:
+                is_used = bool(lane.idle)
+                try:
+                    child = lane.idle.pop() if is_used else await self._nursery.start(lane.budget.memory_bytes)
+                except OSError as error:
+                    raise TransientError(f"no process can be started to look at it: {error}") from error
+                if child.ended.done():
+                    continue
+                try:
+                    answer = await self._answer(lane, child, data, self._passed.get(named))
+                except _ExhaustedError:
+                    if not is_used:  # else what it had looked at before may have been too much
+                        if lane is self._large:
+                            raise _too_much("model.uri", f"{lane.budget.memory_bytes >> 20} MiB of memory") from None
+                        raise
+                else:
+                    return self._admission(answer, named)
+
+    async def _answer(self, lane: _Lane, child: Child, data: Mapping[str, Any], passed: str | None) -> dict[str, Any]:
+        """What the child says in the end."""
+        at = "model.uri"
+        budget = lane.budget
+        try:
+            async with asyncio.timeout(budget.seconds):
+                await child.send({"spec": data, "cpu_seconds": budget.cpu_seconds, "passed": passed})
+                while "at" in (message := await child.read()):
+                    at = str(message["at"])
+        except TimeoutError:
+            self._nursery.kill(child)
+            raise TransientError(
+                f"{at}: to look at what it names took more than {budget.seconds:.0f} s; try again later",
+                reason="INSPECTION_TIMEOUT",
+            ) from None
+        except (EOFError, OSError):
+            code = await child.exit_code()
+            _log.warning("a process that looked at a specification has ended", exit_code=code, field=at)
+            if code == -signal.SIGXCPU:
+                raise _too_much(at, f"{budget.cpu_seconds} s of processor time") from None
+            raise _ExhaustedError from None
+        except BaseException:  # whoever asked is gone
+            self._nursery.kill(child)
+            raise
+        if "exhausted" in message:
+            child.close()
+            raise _ExhaustedError
+        lane.idle.append(child)
+        return message
+
+    def _admission(self, answer: Mapping[str, Any], named: str) -> Admission:
+        """What an answer says.
+
+        Raises:
+            ServiceError: which the child has raised.
+        """
+        for operation, outcome, count in answer["requests"]:
+            for _ in range(count):
+                self._counter.count_request(operation, outcome)
+        for direction, size_bytes in answer["bytes"]:
+            self._counter.count_bytes(direction, size_bytes)
+        if "violations" in answer:
+            raise InvalidSpecError([FieldViolation(*violation) for violation in answer["violations"]])
+        if "error" in answer:
+            error = answer["error"]
+            kind: type[ServiceError] = getattr(errors, error["kind"])
+            raise kind(error["message"], reason=error["reason"], metadata=error["metadata"])
+        if "defect" in answer:
+            raise RuntimeError(answer["defect"])
+        _keep(self._passed, named, answer["model_identity"])
+        return Admission(
+            PruneSpec.model_validate(answer["resolved"]), Estimate(**answer["estimate"]), answer["model_identity"]
+        )
+
+
+def _lane(slots: int, budget: Budget) -> _Lane:
+    return _Lane(
+        Shares("specifications", slots=slots, per_caller=slots // 2, waiting_per_caller=_WAITING_PER_CALLER), budget
+    )
+
+
+def _too_much(at: str, what: str) -> InvalidSpecError:
+    remedy = "name something smaller, or check that it is what it should be"
+    return InvalidSpecError([FieldViolation(at, f"to look at what it names takes more than {what}; {remedy}")])
+
+
+def _is_away(data: Mapping[str, Any]) -> bool:
+    """Whether anything that the specification names may lie behind a network."""
+    parts = [part for name in ("model", "calibration", "evaluation") if isinstance(part := data.get(name), Mapping)]
+    references = [part[key] for part in parts for key in ("uri", "corpus") if key in part]
+    presets = "corpus" not in (data.get("calibration") or {})
+    return presets or not all(str(reference).startswith("file:") for reference in references)
+
+
+def _named(data: Mapping[str, Any]) -> str:
+    """What a specification names as its model, as a key of bounded size."""
+    return hashlib.sha256(json.dumps(data.get("model"), sort_keys=True).encode()).hexdigest()
+
+
+def _keep(remembered: OrderedDict[str, Any], key: str, value: Any) -> None:
+    remembered[key] = value
+    remembered.move_to_end(key)
+    if len(remembered) > _REMEMBERED:
+        remembered.popitem(last=False)

@@ -1,0 +1,111 @@
+"""The process that children are forked from: it has loaded what they need, so that one is there in milliseconds.
+
+It has one thread and looks at nothing foreign. The server tells it `start N MEMORY`, with the child's end of a
+connection, and `kill N`; it answers `ended N STATUS`. Numbers are the server's: only the one who waits for a process
+may signal it by its id, which may be another's at any time after. When the server is gone, all of them end.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import selectors
+import signal
+import socket
+import sys
+
+from secateur_service.inspection.budget import end_with_parent, limit_memory
+
+MAX_MESSAGE_BYTES = 256
+
+
+class Zygote:
+    """Forks, kills and reaps.
+
+    Args:
+        control: the connection to the server, one message a datagram.
+    """
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._children: dict[int, int] = {}  # process id -> the server's number
+
+    def run(self) -> None:
+        """Do what the server says until it is gone."""
+        from secateur_service.artifacts import s3  # noqa: F401
+        from secateur_service.inspection.child import serve  # whatever children need is loaded here, once
+        from secateur_service.settings import Settings
+        from secateur_service.sources import hub  # noqa: F401
+
+        settings = Settings()
+        gc.collect()
+        gc.freeze()  # a collection in a child would touch, and so copy, all that it shares
+        wake, waker = socket.socketpair()
+        for end in (wake, waker):
+            end.settimeout(0)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        self._control.send(b"ready")
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._control, selectors.EVENT_READ)
+            selector.register(wake, selectors.EVENT_READ)
+            while True:
+                ready = [key.fileobj for key, _ in selector.select()]
+                if wake in ready:
+                    wake.recv(4096)
+                    self._reap()
+                if self._control in ready:
+                    message, descriptors, _, _ = socket.recv_fds(self._control, MAX_MESSAGE_BYTES, 1)
+                    if not message:
+                        break
+                    command, *numbers = message.split()
+                    if command == b"kill":
+                        self._kill(int(numbers[0]))
+                    elif self._start(int(numbers[0]), descriptors[0]):
+                        signal.set_wakeup_fd(-1)
+                        selector.close()
+                        for end in (wake, waker, self._control):
+                            end.close()
+                        limit_memory(int(numbers[1]))
+                        serve(socket.socket(fileno=descriptors[0]), settings)
+                        return
+        for process in self._children:
+            os.kill(process, signal.SIGKILL)
+
+    def _start(self, number: int, descriptor: int) -> bool:
+        """Fork; whether this is the child."""
+        parent = os.getpid()
+        process = os.fork()
+        if process == 0:
+            end_with_parent()
+            if os.getppid() != parent:  # it ended before it could be told
+                os._exit(1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            return True
+        os.close(descriptor)
+        self._children[process] = number
+        return False
+
+    def _kill(self, number: int) -> None:
+        for process, known in self._children.items():
+            if known == number:
+                os.kill(process, signal.SIGKILL)
+
+    def _reap(self) -> None:
+        while self._children:
+            process, status = os.waitpid(-1, os.WNOHANG)
+            if not process:
+                return
+            number = self._children.pop(process)
+            self._control.send(b"ended %d %d" % (number, os.waitstatus_to_exitcode(status)))
+
+
+def main() -> None:
+    """Entry point: the argument is the descriptor of the connection to the server."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # who ends the server at a terminal ends us too: by our server
+    Zygote(socket.socket(fileno=int(sys.argv[1]))).run()
+
+
+if __name__ == "__main__":
+    main()
