@@ -135,6 +135,7 @@ def _dispatcher(settings: Settings, store: JobStore, executor: Executor, metrics
         executor,
         owner=f"{socket.gethostname()}:{os.getpid()}",
         lease_seconds=settings.lease_seconds,
+        start_seconds=settings.start_seconds,
         poll_seconds=settings.poll_seconds,
         drain_seconds=settings.drain_seconds,
         cancel_grace_seconds=settings.cancel_grace_seconds,

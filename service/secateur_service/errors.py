@@ -16,7 +16,7 @@
         ├── TransientError       trying again later may help: store, network
         ├── ResourceError        out of memory or disk
         │   └── NoSuchDeviceError    this machine does not have the device
-        ├── PreemptedError       the worker was told to stop and will be continued
+        ├── PreemptedError       the worker was told to stop, or its place is taken; it will be continued
         ├── CancelledError       the job's owner cancelled it
         ├── FencedError          another attempt took the job over; this one must write nothing more
         └── InternalError        a defect of the service or of something below it
@@ -158,7 +158,7 @@ class NoSuchDeviceError(ResourceError):
 
 
 class PreemptedError(AttemptError):
-    """The worker was asked to stop; the job goes on elsewhere and the attempt is not charged."""
+    """The worker was asked to stop, or its place is still taken; the job goes on later and nothing is charged."""
 
     reason = "PREEMPTED"
     retryable = True

@@ -245,6 +245,12 @@ class Settings(BaseSettings):
         description="a worker that has not been heard of for so long has lost its job; it sends three heartbeats in "
         "that time and stops itself after three quarters of it without an answer",
     )
+    start_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        description="longest time from the start of a worker's process to its first heartbeat; its server keeps its "
+        "lease so long. A worker that takes longer is killed, and its attempt is not charged",
+    )
     poll_seconds: float = Field(
         default=1.0,
         gt=0,

@@ -7,7 +7,8 @@ from faults.surroundings import fill, small_disk
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
 from support.models import save_corpora, save_model
-from support.site import ended, has_block, until
+from support.site import ended, has_block
+from support.waiting import until
 
 
 @pytest.fixture

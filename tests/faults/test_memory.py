@@ -6,7 +6,8 @@ import torch
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
 from support.models import save_corpora, save_model
-from support.site import ended, until
+from support.site import ended
+from support.waiting import until
 
 # Hidden states of 40 MB for each copy of each language, in a model of hardly any weights.
 WIDE = {"hidden_size": 1024, "intermediate_size": 64, "num_hidden_layers": 2}

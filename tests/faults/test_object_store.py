@@ -6,7 +6,8 @@ from faults.proxy import proxy_of
 from secateur_service.artifacts import open_store
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
-from support.site import ended, has_block, until
+from support.site import ended, has_block
+from support.waiting import until
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
-from support.site import ended, has_block, until
+from support.site import ended, has_block
+from support.waiting import until
 
 WAITING = ("block.recorded=wait",) * 9  # a second at every block, in every attempt
 

@@ -5,7 +5,8 @@ import signal
 from secateur_service import faults
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
-from support.site import ended, until
+from support.site import ended
+from support.waiting import until
 
 
 def test_a_job_whose_worker_is_killed_once_at_every_step_publishes_the_same_bytes_once(any_site):

@@ -27,7 +27,7 @@ import secateur
 from support.collector import Collector
 from support.images import DEBIAN_BASE, MADE_BY_BUILDAH, Buildah, Container, PackageIndex, find_base, kill, make_base
 from support.models import save_corpora, save_model, spec_data
-from support.site import until
+from support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")

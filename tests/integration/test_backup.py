@@ -14,7 +14,7 @@ from secateur_service.jobs.states import JobState
 from support.jobs import new_job
 from support.releases import this_release
 from support.service import WITH_WORKERS, Service
-from support.site import until
+from support.waiting import until
 
 
 def dump(service, url, tmp_path, postgres):

@@ -16,8 +16,10 @@ from secateur_service.jobs.dispatcher import Dispatcher
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
 from secateur_service.telemetry import attempt_figures
+from support.clock import let_pass
 from support.jobs import result
-from support.site import PYTHONPATH, Site, ended, has_block, until
+from support.site import PYTHONPATH, Site, ended, has_block
+from support.waiting import until
 
 SERVER = """
 import sys, time
@@ -256,7 +258,9 @@ def test_a_worker_that_was_killed_before_the_drain_is_charged(site):
 @on_every_database
 def test_a_lease_that_ran_out_for_the_last_time_removes_the_blocks(site):
     job_id = site.create(max_attempts=1)
-    site.store.claim(owner="a server that was killed", lease_seconds=0.01)
+    site.store.claim(owner="a server that was killed", lease_seconds=60)
+    site.store.heartbeat(job_id, 1, lease_seconds=60)
+    let_pass(site.store, 61)
     work = site.settings.data_dir / "work" / job_id / "checkpoint"
     work.mkdir(parents=True)
     job = until(ended(site, job_id), site.dispatcher())

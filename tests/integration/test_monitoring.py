@@ -29,7 +29,7 @@ from servers import free_port
 from support.dashboards import DASHBOARDS, expressions, filled_in, panels, sql_filled_in
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service
-from support.site import until
+from support.waiting import until
 
 RULES = Path(__file__).parents[2] / "deploy" / "monitoring" / "alerts.yml"
 BLOCKS = 3

@@ -11,7 +11,7 @@ import torch
 import secateur
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service, checkpoint_digests
-from support.site import until
+from support.waiting import until
 
 BLOCKS = 16
 

@@ -22,7 +22,7 @@ from secateur_service.jobs.janitor import Janitor
 from secateur_service.settings import Settings
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service, checkpoint_digests, folder_of
-from support.site import until
+from support.waiting import until
 
 
 @pytest.fixture(scope="module")

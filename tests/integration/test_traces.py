@@ -12,7 +12,7 @@ import secateur
 from support.collector import Collector
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service
-from support.site import until
+from support.waiting import until
 
 CREATE = "secateur.v1.PruneService/CreatePruneJob"
 BLOCKS = 6

@@ -25,7 +25,7 @@ from support.jobs import block, new_job
 from support.models import save_corpora, save_model, spec_data
 from support.releases import HEAD, NEXT, next_release, this_release
 from support.service import WITH_WORKERS, Service, checkpoint_digests
-from support.site import until
+from support.waiting import until
 
 OLDER = Path(__file__).with_name("older")
 BLOCKS = 8

@@ -10,7 +10,8 @@ from sqlalchemy import update
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.schema import jobs
 from secateur_service.jobs.states import JobState
-from support.site import Site, ended, until
+from support.site import Site, ended
+from support.waiting import until
 
 
 @pytest.fixture
@@ -91,13 +92,13 @@ def test_a_worker_for_a_superseded_attempt_writes_nothing_and_exits_as_fenced(si
     assert site.store.get(job_id) == before
 
 
-def test_a_slot_that_an_orphan_holds_makes_the_attempt_fail_transiently(site):
+def test_a_slot_that_an_orphan_holds_ends_the_attempt_uncharged(site):
     slot = site.settings.data_dir / "slots" / "0.lock"
     slot.parent.mkdir(parents=True)
     with slot.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         job_id, worker = start(site, "finish")
-        assert exit_code(worker) == 11
+        assert exit_code(worker) == 13
     last = site.events(job_id, EventKind.STATE)[-1]
     assert (last["state"], last["failure"]["reason"]) == ("QUEUED", "SLOT_IN_USE")
 

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from pathlib import Path
 
 from secateur_service.execution.local import LocalExecutor
@@ -26,21 +25,23 @@ class Site:
         self.store = open_job_store(self.settings.database_url)
         self.dispatchers = []
 
-    def executor(self, behaviour):
-        command = (sys.executable, str(TESTS / "support" / "toy_worker.py"), behaviour)
+    def executor(self, behaviour, *, late=False):
+        program = "late_worker.py" if late else "toy_worker.py"
+        command = (sys.executable, str(TESTS / "support" / program), behaviour)
         return LocalExecutor(self.settings, command=command, environment={"PYTHONPATH": PYTHONPATH})
 
-    def dispatcher(self, behaviour="finish", **kwargs):
+    def dispatcher(self, behaviour="finish", *, late=False, **kwargs):
         settings = self.settings
         given = {
             "lease_seconds": settings.lease_seconds,
+            "start_seconds": settings.start_seconds,
             "poll_seconds": settings.poll_seconds,
             "drain_seconds": settings.drain_seconds,
             "cancel_grace_seconds": settings.cancel_grace_seconds,
             "backoff": Backoff(settings.retry_base_seconds, settings.retry_max_seconds),
             **kwargs,
         }
-        dispatcher = Dispatcher(self.store, self.executor(behaviour), owner="test", **given)
+        dispatcher = Dispatcher(self.store, self.executor(behaviour, late=late), owner="test", **given)
         self.dispatchers.append(dispatcher)
         return dispatcher
 
@@ -59,16 +60,6 @@ class Site:
 
     def states(self, job_id):
         return [body["state"] for body in self.events(job_id, EventKind.STATE)]
-
-
-def until(condition, dispatcher=None, *, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "this did not happen in time"
-        if dispatcher is not None:
-            dispatcher.reconcile()
-        time.sleep(0.02)
-    return found
 
 
 def ended(site, job_id):

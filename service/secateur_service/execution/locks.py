@@ -12,7 +12,7 @@ import os
 import time
 from pathlib import Path
 
-from secateur_service.errors import TransientError
+from secateur_service.errors import PreemptedError
 
 _RETRY_SECONDS = 0.1
 
@@ -26,14 +26,14 @@ def hold_until_exit(path: Path, *, wait_seconds: float, reason: str) -> None:
     """Take the exclusive lock of an existing file or folder and keep it as long as this process lives.
 
     Raises:
-        TransientError: with the given reason when another process still holds it after `wait_seconds`.
+        PreemptedError: with the given reason when another process still holds it after `wait_seconds`.
     """
     descriptor = os.open(path, os.O_RDONLY)
     deadline = time.monotonic() + wait_seconds
     while not _acquire(descriptor, fcntl.LOCK_EX):
         if time.monotonic() > deadline:
             os.close(descriptor)
-            raise TransientError(
+            raise PreemptedError(
                 f"another worker of this machine still holds {path}; the job waits until it has ended", reason=reason
             )
         time.sleep(_RETRY_SECONDS)

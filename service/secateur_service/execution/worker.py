@@ -1,13 +1,15 @@
 """One attempt of one job in a process of its own, from its claim to its end in the store.
 
-The worker takes the locks of its device slot and of the job's work directory, keeps the lease, runs the pipeline and
-writes how it ended under the attempt's fence. Its exit code repeats the end for the case that the store cannot be
-reached then; the dispatcher writes it instead.
+The worker loads what it needs before its first heartbeat: until then whoever started it keeps its lease, so that a
+slow start costs nothing. Then it keeps the lease itself, takes the locks of its device slot and of the job's work
+directory, runs the pipeline and writes how it ended under the attempt's fence. Its exit code repeats the end for the
+case that the store cannot be reached then; the dispatcher writes it instead.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,6 +29,7 @@ from secateur_service.errors import (
     FencedError,
     NotFoundError,
     PermanentError,
+    PreemptedError,
     TransientError,
 )
 from secateur_service.execution.exits import attempt_error, end_of_error
@@ -103,6 +106,9 @@ def run_attempt(settings: Settings, job_id: str, attempt: int, slot: int, *, pip
     """
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     structlog.contextvars.bind_contextvars(job=job_id, attempt=attempt)
+    # Nothing has begun that would have to be put in order.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(PreemptedError.exit_code))
+    pipeline = pipeline or _real_pipeline()
     with contextlib.closing(open_job_store(settings.database_url)) as store:
         lease = Lease(store, job_id, attempt, lease_seconds=settings.lease_seconds)
         signal.signal(signal.SIGTERM, lambda _number, _frame: lease.preempt())
@@ -127,7 +133,7 @@ def _run_to_end(
     job_id: str,
     attempt: int,
     slot: int,
-    pipeline: Pipeline | None,
+    pipeline: Pipeline,
 ) -> tuple[int, Path | None]:
     """Run the attempt and write its end; the exit code, and the work directory where nobody needs it any more."""
     job = store.get(job_id)
@@ -136,7 +142,7 @@ def _run_to_end(
         workdir = _take_locks(settings.data_dir, slot, job_id)
         lease.check()
         with _attempt_span(job):
-            result = _run_pipeline(settings, store, lease, job, workdir, slot, pipeline or _real_pipeline())
+            result = _run_pipeline(settings, store, lease, job, workdir, slot, pipeline)
             lease.insist(lambda: store.succeed(job_id, attempt, result))
         faults.reached("worker.succeeded")
     except Exception as error:

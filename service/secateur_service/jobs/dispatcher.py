@@ -18,6 +18,7 @@ import structlog
 
 from secateur_service.errors import FencedError, NotFoundError, TransientError
 from secateur_service.execution.exits import AttemptEnd, end_of_process
+from secateur_service.execution.lease import HEARTBEATS_PER_LEASE
 from secateur_service.execution.port import Executor, Worker, WorkerExit
 from secateur_service.jobs.backoff import Backoff
 from secateur_service.jobs.job import Failure, Job
@@ -35,9 +36,18 @@ _WIND_UP_SECONDS = 10.0
 
 @dataclass
 class _Running:
-    """A worker of this dispatcher, and what was done to stop it."""
+    """A worker of this dispatcher, and what was done to keep and to stop it.
+
+    Attributes:
+        started: when its process was started.
+        kept: when its lease was last extended here.
+        begun: its lease is its own business, for it was heard of, or its job is not its any more.
+    """
 
     worker: Worker
+    started: float
+    kept: float
+    begun: bool = False
     unwanted_in: JobState | None = None
     unwanted_since: float = 0.0
     stop_asked: bool = False
@@ -53,6 +63,7 @@ class Dispatcher:
         *,
         owner: str,
         lease_seconds: float = 30.0,
+        start_seconds: float = 300.0,
         poll_seconds: float = 1.0,
         drain_seconds: float = 45.0,
         cancel_grace_seconds: float = 60.0,
@@ -68,20 +79,24 @@ class Dispatcher:
             store: the jobs.
             executor: where workers run.
             owner: names this replica in the store, for operators.
-            lease_seconds: first lease of a claimed job; the worker extends it.
+            lease_seconds: first lease of a claimed job; extended here until the worker has sent a heartbeat, and then
+                by the worker.
+            start_seconds: how long a worker may take from its start to its first heartbeat.
             poll_seconds: time between two passes of the loop.
             drain_seconds: how long a worker that was told to stop may take before it is killed.
             cancel_grace_seconds: how long a worker may run on whose attempt should not run any more.
             stall_seconds: an attempt without an event for so long is given up; 0 for never.
             backoff: waits after failures that are charged.
             on_fenced: called for a worker that ended because another attempt owns its job.
-            monotonic: clock for the graces.
+            monotonic: clock for starts and graces.
             rng: source of the jitter.
         """
         self._store = store
         self._executor = executor
         self._owner = owner
         self._lease_seconds = lease_seconds
+        self._keep_seconds = lease_seconds / HEARTBEATS_PER_LEASE
+        self._start_seconds = start_seconds
         self._poll_seconds = poll_seconds
         self._drain_seconds = drain_seconds
         self._cancel_grace_seconds = cancel_grace_seconds
@@ -129,7 +144,11 @@ class Dispatcher:
             _log.error("job is left to its lease", job=running.worker.job_id, attempt=running.worker.attempt)
 
     def reconcile(self) -> None:
-        """One pass. What fails is logged and tried again by the next pass; it does not hinder the rest of this one."""
+        """One pass. What fails is logged and tried again by the next pass; it does not hinder the rest of this one.
+
+        Leases are extended before they expire, so that a pass that comes late loses none of its own.
+        """
+        self._keep_starting()
         for action, expire in self._expiries.items():
             with self._survived(action):
                 for job in expire():
@@ -145,8 +164,40 @@ class Dispatcher:
     def _loop(self) -> None:
         while not self._stopping.is_set():
             self.reconcile()
-            self._wake.wait(self._poll_seconds)
+            starting = any(not running.begun for running in self._running)
+            self._wake.wait(min(self._poll_seconds, self._keep_seconds) if starting else self._poll_seconds)
             self._wake.clear()
+
+    def _keep_starting(self) -> None:
+        for running in self._running:
+            if not running.begun:
+                with self._survived("keep the lease of a worker that starts", running.worker):
+                    self._keep_lease(running)
+
+    def _keep_lease(self, running: _Running) -> None:
+        """Do what the worker cannot do before it is up: loading its libraries can take longer than a lease."""
+        worker, now = running.worker, self._monotonic()
+        overdue = now - running.started >= self._start_seconds
+        if worker.poll() is not None or (now - running.kept < self._keep_seconds and not overdue):
+            return
+        try:
+            running.begun = not self._store.keep_starting(
+                worker.job_id, worker.attempt, lease_seconds=self._lease_seconds
+            )
+        except FencedError:
+            running.begun = True  # and unwanted
+        running.kept = now
+        if overdue and not running.begun:
+            worker.kill()
+            running.begun = True
+            message = (
+                f"the worker's process sent no heartbeat within {self._start_seconds:g} s of its start; its machine "
+                "is overloaded or its disk slow: look into it, or raise start_seconds"
+            )
+            _log.warning("worker did not begin in time", job=worker.job_id, attempt=worker.attempt)
+            job = self._job(worker)
+            if job is not None and _owns(worker, job):
+                self._release(job, AttemptEnd(Failure("START_TIMEOUT", message, retryable=True), charged=False))
 
     def _reap(self) -> None:
         for running in list(self._running):
@@ -210,7 +261,8 @@ class Dispatcher:
                 self._release(job, AttemptEnd(Failure("WORKER_NOT_STARTED", message, retryable=True), charged=True))
                 return
             _log.info("worker started", job=job.id, attempt=job.attempt, slot=slot)
-            self._running.append(_Running(worker))
+            now = self._monotonic()
+            self._running.append(_Running(worker, started=now, kept=now))
 
     def _job(self, worker: Worker) -> Job | None:
         """The worker's job, None where it was deleted."""
@@ -238,6 +290,7 @@ class Dispatcher:
         self._reap()
         while self._running and self._monotonic() < deadline:
             time.sleep(_POLL_WHILE_DRAINING_SECONDS)
+            self._keep_starting()
             self._reap()
 
     @contextlib.contextmanager

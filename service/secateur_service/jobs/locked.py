@@ -116,16 +116,28 @@ class LockedJob:
         self.add_event(EventKind.STATE, state_body(self.state, "accepted"))
 
     def claim(self, *, owner: str, lease_seconds: float) -> None:
-        """Begin the next attempt."""
+        """Start the next attempt."""
         if self._row["start_time"] is None:
             self.set(start_time=self.now, run_deadline=run_deadline(self._row, self.now))
-        self.set(attempt=self.attempt + 1, owner=owner)
+        self.set(attempt=self.attempt + 1, owner=owner, heartbeat=None)
         self.extend_lease(lease_seconds)
         self.move(JobState.RUNNING, f"attempt {self.attempt} started")
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the attempt's worker has sent a heartbeat."""
+        return self._row["heartbeat"] is not None
+
     def extend_lease(self, lease_seconds: float) -> None:
-        """The owner was heard of."""
-        self.set(heartbeat=self.now, lease_end=self.now + round(lease_seconds * 1000))
+        """The lease ends so much later than now."""
+        self.set(lease_end=self.now + round(lease_seconds * 1000))
+
+    def beat(self, lease_seconds: float) -> None:
+        """The worker was heard of."""
+        if not self.has_begun:
+            self.set(last_event_time=self.now)  # its work can stall from now on, however long its start took
+        self.set(heartbeat=self.now)
+        self.extend_lease(lease_seconds)
 
     def end_attempt(self, failure: Failure, *, charged: bool, delay_seconds: float) -> None:
         """Put the job back into the queue or end it, as `JobStore.release` says."""

@@ -82,8 +82,15 @@ class JobStore(Protocol):
         What a newer release admitted is left to its replicas where this one does not know the format.
         """
 
+    def keep_starting(self, job_id: str, attempt: int, *, lease_seconds: float) -> bool:
+        """Extend the lease of an attempt whose worker is still to send its first heartbeat (fenced).
+
+        Returns:
+            False once the worker has sent one: the lease is its own business then, and stays as it is.
+        """
+
     def heartbeat(self, job_id: str, attempt: int, *, lease_seconds: float) -> Heartbeat:
-        """Extend the lease (fenced)."""
+        """Extend the lease (fenced). The first heartbeat is the attempt's beginning."""
 
     def append(self, job_id: str, attempt: int, events: Sequence[tuple[EventKind, dict[str, Any]]]) -> None:
         """Append events (fenced); STAGE and PROGRESS also update the job. Long log texts are cut.
@@ -132,13 +139,16 @@ class JobStore(Protocol):
         """
 
     def expire_leases(self) -> list[Job]:
-        """Release every job whose lease has run out, as a charged failure with reason LEASE_EXPIRED."""
+        """Release every job whose lease has run out, with reason LEASE_EXPIRED; charged where its attempt had begun."""
 
     def expire_deadlines(self) -> list[Job]:
         """Fail every job whose time is over, unless its result is committed or it is being cancelled."""
 
     def expire_stalled(self, stall_seconds: float) -> list[Job]:
-        """Release every running job that had no event for so long, as a charged failure with reason STALLED."""
+        """Release every running job that had no event for so long, as a charged failure with reason STALLED.
+
+        An attempt that has not begun cannot stall.
+        """
 
     def events(self, job_id: str, *, after: int, limit: int) -> list[Event]:
         """Events of a job with a larger sequence number, in order."""
@@ -162,7 +172,7 @@ class JobStore(Protocol):
         """How long the oldest job that is due has waited, whoever can run it; 0 when the queue is empty."""
 
     def max_heartbeat_age_seconds(self) -> float:
-        """Age of the oldest heartbeat of the running jobs; 0 when none runs."""
+        """Age of the oldest heartbeat of the running jobs; 0 when none runs. Attempts that start have none."""
 
     def close(self) -> None:
         """Close all connections."""

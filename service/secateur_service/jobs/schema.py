@@ -57,7 +57,7 @@ jobs = Table(
     Column("max_attempts", Integer, nullable=False),
     Column("owner", String(256)),
     Column("lease_end", BigInteger),
-    Column("heartbeat", BigInteger),
+    Column("heartbeat", BigInteger),  # the newest of the current attempt's worker; none while it starts
     Column("not_before", BigInteger, nullable=False),  # since when, or from when, a queued job may be claimed
     Column("failure", Plain),
     Column("result", Plain),

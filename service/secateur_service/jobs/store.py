@@ -212,10 +212,23 @@ class SqlJobStore:
             job.save()
             return job.snapshot()
 
-    def heartbeat(self, job_id: str, attempt: int, *, lease_seconds: float) -> Heartbeat:
-        """Extend the lease (fenced)."""
+    def keep_starting(self, job_id: str, attempt: int, *, lease_seconds: float) -> bool:
+        """Extend the lease of an attempt whose worker is still to send its first heartbeat (fenced).
+
+        Returns:
+            False once the worker has sent one: the lease is its own business then, and stays as it is.
+        """
         with self._owned(job_id, attempt) as job:
+            if job.has_begun:
+                return False
             job.extend_lease(lease_seconds)
+            job.save()
+            return True
+
+    def heartbeat(self, job_id: str, attempt: int, *, lease_seconds: float) -> Heartbeat:
+        """Extend the lease (fenced). The first heartbeat is the attempt's beginning."""
+        with self._owned(job_id, attempt) as job:
+            job.beat(lease_seconds)
             job.save()
             return Heartbeat(cancel_requested=job.state is JobState.CANCELLING)
 
@@ -318,10 +331,10 @@ class SqlJobStore:
             return job.snapshot()
 
     def expire_leases(self) -> list[Job]:
-        """Release every job whose lease has run out, as a charged failure with reason LEASE_EXPIRED."""
+        """Release every job whose lease has run out, with reason LEASE_EXPIRED; charged where its attempt had begun."""
         expired = and_(jobs.c.state.in_(_OWNED), jobs.c.lease_end < self._database.now)
         return self._change_all(
-            expired, lambda job: job.end_attempt(_lease_expired(job.attempt), charged=True, delay_seconds=0)
+            expired, lambda job: job.end_attempt(_lease_expired(job), charged=job.has_begun, delay_seconds=0)
         )
 
     def expire_deadlines(self) -> list[Job]:
@@ -335,9 +348,13 @@ class SqlJobStore:
         ]
 
     def expire_stalled(self, stall_seconds: float) -> list[Job]:
-        """Release every running job that had no event for so long, as a charged failure with reason STALLED."""
+        """Release every running job that had no event for so long, as a charged failure with reason STALLED.
+
+        An attempt that has not begun cannot stall.
+        """
         since = self._database.now - round(stall_seconds * 1000)
-        stalled = and_(jobs.c.state == JobState.RUNNING.value, jobs.c.last_event_time < since)
+        begun = and_(jobs.c.state == JobState.RUNNING.value, jobs.c.heartbeat.is_not(None))
+        stalled = and_(begun, jobs.c.last_event_time < since)
         failure = Failure("STALLED", f"nothing was heard of the work for {stall_seconds:g} s", retryable=True)
         return self._change_all(stalled, lambda job: job.end_attempt(failure, charged=True, delay_seconds=0))
 
@@ -396,7 +413,7 @@ class SqlJobStore:
         return self._age(select(now - func.min(jobs.c.not_before)).where(_due(now)))
 
     def max_heartbeat_age_seconds(self) -> float:
-        """Age of the oldest heartbeat of the running jobs; 0 when none runs."""
+        """Age of the oldest heartbeat of the running jobs; 0 when none runs. Attempts that start have none."""
         now = self._database.now
         return self._age(select(now - func.min(jobs.c.heartbeat)).where(jobs.c.state.in_(_OWNED)))
 
@@ -459,9 +476,9 @@ def _not_found(job_id: str) -> NotFoundError:
     return NotFoundError(f"there is no job {job_id}", metadata={"job": job_id})
 
 
-def _lease_expired(attempt: int) -> Failure:
-    return Failure(
-        reason="LEASE_EXPIRED",
-        message=f"attempt {attempt} was not heard of until its lease ended; its machine or process is gone or stuck",
-        retryable=True,
-    )
+def _lease_expired(job: LockedJob) -> Failure:
+    if job.has_begun:
+        what = "was not heard of until its lease ended; its machine or process is gone or stuck"
+    else:
+        what = "had not begun when its lease ended; the server that started it is gone or stuck"
+    return Failure("LEASE_EXPIRED", f"attempt {job.attempt} {what}", retryable=True)

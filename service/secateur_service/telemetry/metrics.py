@@ -220,7 +220,9 @@ class _Families:
             f"{NAMESPACE}_queue_oldest_age_seconds", "How long the oldest job that is due has waited.", labels=[]
         )
         self.heartbeat_age = GaugeMetricFamily(
-            f"{NAMESPACE}_heartbeat_age_seconds", "Age of the oldest heartbeat of the running jobs.", labels=[]
+            f"{NAMESPACE}_heartbeat_age_seconds",
+            "Age of the oldest heartbeat of the running jobs, but for those that start.",
+            labels=[],
         )
         self.workdir_free = GaugeMetricFamily(
             f"{NAMESPACE}_workdir_free_bytes", "Free space where jobs work.", labels=[]

@@ -1,6 +1,7 @@
 import pytest
 
 from secateur_service.jobs.store import open_job_store
+from support.clock import Clock
 from support.jobs import new_job
 
 
@@ -16,16 +17,6 @@ def store(tmp_path):
 def job(store):
     store.create(new_job())
     return store.claim(owner="test", lease_seconds=60)
-
-
-class Clock:
-    """Time that passes only when it is told to."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

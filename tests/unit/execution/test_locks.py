@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from secateur_service.errors import TransientError
+from secateur_service.errors import PreemptedError
 from secateur_service.execution.locks import hold_until_exit, is_free
 
 HOLD = """
@@ -29,7 +29,7 @@ def test_a_lock_is_held_as_long_as_its_process_lives_and_no_longer(path):
     with subprocess.Popen([sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
         assert not is_free(path)
-        with pytest.raises(TransientError, match="still holds") as caught:
+        with pytest.raises(PreemptedError, match="still holds") as caught:
             hold_until_exit(path, wait_seconds=0.2, reason="SLOT_IN_USE")
         assert caught.value.reason == "SLOT_IN_USE"
         holder.kill()

@@ -1,5 +1,4 @@
 import sys
-import time
 
 import pytest
 import structlog
@@ -13,8 +12,9 @@ from secateur_service.jobs.job import Failure
 from secateur_service.jobs.store import open_job_store
 from secateur_service.settings import Settings
 from servers import S3Access
+from support.clock import let_pass
 from support.jobs import new_job
-from support.site import until
+from support.waiting import HANG_SECONDS, until
 
 PERMANENT = Failure(reason="BAD_MODEL", message="the model is bad", retryable=False)
 SHARD = "checkpoint/model-block-00000-aaaaaaaaaaaaaaaa.safetensors"
@@ -51,7 +51,7 @@ class House:
         self.objects.put_bytes(f"{job_id}/{SHARD}", b"weights", "application/octet-stream")
         if end:
             self.store.release(job_id, 1, PERMANENT)
-            time.sleep(0.02)
+            let_pass(self.store, 1)
         return job_id
 
     def left(self, job_id):
@@ -129,7 +129,6 @@ def test_rounds_go_on_until_it_is_stopped_and_are_told_of(house):
     job_id = house.job()
     until(lambda: not house.left(job_id)[0])
     janitor.stop()
-    count = len(rounds)
-    time.sleep(0.1)
-    assert len(rounds) == count
+    janitor._thread.join(HANG_SECONDS)
+    assert not janitor._thread.is_alive()
     assert sum(removed.leftovers for removed in rounds) == 1

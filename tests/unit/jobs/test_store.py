@@ -1,7 +1,6 @@
 """The store in one process; what several processes do to it is tests/integration/test_store_processes.py."""
 
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -19,14 +18,24 @@ from secateur_service.jobs.locked import MAX_UNCHARGED_ATTEMPTS
 from secateur_service.jobs.states import JobState
 from secateur_service.pipeline.observer import Progress, Stage
 from secateur_service.spec import PruneSpec
+from support.clock import let_pass
 from support.jobs import SPEC, block, new_job, result
+from support.waiting import HANG_SECONDS
 
 TRANSIENT = Failure(reason="NETWORK", message="the network is gone", retryable=True, details={"host": "a"})
 PERMANENT = Failure(reason="BAD_MODEL", message="the model is bad", retryable=False)
+LEASE = 600
 
 
-def claim(store, *, lease_seconds=30):
+def claim(store, *, lease_seconds=LEASE):
     return store.claim(owner="test", lease_seconds=lease_seconds)
+
+
+def begin(store):
+    """Claim a job, whose worker sends its first heartbeat."""
+    job = claim(store)
+    store.heartbeat(job.id, job.attempt, lease_seconds=LEASE)
+    return job
 
 
 def running(store, **kwargs):
@@ -132,15 +141,14 @@ def test_claims_take_the_oldest_job_first_and_each_job_once(store):
 
 def test_a_released_job_is_not_claimed_before_its_time_and_then_with_the_next_attempt(store):
     job = running(store)
-    store.release(job.id, 1, TRANSIENT, delay_seconds=0.3)
-    released = time.monotonic()
+    store.release(job.id, 1, TRANSIENT, delay_seconds=7200)
+    let_pass(store, 3600)
     assert claim(store) is None
     assert store.oldest_queued_age_seconds() == 0
-    while (again := claim(store)) is None:
-        time.sleep(0.01)
-    assert time.monotonic() - released >= 0.29
+    let_pass(store, 3600)
+    again = claim(store)
     assert again.attempt == 2
-    assert again.start_time == job.start_time
+    assert again.start_time == job.start_time - timedelta(hours=2)
 
 
 def test_a_job_fails_with_the_last_reason_when_its_charged_attempts_are_used_up(store):
@@ -261,49 +269,87 @@ def test_the_first_manifest_that_is_committed_holds_and_no_other_can_become_the_
 
 def test_a_lease_that_ran_out_releases_the_job_charged_and_fences_its_worker(store):
     store.create(new_job(max_attempts=2))
-    job = claim(store, lease_seconds=0.05)
+    job = begin(store)
     assert store.expire_leases() == []
-    time.sleep(0.1)
+    let_pass(store, LEASE)
     [expired] = store.expire_leases()
     assert (expired.id, expired.state, expired.charged_attempts) == (job.id, JobState.QUEUED, 1)
     with pytest.raises(FencedError):
         store.heartbeat(job.id, 1, lease_seconds=30)
-    claim(store, lease_seconds=0.05)
-    time.sleep(0.1)
+    begin(store)
+    let_pass(store, LEASE)
     store.expire_leases()
     assert store.get(job.id).failure.reason == "LEASE_EXPIRED"
 
 
+def test_a_lease_that_ran_out_before_the_first_heartbeat_is_not_charged(store):
+    store.create(new_job(max_attempts=1))
+    for attempt in range(1, MAX_UNCHARGED_ATTEMPTS + 1):
+        job = claim(store)
+        let_pass(store, LEASE)
+        [expired] = store.expire_leases()
+        assert (expired.state, expired.attempt, expired.charged_attempts) == (JobState.QUEUED, attempt, 0)
+        assert bodies(store, job.id, EventKind.STATE)[-1]["failure"]["reason"] == "LEASE_EXPIRED"
+    claim(store)
+    let_pass(store, LEASE)
+    assert [expired.state for expired in store.expire_leases()] == [JobState.FAILED]
+
+
+def test_whoever_started_an_attempt_keeps_its_lease_until_the_first_heartbeat_and_no_longer(store):
+    job = running(store)
+    for _ in range(5):
+        let_pass(store, 0.9 * LEASE)
+        assert store.keep_starting(job.id, 1, lease_seconds=LEASE)
+        assert store.expire_leases() == []
+    store.heartbeat(job.id, 1, lease_seconds=LEASE)
+    let_pass(store, 0.9 * LEASE)
+    assert not store.keep_starting(job.id, 1, lease_seconds=LEASE)
+    let_pass(store, 0.1 * LEASE)
+    assert [expired.charged_attempts for expired in store.expire_leases()] == [1]
+    with pytest.raises(FencedError):
+        store.keep_starting(job.id, 1, lease_seconds=LEASE)
+
+
+def test_every_attempt_has_a_start_of_its_own(store):
+    store.create(new_job())
+    job = begin(store)
+    store.release(job.id, 1, TRANSIENT)
+    claim(store)
+    assert store.max_heartbeat_age_seconds() == 0
+    assert store.keep_starting(job.id, 2, lease_seconds=LEASE)
+
+
 def test_a_cancelling_job_whose_lease_ran_out_is_cancelled(store):
     store.create(new_job())
-    job = claim(store, lease_seconds=0.05)
+    job = claim(store)
     store.request_cancel(job.id)
-    time.sleep(0.1)
+    let_pass(store, LEASE)
     assert [expired.state for expired in store.expire_leases()] == [JobState.CANCELLED]
     assert store.get(job.id).end_time is not None
 
 
 def test_a_heartbeat_keeps_the_lease(store):
     store.create(new_job())
-    job = claim(store, lease_seconds=0.05)
-    store.heartbeat(job.id, 1, lease_seconds=30)
-    time.sleep(0.1)
+    job = claim(store)
+    let_pass(store, 0.9 * LEASE)
+    store.heartbeat(job.id, 1, lease_seconds=LEASE)
+    let_pass(store, 0.9 * LEASE)
     assert store.expire_leases() == []
 
 
 def test_a_job_whose_time_is_over_fails_unless_its_result_is_committed_or_it_is_being_cancelled(store):
-    limits = {"queue_deadline_seconds": 1, "run_deadline_seconds": 1}
+    limits = {"queue_deadline_seconds": 3600, "run_deadline_seconds": 3600}
     at_work, requeued, committed, cancelled, begun, in_time, waiting = (
         store.create(new_job(**given)).id
-        for given in (limits, limits, limits, limits, {"queue_deadline_seconds": 1}, {}, limits)
+        for given in (limits, limits, limits, limits, {"queue_deadline_seconds": 3600}, {}, limits)
     )
     for _ in range(6):
         claim(store)
-    store.release(requeued, 1, TRANSIENT, delay_seconds=60)
+    store.release(requeued, 1, TRANSIENT, delay_seconds=7200)
     store.commit_manifest(committed, 1, "a" * 64)
     store.request_cancel(cancelled)
     assert store.expire_deadlines() == []
-    time.sleep(1.05)
+    let_pass(store, 3600)
     assert {job.id for job in store.expire_deadlines()} == {at_work, requeued, waiting}
     reasons = {job_id: store.get(job_id).failure.reason for job_id in (at_work, requeued, waiting)}
     assert reasons == {
@@ -320,12 +366,17 @@ def test_a_job_whose_time_is_over_fails_unless_its_result_is_committed_or_it_is_
 
 
 def test_an_attempt_that_tells_of_nothing_is_given_up_although_its_heart_beats(store):
-    silent, busy = running(store), running(store)
-    time.sleep(1.1)
-    store.heartbeat(silent.id, 1, lease_seconds=30)
+    silent, busy, starting = (running(store) for _ in range(3))
+    for job in (silent, busy):
+        store.heartbeat(job.id, 1, lease_seconds=LEASE)
+    let_pass(store, 3600)
+    for job in (silent, busy):
+        store.heartbeat(job.id, 1, lease_seconds=LEASE)
     store.append(busy.id, 1, [(EventKind.STAGE, {"stage": "PRUNING"})])
-    assert store.expire_stalled(60) == []
-    [stalled] = store.expire_stalled(1)
+    assert store.expire_stalled(7200) == []
+    [stalled] = store.expire_stalled(1800)
+    store.heartbeat(starting.id, 1, lease_seconds=LEASE)
+    assert store.expire_stalled(1800) == []
     assert (stalled.id, stalled.state, stalled.charged_attempts) == (silent.id, JobState.QUEUED, 1)
     assert bodies(store, silent.id, EventKind.STATE)[-1]["failure"]["reason"] == "STALLED"
 
@@ -474,21 +525,21 @@ def test_who_waits_for_a_change_hears_of_every_write_and_of_nothing_else(store):
 
 def test_who_waits_for_a_change_is_woken_by_it(store):
     token = store.await_change(None, 0)
-    later = threading.Timer(0.3, lambda: store.create(new_job()))
-    began = time.monotonic()
-    later.start()
-    assert store.await_change(token, 60) != token
-    assert 0.2 < time.monotonic() - began < 30
-    later.join()
+    seen = []
+    waiting = threading.Thread(target=lambda: seen.append(store.await_change(token, 3600)))
+    waiting.start()
+    store.create(new_job())
+    waiting.join(HANG_SECONDS)
+    assert seen not in ([], [token])
 
 
 def test_figures_of_the_queue_count_what_is_there(store):
     assert set(store.count_by_state().values()) == {0}
     assert (store.oldest_queued_age_seconds(), store.max_heartbeat_age_seconds()) == (0, 0)
-    running(store)
+    store.heartbeat(running(store).id, 1, lease_seconds=LEASE)
     store.create(new_job())
-    time.sleep(0.05)
+    let_pass(store, 3600)
     counted = store.count_by_state()
     assert (counted[JobState.RUNNING], counted[JobState.QUEUED], counted[JobState.FAILED]) == (1, 1, 0)
-    assert 0.04 <= store.oldest_queued_age_seconds() < 5
-    assert 0.04 <= store.max_heartbeat_age_seconds() < 5
+    assert 3600 <= store.oldest_queued_age_seconds() < 7200
+    assert 3600 <= store.max_heartbeat_age_seconds() < 7200
