@@ -44,12 +44,11 @@ def kind_of(name: str) -> str | None:
     return next((kind for kind in KINDS if name.endswith(kind)), None)
 
 
-def archive_ending(name: str) -> str | None:
-    """What makes the name of a file that of an archive; None where it is none."""
-    plain = name
+def is_archive(name: str) -> bool:
+    """Whether a file has to be unpacked before it can be read."""
     for compression in COMPRESSIONS:
-        plain = plain.removesuffix(compression)
-    return next((name[len(plain) - len(end) :] for end in ARCHIVES if plain.endswith(end)), None)
+        name = name.removesuffix(compression)
+    return name.endswith(ARCHIVES)
 
 
 def rows_of(path: Path, text_field: str, reading: Reading) -> Iterator[Row]:
@@ -75,7 +74,7 @@ def _text_rows(path: Path, reading: Reading) -> Iterator[Row]:
             line = file.readline(_PIECE_BYTES)
             if not line:
                 return
-            reading.look()
+            reading.look(len(line))
             place = f"{path.name}, line {number}"
             if number == 1:
                 _check_encoding(path, line)
@@ -84,13 +83,13 @@ def _text_rows(path: Path, reading: Reading) -> Iterator[Row]:
                 if text.strip(AROUND):
                     yield Row(place, text)
             else:
-                pieces = _pieces(file, line, place)
+                pieces = _pieces(file, line, place, reading)
                 yield Row(place, pieces)
                 for _ in pieces:  # whoever asks for the next line has read this one
                     pass
 
 
-def _pieces(file: IO[bytes], first: bytes, place: str) -> Iterator[str]:
+def _pieces(file: IO[bytes], first: bytes, place: str, reading: Reading) -> Iterator[str]:
     """The pieces of a line, of which one has been read."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     raw = first
@@ -103,6 +102,7 @@ def _pieces(file: IO[bytes], first: bytes, place: str) -> Iterator[str]:
         if is_last:
             return
         raw = file.readline(_PIECE_BYTES)
+        reading.look(len(raw))
 
 
 def _json_rows(path: Path, text_field: str, reading: Reading) -> Iterator[Row]:
@@ -111,7 +111,7 @@ def _json_rows(path: Path, text_field: str, reading: Reading) -> Iterator[Row]:
             line = file.readline(MAX_JSON_BYTES + 1)
             if not line:
                 return
-            reading.look()
+            reading.look(len(line))
             place = f"{path.name}, line {number}"
             if number == 1:
                 _check_encoding(path, line)

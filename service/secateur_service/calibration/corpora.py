@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from secateur_service.calibration.containers import archive_ending, kind_of, rows_of
+from secateur_service.calibration.containers import is_archive, kind_of, rows_of
 from secateur_service.calibration.documents import CorpusRefusedError, Reading, Render, documents_of
 from secateur_service.calibration.languages import parse_language, spelling_of
 
@@ -153,12 +153,12 @@ def _named(path: Path | PurePosixPath) -> tuple[str, str] | None:
 
     None where it holds no text, or where its name is no language's.
     """
-    ending = kind_of(path.name) or archive_ending(path.name)
+    ending = kind_of(path.name) or ("." if is_archive(path.name) else None)
     if ending is None or path.name.startswith("."):
         return None
     if len(path.parts) > 2:
         return None
-    spelling = path.name[: path.name.rindex(ending)] if len(path.parts) == 1 else path.parts[0]
+    spelling = path.name[: path.name.index(ending)] if len(path.parts) == 1 else path.parts[0]
     try:
         return parse_language(spelling), spelling
     except ValueError:

@@ -35,7 +35,9 @@ Raises ValueError where it cannot.
 BYTE_ORDER_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 AROUND = BYTE_ORDER_MARK + "".join(filter(str.isspace, map(chr, range(sys.maxunicode + 1))))
 """What does not belong to a text at its beginning and its end: all white space, as str.strip takes it, and the mark."""
-_CHECK_ROWS = 512
+_CHECK_BYTES = 1 << 20
+# What a row costs beside its bytes.
+_ROW_BYTES = 1 << 10
 # A corpus without an end is judged now and then, because its end never comes.
 _JUDGE_ROWS = 4096
 _MOST_FIELDS = 20
@@ -102,15 +104,16 @@ class Reading:
     rows: int = 0
     without_text: int = 0
     cut: int = 0
-    _looks: int = 0
+    _unchecked: int = _CHECK_BYTES
     _first: str = ""
     _fields: dict[str, None] = field(default_factory=dict)
 
-    def look(self) -> None:
-        """Tell that a line, a row or a piece of one was read."""
-        if self._looks % _CHECK_ROWS == 0:
+    def look(self, size: int = 0) -> None:
+        """Tell that a line, a row or a piece of one was read, of so many bytes or characters."""
+        self._unchecked += _ROW_BYTES + size
+        if self._unchecked >= _CHECK_BYTES:
+            self._unchecked = 0
             self.check()
-        self._looks += 1
 
     def skip(self, row: Row, found: str) -> None:
         """Count a row without text."""
@@ -185,57 +188,53 @@ def rendered(render: Render, content: Any) -> Rendered:
     return text
 
 
-def parts(pieces: Iterable[str]) -> Iterator[str]:
+def parts(pieces: Iterable[str], most: int = LONGEST_CHARACTERS) -> Iterator[str]:
     """The documents that a text is: itself, or its parts where it is long; none where it is empty.
 
     Args:
         pieces: of the text, which may be cut into them anywhere. No more than one of them and a few parts are held.
+        most: characters that a part may have.
     """
-    most = LONGEST_CHARACTERS
     rest = ""
     for piece in pieces:
         rest += piece
         # Beyond twice the length it is certain that a cut is needed, whatever white space may end the text.
         start = 0
         while len(rest) - start > 2 * most:
-            part, start = _next_part(rest, start)
+            part, start = _next_part(rest, start, most)
             if part:
                 yield part
         rest = rest[start:] if start else rest
     start, end = 0, len(rest.rstrip(AROUND))
     rest = rest[:end]
     while len(rest) - start > most:
-        part, start = _next_part(rest, start)
+        part, start = _next_part(rest, start, most)
         if part:
             yield part
     if part := rest[start:].strip(AROUND):
         yield part
 
 
-def _next_part(text: str, start: int) -> tuple[str, int]:
+def _next_part(text: str, start: int, most: int) -> tuple[str, int]:
     """A part of a text that is longer than one, and where the rest begins."""
-    most = LONGEST_CHARACTERS
     head = text[start : start + 2 * most]
     lead = len(head) - len(head.lstrip(AROUND))
     if lead:  # what stands before a text is none of it, however long it is
         return "", start + lead
     if not head[most:].strip(AROUND):
         return head[:most].strip(AROUND), start + most
-    at = _cut(head[: most + _LONGEST_CLUSTER])
+    at = _cut(head, most)
     return head[:at].strip(AROUND), start + at
 
 
-def _cut(head: str) -> int:
+def _cut(head: str, most: int) -> int:
     """Where to cut a text of which the beginning is given: in the second half of what a part may be."""
-    most = LONGEST_CHARACTERS
     for place in _PLACES:
         ends = [found.end() for found in place.finditer(head, most // 2, most)]
         if ends:
             return ends[-1]
-    at = most
-    while at > most - _LONGEST_CLUSTER and _is_inside(head, at):
-        at -= 1
-    return at if at > most - _LONGEST_CLUSTER else most
+    first = max(most // 2, most - _LONGEST_CLUSTER)
+    return next((at for at in range(most, first, -1) if not _is_inside(head, at)), most)
 
 
 def _is_inside(text: str, at: int) -> bool:
@@ -269,7 +268,7 @@ def _parts_of(row: Row, render: Render | None, reading: Reading) -> Iterator[str
             yield made
         return
     for part in parts([_whole(content)] if isinstance(content, str) else content):
-        reading.look()
+        reading.look(len(part))
         yield rendered(render, part) if render else part
 
 
