@@ -18,7 +18,8 @@ from secateur_service.calibration.languages import spelling_of
 from secateur_service.calibration.presets import PresetReference, parse_preset
 from secateur_service.destination import DestinationRefusedError, lies_below, parse_destination
 from secateur_service.errors import FieldViolation, InvalidSpecError
-from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, checkpoint_files, open_checkpoint
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, open_checkpoint
+from secateur_service.models.files import checkpoint_files
 from secateur_service.models.safetensors import TensorInfo
 from secateur_service.pipeline.estimate import estimate_cost
 from secateur_service.pipeline.outcome import Estimate

@@ -136,7 +136,7 @@ def a_sparse_giant(folder):
 
 MODELS = {
     "only a pickle": (only_a_pickle, "no safetensors checkpoint"),
-    "a pickle named by the index": (a_pickle_as_a_shard, "claims a header|malformed"),
+    "a pickle named by the index": (a_pickle_as_a_shard, "never opened"),
     "code of its own": (edited(auto_map={"AutoModelForCausalLM": "evil.Model"}), "never run"),
     "an unknown architecture": (edited(model_type="evil"), "not supported"),
     "no weights at all": (weights(b""), "too short"),

@@ -5,7 +5,7 @@ import pytest
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.artifacts import open_store
 from secateur_service.errors import InvalidSpecError, PermanentError
-from secateur_service.models.checkpoint import checkpoint_files
+from secateur_service.models.files import checkpoint_files
 from secateur_service.settings import Settings
 from secateur_service.sources import ReferenceRefusedError, open_sources
 from secateur_service.sources import hub as hub_module

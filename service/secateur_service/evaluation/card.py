@@ -7,63 +7,78 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
+from collections.abc import Iterable
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+import langcodes
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from secateur_service.evaluation.html import mean_ratio, model_name, target
 from secateur_service.evaluation.report import Report
+from secateur_service.models.license import License
 from secateur_service.pruning.methods import label
+from secateur_service.sources.reference import HubReference, ReferenceRefusedError, parse_reference
 
-_MAX_CARD_BYTES = 2**20
+# Codes of ISO 639 that name no language.
+_NO_LANGUAGE = ("mis", "mul", "und", "zxx")
 
 
-def render_card(report: Report, *, license_id: str | None = None) -> bytes:
+def render_card(report: Report, license_: License | None = None) -> bytes:
     """Render the card.
 
     Args:
         report: The figures.
-        license_id: The base model's license, as its own card names it (`read_license`); None where it is not known.
+        license_: The base model's license, as its own card names it; None where it is not known.
     """
-    return (_front_matter(report, license_id) + "\n" + _body(report, license_id)).encode()
+    return (_front_matter(report, license_) + "\n" + _body(report, license_)).encode()
 
 
-def read_license(folder: Path) -> str | None:
-    """The license that the card of a model in `folder` declares; None where there is no card or it declares none."""
-    card = folder / "README.md"
-    if not card.is_file() or card.stat().st_size > _MAX_CARD_BYTES:
-        return None
-    match = re.match(r"---\s*\n(.*?)\n---\s*\n", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
-    if match is None:
+def base_model(uri: str) -> str | None:
+    """The base model as hubs name it, `org/name`; None of models that lie elsewhere."""
+    if not uri.startswith("hf://"):
         return None
     try:
-        declared = YAML(typ="safe", pure=True).load(match[1])
-    except YAMLError:
+        reference = parse_reference(uri)
+        if not isinstance(reference, HubReference) or reference.kind != "model":
+            return None
+        validate_repo_id(reference.repository)
+    except (ReferenceRefusedError, HFValidationError):
         return None
-    license_id = declared.get("license") if isinstance(declared, dict) else None
-    return license_id if isinstance(license_id, str) else None
+    return reference.repository
 
 
-def base_model(uri: str) -> str:
-    """The base model as hubs name it: `org/name` of an `hf` URI, else the last part of the URI."""
-    return uri.removeprefix("hf://") if uri.startswith("hf://") else model_name(uri)
+def languages_of(tags: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Languages as hubs take them: codes of ISO 639, and the tags of BCP 47 that say more than such a code."""
+    codes, others = [], []
+    for tag in tags:
+        code = langcodes.standardize_tag(tag).partition("-")[0]
+        names_one = re.fullmatch("[a-z]{2,3}", code) and code not in _NO_LANGUAGE and not "qaa" <= code <= "qtz"
+        if names_one:
+            codes.append(code)
+        if tag != code or not names_one:
+            others.append(tag)
+    return list(dict.fromkeys(codes)), others
 
 
-def _front_matter(report: Report, license_id: str | None) -> str:
+def _front_matter(report: Report, license_: License | None) -> str:
     """YAML; strings are written as JSON, which YAML contains, so that no value can break out of its place."""
-    languages = [entry.language for entry in report.calibration if entry.weight > 0]
-    tags = ["secateur", "pruned", "sparse", report.spec["pruning"]["method"]]
-    lines = ["---", f"base_model: {_quoted(base_model(report.model.uri))}"]
-    if license_id is not None:
-        lines.append(f"license: {_quoted(license_id)}")
-    lines += ["library_name: transformers", "pipeline_tag: text-generation", "language:"]
-    lines += [f"- {_quoted(language)}" for language in languages]
-    lines += ["tags:", *(f"- {_quoted(tag)}" for tag in tags), "---", ""]
+    codes, others = languages_of(entry.language for entry in report.calibration if entry.weight > 0)
+    fields: dict[str, object] = {
+        "base_model": base_model(report.model.uri),
+        "license": license_ and license_.identifier,
+        "license_name": license_ and license_.name,
+        "license_link": license_ and license_.link,
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "language": codes,
+        "language_bcp47": others,
+        "tags": ["secateur", "pruned", "sparse", report.spec["pruning"]["method"]],
+    }
+    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in fields.items() if value), "---", ""]
     return "\n".join(lines)
 
 
-def _body(report: Report, license_id: str | None) -> str:
+def _body(report: Report, license_: License | None) -> str:
     pruning, calibration = report.spec["pruning"], report.spec["calibration"]
     name = _plain(model_name(report.model.uri))
     mix = ", ".join(f"{_plain(entry.language)} {entry.weight:.0%}" for entry in report.calibration if entry.weight > 0)
@@ -75,8 +90,8 @@ def _body(report: Report, license_id: str | None) -> str:
     )
     verdicts = "\n".join(f"- {_plain(verdict.message)}" for verdict in report.verdicts)
     inherited = (
-        f"The base model's card names its license as {_plain(license_id)}; it applies to this model too."
-        if license_id is not None
+        f"The base model's card names its license as {_plain(license_.label)}; it applies to this model too."
+        if license_ is not None
         else "The base model does not name its license in a form that could be carried over; look it up before use."
     )
     revision = report.spec.get("model", {}).get("revision")
@@ -131,10 +146,6 @@ tokenizer = AutoTokenizer.from_pretrained("checkpoint")
 - Languages that are neither in the mix nor in the table were not measured; expect them to have lost more.
 - The limits, biases and terms of the base model remain. {inherited}
 """
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=True)
 
 
 def _plain(text: str) -> str:

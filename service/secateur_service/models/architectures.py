@@ -31,6 +31,8 @@ class Architecture:
         tied: whether the head is the embedding where the configuration does not say.
         excluded: names, in the checkpoint, of tensors of a block with two or more dimensions that stay as they are.
         renamed: (part of a module path, what the checkpoint has instead).
+        unread: names, below a block, of tensors that some checkpoints have and no loader reads.
+        base: the class without a head in transformers, where it is not called after `class_name`.
         experts: names of an expert's gate, up and down projection, in architectures that mix experts.
         returns_tuple: whether a block returns a tuple whose first item is the hidden states.
     """
@@ -44,11 +46,18 @@ class Architecture:
     renamed: tuple[tuple[str, str], ...] = ()
     experts: tuple[str, str, str] | None = None
     returns_tuple: bool = False
+    unread: tuple[str, ...] = ()
+    base: str | None = None
 
     @property
     def base_prefix(self) -> str:
         """What the base model's names begin with; some checkpoints leave it out."""
         return self.blocks.partition(".")[0] + "."
+
+    @property
+    def base_class(self) -> str:
+        """The class of the model without its head in transformers."""
+        return self.base or self.class_name.replace("ForCausalLM", "Model")
 
 
 def _always(*groups: tuple[str, ...]) -> Callable[[Config, int], Inputs]:
@@ -142,7 +151,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         experts=_QWEN_EXPERT,
     ),
     "gemma2": Architecture("Gemma2ForCausalLM", _LLAMA, tied=True),
-    "gemma3_text": Architecture("Gemma3ForCausalLM", _LLAMA, tied=True),
+    "gemma3_text": Architecture("Gemma3ForCausalLM", _LLAMA, tied=True, base="Gemma3TextModel"),
     "cohere": Architecture(
         "CohereForCausalLM",
         _COHERE,
@@ -160,7 +169,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         _always(*_fused("attention")),
         blocks="gpt_neox.layers",
         embedding="gpt_neox.embed_in",
-        excluded=("attention.bias",),  # not a bias but the causal mask, which early versions stored
+        unread=("attention.bias", "attention.masked_bias"),  # the causal mask, which early versions stored
         renamed=(("lm_head", "embed_out"),),
     ),
     "opt": Architecture(

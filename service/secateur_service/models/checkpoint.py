@@ -8,54 +8,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from secateur_service.bounded import JsonLimits, UnreadableJsonError, parse_json
 from secateur_service.models.architectures import ARCHITECTURES, Architecture
-from secateur_service.models.safetensors import (
-    MAX_HEADER_BYTES,
-    MAX_TENSORS,
-    MalformedCheckpointError,
-    TensorInfo,
-    UnsupportedTypeError,
-    header_bytes,
-    read_header,
-)
+from secateur_service.models.files import REFUSED
+from secateur_service.models.safetensors import TensorInfo
+from secateur_service.models.weights import CONFIG_LIMITS, ModelRefusedError, read_object, read_tensors
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
-# config.json: of models with a billion labels there is none; some quantised ones list every layer.
-CONFIG_LIMITS = JsonLimits(4 << 20, values=200_000)
-# One entry a tensor.
-INDEX_LIMITS = JsonLimits(32 << 20, values=4 * MAX_TENSORS, depth=8)
-_MAX_SHARDS = 4096
-
-COMPANIONS = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "LICENSE",
-)
-"""Files that belong to a model beside its weights and its configuration, and go with it unchanged."""
+__all__ = ["Checkpoint", "ModelRefusedError", "open_checkpoint"]
 
 # What maps hidden states to the vocabulary is called so in every supported architecture.
 _HEAD = "lm_head.weight"
-
-
-class ModelRefusedError(ValueError):
-    """The folder does not hold a model that can be pruned; the message says why and what to do."""
+# Rotary frequencies follow from the configuration.
+_UNREAD = ("rotary_emb.inv_freq",)
 
 
 @dataclass(frozen=True)
@@ -66,6 +35,8 @@ class Checkpoint:
         config: the content of config.json.
         tensors: all tensors by their name in the checkpoint.
         num_blocks: number of decoder blocks.
+        notes: what is unusual about its files, for the job's owner.
+        companions: where copies of the files that go with it lie, tokenizer and all; None before they were made.
     """
 
     folder: Path
@@ -73,11 +44,18 @@ class Checkpoint:
     architecture: Architecture
     tensors: dict[str, TensorInfo]
     num_blocks: int
+    notes: tuple[str, ...] = ()
+    companions: Path | None = None
 
     @property
     def model_type(self) -> str:
         """The `model_type` of transformers."""
         return str(self.config["model_type"])
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer lies."""
+        return self.companions or self.folder
 
     @property
     def size_bytes(self) -> int:
@@ -99,11 +77,21 @@ class Checkpoint:
     def head_name(self) -> str:
         """Name of the tensor that maps hidden states to the vocabulary: its own, or the embedding's where tied.
 
-        A head of its own wins over a configuration that says it is tied, as in transformers.
+        A head of its own may lie beside a configuration that says it is tied; then it holds the same values.
         """
-        if self._find(_HEAD) is None and self.config.get("tie_word_embeddings", self.architecture.tied):
+        if not self.stores_head and self.is_tied:
             return self.embedding_name
         return self.stored_name(_HEAD)
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the configuration says that the head is the embedding."""
+        return bool(self.config.get("tie_word_embeddings", self.architecture.tied))
+
+    @property
+    def stores_head(self) -> bool:
+        """Whether the checkpoint has a head of its own."""
+        return self._find(_HEAD) is not None
 
     @property
     def embedding_name(self) -> str:
@@ -199,20 +187,6 @@ class Checkpoint:
         return found
 
 
-def checkpoint_files(names: Collection[str]) -> list[str]:
-    """Those files of a folder, by their names, that make a checkpoint: tensors, configuration, tokenizer and card.
-
-    Some publishers put the same weights beside them in a form of their own (`consolidated`), or adapters.
-    """
-    return [
-        name
-        for name in names
-        if name in COMPANIONS
-        or name in ("config.json", "README.md", _INDEX)
-        or (name.endswith(".safetensors") and "/" not in name and not name.startswith(("consolidated", "adapter")))
-    ]
-
-
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Open a checkpoint folder and verify that it can be pruned.
 
@@ -220,13 +194,19 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         ModelRefusedError: no safetensors, an unsupported architecture, custom code, quantised weights, or tensors that
             do not fit the configuration.
     """
-    config = _read_json(folder / "config.json", CONFIG_LIMITS)
+    config = read_object(folder / "config.json", CONFIG_LIMITS)
+    for name, reason in REFUSED.items():
+        if (folder / name).exists():
+            raise ModelRefusedError(f"{name} is there: {reason}")
     architecture = _supported_architecture(config)
-    tensors = _read_tensors(folder)
+    tensors, notes = read_tensors(folder)
+    for name in [name for name in tensors if _is_unread(architecture, name)]:
+        del tensors[name]  # no loader reads it, so it is not published either
     num_blocks = config.get("num_hidden_layers", config.get("n_layer"))
     if type(num_blocks) is not int or num_blocks < 1:
         raise ModelRefusedError("config.json does not say how many blocks the model has (num_hidden_layers)")
-    checkpoint = Checkpoint(folder, config, architecture, tensors, num_blocks)
+    checkpoint = Checkpoint(folder, config, architecture, tensors, num_blocks, tuple(notes))
+    _check_names(checkpoint)
     _check_blocks(checkpoint)
     return checkpoint
 
@@ -238,7 +218,12 @@ def _supported_architecture(config: dict[str, Any]) -> Architecture:
         known = ", ".join(ARCHITECTURES)
         inner = config.get("text_config")
         text = str(inner.get("model_type")) if isinstance(inner, dict) else ""
-        remedy = f"; save its text model by itself, as {text}" if text in ARCHITECTURES else ""
+        remedy = ""
+        if text in ARCHITECTURES:
+            remedy = (
+                f"; save its text model by itself, as {text} ('Text models of larger ones' in docs/specification.md "
+                "says how)"
+            )
         raise ModelRefusedError(f"architecture {model_type!r} is not supported{remedy}; supported are {known}")
     # Models that transformers has adopted still name their own code, which the class of the same name replaces.
     code = config.get("auto_map")
@@ -248,49 +233,36 @@ def _supported_architecture(config: dict[str, Any]) -> Architecture:
     if config.get("quantization_config"):
         raise ModelRefusedError("the weights are quantised; prune the unquantised model and quantise the result")
     classes = config.get("architectures") or [architecture.class_name]
-    if classes != [architecture.class_name]:
-        raise ModelRefusedError(f"the model is a {classes}; only {architecture.class_name} can be pruned")
+    if classes not in ([architecture.class_name], [architecture.base_class]):
+        raise ModelRefusedError(
+            f"the model is a {classes}; of {model_type} only {architecture.class_name} can be pruned, and "
+            f"{architecture.base_class} where its head is the embedding"
+        )
     return architecture
 
 
-def _read_tensors(folder: Path) -> dict[str, TensorInfo]:
-    index_path, single = folder / _INDEX, folder / _SINGLE
-    if index_path.is_file():
-        weight_map = _read_json(index_path, INDEX_LIMITS).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise ModelRefusedError(f"{_INDEX} has no weight_map")
-        files = sorted({str(name) for name in weight_map.values()})
-        if len(files) > _MAX_SHARDS:
-            raise ModelRefusedError(f"{_INDEX} names {len(files)} files; at most {_MAX_SHARDS} are read")
-    elif single.is_file():
-        weight_map, files = None, [_SINGLE]
-    else:
+def _check_names(checkpoint: Checkpoint) -> None:
+    """No tensor is there under two names, and there is a head."""
+    architecture = checkpoint.architecture
+    seen: dict[str, str] = {}
+    for name in checkpoint.tensors:
+        path = name.removeprefix(architecture.base_prefix)
+        for part, stored in architecture.renamed:
+            path = path.replace(stored, part)
+        if path in seen:
+            raise ModelRefusedError(f"{seen[path]} and {name} are the same tensor of the model; keep one of them")
+        seen[path] = name
+    if checkpoint.config.get("architectures") == [architecture.base_class] and not (
+        checkpoint.is_tied or checkpoint.stores_head
+    ):
         raise ModelRefusedError(
-            f"no safetensors checkpoint in {folder} ({_SINGLE} or {_INDEX}); other formats are never opened, "
-            "convert the model with save_pretrained"
+            f"the model is a {architecture.base_class}, which has no head, and tie_word_embeddings is not true; save "
+            f"the {architecture.class_name} that it belongs to"
         )
-    found: dict[str, TensorInfo] = {}
-    left = MAX_HEADER_BYTES
-    for name in files:
-        if "/" in name or "\\" in name or not (folder / name).is_file():
-            raise ModelRefusedError(f"{_INDEX} names {name!r}, which is not a file of the folder")
-        try:
-            left -= header_bytes(folder / name)
-            if left < 0:
-                raise ModelRefusedError(f"the headers of the files are larger than {MAX_HEADER_BYTES} bytes together")
-            found |= read_header(folder / name)
-        except UnsupportedTypeError as error:
-            raise ModelRefusedError(str(error)) from error
-        except MalformedCheckpointError as error:
-            raise ModelRefusedError(f"{error}; fetch the model again") from error
-        if len(found) > MAX_TENSORS:
-            raise ModelRefusedError(f"the files have more than {MAX_TENSORS} tensors, which are too many to be read")
-    if weight_map is not None:
-        missing = sorted(weight_map.keys() - found.keys())
-        if missing:
-            raise ModelRefusedError(f"{len(missing)} tensors of {_INDEX} are in no file, the first is {missing[0]}")
-        found = {name: info for name, info in found.items() if name in weight_map}
-    return found
+
+
+def _is_unread(architecture: Architecture, name: str) -> bool:
+    return name.endswith((*_UNREAD, *(f".{unread}" for unread in architecture.unread)))
 
 
 def _check_blocks(checkpoint: Checkpoint) -> None:
@@ -343,20 +315,3 @@ def _elements(info: TensorInfo) -> int:
     for size in info.shape:
         count *= size
     return count
-
-
-def _read_json(path: Path, limits: JsonLimits) -> dict[str, Any]:
-    name = path.name
-    if not path.is_file():
-        raise ModelRefusedError(f"no {name} in {path.parent}; give the folder of a complete model")
-    with path.open("rb") as file:
-        raw = file.read(limits.size_bytes + 1)
-    if len(raw) > limits.size_bytes:
-        raise ModelRefusedError(f"{name} is larger than {limits.size_bytes} bytes; no model needs so much")
-    try:
-        content = parse_json(raw, limits)
-    except UnreadableJsonError as error:
-        raise ModelRefusedError(f"{name} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelRefusedError(f"{name} is not a JSON object")
-    return content

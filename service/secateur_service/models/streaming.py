@@ -14,7 +14,6 @@ Shapes: B sequences, S tokens, d hidden size, V vocabulary.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,15 +27,19 @@ from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.experts import replace_experts
 from secateur_service.models.safetensors import OutputTensor, TensorInfo
 from secateur_service.models.states import in_file
-from secateur_service.models.tensors import DTYPES, TensorReader, open_here, output_tensor
+from secateur_service.models.tensors import (
+    DTYPES,
+    TensorReader,
+    count_non_finite,
+    open_here,
+    output_tensor,
+    refuse_non_finite,
+)
 
 # Memory of a slice of the head and of a slice of logits; an accelerator wants larger products.
 _HEAD_SLICE_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
 _LOGITS_SLICE_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
 _MAX_HEAD_TOKENS = 4096
-
-# Rotary frequencies follow from the configuration; transformers ignores stored ones too.
-_IGNORED = (r"rotary_emb\.inv_freq",)
 
 BlockArguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -184,20 +187,17 @@ class StreamedModel:
     def output_tensors(self, block: nn.Module, index: int) -> list[OutputTensor]:
         """The tensors of a block in memory for writing, under their names and types in the checkpoint.
 
-        What the model does not keep as a parameter is copied from the file.
+        Raises:
+            FloatingPointError: a weight is not finite in that type; the message names it.
         """
         path = self.checkpoint.block_path(index)
         parameters = {
             self.checkpoint.stored_name(f"{path}.{name}"): parameter for name, parameter in block.named_parameters()
         }
-        outputs = []
-        for info in self.checkpoint.block_tensors(index):
-            parameter = parameters.get(info.name)
-            if parameter is None:
-                outputs.append(self.reader.copy(info))
-            else:
-                outputs.append(output_tensor(info.name, parameter.to(DTYPES[info.dtype])))
-        return outputs
+        return [
+            output_tensor(info.name, parameters[info.name].to(DTYPES[info.dtype]))
+            for info in self.checkpoint.block_tensors(index)
+        ]
 
     @torch.no_grad()
     def token_losses(self, copies: Sequence[Sequence[Tensor]], tokens: Sequence[Tensor]) -> list[list[Tensor]]:
@@ -315,8 +315,7 @@ class StreamedModel:
         for name, parameter in module.named_parameters(recurse=recurse):
             info = self.checkpoint.tensors[self.checkpoint.stored_name(f"{path}.{name}")]
             tensor = read(info)
-            if not bool(torch.isfinite(tensor).all()):
-                raise FloatingPointError(f"{info.name} holds values that are not finite")
+            refuse_non_finite(info.name, info.shape, count_non_finite(tensor))
             parameter.copy_(tensor)
 
     def _restore_buffers(self, module: nn.Module) -> None:
@@ -342,10 +341,8 @@ class StreamedModel:
                 raise ModelRefusedError(
                     f"{stored} has shape {list(shape)}, config.json asks for {list(parameter.shape)}"
                 )
-        ignored = [*_IGNORED, *(self._model._keys_to_ignore_on_load_unexpected or ())]
-        for name in self.checkpoint.tensors.keys() - known - {self.checkpoint.head_name}:
-            if not any(re.search(pattern, name) for pattern in ignored):
-                raise ModelRefusedError(f"{name} is a tensor that a {self.checkpoint.model_type} model does not have")
+        for name in sorted(self.checkpoint.tensors.keys() - known - {self.checkpoint.head_name}):
+            raise ModelRefusedError(f"{name} is a tensor that a {self.checkpoint.model_type} model does not have")
         if self._head.bias is not None:
             raise ModelRefusedError("the head has a bias, which no supported architecture has")
         for index, block in enumerate(self._blocks):

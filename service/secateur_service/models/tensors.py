@@ -7,7 +7,8 @@ tensor that was read whole is kept, so that a pass over a model identifies it wi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -81,6 +82,16 @@ class TensorReader:
                 _read_fully(file, view[position * row_bytes : (position + 1) * row_bytes], info)
         return raw.view(DTYPES[info.dtype]).reshape(len(rows), *info.shape[1:])
 
+    def check_finite(self, info: TensorInfo) -> None:
+        """Read one tensor piece by piece, for what it holds.
+
+        Raises:
+            FloatingPointError: it holds values that are not finite; the message names it and counts them.
+        """
+        refuse_non_finite(
+            info.name, info.shape, sum(count_non_finite(chunk, info.dtype) for chunk in self._stream(info))
+        )
+
     def copy(self, info: TensorInfo) -> OutputTensor:
         """The tensor for writing, streamed from its file in small pieces."""
         return OutputTensor(info.name, info.dtype, info.shape, self._stream(info))
@@ -107,8 +118,32 @@ class TensorReader:
         return digest.hexdigest()
 
 
+def count_non_finite(values: Tensor | bytes, dtype: str = "") -> int:
+    """How many values of a tensor, or of the bytes of one of a type, are infinite or not a number."""
+    if isinstance(values, bytes):
+        values = torch.frombuffer(bytearray(values), dtype=DTYPES[dtype])
+    return int(values.numel() - values.isfinite().sum())
+
+
+def refuse_non_finite(name: str, shape: Sequence[int], count: int) -> None:
+    """Return where `count` is 0.
+
+    Raises:
+        FloatingPointError: `count` values of a tensor are not finite.
+    """
+    if count:
+        raise FloatingPointError(
+            f"{name} holds {count} values that are not finite, of {math.prod(shape)}; nothing of the kind is published"
+        )
+
+
 def output_tensor(name: str, tensor: Tensor) -> OutputTensor:
-    """A tensor in memory for writing, without a copy where it already lies contiguously on the host."""
+    """A tensor in memory for writing, without a copy where it already lies contiguously on the host.
+
+    Raises:
+        FloatingPointError: it holds values that are not finite; the message names it and counts them.
+    """
+    refuse_non_finite(name, tensor.shape, count_non_finite(tensor.detach()))
     host = tensor.detach().cpu().contiguous()
     return OutputTensor(name, _NAMES[tensor.dtype], tuple(tensor.shape), (_bytes_of(host),))
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from secateur_service.errors import ResourceError
-from secateur_service.models.checkpoint import Checkpoint, checkpoint_files, open_checkpoint
+from secateur_service.models.checkpoint import Checkpoint, open_checkpoint
+from secateur_service.models.companions import Companions, take_companions
+from secateur_service.models.files import Use, checkpoint_files, left_out, rule_of
 from secateur_service.models.tensors import open_here
+from secateur_service.models.weights import named_files
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.seldom import Seldom
 from secateur_service.sources import Source, Sources
 from secateur_service.sources.access import Wanted
 from secateur_service.spec import ModelSpec
+
+_MAX_TOLD = 20
 
 
 def fetch(sources: Sources, observer: JobObserver, what: str, wanted: Wanted, uri: str) -> Path:
@@ -32,10 +38,28 @@ def fetch(sources: Sources, observer: JobObserver, what: str, wanted: Wanted, ur
     return _fetch(sources.open(uri), observer, what, wanted)
 
 
+@dataclass(frozen=True)
+class FetchedModel:
+    """A model on this machine.
+
+    Attributes:
+        open_file: opens the files of its weights.
+        companions: what goes with it.
+        left_out: its files that are not published in any form, each with the reason.
+    """
+
+    checkpoint: Checkpoint
+    open_file: Callable[[Path], BinaryIO]
+    companions: Companions
+    left_out: Mapping[str, str]
+
+
 def fetch_model(
     sources: Sources, observer: JobObserver, model: ModelSpec, workdir: Path, *, needs_all: bool
-) -> tuple[Checkpoint, Callable[[Path], BinaryIO]]:
-    """A model, and what opens its files: as a whole, or where there is no room for that, a few shards at a time.
+) -> FetchedModel:
+    """A model: as a whole, or where there is no room for that, a few shards at a time.
+
+    What is only carried over is read here, and never again; what cannot be read is warned of and left out.
 
     Args:
         sources: where it may lie.
@@ -48,8 +72,36 @@ def fetch_model(
         ModelRefusedError, ReferenceRefusedError, TransientError, ResourceError: it cannot be had.
     """
     source = sources.open(model.uri, model.revision)
+    folder, open_file = _fetch_files(source, observer, workdir, needs_all=needs_all)
+    checkpoint = open_checkpoint(folder)
+    companions = take_companions(
+        folder,
+        source.names,
+        workdir / "companions",
+        {key: value for key, value in checkpoint.config.items() if key != "auto_map"},
+        repository=_repository(source),
+        check_generation=_check_generation,
+    )
+    checkpoint = replace(checkpoint, companions=companions.folder)
+    weights = {info.path.name for info in checkpoint.tensors.values()}
+    others = [name for name in source.names if rule_of(name).use is Use.WEIGHTS and name not in weights]
+    left = {**left_out(source.names), **dict.fromkeys(others, "no index names it"), **companions.left_out}
+    _tell(observer, checkpoint, companions, left)
+    return FetchedModel(checkpoint, open_file, companions, dict(sorted(left.items())))
+
+
+def _fetch_files(
+    source: Source, observer: JobObserver, workdir: Path, *, needs_all: bool
+) -> tuple[Path, Callable[[Path], BinaryIO]]:
+    """The folder of a model, and what opens the files of its weights."""
+
+    def small(names: Collection[str]) -> list[str]:
+        return [name for name in checkpoint_files(names) if rule_of(name).use is not Use.WEIGHTS]
+
     try:
-        folder = _fetch(source, observer, "model", checkpoint_files)
+        folder = _fetch(source, observer, "model", small)
+        named = named_files(folder)  # more files of weights may lie there than the index names
+        return _fetch(source, observer, "model", lambda names: [*small(names), *(named & set(names))]), open_here
     except ResourceError as error:
         if needs_all:
             raise
@@ -59,8 +111,34 @@ def fetch_model(
             observer.log("info", "fetching a shard", shard=shard, bytes=size_bytes)
 
         window = source.window(checkpoint_files, workdir / "model", check=observer.check, on_shard=tell)
-        return open_checkpoint(window.folder), window.open
-    return open_checkpoint(folder), open_here
+        return window.folder, window.open
+
+
+def _tell(observer: JobObserver, checkpoint: Checkpoint, companions: Companions, left: Mapping[str, str]) -> None:
+    for note in checkpoint.notes:
+        observer.log("warning", note)
+    for name, reason in companions.left_out.items():
+        observer.log("warning", f"{name} is left out: {reason}")
+    reasons: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        if name not in companions.left_out:
+            reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        more = f" and {len(names) - _MAX_TOLD} more" if len(names) > _MAX_TOLD else ""
+        observer.log("info", f"left out: {reason}", files=", ".join(names[:_MAX_TOLD]) + more)
+
+
+def _repository(source: Source) -> str | None:
+    """The address of the files of a model of the hub."""
+    if not source.uri.startswith("hf://"):
+        return None
+    return f"https://huggingface.co/{source.uri.removeprefix('hf://')}/blob/{source.revision}"
+
+
+def _check_generation(content: dict[str, Any]) -> None:
+    from transformers import GenerationConfig
+
+    GenerationConfig.from_dict(content)
 
 
 def _fetch(source: Source, observer: JobObserver, what: str, wanted: Wanted) -> Path:

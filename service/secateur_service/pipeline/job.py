@@ -24,16 +24,17 @@ from secateur_service.calibration.corpora import CorpusRefusedError
 from secateur_service.calibration.sampling import TextSample
 from secateur_service.durable import write_durably
 from secateur_service.errors import PermanentError, ResourceError
-from secateur_service.evaluation.card import read_license, render_card
+from secateur_service.evaluation.card import render_card
 from secateur_service.evaluation.html import render_html
 from secateur_service.evaluation.report import Report
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
+from secateur_service.models.contents import check_contents
 from secateur_service.models.streaming import StreamedModel, load_whole
-from secateur_service.models.tensors import DTYPES, open_here
+from secateur_service.models.tensors import DTYPES, TensorReader, open_here
 from secateur_service.pipeline.allocation import allocate, targets_from_json, targets_to_json
 from secateur_service.pipeline.device import open_device
 from secateur_service.pipeline.estimate import estimate_cost
-from secateur_service.pipeline.fetching import fetch_model
+from secateur_service.pipeline.fetching import FetchedModel, fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
 from secateur_service.pipeline.fingerprint import fingerprint
 from secateur_service.pipeline.ledger import BlockLedger
@@ -177,9 +178,9 @@ class _Job:
     ) -> JobOutcome:
         with self._stage(Stage.FETCHING), self.stopwatch.measure("fetch"):
             needs_all = self.spec.calibration.generation is not None  # the model writes as a whole
-            checkpoint, self.open_file = fetch_model(
-                self.sources, self.observer, self.spec.model, self.workdir, needs_all=needs_all
-            )
+            fetched = fetch_model(self.sources, self.observer, self.spec.model, self.workdir, needs_all=needs_all)
+            checkpoint, self.open_file = fetched.checkpoint, fetched.open_file
+            check_contents(checkpoint, TensorReader(self.open_file), self.observer.check)
         faults.reached("job.fetched")
         self._find_room(checkpoint)
         self.observer.log(
@@ -207,7 +208,7 @@ class _Job:
             shards.close(wait=True)
         faults.reached("job.pruned")
         with self._stage(Stage.PACKAGING), self.stopwatch.measure("package"):
-            package, report = self._package(checkpoint, calibration, evaluation, passed, model)
+            package, report = self._package(fetched, calibration, evaluation, passed, model)
         faults.reached("job.packaged")
         with self._stage(Stage.PUBLISHING), self.stopwatch.measure("publish"):
             digest = self._publish(package, report, store, commit, prefix)
@@ -315,23 +316,23 @@ class _Job:
 
     def _package(
         self,
-        checkpoint: Checkpoint,
+        fetched: FetchedModel,
         calibration: dict[str, TextSample],
         evaluation: dict[str, TextSample],
         passed: PassResult,
         model: StreamedModel,
     ) -> tuple[Package, Report]:
-        package = Package(self.workdir)
-        package.add_checkpoint(checkpoint, passed.blocks, self.spec, model.reader)
+        package, checkpoint = Package(self.workdir), fetched.checkpoint
+        package.add_checkpoint(checkpoint, passed.blocks, self.spec, model.reader, fetched.companions)
         digest = model.digest()
         report = report_of(self.job_id, self.spec, checkpoint, digest, calibration, evaluation, passed)
         package.add_file("report/report.json", report.to_bytes())
         package.add_file("report/report.html", render_html(report))
-        package.add_file("checkpoint/README.md", render_card(report, license_id=read_license(checkpoint.folder)))
-        package.add_file("provenance.json", self._provenance(passed, checkpoint))
+        package.add_file("checkpoint/README.md", render_card(report, fetched.companions.license))
+        package.add_file("provenance.json", self._provenance(passed, fetched))
         return package, report
 
-    def _provenance(self, passed: PassResult, checkpoint: Checkpoint) -> bytes:
+    def _provenance(self, passed: PassResult, fetched: FetchedModel) -> bytes:
         """Who made the result, when and on what: enough to run it again, and all that is not the same twice."""
         seconds, cpu_seconds = self.stopwatch.totals()
         content = {
@@ -343,8 +344,13 @@ class _Job:
             "seconds": seconds,
             "cpu_seconds": cpu_seconds,
             "short_of": sorted(self.short_of),
-            "estimate": asdict(self._estimate(checkpoint, self.short_of)),
+            "estimate": asdict(self._estimate(fetched.checkpoint, self.short_of)),
             "measured": {"peak_host_bytes": _peak_rss_bytes(), "peak_device_bytes": self.peak_device_bytes()},
+            "model_files": {
+                "rewritten": sorted({info.path.name for info in fetched.checkpoint.tensors.values()}),
+                "published": list(fetched.companions.names),
+                "left_out": dict(fetched.left_out),
+            },
             "python": platform.python_version(),
             "platform": platform.platform(),
             "fingerprint": json.loads((self.workdir / "fingerprint.json").read_bytes()),

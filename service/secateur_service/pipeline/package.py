@@ -1,8 +1,8 @@
 """Packages a pruned model so that transformers and vLLM load it: what is not a pruned block, and the index.
 
 The shards of the blocks were written during the pass, and may have moved on. The rest of the checkpoint is copied
-tensor by tensor, the configuration gets a note on how the model was made, and the tokenizer's files are copied as they
-are.
+tensor by tensor, the configuration gets a note on how the model was made, and what goes with the model is copied from
+the copies that were made before the work began.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 from secateur_service import __version__
 from secateur_service.artifacts import LocalFile, ManifestFile, describe_file
-from secateur_service.models.checkpoint import COMPANIONS, Checkpoint
+from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.companions import Companions
 from secateur_service.models.safetensors import TensorInfo, write_shard
 from secateur_service.models.tensors import TensorReader
 from secateur_service.pipeline.observer import BlockRecord
@@ -49,9 +50,14 @@ class Package:
         self._paths.append(path)
 
     def add_checkpoint(
-        self, checkpoint: Checkpoint, blocks: Sequence[BlockRecord], spec: PruneSpec, reader: TensorReader
+        self,
+        checkpoint: Checkpoint,
+        blocks: Sequence[BlockRecord],
+        spec: PruneSpec,
+        reader: TensorReader,
+        companions: Companions,
     ) -> None:
-        """Add the shards of the blocks, all other tensors, the index, the configuration and the tokenizer."""
+        """Add the shards of the blocks, all other tensors, the index, the configuration and what goes with it."""
         weight_map: dict[str, str] = {}
         for record in blocks:
             self._add_shard(record.shard, record.sha256, record.size_bytes)
@@ -68,10 +74,8 @@ class Package:
         # Code that a model brings is neither run nor copied, so that its configuration must not point at it.
         config = {key: value for key, value in checkpoint.config.items() if key != "auto_map"}
         self.add_file("checkpoint/config.json", _json({**config, "secateur": compression_note(spec)}))
-        for name in COMPANIONS:
-            source = checkpoint.folder / name
-            if source.is_file():
-                self.add_file(f"checkpoint/{name}", source.read_bytes())
+        for name in companions.names:
+            self.add_file(f"checkpoint/{name}", (companions.folder / name).read_bytes())
 
     def files(self) -> list[tuple[LocalFile, ManifestFile]]:
         """Every file, with the manifest's entry of it."""

@@ -86,7 +86,9 @@ def draw_text(
 
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            checkpoint.tokenizer_folder, trust_remote_code=False, local_files_only=True
+        )
     except (OSError, ValueError, KeyError) as error:
         raise ModelRefusedError(f"its tokenizer cannot be loaded: {error}") from error
     if not tokenizer.is_fast:
@@ -168,7 +170,7 @@ def _renderer(tokenizer: Any) -> Render:
 def _key(spec: PruneSpec, checkpoint: Checkpoint) -> str:
     """What the text depends on."""
     parts = [spec.calibration.model_dump_json(), spec.evaluation.model_dump_json()]
-    files = [checkpoint.folder / name for name in _TOKENIZER_FILES]
+    files = [checkpoint.tokenizer_folder / name for name in _TOKENIZER_FILES]
     parts += [f"{path.name} {file_digest(path)}" for path in files if path.exists()]
     if spec.calibration.generation is not None:
         parts.append(checkpoint.structure_digest())

@@ -31,6 +31,8 @@ from secateur_service.sources.window import Window
 if TYPE_CHECKING:
     from secateur_service.sources.hub import Hub
 
+_MAX_NAMES = 10_000
+
 Wanted = Callable[[Collection[str]], Collection[str]]
 """Which files of a folder are needed, by all their names."""
 
@@ -123,6 +125,14 @@ class Source(Protocol):
         Of a folder on this machine by sizes, times and places on the disk; else by the version.
         """
 
+    @property
+    def names(self) -> Sequence[str]:
+        """All its files, as relative paths.
+
+        Raises:
+            ReferenceRefusedError: it cannot be listed.
+        """
+
     def outline(self, wanted: Wanted) -> contextlib.AbstractContextManager[Path]:
         """A folder that looks like this one to who reads names, sizes, configuration and headers.
 
@@ -162,6 +172,20 @@ class LocalSource:
                 digest.update(f"{key}\n".encode())
         return digest.hexdigest()
 
+    @property
+    def names(self) -> Sequence[str]:
+        """What lies in the folder and in the folders in it; deeper ones are not looked into."""
+        found: list[str] = []
+        try:
+            for entry in sorted(self.path.iterdir()):
+                inner = sorted(entry.iterdir()) if entry.is_dir() else [entry]
+                found += (path.relative_to(self.path).as_posix() for path in inner)
+                if len(found) > _MAX_NAMES:
+                    raise ReferenceRefusedError(f"there are more than {_MAX_NAMES} files in {self.path}; name a folder")
+        except OSError as error:
+            raise ReferenceRefusedError(f"{error.filename} cannot be read: {error.strerror}") from error
+        return found
+
     def outline(self, wanted: Wanted) -> contextlib.AbstractContextManager[Path]:  # noqa: ARG002 - all is there
         """The folder itself."""
         return contextlib.nullcontext(self.path)
@@ -196,6 +220,11 @@ class RemoteSource:
     def identity(self, wanted: Wanted) -> str:  # noqa: ARG002 - all of a version is the same
         """By the version."""
         return hashlib.sha256(self.remote.identity.encode()).hexdigest()
+
+    @property
+    def names(self) -> Sequence[str]:
+        """As the look-up listed them."""
+        return _plain(self.remote.files)
 
     @contextlib.contextmanager
     def outline(self, wanted: Wanted) -> Iterator[Path]:

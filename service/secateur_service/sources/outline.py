@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from secateur_service.errors import TransientError
-from secateur_service.models.checkpoint import CONFIG_LIMITS, INDEX_LIMITS
 from secateur_service.models.safetensors import MAX_HEADER_BYTES
+from secateur_service.models.weights import CONFIG_LIMITS, INDEX_LIMITS
 from secateur_service.sources.reference import ReferenceRefusedError
 from secateur_service.sources.remote import RemoteFile, RemoteFolder
 

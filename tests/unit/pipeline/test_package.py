@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.companions import take_companions
 from secateur_service.models.tensors import TensorReader
 from secateur_service.pipeline.package import Package
 from secateur_service.pruning.patterns import Unstructured
@@ -21,12 +22,7 @@ def test_a_model_whose_own_code_is_left_behind_does_not_point_at_it(tmp_path):
     code = {"AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM"}
     (folder / "config.json").write_text(json.dumps({**config, "auto_map": code}))
     (folder / "modeling_llama.py").write_text("raise SystemExit('ran')\n")
-    corpora = save_corpora(tmp_path)
-    package = Package(tmp_path / "work")
-    result = prune(folder, draw(folder, *corpora, MIX), MIX, "wanda", Unstructured(0.5), package.checkpoint)
-    package.add_checkpoint(
-        open_checkpoint(folder), result.blocks, parse_spec(spec_data(folder, *corpora)), TensorReader()
-    )
+    package = packaged(tmp_path, folder)
     published = json.loads((package.checkpoint / "config.json").read_text())
     assert published.keys() - config.keys() == {"secateur"}
     assert not list(package.checkpoint.glob("*.py"))
@@ -38,8 +34,11 @@ def packaged(tmp_path, folder):
     corpora = save_corpora(tmp_path)
     package = Package(tmp_path / "work")
     result = prune(folder, draw(folder, *corpora, MIX), MIX, "wanda", Unstructured(0.5), package.checkpoint)
+    names = [path.name for path in folder.iterdir()]
+    checkpoint = open_checkpoint(folder)
+    companions = take_companions(folder, names, tmp_path / "companions", checkpoint.config)
     package.add_checkpoint(
-        open_checkpoint(folder), result.blocks, parse_spec(spec_data(folder, *corpora)), TensorReader()
+        checkpoint, result.blocks, parse_spec(spec_data(folder, *corpora)), TensorReader(), companions
     )
     return package
 

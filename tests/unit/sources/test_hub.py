@@ -5,7 +5,7 @@ import time
 import pytest
 
 from secateur_service.errors import TransientError
-from secateur_service.models.checkpoint import checkpoint_files
+from secateur_service.models.files import checkpoint_files
 from secateur_service.sources import ReferenceRefusedError, cache
 from secateur_service.sources import hub as hub_module
 
