@@ -15,6 +15,7 @@ import grpc
 
 from secateur._config import ClientConfig
 from secateur._errors import ConfigError
+from secateur._redaction import protect
 from secateur.v1 import prune_service_pb2 as service_pb
 
 _SERVICE = service_pb.DESCRIPTOR.services_by_name["PruneService"]
@@ -68,9 +69,11 @@ def connection(config: ClientConfig) -> Connection:
                 f"a token would be sent to {address} in the clear; use https://, or leave the token out where "
                 "something in between authenticates"
             )
-        if not config.token.isascii() or not config.token.isprintable() or not config.token.strip():
+        token = config.token.strip()
+        if not re.fullmatch(r"[!-~]+", token):
             raise ConfigError("the token is empty or holds characters that no token has; was it cut or quoted?")
-        metadata = (("authorization", f"Bearer {config.token.strip()}"),)
+        protect([token])
+        metadata = (("authorization", f"Bearer {token}"),)
     return Connection(target, _credentials(config) if tls else None, tuple(options), metadata)
 
 
@@ -109,6 +112,8 @@ def _scheme(endpoint: str) -> tuple[bool, str]:
 
 
 def _target(address: str, endpoint: str) -> str:
+    if "@" in address and not address.startswith("unix"):
+        raise ConfigError("the endpoint holds a user or a password, which nobody reads; leave it out, and use token")
     if _TARGET.match(address):
         return address
     parts = [part.strip() for part in address.split(",")]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from secateur._errors import ConfigError
+from secateur._terminal import first_unsafe
 
 FILE_VARIABLE = "SECATEUR_CONFIG"
 DEFAULT_ENDPOINT = "localhost:50051"
+_AROUND = re.compile(r"\A[\s\ufeff]+|[\s\ufeff]+\Z")  # some editors begin a file with the latter
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class ClientConfig:
     """How to reach the service.
 
     Every field can be set by the variable `SECATEUR_{FIELD}` of the environment and by its name in the TOML file that
-    `SECATEUR_CONFIG` names, by default `~/.config/secateur/config.toml`.
+    `SECATEUR_CONFIG` names, by default `~/.config/secateur/config.toml`. White space at the ends of a value is
+    stripped: a file made by `echo` has it.
 
     Attributes:
         endpoint: `host:port`; `http://host:port` is the same, `https://host:port` uses TLS; several addresses are
@@ -34,7 +38,7 @@ class ClientConfig:
     """
 
     endpoint: str = DEFAULT_ENDPOINT
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     ca_file: str | None = None
     certificate_file: str | None = None
     key_file: str | None = None
@@ -53,7 +57,7 @@ def load_config(
     Raises:
         ConfigError: a source cannot be read, or a value has the wrong type.
     """
-    names = [field.name for field in fields(ClientConfig)]
+    names = [entry.name for entry in fields(ClientConfig)]
     values: dict[str, tuple[Any, str]] = {}
     path = _config_path(environment)
     if path is not None:
@@ -105,5 +109,24 @@ def _checked(name: str, value: Any, source: str) -> Any:
             raise ConfigError(f"{name} from {source} is {value!r}; expected a number of seconds above zero")
         return number
     if not isinstance(value, str):
-        raise ConfigError(f"{name} from {source} is {value!r}; expected a text")
-    return value
+        raise ConfigError(f"{name} from {source} is no text; expected a text, in quotes")
+    try:
+        return plain_text(value)
+    except ValueError as error:
+        raise ConfigError(f"{name} from {source}: {error}") from None
+
+
+def plain_text(value: str) -> str:
+    """The value of a setting without the white space at its ends, which a file made by `echo` has.
+
+    Raises:
+        ValueError: there is a line break or the like within; the value, which may be a secret, is not repeated.
+    """
+    text = _AROUND.sub("", value)
+    unsafe = first_unsafe(text)
+    if unsafe is not None:
+        raise ValueError(
+            f"there is a line break or another character that no terminal shows in it ({unsafe}); was it cut, quoted, "
+            "or put together from several lines?"
+        )
+    return text

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from secateur._artifact import Artifact
 from secateur._errors import ClientClosedError, DownloadError, IntegrityError
+from secateur._foreign import detail_of
 
 _CHUNK_BYTES = 2**20
 _TRIES = 5
@@ -153,7 +154,9 @@ class Transfer:
                 raise ExpiredUrlError(f"the store refuses {self.artifact.path} (HTTP {error.code})") from error
             return f"the store answers HTTP {error.code}"
         except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError) as error:
-            return str(getattr(error, "reason", error)) or type(error).__name__
+            if isinstance(error, urllib.error.URLError) and not isinstance(error.reason, BaseException):
+                return "the store leads to an address that is no http one"
+            return detail_of(error)
         return None
 
     def _digest(self, file: BinaryIO) -> Any:

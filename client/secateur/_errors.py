@@ -40,6 +40,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+from secateur._redaction import redact_text
+
 DOMAIN = "secateur"
 _DETAILS_KEY = "grpc-status-details-bin"
 _SPEC_PREFIX = "spec."
@@ -274,7 +276,9 @@ def from_rpc_error(rpc_error: grpc.RpcError) -> RequestError:
 
     Of certificates gRPC tells only in a text, its own.
     """
-    error = _from_status(rpc_error.code(), rpc_error.details() or "", _details(rpc_error.trailing_metadata() or ()))
+    error = _from_status(
+        rpc_error.code(), redact_text(rpc_error.details() or ""), _details(rpc_error.trailing_metadata() or ())
+    )
     error.code = rpc_error.code()
     return error
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 from prometheus_client import CollectorRegistry
 
+from secateur._redaction import protect, redact, redact_text
 from secateur_service import __version__
 from secateur_service.api.reloaded import UnusableFileError
 from secateur_service.api.server import ApiServer
@@ -32,7 +33,7 @@ from secateur_service.jobs.port import JobStore
 from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import SqlJobStore, open_job_store
 from secateur_service.settings import Settings
-from secateur_service.telemetry.logging import configure_logging, redact
+from secateur_service.telemetry.logging import configure_logging
 from secateur_service.telemetry.metrics import Metrics, MetricsServer, StoreCollector
 from secateur_service.telemetry.tracing import exporting_spans
 
@@ -58,6 +59,7 @@ def run(settings: Settings, *, ready_file: Path | None = None, work_command: Seq
         CannotStartError: an address cannot be bound, a folder cannot be written, certificates or tokens cannot be
             read, or there is no database.
     """
+    protect(settings.secrets())
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     with exporting_spans():
         asyncio.run(_serve(settings, ready_file, work_command))
@@ -107,10 +109,15 @@ def _open_job_store(settings: Settings) -> SqlJobStore:
         store = open_job_store(settings.database_url)
         newer = store.migrate()
     except (OSError, ValueError, TransientError) as error:
-        raise CannotStartError(f"the job store cannot be opened: {error}") from error
+        raise CannotStartError(f"the job store cannot be opened: {error}{_cause(error)}") from error
     if newer is not None:
         _log.warning("the job store has the schema of a newer release, which this one may use", revision=newer)
     return store
+
+
+def _cause(error: Exception) -> str:
+    """What a library says of it, for whoever starts the server: clients only get our own words."""
+    return f" ({redact_text(' '.join(str(error.__cause__).split()))})" if error.__cause__ is not None else ""
 
 
 def _api_server(

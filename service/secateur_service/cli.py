@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from secateur._redaction import protect, redact_text
+from secateur._terminal import prepare_streams, say
 from secateur_service import __version__
+from secateur_service.accounts import clean_environment, secrets_of_environment
 from secateur_service.settings import MAX_THREADS, PREFIX, Settings, check_device
 
 app = typer.Typer(
@@ -59,7 +64,19 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Read when grpc is loaded: else every failed handshake of a stranger is a line in our log that is no JSON.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    prepare_streams()
+    try:
+        clean_environment(os.environ)
+    except ValueError as error:
+        _fail(str(error), EXIT_USAGE)
+    protect(secrets_of_environment(os.environ))
+    sys.excepthook = _show_exception
     app()
+
+
+def _show_exception(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """A defect that no command has turned into a message; what it says may quote anything."""
+    say(redact_text("".join(traceback.format_exception(kind, error, trace)).rstrip()))
 
 
 def _version(asked: bool) -> None:
@@ -311,6 +328,7 @@ def _settings(**given: Any) -> Settings:
         _fail("\n".join(_explain(finding["loc"], finding["msg"]) for finding in findings), EXIT_USAGE)
     except SettingsError as error:
         _fail(str(error), EXIT_USAGE)
+    protect(settings.secrets())
     os.environ.update(settings.library_environment())
     return settings
 
@@ -326,5 +344,5 @@ def _explain(location: tuple[int | str, ...], message: str) -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(message, err=True)
+    say(redact_text(message))
     raise SystemExit(code)

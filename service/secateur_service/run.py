@@ -13,18 +13,21 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from secateur import InvalidSpecError as MisshapenSpecError
+from secateur._foreign import detail_of
+from secateur._redaction import redact_text
 from secateur._spec import load_spec
+from secateur._terminal import clean, console, discard, say, write
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.api.conversion import spec_to_dict
 from secateur_service.artifacts.directory import DirectoryStore
@@ -33,6 +36,7 @@ from secateur_service.artifacts.manifest import MANIFEST_NAME, Manifest, parse_m
 from secateur_service.durable import write_durably
 from secateur_service.errors import (
     FieldViolation,
+    InternalError,
     InvalidSpecError,
     NoSuchDeviceError,
     PermanentError,
@@ -40,6 +44,7 @@ from secateur_service.errors import (
 )
 from secateur_service.evaluation.report import Report
 from secateur_service.execution.exits import attempt_error
+from secateur_service.jobs.events import log_body
 from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.observer import BlockRecord, Progress, Stage
 from secateur_service.settings import Settings
@@ -79,11 +84,14 @@ def run_command(
         return _fail(error.message, 10)
     except Exception as error:  # noqa: BLE001 - the last frame of a command: every failure becomes its exit code
         failure = attempt_error(error)
+        if isinstance(failure, InternalError):  # there is no log here that would tell more
+            say(redact_text("".join(traceback.format_exception(error)).rstrip()))
         return _fail(f"{failure.reason}: {failure.message}", failure.exit_code)
-    if as_json:
-        print(json.dumps(summary), flush=True)
-    else:
-        _print_result(report, output)
+    try:
+        write(json.dumps(summary) if as_json else _result_text(report, output), stream=sys.stdout)
+    except (OSError, ValueError) as error:  # the artifacts are there all the same
+        discard(sys.stdout)
+        say(f"the result is in {clean(str(output))}; it cannot be printed: {detail_of(error)}")
     return 0
 
 
@@ -207,12 +215,12 @@ def _locked(workdir: Path) -> Iterator[None]:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    say(f"error: {clean(redact_text(' '.join(message.split())))}")
     return code
 
 
-def _print_result(report: Report, output: Path) -> None:
-    console = Console()
+def _result_text(report: Report, output: Path) -> str:
+    terminal = console()
     table = Table(title=f"{report.sparsity.pruned_layers:.2%} of the weights of the pruned layers are zero")
     for heading in (
         "language",
@@ -225,18 +233,20 @@ def _print_result(report: Report, output: Path) -> None:
         table.add_column(heading, justify="left" if heading == "language" else "right")
     for entry in report.evaluation:
         table.add_row(
-            entry.language,
+            clean(entry.language),
             f"{entry.dense_perplexity:.2f}",
             f"{entry.pruned_perplexity:.2f}",
             f"{entry.perplexity_ratio:.3f}",
             f"{entry.dense_bits_per_byte:.4f}",
             f"{entry.pruned_bits_per_byte:.4f}",
         )
-    console.print(table)
-    for verdict in report.verdicts:
-        console.print(f"• {verdict.message}", highlight=False, markup=False)
+    with terminal.capture() as captured:
+        terminal.print(table)
+    lines = [captured.get().rstrip("\n")]
+    lines += [f"- {clean(verdict.message)}" for verdict in report.verdicts]
     for name, path in (("report", "report/report.html"), ("checkpoint", "checkpoint"), ("manifest", MANIFEST_NAME)):
-        console.print(f"{name:<10}  {output.resolve() / path}", highlight=False, markup=False, soft_wrap=True)
+        lines.append(f"{name:<10}  {clean(str(output.resolve() / path))}")
+    return "\n".join(lines)
 
 
 class ConsoleObserver:
@@ -247,7 +257,7 @@ class ConsoleObserver:
     """
 
     def __init__(self, *, terminal: bool) -> None:
-        self._console = Console(stderr=True)
+        self._console = console(stderr=True)
         self._bar = ProgressBar(
             TextColumn("{task.description:<11}"),
             BarColumn(),
@@ -303,7 +313,9 @@ class ConsoleObserver:
 
     def log(self, level: str, message: str, **fields: Any) -> None:
         """Print one line."""
-        self._line(f"{level}: {message} {' '.join(f'{key}={value}' for key, value in fields.items())}".rstrip())
+        body = log_body(level, message, fields)
+        shown = " ".join(f"{key}={value}" for key, value in body["fields"].items())
+        self._line(clean(f"{level}: {body['message']} {shown}".rstrip()))
 
     def check(self) -> None:
         """Stop after a signal.
@@ -315,6 +327,8 @@ class ConsoleObserver:
             raise PreemptedError("interrupted; run the same command again to go on from the last finished block")
 
     def _line(self, text: str) -> None:
-        self._console.print(
-            f"[{time.monotonic() - self._began:8.1f} s] {text}", highlight=False, markup=False, soft_wrap=True
-        )
+        line = f"[{time.monotonic() - self._began:8.1f} s] {text}"
+        if self._bar.disable:
+            say(line)
+        else:
+            self._console.print(line, soft_wrap=True)

@@ -14,21 +14,11 @@ import json
 import os
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import SplitResult, urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -40,6 +30,19 @@ from pydantic_settings import (
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from secateur_service.accounts import (
+    S3_PREFIX,
+    AccessKey,
+    Account,
+    Credentials,
+    Secret,
+    StoreUrl,
+    Token,
+    empty_is_unset,
+    plain,
+    secrets_of_environment,
+    split_url,
+)
 from secateur_service.destination import DestinationRefusedError, parse_destination
 
 PREFIX = "SECATEUR_"
@@ -47,33 +50,7 @@ FILE_VARIABLE = "SECATEUR_SETTINGS_FILE"
 MAX_THREADS = 4096
 _MAX_SECONDS = 1e9  # thirty years, within what clocks and dates can count
 
-
-_S3_PREFIX = re.compile(r"s3://[^/,]+(/[^,]*)?")
-_HUB_PREFIX = re.compile(r"hf://(datasets/)?[\w.-]+(/[\w.-]+)?", re.ASCII)
-
-
-def _empty_is_unset(value: Any) -> Any:
-    return None if value == "" else value
-
-
-def _split_url(text: str) -> SplitResult | None:
-    """The parts of a URL that names a host; None where it is no such URL."""
-    try:
-        parts = urlsplit(text)
-        names_host = bool(parts.hostname) and parts.port != 0  # looking at the port checks it
-    except ValueError:
-        return None
-    return parts if names_host else None
-
-
-def _check_store(endpoint: str | None) -> str | None:
-    if endpoint is not None:
-        parts = _split_url(endpoint)
-        if parts is None or parts.scheme not in ("http", "https") or parts.path.strip("/") or parts.query:
-            raise ValueError("not the URL of an S3 store; use https://host:port (or http:// for one without TLS)")
-        if parts.username is not None:
-            raise ValueError("credentials do not belong into the URL; set s3_access_key and s3_secret_key")
-    return endpoint
+OptionalFile = Annotated[Path | None, BeforeValidator(empty_is_unset)]
 
 
 def check_device(name: str) -> str:
@@ -85,57 +62,6 @@ def check_device(name: str) -> str:
     if not re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", name):
         raise ValueError(f"not a device: {name!r}; use cpu, or cuda:0,cuda:1 for one slot on each of two GPUs")
     return name
-
-
-StoreUrl = Annotated[str | None, BeforeValidator(_empty_is_unset), AfterValidator(_check_store)]
-AccessKey = Annotated[str | None, BeforeValidator(_empty_is_unset)]
-Secret = Annotated[SecretStr | None, BeforeValidator(_empty_is_unset)]
-OptionalFile = Annotated[Path | None, BeforeValidator(_empty_is_unset)]
-
-
-@dataclass(frozen=True)
-class Account:
-    """Who the service is to an object store and to the hub."""
-
-    s3_endpoint: str | None
-    s3_access_key: str | None
-    s3_secret_key: SecretStr | None
-    s3_region: str
-    hub_token: SecretStr | None
-
-
-class Credentials(BaseModel):
-    """An account of its own for what lies below some prefixes. What may be named is another matter: `s3_sources`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    prefixes: tuple[str, ...] = Field(
-        min_length=1, description="s3://bucket/prefix, hf://org/name, hf://org or hf://datasets/org; the longest counts"
-    )
-    s3_endpoint: StoreUrl = Field(default=None, description="another store than the service's")
-    s3_access_key: AccessKey = None
-    s3_secret_key: Secret = None
-    s3_region: str | None = Field(default=None, description="another region than the service's")
-    hub_token: Secret = None
-
-    @field_validator("prefixes")
-    @classmethod
-    def _check_prefixes(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
-        for prefix in prefixes:
-            if not (_S3_PREFIX.fullmatch(prefix) or _HUB_PREFIX.fullmatch(prefix)):
-                raise ValueError(f"not a prefix: {prefix!r}; use s3://bucket/prefix, hf://org/name or hf://org")
-        return prefixes
-
-    @model_validator(mode="after")
-    def _check_whole(self) -> Self:
-        if (self.s3_access_key is None) != (self.s3_secret_key is None):
-            raise ValueError("s3_access_key and s3_secret_key belong together; set both or none")
-        for prefix in self.prefixes:
-            if prefix.startswith("s3://") and self.s3_access_key is None:
-                raise ValueError(f"there are no keys for {prefix}; set s3_access_key and s3_secret_key")
-            if prefix.startswith("hf://") and self.hub_token is None:
-                raise ValueError(f"there is no token for {prefix}; set hub_token")
-        return self
 
 
 class Settings(BaseSettings):
@@ -206,7 +132,7 @@ class Settings(BaseSettings):
     hub_endpoint: str = Field(
         default="https://huggingface.co", description="URL of the hub that hf:// names mean; empty: hf:// is refused"
     )
-    hub_token: Secret = Field(
+    hub_token: Token = Field(
         default=None, description="token for what the hub does not give to everybody: private and gated repositories"
     )
     hub_offline: bool = Field(
@@ -325,6 +251,8 @@ class Settings(BaseSettings):
         """Arguments win over the environment, and the environment over the file."""
         return init_settings, env_settings, InitSettingsSource(settings_cls, _file_content())
 
+    _plain = field_validator("*", mode="before")(plain)
+
     @field_validator("data_dir", "cache_dir")
     @classmethod
     def _make_absolute(cls, path: Path) -> Path:
@@ -369,7 +297,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_sources(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
         for prefix in prefixes:
-            if not _S3_PREFIX.fullmatch(prefix):
+            if not S3_PREFIX.fullmatch(prefix):
                 raise ValueError(f"not a prefix: {prefix!r}; use s3://bucket/prefix, without commas")
         return prefixes
 
@@ -383,8 +311,8 @@ class Settings(BaseSettings):
     def _check_hub(cls, endpoint: str) -> str:
         if not endpoint:
             return endpoint
-        parts = _split_url(endpoint)
-        if parts is None or parts.scheme not in ("http", "https") or parts.username or parts.query:
+        parts = split_url(endpoint)
+        if parts is None or parts.scheme not in ("http", "https") or "@" in parts.netloc or parts.query:
             raise ValueError("not the URL of a hub; use https://huggingface.co or that of a mirror")
         return endpoint.rstrip("/")
 
@@ -397,6 +325,7 @@ class Settings(BaseSettings):
             raise ValueError(
                 "not a database URL; use sqlite:////absolute/path/to/a/file or postgresql://user:password@host/database"
             ) from None
+        plain(f"{url.username}{url.password}{url.host}{url.database}/")  # decoded
         if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
             assert url.database is not None
             url = url.set(database=str(_absolute(Path(url.database))))
@@ -478,6 +407,18 @@ class Settings(BaseSettings):
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
+
+    def secrets(self) -> Iterator[str]:
+        """What nobody else may read: every secret of these settings, and those that libraries read by themselves."""
+        for secret in (self.s3_secret_key, self.hub_token):
+            if secret is not None:
+                yield secret.get_secret_value()
+        for credentials in self.credentials.values():
+            yield from credentials.secrets()
+        password = make_url(self.database_url).password
+        if password:
+            yield str(password)
+        yield from secrets_of_environment(os.environ)
 
     def redacted(self) -> dict[str, Any]:
         """All settings as plain JSON types with their secrets hidden, to be printed at start."""

@@ -5,8 +5,8 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from secateur._redaction import redact
 from secateur_service.settings import FILE_VARIABLE, PREFIX, Settings
-from secateur_service.telemetry.logging import redact
 
 
 @pytest.fixture(autouse=True)
@@ -355,7 +355,7 @@ def test_accounts_stand_in_tables_of_the_file(monkeypatch, tmp_path):
     assert list(settings.credentials) == ["team-a", "team-b"]
     assert settings.account_of("s3://team/x").s3_secret_key.get_secret_value() == "hidden-a"
     assert settings.account_of("hf://datasets/team-b/x").hub_token.get_secret_value() == "hidden-b"
-    other = {"team-a": {"prefixes": ["hf://team-a"], "hub_token": "of the environment"}}
+    other = {"team-a": {"prefixes": ["hf://team-a"], "hub_token": "of-the-environment"}}
     monkeypatch.setenv("SECATEUR_CREDENTIALS", json.dumps(other))
     settings = Settings()  # as a whole, like every setting
     assert list(settings.credentials) == ["team-a"]

@@ -1,8 +1,8 @@
 """How the service's errors look on the wire: one table from error class to gRPC code, and google.rpc details.
 
 Every error carries `google.rpc.ErrorInfo` with domain ``secateur``, so that clients decide by ``reason`` and never by
-the text. What the service did not raise on purpose becomes INTERNAL with an incident id; its cause goes to the log
-only, because a traceback may hold paths and secrets.
+the text; all that it says passes redaction. What the service did not raise on purpose becomes INTERNAL with an incident
+id; its cause goes to the log only, because a traceback may hold paths and secrets.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from secateur._redaction import redact, redact_text
 from secateur_service import errors
 from secateur_service.errors import FieldViolation, InvalidRequestError, ServiceError
 
@@ -89,7 +90,7 @@ def code_of(status: status_pb2.Status) -> grpc.StatusCode:
 
 
 def _status(code: grpc.StatusCode, message: str, details: Sequence[Message]) -> status_pb2.Status:
-    status = status_pb2.Status(code=code.value[0], message=_shortened(message, _MAX_MESSAGE_BYTES))
+    status = status_pb2.Status(code=code.value[0], message=_shortened(redact_text(message), _MAX_MESSAGE_BYTES))
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
@@ -98,7 +99,9 @@ def _status(code: grpc.StatusCode, message: str, details: Sequence[Message]) -> 
 
 
 def _error_info(reason: str, metadata: Mapping[str, str]) -> error_details_pb2.ErrorInfo:
-    shortened = {key: _shortened(str(value), _MAX_METADATA_BYTES) for key, value in metadata.items()}
+    shortened = {
+        redact_text(key): _shortened(str(redact(value, key)), _MAX_METADATA_BYTES) for key, value in metadata.items()
+    }
     return error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=shortened)
 
 
@@ -106,7 +109,7 @@ def _bad_request(violations: Sequence[FieldViolation]) -> error_details_pb2.BadR
     """All violations, or as many as fit into the trailers and a last entry that counts the others."""
     request = error_details_pb2.BadRequest()
     for position, violation in enumerate(violations):
-        request.field_violations.add(field=violation.field, description=violation.description)
+        request.field_violations.add(field=redact_text(violation.field), description=redact_text(violation.description))
         if request.ByteSize() > _MAX_VIOLATIONS_BYTES:
             del request.field_violations[-1]
             left_out = len(violations) - position
@@ -118,10 +121,10 @@ def _bad_request(violations: Sequence[FieldViolation]) -> error_details_pb2.BadR
 def _summary(violations: Sequence[FieldViolation]) -> str:
     """The first violations, and how many more there are."""
     room = _MAX_MESSAGE_BYTES - len(f"; and {len(violations)} more")
-    text = _shortened(str(violations[0]), room)
+    text = _shortened(redact_text(str(violations[0])), room)
     shown = 1
     for violation in violations[1:_VIOLATIONS_IN_MESSAGE]:
-        longer = f"{text}; {violation}"
+        longer = f"{text}; {redact_text(str(violation))}"
         if len(longer.encode()) > room:
             break
         text, shown = longer, shown + 1

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from secateur._foreign import detail_of
 from secateur_service.artifacts.port import FORBIDDEN, OBJECT_NOT_FOUND, REFUSED, STORE_FULL, ObjectInfo, check_key
 from secateur_service.durable import sync
 from secateur_service.errors import PermanentError, ResourceError
@@ -202,4 +203,4 @@ def _translated(action: str, *, absent: str = OBJECT_NOT_FOUND) -> Iterator[None
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise ResourceError(f"{action}: the artifact folder's disk is full", reason=STORE_FULL) from error
-        raise PermanentError(f"{action}: {error}", reason=REFUSED) from error
+        raise PermanentError(f"{action}: {detail_of(error)}", reason=REFUSED) from error

@@ -93,7 +93,9 @@ def parse_manifest(content: bytes) -> Manifest:
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
-        raise PermanentError(f"the manifest cannot be read: {error}", reason=INVALID_MANIFEST) from error
+        raise PermanentError(
+            "the manifest cannot be read: it is damaged, or of another release", reason=INVALID_MANIFEST
+        ) from error
 
 
 def describe_file(file: LocalFile) -> ManifestFile:

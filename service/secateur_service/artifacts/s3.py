@@ -31,6 +31,7 @@ from minio import Minio
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError, IncompleteRead, MaxRetryError, ReadTimeoutError, SSLError
 
+from secateur._foreign import detail_of
 from secateur_service.artifacts.port import (
     BUCKET_NOT_FOUND,
     FORBIDDEN,
@@ -55,6 +56,7 @@ PART_BYTES = 64 * 2**20
 UPLOAD_TRIES = 3
 MAX_URL_SECONDS = 7 * 24 * 3600  # what version 4 of the signature allows
 
+_CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
 _FORBIDDEN_CODES = {
     "AccessDenied",
     "AccountProblem",
@@ -263,9 +265,7 @@ class S3Store:
             digest = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
             answer = self._http.request("PUT", url, body=content, headers={**headers, "Content-MD5": digest})
             if answer.status != HTTPStatus.OK and answer.status not in accepted:
-                raise self._failure(
-                    f"uploading {key}", answer.status, *_code_and_message(answer.data.decode(errors="replace"))
-                )
+                raise self._failure(f"uploading {key}", answer.status, _code_in(answer.data.decode(errors="replace")))
             return answer.status
 
     def _read(self, key: str, *, offset: int = 0, length: int = 0) -> Iterator[bytes]:
@@ -314,21 +314,25 @@ class S3Store:
         except AttemptError:
             raise
         except S3Error as error:
-            raise self._failure(action, error.response.status, error.code or "", error.message or "") from error
+            raise self._failure(action, error.response.status, error.code or "") from error
         except InvalidResponseError as error:
-            raise self._failure(action, error._code, *_code_and_message(error._body or "")) from error
+            raise self._failure(action, error._code, _code_in(error._body or "")) from error
         except ServerError as error:
-            raise self._failure(action, error.status_code, "", str(error)) from error
+            raise self._failure(action, error.status_code, "") from error
         except ParseError as error:
-            raise self._failure(action, HTTPStatus.BAD_GATEWAY, "", "the answer is not XML") from error
+            raise self._failure(action, HTTPStatus.BAD_GATEWAY, "") from error
         except HTTPError as error:
             raise self._broken(action, error) from error
         except (MinioException, ValueError) as error:
-            raise PermanentError(f"{action}: {error}", reason=REFUSED) from error
+            raise PermanentError(
+                f"{action}: no request can be made of it ({detail_of(error)}); check the keys and the "
+                f"name of the bucket {self._bucket}",
+                reason=REFUSED,
+            ) from error
 
-    def _failure(self, action: str, status: int, code: str, message: str) -> AttemptError:
-        """What an answer of the store means for the job."""
-        said = f"{self._endpoint} answered {status} {code} {message}".strip()
+    def _failure(self, action: str, status: int, code: str) -> AttemptError:
+        """What an answer of the store means for the job; its own words may quote the request, and stay here."""
+        said = f"{self._endpoint} answered {status} {code if _CODE.fullmatch(code) else ''}".strip()
         if code == "NoSuchBucket":
             remedy = "create it or choose another destination"
             return PermanentError(f"{action}: there is no bucket {self._bucket}; {remedy}", reason=BUCKET_NOT_FOUND)
@@ -348,16 +352,17 @@ class S3Store:
         cause = error.reason if isinstance(error, MaxRetryError) and error.reason is not None else error
         if isinstance(cause, SSLError):
             remedy = "check the store's certificate"
-            return PermanentError(f"{action}: no TLS with {self._endpoint}: {cause}; {remedy}", reason=REFUSED)
+            return PermanentError(
+                f"{action}: no TLS with {self._endpoint}: {detail_of(cause)}; {remedy}", reason=REFUSED
+            )
         if isinstance(cause, ReadTimeoutError):
             return TransientError(f"{action}: {self._endpoint} did not answer in time", reason=TIMEOUT)
         if isinstance(cause, IncompleteRead):
-            return TransientError(f"{action}: the answer broke off: {cause}", reason=OBJECT_TRUNCATED)
-        return TransientError(f"{action}: cannot reach {self._endpoint}: {cause}", reason=UNREACHABLE)
+            return TransientError(f"{action}: the answer broke off", reason=OBJECT_TRUNCATED)
+        return TransientError(f"{action}: cannot reach {self._endpoint}: {detail_of(cause)}", reason=UNREACHABLE)
 
 
-def _code_and_message(body: str) -> tuple[str, str]:
-    """S3's error code and message out of an answer that is XML but does not say so, as some stores send it."""
+def _code_in(body: str) -> str:
+    """S3's error code out of an answer that is XML but does not say so, as some stores send it."""
     code = re.search(r"<Code>([^<]*)</Code>", body)
-    message = re.search(r"<Message>([^<]*)</Message>", body)
-    return (code[1] if code else ""), (message[1] if message else body[:200])
+    return code[1] if code else ""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from secateur._foreign import detail_of
 from secateur_service.calibration.documents import CorpusRefusedError, Reading, Render, Row, documents_of
 from secateur_service.calibration.presets import Preset
 from secateur_service.errors import TransientError
@@ -92,9 +93,9 @@ class StreamedCorpus:
         except (DatasetNotFoundError, RepositoryNotFoundError) as error:
             raise CorpusRefusedError(f"cannot be read: there is no {place}, or it wants a token") from error
         except (HfHubHTTPError, httpx2.HTTPError, ConnectionError, TimeoutError) as error:
-            raise TransientError(f"{place} cannot be reached: {error!r}", reason="HUB_UNREACHABLE") from error
+            raise TransientError(f"{place} cannot be reached: {detail_of(error)}", reason="HUB_UNREACHABLE") from error
         except (DatasetsError, ValueError, KeyError, OSError) as error:
-            raise CorpusRefusedError(f"cannot be read, {place}: {error}") from error
+            raise CorpusRefusedError(f"cannot be read, {place}: {detail_of(error)}") from error
 
 
 def _library(endpoint: str) -> Any:

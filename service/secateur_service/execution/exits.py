@@ -11,6 +11,8 @@ import resource
 import traceback
 from dataclasses import dataclass
 
+from secateur._foreign import detail_of
+from secateur._redaction import redact
 from secateur_service.errors import (
     AttemptError,
     FencedError,
@@ -23,7 +25,6 @@ from secateur_service.errors import (
 )
 from secateur_service.execution.port import WorkerExit
 from secateur_service.jobs.job import Failure
-from secateur_service.telemetry.logging import redact
 
 _BY_EXIT_CODE: dict[int, type[AttemptError]] = {
     kind.exit_code: kind
@@ -50,21 +51,30 @@ def attempt_error(error: Exception) -> AttemptError:
     if isinstance(error, ServiceError):
         return PermanentError(error.message, reason=error.reason, metadata=error.metadata)
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
-        return ResourceError(f"the disk is full; free space or make it larger: {error}", reason="DISK_FULL")
+        return ResourceError(f"the disk is full; free space or make it larger: {detail_of(error)}", reason="DISK_FULL")
     if _is_out_of_memory(error):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return ResourceError(
-            f"host memory did not suffice, the worker took {peak / 1e9:.1f} GB: {error or 'allocation failed'}",
+            f"host memory did not suffice, the worker took {peak / 1e9:.1f} GB",
             reason="OUT_OF_MEMORY",
             metadata={"peak_host_bytes": str(peak)},
         )
     if isinstance(error, (ConnectionError, TimeoutError)):
-        return TransientError(f"a connection failed: {error}", reason="NETWORK")
-    trace = "".join(traceback.format_exception(error))[-_TRACEBACK_CHARACTERS:]
+        return TransientError(f"a connection failed: {detail_of(error)}", reason="NETWORK")
     return InternalError(
-        redact(f"unexpected {type(error).__name__}: {error}; this is a defect, please report it with its details"),
-        metadata={"traceback": redact(trace)},
+        f"unexpected {type(error).__name__}; this is a defect, please report it with its details and what the log says",
+        metadata={"traceback": _places(error)[-_TRACEBACK_CHARACTERS:]},
     )
+
+
+def _places(error: BaseException) -> str:
+    """Where an exception came from, and its causes: classes and lines of code, without the texts, which quote anything.
+
+    Those are in the log, redacted.
+    """
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    before = f"{_places(cause)}from which came\n" if cause is not None else ""
+    return f"{before}{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}\n"
 
 
 def _is_out_of_memory(error: Exception) -> bool:

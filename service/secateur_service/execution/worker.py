@@ -21,6 +21,7 @@ import structlog
 from opentelemetry.trace import Span, SpanKind
 from pydantic import ValidationError
 
+from secateur._redaction import protect
 from secateur_service import faults
 from secateur_service.artifacts import ObjectStore, ObservedStore, open_store
 from secateur_service.errors import (
@@ -104,6 +105,7 @@ def run_attempt(settings: Settings, job_id: str, attempt: int, slot: int, *, pip
     Returns:
         The exit code for this process: 0 when the job is done or was cancelled, else the failure class's.
     """
+    protect(settings.secrets())
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     structlog.contextvars.bind_contextvars(job=job_id, attempt=attempt)
     # Nothing has begun that would have to be put in order.
@@ -210,8 +212,9 @@ def _specification(job: Job) -> PruneSpec:
     try:
         return PruneSpec.model_validate(job.resolved)
     except ValidationError as error:
+        fields = ", ".join(".".join(map(str, finding["loc"])) for finding in error.errors(include_input=False))
         raise PermanentError(
-            f"this release has other rules than the one that admitted the job; submit it again: {error}",
+            f"this release has other rules for {fields} than the one that admitted the job; submit it again",
             reason="SPEC_NOT_UNDERSTOOD",
         ) from error
 

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from secateur._foreign import detail_of
 from secateur_service.errors import TransientError
 
 
@@ -51,7 +52,8 @@ class Database(Protocol):
 
 def store_unavailable(cause: BaseException | None) -> TransientError:
     """The database does not answer; it may later."""
-    return TransientError(f"the job store does not answer: {cause}", reason="STORE_UNAVAILABLE")
+    said = f": {detail_of(cause)}" if cause is not None else ""
+    return TransientError(f"the job store does not answer{said}", reason="STORE_UNAVAILABLE")
 
 
 @contextlib.contextmanager

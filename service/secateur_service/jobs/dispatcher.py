@@ -16,6 +16,7 @@ from functools import partial
 
 import structlog
 
+from secateur._foreign import detail_of
 from secateur_service.errors import FencedError, NotFoundError, TransientError
 from secateur_service.execution.exits import AttemptEnd, end_of_process
 from secateur_service.execution.lease import HEARTBEATS_PER_LEASE
@@ -257,7 +258,7 @@ class Dispatcher:
                 worker = self._executor.start(job.id, job.attempt, slot)
             except OSError as error:
                 _log.error("worker cannot be started", job=job.id, attempt=job.attempt, error=str(error))
-                message = f"the worker process could not be started: {error}"
+                message = f"the worker process could not be started: {detail_of(error)}"
                 self._release(job, AttemptEnd(Failure("WORKER_NOT_STARTED", message, retryable=True), charged=True))
                 return
             _log.info("worker started", job=job.id, attempt=job.attempt, slot=slot)

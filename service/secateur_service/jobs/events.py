@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from secateur._redaction import redact, redact_text
 from secateur_service.jobs.job import EventKind, Failure
 from secateur_service.jobs.states import JobState
 from secateur_service.pipeline.observer import BlockRecord, Progress
@@ -42,8 +43,9 @@ def progress_body(progress: Progress) -> dict[str, Any]:
 
 
 def log_body(level: str, message: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """One log line. Fields of types that JSON does not have become their text."""
-    return {"level": level, "message": message, "fields": json.loads(json.dumps(dict(fields), default=str))}
+    """One log line, without secrets. Fields of types that JSON does not have become their text."""
+    plain = json.loads(json.dumps(dict(fields), default=str))
+    return {"level": level, "message": redact_text(message), "fields": redact(plain)}
 
 
 def bounded(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     http_stream_backoff,
 )
 
+from secateur._foreign import detail_of
 from secateur_service.durable import write_durably
 from secateur_service.errors import TransientError
 from secateur_service.sources.reference import HubReference, ReferenceRefusedError
@@ -185,11 +186,15 @@ class Hub:
         except EntryNotFoundError as error:
             raise ReferenceRefusedError(f"a file of {reference} is gone; choose another revision") from error
         except HFValidationError as error:
-            raise ReferenceRefusedError(f"not a repository: {error}") from error
+            raise ReferenceRefusedError(
+                "not the name of a repository; use hf://org/name or hf://datasets/org/name"
+            ) from error
         except HfHubHTTPError as error:
             raise self._failure(error, page) from error
         except (httpx2.HTTPError, OSError) as error:
-            raise TransientError(f"{self.endpoint} cannot be reached: {error!r}", reason="HUB_UNREACHABLE") from error
+            raise TransientError(
+                f"{self.endpoint} cannot be reached: {detail_of(error)}", reason="HUB_UNREACHABLE"
+            ) from error
 
     def _failure(self, error: HfHubHTTPError, page: str) -> Exception:
         status = error.response.status_code

@@ -121,7 +121,7 @@ def _path(uri: str) -> Path:
     try:
         parts = urlsplit(uri)
     except ValueError as error:
-        raise ReferenceRefusedError(f"not a URI ({error}); use file:///absolute/path") from error
+        raise ReferenceRefusedError("not a URI; use file:///absolute/path") from error
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         raise ReferenceRefusedError("a file URI has no host, query or fragment; use file:///absolute/path")
     raw = unquote(parts.path)

@@ -1,55 +1,26 @@
 """Structured logs: JSON lines for machines, readable lines on a terminal, and no secrets in either.
 
 Everything that is bound to the context (request id, job, attempt, stage) is on every line, those of libraries that use
-the standard `logging` module included. Values are redacted by the name of their key, and tokens of known forms
-wherever they stand in a text.
+the standard `logging` module included, and so is an exception that ends the process. Secrets are redacted as everywhere
+(`secateur._redaction`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import re
 import sys
-from collections.abc import Mapping
-from typing import Any, Literal, TextIO
+import threading
+from types import TracebackType
+from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from secateur._redaction import redact
 from secateur_service.telemetry.tracing import trace_fields
 
-REDACTED = "[redacted]"
-
-_SECRET_KEY = re.compile(
-    r"(^|[_\-.])(password|passwd|secret|token|api_?key|access_?key|secret_?key|private_?key|credentials?|authorization"
-    r"|cookie)([_\-.]|$)",
-    re.IGNORECASE,
-)
-# `page_token`, `tokens_per_language` and the like are not secrets.
-_NOT_SECRET_KEY = re.compile(r"(page_token|resume_token|change_token|tokens?_(per|total|count)\w*)$", re.IGNORECASE)
-_SECRET_TEXT = re.compile(
-    r"\bsct_[A-Za-z0-9_-]{20,}"  # ours
-    r"|\bhf_[A-Za-z0-9]{20,}"  # Hugging Face
-    r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"  # AWS access keys
-    r"|\bgh[pousr]_[A-Za-z0-9]{30,}"  # GitHub
-    r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"  # JSON web tokens
-    r"|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{8,}"
-    r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # user:password in a URL
-    r"|(?<=X-Amz-Signature=)[0-9A-Fa-f]+"
-)
-
-
-def redact(value: Any, key: str = "") -> Any:
-    """A copy of plain data without secrets: by the name of the key, and by the form of the text."""
-    if key and _SECRET_KEY.search(key) and not _NOT_SECRET_KEY.search(key) and value not in (None, ""):
-        return REDACTED
-    if isinstance(value, str):
-        return _SECRET_TEXT.sub(REDACTED, value)
-    if isinstance(value, Mapping):
-        return {name: redact(entry, str(name)) for name, entry in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [redact(entry) for entry in value]
-    return value
+_log = structlog.get_logger(__name__)
 
 
 def configure_logging(
@@ -87,7 +58,7 @@ def configure_logging(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
@@ -102,6 +73,23 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    sys.excepthook = _log_exception
+    threading.excepthook = lambda ended: _log_exception(ended.exc_type, ended.exc_value, ended.exc_traceback)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base class names it so
+        """Say that a line is lost, and where it was to come from; the base class would print its arguments as well."""
+        error = type(sys.exception()).__name__
+        with contextlib.suppress(OSError, ValueError):  # there may be nowhere to say it
+            print(f"a log line of {record.pathname}:{record.lineno} is lost: {error}", file=sys.__stderr__)
+
+
+def _log_exception(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """What nobody caught, as a line like the others."""
+    if issubclass(kind, KeyboardInterrupt | SystemExit):
+        return
+    _log.critical("unhandled exception", exc_info=(kind, error, trace))
 
 
 def _add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from secateur_service.telemetry.logging import REDACTED, configure_logging, redact
+from secateur._redaction import REDACTED, redact
+from secateur_service.telemetry.logging import configure_logging
 
 SECRETS = [
     "sct_" + "aB-_" * 10 + "xyz",

@@ -1,0 +1,96 @@
+"""What is printed: on any terminal, in any encoding, and without power over either.
+
+Names, labels, addresses, logs and messages come from others. No character of theirs reaches a terminal that moves its
+cursor, colours it, rings, writes to its clipboard, or turns the direction of what stands beside it: such characters are
+shown by their escapes. What a stream cannot encode is shown likewise, so that no letter ends a command; a stream whose
+reader is gone, or that was closed, takes the rest in silence where the work matters more than the words.
+
+Both command lines print through here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from typing import Any, TextIO
+
+from rich.console import Console
+
+_UNSAFE = (
+    "\x00-\x1f\x7f-\x9f"  # controls, C0 and C1, escape sequences among them
+    "\xad\u061c\u180e\u200b-\u200f"  # soft hyphen, zero width, marks of direction
+    "\u2028-\u202e"  # separators of lines and paragraphs, embeddings and overrides
+    "\u2060-\u206f\ufeff\ufff9-\ufffb"  # joiners, isolates, interlinear marks
+    "\ud800-\udfff"  # halves of pairs
+    "\U000e0000-\U000e007f"  # tags
+)
+UNSAFE = re.compile(f"[{_UNSAFE}]")
+"""Characters that a terminal obeys, or that show as something else than they are."""
+
+_UNSAFE_IN_LINES = re.compile(f"(?!\n)[{_UNSAFE}]")
+
+
+def clean(text: str) -> str:
+    """A foreign text on one line: what `UNSAFE` finds is shown by its escape."""
+    return UNSAFE.sub(_escaped, text)
+
+
+def clean_lines(text: str) -> str:
+    """The same of a text of ours in which line breaks are meant."""
+    return _UNSAFE_IN_LINES.sub(_escaped, text)
+
+
+def first_unsafe(text: str) -> str | None:
+    """The first character of a text that `UNSAFE` finds, as `U+000A`."""
+    found = UNSAFE.search(text)
+    return f"U+{ord(found[0]):04X}" if found else None
+
+
+def prepare_streams() -> None:
+    """Let standard output and error take every character: what they cannot encode becomes its escape."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console for progress and tables that takes texts as they are: no markup, no emoji, no colours of its own.
+
+    Rich draws bars and tables in ASCII where the stream's encoding has nothing else.
+    """
+    prepare_streams()
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def write(text: str, *, stream: TextIO | None) -> None:
+    """Print a line, or several.
+
+    Raises:
+        BrokenPipeError: the reader is gone.
+    """
+    if stream is not None:
+        stream.write(clean_lines(text) + "\n")
+        stream.flush()
+
+
+def say(text: str, *, stream: TextIO | None = None) -> None:
+    """Print a line about work that goes on, to standard error by default; a stream that takes no more is let be."""
+    stream = sys.stderr if stream is None else stream
+    try:
+        write(text, stream=stream)
+    except (OSError, ValueError):
+        discard(stream)
+
+
+def discard(stream: Any) -> None:
+    """Send what is still to come, Python's own last flush included, to nowhere."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _escaped(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
