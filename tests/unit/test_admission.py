@@ -119,3 +119,25 @@ def test_rules_of_every_kind_come_back_together(places):
         "calibration.languages[1].language",
         "pruning.overrides[0].layers",
     }
+
+
+def test_a_specification_may_spell_languages_in_any_way_and_shows_their_one_name(places, tmp_path):
+    for name in ("he", "zh-Hant-TW", "no"):
+        (tmp_path / f"{name}.txt").write_text("text\n" * 9)
+    data = spec_data(places[0], tmp_path, tmp_path)
+    data["calibration"]["languages"] = [{"language": "iw"}, {"language": "zh-TW", "weight": 3}]
+    data["evaluation"]["languages"] = ["nb", "HE", "zh-hant-tw"]
+    resolved = admit(data, EVERYWHERE).resolved
+    assert resolved.calibration.weights == {"he": 0.25, "zh-Hant-TW": 0.75}
+    assert resolved.evaluation.languages == ("no", "he", "zh-Hant-TW")
+    assert '"he"' in resolved.model_dump_json()
+    assert admit(resolved.model_dump(mode="json"), EVERYWHERE).resolved == resolved
+
+
+def test_a_refused_language_is_called_as_the_user_spelled_it(places):
+    found = refused(
+        places, calibration={"languages": [{"language": "iw"}, {"language": "de"}]}, evaluation={"languages": ["zh-TW"]}
+    )
+    assert set(found) == {"calibration.languages[0].language", "evaluation.languages[0]"}
+    assert found["calibration.languages[0].language"].startswith("'iw': the corpus has no file iw.txt")
+    assert found["evaluation.languages[0]"].startswith("'zh-TW': the corpus has no file zh-TW.txt")

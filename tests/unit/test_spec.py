@@ -68,6 +68,15 @@ def test_weights_are_normalised_and_samples_divided_equally():
             "calibration.languages",
             "de is there twice; merge its entries: each language may appear once",
         ),
+        *(
+            (
+                "calibration",
+                {"corpus": "file:///c", "languages": [{"language": one}, {"language": other}]},
+                "calibration.languages",
+                f"{one} and {other} are one language, {name}; merge",
+            )
+            for one, other, name in [("DE", "de", "de"), ("iw", "he", "he"), ("zh-hant-tw", "zh-TW", "zh-Hant-TW")]
+        ),
         (
             "calibration",
             {"corpus": "file:///c", "languages": [{"language": "de", "weight": 0}]},
@@ -225,7 +234,13 @@ def test_weights_are_normalised_and_samples_divided_equally():
             "'4:2' is not a pattern",
         ),
         ("pruning", {"sparsity": 0.5, "overrides": [{"dense": True}]}, "pruning.overrides[0].layers", "field required"),
-        ("evaluation", {"languages": ["de", "de"]}, "evaluation.languages", "names a language twice"),
+        (
+            "evaluation",
+            {"languages": ["de", "de"]},
+            "evaluation.languages",
+            "names a language twice: de is there twice",
+        ),
+        ("evaluation", {"languages": ["de", "xq"]}, "evaluation.languages[1]", "'xq' is not a language"),
         ("evaluation", {"layer_snr": "perhaps"}, "evaluation.layer_snr", "expected true or false"),
         ("model", {}, "model.uri", "field required; expected a safetensors checkpoint"),
         ("modell", {}, "modell", "no such part of a specification; known are model"),

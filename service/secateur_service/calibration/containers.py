@@ -1,7 +1,7 @@
 """Files with rows of text: lines, JSON lines, tables; plain or compressed. What a document is, `documents` says.
 
 Files are read as they come, a piece at a time: a line of text may have any length. A line of JSON and a value of a
-table are read whole, so a line of JSON has a limit.
+table are read as a whole, and so have a limit.
 
 Does not import torch.
 """
@@ -15,7 +15,7 @@ import io
 import itertools
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -25,8 +25,8 @@ KINDS = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".zst")
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar", ".bz2", ".xz", ".lz4", ".br", ".Z")
 """Endings of what has text in it and is not read: it has to be unpacked."""
-# Of JSON, which is parsed as a whole; of text, lines have no limit.
-MAX_JSON_BYTES = 64 << 20
+MAX_VALUE_BYTES = 64 << 20
+"""Of a line of JSON and a value of a table, which are read as a whole; lines of text have no limit."""
 _PIECE_BYTES = 1 << 16
 _TABLE_ROWS = 64
 _TABLE_BUFFER_BYTES = 1 << 20
@@ -64,7 +64,7 @@ def rows_of(path: Path, text_field: str, reading: Reading) -> Iterator[Row]:
     """
     kind = kind_of(path.name)
     if kind == ".parquet":
-        return _table_rows(path, text_field)
+        return _table_rows(path, text_field, reading)
     return _json_rows(path, text_field, reading) if kind == ".jsonl" else _text_rows(path, reading)
 
 
@@ -83,43 +83,44 @@ def _text_rows(path: Path, reading: Reading) -> Iterator[Row]:
                 if text.strip(AROUND):
                     yield Row(place, text)
             else:
-                pieces = _pieces(file, line, place, reading)
+                pieces = _pieces(_rest_of_line(file, line), place, reading)
                 yield Row(place, pieces)
                 for _ in pieces:  # whoever asks for the next line has read this one
                     pass
 
 
-def _pieces(file: IO[bytes], first: bytes, place: str, reading: Reading) -> Iterator[str]:
+def _rest_of_line(file: IO[bytes], first: bytes) -> Iterator[bytes]:
     """The pieces of a line, of which one has been read."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
     raw = first
-    while True:
-        is_last = raw.endswith(b"\n") or not raw
-        try:
-            yield decoder.decode(raw, is_last)
-        except UnicodeDecodeError as error:
-            raise _not_utf8(place) from error
-        if is_last:
-            return
-        raw = file.readline(_PIECE_BYTES)
-        reading.look(len(raw))
+    while raw:
+        yield raw
+        raw = b"" if raw.endswith(b"\n") else file.readline(_PIECE_BYTES)
+
+
+def _pieces(raws: Iterable[bytes], place: str, reading: Reading) -> Iterator[str]:
+    """A long text, a piece at a time."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for raw in raws:
+            reading.look(len(raw))
+            yield decoder.decode(raw)
+        yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(place) from error
 
 
 def _json_rows(path: Path, text_field: str, reading: Reading) -> Iterator[Row]:
     with _open(path) as file:
         for number in itertools.count(1):
-            line = file.readline(MAX_JSON_BYTES + 1)
+            line = file.readline(MAX_VALUE_BYTES + 1)
             if not line:
                 return
             reading.look(len(line))
             place = f"{path.name}, line {number}"
             if number == 1:
                 _check_encoding(path, line)
-            if len(line) > MAX_JSON_BYTES:
-                raise CorpusRefusedError(
-                    f"{place}: more than {MAX_JSON_BYTES >> 20} MiB in one JSON object; put one document into each, or "
-                    "such a text into a .txt file"
-                )
+            if len(line) > MAX_VALUE_BYTES:
+                raise _too_long(place)
             text = _decoded(line, place).strip(AROUND)
             if text:
                 yield _json_row(text, text_field, place)
@@ -148,7 +149,7 @@ def _name(value: object) -> str:
     return "null" if value is None else _NAMES[type(value)]
 
 
-def _table_rows(path: Path, text_field: str) -> Iterator[Row]:
+def _table_rows(path: Path, text_field: str, reading: Reading) -> Iterator[Row]:
     import pyarrow as pa  # type: ignore[import-untyped]
     from pyarrow import parquet
 
@@ -170,20 +171,47 @@ def _table_rows(path: Path, text_field: str) -> Iterator[Row]:
             if kind is None or not (_is_text(pa, kind) or _is_list(pa, kind) or pa.types.is_null(kind)):
                 found = f"there is no {text_field!r}" if kind is None else f"{text_field!r} is {kind}"
                 for number in range(1, table.metadata.num_rows + 1):
+                    reading.look()
                     yield Row(f"{path.name}, row {number}", None, found, texts)
                 return
+            _check_sizes(path, table.metadata, text_field)
             number = 0
             for batch in table.iter_batches(batch_size=_TABLE_ROWS, columns=[text_field]):
                 column = batch.column(batch.schema.get_field_index(text_field))
-                for value in (column.cast(pa.large_binary()) if _is_text(pa, kind) else column).to_pylist():
+                is_text = _is_text(pa, kind)
+                for value in column.cast(pa.large_binary()) if is_text else column:
                     number += 1
+                    reading.look()
                     place = f"{path.name}, row {number}"
-                    if value is None:
+                    if not value.is_valid:
                         yield Row(place, None, f"{text_field!r} is null", texts)
                     else:
-                        yield Row(place, _decoded(value, place) if isinstance(value, bytes) else value, fields=texts)
+                        content = _value(value.as_buffer(), place, reading) if is_text else value.as_py()
+                        yield Row(place, content, fields=texts)
     except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
         raise CorpusRefusedError(f"{path.name} cannot be read: {error}; store it again") from error
+
+
+def _check_sizes(path: Path, metadata: Any, text_field: str) -> None:
+    """Refuse values that are certainly too long before they are read."""
+    for group in (metadata.row_group(number) for number in range(metadata.num_row_groups)):
+        for column in (group.column(number) for number in range(group.num_columns)):
+            if (
+                column.path_in_schema == text_field
+                and column.total_uncompressed_size > MAX_VALUE_BYTES * group.num_rows
+            ):
+                raise _too_long(f"{path.name}, {text_field!r}")
+
+
+def _value(raw: Any, place: str, reading: Reading) -> str | Iterator[str]:
+    """A text of a table; a long one in pieces, because it is there once already."""
+    view = memoryview(raw)
+    if len(view) > MAX_VALUE_BYTES:
+        raise _too_long(place)
+    if len(view) <= _PIECE_BYTES:
+        return _decoded(bytes(view), place)
+    starts = range(0, len(view), _PIECE_BYTES)
+    return _pieces((bytes(view[at : at + _PIECE_BYTES]) for at in starts), place, reading)
 
 
 def _is_text(pa: Any, kind: Any) -> bool:
@@ -223,6 +251,13 @@ def _decoded(raw: bytes, place: str) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _not_utf8(place) from error
+
+
+def _too_long(place: str) -> CorpusRefusedError:
+    return CorpusRefusedError(
+        f"{place}: more than {MAX_VALUE_BYTES >> 20} MiB; put one document into a row, or such a text into a .txt "
+        "file, where it may have any length"
+    )
 
 
 def _not_utf8(place: str) -> CorpusRefusedError:

@@ -267,11 +267,25 @@ def _parts_of(row: Row, render: Render | None, reading: Reading) -> Iterator[str
             made.origin = part
             yield made
         return
-    for part in parts([_whole(content)] if isinstance(content, str) else content):
+    for part in parts([_whole(content)] if isinstance(content, str) else _joined_line_ends(content)):
         reading.look(len(part))
         yield rendered(render, part) if render else part
 
 
+def _joined_line_ends(pieces: Iterable[str]) -> Iterator[str]:
+    """The same text with the line ends that `_whole` gives, which may be in two pieces."""
+    held = ""
+    for piece in pieces:
+        text = held + piece
+        held = "\r" if text.endswith("\r") else ""
+        yield (text[:-1] if held else text).replace("\r\n", "\n")
+    yield held
+
+
 def _whole(text: str) -> str:
     """A text that UTF-8 can spell (JSON has halves of characters), with the line ends of every other one."""
-    return text.encode("utf-8", "replace").decode().replace("\r\n", "\n")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-8", "replace").decode()
+    return text.replace("\r\n", "\n")

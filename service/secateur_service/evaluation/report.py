@@ -53,6 +53,8 @@ class CalibrationFigures:
     digest: str
     unknown_tokens: int = 0
     dropped: int | None = None
+    rows_without_text: int = 0
+    cut_texts: int = 0
     identified: IdentifiedFigures | None = None
 
 
@@ -94,6 +96,8 @@ class EvaluationFigures:
     bytes: int
     dense_nats: float
     pruned_nats: float
+    rows_without_text: int = 0
+    cut_texts: int = 0
     identified: IdentifiedFigures | None = None
 
 
@@ -174,6 +178,10 @@ class IdentifiedPart(Part):
     other_share: Share
 
 
+_ROWS_WITHOUT_TEXT = Field(ge=0, description="rows of the corpus that were skipped because they have no text")
+_CUT_TEXTS = Field(ge=0, description="texts of the corpus that are so long that they were cut into several documents")
+
+
 class CalibrationLanguage(Part):
     """The calibration text of one language of the mix."""
 
@@ -191,6 +199,8 @@ class CalibrationLanguage(Part):
     dropped_texts: int | None = Field(
         description="texts that were left out of those that the dense model wrote; null where the corpus is the text"
     )
+    rows_without_text: int = _ROWS_WITHOUT_TEXT
+    cut_texts: int = _CUT_TEXTS
     identified: IdentifiedPart | None = Field(description="null where nobody asked, or where it cannot be told")
 
 
@@ -207,6 +217,8 @@ class EvaluationLanguage(Part):
     perplexity_ratio: float = Field(description="pruned / dense; 1 means nothing was lost")
     dense_bits_per_byte: float = Field(description="nats / (ln 2 · bytes); compares between languages and tokenizers")
     pruned_bits_per_byte: float
+    rows_without_text: int = _ROWS_WITHOUT_TEXT
+    cut_texts: int = _CUT_TEXTS
     identified: IdentifiedPart | None = Field(description="null where nobody asked, or where it cannot be told")
 
 
@@ -347,6 +359,8 @@ def _calibration(figures: CalibrationFigures) -> CalibrationLanguage:
         unknown_share=figures.unknown_tokens / figures.tokens,
         digest=figures.digest,
         dropped_texts=figures.dropped,
+        rows_without_text=figures.rows_without_text,
+        cut_texts=figures.cut_texts,
         identified=_identified(figures.identified),
     )
 
@@ -365,6 +379,8 @@ def _evaluation(figures: EvaluationFigures, *, in_mix: bool) -> EvaluationLangua
         perplexity_ratio=pruned / dense,
         dense_bits_per_byte=bits_per_byte(figures.dense_nats, figures.bytes),
         pruned_bits_per_byte=bits_per_byte(figures.pruned_nats, figures.bytes),
+        rows_without_text=figures.rows_without_text,
+        cut_texts=figures.cut_texts,
         identified=_identified(figures.identified),
     )
 

@@ -54,6 +54,8 @@ def report_of(
                 digest=sample.digest(),
                 unknown_tokens=sample.unknown_tokens,
                 dropped=sample.dropped,
+                rows_without_text=sample.rows_without_text,
+                cut_texts=sample.cut_texts,
                 identified=sample.identified,
             )
             for name, sample in calibration.items()
@@ -66,6 +68,8 @@ def report_of(
                 bytes=passed.dense[name].bytes,
                 dense_nats=passed.dense[name].nats,
                 pruned_nats=passed.pruned[name].nats,
+                rows_without_text=sample.rows_without_text,
+                cut_texts=sample.cut_texts,
                 identified=sample.identified,
             )
             for name, sample in evaluation.items()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from transformers import AutoTokenizer
 
+from secateur_service.calibration import containers
 from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus, Reading
 from secateur_service.calibration.documents import AROUND, LONGEST_CHARACTERS, MOST_WITHOUT_TEXT, parts
 from secateur_service.calibration.sampling import draw_samples, for_evaluation
@@ -53,7 +54,7 @@ def bytes_of(content):
     return lambda path: path.write_bytes(content)
 
 
-def containers(documents):
+def stored(documents):
     """Every way to store the same documents: files by name, each with what writes it."""
     plain = lines(documents)
     half = len(documents) // 2
@@ -116,9 +117,7 @@ def outcome(tokenizer, corpus):
 def test_every_container_gives_the_same_sample(tokenizer, tmp_path_factory, documents):
     documents += [f"Satz {number}" for number in range(len(documents))]  # of rows, half may be without text
     folder = tmp_path_factory.mktemp("corpora")
-    found = [
-        outcome(tokenizer, store(folder / str(number), files)) for number, files in enumerate(containers(documents))
-    ]
+    found = [outcome(tokenizer, store(folder / str(number), files)) for number, files in enumerate(stored(documents))]
     assert found == found[:1] * len(found)
 
 
@@ -133,6 +132,15 @@ def test_lines_within_a_document_end_alike_in_all_containers(tmp_path):
         store(tmp_path / name, {"de.jsonl": write})
     store(tmp_path / "c", {"de.parquet": table(["eins\r\nzwei\r\n"], pa.string())})
     assert {tuple(FolderCorpus(tmp_path / name).documents("de")) for name in "abc"} == {("eins\nzwei",)}
+
+
+def test_line_ends_of_a_long_text_are_the_same_whatever_pieces_it_is_read_in(tmp_path):
+    text = "".join(f"Zeile {number}{'x' * (number % 7)}\r\n" for number in range(30_000))
+    found = [
+        list(store(tmp_path / name, {f"de.{name}": write}).documents("de"))
+        for name, write in (("jsonl", bytes_of(objects([text]))), ("parquet", table([text], pa.large_binary())))
+    ]
+    assert found[0] == found[1] == list(parts([text.replace("\r\n", "\n")]))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
@@ -276,6 +284,17 @@ def test_too_little_text_says_where_the_documents_went(tokenizer, tmp_path):
     purpose = "calibration" if others < 6 else "evaluation"
     assert f"for {purpose}: of its 6 documents" in str(refused.value) or "for evaluation: of its" in str(refused.value)
     assert re.search(r"go to \w+, by a hash of each; give it more text", str(refused.value))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_what_is_read_as_a_whole_has_a_limit_and_the_remedy_is_named(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(containers, "MAX_VALUE_BYTES", 1 << 16)
+    for documents in (["x" * (1 << 17)], ["kurz"] * 100 + ["x" * (1 << 17)]):
+        write = bytes_of(objects(documents)) if kind == "jsonl" else table(documents, pa.string())
+        corpus = store(tmp_path, {f"de.{kind}": write})
+        with pytest.raises(CorpusRefusedError, match=r"^de\..*: more than 0 MiB; put one document into a row"):
+            list(corpus.documents("de"))
+    assert len(list(store(tmp_path / "b", {"de.txt": bytes_of(lines(documents))}).documents("de"))) == 108
 
 
 # Rows without text

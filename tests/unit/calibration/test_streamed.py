@@ -5,11 +5,13 @@ The library takes the hub's address from its environment when it is loaded, so t
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
+from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.presets import presets
 from secateur_service.settings import Settings
 from support.hub import hub_server
@@ -55,6 +57,22 @@ def test_the_seed_chooses_the_order_of_the_files_and_an_interruption_changes_not
     [broken] = read(commit, "de-AT", 0)
     assert not hub.break_off_after
     assert broken == first
+
+
+def test_the_documents_are_those_of_the_same_text_in_a_folder(hub, read, tmp_path):
+    long = " ".join(f"Satz Nummer {number}." for number in range(3000))
+    texts = ["\ufeff Ein Satz.\r\n", "mit\u2028Trennern", "eins\r\nzwei", long, "", None, " \t "]
+    commit = hub.add_mc4({"de": texts}).commit
+    [found] = read(commit, "de", 0)
+    (tmp_path / "de.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    assert sorted(found) == sorted(FolderCorpus(tmp_path).documents("de"))
+    assert len(found) > 5
+
+
+def test_a_data_set_without_text_is_refused_and_does_not_say_that_it_cannot_be_reached(hub, read):
+    name, message = read(hub.add_mc4({"de": ["ein Satz", *[""] * 9]}).commit, "de", 0)
+    assert name == "CorpusRefusedError"
+    assert re.match(r"allenai/c4 \(de\), row [0-9]+: the text is empty; 9 of 10 rows have no text in 'text'", message)
 
 
 def test_only_the_files_of_the_language_are_read(hub, read):
