@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
+from sqlalchemy.engine import make_url
 
 from secateur._redaction import protect, redact, redact_text
 from secateur_service import __version__
@@ -23,6 +24,7 @@ from secateur_service.artifacts import ObjectStore, ObservedStore, open_store
 from secateur_service.durable import write_durably
 from secateur_service.errors import TransientError
 from secateur_service.execution.local import WORK_COMMAND, LocalExecutor
+from secateur_service.execution.locks import slot_lock
 from secateur_service.execution.port import Executor
 from secateur_service.inspection import InspectionPool
 from secateur_service.jobs.backoff import Backoff
@@ -32,6 +34,7 @@ from secateur_service.jobs.job import Event, EventKind
 from secateur_service.jobs.port import JobStore
 from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import SqlJobStore, open_job_store
+from secateur_service.private_files import exposed, tighten
 from secateur_service.settings import Settings
 from secateur_service.telemetry.logging import configure_logging
 from secateur_service.telemetry.metrics import Metrics, MetricsServer, StoreCollector
@@ -106,6 +109,7 @@ def _open_job_store(settings: Settings) -> SqlJobStore:
     """The store, with its schema up to date."""
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
+        _close_to_others(settings)
         store = open_job_store(settings.database_url)
         newer = store.migrate()
     except (OSError, ValueError, TransientError) as error:
@@ -113,6 +117,26 @@ def _open_job_store(settings: Settings) -> SqlJobStore:
     if newer is not None:
         _log.warning("the job store has the schema of a newer release, which this one may use", revision=newer)
     return store
+
+
+def _close_to_others(settings: Settings) -> None:
+    """Take from others what earlier releases left open, and tell of what this user may not change.
+
+    Raises:
+        CannotStartError: others may write what says who may call.
+    """
+    slots = sorted(slot_lock(settings.data_dir, 0).parent.glob("*"))
+    own = [("data_dir", settings.data_dir), *(("the lock of a slot,", path) for path in slots)]
+    database = make_url(settings.database_url)
+    if database.get_backend_name() == "sqlite" and database.database:
+        own += [("database_url", Path(database.database + suffix)) for suffix in ("", "-wal", "-shm")]
+    for finding in filter(None, (tighten(what, path) for what, path in own)):
+        _log.warning("UNSAFE: files are open to others", finding=str(finding))
+    for what, path, secret in (("tokens_file", settings.tokens_file, False), ("tls_key", settings.tls_key, True)):
+        for finding in exposed(what, path, secret=secret) if path is not None else ():
+            if finding.writable:
+                raise CannotStartError(str(finding))
+            _log.warning("UNSAFE: files are open to others", finding=str(finding))
 
 
 def _cause(error: Exception) -> str:

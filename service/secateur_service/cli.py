@@ -20,7 +20,8 @@ from secateur._redaction import protect, redact_text
 from secateur._terminal import prepare_streams, say
 from secateur_service import __version__
 from secateur_service.accounts import clean_environment, secrets_of_environment
-from secateur_service.settings import MAX_THREADS, PREFIX, Settings, check_device
+from secateur_service.private_files import exposed, keep_files_private
+from secateur_service.settings import FILE_VARIABLE, MAX_THREADS, PREFIX, Settings, check_device
 
 app = typer.Typer(
     name="secateur-service",
@@ -64,6 +65,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Read when grpc is loaded: else every failed handshake of a stranger is a line in our log that is no JSON.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    keep_files_private()
     prepare_streams()
     try:
         clean_environment(os.environ)
@@ -329,8 +331,18 @@ def _settings(**given: Any) -> Settings:
     except SettingsError as error:
         _fail(str(error), EXIT_USAGE)
     protect(settings.secrets())
+    _check_settings_file(holds_secrets=any(settings.secrets()))
     os.environ.update(settings.library_environment())
     return settings
+
+
+def _check_settings_file(*, holds_secrets: bool) -> None:
+    """Refuse a settings file that others may write, and warn of one with secrets that they may read."""
+    named = os.environ.get(FILE_VARIABLE)
+    for finding in exposed(FILE_VARIABLE, Path(named), secret=holds_secrets) if named else ():
+        if finding.writable:
+            _fail(str(finding), EXIT_USAGE)
+        say(f"warning: {finding}")
 
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:

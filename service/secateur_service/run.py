@@ -47,6 +47,7 @@ from secateur_service.execution.exits import attempt_error
 from secateur_service.jobs.events import log_body
 from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.observer import BlockRecord, Progress, Stage
+from secateur_service.private_files import make_public_folder
 from secateur_service.settings import Settings
 from secateur_service.sources import Sources, open_sources
 from secateur_service.spec import OutputSpec, PruneSpec
@@ -105,6 +106,7 @@ def _run(
     spec = admission.resolved.model_copy(update={"output": OutputSpec()})
     output = output.resolve()
     workdir = output / _WORK
+    make_public_folder(output)
     workdir.mkdir(parents=True, exist_ok=True)
     with _locked(workdir):
         published = _published(output)

@@ -1,5 +1,6 @@
 """The object store of the embedded default: a folder of this machine.
 
+Its files get the mode that the user's umask gives: they are for others, unlike all else that the service writes.
 Large files are linked in rather than copied where the file system allows it, so that publishing a checkpoint costs no
 second copy of it. Small files are copied: a link shares its bytes with the source, and a report may be written again.
 """
@@ -19,6 +20,7 @@ from secateur._foreign import detail_of
 from secateur_service.artifacts.port import FORBIDDEN, OBJECT_NOT_FOUND, REFUSED, STORE_FULL, ObjectInfo, check_key
 from secateur_service.durable import sync
 from secateur_service.errors import PermanentError, ResourceError
+from secateur_service.private_files import publish
 
 PARTIAL_PREFIX = ".partial-"
 LINKED_FROM_BYTES = 32 * 2**20
@@ -36,18 +38,19 @@ class DirectoryStore:
         target = self._path(key)
         with _translated(f"storing {key}", absent=REFUSED):
             if not (target.exists() and target.samefile(path)):
-                self._replace(target, lambda partial: _link_or_copy(path, partial))
+                self._publish(target, lambda partial: _link_or_copy(path, partial))
 
     def put_bytes(self, key: str, content: bytes, media_type: str) -> None:  # noqa: ARG002
         """Write a file and rename it into its place."""
         with _translated(f"storing {key}", absent=REFUSED):
-            self._replace(self._path(key), lambda partial: partial.write_bytes(content))
+            self._publish(self._path(key), lambda partial: partial.write_bytes(content))
 
     def put_new(self, key: str, content: bytes, media_type: str) -> bool:  # noqa: ARG002
         """Write a file and link it to its name, which fails where the name is taken."""
         target = self._path(key)
         with _translated(f"storing {key}", absent=REFUSED), _partial_beside(target) as partial:
             partial.write_bytes(content)
+            publish(partial)
             sync(partial)
             try:
                 os.link(partial, target)
@@ -65,7 +68,7 @@ class DirectoryStore:
         """Link or copy a file out."""
         source = self._path(key)
         with _translated(f"reading {key}"):
-            self._replace(path, lambda partial: shutil.copyfile(source, partial))
+            _replace(path, lambda partial: shutil.copyfile(source, partial))
 
     def stat(self, key: str) -> ObjectInfo | None:
         """Look at a file."""
@@ -150,12 +153,20 @@ class DirectoryStore:
                 raise
             folder = folder.parent
 
-    def _replace(self, target: Path, fill: Callable[[Path], object]) -> None:
-        with _partial_beside(target) as partial:
+    def _publish(self, target: Path, fill: Callable[[Path], object]) -> None:
+        def fill_for_others(partial: Path) -> None:
             fill(partial)
-            sync(partial)
-            partial.replace(target)
-            sync(target.parent)
+            publish(partial)
+
+        _replace(target, fill_for_others)
+
+
+def _replace(target: Path, fill: Callable[[Path], object]) -> None:
+    with _partial_beside(target) as partial:
+        fill(partial)
+        sync(partial)
+        partial.replace(target)
+        sync(target.parent)
 
 
 @contextmanager
@@ -174,6 +185,7 @@ def _make_folder(folder: Path) -> None:
     if not folder.exists():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
+        publish(folder)
         sync(folder.parent)
 
 

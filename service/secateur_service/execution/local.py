@@ -15,6 +15,7 @@ from pathlib import Path
 from secateur_service.execution.locks import is_free, slot_lock
 from secateur_service.execution.port import WorkerExit
 from secateur_service.execution.workdir import attempt_log, discard_work, work_directory
+from secateur_service.private_files import given_umask
 from secateur_service.settings import Settings
 from secateur_service.telemetry import tracing
 
@@ -139,6 +140,7 @@ class LocalExecutor:
                 stderr=subprocess.STDOUT,
                 env=self._environment,
                 start_new_session=True,
+                umask=given_umask(),  # it makes its own files private itself, and publishes the others
             )
         worker = LocalWorker(job_id, attempt, slot, log, process)
         self._workers.append(worker)
