@@ -25,6 +25,7 @@ class SpecOptions(TypedDict, total=False):
         chat_template: Whether every document is put into the model's chat template.
         generation: Lets the dense model write the calibration text itself; `{}` takes the defaults of `GenerationSpec`.
         identify_languages: Whether the language of the text is guessed, to warn of a corpus in another one.
+        document_separator: What stands between two documents of a sequence: newline or end_of_text.
         languages: The calibration-language mix, `{"de": 0.7, "en": 0.3}` or `["de", "en"]`.
         samples: Calibration sequences in all.
         sequence_length: Tokens per sequence.
@@ -60,6 +61,7 @@ class SpecOptions(TypedDict, total=False):
     chat_template: bool | None
     generation: Mapping[str, Any] | None
     identify_languages: bool | None
+    document_separator: str | None
     languages: Required[Languages]
     samples: int | None
     sequence_length: int | None
@@ -96,6 +98,7 @@ PATHS: Mapping[str, tuple[str, ...]] = {
     "chat_template": ("calibration", "chat_template"),
     "generation": ("calibration", "generation"),
     "identify_languages": ("calibration", "identify_languages"),
+    "document_separator": ("calibration", "document_separator"),
     "languages": ("calibration", "languages"),
     "samples": ("calibration", "samples"),
     "sequence_length": ("calibration", "sequence_length"),

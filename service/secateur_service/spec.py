@@ -179,6 +179,9 @@ class CalibrationSpec(Part):
     identify_languages: bool = Field(
         default=True, description="true or false: whether the language of the text is guessed, to warn of another"
     )
+    document_separator: Literal["newline", "end_of_text"] = Field(
+        default="newline", description="what stands between two documents of a sequence: newline or end_of_text"
+    )
     languages: tuple[LanguageWeight, ...] = Field(
         min_length=1, max_length=256, description="at least one language with its weight, e.g. de: 0.7, en: 0.3"
     )

@@ -3,7 +3,13 @@
 import math
 from dataclasses import dataclass, field
 
-from secateur_service.evaluation.report import CalibrationFigures, EvaluationFigures, ModelFigures, build_report
+from secateur_service.evaluation.report import (
+    CalibrationFigures,
+    EvaluationFigures,
+    ModelFigures,
+    WindowFigures,
+    build_report,
+)
 from secateur_service.pruning.methods import METHODS
 
 MIX = {"de": 0.5, "en": 0.3, "uk": 0.2}
@@ -60,6 +66,7 @@ def make_report(
         "job_id": "job-1",
         "secateur_version": "0.1.0",
         "model": ModelFigures(uri, "ab" * 32, "llama", 4000, 2, "bfloat16"),
+        "windows": WindowFigures(128, ("<s>",), ("</s>", "<s>")),
         "spec": {
             "model": {"uri": uri},
             "calibration": {
@@ -77,7 +84,7 @@ def make_report(
             },
         },
         "calibration": [
-            CalibrationFigures(name, weight, 30, 32, mix_tokens, 3 * mix_tokens, "cd" * 32)
+            CalibrationFigures(name, weight, 30, 32, mix_tokens, mix_tokens, 3 * mix_tokens, "cd" * 32)
             for name, weight in mix.items()
         ],
         "evaluation": [evaluation(name, ratio, tokens=tokens) for name, ratio in ratios.items()],

@@ -113,6 +113,10 @@ def submit(
         bool | None,
         typer.Option("--chat-template", help="Put every document into the model's chat template.", show_default=False),
     ] = None,
+    document_separator: Annotated[
+        str | None,
+        typer.Option(help="Between two documents: newline or end_of_text.", show_default="newline"),
+    ] = None,
     self_generated: Annotated[
         bool | None,
         typer.Option(
@@ -229,6 +233,7 @@ def submit(
             "corpus": corpus,
             "text_field": text_field,
             "chat_template": chat_template,
+            "document_separator": document_separator,
             "generation": _generation(content) if self_generated else None,
             "languages": [_language(text) for text in language] if language else None,
             "samples": samples,

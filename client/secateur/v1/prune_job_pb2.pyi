@@ -115,7 +115,7 @@ class ModelSpec(_message.Message):
     def __init__(self, uri: _Optional[str] = ..., revision: _Optional[str] = ...) -> None: ...
 
 class CalibrationSpec(_message.Message):
-    __slots__ = ("corpus", "languages", "samples", "sequence_length", "seed", "policy", "temperature", "text_field", "chat_template", "generation", "identify_languages")
+    __slots__ = ("corpus", "languages", "samples", "sequence_length", "seed", "policy", "temperature", "text_field", "chat_template", "generation", "identify_languages", "document_separator")
     CORPUS_FIELD_NUMBER: _ClassVar[int]
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -127,6 +127,7 @@ class CalibrationSpec(_message.Message):
     CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     IDENTIFY_LANGUAGES_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENT_SEPARATOR_FIELD_NUMBER: _ClassVar[int]
     corpus: str
     languages: _containers.RepeatedCompositeFieldContainer[LanguageWeight]
     samples: int
@@ -138,7 +139,8 @@ class CalibrationSpec(_message.Message):
     chat_template: bool
     generation: GenerationSpec
     identify_languages: bool
-    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[_Union[LanguageWeight, _Mapping]]] = ..., samples: _Optional[int] = ..., sequence_length: _Optional[int] = ..., seed: _Optional[int] = ..., policy: _Optional[str] = ..., temperature: _Optional[float] = ..., text_field: _Optional[str] = ..., chat_template: _Optional[bool] = ..., generation: _Optional[_Union[GenerationSpec, _Mapping]] = ..., identify_languages: _Optional[bool] = ...) -> None: ...
+    document_separator: str
+    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[_Union[LanguageWeight, _Mapping]]] = ..., samples: _Optional[int] = ..., sequence_length: _Optional[int] = ..., seed: _Optional[int] = ..., policy: _Optional[str] = ..., temperature: _Optional[float] = ..., text_field: _Optional[str] = ..., chat_template: _Optional[bool] = ..., generation: _Optional[_Union[GenerationSpec, _Mapping]] = ..., identify_languages: _Optional[bool] = ..., document_separator: _Optional[str] = ...) -> None: ...
 
 class GenerationSpec(_message.Message):
     __slots__ = ("prefix_tokens", "new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "dropped_share")

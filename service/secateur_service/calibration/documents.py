@@ -66,10 +66,12 @@ class Rendered(str):
 
     Attributes:
         origin: what it was made of, which is the same document.
+        is_content: of every character, whether it was there before the template.
     """
 
-    __slots__ = ("origin",)
+    __slots__ = ("is_content", "origin")
     origin: str
+    is_content: list[bool]
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,30 @@ def rendered(render: Render, content: Any) -> Rendered:
     except ValueError as error:
         raise NoTextError(str(error)) from error
     text.origin = content if isinstance(content, str) else str(text)
+    text.is_content = _find_content(text, _strings_of(content))
     return text
+
+
+def _strings_of(content: Any) -> Iterator[str]:
+    """What was said: the text, or the contents of the messages, which may have several parts."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for entry in content:
+            if isinstance(entry, dict):
+                yield from _strings_of(entry.get("content", entry.get("text")))
+
+
+def _find_content(text: str, said: Iterable[str]) -> list[bool]:
+    """Of every character whether it was said, in this order; all of the text where a template has changed it."""
+    is_content, reached = [False] * len(text), 0
+    for part in filter(None, (_whole(one).strip() for one in said)):
+        start = text.find(part, reached)
+        if start < 0:
+            return [True] * len(text)
+        reached = start + len(part)
+        is_content[start:reached] = [True] * len(part)
+    return is_content
 
 
 def parts(pieces: Iterable[str], most: int = LONGEST_CHARACTERS) -> Iterator[str]:
@@ -262,9 +287,13 @@ def _parts_of(row: Row, render: Render | None, reading: Reading) -> Iterator[str
         if len(whole) <= LONGEST_CHARACTERS:
             yield whole
             return
+        reached = 0
         for part in parts([whole]):
+            start = whole.index(part, reached)
+            reached = start + len(part)
             made = Rendered(part)
             made.origin = part
+            made.is_content = whole.is_content[start:reached]
             yield made
         return
     for part in parts([_whole(content)] if isinstance(content, str) else _joined_line_ends(content)):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from secateur_service.calibration.packing import Framing
 from secateur_service.calibration.sampling import Written
 
 # The model's answers depend on the size of a batch, which is therefore the same everywhere.
@@ -82,7 +83,7 @@ class SelfWriter:
         self._sampling = sampling
         self._seed = seed
         self._on_progress = on_progress
-        self._start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+        self._start = list(Framing.of(tokenizer).beginning)
         ends = model.generation_config.eos_token_id
         ends = tokenizer.eos_token_id if ends is None else ends
         self._ends: list[int] = [] if ends is None else list(ends) if isinstance(ends, list) else [ends]

@@ -5,10 +5,9 @@ and under whatever names the files lie. Only as many documents as are needed are
 large it is; a document that is there twice counts once. Of a corpus without an end a part is read, several times as
 large as what is needed, which begins where the seed says. Long texts come as several documents (`documents`).
 
-They are packed one after another, each as the tokenizer's beginning-of-text token, its text and the end-of-text token
-(where the tokenizer has them), and cut into sequences of equal length. So languages with short documents lose nothing.
-No document serves both calibration and evaluation: where one corpus serves both, a hash of the document decides; where
-two do, calibration leaves out what evaluation took.
+They are packed into windows of equal length (`packing`), so that languages with short documents lose nothing. No
+document serves both calibration and evaluation: where one corpus serves both, a hash of the document decides; where two
+do, calibration leaves out what evaluation took.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import hashlib
 import heapq
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,12 +26,11 @@ from torch import Tensor
 from secateur_service.calibration.corpora import Corpus
 from secateur_service.calibration.documents import CorpusRefusedError, Reading, Rendered
 from secateur_service.calibration.identification import Identified, identify
+from secateur_service.calibration.packing import Framing, Separator
+from secateur_service.calibration.packing import pack as _pack
 
 # Of every EVALUATION_SHARE documents of a corpus that serves both purposes, one goes to evaluation.
 EVALUATION_SHARE = 5
-_BATCH_DOCUMENTS = 512
-# Tokens with their places take a hundred times the memory of the text that they stand for.
-_BATCH_CHARACTERS = 1 << 17
 # More than tokens have in most languages and vocabularies; where they have more, the corpus is read once more.
 _BYTES_PER_TOKEN = 16
 # How much of a corpus without an end is read, as a multiple of what is kept, and at the least.
@@ -47,7 +45,8 @@ class TextSample:
 
     Attributes:
         tokens: N×S token ids.
-        token_bytes: N×S, the UTF-8 bytes of text that each token stands for; 0 for special tokens.
+        token_bytes: N×S, the UTF-8 bytes of text that each token stands for.
+        is_text: N×S, whether a token stands for text; the others are context, and no figure counts them.
         documents: number of documents that the sequences touch.
         unknown_tokens: tokens that stand for text that the vocabulary does not have: unknown ones, and single bytes
             of a vocabulary that falls back to them.
@@ -61,6 +60,7 @@ class TextSample:
     language: str
     tokens: Tensor
     token_bytes: Tensor
+    is_text: Tensor
     documents: int
     unknown_tokens: int = 0
     identified: Identified | None = None
@@ -73,6 +73,11 @@ class TextSample:
     def num_tokens(self) -> int:
         """Tokens in all."""
         return self.tokens.numel()
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens that stand for text."""
+        return int(self.is_text.sum())
 
     @property
     def num_bytes(self) -> int:
@@ -111,6 +116,7 @@ def draw_samples(
     sequence_length: int,
     seed: int,
     check: Callable[[], None],
+    separator: Separator = "newline",
     writer: Writer | None = None,
     identifies: bool = False,
 ) -> tuple[dict[str, TextSample], dict[str, TextSample]]:
@@ -127,6 +133,7 @@ def draw_samples(
         sequence_length: tokens per sequence, S.
         seed: of the order in which calibration documents are drawn; evaluation documents are always the same.
         check: called often; raises to stop.
+        separator: what stands between two documents of a sequence.
         writer: makes the calibration text out of the documents that are drawn; None where they are the text.
         identifies: whether the language of the text is guessed.
 
@@ -146,9 +153,16 @@ def draw_samples(
             b"",
             lambda document: not shared or for_evaluation(document),
             identifies,
+            separator,
             _Split("evaluation", "go to calibration, by a hash of each", "calibration.corpus"),
         )
-        held_out[language] = _draw(tokenizer, text, evaluation_tokens // sequence_length, sequence_length, check)
+        sample = _draw(tokenizer, text, evaluation_tokens // sequence_length, sequence_length, check)
+        if not sample.token_bytes[:, 1:][sample.is_text[:, 1:]].any():
+            raise CorpusRefusedError(
+                f"language {language} has no token of text to be scored in its evaluation windows; use a longer "
+                "sequence length, or text with more of it between what the template adds"
+            )
+        held_out[language] = sample
     drawn: dict[str, TextSample] = {}
     for language in languages:
         used = held_out[language].document_hashes if language in held_out else frozenset()
@@ -158,7 +172,8 @@ def draw_samples(
 
         why = "go to evaluation, by a hash of each" if shared else "are evaluation text too"
         split = _Split("calibration", why, "evaluation.corpus")
-        text = _Text(calibration, language, seed, f"{seed}/{language}".encode(), is_free, identifies, split, writer)
+        key = f"{seed}/{language}".encode()
+        text = _Text(calibration, language, seed, key, is_free, identifies, separator, split, writer)
         drawn[language] = _draw(tokenizer, text, sequences, sequence_length, check)
     return drawn, held_out
 
@@ -206,6 +221,7 @@ class _Text:
         key: of the hash that says in which order the documents come.
         accepts: whether a document may be drawn.
         identifies: whether the language of what is drawn is guessed.
+        separator: what stands between two documents.
         split: why a document may not be drawn.
         writer: makes the text out of the documents; None where they are the text.
     """
@@ -216,6 +232,7 @@ class _Text:
     key: bytes
     accepts: Callable[[str], bool]
     identifies: bool
+    separator: Separator
     split: _Split
     writer: Writer | None = None
 
@@ -251,30 +268,35 @@ class _Text:
 def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Callable[[], None]) -> TextSample:
     """Pack documents, in the order of their keyed hashes, until there are enough tokens."""
     needed = sequences * length
+    # Those that would begin a window are left out.
+    separators = sequences * len(Framing.of(tokenizer, text.separator).separator)
     kept_bytes = max(needed * _BYTES_PER_TOKEN, 1)
     while True:
         reading, count = Reading(check), _Count()
         drawn, are_all = _first(text, kept_bytes, reading, count)
         written = text.writer.write(text.language, drawn, needed, check) if text.writer else None
         texts = drawn if written is None else written.texts
-        packed = _pack(tokenizer, texts, needed, check)
-        if len(packed.ids) >= needed or are_all:
+        packed = _pack(tokenizer, texts, needed + separators, check, text.separator)
+        windows = packed.windows(sequences, length)
+        if windows is not None or are_all:
             break
         kept_bytes *= 4  # tokens of many bytes: read again, and keep more
-    if len(packed.ids) < needed or needed == 0:
+    if windows is None or needed == 0:
         raise text.too_short(len(packed.ids), max(needed, length), len(drawn), count, reading.cut)
-    ids, unknown = packed.ids[:needed], _unknown_ids(tokenizer)
+    hashes = frozenset(document_hash(document) for document in packed.documents)
+    unknown = torch.tensor(sorted(_unknown_ids(tokenizer)), dtype=torch.long)
     return TextSample(
         text.language,
-        torch.tensor(ids).view(sequences, length),
-        torch.tensor(packed.sizes[:needed]).view(sequences, length),
-        len(packed.hashes),
-        unknown_tokens=sum(token in unknown for token in ids),
+        windows.tokens,
+        windows.token_bytes,
+        windows.is_text,
+        len(hashes),
+        unknown_tokens=int((torch.isin(windows.tokens, unknown) & windows.is_text).sum()),
         identified=identify(text.language, texts) if text.identifies else None,
         dropped=None if written is None else written.dropped,
         rows_without_text=reading.without_text,
         cut_texts=reading.cut,
-        document_hashes=frozenset(packed.hashes),
+        document_hashes=hashes,
     )
 
 
@@ -282,13 +304,6 @@ def _unknown_ids(tokenizer: Any) -> set[int]:
     """The token for unknown text, and those for single bytes, which sentencepiece's vocabularies call `<0x0A>`."""
     fallback = {token for name, token in tokenizer.get_vocab().items() if _BYTE_FALLBACK.fullmatch(name)}
     return fallback | ({tokenizer.unk_token_id} - {None, tokenizer.bos_token_id, tokenizer.eos_token_id})
-
-
-def _special_ids(tokenizer: Any) -> frozenset[int]:
-    """Tokens that stand for no text: what templates begin and end turns with."""
-    return frozenset(token for token, added in tokenizer.added_tokens_decoder.items() if added.special) - {
-        tokenizer.unk_token_id
-    }
 
 
 def _first(text: _Text, kept_bytes: int, reading: Reading, count: _Count) -> tuple[list[str], bool]:
@@ -312,67 +327,3 @@ def _first(text: _Text, kept_bytes: int, reading: Reading, count: _Count) -> tup
             total -= size
             are_all = False
     return [kept[rank] for rank in sorted(kept)], are_all
-
-
-@dataclass
-class _Packed:
-    """Token ids one after another, the bytes of text that each stands for, and hashes of the documents."""
-
-    ids: list[int]
-    sizes: list[int]
-    hashes: set[bytes]
-
-
-def _pack(tokenizer: Any, documents: Iterable[str], needed: int, check: Callable[[], None]) -> _Packed:
-    """Tokenise documents until there are enough tokens."""
-    packed = _Packed([], [], set())
-    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    special = _special_ids(tokenizer)
-    for batch in _batched(documents):
-        check()
-        encoded = tokenizer(batch, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        for text, ids, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            if len(packed.ids) >= needed:
-                return packed
-            packed.hashes.add(document_hash(text))
-            sizes = token_sizes(text, offsets)
-            if isinstance(text, Rendered):  # what begins and ends it is there, and stands for no text
-                packed.ids += ids
-                packed.sizes += [0 if token in special else size for token, size in zip(ids, sizes, strict=True)]
-            else:
-                packed.ids += start + ids + end
-                packed.sizes += [0] * len(start) + sizes + [0] * len(end)
-    return packed
-
-
-def token_sizes(text: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
-    """UTF-8 bytes of text that each token stands for; they add up to the bytes of the text up to the last token.
-
-    Several tokens may share one character (byte-level vocabularies split it): the first of them takes its bytes.
-
-    Args:
-        text: what was tokenised.
-        offsets: the characters [start, end) of each token, as a fast tokenizer reports them.
-    """
-    ends = [0]
-    for character in text:
-        ends.append(ends[-1] + len(character.encode()))
-    sizes, reached = [], 0
-    for _, end in offsets:
-        sizes.append(max(0, ends[end] - reached))
-        reached = max(reached, ends[end])
-    return sizes
-
-
-def _batched(documents: Iterable[str]) -> Iterable[list[str]]:
-    batch: list[str] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document)
-        if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch

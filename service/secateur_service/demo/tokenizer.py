@@ -20,13 +20,14 @@ def byte_tokenizer() -> Any:
     Returns:
         A `tokenizers.Tokenizer` with `VOCABULARY_SIZE` tokens.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {BOS: BOS_ID, EOS: EOS_ID} | {symbol: index for index, symbol in enumerate(alphabet, start=2)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, BOS_ID)])
     return tokenizer
 
 

@@ -102,23 +102,23 @@ def train(*, steps: int = STEPS, report: ReportStep | None = None) -> Any:
 
 
 def _stream(language: str) -> torch.Tensor:
-    """All training sentences of a language in one row of tokens, each between its start and end marks."""
+    """All training sentences of a language in one row of tokens, a line break between two."""
     import torch
 
-    tokenizer = byte_tokenizer()
-    tokens: list[int] = []
-    for line in read_split(language).training:
-        tokens += [BOS_ID, *tokenizer.encode(line).ids, EOS_ID]
-    return torch.tensor(tokens)
+    text = "\n".join(read_split(language).training)
+    return torch.tensor(byte_tokenizer().encode(text, add_special_tokens=False).ids)
 
 
 def _draw_windows(streams: list[torch.Tensor], draw: torch.Generator) -> torch.Tensor:
-    """Equally many random windows of every language, shape (WINDOWS_PER_STEP, WINDOW_TOKENS + 1)."""
+    """Equally many random windows of every language, shape (WINDOWS_PER_STEP, WINDOW_TOKENS + 1).
+
+    Each begins with the token that begins a text, as the windows do that the model is pruned and evaluated with.
+    """
     import torch
 
     count = WINDOWS_PER_STEP // len(streams)
     windows = [
-        stream[start : start + WINDOW_TOKENS + 1]
+        torch.cat([torch.tensor([BOS_ID]), stream[start : start + WINDOW_TOKENS]])
         for stream in streams
         for start in torch.randint(len(stream) - WINDOW_TOKENS, (count,), generator=draw).tolist()
     ]

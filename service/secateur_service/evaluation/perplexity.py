@@ -1,7 +1,9 @@
 """Perplexity and bits per byte, from the losses of single tokens.
 
-Text is scored in non-overlapping windows: of each window every token but the first has a loss, given the tokens
-before it in the window. Losses of tokens that stand for no text (the end of a document) count; their bytes are none.
+Text is scored in non-overlapping windows, each of which begins as the tokenizer begins a text (`calibration.packing`).
+A token is scored when it stands for text and has a token before it in its window. What stands for no text (beginning,
+end, a template) is context: it is in neither the nats nor the count. Such tokens are nearly free: if they counted, a
+figure would depend on how a corpus is cut into documents, and would understate what a language lost.
 """
 
 from __future__ import annotations
@@ -31,20 +33,25 @@ class Losses:
     bytes: int
 
 
-def sum_losses(losses: list[Tensor], token_bytes: Tensor) -> Losses:
+def sum_losses(losses: list[Tensor], token_bytes: Tensor, is_text: Tensor) -> Losses:
     """Sum the losses of one language.
 
     Args:
-        losses: B×(S−1) nats per batch, together N×(S−1).
-        token_bytes: N×S bytes per token; the first of each window is not scored.
+        losses: B×(S−1) nats per batch, together N×(S−1); that of a window's first token is not there.
+        token_bytes: N×S bytes per token.
+        is_text: N×S, whether a token stands for text.
 
     Raises:
         FloatingPointError: a loss is NaN or infinite.
     """
-    nats = sum(float(batch.sum()) for batch in losses)
+    scored = is_text[:, 1:]
+    nats = sum(
+        float(batch[mask].sum())
+        for batch, mask in zip(losses, scored.split([len(batch) for batch in losses]), strict=True)
+    )
     if not math.isfinite(nats):
         raise FloatingPointError("losses that are not finite")
-    return Losses(nats, sum(batch.numel() for batch in losses), int(token_bytes[:, 1:].sum()))
+    return Losses(nats, int(scored.sum()), int(token_bytes[:, 1:][scored].sum()))
 
 
 def perplexity(nats: float, tokens: int) -> float:

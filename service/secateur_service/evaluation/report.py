@@ -41,14 +41,36 @@ class ModelFigures:
 
 
 @dataclass(frozen=True)
+class WindowFigures:
+    """How documents became windows.
+
+    Attributes:
+        tokens: length of a window.
+        beginning: tokens that begin every window, by their names; none where the tokenizer begins a text with none.
+        separator: tokens between two documents of a window.
+    """
+
+    tokens: int
+    beginning: tuple[str, ...]
+    separator: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class CalibrationFigures:
-    """The calibration text of one language."""
+    """The calibration text of one language.
+
+    Attributes:
+        tokens: all tokens of its sequences.
+        text_tokens: those that stand for text.
+        bytes: UTF-8 bytes of text that these stand for.
+    """
 
     language: str
     weight: float
     documents: int
     sequences: int
     tokens: int
+    text_tokens: int
     bytes: int
     digest: str
     unknown_tokens: int = 0
@@ -84,7 +106,7 @@ class EvaluationFigures:
 
     Attributes:
         windows: non-overlapping windows of text.
-        tokens: tokens that have a loss; the first of every window has none.
+        tokens: scored tokens; see `WindowsPart.scored`.
         bytes: UTF-8 bytes of text that these tokens stand for.
         dense_nats: sum of the dense model's cross-entropies.
         pruned_nats: the same of the pruned model, as it is written.
@@ -182,6 +204,22 @@ _ROWS_WITHOUT_TEXT = Field(ge=0, description="rows of the corpus that were skipp
 _CUT_TEXTS = Field(ge=0, description="texts of the corpus that are so long that they were cut into several documents")
 
 
+class WindowsPart(Part):
+    """How documents became windows, and which of their tokens are scored."""
+
+    tokens: int = Field(description="length of a window; windows do not overlap")
+    beginning: tuple[str, ...] = Field(
+        description="tokens that begin every window, as the tokenizer itself begins a text; none where it adds none"
+    )
+    separator: tuple[str, ...] = Field(description="tokens between two documents of a window")
+    scored: Literal["text"] = Field(
+        default="text",
+        description="which tokens count in perplexity and bits per byte: those that stand for text and have a token "
+        "before them in their window. Beginnings, ends and templates are context and are never scored; in schema "
+        "version 1 they were, so that its figures do not compare with these",
+    )
+
+
 class CalibrationLanguage(Part):
     """The calibration text of one language of the mix."""
 
@@ -189,11 +227,12 @@ class CalibrationLanguage(Part):
     weight: Share = Field(description="weight in the mix; the weights sum to one")
     documents: int
     sequences: int
-    tokens: int
-    bytes: int
-    bytes_per_token: float = Field(description="fitness of the tokenizer: higher is better")
+    tokens: int = Field(description="tokens of all sequences")
+    text_tokens: int = Field(description="those that stand for text; the others begin, separate or frame documents")
+    bytes: int = Field(description="UTF-8 bytes of text that the text tokens stand for")
+    bytes_per_token: float = Field(description="bytes per text token, the fitness of the tokenizer: higher is better")
     unknown_share: Share = Field(
-        description="tokens that are unknown or single bytes of a vocabulary that falls back to them"
+        description="text tokens that are unknown or single bytes of a vocabulary that falls back to them"
     )
     digest: str = Field(description="SHA-256 of the token ids")
     dropped_texts: int | None = Field(
@@ -210,7 +249,7 @@ class EvaluationLanguage(Part):
     language: str
     in_mix: bool = Field(description="whether the model was calibrated on the language")
     windows: int
-    tokens: int = Field(description="scored tokens; the first of every window is not scored")
+    tokens: int = Field(description="scored tokens: see `windows.scored`")
     bytes: int = Field(description="UTF-8 bytes of text that the scored tokens stand for")
     dense_perplexity: float = Field(description="exp(nats / tokens)")
     pruned_perplexity: float
@@ -271,9 +310,10 @@ class VerdictPart(Part):
 class Report(Part):
     """report.json."""
 
-    schema_version: Literal["1"] = "1"
+    schema_version: Literal["2"] = "2"
     job: JobPart
     model: ModelPart
+    windows: WindowsPart
     spec: dict[str, Any] = Field(description="the resolved specification")
     calibration: tuple[CalibrationLanguage, ...]
     evaluation: tuple[EvaluationLanguage, ...]
@@ -292,6 +332,7 @@ def build_report(
     job_id: str,
     secateur_version: str,
     model: ModelFigures,
+    windows: WindowFigures,
     spec: Mapping[str, Any],
     calibration: Iterable[CalibrationFigures],
     evaluation: Iterable[EvaluationFigures],
@@ -303,6 +344,7 @@ def build_report(
         job_id: The job.
         secateur_version: The software.
         model: The dense model.
+        windows: How documents became windows.
         spec: The resolved specification as plain data.
         calibration: The text drawn for each language of the mix, in the mix's order.
         evaluation: The losses per evaluation language, in the specification's order.
@@ -325,6 +367,7 @@ def build_report(
             blocks=model.blocks,
             dtype=model.dtype,
         ),
+        windows=WindowsPart(tokens=windows.tokens, beginning=windows.beginning, separator=windows.separator),
         spec=dict(spec),
         calibration=mix,
         evaluation=languages,
@@ -354,9 +397,10 @@ def _calibration(figures: CalibrationFigures) -> CalibrationLanguage:
         documents=figures.documents,
         sequences=figures.sequences,
         tokens=figures.tokens,
+        text_tokens=figures.text_tokens,
         bytes=figures.bytes,
-        bytes_per_token=figures.bytes / figures.tokens,
-        unknown_share=figures.unknown_tokens / figures.tokens,
+        bytes_per_token=figures.bytes / max(figures.text_tokens, 1),
+        unknown_share=figures.unknown_tokens / max(figures.text_tokens, 1),
         digest=figures.digest,
         dropped_texts=figures.dropped,
         rows_without_text=figures.rows_without_text,

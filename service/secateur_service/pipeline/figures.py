@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from secateur_service import __version__
-from secateur_service.calibration.sampling import TextSample
 from secateur_service.evaluation.report import (
     CalibrationFigures,
     EvaluationFigures,
     ModelFigures,
     Report,
+    WindowFigures,
     build_report,
 )
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.tensors import DTYPES
 from secateur_service.pipeline.outcome import JobResult, LanguageResult
 from secateur_service.pipeline.streaming_pass import PassResult
+from secateur_service.pipeline.text import DrawnText
 from secateur_service.spec import PruneSpec
 
 
@@ -25,8 +24,7 @@ def report_of(
     spec: PruneSpec,
     checkpoint: Checkpoint,
     model_digest: str,
-    calibration: Mapping[str, TextSample],
-    evaluation: Mapping[str, TextSample],
+    text: DrawnText,
     passed: PassResult,
 ) -> Report:
     """The report of a job, from the text that was drawn and the losses that were found."""
@@ -42,6 +40,11 @@ def report_of(
             blocks=checkpoint.num_blocks,
             dtype=str(DTYPES[checkpoint.weight_dtype]).removeprefix("torch."),
         ),
+        windows=WindowFigures(
+            tokens=next(iter(text.evaluation.values())).tokens.shape[1],
+            beginning=text.beginning,
+            separator=text.separator,
+        ),
         spec=spec.model_dump(mode="json"),
         calibration=[
             CalibrationFigures(
@@ -50,6 +53,7 @@ def report_of(
                 documents=sample.documents,
                 sequences=sample.tokens.shape[0],
                 tokens=sample.num_tokens,
+                text_tokens=sample.text_tokens,
                 bytes=sample.num_bytes,
                 digest=sample.digest(),
                 unknown_tokens=sample.unknown_tokens,
@@ -58,7 +62,7 @@ def report_of(
                 cut_texts=sample.cut_texts,
                 identified=sample.identified,
             )
-            for name, sample in calibration.items()
+            for name, sample in text.calibration.items()
         ],
         evaluation=[
             EvaluationFigures(
@@ -72,7 +76,7 @@ def report_of(
                 cut_texts=sample.cut_texts,
                 identified=sample.identified,
             )
-            for name, sample in evaluation.items()
+            for name, sample in text.evaluation.items()
         ],
         blocks=passed.blocks,
     )

@@ -46,7 +46,7 @@ from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import BLOCKS_FRACTION, PassResult, run_pass
 from secateur_service.pipeline.task import Task
-from secateur_service.pipeline.text import draw_text
+from secateur_service.pipeline.text import DrawnText, draw_text
 from secateur_service.pruning.patterns import Target
 from secateur_service.sources import ReferenceRefusedError, Sources
 from secateur_service.spec import PruneSpec
@@ -192,7 +192,7 @@ class _Job:
             bytes=checkpoint.size_bytes,
         )
         with self._stage(Stage.SAMPLING), self.stopwatch.measure("sample"):
-            calibration, evaluation = draw_text(
+            text = draw_text(
                 self.spec,
                 checkpoint,
                 self.sources,
@@ -204,11 +204,11 @@ class _Job:
         with self._stage(Stage.PRUNING), contextlib.ExitStack() as moving:
             shards = Shards(self.workdir / "checkpoint", store=store, prefixes=[prefix, *origins], measure=self._moving)
             moving.callback(shards.close, wait=False)
-            passed, model = self._prune(checkpoint, calibration, evaluation, ledger, shards)
+            passed, model = self._prune(checkpoint, text, ledger, shards)
             shards.close(wait=True)
         faults.reached("job.pruned")
         with self._stage(Stage.PACKAGING), self.stopwatch.measure("package"):
-            package, report = self._package(fetched, calibration, evaluation, passed, model)
+            package, report = self._package(fetched, text, passed, model)
         faults.reached("job.packaged")
         with self._stage(Stage.PUBLISHING), self.stopwatch.measure("publish"):
             digest = self._publish(package, report, store, commit, prefix)
@@ -247,11 +247,11 @@ class _Job:
     def _prune(
         self,
         checkpoint: Checkpoint,
-        calibration: dict[str, TextSample],
-        evaluation: dict[str, TextSample],
+        text: DrawnText,
         ledger: BlockLedger,
         shards: Shards,
     ) -> tuple[PassResult, StreamedModel]:
+        calibration, evaluation = text.calibration, text.evaluation
         dtype = self._compute_dtype(checkpoint)
         small = Shortage.DEVICE in self.short_of
         current = fingerprint(checkpoint, self.spec, calibration, evaluation, self.device, dtype, small_batches=small)
@@ -317,15 +317,14 @@ class _Job:
     def _package(
         self,
         fetched: FetchedModel,
-        calibration: dict[str, TextSample],
-        evaluation: dict[str, TextSample],
+        text: DrawnText,
         passed: PassResult,
         model: StreamedModel,
     ) -> tuple[Package, Report]:
         package, checkpoint = Package(self.workdir), fetched.checkpoint
         package.add_checkpoint(checkpoint, passed.blocks, self.spec, model.reader, fetched.companions)
         digest = model.digest()
-        report = report_of(self.job_id, self.spec, checkpoint, digest, calibration, evaluation, passed)
+        report = report_of(self.job_id, self.spec, checkpoint, digest, text, passed)
         package.add_file("report/report.json", report.to_bytes())
         package.add_file("report/report.html", render_html(report))
         package.add_file("checkpoint/README.md", render_card(report, fetched.companions.license))

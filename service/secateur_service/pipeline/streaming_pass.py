@@ -200,7 +200,11 @@ class _Pass:
         collected: dict[str, list[Tensor]] = {name: [] for name in self.task.evaluation}
         for batch, values in zip(self.evaluation, losses, strict=True):
             collected[batch.language].append(values)
-        return {name: sum_losses(values, self.task.evaluation[name].token_bytes) for name, values in collected.items()}
+        samples = self.task.evaluation
+        return {
+            name: sum_losses(values, samples[name].token_bytes, samples[name].is_text)
+            for name, values in collected.items()
+        }
 
     def _report_progress(self, done: int, elapsed: float) -> None:
         total = self.model.num_blocks

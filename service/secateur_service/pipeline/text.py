@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from typing import Any
 from jinja2 import TemplateError
 from safetensors import safe_open
 from safetensors.torch import save
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from secateur_service.calibration.corpora import DEFAULT_TEXT_FIELD, Corpus, FolderCorpus, corpus_files
 from secateur_service.calibration.documents import Render
 from secateur_service.calibration.identification import Identified
+from secateur_service.calibration.packing import Framing
 from secateur_service.calibration.presets import PresetReference, parse_preset
 from secateur_service.calibration.sampling import TextSample, Writer, draw_samples
 from secateur_service.calibration.streamed import StreamedCorpus
@@ -34,8 +37,28 @@ from secateur_service.sources.reference import HubReference
 from secateur_service.spec import CalibrationSpec, PruneSpec
 
 Samples = dict[str, TextSample]
-_NOT_FIGURES = ("tokens", "token_bytes", "document_hashes")
+_TENSORS = ("tokens", "token_bytes", "is_text")
+_NOT_FIGURES = (*_TENSORS, "document_hashes")
+# Changes where the same specification comes to draw other text, or keeps it in another form.
+_DRAWING = "2"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True)
+class DrawnText:
+    """The text of a job.
+
+    Attributes:
+        calibration: by language.
+        evaluation: by language.
+        beginning: the tokens that begin every window, by their names.
+        separator: the tokens between two documents of a window, by their names.
+    """
+
+    calibration: Samples
+    evaluation: Samples
+    beginning: tuple[str, ...]
+    separator: tuple[str, ...]
 
 
 def draw_text(
@@ -45,8 +68,8 @@ def draw_text(
     observer: JobObserver,
     workdir: Path,
     load_model: Callable[[], Any],
-) -> tuple[Samples, Samples]:
-    """The calibration and the evaluation text of a job, by language.
+) -> DrawnText:
+    """The calibration and the evaluation text of a job.
 
     Args:
         spec: resolved.
@@ -76,12 +99,18 @@ def draw_text(
                 language=name,
                 documents=sample.documents,
                 tokens=sample.num_tokens,
+                text_tokens=sample.text_tokens,
                 bytes=sample.num_bytes,
                 **({} if sample.dropped is None else {"dropped": sample.dropped}),
                 **({"rows_without_text": sample.rows_without_text} if sample.rows_without_text else {}),
                 **({"cut_texts": sample.cut_texts} if sample.cut_texts else {}),
             )
-    return drawn
+    framing = Framing.of(tokenizer, spec.calibration.document_separator)
+    return DrawnText(
+        *drawn,
+        tuple(tokenizer.convert_ids_to_tokens(framing.beginning)),
+        tuple(tokenizer.convert_ids_to_tokens(framing.separator)),
+    )
 
 
 def _load_tokenizer(checkpoint: Checkpoint) -> Any:
@@ -139,6 +168,7 @@ def _draw(
         sequence_length=mix.sequence_length,
         seed=mix.seed,
         check=observer.check,
+        separator=mix.document_separator,
         writer=writer,
         identifies=mix.identify_languages,
     )
@@ -169,7 +199,7 @@ def _renderer(tokenizer: Any) -> Render:
 
 def _key(spec: PruneSpec, checkpoint: Checkpoint) -> str:
     """What the text depends on."""
-    parts = [spec.calibration.model_dump_json(), spec.evaluation.model_dump_json()]
+    parts = [_DRAWING, spec.calibration.model_dump_json(), spec.evaluation.model_dump_json()]
     files = [checkpoint.tokenizer_folder / name for name in _TOKENIZER_FILES]
     parts += [f"{path.name} {file_digest(path)}" for path in files if path.exists()]
     if spec.calibration.generation is not None:
@@ -178,11 +208,11 @@ def _key(spec: PruneSpec, checkpoint: Checkpoint) -> str:
 
 
 def _keep(path: Path, key: str, drawn: tuple[Samples, Samples]) -> None:
-    tensors, figures = {}, []
+    tensors: dict[str, Tensor] = {}
+    figures = []
     for purpose, samples in enumerate(drawn):
         for name, sample in samples.items():
-            tensors[f"{purpose}/{name}/tokens"] = sample.tokens
-            tensors[f"{purpose}/{name}/token_bytes"] = sample.token_bytes
+            tensors |= {f"{purpose}/{name}/{part}": getattr(sample, part) for part in _TENSORS}
             rest = {field: value for field, value in vars(sample).items() if field not in _NOT_FIGURES}
             found = sample.identified and vars(sample.identified)
             figures.append({**rest, "purpose": purpose, "identified": found})
@@ -200,6 +230,6 @@ def _recall(path: Path, key: str) -> tuple[Samples, Samples] | None:
         for figures in json.loads(metadata["figures"]):
             purpose, name, found = figures.pop("purpose"), figures["language"], figures["identified"]
             figures["identified"] = found and Identified(**found)
-            tokens, sizes = (file.get_tensor(f"{purpose}/{name}/{part}") for part in ("tokens", "token_bytes"))
-            drawn[purpose][name] = TextSample(tokens=tokens, token_bytes=sizes, **figures)
+            tensors = {part: file.get_tensor(f"{purpose}/{name}/{part}") for part in _TENSORS}
+            drawn[purpose][name] = TextSample(**tensors, **figures)
     return drawn

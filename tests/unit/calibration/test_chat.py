@@ -152,19 +152,22 @@ def test_packed_conversations_begin_and_end_as_the_template_says_and_as_nothing_
     ]
     write_jsonl(tmp_path / "de.jsonl", [{"messages": talk} for talk in talks])
     corpus = FolderCorpus(tmp_path, "messages", render)
-    drawn, held_out = draw(tokenizer, corpus, corpus)
+    drawn, held_out = draw(tokenizer, corpus, corpus, sequence_length=512, evaluation_tokens=1024, sequences=2)
+    known = {render(talk).removeprefix("<s>") for talk in talks}
     for sample in (drawn["de"], held_out["de"]):
-        ids = sample.tokens.flatten()
-        text = tokenizer.decode(ids)
-        whole = text.split("<s>")[1:-1]
-        assert len(whole) >= 2
-        known = {render(talk).removeprefix("<s>") for talk in talks}
-        assert set(whole) <= known
-        special = (ids == BOS_ID) | (ids == EOS_ID)
-        assert special.sum() > 6
-        sizes = sample.token_bytes.flatten()
-        assert sizes[special].sum() == 0
-        assert sizes.sum() - (~special).sum() in (0, 1)  # the last character may be half there and count whole
+        for ids in sample.tokens:
+            nothing, _, *whole, _ = tokenizer.decode(ids).split("<s>")
+            assert nothing == ""  # it begins as a text begins, wherever in a conversation
+            assert len(whole) >= 2
+            assert set(whole) <= known
+        is_special = (sample.tokens == BOS_ID) | (sample.tokens == EOS_ID)
+        assert not (sample.is_text & is_special).any()
+        assert not sample.token_bytes[~sample.is_text].any()
+        said = tokenizer.decode(sample.tokens[sample.is_text])
+        assert "[user]" not in said
+        assert "\n" not in said
+        # The last character of a window may be half there and count whole.
+        assert int(sample.token_bytes.sum() - sample.is_text.sum()) in (0, 1)
     assert not drawn["de"].document_hashes & held_out["de"].document_hashes
 
 

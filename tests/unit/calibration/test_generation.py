@@ -247,10 +247,11 @@ def test_calibration_text_is_written_from_documents_that_are_not_evaluated_and_m
         assert not [document for document in writer.given if for_evaluation(document)]
     beginnings = {tuple(ids[: PREFIX - 1]) for ids in tokenizer(list(writer.given), add_special_tokens=False).input_ids}
     ids = drawn["de"].tokens.flatten().tolist()
-    starts = [at for at, token in enumerate(ids) if token == BOS_ID]
-    assert len(starts) > 3
+    # Those within a window: what a window begins with may be the middle of a document.
+    starts = [at for at, token in enumerate(ids) if token == BOS_ID and 0 < at % 64 <= 64 - PREFIX]
+    assert len(starts) > 2
     # Of the prefix's last token there may be only half a character, which is none when the text is read again.
-    assert {tuple(ids[start + 1 : start + PREFIX]) for start in starts[:-1]} <= beginnings
+    assert {tuple(ids[start + 1 : start + PREFIX]) for start in starts} <= beginnings
     plain, _ = draw(tokenizer, None, calibration, evaluation)
     assert plain["de"].dropped is None
     assert plain["de"].digest() != drawn["de"].digest()

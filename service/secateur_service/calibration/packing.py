@@ -1,0 +1,227 @@
+"""From documents to windows: token sequences of one length, each of which begins as the tokenizer begins a text.
+
+A model is trained on sequences that begin as its tokenizer begins a text, and some depend on it: Gemma-3-270M, whose
+tokenizer begins every text with one token, needs 44 % more bits per byte in windows that lack it. So what the tokenizer
+itself puts before a text stands at the beginning of every window, also of one that begins in the middle of a document;
+where it puts nothing there, nothing does.
+
+Between two documents of a window stands a line break. What begins a text does not stand there again: in the middle of a
+window it costs Gemma-3-270M a third more bits per byte, and an end-of-text token costs it and SmolLM2-135M 2 to 4 %
+(`benchmarks/joining.py`). A model that was trained on documents joined by these tokens can be given them: the
+end-of-text token, where the tokenizer has one, and what begins a text; once, where both are one token.
+
+All of this is context. It stands for no text, and evaluation never scores it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from secateur_service.calibration.documents import Rendered
+
+Separator = Literal["newline", "end_of_text"]
+_BATCH_DOCUMENTS = 512
+# Tokens with their places take a hundred times the memory of the text that they stand for.
+_BATCH_CHARACTERS = 1 << 17
+
+
+@dataclass(frozen=True)
+class Framing:
+    """What a tokenizer puts around texts.
+
+    Attributes:
+        beginning: token ids that begin a text; none where the tokenizer adds none.
+        separator: token ids between two documents of a window.
+        special: token ids that stand for no text, such as those with which chat templates begin and end turns.
+    """
+
+    beginning: tuple[int, ...]
+    separator: tuple[int, ...]
+    special: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, tokenizer: Any, separator: Separator = "newline") -> Framing:
+        """That of a fast tokenizer of transformers: what it adds when it is asked for nothing in particular.
+
+        Args:
+            tokenizer: of which the beginning of a text is asked.
+            separator: `newline`, which is none where the vocabulary has no line break; or `end_of_text`.
+        """
+        encoded = tokenizer("a", return_special_tokens_mask=True, verbose=False)
+        ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+        length = next((at for at, is_special in enumerate(special) if not is_special), len(ids))
+        beginning = tuple(ids[:length])
+        between = _newline(tokenizer) if separator == "newline" else _end_of_text(tokenizer, beginning)
+        named = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        return cls(beginning, between, frozenset(named - {tokenizer.unk_token_id}))
+
+
+class Kind(enum.IntEnum):
+    """What a token of a window stands for."""
+
+    SEPARATOR = 0
+    TEMPLATE = 1
+    TEXT = 2
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of S tokens.
+
+    Attributes:
+        tokens: N×S token ids.
+        token_bytes: N×S, the UTF-8 bytes of text that each token stands for.
+        is_text: N×S, whether a token stands for text, or for a part of a character, and not for what is around it.
+    """
+
+    tokens: Tensor
+    token_bytes: Tensor
+    is_text: Tensor
+
+
+@dataclass
+class Packed:
+    """Documents one after another, with the separators between them.
+
+    Attributes:
+        ids: token ids.
+        sizes: the UTF-8 bytes of text that each token stands for.
+        kinds: what each token stands for.
+        documents: identities of the documents, in order.
+    """
+
+    framing: Framing
+    ids: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    kinds: list[Kind] = field(default_factory=list)
+    documents: list[str] = field(default_factory=list)
+
+    def add(self, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> None:
+        """Append a document.
+
+        Args:
+            text: the document; one that a template was put around brings its own beginning and end.
+            ids: its token ids.
+            offsets: the characters [start, end) of each token, as a fast tokenizer reports them.
+        """
+        if self.documents and not isinstance(text, Rendered):
+            self.ids += self.framing.separator
+            self.sizes += [0] * len(self.framing.separator)
+            self.kinds += [Kind.SEPARATOR] * len(self.framing.separator)
+        self.documents.append(text)
+        self.ids += ids
+        if isinstance(text, Rendered):
+            is_text = [
+                token not in self.framing.special and any(text.is_content[start:end])
+                for token, (start, end) in zip(ids, offsets, strict=True)
+            ]
+            sizes = token_sizes(text, offsets, text.is_content)
+            self.sizes += [size if counts else 0 for size, counts in zip(sizes, is_text, strict=True)]
+            self.kinds += [Kind.TEXT if counts else Kind.TEMPLATE for counts in is_text]
+        else:
+            self.sizes += token_sizes(text, offsets)
+            self.kinds += [Kind.TEXT] * len(ids)
+
+    def windows(self, count: int, length: int) -> Windows | None:
+        """The first `count` windows of `length` tokens; None where there are not so many.
+
+        What begins a text is not doubled where a window begins with a separator, or with a template that brings it.
+        """
+        beginning = list(self.framing.beginning)
+        tokens, sizes, kinds = [], [], []
+        at = 0
+        for _ in range(count):
+            while at < len(self.ids) and self.kinds[at] is Kind.SEPARATOR:
+                at += 1
+            first = slice(at, at + len(beginning))
+            if self.ids[first] == beginning and Kind.TEXT not in self.kinds[first]:
+                at = first.stop
+            end = at + length - len(beginning)
+            if end > len(self.ids):
+                return None
+            tokens.append(beginning + self.ids[at:end])
+            sizes.append([0] * len(beginning) + self.sizes[at:end])
+            kinds.append([Kind.SEPARATOR] * len(beginning) + self.kinds[at:end])
+            at = end
+        shape = (count, length)
+        return Windows(
+            torch.tensor(tokens, dtype=torch.long).view(shape),
+            torch.tensor(sizes, dtype=torch.long).view(shape),
+            (torch.tensor(kinds, dtype=torch.long) == Kind.TEXT).view(shape),
+        )
+
+
+def pack(
+    tokenizer: Any,
+    documents: Iterable[str],
+    needed: int,
+    check: Callable[[], None],
+    separator: Separator = "newline",
+) -> Packed:
+    """Tokenise documents, in order, until there are enough tokens.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        documents: texts.
+        needed: tokens after which no further document is taken.
+        check: called often; raises to stop.
+        separator: what stands between two documents.
+    """
+    packed = Packed(Framing.of(tokenizer, separator))
+    for batch in _batched(documents):
+        check()
+        encoded = tokenizer(batch, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        for text, ids, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            if len(packed.ids) >= needed:
+                return packed
+            packed.add(text, ids, offsets)
+    return packed
+
+
+def token_sizes(text: str, offsets: Sequence[tuple[int, int]], is_content: Sequence[bool] | None = None) -> list[int]:
+    """UTF-8 bytes of content that each token stands for; they add up to those of the text up to the last token.
+
+    Several tokens may share one character (byte-level vocabularies split it): the first of them takes its bytes.
+
+    Args:
+        text: what was tokenised.
+        offsets: the characters [start, end) of each token, as a fast tokenizer reports them.
+        is_content: of every character, whether it is content and not what a template put around it; all by default.
+    """
+    ends = [0]
+    for at, character in enumerate(text):
+        ends.append(ends[-1] + (len(character.encode()) if is_content is None or is_content[at] else 0))
+    sizes, reached = [], 0
+    for _, end in offsets:
+        sizes.append(max(0, ends[end] - reached))
+        reached = max(reached, ends[end])
+    return sizes
+
+
+def _newline(tokenizer: Any) -> tuple[int, ...]:
+    ids = tokenizer("\n", add_special_tokens=False, verbose=False)["input_ids"]
+    return tuple(ids) if "\n" in tokenizer.decode(ids) else ()
+
+
+def _end_of_text(tokenizer: Any, beginning: tuple[int, ...]) -> tuple[int, ...]:
+    end = tokenizer.eos_token_id
+    return beginning if end is None or end in beginning else (end, *beginning)
+
+
+def _batched(documents: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document)
+        if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
