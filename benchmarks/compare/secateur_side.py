@@ -73,7 +73,9 @@ def _target(text: str, method: str) -> Target:
 def _samples(tokens: dict[str, Tensor], purpose: str) -> dict[str, TextSample]:
     """The tensors named `purpose/language`; without bytes, for bits per byte are not compared."""
     found = {name.partition("/")[2]: ids for name, ids in sorted(tokens.items()) if name.startswith(f"{purpose}/")}
-    return {name: TextSample(name, ids, torch.ones_like(ids), 1, frozenset()) for name, ids in found.items()}
+    return {
+        name: TextSample(name, ids, torch.ones_like(ids), torch.ones_like(ids).bool(), 1) for name, ids in found.items()
+    }
 
 
 def main() -> None:

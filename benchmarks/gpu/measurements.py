@@ -221,7 +221,7 @@ def _prune(
 
 def _sample(name: str, sequences: int, length: int, vocabulary: int, seed: int) -> TextSample:
     tokens = torch.randint(vocabulary, (sequences, length), generator=torch.Generator().manual_seed(seed))
-    return TextSample(name, tokens, torch.ones_like(tokens), 1, frozenset())
+    return TextSample(name, tokens, torch.ones_like(tokens), torch.ones_like(tokens).bool(), 1)
 
 
 def measure_agreement(setting: Setting, deadline: float) -> Figures:
@@ -257,7 +257,9 @@ def _pruned(folder: Path, method: str, device: torch.device, deadline: float) ->
     samples = []
     for seed in range(2):
         tokens = random_tokens(8, 64, seed)
-        samples.append({"random": TextSample("random", tokens, torch.ones_like(tokens), 1, frozenset())})
+        samples.append(
+            {"random": TextSample("random", tokens, torch.ones_like(tokens), torch.ones_like(tokens).bool(), 1)}
+        )
     shards = folder / f"{method}-{device.type}"
     shards.mkdir(exist_ok=True)
     task = Task(

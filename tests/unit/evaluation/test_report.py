@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from secateur_service.evaluation.report import Report, report_schema, schema_bytes
+from secateur_service.evaluation.verdicts import MIN_SCORED_TOKENS
 from support.reports import Block, Layer, blocks, evaluation, kinds, make_report
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "report.schema.json"
@@ -107,8 +108,8 @@ def test_a_language_outside_the_mix_is_pointed_out():
 
 
 def test_a_small_sample_is_pointed_out():
-    assert ("SAMPLE_TOO_SMALL", "de") in kinds(make_report(tokens=2047))
-    assert ("SAMPLE_TOO_SMALL", "de") not in kinds(make_report(tokens=2048))
+    assert ("SAMPLE_TOO_SMALL", "de") in kinds(make_report(tokens=MIN_SCORED_TOKENS - 1))
+    assert ("SAMPLE_TOO_SMALL", "de") not in kinds(make_report(tokens=MIN_SCORED_TOKENS))
 
 
 def test_too_few_calibration_tokens_matter_only_to_methods_that_invert_second_moments():

@@ -24,7 +24,7 @@ def other(share, name="en"):
 
 def report(calibration=SOUND, held_out=SOUND, *, dropped=None, **changes):
     """A report on text of one language, German, that seems to be in these languages."""
-    mix = CalibrationFigures("de", 1.0, 30, 32, 4096, 8192, "cd" * 32, dropped=dropped, identified=calibration)
+    mix = CalibrationFigures("de", 1.0, 30, 32, 4096, 4096, 8192, "cd" * 32, dropped=dropped, identified=calibration)
     evaluated = replace(evaluation("de", 1.05), identified=held_out)
     return make_report(calibration=[mix], evaluation=[evaluated], **changes)
 
@@ -85,7 +85,7 @@ def test_the_page_points_out_the_other_language_and_does_not_say_that_pruning_co
     assert "73% read like en" in page
     assert "lost far more" not in page
     lost = make_report(
-        calibration=[CalibrationFigures("de", 1.0, 30, 32, 4096, 8192, "cd" * 32, identified=other(0.27))],
+        calibration=[CalibrationFigures("de", 1.0, 30, 32, 4096, 4096, 8192, "cd" * 32, identified=other(0.27))],
         evaluation=[evaluation("de", 1.05), evaluation("uk", 3.0)],
     )
     assert "and not evenly: uk lost far more." in render_html(lost).decode()

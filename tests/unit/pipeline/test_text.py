@@ -68,10 +68,11 @@ def plain(drawn):
                 **{key: value for key, value in vars(sample).items() if key != "document_hashes"},
                 "tokens": sample.tokens.tolist(),
                 "token_bytes": sample.token_bytes.tolist(),
+                "is_text": sample.is_text.tolist(),
             }
             for name, sample in samples.items()
         }
-        for samples in drawn
+        for samples in (drawn.calibration, drawn.evaluation)
     ]
 
 
@@ -82,12 +83,15 @@ def load_nothing(_folder):
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_an_attempt_that_goes_on_has_the_same_text_although_the_corpora_are_gone(draw, places, way):
     first = draw(**way)
-    assert [sorted(samples) for samples in first] == [["de", "uk"], ["de", "en", "uk"]]
+    assert [sorted(samples) for samples in (first.calibration, first.evaluation)] == [["de", "uk"], ["de", "en", "uk"]]
     for folder in places[1:]:
         shutil.rmtree(folder)
     again = draw(**way, load=load_nothing)
     assert plain(again) == plain(first)
-    calibration, evaluation = again
+    calibration, evaluation = again.calibration, again.evaluation
+    assert (
+        (again.beginning, again.separator) == (first.beginning, first.separator) == ((), ())
+    )  # a vocabulary of letters
     assert calibration["de"].tokens.dtype == torch.int64
     assert calibration["de"].identified is not None
     assert evaluation["uk"].unknown_tokens > evaluation["en"].unknown_tokens > 0
@@ -123,8 +127,8 @@ def test_text_that_another_model_wrote_is_not_taken_and_other_text_does_not_depe
     save_model(places[0].with_name("other"), vocab_size=32, seed=1)
     shutil.copyfile(places[0].with_name("other") / "model.safetensors", places[0] / "model.safetensors")
     again = draw(generation=GENERATION)
-    assert again[0]["de"].digest() != written[0]["de"].digest()
-    assert again[1]["de"].digest() == written[1]["de"].digest()
+    assert again.calibration["de"].digest() != written.calibration["de"].digest()
+    assert again.evaluation["de"].digest() == written.evaluation["de"].digest()
     taken = draw()
     save_model(places[0].with_name("third"), vocab_size=32, seed=2)
     shutil.copyfile(places[0].with_name("third") / "model.safetensors", places[0] / "model.safetensors")
@@ -133,7 +137,7 @@ def test_text_that_another_model_wrote_is_not_taken_and_other_text_does_not_depe
 
 
 def test_the_model_is_not_loaded_where_it_has_nothing_to_write(draw):
-    assert draw(load=load_nothing)[0]["de"].num_tokens == 3 * 64
+    assert draw(load=load_nothing).calibration["de"].num_tokens == 3 * 64
 
 
 def test_the_log_tells_of_the_writing_and_of_what_was_drawn(draw):
@@ -146,7 +150,7 @@ def test_the_log_tells_of_the_writing_and_of_what_was_drawn(draw):
         assert tokens[-1] == 3 * 64
     lines = {fields["language"]: fields for _, message, fields in observer.lines if message == "calibration text drawn"}
     assert lines["de"]["tokens"] == 3 * 64
-    assert lines["de"]["dropped"] == drawn[0]["de"].dropped > 0
+    assert lines["de"]["dropped"] == drawn.calibration["de"].dropped > 0
     assert not any("dropped" in fields for _, message, fields in observer.lines if message == "evaluation text drawn")
 
 
