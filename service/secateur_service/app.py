@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -37,11 +38,15 @@ from secateur_service.jobs.store import SqlJobStore, open_job_store
 from secateur_service.private_files import exposed, tighten
 from secateur_service.settings import Settings
 from secateur_service.telemetry.logging import configure_logging
-from secateur_service.telemetry.metrics import Metrics, MetricsServer, StoreCollector
+from secateur_service.telemetry.metrics import Metrics, StoreCollector
+from secateur_service.telemetry.scrapes import MetricsServer
 from secateur_service.telemetry.tracing import exporting_spans
 
 # Calls that are open when the workers have stopped; watches have been sent away by then.
 _LAST_CALLS_SECONDS = 2.0
+
+# Enough for whatever a network brings; each may cost memory of the kernel.
+_DESCRIPTORS = 65_536
 
 _log = structlog.get_logger(__name__)
 
@@ -64,6 +69,7 @@ def run(settings: Settings, *, ready_file: Path | None = None, work_command: Seq
     """
     protect(settings.secrets())
     configure_logging(level=settings.log_level, log_format=settings.log_format)
+    _raise_descriptor_limit()
     with exporting_spans():
         asyncio.run(_serve(settings, ready_file, work_command))
 
@@ -92,6 +98,14 @@ async def _serve(settings: Settings, ready_file: Path | None, work_command: Sequ
             await asyncio.to_thread(janitor.stop)
             await asyncio.to_thread(dispatcher.drain)
     _log.info("stopped")
+
+
+def _raise_descriptor_limit() -> None:
+    """Take as many descriptors as this process may: every connection is one, and shells give 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _tell_who_reaches(settings: Settings) -> None:

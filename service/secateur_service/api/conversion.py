@@ -14,7 +14,7 @@ from google.protobuf import struct_pb2, timestamp_pb2
 from google.protobuf.message import Message
 
 from secateur.v1 import prune_job_pb2 as pb
-from secateur_service.errors import FieldViolation
+from secateur_service.errors import FieldViolation, InvalidSpecError
 from secateur_service.jobs.job import Estimate, Event, EventKind, Failure, Job, JobResult
 from secateur_service.jobs.states import JobState
 from secateur_service.pipeline.observer import Progress, Stage
@@ -22,6 +22,8 @@ from secateur_service.plain import from_plain
 from secateur_service.spec import PruneSpec
 
 NAME_PREFIX = "pruneJobs/"
+# Each entry becomes many times its bytes. The rules of a specification, which name what is allowed, ask for fewer.
+_MAX_ENTRIES = 1000
 _STATE_PREFIX = "JOB_STATE_"
 _STAGE_PREFIX = "JOB_STAGE_"
 
@@ -32,7 +34,11 @@ def job_name(job_id: str) -> str:
 
 
 def spec_to_dict(message: pb.PruneSpec) -> dict[str, Any]:
-    """A specification as plain data: the fields that are set, numbers as they came, NaN and infinity included."""
+    """A specification as plain data: the fields that are set, numbers as they came, NaN and infinity included.
+
+    Raises:
+        InvalidSpecError: a list has so many entries that they are not even looked at.
+    """
     return _set_fields(message)
 
 
@@ -196,15 +202,18 @@ def to_struct(data: Mapping[str, Any]) -> struct_pb2.Struct:
     return struct
 
 
-def _set_fields(message: Message) -> dict[str, Any]:
+def _set_fields(message: Message, path: str = "") -> dict[str, Any]:
     data: dict[str, Any] = {}
     for field, value in message.ListFields():
+        if field.is_repeated and len(value) > _MAX_ENTRIES:
+            problem = f"{len(value)} entries are too many; at most {_MAX_ENTRIES} are read"
+            raise InvalidSpecError([FieldViolation(path + field.name, problem)])
         if field.message_type is None:
             data[field.name] = list(value) if field.is_repeated else value
         elif field.is_repeated:
-            data[field.name] = [_set_fields(item) for item in value]
+            data[field.name] = [_set_fields(item, f"{path}{field.name}[].") for item in value]
         else:
-            data[field.name] = _set_fields(value)
+            data[field.name] = _set_fields(value, f"{path}{field.name}.")
     return data
 
 

@@ -7,6 +7,8 @@ id; its cause goes to the log only, because a traceback may hold paths and secre
 
 from __future__ import annotations
 
+import errno
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 
@@ -51,6 +53,9 @@ _MAX_MESSAGE_BYTES = 400
 _MAX_METADATA_BYTES = 200
 _VIOLATIONS_IN_MESSAGE = 3
 
+_NONE_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS)
+"""Of descriptors, memory, threads and buffers."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -73,6 +78,15 @@ def status_of(error: ServiceError) -> status_pb2.Status:
         delay = duration_pb2.Duration(seconds=RETRY_DELAY_SECONDS)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     return _status(grpc_code(error), message, details)
+
+
+def status_of_any(error: Exception) -> status_pb2.Status:
+    """The status of an error that nobody raised on purpose: the machine has no more to give, or there is a defect."""
+    if isinstance(error, OSError) and error.errno in _NONE_LEFT:
+        _log.warning("the machine has no more to give", error=os.strerror(error.errno))
+        problem = f"the server has too much to do at the moment: {os.strerror(error.errno)}; try again later"
+        return status_of(errors.OverloadedError(problem))
+    return status_of_defect(error)
 
 
 def status_of_defect(error: Exception) -> status_pb2.Status:

@@ -20,12 +20,13 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
 from secateur_service.api import errors
 from secateur_service.api.spans import call_span, tell_code
 from secateur_service.api.tokens import CALLER, Tokens
-from secateur_service.errors import ServiceError, UnauthenticatedError
+from secateur_service.errors import FieldViolation, InvalidRequestError, ServiceError, UnauthenticatedError
 from secateur_service.telemetry.metrics import Metrics
 
 REQUEST_ID_KEY = "x-request-id"
@@ -69,8 +70,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
             (True, True): (grpc.stream_stream_rpc_method_handler, many, handler.stream_stream),
         }
         make, wrap, behaviour = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
-        parse = None if isinstance(caller, UnauthenticatedError) else handler.request_deserializer
-        return make(wrap(behaviour), parse, handler.response_serializer)
+        return make(wrap(_parsing(handler, behaviour)), None, handler.response_serializer)
 
     def _caller_of(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
         """Who calls, or why the call is refused."""
@@ -137,7 +137,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
                     code = grpc.StatusCode.CANCELLED
                     raise
                 except Exception as error:  # noqa: BLE001  # the last line: callers get an incident, the log the rest
-                    status = errors.status_of_defect(error)
+                    status = errors.status_of_any(error)
                     code = errors.code_of(status)
                     await _abort(context, status, trailers)
             finally:
@@ -145,6 +145,29 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
                 self._metrics.rpc_requests.labels(method=method, code=code.name).inc()
                 log = _log.debug if method.startswith(_QUIET_SERVICES) and not refusal else _log.info
                 log("call", code=code.name, duration_seconds=round(time.monotonic() - started, 6), **refusal)
+
+
+def _parsing(handler: Any, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+    """A handler's behaviour for requests as bytes, which are parsed where errors are translated.
+
+    gRPC would parse them before anybody is asked who they are, and log what is no message with a traceback.
+    """
+
+    def parse(content: bytes) -> Any:
+        try:
+            return handler.request_deserializer(content)
+        except DecodeError as error:
+            problem = "the bytes that were sent are no message of this method; was the client made for another version?"
+            raise InvalidRequestError([FieldViolation("", problem)], reason="MALFORMED_REQUEST") from error
+
+    async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for content in requests:
+            yield parse(content)
+
+    def behave(request: Any, context: Any) -> Any:
+        return behaviour(parsed(request) if handler.request_streaming else parse(request), context)
+
+    return behave
 
 
 def _span(method: str, caller: Caller, context: Any) -> AbstractContextManager[None]:

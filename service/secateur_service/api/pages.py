@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 from collections.abc import Collection
+from typing import Any
 
 from secateur_service.errors import FieldViolation, InvalidRequestError
 from secateur_service.jobs.states import JobState
@@ -43,16 +44,22 @@ def decode_token(token: str, states: Collection[JobState]) -> int | None:
     """
     if not token:
         return None
-    try:
-        padded = token + "=" * (-len(token) % 4)
-        content = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        before, filtered = content["before"], content["states"]
-        known = len(token) <= _MAX_TOKEN_CHARACTERS and type(before) is int
-    except (binascii.Error, ValueError, KeyError, TypeError, RecursionError):
-        known = False
-    if not known or not 0 <= before <= _LARGEST_NUMBER:
+    before, filtered = _content(token)
+    if type(before) is not int or not 0 <= before <= _LARGEST_NUMBER:
         raise InvalidRequestError([FieldViolation("page_token", "not a token of this service; start without one")])
     if filtered != sorted(states):
         remedy = "belongs to a list with other states; repeat its states, or start without a token"
         raise InvalidRequestError([FieldViolation("page_token", remedy)])
-    return int(before)
+    return before
+
+
+def _content(token: str) -> tuple[Any, Any]:
+    """What is in a token; nothing where it is too long to be looked at, or none of ours."""
+    if len(token) > _MAX_TOKEN_CHARACTERS:
+        return None, None
+    try:
+        padded = token + "=" * (-len(token) % 4)
+        content = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        return content["before"], content["states"]
+    except (binascii.Error, ValueError, KeyError, TypeError, RecursionError):
+        return None, None

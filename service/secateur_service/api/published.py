@@ -6,19 +6,21 @@ The job's row names the manifest's digest, the manifest names everything else; w
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from typing import Any
 
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur_service.api import conversion
-from secateur_service.artifacts.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from secateur_service.artifacts.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from secateur_service.artifacts.port import OBJECT_NOT_FOUND, ObjectStore
+from secateur_service.bounded import JsonLimits, UnreadableJsonError, parse_json
 from secateur_service.errors import DamagedResultError, NotReadyError, PermanentError
 from secateur_service.jobs.job import Job
 
 REPORT_PATH = "report/report.json"
 DOWNLOAD_URL_SECONDS = 3600.0
+# What an answer may have, and what a client's memory takes of it.
+_REPORT_LIMITS = JsonLimits(64 << 20, values=2_000_000)
 
 
 class PublishedResults:
@@ -37,8 +39,11 @@ class PublishedResults:
         store, manifest = self._manifest(job)
         for file in manifest.files:
             if file.path == REPORT_PATH:
-                content = _read(store, f"{job.id}/{REPORT_PATH}", file.sha256)
-                report: dict[str, Any] = json.loads(content)
+                content = _read(store, f"{job.id}/{REPORT_PATH}", file.sha256, _REPORT_LIMITS.size_bytes)
+                try:
+                    report: dict[str, Any] = parse_json(content, _REPORT_LIMITS)
+                except UnreadableJsonError as error:
+                    raise DamagedResultError(f"the report of job {job.id} cannot be read: {error}") from error
                 return report
         raise DamagedResultError(f"the manifest of job {job.id} names no {REPORT_PATH}")
 
@@ -79,11 +84,16 @@ class PublishedResults:
         destination = job.destination
         assert destination is not None, "a resolved specification names its destination"
         store = self._open_store(destination)
-        return store, parse_manifest(_read(store, f"{job.id}/{MANIFEST_NAME}", job.result.manifest_sha256))
+        return store, parse_manifest(
+            _read(store, f"{job.id}/{MANIFEST_NAME}", job.result.manifest_sha256, MAX_MANIFEST_BYTES)
+        )
 
 
-def _read(store: ObjectStore, key: str, sha256: str) -> bytes:
+def _read(store: ObjectStore, key: str, sha256: str, limit_bytes: int) -> bytes:
     try:
+        info = store.stat(key)
+        if info is not None and info.size_bytes > limit_bytes:
+            raise DamagedResultError(f"{store.uri(key)} is not what was published: it has {info.size_bytes} bytes")
         content = store.get_bytes(key)
     except PermanentError as error:
         if error.reason != OBJECT_NOT_FOUND:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -40,6 +41,12 @@ _FILE_THREADS = 8
 _MAX_METADATA_BYTES = 16 * 2**10
 # As much as the SDK takes; only reports come near it (80 blocks: about 0.2 MiB). Stock clients take 4 MiB.
 _MAX_ANSWER_BYTES = 64 * 2**20
+# Who has connected has so long to say what a client says first, TLS included.
+_HANDSHAKE_MS = 10_000
+# A connection without a call is closed then; the next call opens another.
+_IDLE_MS = 600_000
+# Descriptors that are kept from connections, for the database, files and inspections.
+_KEPT_DESCRIPTORS = 256
 _KEEPALIVE_MS = 60_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
 # Clients may ping every 20 s, with or without calls; the slack is for their clocks.
@@ -83,7 +90,11 @@ class ApiServer:
             metrics.show_certificate_expiry(lambda: certificates.expires)
         self._store_pool = BlockingPool("store", threads=_STORE_THREADS)
         self._file_pool = BlockingPool("files", threads=_FILE_THREADS)
-        self._hub = WatchHub(max_watchers=settings.max_watchers, gauge=metrics.watch_streams)
+        self._hub = WatchHub(
+            max_watchers=settings.max_watchers,
+            gauge=metrics.watch_streams,
+            max_per_caller=settings.max_watchers_per_caller,
+        )
         self._figures = JobFigures(metrics, store)
         self._follower = EventFollower(
             store, self._store_pool, on_loop=[self._hub.notify, *subscribers], in_thread=[self._figures.consume]
@@ -184,10 +195,19 @@ def describe_service(settings: Settings) -> service_pb.ServiceInfo:
     )
 
 
+def max_connections() -> int:
+    """Connections that the descriptors of this process allow, so that there are always some for what answers calls."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, soft - _KEPT_DESCRIPTORS) if soft > 2 * _KEPT_DESCRIPTORS else max(1, soft // 2)
+
+
 def _options(settings: Settings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", settings.max_request_bytes),
         ("grpc.max_send_message_length", _MAX_ANSWER_BYTES),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ("grpc.max_connection_idle_ms", _IDLE_MS),
+        ("grpc.max_allowed_incoming_connections", max_connections()),
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
         # A reader that vanished without a word is noticed within 80 seconds.

@@ -31,6 +31,7 @@ from secateur_service.telemetry.tracing import carry
 
 # A stock gRPC client refuses messages above 4 MiB.
 _MAX_PAGE_BYTES = 3 * 2**20
+_MAX_LABELS_READ = 1000
 
 
 class AdmittedSpec(Protocol):
@@ -80,8 +81,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         """Admit a job and store it, or say what it would be."""
         if self._hub.draining:
             raise DrainingError("the server is stopping; submit again, the request id keeps the job single")
-        spec = conversion.spec_to_dict(request.spec)
-        labels = dict(request.labels)
+        spec, labels = _plain(request)
         digest = request_digest(spec, labels)
         request_id = request.request_id.lower()
         if request_id and not request.validate_only and not names.check_request_id(request_id):
@@ -177,7 +177,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         """Stream a job's events; the watch is closed at once when its reader is gone."""
         job_id = names.parse_job_name(request.name)
         after = request.after_sequence if request.HasField("after_sequence") else None
-        async with aclosing(self._watcher.watch(job_id, after)) as messages:
+        async with aclosing(self._watcher.watch(job_id, after, CALLER.get())) as messages:
             async for message in messages:
                 await context.write(message)
 
@@ -218,6 +218,20 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         return service_pb.PruneReport(name=conversion.job_name(job.id), report=report)
 
 
+def _plain(request: service_pb.CreatePruneJobRequest) -> tuple[dict[str, Any], dict[str, str]]:
+    """Specification and labels as plain data, once there are few enough to become that.
+
+    Raises:
+        InvalidRequestError: there are not.
+    """
+    if len(request.labels) > _MAX_LABELS_READ:
+        raise InvalidRequestError([FieldViolation("labels", f"{len(request.labels)} labels are too many")])
+    try:
+        return conversion.spec_to_dict(request.spec), dict(request.labels)
+    except InvalidSpecError as error:
+        raise InvalidRequestError(conversion.prefixed(error.violations), reason=error.reason) from error
+
+
 def _caller(context: Any) -> str:
     """Whose share a call uses: the token's, or where none is asked for, the connection's."""
     return CALLER.get() or str(context.peer())
@@ -235,6 +249,10 @@ def _states(request: service_pb.ListPruneJobsRequest) -> list[JobState]:
     Raises:
         InvalidRequestError: a value is unspecified or unknown.
     """
+    if len(request.states) > len(JobState):
+        raise InvalidRequestError(
+            [FieldViolation("states", f"{len(request.states)} are more than there are; name each once")]
+        )
     states: set[JobState] = set()
     violations = []
     for position, value in enumerate(request.states):

@@ -8,7 +8,7 @@ so a watch can be resumed on any replica at any event; the follower merely says 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -34,8 +34,17 @@ _PAGE = 256
 class WatchHub:
     """Where watchers wait for news of their job; lives in the event loop."""
 
-    def __init__(self, *, max_watchers: int, gauge: Gauge) -> None:
+    def __init__(self, *, max_watchers: int, gauge: Gauge, max_per_caller: int | None = None) -> None:
+        """Prepare.
+
+        Args:
+            max_watchers: of all callers together.
+            gauge: shows how many there are.
+            max_per_caller: of one caller; None for all.
+        """
         self._max_watchers = max_watchers
+        self._max_per_caller = max_per_caller
+        self._of_callers: Counter[str] = Counter()
         self._gauge = gauge
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._watchers = 0
@@ -52,14 +61,20 @@ class WatchHub:
         return self._draining
 
     @contextmanager
-    def admit(self, job_id: str) -> Iterator[asyncio.Event]:
+    def admit(self, job_id: str, caller: str | None = None) -> Iterator[asyncio.Event]:
         """Admit a watcher of a job; the event that it gets is set whenever there is something to read.
 
+        Args:
+            job_id: of the job.
+            caller: the name of its token; None where nobody is asked, and so nobody has a share.
+
         Raises:
-            OverloadedError: there are as many watchers as the service admits.
+            OverloadedError: there are as many watchers as the service admits, of all or of this caller.
             DrainingError: the service is stopping.
         """
         self.check_open()
+        if caller is not None and self._max_per_caller is not None:
+            self._check_share(caller, self._max_per_caller)
         if self._watchers >= self._max_watchers:
             remedy = "poll GetPruneJob, or watch again when another watch has ended"
             raise OverloadedError(
@@ -69,16 +84,30 @@ class WatchHub:
             )
         news = asyncio.Event()
         self._watchers += 1
+        if caller is not None:
+            self._of_callers[caller] += 1
         self._gauge.inc()
         self._waiting[job_id].add(news)
         try:
             yield news
         finally:
             self._watchers -= 1
+            if caller is not None:
+                self._of_callers[caller] -= 1
+                self._of_callers += Counter()  # forgets who has none
             self._gauge.dec()
             self._waiting[job_id].discard(news)
             if not self._waiting[job_id]:
                 del self._waiting[job_id]
+
+    def _check_share(self, caller: str, limit: int) -> None:
+        if self._of_callers[caller] >= limit:
+            raise OverloadedError(
+                f"{limit} watches of the token {caller} are open, which is its share of this server; close one of "
+                "them, poll GetPruneJob, or use another token",
+                reason="TOO_MANY_WATCHERS_OF_CALLER",
+                metadata={"limit": str(limit), "caller": caller},
+            )
 
     def notify(self, events: Sequence[Event]) -> None:
         """Wake the watchers of the jobs that these events belong to."""
@@ -121,7 +150,9 @@ class JobWatcher:
         self._heartbeat_seconds = heartbeat_seconds
         self._clock = clock
 
-    async def watch(self, job_id: str, after_sequence: int | None) -> AsyncGenerator[pb.PruneJobEvent]:
+    async def watch(
+        self, job_id: str, after_sequence: int | None, caller: str | None = None
+    ) -> AsyncGenerator[pb.PruneJobEvent]:
         """Yield a snapshot (unless the watch resumes), then every later event once and in order, and heartbeats.
 
         Returns only after the terminal state was yielded, in its event or in the snapshot, or when the caller resumes
@@ -134,7 +165,7 @@ class JobWatcher:
         """
         if after_sequence is not None and after_sequence < 0:
             raise InvalidRequestError([FieldViolation("after_sequence", f"not negative, not {after_sequence}")])
-        with self._hub.admit(job_id) as news:
+        with self._hub.admit(job_id, caller) as news:
             job = await self._pool.call(self._store.get, job_id)
             if after_sequence is None:
                 cursor = job.last_sequence

@@ -11,12 +11,15 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from secateur_service.artifacts.port import check_key
+from secateur_service.bounded import JsonLimits, UnreadableJsonError, parse_json
 from secateur_service.durable import file_digest
 from secateur_service.errors import PermanentError
 
 MANIFEST_NAME = "manifest.json"
 MEDIA_TYPE = "application/json"
 INVALID_MANIFEST = "INVALID_MANIFEST"
+MAX_MANIFEST_BYTES = 16 << 20
+_LIMITS = JsonLimits(MAX_MANIFEST_BYTES, values=500_000)
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAMED_DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{12,64}(?![0-9a-f])")
@@ -91,8 +94,8 @@ def parse_manifest(content: bytes) -> Manifest:
         PermanentError: with reason INVALID_MANIFEST.
     """
     try:
-        return Manifest.model_validate_json(content)
-    except ValidationError as error:
+        return Manifest.model_validate(parse_json(content, _LIMITS))
+    except (UnreadableJsonError, ValidationError) as error:
         raise PermanentError(
             "the manifest cannot be read: it is damaged, or of another release", reason=INVALID_MANIFEST
         ) from error

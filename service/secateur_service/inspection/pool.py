@@ -26,7 +26,7 @@ from secateur_service.spec import PruneSpec
 
 _CPU_SECONDS = 20
 _SMALL_BYTES = 48 << 20
-_LARGE_BYTES = 320 << 20
+_LARGE_BYTES = 448 << 20  # the tokenizer of Gemma takes 350 MiB to load
 _WAITING_PER_CALLER = 256
 _REMEMBERED = 4096
 
@@ -53,7 +53,7 @@ class _ExhaustedError(Exception):
 class InspectionPool:
     """Belongs to one event loop.
 
-    In all there are ten children: eight with little memory, which nearly every model does with, and two with much,
+    In all there are nine children: eight with little memory, which nearly every model does with, and one with much,
     where what needs more is looked at again.
 
     Args:
@@ -66,7 +66,7 @@ class InspectionPool:
         self._counter = counter
         self._here = _lane(4, Budget(60.0, _CPU_SECONDS, _SMALL_BYTES))
         self._away = _lane(4, Budget(120.0, _CPU_SECONDS, _SMALL_BYTES))
-        self._large = _lane(2, Budget(120.0, _CPU_SECONDS, _LARGE_BYTES))
+        self._large = _lane(1, Budget(120.0, _CPU_SECONDS, _LARGE_BYTES))
         self._needs_much: OrderedDict[str, None] = OrderedDict()
         self._passed: OrderedDict[str, str] = OrderedDict()
 
@@ -175,8 +175,9 @@ class InspectionPool:
 
 
 def _lane(slots: int, budget: Budget) -> _Lane:
+    share = max(1, slots // 2)
     return _Lane(
-        Shares("specifications", slots=slots, per_caller=slots // 2, waiting_per_caller=_WAITING_PER_CALLER), budget
+        Shares("specifications", slots=slots, per_caller=share, waiting_per_caller=_WAITING_PER_CALLER), budget
     )
 
 

@@ -100,7 +100,8 @@ class Hub:
             )
             self._api.auth_check(reference.repository, repo_type="dataset", token=self._token)
         configs = info.card_data.get("configs") if info.card_data else None
-        configurations = [entry["config_name"] for entry in configs or ()]
+        entries = configs if isinstance(configs, list) else []  # its author wrote them
+        configurations = [str(entry["config_name"]) for entry in entries if "config_name" in entry]
         return DataSet(self._commit(reference, info.sha), frozenset(configurations) or None)
 
     def _commit(self, reference: HubReference, named: str | None) -> str:

@@ -9,15 +9,11 @@ free disk) is read at scrape time by `StoreCollector`.
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
-from wsgiref.simple_server import WSGIServer
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -230,29 +226,3 @@ class _Families:
 
     def __iter__(self) -> Iterator[GaugeMetricFamily]:
         yield from (self.store_up, self.jobs, self.queue_oldest_age, self.heartbeat_age, self.workdir_free)
-
-
-@dataclass(frozen=True)
-class MetricsServer:
-    """The HTTP server that Prometheus scrapes, on a port of its own."""
-
-    address: str
-    _server: WSGIServer
-    _thread: threading.Thread
-
-    @classmethod
-    def start(cls, registry: CollectorRegistry, host: str, port: int) -> Self:
-        """Listen; port 0 takes a free one.
-
-        Raises:
-            OSError: the address cannot be bound.
-        """
-        server, thread = start_http_server(port, addr=host, registry=registry)
-        shown = f"[{host}]" if ":" in host else host
-        return cls(f"{shown}:{server.server_port}", server, thread)
-
-    def stop(self) -> None:
-        """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

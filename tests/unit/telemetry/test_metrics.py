@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from secateur_service.jobs.store import open_job_store
-from secateur_service.telemetry.metrics import Metrics, MetricsServer, StoreCollector
+from secateur_service.telemetry.metrics import Metrics, StoreCollector
+from secateur_service.telemetry.scrapes import MetricsServer
 from support.jobs import new_job
 
 
