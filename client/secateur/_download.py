@@ -11,12 +11,13 @@ import hashlib
 import http.client
 import os
 import re
+import shutil
 import ssl
 import stat
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from secateur._foreign import detail_of
 
 _CHUNK_BYTES = 2**20
 _TRIES = 5
+_MAX_FILES = 10_000
 _TIMEOUT_SECONDS = 60.0
 _EXPIRED = (401, 403, 404, 410)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -91,7 +93,7 @@ class Transfer:
         if self._is_in_place():
             self.advanced(self.artifact.size_bytes)
             return
-        partial = self.target.with_name(f".{self.target.name[:100]}.{self.artifact.sha256[:16]}.partial")
+        partial = _partial(self.target, self.artifact)
         resumed = partial.exists()
         if self._complete(partial, url) != self.artifact.sha256:
             # What was left of an earlier run may have been damaged; once more from the first byte.
@@ -177,8 +179,11 @@ def plan_targets(folder: Path, artifacts: Sequence[Artifact]) -> dict[str, Path]
     Raises:
         IntegrityError: a path leads out of the folder or occurs twice, or a digest or size is none. Nothing has been
             written then.
+        DownloadError: they do not fit on the disk. Nothing has been written then.
     """
     root = folder.resolve()
+    if len(artifacts) > _MAX_FILES:
+        raise IntegrityError(f"the service lists {len(artifacts)} files, more than any job has; nothing was downloaded")
     targets: dict[str, Path] = {}
     for artifact in artifacts:
         if artifact.path in targets:
@@ -186,7 +191,27 @@ def plan_targets(folder: Path, artifacts: Sequence[Artifact]) -> dict[str, Path]
         if not _SHA256.fullmatch(artifact.sha256) or artifact.size_bytes < 0:
             raise IntegrityError(f"the service gives no valid digest of {artifact.path!r}; nothing was downloaded")
         targets[artifact.path] = _target(root, artifact.path)
+    _check_room(root, artifacts, targets)
     return targets
+
+
+def _check_room(root: Path, artifacts: Sequence[Artifact], targets: Mapping[str, Path]) -> None:
+    """What is said to come fits on the disk, with what is there already."""
+    there = next(place for place in (root, *root.parents) if place.exists())
+    wanted = sum(artifact.size_bytes for artifact in artifacts)
+    places = [place for each in artifacts for place in (targets[each.path], _partial(targets[each.path], each))]
+    here = sum(place.stat().st_size for place in places if place.is_file())
+    free = shutil.disk_usage(there).free
+    if wanted - here > free:
+        raise DownloadError(
+            f"the files take {wanted / 1e9:.1f} GB, of which {here / 1e9:.1f} GB are here, and {there} has "
+            f"{free / 1e9:.1f} GB free; nothing was downloaded, make room or choose another folder"
+        )
+
+
+def _partial(target: Path, artifact: Artifact) -> Path:
+    """Where a file lies while it arrives."""
+    return target.with_name(f".{target.name[:100]}.{artifact.sha256[:16]}.partial")
 
 
 def _target(root: Path, path: str) -> Path:

@@ -15,16 +15,16 @@ from typing import Any, TypeAlias
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from secateur import _yaml
 from secateur._errors import FieldViolation, InvalidSpecError
 from secateur.v1 import prune_job_pb2 as pb
 
 SpecSource: TypeAlias = "Mapping[str, Any] | str | os.PathLike[str]"
 """A specification as a mapping, or the path of a YAML file that holds one."""
 
-MAX_FILE_BYTES = 2**20
+MAX_FILE_BYTES = 2**18
+_LIMITS = _yaml.YamlLimits(MAX_FILE_BYTES)
 _LANGUAGE_WEIGHT = pb.LanguageWeight.DESCRIPTOR
 _LAYER_OVERRIDE = pb.LayerOverride.DESCRIPTOR
 _INTEGER_BITS = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
@@ -89,12 +89,10 @@ def parse_yaml(content: bytes, source: str) -> dict[str, Any]:
     if len(content) > MAX_FILE_BYTES:
         raise _not_a_spec(f"{source} is larger than {MAX_FILE_BYTES} bytes, so it is no specification")
     try:
-        data = YAML(typ="safe", pure=True).load(content.decode())
-    except MarkedYAMLError as error:
-        place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise _not_a_spec(f"{source}{place}: {error.problem or error.context}") from error
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise _not_a_spec(f"{source} is not YAML: {error}") from error
+        data = _yaml.parse_yaml(content, _LIMITS)
+    except _yaml.UnreadableYamlError as error:
+        place = "" if error.line is None else f", line {error.line}"
+        raise _not_a_spec(f"{source}{place} is not YAML of a specification: {error}") from error
     if not isinstance(data, dict):
         known = ", ".join(field.name for field in pb.PruneSpec.DESCRIPTOR.fields)
         raise _not_a_spec(f"{source} holds {_kind(data)} and not a specification; expected a mapping with {known}")

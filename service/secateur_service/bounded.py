@@ -41,10 +41,7 @@ def parse_json(content: bytes, limits: JsonLimits) -> Any:
     Raises:
         UnreadableJsonError: it is not JSON, or is beyond a limit.
     """
-    if len(content) > limits.size_bytes:
-        raise UnreadableJsonError(f"{len(content)} bytes are too many; at most {limits.size_bytes} are read")
-    if _values(content) > limits.values and _values(_TEXT.sub(b"", content)) > limits.values:
-        raise UnreadableJsonError(f"more than {limits.values} values, which are too many to be read")
+    check_json(content, limits)
     try:
         found = json.loads(content.decode(), object_pairs_hook=_object)
     except RecursionError as error:
@@ -54,6 +51,18 @@ def parse_json(content: bytes, limits: JsonLimits) -> Any:
     if _is_deeper(found, limits.depth):
         raise UnreadableJsonError(f"it is nested deeper than {limits.depth} levels")
     return found
+
+
+def check_json(content: bytes, limits: JsonLimits) -> None:
+    """Look whether a document may be parsed, without parsing it.
+
+    Raises:
+        UnreadableJsonError: it has more bytes or values than are read.
+    """
+    if len(content) > limits.size_bytes:
+        raise UnreadableJsonError(f"{len(content)} bytes are too many; at most {limits.size_bytes} are read")
+    if _values(content) > limits.values and _values(_TEXT.sub(b"", content)) > limits.values:
+        raise UnreadableJsonError(f"it has more than {limits.values} values, which takes too much to read")
 
 
 def _values(content: bytes) -> int:

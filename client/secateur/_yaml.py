@@ -1,0 +1,89 @@
+"""YAML that others wrote, read within limits that hold before anything is built.
+
+A few lines of aliases (`*name`) stand for billions of values once they are written out, which is what happens to them
+in whatever goes through them one by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+
+
+class UnreadableYamlError(ValueError):
+    """The text is not YAML, or more of it than may be read; the message says which, without naming the file.
+
+    Attributes:
+        line: where it is wrong, counted from 1; None where that is no one line.
+    """
+
+    def __init__(self, problem: str, line: int | None = None) -> None:
+        super().__init__(problem)
+        self.line = line
+
+
+@dataclass(frozen=True)
+class YamlLimits:
+    """How much YAML is read. Its parser takes some 15 seconds a megabyte.
+
+    Attributes:
+        size_bytes: of the text.
+        values: keys, texts, numbers, lists and mappings in it, with all aliases written out.
+        depth: lists and mappings inside each other.
+    """
+
+    size_bytes: int
+    values: int = 20_000
+    depth: int = 32
+
+
+def parse_yaml(content: bytes, limits: YamlLimits) -> Any:
+    """Parse a document of YAML 1.2 in UTF-8; None where it is empty.
+
+    Raises:
+        UnreadableYamlError: it is not YAML, or is beyond a limit.
+    """
+    if len(content) > limits.size_bytes:
+        raise UnreadableYamlError(f"{len(content)} bytes are too many; at most {limits.size_bytes} are read")
+    try:
+        constructor, _ = YAML(typ="safe", pure=True).get_constructor_parser(content.decode())
+        node = constructor.composer.get_single_node()
+        if node is None:
+            return None
+        _check(node, limits)
+        return constructor.construct_document(node)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise UnreadableYamlError(str(error.problem or error.context), line) from error
+    except RecursionError as error:
+        raise UnreadableYamlError(f"it is nested deeper than {limits.depth} levels") from error
+    except (YAMLError, ValueError) as error:  # a date that no calendar has is a ValueError
+        raise UnreadableYamlError(str(error)) from error
+
+
+def _check(root: Node, limits: YamlLimits) -> None:
+    """Count what a node is with every alias in it written out, each node once.
+
+    Raises:
+        ValueError: too much, or nested too deeply, for example within itself.
+    """
+    known: dict[int, int] = {}
+
+    def count(node: Node, depth: int) -> int:
+        if depth > limits.depth:
+            raise ValueError(f"it is nested deeper than {limits.depth} levels, or within itself")
+        if id(node) not in known:
+            inner: list[Node] = []
+            if isinstance(node, MappingNode):
+                inner = [part for pair in node.value for part in pair]
+            elif isinstance(node, SequenceNode):
+                inner = node.value
+            known[id(node)] = 1 + sum(count(part, depth + 1) for part in inner)
+        return known[id(node)]
+
+    if count(root, 1) > limits.values:
+        raise ValueError(f"it has more than {limits.values} values, with aliases (*name) written out")
