@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+from secateur_service.bounded import JsonLimits, UnreadableJsonError, check_json
 from secateur_service.calibration.documents import AROUND, CorpusRefusedError, Reading, Row
 
 KINDS = (".txt", ".jsonl", ".parquet")
@@ -27,6 +28,7 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar", ".bz2", ".xz
 """Endings of what has text in it and is not read: it has to be unpacked."""
 MAX_VALUE_BYTES = 64 << 20
 """Of a line of JSON and a value of a table, which are read as a whole; lines of text have no limit."""
+_ROW_LIMITS = JsonLimits(MAX_VALUE_BYTES, values=1_000_000)
 _PIECE_BYTES = 1 << 16
 _TABLE_ROWS = 64
 _TABLE_BUFFER_BYTES = 1 << 20
@@ -121,6 +123,10 @@ def _json_rows(path: Path, text_field: str, reading: Reading) -> Iterator[Row]:
                 _check_encoding(path, line)
             if len(line) > MAX_VALUE_BYTES:
                 raise _too_long(place)
+            try:
+                check_json(line, _ROW_LIMITS)
+            except UnreadableJsonError as error:
+                raise CorpusRefusedError(f"{place}: {error}") from error
             text = _decoded(line, place).strip(AROUND)
             if text:
                 yield _json_row(text, text_field, place)

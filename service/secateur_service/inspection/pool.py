@@ -24,9 +24,11 @@ from secateur_service.pipeline.outcome import Estimate
 from secateur_service.settings import Settings
 from secateur_service.spec import PruneSpec
 
-_CPU_SECONDS = 20
-_SMALL_BYTES = 48 << 20
-_LARGE_BYTES = 448 << 20  # the tokenizer of Gemma takes 350 MiB to load
+SMALL = Budget(seconds=120.0, cpu_seconds=20, memory_bytes=48 << 20)
+"""What nearly every model does with; its deadline is for slow networks."""
+LARGE = Budget(seconds=120.0, cpu_seconds=20, memory_bytes=448 << 20)
+"""For what needs more memory than that: Gemma's tokenizer takes 350 MiB to load."""
+
 _WAITING_PER_CALLER = 256
 _REMEMBERED = 4096
 
@@ -59,14 +61,18 @@ class InspectionPool:
     Args:
         settings: what specifications may name, and how it is reached.
         counter: told the requests to object stores that children make.
+        small: of the eight.
+        large: of the one.
     """
 
-    def __init__(self, settings: Settings, counter: RequestCounter) -> None:
+    def __init__(
+        self, settings: Settings, counter: RequestCounter, *, small: Budget = SMALL, large: Budget = LARGE
+    ) -> None:
         self._nursery = Nursery(settings)
         self._counter = counter
-        self._here = _lane(4, Budget(60.0, _CPU_SECONDS, _SMALL_BYTES))
-        self._away = _lane(4, Budget(120.0, _CPU_SECONDS, _SMALL_BYTES))
-        self._large = _lane(1, Budget(120.0, _CPU_SECONDS, _LARGE_BYTES))
+        self._here = _lane(4, small)
+        self._away = _lane(4, small)
+        self._large = _lane(1, large)
         self._needs_much: OrderedDict[str, None] = OrderedDict()
         self._passed: OrderedDict[str, str] = OrderedDict()
 

@@ -67,6 +67,8 @@ class Shares:
         self._running[caller] -= 1
         if not self._running[caller]:
             del self._running[caller]
+        if caller in self._waiting:
+            self._waiting.move_to_end(caller)  # the others' turn
         self._give()
 
     def _give(self) -> None:

@@ -32,12 +32,16 @@ class Zygote:
 
     def run(self) -> None:
         """Do what the server says until it is gone."""
+        from secateur._redaction import protect
         from secateur_service.artifacts import s3  # noqa: F401
         from secateur_service.inspection.child import serve  # whatever children need is loaded here, once
         from secateur_service.settings import Settings
         from secateur_service.sources import hub  # noqa: F401
+        from secateur_service.telemetry.logging import configure_logging
 
         settings = Settings()
+        protect(settings.secrets())
+        configure_logging(level=settings.log_level, log_format=settings.log_format)
         gc.collect()
         gc.freeze()  # a collection in a child would touch, and so copy, all that it shares
         wake, waker = socket.socketpair()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateur_service.bounded import JsonLimits, UnreadableJsonError, check_json
 from secateur_service.models.files import Use, rule_of
 from secateur_service.models.license import License, UnreadableCardError, read_license
 
@@ -20,7 +21,8 @@ _CARD = "README.md"
 _MAX_FILES = 200
 # A vocabulary of a million words in the largest of the formats is half of it.
 _MAX_BYTES = 256 << 20
-_MAX_JSON_BYTES = 64 << 20
+# The largest is tokenizer.json: Gemma's has 33 MB and two million values.
+_JSON_LIMITS = JsonLimits(64 << 20, values=8_000_000)
 _MAX_CARD_BYTES = 16 << 20
 _OBJECTS = ("generation_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json")
 
@@ -134,10 +136,11 @@ def _text(content: bytes) -> str:
 
 
 def _json(content: bytes) -> Any:
-    if len(content) > _MAX_JSON_BYTES:
-        raise UnreadableFileError(f"it is larger than {_MAX_JSON_BYTES} bytes")
     try:
+        check_json(content, _JSON_LIMITS)
         return json.loads(_text(content))
+    except UnreadableJsonError as error:
+        raise UnreadableFileError(str(error)) from error
     except UnreadableFileError:
         raise
     except (ValueError, RecursionError) as error:

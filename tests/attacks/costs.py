@@ -1,0 +1,50 @@
+"""What it costs to parse something: processor time and memory, of a process of its own, with a limit on both."""
+
+import contextlib
+import os
+import resource
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a call took.
+
+    Attributes:
+        memory_bytes: the most that it had beside what was there before.
+        ended: whether it came to an end by itself.
+    """
+
+    cpu_seconds: float
+    memory_bytes: int
+    ended: bool
+
+
+def cost_of(call, *, cpu_seconds=20, memory_bytes=2 << 30):
+    """Call something in a process that is ended when it takes more."""
+    before = _forked(lambda: None, cpu_seconds, memory_bytes)
+    after = _forked(call, cpu_seconds, memory_bytes)
+    return Cost(after.cpu_seconds, max(0, after.memory_bytes - before.memory_bytes), after.ended)
+
+
+def _forked(call, cpu_seconds, memory_bytes):
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            limit = int(used.ru_utime + used.ru_stime) + 1 + cpu_seconds
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+            signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+            size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (size + memory_bytes,) * 2)
+            with contextlib.suppress(ValueError):  # refusals are
+                call()
+            code = 0
+        finally:
+            os._exit(code)
+    _, status, used = os.wait4(process, 0)
+    return Cost(used.ru_utime + used.ru_stime, used.ru_maxrss << 10, status == 0)

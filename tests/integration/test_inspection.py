@@ -1,0 +1,208 @@
+"""Specifications are judged in processes that end: when they take too much, when nobody waits, and with the server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from secateur_service.admission import AccessPolicy, admit
+from secateur_service.errors import InvalidSpecError, TransientError
+from secateur_service.inspection import InspectionPool
+from secateur_service.inspection.budget import Budget
+from secateur_service.inspection.child import Requests
+from secateur_service.settings import Settings
+from support.models import save_corpora, save_model, spec_data
+
+PATIENT = 60
+AWAY = "hf://org/never-answers"
+
+
+class Silence:
+    """A hub that takes connections and never says a word."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self._more = asyncio.Condition()
+
+    async def listen(self, _reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        async with self._more:
+            self.connections += 1
+            self._more.notify_all()
+
+    async def asked(self, times: int) -> None:
+        """Wait until so many have come."""
+        async with asyncio.timeout(PATIENT), self._more:
+            await self._more.wait_for(lambda: self.connections >= times)
+
+
+class Site:
+    """A pool, what it reads, and its processes."""
+
+    def __init__(self, folder: Path, pool: InspectionPool, hub: Silence, settings: Settings) -> None:
+        self.pool = pool
+        self.hub = hub
+        self.settings = settings
+        self.here = spec_data(folder / "model", folder / "calibration", folder / "evaluation")
+        self.away = {**self.here, "model": {"uri": AWAY}}
+
+    @property
+    def zygote(self) -> int:
+        process = self.pool._nursery._process
+        assert process is not None
+        return process.pid
+
+    def children(self) -> list[int]:
+        return [int(pid) for pid in Path(f"/proc/{self.zygote}/task/{self.zygote}/children").read_text().split()]
+
+    async def gone(self, pids: list[int]) -> None:
+        async with asyncio.timeout(PATIENT):
+            while any(Path(f"/proc/{pid}").exists() for pid in pids):
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inspected")
+    save_model(folder / "model", "llama", dtype=torch.bfloat16)
+    save_corpora(folder)
+    return folder
+
+
+@asynccontextmanager
+async def opened(files: Path, data_dir: Path, **budgets: Budget) -> AsyncIterator[Site]:
+    hub = Silence()
+    async with await asyncio.start_server(hub.listen, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        settings = Settings(data_dir=data_dir, file_roots=(files,), hub_endpoint=f"http://127.0.0.1:{port}")
+        pool = InspectionPool(settings, Requests(), **budgets)
+        pool.open()
+        try:
+            yield Site(files, pool, hub, settings)
+        finally:
+            await pool.close()
+
+
+@pytest.fixture
+async def site(files: Path, tmp_path: Path) -> AsyncIterator[Site]:
+    async with opened(files, tmp_path) as site:
+        yield site
+
+
+async def test_the_answer_is_that_of_the_rules(site: Site):
+    expected = admit(site.here, AccessPolicy.from_settings(site.settings))
+    assert await site.pool.admit(site.here, "alice") == expected
+    wrong = {**site.here, "model": {"uri": "file:///etc"}, "pruning": {"sparsity": 2}}
+    with pytest.raises(InvalidSpecError) as judged:
+        admit(wrong, AccessPolicy.from_settings(site.settings))
+    with pytest.raises(InvalidSpecError) as told:
+        await site.pool.admit(wrong, "alice")
+    assert told.value.violations == judged.value.violations
+
+
+async def test_a_process_is_used_again(site: Site):
+    await site.pool.admit(site.here, "alice")
+    used = site.children()
+    for _ in range(5):
+        await site.pool.admit(site.here, "alice")
+    assert site.children() == used
+    assert len(used) == 1
+
+
+async def test_creations_that_wait_for_a_network_keep_nobody_elses_waiting(site: Site):
+    crowd = [asyncio.create_task(site.pool.admit(site.away, "crowd")) for _ in range(24)]
+    await site.hub.asked(2)
+    for caller in ("alice", "crowd"):  # what lies here waits for no network, whoever asks
+        assert (await site.pool.admit(site.here, caller)).resolved
+    others = [asyncio.create_task(site.pool.admit(site.away, "alice"))]
+    await site.hub.asked(3)
+    assert not any(call.done() for call in crowd)
+    assert site.hub.connections == 3, "the crowd has more than its share"
+    for call in (*crowd, *others):
+        call.cancel()
+    await asyncio.gather(*crowd, *others, return_exceptions=True)
+
+
+async def test_a_process_whose_caller_is_gone_is_ended(site: Site):
+    call = asyncio.create_task(site.pool.admit(site.away, "alice"))
+    await site.hub.asked(1)
+    waiting = site.children()
+    call.cancel()
+    with suppress(asyncio.CancelledError):
+        await call
+    await site.gone(waiting)
+    assert (await site.pool.admit(site.here, "alice")).resolved
+
+
+async def test_what_takes_too_long_is_given_up(files: Path, tmp_path: Path):
+    async with opened(files, tmp_path, small=Budget(seconds=0.5, cpu_seconds=20, memory_bytes=48 << 20)) as site:
+        with pytest.raises(TransientError, match=r"model\.uri: .* took more than") as caught:
+            await asyncio.wait_for(site.pool.admit(site.away, "alice"), PATIENT)
+        assert caught.value.reason == "INSPECTION_TIMEOUT"
+        await site.gone(site.children())
+
+
+@pytest.mark.parametrize(
+    ("number", "what"),
+    [(signal.SIGXCPU, "20 s of processor time"), (signal.SIGKILL, "448 MiB of memory"), (signal.SIGABRT, "448 MiB")],
+)
+async def test_a_process_that_the_kernel_ends_is_a_refusal_with_field_and_remedy(site: Site, number: int, what: str):
+    call = asyncio.create_task(site.pool.admit(site.away, "alice"))
+    tried = 0
+    while not call.done() and tried < 2:  # what took too much memory is tried once more, with more
+        tried += 1
+        await site.hub.asked(tried)
+        for pid in site.children():
+            os.kill(pid, number)
+        await asyncio.wait([call, asyncio.create_task(site.hub.asked(tried + 1))], return_when="FIRST_COMPLETED")
+    with pytest.raises(InvalidSpecError) as caught:
+        await asyncio.wait_for(call, PATIENT)
+    (violation,) = caught.value.violations
+    assert violation.field == "model.uri"
+    assert what in violation.description
+    assert "name something smaller" in violation.description
+
+
+async def test_what_needs_more_memory_than_most_is_looked_at_with_more(files: Path, tmp_path: Path):
+    """A megabyte is not enough for this."""
+    async with opened(files, tmp_path, small=Budget(seconds=120, cpu_seconds=20, memory_bytes=1 << 18)) as site:
+        assert (await site.pool.admit(site.here, "alice")).resolved
+        large = site.children()
+        assert (await site.pool.admit(site.here, "alice")).resolved
+        assert site.children() == large, "it was tried with little again"
+
+
+async def test_with_too_little_memory_at_all_it_is_a_refusal(files: Path, tmp_path: Path):
+    tiny = Budget(seconds=120, cpu_seconds=20, memory_bytes=1 << 18)
+    async with opened(files, tmp_path, small=tiny, large=tiny) as site:
+        with pytest.raises(InvalidSpecError, match=r"model\.uri: .* MiB of memory"):
+            await site.pool.admit(site.here, "alice")
+
+
+async def test_a_new_zygote_takes_the_place_of_one_that_is_gone(site: Site):
+    call = asyncio.create_task(site.pool.admit(site.away, "alice"))
+    await site.hub.asked(1)
+    before, children = site.zygote, site.children()
+    os.kill(before, signal.SIGKILL)
+    with suppress(InvalidSpecError, TransientError):
+        await asyncio.wait_for(call, PATIENT)
+    await site.gone(children)
+    assert (await site.pool.admit(site.here, "alice")).resolved
+    assert site.zygote != before
+
+
+async def test_nothing_is_left_when_it_is_closed(site: Site):
+    call = asyncio.create_task(site.pool.admit(site.away, "alice"))
+    await site.hub.asked(1)
+    await site.pool.admit(site.here, "alice")
+    processes = [site.zygote, *site.children()]
+    assert len(processes) == 3
+    await site.pool.close()
+    await site.gone(processes)
+    assert isinstance((await asyncio.gather(call, return_exceptions=True))[0], InvalidSpecError | TransientError)
