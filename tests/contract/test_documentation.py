@@ -11,6 +11,7 @@ from secateur_service.api.conversion import spec_to_dict
 from secateur_service.calibration.mixing import DEFAULT_TEMPERATURE, POLICIES
 from secateur_service.jobs.states import TRANSITIONS
 from secateur_service.models.architectures import ARCHITECTURES
+from secateur_service.models.files import IN_SUBFOLDER, RULES
 from secateur_service.pruning.methods import DEFAULT_SPREAD, GROUPS, METHODS, UPDATES
 from secateur_service.spec import ALLOCATIONS, DEFAULT_OUTLIER, DEFAULT_SPAN, ORDERS, Part, PruneSpec, parse_spec
 from secateur_service.telemetry.metrics import Metrics
@@ -78,3 +79,12 @@ def test_the_example_of_a_specification_is_one():
     example = SPECIFICATION.split("```yaml\n")[1].split("```")[0]
     spec = parse_spec(spec_to_dict(spec_message(parse_yaml(example.encode(), "the example"))))
     assert spec.pruning.override_of("model.layers.3.mlp.down_proj.weight").sparsity == 0.6
+
+
+def test_what_happens_to_each_file_of_a_model_is_documented():
+    table = SPECIFICATION.split("## The files of a model")[1].split("\n\n")[2]
+    documented = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
+    rules = (*RULES, IN_SUBFOLDER)
+    assert [(row[0], re.findall("`([^`]*)`", row[1]), "any case" in row[1], row[2]) for row in documented] == [
+        (str(rule.use), list(rule.patterns), rule.any_case, rule.reason) for rule in rules
+    ]

@@ -22,6 +22,7 @@ from secateur_service import faults
 from secateur_service.artifacts import Manifest, ObjectStore, publish
 from secateur_service.calibration.corpora import CorpusRefusedError
 from secateur_service.calibration.sampling import TextSample
+from secateur_service.calibration.templates import TEMPLATE_DATE
 from secateur_service.durable import write_durably
 from secateur_service.errors import PermanentError, ResourceError
 from secateur_service.evaluation.card import render_card
@@ -345,6 +346,7 @@ class _Job:
             "short_of": sorted(self.short_of),
             "estimate": asdict(self._estimate(fetched.checkpoint, self.short_of)),
             "measured": {"peak_host_bytes": _peak_rss_bytes(), "peak_device_bytes": self.peak_device_bytes()},
+            "template_date": TEMPLATE_DATE,
             "model_files": {
                 "rewritten": sorted({info.path.name for info in fetched.checkpoint.tensors.values()}),
                 "published": list(fetched.companions.names),

@@ -27,6 +27,7 @@ from secateur_service.calibration.packing import Framing
 from secateur_service.calibration.presets import PresetReference, parse_preset
 from secateur_service.calibration.sampling import TextSample, Writer, draw_samples
 from secateur_service.calibration.streamed import StreamedCorpus
+from secateur_service.calibration.templates import render_conversation
 from secateur_service.durable import file_digest, write_durably
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.pipeline.fetching import fetch
@@ -122,6 +123,10 @@ def _load_tokenizer(checkpoint: Checkpoint) -> Any:
         raise ModelRefusedError(f"its tokenizer cannot be loaded: {error}") from error
     if not tokenizer.is_fast:
         raise ModelRefusedError("its tokenizer has no tokenizer.json; convert it to a fast tokenizer")
+    # A tokenizer may divide words at random, to train with; then two runs would see other tokens.
+    for chance in ("dropout", "alpha", "nbest_size"):
+        if getattr(tokenizer.backend_tokenizer.model, chance, None) is not None:
+            setattr(tokenizer.backend_tokenizer.model, chance, None)
     return tokenizer
 
 
@@ -190,7 +195,7 @@ def _renderer(tokenizer: Any) -> Render:
         if not all(isinstance(message, dict) and "role" in message for message in messages):
             raise ValueError("it is no conversation, a list of messages with role and content; set another text_field")
         try:
-            return str(tokenizer.apply_chat_template(messages, tokenize=False))
+            return render_conversation(tokenizer, messages)
         except (TemplateError, TypeError, KeyError) as error:
             raise ValueError(f"the model's chat template does not take it: {error}") from error
 

@@ -1,0 +1,164 @@
+"""Models that were saved without their head, and text models of larger ones."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+
+from secateur_service.demo.tokenizer import save_byte_tokenizer
+from secateur_service.models.architectures import ARCHITECTURES
+from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
+from secateur_service.models.streaming import StreamedModel
+from support.inline import run_inline
+from support.models import CONFIGS, build_model, save_corpora, spec_data
+
+SPECIFICATION = (Path(__file__).parents[2] / "docs" / "specification.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    return save_corpora(tmp_path_factory.mktemp("corpora"))
+
+
+def save_base(folder, name, *, tied):
+    """The model without its head, as transformers saves it, and the whole one."""
+    model = build_model(name, tie_word_embeddings=tied)
+    model.base_model.save_pretrained(folder)
+    save_byte_tokenizer(folder, max_length=256)
+    return model
+
+
+def dense_losses(folder, ids):
+    streamed = StreamedModel(open_checkpoint(folder), torch.device("cpu"), torch.float32)
+    states = streamed.embed([ids])
+    for index in range(streamed.num_blocks):
+        with streamed.block(index) as block:
+            states = [streamed.run_block(block, index, state) for state in states]
+    return streamed.token_losses([states], [ids])[0][0].float()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_model_without_its_head_is_pruned_and_stays_what_it_was(name, corpora, tmp_path):
+    whole = save_base(tmp_path / "model", name, tied=True)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["architectures"] == [ARCHITECTURES[name].base_class] == [type(whole.base_model).__name__]
+    outcome, _ = run_inline(spec_data(tmp_path / "model", *corpora), tmp_path / "out")
+    assert outcome.result.sparsity == pytest.approx(0.5, abs=0.01)
+    result = tmp_path / "out" / "checkpoint"
+    published = json.loads((result / "config.json").read_text())
+    assert published["architectures"] == config["architectures"]
+    for loader, kind in ((AutoModel, type(whole.base_model)), (AutoModelForCausalLM, type(whole))):
+        loaded, found = loader.from_pretrained(result, output_loading_info=True)
+        assert type(loaded) is kind
+        assert not found["missing_keys"]
+        assert not found["unexpected_keys"]
+    ids = torch.randint(2, 250, (2, 48), generator=torch.Generator().manual_seed(0))
+    for folder in (tmp_path / "model", result):
+        plain = AutoModelForCausalLM.from_pretrained(folder).eval()
+        with torch.no_grad():
+            logits = plain(ids).logits[:, :-1].float()
+        expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        torch.testing.assert_close(dense_losses(folder, ids).flatten(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_without_a_tied_head_it_is_refused_with_the_class_to_save(name, tmp_path):
+    save_base(tmp_path, name, tied=False)
+    row = ARCHITECTURES[name]
+    with pytest.raises(ModelRefusedError, match=rf"{row.base_class}, which has no head.*save the {row.class_name}"):
+        open_checkpoint(tmp_path)
+
+
+TINY = {**CONFIGS["llama"], "num_hidden_layers": 2}
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+WRAPPERS = {
+    "gemma3": ("gemma3_text", VISION),
+    "llava": ("llama", {**VISION, "model_type": "clip_vision_model"}),
+    "mistral3": ("mistral", {**VISION, "model_type": "pixtral", "head_dim": 8}),
+}
+
+
+def save_wrapper(folder, kind):
+    text, vision = WRAPPERS[kind]
+    options = {**TINY, "tie_word_embeddings": text == "gemma3_text", "rope_parameters": None}
+    inner = AutoConfig.for_model(text, **options)
+    config = AutoConfig.for_model(kind, text_config=inner.to_dict(), vision_config=vision)
+    torch.manual_seed(0)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    return text
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_the_way_that_a_refusal_names_to_save_a_text_model_works(kind, corpora, tmp_path, monkeypatch):
+    text = save_wrapper(tmp_path / "whole", kind)
+    with pytest.raises(ModelRefusedError, match=f"save its text model by itself, as {text} .'Text models of larger"):
+        open_checkpoint(tmp_path / "whole")
+    section = SPECIFICATION.split("### Text models of larger ones")[1]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    save_byte_tokenizer(tmp_path / "text", max_length=256)
+    run_inline(spec_data(tmp_path / "text", *corpora), tmp_path / "out")
+    whole = AutoModelForImageTextToText.from_pretrained("whole").eval()
+    ids = torch.randint(2, 250, (1, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = whole(input_ids=ids).logits[:, :-1].float()
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    torch.testing.assert_close(dense_losses(tmp_path / "text", ids).flatten(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_a_whole_models_tensors_under_the_configuration_of_its_text_model_are_refused(kind, tmp_path):
+    """transformers loads none of them, and leaves the model at random weights."""
+    text = save_wrapper(tmp_path, kind)
+    AutoConfig.for_model(text, **TINY, architectures=[ARCHITECTURES[text].class_name]).save_pretrained(tmp_path)
+    with pytest.raises(ModelRefusedError, match="the checkpoint has no tensor model"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "bloom", "gpt_neox"])
+@pytest.mark.parametrize("prefix", ["language_model.", "model.language_model.", "base_model.model.", "module."])
+def test_tensors_that_no_model_of_the_configuration_loads_are_refused(name, prefix, tmp_path):
+    build_model(name).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({prefix + key: tensor for key, tensor in tensors.items()}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelRefusedError, match="the checkpoint has no tensor"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gemma3_text", "qwen2", "falcon", "opt"])
+def test_a_head_that_differs_from_a_tied_embedding_ends_the_job_before_anything_is_pruned(name, corpora, tmp_path):
+    model = build_model(name, tie_word_embeddings=True)
+    model.save_pretrained(tmp_path / "model")
+    save_byte_tokenizer(tmp_path / "model", max_length=256)
+    path = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(path)
+    embedding = model.get_input_embeddings().weight.detach()
+    save_file({**tensors, "lm_head.weight": embedding.clone()}, path, {"format": "pt"})
+    run_inline(spec_data(tmp_path / "model", *corpora), tmp_path / "same")
+    save_file({**tensors, "lm_head.weight": embedding.roll(1, 0)}, path, {"format": "pt"})
+    with pytest.raises(Exception, match=r"lm_head\.weight differs from .*transformers would use both, vLLM"):
+        run_inline(spec_data(tmp_path / "model", *corpora), tmp_path / "other")
+    assert not list((tmp_path / "other").rglob("*.safetensors"))
+    shutil.rmtree(tmp_path / "other")
+    # The remedies that the message names.
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    run_inline(spec_data(tmp_path / "model", *corpora), tmp_path / "other")
+
+
+def test_every_base_class_is_one_of_transformers():
+    assert all(hasattr(transformers, row.base_class) for row in ARCHITECTURES.values())
