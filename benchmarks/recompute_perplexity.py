@@ -1,12 +1,13 @@
-"""Recompute the perplexities of a published job with transformers alone, and compare them with its report.
+"""Recompute the figures of a published job with transformers alone, and compare them with its report.
 
     python benchmarks/recompute_perplexity.py --checkpoint DIR --report report.json --evaluation DIR [--dense DIR]
     python benchmarks/recompute_perplexity.py --small
 
-Uses nothing of Secateur: loads the checkpoint with `from_pretrained`, packs the evaluation text as the documentation
-says (documents by the hash of their hash, each as beginning-of-text token, text and end-of-text token; windows of the
-job's sequence length), and scores every token of a window but the first. Exits 1 where a figure differs by more than
-0.5 %. With `--small`, the job is a tiny one that is run first.
+Of Secateur it uses only the reading of corpora, so that text files, JSON lines and tables give the same documents. It
+loads the checkpoint with `from_pretrained`, cuts the text into windows as the documentation says (documents by the hash
+of their hash, each window beginning as the tokenizer begins a text, between two documents what the report names), and
+scores the tokens of text. Perplexity, bits per byte, growth and the number of scored tokens are compared. Exits 1 where
+a figure differs by more than 0.5 %. With `--small`, the job is a tiny one that is run first.
 """
 
 from __future__ import annotations
@@ -17,41 +18,77 @@ import json
 import math
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from secateur_service.calibration.corpora import FolderCorpus
+
 TOLERANCE = 0.005
 
 
-def windows(folder: Path, language: str, tokenizer: object, count: int, length: int) -> torch.Tensor:
-    """The first `count` windows of the language's text, whose documents come in the order of their hashes' hashes."""
-    ids: list[int] = []
-    lines = (folder / f"{language}.txt").read_text(encoding="utf-8").splitlines()
-    for document in sorted({line.strip() for line in lines if line.strip()}, key=rank):
-        body = tokenizer(document, add_special_tokens=False)["input_ids"]
-        ids += [i for i in (tokenizer.bos_token_id, *body, tokenizer.eos_token_id) if i is not None]
-        if len(ids) >= count * length:
+@dataclass(frozen=True)
+class Text:
+    """Windows N×S: token ids, whether each is scored, and the bytes of text that it brings."""
+
+    ids: torch.Tensor
+    is_scored: torch.Tensor
+    sizes: torch.Tensor
+
+
+def hash_of(document: str) -> bytes:
+    """Identity of a document."""
+    return hashlib.sha256(document.encode()).digest()[:16]
+
+
+def documents_in_order(report: dict[str, Any], folder: Path, language: str) -> list[str]:
+    """The documents of a language that may be evaluated, by the hash of their hash."""
+    calibration, evaluation = report["spec"]["calibration"], report["spec"]["evaluation"]
+    if calibration["chat_template"] or evaluation["chat_template"]:
+        sys.exit("error: the job put its text into a chat template; this script knows plain text only")
+    found = set(FolderCorpus(folder, evaluation["text_field"] or "text").documents(language))
+    if evaluation["corpus"] == calibration["corpus"]:  # a fifth of it is held out
+        found = {document for document in found if hash_of(document)[0] % 5 == 0}
+    return sorted(found, key=lambda document: hashlib.sha256(hash_of(document)).digest())
+
+
+def windows(documents: list[str], tokenizer: Any, separator: list[int], count: int, length: int) -> Text:
+    """The first `count` windows of the documents."""
+    with_beginning, body = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    beginning = with_beginning[: with_beginning.index(body[0])]
+    rows: list[list[tuple[int, bool, int]]] = []
+    row = [(token, False, 0) for token in beginning]
+    for document in documents:
+        if len(row) > len(beginning):
+            row += [(token, False, 0) for token in separator]
+        encoded = tokenizer(document, add_special_tokens=False, return_offsets_mapping=True)
+        reached = 0
+        for token, (_, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            if len(row) >= length:
+                rows.append(row[:length])
+                row = [(token, False, 0) for token in beginning]
+            row.append((token, len(row) > 0, len(document[reached:end].encode())))
+            reached = max(reached, end)
+        if len(row) >= length:
+            rows.append(row[:length])
+            row = [(token, False, 0) for token in beginning]
+        if len(rows) >= count:
             break
-    return torch.tensor(ids[: count * length]).view(count, length)
-
-
-def rank(document: str) -> bytes:
-    """What documents are ordered by."""
-    return hashlib.sha256(hashlib.sha256(document.encode()).digest()[:16]).digest()
+    table = torch.tensor([[[token, scored, size] for token, scored, size in row] for row in rows[:count]])
+    return Text(table[..., 0], table[..., 1].bool(), table[..., 2])
 
 
 @torch.no_grad()
-def perplexity(model: torch.nn.Module, ids: torch.Tensor) -> float:
-    """Exp of the mean cross-entropy."""
+def nats_of(model: torch.nn.Module, text: Text) -> float:
+    """Sum of the cross-entropies of the scored tokens."""
     nats = 0.0
-    for batch in ids.split(8):
-        logits = model(input_ids=batch).logits.float()
-        nats += float(
-            torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten(), reduction="sum")
-        )
-    return math.exp(nats / (ids.shape[0] * (ids.shape[1] - 1)))
+    for ids, is_scored in zip(text.ids.split(2), text.is_scored.split(2), strict=True):
+        logits = model(input_ids=ids).logits[:, :-1][is_scored[:, 1:]].float()
+        nats += float(torch.nn.functional.cross_entropy(logits, ids[:, 1:][is_scored[:, 1:]], reduction="sum"))
+    return nats
 
 
 def main() -> None:
@@ -106,20 +143,32 @@ def publish_small(options: argparse.Namespace, folder: Path) -> None:
 def compare(options: argparse.Namespace) -> float:
     """Print every language's figures; returns the largest relative difference."""
     report = json.loads(options.report.read_text(encoding="utf-8"))
-    length = report["spec"]["calibration"]["sequence_length"]
-    worst = 0.0
-    for folder, field in ((options.checkpoint, "pruned_perplexity"), (options.dense, "dense_perplexity")):
+    found: dict[str, dict[str, float]] = {entry["language"]: {} for entry in report["evaluation"]}
+    for side, folder in (("pruned", options.checkpoint), ("dense", options.dense)):
         if folder is None:
             continue
         tokenizer = AutoTokenizer.from_pretrained(folder)
+        separator = tokenizer.convert_tokens_to_ids(report["windows"]["separator"])
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         for entry in report["evaluation"]:
-            ids = windows(options.evaluation, entry["language"], tokenizer, entry["windows"], length)
-            found, stated = perplexity(model, ids), entry[field]
-            worst = max(worst, abs(found / stated - 1))
+            documents = documents_in_order(report, options.evaluation, entry["language"])
+            text = windows(documents, tokenizer, separator, entry["windows"], report["windows"]["tokens"])
+            nats, tokens = nats_of(model, text), int(text.is_scored.sum())
+            figures = found[entry["language"]]
+            figures[f"{side}_perplexity"] = math.exp(nats / tokens)
+            figures[f"{side}_bits_per_byte"] = nats / math.log(2) / int(text.sizes[text.is_scored].sum())
+            figures["tokens"] = tokens
+    worst = 0.0
+    for entry in report["evaluation"]:
+        figures = found[entry["language"]]
+        if options.dense is not None:
+            figures["perplexity_ratio"] = figures["pruned_perplexity"] / figures["dense_perplexity"]
+        for name, value in figures.items():
+            difference = value / entry[name] - 1
+            worst = max(worst, abs(difference))
             print(
-                f"{field:<18} {entry['language']:<6} report {stated:10.4f}  recomputed {found:10.4f}  "
-                f"{found / stated - 1:+.5%}"
+                f"{entry['language']:<8} {name:<22} report {entry[name]:12.4f}  recomputed {value:12.4f}  "
+                f"{difference:+.4%}"
             )
     return worst
 
