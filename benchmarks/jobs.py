@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur_service.run import run_command
+from secateur_service.settings import Settings
 
 
 def run_job(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def run_job(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     path.write_text(json.dumps(spec))  # JSON is YAML
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        code = run_command(path, folder / "job", None, None, as_json=True)
+        code = run_command(path, folder / "job", None, None, Settings(), as_json=True)
     if code:
         raise SystemExit(code)  # the reason is on standard error
     return json.loads(said.getvalue().splitlines()[-1])

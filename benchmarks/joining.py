@@ -6,8 +6,8 @@
 Prunes the model by the default method at 50 %, calibrated on windows of one kind after the other, and evaluates the
 same documents in windows of every kind, dense and pruned. Every window begins as the model's tokenizer begins a text.
 Two regimes stand beside the ways to join: windows of one document, and those of before: beginning, document and end
-one after another, cut anywhere. Prints bits per byte of the dense model by kind, and growth of perplexity by the kind that
-was calibrated on. Results go to joining-MODEL.json at once, and what is there is not computed again.
+one after another, cut anywhere. Prints bits per byte of the dense model by kind, and growth of perplexity by the kind
+that was calibrated on. Results go to joining-MODEL.json at once, and what is there is not computed again.
 """
 
 from __future__ import annotations
