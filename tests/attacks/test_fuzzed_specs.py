@@ -29,6 +29,7 @@ GOOD = {
 NUMBERS = [-1, 0, 1, 2, 3, 0.5, 1.0, 1.5, 2**31, 2**63, 2**70, 1e300, math.nan, math.inf, -math.inf]
 TEXTS = ["", "x", "de", "2:4", "4:4", "0:4", "5:4", "2:4:8", "minimax", "temperature", "\0"]
 VALUES = [*NUMBERS, *TEXTS, None, True, [], {}]
+OTHER_NAMES = {"de": "DEU", "uk": "UK", "zh-Hant": "cmn-hant"}
 NAMES = ["sparsity", "pattern", "temperature", "spread", "weight", "group", "policy", "samples", "surprise", "method"]
 
 
@@ -42,6 +43,8 @@ def damaged(rng):
             part = rng.choice(languages)
             if rng.random() < 0.3:
                 languages.append(copy.deepcopy(rng.choice(languages)))
+                if languages[-1].get("language") in OTHER_NAMES and rng.random() < 0.5:
+                    languages[-1]["language"] = OTHER_NAMES[languages[-1]["language"]]
             if rng.random() < 0.2:
                 weight = rng.choice([0, 1, math.nan])
                 for entry in languages:
@@ -62,7 +65,8 @@ def damaged(rng):
 def is_lawful(data):
     """Whether a specification that was accepted keeps the rules that docs/specification.md states."""
     mix, pruning = data["calibration"], data["pruning"]
-    tags = [entry["language"] for entry in mix["languages"]]
+    names = {other: name for name, other in OTHER_NAMES.items()}
+    tags = [names.get(entry["language"], entry["language"]) for entry in mix["languages"]]
     weights = [entry.get("weight") for entry in mix["languages"]]
     given = [weight for weight in weights if weight is not None]
     samples, length, temperature = mix.get("samples", 128), mix.get("sequence_length"), mix.get("temperature")
@@ -104,7 +108,8 @@ MUTANTS = {
     "nothing may be pruned": ("Field(gt=0, lt=1)]", "Field(ge=0, lt=1)]"),
     "numbers may be no numbers": ("allow_inf_nan=False", "allow_inf_nan=True"),
     "unknown fields are let in": ('extra="forbid"', 'extra="ignore"'),
-    "languages may be repeated": ("if len(set(tags)) != len(tags):", "if False:"),
+    "languages may be repeated": ("for twice in _named_twice(tags):", "for twice in ():"),
+    "languages may be repeated by another name": ("return parse_language(tag)", "return parse_language(tag) and tag"),
     "weights may all be zero": ("if len(given) == len(tags) and not any(given):", "if False:"),
     "languages may go without text": ("if self.samples < len(tags):", "if False:"),
     "a temperature may stand anywhere": ("self.temperature is not None and self.policy", "False and self.policy"),
