@@ -43,8 +43,9 @@ def damaged(rng):
             part = rng.choice(languages)
             if rng.random() < 0.3:
                 languages.append(copy.deepcopy(rng.choice(languages)))
-                if languages[-1].get("language") in OTHER_NAMES and rng.random() < 0.5:
-                    languages[-1]["language"] = OTHER_NAMES[languages[-1]["language"]]
+                name = languages[-1].get("language")
+                if isinstance(name, str) and rng.random() < 0.5:
+                    languages[-1]["language"] = OTHER_NAMES.get(name, name)
             if rng.random() < 0.2:
                 weight = rng.choice([0, 1, math.nan])
                 for entry in languages:

@@ -26,7 +26,7 @@ from torch import Tensor
 from secateur_service.calibration.corpora import Corpus
 from secateur_service.calibration.documents import CorpusRefusedError, Reading, Rendered
 from secateur_service.calibration.identification import Identified, identify
-from secateur_service.calibration.packing import Framing, Separator
+from secateur_service.calibration.packing import Framing, Kind, Separator
 from secateur_service.calibration.packing import pack as _pack
 
 # Of every EVALUATION_SHARE documents of a corpus that serves both purposes, one goes to evaluation.
@@ -282,7 +282,8 @@ def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Calla
             break
         kept_bytes *= 4  # tokens of many bytes: read again, and keep more
     if windows is None or needed == 0:
-        raise text.too_short(len(packed.ids), max(needed, length), len(drawn), count, reading.cut)
+        tokens = sum(kind is not Kind.SEPARATOR for kind in packed.kinds)
+        raise text.too_short(tokens, max(needed, length), len(drawn), count, reading.cut)
     hashes = frozenset(document_hash(document) for document in packed.documents)
     unknown = torch.tensor(sorted(_unknown_ids(tokenizer)), dtype=torch.long)
     return TextSample(
