@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -21,7 +23,7 @@ from secateur.v1 import prune_service_pb2_grpc as service_grpc
 from secateur_service.api.server import SERVICE
 from secateur_service.api.tokens import CALLER, TokenEntry, edited_tokens, new_token
 from secateur_service.errors import NotFoundError
-from support.api import Api, StartApi, refused, spec_message
+from support.api import Api, StartApi, Watch, refused, spec_message
 from support.certificates import Authority, put, served_name
 
 INFO = service_pb.GetServiceInfoRequest()
@@ -229,3 +231,63 @@ async def test_whoever_serves_a_call_can_know_whose_it_is(start_api: StartApi, t
         await refused(api.stub.CreatePruneJob(request, metadata=metadata))
     assert seen == ["mine", "yours", "mine"]
     assert CALLER.get() is None
+
+
+async def test_one_token_has_no_more_than_its_share_of_the_watches(start_api: StartApi, tokens_file: Path):
+    mine, yours = keep(tokens_file, "mine"), keep(tokens_file, "yours")
+    api = await start_api(tokens_file=tokens_file, max_watchers=5, max_watchers_per_caller=3)
+    request = service_pb.WatchPruneJobRequest(name=f"pruneJobs/{api.new_job().id}")
+
+    def watch(token: Metadata) -> Watch:
+        return Watch(api.stub.WatchPruneJob(request, metadata=token))
+
+    held = [watch(mine) for _ in range(3)]
+    for each in held:
+        await each.read()
+    refusal = await refused(watch(mine).read())
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_WATCHERS_OF_CALLER")
+    assert refusal.metadata == {"limit": "3", "caller": "mine"}
+    others = [watch(yours) for _ in range(2)]
+    for each in others:
+        await each.read()
+    assert (await refused(watch(yours).read())).reason == "TOO_MANY_WATCHERS"
+    held[0].cancel()
+    await until(lambda: api.metrics.registry.get_sample_value("secateur_watch_streams") == 4)
+    assert (await watch(mine).read()).HasField("snapshot")
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_bytes_that_are_no_message_are_an_invalid_argument_without_a_defect(start_api: StartApi, seed: int):
+    api, rng = await start_api(), random.Random(seed)
+    with capture_logs() as lines:
+        for method in service_pb.DESCRIPTOR.services_by_name["PruneService"].methods:
+            path = f"/{SERVICE}/{method.name}"
+            for _ in range(20):
+                # A number of a field that never ends, a length that is none, a group without an end, and more behind.
+                wrong = rng.choice([b"\xff" * 11, b"\x0a\xff\xff\xff\xff\x0f", b"\x0b", b"\x0a\x05ab", b"\x07"])
+                rubbish = wrong if rng.random() < 0.5 else wrong + rng.randbytes(rng.randint(1, 64))
+                call = api.channel.unary_stream if method.server_streaming else api.channel.unary_unary
+                answer = call(path)(rubbish)
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await (anext(aiter(answer)) if method.server_streaming else answer)
+                code = await answer.code()
+                # What is behind may make a message of it, of which every field is unknown.
+                assert code not in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN), (method.name, rubbish)
+                if rubbish == wrong:
+                    assert code is grpc.StatusCode.INVALID_ARGUMENT, (method.name, rubbish)
+    assert not [line for line in lines if line["log_level"] == "error" or "exc_info" in line]
+
+
+@pytest.mark.parametrize("path", ["/no.such.Service/Method", f"/{SERVICE}/NoSuchMethod", "/x", "/"])
+async def test_a_method_that_does_not_exist_is_unimplemented(start_api: StartApi, path: str):
+    api = await start_api()
+    call = api.channel.unary_unary(path)(b"\xff")
+    assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_reflection_that_is_asked_rubbish_says_so(start_api: StartApi):
+    api = await start_api()
+    call = api.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")(
+        iter([b"\xff" * 11])
+    )
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 
 import grpc
@@ -9,7 +10,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from secateur_service import errors
-from secateur_service.api.errors import GRPC_CODES, code_of, grpc_code, status_of
+from secateur_service.api.errors import GRPC_CODES, code_of, grpc_code, status_of, status_of_any
 from secateur_service.errors import FieldViolation, InvalidRequestError, InvalidSpecError, NotFoundError, ServiceError
 
 KINDS = [
@@ -25,6 +26,19 @@ def _detail(status, kind):
         if detail.Unpack(message):
             return message
     return None
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_machine_that_has_no_more_to_give_is_no_defect(number):
+    status = status_of_any(OSError(number, "whatever the system says", "/secret/path"))
+    assert code_of(status) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert _detail(status, error_details_pb2.ErrorInfo).reason == "OVERLOADED"
+    assert _detail(status, error_details_pb2.RetryInfo) is not None
+    assert "secret" not in str(status)
+
+
+def test_any_other_error_of_the_system_is_a_defect():
+    assert code_of(status_of_any(OSError(errno.EACCES, "no"))) is grpc.StatusCode.INTERNAL
 
 
 @pytest.mark.parametrize("kind", KINDS)
