@@ -17,6 +17,7 @@ from typing import Protocol
 from secateur_service.calibration.containers import is_archive, kind_of, rows_of
 from secateur_service.calibration.documents import CorpusRefusedError, Reading, Render, documents_of
 from secateur_service.calibration.languages import parse_language, spelling_of
+from secateur_service.links import stays_in
 
 __all__ = ["DEFAULT_TEXT_FIELD", "Corpus", "CorpusRefusedError", "FolderCorpus", "Reading", "corpus_files"]
 
@@ -91,7 +92,7 @@ class FolderCorpus:
             CorpusRefusedError: there is none, or all are empty, or one is an archive or a link out of the folder, or
                 the language is there under two names.
         """
-        wanted, root = parse_language(language), self.folder.resolve()
+        wanted = parse_language(language)
         spellings: dict[str, Path] = {}
         found = []
         for path in self._all():
@@ -99,8 +100,13 @@ class FolderCorpus:
             if name is not None and name[0] == wanted:
                 spellings.setdefault(name[1], path)
                 found.append(path)
-        if not found or not all(path.resolve().is_relative_to(root) for path in found):
+        if not found:
             raise CorpusRefusedError(self._missing(language))
+        for path in found:
+            if not stays_in(path, self.folder):
+                raise CorpusRefusedError(
+                    f"has {path.name}, a link out of its folder or in a circle; put the file itself there"
+                )
         if len(spellings) > 1:
             first, second = (path.relative_to(self.folder).parts[0] for path in list(spellings.values())[:2])
             raise CorpusRefusedError(

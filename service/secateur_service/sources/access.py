@@ -166,7 +166,7 @@ class LocalSource:
         """By the files as the system knows them."""
         digest = hashlib.sha256()
         for name in sorted(wanted([entry.name for entry in os.scandir(self.path)])):
-            with contextlib.suppress(FileNotFoundError):  # a link to nowhere
+            with contextlib.suppress(OSError):  # a link to nowhere, or in a circle
                 found = (self.path / name).stat()
                 key = (name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
                 digest.update(f"{key}\n".encode())

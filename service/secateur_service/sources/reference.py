@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+from secateur_service.links import place_of, repository_of
+
 _NAME = r"[A-Za-z0-9][\w.-]{0,95}"
 _REPOSITORY = re.compile(rf"(?P<kind>datasets/)?(?P<name>{_NAME}(/{_NAME})?)(@(?P<revision>.*))?", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,254}", re.ASCII)
@@ -102,8 +104,12 @@ def _refuse_links_out(folder: Path, roots: Sequence[Path]) -> None:
     allowed = [root.resolve() for root in roots]
     entries = [folder, *(entry for entry in folder.iterdir() if entry.is_dir())]
     for entry in (inner for outer in entries for inner in outer.iterdir()):
-        if entry.is_symlink() and not any(entry.resolve().is_relative_to(root) for root in allowed):
-            raise ReferenceRefusedError(f"{entry.name} is a link out of the folders that this service may read")
+        if not entry.is_symlink() or (place := place_of(entry)) is None:
+            continue  # a link in a circle leads nowhere, and nothing can be read of it
+        if not any(place.is_relative_to(root) for root in allowed):
+            repository = repository_of(folder)
+            hint = f"; it is one of a hub's cache, make {repository} a root" if repository else ""
+            raise ReferenceRefusedError(f"{entry.name} is a link out of the folders that this service may read{hint}")
 
 
 def check_prefix(reference: BucketReference, prefixes: Sequence[str]) -> None:
