@@ -466,7 +466,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkout", type=Path, default=Path(__file__).parents[1], help="whose server is attacked")
     parser.add_argument("--title", default="now", help="under which the results are kept")
-    parser.add_argument("--only", default="", help="attacks whose name has this word")
+    parser.add_argument("--only", default="", help="attacks whose name has this word, or unharmed")
     add_options(parser)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -477,14 +477,19 @@ def main() -> None:
     kept = json.loads(result.read_text()) if result.exists() else {}
     found = kept.setdefault(options.title, {"attacks": {}})
     checkout = options.checkout.absolute()
+
+    def keep() -> None:
+        result.write_text(json.dumps(kept, indent=1) + "\n")
+
     for name in ATTACKS:
         if options.only in name:
             found["attacks"][name] = attacked(checkout, scale, name)
             print(shown(name, found["attacks"][name]), flush=True)
-    if not options.only:
+            keep()
+    if options.only in "unharmed":
         found["unharmed"] = unharmed(checkout, scale)
         print(json.dumps(found["unharmed"]))
-    result.write_text(json.dumps(kept, indent=1) + "\n")
+        keep()
 
 
 if __name__ == "__main__":
