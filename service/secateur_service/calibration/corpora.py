@@ -9,8 +9,9 @@ Does not import torch: the API uses it to refuse a corpus without a language at 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -80,7 +81,7 @@ class FolderCorpus:
 
     def languages(self) -> list[str]:
         """The languages that the folder has text in, in canonical form."""
-        return sorted({found[0] for path in self._all() if (found := self._named(path)) and kind_of(path.name)})
+        return sorted({file.language for file in self._files if kind_of(file.path.name)})
 
     def files(self, language: str) -> list[Path]:
         """The files of one language, in the order of their names.
@@ -93,13 +94,9 @@ class FolderCorpus:
                 the language is there under two names.
         """
         wanted = parse_language(language)
-        spellings: dict[str, Path] = {}
-        found = []
-        for path in self._all():
-            name = self._named(path)
-            if name is not None and name[0] == wanted:
-                spellings.setdefault(name[1], path)
-                found.append(path)
+        files = [file for file in self._files if file.language == wanted]
+        found = [file.path for file in files]
+        spellings = {file.spelling: file.path for file in files}
         if not found:
             raise CorpusRefusedError(self._missing(language))
         for path in found:
@@ -107,6 +104,8 @@ class FolderCorpus:
                 raise CorpusRefusedError(
                     f"has {path.name}, a link out of its folder or in a circle; put the file itself there"
                 )
+            if not path.exists():
+                raise CorpusRefusedError(f"has {path.name}, a link that leads nowhere; put the file itself there")
         if len(spellings) > 1:
             first, second = (path.relative_to(self.folder).parts[0] for path in list(spellings.values())[:2])
             raise CorpusRefusedError(
@@ -133,25 +132,46 @@ class FolderCorpus:
         rows = (row for path in self.files(language) for row in rows_of(path, self.text_field, reading))
         return documents_of(rows, self.text_field, self.render, reading)
 
-    def _all(self) -> Iterator[Path]:
-        for path in sorted(self.folder.iterdir()):
-            yield from (inner for inner in sorted(path.iterdir()) if inner.is_file()) if path.is_dir() else (path,)
+    @cached_property
+    def _files(self) -> list[_File]:
+        """What there is of any language, in the order of the names."""
+        found = []
+        for path in self._paths():
+            named = _named(path.relative_to(self.folder))
+            if named is not None:
+                found.append(_File(path, *named))
+        return found
 
-    def _named(self, path: Path) -> tuple[str, str] | None:
-        return _named(path.relative_to(self.folder))
+    def _paths(self) -> Iterator[Path]:
+        try:
+            for path in sorted(self.folder.iterdir()):
+                for inner in sorted(path.iterdir()) if path.is_dir() and _language(path.name) else (path,):
+                    if inner.is_file() or (inner.is_symlink() and not inner.exists()):
+                        yield inner
+        except OSError as error:
+            raise CorpusRefusedError(f"cannot be read: {error.filename}: {error.strerror}") from error
 
     def _missing(self, language: str) -> str:
         name = spelling_of(language)
         known = ", ".join(self.languages()) or "none"
-        odd = sorted({path.name for path in self._others()})[:_NAMED_FILES]
-        others = f"; named by no language that BCP 47 knows: {', '.join(odd)}" if odd else ""
+        odd = [
+            path.name for path in self._paths() if kind_of(path.name) and _named(path.relative_to(self.folder)) is None
+        ]
+        named = ", ".join(filter(str.isprintable, odd[:_NAMED_FILES]))
+        others = f"; named by no language that BCP 47 knows: {named}" if named else ""
         return (
             f"has no file {name}.txt, {name}.jsonl or {name}.parquet, and no folder {name} of such files; it has text "
             f"in: {known}{others}"
         )
 
-    def _others(self) -> Iterable[Path]:
-        return (path for path in self.folder.iterdir() if kind_of(path.name) and not self._named(path))
+
+@dataclass(frozen=True)
+class _File:
+    """A file of a folder, and its language, canonical and as the folder spells it."""
+
+    path: Path
+    language: str
+    spelling: str
 
 
 def _named(path: Path | PurePosixPath) -> tuple[str, str] | None:
@@ -165,7 +185,12 @@ def _named(path: Path | PurePosixPath) -> tuple[str, str] | None:
     if len(path.parts) > 2:
         return None
     spelling = path.name[: path.name.index(ending)] if len(path.parts) == 1 else path.parts[0]
+    language = _language(spelling)
+    return (language, spelling) if language else None
+
+
+def _language(name: str) -> str | None:
     try:
-        return parse_language(spelling), spelling
+        return parse_language(name)
     except ValueError:
         return None

@@ -47,7 +47,10 @@ def parse_language(tag: str) -> Language:
     Raises:
         ValueError: BCP 47 knows no such language.
     """
-    language = Language(_canonical(str(tag)))
+    canonical = _canonical(str(tag))
+    if canonical is None:
+        raise ValueError("is not a language that BCP 47 knows")
+    language = Language(canonical)
     language.spelling = spelling_of(tag)
     return language
 
@@ -71,13 +74,13 @@ def without_region(language: str) -> str:
     parsed = langcodes.Language.get(language)
     if parsed.language is None:
         return language
-    return _canonical(langcodes.Language.make(language=parsed.language, script=script_of(language)).to_tag())
+    return parse_language(langcodes.Language.make(language=parsed.language, script=script_of(language)).to_tag())
 
 
 @lru_cache(maxsize=4096)
-def _canonical(tag: str) -> str:
+def _canonical(tag: str) -> str | None:
     if not langcodes.tag_is_valid(tag):
-        raise ValueError("is not a language that BCP 47 knows")
+        return None
     parsed = langcodes.Language.get(langcodes.standardize_tag(tag))
     language = _COMMON_CODES.get(str(parsed.language), parsed.language)
     script = parsed.script or _likely_script(language, parsed.territory)

@@ -1,5 +1,6 @@
 """One name for a language: over everything that CLDR's likely subtags know, not only the examples."""
 
+import os
 import re
 
 import langcodes
@@ -15,9 +16,11 @@ from secateur_service.calibration.mixing import MC4_TOKENS
 from secateur_service.calibration.presets import presets
 
 LIKELY = {tag: langcodes.Language.get(full, normalize=False) for tag, full in LIKELY_SUBTAGS.items()}
-LANGUAGES = sorted({tag.partition("-")[0] for tag in LIKELY} - {"und"})
+# Without deprecated ones, which have the script of the language that replaced them.
+CURRENT = {tag: likely for tag, likely in LIKELY.items() if langcodes.standardize_tag(tag) == tag}
+LANGUAGES = sorted({tag.partition("-")[0] for tag in CURRENT} - {"und"})
 # Those that imply a script; for all others the script is that of the language.
-REGIONAL = sorted(tag for tag in LIKELY if re.fullmatch(r"(?!und)[a-z]+-([A-Z]{2}|[0-9]{3})", tag))
+REGIONAL = sorted(tag for tag in CURRENT if re.fullmatch(r"(?!und)[a-z]+-([A-Z]{2}|[0-9]{3})", tag))
 REGIONS = sorted({tag.territory for tag in LIKELY.values()} | {tag.partition("-")[2] for tag in REGIONAL})
 SCRIPTS = sorted({tag.script for tag in LIKELY.values()})
 
@@ -119,6 +122,18 @@ def test_what_bcp_47_does_not_know_is_refused(tag):
         parse_language(tag)
 
 
+@given(
+    st.text() | st.lists(st.sampled_from(["de", "Latn", "x", "u", "419", "-", "_", "İ", "𝟘"]), max_size=8).map("".join)
+)
+def test_whatever_a_tag_is_it_is_a_language_with_one_name_or_refused(tag):
+    try:
+        canonical = parse_language(tag)
+    except ValueError as error:
+        assert "is not a language that BCP 47 knows" in str(error)  # noqa: PT017
+    else:
+        assert parse_language(canonical) == canonical
+
+
 def test_the_table_of_shares_has_canonical_names():
     assert [parse_language(tag) for tag in MC4_TOKENS] == list(MC4_TOKENS)
 
@@ -198,6 +213,17 @@ def test_two_files_of_one_language_are_refused_with_both_names(tmp_path, names):
     with pytest.raises(CorpusRefusedError) as refused:
         FolderCorpus(tmp_path).files(names[0].partition(".")[0])
     assert all(name in str(refused.value) for name in names)
+
+
+def test_what_is_no_file_is_no_text_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "de.txt")
+    (tmp_path / "en.txt").symlink_to(tmp_path / "gone")
+    (tmp_path / "uk.txt").write_text("text")
+    (tmp_path / os.fsdecode(b"\xff\x1b[31m.txt")).write_text("text")
+    with pytest.raises(CorpusRefusedError, match=r"has no file de\.txt.* it has text in: en, uk$"):
+        FolderCorpus(tmp_path).files("de")
+    with pytest.raises(CorpusRefusedError, match=r"has en\.txt, a link that leads nowhere"):
+        FolderCorpus(tmp_path).files("en")
 
 
 def test_a_missing_language_is_refused_with_what_is_there(tmp_path):
