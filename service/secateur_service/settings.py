@@ -230,7 +230,10 @@ class Settings(BaseSettings):
         default=2048, gt=0, le=1_000_000, description="watches served at the same time; more are refused"
     )
     max_watchers_per_caller: int = Field(
-        default=512, gt=0, description="watches of one token that are served at the same time; more are refused"
+        default=512,
+        gt=0,
+        le=1_000_000,
+        description="watches of one token that are served at the same time; more are refused",
     )
     watch_heartbeat_seconds: float = Field(
         default=15.0, gt=0, le=_MAX_SECONDS, description="a watch without news sends a heartbeat so often"
