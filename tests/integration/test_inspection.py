@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Qwen3MoeConfig
 
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.errors import InvalidSpecError, TransientError
@@ -206,3 +210,72 @@ async def test_nothing_is_left_when_it_is_closed(site: Site):
     await site.pool.close()
     await site.gone(processes)
     assert isinstance((await asyncio.gather(call, return_exceptions=True))[0], InvalidSpecError | TransientError)
+
+
+def qwen3_235b() -> dict[str, list[int]]:
+    """The shapes of Qwen3-235B-A22B by the names of its 36,945 tensors."""
+    shapes = {
+        "model.embed_tokens.weight": [151936, 4096],
+        "lm_head.weight": [151936, 4096],
+        "model.norm.weight": [4096],
+    }
+    attention = {"q_proj": [8192, 4096], "k_proj": [512, 4096], "v_proj": [512, 4096], "o_proj": [4096, 8192]}
+    expert = {"gate_proj": [1536, 4096], "up_proj": [1536, 4096], "down_proj": [4096, 1536]}
+    for layer in range(94):
+        block = f"model.layers.{layer}"
+        shapes |= {f"{block}.self_attn.{name}.weight": shape for name, shape in attention.items()}
+        shapes |= {f"{block}.self_attn.{name}.weight": [128] for name in ("q_norm", "k_norm")}
+        shapes |= {f"{block}.{name}.weight": [4096] for name in ("input_layernorm", "post_attention_layernorm")}
+        shapes[f"{block}.mlp.gate.weight"] = [128, 4096]
+        for number in range(128):
+            shapes |= {f"{block}.mlp.experts.{number}.{name}.weight": shape for name, shape in expert.items()}
+    return shapes
+
+
+def write_holes(folder: Path, shapes: dict[str, list[int]], shards: int) -> None:
+    """A checkpoint of headers and an index, as large as the real one and, but for these, empty."""
+    names, weight_map = sorted(shapes), {}
+    each = -(-len(names) // shards)
+    for shard in range(shards):
+        file, entries, end = f"model-{shard + 1:05}-of-{shards:05}.safetensors", {}, 0
+        for name in names[shard * each : (shard + 1) * each]:
+            size = 2 * math.prod(shapes[name])
+            entries[name] = {"dtype": "BF16", "shape": shapes[name], "data_offsets": [end, end + size]}
+            weight_map[name] = file
+            end += size
+        header = json.dumps(entries).encode()
+        with (folder / file).open("wb") as written:
+            written.write(len(header).to_bytes(8, "little") + header)
+            written.truncate(8 + len(header) + end)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+async def test_a_model_of_37_thousand_tensors_in_118_files_is_admitted(files: Path, site: Site):
+    folder = files / "qwen3-235b"
+    shutil.copytree(files / "model", folder)
+    (folder / "model.safetensors").unlink()
+    config = Qwen3MoeConfig(
+        architectures=["Qwen3MoeForCausalLM"],
+        dtype="bfloat16",
+        vocab_size=151936,
+        hidden_size=4096,
+        intermediate_size=12288,
+        moe_intermediate_size=1536,
+        num_hidden_layers=94,
+        num_attention_heads=64,
+        num_key_value_heads=4,
+        head_dim=128,
+        num_experts=128,
+        num_experts_per_tok=8,
+        decoder_sparse_step=1,
+        tie_word_embeddings=False,
+    )
+    config.save_pretrained(folder)
+    shapes = qwen3_235b()
+    assert len(shapes) == 36_945
+    write_holes(folder, shapes, shards=118)
+    try:
+        admission = await site.pool.admit({**site.here, "model": {"uri": folder.as_uri()}}, "alice")
+    finally:
+        shutil.rmtree(folder)
+    assert admission.estimate.checkpoint_bytes == 2 * sum(math.prod(shape) for shape in shapes.values())
