@@ -22,11 +22,12 @@ from small import add_options
 from torch import Tensor
 
 from secateur_service.pruning.alps import alps
+from secateur_service.pruning.budget import TILE_TOKENS
 from secateur_service.pruning.conjugate_gradient import STEPS, refine
 from secateur_service.pruning.methods import Moments
 from secateur_service.pruning.patterns import NofM, Target, Unstructured, prune
 from secateur_service.pruning.sparsegpt import sparsegpt
-from secateur_service.pruning.statistics import TILE_TOKENS, InputStatistics
+from secateur_service.pruning.statistics import InputStatistics
 
 TARGETS: dict[str, Target] = {"rows": Unstructured(0.5), "layer": Unstructured(0.5, "layer"), "2:4": NofM(2, 4)}
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
@@ -53,6 +53,8 @@ from secateur_service.sources import Sources, open_sources
 from secateur_service.spec import OutputSpec, PruneSpec
 
 _WORK = ".work"
+LINE_INTERVAL_SECONDS = 10.0
+"""Progress is printed no more often than this, save for the first after a block."""
 
 
 def run_command(
@@ -263,8 +265,7 @@ class ConsoleObserver:
         self._bar = ProgressBar(
             TextColumn("{task.description:<11}"),
             BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %  {task.fields[blocks]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.percentage:>3.0f} %  {task.fields[blocks]}  {task.fields[left]}"),
             console=self._console,
             disable=not (terminal and self._console.is_terminal),
         )
@@ -273,12 +274,13 @@ class ConsoleObserver:
         self._stop: int | None = None
         self._previous: dict[int, Any] = {}
         self._began = time.monotonic()
+        self._told_at, self._told_blocks = self._began, 0
 
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._on_signal)
         self._bar.start()
-        self._task = self._bar.add_task("", total=1.0, blocks="")
+        self._task = self._bar.add_task("", total=1.0, blocks="", left="")
         return self
 
     def __exit__(
@@ -302,13 +304,18 @@ class ConsoleObserver:
             self._bar.update(self._task, description=stage.lower())
 
     def progress(self, progress: Progress) -> None:
-        """Show blocks and share."""
+        """Show blocks, share and time left; as a line after every block, and now and then between two."""
         blocks = f"block {progress.blocks_done}/{progress.blocks_total}"
+        left = "" if progress.eta_seconds is None else f"{progress.eta_seconds:.0f} s left"
         if self._task is not None:
-            self._bar.update(self._task, completed=progress.fraction, blocks=blocks)
-        if self._bar.disable and self._stage is Stage.PRUNING:
-            left = "" if progress.eta_seconds is None else f", {progress.eta_seconds:.0f} s left"
-            self._line(f"{blocks}{left}")
+            self._bar.update(self._task, completed=progress.fraction, blocks=blocks, left=left)
+        now = time.monotonic()
+        if not self._bar.disable or (
+            progress.blocks_done == self._told_blocks and now - self._told_at < LINE_INTERVAL_SECONDS
+        ):
+            return
+        self._told_blocks, self._told_at = progress.blocks_done, now
+        self._line(", ".join(part for part in (blocks, f"{progress.fraction:.0%}", left) if part))
 
     def block(self, record: BlockRecord) -> None:
         """Progress says enough."""

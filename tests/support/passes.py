@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,17 @@ def draw(
         seed=0,
         check=lambda: None,
     )
+
+
+def samples_of(languages: Iterable[str], sequences: int, length: int) -> dict[str, TextSample]:
+    """Random tokens of a vocabulary of bytes in place of each language's text."""
+    generator = torch.Generator().manual_seed(0)
+    samples = {}
+    for language in languages:
+        tokens = torch.randint(2, 250, (sequences, length), generator=generator)
+        ones = torch.ones_like(tokens)
+        samples[language] = TextSample(language, tokens, ones, ones.bool(), documents=1)
+    return samples
 
 
 def prune(

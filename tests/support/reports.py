@@ -24,6 +24,7 @@ class Layer:
     notes: tuple[str, ...] = ()
     snr_db: dict[str, float] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    snr_tokens: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,18 @@ class DirectoryStore:
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()
 
-    def put_file(self, path: Path, key: str, media_type: str) -> None:  # noqa: ARG002 - a folder keeps no media types
+    def put_file(
+        self,
+        path: Path,
+        key: str,
+        media_type: str,  # noqa: ARG002 - a folder keeps no media types
+        on_read: Callable[[int], None] = lambda _: None,
+    ) -> None:
         """Link or copy a file in; a file that already lies at its place stays."""
         target = self._path(key)
         with _translated(f"storing {key}", absent=REFUSED):
             if not (target.exists() and target.samefile(path)):
-                self._publish(target, lambda partial: _link_or_copy(path, partial))
+                self._publish(target, lambda partial: _link_or_copy(path, partial, on_read))
 
     def put_bytes(self, key: str, content: bytes, media_type: str) -> None:  # noqa: ARG002
         """Write a file and rename it into its place."""
@@ -189,7 +195,7 @@ def _make_folder(folder: Path) -> None:
         sync(folder.parent)
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path, on_read: Callable[[int], None]) -> None:
     if source.stat().st_size < LINKED_FROM_BYTES:
         shutil.copyfile(source, target)
         return
@@ -198,7 +204,10 @@ def _link_or_copy(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}:
             raise
-        shutil.copyfile(source, target)
+        with source.open("rb") as read, target.open("wb") as written:
+            while piece := read.read(_READ_BYTES):
+                written.write(piece)
+                on_read(len(piece))
 
 
 @contextmanager

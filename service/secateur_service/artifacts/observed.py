@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -32,10 +32,10 @@ class ObservedStore:
         self._store = store
         self._counter = counter
 
-    def put_file(self, path: Path, key: str, media_type: str) -> None:
+    def put_file(self, path: Path, key: str, media_type: str, on_read: Callable[[int], None] = lambda _: None) -> None:
         """Store a file."""
         with self._counted("put", key):
-            self._store.put_file(path, key, media_type)
+            self._store.put_file(path, key, media_type, on_read)
         self._counter.count_bytes("written", path.stat().st_size)
 
     def put_bytes(self, key: str, content: bytes, media_type: str) -> None:

@@ -6,7 +6,7 @@ raises `TransientError` where waiting may help and `PermanentError` where it can
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -43,8 +43,15 @@ class ObjectInfo:
 class ObjectStore(Protocol):
     """Named, immutable-by-convention byte strings below one destination."""
 
-    def put_file(self, path: Path, key: str, media_type: str) -> None:
-        """Store a file's content under `key`, replacing what is there; all of it appears at once."""
+    def put_file(self, path: Path, key: str, media_type: str, on_read: Callable[[int], None] = lambda _: None) -> None:
+        """Store a file's content under `key`, replacing what is there; all of it appears at once.
+
+        Args:
+            path: the file.
+            key: its name in the store.
+            media_type: of the content.
+            on_read: called with the number of bytes after every piece of a large file; may raise to stop.
+        """
 
     def put_bytes(self, key: str, content: bytes, media_type: str) -> None:
         """Store `content` under `key`, replacing what is there; all of it appears at once."""

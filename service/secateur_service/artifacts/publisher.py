@@ -188,7 +188,7 @@ def _upload(
                 raise TransientError(
                     f"the object store has lost {entry.path}; it is made again", reason=UPLOAD_INCOMPLETE
                 )
-            corner.store.put_file(file.source, corner.key(file.path), file.media_type)
+            corner.store.put_file(file.source, corner.key(file.path), file.media_type, lambda _: observer.check())
             faults.reached("publish.uploading")
         done_bytes += entry.size_bytes
         if on_uploaded is not None:

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
+from typing import BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 from xml.etree.ElementTree import ParseError
 
@@ -77,6 +78,19 @@ _TRANSIENT_CODES = {
     "SlowDownRead",
     "SlowDownWrite",
 }
+
+
+class _Told:
+    """A file whose reader says how many bytes it read."""
+
+    def __init__(self, file: BinaryIO, on_read: Callable[[int], None]) -> None:
+        self._file, self._on_read = file, on_read
+
+    def read(self, size: int = -1) -> bytes:
+        """As a file does."""
+        piece: bytes = self._file.read(size)
+        self._on_read(len(piece))
+        return piece
 
 
 class S3Store:
@@ -137,15 +151,17 @@ class S3Store:
             http_client=self._http,
         )
 
-    def put_file(self, path: Path, key: str, media_type: str) -> None:
+    def put_file(self, path: Path, key: str, media_type: str, on_read: Callable[[int], None] = lambda _: None) -> None:
         """Upload a file, in parts where it is large; an upload that broke is repeated as a whole."""
         name = self._name(key)
-        self._repeat(
-            f"uploading {key}",
-            lambda: self._client.fput_object(
-                self._bucket, name, str(path), content_type=media_type, part_size=PART_BYTES
-            ),
-        )
+
+        def upload() -> None:
+            with path.open("rb") as file:
+                told = cast("BinaryIO", _Told(file, on_read))
+                size = path.stat().st_size
+                self._client.put_object(self._bucket, name, told, size, content_type=media_type, part_size=PART_BYTES)
+
+        self._repeat(f"uploading {key}", upload)
 
     def put_bytes(self, key: str, content: bytes, media_type: str) -> None:
         """Upload a small object in one request."""

@@ -147,6 +147,10 @@ class LayerFigures(Protocol):
         """Signal-to-noise ratio of its output per calibration language."""
 
     @property
+    def snr_tokens(self) -> Mapping[str, int]:
+        """Number of inputs that each of these ratios rests on."""
+
+    @property
     def weights(self) -> Mapping[str, float]:
         """Mixing weights that were found for it; empty where the mix was given."""
 
@@ -279,8 +283,13 @@ class LayerPart(Part):
     sparsity: Share
     notes: tuple[str, ...] = Field(description="what was unusual, e.g. a factorisation that needed more damping")
     snr_db: dict[str, float] = Field(
-        description="10·log10(‖XWᵀ‖² / ‖X(W − Ŵ)ᵀ‖²) per calibration language, on a sample of the inputs that the "
-        "layer saw; compares within one order only; absent where nothing was lost"
+        description="10·log10(‖XWᵀ‖² / ‖X(W − Ŵ)ᵀ‖²) per calibration language, on inputs that the layer saw; "
+        "compares within one order only; absent where nothing was lost"
+    )
+    snr_tokens: dict[str, int] = Field(
+        default_factory=dict,
+        description="number of inputs that each ratio rests on: all that the layer saw where the second moments of the "
+        "language were kept, else 2,048 of them where there were as many, and fewer of an expert",
     )
     weights: dict[str, float] = Field(
         description="mixing weights that `minimax` found for the layer; empty where the mix was given"
@@ -446,6 +455,7 @@ def _block(figures: BlockFigures) -> BlockPart:
             sparsity=layer.zeros / math.prod(layer.shape),
             notes=layer.notes,
             snr_db=dict(layer.snr_db),
+            snr_tokens=dict(layer.snr_tokens),
             weights=dict(layer.weights),
         )
         for layer in figures.layers

@@ -6,7 +6,8 @@ throughout, so that masks, rotary embeddings, soft-caps and scales are the archi
 
 - `embed` runs it with every block replaced by a recorder, which also yields the keyword arguments of each block;
 - `run_block` runs one block with the arguments recorded for the shape of its batch;
-- `token_losses` runs it with hidden states put in at block 0 and every other block an identity.
+- `token_losses` runs it with hidden states put in at block 0, every other block an identity, and the head a recorder
+  of what it is given; and once more, where something follows the head, with logits put in there.
 
 Shapes: B sequences, S tokens, d hidden size, V vocabulary.
 """
@@ -40,6 +41,12 @@ from secateur_service.models.tensors import (
 _HEAD_SLICE_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
 _LOGITS_SLICE_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
 _MAX_HEAD_TOKENS = 4096
+# Floating-point operations between two looks at whether to go on.
+_HEAD_PIECE_OPERATIONS = {"cpu": 2.0**33, "cuda": 2.0**43}
+# Of its work, what may be tried out to know how long it will take.
+_TRIED_SHARE = 1 / 64
+# Rows of the embedding that are gathered at once.
+_EMBEDDED_ROWS = 4096
 
 BlockArguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -57,6 +64,7 @@ class StreamedModel:
         states_device: where hidden states wait between two blocks; the device, unless they do not fit there.
         states_folder: where those that wait on the host lie in files; None for memory.
         small_batches: whether a device takes as few sequences at once as the host does.
+        check: called between two pieces of work; raises to stop. May be called from another thread.
     """
 
     def __init__(
@@ -73,12 +81,15 @@ class StreamedModel:
         self.states_device = device
         self.states_folder: Path | None = None
         self.small_batches = False
+        self.check: Callable[[], None] = lambda: None
+        self.reader.on_read = lambda _: self.check()
         self._model = _build_without_memory(checkpoint, dtype)
         self._blocks: list[nn.Module] = list(self._model.get_submodule(checkpoint.architecture.blocks))
         if len(self._blocks) != checkpoint.num_blocks:
             raise ModelRefusedError("config.json contradicts itself about the number of blocks")
         self._embedding: nn.Embedding = self._model.get_input_embeddings()
         self._head: nn.Linear = self._model.get_output_embeddings()
+        self._hidden = int(self._model.config.get_text_config().hidden_size)
         self._arguments: dict[tuple[int, int], list[BlockArguments]] = {}
         self._check_shapes()
         self._load_outer()
@@ -114,10 +125,16 @@ class StreamedModel:
                 f"the tokenizer produces id {int(used[-1])} but the embedding has {table.shape[0]} rows; "
                 "model and tokenizer do not belong together"
             )
-        self._embedding.weight = self._parameter(self.reader.gather_rows(table, used.tolist()))
+        rows = []
+        for some in used.split(_EMBEDDED_ROWS):
+            self.check()
+            rows.append(self.reader.gather_rows(table, some.tolist()))
+        self._embedding.weight = self._parameter(torch.cat(rows))
+        del rows
         self._embedding.padding_idx = None
         states: list[Tensor] = []
         for batch in batches:
+            self.check()
             shape = (batch.shape[0], batch.shape[1])
             recording = shape not in self._arguments
             if recording:
@@ -160,9 +177,12 @@ class StreamedModel:
         block = self._blocks[index]
         stored = self.read_block(index) if tensors is None else tensors
         self._materialise(block, self.checkpoint.block_path(index), lambda info: stored.pop(info.name))
+        looks = [linear.register_forward_pre_hook(self._look) for linear in self.linears(block, index).values()]
         try:
             yield block
         finally:
+            for look in looks:
+                look.remove()
             block.to("meta")
 
     def load_into(self, index: int, tensors: dict[str, Tensor]) -> None:
@@ -200,68 +220,141 @@ class StreamedModel:
         ]
 
     @torch.no_grad()
-    def token_losses(self, copies: Sequence[Sequence[Tensor]], tokens: Sequence[Tensor]) -> list[list[Tensor]]:
+    def token_losses(
+        self,
+        copies: Sequence[list[Tensor]],
+        tokens: Sequence[Tensor],
+        on_piece: Callable[[float], None] = lambda _: None,
+    ) -> list[list[Tensor]]:
         """Cross-entropy of every next token, for several copies of the hidden states after the last block.
 
-        Final norm and head run on slices of tokens and of the vocabulary, so that neither the head nor the logits
-        need be in memory as a whole. The slices of the vocabulary are joined by a running log-sum-exp.
+        The final norm runs on slices of tokens, the head on slices of tokens and of the vocabulary, so that neither the
+        head nor the logits need be in memory as a whole. The slices of the vocabulary are joined by a running
+        log-sum-exp.
 
         Args:
-            copies: for each copy, hidden states B×S×d of every batch.
+            copies: for each copy, hidden states B×S×d of every batch; used up.
             tokens: token ids B×S of every batch.
+            on_piece: called with the floating-point operations of every piece of the work; may raise to stop.
 
         Returns:
             For each copy, losses in nats B×(S−1) of every batch, on the host in float64.
         """
         if not tokens:
             return [[] for _ in copies]
-        vocabulary, hidden = self.checkpoint.tensors[self.checkpoint.head_name].shape
-        rows = max(1, min(vocabulary, _HEAD_SLICE_BYTES[self.device.type] // (hidden * self.dtype.itemsize)))
+        for copy in copies:
+            for position, states in enumerate(copy):
+                copy[position] = self._head_inputs(states[:, :-1])
+        follows = self._follows_head()
         log_sums = [[torch.full(ids[:, 1:].shape, -torch.inf) for ids in tokens] for _ in copies]
         chosen = [[torch.zeros(ids[:, 1:].shape) for ids in tokens] for _ in copies]
-        for start in range(0, vocabulary, rows):
-            stop = min(start + rows, vocabulary)
-            self._load_head(start, stop)
+        for start, stop in self._head_slices():
+            weight = self._load_head(start, stop)
             for copy, sums, picks in zip(copies, log_sums, chosen, strict=True):
                 for states, ids, total, pick in zip(copy, tokens, sums, picks, strict=True):
-                    self._accumulate_logits(states[:, :-1], ids[:, 1:], start, stop, total, pick)
-        self._head.weight = nn.Parameter(torch.empty(0, device="meta"), requires_grad=False)
+                    logits = _Logits(weight, start, ids[:, 1:], total, pick, self._after_head if follows else None)
+                    for piece in self._head_pieces(states, stop - start):
+                        logits.accumulate(states.view(-1, states.shape[-1])[piece].to(self.device), piece)
+                        on_piece(2.0 * (piece.stop - piece.start) * weight.numel())
+            del weight
         return [
             [(total.double() - pick.double()) for total, pick in zip(sums, picks, strict=True)]
             for sums, picks in zip(log_sums, chosen, strict=True)
         ]
+
+    @torch.no_grad()
+    def time_head(self, states: Tensor, operations: float, clock: Callable[[], float]) -> tuple[float, float]:
+        """How fast the head is, tried out on a piece of it where that is a small part of its work.
+
+        Args:
+            states: hidden states B×S×d, of which some are taken.
+            operations: of the head's whole work.
+            clock: seconds since some moment.
+
+        Returns:
+            Floating-point operations that were tried, and the seconds that they took; zeros where none were.
+        """
+        start, stop = next(iter(self._head_slices()))
+        piece = next(iter(self._head_pieces(states, stop - start)))
+        count = piece.stop - piece.start
+        tried = 2.0 * count * (stop - start) * states.shape[-1]
+        if tried > _TRIED_SHARE * operations:
+            return 0.0, 0.0
+        weight = self._load_head(start, stop)
+        inputs = self._head_inputs(states.reshape(1, -1, states.shape[-1])[:, :count]).to(self.device)[0]
+        nothing = torch.zeros(1, count)
+        seconds = 0.0
+        for _ in range(2):  # the first is slower
+            self.check()
+            logits = _Logits(weight, start, nothing.long(), nothing.clone(), nothing.clone(), None)
+            began = clock()
+            logits.accumulate(inputs, slice(0, count))
+            seconds = clock() - began
+        return tried, seconds
+
+    def _head_slices(self) -> Iterator[tuple[int, int]]:
+        """Rows [start, stop) of the head that are in memory together."""
+        vocabulary, hidden = self.checkpoint.tensors[self.checkpoint.head_name].shape
+        rows = max(1, min(vocabulary, _HEAD_SLICE_BYTES[self.device.type] // (hidden * self.dtype.itemsize)))
+        for start in range(0, vocabulary, rows):
+            yield start, min(start + rows, vocabulary)
+
+    def _head_pieces(self, states: Tensor, rows: int) -> Iterator[slice]:
+        """Tokens of a batch of states whose logits for so many rows of the head are computed together."""
+        tokens = states.numel() // states.shape[-1]
+        by_memory = _LOGITS_SLICE_BYTES[self.device.type] // (rows * 4)
+        by_work = int(_HEAD_PIECE_OPERATIONS[self.device.type] / (2 * rows * states.shape[-1]))
+        step = max(1, min(_MAX_HEAD_TOKENS, by_memory, by_work))
+        for begin in range(0, tokens, step):
+            yield slice(begin, min(begin + step, tokens))
+
+    def _look(self, *_: Any) -> None:
+        """Before every product of a block: whether to go on."""
+        self.check()
 
     def _put_aside(self, states: Tensor) -> Tensor:
         if self.states_folder is not None and self.states_device.type == "cpu":
             return in_file(states, self.states_folder)
         return states.to(self.states_device)
 
-    def _accumulate_logits(
-        self, states: Tensor, targets: Tensor, start: int, stop: int, log_sum: Tensor, chosen: Tensor
-    ) -> None:
-        """Add a slice [start, stop) of the vocabulary to the log-sum-exp; pick the targets' logits that lie in it."""
-        step = max(1, min(_MAX_HEAD_TOKENS, _LOGITS_SLICE_BYTES[self.device.type] // ((stop - start) * 4)))
-        flat_states = states.reshape(-1, states.shape[-1])
-        flat_targets, flat_sum, flat_chosen = targets.reshape(-1), log_sum.view(-1), chosen.view(-1)
-        for begin in range(0, flat_states.shape[0], step):
-            piece = slice(begin, min(begin + step, flat_states.shape[0]))
-            logits = self._run_head(flat_states[piece])
-            flat_sum[piece] = torch.logaddexp(flat_sum[piece], logits.logsumexp(-1).cpu())
-            local = flat_targets[piece] - start
-            inside = (local >= 0) & (local < stop - start)
-            picked = logits.gather(-1, local.clamp(0, stop - start - 1).to(self.device)[:, None])[:, 0].cpu()
-            flat_chosen[piece] = torch.where(inside, picked, flat_chosen[piece])
+    def _head_inputs(self, states: Tensor) -> Tensor:
+        """What the model gives its head for hidden states B×S×d after the last block; of the same width or another."""
+        parts: list[Tensor] = []
 
-    def _run_head(self, states: Tensor) -> Tensor:
-        """Logits t×v in float32 of hidden states t×d: the model's own norm, head, scale and soft-cap."""
+        def record(hidden: Tensor) -> Tensor:
+            parts.append(hidden[:, 0])
+            return hidden
+
+        for piece in states.reshape(-1, states.shape[-1]).split(_MAX_HEAD_TOKENS):
+            self.check()
+            self._run_outer(piece.to(self.device), record)
+        return self._put_aside(torch.cat(parts).view(*states.shape[:-1], -1))
+
+    def _after_head(self, logits: Tensor) -> Tensor:
+        """What the model makes of logits t×v of its head: scales and soft-caps."""
+        hidden = torch.zeros(logits.shape[0], self._hidden, dtype=self.dtype, device=self.device)
+        return self._run_outer(hidden, lambda _: logits[:, None])[:, 0]
+
+    def _follows_head(self) -> bool:
+        """Whether the model makes anything of its logits; small and large ones are tried."""
+        exponents = torch.arange(-6, 7, device=self.device)
+        logits = torch.cat([1.25 * 2.0**exponents, -1.25 * 2.0**exponents]).to(self.dtype)[None]
+        return not torch.equal(self._after_head(logits), logits)
+
+    def _run_outer(self, states: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+        """Logits t×1×v of the model for hidden states t×d in the place of what its blocks make, and another head."""
 
         def inject(index: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:  # noqa: ARG001
-            return states.to(self.device)[:, None] if index == 0 else hidden
+            return states[:, None] if index == 0 else hidden
 
         # As t sequences of one token: masks stay trivial however many tokens there are.
         placeholder = torch.zeros((states.shape[0], 1), dtype=torch.long, device=self.device)
-        with self._blocks_replaced(inject):
-            return self._model(input_ids=placeholder, use_cache=False).logits[:, 0].float()
+        self._head.forward = head  # type: ignore[assignment,method-assign]
+        try:
+            with self._blocks_replaced(inject):
+                return self._model(input_ids=placeholder, use_cache=False).logits
+        finally:
+            del self._head.forward
 
     @contextlib.contextmanager
     def _blocks_replaced(
@@ -313,6 +406,7 @@ class StreamedModel:
         for submodule in module.modules() if recurse else (module,):
             self._restore_buffers(submodule)
         for name, parameter in module.named_parameters(recurse=recurse):
+            self.check()
             info = self.checkpoint.tensors[self.checkpoint.stored_name(f"{path}.{name}")]
             tensor = read(info)
             refuse_non_finite(info.name, info.shape, count_non_finite(tensor))
@@ -323,9 +417,11 @@ class StreamedModel:
         if module._non_persistent_buffers_set:
             self._model._init_weights(module)
 
-    def _load_head(self, start: int, stop: int) -> None:
+    def _load_head(self, start: int, stop: int) -> Tensor:
+        """Rows [start, stop) of the head."""
+        self.check()
         info = self.checkpoint.tensors[self.checkpoint.head_name]
-        self._head.weight = self._parameter(self.reader.read_rows(info, start, stop))
+        return self.reader.read_rows(info, start, stop).to(device=self.device, dtype=self.dtype)
 
     def _parameter(self, tensor: Tensor) -> nn.Parameter:
         return nn.Parameter(tensor.to(device=self.device, dtype=self.dtype), requires_grad=False)
@@ -349,6 +445,42 @@ class StreamedModel:
             for layer in self.linears(block, index).values():
                 if not isinstance(layer, nn.Linear):
                     raise ModelRefusedError(f"a {type(layer).__name__} stands where a linear layer is expected")
+
+
+class _Logits:
+    """Log-sum-exp over the vocabulary, and the targets' logits, of a batch of tokens: added to by a slice of rows.
+
+    Args:
+        weight: rows of the head, v×d.
+        start: the first of them.
+        targets: ids B×S.
+        log_sum: B×S, added to.
+        chosen: B×S, where logits of targets that lie in the slice are put.
+        after: what the model makes of logits t×v; None for nothing.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        start: int,
+        targets: Tensor,
+        log_sum: Tensor,
+        chosen: Tensor,
+        after: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        self._weight, self._start, self._after = weight, start, after
+        self._targets, self._log_sum, self._chosen = targets.reshape(-1), log_sum.view(-1), chosen.view(-1)
+
+    def accumulate(self, inputs: Tensor, piece: slice) -> None:
+        """Add what the head makes of the inputs t×d of a piece of the tokens."""
+        logits = torch.nn.functional.linear(inputs, self._weight)
+        logits = (logits if self._after is None else self._after(logits)).float()
+        rows = len(self._weight)
+        self._log_sum[piece] = torch.logaddexp(self._log_sum[piece], logits.logsumexp(-1).cpu())
+        local = self._targets[piece] - self._start
+        inside = (local >= 0) & (local < rows)
+        picked = logits.gather(-1, local.clamp(0, rows - 1).to(logits.device)[:, None])[:, 0].cpu()
+        self._chosen[piece] = torch.where(inside, picked, self._chosen[piece])
 
 
 def load_whole(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:

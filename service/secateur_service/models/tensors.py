@@ -46,10 +46,12 @@ class TensorReader:
 
     Attributes:
         digests: SHA-256 of the bytes of every tensor that was read whole, by its name.
+        on_read: called with the number of bytes after every piece that was read; may raise to stop.
     """
 
     def __init__(self, open_file: Callable[[Path], BinaryIO] = open_here) -> None:
         self._open = open_file
+        self.on_read: Callable[[int], None] = lambda _: None
         self.digests: dict[str, str] = {}
 
     def read(self, info: TensorInfo) -> Tensor:
@@ -58,8 +60,13 @@ class TensorReader:
         view = _bytes_of(raw)
         with self._open(info.path) as file:
             file.seek(info.offset)
-            _read_fully(file, view, info)
-        self.digests[info.name] = hashlib.sha256(view).hexdigest()
+            digest = hashlib.sha256()
+            for start in range(0, len(view), _COPY_BYTES):
+                piece = view[start : start + _COPY_BYTES]
+                _read_fully(file, piece, info)
+                digest.update(piece)
+                self.on_read(len(piece))
+        self.digests[info.name] = digest.hexdigest()
         return raw.view(DTYPES[info.dtype]).reshape(info.shape)
 
     def read_rows(self, info: TensorInfo, start: int, stop: int) -> Tensor:
@@ -107,6 +114,7 @@ class TensorReader:
                     raise EOFError(f"{info.path.name} ended within tensor {info.name}")
                 digest.update(chunk)
                 left -= len(chunk)
+                self.on_read(len(chunk))
                 yield chunk
         self.digests[info.name] = digest.hexdigest()
 

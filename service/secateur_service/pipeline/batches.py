@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur_service.pruning.statistics import TILE_TOKENS
+from secateur_service.pruning.budget import TILE_TOKENS
 
 _DEVICE_TILES = 16
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,15 @@ from secateur_service.models.safetensors import TensorInfo
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES
 from secateur_service.pipeline.batches import Batch
+from secateur_service.pipeline.meter import Kind
 from secateur_service.pipeline.observer import LayerRecord
+from secateur_service.pipeline.operations import Work
 from secateur_service.pipeline.suspension import SuspendedForward, suspended
 from secateur_service.pipeline.task import Task
-from secateur_service.pruning.fidelity import InputSample
-from secateur_service.pruning.methods import Moments, Recipe
+from secateur_service.pruning.fidelity import InputSample, snr_db
+from secateur_service.pruning.methods import METHODS, Moments, Recipe
 from secateur_service.pruning.minimax import solve_minimax
-from secateur_service.pruning.patterns import Target
+from secateur_service.pruning.patterns import Target, Unstructured
 from secateur_service.pruning.solver import PrunedLayer, solve
 from secateur_service.pruning.statistics import InputStatistics
 
@@ -53,10 +55,17 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Observed:
-    """What is known of one distinct input of a block; nothing where the recipe needs nothing."""
+    """What is known of one distinct input of a block; nothing where the recipe needs nothing.
+
+    Attributes:
+        statistics: its second moments.
+        sample: what layers are judged by where the second moments of every language are not kept.
+        judges: whether layers are judged.
+    """
 
     statistics: InputStatistics | None
     sample: InputSample | None
+    judges: bool
 
     def update(self, inputs: Tensor, language: str) -> None:
         """Take in the inputs of one batch."""
@@ -64,6 +73,24 @@ class _Observed:
             self.statistics.update(inputs, language)
         if self.sample is not None:
             self.sample.update(inputs, language)
+
+    def judge(
+        self, dense_MN: Tensor, pruned_MN: Tensor, check: Callable[[], None]
+    ) -> tuple[dict[str, float], dict[str, int]]:
+        """Signal-to-noise ratios in dB by language, and the number of inputs that each rests on."""
+        if self.sample is not None:
+            ratios, tokens = self.sample.snr_db(dense_MN, pruned_MN, check), self.sample.tokens
+        elif self.judges and self.statistics is not None:
+            ratios, tokens = {}, self.statistics.seen
+            for language in tokens:
+                gram_NN = self.statistics.gram_of(language)
+                assert gram_NN is not None
+                ratio = snr_db(dense_MN, pruned_MN, gram_NN, check)
+                if ratio is not None:
+                    ratios[language] = ratio
+        else:
+            return {}, {}
+        return ratios, {language: tokens[language] for language in ratios}
 
 
 class BlockPruner:
@@ -74,13 +101,26 @@ class BlockPruner:
         task: what to do.
         batches: the calibration text.
         check: called between two pieces of work; may raise to stop.
+        tick: hears of every piece of work that counts, see `Meter.tick`.
+        work: what counts.
     """
 
-    def __init__(self, model: StreamedModel, task: Task, batches: Sequence[Batch], check: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        model: StreamedModel,
+        task: Task,
+        batches: Sequence[Batch],
+        check: Callable[[], None],
+        tick: Callable[[Kind, float], None],
+        work: Work,
+    ) -> None:
         self._model = model
         self._task = task
         self._batches = batches
         self._check = check
+        self._tick = tick
+        self._work = work
+        self._calibration_tokens = max(1, sum(batch.tokens.numel() for batch in batches))
         self._tokens = dict.fromkeys(task.weights, 0)
         for batch in batches:
             self._tokens[batch.language] += batch.tokens.numel()
@@ -102,13 +142,14 @@ class BlockPruner:
         inputs = [self._observed(opened, group) for group in opened.groups]
         for position, batch in enumerate(self._batches):
             with self._suspended(opened, states[position : position + 1]) as (forward,):
-                for observed in inputs:
+                for number, observed in enumerate(inputs):
                     observed.update(forward.advance(), batch.language)
+                    self._tick("calibrate", self._stage(opened.index, number, batch))
                 if self._task.order == "dense" and not self._is_last(index):
                     states[position] = forward.finish()
         records = []
-        for group, observed in zip(opened.groups, inputs, strict=True):
-            records += self._solve(opened, group, observed)
+        for number, observed in enumerate(inputs):
+            records += self._solve(opened, number, observed)
         if self._task.order == "block":
             self.carry(block, index, states)
         return records
@@ -120,16 +161,27 @@ class BlockPruner:
         for position, batch in enumerate(states):
             self._check()
             states[position] = self._model.run_block(block, index, batch)
+            share = self._batches[position].tokens.numel() / self._calibration_tokens
+            self._tick("calibrate", share * self._work.carrying(index))
+
+    def _stage(self, index: int, number: int, batch: Batch) -> float:
+        """Operations of a batch's pass up to an input of a block, by the products with that input."""
+        groups = self._work.blocks[index]
+        weights = [group.share * group.parameters for group in groups]
+        share = batch.tokens.numel() / self._calibration_tokens
+        passing = self._work.calibrating(index) - sum(map(self._work.moments_of, groups))
+        return share * (passing * weights[number] / sum(weights) + self._work.moments_of(groups[number]))
 
     def _stage_by_stage(self, block: _Block, states: list[Tensor]) -> list[LayerRecord]:
         records = []
         with self._suspended(block, states) as forwards:
-            for group in block.groups:
+            for number, group in enumerate(block.groups):
                 observed = self._observed(block, group)
                 for batch, forward in zip(self._batches, forwards, strict=True):
                     self._check()
                     observed.update(forward.advance(), batch.language)
-                records += self._solve(block, group, observed)
+                    self._tick("calibrate", self._stage(block.index, number, batch))
+                records += self._solve(block, number, observed)
             if not self._is_last(block.index):
                 for position, forward in enumerate(forwards):
                     self._check()
@@ -149,21 +201,33 @@ class BlockPruner:
 
     def _observed(self, block: _Block, group: Group) -> _Observed:
         """What will be known of an input; nothing yet."""
-        sample = InputSample(self._tokens) if self._task.layer_snr and self._batches else None
-        if self._task.moments is Moments.NONE:
-            return _Observed(None, sample)
         width, device = block.linears[group[0]].in_features, self._model.device
-        statistics = InputStatistics(width, self._task.weights, self._tokens, device, moments=self._task.moments)
-        return _Observed(statistics, sample)
+        is_expert = self._model.checkpoint.expert_of(group[0]) is not None
+        judges = self._task.layer_snr and bool(self._batches)
+        sample = None
+        if judges and not self._work.has_language_grams:
+            heights = [block.linears[name].out_features for name in group]
+            experts = max(entry.experts for entry in self._work.blocks[block.index]) if self._work.all_open else 0
+            sample = InputSample(
+                self._tokens, width, heights, is_expert=is_expert, open_experts=experts if is_expert else 0
+            )
+        if self._task.moments is Moments.NONE:
+            return _Observed(None, sample, judges)
+        statistics = InputStatistics(
+            width, self._task.weights, self._tokens, device, moments=self._task.moments, is_expert=is_expert
+        )
+        return _Observed(statistics, sample, judges)
 
-    def _solve(self, block: _Block, group: Group, observed: _Observed) -> list[LayerRecord]:
+    def _solve(self, block: _Block, number: int, observed: _Observed) -> list[LayerRecord]:
         """Prune the layers of one input; those with equal targets together, where they share a factorisation."""
+        group = block.groups[number]
         infos = {name: self._model.checkpoint.linear_weight(block.index, name) for name in group}
         targets = {name: self._task.targets.get(infos[name].name) for name in group}
         alike: dict[object, list[str]] = {}
         for name in group:
             alike.setdefault(targets[name] if self._task.moments >= Moments.FULL else name, []).append(name)
         records = {}
+        amount = self._work.choosing(self._work.blocks[block.index][number]) / len(alike)
         for names in alike.values():
             self._check()
             target = targets[names[0]]
@@ -173,7 +237,8 @@ class BlockPruner:
             except FloatingPointError as error:
                 raise FloatingPointError(f"{infos[names[0]].name}: {error}") from error
             for name in names:  # what is applied is let go: a layer at a time takes memory, not a group
-                records[name] = self._apply(block.linears[name], infos[name], solved.pop(0), observed.sample, mix)
+                records[name] = self._apply(block.linears[name], infos[name], solved.pop(0), observed, mix)
+            self._tick("solve", amount)
         return [records[name] for name in group]
 
     def _solve_alike(
@@ -185,41 +250,55 @@ class BlockPruner:
             untouched = [torch.zeros_like(weight, dtype=torch.bool) for weight in dense]
             return [PrunedLayer(*pair) for pair in zip(dense, untouched, strict=True)], {}
         if statistics is not None and self._model.checkpoint.expert_of(names[0]) is not None:
-            recipe, note = _affordable(self._task.recipe, sum(statistics.seen.values()), dense[0].shape[1])
-            if note:
-                layers = solve(recipe, dense, statistics, target)
+            method, reason = _affordable(self._task.recipe, sum(statistics.seen.values()), dense[0].shape[1])
+            if method is not None:
+                target = _as_by(method, target)
+                layers = solve(Recipe.of(method), dense, statistics, target, self._check)
+                note = f"{reason}; pruned by {_described(method, target)}"
                 return [PrunedLayer(layer.weight, layer.pruned, (*layer.notes, note)) for layer in layers], {}
         if self._task.minimax and statistics is not None:
-            return solve_minimax(self._task.recipe, dense, statistics, target)
-        return solve(self._task.recipe, dense, statistics, target), {}
+            return solve_minimax(self._task.recipe, dense, statistics, target, self._check)
+        return solve(self._task.recipe, dense, statistics, target, self._check), {}
 
     def _apply(
         self,
         linear: nn.Linear,
         info: TensorInfo,
         layer: PrunedLayer,
-        sample: InputSample | None,
+        observed: _Observed,
         mix: Mapping[str, float],
     ) -> LayerRecord:
         rounded, target, notes = layer.weight.to(DTYPES[info.dtype]), int(layer.pruned.count_nonzero()), layer.notes
         del layer
         if not all(bool(torch.isfinite(part).all()) for part in rounded.split(_ROWS)):
             raise FloatingPointError(f"{info.name}: the update produced weights that are not finite")
-        snr_db = sample.snr_db(linear.weight.float(), rounded) if sample is not None else {}
+        ratios, tokens = observed.judge(linear.weight, rounded, self._check)
         linear.weight.copy_(rounded)
         zeros = rounded.numel() - int(rounded.count_nonzero())
         if zeros > target:
             notes = (*notes, f"{zeros - target} weights were zero without being pruned")
-        return LayerRecord(info.name, (rounded.shape[0], rounded.shape[1]), zeros, notes, snr_db, dict(mix))
+        return LayerRecord(info.name, (rounded.shape[0], rounded.shape[1]), zeros, notes, ratios, dict(mix), tokens)
 
 
-def _affordable(recipe: Recipe, tokens: int, width: int) -> tuple[Recipe, str]:
-    """What an expert's layers get that saw few tokens, and why; without a reason, the recipe itself.
+def _affordable(recipe: Recipe, tokens: int, width: int) -> tuple[str | None, str]:
+    """The method for an expert's layers that saw too few tokens for the recipe, and why; None where they saw enough.
 
     Second moments of fewer tokens than there are features would be fitted for what they happen to hold.
     """
     if recipe.moments is not Moments.NONE and tokens < MIN_EXPERT_TOKENS:
-        return Recipe.of("magnitude"), f"expert saw {tokens} tokens; pruned by magnitude"
+        return "magnitude", f"expert saw {tokens} tokens"
     if recipe.moments is Moments.FULL and tokens < width:
-        return Recipe.of("wanda"), f"expert saw {tokens} tokens for {width} inputs; pruned by wanda"
-    return recipe, ""
+        return "wanda", f"expert saw {tokens} tokens for {width} inputs"
+    return None, ""
+
+
+def _as_by(method: str, target: Target) -> Target:
+    """As much, with the weights competing as they do by default in a method; a pattern stays a pattern."""
+    return replace(target, group=METHODS[method].group) if isinstance(target, Unstructured) else target
+
+
+def _described(method: str, target: Target) -> str:
+    """A method, and which weights competed: "wanda, within rows"."""
+    if isinstance(target, Unstructured):
+        return f"{method}, within {'rows' if target.group == 'row' else 'the layer'}"
+    return f"{method}, {target.kept}:{target.group}"

@@ -8,7 +8,6 @@ import json
 import platform
 import resource
 import shutil
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -39,13 +38,14 @@ from secateur_service.pipeline.fetching import FetchedModel, fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
 from secateur_service.pipeline.fingerprint import fingerprint
 from secateur_service.pipeline.ledger import BlockLedger
-from secateur_service.pipeline.observer import JobObserver, Progress, Stage
+from secateur_service.pipeline.meter import Meter
+from secateur_service.pipeline.observer import JobObserver, Stage
 from secateur_service.pipeline.outcome import Estimate, JobResult, Shortage
 from secateur_service.pipeline.package import Package
 from secateur_service.pipeline.preflight import find_room
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.streaming_pass import BLOCKS_FRACTION, PassResult, run_pass
+from secateur_service.pipeline.streaming_pass import PassResult, run_pass
 from secateur_service.pipeline.task import Task
 from secateur_service.pipeline.text import DrawnText, draw_text
 from secateur_service.pruning.patterns import Target
@@ -168,6 +168,8 @@ class _Job:
         self.open_file: Callable[[Path], BinaryIO] = open_here
         self.stopwatch = Stopwatch()
         self.started = datetime.now(UTC)
+        self.meter = Meter(observer)
+        self.outer_bytes = 0  # of the tensors outside the blocks, which are copied and stored in the end
 
     def run(
         self,
@@ -184,6 +186,7 @@ class _Job:
             check_contents(checkpoint, TensorReader(self.open_file), self.observer.check)
         faults.reached("job.fetched")
         self._find_room(checkpoint)
+        self.outer_bytes = sum(info.size_bytes for info in checkpoint.other_tensors())
         self.observer.log(
             "info",
             "model opened",
@@ -204,15 +207,15 @@ class _Job:
         faults.reached("job.sampled")
         with self._stage(Stage.PRUNING), contextlib.ExitStack() as moving:
             shards = Shards(self.workdir / "checkpoint", store=store, prefixes=[prefix, *origins], measure=self._moving)
-            moving.callback(shards.close, wait=False)
+            moving.callback(shards.close)
             passed, model = self._prune(checkpoint, text, ledger, shards)
-            shards.close(wait=True)
+            shards.settle(self.observer.check)
         faults.reached("job.pruned")
         with self._stage(Stage.PACKAGING), self.stopwatch.measure("package"):
             package, report = self._package(fetched, text, passed, model)
         faults.reached("job.packaged")
         with self._stage(Stage.PUBLISHING), self.stopwatch.measure("publish"):
-            digest = self._publish(package, report, store, commit, prefix)
+            digest = self._publish(package, store, commit, prefix)
         for verdict in report.verdicts:
             self.observer.log("info", verdict.message, verdict=verdict.kind)
         seconds, cpu_seconds = self.stopwatch.totals()
@@ -273,10 +276,13 @@ class _Job:
             minimax=self.spec.calibration.policy == "minimax",
             layer_snr=self.spec.evaluation.layer_snr,
         )
-        return run_pass(model, task, ledger, self.observer, self.stopwatch), model
+        self.meter.plan("package", self.outer_bytes)
+        self.meter.plan("publish", self.outer_bytes)
+        return run_pass(model, task, ledger, self.observer, self.stopwatch, self.meter), model
 
     def _model(self, checkpoint: Checkpoint, dtype: torch.dtype) -> StreamedModel:
         model = StreamedModel(checkpoint, self.device, dtype, self.open_file)
+        model.check = self.observer.check
         if Shortage.DEVICE in self.short_of:
             model.small_batches = True
             model.states_device = torch.device("cpu")
@@ -323,6 +329,7 @@ class _Job:
         model: StreamedModel,
     ) -> tuple[Package, Report]:
         package, checkpoint = Package(self.workdir), fetched.checkpoint
+        model.reader.on_read = lambda size_bytes: self.meter.tick("package", size_bytes)
         package.add_checkpoint(checkpoint, passed.blocks, self.spec, model.reader, fetched.companions)
         digest = model.digest()
         report = report_of(self.job_id, self.spec, checkpoint, digest, text, passed)
@@ -361,9 +368,7 @@ class _Job:
     def _device_bytes(self) -> int | None:
         return torch.cuda.mem_get_info(self.device)[1] if self.device.type == "cuda" else None
 
-    def _publish(
-        self, package: Package, report: Report, store: ObjectStore, commit: Callable[[str], str], prefix: str
-    ) -> str:
+    def _publish(self, package: Package, store: ObjectStore, commit: Callable[[str], str], prefix: str) -> str:
         described = package.files()
         manifest = Manifest(
             job_id=self.job_id,
@@ -372,13 +377,13 @@ class _Job:
             resolved_spec=self.spec.model_dump(mode="json"),
             report_sha256=next(entry.sha256 for _, entry in described if entry.path == "report/report.json"),
         )
-        blocks = len(report.blocks)
-        began = time.monotonic()
+        counted = 0.0
 
         def on_uploaded(done: int, total: int) -> None:
-            elapsed = time.monotonic() - began
-            fraction = BLOCKS_FRACTION + (1 - BLOCKS_FRACTION) * done / max(total, 1)
-            self.observer.progress(Progress(blocks, blocks, fraction, elapsed * (total - done) / max(done, 1)))
+            nonlocal counted
+            reached = self.outer_bytes * done / max(total, 1)
+            self.meter.tick("publish", reached - counted)
+            counted = reached
 
         return publish(
             store,

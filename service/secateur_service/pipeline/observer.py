@@ -42,6 +42,7 @@ class LayerRecord:
         zeros: exact count.
         notes: what was unusual.
         snr_db: 10·log10(‖XWᵀ‖² / ‖X(W − Ŵ)ᵀ‖²) per calibration language, on inputs that the layer saw.
+        snr_tokens: number of these inputs, per calibration language.
         weights: mixing weight of each language, where they were searched for.
     """
 
@@ -51,6 +52,7 @@ class LayerRecord:
     notes: tuple[str, ...] = ()
     snr_db: Mapping[str, float] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
+    snr_tokens: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -10,12 +11,20 @@ from torch import Tensor
 
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.stopwatch import Stopwatch
+from secateur_service.pipeline.waiting import wait_for
 
 
 class BlockReader:
-    """Hands out the stored weights of one block after the other; one block is on its way from disk meanwhile."""
+    """Hands out the stored weights of one block after the other; one block is on its way from disk meanwhile.
 
-    def __init__(self, model: StreamedModel, stopwatch: Stopwatch) -> None:
+    Args:
+        model: whose blocks are read.
+        stopwatch: is charged for the reading.
+        check: called while a block is waited for; raises to stop.
+    """
+
+    def __init__(self, model: StreamedModel, stopwatch: Stopwatch, check: Callable[[], None]) -> None:
+        self._check = check
         self._model = model
         self._stopwatch = stopwatch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
@@ -38,7 +47,7 @@ class BlockReader:
             OSError, EOFError: a file cannot be read.
         """
         assert self._pending is not None
-        tensors, self._pending = self._pending.result(), None
+        tensors, self._pending = wait_for(self._pending, self._check), None
         if index + 1 < self._model.num_blocks:
             self._pending = self._thread.submit(self._read, index + 1)
         return tensors

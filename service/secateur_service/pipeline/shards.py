@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ from secateur_service.durable import file_digest
 from secateur_service.errors import AttemptError, TransientError
 from secateur_service.models.safetensors import SHARD_PREFIX
 from secateur_service.pipeline.observer import BlockRecord
+from secateur_service.pipeline.waiting import wait_for
 
 MEDIA_TYPE = "application/octet-stream"
 
@@ -30,6 +32,10 @@ MEDIA_TYPE = "application/octet-stream"
 _MAX_WAITING = 2
 
 _log = structlog.get_logger(__name__)
+
+
+class _Abandoned(Exception):  # noqa: N818 - nothing is wrong
+    """An upload that nobody waits for any more."""
 
 
 class Shards:
@@ -59,6 +65,7 @@ class Shards:
         self._measure = measure
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="upload")
         self._context = contextvars.copy_context()  # traces and logs say of the thread what they say of its maker
+        self._closed = threading.Event()
         self._waiting: deque[Future[None]] = deque()
 
     def holds(self, record: BlockRecord) -> bool:
@@ -89,17 +96,35 @@ class Shards:
             raise TransientError(f"the finished block {record.shard} was damaged", reason="SHARD_DAMAGED")
         return path
 
-    def move(self, record: BlockRecord) -> None:
-        """Begin to move a finished block to the store; waits while too many are on their way."""
+    def move(self, record: BlockRecord, check: Callable[[], None] = lambda: None) -> None:
+        """Begin to move a finished block to the store; waits while too many are on their way.
+
+        Args:
+            record: the block.
+            check: called now and then while it waits; raises to stop.
+        """
         if self._store is None:
             return
         while len(self._waiting) >= _MAX_WAITING:
-            self._waiting.popleft().result()
+            wait_for(self._waiting[0], check)
+            self._waiting.popleft()
         self._waiting.append(self._thread.submit(self._context.run, self._move, record))
 
-    def close(self, *, wait: bool) -> None:
-        """Have no more moved; `wait` for what is on its way, or leave it here."""
-        self._thread.shutdown(wait=wait, cancel_futures=not wait)
+    def settle(self, check: Callable[[], None]) -> None:
+        """Wait for what is on its way; `check` is called now and then, and raises to stop."""
+        while self._waiting:
+            wait_for(self._waiting[0], check)
+            self._waiting.popleft()
+
+    def close(self) -> None:
+        """Have no more moved; what is on its way stays here, unless `settle` waited for it."""
+        self._closed.set()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _go_on(self, _: int) -> None:
+        """End an upload that nobody waits for."""
+        if self._closed.is_set():
+            raise _Abandoned
 
     def _move(self, record: BlockRecord) -> None:
         assert self._store is not None
@@ -107,10 +132,12 @@ class Shards:
         try:
             with self._measure():
                 if not self._is_stored(key, record):
-                    self._store.put_file(path, key, MEDIA_TYPE)
+                    self._store.put_file(path, key, MEDIA_TYPE, self._go_on)
                 faults.reached("block.stored")
                 if self._is_stored(key, record):
                     path.unlink(missing_ok=True)
+        except _Abandoned:
+            return
         except AttemptError as error:
             _log.warning("a finished block stays here for now", shard=record.shard, error=error.message)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,8 @@ from secateur_service.pipeline.batches import batch_sequences, divide
 from secateur_service.pipeline.block_pruning import BlockPruner
 from secateur_service.pipeline.heap import Heap
 from secateur_service.pipeline.ledger import BlockLedger
-from secateur_service.pipeline.observer import BlockRecord, JobObserver, LayerRecord, Progress
+from secateur_service.pipeline.meter import Meter
+from secateur_service.pipeline.observer import BlockRecord, JobObserver, LayerRecord
 from secateur_service.pipeline.read_ahead import BlockReader
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.task import Task
@@ -35,8 +36,6 @@ from secateur_service.pipeline.write_behind import BlockWriter
 from secateur_service.pruning.methods import Moments
 from secateur_service.telemetry import tracing
 
-# The share of a job's progress that the blocks stand for; the rest is sampling, packaging and publishing.
-BLOCKS_FRACTION = 0.9
 # Share of an accelerator's free memory that hidden states may take; the rest is for a block and its statistics.
 MAX_STATES_SHARE = 0.5
 
@@ -53,36 +52,58 @@ class PassResult:
 
 @torch.no_grad()
 def run_pass(
-    model: StreamedModel, task: Task, ledger: BlockLedger, observer: JobObserver, stopwatch: Stopwatch
+    model: StreamedModel,
+    task: Task,
+    ledger: BlockLedger,
+    observer: JobObserver,
+    stopwatch: Stopwatch,
+    meter: Meter | None = None,
 ) -> PassResult:
     """Run the pass from the first block that the ledger does not hold.
+
+    Args:
+        model: to be pruned.
+        task: how.
+        ledger: which blocks are finished.
+        observer: hears of blocks and may stop the job.
+        stopwatch: is charged.
+        meter: ticks the work off and tells the observer of the progress; one of its own where the pass is all there is.
 
     Raises:
         FloatingPointError: weights, statistics or losses that are not finite; the message names the layer.
         CancelledError, PreemptedError, FencedError: the observer stopped the job; finished blocks are kept.
     """
-    return _Pass(model, task, ledger, observer, stopwatch).run()
+    return _Pass(model, task, ledger, observer, stopwatch, meter or Meter(observer)).run()
 
 
 class _Pass:
     def __init__(
-        self, model: StreamedModel, task: Task, ledger: BlockLedger, observer: JobObserver, stopwatch: Stopwatch
+        self,
+        model: StreamedModel,
+        task: Task,
+        ledger: BlockLedger,
+        observer: JobObserver,
+        stopwatch: Stopwatch,
+        meter: Meter,
     ) -> None:
         self.model = model
         self.task = task
         self.ledger = ledger
         self.observer = observer
         self.stopwatch = stopwatch
+        self.meter = meter
+        self.work = task.work(model.checkpoint)
         self.heap = Heap()
+        model.check = observer.check
         length = next(iter(task.calibration.values())).tokens.shape[1]
         size = batch_sequences(length, model.device, small=model.small_batches)
         # A recipe that needs no data sends no calibration text through the model.
         texts = {} if task.moments is Moments.NONE else task.calibration
         self.calibration = divide({name: sample.tokens for name, sample in texts.items()}, size)
         self.evaluation = divide({name: sample.tokens for name, sample in task.evaluation.items()}, size)
-        self.reader = BlockReader(model, stopwatch)
+        self.reader = BlockReader(model, stopwatch, observer.check)
         self.writer = BlockWriter(task.shards, task.fingerprint, ledger, observer, stopwatch)
-        self.pruner = BlockPruner(model, task, self.calibration, self._check)
+        self.pruner = BlockPruner(model, task, self.calibration, self._check, meter.tick, self.work)
 
     def run(self) -> PassResult:
         self._place_states()
@@ -92,15 +113,16 @@ class _Pass:
         pruned = list(dense)
         del states
         finished = self._finished_blocks()
-        started = time.monotonic()
+        self._plan(finished, dense)
         with self.reader, self.writer:
             for index in range(self.model.num_blocks):
                 self._check()
                 with tracing.span("block", {tracing.BLOCK: index}):
                     self._run_block(index, finished.get(index), calibration, dense, pruned)
-                self._report_progress(index + 1, time.monotonic() - started)
+                self.meter.block_done()
         with self.stopwatch.measure("evaluate"):
-            losses = self.model.token_losses([dense, pruned], [batch.tokens for batch in self.evaluation])
+            tokens = [batch.tokens for batch in self.evaluation]
+            losses = self.model.token_losses([dense, pruned], tokens, lambda work: self.meter.tick("head", work))
         return PassResult(
             dense=self._by_language(losses[0]),
             pruned=self._by_language(losses[1]),
@@ -125,6 +147,24 @@ class _Pass:
         self.heap.trim()
         self.writer.settle()
         self.observer.check()
+
+    def _plan(self, finished: Mapping[int, BlockRecord], states: Sequence[Tensor]) -> None:
+        """Announce the work; what earlier attempts did counts as done."""
+        self.meter.begin(self.model.num_blocks)
+        for index, groups in enumerate(self.work.blocks):
+            calibrating, solving = self.work.calibrating(index), sum(map(self.work.choosing, groups))
+            if self.task.order == "block":
+                calibrating += self.work.carrying(index)
+            self.meter.plan("evaluate", self.work.evaluating(index))
+            self.meter.plan("calibrate", calibrating)
+            self.meter.plan("solve", solving)
+            if index in finished:  # its text only passes
+                self.meter.skip("calibrate", calibrating - self.work.carrying(index))
+                self.meter.skip("solve", solving)
+        self.meter.plan("head", self.work.head())
+        if states:
+            self.meter.gauge("head", *self.model.time_head(states[0], self.work.head(), self.meter.clock))
+            self.meter.lap()
 
     def _run_block(
         self,
@@ -165,6 +205,8 @@ class _Pass:
         for position, batch in enumerate(states):
             self._check()
             states[position] = self.model.run_block(block, index, batch)
+            share = self.evaluation[position].tokens.numel() / self.work.evaluation
+            self.meter.tick("evaluate", share * self.work.evaluating(index) / 2)
 
     def _finished_blocks(self) -> dict[int, BlockRecord]:
         """The leading blocks that are in the ledger, were made as this pass makes them, and are still there."""
@@ -189,6 +231,7 @@ class _Pass:
         signal: dict[str, float] = {}
         noise: dict[str, float] = {}
         for batch, clean, noisy in zip(self.evaluation, dense, pruned, strict=True):
+            self._check()
             signal[batch.language] = signal.get(batch.language, 0.0) + float(clean.float().square().sum())
             noise[batch.language] = noise.get(batch.language, 0.0) + float((clean - noisy).float().square().sum())
         for language, power in noise.items():
@@ -205,8 +248,3 @@ class _Pass:
             name: sum_losses(values, samples[name].token_bytes, samples[name].is_text)
             for name, values in collected.items()
         }
-
-    def _report_progress(self, done: int, elapsed: float) -> None:
-        total = self.model.num_blocks
-        remaining = elapsed / done * (total - done) / BLOCKS_FRACTION
-        self.observer.progress(Progress(done, total, BLOCKS_FRACTION * done / total, remaining))

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from secateur_service.calibration.sampling import TextSample
+from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.pipeline.operations import Work, groups_of
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.pruning.patterns import Target
@@ -38,6 +40,24 @@ class Task:
     fingerprint: str = ""
     minimax: bool = False
     layer_snr: bool = True
+
+    def work(self, checkpoint: Checkpoint) -> Work:
+        """Its work on a model, as operations are counted."""
+        length = next(iter(self.calibration.values())).tokens.shape[1]
+        vocabulary, hidden = checkpoint.tensors[checkpoint.head_name].shape
+        return Work(
+            blocks=[list(groups_of(checkpoint, index)) for index in range(checkpoint.num_blocks)],
+            hidden=hidden,
+            vocabulary=vocabulary,
+            length=length,
+            calibration=sum(sample.tokens.numel() for sample in self.calibration.values()),
+            evaluation=sum(sample.tokens.numel() for sample in self.evaluation.values()),
+            languages=len(self.calibration),
+            recipe=self.recipe,
+            order=self.order,
+            minimax=self.minimax,
+            layer_snr=self.layer_snr,
+        )
 
     @property
     def moments(self) -> Moments:

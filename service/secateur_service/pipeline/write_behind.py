@@ -18,6 +18,7 @@ from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.observer import BlockRecord, JobObserver, LayerRecord
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
+from secateur_service.pipeline.waiting import wait_for
 
 
 class BlockWriter:
@@ -72,6 +73,8 @@ class BlockWriter:
         Raises:
             OSError: the block before could not be written.
         """
+        if self._pending is not None:
+            wait_for(self._pending, self._observer.check)
         self.settle(wait=True)
 
         def write() -> BlockRecord:
@@ -105,4 +108,4 @@ class BlockWriter:
         self._ledger.record(record)
         faults.reached("block.recorded")
         self._observer.block(record)
-        self._shards.move(record)
+        self._shards.move(record, self._observer.check)

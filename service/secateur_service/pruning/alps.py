@@ -11,7 +11,7 @@ one product.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,13 +25,16 @@ _UPDATE_EVERY = 3
 _FIRST_PENALTY = 0.1
 
 
-def alps(weights: Sequence[Tensor], hessian_NN: Tensor, target: Target) -> tuple[list[Tensor], list[Tensor]]:
+def alps(
+    weights: Sequence[Tensor], hessian_NN: Tensor, target: Target, check: Callable[[], None] = lambda: None
+) -> tuple[list[Tensor], list[Tensor]]:
     """Prune layers that share an input.
 
     Args:
         weights: one m_i×n matrix per layer, float32; not modified.
         hessian_NN: H of their common input, any common scale; not modified.
         target: how much goes, and which weights compete.
+        check: called between two pieces of work; raises to stop.
 
     Returns:
         The new matrices, refined by conjugate gradients, and for each the booleans of what was pruned.
@@ -44,23 +47,28 @@ def alps(weights: Sequence[Tensor], hessian_NN: Tensor, target: Target) -> tuple
     damped_NN.diagonal().add_(REGULARISATION * (mean or 1.0))  # all inputs may be dead
     scale_N = damped_NN.diagonal().sqrt()
     gram_NN = damped_NN / scale_N[:, None] / scale_N
-    solved = [_solve_layer(weight, damped_NN, scale_N, gram_NN, target) for weight in weights]
+    solved = [_solve_layer(weight, damped_NN, scale_N, gram_NN, target, check) for weight in weights]
     return [weight for weight, _ in solved], [pruned for _, pruned in solved]
 
 
 def _solve_layer(
-    weight_MN: Tensor, damped_NN: Tensor, scale_N: Tensor, gram_NN: Tensor, target: Target
+    weight_MN: Tensor,
+    damped_NN: Tensor,
+    scale_N: Tensor,
+    gram_NN: Tensor,
+    target: Target,
+    check: Callable[[], None],
 ) -> tuple[Tensor, Tensor]:
     dense_MN = weight_MN * scale_N
     start_MN = prune(dense_MN.abs(), target)
-    pruned_MN = _admm(dense_MN, start_MN, gram_NN, target)
-    candidates = [(refine(weight_MN, mask_MN, damped_NN), mask_MN) for mask_MN in (pruned_MN, start_MN)]
+    pruned_MN = _admm(dense_MN, start_MN, gram_NN, target, check)
+    candidates = [(refine(weight_MN, mask_MN, damped_NN, check=check), mask_MN) for mask_MN in (pruned_MN, start_MN)]
     losses = [float(errors(weight_MN, refined_MN, damped_NN).sum()) for refined_MN, _ in candidates]
     # ADMM on a problem that is not convex may, rarely, end worse than it began.
     return candidates[0] if losses[0] <= losses[1] else candidates[1]
 
 
-def _admm(dense_MN: Tensor, pruned_MN: Tensor, gram_NN: Tensor, target: Target) -> Tensor:
+def _admm(dense_MN: Tensor, pruned_MN: Tensor, gram_NN: Tensor, target: Target, check: Callable[[], None]) -> Tensor:
     """What is pruned in the end, for weights in scaled coordinates and a first mask.
 
     For rows w of the dense weights: B = (wG − V + ρD)(G + ρ)⁻¹, D = what the target leaves of B + V/ρ,
@@ -73,6 +81,7 @@ def _admm(dense_MN: Tensor, pruned_MN: Tensor, gram_NN: Tensor, target: Target) 
     penalty, before_MN = _FIRST_PENALTY, pruned_MN
     inverse_NN = _inverse(gram_NN, penalty)
     for iteration in range(1, _MAX_ITERATIONS + 1):
+        check()
         free_MN = torch.add(goal_MN, feasible_MN, alpha=penalty).sub_(dual_MN) @ inverse_NN
         proposal_MN = free_MN.add_(dual_MN, alpha=1 / penalty)
         pruned_MN = prune(proposal_MN.abs(), target)

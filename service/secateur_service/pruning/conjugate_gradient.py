@@ -8,13 +8,22 @@ diagonal of H as the preconditioner, as there by scaling).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 STEPS = 10
 
 
-def refine(dense_MN: Tensor, pruned_MN: Tensor, hessian_NN: Tensor, *, steps: int = STEPS) -> Tensor:
+def refine(
+    dense_MN: Tensor,
+    pruned_MN: Tensor,
+    hessian_NN: Tensor,
+    *,
+    steps: int = STEPS,
+    check: Callable[[], None] = lambda: None,
+) -> Tensor:
     """The kept weights after at most `steps` steps; no row's error is larger than it was at the start.
 
     Args:
@@ -22,6 +31,7 @@ def refine(dense_MN: Tensor, pruned_MN: Tensor, hessian_NN: Tensor, *, steps: in
         pruned_MN: m×n booleans, true where the weight is zero and stays so.
         hessian_NN: H of the layer's input, any common scale.
         steps: more than a few do not pay.
+        check: called between two pieces of work; raises to stop.
     """
     diagonal = hessian_NN.diagonal()
     preconditioner_N = torch.where(diagonal > 0, 1 / diagonal, 0)
@@ -36,6 +46,7 @@ def refine(dense_MN: Tensor, pruned_MN: Tensor, hessian_NN: Tensor, *, steps: in
     power_M1 = (residual_MN * scaled_MN).sum(1, keepdim=True)
     weight_MN = start_MN.clone()
     for _ in range(steps):
+        check()
         image_MN = direction_MN @ hessian_NN
         curvature_M1 = (direction_MN * image_MN).sum(1, keepdim=True)
         step_M1 = torch.where(curvature_M1 > 0, power_M1 / curvature_M1, 0)

@@ -1,63 +1,141 @@
 """How much of a layer's output survives its pruning, language by language.
 
-By the second moments of a language where they are kept; otherwise on a sample of the inputs that the layer saw.
+By the second moments of a language where they are kept, that is over all inputs that the layer saw; otherwise on a
+sample of them, by products or by the sample's own second moments, whichever is less work.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-SAMPLE_TOKENS = 128
+from secateur_service.pruning.budget import judges_by_moments, sample_tokens
+
 _SEED = 0
 _ROWS = 1024  # of a matrix at once: what is lost takes as much memory as the matrix itself
+_SPILL = 1.25  # a sample is cut back when it is so many times too large
 
 
 class InputSample:
-    """A sample of at most `SAMPLE_TOKENS` inputs of each language, drawn evenly over its tokens.
+    """A sample of the inputs of each language, every one as likely as any other, however they arrive.
+
+    Of the inputs of a language, numbered as they arrive, those with the smallest of fixed random numbers are kept.
 
     Args:
         tokens: number of tokens that each language will show at most.
+        width: features of an input, n.
+        heights: m of each layer that will be judged.
+        open_experts: experts whose samples are held together with this one; 0 where it is no expert's.
+        is_expert: whether fewer tokens may come than `tokens` says.
     """
 
-    def __init__(self, tokens: Mapping[str, int]) -> None:
-        self._positions = {
-            language: torch.randperm(count, generator=torch.Generator().manual_seed(_SEED))[:SAMPLE_TOKENS]
-            .sort()
-            .values
-            for language, count in tokens.items()
+    def __init__(
+        self,
+        tokens: Mapping[str, int],
+        width: int,
+        heights: Sequence[int],
+        *,
+        is_expert: bool = False,
+        open_experts: int = 0,
+    ) -> None:
+        self._limit = sample_tokens(open_experts)
+        self._shape = width, tuple(heights)
+        self._counts = dict(tokens)
+        self._thresholds = {
+            name: math.inf if is_expert or count <= self._limit else _threshold(count, self._limit)
+            for name, count in tokens.items()
         }
         self._seen = dict.fromkeys(tokens, 0)
-        self._parts: dict[str, list[Tensor]] = {language: [] for language in tokens}
+        self._parts: dict[str, list[tuple[Tensor, Tensor]]] = {language: [] for language in tokens}
+        self._grams: dict[str, Tensor] = {}
 
     def update(self, inputs: Tensor, language: str) -> None:
         """Pick from the inputs …×n of one language."""
         x_TN = inputs.reshape(-1, inputs.shape[-1])
-        start, positions = self._seen[language], self._positions[language]
+        start = self._seen[language]
         self._seen[language] += x_TN.shape[0]
-        chosen = positions[(positions >= start) & (positions < self._seen[language])] - start
-        self._parts[language].append(x_TN[chosen.to(x_TN.device)])
+        ranks_T = _ranks(self._counts[language])[start : self._seen[language]]
+        chosen = torch.nonzero(ranks_T <= self._thresholds[language])[:, 0]
+        if not len(chosen):
+            return
+        self._parts[language].append((x_TN[chosen.to(x_TN.device)], ranks_T[chosen]))
+        if sum(len(ranks) for _, ranks in self._parts[language]) > _SPILL * self._limit:
+            self._cut(language)
 
-    def snr_db(self, dense_MN: Tensor, pruned_MN: Tensor) -> dict[str, float]:
+    @property
+    def tokens(self) -> dict[str, int]:
+        """How many inputs of each language the ratios rest on."""
+        return {name: min(self._limit, sum(len(ranks) for _, ranks in parts)) for name, parts in self._parts.items()}
+
+    def snr_db(self, dense_MN: Tensor, pruned_MN: Tensor, check: Callable[[], None] = lambda: None) -> dict[str, float]:
         """10·log10(‖XWᵀ‖² / ‖X(W − Ŵ)ᵀ‖²) in dB per language; left out where nothing was seen or nothing is lost.
 
         Args:
-            dense_MN: W, float32.
-            pruned_MN: Ŵ, of any type that is not wider.
+            dense_MN: W.
+            pruned_MN: Ŵ.
+            check: called between two pieces of work; raises to stop.
         """
-        inputs = {name: torch.cat(parts).to(dense_MN.dtype) for name, parts in self._parts.items() if parts}
-        signal, noise = dict.fromkeys(inputs, 0.0), dict.fromkeys(inputs, 0.0)
+        found: dict[str, float] = {}
+        for name, parts in self._parts.items():
+            if parts:
+                self._cut(name)
+                ((x_TN, _),) = self._parts[name]
+                ratio = self._snr_db(name, x_TN, dense_MN, pruned_MN, check)
+                if ratio is not None:
+                    found[name] = ratio
+        return found
+
+    def _snr_db(
+        self, name: str, x_TN: Tensor, dense_MN: Tensor, pruned_MN: Tensor, check: Callable[[], None]
+    ) -> float | None:
+        if not _on_tensor_cores(x_TN) and judges_by_moments(*self._shape, len(x_TN)):
+            if name not in self._grams:
+                wide_TN = x_TN.float()
+                self._grams[name] = wide_TN.T @ wide_TN
+            return snr_db(dense_MN, pruned_MN, self._grams[name], check)
+        signal = noise = 0.0
         for dense_RN, pruned_RN in zip(dense_MN.split(_ROWS), pruned_MN.split(_ROWS), strict=True):
-            difference_RN = dense_RN - pruned_RN
-            for name, x_TN in inputs.items():
-                signal[name] += float((x_TN @ dense_RN.T).square().sum())
-                noise[name] += float((x_TN @ difference_RN.T).square().sum())
-        return {
-            name: 10 * math.log10(signal[name] / noise[name]) for name in inputs if signal[name] > 0 and noise[name] > 0
-        }
+            check()
+            signal += float(_product(x_TN, dense_RN).square().sum())
+            check()
+            noise += float(_product(x_TN, dense_RN.float() - pruned_RN).square().sum())
+        return _decibels(signal, noise)
+
+    def _cut(self, language: str) -> None:
+        """Keep the sample of a language in one piece, and no more of it than the limit."""
+        if len(self._parts[language]) == 1 and len(self._parts[language][0][1]) <= self._limit:
+            return
+        x_TN, ranks_T = (torch.cat(pieces) for pieces in zip(*self._parts[language], strict=True))
+        if len(ranks_T) > self._limit:
+            threshold = ranks_T.kthvalue(self._limit).values
+            kept = torch.nonzero(ranks_T <= threshold)[:, 0]
+            x_TN, ranks_T = x_TN[kept.to(x_TN.device)], ranks_T[kept]
+            self._thresholds[language] = float(threshold)
+        self._parts[language] = [(x_TN, ranks_T)]
+
+
+def snr_db(
+    dense_MN: Tensor, pruned_MN: Tensor, gram_NN: Tensor, check: Callable[[], None] = lambda: None
+) -> float | None:
+    """10·log10(‖XWᵀ‖² / ‖X(W − Ŵ)ᵀ‖²) in dB for inputs with XᵀX ∝ `gram_NN`; None where nothing was seen or is lost.
+
+    Args:
+        dense_MN: W.
+        pruned_MN: Ŵ.
+        gram_NN: float32.
+        check: called between two pieces of work; raises to stop.
+    """
+    signal = noise = 0.0
+    for dense_RN, pruned_RN in zip(dense_MN.split(_ROWS), pruned_MN.split(_ROWS), strict=True):
+        check()
+        signal += _energy(dense_RN.float(), gram_NN)
+        check()
+        noise += _energy(dense_RN.float() - pruned_RN, gram_NN)
+    return _decibels(signal, noise)
 
 
 def relative_error(dense: Sequence[Tensor], pruned: Sequence[Tensor], gram_NN: Tensor) -> float:
@@ -69,3 +147,29 @@ def relative_error(dense: Sequence[Tensor], pruned: Sequence[Tensor], gram_NN: T
 
 def _energy(weight_MN: Tensor, gram_NN: Tensor) -> float:
     return float(((weight_MN @ gram_NN) * weight_MN).sum())
+
+
+def _decibels(signal: float, noise: float) -> float | None:
+    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None
+
+
+def _product(x_TN: Tensor, weight_RN: Tensor) -> Tensor:
+    """XWᵀ in float32: T×R; of 16-bit inputs on an accelerator from 16-bit weights, which is what it is fast at."""
+    if _on_tensor_cores(x_TN):
+        return torch.mm(x_TN, weight_RN.to(x_TN.dtype).T, out_dtype=torch.float32)
+    return x_TN.float() @ weight_RN.float().T
+
+
+def _on_tensor_cores(x_TN: Tensor) -> bool:
+    return x_TN.is_cuda and x_TN.dtype != torch.float32
+
+
+@functools.lru_cache(maxsize=32)
+def _ranks(count: int) -> Tensor:
+    """A fixed random order of so many tokens: the place of each, so that no two are equal."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(_SEED))
+
+
+@functools.lru_cache(maxsize=32)
+def _threshold(count: int, limit: int) -> float:
+    return float(_ranks(count).kthvalue(limit).values)

@@ -40,7 +40,7 @@ class Method:
 
 
 METHODS = {
-    "magnitude": Method("magnitude", "none", "row"),
+    "magnitude": Method("magnitude", "none", "layer"),
     "wanda": Method("wanda", "none", "row"),
     "wanda_multilingual": Method("wanda_multilingual", "none", "row"),
     "ria": Method("ria", "none", "layer"),

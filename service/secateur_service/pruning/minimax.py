@@ -8,7 +8,7 @@ moments of every language are at hand, so no round needs a forward pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -23,7 +23,11 @@ RATE = 1.0
 
 
 def solve_minimax(
-    recipe: Recipe, weights: Sequence[Tensor], statistics: InputStatistics, target: Target
+    recipe: Recipe,
+    weights: Sequence[Tensor],
+    statistics: InputStatistics,
+    target: Target,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[list[PrunedLayer], dict[str, float]]:
     """Prune layers that share one input for the language that loses most.
 
@@ -33,6 +37,7 @@ def solve_minimax(
         statistics: of the common input, with the second moments of every language; its mixing weights are where the
             search begins, and are put back at the end.
         target: how much goes.
+        check: called between two pieces of work; raises to stop.
 
     Returns:
         The layers of the best round, the first one with the given weights included, and its mixing weights.
@@ -45,13 +50,13 @@ def solve_minimax(
     mix, best_worst, best_mix = dict(given), math.inf, given
     for _ in range(1 + ROUNDS):
         statistics.reweight(mix)
-        layers = solve(recipe, weights, statistics, target)
+        layers = solve(recipe, weights, statistics, target, check)
         pruned = [layer.weight for layer in layers]
-        errors = {
-            language: relative_error(weights, pruned, statistics.language_gram(language))
-            for language, weight in given.items()
-            if weight > 0
-        }
+        errors = {}
+        for language, weight in given.items():
+            check()
+            if weight > 0:
+                errors[language] = relative_error(weights, pruned, statistics.language_gram(language))
         if not best or max(errors.values()) < best_worst:
             best, best_worst, best_mix = layers, max(errors.values()), mix
         mean = sum(errors.values()) / len(errors)

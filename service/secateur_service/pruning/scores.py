@@ -1,4 +1,4 @@
-"""Scores: how much a weight matters. The smallest of a row go."""
+"""Scores: how much a weight matters. The smallest of those that compete go, in a row or in the whole layer."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,11 @@ class PrunedLayer:
 
 @torch.no_grad()
 def solve(
-    recipe: Recipe, weights: Sequence[Tensor], statistics: InputStatistics | None, target: Target
+    recipe: Recipe,
+    weights: Sequence[Tensor],
+    statistics: InputStatistics | None,
+    target: Target,
+    check: Callable[[], None] = lambda: None,
 ) -> list[PrunedLayer]:
     """Prune the matrices m_i×n of layers that share one input.
 
@@ -37,6 +41,7 @@ def solve(
         weights: the dense matrices, float32; not modified.
         statistics: of the common input; None where the recipe needs none.
         target: how much goes.
+        check: called between two pieces of work; raises to stop.
 
     Raises:
         FloatingPointError: the statistics cannot be used.
@@ -46,23 +51,26 @@ def solve(
     gram = statistics.gram if statistics is not None else None
     if recipe.score == "admm":
         assert gram is not None
-        return _layers(*alps(weights, gram, target), ())
+        return _layers(*alps(weights, gram, target, check), ())
     if recipe.score == "obs":
         assert gram is not None
         # The score is SparseGPT's, on weights that carry the compensation so far: the mask comes out of the sweep.
-        swept, pruned, notes = sparsegpt(weights, gram, target)
+        swept, pruned, notes = sparsegpt(weights, gram, target, check=check)
         if recipe.update == "obs":
             return _layers(swept, pruned, notes)
     else:
-        pruned, notes = [prune(_score(recipe, weight, statistics), target) for weight in weights], ()
+        pruned, notes = [], ()
+        for weight in weights:
+            check()
+            pruned.append(prune(_score(recipe, weight, statistics), target))
     if recipe.update == "none":
         kept = [weight.masked_fill(mask, 0) for weight, mask in zip(weights, pruned, strict=True)]
     elif recipe.update == "cg":
         assert gram is not None
-        kept = [refine(weight, mask, gram) for weight, mask in zip(weights, pruned, strict=True)]
+        kept = [refine(weight, mask, gram, check=check) for weight, mask in zip(weights, pruned, strict=True)]
     else:
         assert gram is not None
-        kept, pruned, notes = sparsegpt(weights, gram, target, chosen=pruned)
+        kept, pruned, notes = sparsegpt(weights, gram, target, chosen=pruned, check=check)
     return _layers(kept, pruned, notes)
 
 

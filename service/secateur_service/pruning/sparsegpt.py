@@ -13,7 +13,7 @@ Layers that share an input share H and its factor, and are swept together as one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,7 +27,12 @@ _COLUMN_BLOCK = 128
 
 
 def sparsegpt(
-    weights: Sequence[Tensor], hessian_NN: Tensor, target: Target, *, chosen: Sequence[Tensor] | None = None
+    weights: Sequence[Tensor],
+    hessian_NN: Tensor,
+    target: Target,
+    *,
+    chosen: Sequence[Tensor] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[list[Tensor], list[Tensor], tuple[str, ...]]:
     """Prune layers that share an input and update what they keep.
 
@@ -36,6 +41,7 @@ def sparsegpt(
         hessian_NN: H of their common input, any common scale; not modified.
         target: unstructured over each column block of a row or of a layer, or N:M.
         chosen: what is pruned, m_i×n booleans per layer; by default the sweep chooses by its own score.
+        check: called between two pieces of work; raises to stop.
 
     Returns:
         The new matrices, for each the booleans of what was pruned, and notes on what had to be mended.
@@ -56,6 +62,7 @@ def sparsegpt(
     if isinstance(target, NofM):
         step = target.group * max(1, _COLUMN_BLOCK // target.group)  # no group straddles two column blocks
     for start in range(0, width, step):
+        check()
         block = slice(start, min(start + step, width))
         u_BB = _inverse(root_NN[block, block])
         w_BM = w_NM[block].addmm(u_BB.T, root_NN[:start, block].T @ moved_NM[:start])

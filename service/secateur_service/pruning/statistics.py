@@ -17,11 +17,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from secateur_service.pruning.budget import DEVICE_TILE_TOKENS, EXPERT_TILE_TOKENS, TILE_TOKENS
 from secateur_service.pruning.methods import Moments
-
-# Tokens per product: enough for a matrix product to run at full speed, also against reading and writing the n×n sums.
-TILE_TOKENS = 2048
-_DEVICE_TILE_TOKENS = 16384
 
 # Columns per panel of the lower triangle: (1 + 1/_PANELS) / 2 of a full product's operations.
 _PANELS = 8
@@ -38,6 +35,7 @@ class InputStatistics:
             divided by T_ℓ all the same, so that a language counts by how much of it comes here.
         device: where the sums are kept.
         moments: what is needed of them.
+        is_expert: whether it is an expert's. Its tiles are smaller, for they wait in many at once.
 
     Attributes:
         seen: number of tokens of each language so far.
@@ -51,11 +49,14 @@ class InputStatistics:
         device: torch.device,
         *,
         moments: Moments,
+        is_expert: bool = False,
     ) -> None:
         self.weights = dict(weights)
         self.tokens = dict(tokens)
         self.seen = dict.fromkeys(self.weights, 0)
-        self._tile_tokens = TILE_TOKENS if device.type == "cpu" else _DEVICE_TILE_TOKENS
+        self._tile_tokens = TILE_TOKENS if device.type == "cpu" else DEVICE_TILE_TOKENS
+        if is_expert:
+            self._tile_tokens = EXPERT_TILE_TOKENS
         self._open_tiles: dict[str, tuple[Tensor, int]] = {}  # the tile under way, and how many tokens are in it
         self._square_sums = {name: torch.zeros(width, dtype=torch.float64, device=device) for name in self.weights}
         self._mix = _Gram(width, device) if moments is Moments.FULL else None
@@ -120,6 +121,12 @@ class InputStatistics:
         """
         self._close_all()
         return self._by_language[language].matrix()
+
+    def gram_of(self, language: str) -> Tensor | None:
+        """G_ℓ times some factor: n×n, float32, where it is kept, also as that of a mix of one. Not to be modified."""
+        if self._by_language:
+            return self.language_gram(language)
+        return self.gram if len(self.weights) == 1 else None
 
     def reweight(self, weights: Mapping[str, float]) -> None:
         """Replace the mixing weights; no input has to be seen again.

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from secateur_service.models import streaming
 from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.pipeline import estimate as estimates
-from secateur_service.pipeline import heap
+from secateur_service.pipeline import heap, operations
 from secateur_service.pipeline.batches import batch_sequences
 from secateur_service.pipeline.estimate import estimate_cost
 from secateur_service.pipeline.outcome import Shortage
@@ -141,9 +141,9 @@ def test_it_counts_with_the_sizes_of_the_engine(device):
     assert estimates._BATCH_TOKENS[device] == batch_sequences(1, torch.device(device))
     assert estimates._HEAD_BYTES[device] == streaming._HEAD_SLICE_BYTES[device] + streaming._LOGITS_SLICE_BYTES[device]
     assert estimates._SLACK_BYTES == heap._SLACK_BYTES
-    assert estimates._SWEEP_COLUMNS == sparsegpt._COLUMN_BLOCK
-    assert estimates._CG_PRODUCTS == conjugate_gradient.STEPS + 2
-    assert estimates._MINIMAX_SOLVES == 1 + minimax.ROUNDS
+    assert operations._SWEEP_COLUMNS == sparsegpt._COLUMN_BLOCK
+    assert operations._CG_PRODUCTS == conjugate_gradient.STEPS + 2
+    assert operations._MINIMAX_SOLVES == 1 + minimax.ROUNDS
 
 
 @torch.no_grad()
@@ -166,6 +166,6 @@ def test_solving_takes_the_products_that_the_documentation_says(recipe, products
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         solve(recipe, weights, statistics, Unstructured(0.5))
     factorisation = width**3 / 3 if recipe.update == "obs" or recipe.score == "obs" else 0  # torch does not count it
-    expected = estimates._solve(recipe, estimates._Group(width, heights, 1.0)) - factorisation
+    expected = operations._solve(recipe, operations.Group(width, heights, 1.0)) - factorisation
     assert expected == products(sum(heights), width)
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)

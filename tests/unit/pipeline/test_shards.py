@@ -41,7 +41,8 @@ def finished(folder, index=0, content=b"block"):
 def moved(folder, store, record, **options):
     shards = Shards(folder, store=store, prefixes=["job"], **options)
     shards.move(record)
-    shards.close(wait=True)
+    shards.settle(lambda: None)
+    shards.close()
 
 
 def test_a_moved_block_leaves_this_machine_and_comes_back_as_it_was(store, folder, tmp_path):
@@ -55,7 +56,8 @@ def test_a_moved_block_leaves_this_machine_and_comes_back_as_it_was(store, folde
     assert shards.holds(record)
     assert shards.fetch(record).read_bytes() == b"block"
     shards.move(record)
-    shards.close(wait=True)
+    shards.settle(lambda: None)
+    shards.close()
     assert list(elsewhere.iterdir()) == []
 
 
@@ -66,7 +68,8 @@ def test_the_block_of_another_job_is_found_and_copied_to_ones_own(store, folder)
     assert shards.holds(record)
     shards.fetch(record)
     shards.move(record)
-    shards.close(wait=True)
+    shards.settle(lambda: None)
+    shards.close()
     assert store.get_bytes(f"retry/checkpoint/{record.shard}") == b"block"
     assert store.get_bytes(f"job/checkpoint/{record.shard}") == b"block"
 
@@ -81,7 +84,8 @@ def test_a_block_that_is_nowhere_or_shorter_than_it_was_is_not_held(store, folde
     with pytest.raises(TransientError) as caught:
         shards.fetch(record)
     assert caught.value.reason == "SHARD_GONE"
-    shards.close(wait=True)
+    shards.settle(lambda: None)
+    shards.close()
 
 
 def test_a_damaged_block_is_removed_so_that_it_is_computed_again(store, folder):
@@ -93,7 +97,8 @@ def test_a_damaged_block_is_removed_so_that_it_is_computed_again(store, folder):
         shards.fetch(record)
     assert caught.value.reason == "SHARD_DAMAGED"
     assert not shards.holds(record)
-    shards.close(wait=True)
+    shards.settle(lambda: None)
+    shards.close()
 
 
 def test_a_store_that_is_away_keeps_blocks_here_and_stops_nobody(s3_server, folder):
@@ -118,9 +123,9 @@ class Slow(DirectoryStore):
         super().__init__(root)
         self.go = threading.Event()
 
-    def put_file(self, path, key, media_type):
+    def put_file(self, path, key, media_type, on_read=lambda _: None):
         self.go.wait(30)
-        super().put_file(path, key, media_type)
+        super().put_file(path, key, media_type, on_read)
 
 
 def test_no_more_than_a_few_blocks_wait_to_be_moved(folder, tmp_path):
@@ -140,7 +145,8 @@ def test_no_more_than_a_few_blocks_wait_to_be_moved(folder, tmp_path):
     assert given == [0, 1]
     store.go.set()
     thread.join(30)
-    shards.close(wait=True)
+    shards.settle(lambda: None)
+    shards.close()
     assert given == [0, 1, 2, 3]
     assert list(folder.iterdir()) == []
 

@@ -1,0 +1,192 @@
+"""Floating-point operations of a job, from its model's shapes: an estimate adds them up, progress ticks them off.
+
+With T calibration tokens in L languages, T_e evaluation tokens (dense and pruned copy each), context s, hidden size d,
+vocabulary V, and layers m×n that share distinct inputs of widths n (an expert's layers see the share of the tokens that
+is routed to it):
+
+- a causal forward pass of a block is Σ 2·T·m·n + 2·T·s·d; calibration runs two less the last matrix product of the
+  first in order `block`, one in the other orders, and one more where blocks are judged before (allocation). Nothing
+  is carried beyond the last block, which saves it a pass in order `block` and that product in the others;
+- full second moments are 9/8·T·Σn², one triangle by panels;
+- a factorisation is ⅓·n³ and the sweep m·n·(n + 2·128); conjugate gradients take 12 products of 2·m·n²; ADMM takes
+  one of them in each of some 60 iterations (35 to 60 were seen, 300 are the bound), an inverse of n³ in every third,
+  and conjugate gradients on two masks. `minimax` does all of this five times, and 4·L·m·n² to judge each;
+- the layers' signal-to-noise ratio is that of `fidelity.snr_operations`;
+- the head is 2·T_e·V·d for each copy.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.pruning.budget import sample_tokens, snr_operations
+from secateur_service.pruning.methods import Moments, Recipe
+
+_GRAM_PRODUCTS = 9 / 8
+_SWEEP_COLUMNS = 128
+_CG_PRODUCTS = 12
+_ADMM_ITERATIONS = 60
+_MINIMAX_SOLVES = 5
+_SELECTION = 100.0  # no products, and yet time
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers of a block that share an input of n features.
+
+    Attributes:
+        width: n.
+        heights: m of each layer.
+        share: of all tokens, how many come here.
+        experts: number of experts of the block, where the layers are those of one; else 0.
+    """
+
+    width: int
+    heights: tuple[int, ...]
+    share: float
+    experts: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Σm."""
+        return sum(self.heights)
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the layers."""
+        return self.width * self.rows
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job sends through the model, and what it has to know.
+
+    Attributes:
+        blocks: the distinct inputs of every block.
+        hidden: d.
+        vocabulary: V.
+        length: tokens per sequence, s.
+        calibration: tokens in all, T.
+        evaluation: tokens in all, T_e.
+        languages: of the mix, L.
+        recipe: score and update.
+        order: one of `spec.ORDERS`.
+        minimax: whether the weights of the mix are searched for.
+        layer_snr: whether each layer's signal-to-noise ratio is told.
+    """
+
+    blocks: list[list[Group]]
+    hidden: int
+    vocabulary: int
+    length: int
+    calibration: int
+    evaluation: int
+    languages: int
+    recipe: Recipe
+    order: str
+    minimax: bool
+    layer_snr: bool
+
+    @property
+    def moments(self) -> Moments:
+        """What has to be known of the layers' inputs."""
+        return Moments.BY_LANGUAGE if self.minimax else self.recipe.moments
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the recipe looks at the calibration text."""
+        return self.moments is not Moments.NONE
+
+    @property
+    def needs_gram(self) -> bool:
+        """Whether it needs full second moments."""
+        return self.moments >= Moments.FULL
+
+    @property
+    def has_language_grams(self) -> bool:
+        """Whether those of every language are kept, also because there is only one."""
+        return self.minimax or (self.needs_gram and self.languages == 1)
+
+    @property
+    def all_open(self) -> bool:
+        """Whether all inputs of a block are looked at together, and not one stage after the other."""
+        return self.order != "true_sequential"
+
+    def forward(self, tokens: int, index: int) -> float:
+        """A pass of so many tokens through a block."""
+        products = sum(2.0 * tokens * group.share * group.parameters for group in self.blocks[index])
+        return products + 2.0 * tokens * self.length * self.hidden
+
+    def evaluating(self, index: int) -> float:
+        """Both copies of the evaluation text through a block."""
+        return 2 * self.forward(self.evaluation, index)
+
+    def calibrating(self, index: int) -> float:
+        """The calibration text through a block, its second moments included."""
+        if not self.needs_data:
+            return 0.0
+        groups, is_last = self.blocks[index], index + 1 == len(self.blocks)
+        flops = self.forward(self.calibration, index)
+        if self.order == "block" or is_last:
+            flops -= 2.0 * self.calibration * groups[-1].share * groups[-1].parameters
+        return flops + sum(map(self.moments_of, groups))
+
+    def carrying(self, index: int) -> float:
+        """The calibration text through a block once more, or once where the block is finished already."""
+        is_last = index + 1 == len(self.blocks)
+        return 0.0 if is_last or not self.needs_data else self.forward(self.calibration, index)
+
+    def moments_of(self, group: Group) -> float:
+        """Full second moments of an input."""
+        return _GRAM_PRODUCTS * self.calibration * group.share * group.width**2 if self.needs_gram else 0.0
+
+    def solving(self, group: Group) -> float:
+        """Masks and values of the layers of an input; a score alone does not count."""
+        once = _solve(self.recipe, group)
+        if not self.minimax:
+            return once
+        return _MINIMAX_SOLVES * (once + 4.0 * self.languages * group.parameters * group.width)
+
+    def judging(self, group: Group) -> float:
+        """The signal-to-noise ratios of the layers of an input."""
+        if not (self.layer_snr and self.needs_data):
+            return 0.0
+        tokens = int(self.calibration * group.share / self.languages)
+        sample = min(tokens, sample_tokens(group.experts if self.all_open else 0))
+        return self.languages * snr_operations(group.width, group.heights, None if self.has_language_grams else sample)
+
+    def choosing(self, group: Group) -> float:
+        """All that is done with the layers of an input once it is known; a score and a selection count too."""
+        return self.solving(group) + self.judging(group) + _SELECTION * group.parameters
+
+    def head(self) -> float:
+        """Norm and head for both copies of the evaluation text."""
+        return 2 * 2.0 * self.evaluation * self.vocabulary * self.hidden
+
+
+def groups_of(checkpoint: Checkpoint, index: int) -> Iterator[Group]:
+    """The distinct inputs of a block."""
+    inputs = checkpoint.inputs(index)
+    experts = len({checkpoint.expert_of(name) for group in inputs for name in group} - {None})
+    chosen = checkpoint.config.get("num_experts_per_tok")
+    routed = min(chosen if isinstance(chosen, int) else 1, experts) / experts if experts else 1.0
+    for group in inputs:
+        shapes = [checkpoint.linear_weight(index, name).shape for name in group]
+        is_experts = checkpoint.expert_of(group[0]) is not None
+        heights = tuple(rows for rows, _ in shapes)
+        yield Group(shapes[0][1], heights, routed if is_experts else 1.0, experts if is_experts else 0)
+
+
+def _solve(recipe: Recipe, group: Group) -> float:
+    cube, product = float(group.width) ** 3, 2.0 * group.parameters * group.width
+    if recipe.score == "admm":
+        inverses = len(group.heights) * _ADMM_ITERATIONS / 3
+        return inverses * cube + (_ADMM_ITERATIONS + 2 * _CG_PRODUCTS) * product
+    flops = _CG_PRODUCTS * product if recipe.update == "cg" else 0.0
+    if "obs" in (recipe.score, recipe.update):
+        flops += cube / 3 + product / 2 + 2.0 * _SWEEP_COLUMNS * group.parameters
+    return flops

@@ -1,0 +1,58 @@
+"""How much of a layer's inputs is kept to judge it by, and summed at once; without torch, for estimates.
+
+A sample of inputs is judged by its products with the layer, or by its second moments, whichever is less work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# Inputs of each language that a layer's signal-to-noise ratio rests on, where its second moments are not kept.
+SAMPLE_TOKENS = 2048
+# The same of all experts of a block together, where all of them are open at once, and the least of one.
+_EXPERTS_SAMPLE_TOKENS = 16 * SAMPLE_TOKENS
+_EXPERT_SAMPLE_TOKENS = 256
+
+# Tokens per product of second moments: enough for it to run at full speed, also against reading and writing n×n sums.
+TILE_TOKENS = 2048
+DEVICE_TILE_TOKENS = 16384
+# Of an expert, whose tile waits for its next tokens, with those of all other experts and languages.
+EXPERT_TILE_TOKENS = 256
+
+_GRAM_PRODUCTS = 9 / 8
+
+
+def sample_tokens(open_experts: int) -> int:
+    """Inputs of each language that are sampled.
+
+    Args:
+        open_experts: experts whose inputs are sampled together; 0 where it is no expert's, or one after the other.
+    """
+    if not open_experts:
+        return SAMPLE_TOKENS
+    return min(SAMPLE_TOKENS, max(_EXPERT_SAMPLE_TOKENS, _EXPERTS_SAMPLE_TOKENS // open_experts))
+
+
+def judges_by_moments(width: int, heights: Sequence[int], tokens: int) -> bool:
+    """Whether the second moments of a sample are less work than its products with layers m_i×n."""
+    return snr_operations(width, heights, None) + _GRAM_PRODUCTS * tokens * width**2 < _by_products(
+        width, heights, tokens
+    )
+
+
+def snr_operations(width: int, heights: Sequence[int], tokens: int | None) -> float:
+    """Floating-point operations of the signal-to-noise ratios of layers m_i×n that share an input, in one language.
+
+    Args:
+        width: n.
+        heights: m of each layer.
+        tokens: of the sample; None where second moments are at hand.
+    """
+    by_moments = 4.0 * width**2 * sum(heights)
+    if tokens is None:
+        return by_moments
+    return min(by_moments + _GRAM_PRODUCTS * tokens * width**2, _by_products(width, heights, tokens))
+
+
+def _by_products(width: int, heights: Sequence[int], tokens: int) -> float:
+    return 4.0 * tokens * width * sum(heights)
