@@ -8,7 +8,10 @@ import math
 import os
 import shutil
 import signal
+import socket
+import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import pytest
 import torch
 from transformers import Qwen3MoeConfig
 
+import secateur
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.errors import InvalidSpecError, TransientError
 from secateur_service.inspection import InspectionPool
@@ -23,8 +27,9 @@ from secateur_service.inspection.budget import Budget
 from secateur_service.inspection.child import Requests
 from secateur_service.settings import Settings
 from support.models import save_corpora, save_model, spec_data
+from support.service import Service
 
-PATIENT = 60
+PATIENCE = 60
 AWAY = "hf://org/never-answers"
 
 
@@ -42,7 +47,7 @@ class Silence:
 
     async def asked(self, times: int) -> None:
         """Wait until so many have come."""
-        async with asyncio.timeout(PATIENT), self._more:
+        async with asyncio.timeout(PATIENCE), self._more:
             await self._more.wait_for(lambda: self.connections >= times)
 
 
@@ -66,7 +71,7 @@ class Site:
         return [int(pid) for pid in Path(f"/proc/{self.zygote}/task/{self.zygote}/children").read_text().split()]
 
     async def gone(self, pids: list[int]) -> None:
-        async with asyncio.timeout(PATIENT):
+        async with asyncio.timeout(PATIENCE):
             while any(Path(f"/proc/{pid}").exists() for pid in pids):
                 await asyncio.sleep(0.01)
 
@@ -147,7 +152,7 @@ async def test_a_process_whose_caller_is_gone_is_ended(site: Site):
 async def test_what_takes_too_long_is_given_up(files: Path, tmp_path: Path):
     async with opened(files, tmp_path, small=Budget(seconds=0.5, cpu_seconds=20, memory_bytes=48 << 20)) as site:
         with pytest.raises(TransientError, match=r"model\.uri: .* took more than") as caught:
-            await asyncio.wait_for(site.pool.admit(site.away, "alice"), PATIENT)
+            await asyncio.wait_for(site.pool.admit(site.away, "alice"), PATIENCE)
         assert caught.value.reason == "INSPECTION_TIMEOUT"
         await site.gone(site.children())
 
@@ -166,7 +171,7 @@ async def test_a_process_that_the_kernel_ends_is_a_refusal_with_field_and_remedy
             os.kill(pid, number)
         await asyncio.wait([call, asyncio.create_task(site.hub.asked(tried + 1))], return_when="FIRST_COMPLETED")
     with pytest.raises(InvalidSpecError) as caught:
-        await asyncio.wait_for(call, PATIENT)
+        await asyncio.wait_for(call, PATIENCE)
     (violation,) = caught.value.violations
     assert violation.field == "model.uri"
     assert what in violation.description
@@ -195,7 +200,7 @@ async def test_a_new_zygote_takes_the_place_of_one_that_is_gone(site: Site):
     before, children = site.zygote, site.children()
     os.kill(before, signal.SIGKILL)
     with suppress(InvalidSpecError, TransientError):
-        await asyncio.wait_for(call, PATIENT)
+        await asyncio.wait_for(call, PATIENCE)
     await site.gone(children)
     assert (await site.pool.admit(site.here, "alice")).resolved
     assert site.zygote != before
@@ -279,3 +284,36 @@ async def test_a_model_of_37_thousand_tensors_in_118_files_is_admitted(files: Pa
     finally:
         shutil.rmtree(folder)
     assert admission.estimate.checkpoint_bytes == 2 * sum(math.prod(shape) for shape in shapes.values())
+
+
+def descendants(pid: int) -> list[int]:
+    own = [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+    return own + [inner for child in own for inner in descendants(child)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_server_that_ends_takes_its_inspections_with_it(files: Path, tmp_path: Path, number: int):
+    with socket.create_server(("127.0.0.1", 0)) as hub, ThreadPoolExecutor(1) as pool:
+        endpoint = f"http://127.0.0.1:{hub.getsockname()[1]}"
+        service = Service(tmp_path, file_root=files, SECATEUR_HUB_ENDPOINT=endpoint)
+        data = {**spec_data(files / "model", files / "calibration", files / "evaluation"), "model": {"uri": AWAY}}
+
+        def create() -> None:
+            with secateur.Client(service.endpoint) as client, suppress(secateur.SecateurError):
+                client.plan(data)
+
+        try:
+            call = pool.submit(create)
+            hub.settimeout(PATIENCE)
+            with hub.accept()[0]:
+                inspections = descendants(service.process.pid)
+                assert len(inspections) == 2  # the zygote and a child that waits
+                service.process.send_signal(number)
+                service.process.wait(PATIENCE)
+                deadline = time.monotonic() + PATIENCE
+                while any(Path(f"/proc/{pid}").exists() for pid in inspections):
+                    assert time.monotonic() < deadline, "they are still there"
+                    time.sleep(0.02)
+        finally:
+            service.close()
+            call.result(PATIENCE)

@@ -40,6 +40,7 @@ class ScrapeServer(ThreadingMixIn, WSGIServer):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128
     clock: Callable[[], float] = staticmethod(time.monotonic)
 
     def __init__(self, *arguments: Any) -> None:
