@@ -154,7 +154,7 @@ def draw_samples(
             lambda document: not shared or for_evaluation(document),
             identifies,
             separator,
-            _Split("evaluation", "go to calibration, by a hash of each", "calibration.corpus"),
+            _Split("evaluation", "for calibration (a hash of each decides)"),
         )
         sample = _draw(tokenizer, text, evaluation_tokens // sequence_length, sequence_length, check)
         if not sample.token_bytes[:, 1:][sample.is_text[:, 1:]].any():
@@ -170,8 +170,8 @@ def draw_samples(
         def is_free(document: str, used: frozenset[bytes] = used) -> bool:
             return not for_evaluation(document) if shared else document_hash(document) not in used
 
-        why = "go to evaluation, by a hash of each" if shared else "are evaluation text too"
-        split = _Split("calibration", why, "evaluation.corpus")
+        why = "for evaluation (a hash of each decides)" if shared else "left out because evaluation took them"
+        split = _Split("calibration", why)
         key = f"{seed}/{language}".encode()
         text = _Text(calibration, language, seed, key, is_free, identifies, separator, split, writer)
         drawn[language] = _draw(tokenizer, text, sequences, sequence_length, check)
@@ -196,12 +196,10 @@ class _Split:
     Attributes:
         purpose: calibration or evaluation.
         others: what becomes of the other documents.
-        field: the corpus that the other purpose could have instead.
     """
 
     purpose: str
     others: str
-    field: str
 
 
 @dataclass
@@ -256,11 +254,11 @@ class _Text:
         """
         split = self.split
         long = f" ({cut} long texts are several each)" if cut else ""
-        another = f", name another {split.field}" if count.others else ""
+        another = ", name another evaluation.corpus" if count.others else ""
         return CorpusRefusedError(
-            f"language {self.language} has {tokens} tokens where {needed} are needed for {split.purpose}: of its "
-            f"{count.documents} documents{long} {documents} different ones are for {split.purpose} and {count.others} "
-            f"{split.others}; give it more text{another}, or ask for fewer samples, fewer evaluation tokens or a "
+            f"language {self.language} has {tokens} tokens where {needed} are needed for {split.purpose}; documents in "
+            f"all: {count.documents}{long}, different ones for {split.purpose}: {documents}, {split.others}: "
+            f"{count.others}; give it more text{another}, or ask for fewer samples, fewer evaluation tokens or a "
             "shorter sequence length"
         )
 

@@ -109,7 +109,7 @@ def outcome(tokenizer, corpus):
     try:
         return [sample["de"].digest() for sample in draw(tokenizer, corpus, sequences=30)]
     except CorpusRefusedError as error:
-        return re.findall("has .* tokens where|[0-9]+ different", str(error))
+        return re.findall("has .* tokens where|different ones for [a-z]+: [0-9]+", str(error))
 
 
 @settings(max_examples=40, deadline=None)
@@ -276,14 +276,30 @@ def test_reading_can_be_stopped_within_a_few_mebibytes_whatever_is_read(tmp_path
 
 
 def test_too_little_text_says_where_the_documents_went(tokenizer, tmp_path):
-    (tmp_path / "de.txt").write_text("Ein Satz.\n" * 5 + "Noch einer.\n")
+    documents = [f"Satz {number}" for number in range(40)]
+    held_out = list(filter(for_evaluation, documents))
+    (tmp_path / "de.txt").write_text("\n".join([*documents, *documents]))
+    corpus = FolderCorpus(tmp_path)
+    tokens, shared = sum(len(document) for document in documents), 2 * len(held_out)
     with pytest.raises(CorpusRefusedError) as refused:
-        draw(tokenizer, FolderCorpus(tmp_path), sequences=100)
-    documents = ["Ein Satz."] * 5 + ["Noch einer."]
-    others = sum(map(for_evaluation, documents))
-    purpose = "calibration" if others < 6 else "evaluation"
-    assert f"for {purpose}: of its 6 documents" in str(refused.value) or "for evaluation: of its" in str(refused.value)
-    assert re.search(r"go to \w+, by a hash of each; give it more text", str(refused.value))
+        draw(tokenizer, corpus, sequences=1000)
+    assert re.search(
+        f"needed for calibration; documents in all: 80, different ones for calibration: {40 - len(held_out)}, for "
+        rf"evaluation \(a hash of each decides\): {shared}; give it more text, name another evaluation.corpus, or ask",
+        str(refused.value),
+    )
+    with pytest.raises(CorpusRefusedError) as refused:
+        draw(tokenizer, corpus, evaluation_tokens=2 * tokens)
+    assert re.search(
+        f"needed for evaluation; documents in all: 80, different ones for evaluation: {len(held_out)}, for calibration "
+        rf"\(a hash of each decides\): {80 - shared}; give it more text",
+        str(refused.value),
+    )
+    alone = FolderCorpus(tmp_path / "alone")
+    alone.folder.mkdir()
+    (alone.folder / "de.txt").write_text(documents[0])
+    with pytest.raises(CorpusRefusedError, match=r"in all: 80, .* left out because evaluation took them: 2; give it"):
+        draw(tokenizer, corpus, sequences=1000, evaluation=alone)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
