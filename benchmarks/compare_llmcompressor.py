@@ -32,7 +32,7 @@ from models import random_tokens, write_random_llama
 from processes import run_side
 from quality import Judge
 from small import LENGTH as SMALL_LENGTH
-from small import add_options
+from small import add_options, add_separator
 
 from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.sampling import draw_samples
@@ -42,13 +42,14 @@ COMPARE = Path(__file__).parent / "compare"
 CASES = [("wanda", "0.5"), ("wanda", "2:4"), ("sparsegpt", "0.5"), ("sparsegpt", "2:4")]
 
 
-def draw(options: argparse.Namespace) -> dict[str, Tensor]:
-    """Calibration and evaluation tokens N×S, named `purpose/language`."""
+def draw(options: argparse.Namespace) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Calibration and evaluation tokens N×S, named `purpose/language`, and which of them stand for text."""
     if options.model is None:
-        return {
+        tokens = {
             "calibration/random": random_tokens(options.sequences, options.length, 1),
             "evaluation/random": random_tokens(options.sequences // 2, options.length, 2),
         }
+        return tokens, {name: torch.ones_like(ids, dtype=torch.bool) for name, ids in tokens.items()}
     languages = sorted(path.stem for path in options.calibration.glob("*.txt"))
     drawn = draw_samples(
         AutoTokenizer.from_pretrained(options.model),
@@ -60,12 +61,16 @@ def draw(options: argparse.Namespace) -> dict[str, Tensor]:
         evaluation_tokens=8 * options.length,
         sequence_length=options.length,
         seed=0,
+        separator=options.separator,
         check=lambda: None,
     )
-    return {
-        f"{purpose}/{name}": sample.tokens
+    named = {
+        f"{purpose}/{name}": sample
         for purpose, samples in zip(("calibration", "evaluation"), drawn, strict=True)
         for name, sample in samples.items()
+    }
+    return {name: sample.tokens for name, sample in named.items()}, {
+        name: sample.is_text for name, sample in named.items()
     }
 
 
@@ -79,12 +84,13 @@ class Bench:
         if self.model is None:
             self.model = folder / "model"
             write_random_llama(self.model, **options.shape)
-        tokens = draw(options)
+        tokens, is_text = draw(options)
         save_file(tokens, folder / "tokens.safetensors")
         calibration = {name: ids for name, ids in tokens.items() if name.startswith("calibration/")}
         save_file(calibration, folder / "calibration.safetensors")
         self.tokens = sum(ids.numel() for ids in calibration.values())
-        self.judge = Judge(self.model, {name: ids for name, ids in tokens.items() if name.startswith("evaluation/")})
+        evaluation = {name: (ids, is_text[name]) for name, ids in tokens.items() if name.startswith("evaluation/")}
+        self.judge = Judge(self.model, evaluation)
 
     def ours(self, method: str, target: str, *, order: str = "true_sequential", **job: Any) -> dict[str, float]:
         """Run Secateur; the pruned blocks lie in `ours`."""
@@ -159,6 +165,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a trained model, with --calibration and --evaluation")
     parser.add_argument("--calibration", type=Path, help="folder with one text file per language")
     parser.add_argument("--evaluation", type=Path, help="folder with the same files, other text")
+    add_separator(parser)
     add_options(parser)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)

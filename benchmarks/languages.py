@@ -237,6 +237,7 @@ def fill(options: argparse.Namespace) -> None:
         "sequences": options.sequences,
         "tokens": options.tokens,
         "length": options.length,
+        "separator": options.separator,
         "order": ORDER,
     }
     content = json.loads(path.read_text()) if path.exists() else {"settings": settings, "results": {}}
@@ -258,6 +259,7 @@ def fill(options: argparse.Namespace) -> None:
                 evaluation_tokens=options.tokens,
                 sequence_length=options.length,
                 seed=seed,
+                separator=options.separator,
                 check=lambda: None,
             )
         for case in cases():

@@ -127,6 +127,7 @@ def fill(options: argparse.Namespace) -> None:
         "sequences": options.sequences,
         "tokens": options.tokens,
         "length": options.length,
+        "separator": options.separator,
     }
     content = json.loads(path.read_text()) if path.exists() else {"settings": settings, "results": {}}
     if content["settings"] != settings:
@@ -144,6 +145,7 @@ def fill(options: argparse.Namespace) -> None:
             evaluation_tokens=options.tokens,
             sequence_length=options.length,
             seed=seed,
+            separator=options.separator,
             check=lambda: None,
         )
         for order, target, (method, update) in itertools.product(options.orders, options.targets, RECIPES):

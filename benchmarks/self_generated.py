@@ -34,7 +34,12 @@ def prune(name: str, calibration: dict[str, Any], options: argparse.Namespace) -
     """Run one job; returns the growth of every language's perplexity."""
     spec = {
         "model": {"uri": options.model.resolve().as_uri()},
-        "calibration": {"sequence_length": options.length, "seed": options.seed, **calibration},
+        "calibration": {
+            "sequence_length": options.length,
+            "document_separator": options.separator,
+            "seed": options.seed,
+            **calibration,
+        },
         "pruning": {"sparsity": options.sparsity, **({"method": options.method} if options.method else {})},
         "evaluation": {
             "corpus": options.evaluation.resolve().as_uri(),
@@ -84,7 +89,17 @@ def compare(options: argparse.Namespace) -> None:
     for name, row in growth.items():
         means[name] = math.exp(sum(map(math.log, row.values())) / len(row))
         print(f"{name:<30}" + "".join(f"{row[language]:8.3f}" for language in languages) + f"{means[name]:8.3f}")
-    kept = ("method", "sparsity", "samples", "prefix_tokens", "sentences", "poor_samples", "tokens", "seed")
+    kept = (
+        "method",
+        "sparsity",
+        "samples",
+        "prefix_tokens",
+        "sentences",
+        "poor_samples",
+        "tokens",
+        "separator",
+        "seed",
+    )
     content = {"settings": {name: getattr(options, name) for name in kept}, "growth": growth, "mean": means}
     (options.output / "self_generated.json").write_text(json.dumps(content, indent=1) + "\n")
 

@@ -39,6 +39,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--small", action="store_true", help="a tiny model and the project's own text: does it run?")
 
 
+def add_separator(parser: argparse.ArgumentParser) -> None:
+    """The option for models that were trained on documents joined by their end and their beginning."""
+    choices = ("newline", "end_of_text")
+    parser.add_argument("--separator", choices=choices, default=choices[0], help="between documents; default newline")
+
+
 def write_material(folder: Path, *, languages: int = 2) -> Material:
     """Write a Llama of two blocks with random weights, and the demo's text in as many languages."""
     torch.manual_seed(0)
@@ -68,7 +74,7 @@ def write_material(folder: Path, *, languages: int = 2) -> Material:
 def options_with_text(parser: argparse.ArgumentParser, **small: Any) -> Iterator[argparse.Namespace]:
     """Parse the options of a benchmark on a model and text of the user's, or of the project's with `--small`.
 
-    Adds `--model`, `--calibration`, `--evaluation` and those of `add_options` to the parser.
+    Adds `--model`, `--calibration`, `--evaluation`, `--separator` and those of `add_options` to the parser.
 
     Args:
         parser: has the benchmark's own options.
@@ -77,6 +83,7 @@ def options_with_text(parser: argparse.ArgumentParser, **small: Any) -> Iterator
     parser.add_argument("--model", type=Path, help="folder of the model")
     parser.add_argument("--calibration", type=Path, help="folder with one text file per language")
     parser.add_argument("--evaluation", type=Path, help="folder with the same files, other text")
+    add_separator(parser)
     add_options(parser)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ def prune(calibration_language: str, languages: list[str], options: argparse.Nam
             "languages": {calibration_language: 1.0},
             "samples": options.samples,
             "sequence_length": options.length,
+            "document_separator": options.separator,
             "seed": options.seed,
         },
         "pruning": {"method": options.method, "sparsity": options.sparsity, "order": "block"},
@@ -98,7 +99,10 @@ def study(options: argparse.Namespace) -> None:
     }
     print("best calibration language of each column:", ", ".join(f"{name}: {row}" for name, row in best.items()))
     title = f"Perplexity, pruned / dense ({options.method}, {options.sparsity:.0%}; bold: best of its column)"
-    settings = {name: getattr(options, name) for name in ("method", "sparsity", "samples", "tokens", "seed")}
+    settings = {
+        name: getattr(options, name)
+        for name in ("method", "sparsity", "samples", "tokens", "length", "separator", "seed")
+    }
     content = {"settings": settings, "languages": languages, "dense": dense, "pruned": matrix, "best": best}
     (options.output / "study_in_small.json").write_text(json.dumps(content, indent=1) + "\n")
     draw(languages, ratios, title, options.output / "study_in_small.png")

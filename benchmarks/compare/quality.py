@@ -32,10 +32,10 @@ class Judge:
 
     Args:
         model: folder of the dense model.
-        tokens: held-out sequences N×S of each language.
+        tokens: held-out sequences N×S of each language, and which of their tokens stand for text.
     """
 
-    def __init__(self, model: Path, tokens: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: Path, tokens: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
         self._stored = {name: value.clone() for name, value in self._model.state_dict().items()}
         self._types = _stored_types(model)
@@ -57,21 +57,19 @@ class Judge:
     @torch.no_grad()
     def _measure(self) -> Quality:
         perplexity, noise, signal = {}, 0.0, 0.0
-        for language, ids in self._tokens.items():
+        for language, (ids, is_text) in self._tokens.items():
             nats, remember = 0.0, language not in self._logits
             dense = self._logits.setdefault(language, [])
-            for position, batch in enumerate(ids.split(4)):
+            for position, (batch, text) in enumerate(zip(ids.split(4), is_text[:, 1:].split(4), strict=True)):
                 logits = self._model(input_ids=batch, use_cache=False).logits
                 nats += float(
-                    torch.nn.functional.cross_entropy(
-                        logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"
-                    )
+                    torch.nn.functional.cross_entropy(logits[:, :-1][text], batch[:, 1:][text], reduction="sum")
                 )
                 if remember:
                     dense.append(logits)
                 noise += float((logits - dense[position]).square().sum())
                 signal += float(dense[position].square().sum())
-            perplexity[language] = math.exp(nats / (ids.shape[0] * (ids.shape[1] - 1)))
+            perplexity[language] = math.exp(nats / int(is_text[:, 1:].sum()))
         return Quality(perplexity, math.sqrt(noise / signal))
 
 
