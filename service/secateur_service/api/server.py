@@ -26,6 +26,7 @@ from secateur_service.api.watch import JobWatcher, WatchHub
 from secateur_service.artifacts.port import ObjectStore
 from secateur_service.calibration.mixing import POLICIES
 from secateur_service.calibration.presets import presets
+from secateur_service.inspection.shares import Shares
 from secateur_service.jobs.port import JobStore
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.pruning.methods import METHODS, UPDATES
@@ -38,6 +39,7 @@ SERVICE = service_pb.DESCRIPTOR.services_by_name["PruneService"].full_name
 
 _STORE_THREADS = 9  # one of them waits for news
 _FILE_THREADS = 8
+_WAITING_FOR_FILES = 256  # of one caller
 _MAX_METADATA_BYTES = 16 * 2**10
 # As much as the SDK takes; only reports come near it (80 blocks: about 0.2 MiB). Stock clients take 4 MiB.
 _MAX_ANSWER_BYTES = 64 * 2**20
@@ -110,6 +112,12 @@ class ApiServer:
             hub=self._hub,
             store_pool=self._store_pool,
             file_pool=self._file_pool,
+            file_shares=Shares(
+                "calls for results",
+                slots=_FILE_THREADS,
+                per_caller=_FILE_THREADS // 2,
+                waiting_per_caller=_WAITING_FOR_FILES,
+            ),
             info=describe_service(settings),
         )
         service_grpc.add_PruneServiceServicer_to_server(servicer, self._server)

@@ -1,7 +1,8 @@
 """The methods of `secateur.v1.PruneService`, each as short as its contract.
 
-Everything that blocks runs in one of two pools: `store_pool` for SQL, and `file_pool` for what reads models and
-object stores, so that a slow object store does not delay a GetPruneJob.
+Everything that blocks runs in one of two pools: `store_pool` for SQL, and `file_pool` for what reads object stores, so
+that a slow object store does not delay a GetPruneJob, of which callers have a share each. Specifications are judged
+elsewhere, see `secateur_service.inspection`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from secateur_service.api.published import PublishedResults
 from secateur_service.api.tokens import CALLER
 from secateur_service.api.watch import JobWatcher, WatchHub
 from secateur_service.errors import DrainingError, FieldViolation, InvalidRequestError, InvalidSpecError, NotReadyError
+from secateur_service.inspection.shares import Shares
 from secateur_service.jobs.job import Estimate, Job, NewJob
 from secateur_service.jobs.port import JobStore
 from secateur_service.jobs.states import JobState
@@ -64,6 +66,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         hub: WatchHub,
         store_pool: BlockingPool,
         file_pool: BlockingPool,
+        file_shares: Shares,
         info: service_pb.ServiceInfo,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -74,6 +77,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         self._hub = hub
         self._store_pool = store_pool
         self._file_pool = file_pool
+        self._file_shares = file_shares
         self._info = info
         self._clock = clock
 
@@ -185,7 +189,8 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         """The report of a job that succeeded."""
         job_id = names.parse_job_name(request.name)
         job = await self._store_pool.call(self._store.get, job_id)
-        return await self._file_pool.call(self._report, job)
+        async with self._file_shares.slot(_caller(context)):
+            return await self._file_pool.call(self._report, job)
 
     async def ListArtifacts(
         self, request: service_pb.ListArtifactsRequest, context: Any
@@ -193,7 +198,9 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         """The files of a job that succeeded."""
         job_id = names.parse_job_name(request.name)
         job = await self._store_pool.call(self._store.get, job_id)
-        return service_pb.ListArtifactsResponse(artifacts=await self._file_pool.call(self._results.artifacts, job))
+        async with self._file_shares.slot(_caller(context)):
+            artifacts = await self._file_pool.call(self._results.artifacts, job)
+        return service_pb.ListArtifactsResponse(artifacts=artifacts)
 
     async def GetServiceInfo(self, request: service_pb.GetServiceInfoRequest, context: Any) -> service_pb.ServiceInfo:
         """What this service can do."""

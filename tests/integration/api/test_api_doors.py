@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,8 @@ async def test_every_method_but_those_of_health_wants_a_token_before_anything_is
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_MISSING"), method.name
         assert refusal.retry_seconds is None
         labels = {"method": path, "code": "UNAUTHENTICATED"}
-        assert api.metrics.registry.get_sample_value("secateur_rpc_requests_total", labels) == 1
+        read = partial(api.metrics.registry.get_sample_value, "secateur_rpc_requests_total", labels)
+        await until(lambda read=read: read() == 1)  # it is counted when it has been sent
     health = health_pb2_grpc.HealthStub(api.channel)
     assert (await health.Check(health_pb2.HealthCheckRequest(service=SERVICE))).status
     watched = health.Watch(health_pb2.HealthCheckRequest())
