@@ -74,9 +74,17 @@ class AsyncJobHandle:
         """See `JobHandle.artifacts`."""
         return await self._driver.run(self._operations.artifacts(self._name))
 
-    async def download(self, folder: str | os.PathLike[str], *, progress: ProgressCallback | None = None) -> list[Path]:
+    async def download(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        progress: ProgressCallback | None = None,
+        local_files: bool | None = None,
+    ) -> list[Path]:
         """See `JobHandle.download`; `progress` is called from a thread."""
-        return await self._driver.run(download(self._operations, self._name, folder, progress))
+        return await self._driver.run(
+            download(self._operations, self._name, folder, progress=progress, local_files=local_files)
+        )
 
 
 class AsyncClient:
@@ -112,8 +120,11 @@ class AsyncClient:
             "reconnect_seconds": reconnect_seconds,
         }
         self.config = load_config(arguments)
-        self._driver = AsyncDriver(connection(self.config))
-        self._operations = Operations(self.config.timeout_seconds, Reconnect(self.config.reconnect_seconds))
+        made = connection(self.config)
+        self._driver = AsyncDriver(made)
+        self._operations = Operations(
+            self.config.timeout_seconds, Reconnect(self.config.reconnect_seconds), local=made.local
+        )
 
     async def __aenter__(self) -> Self:
         return self

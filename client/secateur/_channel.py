@@ -33,12 +33,14 @@ class Connection:
         credentials: TLS; None for a connection in the clear.
         options: Channel arguments.
         metadata: Sent with every call.
+        local: Whether the service is on this machine, by the endpoint.
     """
 
     target: str
     credentials: grpc.ChannelCredentials | None
     options: tuple[tuple[str, Any], ...]
     metadata: tuple[tuple[str, str], ...]
+    local: bool
 
 
 def connection(config: ClientConfig) -> Connection:
@@ -74,7 +76,7 @@ def connection(config: ClientConfig) -> Connection:
             raise ConfigError("the token is empty or holds characters that no token has; was it cut or quoted?")
         protect([token])
         metadata = (("authorization", f"Bearer {token}"),)
-    return Connection(target, _credentials(config) if tls else None, tuple(options), metadata)
+    return Connection(target, _credentials(config) if tls else None, tuple(options), metadata, local)
 
 
 def service_config(*, balanced: bool) -> str:

@@ -53,8 +53,11 @@ class Client:
             "reconnect_seconds": reconnect_seconds,
         }
         self.config = load_config(arguments)
-        self._driver = Driver(connection(self.config))
-        self._operations = Operations(self.config.timeout_seconds, Reconnect(self.config.reconnect_seconds))
+        made = connection(self.config)
+        self._driver = Driver(made)
+        self._operations = Operations(
+            self.config.timeout_seconds, Reconnect(self.config.reconnect_seconds), local=made.local
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 from secateur._artifact import Artifact
 from secateur._errors import ClientClosedError, DownloadError, IntegrityError
 from secateur._foreign import detail_of
+from secateur._terminal import UNSAFE
 
 _CHUNK_BYTES = 2**20
 _TRIES = 5
@@ -34,7 +35,7 @@ _MAX_FILES = 10_000
 _TIMEOUT_SECONDS = 60.0
 _EXPIRED = (401, 403, 404, 410)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_HARMFUL = re.compile(r"[\x00-\x1f\x7f\\:]" if os.name == "nt" else r"[\x00-\x1f\x7f\\]")
+_HARMFUL = re.compile(r"[\\:]" if os.name == "nt" else r"\\")
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ class Transfer:
             DownloadError: it cannot be fetched.
             IntegrityError: what arrives is not what was published.
         """
+        if self.target.parent.resolve() != self.target.parent:
+            raise IntegrityError(f"{self.target.parent} is a link or within one by now; download elsewhere")
         self.target.parent.mkdir(parents=True, exist_ok=True)
         if self._is_in_place():
             self.advanced(self.artifact.size_bytes)
@@ -109,7 +112,11 @@ class Transfer:
         _sync_folder(self.target.parent)
 
     def _is_in_place(self) -> bool:
-        if not self.target.is_file() or self.target.stat().st_size != self.artifact.size_bytes:
+        if (
+            self.target.is_symlink()
+            or not self.target.is_file()
+            or self.target.stat().st_size != self.artifact.size_bytes
+        ):
             return False
         with self.target.open("rb") as file:
             return self._digest(file).hexdigest() == self.artifact.sha256
@@ -216,11 +223,24 @@ def _partial(target: Path, artifact: Artifact) -> Path:
 
 def _target(root: Path, path: str) -> Path:
     parts = path.split("/")
-    harmless = all(part not in ("", ".", "..") and not _HARMFUL.search(part) for part in parts)
-    target = root.joinpath(*parts) if harmless else root
-    if not harmless or not target.parent.resolve().is_relative_to(root):
-        raise IntegrityError(f"the service lists {path!r}, which leads out of {root}; nothing was downloaded")
+    if any(part in ("", ".", "..") or _HARMFUL.search(part) or UNSAFE.search(part) for part in parts):
+        raise IntegrityError(
+            f"the service lists {path!r}, which leads out of {root} or is no plain path; nothing was downloaded"
+        )
+    if any(part.startswith(".") for part in (parts[0], *parts[:-1])):
+        raise IntegrityError(f"the service lists {path!r}, a hidden file or folder; nothing was downloaded")
+    target = root.joinpath(*parts)
+    _check_folder(target.parent, root)
     return target
+
+
+def _check_folder(folder: Path, root: Path) -> None:
+    """Refuse to write through a link in the folder of the download."""
+    for place in (folder, *folder.parents):
+        if place == root:
+            return
+        if place.is_symlink():
+            raise IntegrityError(f"{place} is a link, which is not followed; remove it, or download elsewhere")
 
 
 @contextmanager
@@ -295,8 +315,13 @@ def _opener() -> urllib.request.OpenerDirector:
 
 def _open_partial(path: Path) -> BinaryIO:
     """Open a partial file for reading and writing, without following a link that somebody put there."""
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    return os.fdopen(os.open(path, flags, 0o666), "r+b")
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DownloadError(f"{path} is no regular file; remove it")
+    return os.fdopen(descriptor, "r+b")
 
 
 def _sync_folder(folder: Path) -> None:

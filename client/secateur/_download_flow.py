@@ -1,12 +1,15 @@
-"""The order of a download: list, check all paths, fetch file by file, the manifest last."""
+"""The order of a download: list, check all paths, compare with the manifest, fetch file by file, the manifest last."""
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from secateur._artifact import Artifact
 from secateur._download import DownloadProgress, ExpiredUrlError, Transfer, plan_targets
@@ -15,11 +18,17 @@ from secateur._flow import Flow, Run
 from secateur._operations import Operations, published_result
 
 MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 64 * 2**20
 ProgressCallback = Callable[[DownloadProgress], None]
 
 
 def download(
-    operations: Operations, name: str, folder: str | os.PathLike[str], progress: ProgressCallback | None
+    operations: Operations,
+    name: str,
+    folder: str | os.PathLike[str],
+    *,
+    progress: ProgressCallback | None,
+    local_files: bool | None,
 ) -> Flow[list[Path]]:
     """Fetch all files of a job; returns where each lies now, in the order of the listing.
 
@@ -30,25 +39,77 @@ def download(
     """
     published = published_result((yield from operations.get(name)))
     artifacts = yield from operations.artifacts(name)
-    for artifact in artifacts:
-        if artifact.path == MANIFEST and artifact.sha256 != published.manifest_sha256:
-            raise IntegrityError(f"the manifest listed for {name} is not what it published; nothing was fetched")
+    _check_places(artifacts, local_files=operations.local if local_files is None else local_files)
     targets = yield Run(lambda: plan_targets(Path(folder), artifacts))
-    urls = {artifact.path: artifact.download_url for artifact in artifacts}
     stopped = threading.Event()
     count = _Count(artifacts, progress)
+    fetching = _Fetching(operations, name, {artifact.path: artifact.download_url for artifact in artifacts})
     try:
+        with tempfile.TemporaryDirectory(prefix="secateur-") as scratch:
+            manifest = _manifest_of(artifacts, published.manifest_sha256)
+            copy = Transfer(manifest, Path(scratch) / MANIFEST, stopped, lambda _size: None)
+            yield from fetching.fetch(copy)
+            yield Run(lambda: _check_listing(copy.target.read_bytes(), artifacts))
         for artifact in sorted(artifacts, key=lambda entry: entry.path == MANIFEST):
-            transfer = Transfer(artifact, targets[artifact.path], stopped, count.of(artifact.path))
-            if (yield Run(partial(_refused, transfer, urls))):
-                urls = {entry.path: entry.download_url for entry in (yield from operations.artifacts(name))}
-                refusal = yield Run(partial(_refused, transfer, urls))
-                if refusal:
-                    remedy = "with a fresh URL too; is the file still in the store?"
-                    raise DownloadError(f"{refusal}, {remedy}") from refusal
+            yield from fetching.fetch(Transfer(artifact, targets[artifact.path], stopped, count.of(artifact.path)))
     finally:
         stopped.set()
     return [targets[artifact.path] for artifact in artifacts]
+
+
+class _Fetching:
+    """Fetches files by the addresses of a listing, and by those of a fresh one where they are refused."""
+
+    def __init__(self, operations: Operations, name: str, urls: dict[str, str]) -> None:
+        self._operations = operations
+        self._name = name
+        self._urls = urls
+
+    def fetch(self, transfer: Transfer) -> Flow[None]:
+        """Bring a file into place."""
+        if (yield Run(partial(_refused, transfer, self._urls))):
+            listed = yield from self._operations.artifacts(self._name)
+            self._urls = {entry.path: entry.download_url for entry in listed}
+            refusal = yield Run(partial(_refused, transfer, self._urls))
+            if refusal:
+                remedy = "with a fresh URL too; is the file still in the store?"
+                raise DownloadError(f"{refusal}, {remedy}") from refusal
+
+
+def _check_places(artifacts: Sequence[Artifact], *, local_files: bool) -> None:
+    """Refuse folders of another machine: what lies under their names here is something else."""
+    if local_files or not any(urlsplit(artifact.download_url).scheme == "file" for artifact in artifacts):
+        return
+    raise DownloadError(
+        "the service keeps its results in a folder of its own machine, which by its endpoint is not this one; download "
+        "there, or give the service an S3 destination. Where this machine has that folder under the same name, say so: "
+        "local_files=True (--local-files)"
+    )
+
+
+def _manifest_of(artifacts: Sequence[Artifact], sha256: str) -> Artifact:
+    """The manifest in a listing."""
+    found = next((artifact for artifact in artifacts if artifact.path == MANIFEST), None)
+    if found is None or found.sha256 != sha256:
+        raise IntegrityError(
+            "the manifest that the service lists is not what the job published; nothing was downloaded"
+        )
+    if found.size_bytes > MAX_MANIFEST_BYTES:
+        raise IntegrityError(f"the manifest has {found.size_bytes} bytes, more than any; nothing was downloaded")
+    return found
+
+
+def _check_listing(content: bytes, artifacts: Sequence[Artifact]) -> None:
+    """Only what the manifest names is written, and all of it."""
+    try:
+        files = json.loads(content)["files"]
+        named = {(entry["path"], entry["size_bytes"], entry["sha256"]) for entry in files}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise IntegrityError("the manifest is damaged; nothing was downloaded") from error
+    listed = {(entry.path, entry.size_bytes, entry.sha256) for entry in artifacts if entry.path != MANIFEST}
+    odd = sorted({path for path, *_ in named ^ listed})
+    if odd:
+        raise IntegrityError(f"the service lists {odd[0]!r} otherwise than the manifest does; nothing was downloaded")
 
 
 def _refused(transfer: Transfer, urls: dict[str, str]) -> ExpiredUrlError | None:

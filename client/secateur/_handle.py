@@ -106,19 +106,30 @@ class JobHandle:
         """
         return self._driver.run(self._operations.artifacts(self._name))
 
-    def download(self, folder: str | os.PathLike[str], *, progress: ProgressCallback | None = None) -> list[Path]:
+    def download(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        progress: ProgressCallback | None = None,
+        local_files: bool | None = None,
+    ) -> list[Path]:
         """Fetch all files of a job that has succeeded, and return where they lie.
 
         What an interrupted download has left is continued, every file is verified by its SHA-256 and put into place
-        as a whole, the manifest last; nothing is written outside the folder.
+        as a whole, the manifest last. Only files that the manifest names are written, and only below the folder: links
+        in it are not followed, and no name may begin with a dot that configures a shell or a tool there.
 
         Args:
             folder: Where to put them; made if need be.
             progress: Called as bytes come in.
+            local_files: Whether results that the service keeps in a folder (`file://`) may be read from this machine's
+                folder of that name; by default where the endpoint is on this machine.
 
         Raises:
             DownloadError: a file cannot be fetched; download again to go on.
             IntegrityError: what arrives is not what was published.
             JobFailedError, JobCancelledError, NotReadyError: there is nothing to download.
         """
-        return self._driver.run(download(self._operations, self._name, folder, progress))
+        return self._driver.run(
+            download(self._operations, self._name, folder, progress=progress, local_files=local_files)
+        )

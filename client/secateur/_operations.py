@@ -28,10 +28,12 @@ class Operations:
     Attributes:
         timeout_seconds: Time for one answer, retries included.
         reconnect: How watches get back to a lost service.
+        local: Whether the service is on this machine.
     """
 
     timeout_seconds: float
     reconnect: Reconnect
+    local: bool
 
     def create(self, spec: SpecSource, labels: Mapping[str, str] | None, request_id: str | None) -> Flow[Job]:
         """Submit a specification; the request id makes it safe to repeat."""

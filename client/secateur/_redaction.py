@@ -166,7 +166,7 @@ def _spellings(secret: str) -> Iterator[str]:
 
 
 def _broken(text: str) -> str:
-    return _BREAK.join(re.escape(character) for character in text)
+    return _BREAK.join(r"(?:\\[rn]|\s)" if character.isspace() else re.escape(character) for character in text)
 
 
 def _in_base64(secret: bytes) -> Iterator[str]:

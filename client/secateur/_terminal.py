@@ -14,9 +14,13 @@ import contextlib
 import os
 import re
 import sys
-from typing import Any, TextIO
+import traceback
+from types import TracebackType
+from typing import IO, Any, TextIO, cast
 
 from rich.console import Console
+
+from secateur._redaction import redact_text
 
 _UNSAFE = (
     "\x00-\x1f\x7f-\x9f"  # controls, C0 and C1, escape sequences among them
@@ -62,7 +66,32 @@ def console(*, stderr: bool = False) -> Console:
     Rich draws bars and tables in ASCII where the stream's encoding has nothing else.
     """
     prepare_streams()
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    stream = sys.stderr if stderr else sys.stdout
+    lasting = cast("IO[str]", _Lasting(stream)) if stream is not None else None
+    return Console(file=lasting, stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+class _Lasting:
+    """A stream that lets be what it cannot write, for bars that are drawn from threads of their own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError):
+            discard(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            discard(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def write(text: str, *, stream: TextIO | None) -> None:
@@ -77,12 +106,17 @@ def write(text: str, *, stream: TextIO | None) -> None:
 
 
 def say(text: str, *, stream: TextIO | None = None) -> None:
-    """Print a line about work that goes on, to standard error by default; a stream that takes no more is let be."""
+    """Print a message, without secrets, to standard error by default; a stream that takes no more is let be."""
     stream = sys.stderr if stream is None else stream
     try:
-        write(text, stream=stream)
+        write(redact_text(text), stream=stream)
     except (OSError, ValueError):
         discard(stream)
+
+
+def show_exception(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """As `sys.excepthook`: a defect that no command has turned into a message, without secrets."""
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
 
 def discard(stream: Any) -> None:

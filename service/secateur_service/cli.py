@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from secateur._redaction import protect, redact_text
-from secateur._terminal import prepare_streams, say
+from secateur._redaction import protect
+from secateur._terminal import prepare_streams, say, show_exception, write
 from secateur_service import __version__
 from secateur_service.accounts import clean_environment, secrets_of_environment
 from secateur_service.private_files import exposed, keep_files_private
@@ -72,18 +70,13 @@ def main() -> None:
     except ValueError as error:
         _fail(str(error), EXIT_USAGE)
     protect(secrets_of_environment(os.environ))
-    sys.excepthook = _show_exception
+    sys.excepthook = show_exception
     app()
-
-
-def _show_exception(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-    """A defect that no command has turned into a message; what it says may quote anything."""
-    say(redact_text("".join(traceback.format_exception(kind, error, trace)).rstrip()))
 
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"secateur-service {__version__}")
+        write(f"secateur-service {__version__}", stream=sys.stdout)
         raise typer.Exit
 
 
@@ -218,7 +211,7 @@ def migrate(*, data_dir: DataDir = None) -> None:
     except (ServiceError, ValueError, OSError) as error:
         _fail(f"the database cannot be migrated: {error}", EXIT_CANNOT_START)
     state = f"at revision {newer} of a newer release, which this one may use" if newer else "up to date"
-    typer.echo(f"{settings.redacted()['database_url']} is {state}")
+    write(f"{settings.redacted()['database_url']} is {state}", stream=sys.stdout)
 
 
 @app.command()
@@ -356,5 +349,5 @@ def _explain(location: tuple[int | str, ...], message: str) -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    say(redact_text(message))
+    say(message)
     raise SystemExit(code)

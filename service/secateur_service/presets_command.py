@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 
+from secateur._redaction import redact_text
+from secateur._terminal import clean, say, write
 from secateur_service.calibration.presets import Preset, presets
 from secateur_service.errors import TransientError
 from secateur_service.settings import Settings
@@ -24,16 +26,17 @@ def list_presets(settings: Settings, names: Sequence[str], *, check: bool) -> in
     """
     unknown = [name for name in names if name not in presets()]
     if unknown:
-        print(f"no such preset: {', '.join(unknown)}; there are {', '.join(presets())}", file=sys.stderr)
+        say(clean(f"no such preset: {', '.join(unknown)}; there are {', '.join(presets())}"))
         return 2
     sources = open_sources(settings, everywhere=True) if check else None
     whole = True
     for name in names or presets():
         preset = presets()[name]
-        print("\n".join(_described(preset)))
+        write("\n".join(_described(preset)), stream=sys.stdout)
         if sources is not None:
             faults = list(_faults(preset, sources))
-            print("\n".join(f"  PROBLEM    {fault}" for fault in faults) or "  the hub has all of them")
+            said = "\n".join(clean(redact_text(f"  PROBLEM    {fault}")) for fault in faults)
+            write(said or "  the hub has all of them", stream=sys.stdout)
             whole = whole and not faults
     return 0 if whole else 1
 

@@ -25,7 +25,6 @@ from rich.table import Table
 
 from secateur import InvalidSpecError as MisshapenSpecError
 from secateur._foreign import detail_of
-from secateur._redaction import redact_text
 from secateur._spec import load_spec
 from secateur._terminal import clean, console, discard, say, write
 from secateur_service.admission import AccessPolicy, admit
@@ -88,7 +87,7 @@ def run_command(
     except Exception as error:  # noqa: BLE001 - the last frame of a command: every failure becomes its exit code
         failure = attempt_error(error)
         if isinstance(failure, InternalError):  # there is no log here that would tell more
-            say(redact_text("".join(traceback.format_exception(error)).rstrip()))
+            say("".join(traceback.format_exception(error)).rstrip())
         return _fail(f"{failure.reason}: {failure.message}", failure.exit_code)
     try:
         write(json.dumps(summary) if as_json else _result_text(report, output), stream=sys.stdout)
@@ -219,7 +218,7 @@ def _locked(workdir: Path) -> Iterator[None]:
 
 
 def _fail(message: str, code: int) -> int:
-    say(f"error: {clean(redact_text(' '.join(message.split())))}")
+    say(f"error: {clean(' '.join(message.split()))}")
     return code
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from secateur._terminal import first_unsafe
 from secateur_service.calibration.corpora import DEFAULT_TEXT_FIELD
 from secateur_service.calibration.languages import parse_language, spelling_of
 from secateur_service.calibration.mixing import (
@@ -111,6 +112,14 @@ class Part(BaseModel):
     """Common rules: no unknown fields, finite numbers, immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_text(cls, value: Any) -> Any:
+        unsafe = first_unsafe(value) if isinstance(value, str) else None
+        if unsafe is not None:
+            raise PydanticCustomError("value", "holds a character that no terminal shows ({where})", {"where": unsafe})
+        return value
 
     def broken_rules(self) -> Iterator[Broken]:
         """The rules between the fields of this part that it breaks."""

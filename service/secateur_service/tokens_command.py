@@ -11,6 +11,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from secateur._foreign import detail_of
+from secateur._terminal import clean, say, write
 from secateur_service.api.reloaded import UnusableFileError
 from secateur_service.api.tokens import TokenEntry, edited_tokens, new_token, read_tokens
 
@@ -46,8 +48,8 @@ def create(path: Path | None, name: str, expires: str | None) -> int:
     except _RefusedError as refusal:
         return _refuse(refusal)
     until = "for ever" if entry.expires is None else f"until {_shown(entry.expires)}"
-    print(f"the token {name} is good {until}; it is shown this once, keep it like a password", file=sys.stderr)
-    print(token)
+    say(f"the token {name} is good {until}; it is shown this once, keep it like a password")
+    write(token, stream=sys.stdout)
     return 0
 
 
@@ -60,11 +62,12 @@ def list_all(path: Path | None) -> int:
         return _refuse(refusal)
     now = datetime.now(UTC)
     width = max([len("NAME"), *(len(entry.name) for entry in entries)])
-    print(f"{'NAME':<{width}}  {'CREATED':<17}  EXPIRES")
+    lines = [f"{'NAME':<{width}}  {'CREATED':<17}  EXPIRES"]
     for entry in entries:
         expires = "never" if entry.expires is None else _shown(entry.expires)
         expired = "  (expired)" if entry.has_expired(now) else ""
-        print(f"{entry.name:<{width}}  {_shown(entry.created):<17}  {expires}{expired}")
+        lines.append(f"{entry.name:<{width}}  {_shown(entry.created):<17}  {expires}{expired}")
+    write("\n".join(lines), stream=sys.stdout)
     return 0
 
 
@@ -78,7 +81,7 @@ def revoke(path: Path | None, name: str) -> int:
                 _remove(entries, name)
     except _RefusedError as refusal:
         return _refuse(refusal)
-    print(f"the token {name} is revoked")
+    write(f"the token {name} is revoked", stream=sys.stdout)
     return 0
 
 
@@ -134,11 +137,11 @@ def _refusals() -> Iterator[None]:
     except UnusableFileError as error:
         raise _RefusedError(str(error), EXIT_REFUSED) from error
     except OSError as error:
-        raise _RefusedError(f"the tokens cannot be written: {error}", EXIT_REFUSED) from error
+        raise _RefusedError(f"the tokens cannot be written: {detail_of(error)}", EXIT_REFUSED) from error
 
 
 def _refuse(refusal: _RefusedError) -> int:
-    print(refusal, file=sys.stderr)
+    say(clean(str(refusal)))
     return refusal.code
 
 

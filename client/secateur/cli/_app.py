@@ -18,6 +18,7 @@ from secateur._job import JobState
 from secateur._operations import published_result
 from secateur._options import with_options
 from secateur._spec import MAX_FILE_BYTES, layer_override, parse_yaml, read_spec
+from secateur._terminal import clean, console, prepare_streams, show_exception, write
 from secateur.cli._render import (
     info_text,
     job_text,
@@ -29,7 +30,6 @@ from secateur.cli._render import (
     verdict_lines,
 )
 from secateur.cli._session import EndpointOption, OutputOption, Session, Shared, TokenOption, connected
-from secateur.cli._text import clean
 from secateur.cli._watching import follow
 
 _EPILOG = """Exit codes: 0 done (a watched job succeeded), 1 the job failed, 2 wrong command line or configuration,
@@ -50,12 +50,14 @@ JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job
 
 def main() -> None:
     """Entry point of the command."""
+    prepare_streams()
+    sys.excepthook = show_exception
     app()
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001 - typer calls it by position
     if asked:
-        typer.echo(f"secateur {version('secateur')}")
+        write(f"secateur {version('secateur')}", stream=sys.stdout)
         raise typer.Exit
 
 
@@ -305,7 +307,6 @@ def logs(
     """Print the log of a job's worker."""
     for event in session.client.job(job).logs(follow=follow_):
         session.show(f"{event.time:%Y-%m-%d %H:%M:%S} {log_text(event)}", {"event": event.kind, **vars(event)})
-        sys.stdout.flush()
 
 
 @app.command(name="list", epilog=_EPILOG)
@@ -324,7 +325,7 @@ def list_(
         for job in jobs:
             session.show("", job)
     else:
-        typer.echo(jobs_text(list(jobs)))
+        session.show(jobs_text(list(jobs)), None)
 
 
 @app.command(epilog=_EPILOG)
@@ -348,7 +349,8 @@ def report(session: Session, *, job: JobArgument) -> None:
         session.show("", found)
         return
     result = published_result(handle.get())
-    typer.echo("\n".join([result_text(result), *verdict_lines(found), f"manifest {clean(result.manifest_uri)}"]))
+    text = "\n".join([result_text(result), *verdict_lines(found), f"manifest {clean(result.manifest_uri)}"])
+    session.show(text, None)
 
 
 @app.command(epilog=_EPILOG)
@@ -374,31 +376,42 @@ def download(
     *,
     job: JobArgument,
     directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where to put the files; made if need be.")],
+    local_files: Annotated[
+        bool,
+        typer.Option(
+            "--local-files",
+            help="Read results that the service keeps in a folder from this machine's folder of that name, although "
+            "the endpoint is another machine.",
+        ),
+    ] = False,
 ) -> None:
     """Fetch all files of a job: checkpoint, report, manifest.
 
     Continues what an interrupted download has left, and verifies every file by its SHA-256.
     """
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
-        disable=session.as_json or not sys.stdout.isatty(),
+        console=console(),
+        disable=session.as_json or sys.stdout is None or not sys.stdout.isatty(),
     ) as bar:
         task = bar.add_task("", total=None)
 
         def advanced(progress: DownloadProgress) -> None:
             bar.update(
                 task,
-                description=Path(progress.path).name[:40],
+                description=clean(Path(progress.path).name[:40]),
                 completed=progress.bytes_done,
                 total=progress.bytes_total,
             )
 
-        paths = session.client.job(job).download(directory, progress=advanced)
+        handle = session.client.job(job)
+        paths = handle.download(directory, progress=advanced, local_files=True if local_files else None)
     session.show(
-        f"{len(paths)} files verified in {directory}", {"directory": str(directory), "files": [str(p) for p in paths]}
+        f"{len(paths)} files verified in {clean(str(directory))}",
+        {"directory": str(directory), "files": [str(p) for p in paths]},
     )
 
 

@@ -21,7 +21,7 @@ from secateur._errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from secateur.cli._text import clean
+from secateur._terminal import clean
 
 
 class ExitCode(enum.IntEnum):
@@ -66,7 +66,7 @@ def error_text(error: SecateurError, endpoint: str) -> str:
     """An error for people: what is wrong, field by field, and what to do."""
     if isinstance(error, InvalidRequestError) and error.violations:
         return "\n".join(clean(str(violation)) for violation in error.violations)
-    message = clean(error.message)
+    message, endpoint = clean(error.message), clean(endpoint)
     if isinstance(error, CertificateError):
         return f"{endpoint}: {message}"
     if isinstance(error, UnavailableError | DeadlineError):

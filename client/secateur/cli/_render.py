@@ -15,14 +15,18 @@ from ruamel.yaml import YAML
 from secateur._artifact import CorpusPreset, ServiceInfo
 from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
 from secateur._job import Failure, Job, JobStage, Plan, Progress, PublishedResult
-from secateur.cli._text import clean, columns, duration, size
+from secateur._terminal import clean
+from secateur.cli._text import columns, duration, size
 
 _MOST_LANGUAGES = 12
 
 
 def to_json(value: Any) -> str:
-    """A value as JSON on one line; numbers that are not finite become the texts NaN, Infinity and -Infinity."""
-    return json.dumps(_jsonable(value), ensure_ascii=False, allow_nan=False)
+    """A value as JSON on one line, of ASCII only, which no encoding and no terminal minds.
+
+    Numbers that are not finite become the texts NaN, Infinity and -Infinity.
+    """
+    return json.dumps(_jsonable(value), allow_nan=False)
 
 
 def event_json(event: Event) -> str:

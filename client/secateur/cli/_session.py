@@ -16,10 +16,11 @@ import typer
 from secateur._client import Client
 from secateur._config import DEFAULT_ENDPOINT
 from secateur._errors import SecateurError
+from secateur._foreign import detail_of
+from secateur._terminal import clean, discard, say, write
 from secateur._tracing import trace_of_environment
 from secateur.cli._exit import ExitCode, error_json, error_text, exit_code
 from secateur.cli._render import to_json
-from secateur.cli._text import clean
 
 
 class Output(enum.StrEnum):
@@ -72,12 +73,12 @@ class Session:
 
     def show(self, text: str, value: Any) -> None:
         """Print a result: the text for people, the value as JSON."""
-        typer.echo(to_json(value) if self.as_json else text)
+        write(to_json(value) if self.as_json else text, stream=sys.stdout)
 
     def note(self, text: str) -> None:
         """Say something to people only, beside the results."""
         if not self.as_json:
-            typer.echo(clean(text), err=True)
+            say(clean(text))
 
 
 def connected(command: Callable[..., None]) -> Callable[..., None]:
@@ -117,22 +118,30 @@ def _ended(run: Callable[[Session], None], shared: Shared) -> int:
         with trace_of_environment(os.environ), Client(shared.endpoint, token=shared.token) as client:
             endpoint = client.config.endpoint
             run(Session(client, as_json))
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except SecateurError as error:
-        typer.echo(error_json(error) if as_json else error_text(error, endpoint), err=True)
+        say(error_json(error) if as_json else error_text(error, endpoint))
         return exit_code(error)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+    except UnicodeEncodeError:  # what the system could not decode cannot be sent
+        say("an argument holds bytes that are no text here; use UTF-8 (LC_ALL=C.UTF-8), or percent-encode a path")
+        return ExitCode.USAGE
     except BrokenPipeError:
         # Whoever read us has enough. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
+        return ExitCode.BROKEN_PIPE
+    except OSError as error:  # all others are the SDK's: the output goes where there is no room
+        discard(sys.stdout)
+        say(f"the output cannot be written: {detail_of(error)}")
         return ExitCode.BROKEN_PIPE
     return ExitCode.DONE
 
 
 class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        typer.echo(clean(record.getMessage()), err=True)
+        say(clean(record.getMessage()))
 
 
 def _log_to_stderr() -> None:

@@ -1,16 +1,10 @@
-"""Text for a terminal: columns, sizes, times; nothing that the service sends can steer the terminal."""
+"""Text for a terminal: columns, sizes, times."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-def clean(text: str) -> str:
-    """A text without control characters, on one line."""
-    return _CONTROL.sub("�", text)
+from secateur._terminal import clean
 
 
 def columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:

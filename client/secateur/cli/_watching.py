@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Self
 
-import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
@@ -17,6 +15,7 @@ from secateur._handle import JobHandle
 from secateur._job import JobStage
 from secateur._job import Progress as JobProgress
 from secateur._operations import published_result
+from secateur._terminal import clean, console, write
 from secateur.cli._render import event_json, event_text, result_text
 from secateur.cli._session import Session
 from secateur.cli._text import duration
@@ -41,7 +40,7 @@ def follow(session: Session, job: JobHandle, after_sequence: int | None = None) 
         raise
     result = published_result(job.get())
     if not session.as_json:
-        typer.echo(f"\n{result_text(result)}\n\nmanifest {result.manifest_uri}")
+        session.show(f"\n{result_text(result)}\n\nmanifest {clean(result.manifest_uri)}", None)
         session.note(f"fetch the files with: secateur download {job.name} DIRECTORY")
 
 
@@ -50,7 +49,7 @@ def _view(session: Session) -> Iterator[Callable[[Event], None]]:
     """What shows events, in the way that suits where the output goes."""
     if session.as_json:
         yield lambda event: _print_line(event_json(event))
-    elif sys.stdout.isatty():
+    elif sys.stdout is not None and sys.stdout.isatty():
         with _Bar() as bar:
             yield bar.show
     else:
@@ -77,13 +76,13 @@ class _Bar:
 
     def __init__(self) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.fields[blocks]}"),
+            TextColumn("{task.fields[blocks]}", markup=False),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=Console(highlight=False),
+            TextColumn("{task.fields[left]}", markup=False),
+            console=console(),
         )
         self._task = self._progress.add_task("QUEUED", total=1.0, blocks="", left="")
 
@@ -118,5 +117,4 @@ class _Bar:
 
 
 def _print_line(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    write(line, stream=sys.stdout)

@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Mapping
 
+from secateur._terminal import first_unsafe
 from secateur_service.api.conversion import NAME_PREFIX
 from secateur_service.errors import FieldViolation, InvalidRequestError
 
@@ -52,6 +53,10 @@ def check_labels(labels: Mapping[str, str]) -> list[FieldViolation]:
             violations.append(FieldViolation(f"labels[{shown}]", remedy))
         if len(value) > MAX_LABEL_CHARACTERS:
             remedy = f"a value of {len(value)} characters; at most {MAX_LABEL_CHARACTERS}"
+            violations.append(FieldViolation(f"labels[{shown}]", remedy))
+        unsafe = first_unsafe(key + value)
+        if unsafe is not None:
+            remedy = f"there is a character that no terminal shows in it ({unsafe}); leave it out"
             violations.append(FieldViolation(f"labels[{shown}]", remedy))
     return violations
 

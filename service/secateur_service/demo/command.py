@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from rich.console import Console
 
 import secateur
+from secateur._terminal import clean, clean_lines, console
 from secateur_service.demo.corpora import LANGUAGES, write_corpora
 from secateur_service.demo.display import language_table, progress_bar
 from secateur_service.demo.service import ServiceDidNotStartError, running_service
@@ -33,41 +34,41 @@ def run_demo(data_dir: Path) -> int:
     Returns:
         The exit code: 0, or 1 with the reason on the console.
     """
-    console = Console()
+    terminal = console()
     data_dir = data_dir.expanduser().resolve()
     inputs = data_dir / "inputs"
     previous = signal.signal(signal.SIGTERM, _leave)
     try:
         model = inputs / "garden-llama"
-        _train(console, model)
+        _train(terminal, model)
         calibration, evaluation = write_corpora(inputs / "corpora")
         with running_service(data_dir / "service", file_root=inputs) as address:
-            console.print(
+            terminal.print(
                 f"Service: listening on {address}, log in {data_dir / 'service' / 'service.log'}", soft_wrap=True
             )
             with secateur.Client(address) as client:
-                _prune(console, client, model, calibration, evaluation)
+                _prune(terminal, client, model, calibration, evaluation)
     except (ServiceDidNotStartError, secateur.SecateurError) as error:
-        console.print(f"The demo failed: {error}", style="bold red", markup=False, soft_wrap=True)
+        terminal.print(clean_lines(f"The demo failed: {error}"), style="bold red", markup=False, soft_wrap=True)
         return 1
     finally:
         signal.signal(signal.SIGTERM, previous)
     return 0
 
 
-def _train(console: Console, model: Path) -> None:
+def _train(terminal: Console, model: Path) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     if model.exists():
-        console.print(f"Model: {model} is trained already", soft_wrap=True)
+        terminal.print(f"Model: {model} is trained already", soft_wrap=True)
         return
     title = f"Training a tiny model on {', '.join(LANGUAGES)}"
-    with progress_bar(console, title) as bar:
+    with progress_bar(terminal, title) as bar:
         ensure_model(model, report=lambda step, steps, loss: bar.update(step / steps, f"loss {loss:.2f} nats a byte"))
 
 
-def _prune(console: Console, client: secateur.Client, model: Path, calibration: Path, evaluation: Path) -> None:
+def _prune(terminal: Console, client: secateur.Client, model: Path, calibration: Path, evaluation: Path) -> None:
     """Submit the job, follow it to its end and show its result."""
     started = time.monotonic()
     job = client.prune(
@@ -84,8 +85,8 @@ def _prune(console: Console, client: secateur.Client, model: Path, calibration: 
         labels={"purpose": "demo"},
     )
     mix = ", ".join(f"{language} {weight:.0%}" for language, weight in MIX.items())
-    console.print(f"Job: {job.name}, {METHOD} at {SPARSITY:.0%}, calibrated on {mix}", highlight=False, soft_wrap=True)
-    with progress_bar(console, "Pruning") as bar:
+    terminal.print(f"Job: {job.name}, {METHOD} at {SPARSITY:.0%}, calibrated on {mix}", highlight=False, soft_wrap=True)
+    with progress_bar(terminal, "Pruning") as bar:
         fraction, stage = 0.0, ""
         for event in job.watch():
             if isinstance(event, secateur.StageEvent):
@@ -95,16 +96,16 @@ def _prune(console: Console, client: secateur.Client, model: Path, calibration: 
             bar.update(fraction, stage)
     result = job.result()
     folder = Path(unquote(urlsplit(result.manifest_uri).path)).parent
-    console.print(language_table(result.report["evaluation"], MIX))
+    terminal.print(language_table(result.report["evaluation"], MIX))
     for verdict in result.report["verdicts"]:
-        console.print(f"• {verdict['message']}", markup=False, highlight=False)
-    console.print(
+        terminal.print(clean(f"- {verdict['message']}"), markup=False, highlight=False)
+    terminal.print(
         f"{result.sparsity:.2%} of the pruned layers' weights are zero, in {time.monotonic() - started:.0f} s from"
         " submission to result. Zeros alone make a model neither smaller nor faster to serve.",
         highlight=False,
     )
-    console.print(f"Report:     {folder / 'report' / 'report.html'}", highlight=False, soft_wrap=True)
-    console.print(f"Checkpoint: {folder / 'checkpoint'}", highlight=False, soft_wrap=True)
+    terminal.print(f"Report:     {folder / 'report' / 'report.html'}", highlight=False, soft_wrap=True)
+    terminal.print(f"Checkpoint: {folder / 'checkpoint'}", highlight=False, soft_wrap=True)
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:

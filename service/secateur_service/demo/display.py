@@ -49,7 +49,7 @@ class _PlainBar:
 def progress_bar(console: Console, title: str) -> Iterator[Bar]:
     """A bar that fits the console, for as long as the context lasts."""
     if not console.is_terminal:
-        console.print(f"{title} …", markup=False, highlight=False)
+        console.print(f"{title} ...", markup=False, highlight=False)
         yield _PlainBar(console, title)
         return
     columns = (
@@ -81,7 +81,7 @@ def language_table(evaluation: Iterable[Mapping[str, Any]], weights: Mapping[str
             "no" if weight is None else f"{weight:.0%}",
             f"{entry['dense_perplexity']:.3f}",
             f"{entry['pruned_perplexity']:.3f}",
-            f"×{entry['perplexity_ratio']:.3f}",
+            f"x{entry['perplexity_ratio']:.3f}",
             f"{entry['dense_bits_per_byte']:.3f}",
             f"{entry['pruned_bits_per_byte']:.3f}",
         )

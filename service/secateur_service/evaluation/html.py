@@ -1,7 +1,7 @@
 """The report as a page, `report.html`: one file without script or outside resource, readable on a phone and on paper.
 
-Everything that comes from a model, a specification or a text passes the template's escaping. Like report.json, the page
-is the same for every attempt at a job.
+Everything that comes from a model, a specification or a text passes the template's escaping, and stands in an isolate.
+Like report.json, the page is the same for every attempt at a job.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from secateur._terminal import clean_lines
 from secateur_service.evaluation.charts import COLOURS, BarGroup, HeatRow, grouped_bars, heat_map, lines, uses_log_scale
 from secateur_service.evaluation.report import LayerPart, Report
 from secateur_service.pruning.methods import label
@@ -182,11 +183,17 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_shown,
     )
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.filters["percent"] = lambda value, digits=2: f"{100 * value:.{digits}f}\u202f%"
     environment.filters["perplexity"] = _perplexity
     return environment
+
+
+def _shown(value: Any) -> Any:
+    """Foreign text turns no direction and hides nothing: such characters are shown by their escapes."""
+    return clean_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _perplexity(value: float) -> str:

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+from secateur._terminal import first_unsafe
 from secateur_service.links import place_of, repository_of
 
 _NAME = r"[A-Za-z0-9][\w.-]{0,95}"
@@ -71,6 +73,7 @@ def parse_reference(uri: str) -> Reference:
     Raises:
         ReferenceRefusedError: malformed, or of an unknown scheme.
     """
+    _refuse_unsafe(uri)
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme not in ("file", "hf", "s3"):
         raise ReferenceRefusedError(
@@ -96,7 +99,30 @@ def allowed_folder(reference: FolderReference, roots: Sequence[Path] | None) -> 
         raise ReferenceRefusedError(f"no such folder: {path}")
     if roots is not None:
         _refuse_links_out(path, roots)
+    _refuse_special_files(path)
     return path
+
+
+def _refuse_unsafe(text: str) -> None:
+    unsafe = first_unsafe(text)
+    if unsafe is not None:
+        raise ReferenceRefusedError(
+            f"there is a line break or another character that no terminal shows in it ({unsafe}); use a name without it"
+        )
+
+
+def _refuse_special_files(folder: Path) -> None:
+    """Pipes, devices and sockets are never opened: reading one may last for ever."""
+    folders = [folder, *(entry for entry in folder.iterdir() if entry.is_dir())]
+    for entry in (inner for outer in folders for inner in outer.iterdir()):
+        try:
+            mode = entry.stat().st_mode
+        except OSError:  # a link to nowhere; whoever needs it says so
+            continue
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ReferenceRefusedError(
+                f"{entry.relative_to(folder)} is a pipe, a device or a socket; remove it from the folder"
+            )
 
 
 def _refuse_links_out(folder: Path, roots: Sequence[Path]) -> None:
@@ -133,6 +159,7 @@ def _path(uri: str) -> Path:
     raw = unquote(parts.path)
     if not raw.startswith("/") or "\0" in raw:
         raise ReferenceRefusedError("not an absolute path; use file:///absolute/path")
+    _refuse_unsafe(raw)
     try:
         return Path(raw).resolve()
     except (OSError, RuntimeError) as error:

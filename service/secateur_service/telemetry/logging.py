@@ -18,6 +18,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from secateur._redaction import redact
+from secateur._terminal import clean, clean_lines
 from secateur_service.telemetry.tracing import trace_fields
 
 _log = structlog.get_logger(__name__)
@@ -35,9 +36,11 @@ def configure_logging(
     # redacted like the rest.
     tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     format_exception: Processor = structlog.processors.ExceptionRenderer(tracebacks)
-    render: Processor = structlog.processors.JSONRenderer()
+    render: Processor = structlog.processors.JSONRenderer()  # all of ASCII
+    after: list[Processor] = []
     if log_format == "console" or (log_format == "auto" and stream.isatty()):
         format_exception = structlog.processors.format_exc_info
+        after = [_clean_texts]
         render = structlog.dev.ConsoleRenderer(
             colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
@@ -66,6 +69,7 @@ def configure_logging(
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 format_exception,
                 _redact_secrets,
+                *after,
                 render,
             ],
         )
@@ -98,3 +102,11 @@ def _add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
 
 def _redact_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return {name: redact(entry, name) for name, entry in event.items()}
+
+
+def _clean_texts(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """For terminals: no text steers them. A traceback keeps its lines."""
+    return {
+        name: (clean_lines if name == "exception" else clean)(entry) if isinstance(entry, str) else entry
+        for name, entry in event.items()
+    }

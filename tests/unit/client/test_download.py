@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import json
 import os
 import re
 import threading
@@ -14,7 +15,10 @@ from hypothesis import strategies as st
 
 import secateur
 from secateur._artifact import Artifact
+from secateur._channel import connection
+from secateur._config import ClientConfig
 from secateur._download import ExpiredUrlError, Transfer, plan_targets
+from secateur._download_flow import _check_listing, _check_places
 
 CONTENT = os.urandom(3_000_000)
 SIZE = len(CONTENT)
@@ -236,8 +240,102 @@ def test_a_path_that_leads_out_of_the_folder_refuses_the_whole_download(tmp_path
 def test_a_link_inside_the_folder_that_leads_out_of_it_is_not_followed(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "checkpoint").symlink_to(tmp_path)
-    with pytest.raises(secateur.IntegrityError, match="leads out of"):
+    with pytest.raises(secateur.IntegrityError, match="is a link"):
         plan_targets(tmp_path / "out", [artifact()])
+
+
+@pytest.mark.parametrize("place", ["a", "a/b", "a/b/c"])
+def test_a_link_to_another_folder_of_the_download_is_not_followed_either(server, tmp_path, place):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(secateur.IntegrityError, match="is a link"):
+        plan_targets(tmp_path, [artifact("a/b/c/d")])
+    with pytest.raises(secateur.IntegrityError, match="is a link"):
+        transfer(tmp_path, artifact("a/b/c/d")).fetch(server.url)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_and_not_written_through(server, tmp_path):
+    (tmp_path / "mine").write_bytes(b"mine")
+    wanted = artifact("linked")
+    (tmp_path / "linked").symlink_to(tmp_path / "mine")
+    transfer(tmp_path, wanted).fetch(server.url)
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+    assert not (tmp_path / "linked").is_symlink()
+    assert (tmp_path / "linked").read_bytes() == CONTENT
+
+
+def test_a_pipe_in_the_place_of_the_leftover_hangs_nothing(server, tmp_path):
+    wanted = artifact("f")
+    os.mkfifo(tmp_path / f".f.{SHA256[:16]}.partial")
+    with pytest.raises(secateur.DownloadError, match="no regular file"):
+        transfer(tmp_path, wanted).fetch(server.url)
+
+
+@pytest.mark.parametrize("path", [".ssh/authorized_keys", ".bashrc", "a/.git/config", ".config/x/y", "...", ".a"])
+def test_hidden_files_and_folders_are_not_written(tmp_path, path):
+    with pytest.raises(secateur.IntegrityError, match=r"hidden|plain path"):
+        plan_targets(tmp_path, [artifact(path)])
+
+
+@pytest.mark.parametrize("character", ["\x07", "\x1b", "\x9b", "\u202e", "\u2066", "\u2028", "\u200b"])
+def test_a_name_that_would_steer_a_terminal_is_refused(tmp_path, character):
+    with pytest.raises(secateur.IntegrityError, match="plain path") as caught:
+        plan_targets(tmp_path, [artifact(f"a{character}b")])
+    assert character not in str(caught.value)
+
+
+def listed(path="a", size_bytes=1, sha256="0" * 64, url="http://h/a"):
+    return Artifact(path, size_bytes, sha256, "text/plain", url, None)
+
+
+@pytest.mark.parametrize(
+    "artifacts",
+    [
+        [],
+        [listed(), listed("b")],
+        [listed(size_bytes=2)],
+        [listed(sha256="1" * 64)],
+        [listed("A")],
+    ],
+)
+def test_only_what_the_manifest_names_is_written_and_all_of_it(artifacts):
+    content = json.dumps({"files": [{"path": "a", "size_bytes": 1, "sha256": "0" * 64}]}).encode()
+    _check_listing(content, [listed(), listed("manifest.json")])
+    with pytest.raises(secateur.IntegrityError, match="otherwise"):
+        _check_listing(content, [*artifacts, listed("manifest.json")])
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"files": [1]}', b'{"files": 1}', b"\xff", b"[" * 100_000])
+def test_a_manifest_that_is_none_writes_nothing(content):
+    with pytest.raises(secateur.IntegrityError, match="damaged"):
+        _check_listing(content, [])
+
+
+def test_folders_of_another_machine_are_read_only_where_that_is_asked_for():
+    artifacts = [listed(url="file:///data/a")]
+    _check_places(artifacts, local_files=True)
+    _check_places([listed()], local_files=False)
+    with pytest.raises(secateur.DownloadError, match="--local-files"):
+        _check_places(artifacts, local_files=False)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "local"),
+    [
+        ("localhost:1", True),
+        ("127.0.0.1:1", True),
+        ("https://[::1]:1", True),
+        ("unix:/run/s", True),
+        ("host:1", False),
+        ("https://10.0.0.1:1", False),
+        ("127.0.0.1:1,10.0.0.1:1", False),
+        ("dns:///host:1", False),
+    ],
+)
+def test_which_services_are_on_this_machine(endpoint, local):
+    assert connection(ClientConfig(endpoint=endpoint)).local is local
 
 
 @given(st.lists(st.text(st.sampled_from("ab./\\\x00:~"), max_size=6), max_size=4, unique=True))

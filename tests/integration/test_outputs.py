@@ -1,0 +1,166 @@
+"""Commands end as their work does, whatever becomes of what they print."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from secateur_service.jobs.job import EventKind, Failure
+from support.models import save_corpora, save_model, spec_data
+from support.service import FILES, Service
+
+CLIENT = [sys.executable, "-m", "secateur"]
+SERVICE = [sys.executable, "-m", "secateur_service"]
+HARMFUL = "ünï \x1b[31m\x1b]52;c;eA==\x07 \x9b2J \u202e中😀"
+NARROW = [
+    {"PYTHONIOENCODING": "ascii"},
+    {"PYTHONIOENCODING": "latin-1"},
+    {"LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict"},
+]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    service = Service(tmp_path_factory.mktemp("service"))
+    yield service
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def jobs(service):
+    """A job that succeeded and one that failed, of foreign words."""
+    done = service.running_job()
+    service.log(done, HARMFUL)
+    service.store.append(done, 1, [(EventKind.PROGRESS, {"blocks_done": 1, "blocks_total": 2, "fraction": 0.5})])
+    service.publish(done, FILES)
+    failed = service.running_job()
+    service.store.release(failed, 1, Failure("NON_FINITE", HARMFUL, retryable=False, details={HARMFUL: HARMFUL}))
+    return {"DONE": done, "FAILED": failed}
+
+
+def run(command, environment, **streams):
+    return subprocess.run(
+        command,
+        env={**os.environ, "COLUMNS": "100", **environment},
+        stdin=subprocess.DEVNULL,
+        check=False,
+        timeout=280,
+        **(streams or {"capture_output": True}),
+    )
+
+
+def assert_harmless(ended):
+    for output in (ended.stdout, ended.stderr):
+        assert not {0x1B, 0x07, 0x9B} & set(output) if output.isascii() else b"\x1b" not in output
+        assert b"\xc2\x9b" not in output
+        assert "\u202e".encode() not in output
+        assert b"Traceback" not in output
+
+
+@pytest.mark.parametrize(("environment", "form"), [(NARROW[0], "text"), (NARROW[2], "json")], ids=["text", "json"])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["list"], 0),
+        (["get", "DONE"], 0),
+        (["get", "FAILED"], 0),
+        (["report", "DONE"], 0),
+        (["logs", "DONE"], 0),
+        (["watch", "DONE", "--after", "0"], 0),
+        (["watch", "FAILED", "--after", "0"], 1),
+        (["info"], 0),
+        (["info", "--corpus", "mc4"], 0),
+        (["cancel", "DONE"], 0),
+        (["get", "nö-\x1b[31m"], 2),
+        (["submit", "--model", "file:///ü\x1b", "--corpus", "file:///ü", "-l", "de", "--sparsity", "0.5"], 3),
+        (["submit", "nö\x1b.yaml"], 3),
+        (["download", "DONE", "OUT"], 0),
+    ],
+    ids=lambda value: (
+        " ".join(value).encode("ascii", "replace").decode().replace("\x1b", "?") if isinstance(value, list) else None
+    ),
+)
+def test_every_command_of_the_client_ends_as_ever_on_a_stream_that_is_not_utf_8(
+    service, jobs, tmp_path, environment, form, command, code
+):
+    named = [jobs.get(word, str(tmp_path / "ö") if word == "OUT" else word) for word in command]
+    ended = run([*CLIENT, "-o", form, *named], {"SECATEUR_ENDPOINT": service.endpoint, **environment})
+    assert ended.returncode == code, ended.stderr
+    assert_harmless(ended)
+    if form == "json" and code == 0:
+        assert [json.loads(line) for line in ended.stdout.splitlines()]
+        assert ended.stdout.isascii()
+
+
+@pytest.mark.parametrize("environment", [NARROW[2]], ids=["C"])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["--version"], 0),
+        (["--help"], 0),
+        (["presets"], 0),
+        (["presets", "nö\x1b"], 2),
+        (["migrate"], 0),
+        (["tokens", "create", "a"], 0),
+        (["tokens", "list"], 1),
+        (["tokens", "create", "nö\x1b\u202e"], 2),
+        (["run", "nö\x1b.yaml", "--output", "out"], 10),
+    ],
+    ids=lambda value: (
+        " ".join(value).encode("ascii", "replace").decode().replace("\x1b", "?") if isinstance(value, list) else None
+    ),
+)
+def test_every_command_of_the_service_ends_as_ever_on_a_stream_that_is_not_utf_8(tmp_path, environment, command, code):
+    folder = tmp_path / "größe"
+    folder.mkdir()
+    settings = {"SECATEUR_DATA_DIR": str(folder / "data"), "SECATEUR_TOKENS_FILE": str(folder / "töken.json")}
+    ended = run([*SERVICE, *command], {**settings, **environment})
+    assert ended.returncode == code, ended.stderr
+    assert_harmless(ended)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The command of a job that is finished, which prints its result again at once."""
+    folder = tmp_path_factory.mktemp("ergebnis-ü")
+    save_model(folder / "model", "llama", num_hidden_layers=2)
+    save_corpora(folder)
+    spec = folder / "spec.yaml"
+    spec.write_text(json.dumps(spec_data(folder / "model", folder / "calibration", folder / "evaluation")))
+    command = [*SERVICE, "run", spec, "--output", folder / "aus-\u202e-gabe"]
+    first = run(command, {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"})
+    assert first.returncode == 0, first.stderr
+    assert_harmless(first)
+    return command
+
+
+@pytest.mark.parametrize("environment", NARROW, ids=lambda environment: next(iter(environment.values())))
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_finished_job_ends_with_0_on_a_stream_that_is_not_utf_8(finished, environment, form):
+    ended = run([*finished, *form], environment)
+    assert ended.returncode == 0, ended.stderr
+    assert_harmless(ended)
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_finished_job_ends_with_0_though_nobody_reads_what_it_prints(finished, form):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as gone, Path("/dev/full").open("wb") as full:
+        assert run([*finished, *form], {}, stdout=gone, stderr=gone).returncode == 0
+        assert run([*finished, *form], {}, stdout=full, stderr=full).returncode == 0
+    shell = ["sh", "-c", '"$@" >&- 2>&-', "sh", *finished, *form]
+    assert run(shell, {}).returncode == 0
+
+
+@pytest.mark.parametrize("command", [["list"], ["info"], ["get", "DONE"], ["watch", "DONE", "--after", "0"]])
+def test_a_command_of_the_client_without_room_for_its_output_says_so_and_has_a_code_of_its_own(service, jobs, command):
+    named = [jobs.get(word, word) for word in command]
+    with Path("/dev/full").open("wb") as full:
+        ended = run([*CLIENT, *named], {"SECATEUR_ENDPOINT": service.endpoint}, stdout=full, stderr=subprocess.PIPE)
+    assert ended.returncode == 141
+    assert b"No space left" in ended.stderr
+    assert b"Traceback" not in ended.stderr
