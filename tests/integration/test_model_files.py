@@ -92,6 +92,18 @@ def test_a_models_own_words_never_end_a_job(words, inputs, model, tmp_path):
     AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "checkpoint")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"[]", b'{"early_stopping": -3}', b'{"eos_token_id": "x"}', b'{"pad_token_id": [[1]]}'],
+)
+def test_a_model_that_writes_the_text_itself_does_so_whatever_its_generation_says(content, inputs, model, tmp_path):
+    (model / "generation_config.json").write_bytes(content)
+    data = spec_data(model, *inputs[1:])
+    data["calibration"]["generation"] = {"prefix_tokens": 8, "new_tokens": 24}
+    _, observer = run_inline(data, tmp_path / "out")
+    assert [message for message in warnings(observer) if message.startswith("generation_config.json is left out")]
+
+
 class Vandal(RecordingObserver):
     """Spoils everything that lies beside the weights once pruning begins."""
 

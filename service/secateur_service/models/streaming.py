@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
@@ -490,9 +490,11 @@ def load_whole(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
         ModelRefusedError: transformers cannot load it.
     """
     try:
+        config = _configuration(checkpoint)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
-            config=_configuration(checkpoint),
+            config=config,
+            generation_config=_generation(checkpoint, config),
             dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,
@@ -505,6 +507,13 @@ def load_whole(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
     if found["missing_keys"]:
         raise ModelRefusedError(f"the checkpoint has no tensor {min(found['missing_keys'])}; check that it is complete")
     return model.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def _generation(checkpoint: Checkpoint, config: Any) -> GenerationConfig:
+    """How the model writes, by what was taken of its folder: one that cannot be read was left out."""
+    if checkpoint.companions is not None and (checkpoint.companions / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(checkpoint.companions)
+    return GenerationConfig.from_model_config(config)
 
 
 def _configuration(checkpoint: Checkpoint) -> Any:

@@ -95,9 +95,11 @@ class TensorReader:
         Raises:
             FloatingPointError: it holds values that are not finite; the message names it and counts them.
         """
-        refuse_non_finite(
-            info.name, info.shape, sum(count_non_finite(chunk, info.dtype) for chunk in self._stream(info))
-        )
+        count, rest = 0, b""
+        for chunk in self._stream(info):
+            whole, rest = _divide(rest + chunk, DTYPES[info.dtype].itemsize)
+            count += count_non_finite(whole, info.dtype)
+        refuse_non_finite(info.name, info.shape, count)
 
     def copy(self, info: TensorInfo) -> OutputTensor:
         """The tensor for writing, streamed from its file in small pieces."""
@@ -126,9 +128,17 @@ class TensorReader:
         return digest.hexdigest()
 
 
+def _divide(content: bytes, size: int) -> tuple[bytes, bytes]:
+    """As many bytes as are a multiple of a size, and the rest: a file may be read in pieces of any length."""
+    end = len(content) - len(content) % size
+    return content[:end], content[end:]
+
+
 def count_non_finite(values: Tensor | bytes, dtype: str = "") -> int:
     """How many values of a tensor, or of the bytes of one of a type, are infinite or not a number."""
     if isinstance(values, bytes):
+        if not values:
+            return 0
         values = torch.frombuffer(bytearray(values), dtype=DTYPES[dtype])
     return int(values.numel() - values.isfinite().sum())
 

@@ -136,9 +136,14 @@ def _repository(source: Source) -> str | None:
 
 
 def _check_generation(content: dict[str, Any]) -> None:
+    """Raise ValueError for values that transformers refuses now, or fails with when the model writes."""
     from transformers import GenerationConfig
 
     GenerationConfig.from_dict(content)
+    for name, value in content.items():
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if name.endswith("_token_id") and not all(type(number) is int for number in ids):
+            raise ValueError(f"{name} is no id of a token")
 
 
 def _fetch(source: Source, observer: JobObserver, what: str, wanted: Wanted) -> Path:

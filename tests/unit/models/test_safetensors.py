@@ -135,3 +135,46 @@ def test_an_element_type_that_is_not_read_is_called_that_with_the_tensor_and_the
         read_header(path)
     assert repr(str(dtype)) in str(caught.value)
     assert "malformed" not in str(caught.value)
+
+
+class Dribbling:
+    """A file that is read in pieces of a few bytes."""
+
+    def __init__(self, path):
+        self.file = path.open("rb", buffering=0)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def seek(self, position):
+        return self.file.seek(position)
+
+    def read(self, size):
+        return self.file.read(min(size, 7))
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool]
+)
+@pytest.mark.parametrize("open_file", [Dribbling, lambda path: path.open("rb", buffering=0)])
+def test_values_that_are_not_finite_are_counted_however_a_file_is_read(dtype, open_file, tmp_path):
+    tensor = torch.ones(5, 9).to(dtype)
+    bad = 0
+    if dtype.is_floating_point:
+        tensor.view(-1)[[0, 7, 8, 44]] = torch.tensor([torch.nan, torch.inf, -torch.inf, torch.nan]).to(dtype)
+        bad = 4
+    save_file(
+        {"before": torch.zeros(3), "weight": tensor, "none": torch.zeros(0).to(dtype)}, tmp_path / "m.safetensors"
+    )
+    reader = TensorReader(open_file)
+    header = read_header(tmp_path / "m.safetensors")
+    reader.check_finite(header["before"])
+    reader.check_finite(header["none"])
+    if not bad:
+        reader.check_finite(header["weight"])
+        return
+    with pytest.raises(FloatingPointError, match=f"^weight holds {bad} values that are not finite, of 45;"):
+        reader.check_finite(header["weight"])
