@@ -65,6 +65,19 @@ WORDS = {
     ),
     "deep generation": ({"generation_config.json": b"[" * 100_000}, "generation_config.json is left out"),
     "special tokens that are broken": ({"special_tokens_map.json": b"\xff"}, "special_tokens_map.json is left out"),
+    "a special token that is a number": (
+        {"special_tokens_map.json": b'{"bos_token": NaN}'},
+        "special_tokens_map.json is left out",
+    ),
+    "special tokens that are numbers": (
+        {"special_tokens_map.json": b'{"additional_special_tokens": ["<s>", [1.5]]}'},
+        "special_tokens_map.json is left out",
+    ),
+    "special tokens as transformers writes them": (
+        {"special_tokens_map.json": b'{"bos_token": {"content": "<s>", "lstrip": false}, "eos_token": "</s>"}'},
+        None,
+    ),
+    "an added token without a number": ({"added_tokens.json": b'{"<s>": "0"}'}, "added_tokens.json is left out"),
     "added tokens that are text": ({"added_tokens.json": b'"x"'}, "added_tokens.json is left out"),
     "a template that is not UTF-8": ({"chat_template.jinja": b"\xff{{"}, "chat_template.jinja is left out"),
     "a processor of nothing": ({"preprocessor_config.json": b""}, "preprocessor_config.json is left out"),

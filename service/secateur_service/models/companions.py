@@ -97,6 +97,10 @@ def _take(source: Path, target: Path, name: str, check_generation: Callable[[dic
         parsed = _json(content)
         if name in _OBJECTS and not isinstance(parsed, dict):
             raise UnreadableFileError("it is not a JSON object")
+        if name == "special_tokens_map.json" and not all(map(_names_tokens, parsed.values())):
+            raise UnreadableFileError("it names something that is no token")
+        if name == "added_tokens.json" and not all(type(number) is int for number in parsed.values()):
+            raise UnreadableFileError("it gives a token something that is no number")
         if name == "generation_config.json" and check_generation is not None:
             try:
                 check_generation(parsed)
@@ -116,6 +120,16 @@ def _license(card: Path, taken: Collection[str], repository: str | None) -> tupl
         return None, f"{error}; its license is not carried over"
     except OSError as error:
         return None, f"{error.strerror}; its license is not carried over"
+
+
+def _names_tokens(value: Any) -> bool:
+    """Whether a special token, or several, are given as transformers takes them: as texts, or texts with attributes."""
+    if isinstance(value, dict):
+        inner = [part for part in value.values() if not isinstance(part, bool | int)]
+        return all(map(_names_tokens, inner))
+    if isinstance(value, list):
+        return all(map(_names_tokens, value))
+    return value is None or isinstance(value, str)
 
 
 def _read(path: Path, limit_bytes: int) -> bytes:

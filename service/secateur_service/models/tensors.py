@@ -151,7 +151,8 @@ def refuse_non_finite(name: str, shape: Sequence[int], count: int) -> None:
     """
     if count:
         raise FloatingPointError(
-            f"{name} holds {count} values that are not finite, of {math.prod(shape)}; nothing of the kind is published"
+            f"{name} holds {count} values that are not finite, of {math.prod(shape)}; nothing like that is published, "
+            "use a model without"
         )
 
 

@@ -116,6 +116,16 @@ def test_masks_that_early_versions_stored_and_no_loader_reads_are_left_out(tmp_p
         assert torch.equal(tensor, original[key]), key
 
 
+def test_a_weight_that_its_stored_type_cannot_hold_is_refused_by_name(tmp_path):
+    build_model("llama", dtype=torch.float16).save_pretrained(tmp_path)
+    model = streamed(tmp_path)
+    with model.block(1) as block:
+        model.output_tensors(block, 1)
+        block.mlp.up_proj.weight[3, :2] = 1e6  # as an update of kept weights may leave it
+        with pytest.raises(FloatingPointError, match=r"^model\.layers\.1\.mlp\.up_proj\.weight holds 2 values"):
+            model.output_tensors(block, 1)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_head_of_its_own_wins_over_a_configuration_that_says_it_is_tied(tied, tmp_path):
     model = build_model("falcon one norm")
