@@ -18,6 +18,7 @@ from secateur_service.calibration.languages import spelling_of
 from secateur_service.calibration.presets import PresetReference, parse_preset
 from secateur_service.destination import DestinationRefusedError, lies_below, parse_destination
 from secateur_service.errors import FieldViolation, InvalidSpecError
+from secateur_service.models.belonging import check_model
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, open_checkpoint
 from secateur_service.models.files import checkpoint_files
 from secateur_service.models.safetensors import TensorInfo
@@ -85,7 +86,7 @@ class Admission:
 ModelCheck = Callable[[Checkpoint], None]
 """Looks at an outline of a model (`Source.outline`) more closely than `open_checkpoint`; raises ModelRefusedError."""
 
-MODEL_CHECKS: tuple[ModelCheck, ...] = ()
+MODEL_CHECKS: tuple[ModelCheck, ...] = (check_model,)
 """All of them. They run once for a model's bytes, in a process with a budget where it is a server that admits."""
 
 

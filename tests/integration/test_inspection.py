@@ -159,7 +159,7 @@ async def test_what_takes_too_long_is_given_up(files: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("number", "what"),
-    [(signal.SIGXCPU, "20 s of processor time"), (signal.SIGKILL, "448 MiB of memory"), (signal.SIGABRT, "448 MiB")],
+    [(signal.SIGXCPU, "20 s of processor time"), (signal.SIGKILL, "768 MiB of memory"), (signal.SIGABRT, "768 MiB")],
 )
 async def test_a_process_that_the_kernel_ends_is_a_refusal_with_field_and_remedy(site: Site, number: int, what: str):
     call = asyncio.create_task(site.pool.admit(site.away, "alice"))

@@ -22,6 +22,7 @@ from transformers import GenerationConfig
 
 from secateur_service.calibration.packing import Framing
 from secateur_service.calibration.sampling import Written
+from secateur_service.calibration.tokenizing import tokenize
 
 # The model's answers depend on the size of a batch, which is therefore the same everywhere.
 BATCH_TEXTS = 16
@@ -116,7 +117,7 @@ class SelfWriter:
         for _ in range(_MOST_ROUNDS):
             for first in range(0, len(documents), BATCH_TEXTS):
                 batch = list(documents[first : first + BATCH_TEXTS])
-                encoded = self._tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
+                encoded = tokenize(self._tokenizer, batch)["input_ids"]
                 yield [self._start + ids[: min(self._sampling.prefix_tokens, (len(ids) + 1) // 2)] for ids in encoded]
 
     @torch.no_grad()
@@ -170,7 +171,7 @@ class SelfWriter:
         if end == prefix_tokens:
             return None
         text = self._tokenizer.decode(ids[:end], skip_special_tokens=True).rstrip(_CUT_CHARACTER)
-        tokens = len(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        tokens = len(tokenize(self._tokenizer, [text])["input_ids"][0])
         return _Text(text, tokens, self._nats(ids[:end], prefix_tokens)) if text.strip() else None
 
     def _nats(self, ids: list[int], prefix_tokens: int) -> float:

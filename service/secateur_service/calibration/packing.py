@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from secateur_service.calibration.documents import Rendered
+from secateur_service.calibration.tokenizing import tokenize, tokenizer_failures
 
 Separator = Literal["newline", "end_of_text"]
 _BATCH_DOCUMENTS = 512
@@ -53,7 +54,8 @@ class Framing:
             tokenizer: of which the beginning of a text is asked.
             separator: `newline`, which is none where the vocabulary has no line break; or `end_of_text`.
         """
-        encoded = tokenizer("a", return_special_tokens_mask=True, verbose=False)
+        with tokenizer_failures():
+            encoded = tokenizer("a", return_special_tokens_mask=True, verbose=False)
         ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
         length = next((at for at, is_special in enumerate(special) if not is_special), len(ids))
         beginning = tuple(ids[:length])
@@ -176,7 +178,7 @@ def pack(
     packed = Packed(Framing.of(tokenizer, separator))
     for batch in _batched(documents):
         check()
-        encoded = tokenizer(batch, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        encoded = tokenize(tokenizer, batch, return_offsets_mapping=True)
         for text, ids, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
             if len(packed.ids) >= needed:
                 return packed
@@ -205,7 +207,7 @@ def token_sizes(text: str, offsets: Sequence[tuple[int, int]], is_content: Seque
 
 
 def _newline(tokenizer: Any) -> tuple[int, ...]:
-    ids = tokenizer("\n", add_special_tokens=False, verbose=False)["input_ids"]
+    ids = tokenize(tokenizer, ["\n"])["input_ids"][0]
     return tuple(ids) if "\n" in tokenizer.decode(ids) else ()
 
 

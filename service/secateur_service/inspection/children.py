@@ -90,6 +90,8 @@ class Nursery:
             **process_environment(self._settings, os.environ),
             **self._settings.library_environment(),
             "MALLOC_ARENA_MAX": "2",  # each reserves memory that the budget would count
+            "TOKENIZERS_PARALLELISM": "false",  # likewise its threads
+            "TRANSFORMERS_VERBOSITY": "critical",  # it would quote what others wrote
         }
         with theirs:
             self._process = subprocess.Popen(

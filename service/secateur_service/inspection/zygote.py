@@ -35,10 +35,13 @@ class Zygote:
         from secateur._redaction import protect
         from secateur_service.artifacts import s3  # noqa: F401
         from secateur_service.inspection.child import serve  # whatever children need is loaded here, once
+        from secateur_service.models.belonging import load_libraries
         from secateur_service.settings import Settings
         from secateur_service.sources import hub  # noqa: F401
         from secateur_service.telemetry.logging import configure_logging
 
+        sys.modules["torch"] = None  # type: ignore[assignment] # to who looks, there is none: it would take 300 MB
+        load_libraries()
         settings = Settings()
         protect(settings.secrets())
         configure_logging(level=settings.log_level, log_format=settings.log_format)

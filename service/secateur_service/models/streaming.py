@@ -22,9 +22,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from secateur_service.models.belonging import check_tensors
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
+from secateur_service.models.configuration import read_configuration
 from secateur_service.models.experts import replace_experts
 from secateur_service.models.safetensors import OutputTensor, TensorInfo
 from secateur_service.models.states import in_file
@@ -428,17 +429,9 @@ class StreamedModel:
 
     def _check_shapes(self) -> None:
         """Tensors have the names and shapes that the configuration announces; every pruned layer is a linear one."""
-        known = set()
-        for name, parameter in self._model.named_parameters():
-            stored = self.checkpoint.stored_name(name)
-            known.add(stored)
-            shape = self.checkpoint.tensors[stored].shape
-            if shape != tuple(parameter.shape):
-                raise ModelRefusedError(
-                    f"{stored} has shape {list(shape)}, config.json asks for {list(parameter.shape)}"
-                )
-        for name in sorted(self.checkpoint.tensors.keys() - known - {self.checkpoint.head_name}):
-            raise ModelRefusedError(f"{name} is a tensor that a {self.checkpoint.model_type} model does not have")
+        check_tensors(
+            self.checkpoint, {name: tuple(parameter.shape) for name, parameter in self._model.named_parameters()}
+        )
         if self._head.bias is not None:
             raise ModelRefusedError("the head has a bias, which no supported architecture has")
         for index, block in enumerate(self._blocks):
@@ -490,7 +483,7 @@ def load_whole(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
         ModelRefusedError: transformers cannot load it.
     """
     try:
-        config = _configuration(checkpoint)
+        config = read_configuration(checkpoint.config, checkpoint.model_type)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
             config=config,
@@ -516,21 +509,16 @@ def _generation(checkpoint: Checkpoint, config: Any) -> GenerationConfig:
     return GenerationConfig.from_model_config(config)
 
 
-def _configuration(checkpoint: Checkpoint) -> Any:
-    """The model's configuration, without choices that would fetch kernels from a hub or name some that are not here."""
-    plain = {key: value for key, value in checkpoint.config.items() if not key.endswith("_implementation")}
-    return CONFIG_MAPPING[checkpoint.model_type].from_dict(plain)
-
-
 def _build_without_memory(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """The model on the meta device, with the best attention that its class supports.
 
     Raises:
         ModelRefusedError: transformers cannot build it.
     """
+    config = read_configuration(checkpoint.config, checkpoint.model_type)
+    config.use_cache = config.output_hidden_states = config.output_attentions = False
+    config.return_dict = True
     try:
-        config = _configuration(checkpoint)
-        config.use_cache = False
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     except Exception as error:

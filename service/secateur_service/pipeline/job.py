@@ -22,6 +22,7 @@ from secateur_service.artifacts import Manifest, ObjectStore, publish
 from secateur_service.calibration.corpora import CorpusRefusedError
 from secateur_service.calibration.sampling import TextSample
 from secateur_service.calibration.templates import TEMPLATE_DATE
+from secateur_service.calibration.tokenizing import TokenizerFailedError
 from secateur_service.durable import write_durably
 from secateur_service.errors import PermanentError, ResourceError
 from secateur_service.evaluation.card import render_card
@@ -127,6 +128,9 @@ def run_job(
         return job.run(ledger, store, commit, job_id if prefix is None else prefix, origins)
     except ModelRefusedError as error:
         raise PermanentError(f"model.uri: {error}", reason="MODEL_REFUSED") from error
+    except TokenizerFailedError as error:
+        message = f"model.uri: its tokenizer cannot take the text ({error}); give the model another tokenizer"
+        raise PermanentError(message, reason="MODEL_REFUSED") from error
     except CorpusRefusedError as error:
         raise PermanentError(f"calibration and evaluation text: {error}", reason="CORPUS_REFUSED") from error
     except ReferenceRefusedError as error:

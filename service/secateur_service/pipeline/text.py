@@ -18,7 +18,6 @@ from jinja2 import TemplateError
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from secateur_service.calibration.corpora import DEFAULT_TEXT_FIELD, Corpus, FolderCorpus, corpus_files
 from secateur_service.calibration.documents import Render
@@ -30,6 +29,7 @@ from secateur_service.calibration.streamed import StreamedCorpus
 from secateur_service.calibration.templates import render_conversation
 from secateur_service.durable import file_digest, write_durably
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
+from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.pipeline.fetching import fetch
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.seldom import Seldom
@@ -84,7 +84,7 @@ def draw_text(
         ModelRefusedError: the tokenizer cannot be used.
         CorpusRefusedError: a corpus has too little text, or cannot be read.
     """
-    tokenizer = _load_tokenizer(checkpoint)
+    tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
     kept = workdir / "text.safetensors"
     key = _key(spec, checkpoint)
     drawn = _recall(kept, key)
@@ -112,22 +112,6 @@ def draw_text(
         tuple(tokenizer.convert_ids_to_tokens(framing.beginning)),
         tuple(tokenizer.convert_ids_to_tokens(framing.separator)),
     )
-
-
-def _load_tokenizer(checkpoint: Checkpoint) -> Any:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            checkpoint.tokenizer_folder, trust_remote_code=False, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelRefusedError(f"its tokenizer cannot be loaded: {error}") from error
-    if not tokenizer.is_fast:
-        raise ModelRefusedError("its tokenizer has no tokenizer.json; convert it to a fast tokenizer")
-    # A tokenizer may divide words at random, to train with; then two runs would see other tokens.
-    for chance in ("dropout", "alpha", "nbest_size"):
-        if getattr(tokenizer.backend_tokenizer.model, chance, None) is not None:
-            setattr(tokenizer.backend_tokenizer.model, chance, None)
-    return tokenizer
 
 
 def _writer(

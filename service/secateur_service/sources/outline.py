@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from secateur_service.errors import TransientError
 from secateur_service.models.safetensors import MAX_HEADER_BYTES
+from secateur_service.models.tokenizer import TOKENIZER_BYTES
 from secateur_service.models.weights import CONFIG_LIMITS, INDEX_LIMITS
 from secateur_service.sources.reference import ReferenceRefusedError
 from secateur_service.sources.remote import RemoteFile, RemoteFolder
@@ -75,7 +76,9 @@ def _size_limit(name: str) -> int | None:
     """The most that is read of a file that is read whole; None of the others."""
     if name.endswith(".index.json"):
         return INDEX_LIMITS.size_bytes
-    return CONFIG_LIMITS.size_bytes if name.endswith("config.json") else None
+    if name == "config.json":
+        return CONFIG_LIMITS.size_bytes
+    return TOKENIZER_BYTES.get(name)
 
 
 def _copy_header(remote: RemoteFolder, file: RemoteFile, outline: BinaryIO, room: _Room) -> None:

@@ -1,0 +1,57 @@
+"""Whether a checkpoint's parts belong together: configuration, weights and tokenizer.
+
+What `open_checkpoint` leaves open because it takes transformers to tell. Needs no torch, and of the weights only their
+headers, so that it can be asked before a model is fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from secateur_service.models.architectures import ARCHITECTURES
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
+from secateur_service.models.configuration import read_configuration
+from secateur_service.models.shapes import expected_shapes
+from secateur_service.models.tokenizer import check_ids, load_tokenizer
+
+
+def load_libraries() -> None:
+    """Load what `check_model` needs, for a process that others are forked from."""
+    from transformers import AutoTokenizer  # noqa: F401
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    for model_type in ARCHITECTURES:
+        CONFIG_MAPPING[model_type]
+
+
+def check_model(checkpoint: Checkpoint) -> None:
+    """Configuration, weights and tokenizer make one model, which transformers can build and which can tokenise.
+
+    Raises:
+        ModelRefusedError: they do not; the message names file, key or tensor, what was found and what is expected.
+    """
+    config = read_configuration(checkpoint.config, checkpoint.model_type)
+    check_tensors(checkpoint, expected_shapes(config, checkpoint.model_type))
+    rows = checkpoint.tensors[checkpoint.embedding_name].shape[0]
+    check_ids(load_tokenizer(checkpoint.tokenizer_folder), rows)
+
+
+def check_tensors(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """The tensors have the names and shapes that the configuration announces, and there are no others.
+
+    Args:
+        checkpoint: what is there.
+        shapes: of every parameter of the model, by its name in transformers.
+
+    Raises:
+        ModelRefusedError: one is missing, has another shape or belongs to no such model.
+    """
+    known = {checkpoint.head_name}
+    for name, shape in shapes.items():
+        stored = checkpoint.stored_name(name)
+        known.add(stored)
+        found = checkpoint.tensors[stored].shape
+        if found != shape:
+            raise ModelRefusedError(f"{stored} has shape {list(found)}, config.json asks for {list(shape)}")
+    for name in sorted(checkpoint.tensors.keys() - known):
+        raise ModelRefusedError(f"{name} is a tensor that a {checkpoint.model_type} model does not have")

@@ -1,0 +1,268 @@
+"""A model's config.json as transformers understands it, or a refusal that names the key, its value and what it may be.
+
+transformers' classes say what a configuration may hold, but not all of it: what they let through (names of
+activations, negative sizes, rotary parameters that only a warning is for) fails later, in the middle of a model. The
+rules here close that gap. They need transformers and not torch, so that they can be asked where there is none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from secateur_service.models.checkpoint import ModelRefusedError
+
+_FILE = "config.json"
+_LARGEST_SIZE = 2**31 - 1
+_MOST_BLOCKS = 10_000
+_MOST_LABELS = 100_000
+_LARGEST_NUMBER = 2**63 - 1
+
+ACTIVATIONS = frozenset(
+    [
+        *["gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh", "mish"],
+        *["gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear", "quick_gelu", "relu", "relu2", "relu6"],
+        *["sigmoid", "silu", "sqrtsoftplus", "swish", "tanh"],
+    ]
+)
+"""Those of transformers' `ACT2FN` that have no parameters of their own, which no checkpoint of ours would hold."""
+
+ROPE_TYPES = frozenset(("default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"))
+"""Those of transformers' `ROPE_INIT_FUNCTIONS`, and the plain one."""
+
+_DTYPES = frozenset(("auto", "float64", "float32", "float16", "bfloat16"))
+_LAYER_TYPES = ("full_attention", "sliding_attention")
+
+Accepts = Callable[[Any], bool]
+
+
+def _whole(low: int, high: int) -> Accepts:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _number(accepts: Callable[[float], bool]) -> Accepts:
+    return lambda value: type(value) in (int, float) and abs(value) <= _LARGEST_NUMBER and accepts(value)
+
+
+def _nullable(accepts: Accepts) -> Accepts:
+    return lambda value: value is None or accepts(value)
+
+
+def _listed(names: frozenset[str]) -> Accepts:
+    return lambda value: isinstance(value, str) and value in names
+
+
+def _truth(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _all(accepts: Accepts) -> Accepts:
+    return lambda value: isinstance(value, list) and all(map(accepts, value))
+
+
+def _one_of(names: Iterable[str]) -> str:
+    return "one of " + ", ".join(sorted(names))
+
+
+_SIZE = _whole(1, _LARGEST_SIZE)
+_POSITIVE = _number(lambda value: value > 0)
+_NOT_NEGATIVE = _number(lambda value: value >= 0)
+_SHARE = _number(lambda value: 0 <= value <= 1)
+
+# Keys, what they accept, and that in words. Types are left to transformers' classes where nothing more is to be said.
+_SIZES = "|".join(
+    [
+        *["vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "ffn_hidden_size", "ffn_dim"],
+        *["head_dim", "word_embed_proj_dim", "n_layer", "n_head", "num_hidden_layers", "num_attention_heads"],
+        *["num_key_value_heads", "num_kv_heads", "num_local_experts", "num_experts", "num_experts_per_tok"],
+        *["decoder_sparse_step", "sliding_window", "max_position_embeddings", "original_max_position_embeddings"],
+        *["pretraining_tp"],
+    ]
+)
+_KEYS: tuple[tuple[str, Accepts, str], ...] = (
+    (_SIZES, _nullable(_SIZE), f"a whole number from 1 to {_LARGEST_SIZE}"),
+    (r"max_window_layers", _whole(0, _LARGEST_SIZE), "a whole number that is not negative"),
+    (r"\w+_(eps|epsilon)", _NOT_NEGATIVE, "a number that is not negative"),
+    (r"initializer_range|init_std|router_aux_loss_coef", _NOT_NEGATIVE, "a number that is not negative"),
+    (r"\w+_softcapping", _nullable(_POSITIVE), "a number above 0, or null"),
+    (r"query_pre_attn_scalar|rope_theta", _POSITIVE, "a number above 0"),
+    (r"logit_scale", _nullable(_number(lambda _: True)), "a number"),
+    (r"hidden_dropout|\w+_pdrop|dropout|layerdrop|router_jitter_noise", _SHARE, "a number from 0 to 1"),
+    (r"attention_dropout", _nullable(_SHARE), "a number from 0 to 1, or null"),
+    (r"hidden_act|hidden_activation|activation_function|activation", _listed(ACTIVATIONS), _one_of(ACTIVATIONS)),
+    (r"dtype|torch_dtype", _nullable(_listed(_DTYPES)), _one_of(_DTYPES)),
+    (r"output_hidden_states|output_attentions|return_dict|use_cache", _nullable(_truth), "true or false"),
+    (r"num_ln_in_parallel_attn", _nullable(_whole(1, 2)), "1, 2 or null"),
+    (r"mlp_only_layers", _nullable(_all(_whole(0, _LARGEST_SIZE))), "a list of numbers of blocks, or null"),
+)
+# Of these transformers builds lists.
+_COUNTS: tuple[tuple[str, Accepts, str], ...] = (
+    (r"n_layer|num_hidden_layers", _nullable(_whole(1, _MOST_BLOCKS)), f"a whole number from 1 to {_MOST_BLOCKS}"),
+    (r"num_labels", _nullable(_whole(0, _MOST_LABELS)), f"a whole number of at most {_MOST_LABELS}"),
+)
+_RULES = tuple((re.compile(pattern), accepts, expected) for pattern, accepts, expected in (*_COUNTS, *_KEYS))
+
+# Of a set of rotary parameters; which of them a type needs, transformers' classes know.
+_ROPE_KEYS: tuple[tuple[str, Accepts, str], ...] = (
+    ("rope_theta", _POSITIVE, "a number above 0"),
+    ("partial_rotary_factor", _number(lambda value: 0 < value <= 1), "a number above 0 and at most 1"),
+    ("factor", _POSITIVE, "a number above 0"),
+    ("low_freq_factor", _POSITIVE, "a number above 0"),
+    ("high_freq_factor", _POSITIVE, "a number above 0"),
+    ("attention_factor", _nullable(_POSITIVE), "a number above 0, or null"),
+    ("beta_fast", _nullable(_POSITIVE), "a number above 0, or null"),
+    ("beta_slow", _nullable(_POSITIVE), "a number above 0, or null"),
+    ("mscale", _nullable(_NOT_NEGATIVE), "a number that is not negative, or null"),
+    ("mscale_all_dim", _nullable(_NOT_NEGATIVE), "a number that is not negative, or null"),
+    ("truncate", _nullable(_truth), "true or false"),
+    ("original_max_position_embeddings", _whole(2, _LARGEST_SIZE), f"a whole number from 2 to {_LARGEST_SIZE}"),
+)
+
+# Architectures in which heads divide the hidden size whatever `head_dim` says.
+_WHOLE_HEADS = ("gpt_neox", "opt", "falcon", "bloom")
+
+# Keys that transformers reads although its classes do not declare them.
+_BESIDE = frozenset(("rope_theta", "torch_dtype", "output_attentions", "head_dim", "num_labels"))
+
+# What would stand in the place of something that transformers calls or looks up.
+_RESERVED = frozenset(("attribute_map", "sub_configs", "sub_configs_defaults", "default_theta", "per_layer_config"))
+
+
+def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
+    """The configuration object of transformers, with its defaults, for a model of a supported architecture.
+
+    Args:
+        config: the content of config.json.
+        model_type: a key of `ARCHITECTURES`.
+
+    Raises:
+        ModelRefusedError: a value is none that a model can be built with.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    _check_numbers(config, ())
+    kind = CONFIG_MAPPING[model_type]
+    fields = {field.name for field in dataclasses.fields(kind)}
+    known = fields | _BESIDE | set(kind.attribute_map) | set(kind.attribute_map.values())
+    for key, value in config.items():
+        if key in _RESERVED or callable(getattr(kind, key, None)):
+            raise ModelRefusedError(f"{_FILE}: {key} is no part of a {model_type} configuration; remove it")
+        for pattern, accepts, expected in _RULES:
+            if key in known and pattern.fullmatch(key) and not accepts(value):
+                raise _refused(key, value, expected)
+    if "head_dim" in config and config["head_dim"] is None and "head_dim" not in fields:
+        raise _refused("head_dim", None, f"a number, or no such key, because {model_type} models have no default")
+    # Without choices that would fetch kernels from a hub or name some that are not here.
+    plain = {key: value for key, value in config.items() if not key.endswith("_implementation")}
+    try:
+        made = kind.from_dict(plain)
+    except Exception as error:
+        raise _refused_by_class(config, error) from error
+    _check_together(made, known)
+    for path, parameters in _rotary(made):
+        _check_rotary(made, path, parameters)
+    return made
+
+
+def _check_numbers(value: Any, path: tuple[str, ...]) -> None:
+    """No number anywhere is beyond what other programs read."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not (math.isfinite(value) if isinstance(value, float) else abs(value) <= _LARGEST_NUMBER):
+            raise _refused(".".join(path), value, "a finite number of ordinary size")
+    elif isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            _check_numbers(item, (*path, str(key)))
+
+
+def _check_together(made: Any, known: Collection[str]) -> None:
+    """Rules between the keys of a configuration, with the class's defaults where it has none."""
+
+    def of(key: str) -> Any:
+        return getattr(made, key, None) if key in known else None
+
+    heads, groups = made.num_attention_heads, of("num_key_value_heads")
+    if groups is not None and heads % groups:
+        raise _refused("num_key_value_heads", groups, f"a divisor of num_attention_heads, {heads}")
+    if (of("head_dim") is None or made.model_type in _WHOLE_HEADS) and made.hidden_size % heads:
+        raise _refused("num_attention_heads", heads, f"a divisor of hidden_size, {made.hidden_size}")
+    groups = of("num_kv_heads")
+    if groups is not None and of("new_decoder_architecture") and (heads % groups or not made.parallel_attn):
+        raise _refused("num_kv_heads", groups, f"a divisor of num_attention_heads, {heads}, and parallel_attn true")
+    if groups is not None and not of("new_decoder_architecture") and not of("multi_query") and groups != heads:
+        raise _refused("num_kv_heads", groups, f"num_attention_heads, {heads}, because multi_query is false")
+    if of("num_ln_in_parallel_attn") == 2 and not of("new_decoder_architecture"):
+        raise _refused("num_ln_in_parallel_attn", 2, "1 or null, because new_decoder_architecture is false")
+    experts, chosen = of("num_local_experts") or of("num_experts"), of("num_experts_per_tok")
+    if experts is not None and chosen is not None and chosen > experts:
+        raise _refused("num_experts_per_tok", chosen, f"at most the number of experts, {experts}")
+    padding = made.pad_token_id
+    if padding is not None and not -1 <= padding < made.vocab_size:
+        raise _refused("pad_token_id", padding, f"null, or an id below vocab_size, {made.vocab_size}")
+    kinds = of("layer_types")
+    if kinds is not None:
+        if not (isinstance(kinds, list) and len(kinds) == made.num_hidden_layers and set(kinds) <= set(_LAYER_TYPES)):
+            expected = f"{made.num_hidden_layers} times one of {', '.join(_LAYER_TYPES)}, one for each block"
+            raise _refused("layer_types", kinds, expected)
+        if "sliding_attention" in kinds and of("sliding_window") is None:
+            raise _refused("sliding_window", None, "a number of tokens, because layer_types has sliding_attention")
+
+
+def _rotary(made: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every set of rotary parameters with its path: one, or one for each type of layer."""
+    found = getattr(made, "rope_parameters", None)
+    if not found:
+        return
+    if not isinstance(found, dict):
+        raise _refused("rope_parameters", found, "an object")
+    nested = [name for name in found if name in _LAYER_TYPES]
+    for name in nested:
+        if found[name] is None or not isinstance(found[name], dict):
+            raise _refused(f"rope_parameters.{name}", found[name], "an object")
+        yield f"rope_parameters.{name}", found[name]
+    if not nested:
+        yield "rope_parameters", found
+
+
+def _check_rotary(made: Any, path: str, parameters: dict[str, Any]) -> None:
+    kind = parameters.get("rope_type", "default")
+    if not _listed(ROPE_TYPES)(kind):
+        raise _refused(f"{path}.rope_type", kind, _one_of(ROPE_TYPES))
+    for key, accepts, expected in _ROPE_KEYS:
+        if key in parameters and not accepts(parameters[key]):
+            raise _refused(f"{path}.{key}", parameters[key], expected)
+    if kind == "llama3" and not parameters["low_freq_factor"] < parameters["high_freq_factor"]:
+        expected = f"less than high_freq_factor, {parameters['high_freq_factor']}"
+        raise _refused(f"{path}.low_freq_factor", parameters["low_freq_factor"], expected)
+    width = getattr(made, "head_dim", None) or made.hidden_size // made.num_attention_heads
+    pairs = int(width * parameters.get("partial_rotary_factor", 1.0)) // 2
+    for key in ("short_factor", "long_factor") if kind == "longrope" else ():
+        factors = parameters.get(key)
+        if not (isinstance(factors, list) and len(factors) == pairs and all(map(_POSITIVE, factors))):
+            raise _refused(f"{path}.{key}", factors, f"a list of {pairs} numbers above 0, one for each pair of a head")
+
+
+def _refused(key: str, value: object, expected: str) -> ModelRefusedError:
+    return ModelRefusedError(f"{_FILE}: {key[:200]} is {_shown(value)}; expected {expected}")
+
+
+def _refused_by_class(config: Mapping[str, Any], error: Exception) -> ModelRefusedError:
+    """What transformers' class says, with the key and its value where it names one."""
+    from huggingface_hub.errors import StrictDataclassFieldValidationError
+
+    cause = error.__cause__ if error.__cause__ is not None else error
+    said = " ".join(f"{type(cause).__name__}: {cause}".split())[:500]
+    if isinstance(error, StrictDataclassFieldValidationError):
+        match = re.search(r"'(\w+)'", str(error))
+        key = match[1] if match else ""
+        value = f" is {_shown(config[key])}" if key in config else ""
+        return ModelRefusedError(f"{_FILE}: {key}{value}, which transformers refuses ({said}); correct it")
+    return ModelRefusedError(f"{_FILE}: transformers refuses the configuration ({said}); correct it")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,87 @@
+"""Names and shapes told from a configuration are those of the model that transformers builds with it."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from secateur_service.models.architectures import ARCHITECTURES
+from secateur_service.models.experts import replace_experts
+from secateur_service.models.shapes import expected_shapes
+from support.models import CONFIGS
+
+# What changes names or shapes, in every architecture that has it.
+CHOICES = {
+    "vocab_size": [31, 260],
+    "hidden_size": [32, 64],
+    "intermediate_size": [48, 96],
+    "moe_intermediate_size": [24, 48],
+    "ffn_dim": [48, 96],
+    "ffn_hidden_size": [48, 96],
+    "num_hidden_layers": [3],
+    "num_attention_heads": [4, 8],
+    "num_key_value_heads": [1, 2, 4],
+    "num_kv_heads": [1, 2, 4],
+    "head_dim": [4, 16],
+    "attention_bias": [True, False],
+    "mlp_bias": [True, False],
+    "use_qk_norm": [True, False],
+    "bias": [True, False],
+    "enable_bias": [True, False],
+    "layer_norm_elementwise_affine": [True, False],
+    "do_layer_norm_before": [True, False],
+    "_remove_final_layer_norm": [True, False],
+    "word_embed_proj_dim": [32, 64],
+    "max_position_embeddings": [64, 256],
+    "new_decoder_architecture": [True, False],
+    "num_ln_in_parallel_attn": [1, 2, None],
+    "multi_query": [True, False],
+    "parallel_attn": [True, False],
+    "num_local_experts": [2, 3],
+    "num_experts": [2, 3],
+    "decoder_sparse_step": [1, 2],
+    "mlp_only_layers": [[], [0, 2], None],
+    "tie_word_embeddings": [True, False],
+}
+
+
+def built(config, model_type):
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    architecture = ARCHITECTURES[model_type]
+    if architecture.experts:
+        replace_experts(model.get_submodule(architecture.blocks), architecture.experts)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    renamed = {name.replace("embed_out.", "lm_head."): shape for name, shape in shapes.items()}
+    if not config.tie_word_embeddings:
+        return renamed
+    return {name: shape for name, shape in renamed.items() if name != "lm_head.weight"}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@given(data=st.data())
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+def test_the_table_has_the_parameters_of_the_model_that_transformers_builds(name, data):
+    model_type = name.partition(" ")[0]
+    given_config = dict(CONFIGS[name])
+    fields = AutoConfig.for_model(model_type).to_dict()
+    for key, values in CHOICES.items():
+        if key in fields and data.draw(st.booleans(), label=key):
+            given_config[key] = data.draw(st.sampled_from(values), label=key)
+    if "longrope" in str(given_config.get("rope_parameters")):
+        given_config.pop("rope_parameters")
+    if given_config.get("new_decoder_architecture"):
+        given_config["parallel_attn"] = True
+    config = AutoConfig.for_model(model_type, **given_config)
+    assert expected_shapes(config, model_type) == built(config, model_type)
+
+
+def test_every_architecture_is_in_the_table():
+    assert {name.partition(" ")[0] for name in CONFIGS} == set(ARCHITECTURES)
+    for model_type in ARCHITECTURES:
+        config = AutoConfig.for_model(model_type)
+        config.num_hidden_layers = 2
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:2]
+        assert expected_shapes(config, model_type) == built(config, model_type)
