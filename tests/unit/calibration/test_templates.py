@@ -131,9 +131,7 @@ def test_text_at_random_is_refused(tokenizer):
 
 
 def test_a_tokenizer_that_divides_words_at_random_is_settled(tmp_path):
-    from secateur_service.models.checkpoint import open_checkpoint
-    from secateur_service.pipeline.text import _load_tokenizer
-    from support.models import build_model
+    from secateur_service.models.tokenizer import load_tokenizer
 
     letters = {letter: number for number, letter in enumerate("abcdefgh")}
     merges = [("a", "b"), ("c", "d"), ("e", "f"), ("ab", "cd"), ("abcd", "ef")]
@@ -141,12 +139,11 @@ def test_a_tokenizer_that_divides_words_at_random_is_settled(tmp_path):
         letters["".join(pair)] = len(letters)
     core = Tokenizer(models.BPE(vocab=letters, merges=merges, dropout=0.5))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    build_model("llama").save_pretrained(tmp_path)
     PreTrainedTokenizerFast(tokenizer_object=core).save_pretrained(tmp_path)
     text = "abcdef abcdefgh " * 20
     plain = AutoTokenizer.from_pretrained(tmp_path)
     assert len({tuple(plain(text)["input_ids"]) for _ in range(9)}) > 1
-    settled = _load_tokenizer(open_checkpoint(tmp_path))
+    settled = load_tokenizer(tmp_path)
     assert len({tuple(settled(text)["input_ids"]) for _ in range(9)}) == 1
 
 
