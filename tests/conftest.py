@@ -2,9 +2,11 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 from servers import authority, database_url, postgres, s3_server
+from support import leaks
 
 # Read when torch is loaded: threads that spin while they wait make tests ten times slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -14,3 +16,20 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 __all__ = ["authority", "database_url", "postgres", "s3_server"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_secret_leaves_a_process(tmp_path_factory):
+    """Fails at the end of the run (of each of xdist's workers) with the places where a secret of the tests is."""
+    found = leaks.Found()
+    ends = [leaks.watch_processes(found), leaks.watch_calls(found)]
+    yield found
+    for end in ends:
+        end()
+    places = [*found.places, *map(str, leaks.search(tmp_path_factory.getbasetemp()))]
+    assert not places, "secrets of the tests have left a process:\n" + "\n".join(places)
+
+
+@pytest.fixture(autouse=True)
+def _test_of_a_leak(_no_secret_leaves_a_process, request):
+    _no_secret_leaves_a_process.test = request.node.nodeid

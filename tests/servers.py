@@ -22,6 +22,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+from support import leaks
 from support.certificates import Authority
 
 
@@ -44,7 +45,7 @@ class S3Server:
 
     folder: Path
     access_key: str = "tester"
-    secret_key: str = field(default_factory=lambda: secrets.token_hex(12))
+    secret_key: str = field(default_factory=lambda: leaks.secret("s3"))
     port: int = field(default_factory=free_port)
     _process: subprocess.Popen[bytes] | None = None
 
@@ -152,6 +153,7 @@ class PostgresServer:
     folder: Path
     programs: Path
     port: int = field(default_factory=free_port)
+    password: str = field(default_factory=lambda: leaks.secret("database"))  # which it does not ask for
 
     def start(self) -> None:
         """Start it, for the first time or again."""
@@ -174,7 +176,7 @@ class PostgresServer:
         return self._url(name)
 
     def _url(self, database: str) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{database}"
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self.programs / program), "-D", str(self.folder / "data"), *arguments]

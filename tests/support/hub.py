@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from ruamel.yaml import YAML
 
 from servers import http_server
+from support import leaks
 
 LARGE_BYTES = 1000
 
@@ -49,7 +50,7 @@ class HubServer:
     """
 
     repositories: dict[str, Repository] = field(default_factory=dict)
-    token: str = "hf_" + "t" * 34
+    token: str = field(default_factory=lambda: leaks.secret("hub", prefix="hf_"))
     endpoint: str = ""
     break_off_after: list[int] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)

@@ -76,7 +76,7 @@ def test_nobody_waits_for_ever_for_a_client_that_was_stopped_in_the_middle_of_a_
         connection.commit()
 
     job = store.create(new_job())
-    with store._locked(job.id), pytest.raises(TransientError, match="lock timeout") as caught:
+    with store._locked(job.id), pytest.raises(TransientError, match="LockNotAvailable") as caught:
         other.request_cancel(job.id)
     assert caught.value.reason == "STORE_UNAVAILABLE"
     with store._database.writer.begin() as connection:
