@@ -31,6 +31,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 
+def _characters(text: str) -> str:
+    """A text that may quote what others wrote, of characters only: JSON may hold halves, which no message can carry."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class ServiceError(Exception):
     """Base of all errors that the service raises on purpose."""
 
@@ -38,11 +43,11 @@ class ServiceError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, *, reason: str | None = None, metadata: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = _characters(message)
+        super().__init__(self.message)
         if reason is not None:
             self.reason = reason
-        self.metadata = dict(metadata or {})
+        self.metadata = {name: _characters(text) for name, text in (metadata or {}).items()}
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,10 @@ class FieldViolation:
 
     field: str
     description: str
+
+    def __post_init__(self) -> None:
+        for name in ("field", "description"):
+            object.__setattr__(self, name, _characters(getattr(self, name)))
 
     def __str__(self) -> str:
         return f"{self.field}: {self.description}"

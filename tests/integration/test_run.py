@@ -195,6 +195,27 @@ def test_an_unsupported_architecture_is_refused(inputs, tmp_path):
     assert "model.uri: architecture 'mamba' is not supported; supported are llama" in finished.stderr
 
 
+BROKEN_FILES = {
+    "a number of another type": ("config.json", {"max_position_embeddings": 128.0}, "max_position_embeddings is 128.0"),
+    "an activation that is none": ("config.json", {"hidden_act": "swiglu"}, "hidden_act is 'swiglu'; expected one of"),
+    "half a character": ("config.json", {"hidden_act": "\ud800"}, "hidden_act is '\\ud800'"),
+    "a core of the future": ("tokenizer.json", {"model": {"type": "FutureModel"}}, "tokenizer.json cannot be used"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_FILES)
+def test_a_value_that_the_libraries_refuse_is_a_refusal_and_no_defect(inputs, tmp_path, case):
+    name, change, complaint = BROKEN_FILES[case]
+    folder = save_model(tmp_path / "model", "llama")
+    (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | change))
+    finished = run(tmp_path, spec_data(folder, *inputs[1:]))
+    assert finished.returncode == 10, finished.stderr
+    (line,) = finished.stderr.splitlines()[-1:]
+    assert line.startswith("error: model.uri: ")
+    assert complaint in line
+    assert "Traceback" not in finished.stderr
+
+
 def test_weights_that_are_not_finite_fail_with_the_layers_name(inputs, tmp_path):
     from safetensors.torch import save_file
 

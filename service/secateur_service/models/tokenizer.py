@@ -54,7 +54,9 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokens = tokenize(tokenizer, [_TRIAL])["input_ids"][0]
     except TokenizerFailedError as error:
-        raise ModelRefusedError(f"tokenizer.json cannot take every text ({error}); give it an unknown token") from error
+        raise ModelRefusedError(
+            f"its tokenizer cannot take every text ({error}); correct tokenizer.json or tokenizer_config.json"
+        ) from error
     if not tokenizer.is_fast or not tokens:
         where = _MISSING if _missing(folder) else "tokenizer.json"
         raise ModelRefusedError(f"{where} makes no tokens of text; convert it to a fast tokenizer")

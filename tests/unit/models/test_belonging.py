@@ -1,0 +1,64 @@
+"""Weights that do not belong to their configuration are found from headers alone, as the model would find them."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from secateur_service.models.belonging import check_model
+from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
+from secateur_service.models.streaming import StreamedModel
+from support.models import CONFIGS, save_model
+
+
+@pytest.fixture(scope="module", params=list(CONFIGS))
+def whole(request, tmp_path_factory):
+    folder = save_model(tmp_path_factory.mktemp("whole"), request.param)
+    tensors = load_file(folder / "model.safetensors")
+    return folder, tensors, (folder / "config.json").read_text()
+
+
+def refusal(check):
+    try:
+        check()
+    except ModelRefusedError as error:
+        return str(error)
+    return None
+
+
+@given(data=st.data())
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+def test_what_the_worker_would_refuse_is_refused_from_the_headers_in_the_same_words(whole, data):
+    folder, tensors, config = whole
+    (folder / "config.json").write_text(config)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    checkpoint = open_checkpoint(folder)
+    check_model(checkpoint)
+    changed = dict(tensors)
+    name = data.draw(st.sampled_from(sorted(tensors)), label="tensor")
+    how = data.draw(st.sampled_from(["gone", "wider", "another", "transposed"]), label="how")
+    if how == "gone":
+        del changed[name]
+    elif how == "wider":
+        changed[name] = torch.zeros(*changed[name].shape[:-1], changed[name].shape[-1] + 1)
+    elif how == "another":
+        changed[name + "x"] = torch.zeros(3)
+    else:
+        changed[name] = changed[name].reshape(-1, 1) if changed[name].dim() == 1 else changed[name].T.contiguous()
+    save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+    said = refusal(lambda: check_model(open_checkpoint(folder)))
+    worker = refusal(lambda: StreamedModel(open_checkpoint(folder), torch.device("cpu"), torch.float32))
+    assert said == worker
+    same = how in ("gone", "transposed") and (name == "lm_head.weight" or changed.get(name) is not None)
+    assert said is not None or same, "only a square matrix may be turned, and a tied head be left out"
+
+
+def test_a_configuration_of_a_larger_model_beside_the_weights_is_refused(tmp_path):
+    folder = save_model(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_key_value_heads": 4}))
+    with pytest.raises(ModelRefusedError, match=r"k_proj\.weight has shape \[32, 64\], config\.json asks for"):
+        check_model(open_checkpoint(folder))
