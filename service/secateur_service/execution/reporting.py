@@ -15,6 +15,9 @@ from secateur_service.pipeline.observer import BlockRecord, Progress, Stage
 PROGRESS_INTERVAL_SECONDS = 1.0
 """Progress is written no more often than this, save for the first after a block and the last of a stage."""
 
+PROGRESS_STEP = 0.001
+"""Nor before the job has got on by so much: a long job writes a thousand times and not every second."""
+
 
 class StoreObserver:
     """`JobObserver` that turns what it is told into events, and stops the job when its lease says so."""
@@ -34,7 +37,7 @@ class StoreObserver:
         self._lease = lease
         self._monotonic = monotonic
         self._pending: Progress | None = None
-        self._blocks_done = -1
+        self._blocks_done, self._fraction = -1, 0.0
         self._written_at = float("-inf")
 
     def stage(self, stage: Stage) -> None:
@@ -46,7 +49,9 @@ class StoreObserver:
         """Write the progress, or keep it until it is due."""
         self._pending = progress
         waited = self._monotonic() - self._written_at
-        if waited >= PROGRESS_INTERVAL_SECONDS or progress.blocks_done != self._blocks_done:
+        moved = progress.fraction - self._fraction
+        is_due = waited >= PROGRESS_INTERVAL_SECONDS and moved >= PROGRESS_STEP
+        if is_due or progress.blocks_done != self._blocks_done:
             self.flush()
 
     def block(self, record: BlockRecord) -> None:
@@ -68,7 +73,7 @@ class StoreObserver:
         """Write the progress that was kept."""
         if self._pending is not None:
             self._append(EventKind.PROGRESS, progress_body(self._pending))
-            self._blocks_done = self._pending.blocks_done
+            self._blocks_done, self._fraction = self._pending.blocks_done, self._pending.fraction
             self._pending = None
             self._written_at = self._monotonic()
 

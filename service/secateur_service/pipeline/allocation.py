@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from secateur_service.calibration.sampling import TextSample
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.batches import Batch, batch_sequences, divide
+from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import JobObserver
+from secateur_service.pipeline.operations import forward_operations, groups_of
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.suspension import suspended
 from secateur_service.pruning.allocation import SIGNALS, Layers, Shape, layer_sparsities
@@ -33,6 +35,7 @@ def allocate(
     calibration: Mapping[str, TextSample],
     observer: JobObserver,
     stopwatch: Stopwatch,
+    meter: Meter | None = None,
 ) -> dict[str, Target]:
     """How much of every pruned layer goes.
 
@@ -42,6 +45,7 @@ def allocate(
         calibration: text by language; only policies but `uniform` look at it.
         observer: may stop the job; hears how sparse the blocks will be.
         stopwatch: is charged with the pass.
+        meter: ticks the pass off.
 
     Returns:
         Targets by the name of the weight in the checkpoint; layers that stay dense are left out.
@@ -57,7 +61,7 @@ def allocate(
         assert span is not None
         assert outlier is not None
         signals, blocks = judge_blocks(
-            model, spec, calibration, observer, stopwatch, lambda layers: SIGNALS[policy](layers, outlier)
+            model, spec, calibration, observer, stopwatch, lambda layers: SIGNALS[policy](layers, outlier), meter
         )
         observer.log("info", "blocks judged", policy=policy, signals=signals)
         shares = layer_sparsities(signals, blocks, pruning.sparsity, span, pruning.effective_group)
@@ -99,6 +103,7 @@ def judge_blocks(
     observer: JobObserver,
     stopwatch: Stopwatch,
     signal: Callable[[Layers], float],
+    meter: Meter | None = None,
 ) -> tuple[list[float], list[list[dict[str, Shape]]]]:
     """The signal of every block and, input by input, the layers that are given a sparsity by it.
 
@@ -109,12 +114,23 @@ def judge_blocks(
     length = next(iter(calibration.values())).tokens.shape[1]
     size = batch_sequences(length, model.device, small=model.small_batches)
     batches = divide({language: sample.tokens for language, sample in calibration.items()}, size)
+    model.check = observer.check
+    passes = _passes(model, batches)
+    if meter is not None:
+        meter.plan("calibrate", sum(passes))
     with stopwatch.measure("load"):
         states = model.embed([batch.tokens for batch in batches])
     signals, blocks = [], []
     for index in range(model.num_blocks):
         with stopwatch.measure("prune"), model.block(index) as block:
-            inputs = _observe(model, block, index, batches, states, weights, observer.check)
+            tokens = sum(batch.tokens.numel() for batch in batches)
+
+            def tick(done: int, index: int = index, tokens: int = tokens) -> None:
+                observer.check()
+                if meter is not None:
+                    meter.tick("calibrate", passes[index] * done / tokens)
+
+            inputs = _observe(model, block, index, batches, states, weights, tick)
             linears = model.linears(block, index)
             layers: list[tuple[Tensor, InputStatistics]] = []
             shapes: list[dict[str, Shape]] = []
@@ -139,7 +155,7 @@ def _observe(
     batches: Sequence[Batch],
     states: list[Tensor],
     weights: Mapping[str, float],
-    check: Callable[[], None],
+    tick: Callable[[int], None],
 ) -> list[InputStatistics]:
     """The mean squares of each distinct input of a dense block; carries the states on, in place."""
     groups, linears = model.checkpoint.inputs(index), model.linears(block, index)
@@ -151,13 +167,23 @@ def _observe(
         for group in groups
     ]
     for position, batch in enumerate(batches):
-        check()
         run = functools.partial(model.run_block, block, index, states[position])
         with suspended([run], groups, linears) as (forward,):
             for seen in statistics:
                 seen.update(forward.advance(), batch.language)
             states[position] = forward.finish()
+        tick(batch.tokens.numel())
     return statistics
+
+
+def _passes(model: StreamedModel, batches: Sequence[Batch]) -> list[float]:
+    """Floating-point operations of the pass through each block."""
+    tokens, length = sum(batch.tokens.numel() for batch in batches), batches[0].tokens.shape[1]
+    hidden = model.checkpoint.tensors[model.checkpoint.embedding_name].shape[1]
+    return [
+        forward_operations(list(groups_of(model.checkpoint, index)), tokens, length, hidden)
+        for index in range(model.num_blocks)
+    ]
 
 
 def _shape(linear: nn.Linear) -> Shape:

@@ -268,6 +268,7 @@ class _Job:
         with self.stopwatch.measure("load"):
             model = self._model(checkpoint, dtype)
         pruning = self.spec.pruning
+        self.meter.begin(model.num_blocks)
         task = Task(
             recipe=pruning.recipe,
             targets=self._targets(model, calibration),
@@ -299,7 +300,7 @@ class _Job:
         path = self.workdir / "targets.json"
         if path.exists():
             return targets_from_json(json.loads(path.read_bytes()))
-        targets = allocate(model, self.spec, calibration, self.observer, self.stopwatch)
+        targets = allocate(model, self.spec, calibration, self.observer, self.stopwatch, self.meter)
         write_durably(path, json.dumps(targets_to_json(targets)).encode())
         return targets
 

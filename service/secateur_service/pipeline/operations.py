@@ -19,7 +19,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from secateur_service.models.checkpoint import Checkpoint
@@ -118,8 +118,7 @@ class Work:
 
     def forward(self, tokens: int, index: int) -> float:
         """A pass of so many tokens through a block."""
-        products = sum(2.0 * tokens * group.share * group.parameters for group in self.blocks[index])
-        return products + 2.0 * tokens * self.length * self.hidden
+        return forward_operations(self.blocks[index], tokens, self.length, self.hidden)
 
     def evaluating(self, index: int) -> float:
         """Both copies of the evaluation text through a block."""
@@ -166,6 +165,12 @@ class Work:
     def head(self) -> float:
         """Norm and head for both copies of the evaluation text."""
         return 2 * 2.0 * self.evaluation * self.vocabulary * self.hidden
+
+
+def forward_operations(groups: Iterable[Group], tokens: int, length: int, hidden: int) -> float:
+    """A causal pass of tokens in sequences of a length through a block of a hidden size."""
+    products = sum(2.0 * tokens * group.share * group.parameters for group in groups)
+    return products + 2.0 * tokens * length * hidden
 
 
 def groups_of(checkpoint: Checkpoint, index: int) -> Iterator[Group]:

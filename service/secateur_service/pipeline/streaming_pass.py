@@ -73,7 +73,10 @@ def run_pass(
         FloatingPointError: weights, statistics or losses that are not finite; the message names the layer.
         CancelledError, PreemptedError, FencedError: the observer stopped the job; finished blocks are kept.
     """
-    return _Pass(model, task, ledger, observer, stopwatch, meter or Meter(observer)).run()
+    if meter is None:
+        meter = Meter(observer)
+        meter.begin(model.num_blocks)
+    return _Pass(model, task, ledger, observer, stopwatch, meter).run()
 
 
 class _Pass:
@@ -150,7 +153,7 @@ class _Pass:
 
     def _plan(self, finished: Mapping[int, BlockRecord], states: Sequence[Tensor]) -> None:
         """Announce the work; what earlier attempts did counts as done."""
-        self.meter.begin(self.model.num_blocks)
+        self.meter.lap()
         for index, groups in enumerate(self.work.blocks):
             calibrating, solving = self.work.calibrating(index), sum(map(self.work.choosing, groups))
             if self.task.order == "block":

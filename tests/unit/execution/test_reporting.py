@@ -29,6 +29,14 @@ def test_progress_is_written_at_most_once_a_second(store, job, observer, clock):
     assert fractions(store, job) == [step / 40 for step in (1, 9, 17, 25, 33)]
 
 
+def test_progress_of_a_long_job_is_written_a_thousand_times_and_not_every_second(store, job, observer, clock):
+    for step in range(1, 40_001):
+        clock.now += 1
+        observer.progress(Progress(0, 4, step / 40_000))
+    written = store.events(job.id, after=2, limit=100_000)
+    assert 500 <= len(written) <= 1001
+
+
 @pytest.mark.parametrize("progress_first", [False, True])
 def test_the_first_progress_after_a_block_is_written_at_once(store, job, observer, clock, progress_first):
     ledger = StoreLedger(store, job.id, 1, Lease(store, job.id, 1, lease_seconds=30))

@@ -149,6 +149,28 @@ def test_a_job_stops_soon_wherever_it_is_also_in_the_head(tmp_path, share):
     assert share * total <= spent <= share * total + 0.06 * total
 
 
+def test_judging_blocks_for_an_allocation_counts_too(tmp_path):
+    from secateur_service.pipeline.allocation import judge_blocks
+    from secateur_service.spec import parse_spec
+
+    folder = save_model(tmp_path / "model")
+    model = StreamedModel(open_checkpoint(folder), torch.device("cpu"), torch.float32)
+    spec = parse_spec(
+        {
+            "model": {"uri": "file:///m"},
+            "calibration": {"corpus": "file:///c", "languages": [{"language": "de"}], "sequence_length": 64},
+            "pruning": {"sparsity": 0.5, "allocation": {"policy": "owl"}},
+        }
+    )
+    observer = RecordingObserver()
+    meter = Meter(observer, clock=iter(range(10_000)).__next__)
+    meter.begin(model.num_blocks)
+    samples = samples_of(["de"], 80, 64)  # three batches a block
+    judge_blocks(model, spec, samples, observer, Stopwatch(), lambda _: 0.0, meter)
+    assert len({progress.fraction for progress in observer.history}) == 3 * model.num_blocks
+    assert meter.seconds_left() == pytest.approx(0)
+
+
 def test_finished_blocks_count_as_done_and_their_time_is_not_expected_again():
     now = [0.0]
     observer = RecordingObserver()
