@@ -1,7 +1,8 @@
 """What a child does: it answers one request after the other, within its budget, and tells what it is looking at.
 
-A request is `{"spec": …, "cpu_seconds": …, "passed": …}`. The child sends `{"at": field}` before it looks at something,
-and in the end what became of it, with the requests to object stores that were made. That is one of
+A request is `{"spec": …, "cpu_seconds": …, "passed": …}`. Before the child looks at something it notes the field in a
+file that the server reads where there is no answer. An answer is what became of it, with the requests to object stores
+that were made. That is one of
 
     {"resolved": …, "estimate": …, "model_identity": …}
     {"violations": [[field, description], …]}
@@ -12,6 +13,7 @@ and in the end what became of it, with the requests to object stores that were m
 
 from __future__ import annotations
 
+import os
 import socket
 import traceback
 from collections import Counter
@@ -24,6 +26,8 @@ from secateur_service.errors import InvalidSpecError, ServiceError
 from secateur_service.inspection.budget import limit_processor_time
 from secateur_service.inspection.frames import encode, receive
 from secateur_service.settings import Settings
+
+NOTE_BYTES = 64
 
 
 class Requests:
@@ -52,13 +56,19 @@ class Requests:
         return taken
 
 
-def serve(channel: socket.socket, settings: Settings) -> None:
-    """Answer until the server is gone, or a budget was used up."""
+def serve(channel: socket.socket, notes: int, settings: Settings) -> None:
+    """Answer until the server is gone, or a budget was used up.
+
+    Args:
+        channel: to the server.
+        notes: descriptor of the file that says where we are.
+        settings: what may be named, and how it is reached.
+    """
     requests = Requests()
     access = AccessPolicy.from_settings(settings, requests)
 
     def tell(field: str) -> None:
-        channel.sendall(encode({"at": field}))
+        os.pwrite(notes, field.encode().ljust(NOTE_BYTES), 0)
 
     while True:
         try:

@@ -9,12 +9,13 @@ import os
 import socket
 import subprocess
 import sys
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import structlog
 
 from secateur_service.execution.local import process_environment
 from secateur_service.inspection import frames
+from secateur_service.inspection.child import NOTE_BYTES
 from secateur_service.inspection.zygote import MAX_MESSAGE_BYTES
 from secateur_service.settings import Settings
 
@@ -32,28 +33,31 @@ class Child:
         ended: its exit code, negative for a signal, once it has ended.
     """
 
-    def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, notes: BinaryIO
+    ) -> None:
         self.number = number
+        self._notes = notes
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._reader = reader
         self._writer = writer
 
-    async def send(self, request: Any) -> None:
-        """Ask.
-
-        Raises:
-            OSError: it has ended.
-        """
-        self._writer.write(frames.encode(request))
-        await self._writer.drain()
-
-    async def read(self) -> dict[str, Any]:
-        """The next message.
+    async def ask(self, request: Any) -> dict[str, Any]:
+        """Send a request, and wait for the answer.
 
         Raises:
             EOFError, OSError: it has ended.
         """
+        self._writer.write(frames.encode(request))
+        await self._writer.drain()
         return dict(await frames.read(self._reader))
+
+    @property
+    def place(self) -> str:
+        """The field that it looks at, or looked at last; empty where that is not known."""
+        if self._notes.closed:
+            return ""
+        return os.pread(self._notes.fileno(), NOTE_BYTES, 0).decode().strip()
 
     async def exit_code(self) -> int:
         """How it ended, once its connection is closed."""
@@ -64,6 +68,7 @@ class Child:
     def close(self) -> None:
         """Close the connection; an idle child ends then."""
         self._writer.close()
+        self._notes.close()
 
 
 class Nursery:
@@ -122,10 +127,12 @@ class Nursery:
             raise OSError("the process that others are forked from has ended; the log has why")
         ours, theirs = socket.socketpair()
         number = next(self._numbers)
+        notes = os.fdopen(os.memfd_create("notes"), "rb+", buffering=0)
         with theirs:
             reader, writer = await asyncio.open_connection(sock=ours)
-            child = self._children[number] = Child(number, reader, writer)
-            socket.send_fds(control, [b"start %d %d" % (number, memory_bytes)], [theirs.fileno()])
+            child = self._children[number] = Child(number, reader, writer, notes)
+            message = b"start %d %d" % (number, memory_bytes)
+            socket.send_fds(control, [message], [theirs.fileno(), notes.fileno()])
         return child
 
     def kill(self, child: Child) -> None:

@@ -31,6 +31,7 @@ LARGE = Budget(seconds=120.0, cpu_seconds=20, memory_bytes=768 << 20)
 
 _WAITING_PER_CALLER = 256
 _REMEMBERED = 4096
+_FIRST = "model.uri"  # is looked at first
 
 _log = structlog.get_logger(__name__)
 
@@ -49,7 +50,7 @@ class _Lane:
 
 
 class _ExhaustedError(Exception):
-    """A child needed more memory than it may have."""
+    """A child needed more memory than it may have; the text is the field that it looked at."""
 
 
 class InspectionPool:
@@ -117,41 +118,42 @@ class InspectionPool:
                     continue
                 try:
                     answer = await self._answer(lane, child, data, self._passed.get(named))
-                except _ExhaustedError:
+                except _ExhaustedError as error:
                     if not is_used:  # else what it had looked at before may have been too much
                         if lane is self._large:
-                            raise _too_much("model.uri", f"{lane.budget.memory_bytes >> 20} MiB of memory") from None
+                            raise _too_much(str(error), f"{lane.budget.memory_bytes >> 20} MiB of memory") from None
                         raise
                 else:
                     return self._admission(answer, named)
 
     async def _answer(self, lane: _Lane, child: Child, data: Mapping[str, Any], passed: str | None) -> dict[str, Any]:
         """What the child says in the end."""
-        at = "model.uri"
         budget = lane.budget
         try:
             async with asyncio.timeout(budget.seconds):
-                await child.send({"spec": data, "cpu_seconds": budget.cpu_seconds, "passed": passed})
-                while "at" in (message := await child.read()):
-                    at = str(message["at"])
+                message = await child.ask({"spec": data, "cpu_seconds": budget.cpu_seconds, "passed": passed})
         except TimeoutError:
+            place = child.place or _FIRST
             self._nursery.kill(child)
             raise TransientError(
-                f"{at}: to look at what it names took more than {budget.seconds:.0f} s; try again later",
+                f"{place}: to look at what it names took more than {budget.seconds:.0f} s; try again later",
                 reason="INSPECTION_TIMEOUT",
             ) from None
         except (EOFError, OSError):
+            place = child.place or _FIRST
             code = await child.exit_code()
-            _log.warning("a process that looked at a specification has ended", exit_code=code, field=at)
+            child.close()
+            _log.warning("a process that looked at a specification has ended", exit_code=code, field=place)
             if code == -signal.SIGXCPU:
-                raise _too_much(at, f"{budget.cpu_seconds} s of processor time") from None
-            raise _ExhaustedError from None
+                raise _too_much(place, f"{budget.cpu_seconds} s of processor time") from None
+            raise _ExhaustedError(place) from None
         except BaseException:  # whoever asked is gone
             self._nursery.kill(child)
             raise
         if "exhausted" in message:
+            place = child.place or _FIRST
             child.close()
-            raise _ExhaustedError
+            raise _ExhaustedError(place)
         lane.idle.append(child)
         return message
 

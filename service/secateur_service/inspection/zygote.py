@@ -1,8 +1,9 @@
 """The process that children are forked from: it has loaded what they need, so that one is there in milliseconds.
 
 It has one thread and looks at nothing foreign. The server tells it `start N MEMORY`, with the child's end of a
-connection, and `kill N`; it answers `ended N STATUS`. Numbers are the server's: only the one who waits for a process
-may signal it by its id, which may be another's at any time after. When the server is gone, all of them end.
+connection and the file of its notes, and `kill N`; it answers `ended N STATUS`. Numbers are the server's: only the one
+who waits for a process may signal it by its id, which may be another's at any time after. When the server is gone, all
+of them end.
 """
 
 from __future__ import annotations
@@ -62,24 +63,24 @@ class Zygote:
                     wake.recv(4096)
                     self._reap()
                 if self._control in ready:
-                    message, descriptors, _, _ = socket.recv_fds(self._control, MAX_MESSAGE_BYTES, 1)
+                    message, descriptors, _, _ = socket.recv_fds(self._control, MAX_MESSAGE_BYTES, 2)
                     if not message:
                         break
                     command, *numbers = message.split()
                     if command == b"kill":
                         self._kill(int(numbers[0]))
-                    elif self._start(int(numbers[0]), descriptors[0]):
+                    elif self._start(int(numbers[0]), descriptors):
                         signal.set_wakeup_fd(-1)
                         selector.close()
                         for end in (wake, waker, self._control):
                             end.close()
                         limit_memory(int(numbers[1]))
-                        serve(socket.socket(fileno=descriptors[0]), settings)
+                        serve(socket.socket(fileno=descriptors[0]), descriptors[1], settings)
                         return
         for process in self._children:
             os.kill(process, signal.SIGKILL)
 
-    def _start(self, number: int, descriptor: int) -> bool:
+    def _start(self, number: int, descriptors: list[int]) -> bool:
         """Fork; whether this is the child."""
         parent = os.getpid()
         process = os.fork()
@@ -89,7 +90,8 @@ class Zygote:
                 os._exit(1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             return True
-        os.close(descriptor)
+        for descriptor in descriptors:
+            os.close(descriptor)
         self._children[process] = number
         return False
 
