@@ -1,4 +1,4 @@
-"""Fixtures that tests of several folders use."""
+"""Fixtures that tests of several folders use, and what holds for all tests: no process outlives its own."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 
 from servers import authority, database_url, postgres, s3_server
-from support import leaks
+from support import leaks, outliving, processes
 
 # Read when torch is loaded: threads that spin while they wait make tests ten times slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -33,3 +33,8 @@ def _no_secret_leaves_a_process(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _test_of_a_leak(_no_secret_leaves_a_process, request):
     _no_secret_leaves_a_process.test = request.node.nodeid
+
+
+def pytest_configure(config):
+    processes.guard()
+    config.pluginmanager.register(outliving)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from support import leaks
+from support import leaks, processes
 from support.certificates import Authority
 
 
@@ -30,6 +29,15 @@ def free_port() -> int:
     with closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+def listens(port: int) -> bool:
+    """Whether somebody takes connections."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=30).close()
+    except OSError:
+        return False
+    return True
 
 
 def rclone_binary() -> str:
@@ -82,7 +90,7 @@ class S3Server:
 
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._process = subprocess.Popen(
+        self._process = processes.start(
             [
                 rclone_binary(), "serve", "s3", "--config", "/dev/null", "--vfs-cache-mode", "off",
                 "--auth-key", f"{self.access_key},{self.secret_key}",
@@ -91,16 +99,7 @@ class S3Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        deadline = time.monotonic() + 30
-        while True:
-            assert self._process.poll() is None, "rclone ended at once"
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            except OSError:
-                assert time.monotonic() < deadline, "rclone does not listen"
-                time.sleep(0.05)
-            else:
-                return
+        processes.await_ready(self._process, lambda: listens(self.port))
 
     def kill(self) -> None:
         if self._process is not None:
@@ -162,11 +161,12 @@ class PostgresServer:
                 shutil.chown(self.folder, "nobody")
             self._run("initdb", "-A", "trust", "-U", "postgres", "--no-sync", "--no-locale", "-E", "UTF8")
         options = f"-c listen_addresses=127.0.0.1 -p {self.port} -k {self.folder} -c fsync=off -c max_connections=200"
-        self._run("pg_ctl", "-w", "-t", "60", "-l", str(self.folder / "log"), "-o", options, "start")
+        self._run("pg_ctl", "-w", "-t", "300", "-l", str(self.folder / "log"), "-o", options, "start")
+        processes.share(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
 
     def stop(self, mode: str = "immediate") -> None:
         """Stop it; `immediate` is what a crash leaves behind."""
-        self._run("pg_ctl", "-w", "-m", mode, "stop")
+        self._run("pg_ctl", "-w", "-t", "300", "-m", mode, "stop")
 
     def create_database(self) -> str:
         """Create an empty database; returns its URL."""

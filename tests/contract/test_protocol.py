@@ -15,6 +15,7 @@ from secateur import _channel
 from secateur.v1 import prune_job_pb2, prune_service_pb2
 from secateur_service.api import server
 from support.protocol import breaking_changes
+from support.waiting import HANG_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "secateur.v1"
@@ -35,7 +36,7 @@ def _frozen() -> descriptor_pb2.FileDescriptorSet:
 
 def test_the_generated_stubs_have_not_drifted_from_the_protocol():
     command = [sys.executable, str(ROOT / "scripts" / "generate_stubs.py"), "--check"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
     assert ended.returncode == 0, ended.stderr
 
 

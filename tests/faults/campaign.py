@@ -41,10 +41,12 @@ from secateur_service.jobs.janitor import Janitor
 from secateur_service.jobs.job import Event, EventKind, Job
 from secateur_service.jobs.states import JobState
 from secateur_service.settings import Settings
+from support import processes
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service
+from support.waiting import HANG_SECONDS
 
-LEASE_SECONDS = float(WITH_WORKERS["SECATEUR_LEASE_SECONDS"])
+LEASE_SECONDS = 10.0
 BLOCKS = 12
 SHAPE = {"num_hidden_layers": BLOCKS, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
 SLOTS = 2
@@ -159,6 +161,7 @@ class Campaign:
             **{
                 **WITH_WORKERS,
                 "SECATEUR_DEVICES": ",".join(["cpu"] * SLOTS),
+                "SECATEUR_LEASE_SECONDS": f"{LEASE_SECONDS}",
                 "SECATEUR_DRAIN_SECONDS": "10",
                 **around.settings,
             },
@@ -175,7 +178,7 @@ class Campaign:
         """Undisturbed runs, then the disturbed ones."""
         undisturbed = [self.watchers.submit(spec, number) for number, spec in enumerate(self.specs)]
         for watched in undisturbed:
-            watched.handle.result(timeout_seconds=120)
+            watched.handle.result(timeout_seconds=HANG_SECONDS)
         self.expected = [self._published(watched) for watched in undisturbed]
         while self.kills < kills or len(self.jobs) < jobs:
             self._keep_submitting(jobs if self.kills >= kills else 10**9)
@@ -189,7 +192,7 @@ class Campaign:
         for watched in self.jobs:
             with contextlib.suppress(secateur.JobFailedError):
                 watched.handle.wait(timeout_seconds=600)
-        self.watchers.join(60)
+        self.watchers.join(HANG_SECONDS)
         self._clean_up()
 
     @property
@@ -341,6 +344,7 @@ def main() -> int:
     parser.add_argument("--database", choices=list(KINDS), default="sqlite")
     parser.add_argument("--folder", type=Path, help="kept, for looking at it afterwards")
     options = parser.parse_args()
+    processes.guard()
     began = time.monotonic()
     rng = random.Random(options.seed)
     with contextlib.ExitStack() as stack:

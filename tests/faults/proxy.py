@@ -10,6 +10,7 @@ import time
 from urllib.parse import urlsplit
 
 from servers import http_server
+from support.waiting import HANG_SECONDS
 
 DELAY_SECONDS = 1.0
 FAULTS = (
@@ -74,7 +75,7 @@ class Proxy:
             return fault
 
     def _pass_on(self, request, body):
-        connection = http.client.HTTPConnection(self._target, timeout=30)
+        connection = http.client.HTTPConnection(self._target, timeout=HANG_SECONDS)
         try:
             connection.putrequest(request.command, request.path, skip_host=True, skip_accept_encoding=True)
             for name, value in request.headers.items():

@@ -20,7 +20,8 @@ class RealSite(Site):
     """Dispatchers over a data folder, with real workers."""
 
     def __init__(self, folder, files, **settings):
-        super().__init__(folder, file_roots=(files,), lease_seconds=5, threads_per_worker=1, **settings)
+        given = {"lease_seconds": 60, "threads_per_worker": 1, **settings}
+        super().__init__(folder, file_roots=(files,), **given)
         self.store.migrate()
         self.files = files
         self.blocks = json.loads((files / "model" / "config.json").read_text())["num_hidden_layers"]
@@ -28,9 +29,17 @@ class RealSite(Site):
     def executor(self, faulty):
         return FaultyExecutor(self.settings, faulty)
 
-    def failing(self, *faults):
+    def failing(self, *faults, **given):
         """A dispatcher whose workers' n-th attempt meets the n-th fault."""
-        return self.dispatcher(faults)
+        return self.dispatcher(faults, **given)
+
+    def let_go(self):
+        """Let workers go on that hold."""
+        (self.settings.data_dir / "go").touch()
+
+    def let_step(self):
+        """Let a worker take a step."""
+        (self.settings.data_dir / "step").touch()
 
     def submit(self, *, max_attempts=50, **evaluation):
         data = spec_data(self.files / "model", self.files / "calibration", self.files / "evaluation")

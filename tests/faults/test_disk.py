@@ -30,9 +30,15 @@ def test_a_disk_that_fills_up_costs_no_finished_block_and_no_partial_file(make_s
     undisturbed = site.submit()
     until(ended(site, undisturbed), site.failing())
     job_id = site.submit()
-    dispatcher = site.failing("block.written=wait")
+    dispatcher = site.failing("block.recorded=step")
     until(has_block(site, job_id), dispatcher)
-    until(lambda: fill(disk) and site.failures(job_id), dispatcher)  # blocks that move on make room
+
+    def filled():  # again and again: blocks that move on make room
+        fill(disk)
+        site.let_step()
+        return site.failures(job_id)
+
+    until(filled, dispatcher)
     assert site.failures(job_id) == ["DISK_FULL"]
     assert not list((site.settings.data_dir / "work" / job_id).rglob("*.partial"))
     finished = len(site.store.blocks(job_id))

@@ -51,11 +51,12 @@ def test_a_store_that_fails_all_the_time_is_given_up_with_a_reason_and_nothing_i
 def test_credentials_that_are_revoked_end_the_job_at_once_with_what_to_check(s3_site, s3_server):
     site = s3_site
     job_id = site.submit()
-    dispatcher = site.failing("block.recorded=wait")
+    dispatcher = site.failing("block.recorded=hold")
     until(has_block(site, job_id), dispatcher)
     s3_server.kill()
     s3_server.secret_key = "another-secret"
     s3_server.start()
+    site.let_go()
     job = until(ended(site, job_id), dispatcher)
     assert (job.state, job.attempt, job.failure.reason) == (JobState.FAILED, 1, "OBJECT_STORE_FORBIDDEN")
     assert "check the access key" in job.failure.message
@@ -68,7 +69,7 @@ def test_a_shard_that_the_store_has_damaged_is_made_again(s3_site, damage):
     undisturbed = site.submit()
     until(ended(site, undisturbed), site.failing())
     job_id = site.submit()
-    dispatcher = site.failing("job.pruned=wait")
+    dispatcher = site.failing("job.pruned=hold")
     checkpoint = site.settings.data_dir / "work" / job_id / "checkpoint"
     until(
         lambda: site.store.blocks(job_id)[site.blocks - 1 :] and not list(checkpoint.glob("model-block-*")), dispatcher
@@ -78,6 +79,7 @@ def test_a_shard_that_the_store_has_damaged_is_made_again(s3_site, damage):
     objects.delete(shard)
     if damage == "truncated":
         objects.put_bytes(shard, b"short", "application/octet-stream")
+    site.let_go()
     job = until(ended(site, job_id), dispatcher)
     assert (job.state, job.attempt, site.failures(job_id)) == (JobState.SUCCEEDED, 2, ["UPLOAD_INCOMPLETE"])
     assert site.published(job_id) == site.published(undisturbed)

@@ -5,8 +5,10 @@ import signal
 from secateur_service import faults
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
+from support.clock import Clock, let_pass
+from support.processes import is_stopped
 from support.site import ended
-from support.waiting import until
+from support.waiting import HANG_SECONDS, until
 
 
 def test_a_job_whose_worker_is_killed_once_at_every_step_publishes_the_same_bytes_once(any_site):
@@ -15,7 +17,7 @@ def test_a_job_whose_worker_is_killed_once_at_every_step_publishes_the_same_byte
     until(ended(site, undisturbed), site.failing())
     job_id = site.submit()
     points = [point for point in faults.POINTS if point != "worker.succeeded"]
-    job = until(ended(site, job_id), site.failing(*(f"{point}=kill" for point in points)), seconds=240)
+    job = until(ended(site, job_id), site.failing(*(f"{point}=kill" for point in points)))
     assert job.state is JobState.SUCCEEDED
     assert job.attempt == len(points) + 1, "a point was not reached"
     assert site.published(job_id) == site.published(undisturbed)
@@ -36,10 +38,15 @@ def test_a_worker_that_is_killed_after_its_job_has_ended_changes_nothing(site):
 
 def test_a_worker_that_was_stopped_while_publishing_is_fenced_and_its_successor_publishes(site):
     job_id = site.submit()
-    dispatcher = site.failing("publish.uploaded=stop")
-    until(lambda: site.store.get(job_id).attempt == 1, dispatcher)
+    clock = Clock()
+    dispatcher = site.failing("publish.uploaded=stop", monotonic=clock)
+    until(lambda: dispatcher._running and is_stopped(dispatcher._running[0].worker.process.pid), dispatcher)
     [stopped] = dispatcher._running
+    let_pass(site.store, 60)
+    dispatcher.reconcile()
+    clock.now += 60  # it has lost its job, and keeps its slot
     job = until(ended(site, job_id), dispatcher)
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
-    assert stopped.worker.process.wait(30) == -signal.SIGKILL  # or it would keep the job's files from its successor
+    # Or it would keep the job's files from its successor.
+    assert stopped.worker.process.wait(HANG_SECONDS) == -signal.SIGKILL
     assert site.published(job_id)[1] == set()

@@ -1,7 +1,7 @@
 """Real workers that fail at a fault point, and an executor for them.
 
-Actions at a point: `kill`, `stop` (until somebody continues it),
-`wait` (a second each time), `disk-full`, `little-memory` (from there on).
+Actions at a point: `kill`, `stop` (until somebody continues it), `hold` (until there is a file `go` in the data
+folder), `step` (until there is a file `step`, which is removed), `disk-full`, `little-memory` (from there on).
 """
 
 import ctypes
@@ -34,12 +34,20 @@ def disk_full():
     raise OSError(28, "No space left on device")
 
 
+def wait_for(name):
+    file = Path(os.environ["SECATEUR_DATA_DIR"]) / name
+    while not file.exists():
+        time.sleep(0.02)
+    return file
+
+
 ACTIONS = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "disk-full": disk_full,
     "little-memory": limit_memory,
-    "wait": lambda: time.sleep(1),
+    "hold": lambda: wait_for("go"),
+    "step": lambda: wait_for("step").unlink(),
 }
 
 

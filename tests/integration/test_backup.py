@@ -11,9 +11,10 @@ import pytest
 import secateur
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
+from support.clock import let_pass
 from support.jobs import new_job
 from support.releases import this_release
-from support.service import WITH_WORKERS, Service
+from support.service import LEASE_SECONDS, WITH_WORKERS, Service
 from support.waiting import until
 
 
@@ -57,7 +58,6 @@ def test_a_job_that_was_half_finished_in_the_backup_is_finished_after_the_restor
 ):
     server = request.getfixturevalue("postgres") if back_up is dump else None
     settings = {**WITH_WORKERS, **this_release(), "SECATEUR_DESTINATIONS": (tmp_path / "results").as_uri()}
-    settings["SECATEUR_LEASE_SECONDS"] = "2"
     lost = Service(tmp_path, toy="patient", **settings, SECATEUR_DATABASE_URL=database_url)
     store = lost.store
     older, half_finished = (store.create(new_job(destination=(tmp_path / "results").as_uri())).id for _ in range(2))
@@ -71,12 +71,13 @@ def test_a_job_that_was_half_finished_in_the_backup_is_finished_after_the_restor
     restored = Service(tmp_path, toy="finish", **settings, SECATEUR_DATABASE_URL=restore(tmp_path, server))
     try:
         store = restored.store
+        assert (store.get(older), store.events(older, after=0, limit=100)) == (expected, told)
+        let_pass(store, LEASE_SECONDS)
         until(lambda: store.get(half_finished).state is JobState.SUCCEEDED)
         events = store.events(half_finished, after=0, limit=100)
         assert [event.sequence for event in events] == list(range(1, len(events) + 1))
         assert [event.body["index"] for event in events if event.kind is EventKind.BLOCK] == [0, 1, 2]
         assert store.get(half_finished).attempt == 2
-        assert (store.get(older), store.events(older, after=0, limit=100)) == (expected, told)
         with secateur.Client(restored.endpoint) as client:
             assert client.job(older).get().result.sparsity == 0.5
             assert [job.name.removeprefix("pruneJobs/") for job in client.list_jobs()] == [half_finished, older]

@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,8 @@ from secateur_service.demo.corpora import LANGUAGES, read_split, write_corpora
 from secateur_service.demo.service import ServiceDidNotStartError, running_service
 from secateur_service.demo.tokenizer import BOS_ID, EOS_ID, VOCABULARY_SIZE, save_byte_tokenizer
 from secateur_service.demo.training import ensure_model
+from support.processes import is_running
+from support.waiting import HANG_SECONDS, until
 
 
 @pytest.fixture(scope="module")
@@ -28,21 +29,6 @@ def model(tmp_path_factory):
     assert len(losses) == 40
     assert losses[-1] < 0.7 * losses[0]
     return folder
-
-
-def process_ended(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
-def wait_until(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_the_tokenizer_gives_one_token_a_byte_and_loses_nothing(tmp_path):
@@ -114,7 +100,7 @@ def test_the_service_answers_while_it_is_wanted_and_is_gone_afterwards(tmp_path)
         pid = json.loads((tmp_path / "service/ready.json").read_text())["pid"]
         with secateur.Client(address) as client:
             assert "wanda" in client.info().methods
-    assert process_ended(pid)
+    assert not is_running(pid)
 
 
 def test_a_service_that_cannot_start_is_reported_with_its_log(tmp_path):
@@ -137,7 +123,7 @@ def start_demo(data_dir, model):
 
 def test_the_demo_ends_with_the_table_and_with_files_that_are_there(tmp_path, model):
     demo = start_demo(tmp_path / "data", model)
-    output, _ = demo.communicate(timeout=200)
+    output, _ = demo.communicate(timeout=HANG_SECONDS)
     assert demo.returncode == 0, output
     for language in LANGUAGES:
         assert f"│ {language} " in output
@@ -154,9 +140,9 @@ def test_the_demo_ends_with_the_table_and_with_files_that_are_there(tmp_path, mo
 def test_a_demo_that_is_terminated_stops_its_service(tmp_path, model):
     demo = start_demo(tmp_path / "data", model)
     ready = tmp_path / "data/service/ready.json"
-    wait_until(ready.exists, 60)
+    until(lambda: ready.exists() or demo.poll() is not None)
     pid = json.loads(ready.read_text())["pid"]
     demo.send_signal(signal.SIGTERM)
-    demo.communicate(timeout=100)
+    demo.communicate(timeout=HANG_SECONDS)
     assert demo.returncode != 0
-    assert process_ended(pid)
+    assert not is_running(pid)

@@ -29,7 +29,7 @@ from servers import free_port
 from support.dashboards import DASHBOARDS, expressions, filled_in, panels, sql_filled_in
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service
-from support.waiting import until
+from support.waiting import HANG_SECONDS, until
 
 RULES = Path(__file__).parents[2] / "deploy" / "monitoring" / "alerts.yml"
 BLOCKS = 3
@@ -62,7 +62,7 @@ class Prometheus:
     def ask(self, query: str) -> list[tuple[dict[str, str], float]]:
         """An instant query: the labels of each series, and its value."""
         address = f"{self._url}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
-        with urllib.request.urlopen(address, timeout=10) as answer:
+        with urllib.request.urlopen(address, timeout=HANG_SECONDS) as answer:
             found = json.load(answer)["data"]["result"]
         return [
             ({name: value for name, value in series["metric"].items() if name != "job"}, float(series["value"][1]))
@@ -134,7 +134,7 @@ def ended(service, files, prometheus):
         displaced = client.submit(good)
         take_the_place_of(service, displaced.name.partition("/")[2])
         jobs = [killed, displaced, client.submit(broken), *(client.submit(good) for _ in range(GOOD))]
-        states = [job.wait(timeout_seconds=180) for job in jobs]
+        states = [job.wait(timeout_seconds=HANG_SECONDS) for job in jobs]
         until(lambda: sum(value for _, value in prometheus.ask("secateur_jobs_finished_total")) == len(jobs))
     time.sleep(3)  # the recorded figures follow
     return states
@@ -155,7 +155,7 @@ def test_seven_jobs_run_through_one_is_killed_and_two_fail(ended):
 
 def test_the_metrics_after_real_jobs_are_as_prometheus_wants_them(ended, service):
     program = shutil.which("promtool") or pytest.skip("promtool is not installed")
-    with urllib.request.urlopen(f"http://{service.metrics}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{service.metrics}/metrics", timeout=HANG_SECONDS) as answer:
         text = answer.read()
     checked = subprocess.run([program, "check", "metrics"], input=text, capture_output=True, check=False)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
@@ -276,5 +276,5 @@ def test_the_alert_of_an_absent_service_follows_its_end(ended, service, promethe
     (absent,) = [rule["expr"] for rule in rules() if rule.get("alert") == "SecateurAbsent"]
     assert prometheus.ask(absent) == []
     service.process.terminate()
-    service.process.wait(60)
-    until(lambda: prometheus.ask(absent) == [({}, 1)], seconds=30)
+    service.process.wait(HANG_SECONDS)
+    until(lambda: prometheus.ask(absent) == [({}, 1)])

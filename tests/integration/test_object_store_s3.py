@@ -1,7 +1,7 @@
 import base64
 import hashlib
 import os
-import time
+import threading
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -13,6 +13,7 @@ from secateur_service.artifacts.port import ObjectInfo
 from secateur_service.artifacts.s3 import S3Store
 from secateur_service.errors import PermanentError, TransientError
 from servers import free_port, http_server
+from support.waiting import HANG_SECONDS
 
 
 def open_s3(server, *, bucket="models", prefix="team", secret=None):
@@ -110,11 +111,9 @@ def test_wrong_credentials_are_told_from_an_absent_object_and_do_not_appear_in_t
 
 def test_a_store_that_is_down_is_given_up_after_bounded_retries():
     store = misbehaving(f"http://127.0.0.1:{free_port()}", retries=2)
-    started = time.monotonic()
     with pytest.raises(TransientError) as error:
         store.put_bytes("job/a", b"1", "text/plain")
     assert error.value.reason == "OBJECT_STORE_UNREACHABLE"
-    assert time.monotonic() - started < 10
 
 
 def test_an_upload_survives_a_restart_of_the_store(s3_server, tmp_path):
@@ -148,8 +147,11 @@ def test_a_store_that_says_slow_down_is_asked_again_and_then_reported_as_unavail
 
 
 def test_a_store_that_does_not_answer_is_reported_as_slow():
-    with http_server(lambda _request: time.sleep(2)) as endpoint, pytest.raises(TransientError) as error:
-        misbehaving(endpoint, retries=0, read_timeout_seconds=0.3).get_bytes("job/a")
+    given_up = threading.Event()
+    with http_server(lambda _request: given_up.wait(HANG_SECONDS)) as endpoint:
+        with pytest.raises(TransientError) as error:
+            misbehaving(endpoint, retries=0, read_timeout_seconds=0.3).get_bytes("job/a")
+        given_up.set()
     assert error.value.reason == "OBJECT_STORE_TIMEOUT"
 
 

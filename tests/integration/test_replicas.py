@@ -11,7 +11,7 @@ import torch
 import secateur
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service, checkpoint_digests
-from support.waiting import until
+from support.waiting import HANG_SECONDS, until
 
 BLOCKS = 16
 
@@ -41,8 +41,8 @@ def replicas(tmp_path, files, postgres):
 def test_a_watcher_sees_nothing_but_its_events_whichever_replica_is_killed(replicas, files):
     data = spec_data(files / "model", files / "calibration", files / "evaluation", method="sparsegpt", sparsity=0.5)
     endpoint = "ipv4:" + ",".join(replica.endpoint for replica in replicas)
-    with secateur.Client(endpoint, reconnect_seconds=60) as client:
-        undisturbed = client.submit(data).result(timeout_seconds=120)
+    with secateur.Client(endpoint, reconnect_seconds=HANG_SECONDS) as client:
+        undisturbed = client.submit(data).result(timeout_seconds=HANG_SECONDS)
         job = client.submit(data)
         history = []
         watcher = threading.Thread(target=lambda: history.extend(job.watch(after_sequence=0)), daemon=True)
@@ -54,15 +54,15 @@ def test_a_watcher_sees_nothing_but_its_events_whichever_replica_is_killed(repli
         until(lambda: blocks() >= 3)
         first = next(replica for replica in replicas if replica.worker_pids())
         other = next(replica for replica in replicas if replica is not first)
-        first.kill()  # with its worker: the machine is gone
-        first.kill_workers()
-        until(other.worker_pids)  # takes the job up when the lease has ended
+        first.kill()
+        first.lose_workers()
+        until(other.worker_pids)  # takes the job up
         first.start()
         seen = blocks()
         until(lambda: blocks() >= seen + 1)
         other.kill()  # its worker goes on as an orphan
-        result = job.result(timeout_seconds=120)
-        watcher.join(30)
+        result = job.result(timeout_seconds=HANG_SECONDS)
+        watcher.join(HANG_SECONDS)
         assert not watcher.is_alive()
         assert [event.sequence for event in history] == list(range(1, job.get().last_sequence + 1))
         states = [str(event.state) for event in history if isinstance(event, secateur.StateEvent)]
@@ -114,6 +114,6 @@ def test_fifty_requests_with_one_id_to_two_replicas_make_one_job_which_survives_
         clients[1].submit(other, request_id=request_id)
     [job] = clients[1].list_jobs()
     assert {job.name} == names
-    assert str(clients[1].job(job.name).wait(timeout_seconds=120).state) == "SUCCEEDED"
+    assert str(clients[1].job(job.name).wait(timeout_seconds=HANG_SECONDS).state) == "SUCCEEDED"
     for client in clients:
         client.close()

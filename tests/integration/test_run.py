@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from support.forking import forked_command, run_command
 from support.models import save_corpora, save_model, spec_data
+from support.waiting import HANG_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_a_termination_signal_keeps_the_finished_blocks(inputs, tmp_path):
     while worker.poll() is None and not ledger.exists():
         time.sleep(0.005)
     worker.terminate()
-    assert worker.wait(60) == 13
+    assert worker.wait(HANG_SECONDS) == 13
     assert "PREEMPTED: interrupted; run the same command again" in (tmp_path / "said").read_text()
     assert json.loads(run(tmp_path, data).stdout.splitlines()[-1])["resumed_blocks"] >= 1
 

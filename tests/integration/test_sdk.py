@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import threading
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,6 +18,7 @@ from secateur.v1 import prune_service_pb2 as service_pb
 from secateur.v1 import prune_service_pb2_grpc as service_grpc
 from secateur_service.jobs.job import Failure
 from support.service import FILES, REPORT, Service
+from support.waiting import HANG_SECONDS, until, until_async
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def service(tmp_path):
 
 @pytest.fixture
 def client(service):
-    with secateur.Client(service.endpoint, reconnect_seconds=30) as client:
+    with secateur.Client(service.endpoint, reconnect_seconds=HANG_SECONDS) as client:
         yield client
 
 
@@ -47,7 +47,7 @@ def in_thread(function, *arguments):
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
 
-    def join(seconds=20):
+    def join(seconds=HANG_SECONDS):
         thread.join(seconds)
         assert not thread.is_alive(), "it does not end"
         if "error" in outcome:
@@ -55,13 +55,6 @@ def in_thread(function, *arguments):
         return outcome["value"]
 
     return join
-
-
-def until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "this did not happen in time"
-        time.sleep(0.02)
 
 
 def test_a_report_larger_than_a_stock_client_accepts_arrives_whole(service, client):
@@ -157,19 +150,14 @@ def test_a_watch_gives_up_when_the_service_stays_away(service):
         watch = client.job(job_id).watch()
         assert next(watch).kind == "snapshot"
         service.kill()
-        started = time.monotonic()
         with pytest.raises(secateur.UnavailableError, match="no contact"):
             list(watch)
-        assert time.monotonic() - started < 10
 
 
-def test_a_call_to_a_service_that_is_not_there_is_unavailable_within_seconds(service):
+def test_a_call_to_a_service_that_is_not_there_is_unavailable(service):
     service.kill()
-    with secateur.Client(service.endpoint) as client:
-        started = time.monotonic()
-        with pytest.raises(secateur.UnavailableError):
-            client.info()
-        assert time.monotonic() - started < 15
+    with secateur.Client(service.endpoint) as client, pytest.raises(secateur.UnavailableError):
+        client.info()
 
 
 @pytest.mark.parametrize(
@@ -211,20 +199,17 @@ def test_closing_the_client_ends_a_watch_in_another_thread(service):
     watch = client.job(service.running_job()).watch()
     next(watch)
     ending = in_thread(lambda: list(watch))
-    time.sleep(0.2)
     client.close()
     with pytest.raises(secateur.ClientClosedError):
-        ending(seconds=5)
+        ending()
     with pytest.raises(secateur.ClientClosedError):
         client.info()
 
 
 def test_waiting_has_a_limit_and_the_job_goes_on(service, client):
     job = client.job(service.running_job())
-    started = time.monotonic()
     with pytest.raises(secateur.WaitTimeoutError):
         job.wait(timeout_seconds=0.5)
-    assert time.monotonic() - started < 5
     assert job.get().state is secateur.JobState.RUNNING
 
 
@@ -318,7 +303,7 @@ def test_a_dry_run_resolves_and_stores_nothing(service, client):
 
 
 async def test_the_asynchronous_client_does_the_same(service, tmp_path):
-    async with secateur.AsyncClient(service.endpoint, reconnect_seconds=30) as client:
+    async with secateur.AsyncClient(service.endpoint, reconnect_seconds=HANG_SECONDS) as client:
         assert (await client.info()).version
         job = await client.submit(admissible_spec(service.file_root))
         await job.cancel()
@@ -335,13 +320,12 @@ async def test_the_asynchronous_client_does_the_same(service, tmp_path):
 
         watching = asyncio.create_task(watch())
         service.log(job_id, "one")
-        while not any(event.kind == "log" for event in events):
-            await asyncio.sleep(0.02)
+        await until_async(lambda: any(event.kind == "log" for event in events))
         await asyncio.to_thread(service.kill)
         service.log(job_id, "two")
         await asyncio.to_thread(service.start)
         service.publish(job_id, FILES)
-        await asyncio.wait_for(watching, 20)
+        await asyncio.wait_for(watching, HANG_SECONDS)
         assert [event.sequence for event in events] == list(range(1, service.store.get(job_id).last_sequence + 1))
         assert [event.message async for event in job.logs()] == ["one", "two"]
         assert (await job.result()).report == json.loads(REPORT)
@@ -355,17 +339,20 @@ async def test_cancelling_a_task_ends_its_watch_and_closing_ends_the_others(serv
     job_id = service.running_job()
     client = secateur.AsyncClient(service.endpoint)
 
+    seen = []
+
     async def watch():
-        return [event async for event in client.job(job_id).watch()]
+        async for event in client.job(job_id).watch():
+            seen.append(event)  # noqa: PERF401 - the test looks at it meanwhile
 
     first, second = asyncio.create_task(watch()), asyncio.create_task(watch())
-    await asyncio.sleep(0.5)
+    await until_async(lambda: len(seen) == 2)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(first, 5)
+        await asyncio.wait_for(first, HANG_SECONDS)
     await client.close()
     with pytest.raises(secateur.ClientClosedError):
-        await asyncio.wait_for(second, 5)
+        await asyncio.wait_for(second, HANG_SECONDS)
 
 
 def admissible_spec(root):

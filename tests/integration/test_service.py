@@ -22,7 +22,7 @@ from secateur_service.jobs.janitor import Janitor
 from secateur_service.settings import Settings
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service, checkpoint_digests, folder_of
-from support.waiting import until
+from support.waiting import HANG_SECONDS, until
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def service(tmp_path_factory):
 
 @pytest.fixture
 def client(service):
-    with secateur.Client(service.endpoint, reconnect_seconds=60) as client:
+    with secateur.Client(service.endpoint, reconnect_seconds=HANG_SECONDS) as client:
         yield client
 
 
@@ -65,7 +65,7 @@ def test_a_job_runs_from_submission_to_a_downloaded_checkpoint(service, client, 
     assert stages == ["FETCHING", "SAMPLING", "PRUNING", "PACKAGING", "PUBLISHING"]
     blocks = [event.index for event in events if isinstance(event, secateur.BlockEvent)]
     assert blocks == list(range(8))
-    result = job.result(timeout_seconds=5)
+    result = job.result(timeout_seconds=HANG_SECONDS)
     assert result.sparsity == 0.5
     assert list(result.languages) == ["de", "uk", "en"]
     assert result.report["sparsity"]["pruned_layers"] == 0.5
@@ -78,13 +78,13 @@ def test_a_job_runs_from_submission_to_a_downloaded_checkpoint(service, client, 
 def test_a_job_runs_although_the_server_is_killed_at_once_after_the_acknowledgement(service, client):
     job = client.submit(data_of(service, method="magnitude", sparsity=0.5))
     service.kill()
-    service.kill_workers()
+    service.lose_workers()
     service.start()
-    assert str(job.wait(timeout_seconds=120).state) == "SUCCEEDED"
+    assert str(job.wait(timeout_seconds=HANG_SECONDS).state) == "SUCCEEDED"
 
 
 def test_killing_worker_server_and_watchers_leaves_true_states_and_the_same_bytes(service, client):
-    undisturbed = client.submit(data_of(service, method="sparsegpt", sparsity=0.5)).result(timeout_seconds=120)
+    undisturbed = client.submit(data_of(service, method="sparsegpt", sparsity=0.5)).result(timeout_seconds=HANG_SECONDS)
     job = client.submit(data_of(service, method="sparsegpt", sparsity=0.5))
     history = []
     watcher = threading.Thread(target=lambda: history.extend(job.watch(after_sequence=0)), daemon=True)
@@ -105,10 +105,10 @@ def test_killing_worker_server_and_watchers_leaves_true_states_and_the_same_byte
     service.start()
     until(lambda: blocks() >= 5 or job.get().state.is_terminal)
     service.kill()
-    service.kill_workers()  # now both are gone
+    service.lose_workers()  # now both are gone
     service.start()
-    result = job.result(timeout_seconds=120)
-    watcher.join(30)
+    result = job.result(timeout_seconds=HANG_SECONDS)
+    watcher.join(HANG_SECONDS)
     assert not watcher.is_alive()
     assert [event.sequence for event in history] == list(range(1, history[-1].sequence + 1))
     assert history[-1].sequence == job.get().last_sequence
@@ -137,18 +137,18 @@ def janitor(service):
 
 
 def test_a_retried_job_goes_on_with_the_finished_blocks_and_publishes_the_same_bytes(service, client):
-    undisturbed = client.submit(data_of(service, method="sparsegpt", sparsity=0.6)).result(timeout_seconds=120)
+    undisturbed = client.submit(data_of(service, method="sparsegpt", sparsity=0.6)).result(timeout_seconds=HANG_SECONDS)
     job = client.submit(data_of(service, method="sparsegpt", sparsity=0.6))
     with pytest.raises(secateur.PreconditionError, match="only a job that has failed or was cancelled"):
         job.retry()
     until(lambda: len(service.store.blocks(job.name.partition("/")[2])) >= 4)
     job.cancel()
-    assert str(job.wait(timeout_seconds=60).state) == "CANCELLED"
+    assert str(job.wait(timeout_seconds=HANG_SECONDS).state) == "CANCELLED"
     request_id = str(uuid.uuid4())
     retried = job.retry(request_id=request_id)
     assert job.retry(request_id=request_id).name == retried.name != job.name
     assert (retried.get().retry_of, job.get().retry_of) == (job.name, None)
-    result = retried.result(timeout_seconds=120)
+    result = retried.result(timeout_seconds=HANG_SECONDS)
     assert str(job.get().state) == "CANCELLED"
     computed = [event.index for event in retried.watch(after_sequence=0) if isinstance(event, secateur.BlockEvent)]
     assert len(computed) < 8, "finished blocks were computed again"
@@ -165,12 +165,12 @@ def test_a_retried_job_goes_on_with_the_finished_blocks_and_publishes_the_same_b
 def test_a_job_is_retried_on_the_command_line(service, client):
     job = client.submit(data_of(service))
     job.cancel()
-    job.wait(timeout_seconds=60)
+    job.wait(timeout_seconds=HANG_SECONDS)
     command = [sys.executable, "-m", "secateur", "retry", job.name, "--endpoint", service.endpoint]
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"goes on with {job.name}" in finished.stdout
     retried = client.job(finished.stdout.split()[0])
-    assert str(retried.wait(timeout_seconds=120).state) == "SUCCEEDED"
+    assert str(retried.wait(timeout_seconds=HANG_SECONDS).state) == "SUCCEEDED"
 
 
 def test_a_job_that_kills_its_worker_each_time_ends_with_the_reason(service, client):
@@ -195,7 +195,7 @@ def test_a_running_job_is_cancelled_within_a_block_and_its_log_tells_of_it(servi
     until(lambda: service.store.blocks(job.name.partition("/")[2]))
     job.cancel()
     with pytest.raises(secateur.JobCancelledError):
-        job.result(timeout_seconds=30)
+        job.result(timeout_seconds=HANG_SECONDS)
     assert str(job.get().state) == "CANCELLED"
     assert job.cancel().state == job.get().state  # again changes nothing
 
@@ -205,7 +205,7 @@ def test_a_failed_job_says_why_in_its_failure_and_its_log(service, client):
     data["calibration"]["samples"] = 5000
     job = client.submit(data)
     with pytest.raises(secateur.JobFailedError) as caught:
-        job.result(timeout_seconds=60)
+        job.result(timeout_seconds=HANG_SECONDS)
     assert caught.value.reason == "CORPUS_REFUSED"
     assert "tokens where" in str(caught.value)
 

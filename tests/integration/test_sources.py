@@ -16,6 +16,7 @@ from support.forking import run_command
 from support.hub import hub_server
 from support.models import TEXT, save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service, checkpoint_digests, folder_of
+from support.waiting import HANG_SECONDS
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_the_same_model_and_text_give_the_same_bytes_wherever_they_lie(service, 
     with secateur.Client(service.endpoint) as client:
         for place, uris in places.items():
             job = client.submit(data_from(files, *uris))
-            results[place] = job.result(timeout_seconds=120)
+            results[place] = job.result(timeout_seconds=HANG_SECONDS)
             resolved = job.get().resolved_spec
             if place == "hf":
                 commits = {name: repository.commit for name, repository in hub.repositories.items()}
@@ -101,7 +102,7 @@ def test_a_preset_is_read_from_the_hub_a_part_at_a_time_and_pinned_to_its_commit
     del data["calibration"]["corpus"], data["evaluation"]["corpus"]  # it is the default
     with secateur.Client(service.endpoint) as client:
         hub.break_off_after = [4_000, 2_000]
-        report = client.submit(data).result(timeout_seconds=120).report
+        report = client.submit(data).result(timeout_seconds=HANG_SECONDS).report
         assert not hub.break_off_after, "nothing was interrupted"
         assert report["spec"]["calibration"]["corpus"] == report["spec"]["evaluation"]["corpus"] == f"mc4@{commit}"
         assert [entry["tokens"] for entry in report["calibration"]] == [3 * 64] * 2

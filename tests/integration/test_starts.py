@@ -2,12 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
+from support import processes
 from support.clock import Clock, let_pass
 from support.site import PYTHONPATH, Site, ended
 from support.waiting import until
@@ -18,7 +18,7 @@ SERVER = """
 import sys, time
 from support.site import Site
 
-Site(sys.argv[1], **({"database_url": sys.argv[2]} if sys.argv[2:] else {})).dispatcher("finish", late=True).start()
+Site(sys.argv[1], **({"database_url": sys.argv[2]} if sys.argv[2:] else {})).dispatcher("late finish").start()
 time.sleep(3600)
 """
 
@@ -48,7 +48,7 @@ def reasons(site, job_id):
 def test_an_attempt_whose_worker_takes_longer_than_its_lease_to_start_is_neither_lost_nor_charged(site, leases):
     clock = Clock()
     job_id = site.create(max_attempts=1)
-    dispatcher = site.dispatcher("finish", late=True, monotonic=clock)
+    dispatcher = site.dispatcher("late finish", monotonic=clock)
     until(lambda: starting(site), dispatcher)
     for _ in range(round(10 * leases)):
         clock.now += LEASE / 10
@@ -64,7 +64,7 @@ def test_an_attempt_whose_worker_takes_longer_than_its_lease_to_start_is_neither
 def test_a_pass_that_comes_later_than_the_lease_ends_keeps_its_own_attempts_that_start(site):
     clock = Clock()
     job_id = site.create()
-    dispatcher = site.dispatcher("finish", late=True, monotonic=clock)
+    dispatcher = site.dispatcher("late finish", monotonic=clock)
     until(lambda: starting(site), dispatcher)
     clock.now += 2 * LEASE
     let_pass(site.store, 2 * LEASE)
@@ -75,7 +75,7 @@ def test_a_pass_that_comes_later_than_the_lease_ends_keeps_its_own_attempts_that
 def test_work_that_begins_late_has_its_whole_time_before_it_counts_as_stalled(site):
     clock = Clock()
     job_id = site.create()
-    dispatcher = site.dispatcher("slow", late=True, monotonic=clock, stall_seconds=LEASE)
+    dispatcher = site.dispatcher("late slow", monotonic=clock, stall_seconds=LEASE)
     until(lambda: starting(site), dispatcher)
     clock.now += 2 * LEASE
     let_pass(site.store, 2 * LEASE)
@@ -92,7 +92,7 @@ def test_work_that_begins_late_has_its_whole_time_before_it_counts_as_stalled(si
 def test_a_worker_that_does_not_begin_in_time_is_killed_and_replaced_uncharged(site):
     clock = Clock()
     job_id = site.create(max_attempts=1)
-    dispatcher = site.dispatcher("finish", late=True, monotonic=clock)
+    dispatcher = site.dispatcher("late finish", monotonic=clock)
     [first] = until(lambda: starting(site), dispatcher)
     clock.now += 299
     dispatcher.reconcile()
@@ -109,7 +109,7 @@ def test_a_worker_that_does_not_begin_in_time_is_killed_and_replaced_uncharged(s
 def test_a_cancelled_job_whose_worker_does_not_begin_in_time_is_cancelled(site):
     clock = Clock()
     job_id = site.create()
-    dispatcher = site.dispatcher("finish", late=True, monotonic=clock)
+    dispatcher = site.dispatcher("late finish", monotonic=clock)
     until(lambda: starting(site), dispatcher)
     site.store.request_cancel(job_id)
     clock.now += 300
@@ -119,7 +119,7 @@ def test_a_cancelled_job_whose_worker_does_not_begin_in_time_is_cancelled(site):
 
 def test_draining_ends_a_worker_that_starts_at_once_and_uncharged(site):
     job_id = site.create(max_attempts=1)
-    dispatcher = site.dispatcher("finish", late=True)
+    dispatcher = site.dispatcher("late finish")
     until(lambda: starting(site), dispatcher)
     dispatcher.drain()
     assert dispatcher._running == []
@@ -154,7 +154,7 @@ def test_when_the_server_is_killed_another_attempt_takes_over_uncharged_and_the_
     killed_while_its_worker_starts(site)
     [orphan] = starting(site)
     let_pass(site.store, 2 * LEASE)
-    dispatcher = site.dispatcher("finish", late=True)
+    dispatcher = site.dispatcher("late finish")
     until(lambda: len(starting(site)) == 2, dispatcher)
     begin(site)
     job = until(ended(site, job_id), dispatcher)
@@ -163,24 +163,16 @@ def test_when_the_server_is_killed_another_attempt_takes_over_uncharged_and_the_
     assert (site.settings.data_dir / "artifacts" / job_id / "proof").read_text() == "2"
     log = site.settings.data_dir / "work" / job_id / "attempt-1.log"
     until(lambda: "FENCED" in log.read_text())
-    until(lambda: not alive(orphan))
+    until(lambda: not processes.is_running(orphan))
 
 
 def test_two_workers_for_one_slot_cost_neither_job_an_attempt(site):
     """A restarted server does not see the slot of an orphan that is still loading."""
     first, second = site.create(max_attempts=1), site.create(max_attempts=1)
     killed_while_its_worker_starts(site)
-    dispatcher = site.dispatcher("finish", late=True)
+    dispatcher = site.dispatcher("late finish")
     until(lambda: len(starting(site)) == 2, dispatcher)
     begin(site)
     for job_id in (first, second):
         job = until(ended(site, job_id), dispatcher)
         assert (job.state, job.charged_attempts) == (JobState.SUCCEEDED, 0)
-
-
-def alive(pid):
-    """Whether a process runs; one that has ended may wait for its parent to hear of it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

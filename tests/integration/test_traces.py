@@ -12,7 +12,7 @@ import secateur
 from support.collector import Collector
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service
-from support.waiting import until
+from support.waiting import HANG_SECONDS, until
 
 CREATE = "secateur.v1.PruneService/CreatePruneJob"
 BLOCKS = 6
@@ -66,7 +66,7 @@ def test_a_trace_leads_from_the_clients_call_through_the_queue_to_the_uploads(se
     name = subprocess.run(program, env=environment, capture_output=True, text=True, check=True).stdout.strip()
     job_id = name.partition("/")[2]
     with secateur.Client(service.endpoint) as client:
-        assert client.job(name).wait(timeout_seconds=120).state == "SUCCEEDED"
+        assert client.job(name).wait(timeout_seconds=HANG_SECONDS).state == "SUCCEEDED"
     attempt = collector.one("attempt")
     of_trace = [span for span in collector.spans if span.trace == attempt.trace]
     by_id = {span.id: span for span in of_trace}
@@ -116,7 +116,7 @@ def test_a_killed_attempt_is_followed_by_another_in_the_same_trace_and_errors_sa
     os.kill(until(service.worker_pids)[0], signal.SIGKILL)
     (service.file_root / "model" / "model.safetensors").unlink()  # so that the next attempt fails
     with secateur.Client(service.endpoint) as client:
-        ended = client.job(job.id).wait(timeout_seconds=120)
+        ended = client.job(job.id).wait(timeout_seconds=HANG_SECONDS)
         assert ended.state == "FAILED"
         with pytest.raises(secateur.NotFoundError):
             client.job("20260101-000000-aaaaaa").get()
@@ -148,7 +148,7 @@ def test_strangers_and_probes_leave_no_spans(tmp_path, collector):
         with secateur.Client(service.endpoint, token=token) as client:
             client.info()
         service.process.terminate()
-        assert service.process.wait(30) == 0
+        assert service.process.wait(HANG_SECONDS) == 0
     finally:
         service.close()
     assert [span.name for span in collector.spans] == ["secateur.v1.PruneService/GetServiceInfo"]
@@ -163,9 +163,9 @@ def test_a_collector_that_is_away_hinders_nothing(tmp_path):
     service = Service(tmp_path, **WITH_WORKERS, **nobody)
     try:
         with secateur.Client(service.endpoint) as client:
-            assert client.submit(spec_of(service)).wait(timeout_seconds=120).state == "SUCCEEDED"
-        until(lambda: not service.worker_pids(), seconds=20)
+            assert client.submit(spec_of(service)).wait(timeout_seconds=HANG_SECONDS).state == "SUCCEEDED"
+        until(lambda: not service.worker_pids())
         service.process.terminate()
-        assert service.process.wait(30) == 0
+        assert service.process.wait(HANG_SECONDS) == 0
     finally:
         service.close()

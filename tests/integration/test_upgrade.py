@@ -25,7 +25,7 @@ from support.jobs import block, new_job
 from support.models import save_corpora, save_model, spec_data
 from support.releases import HEAD, NEXT, next_release, this_release
 from support.service import WITH_WORKERS, Service, checkpoint_digests
-from support.waiting import until
+from support.waiting import HANG_SECONDS, until
 
 OLDER = Path(__file__).with_name("older")
 BLOCKS = 8
@@ -42,7 +42,6 @@ def serve(tmp_path, database_url):
             common = {
                 "SECATEUR_DATABASE_URL": database_url,
                 "SECATEUR_DESTINATIONS": (tmp_path / "results").as_uri(),
-                "SECATEUR_LEASE_SECONDS": "3",
             }
             service = Service(
                 folder, file_root=tmp_path / "files", toy=toy, **{**WITH_WORKERS, **common, **release, **settings}
@@ -166,14 +165,14 @@ def test_jobs_go_on_through_an_upgrade_and_the_rollback_after_it(serve, database
     store, first = service.store, create(service)
     until(lambda: store.blocks(first))
     service.kill()
-    service.kill_workers()
+    service.lose_workers()
 
     service = serve(new, "slow-once")
     assert succeeded(store, first)
     second = create(service)
     until(lambda: len(store.blocks(second)) == 1)
     service.process.send_signal(signal.SIGTERM)
-    assert service.process.wait(60) == 0
+    assert service.process.wait(HANG_SECONDS) == 0
 
     service = serve(old)
     assert "schema of a newer release" in (service.folder / "log").read_text()
@@ -223,7 +222,7 @@ def test_replicas_of_both_releases_run_a_job_each_and_answer_for_both(serve, tmp
     for replica in replicas:
         with secateur.Client(replica.endpoint) as client:
             for job_id in jobs:
-                assert str(client.job(job_id).wait(timeout_seconds=30).state) == "SUCCEEDED"
+                assert str(client.job(job_id).wait(timeout_seconds=HANG_SECONDS).state) == "SUCCEEDED"
 
 
 def test_a_job_in_a_newer_format_is_shown_and_cancelled_by_the_old_release_and_run_by_the_new_one(
@@ -237,7 +236,7 @@ def test_a_job_in_a_newer_format_is_shown_and_cancelled_by_the_old_release_and_r
     old = serve(this_release(), name="old")
     with secateur.Client(old.endpoint) as client:
         job = client.submit(data)
-        assert str(job.wait(timeout_seconds=60).state) == "SUCCEEDED"
+        assert str(job.wait(timeout_seconds=HANG_SECONDS).state) == "SUCCEEDED"
         assert {name: str(client.job(name).get().state) for name in (unwanted, wanted)} == {
             unwanted: "QUEUED",
             wanted: "QUEUED",
@@ -277,16 +276,16 @@ def test_a_real_job_that_the_new_release_began_is_finished_after_the_rollback_wi
     serve, data, tmp_path
 ):
     service = serve(next_release(tmp_path / "next"), None)
-    with secateur.Client(service.endpoint, reconnect_seconds=60) as client:
-        undisturbed = client.submit(data).result(timeout_seconds=120)
+    with secateur.Client(service.endpoint, reconnect_seconds=HANG_SECONDS) as client:
+        undisturbed = client.submit(data).result(timeout_seconds=HANG_SECONDS)
         job = client.submit(data)
         job_id = job.name.removeprefix("pruneJobs/")
         until(lambda: len(service.store.blocks(job_id)) >= 3)
         service.kill()
-        service.kill_workers()
+        service.lose_workers()
     service = serve(this_release(), None)
     with secateur.Client(service.endpoint) as client:
-        result = client.job(job.name).result(timeout_seconds=120)
+        result = client.job(job.name).result(timeout_seconds=HANG_SECONDS)
     assert service.store.get(job_id).attempt == 2
     assert blocks(service.store, job_id).count(0) == 1, "what the new release had finished is computed again"
     assert checkpoint_digests(result) == checkpoint_digests(undisturbed) != {}

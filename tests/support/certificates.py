@@ -8,6 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.waiting import HANG_SECONDS
+
 _CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
 
@@ -69,7 +71,7 @@ def encrypted(pair: Pair) -> Path:
 def served_name(address: str) -> str:
     """The common name of the certificate that a new connection gets."""
     host, _, port = address.rpartition(":")
-    pem = ssl.get_server_certificate((host, int(port)), timeout=10)
+    pem = ssl.get_server_certificate((host, int(port)), timeout=HANG_SECONDS)
     shown = subprocess.run(
         ["openssl", "x509", "-noout", "-subject"], input=pem, capture_output=True, text=True, check=True
     ).stdout
@@ -81,4 +83,6 @@ def _outputs(pair: Pair) -> tuple[str, ...]:
 
 
 def _openssl(*arguments: str) -> str:
-    return subprocess.run(["openssl", *arguments], capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run(
+        ["openssl", *arguments], capture_output=True, text=True, check=True, timeout=HANG_SECONDS
+    ).stdout

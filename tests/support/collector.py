@@ -2,11 +2,12 @@
 
 import gzip
 import threading
-import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from support.waiting import until
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,9 @@ class Collector:
     def named(self, name):
         return sorted((span for span in self.spans if span.name == name), key=lambda span: span.begin)
 
-    def one(self, name, seconds=30):
+    def one(self, name):
         """The only span of a name, which may be on its way."""
-        deadline = time.monotonic() + seconds
-        while not self.named(name):
-            assert time.monotonic() < deadline, f"no span {name} among {[span.name for span in self.spans]}"
-            time.sleep(0.05)
-        (span,) = self.named(name)
+        (span,) = until(lambda: self.named(name))
         return span
 
     def _take(self, request):

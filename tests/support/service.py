@@ -4,23 +4,26 @@ import contextlib
 import hashlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from secateur_service.artifacts.manifest import Manifest, ManifestFile
 from secateur_service.jobs.job import EventKind, JobResult, LanguageResult
 from secateur_service.jobs.store import open_job_store
+from support import processes
+from support.clock import let_pass
 from support.jobs import new_job
 
 TOY_SERVER = Path(__file__).with_name("toy_server.py")
+LEASE_SECONDS = 20
+"""So long that no machine is so slow as to fence the healthy; tests that need its end let time pass (`clock`)."""
+
 WITH_WORKERS = {
     "SECATEUR_DEVICES": "cpu",
     "SECATEUR_THREADS_PER_WORKER": "1",
-    "SECATEUR_LEASE_SECONDS": "5",  # a slow machine shall not fence the healthy
+    "SECATEUR_LEASE_SECONDS": f"{LEASE_SECONDS}",
     "SECATEUR_POLL_SECONDS": "0.2",
     "SECATEUR_RETRY_BASE_SECONDS": "0.1",
     "OMP_NUM_THREADS": "1",
@@ -49,6 +52,8 @@ class Service:
         database_url = self.settings.get("SECATEUR_DATABASE_URL", f"sqlite:///{self.data_dir}/secateur.sqlite3")
         self.store = open_job_store(database_url)
 
+    process = None
+
     def start(self):
         ready = self.folder / "ready.json"
         ready.unlink(missing_ok=True)
@@ -56,12 +61,9 @@ class Service:
         command = [sys.executable, *program, "--listen", self.endpoint, "--metrics-listen", self.metrics]
         command += ["--data-dir", str(self.data_dir), "--file-root", str(self.file_root), "--ready-file", str(ready)]
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, env={**os.environ, **self.settings})
-        deadline = time.monotonic() + 30
-        while not ready.exists():
-            assert self.process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.03)
+            environment = {**os.environ, **self.settings}
+            self.process = processes.start(command, instead_of=self.process, stderr=log, env=environment)
+        processes.await_ready(self.process, ready.exists, self.folder / "log")
 
     def kill(self):
         self.process.kill()
@@ -80,15 +82,19 @@ class Service:
         return own
 
     def kill_workers(self):
-        for pid in self.worker_pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """All of them; returns when they are gone."""
+        own = set(self.worker_pids())
+        processes.end([found for found in processes.running() if found.pid in own])
 
     def close(self):
         self.store.close()
-        if self.process.poll() is None:
-            self.kill()
+        processes.end_tree(self.process)
+        self.kill_workers()  # orphans of servers before it
+
+    def lose_workers(self):
+        """The machine is gone, and so long that leases have ended."""
         self.kill_workers()
+        let_pass(self.store, float(self.settings["SECATEUR_LEASE_SECONDS"]))
 
     def queued_job(self):
         return self.store.create(new_job(destination=(self.data_dir / "artifacts").as_uri())).id

@@ -25,12 +25,13 @@ class Site:
         self.store = open_job_store(self.settings.database_url)
         self.dispatchers = []
 
-    def executor(self, behaviour, *, late=False):
-        program = "late_worker.py" if late else "toy_worker.py"
-        command = (sys.executable, str(TESTS / "support" / program), behaviour)
+    def executor(self, behaviour):
+        """Of `toy_worker`, or of `late_worker` where the behaviour begins with "late "."""
+        program = "late_worker.py" if behaviour.startswith("late ") else "toy_worker.py"
+        command = (sys.executable, str(TESTS / "support" / program), behaviour.removeprefix("late "))
         return LocalExecutor(self.settings, command=command, environment={"PYTHONPATH": PYTHONPATH})
 
-    def dispatcher(self, behaviour="finish", *, late=False, **kwargs):
+    def dispatcher(self, behaviour="finish", **kwargs):
         settings = self.settings
         given = {
             "lease_seconds": settings.lease_seconds,
@@ -41,7 +42,7 @@ class Site:
             "backoff": Backoff(settings.retry_base_seconds, settings.retry_max_seconds),
             **kwargs,
         }
-        dispatcher = Dispatcher(self.store, self.executor(behaviour, late=late), owner="test", **given)
+        dispatcher = Dispatcher(self.store, self.executor(behaviour), owner="test", **given)
         self.dispatchers.append(dispatcher)
         return dispatcher
 

@@ -90,7 +90,7 @@ def after_first_block(behaviour, observer, attempt, workdir):
     if behaviour == "patient":
         wait(observer, until=workdir / "go")
     if behaviour == "deaf":
-        time.sleep(600)
+        time.sleep(3600)
 
 
 def wait(observer, until=None):

@@ -3,8 +3,9 @@
 import asyncio
 import time
 
-HANG_SECONDS = 300.0
-"""What never happens shall fail some day. No machine that works is so slow."""
+from support.processes import HANG_SECONDS
+
+__all__ = ["HANG_SECONDS", "until", "until_async"]
 
 
 def until(condition, dispatcher=None, *, seconds=HANG_SECONDS):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -24,6 +23,7 @@ from secateur.v1 import prune_service_pb2_grpc as service_grpc
 from secateur_service.api.server import SERVICE
 from secateur_service.api.tokens import CALLER, TokenEntry, edited_tokens, new_token
 from secateur_service.errors import NotFoundError
+from support import waiting
 from support.api import Api, StartApi, Watch, refused, spec_message
 from support.certificates import Authority, put, served_name
 
@@ -44,11 +44,9 @@ def keep(path: Path, name: str, expires: datetime | None = None) -> Metadata:
     return bearer(token)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not await asyncio.to_thread(condition):
-        assert time.monotonic() < deadline, "it does not come to pass"
-        await asyncio.sleep(0.05)
+async def until(condition: Callable[[], bool]) -> None:
+    """Ask in a thread, for what is asked answers in this loop."""
+    await asyncio.to_thread(waiting.until, condition)
 
 
 @pytest.fixture
@@ -127,7 +125,8 @@ async def test_with_a_client_authority_only_its_certificates_get_a_connection_an
     assert await code_of() == grpc.StatusCode.UNAVAILABLE
     assert await code_of(*shown_theirs) == grpc.StatusCode.UNAVAILABLE
     put(clients_ca, stranger.certificate.read_bytes())
-    await asyncio.sleep(1.2)
+    while await code_of(*shown_mine) == grpc.StatusCode.OK:
+        await asyncio.sleep(0.05)
     assert await code_of(*shown_mine) == grpc.StatusCode.UNAVAILABLE
     assert await code_of(*shown_theirs) == grpc.StatusCode.OK
 
@@ -177,7 +176,8 @@ async def test_a_watch_shows_its_token_when_it_opens_and_goes_on_when_it_is_revo
     assert (await anext(watch)).HasField("snapshot")
     with edited_tokens(tokens_file) as entries:
         del entries[0]
-    await asyncio.sleep(1.2)
+    while await api.stub.GetServiceInfo(INFO, metadata=metadata).code() == grpc.StatusCode.OK:
+        await asyncio.sleep(0.05)
     refusal = await refused(anext(aiter(api.stub.WatchPruneJob(request, metadata=metadata))))
     assert refusal.reason == "TOKEN_INVALID"
     api.store.request_cancel(job.id)

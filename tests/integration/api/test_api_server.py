@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 
 import grpc
 import grpc.aio
@@ -16,7 +15,9 @@ from structlog.testing import capture_logs
 from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur_service.api.server import SERVICE
-from support.api import Api, StartApi, refusal_of, refused
+from secateur_service.spec import parse_spec
+from support.api import Admitted, Api, StartApi, refusal_of, refused
+from support.waiting import HANG_SECONDS, until_async
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -98,16 +99,21 @@ async def test_a_defect_is_internal_with_an_incident_id_and_its_cause_only_in_th
     assert isinstance(logged["exc_info"], RuntimeError)
 
 
-async def test_the_event_loop_answers_while_the_database_is_locked(api: Api):
+async def test_the_event_loop_answers_while_the_database_is_locked(start_api: StartApi):
+    admitted = []
+
+    def admit(data):
+        admitted.append(data)
+        return Admitted(parse_spec({**data, "output": {"destination": "file:///results"}}))
+
+    api = await start_api(admit)
     blocker = sqlite3.connect(api.settings.data_dir / "secateur.sqlite3", isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     try:
         blocked = asyncio.gather(*(api.create() for _ in range(4)))
-        await asyncio.sleep(0.1)
-        started = time.monotonic()
+        await until_async(lambda: len(admitted) == 4)
         assert await _health(api, SERVICE) == SERVING
         await api.stub.GetServiceInfo(service_pb.GetServiceInfoRequest())
-        assert time.monotonic() - started < 1
         assert not blocked.done()
     finally:
         blocker.execute("ROLLBACK")
@@ -149,9 +155,7 @@ async def test_stopping_cancels_what_does_not_end_within_the_grace(start_api: St
     api = await start_api()
     watch = api.watch(api.new_job())
     await watch.read()
-    started = time.monotonic()
-    await api.server.stop(grace_seconds=0.2)
-    assert time.monotonic() - started < 5
+    await asyncio.wait_for(api.server.stop(grace_seconds=0.2), HANG_SECONDS)
     with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
         await watch.read()
 

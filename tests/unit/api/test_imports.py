@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from support.waiting import HANG_SECONDS
+
 MODULES = [
     "app",
     "cli",
@@ -28,5 +30,7 @@ def test_importing_a_part_of_the_server_does_not_import_torch(module: str):
         "heavy = {'torch', 'transformers', 'tokenizers', 'safetensors', 'matplotlib', 'numpy'} & sys.modules.keys()\n"
         "sys.exit(', '.join(heavy) or 0)"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_SECONDS, check=False
+    )
     assert ended.returncode == 0, ended.stderr

@@ -1,31 +1,40 @@
-import time
 from contextlib import closing
 
 import pytest
+from structlog.testing import capture_logs
 
 from secateur_service.errors import CancelledError, FencedError, PreemptedError, TransientError
 from secateur_service.execution.lease import SURE_SHARE, Lease
 from secateur_service.jobs.job import Failure
 from secateur_service.jobs.store import open_job_store
+from support.clock import let_pass
+from support.waiting import until
 
 FAILURE = Failure("ANY", "any", retryable=True)
 
 
-def eventually_raises(kind, call, *, seconds=20):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            call()
-        except kind:
-            return
-        time.sleep(0.01)
-    pytest.fail(f"no {kind.__name__} within {seconds} s")
+LEASE = 9  # three seconds between heartbeats; with a clock that stands still, a slow machine fences nobody
 
 
-def test_a_held_lease_lets_the_work_go_on_and_is_extended_by_its_thread(store, job):
-    with Lease(store, job.id, 1, lease_seconds=3) as lease:
-        time.sleep(3.5)
-        assert store.expire_leases() == []
+def raises(kind, call):
+    try:
+        call()
+    except kind:
+        return True
+    return False
+
+
+def await_heartbeat(store, *, after_seconds=1000):
+    """Make the newest heartbeat old, and wait for a newer one."""
+    let_pass(store, after_seconds)
+    until(lambda: store.max_heartbeat_age_seconds() < after_seconds)
+
+
+def test_a_held_lease_lets_the_work_go_on_and_is_extended_by_its_thread(store, job, clock):
+    with Lease(store, job.id, 1, lease_seconds=LEASE, monotonic=clock) as lease:
+        for _ in range(2):
+            await_heartbeat(store)
+            assert store.expire_leases() == []
         lease.check()
 
 
@@ -41,17 +50,17 @@ def test_a_store_that_does_not_answer_the_first_heartbeat_is_a_transient_failure
         pytest.fail("entered")
 
 
-def test_a_cancellation_comes_with_a_heartbeat(store, job):
-    with Lease(store, job.id, 1, lease_seconds=6) as lease:
+def test_a_cancellation_comes_with_a_heartbeat(store, job, clock):
+    with Lease(store, job.id, 1, lease_seconds=LEASE, monotonic=clock) as lease:
         lease.check()
         store.request_cancel(job.id)
-        eventually_raises(CancelledError, lease.check)
+        until(lambda: raises(CancelledError, lease.check))
 
 
-def test_a_worker_whose_job_was_given_to_another_attempt_learns_it_from_a_heartbeat(store, job):
-    with Lease(store, job.id, 1, lease_seconds=6) as lease:
+def test_a_worker_whose_job_was_given_to_another_attempt_learns_it_from_a_heartbeat(store, job, clock):
+    with Lease(store, job.id, 1, lease_seconds=LEASE, monotonic=clock) as lease:
         store.release(job.id, 1, FAILURE)
-        eventually_raises(FencedError, lease.check)
+        until(lambda: raises(FencedError, lease.check))
 
 
 def test_silence_of_most_of_a_lease_fences_the_worker_by_its_own_clock(store, job, clock):
@@ -80,17 +89,14 @@ def test_a_preemption_stops_the_work_but_a_cancellation_and_a_fence_come_first(s
             lease.check()
 
 
-def test_a_store_that_is_away_for_a_moment_does_not_end_the_lease(store, job):
+def test_a_store_that_is_away_for_a_moment_does_not_end_the_lease(store, job, clock):
     def rename(before, after):
         with store._database.writer.begin() as connection:
             connection.exec_driver_sql(f"ALTER TABLE {before} RENAME TO {after}")
 
-    with Lease(store, job.id, 1, lease_seconds=6) as lease:
+    with capture_logs() as lines, Lease(store, job.id, 1, lease_seconds=LEASE, monotonic=clock) as lease:
         rename("jobs", "hidden")
-        time.sleep(2.2)
+        until(lambda: "heartbeat was not answered" in [line["event"] for line in lines])
         rename("hidden", "jobs")
-        back = time.monotonic()
-        while store.max_heartbeat_age_seconds() > time.monotonic() - back:
-            assert time.monotonic() - back < 20
-            time.sleep(0.05)
+        await_heartbeat(store)
         lease.check()

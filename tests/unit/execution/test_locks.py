@@ -1,18 +1,18 @@
 import subprocess
 import sys
-import time
 
 import pytest
 
 from secateur_service.errors import PreemptedError
 from secateur_service.execution.locks import hold_until_exit, is_free
+from support.waiting import until
 
 HOLD = """
 import sys
 from pathlib import Path
 from secateur_service.execution.locks import hold_until_exit
 
-hold_until_exit(Path(sys.argv[1]), wait_seconds=5, reason="R")
+hold_until_exit(Path(sys.argv[1]), wait_seconds=300, reason="R")
 print("held", flush=True)
 sys.stdin.readline()
 """
@@ -34,9 +34,7 @@ def test_a_lock_is_held_as_long_as_its_process_lives_and_no_longer(path):
         assert caught.value.reason == "SLOT_IN_USE"
         holder.kill()
         holder.wait()
-    deadline = time.monotonic() + 5
-    while not is_free(path):
-        assert time.monotonic() < deadline
+    until(lambda: is_free(path))
 
 
 def test_looking_does_not_hold_and_a_missing_file_is_free(path, tmp_path):

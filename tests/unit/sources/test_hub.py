@@ -1,7 +1,5 @@
 """The true huggingface_hub against a hub that answers as the real one (support/hub.py)."""
 
-import time
-
 import pytest
 
 from secateur_service.errors import TransientError
@@ -175,11 +173,9 @@ def test_a_commit_that_is_known_needs_no_hub(hub, model, open_sources):
 
 def test_a_hub_that_is_not_there_is_a_transient_error(tmp_path):
     hub = hub_module.Hub("http://127.0.0.1:9", None, memory=tmp_path)
-    began = time.monotonic()
     with pytest.raises(TransientError, match=r"127\.0\.0\.1:9") as caught:
         hub.open(hub_module.HubReference("model", NAME, None))
     assert caught.value.reason == "HUB_UNREACHABLE"
-    assert time.monotonic() - began < 30
 
 
 def test_errors_do_not_show_the_token(hub, model, open_sources):

@@ -13,10 +13,11 @@ from secateur_service.jobs.store import open_job_store
 from secateur_service.telemetry.metrics import Metrics, StoreCollector
 from secateur_service.telemetry.scrapes import MetricsServer
 from support.jobs import new_job
+from support.waiting import HANG_SECONDS
 
 
 def _scrape(address: str) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=HANG_SECONDS) as answer:
         text = answer.read().decode()
     samples: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
     for family in text_string_to_metric_families(text):

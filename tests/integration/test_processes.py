@@ -1,0 +1,144 @@
+"""No process outlives its test: what `support.processes` promises, tried on a pytest of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from support import processes
+from support.site import PYTHONPATH
+from support.waiting import until
+
+# A server, its worker in a session of its own, and an orphan, whose parent is gone.
+SERVER = """
+import pathlib, subprocess, sys, time
+if sys.argv[2:]:
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)", sys.argv[1]], start_new_session=True)
+    sys.exit()
+orphan = [sys.executable, __file__, sys.argv[1], "orphan"]
+subprocess.run(orphan, check=True)
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)", sys.argv[1]], start_new_session=True)
+pathlib.Path(sys.argv[1], "ready").touch()
+time.sleep(3600)
+"""
+TESTS = """
+import os, pathlib, signal, subprocess, sys, time
+import pytest
+from support import processes
+from support.processes import await_ready, start
+
+HERE = pathlib.Path(__file__).parent
+
+def serve(**given):
+    server = start([sys.executable, str(HERE / "server.py"), str(HERE)], **given)
+    await_ready(server, (HERE / "ready").exists)
+    return server
+
+def test_fails():
+    serve()
+    assert False, "on purpose"
+
+def test_leaves():
+    serve()
+
+def test_interrupted():
+    serve()
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(3600)
+
+def test_exits():
+    serve()
+    os._exit(3)
+
+def test_hangs():
+    serve()
+    time.sleep(3600)
+
+@pytest.fixture(scope="module")
+def servers():
+    servers = [serve()]
+    yield servers
+    if "broken" not in os.environ:
+        servers[-1].kill()
+
+def test_of_a_wider_scope(servers):
+    servers[0].kill()
+    servers.append(serve(instead_of=servers[0]))
+
+def test_of_the_same_scope(servers):
+    assert servers[-1].poll() is None
+
+def test_never_ready():
+    await_ready(start([sys.executable, "-c", "print('lost'); raise SystemExit(7)"]), lambda: False)
+"""
+
+
+@pytest.fixture
+def inner(tmp_path):
+    (tmp_path / "test_inner.py").write_text(TESTS)
+    (tmp_path / "server.py").write_text(SERVER)
+
+    def run(which):
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "-p", "no:cacheprovider"]
+        environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "TESTS_ENDING_SECONDS": "1"}
+        for name in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):
+            environment.pop(name, None)
+        with (tmp_path / "out").open("wb") as output:
+            return subprocess.Popen(
+                [*command, "--rootdir", str(tmp_path), "-c", os.devnull, str(tmp_path / "test_inner.py"), "-k", which],
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=tmp_path,
+            )
+
+    return run
+
+
+def left(folder):
+    """Processes that the inner tests have started, wherever they are now."""
+    return [
+        found.command
+        for found in processes.running()
+        if str(folder) in found.command and "pytest" not in found.command.split(str(folder))[0]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("which", "code", "says"),
+    [
+        ("test_fails", 1, "on purpose"),
+        ("test_leaves", 1, "processes outlived the test"),
+        ("test_interrupted", 2, "KeyboardInterrupt"),
+        ("test_exits", 3, ""),
+        ("test_never_ready", 1, "it ended with code 7"),
+    ],
+)
+def test_whatever_happens_to_a_test_its_processes_are_gone_when_pytest_is(inner, tmp_path, which, code, says):
+    ran = inner(which)
+    assert ran.wait(processes.HANG_SECONDS) == code, (tmp_path / "out").read_text()
+    assert says in (tmp_path / "out").read_text()
+    until(lambda: not left(tmp_path))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_when_pytest_is_killed_its_processes_are_too(inner, tmp_path, number):
+    ran = inner("test_hangs")
+    until(lambda: (tmp_path / "ready").exists() or ran.poll() is not None)
+    assert len(left(tmp_path)) == 3, (tmp_path / "out").read_text()
+    processes.look()
+    os.kill(ran.pid, number)
+    ran.wait(processes.HANG_SECONDS)
+    until(lambda: not left(tmp_path))
+
+
+def test_what_a_fixture_of_a_wider_scope_has_started_is_not_a_tests_own(inner, tmp_path):
+    ran = inner("scope")
+    code = ran.wait(processes.HANG_SECONDS)
+    said = (tmp_path / "out").read_text()
+    assert code == 1, said  # at the end of the module its workers are left, and told of
+    assert said.count("processes outlived the test") == 1, said
+    assert "test_of_the_same_scope" in said.split("processes outlived the test")[0]
+    assert left(tmp_path) == []

@@ -1,0 +1,226 @@
+"""Processes that tests start die with their test, also when it fails, and with pytest, also when that is killed.
+
+Three things see to it, for servers, their workers, databases and whatever these start:
+
+- pytest adopts orphans, so that all processes of its tests are below it, whatever their parents do (`guard`).
+- After every test, what it has left is ended, and fails it (`leftovers`; called in `conftest`). What fixtures of a
+  wider scope start is theirs, and so is what takes its place (`start`).
+- A watchdog beside pytest ends all that is left when pytest is gone, however it went: this module as a program.
+
+Only the standard library is imported here, because the watchdog has to be up before the first test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+from typing import Any
+
+HANG_SECONDS = 300.0
+"""What never happens shall fail some day. No machine that works is so slow."""
+
+_ENDING_SECONDS = float(os.environ.get("TESTS_ENDING_SECONDS", "30"))
+_LOOK_SECONDS = 1.0
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True)
+class Found:
+    """A process as the kernel lists it; its number may be another's later, with another start."""
+
+    pid: int
+    parent: int
+    started: int
+
+    @property
+    def command(self) -> str:
+        """What it runs."""
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{self.pid}/cmdline").read_text(errors="replace").replace("\0", " ").strip()
+        return "?"
+
+
+def running() -> list[Found]:
+    """All processes of this machine that run, or are stopped; not those that wait for their parent to hear of it."""
+    found = []
+    for name in os.listdir("/proc"):  # noqa: PTH208 - of hundreds, after every test
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:  # noqa: PTH123 - likewise
+                fields = file.read().rpartition(")")[2].split()
+                if fields[0] not in "ZX":
+                    found.append(Found(int(name), int(fields[1]), int(fields[19])))
+    return found
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs; one that has ended may wait for its parent to hear of it."""
+    return any(found.pid == pid for found in running())
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def below(*roots: int, without: Callable[[Found], bool] = lambda _: False) -> list[Found]:
+    """The processes below others, parents first; branches `without` are left out."""
+    children: dict[int, list[Found]] = {}
+    for process in running():
+        children.setdefault(process.parent, []).append(process)
+    found, waiting = [], list(roots)
+    while waiting:
+        for process in children.get(waiting.pop(), ()):
+            if not without(process):
+                found.append(process)
+                waiting.append(process.pid)
+    return found
+
+
+def end(processes: Sequence[Found]) -> None:
+    """Kill processes and all that is below them."""
+    left = dict.fromkeys(processes)
+    deadline = time.monotonic() + HANG_SECONDS
+    while left and time.monotonic() < deadline:
+        left.update(dict.fromkeys(below(*(process.pid for process in left))))
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        alive = {(process.pid, process.started) for process in running()}
+        left = {process: None for process in left if (process.pid, process.started) in alive}
+        time.sleep(0.01)
+
+
+class _Guard:
+    """What this pytest knows of its processes."""
+
+    def __init__(self) -> None:
+        self.shared: set[int] = set()
+        self.watchdog: subprocess.Popen[bytes] | None = None
+
+    def is_others(self, process: Found) -> bool:
+        """It is of a wider scope than a test, or of none."""
+        helpers = {resource_tracker._resource_tracker._pid, self.watchdog and self.watchdog.pid}  # type: ignore[attr-defined]
+        return process.pid in self.shared or process.pid in helpers
+
+    def leftovers(self) -> list[Found]:
+        forks = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+        return [process for process in below(os.getpid(), without=self.is_others) if process.pid != forks]
+
+
+_guard = _Guard()
+
+
+def guard() -> None:
+    """Adopt orphans, and start the watchdog unless one watches a pytest that has started this one."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    command = [sys.executable, "-S", "-E", __file__, str(os.getpid())]
+    _guard.watchdog = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, cwd="/", bufsize=0
+    )
+    look()
+
+
+def look() -> None:
+    """Have the watchdog look at once; what it has seen does not outlive pytest. It looks every second by itself."""
+    if _guard.watchdog is not None:
+        _guard.watchdog.stdin.write(b"?")  # type: ignore[union-attr]
+        _guard.watchdog.stdout.read(1)  # type: ignore[union-attr]
+
+
+@contextlib.contextmanager
+def shared() -> Iterator[None]:
+    """What is started meanwhile, and what takes its place, may outlive the test."""
+    before = {process.pid for process in below(os.getpid())}
+    try:
+        yield
+    finally:
+        _guard.shared.update(process.pid for process in below(os.getpid()) if process.pid not in before)
+
+
+def leftovers(*, of_all_tests: bool = False) -> list[str]:
+    """End what the test that is over has left, or all tests; the commands of what did not end by itself."""
+    if of_all_tests:
+        _guard.shared.clear()
+    deadline = time.monotonic() + _ENDING_SECONDS  # what was asked to end, or killed, is on its way
+    while (left := _guard.leftovers()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    commands = [process.command for process in left]
+    end(left)
+    return commands
+
+
+def start(
+    command: Sequence[str], *, instead_of: subprocess.Popen[Any] | None = None, **given: Any
+) -> subprocess.Popen[Any]:
+    """`subprocess.Popen`; the process belongs to whom the other one belonged."""
+    process: subprocess.Popen[Any] = subprocess.Popen(command, **given)
+    if instead_of is not None and instead_of.pid in _guard.shared:
+        _guard.shared.add(process.pid)
+    return process
+
+
+def share(pid: int) -> None:
+    """A process that a fixture of a wider scope has started again."""
+    _guard.shared.add(pid)
+
+
+def await_ready(process: subprocess.Popen[Any], is_ready: Callable[[], object], log: Path | None = None) -> None:
+    """Wait until a server is ready, as long as it lives; one that ends, or never is, is killed and shows its log."""
+    deadline = time.monotonic() + HANG_SECONDS
+    try:
+        while not is_ready():
+            said = "" if log is None else log.read_text(errors="replace")[-4000:]
+            assert process.poll() is None, f"it ended with code {process.returncode}: {said}"
+            assert time.monotonic() < deadline, f"it does not become ready: {said}"
+            time.sleep(0.03)
+        look()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+
+
+def end_tree(process: subprocess.Popen[Any]) -> None:
+    """Kill a process that was started here, and all that is below it, without leaving it time to start more."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGSTOP)
+        tree = below(process.pid)
+        process.kill()
+        process.wait()
+        end(tree)
+
+
+def _watch(pid: int) -> None:
+    """The watchdog: know what is below a process, until it is gone; then end that."""
+    with contextlib.suppress(ProcessLookupError), open(os.pidfd_open(pid), closefd=True) as watched:  # noqa: PTH123
+        events = select.poll()
+        events.register(watched, select.POLLIN)
+        events.register(0, select.POLLIN)
+        known: list[Found] = []
+        while True:
+            ready = {descriptor for descriptor, _ in events.poll(_LOOK_SECONDS * 1000)}
+            if watched.fileno() in ready:
+                break
+            known = below(pid, without=lambda process: process.pid == os.getpid())
+            if 0 in ready:
+                if os.read(0, 1):
+                    os.write(1, b"!")
+                else:
+                    events.unregister(0)
+        end(known)
+
+
+if __name__ == "__main__":
+    _watch(int(sys.argv[1]))
