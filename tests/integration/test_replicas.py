@@ -10,6 +10,7 @@ import torch
 
 import secateur
 from support.models import save_corpora, save_model, spec_data
+from support.pace import PACED, Pace
 from support.service import WITH_WORKERS, Service, checkpoint_digests
 from support.waiting import HANG_SECONDS, until
 
@@ -31,7 +32,7 @@ def replicas(tmp_path, files, postgres):
     started = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        settings = {**WITH_WORKERS, "SECATEUR_DATABASE_URL": url, "SECATEUR_DESTINATIONS": destination}
+        settings = {**WITH_WORKERS, "SECATEUR_DATABASE_URL": url, "SECATEUR_DESTINATIONS": destination, **PACED}
         started.append(Service(tmp_path / name, file_root=files, **settings))
     yield started
     for replica in started:
@@ -43,6 +44,14 @@ def test_a_watcher_sees_nothing_but_its_events_whichever_replica_is_killed(repli
     endpoint = "ipv4:" + ",".join(replica.endpoint for replica in replicas)
     with secateur.Client(endpoint, reconnect_seconds=HANG_SECONDS) as client:
         undisturbed = client.submit(data).result(timeout_seconds=HANG_SECONDS)
+        paces = [Pace(replica.data_dir) for replica in replicas]
+        for pace in paces:
+            pace.hold()
+
+        def step():
+            for pace in paces:
+                pace.step()
+
         job = client.submit(data)
         history = []
         watcher = threading.Thread(target=lambda: history.extend(job.watch(after_sequence=0)), daemon=True)
@@ -51,7 +60,7 @@ def test_a_watcher_sees_nothing_but_its_events_whichever_replica_is_killed(repli
         def blocks():
             return len([event for event in history if isinstance(event, secateur.BlockEvent)])
 
-        until(lambda: blocks() >= 3)
+        until(lambda: blocks() >= 3 or step())
         first = next(replica for replica in replicas if replica.worker_pids())
         other = next(replica for replica in replicas if replica is not first)
         first.kill()
@@ -59,8 +68,10 @@ def test_a_watcher_sees_nothing_but_its_events_whichever_replica_is_killed(repli
         until(other.worker_pids)  # takes the job up
         first.start()
         seen = blocks()
-        until(lambda: blocks() >= seen + 1)
+        until(lambda: blocks() >= seen + 1 or step())
         other.kill()  # its worker goes on as an orphan
+        for pace in paces:
+            pace.let_go()
         result = job.result(timeout_seconds=HANG_SECONDS)
         watcher.join(HANG_SECONDS)
         assert not watcher.is_alive()

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from support.forking import forked_command, run_command
 from support.models import save_corpora, save_model, spec_data
-from support.waiting import HANG_SECONDS
+from support.pace import Pace
+from support.waiting import HANG_SECONDS, until
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,13 @@ def command(tmp_path, data, output="out", *extra):
 
 def run(tmp_path, data, output="out"):
     return run_command(command(tmp_path, data, output), tmp_path)
+
+
+def paced(arguments, folder, **places):
+    """The command as a process that waits behind its blocks, and what lets it go on."""
+    pace = Pace(folder)
+    pace.hold()
+    return forked_command(arguments, environment={**os.environ, "TESTS_PACE": str(folder)}, **places), pace
 
 
 def digests(folder):
@@ -97,11 +105,14 @@ def test_a_job_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(inputs,
     data = spec_data(*inputs, method="sparsegpt", sparsity=0.5)
     assert run(tmp_path, data, "undisturbed").returncode == 0
     ledger = tmp_path / "out" / ".work" / "ledger.json"
-    for blocks in (1, 3, 5):  # killed in the middle of the block after
-        worker = forked_command(command(tmp_path, data))
-        while worker.poll() is None and not (ledger.exists() and len(json.loads(ledger.read_text())) >= blocks):
-            time.sleep(0.005)
-        time.sleep(0.02)
+
+    def recorded():
+        return len(json.loads(ledger.read_text())) if ledger.exists() else 0
+
+    for blocks in (1, 3, 5):
+        worker, pace = paced(command(tmp_path, data), tmp_path)
+        until(lambda: worker.poll() is not None or recorded() >= blocks or pace.step())  # noqa: B023 - called at once
+        pace.step()  # killed in the middle of the block after, most often
         worker.kill()
         assert worker.wait() == -signal.SIGKILL
     finished = run(tmp_path, data)
@@ -118,10 +129,10 @@ def test_a_job_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(inputs,
 def test_a_termination_signal_keeps_the_finished_blocks(inputs, tmp_path):
     data = spec_data(*inputs)
     ledger = tmp_path / "out" / ".work" / "ledger.json"
-    worker = forked_command(command(tmp_path, data), output=tmp_path / "said")
-    while worker.poll() is None and not ledger.exists():
-        time.sleep(0.005)
+    worker, pace = paced(command(tmp_path, data), tmp_path, output=tmp_path / "said")
+    until(lambda: worker.poll() is not None or ledger.exists())
     worker.terminate()
+    pace.let_go()
     assert worker.wait(HANG_SECONDS) == 13
     assert "PREEMPTED: interrupted; run the same command again" in (tmp_path / "said").read_text()
     assert json.loads(run(tmp_path, data).stdout.splitlines()[-1])["resumed_blocks"] >= 1
@@ -130,9 +141,8 @@ def test_a_termination_signal_keeps_the_finished_blocks(inputs, tmp_path):
 def test_blocks_made_under_other_conditions_are_not_mixed_in(inputs, tmp_path):
     data = spec_data(*inputs)
     ledger = tmp_path / "out" / ".work" / "ledger.json"
-    worker = forked_command(command(tmp_path, data, "out", "--threads", "2"))
-    while worker.poll() is None and not ledger.exists():
-        time.sleep(0.005)
+    worker, _ = paced(command(tmp_path, data, "out", "--threads", "2"), tmp_path)
+    until(lambda: worker.poll() is not None or ledger.exists())
     worker.kill()
     worker.wait()
     shards = tmp_path / "out" / "checkpoint"

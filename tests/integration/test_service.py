@@ -21,6 +21,7 @@ from secateur_service.execution.local import LocalExecutor
 from secateur_service.jobs.janitor import Janitor
 from secateur_service.settings import Settings
 from support.models import save_corpora, save_model, spec_data
+from support.pace import PACED, Pace
 from support.service import WITH_WORKERS, Service, checkpoint_digests, folder_of
 from support.waiting import HANG_SECONDS, until
 
@@ -39,9 +40,17 @@ def service(tmp_path_factory):
         head_dim=64,
     )
     save_corpora(files)
-    service = Service(folder, **WITH_WORKERS)
+    service = Service(folder, **WITH_WORKERS, **PACED)
     yield service
     service.close()
+
+
+@pytest.fixture
+def pace(service):
+    pace = Pace(service.data_dir)
+    pace.hold()
+    yield pace
+    pace.let_go()
 
 
 @pytest.fixture
@@ -83,8 +92,10 @@ def test_a_job_runs_although_the_server_is_killed_at_once_after_the_acknowledgem
     assert str(job.wait(timeout_seconds=HANG_SECONDS).state) == "SUCCEEDED"
 
 
-def test_killing_worker_server_and_watchers_leaves_true_states_and_the_same_bytes(service, client):
+def test_killing_worker_server_and_watchers_leaves_true_states_and_the_same_bytes(service, client, pace):
+    pace.let_go()
     undisturbed = client.submit(data_of(service, method="sparsegpt", sparsity=0.5)).result(timeout_seconds=HANG_SECONDS)
+    pace.hold()
     job = client.submit(data_of(service, method="sparsegpt", sparsity=0.5))
     history = []
     watcher = threading.Thread(target=lambda: history.extend(job.watch(after_sequence=0)), daemon=True)
@@ -95,18 +106,20 @@ def test_killing_worker_server_and_watchers_leaves_true_states_and_the_same_byte
     def blocks():
         return len(service.store.blocks(job.name.partition("/")[2]))
 
-    until(lambda: blocks() >= 2)
+    until(lambda: blocks() >= 2 or pace.step())
     foreign.kill()
     foreign.wait()
-    os.kill(until(service.worker_pids)[0], signal.SIGKILL)  # in the middle of a block
-    until(lambda: blocks() >= 4)
+    pace.step()
+    os.kill(until(service.worker_pids)[0], signal.SIGKILL)  # in the middle of a block, most often
+    until(lambda: blocks() >= 4 or pace.step())
     service.kill()  # the worker goes on as an orphan
     assert service.worker_pids()
     service.start()
-    until(lambda: blocks() >= 5 or job.get().state.is_terminal)
+    until(lambda: blocks() >= 5 or pace.step())
     service.kill()
     service.lose_workers()  # now both are gone
     service.start()
+    pace.let_go()
     result = job.result(timeout_seconds=HANG_SECONDS)
     watcher.join(HANG_SECONDS)
     assert not watcher.is_alive()
@@ -136,13 +149,16 @@ def janitor(service):
     )
 
 
-def test_a_retried_job_goes_on_with_the_finished_blocks_and_publishes_the_same_bytes(service, client):
+def test_a_retried_job_goes_on_with_the_finished_blocks_and_publishes_the_same_bytes(service, client, pace):
+    pace.let_go()
     undisturbed = client.submit(data_of(service, method="sparsegpt", sparsity=0.6)).result(timeout_seconds=HANG_SECONDS)
+    pace.hold()
     job = client.submit(data_of(service, method="sparsegpt", sparsity=0.6))
     with pytest.raises(secateur.PreconditionError, match="only a job that has failed or was cancelled"):
         job.retry()
-    until(lambda: len(service.store.blocks(job.name.partition("/")[2])) >= 4)
+    until(lambda: len(service.store.blocks(job.name.partition("/")[2])) >= 4 or pace.step())
     job.cancel()
+    pace.let_go()
     assert str(job.wait(timeout_seconds=HANG_SECONDS).state) == "CANCELLED"
     request_id = str(uuid.uuid4())
     retried = job.retry(request_id=request_id)
@@ -190,10 +206,11 @@ def test_a_job_that_kills_its_worker_each_time_ends_with_the_reason(service, cli
     assert job.get().attempt == 2
 
 
-def test_a_running_job_is_cancelled_within_a_block_and_its_log_tells_of_it(service, client):
+def test_a_running_job_is_cancelled_within_a_block_and_its_log_tells_of_it(service, client, pace):
     job = client.submit(data_of(service))
     until(lambda: service.store.blocks(job.name.partition("/")[2]))
     job.cancel()
+    pace.let_go()
     with pytest.raises(secateur.JobCancelledError):
         job.result(timeout_seconds=HANG_SECONDS)
     assert str(job.get().state) == "CANCELLED"

@@ -171,7 +171,7 @@ def test_cancellations_against_claims_and_ends_leave_every_job_in_one_terminal_s
     store = open_job_store(url)
     store.migrate()
     ended = {}
-    for _ in range(6):  # now and then one side is so much quicker that there is no race
+    for _ in range(30):  # now and then one side is so much quicker that there is no race
         race_cancellations(store, url, ended)
         if len(ended) == 2:
             break

@@ -67,18 +67,16 @@ def test_a_trace_leads_from_the_clients_call_through_the_queue_to_the_uploads(se
     job_id = name.partition("/")[2]
     with secateur.Client(service.endpoint) as client:
         assert client.job(name).wait(timeout_seconds=HANG_SECONDS).state == "SUCCEEDED"
-    attempt = collector.one("attempt")
+    attempt, queue, root = (collector.one(name) for name in ("attempt", "queue", "nightly build"))
+    called, answered = until(lambda: len(found := collector.named(CREATE)) == 2 and found)
     of_trace = [span for span in collector.spans if span.trace == attempt.trace]
     by_id = {span.id: span for span in of_trace}
 
-    root = collector.one("nightly build")
-    called, answered = collector.named(CREATE)
     assert (root.parent, root.service) == ("", "pipeline")
     assert (called.service, called.parent) == ("pipeline", root.id)
     assert (answered.service, answered.parent) == ("secateur", called.id)
     assert answered.attributes["rpc.grpc.status_code"] == called.attributes["rpc.grpc.status_code"] == 0
 
-    queue = collector.one("queue")
     assert queue.parent == attempt.parent == answered.id
     assert queue.attributes == attempt.attributes == {"secateur.job": job_id, "secateur.attempt": 1}
     assert queue.begin <= queue.end <= attempt.begin
@@ -124,13 +122,16 @@ def test_a_killed_attempt_is_followed_by_another_in_the_same_trace_and_errors_sa
     assert attempt.trace == "0af7651916cd43dd8448eb211c80319c"
     assert attempt.attributes["secateur.attempt"] == 2
     assert attempt.error == ended.failure.reason
-    assert [span.attributes["secateur.attempt"] for span in collector.named("queue")] == [1, 2]
+    queues = until(lambda: len(found := collector.named("queue")) == 2 and found)
+    assert [span.attributes["secateur.attempt"] for span in queues] == [1, 2]
     assert ended.failure.message not in "".join(collector.texts), "messages of errors are for the log"
-    (lost,) = [
-        span
-        for span in until(lambda: collector.named("secateur.v1.PruneService/GetPruneJob"))
-        if span.attributes["rpc.grpc.status_code"] == 5
-    ]
+    (lost,) = until(
+        lambda: [
+            span
+            for span in collector.named("secateur.v1.PruneService/GetPruneJob")
+            if span.attributes["rpc.grpc.status_code"] == 5
+        ]
+    )
     assert lost.error is None, "what the caller did wrong is no error of the server"
 
 

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+from support import pace
+
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     ["secateur_service.pipeline.job", "secateur_service.run", "transformers.models.llama.modeling_llama", __name__]
@@ -75,5 +77,7 @@ def _be(target, arguments, environment, output, errors):
 def _command(arguments):
     from secateur_service.cli import main
 
+    if "TESTS_PACE" in os.environ:
+        pace.arm(Path(os.environ["TESTS_PACE"]))
     sys.argv = ["secateur-service", *arguments]
     main()

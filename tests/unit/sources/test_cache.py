@@ -2,13 +2,13 @@
 
 import os
 import threading
-import time
 
 import pytest
 
 from secateur_service.errors import ResourceError, TransientError
 from secateur_service.sources import Cache, cache
 from secateur_service.sources.remote import RemoteFile
+from support.waiting import HANG_SECONDS
 
 
 class Remote:
@@ -64,11 +64,12 @@ def test_more_than_the_disk_has_is_refused_before_anything_is_fetched(tmp_path):
 
 
 def test_two_that_want_the_same_fetch_it_once_and_the_second_may_be_stopped_meanwhile(tmp_path):
-    going = threading.Event()
+    begun, going = threading.Event(), threading.Event()
 
     class Slow(Remote):
         def read(self, file, start, stop):
-            going.wait(10)
+            begun.set()
+            going.wait(HANG_SECONDS)
             return super().read(file, start, stop)
 
     class StopError(Exception):
@@ -80,7 +81,7 @@ def test_two_that_want_the_same_fetch_it_once_and_the_second_may_be_stopped_mean
     remote, other = Slow("same", a=1000), Slow("same", a=1000)
     thread = threading.Thread(target=fetch, args=(Cache(tmp_path), remote))
     thread.start()
-    time.sleep(0.1)
+    assert begun.wait(HANG_SECONDS)
     with pytest.raises(StopError):
         fetch(Cache(tmp_path), other, check=stop)
     going.set()
