@@ -75,7 +75,7 @@ def test_a_shard_that_the_store_has_damaged_is_made_again(s3_site, damage):
         lambda: site.store.blocks(job_id)[site.blocks - 1 :] and not list(checkpoint.glob("model-block-*")), dispatcher
     )
     objects = open_store(site.settings.destinations[0], site.settings)
-    shard = min(objects.list_keys(f"{job_id}/checkpoint/block-"))
+    shard = min(objects.list_keys(f"{job_id}/checkpoint/model-block-"))
     objects.delete(shard)
     if damage == "truncated":
         objects.put_bytes(shard, b"short", "application/octet-stream")
