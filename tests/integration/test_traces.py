@@ -90,7 +90,7 @@ def test_a_trace_leads_from_the_clients_call_through_the_queue_to_the_uploads(se
     uploads = [span for span in collector.named("object store put") if span.trace == attempt.trace]
     stored = {span.attributes["secateur.object"]: by_id[span.parent].name for span in uploads}
     assert stored[f"{job_id}/manifest.json"] == stored[f"{job_id}/report/report.json"] == "PUBLISHING"
-    shards = [stage for key, stage in stored.items() if "/block-" in key]
+    shards = [stage for key, stage in stored.items() if "/model-block-" in key]
     assert shards == ["PRUNING"] * BLOCKS
     for span in of_trace:
         assert span.error is None
