@@ -20,6 +20,7 @@ from typing import IO, Any, TextIO, cast
 
 from rich.console import Console
 
+from secateur._foreign import detail_of
 from secateur._redaction import redact_text
 
 _UNSAFE = (
@@ -94,24 +95,36 @@ class _Lasting:
         return getattr(self._stream, name)
 
 
+EXIT_OUTPUT_LOST = 141
+"""How a command ends whose result nobody reads, as the shell's own do, or finds no room."""
+
+
+class OutputLostError(Exception):
+    """What a command was asked for cannot be printed; its message is for people, empty where nobody reads on."""
+
+
 def write(text: str, *, stream: TextIO | None) -> None:
     """Print a line, or several.
 
     Raises:
-        BrokenPipeError: the reader is gone.
+        OutputLostError: the reader is gone, or there is no room; the stream takes the rest in silence.
     """
-    if stream is not None:
+    if stream is None:
+        return
+    try:
         stream.write(clean_lines(text) + "\n")
         stream.flush()
+    except (OSError, ValueError) as error:
+        discard(stream)
+        gone = isinstance(error, BrokenPipeError)
+        raise OutputLostError("" if gone else f"the output cannot be written: {detail_of(error)}") from error
 
 
 def say(text: str, *, stream: TextIO | None = None) -> None:
     """Print a message, without secrets, to standard error by default; a stream that takes no more is let be."""
     stream = sys.stderr if stream is None else stream
-    try:
+    with contextlib.suppress(OutputLostError):
         write(redact_text(text), stream=stream)
-    except (OSError, ValueError):
-        discard(stream)
 
 
 def show_exception(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:

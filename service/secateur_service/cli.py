@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from secateur._redaction import protect
-from secateur._terminal import prepare_streams, say, show_exception, write
+from secateur._terminal import EXIT_OUTPUT_LOST, OutputLostError, prepare_streams, say, show_exception, write
 from secateur_service import __version__
 from secateur_service.accounts import clean_environment, secrets_of_environment
 from secateur_service.private_files import exposed, keep_files_private
@@ -71,7 +71,12 @@ def main() -> None:
         _fail(str(error), EXIT_USAGE)
     protect(secrets_of_environment(os.environ))
     sys.excepthook = show_exception
-    app()
+    try:
+        app()
+    except OutputLostError as error:
+        if str(error):
+            say(str(error))
+        sys.exit(EXIT_OUTPUT_LOST)
 
 
 def _version(asked: bool) -> None:

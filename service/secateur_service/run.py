@@ -24,9 +24,8 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from secateur import InvalidSpecError as MisshapenSpecError
-from secateur._foreign import detail_of
 from secateur._spec import load_spec
-from secateur._terminal import clean, console, discard, say, write
+from secateur._terminal import OutputLostError, clean, console, say, write
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.api.conversion import spec_to_dict
 from secateur_service.artifacts.directory import DirectoryStore
@@ -91,9 +90,8 @@ def run_command(
         return _fail(f"{failure.reason}: {failure.message}", failure.exit_code)
     try:
         write(json.dumps(summary) if as_json else _result_text(report, output), stream=sys.stdout)
-    except (OSError, ValueError) as error:  # the artifacts are there all the same
-        discard(sys.stdout)
-        say(f"the result is in {clean(str(output))}; it cannot be printed: {detail_of(error)}")
+    except OutputLostError as error:  # the artifacts are there all the same
+        say(f"the result is in {clean(str(output))}; {error or 'nobody reads it here'}")
     return 0
 
 

@@ -164,3 +164,13 @@ def test_a_command_of_the_client_without_room_for_its_output_says_so_and_has_a_c
     assert ended.returncode == 141
     assert b"No space left" in ended.stderr
     assert b"Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("command", [["presets"], ["migrate"], ["tokens", "create", "a"], ["--version"]])
+def test_a_command_of_the_service_whose_output_is_lost_has_that_code_too(tmp_path, command):
+    settings = {"SECATEUR_DATA_DIR": str(tmp_path / "data"), "SECATEUR_TOKENS_FILE": str(tmp_path / "tokens.json")}
+    with Path("/dev/full").open("wb") as full:
+        ended = run([*SERVICE, *command], settings, stdout=full, stderr=subprocess.PIPE)
+    assert ended.returncode == 141
+    assert b"No space left" in ended.stderr
+    assert b"Traceback" not in ended.stderr

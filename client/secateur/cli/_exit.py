@@ -21,7 +21,7 @@ from secateur._errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from secateur._terminal import clean
+from secateur._terminal import EXIT_OUTPUT_LOST, clean
 
 
 class ExitCode(enum.IntEnum):
@@ -38,7 +38,7 @@ class ExitCode(enum.IntEnum):
     DOWNLOAD_FAILED = 8
     UNAUTHENTICATED = 9
     INTERRUPTED = 130
-    BROKEN_PIPE = 141
+    OUTPUT_LOST = EXIT_OUTPUT_LOST
 
 
 _CODES: tuple[tuple[type[SecateurError], ExitCode], ...] = (

@@ -16,8 +16,7 @@ import typer
 from secateur._client import Client
 from secateur._config import DEFAULT_ENDPOINT
 from secateur._errors import SecateurError
-from secateur._foreign import detail_of
-from secateur._terminal import clean, discard, say, write
+from secateur._terminal import OutputLostError, clean, say, write
 from secateur._tracing import trace_of_environment
 from secateur.cli._exit import ExitCode, error_json, error_text, exit_code
 from secateur.cli._render import to_json
@@ -118,8 +117,6 @@ def _ended(run: Callable[[Session], None], shared: Shared) -> int:
         with trace_of_environment(os.environ), Client(shared.endpoint, token=shared.token) as client:
             endpoint = client.config.endpoint
             run(Session(client, as_json))
-            if sys.stdout is not None:
-                sys.stdout.flush()
     except SecateurError as error:
         say(error_json(error) if as_json else error_text(error, endpoint))
         return exit_code(error)
@@ -128,14 +125,10 @@ def _ended(run: Callable[[Session], None], shared: Shared) -> int:
     except UnicodeEncodeError:  # what the system could not decode cannot be sent
         say("an argument holds bytes that are no text here; use UTF-8 (LC_ALL=C.UTF-8), or percent-encode a path")
         return ExitCode.USAGE
-    except BrokenPipeError:
-        # Whoever read us has enough. Python would complain again when it flushes at exit.
-        discard(sys.stdout)
-        return ExitCode.BROKEN_PIPE
-    except OSError as error:  # all others are the SDK's: the output goes where there is no room
-        discard(sys.stdout)
-        say(f"the output cannot be written: {detail_of(error)}")
-        return ExitCode.BROKEN_PIPE
+    except OutputLostError as error:
+        if str(error):
+            say(str(error))
+        return ExitCode.OUTPUT_LOST
     return ExitCode.DONE
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from secateur._foreign import detail_of
 from secateur_service import errors
 from secateur_service.admission import Admission
 from secateur_service.artifacts.observed import RequestCounter
@@ -113,7 +114,7 @@ class InspectionPool:
                 try:
                     child = lane.idle.pop() if is_used else await self._nursery.start(lane.budget.memory_bytes)
                 except OSError as error:
-                    raise TransientError(f"no process can be started to look at it: {error}") from error
+                    raise TransientError(f"no process can be started to look at it: {detail_of(error)}") from error
                 if child.ended.done():
                     continue
                 try:

@@ -140,7 +140,7 @@ def run_job(
     except torch.OutOfMemoryError as error:
         peak = str(job.peak_device_bytes())
         raise ResourceError(
-            f"the device ran out of memory: {error}",
+            "the device ran out of memory",
             reason="DEVICE_OUT_OF_MEMORY",
             metadata={"peak_device_bytes": peak},
         ) from error

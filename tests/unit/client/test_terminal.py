@@ -16,7 +16,7 @@ from rich.progress import Progress, TextColumn
 from secateur import _event, _job
 from secateur._artifact import CorpusPreset, ServiceInfo
 from secateur._errors import FieldViolation, InvalidSpecError, JobFailedError, SecateurError, UnavailableError
-from secateur._terminal import UNSAFE, clean, clean_lines, console, first_unsafe, say, write
+from secateur._terminal import UNSAFE, OutputLostError, clean, clean_lines, console, first_unsafe, say, write
 from secateur.cli import _exit, _render
 
 HARMFUL = [
@@ -180,7 +180,7 @@ class Gone(io.RawIOBase):
 def test_a_message_that_nobody_reads_ends_nothing(encoding):
     stream = io.TextIOWrapper(io.BufferedWriter(Gone(), 1), encoding=encoding)
     say("on and on", stream=stream)
-    with pytest.raises(BrokenPipeError):
+    with pytest.raises(OutputLostError):
         write("a result", stream=stream)
     stream.detach()
 
