@@ -157,6 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--languages", nargs="+", default=["de", "en", "uk"])
     parser.add_argument("--calibrate", nargs="+", default=[NEWLINE, BEFORE], help="kinds to calibrate on, by name")
+    parser.add_argument("--evaluate", nargs="+", help="kinds to evaluate on; default all")
     parser.add_argument("--sequences", type=int, default=16, help="calibration sequences per language")
     parser.add_argument("--tokens", type=int, default=2048, help="evaluation tokens per language")
     parser.add_argument("--length", type=int, default=512, help="tokens per sequence")
@@ -171,7 +172,7 @@ def main() -> None:
             f"{kind}/{language}": sampler.evaluation(
                 language, documents_of(options.evaluation, language), kind, options.tokens
             )
-            for kind in sampler.kinds
+            for kind in options.evaluate or sampler.kinds
             for language in options.languages
         }
         for kind in (kind for kind in options.calibrate if kind not in content["calibrated_on"]):
@@ -183,19 +184,20 @@ def main() -> None:
             }
             content["calibrated_on"][kind] = prune(options.model, calibration, evaluation)
             path.write_text(json.dumps(content, indent=1) + "\n")
-        show(content, sampler.kinds)
+        show(content)
         print(f"written: {path}")
 
 
-def show(content: dict[str, Any], kinds: tuple[str, ...]) -> None:
+def show(content: dict[str, Any]) -> None:
     """Print both tables."""
     languages, measured = content["settings"]["languages"], content["calibrated_on"]
     dense = next(iter(measured.values()))
+    kinds = dict.fromkeys(name.rpartition("/")[0] for name in dense)
     print(f"\n{'dense, bits per byte over text':<34}" + "".join(f"{language:>9}" for language in languages))
     for kind in kinds:
         row = [dense[f"{kind}/{language}"]["dense_bits_per_byte"] for language in languages]
         print(f"{kind:<34}" + "".join(f"{value:9.3f}" for value in row))
-    for kind in (NEWLINE, ALONE):
+    for kind in (kind for kind in (NEWLINE, ALONE) if kind in kinds):
         print(f"\n{'growth on windows of: ' + kind:<34}" + "".join(f"{language:>9}" for language in languages))
         for name, figures in measured.items():
             row = [figures[f"{kind}/{language}"]["growth"] for language in languages]

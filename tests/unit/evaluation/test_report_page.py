@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from secateur_service.evaluation.html import mean_ratio, model_name, render_html, row_label, target
+from secateur_service.evaluation.report import WindowFigures
 from support.reports import Block, Layer, make_report
 
 HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&lt;{{ 7*7 }}"
@@ -121,3 +122,15 @@ def test_names_and_targets_are_written_for_people():
 
 def test_the_mean_growth_is_geometric():
     assert mean_ratio(make_report(ratios={"de": 1.0, "en": 4.0})) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("windows", "told"),
+    [
+        (WindowFigures(128, ("<s>",), ("</s>", "<s>")), "begin with <code>&lt;s&gt;</code>; between two documents"),
+        (WindowFigures(128, (), ("<|end|>",)), "do not overlap; between two documents stands <code>&lt;|end|&gt;"),
+        (WindowFigures(128, (), ()), "do not overlap. Tokens that stand for no text are never scored."),
+    ],
+)
+def test_the_page_says_what_was_counted(windows, told):
+    assert told in render_html(make_report(windows=windows)).decode()
