@@ -150,7 +150,7 @@ async def test_a_process_whose_caller_is_gone_is_ended(site: Site):
 
 
 async def test_what_takes_too_long_is_given_up(files: Path, tmp_path: Path):
-    async with opened(files, tmp_path, small=Budget(seconds=0.5, cpu_seconds=20, memory_bytes=48 << 20)) as site:
+    async with opened(files, tmp_path, small=Budget(seconds=0.5, cpu_seconds=20, memory_bytes=32 << 20)) as site:
         with pytest.raises(TransientError, match=r"model\.uri: .* took more than") as caught:
             await asyncio.wait_for(site.pool.admit(site.away, "alice"), PATIENCE)
         assert caught.value.reason == "INSPECTION_TIMEOUT"

@@ -25,7 +25,7 @@ from secateur_service.pipeline.outcome import Estimate
 from secateur_service.settings import Settings
 from secateur_service.spec import PruneSpec
 
-SMALL = Budget(seconds=120.0, cpu_seconds=20, memory_bytes=48 << 20)
+SMALL = Budget(seconds=120.0, cpu_seconds=20, memory_bytes=32 << 20)
 """What nearly every model does with; its deadline is for slow networks."""
 LARGE = Budget(seconds=120.0, cpu_seconds=20, memory_bytes=768 << 20)
 """For what needs more memory than that: Gemma's tokenizer takes 600 MiB to load as transformers does it."""
@@ -57,13 +57,13 @@ class _ExhaustedError(Exception):
 class InspectionPool:
     """Belongs to one event loop.
 
-    In all there are nine children: eight with little memory, which nearly every model does with, and one with much,
+    In all there are eleven children: ten with little memory, which nearly every model does with, and one with much,
     where what needs more is looked at again.
 
     Args:
         settings: what specifications may name, and how it is reached.
         counter: told the requests to object stores that children make.
-        small: of the eight.
+        small: of the ten.
         large: of the one.
     """
 
@@ -72,7 +72,7 @@ class InspectionPool:
     ) -> None:
         self._nursery = Nursery(settings)
         self._counter = counter
-        self._here = _lane(4, small)
+        self._here = _lane(6, small)
         self._away = _lane(4, small)
         self._large = _lane(1, large)
         self._needs_much: OrderedDict[str, None] = OrderedDict()
