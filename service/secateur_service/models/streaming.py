@@ -270,7 +270,7 @@ class StreamedModel:
         Args:
             states: hidden states B×S×d, of which some are taken.
             operations: of the head's whole work.
-            clock: seconds since some moment.
+            clock: seconds, or seconds of effort, since some moment.
 
         Returns:
             Floating-point operations that were tried, and the seconds that they took; zeros where none were.

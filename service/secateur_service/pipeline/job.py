@@ -39,14 +39,13 @@ from secateur_service.pipeline.fetching import FetchedModel, fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
 from secateur_service.pipeline.fingerprint import fingerprint
 from secateur_service.pipeline.ledger import BlockLedger
-from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import JobObserver, Stage
 from secateur_service.pipeline.outcome import Estimate, JobResult, Shortage
 from secateur_service.pipeline.package import Package
 from secateur_service.pipeline.preflight import find_room
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.streaming_pass import PassResult, run_pass
+from secateur_service.pipeline.streaming_pass import PassResult, meter_of, run_pass
 from secateur_service.pipeline.task import Task
 from secateur_service.pipeline.text import DrawnText, draw_text
 from secateur_service.pruning.patterns import Target
@@ -172,7 +171,7 @@ class _Job:
         self.open_file: Callable[[Path], BinaryIO] = open_here
         self.stopwatch = Stopwatch()
         self.started = datetime.now(UTC)
-        self.meter = Meter(observer)
+        self.meter = meter_of(self.device, observer)
         self.outer_bytes = 0  # of the tensors outside the blocks, which are copied and stored in the end
 
     def run(

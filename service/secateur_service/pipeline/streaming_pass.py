@@ -74,9 +74,14 @@ def run_pass(
         CancelledError, PreemptedError, FencedError: the observer stopped the job; finished blocks are kept.
     """
     if meter is None:
-        meter = Meter(observer)
+        meter = meter_of(model.device, observer)
         meter.begin(model.num_blocks)
     return _Pass(model, task, ledger, observer, stopwatch, meter).run()
+
+
+def meter_of(device: torch.device, observer: JobObserver) -> Meter:
+    """A meter for work on a device: on a CPU the processor's time tells how hard a piece of work is."""
+    return Meter(observer, effort=time.process_time if device.type == "cpu" else None)
 
 
 class _Pass:
@@ -166,7 +171,7 @@ class _Pass:
                 self.meter.skip("solve", solving)
         self.meter.plan("head", self.work.head())
         if states:
-            self.meter.gauge("head", *self.model.time_head(states[0], self.work.head(), self.meter.clock))
+            self.meter.gauge("head", *self.model.time_head(states[0], self.work.head(), self.meter.effort))
             self.meter.lap()
 
     def _run_block(

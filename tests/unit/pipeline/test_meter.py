@@ -187,6 +187,25 @@ def test_finished_blocks_count_as_done_and_their_time_is_not_expected_again():
     assert observer.history[-1].fraction == pytest.approx((2 + 3) / (2 + 3 + 3))
 
 
+def test_what_was_tried_out_while_others_had_the_processor_tells_the_truth():
+    now, effort = [0.0], [0.0]
+    meter = Meter(RecordingObserver(), clock=lambda: now[0], effort=lambda: effort[0])
+    meter.begin(1)
+    meter.plan("evaluate", 200)
+    meter.plan("head", 1000)
+    # A tenth of a second of work, which took a second because others were at work.
+    began = meter.effort()
+    now[0], effort[0] = 1.0, 0.1
+    meter.gauge("head", 10, meter.effort() - began)
+    meter.lap()
+    now[0], effort[0] = 2.0, 0.6  # then every second of work takes two
+    meter.tick("evaluate", 100)
+    assert meter.seconds_left() == pytest.approx(1 + 1000 * 0.1 / 10 * 2)
+    now[0] = 3.0
+    meter.tick("head", 100)
+    assert meter.seconds_left() == pytest.approx(1 + 900 / 100)
+
+
 def test_what_was_tried_out_sets_the_rate_and_is_no_work_done():
     now = [0.0]
     meter = Meter(RecordingObserver(), clock=lambda: now[0])
