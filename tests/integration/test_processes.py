@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -143,3 +144,26 @@ def test_what_a_fixture_of_a_wider_scope_has_started_is_not_a_tests_own(inner, t
     assert [line.split("::")[1].split()[0] for line in errors] == ["test_of_the_same_scope"], said
     assert "processes outlived the test" in said
     assert left(tmp_path) == []
+
+
+def test_an_orphan_that_has_ended_is_gone_as_it_would_be_without_pytest(tmp_path):
+    """Whoever looks for it by its number finds none that waits for its parent to hear of it."""
+    orphan = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'input()']).pid, flush=True)"
+    command = [sys.executable, "-c", orphan]
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    assert parent.wait(processes.HANG_SECONDS) == 0
+    assert processes.is_running(pid)
+    parent.stdin.close()
+    until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_the_end_of_a_child_is_heard_by_who_waits_for_it():
+    codes = [subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"]) for code in range(8)]
+    until(lambda: not any(processes.is_running(process.pid) for process in codes))
+    assert [process.wait() for process in codes] == list(range(8))
+    forked = os.fork()
+    if not forked:
+        os._exit(7)
+    until(lambda: not processes.is_running(forked))
+    assert os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]) == 7

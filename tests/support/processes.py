@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ HANG_SECONDS = 300.0
 
 _ENDING_SECONDS = float(os.environ.get("TESTS_ENDING_SECONDS", "30"))
 _LOOK_SECONDS = 1.0
+_HEAR_SECONDS = 0.05
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -120,9 +123,54 @@ class _Guard:
 _guard = _Guard()
 
 
+class _Adoption:
+    """Makes this process the parent of orphans, and hears of their ends, as the first process of a machine would.
+
+    Children of its own are left to those who wait for them: what `subprocess` starts, and what is forked.
+    """
+
+    def __init__(self) -> None:
+        self._own: set[int] = set()
+        self._starting = threading.RLock()  # held until it is known that a new child is one of its own
+        self._list = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+
+    def begin(self) -> None:
+        initialise = subprocess.Popen.__init__
+
+        @functools.wraps(initialise)
+        def registered(process: Any, *arguments: Any, **named: Any) -> None:
+            with self._starting:
+                initialise(process, *arguments, **named)
+                self._own.add(process.pid)
+
+        subprocess.Popen.__init__ = registered  # type: ignore[method-assign]
+        os.register_at_fork(
+            before=self._starting.acquire, after_in_parent=self._forked, after_in_child=self._starting.release
+        )
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        threading.Thread(target=self._hear, name="adoption", daemon=True).start()
+
+    def _children(self) -> set[int]:
+        return {int(pid) for pid in self._list.read_text().split()}
+
+    def _forked(self) -> None:
+        self._own |= self._children()
+        self._starting.release()
+
+    def _hear(self) -> None:
+        while True:
+            time.sleep(_HEAR_SECONDS)
+            with self._starting:
+                children = self._children()
+                self._own &= children  # numbers are given again
+                for pid in children - self._own:
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(pid, os.WNOHANG)
+
+
 def guard() -> None:
     """Adopt orphans, and start the watchdog unless one watches a pytest that has started this one."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _Adoption().begin()
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
     command = [sys.executable, "-S", "-E", __file__, str(os.getpid())]
@@ -208,18 +256,22 @@ def _watch(pid: int) -> None:
         events = select.poll()
         events.register(watched, select.POLLIN)
         events.register(0, select.POLLIN)
-        known: list[Found] = []
+        known: dict[tuple[int, int], Found] = {}
         while True:
             ready = {descriptor for descriptor, _ in events.poll(_LOOK_SECONDS * 1000)}
             if watched.fileno() in ready:
                 break
-            known = below(pid, without=lambda process: process.pid == os.getpid())
+            if 0 in ready and not os.read(0, 1):
+                events.unregister(0)  # it is about to end, and may have let go of its children already
+                continue
+            # What was known and runs is kept: nothing that is below it gets away from there while it lives.
+            alive = {(process.pid, process.started) for process in running()}
+            found = below(pid, without=lambda process: process.pid == os.getpid())
+            known = {key: process for key, process in known.items() if key in alive}
+            known |= {(process.pid, process.started): process for process in found}
             if 0 in ready:
-                if os.read(0, 1):
-                    os.write(1, b"!")
-                else:
-                    events.unregister(0)
-        end(known)
+                os.write(1, b"!")
+        end(list(known.values()))
 
 
 if __name__ == "__main__":
