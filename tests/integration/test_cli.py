@@ -96,7 +96,7 @@ def test_the_documented_exit_codes_are_those_of_the_program():
     from secateur.cli._exit import ExitCode
 
     documented = {int(number) for number in re.findall(r"^    (\d+) ", secateur.cli.__doc__, re.MULTILINE)}
-    assert documented == {int(code) for code in ExitCode} - {ExitCode.BROKEN_PIPE}
+    assert documented == {int(code) for code in ExitCode} - {ExitCode.OUTPUT_LOST}
 
 
 def test_a_specification_that_breaks_rules_is_refused_field_by_field_without_a_traceback(secateur, tmp_path):
