@@ -94,3 +94,13 @@ def test_a_planted_secret_ends_a_run_with_the_places(folder, name, places, proce
 def test_base64_is_seen_through_wherever_the_secret_begins(before):
     assert leaks.leaks_in(base64.b64encode(f"{before}{leaks.secret('x')}".encode()))
     assert not leaks.leaks_in(base64.b64encode(f"{before}LEAK".encode()))
+
+
+@pytest.mark.parametrize("at", [0, leaks._PART_BYTES - 5, 3 * leaks._PART_BYTES + 7, 1 << 40])
+def test_a_secret_is_found_wherever_it_lies_and_holes_are_not_read(folder, at):
+    path = folder / "model.safetensors"
+    with path.open("wb") as file:
+        file.truncate(1 << 41)
+        file.seek(at)
+        file.write(leaks.secret("deep").encode())
+    assert list(leaks.search(folder)) == [path]
