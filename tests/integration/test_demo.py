@@ -35,7 +35,8 @@ def test_the_tokenizer_gives_one_token_a_byte_and_loses_nothing(tmp_path):
     save_byte_tokenizer(tmp_path, max_length=256)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     text = "Сад, ¿qué? 花園 🌱  two  spaces\tand\nlines " + "".join(map(chr, range(32, 256)))
-    ids = tokenizer(text)["input_ids"]
+    beginning, *ids = tokenizer(text)["input_ids"]
+    assert beginning == BOS_ID
     assert len(ids) == len(text.encode())
     assert set(ids).isdisjoint({BOS_ID, EOS_ID})
     assert tokenizer.decode(ids) == text
