@@ -6,13 +6,18 @@ headers, so that it can be asked before a model is fetched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
+from secateur_service.models.companions import take_companions
 from secateur_service.models.configuration import read_configuration
 from secateur_service.models.shapes import expected_shapes
-from secateur_service.models.tokenizer import check_ids, load_tokenizer
+from secateur_service.models.tokenizer import TOKENIZER_BYTES, check_ids, load_tokenizer
 
 
 def load_libraries() -> None:
@@ -33,7 +38,20 @@ def check_model(checkpoint: Checkpoint) -> None:
     config = read_configuration(checkpoint.config, checkpoint.model_type)
     check_tensors(checkpoint, expected_shapes(config, checkpoint.model_type))
     rows = checkpoint.tensors[checkpoint.embedding_name].shape[0]
-    check_ids(load_tokenizer(checkpoint.tokenizer_folder), rows)
+    with _companions_taken(checkpoint) as taken:
+        check_ids(load_tokenizer(taken.tokenizer_folder), rows)
+
+
+@contextlib.contextmanager
+def _companions_taken(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
+    """The checkpoint with the files that a job would take: those that it would leave out are no reason to refuse it."""
+    if checkpoint.companions is not None:
+        yield checkpoint
+        return
+    names = [name for name in TOKENIZER_BYTES if (checkpoint.folder / name).exists()]
+    with tempfile.TemporaryDirectory(prefix="companions-") as folder:
+        companions = take_companions(checkpoint.folder, names, Path(folder), checkpoint.config)
+        yield replace(checkpoint, companions=companions.folder)
 
 
 def check_tensors(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
