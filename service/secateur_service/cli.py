@@ -5,6 +5,7 @@ Each command imports what it needs when it is called, so that `--help` is quick 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -243,8 +244,10 @@ def run(
         except ValueError as error:
             _fail(f"--device: {error}", EXIT_USAGE)
     code = run_command(spec, output, device, threads, settings, as_json=as_json)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # it may be closed, or full: the job has ended as it has
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
     # To take apart what torch and transformers have loaded takes seconds, and whoever sent SIGTERM counts them.
     os._exit(code)
 
