@@ -233,7 +233,7 @@ def test_calibration_text_is_written_from_documents_that_are_not_evaluated_and_m
     else:  # another folder, with the same text in it
         (calibration / "de.txt").write_text((evaluation / "de.txt").read_text() + (calibration / "de.txt").read_text())
     writer = RecordingWriter(model, tokenizer, SAMPLING, 0)
-    drawn, held_out = draw(tokenizer, writer, calibration, evaluation)
+    drawn, held_out = draw(tokenizer, writer, calibration, evaluation, separator="end_of_text")
     assert tuple(drawn["de"].tokens.shape) == (3, 64)
     assert {name: tuple(sample.tokens.shape) for name, sample in held_out.items()} == {"de": (4, 64), "uk": (4, 64)}
     assert drawn["de"].dropped >= 4
@@ -252,7 +252,7 @@ def test_calibration_text_is_written_from_documents_that_are_not_evaluated_and_m
     assert len(starts) > 2
     # Of the prefix's last token there may be only half a character, which is none when the text is read again.
     assert {tuple(ids[start + 1 : start + PREFIX]) for start in starts} <= beginnings
-    plain, _ = draw(tokenizer, None, calibration, evaluation)
+    plain, _ = draw(tokenizer, None, calibration, evaluation, separator="end_of_text")
     assert plain["de"].dropped is None
     assert plain["de"].digest() != drawn["de"].digest()
 
