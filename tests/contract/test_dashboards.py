@@ -292,7 +292,7 @@ def reader(postgres: Any) -> Iterator[psycopg.Connection[Any]]:
             check=True,
             env={**os.environ, "READER_PASSWORD": password},
         )
-    with psycopg.connect(url.replace("postgres@", "secateur_reader@"), autocommit=True) as connection:
+    with psycopg.connect(re.sub("//[^@]*@", "//secateur_reader@", url), autocommit=True) as connection:
         yield connection
 
 
