@@ -78,6 +78,21 @@ def main() -> None:
         if str(error):
             say(str(error))
         sys.exit(EXIT_OUTPUT_LOST)
+    except _JobEndedError as ended:
+        _leave(int(ended.code or 0))
+
+
+class _JobEndedError(SystemExit):
+    """A job was run in this process, which ends with its code."""
+
+
+def _leave(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # it may be closed, or full: the job has ended as it has
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+    # To take apart what torch and transformers have loaded takes seconds, and whoever sent SIGTERM counts them.
+    os._exit(code)
 
 
 def _version(asked: bool) -> None:
@@ -243,13 +258,7 @@ def run(
             check_device(device)
         except ValueError as error:
             _fail(f"--device: {error}", EXIT_USAGE)
-    code = run_command(spec, output, device, threads, settings, as_json=as_json)
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # it may be closed, or full: the job has ended as it has
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-    # To take apart what torch and transformers have loaded takes seconds, and whoever sent SIGTERM counts them.
-    os._exit(code)
+    raise _JobEndedError(run_command(spec, output, device, threads, settings, as_json=as_json))
 
 
 @app.command()

@@ -132,7 +132,6 @@ class _Adoption:
     def __init__(self) -> None:
         self._own: set[int] = set()
         self._starting = threading.RLock()  # held until it is known that a new child is one of its own
-        self._list = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
 
     def begin(self) -> None:
         initialise = subprocess.Popen.__init__
@@ -151,7 +150,12 @@ class _Adoption:
         threading.Thread(target=self._hear, name="adoption", daemon=True).start()
 
     def _children(self) -> set[int]:
-        return {int(pid) for pid in self._list.read_text().split()}
+        """Those of all threads: what one has started is another's when it ends."""
+        found: set[int] = set()
+        for thread in Path(f"/proc/{os.getpid()}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found |= {int(pid) for pid in (thread / "children").read_text().split()}
+        return found
 
     def _forked(self) -> None:
         self._own |= self._children()

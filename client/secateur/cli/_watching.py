@@ -33,8 +33,8 @@ def follow(session: Session, job: JobHandle, after_sequence: int | None = None) 
     try:
         with _view(session) as show:
             for event in job.watch(after_sequence):
-                show(event)
                 last = event.sequence
+                show(event)
     except KeyboardInterrupt:
         session.note(f"stopped watching; the job goes on. Go on with: secateur watch {job.name} --after {last}")
         raise
