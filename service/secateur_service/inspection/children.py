@@ -16,7 +16,6 @@ import structlog
 from secateur_service.execution.local import process_environment
 from secateur_service.inspection import frames
 from secateur_service.inspection.child import NOTE_BYTES
-from secateur_service.inspection.zygote import MAX_MESSAGE_BYTES
 from secateur_service.settings import Settings
 
 LOST = -1000
@@ -159,7 +158,7 @@ class Nursery:
         """Follow what the zygote says until it ends."""
         loop = asyncio.get_running_loop()
         with control:
-            while message := await loop.sock_recv(control, MAX_MESSAGE_BYTES):
+            while message := await loop.sock_recv(control, frames.MAX_MESSAGE_BYTES):
                 command, *numbers = message.split()
                 if command == b"ready":
                     self._ready.set()

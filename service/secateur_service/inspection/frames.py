@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 MAX_FRAME_BYTES = 8 << 20
+MAX_MESSAGE_BYTES = 256  # of what server and zygote tell each other of their children
 _LENGTH_BYTES = 4
 
 

@@ -16,8 +16,7 @@ import socket
 import sys
 
 from secateur_service.inspection.budget import end_with_parent, limit_memory
-
-MAX_MESSAGE_BYTES = 256
+from secateur_service.inspection.frames import MAX_MESSAGE_BYTES
 
 
 class Zygote:
