@@ -14,8 +14,9 @@ from pathlib import Path
 
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
-from secateur_service.models.companions import take_companions
+from secateur_service.models.companions import is_readable, take_companions
 from secateur_service.models.configuration import read_configuration
+from secateur_service.models.files import Use, rule_of
 from secateur_service.models.shapes import expected_shapes
 from secateur_service.models.tokenizer import TOKENIZER_BYTES, check_ids, load_tokenizer
 
@@ -45,10 +46,11 @@ def check_model(checkpoint: Checkpoint) -> None:
 @contextlib.contextmanager
 def _companions_taken(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
     """The checkpoint with the files that a job would take: those that it would leave out are no reason to refuse it."""
-    if checkpoint.companions is not None:
+    names = [name for name in TOKENIZER_BYTES if (checkpoint.tokenizer_folder / name).exists()]
+    beside = [name for name in names if rule_of(name).use is Use.CARRIED or name.endswith(".jinja")]
+    if checkpoint.companions is not None or all(is_readable(checkpoint.folder / name, name) for name in beside):
         yield checkpoint
         return
-    names = [name for name in TOKENIZER_BYTES if (checkpoint.folder / name).exists()]
     with tempfile.TemporaryDirectory(prefix="companions-") as folder:
         companions = take_companions(checkpoint.folder, names, Path(folder), checkpoint.config)
         yield replace(checkpoint, companions=companions.folder)

@@ -88,8 +88,23 @@ def take_companions(
     return Companions(folder, tuple(taken), found, left_out)
 
 
+def is_readable(source: Path, name: str) -> bool:
+    """Whether a file that goes with a model would be taken."""
+    try:
+        _content_of(source, name, None)
+    except (UnreadableFileError, OSError):
+        return False
+    return True
+
+
 def _take(source: Path, target: Path, name: str, check_generation: Callable[[dict[str, Any]], None] | None) -> None:
     """Copy a file, changed in nothing but that it does not point at code that is not published."""
+    content = _content_of(source, name, check_generation)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content)
+
+
+def _content_of(source: Path, name: str, check_generation: Callable[[dict[str, Any]], None] | None) -> bytes:
     content = _read(source, _MAX_BYTES)
     if name.endswith(".jinja"):
         _text(content)
@@ -106,10 +121,7 @@ def _take(source: Path, target: Path, name: str, check_generation: Callable[[dic
                 check_generation(parsed)
             except Exception as error:  # whatever a library makes of foreign values, the file is unusable
                 raise UnreadableFileError("it holds values that transformers refuses") from error
-    if name.endswith("config.json"):
-        content = _without_code(content)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
+    return _without_code(content) if name.endswith("config.json") else content
 
 
 def _license(card: Path, taken: Collection[str], repository: str | None) -> tuple[License | None, str | None]:
