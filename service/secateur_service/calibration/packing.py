@@ -1,14 +1,13 @@
 """From documents to windows: token sequences of one length, each of which begins as the tokenizer begins a text.
 
-A model is trained on sequences that begin as its tokenizer begins a text, and some depend on it: Gemma-3-270M, whose
-tokenizer begins every text with one token, needs 44 % more bits per byte in windows that lack it. So what the tokenizer
-itself puts before a text stands at the beginning of every window, also of one that begins in the middle of a document;
-where it puts nothing there, nothing does.
+A model is trained on sequences that begin as its tokenizer begins a text, and some depend on it, such as Gemma. So what
+the tokenizer itself puts before a text stands at the beginning of every window, also of one that begins in the middle
+of a document; where it puts nothing there, nothing does.
 
 Between two documents of a window stands a line break. What begins a text does not stand there again: in the middle of a
-window it costs Gemma-3-270M a third more bits per byte, and an end-of-text token costs it and SmolLM2-135M 2 to 4 %
-(`benchmarks/joining.py`). A model that was trained on documents joined by these tokens can be given them: the
-end-of-text token, where the tokenizer has one, and what begins a text; once, where both are one token.
+window it costs Gemma-3-270M a quarter to a third more bits per byte, and an end-of-text token costs it and SmolLM2-135M
+2 to 5 %; `benchmarks/joining.py` compares the ways. A model that was trained on documents joined by these tokens can be
+given them: the end-of-text token, where the tokenizer has one, and what begins a text; once, where both are one token.
 
 All of this is context. It stands for no text, and evaluation never scores it.
 """
