@@ -191,8 +191,8 @@ def test_a_refusal_is_one_line_with_field_and_remedy_and_exit_code_10(inputs, tm
     data = json.loads(json.dumps(data).replace('"sparsity": null, ', ""))
     finished = run(tmp_path, data)
     assert finished.returncode == 10, finished.stderr
-    (line,) = finished.stderr.splitlines()
-    assert field in line
+    assert len(finished.stderr.splitlines()) == 1, finished.stderr
+    assert field in finished.stderr
     assert finished.stdout == ""
     assert not (tmp_path / "out" / "manifest.json").exists()
 

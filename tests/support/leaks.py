@@ -59,7 +59,7 @@ def search(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         if path.is_symlink() or path.name.endswith(GIVEN) or not path.is_file():
             continue
-        if leaks_in(str(path).encode()):
+        if leaks_in(os.fsencode(path)):
             yield path
         try:
             with path.open("rb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 def build_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     """A random model in memory; its weights are large enough for the blocks to matter."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(name.partition(" ")[0], **{**CONFIGS[name], **changes})
+    config = AutoConfig.for_model(name.partition(" ")[0], **copy.deepcopy({**CONFIGS[name], **changes}))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -65,6 +65,13 @@ def running() -> list[Found]:
     return found
 
 
+def _parent_of(pid: int) -> int | None:
+    """Also of a process that has ended, until its parent has heard of it."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return None
+
+
 def is_running(pid: int) -> bool:
     """Whether a process runs; one that has ended may wait for its parent to hear of it."""
     return any(found.pid == pid for found in running())
@@ -150,7 +157,7 @@ class _Adoption:
         threading.Thread(target=self._hear, name="adoption", daemon=True).start()
 
     def _children(self) -> set[int]:
-        """Those of all threads: what one has started is another's when it ends."""
+        """Those of all threads, or nearly: what one has started is another's when it ends, maybe while they are read."""
         found: set[int] = set()
         for thread in Path(f"/proc/{os.getpid()}/task").iterdir():
             with contextlib.suppress(OSError):
@@ -165,9 +172,8 @@ class _Adoption:
         while True:
             time.sleep(_HEAR_SECONDS)
             with self._starting:
-                children = self._children()
-                self._own &= children  # numbers are given again
-                for pid in children - self._own:
+                self._own = {pid for pid in self._own if _parent_of(pid) == os.getpid()}  # numbers are given again
+                for pid in self._children() - self._own:
                     with contextlib.suppress(ChildProcessError):
                         os.waitpid(pid, os.WNOHANG)
 

@@ -144,9 +144,10 @@ class BlockPruner:
             with self._suspended(opened, states[position : position + 1]) as (forward,):
                 for number, observed in enumerate(inputs):
                     observed.update(forward.advance(), batch.language)
-                    self._tick("calibrate", self._stage(opened.index, number, batch))
+                    self._tick_stage(index, number, batch)
                 if self._task.order == "dense" and not self._is_last(index):
                     states[position] = forward.finish()
+                    self._tick_stage(index, -1, batch)
         records = []
         for number, observed in enumerate(inputs):
             records += self._solve(opened, number, observed)
@@ -164,13 +165,10 @@ class BlockPruner:
             share = self._batches[position].tokens.numel() / self._calibration_tokens
             self._tick("calibrate", share * self._work.carrying(index))
 
-    def _stage(self, index: int, number: int, batch: Batch) -> float:
-        """Operations of a batch's pass up to an input of a block, by the products with that input."""
-        groups = self._work.blocks[index]
-        weights = [group.share * group.parameters for group in groups]
+    def _tick_stage(self, index: int, number: int, batch: Batch) -> None:
+        """A batch has arrived at an input of a block, or with -1 behind it."""
         share = batch.tokens.numel() / self._calibration_tokens
-        passing = self._work.calibrating(index) - sum(map(self._work.moments_of, groups))
-        return share * (passing * weights[number] / sum(weights) + self._work.moments_of(groups[number]))
+        self._tick("calibrate", share * self._work.stages(index)[number])
 
     def _stage_by_stage(self, block: _Block, states: list[Tensor]) -> list[LayerRecord]:
         records = []
@@ -180,12 +178,13 @@ class BlockPruner:
                 for batch, forward in zip(self._batches, forwards, strict=True):
                     self._check()
                     observed.update(forward.advance(), batch.language)
-                    self._tick("calibrate", self._stage(block.index, number, batch))
+                    self._tick_stage(block.index, number, batch)
                 records += self._solve(block, number, observed)
             if not self._is_last(block.index):
-                for position, forward in enumerate(forwards):
+                for position, (batch, forward) in enumerate(zip(self._batches, forwards, strict=True)):
                     self._check()
                     states[position] = forward.finish()
+                    self._tick_stage(block.index, -1, batch)
         return records
 
     def _suspended(

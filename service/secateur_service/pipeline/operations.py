@@ -124,15 +124,18 @@ class Work:
         """Both copies of the evaluation text through a block."""
         return 2 * self.forward(self.evaluation, index)
 
+    def stages(self, index: int) -> list[float]:
+        """The calibration text's way to each input of a block, its second moments included; last the way out."""
+        groups, is_last = self.blocks[index], index + 1 == len(self.blocks)
+        ways = [0.0, *(2.0 * self.calibration * group.share * group.parameters for group in groups)]
+        if self.order == "block" or is_last:
+            ways[-1] = 0.0
+        ways[1] += 2.0 * self.calibration * self.length * self.hidden
+        return [way + moments for way, moments in zip(ways, [*map(self.moments_of, groups), 0.0], strict=True)]
+
     def calibrating(self, index: int) -> float:
         """The calibration text through a block, its second moments included."""
-        if not self.needs_data:
-            return 0.0
-        groups, is_last = self.blocks[index], index + 1 == len(self.blocks)
-        flops = self.forward(self.calibration, index)
-        if self.order == "block" or is_last:
-            flops -= 2.0 * self.calibration * groups[-1].share * groups[-1].parameters
-        return flops + sum(map(self.moments_of, groups))
+        return sum(self.stages(index)) if self.needs_data else 0.0
 
     def carrying(self, index: int) -> float:
         """The calibration text through a block once more, or once where the block is finished already."""
