@@ -1,7 +1,7 @@
 """Structured logs: JSON lines for machines, readable lines on a terminal, and no secrets in either.
 
 Everything that is bound to the context (request id, job, attempt, stage) is on every line, those of libraries that use
-the standard `logging` module included, and so is an exception that ends the process. Secrets are redacted as everywhere
+the standard `logging` or `warnings` module included, and so is an exception that ends the process. Secrets are redacted as everywhere
 (`secateur._redaction`).
 """
 
@@ -22,6 +22,9 @@ from secateur._terminal import clean, clean_lines
 from secateur_service.telemetry.tracing import trace_fields
 
 _log = structlog.get_logger(__name__)
+
+# Libraries that write to the standard error by a handler of their own, where they are not hindered.
+_SELF_LOGGING = ("transformers", "huggingface_hub")
 
 
 def configure_logging(
@@ -76,9 +79,28 @@ def configure_logging(
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    logging.captureWarnings(True)
+    for name in _SELF_LOGGING:
+        _pass_on(logging.getLogger(name))
     root.setLevel(level.upper())
     sys.excepthook = _log_exception
     threading.excepthook = lambda ended: _log_exception(ended.exc_type, ended.exc_value, ended.exc_traceback)
+
+
+class _PassingLogger(logging.Logger):
+    """Leaves its lines to the root logger, whatever its library wants."""
+
+    propagate = property(lambda _: True, lambda *_: None)  # type: ignore[assignment]
+
+    def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802 - the base class names it so
+        """Not here."""
+
+
+def _pass_on(logger: logging.Logger) -> None:
+    """Have a library's lines pass, also if it is imported later and configures its logger then."""
+    logger.__class__ = _PassingLogger
+    logger.__dict__.pop("propagate", None)
+    logger.handlers.clear()
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -31,6 +33,7 @@ def stream() -> Iterator[io.StringIO]:
     configure_logging(level="info", stream=stream)
     yield stream
     structlog.reset_defaults()
+    logging.captureWarnings(False)
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -53,6 +56,32 @@ def test_a_line_is_json_with_level_time_logger_and_bound_context(stream: io.Stri
         "request_id": "r-1",
         "job": "j-1",
     }
+
+
+SELF_LOGGING = """
+import sys, warnings
+{before}
+from secateur_service.telemetry.logging import configure_logging
+configure_logging(stream=sys.stderr, log_format="console")
+import transformers, huggingface_hub
+from transformers.utils import logging
+logging.get_logger("transformers.models").warning("steered \x1b[2J, {secret}")
+huggingface_hub.utils.logging.get_logger("huggingface_hub.hub").warning("\x9b2J")
+warnings.warn("of python \x1b[2J")
+"""
+
+
+@pytest.mark.parametrize("before", ["", "import transformers; transformers.utils.logging.get_logger()"])
+def test_lines_of_libraries_that_write_them_by_themselves_are_written_as_all_others(before: str):
+    program = SELF_LOGGING.format(before=before, secret=SECRETS[1])
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, encoding="utf-8")
+    lines = finished.stderr.splitlines()
+    assert len(lines) == 3, finished.stderr
+    assert all("[warning" in line and line.startswith("20") for line in lines), finished.stderr
+    assert "\x1b" not in finished.stderr
+    assert "\x9b" not in finished.stderr
+    assert SECRETS[1] not in finished.stderr
+    assert finished.stdout == ""
 
 
 def test_lines_of_libraries_have_the_same_form_and_context(stream: io.StringIO):
