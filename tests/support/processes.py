@@ -157,7 +157,7 @@ class _Adoption:
         threading.Thread(target=self._hear, name="adoption", daemon=True).start()
 
     def _children(self) -> set[int]:
-        """Those of all threads, or nearly: what one has started is another's when it ends, maybe while they are read."""
+        """Those of all threads: what one has started is another's when it ends. One may be missed just then."""
         found: set[int] = set()
         for thread in Path(f"/proc/{os.getpid()}/task").iterdir():
             with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
 """Structured logs: JSON lines for machines, readable lines on a terminal, and no secrets in either.
 
 Everything that is bound to the context (request id, job, attempt, stage) is on every line, those of libraries that use
-the standard `logging` or `warnings` module included, and so is an exception that ends the process. Secrets are redacted as everywhere
-(`secateur._redaction`).
+the standard `logging` or `warnings` module included, and so is an exception that ends the process. Secrets are redacted
+as everywhere (`secateur._redaction`).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def configure_logging(
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    logging.captureWarnings(True)
+    logging.captureWarnings(capture=True)
     for name in _SELF_LOGGING:
         _pass_on(logging.getLogger(name))
     root.setLevel(level.upper())

@@ -33,7 +33,7 @@ def stream() -> Iterator[io.StringIO]:
     configure_logging(level="info", stream=stream)
     yield stream
     structlog.reset_defaults()
-    logging.captureWarnings(False)
+    logging.captureWarnings(capture=False)
     root.handlers[:] = handlers
     root.setLevel(level)
 
