@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 Inputs = tuple[tuple[str, ...], ...]
@@ -49,7 +50,7 @@ class Architecture:
     unread: tuple[str, ...] = ()
     base: str | None = None
 
-    @property
+    @cached_property
     def base_prefix(self) -> str:
         """What the base model's names begin with; some checkpoints leave it out."""
         return self.blocks.partition(".")[0] + "."

@@ -90,7 +90,7 @@ def configure_logging(
 class _PassingLogger(logging.Logger):
     """Leaves its lines to the root logger, whatever its library wants."""
 
-    propagate = property(lambda _: True, lambda *_: None)  # type: ignore[assignment]
+    propagate = property(lambda _: True, lambda *_: None)
 
     def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802 - the base class names it so
         """Not here."""
