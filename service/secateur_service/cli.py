@@ -21,6 +21,7 @@ from secateur_service import __version__
 from secateur_service.accounts import clean_environment, secrets_of_environment
 from secateur_service.private_files import exposed, keep_files_private
 from secateur_service.settings import FILE_VARIABLE, MAX_THREADS, PREFIX, Settings, check_device
+from secateur_service.telemetry.logging import configure_logging
 
 app = typer.Typer(
     name="secateur-service",
@@ -347,6 +348,11 @@ def _settings(**given: Any) -> Settings:
     protect(settings.secrets())
     _check_settings_file(holds_secrets=any(settings.secrets()))
     os.environ.update(settings.library_environment())
+    # What goes wrong is said where a server would log it, and nothing of it on the standard output.
+    configure_logging(
+        level="error" if settings.log_level == "error" else "warning",
+        log_format="json" if settings.log_format == "json" else "console",
+    )
     return settings
 
 

@@ -16,7 +16,7 @@ from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from support.inline import run_inline
-from support.models import CONFIGS, build_model, save_corpora, spec_data
+from support.models import build_model, config_of, save_corpora, spec_data
 
 SPECIFICATION = (Path(__file__).parents[2] / "docs" / "specification.md").read_text(encoding="utf-8")
 
@@ -75,7 +75,7 @@ def test_without_a_tied_head_it_is_refused_with_the_class_to_save(name, tmp_path
         open_checkpoint(tmp_path)
 
 
-TINY = {**CONFIGS["llama"], "num_hidden_layers": 2}
+TINY = {**config_of("llama"), "num_hidden_layers": 2}
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 32,

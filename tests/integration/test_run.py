@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,6 +196,21 @@ def test_a_refusal_is_one_line_with_field_and_remedy_and_exit_code_10(inputs, tm
     assert field in finished.stderr
     assert finished.stdout == ""
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_what_libraries_say_of_a_model_does_not_steer_the_terminal_and_leaves_the_standard_output_alone(
+    inputs, tmp_path
+):
+    model = shutil.copytree(inputs[0], tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["rope_parameters"]["wiped \x1b[2J"] = 1
+    (model / "config.json").write_text(json.dumps(config))
+    finished = run(tmp_path, spec_data(model, *inputs[1:]))
+    assert finished.returncode == 0, finished.stderr
+    assert len(finished.stdout.splitlines()) == 1
+    (line,) = {line.partition("Z ")[2] for line in finished.stderr.splitlines() if "wiped" in line}
+    assert line.startswith("[warning")
+    assert "\x1b" not in finished.stderr
 
 
 def test_an_unsupported_architecture_is_refused(inputs, tmp_path):

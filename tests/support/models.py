@@ -136,10 +136,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+def config_of(name: str) -> dict[str, Any]:
+    """The settings of one of `CONFIGS`, to be changed by whoever wants to: transformers does."""
+    return copy.deepcopy(CONFIGS[name])
+
+
 def build_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     """A random model in memory; its weights are large enough for the blocks to matter."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(name.partition(" ")[0], **copy.deepcopy({**CONFIGS[name], **changes}))
+    config = AutoConfig.for_model(name.partition(" ")[0], **{**config_of(name), **copy.deepcopy(changes)})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for parameter in model.parameters():

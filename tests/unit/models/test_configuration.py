@@ -19,7 +19,7 @@ from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
 from secateur_service.models.configuration import ACTIVATIONS, ROPE_TYPES, read_configuration
 from secateur_service.models.streaming import StreamedModel
-from support.models import CONFIGS, build_model
+from support.models import CONFIGS, build_model, config_of
 
 NUMBERS = [-1, 0, 1, 3, 2**40, 2**70, 0.5, -0.5, 8.0, math.inf, math.nan]
 VALUES = [None, True, False, *NUMBERS, "x", "8", "", [], [1], ["x"], {}, {"a": 1}, [1.5] * 8, ["full_attention"] * 3]
@@ -57,8 +57,8 @@ def quiet():
 
 def saved(name):
     """What is in the file of a model, with all defaults spelled out."""
-    config = AutoConfig.for_model(name.partition(" ")[0], **CONFIGS[name])
-    return {**CONFIGS[name], **json.loads(config.to_json_string(use_diff=False))}
+    config = AutoConfig.for_model(name.partition(" ")[0], **config_of(name))
+    return {**config_of(name), **json.loads(config.to_json_string(use_diff=False))}
 
 
 def keys_of(config):

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.experts import replace_experts
 from secateur_service.models.shapes import expected_shapes
-from support.models import CONFIGS
+from support.models import CONFIGS, config_of
 
 # What changes names or shapes, in every architecture that has it.
 CHOICES = {
@@ -64,7 +64,7 @@ def built(config, model_type):
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_table_has_the_parameters_of_the_model_that_transformers_builds(name, data):
     model_type = name.partition(" ")[0]
-    given_config = dict(CONFIGS[name])
+    given_config = config_of(name)
     fields = AutoConfig.for_model(model_type).to_dict()
     for key, values in CHOICES.items():
         if key in fields and data.draw(st.booleans(), label=key):
