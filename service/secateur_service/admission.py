@@ -24,7 +24,7 @@ from secateur_service.models.files import checkpoint_files
 from secateur_service.models.safetensors import TensorInfo
 from secateur_service.pipeline.estimate import estimate_cost
 from secateur_service.pipeline.outcome import Estimate
-from secateur_service.sources import ReferenceRefusedError, Sources, open_sources
+from secateur_service.sources import ReferenceRefusedError, Source, Sources, open_sources
 from secateur_service.sources.reference import HubReference
 from secateur_service.spec import (
     DEFAULT_SEQUENCE_LENGTH,
@@ -83,6 +83,19 @@ class Admission:
     model_identity: str
 
 
+@dataclass
+class LastModel:
+    """The model that was admitted last, kept because it is often named again, with other settings.
+
+    Attributes:
+        identity: of its bytes, see `Source.identity`; empty for none.
+        checkpoint: its configuration and the places of its tensors.
+    """
+
+    identity: str = ""
+    checkpoint: Checkpoint | None = None
+
+
 ModelCheck = Callable[[Checkpoint], None]
 """Looks at an outline of a model (`Source.outline`) more closely than `open_checkpoint`; raises ModelRefusedError."""
 
@@ -96,6 +109,7 @@ def admit(
     *,
     at: Callable[[str], None] = lambda _field: None,
     passed: str | None = None,
+    last: LastModel | None = None,
 ) -> Admission:
     """Judge a specification given as plain data.
 
@@ -104,13 +118,14 @@ def admit(
         access: what it may name.
         at: told the field whose rules are looked at, before what it names is read.
         passed: the identity of a model that has passed `MODEL_CHECKS` before.
+        last: what a caller who will ask again keeps between two calls.
 
     Raises:
         InvalidSpecError: with every rule that is broken.
         TransientError: what it names cannot be reached.
     """
     parts, violations = parse_parts(data)
-    review = _Review(access, violations, at, passed)
+    review = _Review(access, violations, at, passed, last or LastModel())
     model: ModelSpec | None = parts.get("model")
     calibration: CalibrationSpec | None = parts.get("calibration")
     evaluation: EvaluationSpec | None = parts.get("evaluation")
@@ -167,11 +182,13 @@ class _Review:
         violations: list[FieldViolation],
         at: Callable[[str], None],
         passed: str | None,
+        last: LastModel,
     ) -> None:
         self._access = access
         self._violations = violations
         self._at = at
         self._passed = passed
+        self._last = last
         self.model_identity = ""
         self._model: ModelSpec | None = None
         self._corpora: dict[str, str] = {}
@@ -186,11 +203,11 @@ class _Review:
         try:
             source = self._access.sources.open(model.uri, model.revision)
             self.model_identity = source.identity(checkpoint_files)
-            with source.outline(checkpoint_files) as folder:
-                checkpoint = open_checkpoint(folder)
-                if self.model_identity != self._passed:
-                    for check in MODEL_CHECKS:
-                        check(checkpoint)
+            checkpoint = self._last.checkpoint if self._last.identity == self.model_identity else None
+            if checkpoint is None:
+                self._last.identity, self._last.checkpoint = "", None  # memory for one is enough
+                checkpoint = self._open(source)
+                self._last.identity, self._last.checkpoint = self.model_identity, checkpoint
         except (ReferenceRefusedError, ModelRefusedError) as error:
             self._refuse("model.uri", str(error))
         except OSError as error:
@@ -201,6 +218,14 @@ class _Review:
             self._model = ModelSpec(uri=source.uri, revision=source.revision)
             return checkpoint
         return None
+
+    def _open(self, source: Source) -> Checkpoint:
+        with source.outline(checkpoint_files) as folder:
+            checkpoint = open_checkpoint(folder)
+            if self.model_identity != self._passed:
+                for check in MODEL_CHECKS:
+                    check(checkpoint)
+        return checkpoint
 
     def corpus(self, part: str, uri: str, languages: Sequence[str]) -> None:
         self._at(f"{part}.corpus")

@@ -1,8 +1,11 @@
 """What can be judged only with the model and the corpora at hand, and what a job is expected to cost."""
 
+import json
+import shutil
+
 import pytest
 
-from secateur_service.admission import AccessPolicy, admit
+from secateur_service.admission import AccessPolicy, LastModel, admit
 from secateur_service.api.conversion import resolved_to_message, spec_to_dict
 from secateur_service.errors import InvalidSpecError
 from secateur_service.settings import Settings
@@ -141,3 +144,21 @@ def test_a_refused_language_is_called_as_the_user_spelled_it(places):
     assert set(found) == {"calibration.languages[0].language", "evaluation.languages[0]"}
     assert found["calibration.languages[0].language"].startswith("'iw': the corpus has no file iw.txt")
     assert found["evaluation.languages[0]"].startswith("'zh-TW': the corpus has no file zh-TW.txt")
+
+
+def test_a_model_that_is_named_again_is_read_again_only_if_a_file_has_changed(places, tmp_path):
+    model = shutil.copytree(places[0], tmp_path / "model")
+    data, last = spec_data(model, *places[1:]), LastModel()
+    first = admit(data, EVERYWHERE, last=last)
+    kept = last.checkpoint
+    assert admit(data, EVERYWHERE, last=last) == first
+    assert last.checkpoint is kept
+    (model / "adapter_config.json").write_text("{}")
+    with pytest.raises(InvalidSpecError, match="adapter_config.json is there"):
+        admit(data, EVERYWHERE, last=last)
+    (model / "adapter_config.json").unlink()
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "vocab_size": 7}))
+    for _ in range(2):
+        with pytest.raises(InvalidSpecError, match="vocab_size 7"):
+            admit(data, EVERYWHERE, last=last)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from secateur_service.admission import AccessPolicy, admit
+from secateur_service.admission import AccessPolicy, LastModel, admit
 from secateur_service.errors import InvalidSpecError, ServiceError
 from secateur_service.inspection.budget import limit_processor_time
 from secateur_service.inspection.frames import encode, receive
@@ -66,6 +66,7 @@ def serve(channel: socket.socket, notes: int, settings: Settings) -> None:
     """
     requests = Requests()
     access = AccessPolicy.from_settings(settings, requests)
+    last = LastModel()
 
     def tell(field: str) -> None:
         os.pwrite(notes, field.encode().ljust(NOTE_BYTES), 0)
@@ -76,15 +77,17 @@ def serve(channel: socket.socket, notes: int, settings: Settings) -> None:
         except EOFError:
             return
         limit_processor_time(request["cpu_seconds"])
-        answer = _answer(request, access, tell)
+        answer = _answer(request, access, tell, last)
         channel.sendall(encode({**answer, **requests.take()}))
         if "exhausted" in answer:
             return  # what is left of the memory is in pieces
 
 
-def _answer(request: dict[str, Any], access: AccessPolicy, tell: Callable[[str], None]) -> dict[str, Any]:
+def _answer(
+    request: dict[str, Any], access: AccessPolicy, tell: Callable[[str], None], last: LastModel
+) -> dict[str, Any]:
     try:
-        admission = admit(request["spec"], access, at=tell, passed=request["passed"])
+        admission = admit(request["spec"], access, at=tell, passed=request["passed"], last=last)
     except InvalidSpecError as error:
         return {"violations": [[violation.field, violation.description] for violation in error.violations]}
     except ServiceError as error:

@@ -106,7 +106,9 @@ class Checkpoint:
         Raises:
             ModelRefusedError: the checkpoint has no such tensor.
         """
-        name = self._find(module_path)
+        if module_path not in self._found:
+            self._found[module_path] = self._find(module_path)
+        name = self._found[module_path]
         if name is None:
             raise ModelRefusedError(f"the checkpoint has no tensor {module_path}; check that it is complete")
         return name
@@ -176,6 +178,11 @@ class Checkpoint:
             stat = path.stat()
             digest.update(f"{path.name}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()
+
+    @cached_property
+    def _found(self) -> dict[str, str | None]:
+        """The names that were asked for."""
+        return {}
 
     @cached_property
     def _by_block(self) -> dict[int | None, list[TensorInfo]]:
