@@ -154,7 +154,7 @@ def test_a_model_that_is_named_again_is_read_again_only_if_a_file_has_changed(pl
     assert admit(data, EVERYWHERE, last=last) == first
     assert last.checkpoint is kept
     (model / "adapter_config.json").write_text("{}")
-    with pytest.raises(InvalidSpecError, match="adapter_config.json is there"):
+    with pytest.raises(InvalidSpecError, match=r"adapter_config\.json is there"):
         admit(data, EVERYWHERE, last=last)
     (model / "adapter_config.json").unlink()
     config = json.loads((model / "config.json").read_text())
