@@ -46,6 +46,7 @@ _MAX_HEAD_TOKENS = 4096
 _HEAD_PIECE_OPERATIONS = {"cpu": 2.0**33, "cuda": 2.0**43}
 # Of its work, what may be tried out to know how long it will take.
 _TRIED_SHARE = 1 / 64
+_LOGITS_SPREAD = 3.0  # standard deviation of the logits of a token, as of a trained model
 # Rows of the embedding that are gathered at once.
 _EMBEDDED_ROWS = 4096
 
@@ -268,7 +269,7 @@ class StreamedModel:
         """How fast the head is, tried out on a piece of it where that is a small part of its work.
 
         Args:
-            states: hidden states B×S×d, of which some are taken.
+            states: hidden states B×S×d of a batch, for their shape.
             operations: of the head's whole work.
             clock: seconds, or seconds of effort, since some moment.
 
@@ -282,7 +283,10 @@ class StreamedModel:
         if tried > _TRIED_SHARE * operations:
             return 0.0, 0.0
         weight = self._load_head(start, stop)
-        inputs = self._head_inputs(states.reshape(1, -1, states.shape[-1])[:, :count]).to(self.device)[0]
+        # What comes out of the last block is not known yet, and logits that are larger than a model's take longer: their
+        # exponentials underflow.
+        noise = torch.randn(count, states.shape[-1], generator=torch.Generator().manual_seed(0))
+        inputs = (_LOGITS_SPREAD / weight.float().norm(dim=1).mean().cpu() * noise).to(weight)
         nothing = torch.zeros(1, count)
         seconds = 0.0
         for _ in range(2):  # the first is slower
