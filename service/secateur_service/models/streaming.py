@@ -283,7 +283,7 @@ class StreamedModel:
         if tried > _TRIED_SHARE * operations:
             return 0.0, 0.0
         weight = self._load_head(start, stop)
-        # What comes out of the last block is not known yet, and logits that are larger than a model's take longer: their
+        # What the last block gives is not known yet. Logits much larger than a trained model's would take longer: their
         # exponentials underflow.
         noise = torch.randn(count, states.shape[-1], generator=torch.Generator().manual_seed(0))
         inputs = (_LOGITS_SPREAD / weight.float().norm(dim=1).mean().cpu() * noise).to(weight)
