@@ -36,6 +36,7 @@ from secateur_service.pruning.methods import (
     Moments,
     Recipe,
     goes_together,
+    options_of,
 )
 
 SPEC_FORMAT = 1
@@ -71,6 +72,20 @@ def _known_language(tag: str) -> str:
         return parse_language(tag)
     except ValueError as error:
         raise PydanticCustomError("value", "is not a language that BCP 47 knows") from error
+
+
+def _method(name: str) -> str:
+    """One that is registered by now."""
+    if name not in METHODS:
+        raise PydanticCustomError("value", "is no method")
+    return name
+
+
+def _update(name: str) -> str:
+    """Likewise."""
+    if name not in UPDATES:
+        raise PydanticCustomError("value", "is no update")
+    return name
 
 
 def _named_twice(languages: Iterable[str]) -> list[str]:
@@ -318,10 +333,10 @@ class LayerOverride(Part):
 class PruningSpec(Part):
     """How much is pruned, and by what rule. Exactly one of `sparsity` and `pattern` is given."""
 
-    method: Literal["magnitude", "wanda", "wanda_multilingual", "ria", "sparsegpt", "alps"] | None = Field(
+    method: Annotated[str, AfterValidator(_method)] | None = Field(
         default=None, description="one of " + ", ".join(METHODS)
     )
-    update: Literal["none", "cg", "obs", "admm"] | None = Field(
+    update: Annotated[str, AfterValidator(_update)] | None = Field(
         default=None, description=f"one of {', '.join(UPDATES)}; the method's own where only a method is given"
     )
     sparsity: Sparsity | None = Field(default=None, description=_SHARE)
@@ -350,7 +365,7 @@ class PruningSpec(Part):
             yield Broken(
                 "update",
                 f"{self.update} does not go with {self.effective_method}",
-                "alps takes admm, and nothing else does",
+                f"it takes {', '.join(name for name in UPDATES if goes_together(self.effective_method, name))}",
             )
         if self.pattern is not None and self.group is not None:
             yield Broken("group", f"{self.pattern} compares within its groups of inputs", "leave it out")
@@ -358,10 +373,9 @@ class PruningSpec(Part):
             yield Broken(
                 "allocation.policy", f"{self.pattern} prunes every layer alike", "give a sparsity, or leave it out"
             )
-        if self.spread is not None and self.method != "wanda_multilingual":
-            yield Broken(
-                "spread", f"{self.effective_method} has none", "leave it out, or use method wanda_multilingual"
-            )
+        if self.spread is not None and "spread" not in options_of(self.effective_method):
+            others = ", ".join(name for name in METHODS if "spread" in options_of(name))
+            yield Broken("spread", f"{self.effective_method} has none", f"leave it out, or use method {others}")
 
     @property
     def effective_method(self) -> str:
@@ -381,7 +395,7 @@ class PruningSpec(Part):
     @property
     def recipe(self) -> Recipe:
         """Score and update."""
-        return Recipe.of(self.effective_method, self.effective_update, self.spread)
+        return Recipe.of(self.effective_method, self.effective_update, spread=self.spread)
 
     @property
     def kept_of_group(self) -> tuple[int, int] | None:
@@ -413,7 +427,7 @@ class PruningSpec(Part):
                 "method": self.effective_method,
                 "update": self.effective_update,
                 "group": self.effective_group if self.pattern is None else None,
-                "spread": self.recipe.spread if self.method == "wanda_multilingual" else None,
+                "spread": self.recipe.options.get("spread"),
                 "allocation": allocation,
             }
         )

@@ -117,7 +117,7 @@ MUTANTS = {
     "patterns may keep everything": ("0 < int(match[1]) < int(match[2])", "0 < int(match[1]) <= int(match[2])"),
     "patterns may keep nothing": ("0 < int(match[1]) < int(match[2])", "int(match[1]) < int(match[2])"),
     "both targets or none": ("if (self.sparsity is None) == (self.pattern is None):", "if False:"),
-    "a spread may stand anywhere": ("self.spread is not None and self.method", "False and self.method"),
+    "a spread may stand anywhere": ('self.spread is not None and "spread"', 'False and "spread"'),
 }
 
 

@@ -12,7 +12,7 @@ from secateur_service.calibration.mixing import DEFAULT_TEMPERATURE, POLICIES
 from secateur_service.jobs.states import TRANSITIONS
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.files import IN_SUBFOLDER, RULES
-from secateur_service.pruning.methods import DEFAULT_SPREAD, GROUPS, METHODS, UPDATES
+from secateur_service.pruning.methods import GROUPS, METHODS, UPDATES, options_of
 from secateur_service.spec import ALLOCATIONS, DEFAULT_OUTLIER, DEFAULT_SPAN, ORDERS, Part, PruneSpec, parse_spec
 from secateur_service.telemetry.metrics import Metrics
 
@@ -62,7 +62,8 @@ def test_every_field_of_a_specification_is_documented_with_its_default():
     documented = {name: default for names, default in rows.items() for name in re.findall(r"`([^`]+)`", names)}
     expected = dict(fields(PruneSpec))
     assert documented.keys() == expected.keys()
-    numbers = {"calibration.temperature": DEFAULT_TEMPERATURE, "pruning.spread": DEFAULT_SPREAD}
+    numbers = {"calibration.temperature": DEFAULT_TEMPERATURE}
+    numbers |= {f"pruning.{name}": default for method in METHODS for name, default in options_of(method).items()}
     numbers |= {"pruning.allocation.span": DEFAULT_SPAN, "pruning.allocation.outlier": DEFAULT_OUTLIER}
     for name, default in (expected | numbers).items():
         if isinstance(default, bool | int | float | str):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from secateur_service.calibration.mixing import POLICIES
 from secateur_service.errors import InvalidSpecError
-from secateur_service.pruning.methods import DEFAULT_SPREAD, GROUPS, METHODS, UPDATES, goes_together
+from secateur_service.pruning.methods import GROUPS, METHODS, UPDATES, goes_together, options_of
 from secateur_service.spec import (
     ALLOCATIONS,
     ORDERS,
@@ -340,7 +340,8 @@ def pruning(**content):
 
 def test_resolving_fills_in_what_the_method_and_the_policies_have_by_default():
     resolved = pruning(method="wanda_multilingual", sparsity=0.5, allocation={"policy": "owl"}).resolved()
-    assert (resolved.update, resolved.group, resolved.spread) == ("none", "row", DEFAULT_SPREAD)
+    assert (resolved.update, resolved.group) == ("none", "row")
+    assert resolved.spread == options_of("wanda_multilingual")["spread"]
     assert (resolved.allocation.span, resolved.allocation.outlier) == (0.08, 5.0)
     resolved = pruning(sparsity=0.5, allocation={"policy": "multilingual"}).resolved()
     assert (resolved.method, resolved.update, resolved.group, resolved.spread) == ("sparsegpt", "cg", "layer", None)

@@ -133,12 +133,10 @@ def _solving_bytes(recipe: Recipe, group: Group, item: int) -> int:
     copied = item < 4  # float32 weights are worked on as they are
     if recipe.moments < Moments.FULL:  # one layer after the other
         return (4 + copied) * tallest
-    solved = (1 + copied) * 4 * group.parameters
-    if recipe.score == "admm":
-        return solved + 5 * square + 8 * tallest
-    if "obs" in (recipe.score, recipe.update):
-        solved += 2 * square + 4 * group.parameters
-    return solved + (7 if recipe.update == "cg" else 2) * tallest
+    costs = [part.cost for part in recipe.parts]
+    squares, stacks = (sum(getattr(cost, kind) for cost in costs) for kind in ("squares", "stacks"))
+    layers = max(cost.layers for cost in costs)
+    return (1 + copied + stacks) * 4 * group.parameters + squares * square + layers * tallest
 
 
 def _waiting_bytes(work: Work, group: Group, item: int) -> int:

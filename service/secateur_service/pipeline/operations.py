@@ -27,9 +27,6 @@ from secateur_service.pruning.budget import sample_tokens, snr_operations
 from secateur_service.pruning.methods import Moments, Recipe
 
 _GRAM_PRODUCTS = 9 / 8
-_SWEEP_COLUMNS = 128
-_CG_PRODUCTS = 12
-_ADMM_ITERATIONS = 60
 _MINIMAX_SOLVES = 5
 _SELECTION = 100.0  # no products, and yet time
 
@@ -148,7 +145,7 @@ class Work:
 
     def solving(self, group: Group) -> float:
         """Masks and values of the layers of an input; a score alone does not count."""
-        once = _solve(self.recipe, group)
+        once = self.recipe.operations(group.width, group.heights)
         if not self.minimax:
             return once
         return _MINIMAX_SOLVES * (once + 4.0 * self.languages * group.parameters * group.width)
@@ -187,14 +184,3 @@ def groups_of(checkpoint: Checkpoint, index: int) -> Iterator[Group]:
         is_experts = checkpoint.expert_of(group[0]) is not None
         heights = tuple(rows for rows, _ in shapes)
         yield Group(shapes[0][1], heights, routed if is_experts else 1.0, experts if is_experts else 0)
-
-
-def _solve(recipe: Recipe, group: Group) -> float:
-    cube, product = float(group.width) ** 3, 2.0 * group.parameters * group.width
-    if recipe.score == "admm":
-        inverses = len(group.heights) * _ADMM_ITERATIONS / 3
-        return inverses * cube + (_ADMM_ITERATIONS + 2 * _CG_PRODUCTS) * product
-    flops = _CG_PRODUCTS * product if recipe.update == "cg" else 0.0
-    if "obs" in (recipe.score, recipe.update):
-        flops += cube / 3 + product / 2 + 2.0 * _SWEEP_COLUMNS * group.parameters
-    return flops

@@ -26,8 +26,8 @@ _FIRST_PENALTY = 0.1
 
 
 def alps(
-    weights: Sequence[Tensor], hessian_NN: Tensor, target: Target, check: Callable[[], None] = lambda: None
-) -> tuple[list[Tensor], list[Tensor]]:
+    weights: Sequence[Tensor], hessian_NN: Tensor, target: Target, *, check: Callable[[], None] = lambda: None
+) -> tuple[list[Tensor], list[Tensor], tuple[str, ...]]:
     """Prune layers that share an input.
 
     Args:
@@ -37,7 +37,7 @@ def alps(
         check: called between two pieces of work; raises to stop.
 
     Returns:
-        The new matrices, refined by conjugate gradients, and for each the booleans of what was pruned.
+        The new matrices, refined by conjugate gradients, for each the booleans of what was pruned, and no notes.
 
     Raises:
         FloatingPointError: H cannot be factorised.
@@ -48,7 +48,7 @@ def alps(
     scale_N = damped_NN.diagonal().sqrt()
     gram_NN = damped_NN / scale_N[:, None] / scale_N
     solved = [_solve_layer(weight, damped_NN, scale_N, gram_NN, target, check) for weight in weights]
-    return [weight for weight, _ in solved], [pruned for _, pruned in solved]
+    return [weight for weight, _ in solved], [pruned for _, pruned in solved], ()
 
 
 def _solve_layer(

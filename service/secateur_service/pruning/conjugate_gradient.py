@@ -8,10 +8,12 @@ diagonal of H as the preconditioner, as there by scaling).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from secateur_service.pruning.patterns import Target
 
 STEPS = 10
 
@@ -65,3 +67,15 @@ def errors(dense_MN: Tensor, weight_MN: Tensor, hessian_NN: Tensor) -> Tensor:
     """(ŵ − w)H(ŵ − w)ᵀ of every row: m."""
     difference_MN = weight_MN - dense_MN
     return (difference_MN @ hessian_NN * difference_MN).sum(1)
+
+
+def refine_all(
+    weights: Sequence[Tensor],
+    pruned: Sequence[Tensor],
+    hessian_NN: Tensor,
+    _target: Target,
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[list[Tensor], tuple[str, ...]]:
+    """The update `cg`: `refine` for all layers that share an input; there is nothing to note."""
+    return [refine(weight, mask, hessian_NN, check=check) for weight, mask in zip(weights, pruned, strict=True)], ()

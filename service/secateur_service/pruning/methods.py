@@ -1,15 +1,27 @@
-"""The methods: named points on the grid of scores and updates, without torch.
+"""The registry of methods, without torch: which score, which update, and what each of them needs and costs.
 
 A score says which weights go, an update what happens to those that stay; the two are chosen independently. A method
 names a pair, and a job may replace its parts: `wanda` with `cg`, `sparsegpt` with `cg` instead of its own sweep,
 `ria` compared within rows.
+
+To add one, write a file with its algorithm, and a row here for each part that is new: `SCORES`, `UPDATES`, `METHODS`.
+Everything else reads the rows: the solver, the specification, the estimate, what `GetServiceInfo` answers.
 """
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import Self
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+_HERE = "secateur_service.pruning"
+
+# Of the updates' work, see `pipeline.operations`.
+_CG_PRODUCTS = 12
+_SWEEP_COLUMNS = 128
+_ADMM_ITERATIONS = 60  # 35 to 60 were seen, 300 are the bound
 
 
 class Moments(enum.IntEnum):
@@ -25,11 +37,78 @@ class Moments(enum.IntEnum):
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What solving layers m_i×n that share an input takes, beside the layers and their statistics as they are.
+
+    Attributes:
+        operations: floating-point operations, by n and all m_i.
+        squares: float32 matrices n×n in memory.
+        stacks: float32 copies of all layers, Σm_i×n.
+        layers: float32 copies of the layer that has most rows.
+    """
+
+    operations: Callable[[int, Sequence[int]], float] = lambda width, heights: 0.0  # noqa: ARG005
+    squares: int = 0
+    stacks: int = 0
+    layers: int = 2
+
+
+READS: Mapping[str, Moments] = {
+    "mean_squares": Moments.DIAGONAL,  # of every input feature over the mix: n
+    "language_mean_squares": Moments.DIAGONAL,  # the same of every language
+    "mix": Moments.DIAGONAL,  # the languages' weights, summing to one
+    "gram": Moments.FULL,  # second moments of the mix: n×n
+}
+"""What an algorithm may ask to know of the inputs of a layer, and the moments that it follows from."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Which weights go.
+
+    Attributes:
+        function: what computes it, as `module:name`; imported when the first layer is solved. A ranking is called as
+            `f(weight, *reads, **options)` with a matrix m×n, and returns m×n of which the smallest go. A solver is
+            called as `f(weights, *reads, target, check=check, **options)` with the matrices m_i×n of all layers that
+            share an input, and returns new matrices, booleans of what went, and notes.
+        reads: what it is given, of `READS`.
+        solver: the update whose values it finds together with the mask; None for a ranking.
+        is_whole: whether mask and values belong together, so that no other update goes with it.
+        options: settings of its own in a specification, with their defaults.
+        cost: of a solver.
+    """
+
+    function: str
+    reads: tuple[str, ...] = ()
+    solver: str | None = None
+    is_whole: bool = False
+    options: Mapping[str, float] = field(default_factory=dict)
+    cost: Cost = Cost()
+
+
+@dataclass(frozen=True)
+class Update:
+    """What happens to the weights that stay.
+
+    Attributes:
+        function: as that of a score; called as `f(weights, pruned, *reads, target, check=check)` with the matrices m_i×n
+            of all layers that share an input and the booleans of what goes; returns new matrices and notes. None where
+            it happens only together with a score (`Score.solver`).
+        reads: what it is given, of `READS`.
+        cost: of updating under masks that are given.
+    """
+
+    function: str | None
+    reads: tuple[str, ...] = ()
+    cost: Cost = Cost()
+
+
+@dataclass(frozen=True)
 class Method:
     """A score, the update that goes with it, and the weights that compete with each other, by default.
 
     Attributes:
-        score: `magnitude`, `wanda`, `wanda_multilingual`, `ria`, `obs` or `admm`.
+        score: one of `SCORES`.
         update: one of `UPDATES`.
         group: one of `GROUPS`.
     """
@@ -39,7 +118,47 @@ class Method:
     group: str
 
 
-METHODS = {
+def _sweep_operations(width: int, heights: Sequence[int]) -> float:
+    parameters = float(width) * sum(heights)
+    return float(width) ** 3 / 3 + parameters * width + 2.0 * _SWEEP_COLUMNS * parameters
+
+
+def _cg_operations(width: int, heights: Sequence[int]) -> float:
+    return _CG_PRODUCTS * 2.0 * width**2 * sum(heights)
+
+
+def _admm_operations(width: int, heights: Sequence[int]) -> float:
+    inverses = len(heights) * _ADMM_ITERATIONS / 3
+    return inverses * float(width) ** 3 + (_ADMM_ITERATIONS + 2 * _CG_PRODUCTS) * 2.0 * width**2 * sum(heights)
+
+
+_SWEEP = Cost(_sweep_operations, squares=2, stacks=1)
+
+SCORES: dict[str, Score] = {
+    "magnitude": Score(f"{_HERE}.scores:magnitude"),
+    "wanda": Score(f"{_HERE}.scores:wanda", ("mean_squares",)),
+    "wanda_multilingual": Score(
+        f"{_HERE}.scores:wanda_multilingual",
+        ("language_mean_squares", "mix"),
+        options={"spread": 0.5},  # κ; larger ones did worse (benchmarks/languages.py)
+    ),
+    "ria": Score(f"{_HERE}.scores:ria", ("mean_squares",)),
+    "obs": Score(f"{_HERE}.sparsegpt:sparsegpt", ("gram",), solver="obs", cost=_SWEEP),
+    "admm": Score(
+        f"{_HERE}.alps:alps", ("gram",), solver="admm", is_whole=True, cost=Cost(_admm_operations, squares=5, layers=8)
+    ),
+}
+"""`obs` is SparseGPT's, on weights that carry the compensation so far; `admm` finds mask and values together (ALPS)."""
+
+UPDATES: dict[str, Update] = {
+    "none": Update(f"{_HERE}.scores:keep"),
+    "cg": Update(f"{_HERE}.conjugate_gradient:refine_all", ("gram",), Cost(_cg_operations, layers=7)),
+    "obs": Update(f"{_HERE}.sparsegpt:sweep_masked", ("gram",), _SWEEP),
+    "admm": Update(None),
+}
+"""none: kept weights stay as they are; cg: masked conjugate gradients; obs: SparseGPT's sweep from left to right."""
+
+METHODS: dict[str, Method] = {
     "magnitude": Method("magnitude", "none", "layer"),
     "wanda": Method("wanda", "none", "row"),
     "wanda_multilingual": Method("wanda_multilingual", "none", "row"),
@@ -48,15 +167,8 @@ METHODS = {
     "alps": Method("admm", "admm", "layer"),
 }
 
-# none: kept weights stay as they are; cg: masked conjugate gradients; obs: SparseGPT's sweep from left to right;
-# admm: ALPS, which finds mask and values together.
-UPDATES = ("none", "cg", "obs", "admm")
-
 # Which weights compete for being kept: those of an output row, or those of the whole layer.
 GROUPS = ("row", "layer")
-
-# κ; larger ones did worse (benchmarks/languages.py).
-DEFAULT_SPREAD = 0.5
 
 
 @dataclass(frozen=True)
@@ -64,32 +176,67 @@ class Recipe:
     """A point on the grid, nothing left open.
 
     Attributes:
-        score: `magnitude`, `wanda`, `wanda_multilingual`, `ria`, `obs` or `admm`.
+        score: one of `SCORES`.
         update: one of `UPDATES`.
-        spread: κ, how much `wanda_multilingual` adds for features that languages use differently.
+        options: the settings of the score.
+
+    Raises:
+        KeyError: there is no such score or update.
+        ValueError: they do not go together.
     """
 
     score: str
     update: str
-    spread: float = DEFAULT_SPREAD
+    options: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        score, update = SCORES[self.score], UPDATES[self.update]
+        if (score.is_whole or update.function is None) and score.solver != self.update:
+            raise ValueError(f"update {self.update} does not go with score {self.score}")
+        object.__setattr__(self, "options", {**score.options, **self.options})
 
     @classmethod
-    def of(cls, method: str, update: str | None = None, spread: float | None = None) -> Self:
+    def of(cls, method: str, update: str | None = None, **options: float | None) -> Self:
         """A named method, with the parts that are given replaced."""
         named = METHODS[method]
-        return cls(named.score, update or named.update, DEFAULT_SPREAD if spread is None else spread)
+        given = {name: value for name, value in options.items() if value is not None}
+        return cls(named.score, update or named.update, given)
+
+    @property
+    def parts(self) -> tuple[Score | Update, ...]:
+        """The rows that do the work: one where the score finds the values too."""
+        score = SCORES[self.score]
+        return (score,) if score.solver == self.update else (score, UPDATES[self.update])
 
     @property
     def moments(self) -> Moments:
         """What it needs to know of a layer's inputs."""
-        if self.update != "none" or self.score in ("obs", "admm"):
-            return Moments.FULL
-        return Moments.NONE if self.score == "magnitude" else Moments.DIAGONAL
+        return max((READS[name] for part in self.parts for name in part.reads), default=Moments.NONE)
+
+    def operations(self, width: int, heights: Sequence[int]) -> float:
+        """Floating-point operations of solving layers m_i×n that share an input; a ranking does not count."""
+        return sum(part.cost.operations(width, heights) for part in self.parts)
+
+
+def load(function: str) -> Callable[..., Any]:
+    """What a row names."""
+    module, _, name = function.partition(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return loaded
+
+
+def options_of(method: str) -> Mapping[str, float]:
+    """The settings that a method has of its own, with their defaults."""
+    return SCORES[METHODS[method].score].options
 
 
 def goes_together(method: str, update: str) -> bool:
-    """Whether a method takes an update: all do but ADMM, which chooses the mask itself."""
-    return (METHODS[method].score == "admm") == (update == "admm")
+    """Whether a method takes an update."""
+    try:
+        Recipe.of(method, update)
+    except ValueError:
+        return False
+    return True
 
 
 def label(method: str, update: str) -> str:

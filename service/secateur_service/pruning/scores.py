@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from secateur_service.pruning.patterns import Target
 
 _TINY = 1e-30  # a row or column of zeros has no relative importance
 
@@ -26,7 +28,7 @@ def wanda(weight_MN: Tensor, mean_squares_N: Tensor) -> Tensor:
 
 
 def wanda_multilingual(
-    weight_MN: Tensor, mean_squares: Mapping[str, Tensor], weights: Mapping[str, float], spread: float
+    weight_MN: Tensor, mean_squares: Mapping[str, Tensor], mix: Mapping[str, float], spread: float
 ) -> Tensor:
     """|W_ij| · (√Σ_ℓ w_ℓ a_ℓj² + κ · σ_j): Wanda that favours inputs which languages use differently. Ours.
 
@@ -36,11 +38,11 @@ def wanda_multilingual(
     Args:
         weight_MN: m×n.
         mean_squares: a_ℓ² of every language: n each.
-        weights: w_ℓ of every language, summing to one.
+        mix: w_ℓ of every language, summing to one.
         spread: κ.
     """
-    squares_LN = torch.stack([mean_squares[language] for language in weights])
-    share_L1 = torch.tensor(list(weights.values()), dtype=squares_LN.dtype, device=squares_LN.device)[:, None]
+    squares_LN = torch.stack([mean_squares[language] for language in mix])
+    share_L1 = torch.tensor(list(mix.values()), dtype=squares_LN.dtype, device=squares_LN.device)[:, None]
     norms_LN = squares_LN.sqrt()
     mean_N = (share_L1 * norms_LN).sum(0)
     deviation_N = (share_L1 * (norms_LN - mean_N).square()).sum(0).sqrt()
@@ -62,3 +64,19 @@ def ria(weight_MN: Tensor, mean_squares_N: Tensor) -> Tensor:
     columns, rows = size.sum(0, keepdim=True), size.sum(1, keepdim=True)
     relative = size / columns.clamp_min(_TINY) + size / rows.clamp_min(_TINY)
     return relative * mean_squares_N.pow(0.25).to(weight_MN.dtype)
+
+
+def keep(
+    weights: Sequence[Tensor],
+    pruned: Sequence[Tensor],
+    _target: Target,
+    *,
+    check: Callable[[], None] = lambda: None,  # noqa: ARG001 - it is done in no time
+) -> tuple[list[Tensor], tuple[str, ...]]:
+    """The update `none`: what stays is as it was.
+
+    Args:
+        weights: one m_i×n matrix per layer; not modified.
+        pruned: the booleans of what goes.
+    """
+    return [weight.masked_fill(mask, 0) for weight, mask in zip(weights, pruned, strict=True)], ()

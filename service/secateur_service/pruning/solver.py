@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from secateur_service.pruning import scores
-from secateur_service.pruning.alps import alps
-from secateur_service.pruning.conjugate_gradient import refine
-from secateur_service.pruning.methods import Moments, Recipe
+from secateur_service.pruning.methods import SCORES, UPDATES, Moments, Recipe, Score, Update, load
 from secateur_service.pruning.patterns import Target, prune
-from secateur_service.pruning.sparsegpt import sparsegpt
 from secateur_service.pruning.statistics import InputStatistics
 
 
@@ -48,42 +44,36 @@ def solve(
     """
     if recipe.moments is not Moments.NONE and (statistics is None or not statistics.is_finite()):
         raise FloatingPointError("inputs that are not finite")
-    gram = statistics.gram if statistics is not None else None
-    if recipe.score == "admm":
-        assert gram is not None
-        return _layers(*alps(weights, gram, target, check), ())
-    if recipe.score == "obs":
-        assert gram is not None
-        # The score is SparseGPT's, on weights that carry the compensation so far: the mask comes out of the sweep.
-        swept, pruned, notes = sparsegpt(weights, gram, target, check=check)
-        if recipe.update == "obs":
-            return _layers(swept, pruned, notes)
+    score, notes = SCORES[recipe.score], ()
+    choose, known = load(score.function), _read(statistics, score)
+    if score.solver is not None:
+        solved, pruned, notes = choose(weights, *known, target, check=check, **recipe.options)
+        if score.solver == recipe.update:
+            return _layers(solved, pruned, notes)
     else:
-        pruned, notes = [], ()
+        pruned = []
         for weight in weights:
             check()
-            pruned.append(prune(_score(recipe, weight, statistics), target))
-    if recipe.update == "none":
-        kept = [weight.masked_fill(mask, 0) for weight, mask in zip(weights, pruned, strict=True)]
-    elif recipe.update == "cg":
-        assert gram is not None
-        kept = [refine(weight, mask, gram, check=check) for weight, mask in zip(weights, pruned, strict=True)]
-    else:
-        assert gram is not None
-        kept, pruned, notes = sparsegpt(weights, gram, target, chosen=pruned, check=check)
-    return _layers(kept, pruned, notes)
+            pruned.append(prune(choose(weight, *known, **recipe.options), target))
+    update = UPDATES[recipe.update]
+    assert update.function is not None
+    kept, mended = load(update.function)(weights, pruned, *_read(statistics, update), target, check=check)
+    return _layers(kept, pruned, (*notes, *mended))
 
 
-def _score(recipe: Recipe, weight: Tensor, statistics: InputStatistics | None) -> Tensor:
-    if recipe.score == "magnitude":
-        return scores.magnitude(weight)
+_READERS: Mapping[str, Callable[[InputStatistics], object]] = {
+    "mean_squares": lambda statistics: statistics.mean_squares(),
+    "language_mean_squares": lambda statistics: statistics.language_mean_squares(),
+    "mix": lambda statistics: statistics.weights,
+    "gram": lambda statistics: statistics.gram,
+}
+
+
+def _read(statistics: InputStatistics | None, part: Score | Update) -> list[object]:
+    if not part.reads:
+        return []
     assert statistics is not None
-    if recipe.score == "wanda":
-        return scores.wanda(weight, statistics.mean_squares())
-    if recipe.score == "wanda_multilingual":
-        languages = statistics.language_mean_squares()
-        return scores.wanda_multilingual(weight, languages, statistics.weights, recipe.spread)
-    return scores.ria(weight, statistics.mean_squares())
+    return [_READERS[name](statistics) for name in part.reads]
 
 
 def _layers(weights: Sequence[Tensor], masks: Sequence[Tensor], notes: tuple[str, ...]) -> list[PrunedLayer]:

@@ -75,6 +75,19 @@ def sparsegpt(
     return new, [part.T for part in pruned_NM.split(rows, dim=1)], notes
 
 
+def sweep_masked(
+    weights: Sequence[Tensor],
+    pruned: Sequence[Tensor],
+    hessian_NN: Tensor,
+    target: Target,
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[list[Tensor], tuple[str, ...]]:
+    """The update `obs`: the sweep under masks that are given. Arguments and errors as `sparsegpt`."""
+    swept, _, notes = sparsegpt(weights, hessian_NN, target, chosen=pruned, check=check)
+    return swept, notes
+
+
 def _choose_unstructured(
     w_BM: Tensor, pruned_BM: Tensor, u_BB: Tensor, target: Unstructured, rows: Sequence[int], first: int
 ) -> None:

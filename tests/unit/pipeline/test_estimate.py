@@ -12,7 +12,7 @@ from secateur_service.pipeline import heap, operations
 from secateur_service.pipeline.batches import batch_sequences
 from secateur_service.pipeline.estimate import estimate_cost
 from secateur_service.pipeline.outcome import Shortage
-from secateur_service.pruning import conjugate_gradient, minimax, sparsegpt
+from secateur_service.pruning import conjugate_gradient, methods, minimax, sparsegpt
 from secateur_service.pruning.methods import Recipe
 from secateur_service.pruning.patterns import Unstructured
 from secateur_service.pruning.solver import solve
@@ -141,8 +141,8 @@ def test_it_counts_with_the_sizes_of_the_engine(device):
     assert estimates._BATCH_TOKENS[device] == batch_sequences(1, torch.device(device))
     assert estimates._HEAD_BYTES[device] == streaming._HEAD_SLICE_BYTES[device] + streaming._LOGITS_SLICE_BYTES[device]
     assert estimates._SLACK_BYTES == heap._SLACK_BYTES
-    assert operations._SWEEP_COLUMNS == sparsegpt._COLUMN_BLOCK
-    assert operations._CG_PRODUCTS == conjugate_gradient.STEPS + 2
+    assert methods._SWEEP_COLUMNS == sparsegpt._COLUMN_BLOCK
+    assert methods._CG_PRODUCTS == conjugate_gradient.STEPS + 2
     assert operations._MINIMAX_SOLVES == 1 + minimax.ROUNDS
 
 
@@ -166,6 +166,6 @@ def test_solving_takes_the_products_that_the_documentation_says(recipe, products
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         solve(recipe, weights, statistics, Unstructured(0.5))
     factorisation = width**3 / 3 if recipe.update == "obs" or recipe.score == "obs" else 0  # torch does not count it
-    expected = operations._solve(recipe, operations.Group(width, heights, 1.0)) - factorisation
+    expected = recipe.operations(width, heights) - factorisation
     assert expected == products(sum(heights), width)
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)

@@ -42,7 +42,7 @@ def test_it_finds_the_mask_that_the_papers_algorithm_finds(target):
     hessian = x.T @ x / len(x)
     weight = torch.randn(10, 48, generator=generator)
     expected = reference_mask(weight, hessian, target)
-    (got,), (pruned,) = alps([weight], hessian, target)
+    (got,), (pruned,), _ = alps([weight], hessian, target)
     assert float((pruned != expected).float().mean()) < 0.01  # ties within rounding
     best = errors(weight, refine(weight, expected, damped(hessian)), damped(hessian)).sum()
     assert float(errors(weight, got, damped(hessian)).sum()) == pytest.approx(float(best), rel=0.01)
@@ -66,7 +66,7 @@ def test_it_is_never_worse_than_the_mask_it_starts_from(seed, rank, target, repe
     elif repeats == "dead columns":
         x[:, ::3] = 0
     hessian = x.T @ x / rank
-    (weight,), (pruned,) = alps([dense], hessian, target)
+    (weight,), (pruned,), _ = alps([dense], hessian, target)
     if isinstance(target, NofM):
         assert bool((pruned.reshape(-1, target.group).sum(1) == target.group - target.kept).all())
     else:
@@ -87,6 +87,6 @@ def test_moments_that_are_not_finite_are_reported():
 
 def test_inputs_that_are_all_dead_leave_the_largest_weights():
     weight = torch.tensor([[3.0, -1.0, 2.0, -4.0]])
-    (got,), (pruned,) = alps([weight], torch.zeros(4, 4), NofM(2, 4))
+    (got,), (pruned,), _ = alps([weight], torch.zeros(4, 4), NofM(2, 4))
     assert pruned.tolist() == [[False, True, True, False]]
     assert got.tolist() == [[3.0, 0.0, 0.0, -4.0]]
