@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Required, TypeAlias, TypedDict, Unpack
+from typing import Any, NamedTuple, Required, TypeAlias, TypedDict, Unpack
 
 Languages: TypeAlias = Mapping[str, float] | Sequence[str]
 """A mix: languages (BCP 47) with their weights, or languages without."""
@@ -14,46 +14,195 @@ list of mappings with `layers` and one of `sparsity`, `pattern` and `dense`. The
 """
 
 
-class SpecOptions(TypedDict, total=False):
-    """What `prune_spec` and `Client.prune` take beside the model; what is left out takes the service's default.
+class Option(NamedTuple):
+    """One option of a prune job.
 
     Attributes:
-        revision: Of a model of the hub: branch, tag or commit.
-        corpus: Calibration text: a preset such as `mc4` (the default), or a folder with a file for each language,
-            `hf://datasets/org/name@revision`, `s3://bucket/prefix` or `file:///folder`.
-        text_field: The name that the text has in JSON objects and parquet tables.
-        chat_template: Whether every document is put into the model's chat template.
-        generation: Lets the dense model write the calibration text itself; `{}` takes the defaults of `GenerationSpec`.
-        identify_languages: Whether the language of the text is guessed, to warn of a corpus in another one.
-        document_separator: What stands between two documents of a sequence: newline or end_of_text.
-        languages: The calibration-language mix, `{"de": 0.7, "en": 0.3}` or `["de", "en"]`.
-        samples: Calibration sequences in all.
-        sequence_length: Tokens per sequence.
-        seed: Seed of the draw of the calibration text.
-        policy: Where the weights of the mix come from: weights, proportional, temperature or minimax.
-        temperature: T of the policy temperature; 1 keeps the shares, a large one evens them out.
-        method: `magnitude`, `wanda`, `wanda_multilingual`, `ria`, `sparsegpt` or `alps`.
-        sparsity: Share of the weights set to zero, between 0 and 1. Either this or `pattern`.
-        pattern: `N:M`: N weights kept of every M consecutive inputs.
-        update: What happens to the weights that stay: none, cg or obs; by default the method's own.
-        order: Order of calibration and pruning: block, true_sequential or dense.
-        group: Which weights compete: those of an output row, or those of a layer; by default the method's own.
-        spread: How much `wanda_multilingual` adds for inputs that languages use differently.
-        allocation: How sparse each block becomes: uniform, owl or multilingual.
-        span: Half the range of the blocks' sparsities.
-        outlier: The multiple of a block's mean score above which a score is an outlier.
-        overrides: Layers that are treated otherwise than the rest.
-        evaluation_corpus: Folder with the evaluation text; without it, a part of the calibration corpus is set aside.
-        evaluation_text_field: Like `text_field`; without it, the same.
-        evaluation_chat_template: Like `chat_template`; without it, the same.
-        evaluation_languages: Languages to evaluate; without them, those of the mix.
-        tokens_per_language: Tokens of evaluation text per language.
-        layer_snr: Whether the report has every layer's signal-to-noise ratio.
-        destination: Where to publish, `s3://bucket/prefix` or `file:///folder`.
-        max_attempts: Attempts before the job is given up.
-        queue_deadline_seconds: Within which a worker must have begun with the job.
-        run_deadline_seconds: From then on, within which it must have ended.
+        path: where it stands in a specification.
+        help: what it is.
+        default: what holds where it is left out, in words; empty where it has to be given, or another in its place.
     """
+
+    path: tuple[str, ...]
+    help: str
+    default: str = ""
+
+
+OPTIONS: Mapping[str, Option] = {
+    "revision": Option(
+        ("model", "revision"),
+        "Of a model of the hub: branch, tag or commit.",
+        "the main branch",
+    ),
+    "corpus": Option(
+        ("calibration", "corpus"),
+        "Calibration text: a preset (`secateur info` lists them), or a folder with a file for each language: "
+        "hf://datasets/org/name[@revision], s3://bucket/prefix or file:///folder.",
+        "mc4",
+    ),
+    "text_field": Option(
+        ("calibration", "text_field"),
+        "Name of the text in JSON objects and parquet tables.",
+        "text",
+    ),
+    "chat_template": Option(
+        ("calibration", "chat_template"),
+        "Put every document into the model's chat template.",
+        "false",
+    ),
+    "generation": Option(
+        ("calibration", "generation"),
+        "Let the dense model write the calibration text, from short prefixes of the corpus on; {} takes the defaults.",
+        "none",
+    ),
+    "identify_languages": Option(
+        ("calibration", "identify_languages"),
+        "Guess the language of the text, to warn of a corpus in another one.",
+        "true",
+    ),
+    "document_separator": Option(
+        ("calibration", "document_separator"),
+        "Between two documents of a sequence: newline or end_of_text.",
+        "newline",
+    ),
+    "languages": Option(
+        ("calibration", "languages"),
+        'The calibration-language mix: {"de": 0.7, "en": 0.3}, or ["de", "en"].',
+    ),
+    "samples": Option(
+        ("calibration", "samples"),
+        "Calibration sequences in all.",
+        "128",
+    ),
+    "sequence_length": Option(
+        ("calibration", "sequence_length"),
+        "Tokens per sequence.",
+        "2048, or the model's maximum",
+    ),
+    "seed": Option(
+        ("calibration", "seed"),
+        "Seed of the draw of the calibration text.",
+        "0",
+    ),
+    "policy": Option(
+        ("calibration", "policy"),
+        "Where the weights of the mix come from: weights, proportional, temperature or minimax.",
+        "weights",
+    ),
+    "temperature": Option(
+        ("calibration", "temperature"),
+        "T of the policy temperature: 1 keeps the shares, a large one evens them out.",
+        "3.33",
+    ),
+    "method": Option(
+        ("pruning", "method"),
+        "Which weights go: magnitude, wanda, wanda_multilingual, ria, sparsegpt or alps.",
+        "sparsegpt",
+    ),
+    "sparsity": Option(
+        ("pruning", "sparsity"),
+        "Share of the weights set to zero, e.g. 0.5. Either this or the pattern.",
+    ),
+    "pattern": Option(
+        ("pruning", "pattern"),
+        "N:M, e.g. 2:4: N weights kept of every M consecutive inputs. Either this or the sparsity.",
+    ),
+    "update": Option(
+        ("pruning", "update"),
+        "What happens to the weights that stay: none, cg or obs; admm with alps.",
+        "the method's; cg where neither is given",
+    ),
+    "order": Option(
+        ("pruning", "order"),
+        "Order of calibration and pruning: block, true_sequential or dense.",
+        "true_sequential",
+    ),
+    "group": Option(
+        ("pruning", "group"),
+        "Which weights compete: those of an output row, or those of a layer.",
+        "the method's",
+    ),
+    "spread": Option(
+        ("pruning", "spread"),
+        "How much wanda_multilingual adds for inputs that languages use differently.",
+        "0.5",
+    ),
+    "allocation": Option(
+        ("pruning", "allocation", "policy"),
+        "How sparse each block becomes: uniform, owl or multilingual.",
+        "uniform",
+    ),
+    "span": Option(
+        ("pruning", "allocation", "span"),
+        "Half the range of the blocks' sparsities.",
+        "0.08",
+    ),
+    "outlier": Option(
+        ("pruning", "allocation", "outlier"),
+        "The multiple of a block's mean score above which a score is an outlier.",
+        "5",
+    ),
+    "overrides": Option(
+        ("pruning", "overrides"),
+        "Layers that are treated otherwise than the rest.",
+    ),
+    "evaluation_corpus": Option(
+        ("evaluation", "corpus"),
+        "Evaluation text; a folder like that of the calibration text.",
+        "a part of the calibration corpus",
+    ),
+    "evaluation_text_field": Option(
+        ("evaluation", "text_field"),
+        "Name of the text in the evaluation text.",
+        "that of the calibration",
+    ),
+    "evaluation_chat_template": Option(
+        ("evaluation", "chat_template"),
+        "Put every document of the evaluation text into the chat template.",
+        "that of the calibration",
+    ),
+    "evaluation_languages": Option(
+        ("evaluation", "languages"),
+        "Languages to evaluate.",
+        "those of the mix",
+    ),
+    "tokens_per_language": Option(
+        ("evaluation", "tokens_per_language"),
+        "Tokens of evaluation text per language.",
+        "65536",
+    ),
+    "layer_snr": Option(
+        ("evaluation", "layer_snr"),
+        "Measure every layer's signal-to-noise ratio.",
+        "true",
+    ),
+    "destination": Option(
+        ("output", "destination"),
+        "Where to publish: s3://bucket/prefix or file:///folder.",
+        "the service's first",
+    ),
+    "max_attempts": Option(
+        ("execution", "max_attempts"),
+        "Attempts before the job is given up.",
+        "3",
+    ),
+    "queue_deadline_seconds": Option(
+        ("execution", "queue_deadline_seconds"),
+        "Seconds within which a worker must have begun with the job.",
+        "none",
+    ),
+    "run_deadline_seconds": Option(
+        ("execution", "run_deadline_seconds"),
+        "Seconds from then on within which the job must have ended.",
+        "none",
+    ),
+}
+"""All options beside the model: the keywords of `prune_spec`, the flags of `secateur submit`, what either says of them.
+"""
+
+
+class SpecOptions(TypedDict, total=False):
+    """What `prune_spec` and `Client.prune` take beside the model; what is left out takes the service's default."""
 
     revision: str | None
     corpus: str | None
@@ -91,43 +240,10 @@ class SpecOptions(TypedDict, total=False):
     run_deadline_seconds: int | None
 
 
-PATHS: Mapping[str, tuple[str, ...]] = {
-    "revision": ("model", "revision"),
-    "corpus": ("calibration", "corpus"),
-    "text_field": ("calibration", "text_field"),
-    "chat_template": ("calibration", "chat_template"),
-    "generation": ("calibration", "generation"),
-    "identify_languages": ("calibration", "identify_languages"),
-    "document_separator": ("calibration", "document_separator"),
-    "languages": ("calibration", "languages"),
-    "samples": ("calibration", "samples"),
-    "sequence_length": ("calibration", "sequence_length"),
-    "seed": ("calibration", "seed"),
-    "policy": ("calibration", "policy"),
-    "temperature": ("calibration", "temperature"),
-    "method": ("pruning", "method"),
-    "sparsity": ("pruning", "sparsity"),
-    "pattern": ("pruning", "pattern"),
-    "update": ("pruning", "update"),
-    "order": ("pruning", "order"),
-    "group": ("pruning", "group"),
-    "spread": ("pruning", "spread"),
-    "allocation": ("pruning", "allocation", "policy"),
-    "span": ("pruning", "allocation", "span"),
-    "outlier": ("pruning", "allocation", "outlier"),
-    "overrides": ("pruning", "overrides"),
-    "evaluation_corpus": ("evaluation", "corpus"),
-    "evaluation_text_field": ("evaluation", "text_field"),
-    "evaluation_chat_template": ("evaluation", "chat_template"),
-    "evaluation_languages": ("evaluation", "languages"),
-    "tokens_per_language": ("evaluation", "tokens_per_language"),
-    "layer_snr": ("evaluation", "layer_snr"),
-    "destination": ("output", "destination"),
-    "max_attempts": ("execution", "max_attempts"),
-    "queue_deadline_seconds": ("execution", "queue_deadline_seconds"),
-    "run_deadline_seconds": ("execution", "run_deadline_seconds"),
-}
-"""Where each option stands in a specification."""
+SpecOptions.__doc__ = f"{SpecOptions.__doc__}\n\nAttributes:\n" + "\n".join(
+    f"    {name}: {option.help}" + f" Default: {option.default}." * bool(option.default)
+    for name, option in OPTIONS.items()
+)
 
 
 def prune_spec(model: str, **options: Unpack[SpecOptions]) -> dict[str, Any]:
@@ -153,9 +269,9 @@ def with_options(spec: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
     Raises:
         TypeError: an option is unknown.
     """
-    unknown = options.keys() - PATHS.keys()
+    unknown = options.keys() - OPTIONS.keys()
     if unknown:
-        raise TypeError(f"no such option: {', '.join(sorted(unknown))}; known are {', '.join(PATHS)}")
+        raise TypeError(f"no such option: {', '.join(sorted(unknown))}; known are {', '.join(OPTIONS)}")
     given = {name: value for name, value in options.items() if value is not None}
     merged = dict(spec)
     if given.keys() & {"sparsity", "pattern"}:
@@ -163,7 +279,7 @@ def with_options(spec: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
         target.pop("sparsity", None)
         target.pop("pattern", None)
     for option, value in given.items():
-        *path, field = PATHS[option]
+        *path, field = OPTIONS[option].path
         _part(merged, path)[field] = value
     return merged
 

@@ -5,8 +5,12 @@ import re
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
+from typer.main import get_command
 
+from secateur._options import OPTIONS, SpecOptions
 from secateur._spec import parse_yaml, spec_message
+from secateur.cli._app import app
+from secateur.cli._job_options import SPELLED_OTHERWISE
 from secateur_service.api.conversion import spec_to_dict
 from secateur_service.calibration.mixing import DEFAULT_TEMPERATURE, POLICIES
 from secateur_service.jobs.states import TRANSITIONS
@@ -74,6 +78,19 @@ def test_every_field_of_a_specification_is_documented_with_its_default():
 def test_every_choice_of_a_specification_is_documented():
     for choice in (*METHODS, *UPDATES, *GROUPS, *ORDERS, *POLICIES, *ALLOCATIONS):
         assert f"`{choice}`" in SPECIFICATION
+
+
+def test_sdk_flags_and_documentation_say_the_same_of_every_option():
+    rows = dict(re.findall(r"^\| (`[^|]*`) \|([^|]*)\|", SPECIFICATION, re.MULTILINE))
+    documented = {name: default for names, default in rows.items() for name in re.findall(r"`([^`]+)`", names)}
+    for name, option in OPTIONS.items():
+        assert documented[".".join(option.path)].replace("`", "").strip() == option.default, name
+    choices = {"method": METHODS, "update": UPDATES, "group": GROUPS, "order": ORDERS, "policy": POLICIES}
+    for name, names in {**choices, "allocation": ALLOCATIONS}.items():
+        assert set(names) <= set(re.findall(r"\w+", OPTIONS[name].help)), name
+    assert SpecOptions.__annotations__.keys() == OPTIONS.keys()
+    flags = {flag.name for flag in get_command(app).commands["submit"].params}
+    assert {SPELLED_OTHERWISE.get(name, name) for name in OPTIONS} <= flags
 
 
 def test_the_example_of_a_specification_is_one():

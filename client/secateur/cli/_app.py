@@ -19,6 +19,7 @@ from secateur._operations import published_result
 from secateur._options import with_options
 from secateur._spec import MAX_FILE_BYTES, layer_override, parse_yaml, read_spec
 from secateur._terminal import clean, console, prepare_streams, show_exception, write
+from secateur.cli._job_options import with_job_options
 from secateur.cli._render import (
     info_text,
     job_text,
@@ -89,6 +90,7 @@ def _common(
 
 @app.command(epilog=_EPILOG)
 @connected
+@with_job_options
 def submit(
     session: Session,
     *,
@@ -99,25 +101,9 @@ def submit(
     model: Annotated[
         str | None, typer.Option(help="Model to prune: hf://org/name, s3://bucket/prefix or file:///folder.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Of a model of the hub: branch, tag or commit.")] = None,
-    corpus: Annotated[
-        str | None,
-        typer.Option(
-            help="Calibration text: a preset (`secateur info` lists them), or a folder with a file for each language: "
-            "hf://datasets/org/name[@revision], s3://bucket/prefix or file:///folder.",
-            show_default="mc4",
-        ),
-    ] = None,
-    text_field: Annotated[
-        str | None, typer.Option(help="Name of the text in JSON objects and parquet tables.", show_default="text")
-    ] = None,
-    chat_template: Annotated[
-        bool | None,
-        typer.Option("--chat-template", help="Put every document into the model's chat template.", show_default=False),
-    ] = None,
-    document_separator: Annotated[
-        str | None,
-        typer.Option(help="Between two documents: newline or end_of_text.", show_default="newline"),
+    language: Annotated[
+        list[str] | None,
+        typer.Option("--language", "-l", metavar="TAG[=WEIGHT]", help="Language of the mix, e.g. de=0.7. Repeat it."),
     ] = None,
     self_generated: Annotated[
         bool | None,
@@ -127,34 +113,6 @@ def submit(
             show_default=False,
         ),
     ] = None,
-    language: Annotated[
-        list[str] | None,
-        typer.Option("--language", "-l", metavar="TAG[=WEIGHT]", help="Language of the mix, e.g. de=0.7. Repeat it."),
-    ] = None,
-    sparsity: Annotated[
-        float | None, typer.Option(help="Share of the weights set to zero, e.g. 0.5. Or --pattern.")
-    ] = None,
-    pattern: Annotated[
-        str | None, typer.Option(metavar="N:M", help="N weights kept of every M, e.g. 2:4. Or --sparsity.")
-    ] = None,
-    method: Annotated[
-        str | None, typer.Option(help="magnitude, wanda, wanda_multilingual, ria, sparsegpt or alps.")
-    ] = None,
-    update: Annotated[str | None, typer.Option(help="What happens to the weights that stay: none, cg or obs.")] = None,
-    order: Annotated[
-        str | None, typer.Option(help="Order of calibration and pruning: block, true_sequential or dense.")
-    ] = None,
-    group: Annotated[str | None, typer.Option(help="Which weights compete: those of a row, or of a layer.")] = None,
-    spread: Annotated[
-        float | None, typer.Option(help="What wanda_multilingual adds for inputs that languages use differently.")
-    ] = None,
-    allocation: Annotated[
-        str | None, typer.Option(help="How sparse each block becomes: uniform, owl or multilingual.")
-    ] = None,
-    span: Annotated[float | None, typer.Option(help="Half the range of the blocks' sparsities, e.g. 0.08.")] = None,
-    outlier: Annotated[
-        float | None, typer.Option(help="What multiple of a block's mean score makes an outlier, e.g. 5.")
-    ] = None,
     override: Annotated[
         list[str] | None,
         typer.Option(
@@ -162,39 +120,9 @@ def submit(
             help="Other target for some layers: '*.down_proj.weight=0.4', =2:4 or =dense. Repeat it; the last holds.",
         ),
     ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(help="Where the weights of the mix come from: weights, proportional, temperature or minimax."),
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="With --policy temperature: 1 keeps the shares, a large one evens them out.")
-    ] = None,
-    samples: Annotated[int | None, typer.Option(help="Calibration sequences in all.")] = None,
-    sequence_length: Annotated[int | None, typer.Option(help="Tokens per sequence.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the draw of the calibration text.")] = None,
-    evaluation_corpus: Annotated[
-        str | None, typer.Option(help="Evaluation text; by default a part of the calibration corpus is set aside.")
-    ] = None,
-    evaluation_text_field: Annotated[
-        str | None, typer.Option(help="The same of the evaluation text; by default that of the calibration text.")
-    ] = None,
     evaluation_language: Annotated[
         list[str] | None,
         typer.Option(metavar="TAG", help="Language to evaluate; by default those of the mix. Repeat it."),
-    ] = None,
-    tokens_per_language: Annotated[int | None, typer.Option(help="Tokens of evaluation text per language.")] = None,
-    layer_snr: Annotated[
-        bool | None, typer.Option(help="Measure every layer's signal-to-noise ratio, or do not.")
-    ] = None,
-    destination: Annotated[
-        str | None, typer.Option(help="Where to publish, s3://bucket/prefix or file:///folder.")
-    ] = None,
-    max_attempts: Annotated[int | None, typer.Option(help="Attempts before the job is given up.")] = None,
-    queue_deadline_seconds: Annotated[
-        int | None, typer.Option(help="Seconds within which a worker must have begun with the job.")
-    ] = None,
-    run_deadline_seconds: Annotated[
-        int | None, typer.Option(help="Seconds from then on within which the job must have ended.")
     ] = None,
     label: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label of your own for the job. Repeat it.")
@@ -206,6 +134,7 @@ def submit(
         bool, typer.Option("--dry-run", help="Only check the specification and estimate its cost.")
     ] = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the job until it has ended.")] = False,
+    **options: Any,
 ) -> None:
     """Submit a prune job, and print its name.
 
@@ -231,38 +160,11 @@ def submit(
     content = with_options(
         content,
         {
-            "revision": revision,
-            "corpus": corpus,
-            "text_field": text_field,
-            "chat_template": chat_template,
-            "document_separator": document_separator,
+            **options,
             "generation": _generation(content) if self_generated else None,
             "languages": [_language(text) for text in language] if language else None,
-            "samples": samples,
-            "sequence_length": sequence_length,
-            "seed": seed,
-            "policy": policy,
-            "temperature": temperature,
-            "method": method,
-            "sparsity": sparsity,
-            "pattern": pattern,
-            "update": update,
-            "order": order,
-            "group": group,
-            "spread": spread,
-            "allocation": allocation,
-            "span": span,
-            "outlier": outlier,
             "overrides": [_override(text) for text in override] if override else None,
-            "evaluation_corpus": evaluation_corpus,
-            "evaluation_text_field": evaluation_text_field,
             "evaluation_languages": evaluation_language or None,
-            "tokens_per_language": tokens_per_language,
-            "layer_snr": layer_snr,
-            "destination": destination,
-            "max_attempts": max_attempts,
-            "queue_deadline_seconds": queue_deadline_seconds,
-            "run_deadline_seconds": run_deadline_seconds,
         },
     )
     if not content:

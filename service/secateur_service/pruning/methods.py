@@ -91,9 +91,9 @@ class Update:
     """What happens to the weights that stay.
 
     Attributes:
-        function: as that of a score; called as `f(weights, pruned, *reads, target, check=check)` with the matrices m_i×n
-            of all layers that share an input and the booleans of what goes; returns new matrices and notes. None where
-            it happens only together with a score (`Score.solver`).
+        function: as that of a score; called as `f(weights, pruned, *reads, target, check=check)` with the matrices of
+            all layers that share an input and the booleans of what goes; returns new matrices and notes. None where it
+            happens only together with a score (`Score.solver`).
         reads: what it is given, of `READS`.
         cost: of updating under masks that are given.
     """

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 import secateur
-from secateur._options import PATHS, prune_spec, with_options
+from secateur._options import OPTIONS, prune_spec, with_options
 from secateur._spec import load_spec, parse_yaml, spec_mapping, spec_message
 from secateur.v1 import prune_job_pb2 as pb
 
@@ -255,7 +255,7 @@ def test_every_field_of_a_specification_has_an_option():
             nested = field.message_type not in (None, pb.GenerationSpec.DESCRIPTOR) and not field.is_repeated
             yield from leaves(field.message_type, (*path, field.name)) if nested else [(*path, field.name)]
 
-    assert set(leaves(pb.PruneSpec.DESCRIPTOR)) == {*PATHS.values(), ("model", "uri")}
+    assert set(leaves(pb.PruneSpec.DESCRIPTOR)) == {*(option.path for option in OPTIONS.values()), ("model", "uri")}
 
 
 def test_an_option_inside_a_part_of_a_part_leaves_the_rest_of_the_file_as_it_is():

@@ -36,7 +36,7 @@ def registered(tmp_path, monkeypatch):
     sys.modules.pop("not_ours", None)
 
 
-def test_a_method_from_outside_is_admitted_estimated_offered_run_and_named(registered, tmp_path):  # noqa: ARG001
+def test_a_method_from_outside_is_admitted_estimated_offered_run_and_named(registered, tmp_path):
     model, places = save_model(tmp_path / "model"), save_corpora(tmp_path)
     data = spec_data(model, *places, method="cubic", sparsity=0.5)
     sources = open_sources(Settings(), everywhere=True)
