@@ -25,7 +25,7 @@ from processes import run_side
 from small import add_options
 
 from secateur_service.models.checkpoint import open_checkpoint
-from secateur_service.pipeline.estimate import estimate_cost
+from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.spec import parse_spec
 
 SIDE = Path(__file__).parent / "compare" / "secateur_side.py"

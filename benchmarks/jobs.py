@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from secateur_service.run import run_command
+from secateur_service.commands.run import run_command
 from secateur_service.settings import Settings
 
 

@@ -26,12 +26,12 @@ from small import add_options
 from torch import Tensor
 from transformers import LlamaConfig
 
-import secateur_service.demo
-from secateur_service.demo.tokenizer import save_byte_tokenizer
+import secateur_service.commands.demo
+from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 from secateur_service.models.safetensors import write_shard
 from secateur_service.models.tensors import output_tensor
 
-TEXT = Path(secateur_service.demo.__file__).parent / "text"
+TEXT = Path(secateur_service.commands.demo.__file__).parent / "text"
 VOCABULARY = 32000
 LANGUAGES = ("de", "uk")
 INTERVAL_SECONDS = 0.05

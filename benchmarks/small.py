@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from secateur_service.demo.corpora import write_corpora
-from secateur_service.demo.tokenizer import BOS_ID, EOS_ID, VOCABULARY_SIZE, save_byte_tokenizer
+from secateur_service.commands.demo.corpora import write_corpora
+from secateur_service.commands.demo.tokenizer import BOS_ID, EOS_ID, VOCABULARY_SIZE, save_byte_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 LENGTH = 64

@@ -29,7 +29,7 @@ from secateur.v1 import prune_service_pb2 as service_pb
 from secateur.v1 import prune_service_pb2_grpc as service_grpc
 from secateur_service.jobs.job import EventKind, NewJob
 from secateur_service.jobs.store import SqlJobStore, open_job_store
-from secateur_service.pipeline.outcome import Estimate
+from secateur_service.records.result import Estimate
 from secateur_service.spec import parse_spec
 
 sys.path.insert(0, str(Path(__file__).parent / "compare"))

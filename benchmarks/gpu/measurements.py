@@ -23,7 +23,7 @@ from secateur_service.models.safetensors import read_header
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
 from secateur_service.pipeline.ledger import FileLedger
-from secateur_service.pipeline.observer import Progress, RecordingObserver
+from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import PassResult, run_pass
@@ -31,6 +31,7 @@ from secateur_service.pipeline.task import Task
 from secateur_service.pruning.methods import METHODS, Moments, Recipe
 from secateur_service.pruning.patterns import NofM, Target, Unstructured
 from secateur_service.pruning.statistics import InputStatistics
+from secateur_service.records.progress import Progress
 
 BATCH_SIZES = (1, 2, 8)
 LANGUAGES = ("one", "two")

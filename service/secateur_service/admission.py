@@ -22,8 +22,8 @@ from secateur_service.models.belonging import check_model
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, open_checkpoint
 from secateur_service.models.files import checkpoint_files
 from secateur_service.models.safetensors import TensorInfo
-from secateur_service.pipeline.estimate import estimate_cost
-from secateur_service.pipeline.outcome import Estimate
+from secateur_service.records.result import Estimate
+from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.sources import ReferenceRefusedError, Source, Sources, open_sources
 from secateur_service.sources.reference import HubReference
 from secateur_service.spec import (

@@ -22,24 +22,24 @@ from secateur_service import __version__
 from secateur_service.api.reloaded import UnusableFileError
 from secateur_service.api.server import ApiServer
 from secateur_service.artifacts import ObjectStore, ObservedStore, open_store
+from secateur_service.control.backoff import Backoff
+from secateur_service.control.dispatcher import Dispatcher
+from secateur_service.control.janitor import Janitor
 from secateur_service.durable import write_durably
 from secateur_service.errors import TransientError
-from secateur_service.execution.local import WORK_COMMAND, LocalExecutor
-from secateur_service.execution.locks import slot_lock
-from secateur_service.execution.port import Executor
+from secateur_service.executors.local import WORK_COMMAND, LocalExecutor
+from secateur_service.executors.locks import slot_lock
+from secateur_service.executors.port import Executor
 from secateur_service.inspection import InspectionPool
-from secateur_service.jobs.backoff import Backoff
-from secateur_service.jobs.dispatcher import Dispatcher
-from secateur_service.jobs.janitor import Janitor
 from secateur_service.jobs.job import Event, EventKind
 from secateur_service.jobs.port import JobStore
 from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import SqlJobStore, open_job_store
+from secateur_service.metrics.registry import Metrics, StoreCollector
+from secateur_service.metrics.scrapes import MetricsServer
 from secateur_service.private_files import exposed, tighten
 from secateur_service.settings import Settings
 from secateur_service.telemetry.logging import configure_logging
-from secateur_service.telemetry.metrics import Metrics, StoreCollector
-from secateur_service.telemetry.scrapes import MetricsServer
 from secateur_service.telemetry.tracing import exporting_spans
 
 # Calls that are open when the workers have stopped; watches have been sent away by then.

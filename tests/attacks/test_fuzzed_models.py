@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.artifacts.directory import DirectoryStore
+from secateur_service.control.exits import attempt_error
 from secateur_service.errors import InvalidSpecError, PermanentError, PreemptedError
-from secateur_service.execution.exits import attempt_error
 from secateur_service.pipeline.job import run_job
 from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.settings import Settings

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from attacks.mutants import mutant
-from secateur_service import spec
+from secateur_service.spec import specification as spec
 from secateur_service.errors import InvalidSpecError
 
 ROUNDS = 10_000

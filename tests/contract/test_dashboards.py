@@ -22,9 +22,9 @@ from ruamel.yaml import YAML
 
 from secateur_service.jobs.job import JobResult, LanguageResult
 from secateur_service.jobs.store import open_job_store
+from secateur_service.metrics.registry import Metrics, StoreCollector
 from secateur_service.settings import Settings
 from secateur_service.spec import parse_spec
-from secateur_service.telemetry.metrics import Metrics, StoreCollector
 from support.dashboards import DASHBOARDS, SAMPLES, Expression, expressions, filled_in, panels, sql_filled_in
 from support.jobs import SPEC, new_job
 

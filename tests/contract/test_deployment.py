@@ -20,8 +20,8 @@ from ruamel.yaml import YAML
 
 from secateur_service.api.server import SERVICE
 from secateur_service.jobs.store import open_job_store
+from secateur_service.metrics.registry import Metrics, StoreCollector
 from secateur_service.settings import FILE_VARIABLE, PREFIX, Settings
-from secateur_service.telemetry.metrics import Metrics, StoreCollector
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

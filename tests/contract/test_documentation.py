@@ -14,11 +14,11 @@ from secateur.cli._job_options import SPELLED_OTHERWISE
 from secateur_service.api.conversion import spec_to_dict
 from secateur_service.calibration.mixing import DEFAULT_TEMPERATURE, POLICIES
 from secateur_service.jobs.states import TRANSITIONS
+from secateur_service.metrics.registry import Metrics
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.files import IN_SUBFOLDER, RULES
 from secateur_service.pruning.methods import GROUPS, METHODS, UPDATES, options_of
 from secateur_service.spec import ALLOCATIONS, DEFAULT_OUTLIER, DEFAULT_SPAN, ORDERS, Part, PruneSpec, parse_spec
-from secateur_service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 JOBS = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")

@@ -36,8 +36,8 @@ import torch
 import secateur
 from faults.published import published
 from faults.surroundings import KINDS, Surroundings
-from secateur_service.execution.local import LocalExecutor
-from secateur_service.jobs.janitor import Janitor
+from secateur_service.control.janitor import Janitor
+from secateur_service.executors.local import LocalExecutor
 from secateur_service.jobs.job import Event, EventKind, Job
 from secateur_service.jobs.states import JobState
 from secateur_service.settings import Settings

@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 from secateur_service import faults
-from secateur_service.execution.local import LocalExecutor, LocalWorker
-from secateur_service.execution.workdir import attempt_log
-from secateur_service.execution.worker import run_attempt
+from secateur_service.executors.local import LocalExecutor, LocalWorker
+from secateur_service.executors.workdir import attempt_log
 from secateur_service.settings import Settings
+from secateur_service.worker.attempt import run_attempt
 from support.forking import ForkedProcess
 
 M_MMAP_THRESHOLD = -3

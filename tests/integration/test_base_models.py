@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
-from secateur_service.demo.tokenizer import save_byte_tokenizer
+from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
 from secateur_service.models.streaming import StreamedModel

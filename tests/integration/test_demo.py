@@ -11,11 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import secateur
-from secateur_service.demo.command import EVALUATION_TOKENS, MIX, SAMPLES, SEQUENCE_LENGTH
-from secateur_service.demo.corpora import LANGUAGES, read_split, write_corpora
-from secateur_service.demo.service import ServiceDidNotStartError, running_service
-from secateur_service.demo.tokenizer import BOS_ID, EOS_ID, VOCABULARY_SIZE, save_byte_tokenizer
-from secateur_service.demo.training import ensure_model
+from secateur_service.commands.demo.command import EVALUATION_TOKENS, MIX, SAMPLES, SEQUENCE_LENGTH
+from secateur_service.commands.demo.corpora import LANGUAGES, read_split, write_corpora
+from secateur_service.commands.demo.service import ServiceDidNotStartError, running_service
+from secateur_service.commands.demo.tokenizer import BOS_ID, EOS_ID, VOCABULARY_SIZE, save_byte_tokenizer
+from secateur_service.commands.demo.training import ensure_model
 from support.processes import is_running
 from support.waiting import HANG_SECONDS, until
 

@@ -8,12 +8,12 @@ import sys
 import pytest
 from structlog.testing import capture_logs
 
-from secateur_service.execution.local import LocalExecutor
-from secateur_service.jobs.backoff import Backoff
-from secateur_service.jobs.dispatcher import Dispatcher
+from secateur_service.control.backoff import Backoff
+from secateur_service.control.dispatcher import Dispatcher
+from secateur_service.executors.local import LocalExecutor
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
-from secateur_service.telemetry import attempt_figures
+from secateur_service.metrics import attempt_figures
 from support import processes
 from support.clock import Clock, let_pass
 from support.jobs import result

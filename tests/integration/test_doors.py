@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 import secateur
 from secateur.cli._app import app as client_command
-from secateur_service.cli import app as service_command
+from secateur_service.commands.main import app as service_command
 from secateur_service.jobs.store import open_job_store
 from support import processes
 from support.certificates import Authority, put

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from secateur_service.pipeline.observer import RecordingObserver, Stage
+from secateur_service.pipeline.observer import RecordingObserver
+from secateur_service.records.progress import Stage
 from support.inline import run_inline
 from support.models import save_corpora, save_model, spec_data
 

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM
 
 import secateur
 from secateur_service.artifacts.directory import DirectoryStore
-from secateur_service.execution.local import LocalExecutor
-from secateur_service.jobs.janitor import Janitor
+from secateur_service.control.janitor import Janitor
+from secateur_service.executors.local import LocalExecutor
 from secateur_service.settings import Settings
 from support.models import save_corpora, save_model, spec_data
 from support.pace import PACED, Pace

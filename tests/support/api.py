@@ -16,9 +16,9 @@ from secateur.v1 import prune_service_pb2_grpc as service_grpc
 from secateur_service.api.server import ApiServer
 from secateur_service.jobs.job import Estimate, Job
 from secateur_service.jobs.store import SqlJobStore
+from secateur_service.metrics.registry import Metrics
 from secateur_service.settings import Settings
 from secateur_service.spec import PruneSpec
-from secateur_service.telemetry.metrics import Metrics
 from support.jobs import new_job
 
 ESTIMATE = Estimate(checkpoint_bytes=1 << 40, peak_host_bytes=2, peak_device_bytes=0, disk_bytes=4, flops=1.5e18)

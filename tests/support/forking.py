@@ -10,7 +10,12 @@ from support import pace
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
-    ["secateur_service.pipeline.job", "secateur_service.run", "transformers.models.llama.modeling_llama", __name__]
+    [
+        "secateur_service.pipeline.job",
+        "secateur_service.commands.run",
+        "transformers.models.llama.modeling_llama",
+        __name__,
+    ]
 )
 
 
@@ -75,7 +80,7 @@ def _be(target, arguments, environment, output, errors):
 
 
 def _command(arguments):
-    from secateur_service.cli import main
+    from secateur_service.commands.main import main
 
     if "TESTS_PACE" in os.environ:
         pace.arm(Path(os.environ["TESTS_PACE"]))

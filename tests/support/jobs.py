@@ -3,7 +3,7 @@
 import uuid
 
 from secateur_service.jobs.job import Estimate, JobResult, LanguageResult, NewJob
-from secateur_service.pipeline.observer import BlockRecord, LayerRecord
+from secateur_service.records.blocks import BlockRecord, LayerRecord
 from secateur_service.spec import parse_spec
 
 SPEC = {

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from secateur_service.demo.tokenizer import save_byte_tokenizer
+from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 
-TEXT = Path(__file__).parents[2] / "service" / "secateur_service" / "demo" / "text"
+TEXT = Path(__file__).parents[2] / "service" / "secateur_service" / "commands" / "demo" / "text"
 VOCABULARY = 260
 
 _LLAMA_LIKE = {

@@ -4,9 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-from secateur_service.execution.local import LocalExecutor
-from secateur_service.jobs.backoff import Backoff
-from secateur_service.jobs.dispatcher import Dispatcher
+from secateur_service.control.backoff import Backoff
+from secateur_service.control.dispatcher import Dispatcher
+from secateur_service.executors.local import LocalExecutor
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.store import open_job_store
 from secateur_service.settings import Settings

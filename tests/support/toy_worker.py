@@ -8,9 +8,9 @@ import time
 from types import SimpleNamespace
 
 from secateur_service.errors import PermanentError
-from secateur_service.execution.worker import run_attempt
-from secateur_service.pipeline.observer import Progress, Stage
+from secateur_service.records.progress import Progress, Stage
 from secateur_service.settings import Settings
+from secateur_service.worker.attempt import run_attempt
 from support.jobs import block, result
 
 BLOCKS = 3

@@ -17,8 +17,8 @@ from secateur.v1 import prune_job_pb2 as pb
 from secateur_service.errors import FieldViolation, InvalidSpecError
 from secateur_service.jobs.job import Estimate, Event, EventKind, Failure, Job, JobResult
 from secateur_service.jobs.states import JobState
-from secateur_service.pipeline.observer import Progress, Stage
-from secateur_service.plain import from_plain
+from secateur_service.records.plain import from_plain
+from secateur_service.records.progress import Progress, Stage
 from secateur_service.spec import PruneSpec
 
 NAME_PREFIX = "pruneJobs/"

@@ -27,7 +27,7 @@ from secateur_service.api import errors
 from secateur_service.api.spans import call_span, tell_code
 from secateur_service.api.tokens import CALLER, Tokens
 from secateur_service.errors import FieldViolation, InvalidRequestError, ServiceError, UnauthenticatedError
-from secateur_service.telemetry.metrics import Metrics
+from secateur_service.metrics.registry import Metrics
 
 REQUEST_ID_KEY = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

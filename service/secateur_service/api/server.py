@@ -28,12 +28,12 @@ from secateur_service.calibration.mixing import POLICIES
 from secateur_service.calibration.presets import presets
 from secateur_service.inspection.shares import Shares
 from secateur_service.jobs.port import JobStore
+from secateur_service.metrics.job_figures import JobFigures
+from secateur_service.metrics.registry import Metrics
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.pruning.methods import METHODS, UPDATES
 from secateur_service.settings import Settings
 from secateur_service.spec import ALLOCATIONS, ORDERS
-from secateur_service.telemetry.job_figures import JobFigures
-from secateur_service.telemetry.metrics import Metrics
 
 SERVICE = service_pb.DESCRIPTOR.services_by_name["PruneService"].full_name
 

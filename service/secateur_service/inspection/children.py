@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Self
 
 import structlog
 
-from secateur_service.execution.local import process_environment
+from secateur_service.executors.local import process_environment
 from secateur_service.inspection import frames
 from secateur_service.inspection.child import NOTE_BYTES
 from secateur_service.settings import Settings

@@ -21,7 +21,7 @@ from secateur_service.errors import FieldViolation, InvalidSpecError, ServiceErr
 from secateur_service.inspection.budget import Budget
 from secateur_service.inspection.children import Child, Nursery
 from secateur_service.inspection.shares import Shares
-from secateur_service.pipeline.outcome import Estimate
+from secateur_service.records.result import Estimate
 from secateur_service.settings import Settings
 from secateur_service.spec import PruneSpec
 

@@ -10,7 +10,8 @@ from typing import Any
 from secateur._redaction import redact, redact_text
 from secateur_service.jobs.job import EventKind, Failure
 from secateur_service.jobs.states import JobState
-from secateur_service.pipeline.observer import BlockRecord, Progress
+from secateur_service.records.blocks import BlockRecord
+from secateur_service.records.progress import Progress
 
 MAX_LOG_BYTES = 8192
 """A log event's text, and likewise its fields, take no more than this; what is longer is cut."""

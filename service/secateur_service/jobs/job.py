@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from secateur_service.jobs.states import JobState
-from secateur_service.pipeline.observer import Progress, Stage
-from secateur_service.pipeline.outcome import Estimate, JobResult, LanguageResult, Shortage
+from secateur_service.records.progress import Progress, Stage
+from secateur_service.records.result import Estimate, JobResult, LanguageResult, Shortage
 from secateur_service.spec import PruneSpec
 
 __all__ = ["Estimate", "Event", "EventKind", "Failure", "Job", "JobResult", "LanguageResult", "NewJob", "Shortage"]

@@ -15,7 +15,10 @@ from typing import Any, Protocol
 
 from secateur_service.jobs.job import Event, EventKind, Failure, Job, JobResult, NewJob
 from secateur_service.jobs.states import JobState
-from secateur_service.pipeline.observer import BlockRecord
+from secateur_service.records.blocks import BlockRecord
+
+HEARTBEATS_PER_LEASE = 3
+"""How often a lease is extended within its time."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from secateur_service.jobs.job import (
     Shortage,
 )
 from secateur_service.jobs.states import JobState
-from secateur_service.pipeline.observer import Progress, Stage
-from secateur_service.plain import from_plain
+from secateur_service.records.plain import from_plain
+from secateur_service.records.progress import Progress, Stage
 from secateur_service.spec import SPEC_FORMAT
 
 Row = Mapping[Any, Any]

@@ -29,8 +29,7 @@ from secateur_service.jobs.rows import Row, new_row, to_event, to_job
 from secateur_service.jobs.schema import blocks, events, jobs
 from secateur_service.jobs.sqlite import SqliteDatabase
 from secateur_service.jobs.states import JobState
-from secateur_service.pipeline.ledger import block_from_json, block_to_json
-from secateur_service.pipeline.observer import BlockRecord
+from secateur_service.records.blocks import BlockRecord, block_from_json, block_to_json
 from secateur_service.spec import SPEC_FORMAT
 
 _OWNED = (JobState.RUNNING.value, JobState.CANCELLING.value)

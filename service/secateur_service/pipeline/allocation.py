@@ -19,13 +19,13 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.batches import Batch, batch_sequences, divide
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import JobObserver
-from secateur_service.pipeline.operations import forward_operations, groups_of
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.suspension import suspended
 from secateur_service.pruning.allocation import SIGNALS, Layers, Shape, layer_sparsities
 from secateur_service.pruning.methods import Moments
 from secateur_service.pruning.patterns import NofM, Target, Unstructured
 from secateur_service.pruning.statistics import InputStatistics
+from secateur_service.sizing.operations import forward_operations, groups_of
 from secateur_service.spec import PruneSpec, PruningSpec
 
 

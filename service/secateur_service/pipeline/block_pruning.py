@@ -23,8 +23,6 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES
 from secateur_service.pipeline.batches import Batch
 from secateur_service.pipeline.meter import Kind
-from secateur_service.pipeline.observer import LayerRecord
-from secateur_service.pipeline.operations import Work
 from secateur_service.pipeline.suspension import SuspendedForward, suspended
 from secateur_service.pipeline.task import Task
 from secateur_service.pruning.fidelity import InputSample, snr_db
@@ -33,6 +31,8 @@ from secateur_service.pruning.minimax import solve_minimax
 from secateur_service.pruning.patterns import Target, Unstructured
 from secateur_service.pruning.solver import PrunedLayer, solve
 from secateur_service.pruning.statistics import InputStatistics
+from secateur_service.records.blocks import LayerRecord
+from secateur_service.sizing.operations import Work
 
 # What an expert has learnt to do cannot be told from fewer tokens: it is pruned by magnitude.
 MIN_EXPERT_TOKENS = 32

@@ -13,9 +13,9 @@ from secateur_service.evaluation.report import (
 )
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.tensors import DTYPES
-from secateur_service.pipeline.outcome import JobResult, LanguageResult
 from secateur_service.pipeline.streaming_pass import PassResult
 from secateur_service.pipeline.text import DrawnText
+from secateur_service.records.result import JobResult, LanguageResult
 from secateur_service.spec import PruneSpec
 
 

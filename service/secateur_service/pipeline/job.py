@@ -34,21 +34,22 @@ from secateur_service.models.streaming import StreamedModel, load_whole
 from secateur_service.models.tensors import DTYPES, TensorReader, open_here
 from secateur_service.pipeline.allocation import allocate, targets_from_json, targets_to_json
 from secateur_service.pipeline.device import open_device
-from secateur_service.pipeline.estimate import estimate_cost
 from secateur_service.pipeline.fetching import FetchedModel, fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
 from secateur_service.pipeline.fingerprint import fingerprint
 from secateur_service.pipeline.ledger import BlockLedger
-from secateur_service.pipeline.observer import JobObserver, Stage
-from secateur_service.pipeline.outcome import Estimate, JobResult, Shortage
+from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.package import Package
-from secateur_service.pipeline.preflight import find_room
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import PassResult, meter_of, run_pass
 from secateur_service.pipeline.task import Task
 from secateur_service.pipeline.text import DrawnText, draw_text
 from secateur_service.pruning.patterns import Target
+from secateur_service.records.progress import Stage
+from secateur_service.records.result import Estimate, JobResult, Shortage
+from secateur_service.sizing.estimate import estimate_cost
+from secateur_service.sizing.preflight import find_room
 from secateur_service.sources import ReferenceRefusedError, Sources
 from secateur_service.spec import PruneSpec
 from secateur_service.telemetry import tracing

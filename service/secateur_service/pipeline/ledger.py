@@ -7,13 +7,11 @@ first, so that the ledger never promises bytes that are not there.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from secateur_service.durable import write_durably
-from secateur_service.pipeline.observer import BlockRecord, LayerRecord
-from secateur_service.plain import from_plain
+from secateur_service.records.blocks import BlockRecord, block_from_json, block_to_json
 
 
 class BlockLedger(Protocol):
@@ -24,20 +22,6 @@ class BlockLedger(Protocol):
 
     def record(self, record: BlockRecord) -> None:
         """Record one finished block durably; a repeated index replaces the entry."""
-
-
-def block_to_json(record: BlockRecord) -> dict[str, Any]:
-    """A block record as plain JSON types."""
-    return asdict(record)
-
-
-def block_from_json(data: dict[str, Any]) -> BlockRecord:
-    """The inverse of `block_to_json`, also of another release's."""
-    layers = tuple(
-        from_plain(LayerRecord, {**layer, "shape": tuple(layer["shape"]), "notes": tuple(layer["notes"])})
-        for layer in data["layers"]
-    )
-    return from_plain(BlockRecord, {**data, "tensors": tuple(data["tensors"]), "layers": layers})
 
 
 class FileLedger:

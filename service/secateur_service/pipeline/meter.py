@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from secateur_service.pipeline.observer import JobObserver, Progress
+from secateur_service.pipeline.observer import JobObserver
+from secateur_service.records.progress import Progress
 
 Kind = Literal["evaluate", "calibrate", "solve", "head", "package", "publish"]
 

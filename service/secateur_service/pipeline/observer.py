@@ -6,79 +6,11 @@ work, whether to go on. Nothing here imports torch.
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-
-class Stage(enum.StrEnum):
-    """What a running job does at the moment; the values are the names of the protocol's stages."""
-
-    FETCHING = "FETCHING"
-    SAMPLING = "SAMPLING"
-    PRUNING = "PRUNING"
-    PACKAGING = "PACKAGING"
-    PUBLISHING = "PUBLISHING"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a job is: blocks, and the share of the whole job from 0 to 1."""
-
-    blocks_done: int
-    blocks_total: int
-    fraction: float
-    eta_seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class LayerRecord:
-    """One layer that pruning saw.
-
-    Attributes:
-        name: of its weight in the checkpoint.
-        shape: (out, in).
-        zeros: exact count.
-        notes: what was unusual.
-        snr_db: 10·log10(‖XWᵀ‖² / ‖X(W − Ŵ)ᵀ‖²) per calibration language, on inputs that the layer saw.
-        snr_tokens: number of these inputs, per calibration language.
-        weights: mixing weight of each language, where they were searched for.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    zeros: int
-    notes: tuple[str, ...] = ()
-    snr_db: Mapping[str, float] = field(default_factory=dict)
-    weights: Mapping[str, float] = field(default_factory=dict)
-    snr_tokens: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class BlockRecord:
-    """A finished decoder block: the ledger's entry.
-
-    `shard` is the file name below `checkpoint/`, which carries the content's digest; `tensors` names what it holds.
-    `snr_db` is 10·log10(‖h‖² / ‖h − ĥ‖²) of the evaluation states after the block, per language; `fingerprint` the
-    digest of all that its bytes depend on.
-    """
-
-    index: int
-    shard: str
-    sha256: str
-    size_bytes: int
-    tensors: tuple[str, ...]
-    layers: tuple[LayerRecord, ...]
-    snr_db: Mapping[str, float]
-    seconds: float
-    fingerprint: str = ""
-
-    @property
-    def sparsity(self) -> float:
-        """Share of zeros over the block's pruned layers."""
-        total = sum(layer.shape[0] * layer.shape[1] for layer in self.layers)
-        return sum(layer.zeros for layer in self.layers) / total
+from secateur_service.records.blocks import BlockRecord
+from secateur_service.records.progress import Progress, Stage
 
 
 class JobObserver(Protocol):

@@ -18,7 +18,7 @@ from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.companions import Companions
 from secateur_service.models.safetensors import TensorInfo, write_shard
 from secateur_service.models.tensors import TensorReader
-from secateur_service.pipeline.observer import BlockRecord
+from secateur_service.records.blocks import BlockRecord
 from secateur_service.spec import PruneSpec
 
 SHARD_BYTES = 5_000_000_000

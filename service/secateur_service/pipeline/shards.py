@@ -23,8 +23,8 @@ from secateur_service.artifacts import ObjectStore
 from secateur_service.durable import file_digest
 from secateur_service.errors import AttemptError, TransientError
 from secateur_service.models.safetensors import SHARD_PREFIX
-from secateur_service.pipeline.observer import BlockRecord
 from secateur_service.pipeline.waiting import wait_for
+from secateur_service.records.blocks import BlockRecord
 
 MEDIA_TYPE = "application/octet-stream"
 

@@ -28,12 +28,13 @@ from secateur_service.pipeline.block_pruning import BlockPruner
 from secateur_service.pipeline.heap import Heap
 from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.meter import Meter
-from secateur_service.pipeline.observer import BlockRecord, JobObserver, LayerRecord
+from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.read_ahead import BlockReader
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.task import Task
 from secateur_service.pipeline.write_behind import BlockWriter
 from secateur_service.pruning.methods import Moments
+from secateur_service.records.blocks import BlockRecord, LayerRecord
 from secateur_service.telemetry import tracing
 
 # Share of an accelerator's free memory that hidden states may take; the rest is for a block and its statistics.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from secateur_service.calibration.sampling import TextSample
 from secateur_service.models.checkpoint import Checkpoint
-from secateur_service.pipeline.operations import Work, groups_of
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.pruning.patterns import Target
+from secateur_service.sizing.operations import Work, groups_of
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from secateur_service import faults
 from secateur_service.errors import CancelledError, PreemptedError
 from secateur_service.models.safetensors import OutputTensor, WrittenFile, write_shard
 from secateur_service.pipeline.ledger import BlockLedger
-from secateur_service.pipeline.observer import BlockRecord, JobObserver, LayerRecord
+from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.waiting import wait_for
+from secateur_service.records.blocks import BlockRecord, LayerRecord
 
 
 class BlockWriter:

@@ -15,9 +15,9 @@ from secateur.v1 import prune_service_pb2_grpc as service_grpc
 from secateur_service.api.server import ApiServer
 from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.jobs.store import open_job_store
+from secateur_service.metrics.registry import Metrics
 from secateur_service.settings import Settings
 from secateur_service.spec import OutputSpec, parse_spec
-from secateur_service.telemetry.metrics import Metrics
 from support.api import Admitted, Api, StartApi
 
 

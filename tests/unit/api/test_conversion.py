@@ -14,7 +14,7 @@ from secateur.v1 import prune_job_pb2 as pb
 from secateur_service.api import conversion
 from secateur_service.jobs.job import Event, EventKind
 from secateur_service.jobs.states import JobState
-from secateur_service.pipeline.observer import Stage
+from secateur_service.records.progress import Stage
 from secateur_service.spec import parse_spec
 from support.jobs import SPEC
 

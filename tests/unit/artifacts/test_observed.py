@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry
 
 from secateur_service.artifacts import ObservedStore, open_store
 from secateur_service.errors import PermanentError
-from secateur_service.telemetry.attempt_figures import AttemptFigures
-from secateur_service.telemetry.metrics import Metrics
+from secateur_service.metrics.attempt_figures import AttemptFigures
+from secateur_service.metrics.registry import Metrics
 from servers import S3Access
 
 

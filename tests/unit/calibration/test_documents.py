@@ -20,7 +20,7 @@ from secateur_service.calibration import containers
 from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus, Reading
 from secateur_service.calibration.documents import AROUND, LONGEST_CHARACTERS, MOST_WITHOUT_TEXT, parts
 from secateur_service.calibration.sampling import draw_samples, for_evaluation
-from secateur_service.demo.tokenizer import save_byte_tokenizer
+from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 
 # What is in texts and must not end one: other line separators, control characters, marks, halves of a CRLF.
 ODD = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\ufeff", "\u00a0", "\u3000", "\r", "\t", " ", "\u0301"]

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from secateur_service.calibration.documents import rendered
 from secateur_service.calibration.packing import Framing, pack, token_sizes
-from secateur_service.demo.tokenizer import BOS, BOS_ID, EOS, EOS_ID, byte_tokenizer
+from secateur_service.commands.demo.tokenizer import BOS, BOS_ID, EOS, EOS_ID, byte_tokenizer
 
 
 def build(*, adds=None, bos=BOS, eos=EOS):

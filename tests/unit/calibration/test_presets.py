@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from secateur_service.calibration.corpora import CorpusRefusedError
 from secateur_service.calibration.languages import parse_language
 from secateur_service.calibration.presets import DEFAULT_PRESET, parse_preset, presets
-from secateur_service.presets_command import list_presets
+from secateur_service.commands.presets import list_presets
 from secateur_service.settings import Settings
 from secateur_service.sources.reference import HubReference, parse_reference
 from support.hub import hub_server

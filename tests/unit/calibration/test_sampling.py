@@ -12,7 +12,7 @@ from secateur_service.calibration import sampling
 from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus
 from secateur_service.calibration.packing import pack
 from secateur_service.calibration.sampling import draw_samples, for_evaluation
-from secateur_service.demo.tokenizer import save_byte_tokenizer
+from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 from support.models import save_corpora
 
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from secateur_service.calibration import templates
 from secateur_service.calibration.templates import TEMPLATE_DATE, render_conversation, strftime_now
-from secateur_service.demo.tokenizer import save_byte_tokenizer
+from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 
 DIRECTIVES = "aAbBcCdDeFgGhHIjklmMnpPrRStTuUVwWxXyYzZ%"
 TALK = [{"role": "user", "content": "Wie geht es?"}, {"role": "assistant", "content": "Gut."}]

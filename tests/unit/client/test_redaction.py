@@ -19,7 +19,7 @@ from secateur._foreign import detail_of
 from secateur._redaction import REDACTED, passwords_of, protect, protecting, redact, redact_text
 from secateur_service import errors
 from secateur_service.api.errors import status_of
-from secateur_service.execution.exits import attempt_error, end_of_error
+from secateur_service.control.exits import attempt_error, end_of_error
 from secateur_service.jobs.events import log_body
 from secateur_service.telemetry.logging import configure_logging
 

@@ -16,7 +16,7 @@ from secateur_service.jobs.events import MAX_LOG_BYTES
 from secateur_service.jobs.job import EventKind, Failure, Shortage
 from secateur_service.jobs.locked import MAX_UNCHARGED_ATTEMPTS
 from secateur_service.jobs.states import JobState
-from secateur_service.pipeline.observer import Progress, Stage
+from secateur_service.records.progress import Progress, Stage
 from secateur_service.spec import PruneSpec
 from support.clock import let_pass
 from support.jobs import SPEC, block, new_job, result

@@ -7,7 +7,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from secateur_service.calibration.tokenizing import TokenizerFailedError, tokenize
-from secateur_service.demo.tokenizer import save_byte_tokenizer
+from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 from secateur_service.models.checkpoint import ModelRefusedError
 from secateur_service.models.tokenizer import TOKENIZER_BYTES, check_ids, load_tokenizer
 

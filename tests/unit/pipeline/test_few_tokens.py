@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from secateur_service.pipeline.block_pruning import MIN_EXPERT_TOKENS
-from secateur_service.pipeline.estimate import _waiting_bytes
-from secateur_service.pipeline.operations import Group, Work
 from secateur_service.pruning.budget import EXPERT_TILE_TOKENS
 from secateur_service.pruning.fidelity import InputSample
 from secateur_service.pruning.methods import METHODS, Moments, Recipe
 from secateur_service.pruning.patterns import Unstructured, target_count
 from secateur_service.pruning.statistics import InputStatistics
+from secateur_service.sizing.estimate import _waiting_bytes
+from secateur_service.sizing.operations import Group, Work
 from support.models import save_model
 from support.passes import prune, pruned_tensors, samples_of
 

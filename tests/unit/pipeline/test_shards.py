@@ -9,8 +9,8 @@ import pytest
 from secateur_service.artifacts import open_store
 from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.errors import TransientError
-from secateur_service.pipeline.observer import BlockRecord
 from secateur_service.pipeline.shards import Shards
+from secateur_service.records.blocks import BlockRecord
 
 
 @pytest.fixture(params=["directory", "s3"])

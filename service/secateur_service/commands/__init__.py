@@ -1,0 +1,1 @@
+"""Everything that is typed in a shell."""

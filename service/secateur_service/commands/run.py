@@ -1,0 +1,341 @@
+"""One job without a server, in this process: `secateur-service run SPEC.yaml --output DIR`.
+
+The folder becomes what a service publishes for a job. While the job runs, what is finished lies below `DIR/.work`, so
+that the same command goes on where an interrupted one stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as ProgressBar
+from rich.table import Table
+
+from secateur import InvalidSpecError as MisshapenSpecError
+from secateur._spec import load_spec
+from secateur._terminal import OutputLostError, clean, console, say, write
+from secateur_service.admission import AccessPolicy, admit
+from secateur_service.api.conversion import spec_to_dict
+from secateur_service.artifacts.directory import DirectoryStore
+from secateur_service.artifacts.leftovers import remove_leftovers
+from secateur_service.artifacts.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from secateur_service.control.exits import attempt_error
+from secateur_service.durable import write_durably
+from secateur_service.errors import (
+    FieldViolation,
+    InternalError,
+    InvalidSpecError,
+    NoSuchDeviceError,
+    PermanentError,
+    PreemptedError,
+)
+from secateur_service.evaluation.report import Report
+from secateur_service.jobs.events import log_body
+from secateur_service.pipeline.ledger import FileLedger
+from secateur_service.private_files import make_public_folder
+from secateur_service.records.blocks import BlockRecord
+from secateur_service.records.progress import Progress, Stage
+from secateur_service.settings import Settings
+from secateur_service.sources import Sources, open_sources
+from secateur_service.spec import OutputSpec, PruneSpec
+
+_WORK = ".work"
+LINE_INTERVAL_SECONDS = 10.0
+"""Progress is printed no more often than this, save for the first after a block."""
+
+
+def run_command(
+    spec_path: Path, output: Path, device: str | None, threads: int | None, settings: Settings, *, as_json: bool
+) -> int:
+    """Run the job of a specification file.
+
+    Args:
+        spec_path: YAML form of a PruneSpec.
+        output: folder for the artifacts.
+        device: torch's name of a device; default cuda where there is one.
+        threads: of the CPU; default torch's choice.
+        settings: where hub and object stores are, and who we are there.
+        as_json: end with one line of JSON on standard output.
+
+    Returns:
+        The exit code: 0, that of the failure's class, or 2 for a device that this machine does not have.
+    """
+    try:
+        if device not in (None, "cpu"):
+            from secateur_service.pipeline.device import open_device
+
+            open_device(device)
+        summary, report = _run(spec_path, output, device, threads or 0, settings, terminal=not as_json)
+    except NoSuchDeviceError as error:
+        return _fail(f"--device: {error.message}", 2)
+    except MisshapenSpecError as error:
+        return _fail("; ".join(f"{fault.field}: {fault.description}" for fault in error.violations), 10)
+    except InvalidSpecError as error:
+        return _fail(error.message, 10)
+    except Exception as error:  # noqa: BLE001 - the last frame of a command: every failure becomes its exit code
+        failure = attempt_error(error)
+        if isinstance(failure, InternalError):  # there is no log here that would tell more
+            say("".join(traceback.format_exception(error)).rstrip())
+        return _fail(f"{failure.reason}: {failure.message}", failure.exit_code)
+    try:
+        write(json.dumps(summary) if as_json else _result_text(report, output), stream=sys.stdout)
+    except OutputLostError as error:  # the artifacts are there all the same
+        say(f"the result is in {clean(str(output))}; {error or 'nobody reads it here'}")
+    return 0
+
+
+def _run(
+    spec_path: Path, output: Path, device: str | None, threads: int, settings: Settings, *, terminal: bool
+) -> tuple[dict[str, Any], Report]:
+    data = spec_to_dict(load_spec(spec_path))
+    on_device = device is not None and not device.startswith("cpu")
+    sources = open_sources(settings, everywhere=True)
+    admission = admit(data, AccessPolicy(sources, destinations=None, on_device=on_device))
+    spec = admission.resolved.model_copy(update={"output": OutputSpec()})
+    output = output.resolve()
+    workdir = output / _WORK
+    make_public_folder(output)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with _locked(workdir):
+        published = _published(output)
+        if published is not None:
+            return _adopt(output, published, spec)
+        _claim_folder(workdir, spec)
+        with ConsoleObserver(terminal=terminal) as observer:
+            summary, report = _run_pipeline(spec, sources, output, workdir, device, threads, observer)
+        remove_leftovers(DirectoryStore(output), "", summary["sha256"])  # shards that were made under other conditions
+    shutil.rmtree(workdir, ignore_errors=True)
+    return summary, report
+
+
+def _run_pipeline(
+    spec: PruneSpec,
+    sources: Sources,
+    output: Path,
+    workdir: Path,
+    device: str | None,
+    threads: int,
+    observer: ConsoleObserver,
+) -> tuple[dict[str, Any], Report]:
+    import torch
+
+    from secateur_service.pipeline.job import run_job
+
+    outcome = run_job(
+        spec=spec,
+        job_id=f"run-{spec.digest()[:12]}",
+        attempt=1,
+        workdir=workdir,
+        ledger=FileLedger(workdir / "ledger.json"),
+        store=DirectoryStore(output),
+        observer=observer,
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        threads=threads,
+        commit=lambda digest: digest,
+        sources=sources,
+        prefix="",
+    )
+    summary = {
+        "seconds": outcome.seconds,
+        "cpu_seconds": outcome.cpu_seconds,
+        "peak_rss_bytes": outcome.peak_rss_bytes,
+        "peak_device_bytes": outcome.peak_device_bytes,
+        **_figures(outcome.report),
+        "manifest": str(output / MANIFEST_NAME),
+        "sha256": outcome.result.manifest_sha256,
+        "resumed_blocks": outcome.resumed_blocks,
+    }
+    return summary, outcome.report
+
+
+def _figures(report: Report) -> dict[str, Any]:
+    return {
+        "sparsity": report.sparsity.pruned_layers,
+        "perplexity": {
+            entry.language: {"dense": entry.dense_perplexity, "pruned": entry.pruned_perplexity}
+            for entry in report.evaluation
+        },
+    }
+
+
+def _published(output: Path) -> Manifest | None:
+    path = output / MANIFEST_NAME
+    return parse_manifest(path.read_bytes()) if path.exists() else None
+
+
+def _adopt(output: Path, manifest: Manifest, spec: PruneSpec) -> tuple[dict[str, Any], Report]:
+    """The result that is there already, if it is this job's."""
+    if manifest.resolved_spec != spec.model_dump(mode="json"):
+        raise _other_job(output)
+    report = Report.model_validate_json((output / "report" / "report.json").read_bytes())
+    summary = {
+        "seconds": {"total": 0.0},
+        "cpu_seconds": {"total": 0.0},
+        "peak_rss_bytes": 0,
+        "peak_device_bytes": 0,
+        **_figures(report),
+        "manifest": str(output / MANIFEST_NAME),
+        "sha256": manifest.digest(),
+        "resumed_blocks": len(report.blocks),
+    }
+    return summary, report
+
+
+def _claim_folder(workdir: Path, spec: PruneSpec) -> None:
+    """Refuse a folder in which another job was interrupted."""
+    path = workdir / "spec.json"
+    encoded = spec.model_dump_json().encode()
+    if path.exists() and path.read_bytes() != encoded:
+        raise _other_job(workdir.parent)
+    write_durably(path, encoded)
+
+
+def _other_job(output: Path) -> InvalidSpecError:
+    return InvalidSpecError([FieldViolation("--output", f"{output} belongs to another job; choose another folder")])
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+    with (workdir / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise PermanentError(f"another run is at work in {workdir.parent}", reason="FOLDER_IN_USE") from error
+        yield
+
+
+def _fail(message: str, code: int) -> int:
+    say(f"error: {clean(' '.join(message.split()))}")
+    return code
+
+
+def _result_text(report: Report, output: Path) -> str:
+    terminal = console()
+    table = Table(title=f"{report.sparsity.pruned_layers:.2%} of the weights of the pruned layers are zero")
+    for heading in (
+        "language",
+        "dense perplexity",
+        "pruned perplexity",
+        "ratio",
+        "dense bits/byte",
+        "pruned bits/byte",
+    ):
+        table.add_column(heading, justify="left" if heading == "language" else "right")
+    for entry in report.evaluation:
+        table.add_row(
+            clean(entry.language),
+            f"{entry.dense_perplexity:.2f}",
+            f"{entry.pruned_perplexity:.2f}",
+            f"{entry.perplexity_ratio:.3f}",
+            f"{entry.dense_bits_per_byte:.4f}",
+            f"{entry.pruned_bits_per_byte:.4f}",
+        )
+    with terminal.capture() as captured:
+        terminal.print(table)
+    lines = [captured.get().rstrip("\n")]
+    lines += [f"- {clean(verdict.message)}" for verdict in report.verdicts]
+    for name, path in (("report", "report/report.html"), ("checkpoint", "checkpoint"), ("manifest", MANIFEST_NAME)):
+        lines.append(f"{name:<10}  {clean(str(output.resolve() / path))}")
+    return "\n".join(lines)
+
+
+class ConsoleObserver:
+    """Shows a job's progress on standard error, and turns signals into a stop at the next safe point.
+
+    Args:
+        terminal: draw a progress bar where standard error is a terminal; plain lines otherwise.
+    """
+
+    def __init__(self, *, terminal: bool) -> None:
+        self._console = console(stderr=True)
+        self._bar = ProgressBar(
+            TextColumn("{task.description:<11}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %  {task.fields[blocks]}  {task.fields[left]}"),
+            console=self._console,
+            disable=not (terminal and self._console.is_terminal),
+        )
+        self._task: TaskID | None = None
+        self._stage = Stage.FETCHING
+        self._stop: int | None = None
+        self._previous: dict[int, Any] = {}
+        self._began = time.monotonic()
+        self._told_at, self._told_blocks = self._began, 0
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._on_signal)
+        self._bar.start()
+        self._task = self._bar.add_task("", total=1.0, blocks="", left="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the handler's signature
+        if self._stop is not None:
+            raise KeyboardInterrupt
+        self._stop = number
+
+    def stage(self, stage: Stage) -> None:
+        """Show the stage."""
+        self._stage = stage
+        if self._bar.disable:
+            self._line(stage.lower())
+        elif self._task is not None:
+            self._bar.update(self._task, description=stage.lower())
+
+    def progress(self, progress: Progress) -> None:
+        """Show blocks, share and time left; as a line after every block, and now and then between two."""
+        blocks = f"block {progress.blocks_done}/{progress.blocks_total}"
+        left = "" if progress.eta_seconds is None else f"{progress.eta_seconds:.0f} s left"
+        if self._task is not None:
+            self._bar.update(self._task, completed=progress.fraction, blocks=blocks, left=left)
+        now = time.monotonic()
+        if not self._bar.disable or (
+            progress.blocks_done == self._told_blocks and now - self._told_at < LINE_INTERVAL_SECONDS
+        ):
+            return
+        self._told_blocks, self._told_at = progress.blocks_done, now
+        self._line(", ".join(part for part in (blocks, f"{progress.fraction:.0%}", left) if part))
+
+    def block(self, record: BlockRecord) -> None:
+        """Progress says enough."""
+
+    def log(self, level: str, message: str, **fields: Any) -> None:
+        """Print one line."""
+        body = log_body(level, message, fields)
+        shown = " ".join(f"{key}={value}" for key, value in body["fields"].items())
+        self._line(clean(f"{level}: {body['message']} {shown}".rstrip()))
+
+    def check(self) -> None:
+        """Stop after a signal.
+
+        Raises:
+            PreemptedError: SIGINT or SIGTERM came; finished blocks are kept.
+        """
+        if self._stop is not None:
+            raise PreemptedError("interrupted; run the same command again to go on from the last finished block")
+
+    def _line(self, text: str) -> None:
+        line = f"[{time.monotonic() - self._began:8.1f} s] {text}"
+        if self._bar.disable:
+            say(line)
+        else:
+            self._console.print(line, soft_wrap=True)

@@ -1,0 +1,310 @@
+"""The dispatcher: a reconcile loop that compares which attempts should run here with which workers do.
+
+It keeps nothing that could not be lost. Jobs, attempts and leases are in the store, slots are locked by the workers
+themselves; a new dispatcher beside the orphans of a killed one finds everything as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from secateur._foreign import detail_of
+from secateur_service.control.backoff import Backoff
+from secateur_service.control.exits import AttemptEnd, end_of_process
+from secateur_service.errors import FencedError, NotFoundError, TransientError
+from secateur_service.executors.port import Executor, Worker, WorkerExit
+from secateur_service.jobs.job import Failure, Job
+from secateur_service.jobs.port import HEARTBEATS_PER_LEASE, JobStore
+from secateur_service.jobs.states import JobState
+from secateur_service.telemetry.tracing import ATTEMPT, JOB, waited
+
+_log = structlog.get_logger(__name__)
+
+_OWNED = (JobState.RUNNING, JobState.CANCELLING)
+_POLL_WHILE_DRAINING_SECONDS = 0.1
+_AFTER_KILL_SECONDS = 10.0
+_WIND_UP_SECONDS = 10.0
+
+
+@dataclass
+class _Running:
+    """A worker of this dispatcher, and what was done to keep and to stop it.
+
+    Attributes:
+        started: when its process was started.
+        kept: when its lease was last extended here.
+        begun: its lease is its own business, for it was heard of, or its job is not its any more.
+    """
+
+    worker: Worker
+    started: float
+    kept: float
+    begun: bool = False
+    unwanted_in: JobState | None = None
+    unwanted_since: float = 0.0
+    stop_asked: bool = False
+
+
+class Dispatcher:
+    """Starts workers for queued jobs, notices how they end and stops those that should not run."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        executor: Executor,
+        *,
+        owner: str,
+        lease_seconds: float = 30.0,
+        start_seconds: float = 300.0,
+        poll_seconds: float = 1.0,
+        drain_seconds: float = 45.0,
+        cancel_grace_seconds: float = 60.0,
+        stall_seconds: float = 0.0,
+        backoff: Backoff | None = None,
+        on_fenced: Callable[[], None] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Prepare; nothing happens before `start` or `reconcile`.
+
+        Args:
+            store: the jobs.
+            executor: where workers run.
+            owner: names this replica in the store, for operators.
+            lease_seconds: first lease of a claimed job; extended here until the worker has sent a heartbeat, and then
+                by the worker.
+            start_seconds: how long a worker may take from its start to its first heartbeat.
+            poll_seconds: time between two passes of the loop.
+            drain_seconds: how long a worker that was told to stop may take before it is killed.
+            cancel_grace_seconds: how long a worker may run on whose attempt should not run any more.
+            stall_seconds: an attempt without an event for so long is given up; 0 for never.
+            backoff: waits after failures that are charged.
+            on_fenced: called for a worker that ended because another attempt owns its job.
+            monotonic: clock for starts and graces.
+            rng: source of the jitter.
+        """
+        self._store = store
+        self._executor = executor
+        self._owner = owner
+        self._lease_seconds = lease_seconds
+        self._keep_seconds = lease_seconds / HEARTBEATS_PER_LEASE
+        self._start_seconds = start_seconds
+        self._poll_seconds = poll_seconds
+        self._drain_seconds = drain_seconds
+        self._cancel_grace_seconds = cancel_grace_seconds
+        self._backoff = backoff or Backoff()
+        self._on_fenced = on_fenced
+        self._monotonic = monotonic
+        self._rng = rng or random.Random()  # noqa: S311 - jitter
+        self._running: list[_Running] = []
+        self._expiries: dict[str, Callable[[], list[Job]]] = {
+            "expire leases": store.expire_leases,
+            "expire deadlines": store.expire_deadlines,
+        }
+        if stall_seconds:
+            self._expiries["expire stalled attempts"] = partial(store.expire_stalled, stall_seconds)
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="dispatcher", daemon=True)
+
+    def start(self) -> None:
+        """Start the loop in a thread of its own."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Have the next pass at once, because a job was queued or cancelled here."""
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Stop claiming, ask all workers to stop, kill those that do not, and end the loop. Blocks until then.
+
+        Workers that stop in time have released their jobs; the jobs of the others are released here, uncharged.
+        """
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._reap()
+        for running in self._running:
+            self._ask_to_stop(running)
+        self._await_ends(self._drain_seconds)
+        for running in self._running:
+            _log.warning("worker did not stop in time", job=running.worker.job_id, attempt=running.worker.attempt)
+            running.worker.kill()
+        self._await_ends(_AFTER_KILL_SECONDS)
+        for running in self._running:
+            _log.error("job is left to its lease", job=running.worker.job_id, attempt=running.worker.attempt)
+
+    def reconcile(self) -> None:
+        """One pass. What fails is logged and tried again by the next pass; it does not hinder the rest of this one.
+
+        Leases are extended before they expire, so that a pass that comes late loses none of its own.
+        """
+        self._keep_starting()
+        for action, expire in self._expiries.items():
+            with self._survived(action):
+                for job in expire():
+                    _log.warning("expired", what=action, job=job.id, attempt=job.attempt, state=job.state)
+                    self._discard_if_ended(job)
+        self._reap()
+        for running in self._running:
+            with self._survived("stop a worker", running.worker):
+                self._stop_if_unwanted(running)
+        with self._survived("start workers"):
+            self._fill_slots()
+
+    def _loop(self) -> None:
+        while not self._stopping.is_set():
+            self.reconcile()
+            starting = any(not running.begun for running in self._running)
+            self._wake.wait(min(self._poll_seconds, self._keep_seconds) if starting else self._poll_seconds)
+            self._wake.clear()
+
+    def _keep_starting(self) -> None:
+        for running in self._running:
+            if not running.begun:
+                with self._survived("keep the lease of a worker that starts", running.worker):
+                    self._keep_lease(running)
+
+    def _keep_lease(self, running: _Running) -> None:
+        """Do what the worker cannot do before it is up: loading its libraries can take longer than a lease."""
+        worker, now = running.worker, self._monotonic()
+        overdue = now - running.started >= self._start_seconds
+        if worker.poll() is not None or (now - running.kept < self._keep_seconds and not overdue):
+            return
+        try:
+            running.begun = not self._store.keep_starting(
+                worker.job_id, worker.attempt, lease_seconds=self._lease_seconds
+            )
+        except FencedError:
+            running.begun = True  # and unwanted
+        running.kept = now
+        if overdue and not running.begun:
+            worker.kill()
+            running.begun = True
+            message = (
+                f"the worker's process sent no heartbeat within {self._start_seconds:g} s of its start; its machine "
+                "is overloaded or its disk slow: look into it, or raise start_seconds"
+            )
+            _log.warning("worker did not begin in time", job=worker.job_id, attempt=worker.attempt)
+            job = self._job(worker)
+            if job is not None and _owns(worker, job):
+                self._release(job, AttemptEnd(Failure("START_TIMEOUT", message, retryable=True), charged=False))
+
+    def _reap(self) -> None:
+        for running in list(self._running):
+            with self._survived("record the end of a worker", running.worker):
+                ended = running.worker.poll()
+                if ended is not None:
+                    self._record_end(running, ended)
+                    self._running.remove(running)
+
+    def _record_end(self, running: _Running, ended: WorkerExit) -> None:
+        """Release the job if the worker, which is gone, has not done so itself."""
+        worker = running.worker
+        job = self._job(worker)
+        if job is None or not _owns(worker, job):
+            if ended.exit_code == FencedError.exit_code:
+                self._on_fenced()
+            state = None if job is None else job.state
+            _log.info("worker ended", job=worker.job_id, attempt=worker.attempt, state=state, ended=str(ended))
+            if job is not None:
+                self._discard_if_ended(job)
+            return
+        end = end_of_process(ended, worker.output_tail(), stop_asked=running.stop_asked)
+        _log.warning(
+            "worker left its job", job=job.id, attempt=job.attempt, ended=str(ended), reason=end.failure.reason
+        )
+        self._release(job, end)
+
+    def _stop_if_unwanted(self, running: _Running) -> None:
+        """Stop a worker whose job was cancelled, or is not its any more, and that does not stop by itself."""
+        job = self._job(running.worker)
+        if job is None or job.attempt != running.worker.attempt:
+            running.worker.kill()  # it can write nothing more, and may keep the job's files from its successor
+            return
+        if job.state is JobState.RUNNING:
+            return
+        now = self._monotonic()
+        if running.unwanted_in is not job.state:
+            running.unwanted_in, running.unwanted_since = job.state, now
+        if job.state is not JobState.CANCELLING:
+            # It has written its end and winds up, or was stopped, has lost its lease and keeps a slot from others.
+            if now - running.unwanted_since >= _WIND_UP_SECONDS:
+                running.worker.kill()
+            return
+        overdue = now - running.unwanted_since - self._cancel_grace_seconds
+        if overdue >= self._drain_seconds and running.stop_asked:
+            running.worker.kill()
+        elif overdue >= 0 and not running.stop_asked:
+            self._ask_to_stop(running)
+
+    def _fill_slots(self) -> None:
+        for slot in self._executor.free_slots():
+            job = self._store.claim(owner=self._owner, lease_seconds=self._lease_seconds)
+            if job is None:
+                return
+            waited("queue", job.queue_time, job.trace, {JOB: job.id, ATTEMPT: job.attempt})
+            try:
+                worker = self._executor.start(job.id, job.attempt, slot)
+            except OSError as error:
+                _log.error("worker cannot be started", job=job.id, attempt=job.attempt, error=str(error))
+                message = f"the worker process could not be started: {detail_of(error)}"
+                self._release(job, AttemptEnd(Failure("WORKER_NOT_STARTED", message, retryable=True), charged=True))
+                return
+            _log.info("worker started", job=job.id, attempt=job.attempt, slot=slot)
+            now = self._monotonic()
+            self._running.append(_Running(worker, started=now, kept=now))
+
+    def _job(self, worker: Worker) -> Job | None:
+        """The worker's job, None where it was deleted."""
+        try:
+            return self._store.get(worker.job_id)
+        except NotFoundError:
+            return None
+
+    def _release(self, job: Job, end: AttemptEnd) -> None:
+        delay = self._backoff.delay_seconds(job.charged_attempts, self._rng) if end.charged else 0.0
+        released = self._store.release(job.id, job.attempt, end.failure, charged=end.charged, delay_seconds=delay)
+        self._discard_if_ended(released)
+
+    def _discard_if_ended(self, job: Job) -> None:
+        """Do what a worker does itself when it lives to see the end of its job."""
+        if job.state.is_terminal:
+            self._executor.discard(job.id)
+
+    def _ask_to_stop(self, running: _Running) -> None:
+        running.stop_asked = True
+        running.worker.terminate()
+
+    def _await_ends(self, seconds: float) -> None:
+        deadline = self._monotonic() + seconds
+        self._reap()
+        while self._running and self._monotonic() < deadline:
+            time.sleep(_POLL_WHILE_DRAINING_SECONDS)
+            self._keep_starting()
+            self._reap()
+
+    @contextlib.contextmanager
+    def _survived(self, action: str, worker: Worker | None = None) -> Iterator[None]:
+        """The loop outlives every failure: it logs it, and the next pass sees the same difference again."""
+        context = {} if worker is None else {"job": worker.job_id, "attempt": worker.attempt}
+        try:
+            yield
+        except TransientError as error:
+            _log.warning("dispatcher could not " + action, error=error.message, **context)
+        except Exception:  # noqa: BLE001 - a defect here must not end the only loop that sees jobs end
+            _log.exception("dispatcher could not " + action, **context)
+
+
+def _owns(worker: Worker, job: Job) -> bool:
+    """Whether the worker's attempt may write to its job."""
+    return job.attempt == worker.attempt and job.state in _OWNED

@@ -1,0 +1,159 @@
+"""The janitor: removes what jobs that have ended left behind, and in the end the jobs themselves.
+
+Results stay for as long as their owner wants them. What goes: objects that no manifest names and unfinished uploads,
+work directories on this machine, and, long after the end, the job with its events and its ledger. Every replica has a
+janitor; two that do the same work do no harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Collection, Iterator
+from typing import Protocol
+
+import structlog
+
+from secateur_service.artifacts import ObjectStore
+from secateur_service.artifacts.leftovers import remove_leftovers
+from secateur_service.errors import NotFoundError, ServiceError, TransientError
+from secateur_service.executors.port import Executor
+from secateur_service.jobs.job import Job
+from secateur_service.jobs.port import JobStore
+from secateur_service.records.result import Removed
+
+# A worker that lost its job may still be uploading a shard; it is long gone then.
+_SETTLED_SECONDS = 3600.0
+_STOP_SECONDS = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Retention(Protocol):
+    """What of the jobs in the store is due to go. All times are the database's."""
+
+    def unswept(self, *, succeeded_seconds: float, other_seconds: float) -> list[str]:
+        """Jobs that ended so long ago and whose leftovers were not removed yet, oldest first.
+
+        A job that a retry may take finished blocks from is not among them before that one is swept.
+        """
+
+    def mark_swept(self, job_id: str) -> None:
+        """Nothing is left of the job but its result."""
+
+    def forget(self, seconds: float, *, unsweepable: Collection[str] = ()) -> list[str]:
+        """Delete jobs that ended so long ago and were swept, or cannot be; returns them."""
+
+
+class Janitor:
+    """Cleans up in rounds, in a thread of its own."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        retention: Retention,
+        executor: Executor,
+        open_results: Callable[[Job], ObjectStore],
+        *,
+        leftovers_seconds: float,
+        jobs_seconds: float,
+        pause_seconds: float,
+        on_round: Callable[[Removed], None] | None = None,
+    ) -> None:
+        """Prepare; nothing happens before `start` or `clean`.
+
+        Args:
+            store: the jobs.
+            retention: which of them are due.
+            executor: has work directories on this machine.
+            open_results: opens the store that a job publishes to.
+            leftovers_seconds: how long finished blocks of a job that failed or was cancelled stay for a retry.
+            jobs_seconds: how long a job is known after its end; 0 for ever.
+            pause_seconds: between two rounds.
+            on_round: hears what a round removed.
+        """
+        self._store = store
+        self._retention = retention
+        self._executor = executor
+        self._open_results = open_results
+        self._leftovers_seconds = leftovers_seconds
+        self._jobs_seconds = jobs_seconds
+        self._pause_seconds = pause_seconds
+        self._on_round = on_round
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="janitor", daemon=True)
+
+    def start(self) -> None:
+        """Begin with the first round."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Begin nothing more. What an object store is slow to do is left for the next start."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(_STOP_SECONDS)
+
+    def clean(self) -> Removed:
+        """One round. What fails is logged and tried again by the next one; it does not hinder the rest of this one."""
+        removed = Removed()
+        unsweepable: list[str] = []
+        with self._survived("find what is due"):
+            for job_id in self._retention.unswept(
+                succeeded_seconds=min(_SETTLED_SECONDS, self._leftovers_seconds), other_seconds=self._leftovers_seconds
+            ):
+                if self._stopping.is_set():
+                    return removed
+                with self._survived("remove leftovers", job_id):
+                    removed.leftovers += self._sweep(job_id, unsweepable)
+        if self._jobs_seconds:
+            with self._survived("forget old jobs"):
+                removed.jobs = len(self._retention.forget(self._jobs_seconds, unsweepable=unsweepable))
+        with self._survived("look for work directories"):
+            for job_id in self._executor.job_ids():
+                with self._survived("remove a work directory", job_id):
+                    self._clear_work(job_id)
+        if removed.leftovers or removed.jobs:
+            _log.info("cleaned up", leftovers=removed.leftovers, jobs_forgotten=removed.jobs)
+        return removed
+
+    def _loop(self) -> None:
+        while True:
+            removed = self.clean()
+            if self._on_round is not None:
+                self._on_round(removed)
+            if self._stopping.wait(self._pause_seconds):
+                return
+
+    def _sweep(self, job_id: str, unsweepable: list[str]) -> int:
+        job = self._store.get(job_id)
+        try:
+            result = job.result
+            count = remove_leftovers(self._open_results(job), job.id, result.manifest_sha256 if result else None)
+        except TransientError:
+            raise
+        except ServiceError:
+            unsweepable.append(job_id)
+            raise
+        self._retention.mark_swept(job_id)
+        if count:
+            _log.info("leftovers removed", job=job_id, state=job.state, count=count)
+        return count
+
+    def _clear_work(self, job_id: str) -> None:
+        try:
+            ended = self._store.get(job_id).state.is_terminal
+        except NotFoundError:
+            self._executor.forget(job_id)
+            return
+        if ended:
+            self._executor.discard(job_id)
+
+    @contextlib.contextmanager
+    def _survived(self, action: str, job_id: str | None = None) -> Iterator[None]:
+        context = {} if job_id is None else {"job": job_id}
+        try:
+            yield
+        except ServiceError as error:
+            _log.warning("the janitor could not " + action, reason=error.reason, error=error.message, **context)
+        except Exception:  # noqa: BLE001 - a defect here must not end the only loop that cleans up
+            _log.exception("the janitor could not " + action, **context)

@@ -1,0 +1,1 @@
+"""Where workers run: a port, and this machine."""

@@ -1,0 +1,1 @@
+"""What Prometheus reads: the registry, and figures that follow from events."""

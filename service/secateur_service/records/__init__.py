@@ -1,0 +1,1 @@
+"""Plain data that everybody may read: progress, blocks, results."""

@@ -1,0 +1,72 @@
+"""What is known of a finished block and of its layers: the ledger's entries, and the report's raw material."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from secateur_service.records.plain import from_plain
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One layer that pruning saw.
+
+    Attributes:
+        name: of its weight in the checkpoint.
+        shape: (out, in).
+        zeros: exact count.
+        notes: what was unusual.
+        snr_db: 10·log10(‖XWᵀ‖² / ‖X(W − Ŵ)ᵀ‖²) per calibration language, on inputs that the layer saw.
+        snr_tokens: number of these inputs, per calibration language.
+        weights: mixing weight of each language, where they were searched for.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    zeros: int
+    notes: tuple[str, ...] = ()
+    snr_db: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    snr_tokens: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BlockRecord:
+    """A finished decoder block: the ledger's entry.
+
+    `shard` is the file name below `checkpoint/`, which carries the content's digest; `tensors` names what it holds.
+    `snr_db` is 10·log10(‖h‖² / ‖h − ĥ‖²) of the evaluation states after the block, per language; `fingerprint` the
+    digest of all that its bytes depend on.
+    """
+
+    index: int
+    shard: str
+    sha256: str
+    size_bytes: int
+    tensors: tuple[str, ...]
+    layers: tuple[LayerRecord, ...]
+    snr_db: Mapping[str, float]
+    seconds: float
+    fingerprint: str = ""
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros over the block's pruned layers."""
+        total = sum(layer.shape[0] * layer.shape[1] for layer in self.layers)
+        return sum(layer.zeros for layer in self.layers) / total
+
+
+def block_to_json(record: BlockRecord) -> dict[str, Any]:
+    """A block record as plain JSON types."""
+    return asdict(record)
+
+
+def block_from_json(data: dict[str, Any]) -> BlockRecord:
+    """The inverse of `block_to_json`, also of another release's."""
+    layers = tuple(
+        from_plain(LayerRecord, {**layer, "shape": tuple(layer["shape"]), "notes": tuple(layer["notes"])})
+        for layer in data["layers"]
+    )
+    return from_plain(BlockRecord, {**data, "tensors": tuple(data["tensors"]), "layers": layers})

@@ -1,0 +1,150 @@
+"""What a job will cost, from the shapes of the model: bytes, memory, disk and floating-point operations.
+
+The operations are those of `operations`; nothing is loaded and torch is not imported. With T calibration tokens in L
+languages, hidden size d, vocabulary V, and layers m×n that share distinct inputs of widths n:
+
+- full second moments take 4·n² bytes each: of one input of a block at a time in order `true_sequential`, of all at once
+  in the others, and for each language with `minimax`;
+- where they are not kept by language, a sample of the inputs of each language waits for the layers to be judged;
+- of an expert's inputs, what does not fill a tile waits for more, for each expert and language;
+- text that the model writes itself takes 2 operations for each of its parameters and tokens, and as many to judge it;
+  the whole model is in memory then, with keys and values of a batch of texts, and the logits of one;
+- the work directory holds four blocks at a time, for finished ones move on, and in the end what is in no block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.safetensors import DTYPE_BYTES
+from secateur_service.pruning.budget import EXPERT_TILE_TOKENS, sample_tokens
+from secateur_service.pruning.methods import Moments, Recipe
+from secateur_service.records.result import Estimate, Shortage
+from secateur_service.sizing.operations import Group, Work, groups_of
+from secateur_service.spec import PruneSpec
+
+# Resident memory of a process that has imported everything and run a tiny job, measured with the pinned versions; and
+# what its heap may hold on to.
+_PROCESS_BYTES = 400 << 20
+_SLACK_BYTES = 48 << 20
+_HEAD_BYTES = {"cpu": (64 + 16) << 20, "cuda": (256 + 64) << 20}
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 16 * 2048}
+_BATCH_TEXTS = 16
+# Being written, waiting and on their way to the object store.
+_BLOCKS_ON_DISK = 4
+
+
+def estimate_cost(
+    checkpoint: Checkpoint, spec: PruneSpec, *, on_device: bool, short_of: Collection[Shortage] = ()
+) -> Estimate:
+    """Estimate a job.
+
+    Args:
+        checkpoint: the model.
+        spec: the resolved specification.
+        on_device: whether an accelerator computes; its memory is then counted apart from the host's.
+        short_of: memory that the job spares.
+    """
+    length = spec.calibration.sequence_length or 1
+    vocabulary, hidden = checkpoint.tensors[checkpoint.head_name].shape
+    work = Work(
+        blocks=[list(groups_of(checkpoint, index)) for index in range(checkpoint.num_blocks)],
+        hidden=hidden,
+        vocabulary=vocabulary,
+        length=length,
+        calibration=spec.calibration.samples_per_language * len(spec.calibration.languages) * length,
+        evaluation=spec.evaluation.tokens_per_language // length * length * len(spec.evaluation.languages),
+        languages=len(spec.calibration.languages),
+        recipe=spec.pruning.recipe,
+        order=spec.pruning.order,
+        minimax=spec.calibration.policy == "minimax",
+        layer_snr=spec.evaluation.layer_snr,
+    )
+    flops = work.head()
+    for index, groups in enumerate(work.blocks):
+        flops += work.evaluating(index) + work.calibrating(index)
+        flops += work.carrying(index) if work.order == "block" else 0.0
+        flops += sum(work.solving(group) + work.judging(group) for group in groups)
+        if spec.pruning.allocation.policy != "uniform":
+            flops += work.forward(work.calibration, index)
+    device, item = ("cuda", DTYPE_BYTES[checkpoint.weight_dtype]) if on_device else ("cpu", 4)
+    peaks = {"cpu": 0, "cuda": 0, "disk": 0}
+    peaks[device] += _working_bytes(work, spec, hidden, device, item, small=Shortage.DEVICE in short_of)
+    if spec.calibration.generation is not None:
+        written = spec.calibration.generation.resolved(length)
+        texts = _BATCH_TEXTS * ((written.prefix_tokens or 0) + (written.new_tokens or 0))
+        cached = 2 * texts * hidden * checkpoint.num_blocks * item  # keys and values, as wide as the hidden states
+        peaks[device] = max(
+            peaks[device], checkpoint.parameters * item + cached + texts // _BATCH_TEXTS * vocabulary * item
+        )
+        flops += 4.0 * checkpoint.parameters * work.calibration / (1 - written.dropped_share)
+    peaks[_place_of_states(device, short_of)] += _states_values(work, hidden) * item
+    largest = max(
+        sum(info.size_bytes for info in checkpoint.block_tensors(index)) for index in range(checkpoint.num_blocks)
+    )
+    outer = sum(info.size_bytes for info in checkpoint.other_tensors())
+    return Estimate(
+        checkpoint_bytes=checkpoint.size_bytes,
+        # One block is being read or written while another is pruned.
+        peak_host_bytes=_PROCESS_BYTES + _SLACK_BYTES + 2 * largest + peaks["cpu"],
+        peak_device_bytes=peaks["cuda"],
+        disk_bytes=min(checkpoint.size_bytes, _BLOCKS_ON_DISK * largest + outer) + peaks["disk"],
+        flops=flops,
+    )
+
+
+def _states_values(work: Work, hidden: int) -> int:
+    """Values of all hidden states that travel from block to block."""
+    return ((work.calibration if work.needs_data else 0) + 2 * work.evaluation) * hidden
+
+
+def _place_of_states(device: str, short_of: Collection[Shortage]) -> str:
+    if device == "cuda" and Shortage.DEVICE not in short_of:
+        return "cuda"
+    return "disk" if Shortage.HOST in short_of else "cpu"
+
+
+def _working_bytes(work: Work, spec: PruneSpec, hidden: int, device: str, item: int, *, small: bool) -> int:
+    """Memory where the blocks are computed: a block, what waits inside it, statistics, the largest piece of work."""
+    groups = max(work.blocks, key=lambda groups: sum(group.parameters for group in groups))
+    stages = not work.all_open
+    waiting = 0
+    if stages and work.needs_data:  # every batch waits inside the block, with its input and what it will be added to
+        waiting = work.calibration * (max(group.width for group in groups) + hidden)
+    grams = [4 * group.width**2 * work.needs_gram for group in groups]
+    each = [
+        gram * (work.languages if work.minimax else 1) + _waiting_bytes(work, group, item)
+        for gram, group in zip(grams, groups, strict=True)
+    ]
+    statistics = max(each) if stages else sum(each)
+    solving = max(_solving_bytes(spec.pruning.recipe, group, item) for group in groups)
+    if work.minimax:  # the best layers so far beside those of a round, and the matrix of its mix
+        solving += 2 * 4 * max(group.parameters for group in groups) + max(grams)
+    tokens = max(work.length, _BATCH_TOKENS["cpu" if small else device])
+    activations = 2 * tokens * max(group.rows for group in groups) * item
+    block = sum(group.parameters for group in groups) * item
+    return block + waiting * item + statistics + max(solving, activations, _HEAD_BYTES[device])
+
+
+def _solving_bytes(recipe: Recipe, group: Group, item: int) -> int:
+    """Memory that solving the layers of an input takes, beside the layers and their statistics as they are."""
+    square, tallest = 4 * group.width**2, 4 * group.width * max(group.heights)
+    copied = item < 4  # float32 weights are worked on as they are
+    if recipe.moments < Moments.FULL:  # one layer after the other
+        return (4 + copied) * tallest
+    costs = [part.cost for part in recipe.parts]
+    stacks = 1 + copied + sum(cost.stacks for cost in costs)
+    squares, layers = sum(cost.squares for cost in costs), max(cost.layers for cost in costs)
+    return stacks * 4 * group.parameters + squares * square + layers * tallest
+
+
+def _waiting_bytes(work: Work, group: Group, item: int) -> int:
+    """Of the inputs of each language: the sample by which layers are judged, and an expert's tile that is not full."""
+    if not work.needs_data:
+        return 0
+    arrived = int(work.calibration * group.share / work.languages)
+    tokens = EXPERT_TILE_TOKENS if group.experts else 0
+    if work.layer_snr and not work.has_language_grams:
+        tokens += min(arrived, sample_tokens(group.experts if work.all_open else 0))
+    return work.languages * tokens * group.width * item

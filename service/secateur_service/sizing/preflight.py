@@ -1,0 +1,85 @@
+"""Whether and how a job fits on this machine, asked before it starts: to learn it after hours costs hours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Collection
+from itertools import combinations
+from pathlib import Path
+
+from secateur_service.errors import ResourceError
+from secateur_service.records.result import Estimate, Shortage
+
+# Estimates of memory lie up to a quarter above what jobs take (benchmarks/estimates.py).
+_MEMORY_MARGIN = 1.25
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def find_room(
+    estimate: Callable[[frozenset[Shortage]], Estimate],
+    workdir: Path,
+    *,
+    device_bytes: int | None,
+    short_of: Collection[Shortage] = (),
+) -> frozenset[Shortage]:
+    """The memory that a job has to spare to fit on this machine, beside what it spares anyway: as little as possible.
+
+    Args:
+        estimate: what the job is expected to take when it spares something.
+        workdir: its work directory; what an earlier attempt left there counts.
+        device_bytes: memory of the accelerator, None for a CPU.
+        short_of: what did not suffice before.
+
+    Raises:
+        ResourceError: with reason DISK_TOO_SMALL, MEMORY_TOO_SMALL or DEVICE_MEMORY_TOO_SMALL: it does not fit at all.
+    """
+    kinds = [Shortage.HOST] if device_bytes is None else [Shortage.DEVICE, Shortage.HOST]
+    *choices, last = [
+        frozenset({*short_of, *more}) for count in range(len(kinds) + 1) for more in combinations(kinds, count)
+    ]
+    for choice in choices:
+        with contextlib.suppress(ResourceError):
+            _require_room(estimate(choice), workdir, device_bytes)
+            return choice
+    _require_room(estimate(last), workdir, device_bytes)
+    return last
+
+
+def _require_room(estimate: Estimate, workdir: Path, device_bytes: int | None) -> None:
+    there = sum(file.stat().st_blocks * 512 for file in workdir.rglob("*") if file.is_file())
+    free = shutil.disk_usage(workdir).free + there
+    if estimate.disk_bytes > free:
+        raise ResourceError(
+            f"the job is expected to need {_gigabytes(estimate.disk_bytes)} of disk for its work, and there are "
+            f"{_gigabytes(free)}; make room below the data folder, or point it at a larger disk",
+            reason="DISK_TOO_SMALL",
+        )
+    _require_memory("memory", "MEMORY_TOO_SMALL", estimate.peak_host_bytes, host_memory_bytes())
+    if device_bytes is not None:
+        _require_memory("device memory", "DEVICE_MEMORY_TOO_SMALL", estimate.peak_device_bytes, device_bytes)
+
+
+def host_memory_bytes() -> int:
+    """Memory of this machine, or of the container where that has less."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for name in _CGROUP_LIMITS:
+        path = Path(name)
+        text = path.read_text(encoding="ascii").strip() if path.exists() else ""
+        if text.isdigit():
+            limits.append(int(text))
+    return min(limits)
+
+
+def _require_memory(kind: str, reason: str, expected: int, there: int) -> None:
+    if expected > _MEMORY_MARGIN * there:
+        raise ResourceError(
+            f"the job is expected to need {_gigabytes(expected)} of {kind}, and there are {_gigabytes(there)}; use a "
+            "larger machine, fewer calibration samples or shorter sequences, or order true_sequential",
+            reason=reason,
+        )
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"

@@ -1,0 +1,263 @@
+"""One attempt of one job in a process of its own, from its claim to its end in the store.
+
+The worker loads what it needs before its first heartbeat: until then whoever started it keeps its lease, so that a
+slow start costs nothing. Then it keeps the lease itself, takes the locks of its device slot and of the job's work
+directory, runs the pipeline and writes how it ended under the attempt's fence. Its exit code repeats the end for the
+case that the store cannot be reached then; the dispatcher writes it instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+from opentelemetry.trace import Span, SpanKind
+from pydantic import ValidationError
+
+from secateur._redaction import protect
+from secateur_service import faults
+from secateur_service.artifacts import ObjectStore, ObservedStore, open_store
+from secateur_service.control.backoff import Backoff
+from secateur_service.control.exits import attempt_error, end_of_error
+from secateur_service.errors import (
+    AttemptError,
+    CancelledError,
+    FencedError,
+    NotFoundError,
+    PermanentError,
+    PreemptedError,
+    TransientError,
+)
+from secateur_service.executors.locks import hold_until_exit, slot_lock
+from secateur_service.executors.workdir import discard_work, work_directory
+from secateur_service.jobs.job import Job, JobResult, Shortage
+from secateur_service.jobs.port import JobStore
+from secateur_service.jobs.states import JobState
+from secateur_service.jobs.store import open_job_store
+from secateur_service.metrics import attempt_figures
+from secateur_service.metrics.attempt_figures import AttemptFigures
+from secateur_service.pipeline.ledger import BlockLedger
+from secateur_service.pipeline.observer import JobObserver
+from secateur_service.settings import Settings
+from secateur_service.sources import Sources, open_sources
+from secateur_service.spec import PruneSpec
+from secateur_service.telemetry import tracing
+from secateur_service.telemetry.logging import configure_logging
+from secateur_service.worker.lease import Lease
+from secateur_service.worker.recorder import StoreLedger, StoreObserver
+
+_log = structlog.get_logger(__name__)
+
+LOCK_WAIT_SECONDS = 5.0
+
+
+class Outcome(Protocol):
+    """What a pipeline returns, as far as the worker cares."""
+
+    @property
+    def result(self) -> JobResult:
+        """What was published."""
+
+    @property
+    def figures(self) -> Mapping[str, int]:
+        """What it took, by name; `telemetry.job_figures` counts those it knows."""
+
+
+class Pipeline(Protocol):
+    """The steps of a job; `pipeline.job.run_job`, or a small one in tests."""
+
+    def __call__(
+        self,
+        *,
+        spec: PruneSpec,
+        job_id: str,
+        attempt: int,
+        workdir: Path,
+        ledger: BlockLedger,
+        store: ObjectStore,
+        observer: JobObserver,
+        device: str,
+        threads: int,
+        commit: Callable[[str], str],
+        sources: Sources,
+        origins: Sequence[str],
+        short_of: Collection[Shortage],
+    ) -> Outcome:
+        """Run the job from its first unfinished block to its published result."""
+
+
+def run_attempt(settings: Settings, job_id: str, attempt: int, slot: int, *, pipeline: Pipeline | None = None) -> int:
+    """Run an attempt that was claimed, in the main thread of this process.
+
+    Args:
+        settings: those of the server.
+        job_id: the job.
+        attempt: the attempt that was claimed.
+        slot: index of the device in `settings.devices`.
+        pipeline: what runs the job; by default the real one, which imports torch.
+
+    Returns:
+        The exit code for this process: 0 when the job is done or was cancelled, else the failure class's.
+    """
+    protect(settings.secrets())
+    configure_logging(level=settings.log_level, log_format=settings.log_format)
+    structlog.contextvars.bind_contextvars(job=job_id, attempt=attempt)
+    # Nothing has begun that would have to be put in order.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(PreemptedError.exit_code))
+    pipeline = pipeline or _real_pipeline()
+    with contextlib.closing(open_job_store(settings.database_url)) as store:
+        lease = Lease(store, job_id, attempt, lease_seconds=settings.lease_seconds)
+        signal.signal(signal.SIGTERM, lambda _number, _frame: lease.preempt())
+        try:
+            with tracing.exporting_spans(), lease:
+                faults.reached("worker.claimed")
+                exit_code, finished = _run_to_end(settings, store, lease, job_id, attempt, slot, pipeline)
+        except (FencedError, TransientError) as error:  # the end could not be, or may not be, written
+            _log.warning("attempt ended without an entry in the store", reason=error.reason, error=error.message)
+            return error.exit_code
+    # What is written is the truth; a signal while the interpreter winds up shall not contradict it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if finished is not None:
+        discard_work(finished)
+    return exit_code
+
+
+def _run_to_end(
+    settings: Settings,
+    store: JobStore,
+    lease: Lease,
+    job_id: str,
+    attempt: int,
+    slot: int,
+    pipeline: Pipeline,
+) -> tuple[int, Path | None]:
+    """Run the attempt and write its end; the exit code, and the work directory where nobody needs it any more."""
+    job = store.get(job_id)
+    workdir = None
+    try:
+        workdir = _take_locks(settings.data_dir, slot, job_id)
+        lease.check()
+        with _attempt_span(job):
+            result = _run_pipeline(settings, store, lease, job, workdir, slot, pipeline)
+            lease.insist(lambda: store.succeed(job_id, attempt, result))
+        faults.reached("worker.succeeded")
+    except Exception as error:
+        ended = attempt_error(error)
+        if isinstance(ended, FencedError):
+            raise ended from error
+        _log.info("attempt ended", reason=ended.reason, exc_info=ended is not error)
+        state = _write_end(settings, store, lease, job, ended)
+        return ended.exit_code, workdir if state.is_terminal else None
+    return 0, workdir
+
+
+def _run_pipeline(
+    settings: Settings,
+    store: JobStore,
+    lease: Lease,
+    job: Job,
+    workdir: Path,
+    slot: int,
+    pipeline: Pipeline,
+) -> JobResult:
+    observer = StoreObserver(store, job.id, job.attempt, lease)
+    figures = AttemptFigures()
+    destination = job.destination or settings.destinations[0]
+    try:
+        outcome = pipeline(
+            spec=_specification(job),
+            job_id=job.id,
+            attempt=job.attempt,
+            workdir=workdir,
+            ledger=StoreLedger(store, job.id, job.attempt, lease),
+            store=ObservedStore(open_store(destination, settings.account_of(destination)), figures),
+            observer=observer,
+            device=settings.devices[slot],
+            threads=settings.worker_threads,
+            commit=lambda digest: lease.insist(partial(store.commit_manifest, job.id, job.attempt, digest)),
+            sources=open_sources(settings, figures),
+            origins=_origins(store, job),
+            short_of=job.short_of,
+        )
+    except Exception:
+        with contextlib.suppress(AttemptError):  # why the attempt ends is what matters
+            observer.log("info", attempt_figures.MESSAGE, **figures.fields({}))
+        raise
+    observer.flush()
+    observer.log("info", attempt_figures.MESSAGE, **figures.fields(outcome.figures))
+    return outcome.result
+
+
+def _attempt_span(job: Job) -> contextlib.AbstractContextManager[Span]:
+    return tracing.span(
+        "attempt",
+        {tracing.JOB: job.id, tracing.ATTEMPT: job.attempt},
+        parent=tracing.parent_of(job.trace),
+        kind=SpanKind.CONSUMER,
+    )
+
+
+def _specification(job: Job) -> PruneSpec:
+    """What runs.
+
+    Raises:
+        PermanentError: with reason SPEC_NOT_UNDERSTOOD: its rules have changed since the job was admitted.
+    """
+    try:
+        return PruneSpec.model_validate(job.resolved)
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, finding["loc"])) for finding in error.errors(include_input=False))
+        raise PermanentError(
+            f"this release has other rules for {fields} than the one that admitted the job; submit it again",
+            reason="SPEC_NOT_UNDERSTOOD",
+        ) from error
+
+
+def _origins(store: JobStore, job: Job) -> list[str]:
+    """The jobs that this one is a retry of, and a retry of a retry: finished blocks may lie with any of them."""
+    found: list[str] = []
+    while job.retry_of is not None:
+        found.append(job.retry_of)
+        try:
+            job = store.get(job.retry_of)
+        except NotFoundError:
+            break
+    return found
+
+
+def _write_end(settings: Settings, store: JobStore, lease: Lease, job: Job, error: AttemptError) -> JobState:
+    """Write how an attempt without a result ended; returns the state that the job is in then."""
+    if isinstance(error, CancelledError):
+        lease.insist(lambda: store.cancelled(job.id, job.attempt))
+        return JobState.CANCELLED
+    end = end_of_error(error)
+    backoff = Backoff(settings.retry_base_seconds, settings.retry_max_seconds)
+    delay = backoff.delay_seconds(job.charged_attempts, random.Random()) if end.charged else 0.0  # noqa: S311 - jitter
+    released = lease.insist(
+        lambda: store.release(job.id, job.attempt, end.failure, charged=end.charged, delay_seconds=delay),
+    )
+    return released.state
+
+
+def _take_locks(data_dir: Path, slot: int, job_id: str) -> Path:
+    """Hold the slot and the work directory for the life of this process; returns the latter."""
+    slot_file, workdir = slot_lock(data_dir, slot), work_directory(data_dir, job_id)
+    slot_file.parent.mkdir(parents=True, exist_ok=True)
+    slot_file.touch()
+    workdir.mkdir(parents=True, exist_ok=True)
+    hold_until_exit(slot_file, wait_seconds=LOCK_WAIT_SECONDS, reason="SLOT_IN_USE")
+    hold_until_exit(workdir, wait_seconds=LOCK_WAIT_SECONDS, reason="WORK_DIRECTORY_IN_USE")
+    return workdir
+
+
+def _real_pipeline() -> Pipeline:
+    from secateur_service.pipeline.job import run_job
+
+    return run_job

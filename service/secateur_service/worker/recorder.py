@@ -1,0 +1,100 @@
+"""The pipeline's observer and ledger, written to the job store under the attempt's fence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from secateur_service.jobs.events import log_body, progress_body
+from secateur_service.jobs.job import EventKind
+from secateur_service.jobs.port import JobStore
+from secateur_service.records.blocks import BlockRecord
+from secateur_service.records.progress import Progress, Stage
+from secateur_service.worker.lease import Lease
+
+PROGRESS_INTERVAL_SECONDS = 1.0
+"""Progress is written no more often than this, save for the first after a block and the last of a stage."""
+
+PROGRESS_STEP = 0.001
+"""Nor before the job has got on by so much: a long job writes a thousand times and not every second."""
+
+
+class StoreObserver:
+    """`JobObserver` that turns what it is told into events, and stops the job when its lease says so."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        job_id: str,
+        attempt: int,
+        lease: Lease,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._job_id = job_id
+        self._attempt = attempt
+        self._lease = lease
+        self._monotonic = monotonic
+        self._pending: Progress | None = None
+        self._blocks_done, self._fraction = -1, 0.0
+        self._written_at = float("-inf")
+
+    def stage(self, stage: Stage) -> None:
+        """Write the stage."""
+        self.flush()
+        self._append(EventKind.STAGE, {"stage": stage.value})
+
+    def progress(self, progress: Progress) -> None:
+        """Write the progress, or keep it until it is due."""
+        self._pending = progress
+        waited = self._monotonic() - self._written_at
+        moved = progress.fraction - self._fraction
+        is_due = waited >= PROGRESS_INTERVAL_SECONDS and moved >= PROGRESS_STEP
+        if is_due or progress.blocks_done != self._blocks_done:
+            self.flush()
+
+    def block(self, record: BlockRecord) -> None:
+        """Do nothing: the ledger has written the block's event."""
+
+    def log(self, level: str, message: str, **fields: Any) -> None:
+        """Write the line."""
+        self._append(EventKind.LOG, log_body(level, message, fields))
+
+    def check(self) -> None:
+        """Return to go on.
+
+        Raises:
+            FencedError, CancelledError, PreemptedError: stop.
+        """
+        self._lease.check()
+
+    def flush(self) -> None:
+        """Write the progress that was kept."""
+        if self._pending is not None:
+            self._append(EventKind.PROGRESS, progress_body(self._pending))
+            self._blocks_done, self._fraction = self._pending.blocks_done, self._pending.fraction
+            self._pending = None
+            self._written_at = self._monotonic()
+
+    def _append(self, kind: EventKind, body: dict[str, Any]) -> None:
+        self._lease.insist(lambda: self._store.append(self._job_id, self._attempt, [(kind, body)]))
+
+
+class StoreLedger:
+    """`BlockLedger` in the job store."""
+
+    def __init__(self, store: JobStore, job_id: str, attempt: int, lease: Lease) -> None:
+        self._store = store
+        self._job_id = job_id
+        self._attempt = attempt
+        self._lease = lease
+
+    def entries(self) -> list[BlockRecord]:
+        """The finished blocks in ascending order of index."""
+        return self._lease.insist(lambda: self._store.blocks(self._job_id))
+
+    def record(self, record: BlockRecord) -> None:
+        """Record one finished block, with its event."""
+        self._lease.insist(lambda: self._store.record_block(self._job_id, self._attempt, record))

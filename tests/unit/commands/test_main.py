@@ -1,0 +1,77 @@
+"""Every command of `secateur-service` says what is wrong with a setting or a device in one line, and ends with 2."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from secateur_service.commands.main import app
+
+COMMANDS = {
+    "serve": ["serve"],
+    "work": ["work", "--job", "x", "--attempt", "1", "--slot", "0"],
+    "migrate": ["migrate"],
+    "run": ["run", "spec.yaml", "--output", "out"],
+    "presets": ["presets"],
+    "tokens create": ["tokens", "create", "name"],
+    "tokens list": ["tokens", "list"],
+    "tokens revoke": ["tokens", "revoke", "name"],
+}
+WRONG = {
+    "S3_ENDPOINT": ["127.0.0.1:9000", "http://[::1", "https://host:port", "ftp://host"],
+    "THREADS_PER_WORKER": ["abc", "-1", "1e3", "99999999999999999999"],
+    "LEASE_SECONDS": ["nan", "inf", "0", "1e300", ""],
+    "DEVICES": ["gpu", "cuda:-1", "cuda:99999999999", "cpu,cpu x"],
+    "DESTINATIONS": ["s3://models//x", "http://host", "file:///a%0Ab", ","],
+    "HUB_ENDPOINT": ["hub", "https://user:swordfish@hub"],
+    "HUB_OFFLINE": ["perhaps"],
+    "CREDENTIALS": ["{", "[]", '{"a": 1}'],
+    "DATABASE_URL": ["somewhere"],
+    "DATA_DIR": ["~no-such-user-here/x"],
+    "LISTEN": ["50051", "127.0.0.1:99999"],
+    "SETTINGS_FILE": ["/absent/secateur.toml", "/dev/null/x"],
+}
+
+
+def invoke(arguments, tmp_path, monkeypatch, **environment):
+    monkeypatch.chdir(tmp_path)
+    return CliRunner().invoke(app, arguments, env=environment)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_wrong_setting_ends_every_command_alike(name, value, tmp_path, monkeypatch):
+    said = set()
+    for command, arguments in COMMANDS.items():
+        done = invoke(arguments, tmp_path, monkeypatch, **{f"SECATEUR_{name}": value})
+        assert done.exit_code == 2, f"{command}: {done.output}"
+        assert isinstance(done.exception, SystemExit)
+        said.add(done.stderr)
+    (line,) = said
+    assert line.count("\n") == 1
+    assert name.lower() in line.lower()
+    assert "swordfish" not in line
+
+
+def test_a_settings_file_that_is_wrong_ends_every_command_alike(tmp_path, monkeypatch):
+    for content in (b"listen = [", b"\xff", b"surprise = 1", b'threads_per_worker = "many"'):
+        (tmp_path / "secateur.toml").write_bytes(content)
+        for command, arguments in COMMANDS.items():
+            done = invoke(arguments, tmp_path, monkeypatch, SECATEUR_SETTINGS_FILE="secateur.toml")
+            assert done.exit_code == 2, f"{command}: {done.output}"
+            assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:-1", "cuda:99999999999", "", "cpu:7", "meta", "cuda:999"])
+def test_a_device_that_is_none_or_not_here_ends_run_with_2_before_the_specification_is_read(
+    device, tmp_path, monkeypatch
+):
+    (tmp_path / "spec.yaml").write_text(json.dumps({"model": {"uri": "file:///absent"}}))
+    done = invoke([*COMMANDS["run"], "--device", device], tmp_path, monkeypatch)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.removeprefix("error: ").startswith("--device: ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "x", "99999999"])
+def test_a_number_of_threads_that_no_machine_has_ends_run_with_2(threads, tmp_path, monkeypatch):
+    assert invoke([*COMMANDS["run"], "--threads", threads], tmp_path, monkeypatch).exit_code == 2
