@@ -8,8 +8,8 @@ import re
 import pytest
 
 from attacks.mutants import mutant
-from secateur_service.spec import specification as spec
 from secateur_service.errors import InvalidSpecError
+from secateur_service.spec import specification as spec
 
 ROUNDS = 10_000
 GOOD = {

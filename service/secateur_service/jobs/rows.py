@@ -15,7 +15,6 @@ from secateur_service.jobs.job import (
     Failure,
     Job,
     JobResult,
-    LanguageResult,
     NewJob,
     Shortage,
 )
@@ -93,7 +92,7 @@ def to_job(row: Row) -> Job:
         charged_attempts=row["charged_attempts"],
         max_attempts=row["max_attempts"],
         failure=None if row["failure"] is None else from_plain(Failure, row["failure"]),
-        result=None if row["result"] is None else _result(row["result"]),
+        result=None if row["result"] is None else from_plain(JobResult, row["result"]),
         last_sequence=row["last_sequence"],
         create_time=to_time(row["create_time"]),
         queue_time=to_time(row["not_before"]),
@@ -127,8 +126,3 @@ def to_time(milliseconds: int) -> datetime:
 
 def _after(now: int, seconds: int | None) -> int | None:
     return None if seconds is None else now + 1000 * seconds
-
-
-def _result(data: Mapping[str, Any]) -> JobResult:
-    languages = tuple(from_plain(LanguageResult, language) for language in data["languages"])
-    return from_plain(JobResult, {**data, "languages": languages})

@@ -29,7 +29,8 @@ from secateur_service.jobs.rows import Row, new_row, to_event, to_job
 from secateur_service.jobs.schema import blocks, events, jobs
 from secateur_service.jobs.sqlite import SqliteDatabase
 from secateur_service.jobs.states import JobState
-from secateur_service.records.blocks import BlockRecord, block_from_json, block_to_json
+from secateur_service.records.blocks import BlockRecord
+from secateur_service.records.plain import from_plain
 from secateur_service.spec import SPEC_FORMAT
 
 _OWNED = (JobState.RUNNING.value, JobState.CANCELLING.value)
@@ -259,9 +260,9 @@ class SqlJobStore:
         of_block = (blocks.c.job_id == job_id, blocks.c.index == record.index)
         with self._owned(job_id, attempt) as job:
             known = job.connection.scalar(select(blocks.c.record).where(*of_block, blocks.c.attempt == attempt))
-            if known is not None and block_from_json(known) == record:
+            if known is not None and from_plain(BlockRecord, known) == record:
                 return
-            entry = {"job_id": job_id, "index": record.index, "attempt": attempt, "record": block_to_json(record)}
+            entry = {"job_id": job_id, "index": record.index, "attempt": attempt, "record": asdict(record)}
             job.connection.execute(delete(blocks).where(*of_block))
             job.connection.execute(insert(blocks).values(entry))
             job.add_event(EventKind.BLOCK, block_body(record))
@@ -271,7 +272,7 @@ class SqlJobStore:
         """The job's ledger, in ascending order of index."""
         query = select(blocks.c.record).where(blocks.c.job_id == job_id).order_by(blocks.c.index)
         with self._reading() as connection:
-            return [block_from_json(record) for record in connection.scalars(query)]
+            return [from_plain(BlockRecord, record) for record in connection.scalars(query)]
 
     def commit_manifest(self, job_id: str, attempt: int, sha256: str) -> str:
         """Name the manifest's digest (fenced). The first digest named wins; returns the one that holds.

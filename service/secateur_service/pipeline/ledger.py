@@ -7,11 +7,13 @@ first, so that the ledger never promises bytes that are not there.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 from secateur_service.durable import write_durably
-from secateur_service.records.blocks import BlockRecord, block_from_json, block_to_json
+from secateur_service.records.blocks import BlockRecord
+from secateur_service.records.plain import from_plain
 
 
 class BlockLedger(Protocol):
@@ -34,9 +36,9 @@ class FileLedger:
         """The finished blocks in ascending order of index."""
         if not self._path.exists():
             return []
-        return [block_from_json(entry) for entry in json.loads(self._path.read_text(encoding="utf-8"))]
+        return [from_plain(BlockRecord, entry) for entry in json.loads(self._path.read_text(encoding="utf-8"))]
 
     def record(self, record: BlockRecord) -> None:
         """Record one block; returns when it is on disk."""
         records = {entry.index: entry for entry in self.entries()} | {record.index: record}
-        write_durably(self._path, json.dumps([block_to_json(records[index]) for index in sorted(records)]).encode())
+        write_durably(self._path, json.dumps([asdict(records[index]) for index in sorted(records)]).encode())

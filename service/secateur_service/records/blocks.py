@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
-
-from secateur_service.records.plain import from_plain
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -56,17 +53,3 @@ class BlockRecord:
         """Share of zeros over the block's pruned layers."""
         total = sum(layer.shape[0] * layer.shape[1] for layer in self.layers)
         return sum(layer.zeros for layer in self.layers) / total
-
-
-def block_to_json(record: BlockRecord) -> dict[str, Any]:
-    """A block record as plain JSON types."""
-    return asdict(record)
-
-
-def block_from_json(data: dict[str, Any]) -> BlockRecord:
-    """The inverse of `block_to_json`, also of another release's."""
-    layers = tuple(
-        from_plain(LayerRecord, {**layer, "shape": tuple(layer["shape"]), "notes": tuple(layer["notes"])})
-        for layer in data["layers"]
-    )
-    return from_plain(BlockRecord, {**data, "tensors": tuple(data["tensors"]), "layers": layers})

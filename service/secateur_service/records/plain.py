@@ -7,13 +7,25 @@ defaults.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Hashable, Mapping
+from functools import cache
 from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 T = TypeVar("T")
 
 
 def from_plain(kind: type[T], data: Mapping[str, Any]) -> T:
-    """An instance of a dataclass, of the fields that it has."""
-    return kind(**{field.name: data[field.name] for field in fields(kind) if field.name in data})  # type: ignore[arg-type]
+    """An instance of a dataclass, and of those in it, of the fields that it has; the inverse of `dataclasses.asdict`.
+
+    Raises:
+        pydantic.ValidationError: a field without a default is missing, or has another type.
+    """
+    instance: T = _adapter(kind).validate_python(data)
+    return instance
+
+
+@cache
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)

@@ -20,8 +20,8 @@ neither roll nor be rolled back. Where it has to, a release between them does wi
 own (an empty one will do), and the contraction names that one's revision.
 
 Revisions are numbers of four digits: they are compared as text. Columns of JSON follow the same rules without a
-migration: fields are added, and `plain.from_plain` ignores what it does not know. tests/unit/jobs/test_expansion.py
-checks every migration that says nothing.
+migration: fields are added, and `records.plain.from_plain` ignores what it does not know.
+tests/unit/jobs/test_expansion.py checks every migration that says nothing.
 """
 
 from __future__ import annotations
