@@ -16,7 +16,7 @@
     │   ├── PermissionDeniedError    the token may not do this
     │   ├── OverloadedError          a limit of the service is reached; try again later
     │   ├── UnavailableError         the service cannot be reached or is stopping
-    │   │   └── CertificateError     who answers is not proven to be the service
+    │   │   └── CertificateError     the server's certificate cannot be verified
     │   ├── DeadlineError            the service did not answer in time
     │   └── ServiceFaultError        a defect of the service or of something between
     ├── JobError                     the job ended without a result
@@ -189,7 +189,7 @@ class UnavailableError(RequestError):
 
 
 class CertificateError(UnavailableError):
-    """No authority that we trust says that who answers is the service; nothing was sent.
+    """The server's certificate is not signed by a trusted authority; nothing was sent.
 
     A service that has several addresses may be told as unavailable instead: gRPC gives the reason of the last one only.
     """

@@ -196,7 +196,7 @@ class Settings(BaseSettings):
         default=21600.0,
         ge=0,
         le=_MAX_SECONDS,
-        description="an attempt that has told of no progress for so long is given up although its worker is alive; "
+        description="an attempt that has reported no progress for this long is given up, although its worker is alive; "
         "more than the longest block takes; 0 turns it off",
     )
     retry_base_seconds: float = Field(

@@ -1,6 +1,6 @@
 """From documents to token sequences: shuffled with a seed, packed, the same number of tokens for every language.
 
-Documents come in the order of a hash of theirs, keyed by the seed: as good as a shuffle, and the same in whatever order
+Documents come in the order of their hash, keyed by the seed: as good as a shuffle, and the same in whatever order
 and under whatever names the files lie. Only as many documents as are needed are kept while the corpus is read, however
 large it is; a document that is there twice counts once. Of a corpus without an end a part is read, several times as
 large as what is needed, which begins where the seed says. Long texts come as several documents (`documents`).

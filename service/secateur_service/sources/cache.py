@@ -2,7 +2,7 @@
 
 A worker holds the shared lock of what it uses for as long as it lives, so that no eviction takes it away; who fetches
 holds another, exclusive one, so that two jobs fetch a model once. Files appear under their names only whole and
-verified; what was fetched of one before a worker was killed is gone on with.
+verified; a download that a killed worker began is resumed.
 """
 
 from __future__ import annotations

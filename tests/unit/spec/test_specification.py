@@ -149,7 +149,7 @@ def test_weights_are_normalised_and_samples_divided_equally():
             "calibration",
             {"corpus": "file:///c", "languages": [{"language": "de"}], "generation": {}, "chat_template": True},
             "calibration.generation",
-            "conversations are not gone on with; leave out one of it and chat_template",
+            "does not go with chat_template: the model continues plain text, not conversations; leave one out",
         ),
         *[
             (
