@@ -14,11 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from secateur_service.admission import AccessPolicy, admit
-from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.control.exits import attempt_error
 from secateur_service.errors import InvalidSpecError, PermanentError, PreemptedError
-from secateur_service.pipeline.job import run_job
-from secateur_service.pipeline.ledger import FileLedger
+from secateur_service.library import run_here
+from secateur_service.pipeline.attempt import Machine
 from secateur_service.settings import Settings
 from secateur_service.sources import open_sources
 from support.models import save_corpora, save_model, spec_data
@@ -137,19 +136,7 @@ def test_whatever_lies_in_a_models_folder_is_refused_or_runs(place, tmp_path_fac
         admitted = False
     work = tmp_path_factory.mktemp("attempt")
     with pytest.raises(Exception) as caught:  # noqa: PT011 - of which class is the question
-        run_job(
-            spec=resolved,
-            job_id="fuzzed",
-            attempt=1,
-            workdir=work,
-            ledger=FileLedger(work / "ledger.json"),
-            store=DirectoryStore(work / "results"),
-            observer=StopsAtTheFirstBlock(),
-            device="cpu",
-            threads=1,
-            commit=lambda digest: digest,
-            sources=SOURCES,
-        )
+        run_here(resolved, SOURCES, work / "results", Machine(work, threads=1), StopsAtTheFirstBlock())
     ended = attempt_error(caught.value)
     json.dumps(ended.message, ensure_ascii=False).encode()  # as the store and the protocol carry it
     assert isinstance(ended, (PreemptedError, PermanentError)), ended.metadata

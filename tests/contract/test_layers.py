@@ -14,7 +14,7 @@ LAYERS = (
     "app",
     "api",
     "inspection",
-    "worker",
+    "worker library",
     "control metrics",
     "executors admission",
     "pipeline",

@@ -27,22 +27,9 @@ class Lingering:
 
 
 def pipeline(behaviour):
-    def run(
-        *,
-        spec,
-        job_id,
-        attempt,
-        workdir,
-        ledger,
-        store,
-        observer,
-        device,
-        threads,
-        commit,
-        sources,
-        origins,
-        short_of,
-    ):
+    def run(attempt, machine, ports):
+        workdir, device, threads = machine.workdir, machine.device, machine.threads
+        ledger, store, observer, number = ports.ledger, ports.store, ports.observer, attempt.number
         print(f"{behaviour} on {device}", flush=True)
         observer.log("info", "toy pipeline", device=device, threads=threads, workdir=str(workdir))
         observer.stage(Stage.PRUNING)
@@ -57,11 +44,11 @@ def pipeline(behaviour):
             observer.progress(Progress(index + 1, BLOCKS, (index + 1) / BLOCKS))
             observer.block(block(index))
             if index == first:
-                after_first_block(behaviour, observer, attempt, workdir)
+                after_first_block(behaviour, observer, number, workdir)
         observer.stage(Stage.PUBLISHING)
-        store.put_bytes(f"{job_id}/proof", str(attempt).encode(), "text/plain")
-        digest = commit("a" * 64)
-        if behaviour == "slow-after-commit" and attempt == 1:
+        store.put_bytes(f"{attempt.prefix}/proof", str(number).encode(), "text/plain")
+        digest = ports.commit("a" * 64)
+        if behaviour == "slow-after-commit" and number == 1:
             observer.log("info", "committed")
             wait(observer)
         return SimpleNamespace(result=result(digest), figures={})

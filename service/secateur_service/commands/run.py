@@ -43,7 +43,8 @@ from secateur_service.errors import (
 )
 from secateur_service.evaluation.report import Report
 from secateur_service.jobs.events import log_body
-from secateur_service.pipeline.ledger import FileLedger
+from secateur_service.library import WORK, run_here
+from secateur_service.pipeline.attempt import Machine
 from secateur_service.private_files import make_public_folder
 from secateur_service.records.blocks import BlockRecord
 from secateur_service.records.progress import Progress, Stage
@@ -51,7 +52,6 @@ from secateur_service.settings import Settings
 from secateur_service.sources import Sources, open_sources
 from secateur_service.spec import OutputSpec, PruneSpec
 
-_WORK = ".work"
 LINE_INTERVAL_SECONDS = 10.0
 """Progress is printed no more often than this, save for the first after a block."""
 
@@ -105,7 +105,7 @@ def _run(
     admission = admit(data, AccessPolicy(sources, destinations=None, on_device=on_device))
     spec = admission.resolved.model_copy(update={"output": OutputSpec()})
     output = output.resolve()
-    workdir = output / _WORK
+    workdir = output / WORK
     make_public_folder(output)
     workdir.mkdir(parents=True, exist_ok=True)
     with _locked(workdir):
@@ -131,22 +131,8 @@ def _run_pipeline(
 ) -> tuple[dict[str, Any], Report]:
     import torch
 
-    from secateur_service.pipeline.job import run_job
-
-    outcome = run_job(
-        spec=spec,
-        job_id=f"run-{spec.digest()[:12]}",
-        attempt=1,
-        workdir=workdir,
-        ledger=FileLedger(workdir / "ledger.json"),
-        store=DirectoryStore(output),
-        observer=observer,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        threads=threads,
-        commit=lambda digest: digest,
-        sources=sources,
-        prefix="",
-    )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    outcome = run_here(spec, sources, output, Machine(workdir, device, threads), observer)
     summary = {
         "seconds": outcome.seconds,
         "cpu_seconds": outcome.cpu_seconds,

@@ -7,7 +7,7 @@ defaults.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar
 
@@ -22,10 +22,10 @@ def from_plain(kind: type[T], data: Mapping[str, Any]) -> T:
     Raises:
         pydantic.ValidationError: a field without a default is missing, or has another type.
     """
-    instance: T = _adapter(kind).validate_python(data)
-    return instance
+    adapter: TypeAdapter[T] = _adapter(kind)  # type: ignore[arg-type] # a class is hashable
+    return adapter.validate_python(data)
 
 
 @cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

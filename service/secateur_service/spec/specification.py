@@ -224,7 +224,11 @@ class CalibrationSpec(Part):
     def broken_rules(self) -> Iterator[Broken]:
         """A mix that can be drawn and weighed."""
         if self.generation is not None and self.chat_template:
-            yield Broken("generation", "does not go with chat_template: the model continues plain text, not conversations", "leave one out")
+            yield Broken(
+                "generation",
+                "does not go with chat_template: the model continues plain text, not conversations",
+                "leave one out",
+            )
         tags = [entry.language for entry in self.languages]
         given = [entry.weight for entry in self.languages if entry.weight is not None]
         for twice in _named_twice(tags):

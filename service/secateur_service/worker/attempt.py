@@ -12,7 +12,7 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from secateur._redaction import protect
 from secateur_service import faults
-from secateur_service.artifacts import ObjectStore, ObservedStore, open_store
+from secateur_service.artifacts import ObservedStore, open_store
 from secateur_service.control.backoff import Backoff
 from secateur_service.control.exits import attempt_error, end_of_error
 from secateur_service.errors import (
@@ -37,16 +37,15 @@ from secateur_service.errors import (
 )
 from secateur_service.executors.locks import hold_until_exit, slot_lock
 from secateur_service.executors.workdir import discard_work, work_directory
-from secateur_service.jobs.job import Job, JobResult, Shortage
+from secateur_service.jobs.job import Job, JobResult
 from secateur_service.jobs.port import JobStore
 from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import open_job_store
 from secateur_service.metrics import attempt_figures
 from secateur_service.metrics.attempt_figures import AttemptFigures
-from secateur_service.pipeline.ledger import BlockLedger
-from secateur_service.pipeline.observer import JobObserver
+from secateur_service.pipeline.attempt import Attempt, Machine, Ports
 from secateur_service.settings import Settings
-from secateur_service.sources import Sources, open_sources
+from secateur_service.sources import open_sources
 from secateur_service.spec import PruneSpec
 from secateur_service.telemetry import tracing
 from secateur_service.telemetry.logging import configure_logging
@@ -67,30 +66,11 @@ class Outcome(Protocol):
 
     @property
     def figures(self) -> Mapping[str, int]:
-        """What it took, by name; `telemetry.job_figures` counts those it knows."""
+        """What it took, by name; `metrics.job_figures` counts those it knows."""
 
 
-class Pipeline(Protocol):
-    """The steps of a job; `pipeline.job.run_job`, or a small one in tests."""
-
-    def __call__(
-        self,
-        *,
-        spec: PruneSpec,
-        job_id: str,
-        attempt: int,
-        workdir: Path,
-        ledger: BlockLedger,
-        store: ObjectStore,
-        observer: JobObserver,
-        device: str,
-        threads: int,
-        commit: Callable[[str], str],
-        sources: Sources,
-        origins: Sequence[str],
-        short_of: Collection[Shortage],
-    ) -> Outcome:
-        """Run the job from its first unfinished block to its published result."""
+Pipeline = Callable[[Attempt, Machine, Ports], Outcome]
+"""The steps of a job, from the first unfinished block to the published result: `run_job`, or a small one in tests."""
 
 
 def run_attempt(settings: Settings, job_id: str, attempt: int, slot: int, *, pipeline: Pipeline | None = None) -> int:
@@ -172,19 +152,22 @@ def _run_pipeline(
     destination = job.destination or settings.destinations[0]
     try:
         outcome = pipeline(
-            spec=_specification(job),
-            job_id=job.id,
-            attempt=job.attempt,
-            workdir=workdir,
-            ledger=StoreLedger(store, job.id, job.attempt, lease),
-            store=ObservedStore(open_store(destination, settings.account_of(destination)), figures),
-            observer=observer,
-            device=settings.devices[slot],
-            threads=settings.worker_threads,
-            commit=lambda digest: lease.insist(partial(store.commit_manifest, job.id, job.attempt, digest)),
-            sources=open_sources(settings, figures),
-            origins=_origins(store, job),
-            short_of=job.short_of,
+            Attempt(
+                _specification(job),
+                job.id,
+                job.attempt,
+                prefix=job.id,
+                origins=_origins(store, job),
+                short_of=job.short_of,
+            ),
+            Machine(workdir, settings.devices[slot], settings.worker_threads),
+            Ports(
+                sources=open_sources(settings, figures),
+                ledger=StoreLedger(store, job.id, job.attempt, lease),
+                store=ObservedStore(open_store(destination, settings.account_of(destination)), figures),
+                commit=lambda digest: lease.insist(partial(store.commit_manifest, job.id, job.attempt, digest)),
+                observer=observer,
+            ),
         )
     except Exception:
         with contextlib.suppress(AttemptError):  # why the attempt ends is what matters
@@ -220,7 +203,7 @@ def _specification(job: Job) -> PruneSpec:
         ) from error
 
 
-def _origins(store: JobStore, job: Job) -> list[str]:
+def _origins(store: JobStore, job: Job) -> tuple[str, ...]:
     """The jobs that this one is a retry of, and a retry of a retry: finished blocks may lie with any of them."""
     found: list[str] = []
     while job.retry_of is not None:
@@ -229,7 +212,7 @@ def _origins(store: JobStore, job: Job) -> list[str]:
             job = store.get(job.retry_of)
         except NotFoundError:
             break
-    return found
+    return tuple(found)
 
 
 def _write_end(settings: Settings, store: JobStore, lease: Lease, job: Job, error: AttemptError) -> JobState:

@@ -11,15 +11,15 @@ from support.waiting import HANG_SECONDS
 
 MODULES = [
     "app",
-    "cli",
+    "commands.main",
     "api.server",
-    "tokens_command",
+    "commands.tokens",
     "jobs.store",
-    "jobs.dispatcher",
+    "control.dispatcher",
     "artifacts",
     "spec",
     "admission",
-    "telemetry.metrics",
+    "metrics.registry",
 ]
 
 

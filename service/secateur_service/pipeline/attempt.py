@@ -1,0 +1,69 @@
+"""What a job is given: the attempt, the machine that it runs on, and the ports to the world. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from secateur_service.artifacts import ObjectStore
+from secateur_service.pipeline.ledger import BlockLedger
+from secateur_service.pipeline.observer import JobObserver
+from secateur_service.records.result import Shortage
+from secateur_service.sources import Sources
+from secateur_service.spec import PruneSpec
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What is to be done.
+
+    Attributes:
+        spec: the resolved specification.
+        job_id: the job, as the report names it.
+        number: of the attempt, as the manifest names it.
+        prefix: of the artifacts in the store; empty for the store's root.
+        origins: prefixes of the jobs that this one is a retry of.
+        short_of: memory that did not suffice in an earlier attempt.
+    """
+
+    spec: PruneSpec
+    job_id: str
+    number: int
+    prefix: str
+    origins: tuple[str, ...] = ()
+    short_of: frozenset[Shortage] = frozenset()
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What it is done with.
+
+    Attributes:
+        workdir: private to the job; keeps what an interrupted attempt finished.
+        device: `cpu`, `cuda` or `cuda:0`.
+        threads: of the CPU; 0 keeps torch's choice.
+    """
+
+    workdir: Path
+    device: str = "cpu"
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Whom it speaks to.
+
+    Attributes:
+        sources: where model and corpora come from.
+        ledger: which blocks are finished.
+        store: where the artifacts go.
+        commit: names the manifest's digest in the job store; returns the digest that holds.
+        observer: hears of the progress and may stop the job.
+    """
+
+    sources: Sources
+    ledger: BlockLedger
+    store: ObjectStore
+    commit: Callable[[str], str]
+    observer: JobObserver
