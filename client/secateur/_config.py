@@ -46,6 +46,8 @@ class ClientConfig:
     reconnect_seconds: float = 300.0
 
 
+_PORT = re.compile(r":(\d{1,20})(?=$|[,/])")
+_LARGEST_PORT = 65535
 _NUMBERS = ("timeout_seconds", "reconnect_seconds")
 
 
@@ -100,6 +102,8 @@ def _file_values(path: Path, names: list[str]) -> dict[str, Any]:
 
 
 def _checked(name: str, value: Any, source: str) -> Any:
+    if name == "endpoint" and any(int(port) > _LARGEST_PORT for port in _PORT.findall(str(value))):
+        raise ConfigError(f"endpoint from {source} is {value!r}; a port is at most {_LARGEST_PORT}")
     if name in _NUMBERS:
         try:
             number = float(value)

@@ -6,12 +6,17 @@ in whatever goes through them one by one.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.docinfo import DocInfo, Version
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+_SHOWN_CHARACTERS = 80
 
 
 class UnreadableYamlError(ValueError):
@@ -50,12 +55,13 @@ def parse_yaml(content: bytes, limits: YamlLimits) -> Any:
     if len(content) > limits.size_bytes:
         raise UnreadableYamlError(f"{len(content)} bytes are too many; at most {limits.size_bytes} are read")
     try:
-        constructor, _ = YAML(typ="safe", pure=True).get_constructor_parser(content.decode())
-        node = constructor.composer.get_single_node()
+        constructor, node = _compose(content.decode())
         if node is None:
             return None
         _check(node, limits)
-        return constructor.construct_document(node)
+        return _construct(constructor, node)
+    except UnreadableYamlError:
+        raise
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         raise UnreadableYamlError(str(error.problem or error.context), line) from error
@@ -63,6 +69,67 @@ def parse_yaml(content: bytes, limits: YamlLimits) -> Any:
         raise UnreadableYamlError(f"it is nested deeper than {limits.depth} levels") from error
     except (YAMLError, ValueError) as error:  # a date that no calendar has is a ValueError
         raise UnreadableYamlError(str(error)) from error
+
+
+def _compose(text: str) -> tuple[Any, Node | None]:
+    """What constructs data, and the nodes of the one document."""
+    yaml = YAML(typ="safe", pure=True)
+    document = DocInfo()
+    yaml.doc_infos.append(document)  # where a %YAML directive is noted
+    constructor, _ = yaml.get_constructor_parser(text)
+    with contextlib.suppress(AssertionError):  # the library's own, of versions that it does not know
+        node = constructor.composer.get_single_node()
+        if document.doc_version in (None, Version(1, 2)):
+            return constructor, node
+    # Another version reads the same text as something else, such as `no` as false.
+    raise UnreadableYamlError("it says that it is another version of YAML; write it in YAML 1.2", 1)
+
+
+def _construct(constructor: Any, root: Node) -> Any:
+    """The data that a node stands for.
+
+    Raises:
+        UnreadableYamlError: a value is not what its tag, or its form, says.
+    """
+    try:
+        return constructor.construct_document(root)
+    except (YAMLError, RecursionError):
+        raise
+    except Exception as error:  # the library raises whatever the conversion of a value does
+        node = next((node for node in _scalars(root) if not _is_constructible(node)), root)
+        shown = repr(node.value)[:_SHOWN_CHARACTERS] if isinstance(node, ScalarNode) else "a value"
+        kind = str(node.tag).rpartition(":")[2]
+        raise UnreadableYamlError(
+            f"{shown} is no {kind}; put it between quotes to make it a text", _line(node)
+        ) from error
+
+
+def _scalars(root: Node) -> Iterator[ScalarNode]:
+    """All scalars of a document whose aliases were counted."""
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, ScalarNode):
+            yield node
+        elif isinstance(node, MappingNode):
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, SequenceNode):
+            waiting += node.value
+
+
+def _is_constructible(node: ScalarNode) -> bool:
+    try:
+        YAML(typ="safe", pure=True).constructor.construct_document(node)  # one that failed remembers what it was at
+    except Exception:  # noqa: BLE001 - as above
+        return False
+    return True
+
+
+def _line(node: Node) -> int | None:
+    return None if node.start_mark is None else node.start_mark.line + 1
 
 
 def _check(root: Node, limits: YamlLimits) -> None:

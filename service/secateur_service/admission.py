@@ -17,7 +17,7 @@ from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpu
 from secateur_service.calibration.languages import spelling_of
 from secateur_service.calibration.presets import PresetReference, parse_preset
 from secateur_service.destination import DestinationRefusedError, lies_below, parse_destination
-from secateur_service.errors import FieldViolation, InvalidSpecError
+from secateur_service.errors import FieldViolation, InvalidSpecError, TransientError
 from secateur_service.models.belonging import check_model
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, open_checkpoint
 from secateur_service.models.files import checkpoint_files
@@ -129,15 +129,19 @@ def admit(
     model: ModelSpec | None = parts.get("model")
     calibration: CalibrationSpec | None = parts.get("calibration")
     evaluation: EvaluationSpec | None = parts.get("evaluation")
-    checkpoint = review.model(model) if model else None
-    if calibration:
-        review.corpus("calibration", calibration.corpus, [entry.language for entry in calibration.languages])
-    if evaluation and (evaluation.corpus or calibration):
-        # A mix that is invalid itself is reported as such; its languages are not looked for a second time.
-        mix = [entry.language for entry in calibration.languages] if calibration else []
-        corpus = evaluation.corpus or (calibration.corpus if calibration else "")
-        if evaluation.corpus or evaluation.languages:
-            review.corpus("evaluation", corpus, evaluation.languages or mix)
+    try:
+        checkpoint = review.model(model) if model else None
+        if calibration:
+            review.corpus("calibration", calibration.corpus, [entry.language for entry in calibration.languages])
+        if evaluation and (evaluation.corpus or calibration):
+            # A mix that is invalid itself is reported as such; its languages are not looked for a second time.
+            mix = [entry.language for entry in calibration.languages] if calibration else []
+            corpus = evaluation.corpus or (calibration.corpus if calibration else "")
+            if evaluation.corpus or evaluation.languages:
+                review.corpus("evaluation", corpus, evaluation.languages or mix)
+    except TransientError as error:
+        message = f"{review.place}: {error.message}"
+        raise TransientError(message, reason=error.reason, metadata=error.metadata) from error
     if "pruning" in parts and checkpoint:
         review.layers(parts["pruning"], checkpoint)
     if "output" in parts:
@@ -186,12 +190,17 @@ class _Review:
     ) -> None:
         self._access = access
         self._violations = violations
-        self._at = at
+        self.place = ""
+        self._tell = at
         self._passed = passed
         self._last = last
         self.model_identity = ""
         self._model: ModelSpec | None = None
         self._corpora: dict[str, str] = {}
+
+    def _at(self, field: str) -> None:
+        self.place = field
+        self._tell(field)
 
     def _refuse(self, field: str, description: str) -> None:
         if len(description) > _MAX_DESCRIPTION_CHARACTERS:  # it quotes what others wrote

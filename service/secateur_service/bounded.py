@@ -47,10 +47,32 @@ def parse_json(content: bytes, limits: JsonLimits) -> Any:
     except RecursionError as error:
         raise UnreadableJsonError(f"it is nested deeper than {limits.depth} levels") from error
     except ValueError as error:
-        raise UnreadableJsonError(str(error)) from error
+        raise UnreadableJsonError(problem_of(error)) from error
+    if b"\\u" in content and not _is_text(found):
+        raise UnreadableJsonError("it has half of a surrogate pair (\\ud800 to \\udfff alone), which is no character")
     if _is_deeper(found, limits.depth):
         raise UnreadableJsonError(f"it is nested deeper than {limits.depth} levels")
     return found
+
+
+def problem_of(error: ValueError | RecursionError) -> str:
+    """What is wrong with a document that `json.loads` has refused, without Python's own advice."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, json.JSONDecodeError | UnreadableJsonError):
+        return str(error)
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 (byte {error.start})"
+    return "it has a number of thousands of digits"
+
+
+def _is_text(value: Any) -> bool:
+    """Whether all texts can be written; escapes can spell what is no character."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_json(content: bytes, limits: JsonLimits) -> None:

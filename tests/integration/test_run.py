@@ -127,6 +127,24 @@ def test_a_job_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(inputs,
     assert "belongs to another job; choose another folder" in other.stderr
 
 
+def test_a_folder_in_which_nothing_was_finished_is_free_for_a_corrected_specification(inputs, tmp_path):
+    greedy = spec_data(*inputs)
+    greedy["evaluation"]["tokens_per_language"] = 10**6
+    assert run(tmp_path, greedy).returncode == 10
+    assert run(tmp_path, spec_data(*inputs)).returncode == 0
+
+
+def test_a_folder_with_finished_blocks_of_another_specification_is_refused_with_what_to_do(inputs, tmp_path):
+    worker, pace = paced(command(tmp_path, spec_data(*inputs)), tmp_path)
+    until(lambda: worker.poll() is not None or (tmp_path / "out" / ".work" / "ledger.json").exists() or pace.step())
+    worker.kill()
+    worker.wait()
+    other = run(tmp_path, spec_data(*inputs, method="sparsegpt", sparsity=0.5))
+    assert other.returncode == 10
+    work = tmp_path / "out" / ".work"
+    assert f"holds finished blocks of another specification; choose another folder, or remove {work}" in other.stderr
+
+
 def test_a_termination_signal_keeps_the_finished_blocks(inputs, tmp_path):
     data = spec_data(*inputs)
     ledger = tmp_path / "out" / ".work" / "ledger.json"

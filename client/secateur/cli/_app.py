@@ -34,8 +34,9 @@ from secateur.cli._session import EndpointOption, OutputOption, Session, Shared,
 from secateur.cli._watching import follow
 
 _EPILOG = """Exit codes: 0 done (a watched job succeeded), 1 the job failed, 2 wrong command line or configuration,
-3 the specification breaks rules, 4 no such job, 5 the service cannot be reached, 6 the job was cancelled, 7 refused for
-another reason, 8 download failed, 9 no token or none that is good, 130 interrupted (a watched job goes on)."""
+3 the specification breaks rules, 4 no such job, 5 the service, or what it needs, cannot be reached, 6 the job was
+cancelled, 7 refused for another reason, 8 download failed, 9 no token or none that is good, 130 interrupted (a watched
+job goes on)."""
 
 app = typer.Typer(
     name="secateur",

@@ -69,6 +69,8 @@ def error_text(error: SecateurError, endpoint: str) -> str:
     message, endpoint = clean(error.message), clean(endpoint)
     if isinstance(error, CertificateError):
         return f"{endpoint}: {message}"
+    if isinstance(error, UnavailableError) and error.reason != UnavailableError.reason:
+        return f"{message}\nthe service at {endpoint} answered, but not what it needs itself; try again later"
     if isinstance(error, UnavailableError | DeadlineError):
         return f"the service at {endpoint} does not answer: {message}\n{_remedy(endpoint)}"
     return message

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from secateur_service.bounded import JsonLimits, UnreadableJsonError, check_json
+from secateur_service.bounded import JsonLimits, UnreadableJsonError, check_json, problem_of
 from secateur_service.calibration.documents import AROUND, CorpusRefusedError, Reading, Row
 
 KINDS = (".txt", ".jsonl", ".parquet")
@@ -136,7 +136,7 @@ def _json_row(line: str, text_field: str, place: str) -> Row:
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise CorpusRefusedError(f"{place}: not JSON: {error}") from error
+        raise CorpusRefusedError(f"{place}: not JSON: {problem_of(error)}") from error
     if not isinstance(entry, dict):
         return Row(place, None, f"not a JSON object but {_name(entry)}")
     content = entry.get(text_field)
@@ -248,8 +248,18 @@ def _plain_type(pa: Any, kind: Any) -> Any:
 
 def _check_encoding(path: Path, beginning: bytes) -> None:
     """A file in another encoding would be read as its own opposite, or end as one line that is no UTF-8."""
-    if beginning.startswith(_UTF_16) or b"\0" in beginning[:4]:
+    if beginning.startswith(_UTF_16) or _has_wide_characters(beginning[:8]):
         raise CorpusRefusedError(f"{path.name} is UTF-16 or UTF-32; convert it to UTF-8 (iconv -t UTF-8)")
+    if b"\0" in beginning[:4]:
+        raise CorpusRefusedError(
+            f"{path.name} begins with zero bytes and is no text; check that it is what it should be"
+        )
+
+
+def _has_wide_characters(beginning: bytes) -> bool:
+    """Whether zeros stand at every second or fourth byte, and elsewhere are none, as in Latin text of UTF-16 or -32."""
+    zeros = [position for position, byte in enumerate(beginning) if byte == 0]
+    return zeros in ([0, 2, 4, 6], [1, 3, 5, 7], [0, 1, 2, 4, 5, 6], [1, 2, 3, 5, 6, 7])
 
 
 def _decoded(raw: bytes, place: str) -> str:

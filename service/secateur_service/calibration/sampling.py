@@ -258,8 +258,8 @@ class _Text:
         return CorpusRefusedError(
             f"language {self.language} has {tokens} tokens where {needed} are needed for {split.purpose}; documents in "
             f"all: {count.documents}{long}, different ones for {split.purpose}: {documents}, {split.others}: "
-            f"{count.others}; give it more text{another}, or ask for fewer samples, fewer evaluation tokens or a "
-            "shorter sequence length"
+            f"{count.others} with repetitions; give it more text{another}, or ask for fewer samples, fewer evaluation "
+            "tokens or a shorter sequence length"
         )
 
 

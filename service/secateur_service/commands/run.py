@@ -52,6 +52,7 @@ from secateur_service.settings import Settings
 from secateur_service.sources import Sources, open_sources
 from secateur_service.spec import OutputSpec, PruneSpec
 
+_LOCK = "lock"
 LINE_INTERVAL_SECONDS = 10.0
 """Progress is printed no more often than this, save for the first after a block."""
 
@@ -180,21 +181,32 @@ def _adopt(output: Path, manifest: Manifest, spec: PruneSpec) -> tuple[dict[str,
 
 
 def _claim_folder(workdir: Path, spec: PruneSpec) -> None:
-    """Refuse a folder in which another job was interrupted."""
+    """Refuse a folder in which another job was interrupted, unless nothing of it was finished."""
     path = workdir / "spec.json"
     encoded = spec.model_dump_json().encode()
     if path.exists() and path.read_bytes() != encoded:
-        raise _other_job(workdir.parent)
+        if (workdir / "ledger.json").exists():
+            raise _refused(
+                workdir.parent,
+                f"holds finished blocks of another specification; choose another folder, or remove {workdir}",
+            )
+        for entry in workdir.iterdir():
+            if entry.name != _LOCK:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     write_durably(path, encoded)
 
 
 def _other_job(output: Path) -> InvalidSpecError:
-    return InvalidSpecError([FieldViolation("--output", f"{output} belongs to another job; choose another folder")])
+    return _refused(output, "belongs to another job; choose another folder")
+
+
+def _refused(output: Path, problem: str) -> InvalidSpecError:
+    return InvalidSpecError([FieldViolation("--output", f"{output} {problem}")])
 
 
 @contextlib.contextmanager
 def _locked(workdir: Path) -> Iterator[None]:
-    with (workdir / "lock").open("w") as file:
+    with (workdir / _LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

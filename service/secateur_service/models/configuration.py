@@ -127,6 +127,9 @@ _WHOLE_HEADS = ("gpt_neox", "opt", "falcon", "bloom")
 # Keys that transformers reads although its classes do not declare them.
 _BESIDE = frozenset(("rope_theta", "torch_dtype", "output_attentions", "head_dim", "num_labels"))
 
+# Where transformers looks for the text model of a model of several parts, in any configuration.
+_OF_COMPOSITES = ("text_config", "decoder", "text_encoder", "generator")
+
 # What would stand in the place of something that transformers calls or looks up.
 _RESERVED = frozenset(("attribute_map", "sub_configs", "sub_configs_defaults", "default_theta", "per_layer_config"))
 
@@ -161,6 +164,9 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
         made = kind.from_dict(plain)
     except Exception as error:
         raise _refused_by_class(config, error) from error
+    for key in _OF_COMPOSITES:
+        if config.get(key) is not None and key not in fields:
+            raise ModelRefusedError(f"{_FILE}: {key} is no part of a {model_type} configuration; remove it")
     _check_together(made, known)
     for path, parameters in _rotary(made):
         _check_rotary(made, path, parameters)

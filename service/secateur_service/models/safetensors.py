@@ -116,7 +116,10 @@ def _tensor_info(path: Path, start: int, name: str, entry: Mapping[str, Any]) ->
     """Verify one entry: every length is bounded before it is multiplied with another."""
     if len(name) > MAX_NAME_CHARACTERS:
         raise ValueError(f"a tensor has a name of {len(name)} characters; at most {MAX_NAME_CHARACTERS}")
-    dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"tensor {name} has no dtype, shape or data_offsets as the format has them") from error
     if len(shape) > MAX_RANK:
         raise ValueError(f"tensor {name} has {len(shape)} dimensions; at most {MAX_RANK}")
     if not all(type(number) is int and 0 <= number <= _LARGEST for number in (*shape, begin, end)):

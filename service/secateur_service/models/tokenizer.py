@@ -53,6 +53,8 @@ def load_tokenizer(folder: Path) -> Any:
         ) from error
     try:
         tokens = tokenize(tokenizer, [_TRIAL])["input_ids"][0]
+        with tokenizer_failures():  # what is put around a text may name tokens that there are not
+            tokenizer(_TRIAL, verbose=False)
     except TokenizerFailedError as error:
         raise ModelRefusedError(
             f"its tokenizer cannot take every text ({error}); correct tokenizer.json or tokenizer_config.json"

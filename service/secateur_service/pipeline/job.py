@@ -144,6 +144,7 @@ class _Job:
                 step.work(self)
             if step.point:
                 faults.reached(step.point)
+        self.meter.finish()
         for verdict in self.report.verdicts:
             self.observer.log("info", verdict.message, verdict=verdict.kind)
         seconds, cpu_seconds = self.stopwatch.totals()

@@ -119,6 +119,11 @@ class Meter:
         self.blocks_done += 1
         self.tell()
 
+    def finish(self) -> None:
+        """All is done, whatever was counted."""
+        self._fraction = 1.0
+        self._observer.progress(Progress(self.blocks_done, self._blocks, 1.0, 0.0))
+
     def tell(self) -> None:
         """Tell the observer how far the job is."""
         left = self.seconds_left()

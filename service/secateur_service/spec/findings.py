@@ -42,7 +42,9 @@ def violations_of(part: str, kind: type[BaseModel], finding: Any) -> list[FieldV
         broken = finding["ctx"]["broken"]
         return [FieldViolation(f"{path}.{rule.field}", f"{rule.problem}; {rule.remedy}") for rule in broken]
     problem = finding["msg"][0].lower() + finding["msg"][1:]
-    if finding["type"] == "value":
+    if finding["type"] == "too_long":
+        problem = f"there are {finding['ctx']['actual_length']}; at most {finding['ctx']['max_length']} are read"
+    elif finding["type"] == "value":
         problem = f"{_shortened(finding['input'])} {problem}"
     elif finding["type"] not in ("missing", "extra_forbidden"):
         problem += f", not {_shortened(finding['input'])}"

@@ -178,7 +178,7 @@ class GenerationSpec(Part):
         le=65536,
         description="tokens to add at the most, at least 1; by default a sequence is filled",
     )
-    temperature: float = Field(default=0.8, gt=0, le=100, description="a number above 0, e.g. 0.8")
+    temperature: float = Field(default=0.8, ge=0.01, le=100, description="a number from 0.01 to 100, e.g. 0.8")
     top_p: float = Field(default=0.95, gt=0, le=1, description="a probability above 0, at most 1")
     top_k: int = Field(default=50, ge=1, le=1_000_000, description="a whole number of at least 1")
     repetition_penalty: float = Field(default=1.1, ge=1, le=100, description="a number of at least 1")

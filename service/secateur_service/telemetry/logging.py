@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, TextIO
 
@@ -34,7 +36,7 @@ def configure_logging(
     stream: TextIO | None = None,
 ) -> None:
     """Send all logs of this process to `stream` (default: stderr); `auto` is console on a terminal, else JSON."""
-    stream = stream or sys.stderr
+    stream = stream or sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - there may be no standard error
     # Tracebacks without local variables, which may hold secrets and whole tensors; as text or data, so that they are
     # redacted like the rest.
     tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)

@@ -285,14 +285,15 @@ def test_too_little_text_says_where_the_documents_went(tokenizer, tmp_path):
         draw(tokenizer, corpus, sequences=1000)
     assert re.search(
         f"needed for calibration; documents in all: 80, different ones for calibration: {40 - len(held_out)}, for "
-        rf"evaluation \(a hash of each decides\): {shared}; give it more text, name another evaluation.corpus, or ask",
+        rf"evaluation \(a hash of each decides\): {shared} with repetitions; give it more text, "
+        "name another evaluation.corpus, or ask",
         str(refused.value),
     )
     with pytest.raises(CorpusRefusedError) as refused:
         draw(tokenizer, corpus, evaluation_tokens=2 * tokens)
     assert re.search(
         f"needed for evaluation; documents in all: 80, different ones for evaluation: {len(held_out)}, for calibration "
-        rf"\(a hash of each decides\): {80 - shared}; give it more text",
+        rf"\(a hash of each decides\): {80 - shared} with repetitions; give it more text",
         str(refused.value),
     )
     alone = FolderCorpus(tmp_path / "alone")

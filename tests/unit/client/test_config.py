@@ -107,3 +107,9 @@ def test_retries_are_for_single_answers_on_unavailable_only():
     assert "WatchPruneJob" not in methods
     assert entry["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
     assert entry["retryPolicy"]["maxAttempts"] == 4
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:65536", "https://a:99999", "a:1,b:70000", "dns:///x:123456"])
+def test_a_port_that_no_machine_has_is_refused(endpoint):
+    with pytest.raises(secateur.ConfigError, match=r"SECATEUR_ENDPOINT.*a port is at most 65535"):
+        load_config(environment={"SECATEUR_ENDPOINT": endpoint, "HOME": "/nowhere"})

@@ -62,3 +62,27 @@ def test_a_configuration_of_a_larger_model_beside_the_weights_is_refused(tmp_pat
     (folder / "config.json").write_text(json.dumps({**config, "num_key_value_heads": 4}))
     with pytest.raises(ModelRefusedError, match=r"k_proj\.weight has shape \[32, 64\], config\.json asks for"):
         check_model(open_checkpoint(folder))
+
+
+@pytest.mark.parametrize("key", ["text_config", "decoder", "text_encoder", "generator"])
+@pytest.mark.parametrize("value", [5, "x", [], {}, {"hidden_size": 8}])
+def test_a_part_of_a_model_of_several_parts_is_refused_from_the_headers(tmp_path, key, value):
+    folder = save_model(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, key: value}))
+    said = refusal(lambda: check_model(open_checkpoint(folder)))
+    assert said == f"config.json: {key} is no part of a llama configuration; remove it"
+
+
+def test_a_tokenizer_that_puts_tokens_around_a_text_which_it_does_not_have_is_refused(tmp_path):
+    folder = save_model(tmp_path / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    pair = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "[nobody]", "type_id": 0}}, pair[0]],
+        "pair": pair,
+        "special_tokens": {},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert "tokenizer" in refusal(lambda: check_model(open_checkpoint(folder)))
