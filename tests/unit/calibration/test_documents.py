@@ -299,7 +299,8 @@ def test_too_little_text_says_where_the_documents_went(tokenizer, tmp_path):
     alone = FolderCorpus(tmp_path / "alone")
     alone.folder.mkdir()
     (alone.folder / "de.txt").write_text(documents[0])
-    with pytest.raises(CorpusRefusedError, match=r"in all: 80, .* left out because evaluation took them: 2 with repetitions; give it"):
+    said = r"in all: 80, .* left out because evaluation took them: 2 with repetitions; give it"
+    with pytest.raises(CorpusRefusedError, match=said):
         draw(tokenizer, corpus, sequences=1000, evaluation=alone)
 
 
