@@ -170,7 +170,7 @@ def test_flags_let_the_model_write_the_text_or_put_it_into_its_template_but_not_
     assert both.returncode == 3
     [violation] = json.loads(both.stderr)["error"]["violations"]
     assert violation["field"].endswith("calibration.generation")
-    assert "leave out one of it and chat_template" in violation["description"]
+    assert "does not go with chat_template" in violation["description"]
 
 
 def test_the_corpora_of_the_service_are_listed_in_short_and_one_of_them_with_all_its_languages(secateur):
