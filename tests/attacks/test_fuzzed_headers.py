@@ -92,8 +92,8 @@ MUTANTS = {
     "sizes may be negative": ("0 <= number <= _LARGEST", "number <= _LARGEST"),
     "sizes may be absurd": ("0 <= number <= _LARGEST", "0 <= number"),
     "sizes may be truth values": ("type(number) is int", "isinstance(number, int)"),
-    "what is no JSON goes through": ("except (ValueError, KeyError", "except (KeyError"),
-    "missing fields go through": ("except (ValueError, KeyError", "except (ValueError"),
+    "what is no JSON goes through": ("except (ValueError, TypeError, A", "except (TypeError, A"),
+    "missing fields go through": ("except (KeyError, TypeError, V", "except (TypeError, V"),
 }
 
 

@@ -243,7 +243,7 @@ def test_an_unsupported_architecture_is_refused(inputs, tmp_path):
 BROKEN_FILES = {
     "a number of another type": ("config.json", {"max_position_embeddings": 128.0}, "max_position_embeddings is 128.0"),
     "an activation that is none": ("config.json", {"hidden_act": "swiglu"}, "hidden_act is 'swiglu'; expected one of"),
-    "half a character": ("config.json", {"hidden_act": "\ud800"}, "hidden_act is '\\ud800'"),
+    "half a character": ("config.json", {"hidden_act": "\ud800"}, "half of a surrogate pair"),
     "a core of the future": ("tokenizer.json", {"model": {"type": "FutureModel"}}, "tokenizer.json cannot be used"),
 }
 

@@ -51,13 +51,13 @@ def next_release(folder, *, contracts=False, changes_specifications=False):
     traced = f'{started}        self.add_event(EventKind.TRACE, {{"span": "ab12"}})\n'
     _replace(package / "jobs" / "locked.py", started, traced)
     eta = "    eta_seconds: float | None = None\n"
-    _replace(package / "pipeline" / "observer.py", eta, f'{eta}    phase: str = "warm"\n')
+    _replace(package / "records" / "progress.py", eta, f'{eta}    phase: str = "warm"\n')
     fingerprint = '    fingerprint: str = ""\n'
-    _replace(package / "pipeline" / "observer.py", fingerprint, f'{fingerprint}    kernel: str = "fast"\n')
+    _replace(package / "records" / "blocks.py", fingerprint, f'{fingerprint}    kernel: str = "fast"\n')
     if changes_specifications:
-        _replace(package / "spec.py", "SPEC_FORMAT = 1\n", "SPEC_FORMAT = 2\n")
+        _replace(package / "spec" / "specification.py", "SPEC_FORMAT = 1\n", "SPEC_FORMAT = 2\n")
         order = '    group: Literal["row", "layer"]'
-        _replace(package / "spec.py", order, f"    rotation: bool = Field(default=True)\n{order}")
+        _replace(package / "spec" / "specification.py", order, f"    rotation: bool = Field(default=True)\n{order}")
     return {"PYTHONPATH": os.pathsep.join([str(folder), PYTHONPATH])}
 
 

@@ -98,7 +98,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         infos = [_tensor_info(path, 8 + length, name, entry) for name, entry in entries.items()]
     except UnsupportedTypeError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise MalformedCheckpointError(f"{path.name} has a malformed header: {error}") from error
     if len(infos) > MAX_TENSORS:
         raise MalformedCheckpointError(f"{path.name} has {len(infos)} tensors; at most {MAX_TENSORS} are read")

@@ -64,14 +64,14 @@ def test_a_configuration_of_a_larger_model_beside_the_weights_is_refused(tmp_pat
         check_model(open_checkpoint(folder))
 
 
-@pytest.mark.parametrize("key", ["text_config", "decoder", "text_encoder", "generator"])
-@pytest.mark.parametrize("value", [5, "x", [], {}, {"hidden_size": 8}])
-def test_a_part_of_a_model_of_several_parts_is_refused_from_the_headers(tmp_path, key, value):
+def test_a_part_of_a_model_of_several_parts_is_refused_from_the_headers(tmp_path):
     folder = save_model(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, key: value}))
-    said = refusal(lambda: check_model(open_checkpoint(folder)))
-    assert said == f"config.json: {key} is no part of a llama configuration; remove it"
+    for key in ("text_config", "decoder", "text_encoder", "generator"):
+        for value in (5, "x", [], {}, {"hidden_size": 8}):
+            (folder / "config.json").write_text(json.dumps({**config, key: value}))
+            said = refusal(lambda: check_model(open_checkpoint(folder)))
+            assert said == f"config.json: {key} is no part of a llama configuration; remove it"
 
 
 def test_a_tokenizer_that_puts_tokens_around_a_text_which_it_does_not_have_is_refused(tmp_path):

@@ -161,7 +161,7 @@ def test_weights_are_normalised_and_samples_divided_equally():
             for name, value, complaint in (
                 ("prefix_tokens", 0, "greater than or equal to 1, not 0; expected tokens of a document to go on from"),
                 ("new_tokens", 0, "expected tokens to add at the most, at least 1"),
-                ("temperature", 0, "expected a number above 0"),
+                ("temperature", 1e-300, "expected a number from 0.01 to 100"),
                 ("top_p", 1.1, "expected a probability above 0, at most 1"),
                 ("top_k", 0, "expected a whole number of at least 1"),
                 ("repetition_penalty", 0.5, "expected a number of at least 1"),
