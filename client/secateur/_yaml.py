@@ -96,7 +96,8 @@ def _construct(constructor: Any, root: Node) -> Any:
     except (YAMLError, RecursionError):
         raise
     except Exception as error:  # the library raises whatever the conversion of a value does
-        node = next((node for node in _scalars(root) if not _is_constructible(node)), root)
+        fresh = YAML(typ="safe", pure=True).constructor  # the one that failed remembers what it was at
+        node = next((node for node in _scalars(root) if not _is_constructible(fresh, node)), root)
         shown = repr(node.value)[:_SHOWN_CHARACTERS] if isinstance(node, ScalarNode) else "a value"
         kind = str(node.tag).rpartition(":")[2]
         raise UnreadableYamlError(
@@ -120,9 +121,9 @@ def _scalars(root: Node) -> Iterator[ScalarNode]:
             waiting += node.value
 
 
-def _is_constructible(node: ScalarNode) -> bool:
+def _is_constructible(constructor: Any, node: ScalarNode) -> bool:
     try:
-        YAML(typ="safe", pure=True).constructor.construct_document(node)  # one that failed remembers what it was at
+        constructor.construct_document(node)
     except Exception:  # noqa: BLE001 - as above
         return False
     return True

@@ -48,10 +48,10 @@ def parse_json(content: bytes, limits: JsonLimits) -> Any:
         raise UnreadableJsonError(f"it is nested deeper than {limits.depth} levels") from error
     except ValueError as error:
         raise UnreadableJsonError(problem_of(error)) from error
-    if b"\\u" in content and not _is_text(found):
-        raise UnreadableJsonError("it has half of a surrogate pair (\\ud800 to \\udfff alone), which is no character")
     if _is_deeper(found, limits.depth):
         raise UnreadableJsonError(f"it is nested deeper than {limits.depth} levels")
+    if b"\\u" in content and not _is_text(found):  # which recurses
+        raise UnreadableJsonError("it has half of a surrogate pair (\\ud800 to \\udfff alone), which is no character")
     return found
 
 

@@ -31,6 +31,7 @@ def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(half, beside, is
         (b"[" + b"9" * 5000 + b"]", "it has a number of thousands of digits"),
         (b'"\xff"', r"it is not UTF-8 \(byte 1\)"),
         (b"[" * 500 + b"]" * 500, "it is nested deeper than 64 levels"),
+        *((b"[" * n + b'"\\u0041"' + b"]" * n, "it is nested deeper than 64 levels") for n in range(900, 1000, 9)),
     ],
 )
 def test_python_gives_no_advice(content, said):

@@ -70,7 +70,7 @@ def error_text(error: SecateurError, endpoint: str) -> str:
     if isinstance(error, CertificateError):
         return f"{endpoint}: {message}"
     if isinstance(error, UnavailableError) and error.reason != UnavailableError.reason:
-        return f"{message}\nthe service at {endpoint} answered, but not what it needs itself; try again later"
+        return f"{message}\nthe service at {endpoint} is up, but cannot do this now; try again later"
     if isinstance(error, UnavailableError | DeadlineError):
         return f"the service at {endpoint} does not answer: {message}\n{_remedy(endpoint)}"
     return message

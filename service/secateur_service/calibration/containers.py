@@ -252,14 +252,15 @@ def _check_encoding(path: Path, beginning: bytes) -> None:
         raise CorpusRefusedError(f"{path.name} is UTF-16 or UTF-32; convert it to UTF-8 (iconv -t UTF-8)")
     if b"\0" in beginning[:4]:
         raise CorpusRefusedError(
-            f"{path.name} begins with zero bytes and is no text; check that it is what it should be"
+            f"{path.name} has zero bytes at its beginning, so it is no text; check that it is the right file"
         )
 
 
 def _has_wide_characters(beginning: bytes) -> bool:
     """Whether zeros stand at every second or fourth byte, and elsewhere are none, as in Latin text of UTF-16 or -32."""
-    zeros = [position for position, byte in enumerate(beginning) if byte == 0]
-    return zeros in ([0, 2, 4, 6], [1, 3, 5, 7], [0, 1, 2, 4, 5, 6], [1, 2, 3, 5, 6, 7])
+    zeros = [byte == 0 for byte in beginning]
+    patterns = ((1, 0), (0, 1), (1, 1, 1, 0), (0, 1, 1, 1))
+    return any(zeros == [bool(pattern[at % len(pattern)]) for at in range(len(zeros))] for pattern in patterns)
 
 
 def _decoded(raw: bytes, place: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 _HERE = "secateur_service.pruning"
 
-# Of the updates' work, see `pipeline.operations`.
+# Of the updates' work, see `sizing.operations`.
 _CG_PRODUCTS = 12
 _SWEEP_COLUMNS = 128
 _ADMM_ITERATIONS = 60  # 35 to 60 were seen, 300 are the bound
