@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from secateur._spec import spec_mapping, spec_message
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.pipeline.attempt import Attempt, Machine, Ports
@@ -43,12 +44,14 @@ def prune(
         settings: where hub and object stores are, and who we are there; by default those of the environment.
 
     Raises:
-        InvalidSpecError: with every rule that the specification breaks.
+        secateur.InvalidSpecError: with every fault of the specification's shape.
+        InvalidSpecError: with every rule that it breaks.
         AttemptError: why the job failed.
     """
     sources = open_sources(settings or Settings(), everywhere=True)
     on_device = not device.startswith("cpu")
-    admitted = admit(spec, AccessPolicy(sources, destinations=None, on_device=on_device)).resolved
+    data = spec_mapping(spec_message(spec))  # with the short forms written out
+    admitted = admit(data, AccessPolicy(sources, destinations=None, on_device=on_device)).resolved
     make_public_folder(output)
     return run_here(
         admitted.model_copy(update={"output": OutputSpec()}),
