@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from secateur._spec import spec_mapping, spec_message
+from secateur._spec import spec_message
 from secateur_service.admission import AccessPolicy, admit
+from secateur_service.api.conversion import spec_to_dict
 from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.pipeline.attempt import Attempt, Machine, Ports
 from secateur_service.pipeline.ledger import FileLedger
@@ -50,7 +51,7 @@ def prune(
     """
     sources = open_sources(settings or Settings(), everywhere=True)
     on_device = not device.startswith("cpu")
-    data = spec_mapping(spec_message(spec))  # with the short forms written out
+    data = spec_to_dict(spec_message(spec))  # with the short forms written out
     admitted = admit(data, AccessPolicy(sources, destinations=None, on_device=on_device)).resolved
     make_public_folder(output)
     return run_here(

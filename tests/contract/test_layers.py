@@ -11,10 +11,10 @@ SERVICE = Path(__file__).parents[2] / "service" / "secateur_service"
 LAYERS = (
     "__main__",
     "commands",
-    "app",
+    "app library",
     "api",
     "inspection",
-    "worker library",
+    "worker",
     "control metrics",
     "executors admission",
     "pipeline",
