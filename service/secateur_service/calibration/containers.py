@@ -260,7 +260,9 @@ def _has_wide_characters(beginning: bytes) -> bool:
     """Whether zeros stand at every second or fourth byte, and elsewhere are none, as in Latin text of UTF-16 or -32."""
     zeros = [byte == 0 for byte in beginning]
     patterns = ((1, 0), (0, 1), (1, 1, 1, 0), (0, 1, 1, 1))
-    return len(zeros) > 1 and any(zeros == [bool(pattern[at % len(pattern)]) for at in range(len(zeros))] for pattern in patterns)
+    return len(zeros) > 1 and any(
+        zeros == [bool(pattern[at % len(pattern)]) for at in range(len(zeros))] for pattern in patterns
+    )
 
 
 def _decoded(raw: bytes, place: str) -> str:
