@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ from secateur_service.sources import Sources, open_sources
 from secateur_service.spec import OutputSpec, PruneSpec
 
 if TYPE_CHECKING:
+    from secateur_service.models.checkpoint import Checkpoint
+    from secateur_service.models.plan import OutputPlan
     from secateur_service.pipeline.job import JobOutcome
 
 WORK = ".work"
@@ -63,7 +65,14 @@ def prune(
     )
 
 
-def run_here(spec: PruneSpec, sources: Sources, output: Path, machine: Machine, observer: JobObserver) -> JobOutcome:
+def run_here(
+    spec: PruneSpec,
+    sources: Sources,
+    output: Path,
+    machine: Machine,
+    observer: JobObserver,
+    plan: Callable[[Checkpoint], OutputPlan] | None = None,
+) -> JobOutcome:
     """Run an admitted job whose results go into a folder.
 
     Args:
@@ -72,6 +81,7 @@ def run_here(spec: PruneSpec, sources: Sources, output: Path, machine: Machine, 
         output: folder of the result.
         machine: with the work directory, which is made where it is not there.
         observer: hears of the progress and may stop the job.
+        plan: see `Attempt`.
 
     Raises:
         AttemptError: why the job failed.
@@ -86,4 +96,4 @@ def run_here(spec: PruneSpec, sources: Sources, output: Path, machine: Machine, 
         commit=lambda digest: digest,
         observer=observer,
     )
-    return run_job(Attempt(spec, f"run-{spec.digest()[:12]}", 1, prefix=""), machine, ports)
+    return run_job(Attempt(spec, f"run-{spec.digest()[:12]}", 1, prefix="", plan=plan), machine, ports)

@@ -40,7 +40,7 @@ def dense_losses(folder, ids):
     for index in range(streamed.num_blocks):
         with streamed.block(index) as block:
             states = [streamed.run_block(block, index, state) for state in states]
-    return streamed.token_losses([states], [ids])[0][0].float()
+    return streamed.head.token_losses([states], [ids])[0][0].float()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

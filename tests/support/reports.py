@@ -1,47 +1,58 @@
 """Raw figures of a job, to build reports from."""
 
 import math
-from dataclasses import dataclass, field
 
-from secateur_service.evaluation.report import (
-    CalibrationFigures,
-    EvaluationFigures,
-    ModelFigures,
-    WindowFigures,
-    build_report,
+from secateur_service.evaluation.parts import (
+    CalibrationLanguage,
+    EvaluationLanguage,
+    JobPart,
+    ModelPart,
+    OutputPart,
+    WindowsPart,
 )
+from secateur_service.evaluation.perplexity import Losses
+from secateur_service.evaluation.report import build_report
 from secateur_service.pruning.methods import METHODS
+from secateur_service.records.blocks import BlockRecord
+from secateur_service.records.blocks import LayerRecord as Layer
 
 MIX = {"de": 0.5, "en": 0.3, "uk": 0.2}
 RATIOS = {"de": 1.05, "en": 1.06, "es": 1.5, "uk": 1.04}
 
 
-@dataclass(frozen=True)
-class Layer:
-    name: str
-    shape: tuple[int, int]
-    zeros: int
-    notes: tuple[str, ...] = ()
-    snr_db: dict[str, float] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)
-    snr_tokens: dict[str, int] = field(default_factory=dict)
+def Block(index, layers, snr_db=None):  # noqa: N802 - reads as the record that it makes
+    return BlockRecord(index, f"block-{index}.safetensors", "ef" * 32, 1000, (), layers, snr_db or {}, 1.0)
 
 
-@dataclass(frozen=True)
-class Block:
-    index: int
-    layers: tuple[Layer, ...]
-    snr_db: dict[str, float] = field(default_factory=dict)
-
-
-def evaluation(language, ratio, *, tokens=5000, dense=8.0):
-    return EvaluationFigures(
-        language,
+def evaluation(language, ratio, *, tokens=5000, dense=8.0, pruned_tokens=None, in_mix=True, identified=None):
+    nats = math.log(dense * ratio) * tokens
+    return EvaluationLanguage.of(
+        language=language,
+        in_mix=in_mix,
         windows=40,
+        dense=Losses(math.log(dense) * tokens, tokens, 2 * tokens),
+        pruned=Losses(nats, pruned_tokens or tokens, 2 * tokens),
+        rows_without_text=0,
+        cut_texts=0,
+        identified=identified,
+    )
+
+
+def calibration(language, weight=1.0, *, tokens=4096, dropped=None, identified=None):
+    return CalibrationLanguage.of(
+        language=language,
+        weight=weight,
+        documents=30,
+        sequences=32,
         tokens=tokens,
-        bytes=2 * tokens,
-        dense_nats=math.log(dense) * tokens,
-        pruned_nats=math.log(dense * ratio) * tokens,
+        text_tokens=tokens,
+        bytes=3 * tokens,
+        unknown_tokens=0,
+        digest="cd" * 32,
+        dropped_texts=dropped,
+        rows_without_text=0,
+        cut_texts=0,
+        identified=identified,
     )
 
 
@@ -64,10 +75,10 @@ def make_report(
 ):
     ratios, mix = RATIOS if ratios is None else ratios, MIX if mix is None else mix
     arguments = {
-        "job_id": "job-1",
-        "secateur_version": "0.1.0",
-        "model": ModelFigures(uri, "ab" * 32, "llama", 4000, 2, "bfloat16"),
-        "windows": WindowFigures(128, ("<s>",), ("</s>", "<s>")),
+        "job": JobPart(id="job-1", secateur_version="0.1.0"),
+        "model": ModelPart(uri=uri, digest="ab" * 32, model_type="llama", parameters=4000, blocks=2, dtype="bfloat16"),
+        "output": OutputPart(parameters=4000, blocks=2, size_bytes=8000),
+        "windows": WindowsPart(tokens=128, beginning=("<s>",), separator=("</s>", "<s>")),
         "spec": {
             "model": {"uri": uri},
             "calibration": {
@@ -84,11 +95,10 @@ def make_report(
                 "order": "block",
             },
         },
-        "calibration": [
-            CalibrationFigures(name, weight, 30, 32, mix_tokens, mix_tokens, 3 * mix_tokens, "cd" * 32)
-            for name, weight in mix.items()
+        "calibration": [calibration(name, weight, tokens=mix_tokens) for name, weight in mix.items()],
+        "evaluation": [
+            evaluation(name, ratio, tokens=tokens, in_mix=mix.get(name, 0) > 0) for name, ratio in ratios.items()
         ],
-        "evaluation": [evaluation(name, ratio, tokens=tokens) for name, ratio in ratios.items()],
         "blocks": blocks(),
         **changes,
     }

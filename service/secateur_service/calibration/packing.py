@@ -10,10 +10,14 @@ window it costs Gemma-3-270M a quarter to a third more bits per byte, and an end
 given them: the end-of-text token, where the tokenizer has one, and what begins a text; once, where both are one token.
 
 All of this is context. It stands for no text, and evaluation never scores it.
+
+The same stretches of text can be tokenised again by another tokenizer, that of a model whose vocabulary was trimmed:
+each window then holds the text that it held before, in as many tokens as that takes.
 """
 
 from __future__ import annotations
 
+import bisect
 import enum
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +30,11 @@ from secateur_service.calibration.documents import Rendered
 from secateur_service.calibration.tokenizing import tokenize, tokenizer_failures
 
 Separator = Literal["newline", "end_of_text"]
+Place = tuple[int, int, int]
+"""A document, by its number, a character in it, and which of the tokens that begin there.
+
+Before the first character, at -1, stands what separates a document from the one before.
+"""
 _BATCH_DOCUMENTS = 512
 # Tokens with their places take a hundred times the memory of the text that they stand for.
 _BATCH_CHARACTERS = 1 << 17
@@ -79,11 +88,13 @@ class Windows:
         tokens: N×S token ids.
         token_bytes: N×S, the UTF-8 bytes of text that each token stands for.
         is_text: N×S, whether a token stands for text, or for a part of a character, and not for what is around it.
+        spans: where each window begins and ends in the documents.
     """
 
     tokens: Tensor
     token_bytes: Tensor
     is_text: Tensor
+    spans: tuple[tuple[Place, Place], ...]
 
 
 @dataclass
@@ -94,13 +105,15 @@ class Packed:
         ids: token ids.
         sizes: the UTF-8 bytes of text that each token stands for.
         kinds: what each token stands for.
-        documents: identities of the documents, in order.
+        places: where each token begins in the documents; those of a separator before the document that follows.
+        documents: the documents, in order.
     """
 
     framing: Framing
     ids: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     kinds: list[Kind] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
     documents: list[str] = field(default_factory=list)
 
     def add(self, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> None:
@@ -111,12 +124,17 @@ class Packed:
             ids: its token ids.
             offsets: the characters [start, end) of each token, as a fast tokenizer reports them.
         """
+        number = len(self.documents)
         if self.documents and not isinstance(text, Rendered):
             self.ids += self.framing.separator
             self.sizes += [0] * len(self.framing.separator)
             self.kinds += [Kind.SEPARATOR] * len(self.framing.separator)
+            self.places += [(number, -1, at) for at in range(len(self.framing.separator))]
         self.documents.append(text)
         self.ids += ids
+        for start, _ in offsets:
+            number_before, start_before, at = self.places[-1] if self.places else (-1, -1, -1)
+            self.places.append((number, start, at + 1 if (number, start) == (number_before, start_before) else 0))
         if isinstance(text, Rendered):
             is_text = [
                 token not in self.framing.special and any(text.is_content[start:end])
@@ -134,27 +152,52 @@ class Packed:
 
         What begins a text is not doubled where a window begins with a separator, or with a template that brings it.
         """
-        beginning = list(self.framing.beginning)
-        tokens, sizes, kinds = [], [], []
-        at = 0
+        ranges, at = [], 0
         for _ in range(count):
             while at < len(self.ids) and self.kinds[at] is Kind.SEPARATOR:
                 at += 1
-            first = slice(at, at + len(beginning))
-            if self.ids[first] == beginning and Kind.TEXT not in self.kinds[first]:
-                at = first.stop
-            end = at + length - len(beginning)
+            start = self._after_beginning(at)
+            end = start + length - len(self.framing.beginning)
             if end > len(self.ids):
                 return None
-            tokens.append(beginning + self.ids[at:end])
-            sizes.append([0] * len(beginning) + self.sizes[at:end])
-            kinds.append([Kind.SEPARATOR] * len(beginning) + self.kinds[at:end])
+            ranges.append((at, end))
             at = end
-        shape = (count, length)
+        return self._windows(ranges, length)
+
+    def windows_between(self, spans: Sequence[tuple[Place, Place]]) -> Windows:
+        """Windows of given stretches of the documents, as long as the longest of them needs.
+
+        A token belongs to the window in which it begins. What fills the others up stands behind their text, where no
+        token of it can see it.
+        """
+        ranges = [(bisect.bisect_left(self.places, at), bisect.bisect_left(self.places, end)) for at, end in spans]
+        beginning = len(self.framing.beginning)
+        length = max(beginning + end - self._after_beginning(at) for at, end in ranges)
+        return self._windows(ranges, length)
+
+    def _after_beginning(self, at: int) -> int:
+        """Where the tokens of a window begin behind what begins a text, if a template brings that."""
+        first = slice(at, at + len(self.framing.beginning))
+        doubled = self.ids[first] == list(self.framing.beginning) and Kind.TEXT not in self.kinds[first]
+        return first.stop if doubled else at
+
+    def _windows(self, ranges: Sequence[tuple[int, int]], length: int) -> Windows:
+        """Windows of tokens [at, end)."""
+        beginning = list(self.framing.beginning)
+        tokens, sizes, kinds = [], [], []
+        for at, end in ranges:
+            start = self._after_beginning(at)
+            rest = length - len(beginning) - (end - start)
+            tokens.append(beginning + self.ids[start:end] + self.ids[:1] * rest)
+            sizes.append([0] * len(beginning) + self.sizes[start:end] + [0] * rest)
+            kinds.append([Kind.SEPARATOR] * len(beginning) + self.kinds[start:end] + [Kind.SEPARATOR] * rest)
+        shape = (len(ranges), length)
+        behind = (len(self.documents), -1, 0)
         return Windows(
             torch.tensor(tokens, dtype=torch.long).view(shape),
             torch.tensor(sizes, dtype=torch.long).view(shape),
             (torch.tensor(kinds, dtype=torch.long) == Kind.TEXT).view(shape),
+            tuple((self.places[at], self.places[end] if end < len(self.places) else behind) for at, end in ranges),
         )
 
 

@@ -16,8 +16,9 @@ import hashlib
 import heapq
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -26,7 +27,7 @@ from torch import Tensor
 from secateur_service.calibration.corpora import Corpus
 from secateur_service.calibration.documents import CorpusRefusedError, Reading, Rendered
 from secateur_service.calibration.identification import Identified, identify
-from secateur_service.calibration.packing import Framing, Kind, Separator
+from secateur_service.calibration.packing import Framing, Kind, Place, Separator, Windows
 from secateur_service.calibration.packing import pack as _pack
 
 # Of every EVALUATION_SHARE documents of a corpus that serves both purposes, one goes to evaluation.
@@ -37,6 +38,19 @@ _BYTES_PER_TOKEN = 16
 _READ_FACTOR = 8
 _READ_BYTES = 8 << 20
 _BYTE_FALLBACK = re.compile("<0x[0-9A-F]{2}>")
+
+
+@dataclass(frozen=True)
+class Passages:
+    """The text of sequences, for another tokenizer.
+
+    Attributes:
+        documents: those that the sequences touch, in order.
+        spans: where each sequence begins and ends in them.
+    """
+
+    documents: tuple[str, ...]
+    spans: tuple[tuple[Place, Place], ...]
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,7 @@ class TextSample:
         rows_without_text: rows of the corpus that were skipped, because they have no text.
         cut_texts: texts of the corpus that were cut into several documents, because they are long.
         document_hashes: hashes of the documents, while other text is drawn that has to differ.
+        passages: the text of the sequences; None where they were not made of text.
     """
 
     language: str
@@ -68,6 +83,7 @@ class TextSample:
     rows_without_text: int = 0
     cut_texts: int = 0
     document_hashes: frozenset[bytes] = frozenset()
+    passages: Passages | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -178,6 +194,46 @@ def draw_samples(
     return drawn, held_out
 
 
+def again_tokenised(
+    sample: TextSample,
+    tokenizer: Any,
+    *,
+    pads: bool,
+    check: Callable[[], None],
+    separator: Separator = "newline",
+) -> TextSample:
+    """The same text in the tokens of another tokenizer.
+
+    Args:
+        sample: drawn from text.
+        tokenizer: a fast tokenizer of transformers.
+        pads: whether each sequence stands for what it stood for before, in as many tokens as the longest one takes,
+            the others filled up; else the text is divided anew into full sequences of the same length.
+        check: called often; raises to stop.
+        separator: what stands between two documents of a sequence.
+
+    Raises:
+        CorpusRefusedError: the text does not fill a sequence.
+    """
+    assert sample.passages is not None
+    packed = _pack(tokenizer, sample.passages.documents, sys.maxsize, check, separator)
+    count, length = sample.tokens.shape
+    windows = packed.windows_between(sample.passages.spans) if pads else packed.windows(count, length)
+    while windows is None and count:
+        count -= 1
+        windows = packed.windows(count, length)
+    if windows is None or not count:
+        raise CorpusRefusedError(f"language {sample.language} has too little text for a sequence of {length} tokens")
+    return replace(
+        sample,
+        tokens=windows.tokens,
+        token_bytes=windows.token_bytes,
+        is_text=windows.is_text,
+        unknown_tokens=_unknown(tokenizer, windows),
+        passages=replace(sample.passages, spans=windows.spans),
+    )
+
+
 def document_hash(text: str) -> bytes:
     """Identity of a document; a template around it makes no other one of it."""
     origin = text.origin if isinstance(text, Rendered) else text
@@ -283,20 +339,27 @@ def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Calla
         tokens = sum(kind is not Kind.SEPARATOR for kind in packed.kinds)
         raise text.too_short(tokens, max(needed, length), len(drawn), count, reading.cut)
     hashes = frozenset(document_hash(document) for document in packed.documents)
-    unknown = torch.tensor(sorted(_unknown_ids(tokenizer)), dtype=torch.long)
+    touched = packed.documents[: windows.spans[-1][1][0] + 1]
     return TextSample(
         text.language,
         windows.tokens,
         windows.token_bytes,
         windows.is_text,
         len(hashes),
-        unknown_tokens=int((torch.isin(windows.tokens, unknown) & windows.is_text).sum()),
+        unknown_tokens=_unknown(tokenizer, windows),
         identified=identify(text.language, texts) if text.identifies else None,
         dropped=None if written is None else written.dropped,
         rows_without_text=reading.without_text,
         cut_texts=reading.cut,
         document_hashes=hashes,
+        passages=Passages(tuple(touched), windows.spans),
     )
+
+
+def _unknown(tokenizer: Any, windows: Windows) -> int:
+    """How many tokens stand for text that the vocabulary does not have."""
+    unknown = torch.tensor(sorted(_unknown_ids(tokenizer)), dtype=torch.long)
+    return int((torch.isin(windows.tokens, unknown) & windows.is_text).sum())
 
 
 def _unknown_ids(tokenizer: Any) -> set[int]:

@@ -19,7 +19,8 @@ from markupsafe import Markup
 
 from secateur._terminal import clean_lines
 from secateur_service.evaluation.charts import COLOURS, BarGroup, HeatRow, grouped_bars, heat_map, lines, uses_log_scale
-from secateur_service.evaluation.report import LayerPart, Report
+from secateur_service.evaluation.parts import LayerPart
+from secateur_service.evaluation.report import Report
 from secateur_service.pruning.methods import label
 
 GRAVITY = {

@@ -23,8 +23,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+
+from secateur_service.evaluation.parts import BlockPart, CalibrationLanguage, EvaluationLanguage, Verdict
 
 SAME_LANGUAGE_SHARE = 0.5
 LOST_RATIO = 10.0
@@ -33,66 +33,12 @@ MIN_SCORED_TOKENS = 1700  # 2,048 tokens of short sentences leave some 1,800 to 
 NAMED_LAYERS = 3
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One finding; `language` is None where it concerns the model as a whole."""
-
-    kind: str
-    language: str | None
-    message: str
-
-
-class _Identified(Protocol):
-    @property
-    def documents(self) -> int: ...
-    @property
-    def share(self) -> float: ...
-    @property
-    def other(self) -> str: ...
-    @property
-    def other_share(self) -> float: ...
-
-
-class _Calibrated(Protocol):
-    @property
-    def language(self) -> str: ...
-    @property
-    def weight(self) -> float: ...
-    @property
-    def tokens(self) -> int: ...
-    @property
-    def identified(self) -> _Identified | None: ...
-
-
-class _Evaluated(Protocol):
-    @property
-    def language(self) -> str: ...
-    @property
-    def in_mix(self) -> bool: ...
-    @property
-    def tokens(self) -> int: ...
-    @property
-    def perplexity_ratio(self) -> float: ...
-    @property
-    def identified(self) -> _Identified | None: ...
-
-
-class _Layer(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, int]: ...
-    @property
-    def notes(self) -> tuple[str, ...]: ...
-
-
-class _Block(Protocol):
-    @property
-    def layers(self) -> Sequence[_Layer]: ...
-
-
 def judge(
-    calibration: Sequence[_Calibrated], evaluation: Sequence[_Evaluated], blocks: Sequence[_Block], *, inverts: bool
+    calibration: Sequence[CalibrationLanguage],
+    evaluation: Sequence[EvaluationLanguage],
+    blocks: Sequence[BlockPart],
+    *,
+    inverts: bool,
 ) -> Iterator[Verdict]:
     """All verdicts, the gravest kinds first, and languages in the order in which they were evaluated.
 
@@ -113,11 +59,11 @@ def judge(
     yield from _layer_notes(blocks)
 
 
-def _other_language(purpose: str, texts: Sequence[_Calibrated | _Evaluated]) -> Iterator[Verdict]:
+def _other_language(purpose: str, texts: Sequence[CalibrationLanguage | EvaluationLanguage]) -> Iterator[Verdict]:
     for entry in texts:
         found = entry.identified
         if found is not None and found.share < SAME_LANGUAGE_SHARE:
-            yield Verdict(
+            yield _verdict(
                 "OTHER_LANGUAGE",
                 entry.language,
                 f"The {purpose} text of {entry.language} seems to be in another language: of {found.documents} "
@@ -126,10 +72,10 @@ def _other_language(purpose: str, texts: Sequence[_Calibrated | _Evaluated]) -> 
             )
 
 
-def _lost(evaluation: Sequence[_Evaluated]) -> Iterator[Verdict]:
+def _lost(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
     for entry in evaluation:
         if entry.perplexity_ratio >= LOST_RATIO:
-            yield Verdict(
+            yield _verdict(
                 "LANGUAGE_LOST",
                 entry.language,
                 f"The model has all but forgotten {entry.language}: its perplexity grew {_times(entry)}. Prune less, "
@@ -137,7 +83,7 @@ def _lost(evaluation: Sequence[_Evaluated]) -> Iterator[Verdict]:
             )
 
 
-def _left_behind(evaluation: Sequence[_Evaluated]) -> Iterator[Verdict]:
+def _left_behind(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
     for entry in evaluation:
         others = [math.log(other.perplexity_ratio) for other in evaluation if other is not entry]
         if not others:
@@ -145,7 +91,7 @@ def _left_behind(evaluation: Sequence[_Evaluated]) -> Iterator[Verdict]:
         mean = math.exp(sum(others) / len(others))
         if entry.perplexity_ratio >= LEFT_BEHIND_FACTOR * mean:
             remedy = "raise its weight in the mix" if entry.in_mix else "add it to the calibration mix"
-            yield Verdict(
+            yield _verdict(
                 "LANGUAGE_LEFT_BEHIND",
                 entry.language,
                 f"{entry.language} is left behind: its perplexity grew {_times(entry)}, that of the other languages "
@@ -153,10 +99,10 @@ def _left_behind(evaluation: Sequence[_Evaluated]) -> Iterator[Verdict]:
             )
 
 
-def _not_calibrated(evaluation: Sequence[_Evaluated]) -> Iterator[Verdict]:
+def _not_calibrated(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
     for entry in evaluation:
         if not entry.in_mix:
-            yield Verdict(
+            yield _verdict(
                 "NOT_CALIBRATED",
                 entry.language,
                 f"{entry.language} was evaluated but has no weight in the calibration mix: nothing was done to keep it"
@@ -164,10 +110,10 @@ def _not_calibrated(evaluation: Sequence[_Evaluated]) -> Iterator[Verdict]:
             )
 
 
-def _too_small(evaluation: Sequence[_Evaluated]) -> Iterator[Verdict]:
+def _too_small(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
     for entry in evaluation:
         if entry.tokens < MIN_SCORED_TOKENS:
-            yield Verdict(
+            yield _verdict(
                 "SAMPLE_TOO_SMALL",
                 entry.language,
                 f"Only {entry.tokens:,} tokens of {entry.language} were scored; below {MIN_SCORED_TOKENS:,} the figures"
@@ -175,11 +121,11 @@ def _too_small(evaluation: Sequence[_Evaluated]) -> Iterator[Verdict]:
             )
 
 
-def _few_tokens(calibration: Sequence[_Calibrated], blocks: Sequence[_Block]) -> Iterator[Verdict]:
+def _few_tokens(calibration: Sequence[CalibrationLanguage], blocks: Sequence[BlockPart]) -> Iterator[Verdict]:
     widest = max((layer.shape[1] for block in blocks for layer in block.layers), default=0)
     for entry in calibration:
         if entry.weight > 0 and entry.tokens < widest:
-            yield Verdict(
+            yield _verdict(
                 "FEW_CALIBRATION_TOKENS",
                 entry.language,
                 f"{entry.language} was calibrated on {entry.tokens:,} tokens, and the widest layer has {widest:,} "
@@ -187,14 +133,18 @@ def _few_tokens(calibration: Sequence[_Calibrated], blocks: Sequence[_Block]) ->
             )
 
 
-def _layer_notes(blocks: Sequence[_Block]) -> Iterator[Verdict]:
+def _layer_notes(blocks: Sequence[BlockPart]) -> Iterator[Verdict]:
     noted = [layer for block in blocks for layer in block.layers if layer.notes]
     if noted:
         named = "; ".join(f"{layer.name}: {', '.join(layer.notes)}" for layer in noted[:NAMED_LAYERS])
         more = f"; and {len(noted) - NAMED_LAYERS} more" if len(noted) > NAMED_LAYERS else ""
         layers = "1 layer was" if len(noted) == 1 else f"{len(noted)} layers were"
-        yield Verdict("LAYER_NOTES", None, f"{layers} pruned with difficulty: {named}{more}.")
+        yield _verdict("LAYER_NOTES", None, f"{layers} pruned with difficulty: {named}{more}.")
 
 
-def _times(entry: _Evaluated) -> str:
+def _times(entry: EvaluationLanguage) -> str:
     return f"×{entry.perplexity_ratio:.2f}"
+
+
+def _verdict(kind: str, language: str | None, message: str) -> Verdict:
+    return Verdict(kind=kind, language=language, message=message)

@@ -189,8 +189,7 @@ class Checkpoint:
         """The tensors of each block, and under None those outside the blocks, in the order of their names."""
         found: dict[int | None, list[TensorInfo]] = {}
         for name in sorted(self.tensors):
-            place = _block_of(self.architecture, name)
-            found.setdefault(place[0] if place else None, []).append(self.tensors[name])
+            found.setdefault(position_of(self.architecture, name), []).append(self.tensors[name])
         return found
 
 
@@ -308,6 +307,12 @@ def _check_blocks(checkpoint: Checkpoint) -> None:
                 f"{info.name} has shape {list(info.shape)}, and config.json says vocab_size {vocabulary}; they do not "
                 "belong together"
             )
+
+
+def position_of(architecture: Architecture, name: str) -> int | None:
+    """The position of the block that a tensor belongs to, by its name; None outside the blocks."""
+    place = _block_of(architecture, name)
+    return place[0] if place else None
 
 
 def _block_of(architecture: Architecture, name: str) -> tuple[int, str] | None:

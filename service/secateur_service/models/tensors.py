@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import torch
 from torch import Tensor
@@ -38,26 +38,45 @@ def open_here(path: Path) -> BinaryIO:
     return path.open("rb", buffering=0)
 
 
+class Reader(Protocol):
+    """Reads tensors of a checkpoint; may be called from several threads."""
+
+    def read(self, info: TensorInfo) -> Tensor:
+        """One tensor."""
+
+    def read_rows(self, info: TensorInfo, start: int, stop: int) -> Tensor:
+        """Rows [start, stop) of a tensor."""
+
+    def gather_rows(self, info: TensorInfo, rows: list[int]) -> Tensor:
+        """The given rows of a tensor, in that order."""
+
+    def copy(self, info: TensorInfo) -> OutputTensor:
+        """One tensor for writing, in small pieces."""
+
+
 class TensorReader:
-    """Reads tensors of a checkpoint and remembers their digests.
+    """Reads tensors from files and remembers their digests.
 
     Args:
         open_file: opens a file of the checkpoint, without a buffer of its own; may be called from several threads.
+        on_read: see below.
 
     Attributes:
         digests: SHA-256 of the bytes of every tensor that was read whole, by its name.
         on_read: called with the number of bytes after every piece that was read; may raise to stop.
     """
 
-    def __init__(self, open_file: Callable[[Path], BinaryIO] = open_here) -> None:
+    def __init__(
+        self, open_file: Callable[[Path], BinaryIO] = open_here, on_read: Callable[[int], None] = lambda _: None
+    ) -> None:
         self._open = open_file
-        self.on_read: Callable[[int], None] = lambda _: None
+        self.on_read = on_read
         self.digests: dict[str, str] = {}
 
     def read(self, info: TensorInfo) -> Tensor:
         """Read one tensor as it is stored."""
         raw = torch.empty(info.size_bytes, dtype=torch.uint8)
-        view = _bytes_of(raw)
+        view = memory_of(raw)
         with self._open(info.path) as file:
             file.seek(info.offset)
             digest = hashlib.sha256()
@@ -75,18 +94,18 @@ class TensorReader:
         raw = torch.empty((stop - start) * row_bytes, dtype=torch.uint8)
         with self._open(info.path) as file:
             file.seek(info.offset + start * row_bytes)
-            _read_fully(file, _bytes_of(raw), info)
+            _read_fully(file, memory_of(raw), info)
         return raw.view(DTYPES[info.dtype]).reshape(stop - start, *info.shape[1:])
 
     def gather_rows(self, info: TensorInfo, rows: list[int]) -> Tensor:
         """Read the given rows of a tensor, in that order, without reading the others."""
         row_bytes = info.size_bytes // info.shape[0]
         raw = torch.empty(len(rows) * row_bytes, dtype=torch.uint8)
-        view = _bytes_of(raw)
+        view = memory_of(raw)
         with self._open(info.path) as file:
-            for position, row in enumerate(rows):
-                file.seek(info.offset + row * row_bytes)
-                _read_fully(file, view[position * row_bytes : (position + 1) * row_bytes], info)
+            for begin, end in _runs(rows):
+                file.seek(info.offset + rows[begin] * row_bytes)
+                _read_fully(file, view[begin * row_bytes : end * row_bytes], info)
         return raw.view(DTYPES[info.dtype]).reshape(len(rows), *info.shape[1:])
 
     def check_finite(self, info: TensorInfo) -> None:
@@ -120,12 +139,27 @@ class TensorReader:
                 yield chunk
         self.digests[info.name] = digest.hexdigest()
 
-    def model_digest(self) -> str:
-        """SHA-256 over the names and digests of all tensors read whole: independent of the division into files."""
+    def model_digest(self, tensors: Iterable[TensorInfo]) -> str:
+        """SHA-256 over the names and contents of all tensors of a checkpoint, however they are divided into files.
+
+        Those that were not read whole yet are read now.
+        """
+        for info in tensors:
+            if info.name not in self.digests:
+                self.read(info)
         digest = hashlib.sha256()
         for name in sorted(self.digests):
             digest.update(f"{name}|{self.digests[name]}\n".encode())
         return digest.hexdigest()
+
+
+def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Positions [begin, end) whose rows follow upon each other."""
+    begin = 0
+    for position in range(1, len(rows) + 1):
+        if position == len(rows) or rows[position] != rows[position - 1] + 1:
+            yield begin, position
+            begin = position
 
 
 def _divide(content: bytes, size: int) -> tuple[bytes, bytes]:
@@ -164,10 +198,10 @@ def output_tensor(name: str, tensor: Tensor) -> OutputTensor:
     """
     refuse_non_finite(name, tensor.shape, count_non_finite(tensor.detach()))
     host = tensor.detach().cpu().contiguous()
-    return OutputTensor(name, _NAMES[tensor.dtype], tuple(tensor.shape), (_bytes_of(host),))
+    return OutputTensor(name, _NAMES[tensor.dtype], tuple(tensor.shape), (memory_of(host),))
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
+def memory_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor on the host."""
     if not tensor.numel():
         return memoryview(b"")

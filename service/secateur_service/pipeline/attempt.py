@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secateur_service.artifacts import ObjectStore
+from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.plan import OutputPlan
 from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.records.result import Shortage
@@ -25,6 +27,7 @@ class Attempt:
         prefix: of the artifacts in the store; empty for the store's root.
         origins: prefixes of the jobs that this one is a retry of.
         short_of: memory that did not suffice in an earlier attempt.
+        plan: says what is written of the model that is read; by default all of it.
     """
 
     spec: PruneSpec
@@ -33,6 +36,7 @@ class Attempt:
     prefix: str
     origins: tuple[str, ...] = ()
     short_of: frozenset[Shortage] = frozenset()
+    plan: Callable[[Checkpoint], OutputPlan] | None = None
 
 
 @dataclass(frozen=True)

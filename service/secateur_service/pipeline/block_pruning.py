@@ -97,9 +97,10 @@ class BlockPruner:
     """Prunes blocks as a task says.
 
     Args:
-        model: holds the blocks.
+        model: the blocks as they are to be written, but dense.
         task: what to do.
         batches: the calibration text.
+        carries: whether the blocks carry the text on to the next one; in order `dense` blocks that lost parts do not.
         check: called between two pieces of work; may raise to stop.
         tick: hears of every piece of work that counts, see `Meter.tick`.
         work: what counts.
@@ -113,8 +114,11 @@ class BlockPruner:
         check: Callable[[], None],
         tick: Callable[[Kind, float], None],
         work: Work,
+        *,
+        carries: bool = True,
     ) -> None:
         self._model = model
+        self._carries = carries
         self._task = task
         self._batches = batches
         self._check = check
@@ -131,7 +135,8 @@ class BlockPruner:
         Args:
             block: in memory, dense.
             index: its position in the model.
-            states: hidden states of the calibration text before the block; in the end, and in place, after it.
+            states: hidden states of the calibration text before the block; in the end, and in place, after it, where
+                the block carries them.
 
         Raises:
             FloatingPointError: weights or statistics that are not finite; the message names the layer.
@@ -145,25 +150,31 @@ class BlockPruner:
                 for number, observed in enumerate(inputs):
                     observed.update(forward.advance(), batch.language)
                     self._tick_stage(index, number, batch)
-                if self._task.order == "dense" and not self._is_last(index):
+                if self._task.order == "dense" and self._carries and not self._is_last(index):
                     states[position] = forward.finish()
                     self._tick_stage(index, -1, batch)
         records = []
         for number, observed in enumerate(inputs):
             records += self._solve(opened, number, observed)
-        if self._task.order == "block":
-            self.carry(block, index, states)
+        if self._task.order == "block" and not self._is_last(index):
+            self.carry(self._model, block, index, states, self._work.carrying(index))
         return records
 
-    def carry(self, block: nn.Module, index: int, states: list[Tensor]) -> None:
-        """Send the calibration states through a block as it is in memory, in place; not beyond the last block."""
-        if self._is_last(index):
-            return
+    def carry(self, model: StreamedModel, block: nn.Module, index: int, states: list[Tensor], amount: float) -> None:
+        """Send the calibration states through a block as it is in memory, in place.
+
+        Args:
+            model: of which it is a block.
+            block: in memory.
+            index: its position in the model.
+            states: before the block; in the end after it.
+            amount: of the work, see `Meter.tick`.
+        """
         for position, batch in enumerate(states):
             self._check()
-            states[position] = self._model.run_block(block, index, batch)
+            states[position] = model.run_block(block, index, batch)
             share = self._batches[position].tokens.numel() / self._calibration_tokens
-            self._tick("calibrate", share * self._work.carrying(index))
+            self._tick("calibrate", share * amount)
 
     def _tick_stage(self, index: int, number: int, batch: Batch) -> None:
         """A batch has arrived at an input of a block, or with -1 behind it."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from secateur_service import __version__
-from secateur_service.evaluation.report import (
-    CalibrationFigures,
-    EvaluationFigures,
-    ModelFigures,
-    Report,
-    WindowFigures,
-    build_report,
+from secateur_service.evaluation.parts import (
+    CalibrationLanguage,
+    EvaluationLanguage,
+    JobPart,
+    ModelPart,
+    OutputPart,
+    WindowsPart,
 )
-from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.evaluation.report import Report, build_report
+from secateur_service.models.plan import OutputPlan
 from secateur_service.models.tensors import DTYPES
 from secateur_service.pipeline.streaming_pass import PassResult
 from secateur_service.pipeline.text import DrawnText
@@ -20,34 +21,30 @@ from secateur_service.spec import PruneSpec
 
 
 def report_of(
-    job_id: str,
-    spec: PruneSpec,
-    checkpoint: Checkpoint,
-    model_digest: str,
-    text: DrawnText,
-    passed: PassResult,
+    job_id: str, spec: PruneSpec, plan: OutputPlan, model_digest: str, text: DrawnText, passed: PassResult
 ) -> Report:
     """The report of a job, from the text that was drawn and the losses that were found."""
     weights = spec.calibration.weights
+    dense, output = plan.dense, plan.output()
     return build_report(
-        job_id=job_id,
-        secateur_version=__version__,
-        model=ModelFigures(
+        job=JobPart(id=job_id, secateur_version=__version__),
+        model=ModelPart(
             uri=spec.model.uri,
             digest=model_digest,
-            model_type=checkpoint.model_type,
-            parameters=checkpoint.parameters,
-            blocks=checkpoint.num_blocks,
-            dtype=str(DTYPES[checkpoint.weight_dtype]).removeprefix("torch."),
+            model_type=dense.model_type,
+            parameters=dense.parameters,
+            blocks=dense.num_blocks,
+            dtype=str(DTYPES[dense.weight_dtype]).removeprefix("torch."),
         ),
-        windows=WindowFigures(
+        output=OutputPart(parameters=output.parameters, blocks=output.num_blocks, size_bytes=output.size_bytes),
+        windows=WindowsPart(
             tokens=next(iter(text.evaluation.values())).tokens.shape[1],
             beginning=text.beginning,
             separator=text.separator,
         ),
         spec=spec.model_dump(mode="json"),
         calibration=[
-            CalibrationFigures(
+            CalibrationLanguage.of(
                 language=name,
                 weight=weights[name],
                 documents=sample.documents,
@@ -57,7 +54,7 @@ def report_of(
                 bytes=sample.num_bytes,
                 digest=sample.digest(),
                 unknown_tokens=sample.unknown_tokens,
-                dropped=sample.dropped,
+                dropped_texts=sample.dropped,
                 rows_without_text=sample.rows_without_text,
                 cut_texts=sample.cut_texts,
                 identified=sample.identified,
@@ -65,13 +62,12 @@ def report_of(
             for name, sample in text.calibration.items()
         ],
         evaluation=[
-            EvaluationFigures(
+            EvaluationLanguage.of(
                 language=name,
+                in_mix=weights.get(name, 0) > 0,
                 windows=sample.tokens.shape[0],
-                tokens=passed.dense[name].tokens,
-                bytes=passed.dense[name].bytes,
-                dense_nats=passed.dense[name].nats,
-                pruned_nats=passed.pruned[name].nats,
+                dense=passed.dense[name],
+                pruned=passed.pruned[name],
                 rows_without_text=sample.rows_without_text,
                 cut_texts=sample.cut_texts,
                 identified=sample.identified,

@@ -16,13 +16,13 @@ import transformers
 
 from secateur_service import __version__
 from secateur_service.calibration.sampling import TextSample
-from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.plan import OutputPlan
 from secateur_service.pipeline.batches import batch_sequences
 from secateur_service.spec import PruneSpec
 
 
 def fingerprint(
-    checkpoint: Checkpoint,
+    plan: OutputPlan,
     spec: PruneSpec,
     calibration: Mapping[str, TextSample],
     evaluation: Mapping[str, TextSample],
@@ -43,7 +43,8 @@ def fingerprint(
         "threads": torch.get_num_threads(),
         "dtype": str(dtype).removeprefix("torch."),
         "batch_sequences": batch_sequences(length, device, small=small_batches),
-        "model": checkpoint.structure_digest(),
+        "model": plan.dense.structure_digest(),
+        **({} if plan.is_identity else {"plan": plan.digest()}),
         "spec": spec.model_dump(mode="json", include={"model", "calibration", "pruning", "evaluation"}),
         "calibration": {name: sample.digest() for name, sample in calibration.items()},
         "evaluation": {name: sample.digest() for name, sample in evaluation.items()},

@@ -20,7 +20,7 @@ import torch
 from secateur_service import faults
 from secateur_service.artifacts import Manifest, publish
 from secateur_service.calibration.corpora import CorpusRefusedError
-from secateur_service.calibration.sampling import TextSample
+from secateur_service.calibration.sampling import again_tokenised
 from secateur_service.calibration.templates import TEMPLATE_DATE
 from secateur_service.calibration.tokenizing import TokenizerFailedError
 from secateur_service.durable import write_durably
@@ -28,10 +28,15 @@ from secateur_service.errors import PermanentError, ResourceError
 from secateur_service.evaluation.card import render_card
 from secateur_service.evaluation.html import render_html
 from secateur_service.evaluation.report import Report
+from secateur_service.models.building import load_whole
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
+from secateur_service.models.companions import Companions
 from secateur_service.models.contents import check_contents
-from secateur_service.models.streaming import StreamedModel, load_whole
-from secateur_service.models.tensors import DTYPES, TensorReader
+from secateur_service.models.cutting import CutReader
+from secateur_service.models.plan import OutputPlan
+from secateur_service.models.streaming import StreamedModel
+from secateur_service.models.tensors import DTYPES, Reader, TensorReader
+from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.pipeline.allocation import allocate, targets_from_json, targets_to_json
 from secateur_service.pipeline.attempt import Attempt, Machine, Ports
 from secateur_service.pipeline.device import open_device
@@ -42,7 +47,7 @@ from secateur_service.pipeline.package import Package
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Kind, Stopwatch
 from secateur_service.pipeline.streaming_pass import PassResult, meter_of, run_pass
-from secateur_service.pipeline.task import Task
+from secateur_service.pipeline.task import Output, Samples, Task
 from secateur_service.pipeline.text import DrawnText, draw_text
 from secateur_service.pruning.patterns import Target
 from secateur_service.records.progress import Stage
@@ -116,9 +121,11 @@ class _Job:
     """The steps, in order, and what each leaves for those after it."""
 
     fetched: FetchedModel
+    plan: OutputPlan
+    written: Checkpoint
+    companions: Companions
     text: DrawnText
     passed: PassResult
-    model: StreamedModel
     package: Package
     report: Report
     digest: str
@@ -169,7 +176,12 @@ class _Job:
     @property
     def outer_bytes(self) -> int:
         """Of the tensors outside the blocks, which are copied and stored in the end."""
-        return sum(info.size_bytes for info in self.checkpoint.other_tensors())
+        return sum(info.size_bytes for info in self.written.other_tensors())
+
+    @property
+    def writes(self) -> Reader:
+        """Reads the tensors of what is written."""
+        return self.reader if self.plan.is_identity else CutReader(self.plan, self.reader)
 
     def fetch(self) -> None:
         """The model on this machine, and whether it can be pruned here."""
@@ -178,6 +190,10 @@ class _Job:
             self.ports.sources, self.observer, self.spec.model, self.workdir, needs_all=needs_all
         )
         checkpoint = self.checkpoint
+        self.reader = TensorReader(self.fetched.open_file, lambda _: self.observer.check())
+        self.plan = self.attempt.plan(checkpoint) if self.attempt.plan else OutputPlan.identity(checkpoint)
+        self.companions = self.plan.rewrite(self.fetched.companions, self.workdir / "written")
+        self.written = self.plan.output(self.companions.folder)
         check_contents(checkpoint, TensorReader(self.fetched.open_file), self.observer.check)
         self._find_room()
         self.observer.log(
@@ -204,9 +220,7 @@ class _Job:
         """The streaming pass: every block pruned, evaluated and on its way to the store."""
         calibration, evaluation = self.text.calibration, self.text.evaluation
         dtype, small = self._compute_dtype(), Shortage.DEVICE in self.short_of
-        current = fingerprint(
-            self.checkpoint, self.spec, calibration, evaluation, self.device, dtype, small_batches=small
-        )
+        current = fingerprint(self.plan, self.spec, calibration, evaluation, self.device, dtype, small_batches=small)
         encoded = json.dumps(current, sort_keys=True).encode()
         shards = Shards(
             self.workdir / "checkpoint",
@@ -217,11 +231,12 @@ class _Job:
         self._clear_others(current, encoded, shards.folder)
         with contextlib.closing(shards):
             with self.stopwatch.measure("load"):
-                self.model = self._load(dtype)
-            self.meter.begin(self.model.num_blocks)
+                model = self._load(self.checkpoint, self.reader, dtype)
+                output = None if self.plan.is_identity else self._output(dtype)
+            self.meter.begin(model.num_blocks)
             task = Task(
                 recipe=self.spec.pruning.recipe,
-                targets=self._targets(calibration),
+                targets=self._targets(model, calibration),
                 order=self.spec.pruning.order,
                 weights=self.spec.calibration.weights,
                 calibration=calibration,
@@ -230,24 +245,23 @@ class _Job:
                 fingerprint=hashlib.sha256(encoded).hexdigest(),
                 minimax=self.spec.calibration.policy == "minimax",
                 layer_snr=self.spec.evaluation.layer_snr,
+                output=output,
             )
             self.meter.plan("package", self.outer_bytes)
             self.meter.plan("publish", self.outer_bytes)
-            self.passed = run_pass(self.model, task, self.ports.ledger, self.observer, self.stopwatch, self.meter)
+            self.passed = run_pass(model, task, self.ports.ledger, self.observer, self.stopwatch, self.meter)
             shards.settle(self.observer.check)
 
     def pack(self) -> None:
         """What belongs to the blocks: the other tensors, the model's files, report and card."""
         self.package = Package(self.workdir)
-        self.model.reader.on_read = lambda size_bytes: self.meter.tick("package", size_bytes)
-        companions = self.fetched.companions
-        self.package.add_checkpoint(self.checkpoint, self.passed.blocks, self.spec, self.model.reader, companions)
-        self.report = report_of(
-            self.attempt.job_id, self.spec, self.checkpoint, self.model.digest(), self.text, self.passed
-        )
+        self.reader.on_read = lambda size_bytes: self.meter.tick("package", size_bytes)
+        self.package.add_checkpoint(self.written, self.passed.blocks, self.spec, self.writes, self.companions)
+        digest = self.reader.model_digest(self.checkpoint.tensors.values())
+        self.report = report_of(self.attempt.job_id, self.spec, self.plan, digest, self.text, self.passed)
         self.package.add_file("report/report.json", self.report.to_bytes())
         self.package.add_file("report/report.html", render_html(self.report))
-        self.package.add_file("checkpoint/README.md", render_card(self.report, companions.license))
+        self.package.add_file("checkpoint/README.md", render_card(self.report, self.companions.license))
         self.package.add_file("provenance.json", self._provenance())
 
     def publish(self) -> None:
@@ -289,8 +303,8 @@ class _Job:
     def _estimate(self, short_of: Collection[Shortage]) -> Estimate:
         return estimate_cost(self.checkpoint, self.spec, on_device=self.device.type != "cpu", short_of=short_of)
 
-    def _load(self, dtype: torch.dtype) -> StreamedModel:
-        model = StreamedModel(self.checkpoint, self.device, dtype, self.fetched.open_file)
+    def _load(self, checkpoint: Checkpoint, reader: Reader, dtype: torch.dtype) -> StreamedModel:
+        model = StreamedModel(checkpoint, self.device, dtype, reader)
         model.check = self.observer.check
         if Shortage.DEVICE in self.short_of:
             model.small_batches = True
@@ -299,12 +313,25 @@ class _Job:
             model.states_folder = self.workdir
         return model
 
-    def _targets(self, calibration: dict[str, TextSample]) -> dict[str, Target]:
-        """How much of each layer goes; kept, because to judge the blocks takes a pass of its own."""
+    def _output(self, dtype: torch.dtype) -> Output:
+        """What is written, in its own tokens."""
+        text, reader = self.text, CutReader(self.plan, self.reader)
+        calibration, evaluation = text.calibration, text.evaluation
+        if not self.plan.keeps_tokens:
+            tokenizer, separator = load_tokenizer(self.companions.folder), self.spec.calibration.document_separator
+            again = partial(again_tokenised, tokenizer=tokenizer, check=self.observer.check, separator=separator)
+            calibration = {name: again(sample, pads=False) for name, sample in calibration.items()}
+            evaluation = {name: again(sample, pads=True) for name, sample in evaluation.items()}
+        return Output(self.plan, self._load(self.written, reader, dtype), reader, calibration, evaluation)
+
+    def _targets(self, model: StreamedModel, calibration: Samples) -> dict[str, Target]:
+        """How much of each layer of the output goes; kept, because to judge the blocks takes a pass of its own."""
         path = self.workdir / "targets.json"
         if path.exists():
             return targets_from_json(json.loads(path.read_bytes()))
-        targets = allocate(self.model, self.spec, calibration, self.observer, self.stopwatch, self.meter)
+        targets = allocate(model, self.spec, calibration, self.observer, self.stopwatch, self.meter)
+        names = self.plan.names
+        targets = {names[name]: target for name, target in targets.items() if name in names}
         write_durably(path, json.dumps(targets_to_json(targets)).encode())
         return targets
 
@@ -344,7 +371,7 @@ class _Job:
             "template_date": TEMPLATE_DATE,
             "model_files": {
                 "rewritten": sorted({info.path.name for info in self.checkpoint.tensors.values()}),
-                "published": list(self.fetched.companions.names),
+                "published": list(self.companions.names),
                 "left_out": dict(self.fetched.left_out),
             },
             "python": platform.python_version(),

@@ -17,7 +17,7 @@ from secateur_service.artifacts import LocalFile, ManifestFile, describe_file
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.companions import Companions
 from secateur_service.models.safetensors import TensorInfo, write_shard
-from secateur_service.models.tensors import TensorReader
+from secateur_service.models.tensors import Reader
 from secateur_service.records.blocks import BlockRecord
 from secateur_service.spec import PruneSpec
 
@@ -54,7 +54,7 @@ class Package:
         checkpoint: Checkpoint,
         blocks: Sequence[BlockRecord],
         spec: PruneSpec,
-        reader: TensorReader,
+        reader: Reader,
         companions: Companions,
     ) -> None:
         """Add the shards of the blocks, all other tensors, the index, the configuration and what goes with it."""

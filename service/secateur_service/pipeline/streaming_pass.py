@@ -4,6 +4,9 @@ Three sets of hidden states travel from block to block: those of the calibration
 text through the dense and through the pruned blocks. After the last block, final norm and head turn the latter two
 into dense and pruned perplexity per language. A finished block is read back and only propagates.
 
+What is written need not have the shape of what is read (`models.plan`): the evaluation has two sides, each with its own
+model, tokens and states. A block that the output does not have is only run on the dense side.
+
 The next block is read ahead and the one before is written behind, while this one computes. A block counts as finished
 when its bytes are on disk.
 """
@@ -23,7 +26,7 @@ from secateur_service.evaluation.perplexity import Losses, sum_losses
 from secateur_service.models.safetensors import read_header
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
-from secateur_service.pipeline.batches import batch_sequences, divide
+from secateur_service.pipeline.batches import Batch, batch_sequences, divide
 from secateur_service.pipeline.block_pruning import BlockPruner
 from secateur_service.pipeline.heap import Heap
 from secateur_service.pipeline.ledger import BlockLedger
@@ -31,10 +34,11 @@ from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.read_ahead import BlockReader
 from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.task import Task
+from secateur_service.pipeline.task import Samples, Task
 from secateur_service.pipeline.write_behind import BlockWriter
 from secateur_service.pruning.methods import Moments
 from secateur_service.records.blocks import BlockRecord, LayerRecord
+from secateur_service.sizing.operations import Work
 from secateur_service.telemetry import tracing
 
 # Share of an accelerator's free memory that hidden states may take; the rest is for a block and its statistics.
@@ -85,6 +89,23 @@ def meter_of(device: torch.device, observer: JobObserver) -> Meter:
     return Meter(observer, effort=time.process_time if device.type == "cpu" else None)
 
 
+@dataclass(frozen=True)
+class _Side:
+    """One of the two models that are compared.
+
+    Attributes:
+        model: the dense one, or the one that is written.
+        text: evaluation text in its tokens.
+        batches: the same.
+        work: what a pass sends through it, counted as if it were the only one.
+    """
+
+    model: StreamedModel
+    text: Samples
+    batches: Sequence[Batch]
+    work: Work
+
+
 class _Pass:
     def __init__(
         self,
@@ -101,54 +122,100 @@ class _Pass:
         self.observer = observer
         self.stopwatch = stopwatch
         self.meter = meter
-        self.work = task.work(model.checkpoint)
+        self.output = output = task.output
         self.heap = Heap()
         model.check = observer.check
         length = next(iter(task.calibration.values())).tokens.shape[1]
-        size = batch_sequences(length, model.device, small=model.small_batches)
+        self.batch_sequences = batch_sequences(length, model.device, small=model.small_batches)
+        text = task.calibration if output is None or task.order == "dense" else output.calibration
+        self.dense = self._side(model, text, task.evaluation)
+        self.pruned = self.dense if output is None else self._side(output.model, text, output.evaluation)
+        self.work = self.pruned.work
         # A recipe that needs no data sends no calibration text through the model.
-        texts = {} if task.moments is Moments.NONE else task.calibration
-        self.calibration = divide({name: sample.tokens for name, sample in texts.items()}, size)
-        self.evaluation = divide({name: sample.tokens for name, sample in task.evaluation.items()}, size)
+        self.calibration = self._divide({} if task.moments is Moments.NONE else text)
         self.reader = BlockReader(model, stopwatch, observer.check)
         self.writer = BlockWriter(task.shards, task.fingerprint, ledger, observer, stopwatch)
-        self.pruner = BlockPruner(model, task, self.calibration, self._check, meter.tick, self.work)
+        self.pruner = BlockPruner(
+            self.pruned.model,
+            task,
+            self.calibration,
+            self._check,
+            meter.tick,
+            self.work,
+            carries=output is None,
+        )
 
     def run(self) -> PassResult:
         self._place_states()
         with self.stopwatch.measure("load"):
-            states = self.model.embed([batch.tokens for batch in (*self.calibration, *self.evaluation)])
-        calibration, dense = states[: len(self.calibration)], states[len(self.calibration) :]
-        pruned = list(dense)
-        del states
+            calibration, dense, pruned = self._embed()
         finished = self._finished_blocks()
         self._plan(finished, dense)
         with self.reader, self.writer:
             for index in range(self.model.num_blocks):
                 self._check()
                 with tracing.span("block", {tracing.BLOCK: index}):
-                    self._run_block(index, finished.get(index), calibration, dense, pruned)
+                    self._run_block(index, finished, calibration, dense, pruned)
                 self.meter.block_done()
         with self.stopwatch.measure("evaluate"):
-            tokens = [batch.tokens for batch in self.evaluation]
-            losses = self.model.token_losses([dense, pruned], tokens, lambda work: self.meter.tick("head", work))
+            losses = self._losses(dense, pruned)
         return PassResult(
-            dense=self._by_language(losses[0]),
-            pruned=self._by_language(losses[1]),
+            dense=self._by_language(self.dense, losses[0]),
+            pruned=self._by_language(self.pruned, losses[1]),
             blocks=(*finished.values(), *self.writer.records),
             resumed_blocks=len(finished),
         )
+
+    def _side(self, model: StreamedModel, calibration: Samples, evaluation: Samples) -> _Side:
+        work = self.task.work(model.checkpoint, calibration, evaluation)
+        return _Side(model, evaluation, self._divide(evaluation), work)
+
+    def _divide(self, samples: Samples) -> list[Batch]:
+        return divide({name: sample.tokens for name, sample in samples.items()}, self.batch_sequences)
+
+    def _embed(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Hidden states before the first block: of the calibration text, and of the evaluation text on both sides."""
+        tokens = [[batch.tokens for batch in batches] for batches in self._batches()]
+        count = len(tokens[0])
+        if self.output is None:
+            states = self.model.embed([*tokens[0], *tokens[1]])
+            return states[:count], states[count:], states[count:]
+        if self.task.order == "dense":
+            states = self.model.embed([*tokens[0], *tokens[1]])
+            # The statistics are those of the output's blocks on the dense model's states.
+            shapes = [torch.zeros_like(batch) for batch in tokens[0]]
+            return states[:count], states[count:], self.pruned.model.embed([*shapes, *tokens[2]])[count:]
+        dense, states = self.model.embed(tokens[1]), self.pruned.model.embed([*tokens[0], *tokens[2]])
+        return states[:count], dense, states[count:]
+
+    def _batches(self) -> tuple[Sequence[Batch], Sequence[Batch], Sequence[Batch]]:
+        """Of the calibration text, and of the evaluation text on both sides."""
+        return self.calibration, self.dense.batches, self.pruned.batches
+
+    def _losses(self, dense: list[Tensor], pruned: list[Tensor]) -> list[list[Tensor]]:
+        """The losses of every token on both sides."""
+
+        def tick(work: float) -> None:
+            self.meter.tick("head", work)
+
+        tokens = [[batch.tokens for batch in side.batches] for side in (self.dense, self.pruned)]
+        if self.output is None:  # a slice of the head serves both
+            return self.model.head.token_losses([dense, pruned], tokens[0], tick)
+        return [
+            *self.model.head.token_losses([dense], tokens[0], tick),
+            *self.pruned.model.head.token_losses([pruned], tokens[1], tick),
+        ]
 
     def _place_states(self) -> None:
         """Let the hidden states wait on the host where they would take too much of an accelerator's memory."""
         if self.model.states_device.type != "cuda":
             return
         hidden = self.model.checkpoint.tensors[self.model.checkpoint.embedding_name].shape[1]
-        copies = ((self.calibration, 1), (self.evaluation, 2))
-        tokens = sum(count * batch.tokens.numel() for batches, count in copies for batch in batches)
+        tokens = sum(batch.tokens.numel() for batches in self._batches() for batch in batches)
         needed, free = tokens * hidden * self.model.dtype.itemsize, torch.cuda.mem_get_info(self.model.device)[0]
         if needed > MAX_STATES_SHARE * free:
-            self.model.states_device = torch.device("cpu")
+            for side in (self.dense, self.pruned):
+                side.model.states_device = torch.device("cpu")
             self.observer.log("info", "hidden states wait on the host", bytes=needed, free_device_bytes=free)
 
     def _check(self) -> None:
@@ -160,25 +227,47 @@ class _Pass:
     def _plan(self, finished: Mapping[int, BlockRecord], states: Sequence[Tensor]) -> None:
         """Announce the work; what earlier attempts did counts as done."""
         self.meter.lap()
-        for index, groups in enumerate(self.work.blocks):
-            calibrating, solving = self.work.calibrating(index), sum(map(self.work.choosing, groups))
-            if self.task.order == "block":
-                calibrating += self.work.carrying(index)
-            self.meter.plan("evaluate", self.work.evaluating(index))
+        for index in range(self.model.num_blocks):
+            self.meter.plan("evaluate", self.dense.work.evaluating(index) / 2)
+            place = self._place(index)
+            if place is None:
+                self.meter.plan("calibrate", self._carrying(index))
+                continue
+            calibrating = self.work.calibrating(place)
+            solving = sum(map(self.work.choosing, self.work.blocks[place]))
+            if self.output is not None and self.task.order == "dense":
+                calibrating += self._carrying(index) - self.work.leaving(place)
+            elif self.task.order == "block":
+                calibrating += self._carrying(index)
+            self.meter.plan("evaluate", self.work.evaluating(place) / 2)
             self.meter.plan("calibrate", calibrating)
             self.meter.plan("solve", solving)
-            if index in finished:  # its text only passes
-                self.meter.skip("calibrate", calibrating - self.work.carrying(index))
+            if place in finished:  # its text only passes
+                self.meter.skip("calibrate", calibrating - self._carrying(index))
                 self.meter.skip("solve", solving)
-        self.meter.plan("head", self.work.head())
+        self.meter.plan("head", (self.dense.work.head() + self.work.head()) / 2)
         if states:
-            self.meter.gauge("head", *self.model.time_head(states[0], self.work.head(), self.meter.effort))
+            self.meter.gauge("head", *self.model.head.time(states[0], self.dense.work.head(), self.meter.effort))
             self.meter.lap()
+
+    def _place(self, index: int) -> int | None:
+        """Where the output has a block of the dense model; None where it has not."""
+        if self.output is None:
+            return index
+        blocks = self.output.plan.blocks
+        return blocks.index(index) if index in blocks else None
+
+    def _carrying(self, index: int) -> float:
+        """The work of sending the calibration text through a block of the dense model, or what the output has of it."""
+        if self.task.order == "dense":
+            return self.dense.work.carrying(index)
+        place = self._place(index)
+        return 0.0 if place is None else self.work.carrying(place)
 
     def _run_block(
         self,
         index: int,
-        finished: BlockRecord | None,
+        finished: Mapping[int, BlockRecord],
         calibration: list[Tensor],
         dense: list[Tensor],
         pruned: list[Tensor],
@@ -186,36 +275,52 @@ class _Pass:
         """Carry all states through one block, in place, and prune it on the way unless it is finished."""
         began = time.monotonic()
         measure = self.stopwatch.measure
+        place = self._place(index)
         with contextlib.ExitStack() as memory:
             with measure("load"):
-                block = memory.enter_context(self.model.block(index, self.reader.take(index)))
+                stored = self.reader.take(index)
+                kept = self.output.reader.cut_block(stored) if self.output and place is not None else {}
+                block = memory.enter_context(self.model.block(index, stored))
             with measure("evaluate"):
-                self._propagate(block, index, dense)
+                self._propagate(self.dense, block, index, dense)
+            if place is None:
+                with measure("prune"):
+                    self._carry_dense(block, index, calibration)
+                return
+            written = block
+            if self.output is not None:
+                with measure("load"):
+                    written = memory.enter_context(self.pruned.model.block(place, kept))
+            record = finished.get(place)
             layers: Sequence[LayerRecord] = ()
             with measure("prune"):
-                if finished is None:
-                    layers = self.pruner.prune(block, index, calibration)
-                elif self.task.order == "dense":
-                    self.pruner.carry(block, index, calibration)
-            if finished is not None:
+                if record is None:
+                    layers = self.pruner.prune(written, place, calibration)
+                if self.task.order == "dense" and (record is not None or self.output is not None):
+                    self._carry_dense(block, index, calibration)
+            if record is not None:
                 with measure("load"):
-                    self._restore(index, finished)
-                if self.task.order != "dense":
+                    self._restore(place, record)
+                if self.task.order != "dense" and place + 1 < self.pruned.model.num_blocks:
                     with measure("prune"):
-                        self.pruner.carry(block, index, calibration)
+                        self.pruner.carry(self.pruned.model, written, place, calibration, self.work.carrying(place))
             with measure("evaluate"):
-                self._propagate(block, index, pruned)
+                self._propagate(self.pruned, written, place, pruned)
                 snr_db = self._snr_db(dense, pruned)
-            if finished is None:
-                outputs = self.model.output_tensors(block, index)
-                self.writer.submit(index, outputs, layers, snr_db, time.monotonic() - began)
+            if record is None:
+                outputs = self.pruned.model.output_tensors(written, place)
+                self.writer.submit(place, outputs, layers, snr_db, time.monotonic() - began)
 
-    def _propagate(self, block: nn.Module, index: int, states: list[Tensor]) -> None:
+    def _carry_dense(self, block: nn.Module, index: int, calibration: list[Tensor]) -> None:
+        if self.task.order == "dense" and index + 1 < self.model.num_blocks:
+            self.pruner.carry(self.model, block, index, calibration, self._carrying(index))
+
+    def _propagate(self, side: _Side, block: nn.Module, index: int, states: list[Tensor]) -> None:
         for position, batch in enumerate(states):
             self._check()
-            states[position] = self.model.run_block(block, index, batch)
-            share = self.evaluation[position].tokens.numel() / self.work.evaluation
-            self.meter.tick("evaluate", share * self.work.evaluating(index) / 2)
+            states[position] = side.model.run_block(block, index, batch)
+            share = side.batches[position].tokens.numel() / side.work.evaluation
+            self.meter.tick("evaluate", share * side.work.evaluating(index) / 2)
 
     def _finished_blocks(self) -> dict[int, BlockRecord]:
         """The leading blocks that are in the ledger, were made as this pass makes them, and are still there."""
@@ -232,14 +337,19 @@ class _Pass:
     def _restore(self, index: int, record: BlockRecord) -> None:
         reader = TensorReader()
         header = read_header(self.task.shards.fetch(record))
-        self.model.load_into(index, {name: reader.read(info) for name, info in header.items()})
+        self.pruned.model.load_into(index, {name: reader.read(info) for name, info in header.items()})
         self.task.shards.move(record)
 
     def _snr_db(self, dense: list[Tensor], pruned: list[Tensor]) -> dict[str, float]:
-        """10·log10(‖h‖² / ‖h − ĥ‖²) over the evaluation states of each language; left out where nothing differs."""
+        """10·log10(‖h‖² / ‖h − ĥ‖²) over the evaluation states of each language; left out where nothing differs.
+
+        States of other tokens cannot be compared: nothing is told of them.
+        """
+        if self.output is not None and not self.output.plan.keeps_tokens:
+            return {}
         signal: dict[str, float] = {}
         noise: dict[str, float] = {}
-        for batch, clean, noisy in zip(self.evaluation, dense, pruned, strict=True):
+        for batch, clean, noisy in zip(self.dense.batches, dense, pruned, strict=True):
             self._check()
             signal[batch.language] = signal.get(batch.language, 0.0) + float(clean.float().square().sum())
             noise[batch.language] = noise.get(batch.language, 0.0) + float((clean - noisy).float().square().sum())
@@ -248,12 +358,12 @@ class _Pass:
                 raise FloatingPointError(f"hidden states of language {language} that are not finite")
         return {name: 10 * math.log10(signal[name] / noise[name]) for name in signal if noise[name] > 0}
 
-    def _by_language(self, losses: list[Tensor]) -> dict[str, Losses]:
-        collected: dict[str, list[Tensor]] = {name: [] for name in self.task.evaluation}
-        for batch, values in zip(self.evaluation, losses, strict=True):
+    @staticmethod
+    def _by_language(side: _Side, losses: list[Tensor]) -> dict[str, Losses]:
+        collected: dict[str, list[Tensor]] = {name: [] for name in side.text}
+        for batch, values in zip(side.batches, losses, strict=True):
             collected[batch.language].append(values)
-        samples = self.task.evaluation
         return {
-            name: sum_losses(values, samples[name].token_bytes, samples[name].is_text)
+            name: sum_losses(values, side.text[name].token_bytes, side.text[name].is_text)
             for name, values in collected.items()
         }

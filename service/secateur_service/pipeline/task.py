@@ -7,10 +7,35 @@ from dataclasses import dataclass
 
 from secateur_service.calibration.sampling import TextSample
 from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.cutting import CutReader
+from secateur_service.models.plan import OutputPlan
+from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.pruning.patterns import Target
 from secateur_service.sizing.operations import Work, groups_of
+
+Samples = Mapping[str, TextSample]
+"""Text by language."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """The model that is written, where it is not of the shape of the one that is read.
+
+    Attributes:
+        plan: which parts of the dense model stay.
+        model: it, dense, with its own tokens.
+        reader: reads its tensors.
+        calibration: calibration text in its tokens.
+        evaluation: evaluation text in its tokens: each sequence stands for the text that it stands for in the task.
+    """
+
+    plan: OutputPlan
+    model: StreamedModel
+    reader: CutReader
+    calibration: Samples
+    evaluation: Samples
 
 
 @dataclass(frozen=True)
@@ -19,40 +44,42 @@ class Task:
 
     Attributes:
         recipe: which weights go, and what happens to those that stay.
-        targets: how much of each weight goes, by its name in the checkpoint; what is not in it stays dense.
+        targets: how much of each weight goes, by its name in what is written; what is not in it stays dense.
         order: one of `spec.ORDERS`.
         weights: mixing weight of each calibration language.
-        calibration: calibration text by language.
-        evaluation: evaluation text by language; may be empty.
+        calibration: calibration text by language, in the tokens of the dense model.
+        evaluation: evaluation text by language, in the same; may be empty.
         shards: where the pruned blocks go.
         fingerprint: digest of all that their bytes depend on.
         minimax: whether `weights` are only where the search for the weights of the worst language begins.
         layer_snr: whether each layer's signal-to-noise ratio per language is wanted.
+        output: what is written; None for the model that is read, with its weights pruned.
     """
 
     recipe: Recipe
     targets: Mapping[str, Target]
     order: str
     weights: Mapping[str, float]
-    calibration: Mapping[str, TextSample]
-    evaluation: Mapping[str, TextSample]
+    calibration: Samples
+    evaluation: Samples
     shards: Shards
     fingerprint: str = ""
     minimax: bool = False
     layer_snr: bool = True
+    output: Output | None = None
 
-    def work(self, checkpoint: Checkpoint) -> Work:
-        """Its work on a model, as operations are counted."""
-        length = next(iter(self.calibration.values())).tokens.shape[1]
+    def work(self, checkpoint: Checkpoint, calibration: Samples, evaluation: Samples) -> Work:
+        """Its work on a model whose tokens those of the text are, as operations are counted."""
+        length = next(iter(calibration.values())).tokens.shape[1]
         vocabulary, hidden = checkpoint.tensors[checkpoint.head_name].shape
         return Work(
             blocks=[list(groups_of(checkpoint, index)) for index in range(checkpoint.num_blocks)],
             hidden=hidden,
             vocabulary=vocabulary,
             length=length,
-            calibration=sum(sample.tokens.numel() for sample in self.calibration.values()),
-            evaluation=sum(sample.tokens.numel() for sample in self.evaluation.values()),
-            languages=len(self.calibration),
+            calibration=sum(sample.tokens.numel() for sample in calibration.values()),
+            evaluation=sum(sample.tokens.numel() for sample in evaluation.values()),
+            languages=len(calibration),
             recipe=self.recipe,
             order=self.order,
             minimax=self.minimax,

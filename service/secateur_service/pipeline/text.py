@@ -20,11 +20,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from secateur_service.calibration.corpora import DEFAULT_TEXT_FIELD, Corpus, FolderCorpus, corpus_files
-from secateur_service.calibration.documents import Render
+from secateur_service.calibration.documents import Render, Rendered
 from secateur_service.calibration.identification import Identified
 from secateur_service.calibration.packing import Framing
 from secateur_service.calibration.presets import PresetReference, parse_preset
-from secateur_service.calibration.sampling import TextSample, Writer, draw_samples
+from secateur_service.calibration.sampling import Passages, TextSample, Writer, draw_samples
 from secateur_service.calibration.streamed import StreamedCorpus
 from secateur_service.calibration.templates import render_conversation
 from secateur_service.durable import file_digest, write_durably
@@ -39,9 +39,9 @@ from secateur_service.spec import CalibrationSpec, PruneSpec
 
 Samples = dict[str, TextSample]
 _TENSORS = ("tokens", "token_bytes", "is_text")
-_NOT_FIGURES = (*_TENSORS, "document_hashes")
+_NOT_FIGURES = (*_TENSORS, "document_hashes", "passages")
 # Changes where the same specification comes to draw other text, or keeps it in another form.
-_DRAWING = "2"
+_DRAWING = "3"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -204,7 +204,8 @@ def _keep(path: Path, key: str, drawn: tuple[Samples, Samples]) -> None:
             tensors |= {f"{purpose}/{name}/{part}": getattr(sample, part) for part in _TENSORS}
             rest = {field: value for field, value in vars(sample).items() if field not in _NOT_FIGURES}
             found = sample.identified and vars(sample.identified)
-            figures.append({**rest, "purpose": purpose, "identified": found})
+            passages = sample.passages and _plain_passages(sample.passages)
+            figures.append({**rest, "purpose": purpose, "identified": found, "passages": passages})
     write_durably(path, save(tensors, {"key": key, "figures": json.dumps(figures)}))
 
 
@@ -219,6 +220,31 @@ def _recall(path: Path, key: str) -> tuple[Samples, Samples] | None:
         for figures in json.loads(metadata["figures"]):
             purpose, name, found = figures.pop("purpose"), figures["language"], figures["identified"]
             figures["identified"] = found and Identified(**found)
+            figures["passages"] = figures["passages"] and _passages(figures["passages"])
             tensors = {part: file.get_tensor(f"{purpose}/{name}/{part}") for part in _TENSORS}
             drawn[purpose][name] = TextSample(**tensors, **figures)
     return drawn
+
+
+def _plain_passages(passages: Passages) -> dict[str, Any]:
+    """As plain JSON types; of a rendered document with what it was made of, and which characters are content."""
+    documents = [
+        [text, text.origin, "".join("01"[is_content] for is_content in text.is_content)]
+        if isinstance(text, Rendered)
+        else [text]
+        for text in passages.documents
+    ]
+    return {"documents": documents, "spans": passages.spans}
+
+
+def _passages(plain: dict[str, Any]) -> Passages:
+    """The inverse of `_plain_passages`."""
+    documents = []
+    for text, *rest in plain["documents"]:
+        if rest:
+            document = Rendered(text)
+            document.origin, document.is_content = rest[0], [digit == "1" for digit in rest[1]]
+            documents.append(document)
+        else:
+            documents.append(text)
+    return Passages(tuple(documents), tuple((tuple(begin), tuple(end)) for begin, end in plain["spans"]))

@@ -130,6 +130,10 @@ class Work:
         ways[1] += 2.0 * self.calibration * self.length * self.hidden
         return [way + moments for way, moments in zip(ways, [*map(self.moments_of, groups), 0.0], strict=True)]
 
+    def leaving(self, index: int) -> float:
+        """The calibration text's way out of a block, which is part of the first pass in some orders."""
+        return self.stages(index)[-1] if self.needs_data else 0.0
+
     def calibrating(self, index: int) -> float:
         """The calibration text through a block, its second moments included."""
         return sum(self.stages(index)) if self.needs_data else 0.0

@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -10,8 +9,8 @@ import pytest
 
 from secateur_service.calibration.identification import Identified
 from secateur_service.evaluation.html import render_html
-from secateur_service.evaluation.report import CalibrationFigures, Report
-from support.reports import evaluation, kinds, make_report
+from secateur_service.evaluation.report import Report
+from support.reports import calibration, evaluation, kinds, make_report
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "report.schema.json"
 HOSTILE = "\"><script>alert('x')</script>{{ 7*7 }}"
@@ -22,10 +21,10 @@ def other(share, name="en"):
     return Identified(200, share, name, 1 - share)
 
 
-def report(calibration=SOUND, held_out=SOUND, *, dropped=None, **changes):
+def report(drawn=SOUND, held_out=SOUND, *, dropped=None, **changes):
     """A report on text of one language, German, that seems to be in these languages."""
-    mix = CalibrationFigures("de", 1.0, 30, 32, 4096, 4096, 8192, "cd" * 32, dropped=dropped, identified=calibration)
-    evaluated = replace(evaluation("de", 1.05), identified=held_out)
+    mix = calibration("de", dropped=dropped, identified=drawn)
+    evaluated = evaluation("de", 1.05, identified=held_out)
     return make_report(calibration=[mix], evaluation=[evaluated], **changes)
 
 
@@ -85,8 +84,8 @@ def test_the_page_points_out_the_other_language_and_does_not_say_that_pruning_co
     assert "73% read like en" in page
     assert "lost far more" not in page
     lost = make_report(
-        calibration=[CalibrationFigures("de", 1.0, 30, 32, 4096, 4096, 8192, "cd" * 32, identified=other(0.27))],
-        evaluation=[evaluation("de", 1.05), evaluation("uk", 3.0)],
+        calibration=[calibration("de", identified=other(0.27))],
+        evaluation=[evaluation("de", 1.05), evaluation("uk", 3.0, in_mix=False)],
     )
     assert "and not evenly: uk lost far more." in render_html(lost).decode()
 
@@ -101,8 +100,8 @@ def test_the_name_of_the_other_language_cannot_inject_markup():
 def test_the_page_says_where_the_model_wrote_the_text_and_how_much_was_left_out():
     plain = report()
     assert "wrote this text itself" not in render_html(plain).decode()
-    calibration = {**plain.spec["calibration"], "generation": {"prefix_tokens": 64}}
-    written = report(dropped=7).model_copy(update={"spec": {**plain.spec, "calibration": calibration}})
+    mix = {**plain.spec["calibration"], "generation": {"prefix_tokens": 64}}
+    written = report(dropped=7).model_copy(update={"spec": {**plain.spec, "calibration": mix}})
     page = render_html(written).decode()
     assert "wrote this text itself" in page
     assert "left out (7 in all)" in page

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from secateur_service.evaluation.html import mean_ratio, model_name, render_html, row_label, target
-from secateur_service.evaluation.report import WindowFigures
+from secateur_service.evaluation.parts import JobPart, WindowsPart
 from support.reports import Block, Layer, make_report
 
 HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&lt;{{ 7*7 }}"
@@ -43,7 +43,7 @@ def hostile_report():
     block = Block(0, (Layer(f"model.layers.0.{HOSTILE}.weight", (4, 4), 8, (HOSTILE,)),), {HOSTILE: 12.0})
     return make_report(
         uri=f"file:///models/{HOSTILE}",
-        job_id=HOSTILE,
+        job=JobPart(id=HOSTILE, secateur_version="0.1.0"),
         ratios={HOSTILE: 1.5, "de": 1.1},
         mix={HOSTILE: 1.0},
         blocks=[block],
@@ -127,10 +127,21 @@ def test_the_mean_growth_is_geometric():
 @pytest.mark.parametrize(
     ("windows", "told"),
     [
-        (WindowFigures(128, ("<s>",), ("</s>", "<s>")), "begin with <code>&lt;s&gt;</code>; between two documents"),
-        (WindowFigures(128, (), ("<|end|>",)), "do not overlap; between two documents stands <code>&lt;|end|&gt;"),
-        (WindowFigures(128, (), ()), "do not overlap. Tokens that stand for no text are never scored."),
+        (
+            (("<s>",), ("</s>", "<s>")),
+            "begin with <code>&lt;s&gt;</code>; between two documents",
+        ),
+        (
+            ((), ("<|end|>",)),
+            "do not overlap; between two documents stands <code>&lt;|end|&gt;",
+        ),
+        (
+            ((), ()),
+            "do not overlap. Tokens that stand for no text are never scored.",
+        ),
     ],
 )
 def test_the_page_says_what_was_counted(windows, told):
+    beginning, separator = windows
+    windows = WindowsPart(tokens=128, beginning=beginning, separator=separator)
     assert told in render_html(make_report(windows=windows)).decode()

@@ -29,7 +29,7 @@ def losses_streamed(model, batches):
     for index in range(model.num_blocks):
         with model.block(index) as block:
             states = [model.run_block(block, index, batch) for batch in states]
-    return model.token_losses([states], batches)[0]
+    return model.head.token_losses([states], batches)[0]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -45,13 +45,13 @@ def test_losses_equal_those_of_the_whole_model(name, max_shard_size, tmp_path):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_head_in_slices_of_the_vocabulary_equals_the_whole_head(name, tmp_path, monkeypatch):
-    from secateur_service.models import streaming
+    from secateur_service.models import head
 
     model = build_model(name)
     model.save_pretrained(tmp_path)
     ids = torch.randint(0, 250, (2, 32), generator=torch.Generator().manual_seed(1))
-    monkeypatch.setattr(streaming, "_HEAD_SLICE_BYTES", {"cpu": 64 * 4 * 70})  # 70 rows
-    monkeypatch.setattr(streaming, "_LOGITS_SLICE_BYTES", {"cpu": 70 * 4 * 11})  # 11 tokens
+    monkeypatch.setattr(head, "_HEAD_SLICE_BYTES", {"cpu": 64 * 4 * 70})  # 70 rows
+    monkeypatch.setattr(head, "_LOGITS_SLICE_BYTES", {"cpu": 70 * 4 * 11})  # 11 tokens
     got = losses_streamed(streamed(tmp_path), [ids])
     torch.testing.assert_close(got[0].float(), losses_in_memory(model, ids), rtol=1e-4, atol=1e-4)
 

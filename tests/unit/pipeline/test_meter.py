@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur_service.errors import CancelledError
-from secateur_service.models import streaming
+from secateur_service.models import head
 from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.ledger import FileLedger
@@ -97,7 +97,7 @@ def test_between_two_looks_lies_no_more_than_one_product(
     base = tmp_path_factory.mktemp("pieces")
     folder = save_model(base / "model", **shape_of(hidden, intermediate, vocabulary, blocks))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming, "_HEAD_PIECE_OPERATIONS", {"cpu": 2.0**20})
+        patch.setattr(head, "_HEAD_PIECE_OPERATIONS", {"cpu": 2.0**20})
         _, observer, total = watched_pass(
             folder, base / "shards", method, order, sequences=sequences, length=length, evaluation=evaluation
         )

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from secateur_service.models import streaming
+from secateur_service.models import head
 from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.pipeline import heap
 from secateur_service.pipeline.batches import batch_sequences
@@ -140,7 +140,7 @@ def test_states_go_where_memory_is_not_short(model):
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_it_counts_with_the_sizes_of_the_engine(device):
     assert estimates._BATCH_TOKENS[device] == batch_sequences(1, torch.device(device))
-    assert estimates._HEAD_BYTES[device] == streaming._HEAD_SLICE_BYTES[device] + streaming._LOGITS_SLICE_BYTES[device]
+    assert estimates._HEAD_BYTES[device] == head._HEAD_SLICE_BYTES[device] + head._LOGITS_SLICE_BYTES[device]
     assert estimates._SLACK_BYTES == heap._SLACK_BYTES
     assert methods._SWEEP_COLUMNS == sparsegpt._COLUMN_BLOCK
     assert methods._CG_PRODUCTS == conjugate_gradient.STEPS + 2

@@ -1,0 +1,229 @@
+"""The parts of a report: each figure once, with what it means. The published schema is generated from them."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from secateur_service.evaluation.perplexity import Losses, bits_per_byte, perplexity
+from secateur_service.records.blocks import BlockRecord, LayerRecord
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Part(BaseModel):
+    """Common rules: no unknown fields, finite numbers, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, from_attributes=True)
+
+
+class JobPart(Part):
+    """The job and the software."""
+
+    id: str
+    secateur_version: str
+
+
+class ModelPart(Part):
+    """The dense model."""
+
+    uri: str
+    digest: str = Field(description="SHA-256 that stands for its configuration and weights")
+    model_type: str = Field(description="transformers' name of the architecture")
+    parameters: int = Field(ge=1)
+    blocks: int = Field(ge=1, description="decoder blocks")
+    dtype: str = Field(description="type of the weights as they are stored")
+
+
+class OutputPart(Part):
+    """The model that was written, which need not have the shape of the dense one."""
+
+    parameters: int = Field(ge=1)
+    blocks: int = Field(ge=1, description="decoder blocks")
+    size_bytes: int = Field(ge=1, description="bytes of all tensors")
+
+
+class IdentifiedPart(Part):
+    """What language the documents of a text seem to be in."""
+
+    documents: int = Field(description="that were looked at")
+    share: Share = Field(description="of those that seem to be in the language that they claim")
+    other: str = Field(description="the most frequent other language; empty where there is none")
+    other_share: Share
+
+
+_ROWS_WITHOUT_TEXT = Field(ge=0, description="rows of the corpus that were skipped because they have no text")
+_CUT_TEXTS = Field(ge=0, description="texts of the corpus that are so long that they were cut into several documents")
+
+
+class WindowsPart(Part):
+    """How documents became windows, and which of their tokens are scored."""
+
+    tokens: int = Field(description="length of a window; windows do not overlap")
+    beginning: tuple[str, ...] = Field(
+        description="tokens that begin every window, as the tokenizer itself begins a text; none where it adds none"
+    )
+    separator: tuple[str, ...] = Field(description="tokens between two documents of a window")
+    scored: Literal["text"] = Field(
+        default="text",
+        description="which tokens count in perplexity and bits per byte: those that stand for text and have a token "
+        "before them in their window. Beginnings, ends and templates are context and are never scored; in schema "
+        "version 1 they were, so that its figures do not compare with these",
+    )
+
+
+class CalibrationLanguage(Part):
+    """The calibration text of one language of the mix."""
+
+    language: str
+    weight: Share = Field(description="weight in the mix; the weights sum to one")
+    documents: int
+    sequences: int
+    tokens: int = Field(description="tokens of all sequences")
+    text_tokens: int = Field(description="those that stand for text; the others begin, separate or frame documents")
+    bytes: int = Field(description="UTF-8 bytes of text that the text tokens stand for")
+    bytes_per_token: float = Field(description="bytes per text token, the fitness of the tokenizer: higher is better")
+    unknown_share: Share = Field(
+        description="text tokens that are unknown or single bytes of a vocabulary that falls back to them"
+    )
+    digest: str = Field(description="SHA-256 of the token ids")
+    dropped_texts: int | None = Field(
+        description="texts that were left out of those that the dense model wrote; null where the corpus is the text"
+    )
+    rows_without_text: int = _ROWS_WITHOUT_TEXT
+    cut_texts: int = _CUT_TEXTS
+    identified: IdentifiedPart | None = Field(description="null where nobody asked, or where it cannot be told")
+
+    @classmethod
+    def of(cls, *, unknown_tokens: int, **figures: Any) -> Self:
+        """With the shares that follow from the other figures.
+
+        Args:
+            unknown_tokens: text tokens that are unknown, or single bytes.
+            figures: the other fields.
+        """
+        tokens = max(figures["text_tokens"], 1)
+        return cls(bytes_per_token=figures["bytes"] / tokens, unknown_share=unknown_tokens / tokens, **figures)
+
+
+class EvaluationLanguage(Part):
+    """What pruning cost one language."""
+
+    language: str
+    in_mix: bool = Field(description="whether the model was calibrated on the language")
+    windows: int
+    tokens: int = Field(description="scored tokens of the dense model: see `windows.scored`")
+    bytes: int = Field(description="UTF-8 bytes of text that these tokens stand for")
+    pruned_tokens: int = Field(
+        description="scored tokens of the model that was written, for the same text: others where it has a vocabulary "
+        "of its own"
+    )
+    pruned_bytes: int = Field(description="UTF-8 bytes of text that these tokens stand for")
+    dense_perplexity: float = Field(description="exp(nats / tokens)")
+    pruned_perplexity: float = Field(
+        description="exp(nats / tokens), both for `bytes` of text and per token of the dense model, so that the two "
+        "compare whatever the vocabularies"
+    )
+    perplexity_ratio: float = Field(description="pruned / dense; 1 means nothing was lost")
+    dense_bits_per_byte: float = Field(description="nats / (ln 2 · bytes); compares between languages and tokenizers")
+    pruned_bits_per_byte: float
+    rows_without_text: int = _ROWS_WITHOUT_TEXT
+    cut_texts: int = _CUT_TEXTS
+    identified: IdentifiedPart | None = Field(description="null where nobody asked, or where it cannot be told")
+
+    @classmethod
+    def of(cls, *, dense: Losses, pruned: Losses, **figures: Any) -> Self:
+        """With the figures that follow from the losses.
+
+        Args:
+            dense: of the dense model.
+            pruned: of the model that was written, over the same text in its own tokens.
+            figures: the other fields.
+        """
+        before = perplexity(dense.nats, dense.tokens)
+        after = perplexity(pruned.nats * (dense.bytes / pruned.bytes), dense.tokens)
+        return cls(
+            tokens=dense.tokens,
+            bytes=dense.bytes,
+            pruned_tokens=pruned.tokens,
+            pruned_bytes=pruned.bytes,
+            dense_perplexity=before,
+            pruned_perplexity=after,
+            perplexity_ratio=after / before,
+            dense_bits_per_byte=bits_per_byte(dense.nats, dense.bytes),
+            pruned_bits_per_byte=bits_per_byte(pruned.nats, pruned.bytes),
+            **figures,
+        )
+
+
+class SparsityPart(Part):
+    """Exact counts of zeros."""
+
+    pruned_layers: Share = Field(description="zeros / weights of the pruned layers")
+    all_parameters: Share = Field(description="zeros of the pruned layers / parameters of the model that was written")
+    zeros: int = Field(description="zeros in the pruned layers")
+    weights: int = Field(description="weights of the pruned layers")
+
+
+class LayerPart(Part):
+    """One pruned layer."""
+
+    name: str
+    shape: tuple[int, int] = Field(description="(out, in)")
+    zeros: int
+    sparsity: Share
+    notes: tuple[str, ...] = Field(description="what was unusual, e.g. a factorisation that needed more damping")
+    snr_db: dict[str, float] = Field(
+        description="10·log10(‖XWᵀ‖² / ‖X(W − Ŵ)ᵀ‖²) per calibration language, on inputs that the layer saw; "
+        "compares within one order only; absent where nothing was lost"
+    )
+    snr_tokens: dict[str, int] = Field(
+        default_factory=dict,
+        description="number of inputs that each ratio rests on: all that the layer saw where the second moments of the "
+        "language were kept, else 2,048 of them where there were as many, and fewer of an expert",
+    )
+    weights: dict[str, float] = Field(
+        description="mixing weights that `minimax` found for the layer; empty where the mix was given"
+    )
+
+    @classmethod
+    def of(cls, record: LayerRecord) -> Self:
+        """What is told of a layer."""
+        return cls(
+            name=record.name,
+            shape=record.shape,
+            zeros=record.zeros,
+            sparsity=record.zeros / math.prod(record.shape),
+            notes=record.notes,
+            snr_db=dict(record.snr_db),
+            snr_tokens=dict(record.snr_tokens),
+            weights=dict(record.weights),
+        )
+
+
+class BlockPart(Part):
+    """One decoder block of the model that was written."""
+
+    index: int
+    sparsity: Share
+    snr_db: dict[str, float] = Field(
+        description="10·log10(‖h‖² / ‖h − ĥ‖²) of the evaluation states after the block, per language; absent where "
+        "nothing differs, and where the two models have other tokens"
+    )
+    layers: tuple[LayerPart, ...]
+
+    @classmethod
+    def of(cls, record: BlockRecord) -> Self:
+        """What is told of a block."""
+        layers = tuple(LayerPart.of(layer) for layer in record.layers)
+        return cls(index=record.index, sparsity=record.sparsity, snr_db=dict(record.snr_db), layers=layers)
+
+
+class Verdict(Part):
+    """What the figures mean."""
+
+    kind: str = Field(description="stable, UPPER_SNAKE_CASE")
+    language: str | None = Field(description="null where it concerns the model as a whole")
+    message: str

@@ -1,0 +1,198 @@
+"""What follows the last block of a streamed model: the final norm, the head, and what a model makes of its logits.
+
+The norm runs on slices of tokens, the head on slices of tokens and of the vocabulary, so that neither the head nor the
+logits need be in memory as a whole. The slices of the vocabulary are joined by a running log-sum-exp.
+
+Shapes: B sequences, S tokens, d hidden size, V vocabulary; the head may be narrower than the hidden states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Memory of a slice of the head and of a slice of logits; an accelerator wants larger products.
+_HEAD_SLICE_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
+_LOGITS_SLICE_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
+_MAX_HEAD_TOKENS = 4096
+# Floating-point operations between two looks at whether to go on.
+_HEAD_PIECE_OPERATIONS = {"cpu": 2.0**33, "cuda": 2.0**43}
+# Of its work, what may be tried out to know how long it will take.
+_TRIED_SHARE = 1 / 64
+_LOGITS_SPREAD = 3.0  # standard deviation of the logits of a token, as of a trained model
+
+
+@dataclass(frozen=True)
+class Head:
+    """The end of a model, of which a slice at a time is in memory.
+
+    Attributes:
+        shape: of the head's matrix.
+        hidden: d.
+        device: where it computes.
+        dtype: type of weights and hidden states while computing.
+        rows: loads rows [start, stop) of the matrix onto the device.
+        run: logits t×1×v of the model for hidden states t×d in the place of what its blocks make, and another head.
+        put_aside: puts hidden states where they wait.
+        check: called between two pieces of work; raises to stop.
+    """
+
+    shape: tuple[int, ...]
+    hidden: int
+    device: torch.device
+    dtype: torch.dtype
+    rows: Callable[[int, int], Tensor]
+    run: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+    put_aside: Callable[[Tensor], Tensor]
+    check: Callable[[], None]
+
+    @torch.no_grad()
+    def token_losses(
+        self,
+        copies: Sequence[list[Tensor]],
+        tokens: Sequence[Tensor],
+        on_piece: Callable[[float], None] = lambda _: None,
+    ) -> list[list[Tensor]]:
+        """Cross-entropy of every next token, for several copies of the hidden states after the last block.
+
+        Args:
+            copies: for each copy, hidden states B×S×d of every batch; used up.
+            tokens: token ids B×S of every batch.
+            on_piece: called with the floating-point operations of every piece of the work; may raise to stop.
+
+        Returns:
+            For each copy, losses in nats B×(S−1) of every batch, on the host in float64.
+        """
+        if not tokens:
+            return [[] for _ in copies]
+        for copy in copies:
+            for position, states in enumerate(copy):
+                copy[position] = self._inputs(states[:, :-1])
+        follows = self._is_followed()
+        log_sums = [[torch.full(ids[:, 1:].shape, -torch.inf) for ids in tokens] for _ in copies]
+        chosen = [[torch.zeros(ids[:, 1:].shape) for ids in tokens] for _ in copies]
+        for start, stop in self._slices():
+            weight = self.rows(start, stop)
+            for copy, sums, picks in zip(copies, log_sums, chosen, strict=True):
+                for states, ids, total, pick in zip(copy, tokens, sums, picks, strict=True):
+                    logits = _Logits(weight, start, ids[:, 1:], total, pick, self._after if follows else None)
+                    for piece in self._pieces(states, stop - start):
+                        logits.accumulate(states.view(-1, states.shape[-1])[piece].to(self.device), piece)
+                        on_piece(2.0 * (piece.stop - piece.start) * weight.numel())
+            del weight
+        return [
+            [(total.double() - pick.double()) for total, pick in zip(sums, picks, strict=True)]
+            for sums, picks in zip(log_sums, chosen, strict=True)
+        ]
+
+    @torch.no_grad()
+    def time(self, states: Tensor, operations: float, clock: Callable[[], float]) -> tuple[float, float]:
+        """How fast the head is, tried out on a piece of it where that is a small part of its work.
+
+        Args:
+            states: hidden states B×S×d of a batch, for their shape.
+            operations: of the head's whole work.
+            clock: seconds, or seconds of effort, since some moment.
+
+        Returns:
+            Floating-point operations that were tried, and the seconds that they took; zeros where none were.
+        """
+        start, stop = next(iter(self._slices()))
+        piece = next(iter(self._pieces(states, stop - start)))
+        count = piece.stop - piece.start
+        tried = 2.0 * count * (stop - start) * states.shape[-1]
+        if tried > _TRIED_SHARE * operations:
+            return 0.0, 0.0
+        weight = self.rows(start, stop)
+        # What the last block gives is not known yet. Logits much larger than a trained model's would take longer: their
+        # exponentials underflow.
+        noise = torch.randn(count, states.shape[-1], generator=torch.Generator().manual_seed(0))
+        inputs = (_LOGITS_SPREAD / weight.float().norm(dim=1).mean().cpu() * noise).to(weight)
+        nothing = torch.zeros(1, count)
+        seconds = 0.0
+        for _ in range(2):  # the first is slower
+            self.check()
+            logits = _Logits(weight, start, nothing.long(), nothing.clone(), nothing.clone(), None)
+            began = clock()
+            logits.accumulate(inputs, slice(0, count))
+            seconds = clock() - began
+        return tried, seconds
+
+    def _slices(self) -> Iterator[tuple[int, int]]:
+        """Rows [start, stop) of the head that are in memory together."""
+        vocabulary, width = self.shape
+        rows = max(1, min(vocabulary, _HEAD_SLICE_BYTES[self.device.type] // (width * self.dtype.itemsize)))
+        for start in range(0, vocabulary, rows):
+            yield start, min(start + rows, vocabulary)
+
+    def _pieces(self, states: Tensor, rows: int) -> Iterator[slice]:
+        """Tokens of a batch of states whose logits for so many rows of the head are computed together."""
+        tokens = states.numel() // states.shape[-1]
+        by_memory = _LOGITS_SLICE_BYTES[self.device.type] // (rows * 4)
+        by_work = int(_HEAD_PIECE_OPERATIONS[self.device.type] / (2 * rows * states.shape[-1]))
+        step = max(1, min(_MAX_HEAD_TOKENS, by_memory, by_work))
+        for begin in range(0, tokens, step):
+            yield slice(begin, min(begin + step, tokens))
+
+    def _inputs(self, states: Tensor) -> Tensor:
+        """What the model gives its head for hidden states B×S×d after the last block; of the same width or another."""
+        parts: list[Tensor] = []
+
+        def record(hidden: Tensor) -> Tensor:
+            parts.append(hidden[:, 0])
+            return hidden
+
+        for piece in states.reshape(-1, states.shape[-1]).split(_MAX_HEAD_TOKENS):
+            self.check()
+            self.run(piece.to(self.device), record)
+        return self.put_aside(torch.cat(parts).view(*states.shape[:-1], -1))
+
+    def _after(self, logits: Tensor) -> Tensor:
+        """What the model makes of logits t×v of its head: scales and soft-caps."""
+        hidden = torch.zeros(logits.shape[0], self.hidden, dtype=self.dtype, device=self.device)
+        return self.run(hidden, lambda _: logits[:, None])[:, 0]
+
+    def _is_followed(self) -> bool:
+        """Whether the model makes anything of its logits; small and large ones are tried."""
+        exponents = torch.arange(-6, 7, device=self.device)
+        logits = torch.cat([1.25 * 2.0**exponents, -1.25 * 2.0**exponents]).to(self.dtype)[None]
+        return not torch.equal(self._after(logits), logits)
+
+
+class _Logits:
+    """Log-sum-exp over the vocabulary, and the targets' logits, of a batch of tokens: added to by a slice of rows.
+
+    Args:
+        weight: rows of the head, v×d.
+        start: the first of them.
+        targets: ids B×S.
+        log_sum: B×S, added to.
+        chosen: B×S, where logits of targets that lie in the slice are put.
+        after: what the model makes of logits t×v; None for nothing.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        start: int,
+        targets: Tensor,
+        log_sum: Tensor,
+        chosen: Tensor,
+        after: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        self._weight, self._start, self._after = weight, start, after
+        self._targets, self._log_sum, self._chosen = targets.reshape(-1), log_sum.view(-1), chosen.view(-1)
+
+    def accumulate(self, inputs: Tensor, piece: slice) -> None:
+        """Add what the head makes of the inputs t×d of a piece of the tokens."""
+        logits = torch.nn.functional.linear(inputs, self._weight)
+        logits = (logits if self._after is None else self._after(logits)).float()
+        rows = len(self._weight)
+        self._log_sum[piece] = torch.logaddexp(self._log_sum[piece], logits.logsumexp(-1).cpu())
+        local = self._targets[piece] - self._start
+        inside = (local >= 0) & (local < rows)
+        picked = logits.gather(-1, local.clamp(0, rows - 1).to(logits.device)[:, None])[:, 0].cpu()
+        self._chosen[piece] = torch.where(inside, picked, self._chosen[piece])

@@ -1,0 +1,158 @@
+"""What a job writes, told from the model that it reads: which parts of it stay, under which names and in which shapes.
+
+The plain case is the identity: everything stays. Otherwise blocks may go as a whole, and tensors may lose rows or
+columns: rows of the vocabulary, channels of a feed-forward layer, heads. The configuration and the files that go with
+the model, the tokenizer's among them, are part of the plan, so that what is written is a model of its own. Whoever
+writes, packages, resumes, evaluates or reports asks the plan, and nobody assumes that both models have equal shapes.
+
+Does not import torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, position_of
+from secateur_service.models.companions import Companions
+from secateur_service.models.safetensors import DTYPE_BYTES, TensorInfo
+
+Kept = Mapping[int, Sequence[int]]
+"""Indices that stay, in the order in which they are written, by dimension; other dimensions stay as they are."""
+
+
+@dataclass(frozen=True)
+class OutputPlan:
+    """The model that is written, as parts of the dense one.
+
+    Attributes:
+        dense: the model that is read.
+        config: content of the config.json that is written, without what the job notes in it.
+        blocks: which blocks stay, by their position in the dense model, in order.
+        kept: what stays of tensors, by their name in the dense model; those that are not named stay whole.
+        files: contents of files that go with the model and are written anew, by name; the others are copied.
+    """
+
+    dense: Checkpoint
+    config: Mapping[str, Any]
+    blocks: tuple[int, ...]
+    kept: Mapping[str, Kept] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the model's class; names and shapes are held against that when it is built.
+
+        Raises:
+            ModelRefusedError: the plan does not belong to the model, or leaves nothing of it.
+        """
+        count = self.dense.num_blocks
+        if not self.blocks or list(self.blocks) != sorted(set(self.blocks) & set(range(count))):
+            raise ModelRefusedError(f"the plan keeps blocks {list(self.blocks)} of {count}; name some, in order, once")
+        for name, kept in self.kept.items():
+            info = self.dense.tensors.get(name)
+            if info is None:
+                raise ModelRefusedError(f"the plan names {name}, which the model does not have")
+            for dimension, indices in kept.items():
+                size = info.shape[dimension] if dimension in range(len(info.shape)) else 0
+                if not indices or len(set(indices)) != len(indices) or not 0 <= min(indices) <= max(indices) < size:
+                    raise ModelRefusedError(
+                        f"the plan keeps {len(indices)} indices of dimension {dimension} of {name}, which has shape "
+                        f"{list(info.shape)}; they have to lie in it, each once"
+                    )
+
+    @classmethod
+    def identity(cls, dense: Checkpoint) -> OutputPlan:
+        """Everything stays."""
+        return cls(dense, dense.config, tuple(range(dense.num_blocks)))
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether what is written has the parts, the shapes and the tokenizer of what is read."""
+        return not self.kept and not self.files and len(self.blocks) == self.dense.num_blocks
+
+    @property
+    def keeps_tokens(self) -> bool:
+        """Whether a text has the same token ids in both models."""
+        return not self.files and not {self.dense.embedding_name, self.dense.head_name} & self.kept.keys()
+
+    def digest(self) -> str:
+        """SHA-256 over all that it says."""
+        plain = {
+            "config": self.config,
+            "blocks": self.blocks,
+            "kept": {name: {str(at): list(rows) for at, rows in kept.items()} for name, kept in self.kept.items()},
+            "files": {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()},
+        }
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The name in the output of every tensor that stays, by its name in the dense model.
+
+        Blocks are counted anew.
+        """
+        architecture = self.dense.architecture
+        path = architecture.blocks.removeprefix(architecture.base_prefix)
+        places = {old: new for new, old in enumerate(self.blocks)}
+        names = {}
+        for name in self.dense.tensors:
+            index = position_of(architecture, name)
+            if index is None:
+                names[name] = name
+            elif index in places:
+                names[name] = name.replace(f"{path}.{index}.", f"{path}.{places[index]}.", 1)
+        return names
+
+    @cached_property
+    def sources(self) -> dict[str, TensorInfo]:
+        """The tensor of the dense model that each tensor of the output comes from, by its name in the output."""
+        return {name: self.dense.tensors[source] for source, name in self.names.items()}
+
+    def output(self, companions: Path | None = None) -> Checkpoint:
+        """The model that is written, as a checkpoint whose tensors can be read with a `CutReader` only.
+
+        Args:
+            companions: folder of the files that go with it; by default those of the dense model.
+        """
+        if self.is_identity:
+            return self.dense
+        tensors = {name: self._cut(info, name) for name, info in self.sources.items()}
+        return replace(
+            self.dense,
+            config=dict(self.config),
+            tensors=tensors,
+            num_blocks=len(self.blocks),
+            companions=companions or self.dense.companions,
+        )
+
+    def rewrite(self, companions: Companions, folder: Path) -> Companions:
+        """The files that go with the output: those of the dense model, but for what the plan writes anew.
+
+        Args:
+            companions: of the dense model.
+            folder: where those of the output are put; what was there is removed.
+        """
+        if self.is_identity:
+            return companions
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(companions.folder, folder)
+        for name, content in {**self.files, "config.json": json.dumps(self.config).encode()}.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        names = tuple(sorted({*companions.names, *self.files}))
+        return replace(companions, folder=folder, names=names)
+
+    def _cut(self, info: TensorInfo, name: str) -> TensorInfo:
+        kept = self.kept.get(info.name, {})
+        shape = tuple(len(kept[at]) if at in kept else size for at, size in enumerate(info.shape))
+        size_bytes = DTYPE_BYTES[info.dtype]
+        for size in shape:
+            size_bytes *= size
+        return replace(info, name=name, shape=shape, size_bytes=size_bytes)
