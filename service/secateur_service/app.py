@@ -27,12 +27,13 @@ from secateur_service.control.dispatcher import Dispatcher
 from secateur_service.control.janitor import Janitor
 from secateur_service.durable import write_durably
 from secateur_service.errors import TransientError
-from secateur_service.executors.local import WORK_COMMAND, LocalExecutor
+from secateur_service.executors.local import WORK_COMMAND
 from secateur_service.executors.locks import slot_lock
-from secateur_service.executors.port import Executor
+from secateur_service.executors.opening import open_executor
+from secateur_service.executors.port import Executor, WorkFolders
 from secateur_service.inspection import InspectionPool
 from secateur_service.jobs.job import Event, EventKind
-from secateur_service.jobs.port import JobStore
+from secateur_service.jobs.port import JobQueue
 from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import SqlJobStore, open_job_store
 from secateur_service.metrics.registry import Metrics, StoreCollector
@@ -61,7 +62,7 @@ def run(settings: Settings, *, ready_file: Path | None = None, work_command: Seq
     Args:
         settings: all there is to know.
         ready_file: holds the addresses while the server answers.
-        work_command: starts a worker, see `LocalExecutor`.
+        work_command: starts a worker, see `open_executor`.
 
     Raises:
         CannotStartError: an address cannot be bound, a folder cannot be written, certificates or tokens cannot be
@@ -81,9 +82,9 @@ async def _serve(settings: Settings, ready_file: Path | None, work_command: Sequ
     with contextlib.closing(await asyncio.to_thread(_open_job_store, settings)) as store:
         metrics = Metrics(CollectorRegistry(), version=__version__)
         metrics.registry.register(StoreCollector(store, settings.data_dir))
-        executor = LocalExecutor(settings, command=work_command)
+        executor = open_executor(settings, work_command)
         dispatcher = _dispatcher(settings, store, executor, metrics)
-        janitor = _janitor(settings, store, executor, metrics)
+        janitor = _janitor(settings, store, executor.folders, metrics)
         inspections = InspectionPool(settings, metrics)
         server = _api_server(settings, store, metrics, dispatcher, inspections)
         async with _inspecting(inspections), _serving(server), _metrics_server(settings, metrics) as metrics_address:
@@ -174,7 +175,7 @@ def _api_server(
         raise CannotStartError(str(error)) from error
 
 
-def _dispatcher(settings: Settings, store: JobStore, executor: Executor, metrics: Metrics) -> Dispatcher:
+def _dispatcher(settings: Settings, store: JobQueue, executor: Executor, metrics: Metrics) -> Dispatcher:
     return Dispatcher(
         store,
         executor,
@@ -190,11 +191,11 @@ def _dispatcher(settings: Settings, store: JobStore, executor: Executor, metrics
     )
 
 
-def _janitor(settings: Settings, store: SqlJobStore, executor: Executor, metrics: Metrics) -> Janitor:
+def _janitor(settings: Settings, store: SqlJobStore, folders: WorkFolders, metrics: Metrics) -> Janitor:
     return Janitor(
         store,
         store.retention,
-        executor,
+        folders,
         lambda job: _open_results(job.destination or settings.destinations[0], settings, metrics),
         leftovers_seconds=settings.leftovers_retention_seconds,
         jobs_seconds=settings.job_retention_seconds,

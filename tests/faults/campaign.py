@@ -37,10 +37,9 @@ import secateur
 from faults.published import published
 from faults.surroundings import KINDS, Surroundings
 from secateur_service.control.janitor import Janitor
-from secateur_service.executors.local import LocalExecutor
+from secateur_service.executors.workdir import LocalFolders
 from secateur_service.jobs.job import Event, EventKind, Job
 from secateur_service.jobs.states import JobState
-from secateur_service.settings import Settings
 from support import processes
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service
@@ -266,9 +265,9 @@ class Campaign:
     def _clean_up(self) -> None:
         """What the server's janitor would do hours later."""
         store = self.service.store
-        executor = LocalExecutor(Settings(data_dir=self.service.data_dir))
+        folders = LocalFolders(self.service.data_dir)
         never = {"leftovers_seconds": 0.0, "jobs_seconds": 0.0, "pause_seconds": 60.0}
-        Janitor(store, store.retention, executor, lambda _: self.around.objects, **never).clean()
+        Janitor(store, store.retention, folders, lambda _: self.around.objects, **never).clean()
 
     def violations(self) -> list[str]:
         """Every promise that was broken, for every job."""

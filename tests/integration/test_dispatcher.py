@@ -145,7 +145,7 @@ def test_the_work_of_a_published_job_is_removed_but_for_what_its_attempts_printe
     job_id = site.create()
     dispatcher = site.dispatcher("crash-once")
     until(ended(site, job_id), dispatcher)
-    until(lambda: dispatcher._executor.free_slots() == [0], dispatcher)
+    until(lambda: dispatcher._executor.slots.free() == [0], dispatcher)
     workdir = site.settings.data_dir / "work" / job_id
     assert sorted(entry.name for entry in workdir.iterdir()) == ["attempt-1.log", "attempt-2.log"]
 
@@ -167,7 +167,7 @@ def test_a_cancelled_job_stops_within_a_heartbeat(make_site):
     until(has_block(site, job_id), dispatcher)
     site.store.request_cancel(job_id)
     assert until(ended(site, job_id), dispatcher).state is JobState.CANCELLED
-    until(lambda: dispatcher._executor.free_slots() == [0], dispatcher)
+    until(lambda: dispatcher._executor.slots.free() == [0], dispatcher)
     assert site.states(job_id) == ["QUEUED", "RUNNING", "CANCELLING", "CANCELLED"]
 
 
@@ -180,7 +180,7 @@ def test_a_worker_that_ignores_the_cancellation_is_asked_and_then_killed_and_its
     site.store.request_cancel(job_id)
     assert until(ended(site, job_id), dispatcher).state is JobState.CANCELLED
     assert running.worker.process.returncode == -signal.SIGKILL
-    assert dispatcher._executor.free_slots() == [0]
+    assert dispatcher._executor.slots.free() == [0]
 
 
 @on_every_database
@@ -310,7 +310,7 @@ def test_the_orphan_of_a_killed_server_keeps_its_slot_and_its_job_and_the_succes
     dispatcher = site.dispatcher("finish")
     for _ in range(10):
         dispatcher.reconcile()
-    assert dispatcher._executor.free_slots() == []
+    assert dispatcher._executor.slots.free() == []
     assert site.store.get(first).state is JobState.RUNNING
     assert site.store.get(second).state is JobState.QUEUED
     site.store.request_cancel(first)  # the orphan still listens to the store

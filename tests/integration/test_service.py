@@ -18,8 +18,7 @@ from transformers import AutoModelForCausalLM
 import secateur
 from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.control.janitor import Janitor
-from secateur_service.executors.local import LocalExecutor
-from secateur_service.settings import Settings
+from secateur_service.executors.workdir import LocalFolders
 from support.models import save_corpora, save_model, spec_data
 from support.pace import PACED, Pace
 from support.service import WITH_WORKERS, Service, checkpoint_digests, folder_of
@@ -141,7 +140,7 @@ def janitor(service):
     return Janitor(
         service.store,
         service.store.retention,
-        LocalExecutor(Settings(data_dir=service.data_dir)),
+        LocalFolders(service.data_dir),
         lambda _: DirectoryStore(service.data_dir / "artifacts"),
         leftovers_seconds=0,
         jobs_seconds=0,

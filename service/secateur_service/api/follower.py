@@ -13,7 +13,7 @@ import structlog
 
 from secateur_service.api.blocking import BlockingPool
 from secateur_service.jobs.job import Event
-from secateur_service.jobs.port import JobStore
+from secateur_service.jobs.port import Jobs
 
 Subscriber = Callable[[Sequence[Event]], None]
 
@@ -33,7 +33,7 @@ class EventFollower:
 
     def __init__(
         self,
-        store: JobStore,
+        store: Jobs,
         pool: BlockingPool,
         *,
         on_loop: Sequence[Subscriber] = (),

@@ -27,7 +27,7 @@ from secateur_service.artifacts.port import ObjectStore
 from secateur_service.calibration.mixing import POLICIES
 from secateur_service.calibration.presets import presets
 from secateur_service.inspection.shares import Shares
-from secateur_service.jobs.port import JobStore
+from secateur_service.jobs.port import Jobs
 from secateur_service.metrics.job_figures import JobFigures
 from secateur_service.metrics.registry import Metrics
 from secateur_service.models.architectures import ARCHITECTURES
@@ -63,7 +63,7 @@ class ApiServer:
     def __init__(
         self,
         settings: Settings,
-        store: JobStore,
+        store: Jobs,
         metrics: Metrics,
         *,
         admit: Admit,

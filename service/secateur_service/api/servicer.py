@@ -26,7 +26,7 @@ from secateur_service.api.watch import JobWatcher, WatchHub
 from secateur_service.errors import DrainingError, FieldViolation, InvalidRequestError, InvalidSpecError, NotReadyError
 from secateur_service.inspection.shares import Shares
 from secateur_service.jobs.job import Estimate, Job, NewJob
-from secateur_service.jobs.port import JobStore
+from secateur_service.jobs.port import Jobs
 from secateur_service.jobs.states import JobState
 from secateur_service.spec import SPEC_FORMAT, PruneSpec
 from secateur_service.telemetry.tracing import carry
@@ -59,7 +59,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
     def __init__(
         self,
         *,
-        store: JobStore,
+        store: Jobs,
         admit: Admit,
         results: PublishedResults,
         watcher: JobWatcher,

@@ -26,7 +26,7 @@ from secateur_service.errors import (
     SequenceExpiredError,
 )
 from secateur_service.jobs.job import Event
-from secateur_service.jobs.port import JobStore
+from secateur_service.jobs.port import Jobs
 
 _PAGE = 256
 
@@ -137,7 +137,7 @@ class JobWatcher:
 
     def __init__(
         self,
-        store: JobStore,
+        store: Jobs,
         pool: BlockingPool,
         hub: WatchHub,
         *,

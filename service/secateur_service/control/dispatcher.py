@@ -22,7 +22,7 @@ from secateur_service.control.exits import AttemptEnd, end_of_process
 from secateur_service.errors import FencedError, NotFoundError, TransientError
 from secateur_service.executors.port import Executor, Worker, WorkerExit
 from secateur_service.jobs.job import Failure, Job
-from secateur_service.jobs.port import HEARTBEATS_PER_LEASE, JobStore
+from secateur_service.jobs.port import HEARTBEATS_PER_LEASE, JobQueue
 from secateur_service.jobs.states import JobState
 from secateur_service.telemetry.tracing import ATTEMPT, JOB, waited
 
@@ -58,7 +58,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        store: JobStore,
+        store: JobQueue,
         executor: Executor,
         *,
         owner: str,
@@ -248,7 +248,7 @@ class Dispatcher:
             self._ask_to_stop(running)
 
     def _fill_slots(self) -> None:
-        for slot in self._executor.free_slots():
+        for slot in self._executor.slots.free():
             job = self._store.claim(owner=self._owner, lease_seconds=self._lease_seconds)
             if job is None:
                 return
@@ -279,7 +279,7 @@ class Dispatcher:
     def _discard_if_ended(self, job: Job) -> None:
         """Do what a worker does itself when it lives to see the end of its job."""
         if job.state.is_terminal:
-            self._executor.discard(job.id)
+            self._executor.folders.discard(job.id)
 
     def _ask_to_stop(self, running: _Running) -> None:
         running.stop_asked = True

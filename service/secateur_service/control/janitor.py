@@ -17,9 +17,9 @@ import structlog
 from secateur_service.artifacts import ObjectStore
 from secateur_service.artifacts.leftovers import remove_leftovers
 from secateur_service.errors import NotFoundError, ServiceError, TransientError
-from secateur_service.executors.port import Executor
+from secateur_service.executors.port import WorkFolders
 from secateur_service.jobs.job import Job
-from secateur_service.jobs.port import JobStore
+from secateur_service.jobs.port import Jobs
 from secateur_service.records.result import Removed
 
 # A worker that lost its job may still be uploading a shard; it is long gone then.
@@ -50,9 +50,9 @@ class Janitor:
 
     def __init__(
         self,
-        store: JobStore,
+        store: Jobs,
         retention: Retention,
-        executor: Executor,
+        folders: WorkFolders,
         open_results: Callable[[Job], ObjectStore],
         *,
         leftovers_seconds: float,
@@ -65,7 +65,7 @@ class Janitor:
         Args:
             store: the jobs.
             retention: which of them are due.
-            executor: has work directories on this machine.
+            folders: what workers left on this machine.
             open_results: opens the store that a job publishes to.
             leftovers_seconds: how long finished blocks of a job that failed or was cancelled stay for a retry.
             jobs_seconds: how long a job is known after its end; 0 for ever.
@@ -74,7 +74,7 @@ class Janitor:
         """
         self._store = store
         self._retention = retention
-        self._executor = executor
+        self._folders = folders
         self._open_results = open_results
         self._leftovers_seconds = leftovers_seconds
         self._jobs_seconds = jobs_seconds
@@ -109,7 +109,7 @@ class Janitor:
             with self._survived("forget old jobs"):
                 removed.jobs = len(self._retention.forget(self._jobs_seconds, unsweepable=unsweepable))
         with self._survived("look for work directories"):
-            for job_id in self._executor.job_ids():
+            for job_id in self._folders.job_ids():
                 with self._survived("remove a work directory", job_id):
                     self._clear_work(job_id)
         if removed.leftovers or removed.jobs:
@@ -143,10 +143,10 @@ class Janitor:
         try:
             ended = self._store.get(job_id).state.is_terminal
         except NotFoundError:
-            self._executor.forget(job_id)
+            self._folders.forget(job_id)
             return
         if ended:
-            self._executor.discard(job_id)
+            self._folders.discard(job_id)
 
     @contextlib.contextmanager
     def _survived(self, action: str, job_id: str | None = None) -> Iterator[None]:

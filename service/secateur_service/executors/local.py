@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from secateur_service.executors.locks import is_free, slot_lock
 from secateur_service.executors.port import WorkerExit
-from secateur_service.executors.workdir import attempt_log, discard_work, work_directory
+from secateur_service.executors.workdir import LocalFolders, attempt_log
 from secateur_service.private_files import given_umask
 from secateur_service.settings import Settings
 from secateur_service.telemetry import tracing
@@ -94,6 +93,26 @@ def process_environment(settings: Settings, environment: Mapping[str, str]) -> d
     return inherited | settings.worker_environment()
 
 
+class LocalSlots:
+    """The devices of this machine, by the locks that workers hold.
+
+    Args:
+        data_dir: where the locks are.
+        count: of the devices.
+        used: slots whose workers were started here, and may not have taken their locks yet.
+    """
+
+    def __init__(self, data_dir: Path, count: int, used: Callable[[], Collection[int]]) -> None:
+        self._data_dir = data_dir
+        self._count = count
+        self._used = used
+
+    def free(self) -> list[int]:
+        """Slots that no worker uses, not even one of a server that is gone."""
+        used = self._used()
+        return [slot for slot in range(self._count) if slot not in used and is_free(slot_lock(self._data_dir, slot))]
+
+
 class LocalExecutor:
     """Starts a child process per slot of `settings.devices`."""
 
@@ -111,17 +130,12 @@ class LocalExecutor:
             command: what is started, with `--job`, `--attempt` and `--slot` behind it.
             environment: the environment of which workers get `INHERITED_VARIABLES`, and where traces go.
         """
+        self.folders = LocalFolders(settings.data_dir)
+        self.slots = LocalSlots(settings.data_dir, len(settings.devices), self._used)
         self._data_dir = settings.data_dir
         self._command = tuple(command)
         self._environment = process_environment(settings, environment)
-        self._slots = range(len(settings.devices))
         self._workers: list[LocalWorker] = []
-
-    def free_slots(self) -> list[int]:
-        """Slots that no worker uses, not even one of a server that is gone."""
-        self._workers = [worker for worker in self._workers if worker.poll() is None]
-        own = {worker.slot for worker in self._workers}  # a worker takes its lock only when it is up
-        return [slot for slot in self._slots if slot not in own and is_free(slot_lock(self._data_dir, slot))]
 
     def start(self, job_id: str, attempt: int, slot: int) -> LocalWorker:
         """Start a worker; what it prints goes to `work/{job}/attempt-{n}.log` below the data folder.
@@ -146,22 +160,10 @@ class LocalExecutor:
         self._workers.append(worker)
         return worker
 
-    def discard(self, job_id: str) -> None:
-        """Remove the blocks of a job that has ended, unless a worker still holds the work directory."""
-        workdir = work_directory(self._data_dir, job_id)
-        if workdir.exists() and is_free(workdir):
-            discard_work(workdir)
-
-    def job_ids(self) -> list[str]:
-        """Jobs that have a work directory."""
-        folder = work_directory(self._data_dir, "")
-        return [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.exists() else []
-
-    def forget(self, job_id: str) -> None:
-        """Remove the work directory, unless a worker still holds it."""
-        workdir = work_directory(self._data_dir, job_id)
-        if is_free(workdir):
-            shutil.rmtree(workdir)
+    def _used(self) -> set[int]:
+        """Slots of workers that run: one takes its lock only when it is up."""
+        self._workers = [worker for worker in self._workers if worker.poll() is None]
+        return {worker.slot for worker in self._workers}
 
 
 def _signal_name(number: int) -> str:

@@ -49,18 +49,15 @@ class Worker(Protocol):
         """The last lines that it printed."""
 
 
-class Executor(Protocol):
-    """Starts workers on slots."""
+class Slots(Protocol):
+    """The places where workers may run: how many, and which of them are free."""
 
-    def free_slots(self) -> list[int]:
+    def free(self) -> list[int]:
         """Slots that no worker uses, not even one of a server that is gone."""
 
-    def start(self, job_id: str, attempt: int, slot: int) -> Worker:
-        """Start a worker.
 
-        Raises:
-            OSError: the process cannot be started.
-        """
+class WorkFolders(Protocol):
+    """What workers leave where they ran."""
 
     def discard(self, job_id: str) -> None:
         """Remove what a job that has ended left of its work here; what its workers printed stays."""
@@ -70,3 +67,22 @@ class Executor(Protocol):
 
     def forget(self, job_id: str) -> None:
         """Remove all that is left here of a job that is not known any more."""
+
+
+class Executor(Protocol):
+    """Starts workers."""
+
+    @property
+    def slots(self) -> Slots:
+        """Where it may start one."""
+
+    @property
+    def folders(self) -> WorkFolders:
+        """What they left."""
+
+    def start(self, job_id: str, attempt: int, slot: int) -> Worker:
+        """Start a worker.
+
+        Raises:
+            OSError: the process cannot be started.
+        """

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import structlog
 
+from secateur_service.executors.locks import is_free
+
 _log = structlog.get_logger(__name__)
 
 
@@ -34,3 +36,27 @@ def discard_work(workdir: Path) -> None:
                 entry.unlink()
     except OSError as error:
         _log.warning("the work directory could not be emptied", workdir=str(workdir), error=str(error))
+
+
+class LocalFolders:
+    """The work directories below a data folder."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+
+    def discard(self, job_id: str) -> None:
+        """Remove the blocks of a job that has ended, unless a worker still holds the work directory."""
+        workdir = work_directory(self._data_dir, job_id)
+        if workdir.exists() and is_free(workdir):
+            discard_work(workdir)
+
+    def job_ids(self) -> list[str]:
+        """Jobs that have a work directory."""
+        folder = work_directory(self._data_dir, "")
+        return [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.exists() else []
+
+    def forget(self, job_id: str) -> None:
+        """Remove the work directory, unless a worker still holds it."""
+        workdir = work_directory(self._data_dir, job_id)
+        if is_free(workdir):
+            shutil.rmtree(workdir)

@@ -1,4 +1,4 @@
-"""What the service needs of a job store.
+"""What the service needs of a job store: the API and the metrics jobs, the dispatcher a queue, workers a log.
 
 Every method is one transaction. A change of a job and the event that tells of it are written together. Methods that
 name an attempt are *fenced*: they write only while that attempt owns the job and raise `FencedError` otherwise. All
@@ -28,18 +28,8 @@ class Heartbeat:
     cancel_requested: bool
 
 
-class JobStore(Protocol):
-    """The only shared state of the service."""
-
-    def migrate(self) -> str | None:
-        """Bring the schema up to date; harmless where it is.
-
-        Returns:
-            The revision of a newer release, whose schema this one may use and has left as it is; else None.
-
-        Raises:
-            ValueError: what is there is no job store, or one of a newer release that this one may not use.
-        """
+class Jobs(Protocol):
+    """Jobs as their owners see them: created, read, followed, counted."""
 
     def create(self, job: NewJob) -> Job:
         """Insert a job in state QUEUED with its first event.
@@ -79,6 +69,41 @@ class JobStore(Protocol):
             NotFoundError: there is none of that id.
         """
 
+    def events(self, job_id: str, *, after: int, limit: int) -> list[Event]:
+        """Events of a job with a larger sequence number, in order."""
+
+    def events_since(self, position: int, *, limit: int) -> tuple[list[Event], int]:
+        """Events of all jobs in the order of their writing, for followers; also the position after them."""
+
+    def position(self) -> int:
+        """Where a follower starts that wants only what is written from now on."""
+
+    def await_change(self, token: int | None, seconds: float) -> int:
+        """Wait until somebody has written since `token` was returned, at most so long; the token of what is there now.
+
+        One caller at a time.
+        """
+
+    def count_by_state(self) -> dict[JobState, int]:
+        """Number of jobs in each state, zero included."""
+
+    def oldest_queued_age_seconds(self) -> float:
+        """How long the oldest job that is due has waited, whoever can run it; 0 when the queue is empty."""
+
+    def max_heartbeat_age_seconds(self) -> float:
+        """Age of the oldest heartbeat of the running jobs; 0 when none runs. Attempts that start have none."""
+
+
+class JobQueue(Protocol):
+    """Jobs as the dispatcher sees them: to be started, and watched until they end."""
+
+    def get(self, job_id: str) -> Job:
+        """Read a job.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+
     def claim(self, *, owner: str, lease_seconds: float) -> Job | None:
         """Take the oldest queued job that is due: RUNNING, attempt + 1, leased to `owner`. None when there is none.
 
@@ -90,6 +115,39 @@ class JobStore(Protocol):
 
         Returns:
             False once the worker has sent one: the lease is its own business then, and stays as it is.
+        """
+
+    def release(
+        self, job_id: str, attempt: int, failure: Failure, *, charged: bool = True, delay_seconds: float = 0
+    ) -> Job:
+        """End an attempt that has no result (fenced).
+
+        A retryable failure puts the job back into the queue, not to be claimed before `delay_seconds` have passed,
+        unless no charged attempt is left: then, and for any other failure, the job is FAILED. A job that is
+        CANCELLING becomes CANCELLED instead.
+        """
+
+    def expire_leases(self) -> list[Job]:
+        """Release every job whose lease has run out, with reason LEASE_EXPIRED; charged where its attempt had begun."""
+
+    def expire_deadlines(self) -> list[Job]:
+        """Fail every job whose time is over, unless its result is committed or it is being cancelled."""
+
+    def expire_stalled(self, stall_seconds: float) -> list[Job]:
+        """Release every running job that had no event for so long, as a charged failure with reason STALLED.
+
+        An attempt that has not begun cannot stall.
+        """
+
+
+class AttemptLog(Protocol):
+    """A job as the worker sees it that is one attempt of it: a lease, and what has been done."""
+
+    def get(self, job_id: str) -> Job:
+        """Read a job.
+
+        Raises:
+            NotFoundError: there is none of that id.
         """
 
     def heartbeat(self, job_id: str, attempt: int, *, lease_seconds: float) -> Heartbeat:
@@ -141,41 +199,19 @@ class JobStore(Protocol):
         CANCELLING becomes CANCELLED instead.
         """
 
-    def expire_leases(self) -> list[Job]:
-        """Release every job whose lease has run out, with reason LEASE_EXPIRED; charged where its attempt had begun."""
 
-    def expire_deadlines(self) -> list[Job]:
-        """Fail every job whose time is over, unless its result is committed or it is being cancelled."""
+class JobStore(Jobs, JobQueue, AttemptLog, Protocol):
+    """The only shared state of the service."""
 
-    def expire_stalled(self, stall_seconds: float) -> list[Job]:
-        """Release every running job that had no event for so long, as a charged failure with reason STALLED.
+    def migrate(self) -> str | None:
+        """Bring the schema up to date; harmless where it is.
 
-        An attempt that has not begun cannot stall.
+        Returns:
+            The revision of a newer release, whose schema this one may use and has left as it is; else None.
+
+        Raises:
+            ValueError: what is there is no job store, or one of a newer release that this one may not use.
         """
-
-    def events(self, job_id: str, *, after: int, limit: int) -> list[Event]:
-        """Events of a job with a larger sequence number, in order."""
-
-    def events_since(self, position: int, *, limit: int) -> tuple[list[Event], int]:
-        """Events of all jobs in the order of their writing, for followers; also the position after them."""
-
-    def position(self) -> int:
-        """Where a follower starts that wants only what is written from now on."""
-
-    def await_change(self, token: int | None, seconds: float) -> int:
-        """Wait until somebody has written since `token` was returned, at most so long; the token of what is there now.
-
-        One caller at a time.
-        """
-
-    def count_by_state(self) -> dict[JobState, int]:
-        """Number of jobs in each state, zero included."""
-
-    def oldest_queued_age_seconds(self) -> float:
-        """How long the oldest job that is due has waited, whoever can run it; 0 when the queue is empty."""
-
-    def max_heartbeat_age_seconds(self) -> float:
-        """Age of the oldest heartbeat of the running jobs; 0 when none runs. Attempts that start have none."""
 
     def close(self) -> None:
         """Close all connections."""

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from secateur_service.jobs.job import Event, EventKind
-from secateur_service.jobs.port import JobStore
+from secateur_service.jobs.port import Jobs
 from secateur_service.jobs.states import JobState
 from secateur_service.metrics import attempt_figures
 from secateur_service.metrics.registry import Metrics
@@ -37,7 +37,7 @@ class _Timeline:
 class JobFigures:
     """Counts and times what the events say. Not safe for several threads; the follower calls it from one at a time."""
 
-    def __init__(self, metrics: Metrics, store: JobStore) -> None:
+    def __init__(self, metrics: Metrics, store: Jobs) -> None:
         self._metrics = metrics
         self._store = store
         self._timelines: dict[str, _Timeline] = {}

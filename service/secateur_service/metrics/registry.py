@@ -18,7 +18,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from secateur_service.errors import TransientError
-from secateur_service.jobs.port import JobStore
+from secateur_service.jobs.port import Jobs
 from secateur_service.records.result import Removed
 
 NAMESPACE = "secateur"
@@ -178,7 +178,7 @@ class StoreCollector(Collector):
     A store that does not answer fails only its own figures: `secateur_store_up` is 0 then, and the rest remains.
     """
 
-    def __init__(self, store: JobStore, data_dir: Path) -> None:
+    def __init__(self, store: Jobs, data_dir: Path) -> None:
         self._store = store
         self._data_dir = data_dir
 

@@ -38,7 +38,7 @@ from secateur_service.errors import (
 from secateur_service.executors.locks import hold_until_exit, slot_lock
 from secateur_service.executors.workdir import discard_work, work_directory
 from secateur_service.jobs.job import Job, JobResult
-from secateur_service.jobs.port import JobStore
+from secateur_service.jobs.port import AttemptLog
 from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import open_job_store
 from secateur_service.metrics import attempt_figures
@@ -111,7 +111,7 @@ def run_attempt(settings: Settings, job_id: str, attempt: int, slot: int, *, pip
 
 def _run_to_end(
     settings: Settings,
-    store: JobStore,
+    store: AttemptLog,
     lease: Lease,
     job_id: str,
     attempt: int,
@@ -140,7 +140,7 @@ def _run_to_end(
 
 def _run_pipeline(
     settings: Settings,
-    store: JobStore,
+    store: AttemptLog,
     lease: Lease,
     job: Job,
     workdir: Path,
@@ -203,7 +203,7 @@ def _specification(job: Job) -> PruneSpec:
         ) from error
 
 
-def _origins(store: JobStore, job: Job) -> tuple[str, ...]:
+def _origins(store: AttemptLog, job: Job) -> tuple[str, ...]:
     """The jobs that this one is a retry of, and a retry of a retry: finished blocks may lie with any of them."""
     found: list[str] = []
     while job.retry_of is not None:
@@ -215,7 +215,7 @@ def _origins(store: JobStore, job: Job) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _write_end(settings: Settings, store: JobStore, lease: Lease, job: Job, error: AttemptError) -> JobState:
+def _write_end(settings: Settings, store: AttemptLog, lease: Lease, job: Job, error: AttemptError) -> JobState:
     """Write how an attempt without a result ended; returns the state that the job is in then."""
     if isinstance(error, CancelledError):
         lease.insist(lambda: store.cancelled(job.id, job.attempt))

@@ -16,7 +16,7 @@ from typing import Self, TypeVar
 import structlog
 
 from secateur_service.errors import CancelledError, FencedError, PreemptedError, TransientError
-from secateur_service.jobs.port import HEARTBEATS_PER_LEASE, JobStore
+from secateur_service.jobs.port import HEARTBEATS_PER_LEASE, AttemptLog
 
 _log = structlog.get_logger(__name__)
 
@@ -34,7 +34,7 @@ class Lease:
 
     def __init__(
         self,
-        store: JobStore,
+        store: AttemptLog,
         job_id: str,
         attempt: int,
         *,

@@ -8,7 +8,7 @@ from typing import Any
 
 from secateur_service.jobs.events import log_body, progress_body
 from secateur_service.jobs.job import EventKind
-from secateur_service.jobs.port import JobStore
+from secateur_service.jobs.port import AttemptLog
 from secateur_service.records.blocks import BlockRecord
 from secateur_service.records.progress import Progress, Stage
 from secateur_service.worker.lease import Lease
@@ -25,7 +25,7 @@ class StoreObserver:
 
     def __init__(
         self,
-        store: JobStore,
+        store: AttemptLog,
         job_id: str,
         attempt: int,
         lease: Lease,
@@ -85,7 +85,7 @@ class StoreObserver:
 class StoreLedger:
     """`BlockLedger` in the job store."""
 
-    def __init__(self, store: JobStore, job_id: str, attempt: int, lease: Lease) -> None:
+    def __init__(self, store: AttemptLog, job_id: str, attempt: int, lease: Lease) -> None:
         self._store = store
         self._job_id = job_id
         self._attempt = attempt

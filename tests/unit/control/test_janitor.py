@@ -1,13 +1,11 @@
-import sys
-
 import pytest
 import structlog
 
 from secateur_service.artifacts import open_store
 from secateur_service.control.janitor import Janitor
 from secateur_service.errors import NotFoundError
-from secateur_service.executors.local import LocalExecutor
 from secateur_service.executors.locks import hold_until_exit
+from secateur_service.executors.workdir import LocalFolders
 from secateur_service.jobs.job import Failure
 from secateur_service.jobs.store import open_job_store
 from secateur_service.settings import Settings
@@ -35,7 +33,7 @@ class House:
         return Janitor(
             self.store,
             self.store.retention,
-            LocalExecutor(self.settings, command=(sys.executable,)),
+            LocalFolders(self.settings.data_dir),
             lambda job: open_store(job.destination, S3Access()),
             leftovers_seconds=leftovers_seconds,
             jobs_seconds=jobs_seconds,
