@@ -112,7 +112,7 @@ class Site:
     def copied_model(self, name: str) -> Path:
         """Another model of the same configuration."""
         model, copy = self.folder / "files" / "model", self.folder / "files" / name
-        copy.mkdir()
+        copy.mkdir(exist_ok=True)
         for path in model.iterdir():
             (copy / path.name).write_bytes(path.read_bytes())
         return copy
@@ -390,6 +390,7 @@ def malformed_requests(site: Site) -> str:
     return f"{', '.join(f'{count} {code}' for code, count in sorted(codes.items()))}; {lines} tracebacks in the log"
 
 
+FEW_WATCHES = {"SECATEUR_MAX_WATCHERS": "64", "SECATEUR_MAX_WATCHERS_PER_CALLER": "32"}
 ATTACKS: dict[str, tuple[Callable[..., str], dict[str, str]]] = {
     "2 MB of huge dimensions": (huge_dimensions, {}),
     "a million tensors": (million_tensors, {}),
@@ -398,58 +399,57 @@ ATTACKS: dict[str, tuple[Callable[..., str], dict[str, str]]] = {
     "24 creations, silent hub": (hanging_hub, {}),
     "1,100 silent connections": (silent_connections, {}),
     "1,100 silent scrapes": (silent_scrapes, {}),
-    "all watches": (all_watches, {"SECATEUR_MAX_WATCHERS": "64", "SECATEUR_MAX_WATCHERS_PER_CALLER": "32"}),
+    "all watches": (all_watches, FEW_WATCHES),
     "half a million entries": (many_entries, {}),
     "malformed requests": (malformed_requests, {}),
 }
 
 
-def attacked(checkout: Path, scale: Scale, name: str) -> dict[str, Any]:
+def attacked(site: Site, name: str) -> dict[str, Any]:
     """Figures of one attack."""
-    attack, settings = ATTACKS[name]
-    with served(checkout, scale, **settings) as site:
-        with beside(site) as seen:
-            time.sleep(min(0.5, scale.seconds))
-            began = time.perf_counter()
-            wants_to_see = attack.__code__.co_argcount == 2
-            outcome = attack(site, seen) if wants_to_see else attack(site)
-            taken = time.perf_counter() - began
-        return {
-            "outcome": outcome,
-            "attack_seconds": round(taken, 2),
-            "longest_seconds": {kind: round(seconds, 3) for kind, seconds in sorted(seen.seconds.items())},
-            "failures": seen.failures,
-            "peak_mib": {who: size >> 20 for who, size in sorted(seen.memory.items())},
-        }
+    attack, _ = ATTACKS[name]
+    with beside(site) as seen:
+        time.sleep(min(0.5, site.scale.seconds))
+        began = time.perf_counter()
+        wants_to_see = attack.__code__.co_argcount == 2
+        outcome = attack(site, seen) if wants_to_see else attack(site)
+        taken = time.perf_counter() - began
+    return {
+        "outcome": outcome,
+        "attack_seconds": round(taken, 2),
+        "longest_seconds": {kind: round(seconds, 3) for kind, seconds in sorted(seen.seconds.items())},
+        "failures": seen.failures,
+        "peak_mib": {who: size >> 20 for who, size in sorted(seen.memory.items())},
+    }
 
 
-def unharmed(checkout: Path, scale: Scale) -> dict[str, float]:
+def unharmed(site: Site) -> dict[str, float]:
     """Dry runs a second, one and eight at a time, and the time of pages of 500 jobs, nobody attacking."""
     found: dict[str, float] = {}
-    with served(checkout, scale) as site:
-        request = service_pb.CreatePruneJobRequest(spec=site.spec(), validate_only=True)
-        with site.calls("other") as (stub, _, metadata):
-            for threads in (1, 8):
-                with ThreadPoolExecutor(threads) as pool:
-                    calls = [lambda: stub.CreatePruneJob(request, metadata=metadata)] * scale.dry_runs
-                    list(pool.map(code_of, calls[: scale.dry_runs // 10]))
-                    began = time.perf_counter()
-                    codes = set(pool.map(code_of, calls))
-                    taken = time.perf_counter() - began
-                assert codes == {"OK"}, codes
-                found[f"dry_runs_per_second_{threads}_at_once"] = round(scale.dry_runs / taken, 1)
-            store = open_job_store(f"sqlite:///{site.folder}/data/secateur.sqlite3")
-            for number in range(1, scale.jobs):
-                create(store, number)
-            store.close()
-            times = []
-            for _ in range(scale.pages):
+    scale = site.scale
+    request = service_pb.CreatePruneJobRequest(spec=site.spec(), validate_only=True)
+    with site.calls("other") as (stub, _, metadata):
+        for threads in (1, 8):
+            with ThreadPoolExecutor(threads) as pool:
+                calls = [lambda: stub.CreatePruneJob(request, metadata=metadata)] * scale.dry_runs
+                list(pool.map(code_of, calls[: scale.dry_runs // 10]))
                 began = time.perf_counter()
-                stub.ListPruneJobs(service_pb.ListPruneJobsRequest(page_size=500), metadata=metadata)
-                times.append(1000 * (time.perf_counter() - began))
-            times.sort()
-            found["list_500_median_ms"] = round(times[len(times) // 2], 1)
-            found["list_500_p99_ms"] = round(times[int(0.99 * len(times))], 1)
+                codes = set(pool.map(code_of, calls))
+                taken = time.perf_counter() - began
+            assert codes == {"OK"}, codes
+            found[f"dry_runs_per_second_{threads}_at_once"] = round(scale.dry_runs / taken, 1)
+        store = open_job_store(f"sqlite:///{site.folder}/data/secateur.sqlite3")
+        for number in range(1, scale.jobs):
+            create(store, number)
+        store.close()
+        times = []
+        for _ in range(scale.pages):
+            began = time.perf_counter()
+            stub.ListPruneJobs(service_pb.ListPruneJobsRequest(page_size=500), metadata=metadata)
+            times.append(1000 * (time.perf_counter() - began))
+        times.sort()
+        found["list_500_median_ms"] = round(times[len(times) // 2], 1)
+        found["list_500_p99_ms"] = round(times[int(0.99 * len(times))], 1)
     return found
 
 
@@ -476,20 +476,25 @@ def main() -> None:
     result = options.output / "attacks.json"
     kept = json.loads(result.read_text()) if result.exists() else {}
     found = kept.setdefault(options.title, {"attacks": {}})
-    checkout = options.checkout.absolute()
+    start = partial(served, options.checkout.absolute(), scale)
 
     def keep() -> None:
         result.write_text(json.dumps(kept, indent=1) + "\n")
 
-    for name in ATTACKS:
-        if options.only in name:
-            found["attacks"][name] = attacked(checkout, scale, name)
-            print(shown(name, found["attacks"][name]), flush=True)
+    with contextlib.ExitStack() as stack:
+        # Each attack meets a server of its own; in the small form one stands them all, for its start takes longer.
+        shared = stack.enter_context(start(**FEW_WATCHES)) if options.small else None
+        for name, (_, settings) in ATTACKS.items():
+            if options.only in name:
+                with contextlib.nullcontext(shared) if shared else start(**settings) as site:
+                    found["attacks"][name] = attacked(site, name)
+                print(shown(name, found["attacks"][name]), flush=True)
+                keep()
+        if options.only in "unharmed":
+            with contextlib.nullcontext(shared) if shared else start() as site:
+                found["unharmed"] = unharmed(site)
+            print(json.dumps(found["unharmed"]))
             keep()
-    if options.only in "unharmed":
-        found["unharmed"] = unharmed(checkout, scale)
-        print(json.dumps(found["unharmed"]))
-        keep()
 
 
 if __name__ == "__main__":

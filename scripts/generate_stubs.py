@@ -2,13 +2,16 @@
 
     python scripts/generate_stubs.py [--check] [--freeze]
 
+The generator has its code refuse every older protobuf and grpcio, though that code runs with those of years: what says so
+is taken out, and a test runs the SDK with the oldest that pyproject.toml allows.
+
 `--freeze` also replaces proto/secateur/v1/frozen.binpb, the descriptor set that the breaking-change test compares with.
 """
 
 from __future__ import annotations
 
 import argparse
-import filecmp
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -28,6 +31,30 @@ def _run(*arguments: str) -> None:
         raise SystemExit(1)
 
 
+# The import that only the check needs, and the check; in the stubs of gRPC all that stands between the imports and the
+# first class.
+_PROTOBUF_CHECK = re.compile(r"_runtime_version\.ValidateProtobufRuntimeVersion\(.*?\n\)\n", re.DOTALL)
+_PROTOBUF_IMPORT = "from google.protobuf import runtime_version as _runtime_version\n"
+_GRPC_CHECK = re.compile(r"GRPC_GENERATED_VERSION = .*?\n    \)\n", re.DOTALL)
+_GRPC_IMPORT = "import warnings\n"
+
+
+def _for_older_runtimes(content: str, name: str) -> str:
+    """Generated code without its check of the version that runs it.
+
+    Raises:
+        SystemExit: the generator writes it in another way now.
+    """
+    if name.endswith(".pyi"):
+        return content
+    is_grpc = name.endswith("_grpc.py")
+    check, line = (_GRPC_CHECK, _GRPC_IMPORT) if is_grpc else (_PROTOBUF_CHECK, _PROTOBUF_IMPORT)
+    found = check.search(content)
+    if found is None or line not in content:
+        sys.exit(f"{name} checks the version of its runtime in a way that this script does not know")
+    return content.replace(found[0], "").replace(line, "", 1)
+
+
 def main() -> None:
     """Generate, or compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -38,9 +65,10 @@ def main() -> None:
         _run(f"--python_out={folder}", f"--pyi_out={folder}", f"--grpc_python_out={folder}")
         for generated in sorted((Path(folder) / "secateur" / "v1").iterdir()):
             target = STUBS / generated.name
+            content = _for_older_runtimes(generated.read_text(encoding="utf-8"), generated.name)
             if not options.check:
-                target.write_bytes(generated.read_bytes())
-            elif not target.exists() or not filecmp.cmp(generated, target, shallow=False):
+                target.write_text(content, encoding="utf-8")
+            elif not target.exists() or target.read_text(encoding="utf-8") != content:
                 sys.exit(f"{target.relative_to(ROOT)} has drifted from its .proto; run `make proto`")
     if options.freeze:
         _run(f"--descriptor_set_out={FROZEN}", "--include_imports")

@@ -114,13 +114,13 @@ def _fill(message: Message, data: Mapping[Any, Any], path: str, report: _Report)
 
 def _set(message: Message, field: FieldDescriptor, value: Any, path: str, report: _Report) -> None:
     """Set one field, or report what is wrong with its value."""
-    if field.message_type is None and not field.is_repeated:
+    if field.message_type is None and not _is_repeated(field):
         fault = _scalar_fault(field, value)
         if fault:
             report(path, fault)
         else:
             setattr(message, field.name, value)
-    elif not field.is_repeated:
+    elif not _is_repeated(field):
         if isinstance(value, Mapping):
             part = getattr(message, field.name)
             part.SetInParent()
@@ -226,8 +226,8 @@ def _plain(message: Message) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for field, value in message.ListFields():
         if field.message_type is None:
-            data[field.name] = list(value) if field.is_repeated else value
-        elif not field.is_repeated:
+            data[field.name] = list(value) if _is_repeated(field) else value
+        elif not _is_repeated(field):
             data[field.name] = _plain(value)
         elif field.message_type is _LANGUAGE_WEIGHT and _is_mapping(value):
             data[field.name] = {entry.language: entry.weight for entry in value}
@@ -239,3 +239,8 @@ def _plain(message: Message) -> dict[str, Any]:
 def _is_mapping(mix: Sequence[pb.LanguageWeight]) -> bool:
     """Whether a mix can be written as `{language: weight}` without a loss."""
     return all(entry.HasField("weight") for entry in mix) and len({entry.language for entry in mix}) == len(mix)
+
+
+def _is_repeated(field: Any) -> bool:
+    """What protobuf tells by `is_repeated` since 6.31, and told by `label` before."""
+    return bool(field.is_repeated) if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED

@@ -2,11 +2,14 @@
 
 import json
 import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from support.forking import run_forked
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -21,6 +24,24 @@ def commands() -> dict[str, list[str]]:
     }
 
 
+def run(name, *options, folder):
+    """A benchmark in its small form, in a process that has PyTorch loaded already."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder), "CUDA_VISIBLE_DEVICES": ""}
+    return run_forked(be_script, [*commands()[name], "--small", *options], folder, environment=environment)
+
+
+def be_script(command):
+    """What `python COMMAND` does, in the project's folder."""
+    os.chdir(ROOT)
+    torch.set_num_threads(1)
+    if command[0] == "-m":
+        sys.argv, sys.path[:0] = command[1:], [str(ROOT)]
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv, sys.path[:0] = command, [str(BENCHMARKS)]
+        runpy.run_path(command[0], run_name="__main__")
+
+
 def state_of(folder: Path) -> dict[Path, tuple[int, int]]:
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*") if path.is_file()}
 
@@ -29,15 +50,7 @@ def state_of(folder: Path) -> dict[Path, tuple[int, int]]:
 @pytest.mark.parametrize("name", commands())
 def test_a_benchmark_runs_in_its_small_form_and_writes_only_where_it_is_told(name, tmp_path):
     kept = state_of(BENCHMARKS / "results")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
-    finished = subprocess.run(
-        [sys.executable, *commands()[name], "--small", "--output", str(tmp_path / "results")],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    finished = run(name, "--output", str(tmp_path / "results"), folder=tmp_path)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     written = list((tmp_path / "results").iterdir())
     assert written
@@ -48,8 +61,7 @@ def test_a_benchmark_runs_in_its_small_form_and_writes_only_where_it_is_told(nam
 
 
 def test_the_accelerators_benchmark_ends_when_its_time_is_over_and_keeps_what_it_has(tmp_path):
-    command = [sys.executable, *commands()["gpu"], "--small", "--seconds", "0", "--output", str(tmp_path)]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    finished = run("gpu", "--seconds", "0", "--output", str(tmp_path), folder=tmp_path)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     (path,) = tmp_path.glob("gpu-*.json")
     measured = json.loads(path.read_text())["measurements"]

@@ -60,11 +60,16 @@ def forked_command(arguments, **places):
 
 
 def run_command(arguments, folder, **places):
-    """The same, to its end: exit code, output and errors, which go through files in `folder`."""
+    """The same, to its end: exit code, output and errors."""
+    return run_forked(_command, arguments, folder, **places)
+
+
+def run_forked(target, arguments, folder, **places):
+    """`target(arguments)` to its end in a process: exit code, output and errors, which go through files in `folder`."""
     output, errors = folder / "stdout", folder / "stderr"
     for path in (output, errors):
         path.unlink(missing_ok=True)
-    process = forked_command(arguments, output=output, errors=errors, **places)
+    process = ForkedProcess(target, arguments, output=output, errors=errors, **places)
     process.wait()
     return SimpleNamespace(returncode=process.returncode, stdout=output.read_text(), stderr=errors.read_text())
 
