@@ -34,9 +34,6 @@ def service(tmp_path_factory):
         "llama",
         dtype=torch.bfloat16,
         num_hidden_layers=8,
-        hidden_size=256,
-        intermediate_size=512,
-        head_dim=64,
     )
     save_corpora(files)
     service = Service(folder, **WITH_WORKERS, **PACED)

@@ -88,7 +88,7 @@ def shape_of(hidden, intermediate, vocabulary, blocks):
     return {**sizes, "num_hidden_layers": blocks}
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(**shapes)
 def test_between_two_looks_lies_no_more_than_one_product(
     tmp_path_factory, hidden, intermediate, vocabulary, blocks, method, order, sequences, evaluation
@@ -114,7 +114,7 @@ def test_between_two_looks_lies_no_more_than_one_product(
     assert max(gaps) <= 1.5 * max(pieces.values()), f"{max(gaps):.3g} of {total:.3g}; {pieces}"
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(**shapes)
 @example(64, 96, 3000, 2, "wanda", "true_sequential", 12, 1)  # the way out of a block weighs more than the evaluation
 def test_the_time_that_is_left_is_true_from_the_first_block_on_and_progress_never_goes_back(
