@@ -28,14 +28,7 @@ from transformers import AutoTokenizer
 from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.packing import Framing, Kind, Packed
 from secateur_service.calibration.sampling import TextSample
-from secateur_service.models.checkpoint import open_checkpoint
-from secateur_service.models.streaming import StreamedModel
-from secateur_service.pipeline.ledger import FileLedger
-from secateur_service.pipeline.observer import RecordingObserver
-from secateur_service.pipeline.shards import Shards
-from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.streaming_pass import run_pass
-from secateur_service.pipeline.task import Task
+from secateur_service.library import prune_tokens
 from secateur_service.pruning.methods import METHODS, Recipe
 from secateur_service.pruning.patterns import Unstructured
 
@@ -129,18 +122,9 @@ def prune(model: Path, calibration: dict[str, TextSample], evaluation: dict[str,
     """Bits per byte and perplexity of both models, by the name of an evaluation sample."""
     target = Unstructured(0.5, METHODS["sparsegpt"].group)
     with tempfile.TemporaryDirectory() as folder:
-        streamed = StreamedModel(open_checkpoint(model), torch.device("cpu"), torch.float32)
-        task = Task(
-            recipe=Recipe.of("sparsegpt", "cg"),
-            targets={info.name: target for info in streamed.checkpoint.linear_weights()},
-            order="true_sequential",
-            weights=dict.fromkeys(calibration, 1 / len(calibration)),
-            calibration=calibration,
-            evaluation=evaluation,
-            shards=Shards(Path(folder)),
-            layer_snr=False,
+        result = prune_tokens(
+            model, calibration, evaluation, Path(folder), recipe=Recipe.of("sparsegpt", "cg"), target=target
         )
-        result = run_pass(streamed, task, FileLedger(Path(folder) / "ledger.json"), RecordingObserver(), Stopwatch())
     return {
         name: {
             "tokens": result.dense[name].tokens,

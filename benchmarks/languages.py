@@ -36,15 +36,12 @@ from transformers import AutoTokenizer
 
 from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.sampling import TextSample, draw_samples
+from secateur_service.library import prune_tokens
 from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.allocation import allocate, judge_blocks
-from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.observer import RecordingObserver
-from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.streaming_pass import run_pass
-from secateur_service.pipeline.task import Task
 from secateur_service.pruning.allocation import Layers, layer_sparsities
 from secateur_service.pruning.methods import label
 from secateur_service.pruning.patterns import Target, Unstructured
@@ -154,18 +151,17 @@ def prune(case: Case, folder: Path, samples: Samples) -> dict[str, Any]:
     model = StreamedModel(open_checkpoint(folder), torch.device("cpu"), torch.float32)
     spec = specification(case, folder, samples)
     with tempfile.TemporaryDirectory() as work:
-        task = Task(
+        result = prune_tokens(
+            model,
+            calibration,
+            evaluation,
+            Path(work),
             recipe=spec.pruning.recipe,
-            targets=targets_of(case, spec, model, samples),
+            target=targets_of(case, spec, model, samples),
             order=spec.pruning.order,
-            weights=spec.calibration.weights,
-            calibration=calibration,
-            evaluation=evaluation,
-            shards=Shards(Path(work)),
+            mix=spec.calibration.mix,
             minimax=case.policy == "minimax",
-            layer_snr=False,
         )
-        result = run_pass(model, task, FileLedger(Path(work) / "ledger.json"), RecordingObserver(), Stopwatch())
     figures = {
         name: [math.exp(losses[name].nats / losses[name].tokens) for losses in (result.dense, result.pruned)]
         for name in evaluation

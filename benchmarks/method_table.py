@@ -20,21 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import torch
 from small import LENGTH as SMALL_LENGTH
 from small import options_with_text
 from transformers import AutoTokenizer
 
 from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.sampling import TextSample, draw_samples
-from secateur_service.models.checkpoint import open_checkpoint
-from secateur_service.models.streaming import StreamedModel
-from secateur_service.pipeline.ledger import FileLedger
-from secateur_service.pipeline.observer import RecordingObserver
-from secateur_service.pipeline.shards import Shards
-from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.streaming_pass import run_pass
-from secateur_service.pipeline.task import Task
+from secateur_service.library import prune_tokens
 from secateur_service.pruning.methods import METHODS, Recipe, label
 from secateur_service.pruning.patterns import NofM, Target, Unstructured
 
@@ -59,14 +51,9 @@ def parse_target(text: str, method: str) -> Target:
 def prune(model: Path, samples: Samples, recipe: Recipe, target: Target, order: str) -> dict[str, Any]:
     """One pass; returns dense and pruned perplexity per language."""
     calibration, evaluation = samples
-    weights = dict.fromkeys(calibration, 1 / len(calibration))
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        streamed = StreamedModel(open_checkpoint(model), torch.device("cpu"), torch.float32)
-        targets = {info.name: target for info in streamed.checkpoint.linear_weights()}
-        task = Task(recipe, targets, order, weights, calibration, evaluation, Shards(Path(folder)), layer_snr=False)
-        ledger = FileLedger(Path(folder) / "ledger.json")
-        result = run_pass(streamed, task, ledger, RecordingObserver(), Stopwatch())
+        result = prune_tokens(model, calibration, evaluation, Path(folder), recipe=recipe, target=target, order=order)
     figures = {
         name: [math.exp(losses[name].nats / losses[name].tokens) for losses in (result.dense, result.pruned)]
         for name in evaluation

@@ -22,8 +22,8 @@ from small import add_options
 from torch import Tensor
 
 from secateur_service.pruning.alps import alps
-from secateur_service.pruning.budget import TILE_TOKENS
-from secateur_service.pruning.conjugate_gradient import STEPS, refine
+from secateur_service.pruning.budget import CG_STEPS, TILE_TOKENS
+from secateur_service.pruning.conjugate_gradient import refine
 from secateur_service.pruning.methods import Moments
 from secateur_service.pruning.patterns import NofM, Target, Unstructured, prune
 from secateur_service.pruning.sparsegpt import sparsegpt
@@ -88,7 +88,7 @@ def measure(rows: list[int], width: int, repeats: int, device: torch.device) -> 
         milliseconds(
             lambda: [refine(w, mask, gram) for w, mask in zip(weights, masks["rows"], strict=True)], repeats, device
         ),
-        (STEPS + 2) * layers,
+        (CG_STEPS + 2) * layers,
     )
     figures["alps, layer"] = (milliseconds(lambda: alps(weights, gram, TARGETS["layer"]), 1, device), 0.0)
     return figures

@@ -2,8 +2,8 @@
 
     python scripts/generate_stubs.py [--check] [--freeze]
 
-The generator has its code refuse every older protobuf and grpcio, though that code runs with those of years: what says so
-is taken out, and a test runs the SDK with the oldest that pyproject.toml allows.
+Generated code refuses every protobuf and grpcio older than its generator, although it runs with those of years. The
+check is taken out, and a test runs the SDK with the oldest versions that pyproject.toml allows.
 
 `--freeze` also replaces proto/secateur/v1/frozen.binpb, the descriptor set that the breaking-change test compares with.
 """

@@ -13,6 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,14 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.llama.modeling_llama import LlamaForCausalLM as _LlamaForCausalLM  # noqa: F401 - the baseline
 
 from secateur_service.calibration.sampling import TextSample
+from secateur_service.library import prune_tokens
 from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
-from secateur_service.pipeline.ledger import FileLedger
-from secateur_service.pipeline.observer import RecordingObserver
-from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.streaming_pass import run_pass
-from secateur_service.pipeline.task import Task
 from secateur_service.pruning.methods import METHODS, Recipe
 from secateur_service.pruning.patterns import NofM, Target, Unstructured
 
@@ -89,25 +86,27 @@ def main() -> None:
     folder = Path(job["output"])
     model = _TimedModel(open_checkpoint(Path(job["model"])), torch.device("cpu"), torch.float32)
     target = _target(job["target"], job["method"])
-    task = Task(
+    stopwatch = Stopwatch()
+    run = partial(
+        prune_tokens,
+        model,
+        calibration,
+        evaluation,
+        folder,
         recipe=Recipe.of(job["method"], job.get("update")),
-        targets={info.name: target for info in model.checkpoint.linear_weights()},
+        target=target,
         order=job["order"],
-        weights=dict.fromkeys(calibration, 1 / len(calibration)),
-        calibration=calibration,
-        evaluation=evaluation,
-        shards=Shards(folder),
         minimax=job.get("minimax", False),
         layer_snr=job["report"],
+        stopwatch=stopwatch,
     )
-    stopwatch, ledger = Stopwatch(), FileLedger(folder / "ledger.json")
     if job.get("count"):
         with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
-            run_pass(model, task, ledger, RecordingObserver(), stopwatch)
+            run()
         by_operator = {str(operator): count for operator, count in counter.get_flop_counts()["Global"].items()}
         report(**by_operator)
         return
-    run_pass(model, task, ledger, RecordingObserver(), stopwatch)
+    run()
     _, spent = stopwatch.totals()
     counted = spent["total"] - spent["load"] - spent["write"] + model.embedding_cpu_seconds
     report(cpu_seconds=counted, **{f"{kind}_cpu_seconds": seconds for kind, seconds in spent.items()})

@@ -18,16 +18,14 @@ from benchmarks.gpu.floor import Rates, block_floor
 from benchmarks.gpu.generated import SHAPES, GeneratedModel, Shape, generated_model
 from secateur_service.calibration.sampling import TextSample
 from secateur_service.errors import PreemptedError
+from secateur_service.library import prune_tokens
 from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.safetensors import read_header
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
-from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.observer import RecordingObserver
-from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.streaming_pass import PassResult, run_pass
-from secateur_service.pipeline.task import Task
+from secateur_service.pipeline.streaming_pass import PassResult
 from secateur_service.pruning.methods import METHODS, Moments, Recipe
 from secateur_service.pruning.patterns import NofM, Target, Unstructured
 from secateur_service.pruning.statistics import InputStatistics
@@ -207,17 +205,18 @@ def _prune(
             name: _sample(name, count, setting.length, vocabulary, seed) for seed, name in enumerate(LANGUAGES, 1)
         }
     with tempfile.TemporaryDirectory() as folder:
-        task = Task(
+        prune_tokens(
+            model,
+            calibration,
+            evaluation,
+            Path(folder),
             recipe=recipe,
-            targets={info.name: target for info in model.checkpoint.linear_weights()},
+            target=target,
             order=order,
-            weights={"generated": 1.0},
-            calibration=calibration,
-            evaluation=evaluation,
-            shards=Shards(Path(folder)),
             layer_snr=report,
+            observer=clock,
+            stopwatch=stopwatch,
         )
-        run_pass(model, task, FileLedger(Path(folder) / "ledger.json"), clock, stopwatch)
 
 
 def _sample(name: str, sequences: int, length: int, vocabulary: int, seed: int) -> TextSample:
@@ -263,18 +262,8 @@ def _pruned(folder: Path, method: str, device: torch.device, deadline: float) ->
         )
     shards = folder / f"{method}-{device.type}"
     shards.mkdir(exist_ok=True)
-    task = Task(
-        recipe=Recipe.of(method),
-        targets={info.name: target for info in model.checkpoint.linear_weights()},
-        order="true_sequential",
-        weights={"random": 1.0},
-        calibration=samples[0],
-        evaluation=samples[1],
-        shards=Shards(shards),
-        layer_snr=False,
-    )
     clock = Clock(deadline, lambda _: None)
-    result = run_pass(model, task, FileLedger(shards / "ledger.json"), clock, Stopwatch())
+    result = prune_tokens(model, *samples, shards, recipe=Recipe.of(method), target=target, observer=clock)
     reader, tensors = TensorReader(), {}
     for record in result.blocks:
         tensors |= {name: reader.read(info) for name, info in read_header(shards / record.shard).items()}

@@ -40,7 +40,7 @@ from secateur_service.spec import (
 )
 
 if TYPE_CHECKING:
-    from secateur_service.artifacts.observed import RequestCounter
+    from secateur_service.artifacts.instrumented import RequestCounter
     from secateur_service.settings import Settings
 
 _MAX_DESCRIPTION_CHARACTERS = 1000

@@ -19,9 +19,9 @@ from sqlalchemy.engine import make_url
 
 from secateur._redaction import protect, redact, redact_text
 from secateur_service import __version__
-from secateur_service.api.reloaded import UnusableFileError
+from secateur_service.api.reloading import UnusableFileError
 from secateur_service.api.server import ApiServer
-from secateur_service.artifacts import ObjectStore, ObservedStore, open_store
+from secateur_service.artifacts import InstrumentedStore, ObjectStore, open_store
 from secateur_service.control.backoff import Backoff
 from secateur_service.control.dispatcher import Dispatcher
 from secateur_service.control.janitor import Janitor
@@ -205,7 +205,7 @@ def _janitor(settings: Settings, store: SqlJobStore, folders: WorkFolders, metri
 
 
 def _open_results(destination: str, settings: Settings, metrics: Metrics) -> ObjectStore:
-    return ObservedStore(open_store(destination, settings.account_of(destination)), metrics)
+    return InstrumentedStore(open_store(destination, settings.account_of(destination)), metrics)
 
 
 def _wake(dispatcher: Dispatcher, events: Sequence[Event]) -> None:

@@ -19,9 +19,15 @@ from secateur_service.sources import Sources, open_sources
 from secateur_service.spec import OutputSpec, PruneSpec
 
 if TYPE_CHECKING:
+    from secateur_service.calibration.sampling import TextSample
     from secateur_service.models.checkpoint import Checkpoint
     from secateur_service.models.plan import OutputPlan
-    from secateur_service.pipeline.job import JobOutcome
+    from secateur_service.models.streaming import StreamedModel
+    from secateur_service.pipeline.job import FinishedJob
+    from secateur_service.pipeline.stopwatch import Stopwatch
+    from secateur_service.pipeline.streaming_pass import PassResult
+    from secateur_service.pruning.methods import Recipe
+    from secateur_service.pruning.patterns import Target
 
 WORK = ".work"
 """The folder below the output that holds what is not finished; the same call resumes with it."""
@@ -35,7 +41,7 @@ def prune(
     threads: int = 0,
     observer: JobObserver | None = None,
     settings: Settings | None = None,
-) -> JobOutcome:
+) -> FinishedJob:
     """Prune a model; the folder becomes what a service publishes for a job.
 
     Args:
@@ -65,6 +71,65 @@ def prune(
     )
 
 
+def prune_tokens(
+    model: Path | StreamedModel,
+    calibration: Mapping[str, TextSample],
+    evaluation: Mapping[str, TextSample],
+    folder: Path,
+    *,
+    recipe: Recipe,
+    target: Target | Mapping[str, Target],
+    order: str = "true_sequential",
+    mix: Mapping[str, float] | None = None,
+    minimax: bool = False,
+    layer_snr: bool = False,
+    observer: JobObserver | None = None,
+    stopwatch: Stopwatch | None = None,
+) -> PassResult:
+    """One streaming pass over a model, on text that is tokenised already: for benchmarks and experiments.
+
+    Args:
+        model: its folder, to compute in float32 on the CPU; or the model, opened otherwise.
+        calibration: text by language, in the tokens of the model.
+        evaluation: the same, to be scored; may be empty.
+        folder: where the pruned blocks go. What an interrupted pass finished there is used.
+        recipe: which weights go, and what happens to those that stay.
+        target: how much goes, of all layers or by the name of the weight; layers that are not named stay dense.
+        order: one of `spec.ORDERS`.
+        mix: weight of each calibration language, summing to one; by default all weigh the same.
+        minimax: whether the mix is only where the search for the worst language's weights begins.
+        layer_snr: whether the signal-to-noise ratio of each layer per language is measured.
+        observer: receives the progress and may stop the pass.
+        stopwatch: is charged.
+    """
+    import torch
+
+    from secateur_service.models.checkpoint import open_checkpoint
+    from secateur_service.models.streaming import StreamedModel
+    from secateur_service.pipeline.pass_config import PassConfig
+    from secateur_service.pipeline.shards import Shards
+    from secateur_service.pipeline.stopwatch import Stopwatch
+    from secateur_service.pipeline.streaming_pass import run_pass
+
+    if isinstance(model, Path):
+        model = StreamedModel(open_checkpoint(model), torch.device("cpu"), torch.float32)
+    if not isinstance(target, Mapping):
+        target = {info.name: target for info in model.checkpoint.linear_weights()}
+    config = PassConfig(
+        recipe=recipe,
+        targets=target,
+        order=order,
+        mix=mix or dict.fromkeys(calibration, 1 / len(calibration)),
+        calibration=calibration,
+        evaluation=evaluation,
+        shards=Shards(folder),
+        minimax=minimax,
+        layer_snr=layer_snr,
+    )
+    ledger = FileLedger(folder / "ledger.json")
+    return run_pass(model, config, ledger, observer or RecordingObserver(), stopwatch or Stopwatch())
+
+
 def run_here(
     spec: PruneSpec,
     sources: Sources,
@@ -72,7 +137,7 @@ def run_here(
     machine: Machine,
     observer: JobObserver,
     plan: Callable[[Checkpoint], OutputPlan] | None = None,
-) -> JobOutcome:
+) -> FinishedJob:
     """Run an admitted job whose results go into a folder.
 
     Args:

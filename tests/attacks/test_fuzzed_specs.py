@@ -98,7 +98,7 @@ def breaks_a_promise(module, data):
     except Exception:  # noqa: BLE001 - whatever it is
         return True
     try:
-        weights = found.calibration.weights
+        weights = found.calibration.mix
         return not is_lawful(data) or not math.isclose(sum(weights.values()), 1)
     except (TypeError, ValueError, KeyError, ArithmeticError, AssertionError):
         return True

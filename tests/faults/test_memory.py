@@ -29,5 +29,5 @@ def test_a_job_that_runs_out_of_memory_is_tried_once_more_with_less_and_ends_wit
     [failure] = [body["failure"] for body in site.events(job_id, EventKind.STATE) if body.get("failure")]
     assert failure["reason"] == "OUT_OF_MEMORY"
     assert int(failure["details"]["peak_host_bytes"]) > 10**8
-    assert (job.state, job.attempt, sorted(job.short_of)) == (JobState.SUCCEEDED, 2, ["host"])
+    assert (job.state, job.attempt, sorted(job.shortages)) == (JobState.SUCCEEDED, 2, ["host"])
     assert site.published(job_id) == site.published(undisturbed)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from secateur_service.library import prune
-from secateur_service.pipeline.job import JobOutcome
+from secateur_service.pipeline.job import FinishedJob
 from secateur_service.pipeline.observer import RecordingObserver
 
 
-def run_inline(data, folder: Path, observer=None) -> tuple[JobOutcome, RecordingObserver]:
+def run_inline(data, folder: Path, observer=None) -> tuple[FinishedJob, RecordingObserver]:
     """Admit and run a job; what it publishes lies in `folder`, the observer keeps what it told."""
     observer = observer or RecordingObserver()
     return prune(data, folder, threads=1, observer=observer), observer

@@ -13,14 +13,11 @@ from transformers import AutoTokenizer
 
 from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.sampling import TextSample, draw_samples
+from secateur_service.library import prune_tokens
 from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
-from secateur_service.pipeline.ledger import FileLedger
-from secateur_service.pipeline.observer import JobObserver, RecordingObserver
-from secateur_service.pipeline.shards import Shards
-from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.streaming_pass import PassResult, run_pass
-from secateur_service.pipeline.task import Task
+from secateur_service.pipeline.observer import JobObserver
+from secateur_service.pipeline.streaming_pass import PassResult
 from secateur_service.pruning.methods import Recipe
 from secateur_service.pruning.patterns import Target
 
@@ -82,10 +79,18 @@ def prune(
     calibration, evaluation = samples
     streamed = StreamedModel(open_checkpoint(model), torch.device("cpu"), torch.float32)
     streamed.states_folder = states_folder
-    if not isinstance(target, Mapping):
-        target = {info.name: target for info in streamed.checkpoint.linear_weights()}
-    task = Task(Recipe.of(method, update), target, order, weights, calibration, evaluation, Shards(shards), **options)
-    return run_pass(streamed, task, FileLedger(shards / "ledger.json"), observer or RecordingObserver(), Stopwatch())
+    return prune_tokens(
+        streamed,
+        calibration,
+        evaluation,
+        shards,
+        recipe=Recipe.of(method, update),
+        target=target,
+        order=order,
+        mix=weights,
+        **{"layer_snr": True, **options},
+        observer=observer,
+    )
 
 
 def pruned_tensors(result: PassResult, shards: Path) -> dict[str, Tensor]:

@@ -131,7 +131,7 @@ def test_a_specification_may_spell_languages_in_any_way_and_shows_their_one_name
     data["calibration"]["languages"] = [{"language": "iw"}, {"language": "zh-TW", "weight": 3}]
     data["evaluation"]["languages"] = ["nb", "HE", "zh-hant-tw"]
     resolved = admit(data, EVERYWHERE).resolved
-    assert resolved.calibration.weights == {"he": 0.25, "zh-Hant-TW": 0.75}
+    assert resolved.calibration.mix == {"he": 0.25, "zh-Hant-TW": 0.75}
     assert resolved.evaluation.languages == ("no", "he", "zh-Hant-TW")
     assert '"he"' in resolved.model_dump_json()
     assert admit(resolved.model_dump(mode="json"), EVERYWHERE).resolved == resolved

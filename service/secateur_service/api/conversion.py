@@ -17,7 +17,7 @@ from secateur.v1 import prune_job_pb2 as pb
 from secateur_service.errors import FieldViolation, InvalidSpecError
 from secateur_service.jobs.job import Estimate, Event, EventKind, Failure, Job, JobResult
 from secateur_service.jobs.states import JobState
-from secateur_service.records.plain import from_plain
+from secateur_service.records.decoding import decode
 from secateur_service.records.progress import Progress, Stage
 from secateur_service.spec import PruneSpec
 
@@ -161,13 +161,13 @@ def event_to_message(event: Event) -> pb.PruneJobEvent:
     body = event.body
     match event.kind:
         case EventKind.STATE:
-            failure = failure_to_message(from_plain(Failure, body["failure"])) if body.get("failure") else None
+            failure = failure_to_message(decode(Failure, body["failure"])) if body.get("failure") else None
             state = state_to_enum(JobState(body["state"]))
             message.state.CopyFrom(pb.StateChange(state=state, message=body.get("message", ""), failure=failure))
         case EventKind.STAGE:
             message.stage.CopyFrom(pb.StageChange(stage=stage_to_enum(Stage(body["stage"]))))
         case EventKind.PROGRESS:
-            message.progress.CopyFrom(progress_to_message(from_plain(Progress, body)))
+            message.progress.CopyFrom(progress_to_message(decode(Progress, body)))
         case EventKind.BLOCK:
             message.block.CopyFrom(block_to_message(body))
         case EventKind.LOG:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from secateur_service.api.blocking import BlockingPool
+from secateur_service.api.thread_pool import ThreadPool
 from secateur_service.jobs.job import Event
 from secateur_service.jobs.port import Jobs
 
@@ -34,7 +34,7 @@ class EventFollower:
     def __init__(
         self,
         store: Jobs,
-        pool: BlockingPool,
+        pool: ThreadPool,
         *,
         on_loop: Sequence[Subscriber] = (),
         in_thread: Sequence[Subscriber] = (),

@@ -15,11 +15,11 @@ from grpc_reflection.v1alpha import reflection
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur.v1 import prune_service_pb2_grpc as service_grpc
 from secateur_service import __version__
-from secateur_service.api.blocking import BlockingPool
 from secateur_service.api.follower import EventFollower, Subscriber
 from secateur_service.api.interceptors import CallInterceptor
-from secateur_service.api.published import PublishedResults
+from secateur_service.api.published_results import PublishedResults
 from secateur_service.api.servicer import Admit, PruneServicer
+from secateur_service.api.thread_pool import ThreadPool
 from secateur_service.api.tls import Certificates
 from secateur_service.api.tokens import Tokens
 from secateur_service.api.watch import JobWatcher, WatchHub
@@ -90,8 +90,8 @@ class ApiServer:
         if self._certificates is not None:
             certificates = self._certificates
             metrics.show_certificate_expiry(lambda: certificates.expires)
-        self._store_pool = BlockingPool("store", threads=_STORE_THREADS)
-        self._file_pool = BlockingPool("files", threads=_FILE_THREADS)
+        self._store_pool = ThreadPool("store", threads=_STORE_THREADS)
+        self._file_pool = ThreadPool("files", threads=_FILE_THREADS)
         self._hub = WatchHub(
             max_watchers=settings.max_watchers,
             gauge=metrics.watch_streams,

@@ -19,8 +19,8 @@ from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur.v1 import prune_service_pb2_grpc as service_grpc
 from secateur_service.api import conversion, names, pages
-from secateur_service.api.blocking import BlockingPool
-from secateur_service.api.published import PublishedResults
+from secateur_service.api.published_results import PublishedResults
+from secateur_service.api.thread_pool import ThreadPool
 from secateur_service.api.tokens import CALLER
 from secateur_service.api.watch import JobWatcher, WatchHub
 from secateur_service.errors import DrainingError, FieldViolation, InvalidRequestError, InvalidSpecError, NotReadyError
@@ -64,8 +64,8 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         results: PublishedResults,
         watcher: JobWatcher,
         hub: WatchHub,
-        store_pool: BlockingPool,
-        file_pool: BlockingPool,
+        store_pool: ThreadPool,
+        file_pool: ThreadPool,
         file_shares: Shares,
         info: service_pb.ServiceInfo,
         clock: Callable[[], float] = time.time,

@@ -17,7 +17,7 @@ from typing import Any, Self
 import grpc
 import structlog
 
-from secateur_service.api.reloaded import Reloaded, UnusableFileError
+from secateur_service.api.reloading import Reloading, UnusableFileError
 from secateur_service.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -54,7 +54,7 @@ class Certificates:
             UnusableFileError: one cannot be read, or they do not belong together.
         """
         paths = [certificate, key] + ([] if client_ca is None else [client_ca])
-        self._source = Reloaded(paths, lambda: read_certificate(certificate, key, client_ca))
+        self._source = Reloading(paths, lambda: read_certificate(certificate, key, client_ca))
         self._mutual = client_ca is not None
         self._given = self._source.value
         self.look = self._source.look

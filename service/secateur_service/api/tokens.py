@@ -22,7 +22,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from secateur_service.api.reloaded import Reloaded, UnusableFileError
+from secateur_service.api.reloading import Reloading, UnusableFileError
 from secateur_service.durable import sync
 from secateur_service.errors import UnauthenticatedError
 from secateur_service.settings import Settings
@@ -79,7 +79,7 @@ class Tokens:
         Raises:
             UnusableFileError: it cannot be read.
         """
-        self._source = Reloaded([path], lambda: _known(read_tokens(path)))
+        self._source = Reloading([path], lambda: _known(read_tokens(path)))
         self._clock = clock
         self.look = self._source.look
 

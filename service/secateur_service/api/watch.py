@@ -17,7 +17,7 @@ from prometheus_client import Gauge
 
 from secateur.v1 import prune_job_pb2 as pb
 from secateur_service.api import conversion
-from secateur_service.api.blocking import BlockingPool
+from secateur_service.api.thread_pool import ThreadPool
 from secateur_service.errors import (
     DrainingError,
     FieldViolation,
@@ -138,7 +138,7 @@ class JobWatcher:
     def __init__(
         self,
         store: Jobs,
-        pool: BlockingPool,
+        pool: ThreadPool,
         hub: WatchHub,
         *,
         heartbeat_seconds: float,

@@ -7,20 +7,20 @@ from typing import Protocol
 
 from pydantic import SecretStr
 
+from secateur_service.artifacts.instrumented import InstrumentedStore
 from secateur_service.artifacts.manifest import LocalFile, Manifest, ManifestFile, describe_file, parse_manifest
-from secateur_service.artifacts.observed import ObservedStore
 from secateur_service.artifacts.port import ObjectInfo, ObjectStore
 from secateur_service.artifacts.publisher import publish
 from secateur_service.destination import DestinationRefusedError, parse_destination
 from secateur_service.errors import PermanentError
 
 __all__ = [
+    "InstrumentedStore",
     "LocalFile",
     "Manifest",
     "ManifestFile",
     "ObjectInfo",
     "ObjectStore",
-    "ObservedStore",
     "S3Settings",
     "describe_file",
     "open_store",

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from secateur._foreign import detail_of
 from secateur._terminal import clean, say, write
-from secateur_service.api.reloaded import UnusableFileError
+from secateur_service.api.reloading import UnusableFileError
 from secateur_service.api.tokens import TokenEntry, edited_tokens, new_token, read_tokens
 
 EXIT_REFUSED = 1

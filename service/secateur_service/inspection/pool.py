@@ -16,7 +16,7 @@ import structlog
 from secateur._foreign import detail_of
 from secateur_service import errors
 from secateur_service.admission import Admission
-from secateur_service.artifacts.observed import RequestCounter
+from secateur_service.artifacts.instrumented import RequestCounter
 from secateur_service.errors import FieldViolation, InvalidSpecError, ServiceError, TransientError
 from secateur_service.inspection.budget import Budget
 from secateur_service.inspection.children import Child, Nursery

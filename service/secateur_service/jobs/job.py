@@ -68,7 +68,7 @@ class Job:
     start_time: datetime | None
     end_time: datetime | None
     retry_of: str | None = None
-    short_of: frozenset[Shortage] = frozenset()
+    shortages: frozenset[Shortage] = frozenset()
     trace: Mapping[str, str] = field(default_factory=dict)
 
     @property

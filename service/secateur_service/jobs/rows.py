@@ -19,7 +19,7 @@ from secateur_service.jobs.job import (
     Shortage,
 )
 from secateur_service.jobs.states import JobState
-from secateur_service.records.plain import from_plain
+from secateur_service.records.decoding import decode
 from secateur_service.records.progress import Progress, Stage
 from secateur_service.spec import SPEC_FORMAT
 
@@ -64,7 +64,7 @@ def new_row(job: NewJob, now: int) -> dict[str, Any]:
         "run_deadline": None,
         "last_event_time": None,
         "retry_of": job.retry_of,
-        "short_of": None,
+        "shortages": None,
         "swept_time": None,
         "trace": dict(job.trace) or None,
     }
@@ -84,22 +84,22 @@ def to_job(row: Row) -> Job:
         resolved=row["resolved"],
         spec_format=row["spec_format"],
         labels=row["labels"],
-        estimate=from_plain(Estimate, row["estimate"]),
+        estimate=decode(Estimate, row["estimate"]),
         state=JobState(row["state"]),
         stage=Stage(row["stage"]) if row["stage"] in _STAGES else None,
-        progress=None if row["progress"] is None else from_plain(Progress, row["progress"]),
+        progress=None if row["progress"] is None else decode(Progress, row["progress"]),
         attempt=row["attempt"],
         charged_attempts=row["charged_attempts"],
         max_attempts=row["max_attempts"],
-        failure=None if row["failure"] is None else from_plain(Failure, row["failure"]),
-        result=None if row["result"] is None else from_plain(JobResult, row["result"]),
+        failure=None if row["failure"] is None else decode(Failure, row["failure"]),
+        result=None if row["result"] is None else decode(JobResult, row["result"]),
         last_sequence=row["last_sequence"],
         create_time=to_time(row["create_time"]),
         queue_time=to_time(row["not_before"]),
         start_time=None if row["start_time"] is None else to_time(row["start_time"]),
         end_time=None if row["end_time"] is None else to_time(row["end_time"]),
         retry_of=row["retry_of"],
-        short_of=frozenset(Shortage(short) for short in row["short_of"] or () if short in _SHORTAGES),
+        shortages=frozenset(Shortage(short) for short in row["shortages"] or () if short in _SHORTAGES),
         trace=row["trace"] or {},
     )
 

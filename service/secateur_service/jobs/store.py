@@ -21,7 +21,7 @@ from secateur_service.errors import CancelledError, FencedError, NotFoundError, 
 from secateur_service.jobs.database import Database, answering, transaction
 from secateur_service.jobs.events import WORKER_KINDS, block_body, bounded
 from secateur_service.jobs.job import Event, EventKind, Failure, Job, JobResult, NewJob
-from secateur_service.jobs.locked import LockedJob
+from secateur_service.jobs.locked_job import LockedJob
 from secateur_service.jobs.migration import downgrade, upgrade
 from secateur_service.jobs.port import Heartbeat
 from secateur_service.jobs.retention import SqlRetention
@@ -30,7 +30,7 @@ from secateur_service.jobs.schema import blocks, events, jobs
 from secateur_service.jobs.sqlite import SqliteDatabase
 from secateur_service.jobs.states import JobState
 from secateur_service.records.blocks import BlockRecord
-from secateur_service.records.plain import from_plain
+from secateur_service.records.decoding import decode
 from secateur_service.spec import SPEC_FORMAT
 
 _OWNED = (JobState.RUNNING.value, JobState.CANCELLING.value)
@@ -260,7 +260,7 @@ class SqlJobStore:
         of_block = (blocks.c.job_id == job_id, blocks.c.index == record.index)
         with self._owned(job_id, attempt) as job:
             known = job.connection.scalar(select(blocks.c.record).where(*of_block, blocks.c.attempt == attempt))
-            if known is not None and from_plain(BlockRecord, known) == record:
+            if known is not None and decode(BlockRecord, known) == record:
                 return
             entry = {"job_id": job_id, "index": record.index, "attempt": attempt, "record": asdict(record)}
             job.connection.execute(delete(blocks).where(*of_block))
@@ -272,7 +272,7 @@ class SqlJobStore:
         """The job's ledger, in ascending order of index."""
         query = select(blocks.c.record).where(blocks.c.job_id == job_id).order_by(blocks.c.index)
         with self._reading() as connection:
-            return [from_plain(BlockRecord, record) for record in connection.scalars(query)]
+            return [decode(BlockRecord, record) for record in connection.scalars(query)]
 
     def commit_manifest(self, job_id: str, attempt: int, sha256: str) -> str:
         """Name the manifest's digest (fenced). The first digest named wins; returns the one that holds.

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Memory of a slice of the head and of a slice of logits; an accelerator wants larger products.
-_HEAD_SLICE_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
-_LOGITS_SLICE_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
+from secateur_service.models.budget import HEAD_SLICE_BYTES, LOGITS_SLICE_BYTES
+
 _MAX_HEAD_TOKENS = 4096
 # Floating-point operations between two looks at whether to go on.
 _HEAD_PIECE_OPERATIONS = {"cpu": 2.0**33, "cuda": 2.0**43}
@@ -124,14 +123,14 @@ class Head:
     def _slices(self) -> Iterator[tuple[int, int]]:
         """Rows [start, stop) of the head that are in memory together."""
         vocabulary, width = self.shape
-        rows = max(1, min(vocabulary, _HEAD_SLICE_BYTES[self.device.type] // (width * self.dtype.itemsize)))
+        rows = max(1, min(vocabulary, HEAD_SLICE_BYTES[self.device.type] // (width * self.dtype.itemsize)))
         for start in range(0, vocabulary, rows):
             yield start, min(start + rows, vocabulary)
 
     def _pieces(self, states: Tensor, rows: int) -> Iterator[slice]:
         """Tokens of a batch of states whose logits for so many rows of the head are computed together."""
         tokens = states.numel() // states.shape[-1]
-        by_memory = _LOGITS_SLICE_BYTES[self.device.type] // (rows * 4)
+        by_memory = LOGITS_SLICE_BYTES[self.device.type] // (rows * 4)
         by_work = int(_HEAD_PIECE_OPERATIONS[self.device.type] / (2 * rows * states.shape[-1]))
         step = max(1, min(_MAX_HEAD_TOKENS, by_memory, by_work))
         for begin in range(0, tokens, step):

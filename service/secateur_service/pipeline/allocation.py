@@ -19,8 +19,8 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.batches import Batch, batch_sequences, divide
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import JobObserver
+from secateur_service.pipeline.stepwise import stepwise_forwards
 from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.suspension import suspended
 from secateur_service.pruning.allocation import SIGNALS, Layers, Shape, layer_sparsities
 from secateur_service.pruning.methods import Moments
 from secateur_service.pruning.patterns import NofM, Target, Unstructured
@@ -110,7 +110,7 @@ def judge_blocks(
     These are the layers without an override; a block without any is left out. For the other arguments and the errors
     see `allocate`.
     """
-    pruning, weights = spec.pruning, spec.calibration.weights
+    pruning, weights = spec.pruning, spec.calibration.mix
     length = next(iter(calibration.values())).tokens.shape[1]
     size = batch_sequences(length, model.device, small=model.small_batches)
     batches = divide({language: sample.tokens for language, sample in calibration.items()}, size)
@@ -168,7 +168,7 @@ def _observe(
     ]
     for position, batch in enumerate(batches):
         run = functools.partial(model.run_block, block, index, states[position])
-        with suspended([run], groups, linears) as (forward,):
+        with stepwise_forwards([run], groups, linears) as (forward,):
             for seen in statistics:
                 seen.update(forward.advance(), batch.language)
             states[position] = forward.finish()

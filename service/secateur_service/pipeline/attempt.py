@@ -26,7 +26,7 @@ class Attempt:
         number: of the attempt, as the manifest names it.
         prefix: of the artifacts in the store; empty for the store's root.
         origins: prefixes of the jobs that this one is a retry of.
-        short_of: memory that did not suffice in an earlier attempt.
+        shortages: memory that did not suffice in an earlier attempt.
         plan: says what is written of the model that is read; by default all of it.
     """
 
@@ -35,7 +35,7 @@ class Attempt:
     number: int
     prefix: str
     origins: tuple[str, ...] = ()
-    short_of: frozenset[Shortage] = frozenset()
+    shortages: frozenset[Shortage] = frozenset()
     plan: Callable[[Checkpoint], OutputPlan] | None = None
 
 

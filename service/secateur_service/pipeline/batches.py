@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur_service.pruning.budget import TILE_TOKENS
-
-_DEVICE_TILES = 16
+from secateur_service.pruning.budget import BATCH_TILES, TILE_TOKENS
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Batch:
 def batch_sequences(sequence_length: int, device: torch.device, *, small: bool = False) -> int:
     """Sequences per batch: one tile of tokens on a CPU, more on a device that has the memory."""
     tile = max(1, TILE_TOKENS // sequence_length)
-    return tile if device.type == "cpu" or small else tile * _DEVICE_TILES
+    return tile * BATCH_TILES["cpu" if small else device.type]
 
 
 def divide(samples: Mapping[str, Tensor], size: int) -> list[Batch]:

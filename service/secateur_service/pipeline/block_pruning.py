@@ -23,8 +23,8 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES
 from secateur_service.pipeline.batches import Batch
 from secateur_service.pipeline.meter import Kind
-from secateur_service.pipeline.suspension import SuspendedForward, suspended
-from secateur_service.pipeline.task import Task
+from secateur_service.pipeline.pass_config import PassConfig
+from secateur_service.pipeline.stepwise import StepwiseForward, stepwise_forwards
 from secateur_service.pruning.fidelity import InputSample, snr_db
 from secateur_service.pruning.methods import METHODS, Moments, Recipe
 from secateur_service.pruning.minimax import solve_minimax
@@ -94,11 +94,11 @@ class _Observed:
 
 
 class BlockPruner:
-    """Prunes blocks as a task says.
+    """Prunes blocks as a config says.
 
     Args:
         model: the blocks as they are to be written, but dense.
-        task: what to do.
+        config: what to do.
         batches: the calibration text.
         carries: whether the blocks carry the text on to the next one; in order `dense` blocks that lost parts do not.
         check: called between two pieces of work; may raise to stop.
@@ -109,7 +109,7 @@ class BlockPruner:
     def __init__(
         self,
         model: StreamedModel,
-        task: Task,
+        config: PassConfig,
         batches: Sequence[Batch],
         check: Callable[[], None],
         tick: Callable[[Kind, float], None],
@@ -119,13 +119,13 @@ class BlockPruner:
     ) -> None:
         self._model = model
         self._carries = carries
-        self._task = task
+        self._config = config
         self._batches = batches
         self._check = check
         self._tick = tick
         self._work = work
         self._calibration_tokens = max(1, sum(batch.tokens.numel() for batch in batches))
-        self._tokens = dict.fromkeys(task.weights, 0)
+        self._tokens = dict.fromkeys(config.mix, 0)
         for batch in batches:
             self._tokens[batch.language] += batch.tokens.numel()
 
@@ -142,7 +142,7 @@ class BlockPruner:
             FloatingPointError: weights or statistics that are not finite; the message names the layer.
         """
         opened = _Block(block, index, self._model.checkpoint.inputs(index), self._model.linears(block, index))
-        if self._task.order == "true_sequential":
+        if self._config.order == "true_sequential":
             return self._stage_by_stage(opened, states)
         inputs = [self._observed(opened, group) for group in opened.groups]
         for position, batch in enumerate(self._batches):
@@ -150,13 +150,13 @@ class BlockPruner:
                 for number, observed in enumerate(inputs):
                     observed.update(forward.advance(), batch.language)
                     self._tick_stage(index, number, batch)
-                if self._task.order == "dense" and self._carries and not self._is_last(index):
+                if self._config.order == "dense" and self._carries and not self._is_last(index):
                     states[position] = forward.finish()
                     self._tick_stage(index, -1, batch)
         records = []
         for number, observed in enumerate(inputs):
             records += self._solve(opened, number, observed)
-        if self._task.order == "block" and not self._is_last(index):
+        if self._config.order == "block" and not self._is_last(index):
             self.carry(self._model, block, index, states, self._work.carrying(index))
         return records
 
@@ -200,11 +200,11 @@ class BlockPruner:
 
     def _suspended(
         self, block: _Block, states: Sequence[Tensor]
-    ) -> contextlib.AbstractContextManager[list[SuspendedForward]]:
+    ) -> contextlib.AbstractContextManager[list[StepwiseForward]]:
         """A pass of the block over each batch of states; none has begun."""
         self._check()
         runs = [functools.partial(self._model.run_block, block.module, block.index, batch) for batch in states]
-        return suspended(runs, block.groups, block.linears)
+        return stepwise_forwards(runs, block.groups, block.linears)
 
     def _is_last(self, index: int) -> bool:
         return index + 1 == self._model.num_blocks
@@ -213,7 +213,7 @@ class BlockPruner:
         """What will be known of an input; nothing yet."""
         width, device = block.linears[group[0]].in_features, self._model.device
         is_expert = self._model.checkpoint.expert_of(group[0]) is not None
-        judges = self._task.layer_snr and bool(self._batches)
+        judges = self._config.layer_snr and bool(self._batches)
         sample = None
         if judges and not self._work.has_language_grams:
             heights = [block.linears[name].out_features for name in group]
@@ -221,10 +221,10 @@ class BlockPruner:
             sample = InputSample(
                 self._tokens, width, heights, is_expert=is_expert, open_experts=experts if is_expert else 0
             )
-        if self._task.moments is Moments.NONE:
+        if self._config.moments is Moments.NONE:
             return _Observed(None, sample, judges)
         statistics = InputStatistics(
-            width, self._task.weights, self._tokens, device, moments=self._task.moments, is_expert=is_expert
+            width, self._config.mix, self._tokens, device, moments=self._config.moments, is_expert=is_expert
         )
         return _Observed(statistics, sample, judges)
 
@@ -232,10 +232,10 @@ class BlockPruner:
         """Prune the layers of one input; those with equal targets together, where they share a factorisation."""
         group = block.groups[number]
         infos = {name: self._model.checkpoint.linear_weight(block.index, name) for name in group}
-        targets = {name: self._task.targets.get(infos[name].name) for name in group}
+        targets = {name: self._config.targets.get(infos[name].name) for name in group}
         alike: dict[object, list[str]] = {}
         for name in group:
-            alike.setdefault(targets[name] if self._task.moments >= Moments.FULL else name, []).append(name)
+            alike.setdefault(targets[name] if self._config.moments >= Moments.FULL else name, []).append(name)
         records = {}
         amount = self._work.choosing(self._work.blocks[block.index][number]) / len(alike)
         for names in alike.values():
@@ -260,15 +260,15 @@ class BlockPruner:
             untouched = [torch.zeros_like(weight, dtype=torch.bool) for weight in dense]
             return [PrunedLayer(*pair) for pair in zip(dense, untouched, strict=True)], {}
         if statistics is not None and self._model.checkpoint.expert_of(names[0]) is not None:
-            method, reason = _affordable(self._task.recipe, sum(statistics.seen.values()), dense[0].shape[1])
+            method, reason = _affordable(self._config.recipe, sum(statistics.seen.values()), dense[0].shape[1])
             if method is not None:
                 target = _as_by(method, target)
                 layers = solve(Recipe.of(method), dense, statistics, target, self._check)
                 note = f"{reason}; pruned by {_described(method, target)}"
                 return [PrunedLayer(layer.weight, layer.pruned, (*layer.notes, note)) for layer in layers], {}
-        if self._task.minimax and statistics is not None:
-            return solve_minimax(self._task.recipe, dense, statistics, target, self._check)
-        return solve(self._task.recipe, dense, statistics, target, self._check), {}
+        if self._config.minimax and statistics is not None:
+            return solve_minimax(self._config.recipe, dense, statistics, target, self._check)
+        return solve(self._config.recipe, dense, statistics, target, self._check), {}
 
     def _apply(
         self,

@@ -14,7 +14,7 @@ from secateur_service.models.files import Use, checkpoint_files, left_out, rule_
 from secateur_service.models.tensors import open_here
 from secateur_service.models.weights import named_files
 from secateur_service.pipeline.observer import JobObserver
-from secateur_service.pipeline.seldom import Seldom
+from secateur_service.pipeline.throttle import Throttle
 from secateur_service.sources import Source, Sources
 from secateur_service.sources.access import Wanted
 from secateur_service.spec import ModelSpec
@@ -150,4 +150,4 @@ def _fetch(source: Source, observer: JobObserver, what: str, wanted: Wanted) -> 
     def tell(done: int, total: int) -> None:
         observer.log("info", f"fetching {what}", source=source.pinned_uri, bytes=done, of_bytes=total)
 
-    return source.fetch(wanted, check=observer.check, on_progress=Seldom(tell))
+    return source.fetch(wanted, check=observer.check, on_progress=Throttle(tell))

@@ -14,17 +14,17 @@ from secateur_service.evaluation.parts import (
 from secateur_service.evaluation.report import Report, build_report
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.tensors import DTYPES
+from secateur_service.pipeline.job_text import JobText
 from secateur_service.pipeline.streaming_pass import PassResult
-from secateur_service.pipeline.text import DrawnText
 from secateur_service.records.result import JobResult, LanguageResult
 from secateur_service.spec import PruneSpec
 
 
 def report_of(
-    job_id: str, spec: PruneSpec, plan: OutputPlan, model_digest: str, text: DrawnText, passed: PassResult
+    job_id: str, spec: PruneSpec, plan: OutputPlan, model_digest: str, text: JobText, passed: PassResult
 ) -> Report:
     """The report of a job, from the text that was drawn and the losses that were found."""
-    weights = spec.calibration.weights
+    weights = spec.calibration.mix
     dense, output = plan.dense, plan.output()
     return build_report(
         job=JobPart(id=job_id, secateur_version=__version__),

@@ -43,12 +43,12 @@ from secateur_service.pipeline.device import open_device
 from secateur_service.pipeline.fetching import FetchedModel, fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
 from secateur_service.pipeline.fingerprint import fingerprint
+from secateur_service.pipeline.job_text import JobText, draw_job_text
 from secateur_service.pipeline.package import Package
+from secateur_service.pipeline.pass_config import Output, PassConfig, Samples
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Kind, Stopwatch
 from secateur_service.pipeline.streaming_pass import PassResult, meter_of, run_pass
-from secateur_service.pipeline.task import Output, Samples, Task
-from secateur_service.pipeline.text import DrawnText, draw_text
 from secateur_service.pruning.patterns import Target
 from secateur_service.records.progress import Stage
 from secateur_service.records.result import Estimate, JobResult, Shortage
@@ -59,7 +59,7 @@ from secateur_service.telemetry import tracing
 
 
 @dataclass(frozen=True)
-class JobOutcome:
+class FinishedJob:
     """A published job.
 
     Attributes:
@@ -86,7 +86,7 @@ class JobOutcome:
         }
 
 
-def run_job(attempt: Attempt, machine: Machine, ports: Ports) -> JobOutcome:
+def run_job(attempt: Attempt, machine: Machine, ports: Ports) -> FinishedJob:
     """Run a job from its first unfinished block to its published manifest.
 
     Raises:
@@ -124,7 +124,7 @@ class _Job:
     plan: OutputPlan
     written: Checkpoint
     companions: Companions
-    text: DrawnText
+    text: JobText
     passed: PassResult
     package: Package
     report: Report
@@ -139,12 +139,12 @@ class _Job:
         self.ports = ports
         self.observer = ports.observer
         self.device = open_device(machine.device)
-        self.short_of = attempt.short_of
+        self.shortages = attempt.shortages
         self.stopwatch = Stopwatch()
         self.started = datetime.now(UTC)
         self.meter = meter_of(self.device, ports.observer)
 
-    def run(self) -> JobOutcome:
+    def run(self) -> FinishedJob:
         for step in STEPS:
             self.observer.stage(step.stage)
             with tracing.span(step.stage.value), step.measured(self.stopwatch):
@@ -156,7 +156,7 @@ class _Job:
             self.observer.log("info", verdict.message, verdict=verdict.kind)
         seconds, cpu_seconds = self.stopwatch.totals()
         prefix, store = self.attempt.prefix, self.ports.store
-        return JobOutcome(
+        return FinishedJob(
             result=result_of(
                 self.report, store.uri(f"{prefix}/manifest.json" if prefix else "manifest.json"), self.digest
             ),
@@ -207,7 +207,7 @@ class _Job:
 
     def sample(self) -> None:
         """The text, as windows of tokens."""
-        self.text = draw_text(
+        self.text = draw_job_text(
             self.spec,
             self.checkpoint,
             self.ports.sources,
@@ -219,7 +219,7 @@ class _Job:
     def prune(self) -> None:
         """The streaming pass: every block pruned, evaluated and on its way to the store."""
         calibration, evaluation = self.text.calibration, self.text.evaluation
-        dtype, small = self._compute_dtype(), Shortage.DEVICE in self.short_of
+        dtype, small = self._compute_dtype(), Shortage.DEVICE in self.shortages
         current = fingerprint(self.plan, self.spec, calibration, evaluation, self.device, dtype, small_batches=small)
         encoded = json.dumps(current, sort_keys=True).encode()
         shards = Shards(
@@ -234,11 +234,11 @@ class _Job:
                 model = self._load(self.checkpoint, self.reader, dtype)
                 output = None if self.plan.is_identity else self._output(dtype)
             self.meter.begin(model.num_blocks)
-            task = Task(
+            config = PassConfig(
                 recipe=self.spec.pruning.recipe,
                 targets=self._targets(model, calibration),
                 order=self.spec.pruning.order,
-                weights=self.spec.calibration.weights,
+                mix=self.spec.calibration.mix,
                 calibration=calibration,
                 evaluation=evaluation,
                 shards=shards,
@@ -249,7 +249,7 @@ class _Job:
             )
             self.meter.plan("package", self.outer_bytes)
             self.meter.plan("publish", self.outer_bytes)
-            self.passed = run_pass(model, task, self.ports.ledger, self.observer, self.stopwatch, self.meter)
+            self.passed = run_pass(model, config, self.ports.ledger, self.observer, self.stopwatch, self.meter)
             shards.settle(self.observer.check)
 
     def pack(self) -> None:
@@ -294,22 +294,22 @@ class _Job:
 
     def _find_room(self) -> None:
         """Spare the memory that is not there."""
-        room = find_room(self._estimate, self.workdir, device_bytes=self._device_bytes(), short_of=self.short_of)
+        room = find_room(self._estimate, self.workdir, device_bytes=self._device_bytes(), shortages=self.shortages)
         if room:
             how = "hidden states leave the memory that is short between two blocks, which takes longer"
-            self.observer.log("warning", how, short_of=sorted(room))
-        self.short_of = room
+            self.observer.log("warning", how, shortages=sorted(room))
+        self.shortages = room
 
-    def _estimate(self, short_of: Collection[Shortage]) -> Estimate:
-        return estimate_cost(self.checkpoint, self.spec, on_device=self.device.type != "cpu", short_of=short_of)
+    def _estimate(self, shortages: Collection[Shortage]) -> Estimate:
+        return estimate_cost(self.checkpoint, self.spec, on_device=self.device.type != "cpu", shortages=shortages)
 
     def _load(self, checkpoint: Checkpoint, reader: Reader, dtype: torch.dtype) -> StreamedModel:
         model = StreamedModel(checkpoint, self.device, dtype, reader)
         model.check = self.observer.check
-        if Shortage.DEVICE in self.short_of:
+        if Shortage.DEVICE in self.shortages:
             model.small_batches = True
             model.states_device = torch.device("cpu")
-        if Shortage.HOST in self.short_of:
+        if Shortage.HOST in self.shortages:
             model.states_folder = self.workdir
         return model
 
@@ -365,8 +365,8 @@ class _Job:
             "packaged": datetime.now(UTC).isoformat(),
             "seconds": seconds,
             "cpu_seconds": cpu_seconds,
-            "short_of": sorted(self.short_of),
-            "estimate": asdict(self._estimate(self.short_of)),
+            "shortages": sorted(self.shortages),
+            "estimate": asdict(self._estimate(self.shortages)),
             "measured": {"peak_host_bytes": _peak_rss_bytes(), "peak_device_bytes": self.peak_device_bytes()},
             "template_date": TEMPLATE_DATE,
             "model_files": {

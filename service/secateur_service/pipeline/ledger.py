@@ -13,7 +13,7 @@ from typing import Protocol
 
 from secateur_service.durable import write_durably
 from secateur_service.records.blocks import BlockRecord
-from secateur_service.records.plain import from_plain
+from secateur_service.records.decoding import decode
 
 
 class BlockLedger(Protocol):
@@ -36,7 +36,7 @@ class FileLedger:
         """The finished blocks in ascending order of index."""
         if not self._path.exists():
             return []
-        return [from_plain(BlockRecord, entry) for entry in json.loads(self._path.read_text(encoding="utf-8"))]
+        return [decode(BlockRecord, entry) for entry in json.loads(self._path.read_text(encoding="utf-8"))]
 
     def record(self, record: BlockRecord) -> None:
         """Record one block; returns when it is on disk."""

@@ -103,7 +103,7 @@ def compression_note(spec: PruneSpec) -> dict[str, Any]:
         "pattern": spec.pruning.pattern,
         "order": spec.pruning.order,
         "allocation": spec.pruning.allocation.policy,
-        "languages": spec.calibration.weights,
+        "languages": spec.calibration.mix,
     }
 
 

@@ -28,13 +28,13 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
 from secateur_service.pipeline.batches import Batch, batch_sequences, divide
 from secateur_service.pipeline.block_pruning import BlockPruner
-from secateur_service.pipeline.heap import Heap
+from secateur_service.pipeline.heap_trimming import HeapTrimmer
 from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import JobObserver
+from secateur_service.pipeline.pass_config import PassConfig, Samples
 from secateur_service.pipeline.read_ahead import BlockReader
 from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.task import Samples, Task
 from secateur_service.pipeline.write_behind import BlockWriter
 from secateur_service.pruning.methods import Moments
 from secateur_service.records.blocks import BlockRecord, LayerRecord
@@ -58,7 +58,7 @@ class PassResult:
 @torch.no_grad()
 def run_pass(
     model: StreamedModel,
-    task: Task,
+    config: PassConfig,
     ledger: BlockLedger,
     observer: JobObserver,
     stopwatch: Stopwatch,
@@ -68,7 +68,7 @@ def run_pass(
 
     Args:
         model: to be pruned.
-        task: how.
+        config: how.
         ledger: which blocks are finished.
         observer: hears of blocks and may stop the job.
         stopwatch: is charged.
@@ -81,7 +81,7 @@ def run_pass(
     if meter is None:
         meter = meter_of(model.device, observer)
         meter.begin(model.num_blocks)
-    return _Pass(model, task, ledger, observer, stopwatch, meter).run()
+    return _Pass(model, config, ledger, observer, stopwatch, meter).run()
 
 
 def meter_of(device: torch.device, observer: JobObserver) -> Meter:
@@ -110,34 +110,34 @@ class _Pass:
     def __init__(
         self,
         model: StreamedModel,
-        task: Task,
+        config: PassConfig,
         ledger: BlockLedger,
         observer: JobObserver,
         stopwatch: Stopwatch,
         meter: Meter,
     ) -> None:
         self.model = model
-        self.task = task
+        self.config = config
         self.ledger = ledger
         self.observer = observer
         self.stopwatch = stopwatch
         self.meter = meter
-        self.output = output = task.output
-        self.heap = Heap()
+        self.output = output = config.output
+        self.heap = HeapTrimmer()
         model.check = observer.check
-        length = next(iter(task.calibration.values())).tokens.shape[1]
+        length = next(iter(config.calibration.values())).tokens.shape[1]
         self.batch_sequences = batch_sequences(length, model.device, small=model.small_batches)
-        text = task.calibration if output is None or task.order == "dense" else output.calibration
-        self.dense = self._side(model, text, task.evaluation)
+        text = config.calibration if output is None or config.order == "dense" else output.calibration
+        self.dense = self._side(model, text, config.evaluation)
         self.pruned = self.dense if output is None else self._side(output.model, text, output.evaluation)
         self.work = self.pruned.work
         # A recipe that needs no data sends no calibration text through the model.
-        self.calibration = self._divide({} if task.moments is Moments.NONE else text)
+        self.calibration = self._divide({} if config.moments is Moments.NONE else text)
         self.reader = BlockReader(model, stopwatch, observer.check)
-        self.writer = BlockWriter(task.shards, task.fingerprint, ledger, observer, stopwatch)
+        self.writer = BlockWriter(config.shards, config.fingerprint, ledger, observer, stopwatch)
         self.pruner = BlockPruner(
             self.pruned.model,
-            task,
+            config,
             self.calibration,
             self._check,
             meter.tick,
@@ -167,7 +167,7 @@ class _Pass:
         )
 
     def _side(self, model: StreamedModel, calibration: Samples, evaluation: Samples) -> _Side:
-        work = self.task.work(model.checkpoint, calibration, evaluation)
+        work = self.config.work(model.checkpoint, calibration, evaluation)
         return _Side(model, evaluation, self._divide(evaluation), work)
 
     def _divide(self, samples: Samples) -> list[Batch]:
@@ -180,7 +180,7 @@ class _Pass:
         if self.output is None:
             states = self.model.embed([*tokens[0], *tokens[1]])
             return states[:count], states[count:], states[count:]
-        if self.task.order == "dense":
+        if self.config.order == "dense":
             states = self.model.embed([*tokens[0], *tokens[1]])
             # The statistics are those of the output's blocks on the dense model's states.
             shapes = [torch.zeros_like(batch) for batch in tokens[0]]
@@ -235,9 +235,9 @@ class _Pass:
                 continue
             calibrating = self.work.calibrating(place)
             solving = sum(map(self.work.choosing, self.work.blocks[place]))
-            if self.output is not None and self.task.order == "dense":
+            if self.output is not None and self.config.order == "dense":
                 calibrating += self._carrying(index) - self.work.leaving(place)
-            elif self.task.order == "block":
+            elif self.config.order == "block":
                 calibrating += self._carrying(index)
             self.meter.plan("evaluate", self.work.evaluating(place) / 2)
             self.meter.plan("calibrate", calibrating)
@@ -259,7 +259,7 @@ class _Pass:
 
     def _carrying(self, index: int) -> float:
         """The work of sending the calibration text through a block of the dense model, or what the output has of it."""
-        if self.task.order == "dense":
+        if self.config.order == "dense":
             return self.dense.work.carrying(index)
         place = self._place(index)
         return 0.0 if place is None else self.work.carrying(place)
@@ -296,12 +296,12 @@ class _Pass:
             with measure("prune"):
                 if record is None:
                     layers = self.pruner.prune(written, place, calibration)
-                if self.task.order == "dense" and (record is not None or self.output is not None):
+                if self.config.order == "dense" and (record is not None or self.output is not None):
                     self._carry_dense(block, index, calibration)
             if record is not None:
                 with measure("load"):
                     self._restore(place, record)
-                if self.task.order != "dense" and place + 1 < self.pruned.model.num_blocks:
+                if self.config.order != "dense" and place + 1 < self.pruned.model.num_blocks:
                     with measure("prune"):
                         self.pruner.carry(self.pruned.model, written, place, calibration, self.work.carrying(place))
             with measure("evaluate"):
@@ -312,7 +312,7 @@ class _Pass:
                 self.writer.submit(place, outputs, layers, snr_db, time.monotonic() - began)
 
     def _carry_dense(self, block: nn.Module, index: int, calibration: list[Tensor]) -> None:
-        if self.task.order == "dense" and index + 1 < self.model.num_blocks:
+        if self.config.order == "dense" and index + 1 < self.model.num_blocks:
             self.pruner.carry(self.model, block, index, calibration, self._carrying(index))
 
     def _propagate(self, side: _Side, block: nn.Module, index: int, states: list[Tensor]) -> None:
@@ -326,8 +326,8 @@ class _Pass:
         """The leading blocks that are in the ledger, were made as this pass makes them, and are still there."""
         finished: dict[int, BlockRecord] = {}
         for record in self.ledger.entries():
-            is_next = record.index == len(finished) and record.fingerprint == self.task.fingerprint
-            if not is_next or not self.task.shards.holds(record):
+            is_next = record.index == len(finished) and record.fingerprint == self.config.fingerprint
+            if not is_next or not self.config.shards.holds(record):
                 break
             finished[record.index] = record
         if finished:
@@ -336,9 +336,9 @@ class _Pass:
 
     def _restore(self, index: int, record: BlockRecord) -> None:
         reader = TensorReader()
-        header = read_header(self.task.shards.fetch(record))
+        header = read_header(self.config.shards.fetch(record))
         self.pruned.model.load_into(index, {name: reader.read(info) for name, info in header.items()})
-        self.task.shards.move(record)
+        self.config.shards.move(record)
 
     def _snr_db(self, dense: list[Tensor], pruned: list[Tensor]) -> dict[str, float]:
         """10·log10(‖h‖² / ‖h − ĥ‖²) over the evaluation states of each language; left out where nothing differs.

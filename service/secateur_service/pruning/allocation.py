@@ -44,7 +44,7 @@ def multilingual(layers: Layers, outlier: float) -> float:
         outlier: as in `owl`.
     """
     squares = [(weight_MN, seen.language_mean_squares()) for weight_MN, seen in layers]
-    languages = [language for language, weight in layers[0][1].weights.items() if weight > 0]
+    languages = [language for language, weight in layers[0][1].mix.items() if weight > 0]
     return max(_outlier_share([(weight_MN, of[name]) for weight_MN, of in squares], outlier) for name in languages)
 
 

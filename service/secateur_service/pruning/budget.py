@@ -13,9 +13,16 @@ SAMPLE_TOKENS = 2048
 _EXPERTS_SAMPLE_TOKENS = 16 * SAMPLE_TOKENS
 _EXPERT_SAMPLE_TOKENS = 256
 
+# Steps of conjugate gradients; columns that SparseGPT's sweep takes at once; rounds of the search for a minimax mix.
+CG_STEPS = 10
+SWEEP_COLUMNS = 128
+MINIMAX_ROUNDS = 4
+
 # Tokens per product of second moments: enough for it to run at full speed, also against reading and writing n×n sums.
 TILE_TOKENS = 2048
 DEVICE_TILE_TOKENS = 16384
+# Tiles of tokens in one batch.
+BATCH_TILES = {"cpu": 1, "cuda": 16}
 # Of an expert, whose tile waits for its next tokens, with those of all other experts and languages.
 EXPERT_TILE_TOKENS = 256
 

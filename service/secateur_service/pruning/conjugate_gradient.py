@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from secateur_service.pruning.budget import CG_STEPS
 from secateur_service.pruning.patterns import Target
-
-STEPS = 10
 
 
 def refine(
@@ -23,7 +22,7 @@ def refine(
     pruned_MN: Tensor,
     hessian_NN: Tensor,
     *,
-    steps: int = STEPS,
+    steps: int = CG_STEPS,
     check: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """The kept weights after at most `steps` steps; no row's error is larger than it was at the start.

@@ -16,11 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from secateur_service.pruning.budget import CG_STEPS, SWEEP_COLUMNS
+
 _HERE = "secateur_service.pruning"
 
 # Of the updates' work, see `sizing.operations`.
-_CG_PRODUCTS = 12
-_SWEEP_COLUMNS = 128
+_CG_PRODUCTS = CG_STEPS + 2
 _ADMM_ITERATIONS = 60  # 35 to 60 were seen, 300 are the bound
 
 
@@ -120,7 +121,7 @@ class Method:
 
 def _sweep_operations(width: int, heights: Sequence[int]) -> float:
     parameters = float(width) * sum(heights)
-    return float(width) ** 3 / 3 + parameters * width + 2.0 * _SWEEP_COLUMNS * parameters
+    return float(width) ** 3 / 3 + parameters * width + 2.0 * SWEEP_COLUMNS * parameters
 
 
 def _cg_operations(width: int, heights: Sequence[int]) -> float:

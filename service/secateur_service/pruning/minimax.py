@@ -1,4 +1,4 @@
-"""Minimax over languages: mixing weights that make the worst language's error as small as they can.
+"""Minimax over languages: the mix that makes the worst language's error as small as they can.
 
 Multiplicative weights (Freund and Schapire, "Adaptive Game Playing Using Multiplicative Weights", 1999): a language
 whose layers lose more than the mean gains weight, the others lose it, and the layers are solved again. The second
@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from secateur_service.pruning.budget import MINIMAX_ROUNDS
 from secateur_service.pruning.fidelity import relative_error
 from secateur_service.pruning.methods import Recipe
 from secateur_service.pruning.patterns import Target
 from secateur_service.pruning.solver import PrunedLayer, solve
 from secateur_service.pruning.statistics import InputStatistics
 
-ROUNDS = 4
 RATE = 1.0
 
 
@@ -34,21 +34,21 @@ def solve_minimax(
     Args:
         recipe: score and update.
         weights: the dense matrices m_i×n, float32; not modified.
-        statistics: of the common input, with the second moments of every language; its mixing weights are where the
+        statistics: of the common input, with the second moments of every language; its mix is where the
             search begins, and are put back at the end.
         target: how much goes.
         check: called between two pieces of work; raises to stop.
 
     Returns:
-        The layers of the best round, the first one with the given weights included, and its mixing weights.
+        The layers of the best round, the first one with the given mix included, and its mix.
 
     Raises:
         FloatingPointError: the statistics cannot be used.
     """
-    given = statistics.weights
+    given = statistics.mix
     best: list[PrunedLayer] = []
     mix, best_worst, best_mix = dict(given), math.inf, given
-    for _ in range(1 + ROUNDS):
+    for _ in range(1 + MINIMAX_ROUNDS):
         statistics.reweight(mix)
         layers = solve(recipe, weights, statistics, target, check)
         pruned = [layer.weight for layer in layers]

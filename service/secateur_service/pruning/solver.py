@@ -64,7 +64,7 @@ def solve(
 _READERS: Mapping[str, Callable[[InputStatistics], object]] = {
     "mean_squares": lambda statistics: statistics.mean_squares(),
     "language_mean_squares": lambda statistics: statistics.language_mean_squares(),
-    "mix": lambda statistics: statistics.weights,
+    "mix": lambda statistics: statistics.mix,
     "gram": lambda statistics: statistics.gram,
 }
 

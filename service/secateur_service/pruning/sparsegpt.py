@@ -18,12 +18,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from secateur_service.pruning.budget import SWEEP_COLUMNS
 from secateur_service.pruning.patterns import NofM, Target, Unstructured, select_smallest, target_count
 from secateur_service.pruning.sweep import sweep
 
 DAMPING = 0.01
 _MAX_DAMPING = 1e3
-_COLUMN_BLOCK = 128
 
 
 def sparsegpt(
@@ -58,9 +58,9 @@ def sparsegpt(
     pruned_NM = torch.zeros_like(w_NM, dtype=torch.bool) if chosen is None else torch.cat(list(chosen)).T.contiguous()
     moved_NM = torch.empty_like(w_NM)  # W − Ŵ
     width = w_NM.shape[0]
-    step = _COLUMN_BLOCK
+    step = SWEEP_COLUMNS
     if isinstance(target, NofM):
-        step = target.group * max(1, _COLUMN_BLOCK // target.group)  # no group straddles two column blocks
+        step = target.group * max(1, SWEEP_COLUMNS // target.group)  # no group straddles two column blocks
     for start in range(0, width, step):
         check()
         block = slice(start, min(start + step, width))

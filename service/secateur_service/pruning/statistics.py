@@ -30,7 +30,7 @@ class InputStatistics:
 
     Args:
         width: n.
-        weights: mixing weight of each language, summing to one.
+        mix: weight of each language, summing to one.
         tokens: number of tokens T_ℓ that each language stands for. An expert of a mixture sees fewer; its sums are
             divided by T_ℓ all the same, so that a language counts by how much of it comes here.
         device: where the sums are kept.
@@ -44,25 +44,23 @@ class InputStatistics:
     def __init__(
         self,
         width: int,
-        weights: Mapping[str, float],
+        mix: Mapping[str, float],
         tokens: Mapping[str, int],
         device: torch.device,
         *,
         moments: Moments,
         is_expert: bool = False,
     ) -> None:
-        self.weights = dict(weights)
+        self.mix = dict(mix)
         self.tokens = dict(tokens)
-        self.seen = dict.fromkeys(self.weights, 0)
+        self.seen = dict.fromkeys(self.mix, 0)
         self._tile_tokens = TILE_TOKENS if device.type == "cpu" else DEVICE_TILE_TOKENS
         if is_expert:
             self._tile_tokens = EXPERT_TILE_TOKENS
         self._open_tiles: dict[str, tuple[Tensor, int]] = {}  # the tile under way, and how many tokens are in it
-        self._square_sums = {name: torch.zeros(width, dtype=torch.float64, device=device) for name in self.weights}
-        self._mix = _Gram(width, device) if moments is Moments.FULL else None
-        self._by_language = (
-            {name: _Gram(width, device) for name in self.weights} if moments is Moments.BY_LANGUAGE else {}
-        )
+        self._square_sums = {name: torch.zeros(width, dtype=torch.float64, device=device) for name in self.mix}
+        self._mixed = _Gram(width, device) if moments is Moments.FULL else None
+        self._by_language = {name: _Gram(width, device) for name in self.mix} if moments is Moments.BY_LANGUAGE else {}
 
     @torch.no_grad()
     def update(self, inputs: Tensor, language: str) -> None:
@@ -93,7 +91,7 @@ class InputStatistics:
     def mean_squares(self) -> Tensor:
         """Σ_ℓ w_ℓ · diag(G_ℓ) / T_ℓ: n, float64."""
         means = self.language_mean_squares()
-        return torch.stack([means[name] * weight for name, weight in self.weights.items()]).sum(0)
+        return torch.stack([means[name] * weight for name, weight in self.mix.items()]).sum(0)
 
     def language_mean_squares(self) -> dict[str, Tensor]:
         """diag(G_ℓ) / T_ℓ of every language: n, float64."""
@@ -104,12 +102,12 @@ class InputStatistics:
     def gram(self) -> Tensor | None:
         """H = Σ_ℓ w_ℓ · G_ℓ / T_ℓ: n×n, float32; None where it was not asked for. Not to be modified."""
         self._close_all()
-        if self._mix is not None:
-            return self._mix.matrix()
+        if self._mixed is not None:
+            return self._mixed.matrix()
         if not self._by_language:
             return None
         mix_NN = torch.zeros_like(next(iter(self._by_language.values())).matrix())
-        for name, weight in self.weights.items():
+        for name, weight in self.mix.items():
             mix_NN.add_(self._by_language[name].matrix(), alpha=weight)
         return mix_NN
 
@@ -126,19 +124,19 @@ class InputStatistics:
         """G_ℓ times some factor: n×n, float32, where it is kept, also as that of a mix of one. Not to be modified."""
         if self._by_language:
             return self.language_gram(language)
-        return self.gram if len(self.weights) == 1 else None
+        return self.gram if len(self.mix) == 1 else None
 
-    def reweight(self, weights: Mapping[str, float]) -> None:
-        """Replace the mixing weights; no input has to be seen again.
+    def reweight(self, mix: Mapping[str, float]) -> None:
+        """Replace the mix; no input has to be seen again.
 
         Raises:
             ValueError: other languages, or a mix of full moments that cannot be taken apart.
         """
-        if weights.keys() != self.weights.keys():
-            raise ValueError(f"weights for {sorted(weights)} where the languages are {sorted(self.weights)}")
-        if self._mix is not None:
+        if mix.keys() != self.mix.keys():
+            raise ValueError(f"a mix of {sorted(mix)} where the languages are {sorted(self.mix)}")
+        if self._mixed is not None:
             raise ValueError("the moments of the languages were summed into one mix; ask for them by language")
-        self.weights = dict(weights)
+        self.mix = dict(mix)
 
     def is_finite(self) -> bool:
         """Whether no input was NaN or infinite."""
@@ -166,8 +164,8 @@ class InputStatistics:
             self._square_sums[language] += tile_TN.square().sum(0)
         if self._by_language:
             self._by_language[language].add(tile_TN, 1 / self.tokens[language])
-        elif self._mix is not None and self.weights[language] > 0:
-            self._mix.add(tile_TN, self.weights[language] / self.tokens[language])
+        elif self._mixed is not None and self.mix[language] > 0:
+            self._mixed.add(tile_TN, self.mix[language] / self.tokens[language])
 
 
 class _Gram:

@@ -16,27 +16,25 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from secateur_service.models.budget import HEAD_SLICE_BYTES, LOGITS_SLICE_BYTES
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.safetensors import DTYPE_BYTES
-from secateur_service.pruning.budget import EXPERT_TILE_TOKENS, sample_tokens
+from secateur_service.pruning.budget import BATCH_TILES, EXPERT_TILE_TOKENS, TILE_TOKENS, sample_tokens
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.records.result import Estimate, Shortage
+from secateur_service.sizing.budget import HEAP_SLACK_BYTES
 from secateur_service.sizing.operations import Group, Work, groups_of
 from secateur_service.spec import PruneSpec
 
-# Resident memory of a process that has imported everything and run a tiny job, measured with the pinned versions; and
-# what its heap may hold on to.
+# Resident memory of a process that has imported everything and run a tiny job, measured with the pinned versions.
 _PROCESS_BYTES = 400 << 20
-_SLACK_BYTES = 48 << 20
-_HEAD_BYTES = {"cpu": (64 + 16) << 20, "cuda": (256 + 64) << 20}
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 16 * 2048}
 _BATCH_TEXTS = 16
 # Being written, waiting and on their way to the object store.
 _BLOCKS_ON_DISK = 4
 
 
 def estimate_cost(
-    checkpoint: Checkpoint, spec: PruneSpec, *, on_device: bool, short_of: Collection[Shortage] = ()
+    checkpoint: Checkpoint, spec: PruneSpec, *, on_device: bool, shortages: Collection[Shortage] = ()
 ) -> Estimate:
     """Estimate a job.
 
@@ -44,7 +42,7 @@ def estimate_cost(
         checkpoint: the model.
         spec: the resolved specification.
         on_device: whether an accelerator computes; its memory is then counted apart from the host's.
-        short_of: memory that the job spares.
+        shortages: memory that the job spares.
     """
     length = spec.calibration.sequence_length or 1
     vocabulary, hidden = checkpoint.tensors[checkpoint.head_name].shape
@@ -70,7 +68,7 @@ def estimate_cost(
             flops += work.forward(work.calibration, index)
     device, item = ("cuda", DTYPE_BYTES[checkpoint.weight_dtype]) if on_device else ("cpu", 4)
     peaks = {"cpu": 0, "cuda": 0, "disk": 0}
-    peaks[device] += _working_bytes(work, spec, hidden, device, item, small=Shortage.DEVICE in short_of)
+    peaks[device] += _working_bytes(work, spec, hidden, device, item, small=Shortage.DEVICE in shortages)
     if spec.calibration.generation is not None:
         written = spec.calibration.generation.resolved(length)
         texts = _BATCH_TEXTS * ((written.prefix_tokens or 0) + (written.new_tokens or 0))
@@ -79,7 +77,7 @@ def estimate_cost(
             peaks[device], checkpoint.parameters * item + cached + texts // _BATCH_TEXTS * vocabulary * item
         )
         flops += 4.0 * checkpoint.parameters * work.calibration / (1 - written.dropped_share)
-    peaks[_place_of_states(device, short_of)] += _states_values(work, hidden) * item
+    peaks[_place_of_states(device, shortages)] += _states_values(work, hidden) * item
     largest = max(
         sum(info.size_bytes for info in checkpoint.block_tensors(index)) for index in range(checkpoint.num_blocks)
     )
@@ -87,7 +85,7 @@ def estimate_cost(
     return Estimate(
         checkpoint_bytes=checkpoint.size_bytes,
         # One block is being read or written while another is pruned.
-        peak_host_bytes=_PROCESS_BYTES + _SLACK_BYTES + 2 * largest + peaks["cpu"],
+        peak_host_bytes=_PROCESS_BYTES + HEAP_SLACK_BYTES + 2 * largest + peaks["cpu"],
         peak_device_bytes=peaks["cuda"],
         disk_bytes=min(checkpoint.size_bytes, _BLOCKS_ON_DISK * largest + outer) + peaks["disk"],
         flops=flops,
@@ -99,10 +97,10 @@ def _states_values(work: Work, hidden: int) -> int:
     return ((work.calibration if work.needs_data else 0) + 2 * work.evaluation) * hidden
 
 
-def _place_of_states(device: str, short_of: Collection[Shortage]) -> str:
-    if device == "cuda" and Shortage.DEVICE not in short_of:
+def _place_of_states(device: str, shortages: Collection[Shortage]) -> str:
+    if device == "cuda" and Shortage.DEVICE not in shortages:
         return "cuda"
-    return "disk" if Shortage.HOST in short_of else "cpu"
+    return "disk" if Shortage.HOST in shortages else "cpu"
 
 
 def _working_bytes(work: Work, spec: PruneSpec, hidden: int, device: str, item: int, *, small: bool) -> int:
@@ -121,10 +119,15 @@ def _working_bytes(work: Work, spec: PruneSpec, hidden: int, device: str, item: 
     solving = max(_solving_bytes(spec.pruning.recipe, group, item) for group in groups)
     if work.minimax:  # the best layers so far beside those of a round, and the matrix of its mix
         solving += 2 * 4 * max(group.parameters for group in groups) + max(grams)
-    tokens = max(work.length, _BATCH_TOKENS["cpu" if small else device])
+    tokens = max(work.length, TILE_TOKENS * BATCH_TILES["cpu" if small else device])
     activations = 2 * tokens * max(group.rows for group in groups) * item
     block = sum(group.parameters for group in groups) * item
-    return block + waiting * item + statistics + max(solving, activations, _HEAD_BYTES[device])
+    return (
+        block
+        + waiting * item
+        + statistics
+        + max(solving, activations, HEAD_SLICE_BYTES[device] + LOGITS_SLICE_BYTES[device])
+    )
 
 
 def _solving_bytes(recipe: Recipe, group: Group, item: int) -> int:

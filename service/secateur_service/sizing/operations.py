@@ -23,11 +23,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from secateur_service.models.checkpoint import Checkpoint
-from secateur_service.pruning.budget import sample_tokens, snr_operations
+from secateur_service.pruning.budget import MINIMAX_ROUNDS, sample_tokens, snr_operations
 from secateur_service.pruning.methods import Moments, Recipe
 
 _GRAM_PRODUCTS = 9 / 8
-_MINIMAX_SOLVES = 5
+_MINIMAX_SOLVES = 1 + MINIMAX_ROUNDS
 _SELECTION = 100.0  # no products, and yet time
 
 

@@ -22,7 +22,7 @@ def find_room(
     workdir: Path,
     *,
     device_bytes: int | None,
-    short_of: Collection[Shortage] = (),
+    shortages: Collection[Shortage] = (),
 ) -> frozenset[Shortage]:
     """The memory that a job has to spare to fit on this machine, beside what it spares anyway: as little as possible.
 
@@ -30,14 +30,14 @@ def find_room(
         estimate: what the job is expected to take when it spares something.
         workdir: its work directory; what an earlier attempt left there counts.
         device_bytes: memory of the accelerator, None for a CPU.
-        short_of: what did not suffice before.
+        shortages: what did not suffice before.
 
     Raises:
         ResourceError: with reason DISK_TOO_SMALL, MEMORY_TOO_SMALL or DEVICE_MEMORY_TOO_SMALL: it does not fit at all.
     """
     kinds = [Shortage.HOST] if device_bytes is None else [Shortage.DEVICE, Shortage.HOST]
     *choices, last = [
-        frozenset({*short_of, *more}) for count in range(len(kinds) + 1) for more in combinations(kinds, count)
+        frozenset({*shortages, *more}) for count in range(len(kinds) + 1) for more in combinations(kinds, count)
     ]
     for choice in choices:
         with contextlib.suppress(ResourceError):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from secateur_service.artifacts import ObjectStore, ObservedStore, open_store
+from secateur_service.artifacts import InstrumentedStore, ObjectStore, open_store
 from secateur_service.sources.access import Source, Sources
 from secateur_service.sources.cache import Cache
 from secateur_service.sources.reference import HubReference, ReferenceRefusedError
 
 if TYPE_CHECKING:
-    from secateur_service.artifacts.observed import RequestCounter
+    from secateur_service.artifacts.instrumented import RequestCounter
     from secateur_service.settings import Settings
     from secateur_service.sources.hub import Hub
 
@@ -29,7 +29,7 @@ def open_sources(settings: Settings, counter: RequestCounter | None = None, *, e
 
     def open_bucket(uri: str) -> ObjectStore:
         store = open_store(uri, settings.account_of(uri))
-        return ObservedStore(store, counter) if counter else store
+        return InstrumentedStore(store, counter) if counter else store
 
     def open_hub(reference: HubReference) -> Hub:
         from secateur_service.sources.hub import Hub  # its library takes a second to load

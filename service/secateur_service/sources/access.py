@@ -15,7 +15,7 @@ from secateur_service.artifacts.port import ObjectStore, check_key
 from secateur_service.errors import PermanentError
 from secateur_service.sources.bucket import BucketFolder
 from secateur_service.sources.cache import Cache
-from secateur_service.sources.outline import write_outline
+from secateur_service.sources.metadata import write_metadata
 from secateur_service.sources.reference import (
     BucketReference,
     FolderReference,
@@ -26,7 +26,7 @@ from secateur_service.sources.reference import (
     parse_reference,
 )
 from secateur_service.sources.remote import RemoteFolder
-from secateur_service.sources.window import Window
+from secateur_service.sources.shard_window import Window
 
 if TYPE_CHECKING:
     from secateur_service.sources.hub import Hub
@@ -230,7 +230,7 @@ class RemoteSource:
     def outline(self, wanted: Wanted) -> Iterator[Path]:
         """A folder for as long as the context lasts."""
         with tempfile.TemporaryDirectory(prefix="secateur-outline-") as name:
-            write_outline(self.remote, _plain(wanted(self.remote.files)), Path(name))
+            write_metadata(self.remote, _plain(wanted(self.remote.files)), Path(name))
             yield Path(name)
 
     def fetch(

@@ -37,7 +37,7 @@ from secateur_service.pruning.methods import (
     goes_together,
     options_of,
 )
-from secateur_service.spec.findings import independent, violations_of
+from secateur_service.spec.validation_errors import independent, violations_of
 
 SPEC_FORMAT = 1
 """Raised with every change after which an older release would refuse a resolved specification, or run it differently.
@@ -264,7 +264,7 @@ class CalibrationSpec(Part):
         return self.samples // len(self.languages)
 
     @property
-    def weights(self) -> dict[str, float]:
+    def mix(self) -> dict[str, float]:
         """Mixing weight of each language by the policy, for minimax the first ones; they sum to one."""
         temperature = self.temperature or DEFAULT_TEMPERATURE if self.policy == "temperature" else 1.0
         return mixing_weights({entry.language: self._share(entry) for entry in self.languages}, temperature)
@@ -278,11 +278,11 @@ class CalibrationSpec(Part):
 
     def resolved(self, sequence_length: int) -> Self:
         """The same with no default left open: of the policies that only yield weights, the weights."""
-        weights = self.weights
+        mix = self.mix
         return self.model_copy(
             update={
                 "generation": self.generation and self.generation.resolved(sequence_length),
-                "languages": tuple(LanguageWeight(language=name, weight=weight) for name, weight in weights.items()),
+                "languages": tuple(LanguageWeight(language=name, weight=weight) for name, weight in mix.items()),
                 "policy": "minimax" if self.policy == "minimax" else "weights",
                 "temperature": None,
                 "sequence_length": sequence_length,

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from secateur._redaction import protect
 from secateur_service import faults
-from secateur_service.artifacts import ObservedStore, open_store
+from secateur_service.artifacts import InstrumentedStore, open_store
 from secateur_service.control.backoff import Backoff
 from secateur_service.control.exits import attempt_error, end_of_error
 from secateur_service.errors import (
@@ -158,13 +158,13 @@ def _run_pipeline(
                 job.attempt,
                 prefix=job.id,
                 origins=_origins(store, job),
-                short_of=job.short_of,
+                shortages=job.shortages,
             ),
             Machine(workdir, settings.devices[slot], settings.worker_threads),
             Ports(
                 sources=open_sources(settings, figures),
                 ledger=StoreLedger(store, job.id, job.attempt, lease),
-                store=ObservedStore(open_store(destination, settings.account_of(destination)), figures),
+                store=InstrumentedStore(open_store(destination, settings.account_of(destination)), figures),
                 commit=lambda digest: lease.insist(partial(store.commit_manifest, job.id, job.attempt, digest)),
                 observer=observer,
             ),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from secateur_service.api.reloaded import UnusableFileError
+from secateur_service.api.reloading import UnusableFileError
 from secateur_service.api.tls import read_certificate
 from support.certificates import Authority, encrypted
 

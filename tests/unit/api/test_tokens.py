@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from secateur_service.api.reloaded import UnusableFileError
+from secateur_service.api.reloading import UnusableFileError
 from secateur_service.api.tokens import TokenEntry, Tokens, edited_tokens, new_token, read_tokens
 from secateur_service.errors import UnauthenticatedError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from prometheus_client import Gauge
 from sqlalchemy.engine import make_url
 
-from secateur_service.api.blocking import BlockingPool
+from secateur_service.api.thread_pool import ThreadPool
 from secateur_service.api.watch import JobWatcher, WatchHub
 from secateur_service.jobs.job import Event
 from secateur_service.jobs.sqlite import SqliteDatabase
@@ -33,7 +33,7 @@ async def test_events_written_between_two_reads_of_a_watch_are_not_lost(tmp_path
     store = EndsInBetween(SqliteDatabase(make_url(f"sqlite:///{tmp_path}/jobs.sqlite3")))
     store.migrate()
     job = store.create(new_job())
-    pool = BlockingPool("test", threads=1)
+    pool = ThreadPool("test", threads=1)
     hub = WatchHub(max_watchers=1, gauge=Gauge("streams", "Open streams.", registry=None))
     watcher = JobWatcher(store, pool, hub, heartbeat_seconds=0.05)
     messages = [message async for message in watcher.watch(job.id, 0)]

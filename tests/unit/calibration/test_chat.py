@@ -11,7 +11,7 @@ from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpu
 from secateur_service.calibration.sampling import document_hash, draw_samples, for_evaluation
 from secateur_service.commands.demo.tokenizer import BOS_ID, EOS_ID, save_byte_tokenizer
 from secateur_service.models.checkpoint import ModelRefusedError
-from secateur_service.pipeline.text import _renderer
+from secateur_service.pipeline.job_text import _renderer
 from support.models import TEXT
 
 TEMPLATE = (

@@ -49,7 +49,7 @@ import json, sys
 from datetime import datetime, timedelta
 from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
-from secateur_service.pipeline.text import _renderer
+from secateur_service.pipeline.job_text import _renderer
 
 class Clock(datetime):
     @classmethod

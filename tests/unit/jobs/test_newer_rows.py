@@ -66,7 +66,7 @@ def test_fields_that_this_release_does_not_know_are_left_out(store, job_id):
     rewrite(
         store, jobs, jobs.c.id == job_id, estimate=estimate, progress=progress, result=outcome, failure=failure,
         resolved={**row["resolved"], **NEW, "pruning": {**row["resolved"]["pruning"], **NEW}},
-        spec={**row["spec"], **NEW}, short_of=["host", "network"],
+        spec={**row["spec"], **NEW}, shortages=["host", "network"],
     )  # fmt: skip
     for event in rows(store, events):
         body = event["body"] if event["kind"] == "log" else {**event["body"], **NEW}
@@ -77,7 +77,7 @@ def test_fields_that_this_release_does_not_know_are_left_out(store, job_id):
     rewrite(store, blocks, blocks.c.job_id == job_id, record={**record, "layers": [{**record["layers"][0], **NEW}]})
     after = store.get(job_id)
     assert (after.estimate, after.progress, after.result) == (before.estimate, before.progress, before.result)
-    assert (after.failure, after.short_of) == (Failure("A", "b", retryable=True), frozenset({"host"}))
+    assert (after.failure, after.shortages) == (Failure("A", "b", retryable=True), frozenset({"host"}))
     shown, shown_before = job_to_message(after), job_to_message(before)
     assert (shown.spec, shown.resolved_spec) == (shown_before.spec, shown_before.resolved_spec)
     assert store.blocks(job_id) == [ledger]

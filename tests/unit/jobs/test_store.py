@@ -14,7 +14,7 @@ from secateur_service.errors import (
 )
 from secateur_service.jobs.events import MAX_LOG_BYTES
 from secateur_service.jobs.job import EventKind, Failure, Shortage
-from secateur_service.jobs.locked import MAX_UNCHARGED_ATTEMPTS
+from secateur_service.jobs.locked_job import MAX_UNCHARGED_ATTEMPTS
 from secateur_service.jobs.states import JobState
 from secateur_service.records.progress import Progress, Stage
 from secateur_service.spec import PruneSpec
@@ -390,13 +390,13 @@ def release_for(store, job_id, attempt, reason, **details):
 )
 def test_memory_that_did_not_suffice_is_spared_in_one_more_attempt(store, reason, kind):
     job = running(store, max_attempts=9)
-    assert job.short_of == frozenset()
+    assert job.shortages == frozenset()
     assert release_for(store, job.id, 1, reason).state is JobState.QUEUED
-    assert claim(store).short_of == {kind}
+    assert claim(store).shortages == {kind}
     assert store.release(job.id, 2, TRANSIENT).state is JobState.QUEUED
-    assert claim(store).short_of == {kind}
+    assert claim(store).shortages == {kind}
     ended = release_for(store, job.id, 3, reason)
-    assert (ended.state, ended.failure.reason, ended.short_of) == (JobState.FAILED, reason, {kind})
+    assert (ended.state, ended.failure.reason, ended.shortages) == (JobState.FAILED, reason, {kind})
 
 
 def test_each_kind_of_memory_is_spared_in_its_turn(store):
@@ -404,14 +404,14 @@ def test_each_kind_of_memory_is_spared_in_its_turn(store):
     release_for(store, job.id, 1, "DEVICE_OUT_OF_MEMORY")
     claim(store)
     assert release_for(store, job.id, 2, "OUT_OF_MEMORY").state is JobState.QUEUED
-    assert claim(store).short_of == {Shortage.HOST, Shortage.DEVICE}
+    assert claim(store).shortages == {Shortage.HOST, Shortage.DEVICE}
 
 
 def test_a_worker_that_was_killed_may_have_wanted_memory_but_may_be_killed_again(store):
     job = running(store, max_attempts=3)
-    assert release_for(store, job.id, 1, "WORKER_KILLED", signal="SIGSEGV").short_of == frozenset()
+    assert release_for(store, job.id, 1, "WORKER_KILLED", signal="SIGSEGV").shortages == frozenset()
     claim(store)
-    assert release_for(store, job.id, 2, "WORKER_KILLED", signal="SIGKILL").short_of == {Shortage.HOST}
+    assert release_for(store, job.id, 2, "WORKER_KILLED", signal="SIGKILL").shortages == {Shortage.HOST}
     claim(store)
     ended = release_for(store, job.id, 3, "WORKER_KILLED", signal="SIGKILL")
     assert (ended.state, ended.charged_attempts) == (JobState.FAILED, 3)

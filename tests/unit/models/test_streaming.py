@@ -50,8 +50,8 @@ def test_the_head_in_slices_of_the_vocabulary_equals_the_whole_head(name, tmp_pa
     model = build_model(name)
     model.save_pretrained(tmp_path)
     ids = torch.randint(0, 250, (2, 32), generator=torch.Generator().manual_seed(1))
-    monkeypatch.setattr(head, "_HEAD_SLICE_BYTES", {"cpu": 64 * 4 * 70})  # 70 rows
-    monkeypatch.setattr(head, "_LOGITS_SLICE_BYTES", {"cpu": 70 * 4 * 11})  # 11 tokens
+    monkeypatch.setattr(head, "HEAD_SLICE_BYTES", {"cpu": 64 * 4 * 70})  # 70 rows
+    monkeypatch.setattr(head, "LOGITS_SLICE_BYTES", {"cpu": 70 * 4 * 11})  # 11 tokens
     got = losses_streamed(streamed(tmp_path), [ids])
     torch.testing.assert_close(got[0].float(), losses_in_memory(model, ids), rtol=1e-4, atol=1e-4)
 

@@ -15,10 +15,10 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import RecordingObserver
+from secateur_service.pipeline.pass_config import PassConfig
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import run_pass
-from secateur_service.pipeline.task import Task
 from secateur_service.pruning.budget import SAMPLE_TOKENS, TILE_TOKENS
 from secateur_service.pruning.methods import METHODS, Recipe
 from secateur_service.pruning.patterns import Unstructured
@@ -60,7 +60,9 @@ def watched_pass(folder, shards, method, order, *, sequences, length, evaluation
     targets = {info.name: Unstructured(0.5, METHODS[method].group) for info in model.checkpoint.linear_weights()}
     weights = {"de": 0.5, "uk": 0.5}
     calibration = samples_of(weights, sequences, length)
-    task = Task(recipe, targets, order, weights, calibration, samples_of(["en"], evaluation, length), Shards(shards))
+    task = PassConfig(
+        recipe, targets, order, weights, calibration, samples_of(["en"], evaluation, length), Shards(shards)
+    )
     with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
         observer = Watched(counter, stop_after)
         meter = Meter(observer, clock=observer.clock)

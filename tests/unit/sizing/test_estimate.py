@@ -5,18 +5,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from secateur_service.models import head
 from secateur_service.models.checkpoint import open_checkpoint
-from secateur_service.pipeline import heap
-from secateur_service.pipeline.batches import batch_sequences
-from secateur_service.pruning import conjugate_gradient, methods, minimax, sparsegpt
 from secateur_service.pruning.methods import Recipe
 from secateur_service.pruning.patterns import Unstructured
 from secateur_service.pruning.solver import solve
 from secateur_service.pruning.statistics import InputStatistics
 from secateur_service.records.result import Shortage
-from secateur_service.sizing import estimate as estimates
-from secateur_service.sizing import operations
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.spec import parse_spec
 from support.models import save_model
@@ -29,9 +23,9 @@ def model(request, tmp_path_factory):
     return save_model(tmp_path_factory.mktemp("estimate") / request.param, request.param)
 
 
-def estimate(model, *, calibration=None, on_device=False, short_of=(), **pruning):
+def estimate(model, *, calibration=None, on_device=False, shortages=(), **pruning):
     spec = specification(calibration or {}, pruning)
-    return estimate_cost(open_checkpoint(model), spec, on_device=on_device, short_of=short_of)
+    return estimate_cost(open_checkpoint(model), spec, on_device=on_device, shortages=shortages)
 
 
 def specification(calibration, pruning):
@@ -125,26 +119,16 @@ def test_memory_does_not_grow_with_the_number_of_blocks_and_moves_to_the_device(
 
 def test_states_go_where_memory_is_not_short(model):
     states = (16 + 2 * 4) * LENGTH * 64  # values; evaluation twice
-    host, files = (estimate(model, short_of=short_of) for short_of in ([], [Shortage.HOST]))
+    host, files = (estimate(model, shortages=shortages) for shortages in ([], [Shortage.HOST]))
     assert host.peak_host_bytes - files.peak_host_bytes == files.disk_bytes - host.disk_bytes == 4 * states
     plain, small, both = (
-        estimate(model, on_device=True, short_of=short_of)
-        for short_of in ([], [Shortage.DEVICE], [Shortage.DEVICE, Shortage.HOST])
+        estimate(model, on_device=True, shortages=shortages)
+        for shortages in ([], [Shortage.DEVICE], [Shortage.DEVICE, Shortage.HOST])
     )
     item = 4  # bytes of a value of this model
     assert small.peak_host_bytes - plain.peak_host_bytes == both.disk_bytes - plain.disk_bytes == item * states
     assert both.peak_host_bytes == plain.peak_host_bytes
     assert both.peak_device_bytes == small.peak_device_bytes <= plain.peak_device_bytes - item * states
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_it_counts_with_the_sizes_of_the_engine(device):
-    assert estimates._BATCH_TOKENS[device] == batch_sequences(1, torch.device(device))
-    assert estimates._HEAD_BYTES[device] == head._HEAD_SLICE_BYTES[device] + head._LOGITS_SLICE_BYTES[device]
-    assert estimates._SLACK_BYTES == heap._SLACK_BYTES
-    assert methods._SWEEP_COLUMNS == sparsegpt._COLUMN_BLOCK
-    assert methods._CG_PRODUCTS == conjugate_gradient.STEPS + 2
-    assert operations._MINIMAX_SOLVES == 1 + minimax.ROUNDS
 
 
 @torch.no_grad()

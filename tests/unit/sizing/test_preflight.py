@@ -24,7 +24,7 @@ def refusal(estimate, workdir, device_bytes=10**6):
 def test_a_small_job_fits(tmp_path):
     assert room(SMALL, tmp_path, 10**6) == set()
     assert room(SMALL, tmp_path, None) == set()
-    assert room(SMALL, tmp_path, None, short_of=[Shortage.HOST]) == {Shortage.HOST}
+    assert room(SMALL, tmp_path, None, shortages=[Shortage.HOST]) == {Shortage.HOST}
 
 
 def test_a_job_that_is_larger_than_the_disk_is_refused_with_both_figures(tmp_path):
@@ -61,11 +61,11 @@ def test_memory_that_can_never_suffice_is_a_refusal_and_a_close_estimate_is_none
 def test_a_job_spares_no_more_memory_than_it_has_to(tmp_path, host, device, spared):
     there = host_memory_bytes()
 
-    def estimate(short_of):
+    def estimate(shortages):
         return replace(
             SMALL,
-            peak_host_bytes=1 if Shortage.HOST in short_of else int(host * there),
-            peak_device_bytes=1 if Shortage.DEVICE in short_of else int(device * 10**6),
+            peak_host_bytes=1 if Shortage.HOST in shortages else int(host * there),
+            peak_device_bytes=1 if Shortage.DEVICE in shortages else int(device * 10**6),
         )
 
     assert find_room(estimate, tmp_path, device_bytes=10**6) == spared

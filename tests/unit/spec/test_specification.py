@@ -35,7 +35,7 @@ def violations(**parts):
 
 def test_weights_are_normalised_and_samples_divided_equally():
     calibration = parse_spec(GOOD).calibration
-    assert calibration.weights == {"de": pytest.approx(2 / 3), "uk": pytest.approx(1 / 3)}
+    assert calibration.mix == {"de": pytest.approx(2 / 3), "uk": pytest.approx(1 / 3)}
     assert calibration.samples_per_language == 64
 
 
@@ -295,12 +295,12 @@ def mix(policy, weights, **options):
 
 
 def test_weights_follow_the_policy():
-    assert mix("weights", {"de": 3, "uk": None}).weights == {"de": 0.75, "uk": 0.25}
-    assert mix("minimax", {"de": 3, "uk": None}).weights == {"de": 0.75, "uk": 0.25}
-    assert mix("proportional", {"de": 9, "uk": 1}).weights == {"de": 0.9, "uk": 0.1}
-    assert mix("proportional", {"de": None, "uk": None}).weights == pytest.approx({"de": 347 / 388, "uk": 41 / 388})
-    assert mix("temperature", {"de": 9, "uk": 1}, temperature=2).weights == {"de": 0.75, "uk": 0.25}
-    assert mix("temperature", {"de": 9, "uk": 1}).weights["de"] == pytest.approx(1 / (1 + 9 ** (-1 / 3.33)))
+    assert mix("weights", {"de": 3, "uk": None}).mix == {"de": 0.75, "uk": 0.25}
+    assert mix("minimax", {"de": 3, "uk": None}).mix == {"de": 0.75, "uk": 0.25}
+    assert mix("proportional", {"de": 9, "uk": 1}).mix == {"de": 0.9, "uk": 0.1}
+    assert mix("proportional", {"de": None, "uk": None}).mix == pytest.approx({"de": 347 / 388, "uk": 41 / 388})
+    assert mix("temperature", {"de": 9, "uk": 1}, temperature=2).mix == {"de": 0.75, "uk": 0.25}
+    assert mix("temperature", {"de": 9, "uk": 1}).mix["de"] == pytest.approx(1 / (1 + 9 ** (-1 / 3.33)))
 
 
 @pytest.mark.parametrize("policy", ["weights", "proportional", "temperature", "minimax"])
@@ -310,7 +310,7 @@ def test_a_resolved_specification_resolves_to_itself(policy, weights):
     again = CalibrationSpec.model_validate(once.model_dump(mode="json")).resolved(64)
     assert again == once
     assert once.policy == ("minimax" if policy == "minimax" else "weights")
-    assert {entry.language: entry.weight for entry in once.languages} == mix(policy, weights).weights
+    assert {entry.language: entry.weight for entry in once.languages} == mix(policy, weights).mix
 
 
 def test_text_is_written_by_the_model_only_where_it_is_asked_for_and_may_be_evaluated_in_a_template():

@@ -12,11 +12,12 @@ import functools
 import os
 from pathlib import Path
 
+from secateur_service.sizing.budget import HEAP_SLACK_BYTES
+
 _M_ARENA_MAX = -8  # malloc.h
-_SLACK_BYTES = 48 << 20
 
 
-class Heap:
+class HeapTrimmer:
     """The heap of this process, from now on one for all threads that start, so that each can have what others free.
 
     Does nothing where the C library is not glibc: others have no such functions, and no such need.
@@ -31,7 +32,7 @@ class Heap:
 
     def trim(self) -> None:
         """Give free memory back to the system, if there is enough of it to be worth the while."""
-        if self._library is not None and self._held_bytes() - self._others > _SLACK_BYTES:
+        if self._library is not None and self._held_bytes() - self._others > HEAP_SLACK_BYTES:
             self._library.malloc_trim(0)
             self._others = self._held_bytes()
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from prometheus_client import CollectorRegistry
 
-from secateur_service.artifacts import ObservedStore, open_store
+from secateur_service.artifacts import InstrumentedStore, open_store
 from secateur_service.errors import PermanentError
 from secateur_service.metrics.attempt_figures import AttemptFigures
 from secateur_service.metrics.registry import Metrics
@@ -21,7 +21,7 @@ def store(request, tmp_path):
 
 def test_what_is_asked_is_passed_on_and_counted_with_its_outcome(store, tmp_path):
     figures = AttemptFigures()
-    observed = ObservedStore(store, figures)
+    observed = InstrumentedStore(store, figures)
     (tmp_path / "file").write_bytes(b"x" * 1000)
     observed.put_file(tmp_path / "file", "a/file", "text/plain")
     observed.put_bytes("a/bytes", b"y" * 10, "text/plain")
@@ -57,7 +57,7 @@ def test_what_is_asked_is_passed_on_and_counted_with_its_outcome(store, tmp_path
 
 def test_the_service_counts_its_own_requests_at_once(store):
     metrics = Metrics(CollectorRegistry(), version="1")
-    ObservedStore(store, metrics).put_bytes("b", b"four", "text/plain")
+    InstrumentedStore(store, metrics).put_bytes("b", b"four", "text/plain")
     value = metrics.registry.get_sample_value
     assert value("secateur_object_store_requests_total", {"operation": "put", "outcome": "OK"}) == 1
     assert value("secateur_object_store_bytes_total", {"direction": "written"}) == 4

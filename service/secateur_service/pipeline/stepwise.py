@@ -18,7 +18,7 @@ from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
 
-class SuspendedForward:
+class StepwiseForward:
     """A forward pass that is advanced from one input to the next; closing it abandons the rest."""
 
     def __init__(self, forward: Callable[[], Tensor], inputs: int) -> None:
@@ -60,9 +60,9 @@ class _Runner(greenlet):
 
 
 @contextlib.contextmanager
-def suspended(
+def stepwise_forwards(
     forwards: Iterable[Callable[[], Tensor]], groups: Sequence[Sequence[str]], linears: Mapping[str, nn.Linear]
-) -> Iterator[list[SuspendedForward]]:
+) -> Iterator[list[StepwiseForward]]:
     """Forward passes of one block, none of which has begun; what is unfinished in the end is abandoned.
 
     Args:
@@ -70,7 +70,7 @@ def suspended(
         groups: names of the layers that share each input, in the order in which the block meets them.
         linears: the layers by name.
     """
-    passes = [SuspendedForward(forward, len(groups)) for forward in forwards]
+    passes = [StepwiseForward(forward, len(groups)) for forward in forwards]
     handles = [
         linears[name].register_forward_pre_hook(_stop_or_verify(position, group, name))
         for position, group in enumerate(groups)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from secateur_service.pipeline import heap
-from secateur_service.pipeline.heap import Heap
+from secateur_service.pipeline import heap_trimming
+from secateur_service.pipeline.heap_trimming import HeapTrimmer
 
-pytestmark = pytest.mark.skipif(heap._glibc() is None, reason="the C library is not a recent glibc")
+pytestmark = pytest.mark.skipif(heap_trimming._glibc() is None, reason="the C library is not a recent glibc")
 
 PART_BYTES, PARTS = 100 << 10, 1500  # parts so small that they come from the heap whatever was allocated before
 
@@ -25,7 +25,7 @@ def freed_below_what_stays():
 
 
 def test_freed_memory_is_given_back():
-    own = Heap()
+    own = HeapTrimmer()
     for _ in range(2):  # again, now that some was given back before
         staying = freed_below_what_stays()
         before = resident_bytes()
@@ -35,8 +35,8 @@ def test_freed_memory_is_given_back():
 
 
 def test_little_is_kept_for_the_next_use(monkeypatch):
-    own = Heap()
-    monkeypatch.setattr(heap, "_SLACK_BYTES", 2 * PART_BYTES * PARTS)
+    own = HeapTrimmer()
+    monkeypatch.setattr(heap_trimming, "HEAP_SLACK_BYTES", 2 * PART_BYTES * PARTS)
     staying = freed_below_what_stays()
     before = resident_bytes()
     own.trim()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from secateur_service.api.reloaded import Reloaded, UnusableFileError
+from secateur_service.api.reloading import Reloading, UnusableFileError
 from support.certificates import put
 
 
@@ -35,7 +35,7 @@ def number(tmp_path: Path) -> Number:
 
 
 def test_a_file_is_read_again_only_when_it_has_changed(number: Number):
-    source = Reloaded([number.path], number)
+    source = Reloading([number.path], number)
     for _ in range(3):
         source.look()
     assert (source.value, number.reads) == (1, 1)
@@ -48,7 +48,7 @@ def test_a_link_that_leads_to_another_file_is_a_change(number: Number, tmp_path:
     link = tmp_path / "link"
     link.symlink_to(number.path)
     number.path = link
-    source = Reloaded([link], number)
+    source = Reloading([link], number)
     (tmp_path / "other").write_text("3")
     link.unlink()
     link.symlink_to(tmp_path / "other")
@@ -60,7 +60,7 @@ def test_a_link_that_leads_to_another_file_is_a_change(number: Number, tmp_path:
 def test_a_file_that_becomes_unusable_is_told_once_and_changes_nothing_until_it_is_usable_again(
     number: Number, content: bytes | None
 ):
-    source = Reloaded([number.path], number)
+    source = Reloading([number.path], number)
     if content is None:
         number.path.unlink()
     else:
@@ -88,7 +88,7 @@ def test_what_failed_for_another_reason_than_the_file_is_tried_again_though_the_
             raise outcome
         return outcome
 
-    source = Reloaded([path], read)
+    source = Reloading([path], read)
     put(path, b"y")
     with capture_logs() as lines:
         source.look()
@@ -100,4 +100,4 @@ def test_what_failed_for_another_reason_than_the_file_is_tried_again_though_the_
 
 def test_there_is_no_value_without_a_first_one(tmp_path: Path):
     with pytest.raises(UnusableFileError):
-        Reloaded([tmp_path / "none"], Number(tmp_path / "none"))
+        Reloading([tmp_path / "none"], Number(tmp_path / "none"))

@@ -28,7 +28,7 @@ class Output:
         model: it, dense, with its own tokens.
         reader: reads its tensors.
         calibration: calibration text in its tokens.
-        evaluation: evaluation text in its tokens: each sequence stands for the text that it stands for in the task.
+        evaluation: evaluation text in its tokens: each sequence stands for the text that it stands for in the config.
     """
 
     plan: OutputPlan
@@ -39,19 +39,19 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Task:
+class PassConfig:
     """The work of a pass.
 
     Attributes:
         recipe: which weights go, and what happens to those that stay.
         targets: how much of each weight goes, by its name in what is written; what is not in it stays dense.
         order: one of `spec.ORDERS`.
-        weights: mixing weight of each calibration language.
+        mix: weight of each calibration language, summing to one.
         calibration: calibration text by language, in the tokens of the dense model.
         evaluation: evaluation text by language, in the same; may be empty.
         shards: where the pruned blocks go.
         fingerprint: digest of all that their bytes depend on.
-        minimax: whether `weights` are only where the search for the weights of the worst language begins.
+        minimax: whether `mix` is only where the search for the weights of the worst language begins.
         layer_snr: whether each layer's signal-to-noise ratio per language is wanted.
         output: what is written; None for the model that is read, with its weights pruned.
     """
@@ -59,7 +59,7 @@ class Task:
     recipe: Recipe
     targets: Mapping[str, Target]
     order: str
-    weights: Mapping[str, float]
+    mix: Mapping[str, float]
     calibration: Samples
     evaluation: Samples
     shards: Shards

@@ -21,18 +21,18 @@ from torch import Tensor
 
 from secateur_service.calibration.corpora import DEFAULT_TEXT_FIELD, Corpus, FolderCorpus, corpus_files
 from secateur_service.calibration.documents import Render, Rendered
+from secateur_service.calibration.hub_corpus import HubCorpus
 from secateur_service.calibration.identification import Identified
 from secateur_service.calibration.packing import Framing
 from secateur_service.calibration.presets import PresetReference, parse_preset
 from secateur_service.calibration.sampling import Passages, TextSample, Writer, draw_samples
-from secateur_service.calibration.streamed import StreamedCorpus
 from secateur_service.calibration.templates import render_conversation
 from secateur_service.durable import file_digest, write_durably
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.pipeline.fetching import fetch
 from secateur_service.pipeline.observer import JobObserver
-from secateur_service.pipeline.seldom import Seldom
+from secateur_service.pipeline.throttle import Throttle
 from secateur_service.sources import Sources
 from secateur_service.sources.reference import HubReference
 from secateur_service.spec import CalibrationSpec, PruneSpec
@@ -46,7 +46,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.ji
 
 
 @dataclass(frozen=True)
-class DrawnText:
+class JobText:
     """The text of a job.
 
     Attributes:
@@ -62,14 +62,14 @@ class DrawnText:
     separator: tuple[str, ...]
 
 
-def draw_text(
+def draw_job_text(
     spec: PruneSpec,
     checkpoint: Checkpoint,
     sources: Sources,
     observer: JobObserver,
     workdir: Path,
     load_model: Callable[[], Any],
-) -> DrawnText:
+) -> JobText:
     """The calibration and the evaluation text of a job.
 
     Args:
@@ -107,7 +107,7 @@ def draw_text(
                 **({"cut_texts": sample.cut_texts} if sample.cut_texts else {}),
             )
     framing = Framing.of(tokenizer, spec.calibration.document_separator)
-    return DrawnText(
+    return JobText(
         *drawn,
         tuple(tokenizer.convert_ids_to_tokens(framing.beginning)),
         tuple(tokenizer.convert_ids_to_tokens(framing.separator)),
@@ -115,26 +115,28 @@ def draw_text(
 
 
 def _writer(
-    mix: CalibrationSpec, tokenizer: Any, load_model: Callable[[], Any], observer: JobObserver
+    calibration: CalibrationSpec, tokenizer: Any, load_model: Callable[[], Any], observer: JobObserver
 ) -> Writer | None:
-    if mix.generation is None:
+    if calibration.generation is None:
         return None
     from secateur_service.calibration.generation import Sampling, SelfWriter
 
     def tell(done: int, needed: int, language: str) -> None:
         observer.log("info", "writing calibration text", language=language, tokens=done, of_tokens=needed)
 
-    seldom = Seldom(tell)
-    return SelfWriter(load_model(), tokenizer, Sampling(**mix.generation.model_dump()), mix.seed, seldom)
+    throttle = Throttle(tell)
+    return SelfWriter(
+        load_model(), tokenizer, Sampling(**calibration.generation.model_dump()), calibration.seed, throttle
+    )
 
 
 def _draw(
     spec: PruneSpec, tokenizer: Any, sources: Sources, observer: JobObserver, writer: Writer | None
 ) -> tuple[Samples, Samples]:
-    mix, held_out = spec.calibration, spec.evaluation
-    assert mix.sequence_length is not None
+    calibration, held_out = spec.calibration, spec.evaluation
+    assert calibration.sequence_length is not None
     assert held_out.corpus is not None
-    languages = list(mix.weights)
+    languages = list(calibration.mix)
 
     def opened(corpus: str, text_field: str | None, names: Sequence[str], *, in_template: bool) -> Corpus:
         render = _renderer(tokenizer) if in_template else None
@@ -146,27 +148,29 @@ def _draw(
 
     return draw_samples(
         tokenizer,
-        calibration=opened(mix.corpus, mix.text_field, languages, in_template=mix.chat_template),
+        calibration=opened(
+            calibration.corpus, calibration.text_field, languages, in_template=calibration.chat_template
+        ),
         evaluation=opened(
             held_out.corpus, held_out.text_field, held_out.languages, in_template=bool(held_out.chat_template)
         ),
         languages=languages,
         evaluation_languages=held_out.languages,
-        sequences=mix.samples_per_language,
+        sequences=calibration.samples_per_language,
         evaluation_tokens=held_out.tokens_per_language,
-        sequence_length=mix.sequence_length,
-        seed=mix.seed,
+        sequence_length=calibration.sequence_length,
+        seed=calibration.seed,
         check=observer.check,
-        separator=mix.document_separator,
+        separator=calibration.document_separator,
         writer=writer,
-        identifies=mix.identify_languages,
+        identifies=calibration.identify_languages,
     )
 
 
 def _open_preset(reference: PresetReference, sources: Sources, render: Render | None) -> Corpus:
     assert reference.revision is not None  # admission has seen to it
     hub = sources.hub(HubReference("dataset", reference.preset.repository, reference.revision))
-    return StreamedCorpus(reference.preset, reference.revision, hub.endpoint, hub.token, render)
+    return HubCorpus(reference.preset, reference.revision, hub.endpoint, hub.token, render)
 
 
 def _renderer(tokenizer: Any) -> Render:

@@ -22,7 +22,7 @@ class UnusableFileError(Exception):
     """A file that a setting names cannot be used; the message is one line with the setting, the file and the remedy."""
 
 
-class Reloaded(Generic[T]):
+class Reloading(Generic[T]):
     """A value that is read from files, and read again when they change."""
 
     def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:

@@ -25,7 +25,7 @@ class RequestCounter(Protocol):
         """Bytes were `read` or `written`."""
 
 
-class ObservedStore:
+class InstrumentedStore:
     """Passes everything on, and counts it."""
 
     def __init__(self, store: ObjectStore, counter: RequestCounter) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 TELL_SECONDS = 5.0
 
 
-class Seldom:
+class Throttle:
     """Passes a call on when the last one was some seconds ago.
 
     Args:

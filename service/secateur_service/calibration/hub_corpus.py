@@ -22,7 +22,7 @@ RETRY_SECONDS = 2
 
 
 @dataclass(frozen=True)
-class StreamedCorpus:
+class HubCorpus:
     """A preset at a commit of its data set.
 
     Attributes:

@@ -19,10 +19,10 @@ from support.hub import hub_server
 READ = """
 import itertools, json, sys
 from secateur_service.calibration.presets import presets
-from secateur_service.calibration.streamed import StreamedCorpus
+from secateur_service.calibration.hub_corpus import HubCorpus
 
 endpoint, token, commit, language, *seeds = sys.argv[1:]
-corpus = StreamedCorpus(presets()["mc4"], commit, endpoint, token or None)
+corpus = HubCorpus(presets()["mc4"], commit, endpoint, token or None)
 try:
     print(json.dumps([list(itertools.islice(corpus.documents(language, int(seed)), 100)) for seed in seeds]))
 except Exception as error:

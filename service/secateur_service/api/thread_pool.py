@@ -12,7 +12,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class BlockingPool:
+class ThreadPool:
     """A bounded pool of threads; calls that find no free thread wait in order."""
 
     def __init__(self, name: str, *, threads: int) -> None:

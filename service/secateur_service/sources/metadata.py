@@ -26,7 +26,7 @@ _CONNECTIONS = 8
 _TRIES = 3
 
 
-def write_outline(remote: RemoteFolder, names: Collection[str], folder: Path) -> None:
+def write_metadata(remote: RemoteFolder, names: Collection[str], folder: Path) -> None:
     """Write the outline of some files of a remote folder into an existing one.
 
     Raises:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 T = TypeVar("T")
 
 
-def from_plain(kind: type[T], data: Mapping[str, Any]) -> T:
+def decode(kind: type[T], data: Mapping[str, Any]) -> T:
     """An instance of a dataclass, and of those in it, of the fields that it has; the inverse of `dataclasses.asdict`.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from secateur_service.errors import ResourceError
 from secateur_service.sources.cache import fetch_file
-from secateur_service.sources.outline import write_outline
+from secateur_service.sources.metadata import write_metadata
 from secateur_service.sources.remote import RemoteFile, RemoteFolder
 
 _SHARD = ".safetensors"
@@ -64,7 +64,7 @@ class Window:
                 f"take {limit_bytes / 1e9:.1f} GB; make room below the data folder, or raise SECATEUR_CACHE_BYTES",
                 reason="DISK_TOO_SMALL",
             )
-        write_outline(remote, [name for name in names if name.endswith((_SHARD, ".json"))], self.folder)
+        write_metadata(remote, [name for name in names if name.endswith((_SHARD, ".json"))], self.folder)
         for name in names:
             if not name.endswith(_SHARD):
                 (self.folder / name).unlink(missing_ok=True)

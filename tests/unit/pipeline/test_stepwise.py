@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur_service.pipeline.suspension import suspended
+from secateur_service.pipeline.stepwise import stepwise_forwards
 
 
 class Block(nn.Module):
@@ -29,7 +29,7 @@ def without_gradients():
 
 def passes(block, inputs, groups=(("a", "b"), ("c",))):
     linears = {name: block.get_submodule(name) for name in "abc"}
-    return suspended([functools.partial(block, x) for x in inputs], groups, linears)
+    return stepwise_forwards([functools.partial(block, x) for x in inputs], groups, linears)
 
 
 def test_passes_wait_side_by_side_while_their_next_layers_change():
