@@ -158,3 +158,47 @@ def test_a_vocabulary_without_a_line_break_has_nothing_between_documents():
     vocabulary = {"<unk>": 0, "a": 1, "b": 2}
     core = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
     assert Framing.of(PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")).separator == ()
+
+
+def pairs_tokenizer():
+    """As the byte-level one that begins a text, but with tokens for pairs."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pairs = [("a", "a"), ("Ã", "Ł"), ("Ġ", "a"), ("a", "Ċ")]  # the second is all of ß
+    vocabulary = {name: at for at, name in enumerate([BOS, EOS, *alphabet, *map("".join, pairs)])}
+    core = Tokenizer(models.BPE(vocabulary, pairs))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, BOS_ID)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=BOS, eos_token=EOS)
+
+
+@settings(max_examples=100)
+@given(documents=DOCUMENTS, length=st.integers(4, 20), finer=st.booleans())
+def test_the_same_stretches_of_text_in_the_tokens_of_another_tokenizer_are_the_same_text(documents, length, finer):
+    ways = [TOKENIZERS["begins with one token"][0], pairs_tokenizer()]
+    one, other = reversed(ways) if finer else ways
+    windows = cut(one, documents, length)
+    again = pack(other, documents, 10**9, lambda: None).windows_between(windows.spans) if len(windows.tokens) else None
+    if again is None:
+        return
+    whole = list(itertools.chain.from_iterable(bytes_of(other, document) for document in documents))
+    found = again.tokens[again.is_text].tolist()
+    assert found == whole[: len(found)], "no token is lost, none is there twice"
+    assert again.tokens[:, 0].tolist() == [BOS_ID] * len(windows.tokens)
+    longest = 2 if finer else 3  # of the tokens that may reach over the end of a window
+    for before, after in zip(windows.token_bytes.sum(1).tolist(), again.token_bytes.sum(1).tolist(), strict=True):
+        assert abs(before - after) <= 2 * longest
+    total = abs(int(windows.token_bytes.sum()) - int(again.token_bytes.sum()))
+    assert total <= longest, "differences of single windows make up for each other"
+    for ids, is_text in zip(again.tokens.tolist(), again.is_text.tolist(), strict=True):
+        filled = len(is_text) - is_text[::-1].index(True)  # what fills a window up lies behind its text
+        assert BOS_ID not in ids[1:filled]
+
+
+def test_text_again_in_the_same_tokens_is_the_same():
+    tokenizer = TOKENIZERS["begins with one token"][0]
+    documents = ["aß字", "🌲🌲 a", "a" * 30, "ß"]
+    windows = cut(tokenizer, documents, 7)
+    again = pack(tokenizer, documents, 10**9, lambda: None).windows_between(windows.spans)
+    assert torch.equal(again.tokens, windows.tokens)
+    assert torch.equal(again.token_bytes, windows.token_bytes)
+    assert again.spans == windows.spans
