@@ -1,26 +1,25 @@
 """The specification of a prune job, and its single validator."""
 
-from secateur_service.spec.specification import (
+from secateur_service.spec.base import Part
+from secateur_service.spec.calibration import DEFAULT_SEQUENCE_LENGTH, CalibrationSpec, GenerationSpec, LanguageWeight
+from secateur_service.spec.pruning import (
     ALLOCATIONS,
     DEFAULT_METHOD,
     DEFAULT_OUTLIER,
-    DEFAULT_SEQUENCE_LENGTH,
     DEFAULT_SPAN,
     DEFAULT_UPDATE,
     ORDERS,
-    SPEC_FORMAT,
     AllocationSpec,
-    CalibrationSpec,
+    LayerOverride,
+    PruningSpec,
+)
+from secateur_service.spec.specification import (
+    SPEC_FORMAT,
     EvaluationSpec,
     ExecutionSpec,
-    GenerationSpec,
-    LanguageWeight,
-    LayerOverride,
     ModelSpec,
     OutputSpec,
-    Part,
     PruneSpec,
-    PruningSpec,
     parse_parts,
     parse_spec,
 )

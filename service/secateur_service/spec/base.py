@@ -1,0 +1,78 @@
+"""What all parts of a specification have in common: the rules of a part, and the types of their fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, NamedTuple, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from secateur._terminal import first_unsafe
+from secateur_service.calibration.languages import parse_language, spelling_of
+
+CORPUS = (
+    "a preset such as mc4, or a folder with one text file per language: hf://datasets/org/name, s3://bucket/prefix or "
+    "file:///absolute/path"
+)
+CHAT_TEMPLATE = "true or false: whether documents are put into the model's chat template"
+TEXT_FIELD = "the name that the text has in JSON objects and parquet tables, text by default"
+
+
+def _known_language(tag: str) -> str:
+    """The language in canonical form, which remembers how it was written."""
+    try:
+        return parse_language(tag)
+    except ValueError as error:
+        raise PydanticCustomError("value", "is not a language that BCP 47 knows") from error
+
+
+def named_twice(languages: Iterable[str]) -> list[str]:
+    """What to say of each language that is there twice, under one name or under two."""
+    first: dict[str, str] = {}
+    twice = []
+    for language in languages:
+        known, spelling = first.get(language), spelling_of(language)
+        first.setdefault(language, spelling)
+        if known is not None:
+            same = known == spelling
+            twice.append(f"{known} is there twice" if same else f"{known} and {spelling} are one language, {language}")
+    return twice
+
+
+LanguageTag = Annotated[str, Field(max_length=64), AfterValidator(_known_language)]
+TextField = Annotated[str, Field(min_length=1, max_length=128)]
+Uri = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+class Broken(NamedTuple):
+    """A rule between fields that is broken: at which field, how, and what to do."""
+
+    field: str
+    problem: str
+    remedy: str
+
+
+class Part(BaseModel):
+    """Common rules: no unknown fields, finite numbers, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_text(cls, value: Any) -> Any:
+        unsafe = first_unsafe(value) if isinstance(value, str) else None
+        if unsafe is not None:
+            raise PydanticCustomError("value", "holds a character that no terminal shows ({where})", {"where": unsafe})
+        return value
+
+    def broken_rules(self) -> Iterator[Broken]:
+        """The rules between the fields of this part that it breaks."""
+        return iter(())
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Self:
+        broken = tuple(self.broken_rules())
+        if broken:
+            raise PydanticCustomError("rules", "breaks rules between its fields", {"broken": broken})
+        return self

@@ -1,0 +1,212 @@
+"""The part `pruning` of a specification: how, and how much."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from secateur_service.pruning.methods import (
+    GROUPS,
+    METHODS,
+    UPDATES,
+    Recipe,
+    goes_together,
+    options_of,
+)
+from secateur_service.spec.base import Broken, Part
+
+ORDERS = ("block", "true_sequential", "dense")
+ALLOCATIONS = ("uniform", "owl", "multilingual")
+# By the table that benchmarks/method_table.py keeps: near the best at every target, at a fraction of the best's cost.
+DEFAULT_METHOD = "sparsegpt"
+DEFAULT_UPDATE = "cg"
+DEFAULT_ORDER: Literal["block", "true_sequential", "dense"] = "true_sequential"
+DEFAULT_SPAN = 0.08
+DEFAULT_OUTLIER = 5.0
+
+_SHARE = "a share strictly between 0 and 1, e.g. 0.5"
+_PATTERN = "N:M with 0 < N < M, e.g. 2:4: N weights kept of every M consecutive inputs"
+
+
+def _method(name: str) -> str:
+    """One that is registered by now."""
+    if name not in METHODS:
+        raise PydanticCustomError("value", "is no method")
+    return name
+
+
+def _update(name: str) -> str:
+    """Likewise."""
+    if name not in UPDATES:
+        raise PydanticCustomError("value", "is no update")
+    return name
+
+
+def _keeps_and_prunes(pattern: str) -> str:
+    match = re.fullmatch(r"([0-9]+):([0-9]+)", pattern)
+    if not match or not 0 < int(match[1]) < int(match[2]):
+        raise PydanticCustomError("value", "is not a pattern that keeps some weights and prunes some")
+    return pattern
+
+
+Sparsity = Annotated[float, Field(gt=0, lt=1)]
+Pattern = Annotated[str, Field(max_length=16), AfterValidator(_keeps_and_prunes)]
+
+
+class AllocationSpec(Part):
+    """How sparse each block becomes; all together have the sparsity that was asked for."""
+
+    policy: Literal["uniform", "owl", "multilingual"] = Field(
+        default="uniform", description="one of " + ", ".join(ALLOCATIONS)
+    )
+    span: float | None = Field(
+        default=None, gt=0, lt=0.5, description="half the range of the blocks' sparsities, between 0 and 0.5, e.g. 0.08"
+    )
+    outlier: float | None = Field(
+        default=None, gt=0, le=1e6, description="a multiple of a block's mean score, above which a score is an outlier"
+    )
+
+    def broken_rules(self) -> Iterator[Broken]:
+        """No number that nothing reads."""
+        if self.span is not None and self.policy == "uniform":
+            yield Broken("span", "a uniform allocation has none", "leave it out, or choose another policy")
+        if self.outlier is not None and self.policy == "uniform":
+            yield Broken("outlier", "a uniform allocation counts none", "leave it out, or choose another policy")
+
+
+class LayerOverride(Part):
+    """What happens to the layers of a name instead of what happens to the others."""
+
+    layers: str = Field(
+        min_length=1,
+        max_length=256,
+        description="a name of weights as in the checkpoint, with * and ?, e.g. model.layers.0.* or *.down_proj.weight",
+    )
+    sparsity: Sparsity | None = Field(default=None, description=_SHARE)
+    pattern: Pattern | None = Field(default=None, description=_PATTERN)
+    dense: Literal[True] | None = Field(default=None, description="true, or nothing")
+
+    def broken_rules(self) -> Iterator[Broken]:
+        """One thing happens to a layer."""
+        if sum(choice is not None for choice in (self.sparsity, self.pattern, self.dense)) != 1:
+            yield Broken("sparsity", "exactly one of sparsity, pattern and dense is needed", "e.g. dense: true")
+
+    @property
+    def kept_of_group(self) -> tuple[int, int] | None:
+        """(N, M) of the pattern, None without one."""
+        return _kept_of_group(self.pattern)
+
+
+class PruningSpec(Part):
+    """How much is pruned, and by what rule. Exactly one of `sparsity` and `pattern` is given."""
+
+    method: Annotated[str, AfterValidator(_method)] | None = Field(
+        default=None, description="one of " + ", ".join(METHODS)
+    )
+    update: Annotated[str, AfterValidator(_update)] | None = Field(
+        default=None, description=f"one of {', '.join(UPDATES)}; the method's own where only a method is given"
+    )
+    sparsity: Sparsity | None = Field(default=None, description=_SHARE)
+    pattern: Pattern | None = Field(default=None, description=_PATTERN)
+    order: Literal["block", "true_sequential", "dense"] = Field(
+        default=DEFAULT_ORDER, description="one of " + ", ".join(ORDERS)
+    )
+    group: Literal["row", "layer"] | None = Field(
+        default=None, description=f"one of {', '.join(GROUPS)}; the method's own where it is not given"
+    )
+    spread: float | None = Field(
+        default=None, ge=0, le=1e6, description="a number that is not negative; 0 makes it wanda"
+    )
+    allocation: AllocationSpec = Field(default=AllocationSpec(), description="policy, span and outlier")
+    overrides: tuple[LayerOverride, ...] = Field(
+        default=(), max_length=256, description="names of layers, each with sparsity, pattern or dense; the last holds"
+    )
+
+    def broken_rules(self) -> Iterator[Broken]:
+        """One target, and parts that go together."""
+        if (self.sparsity is None) == (self.pattern is None):
+            yield Broken(
+                "sparsity", "exactly one of sparsity and pattern is needed", "e.g. sparsity 0.5, or pattern 2:4"
+            )
+        if not goes_together(self.effective_method, self.effective_update):
+            yield Broken(
+                "update",
+                f"{self.update} does not go with {self.effective_method}",
+                f"it takes {', '.join(name for name in UPDATES if goes_together(self.effective_method, name))}",
+            )
+        if self.pattern is not None and self.group is not None:
+            yield Broken("group", f"{self.pattern} compares within its groups of inputs", "leave it out")
+        if self.pattern is not None and self.allocation.policy != "uniform":
+            yield Broken(
+                "allocation.policy", f"{self.pattern} prunes every layer alike", "give a sparsity, or leave it out"
+            )
+        if self.spread is not None and "spread" not in options_of(self.effective_method):
+            others = ", ".join(name for name in METHODS if "spread" in options_of(name))
+            yield Broken("spread", f"{self.effective_method} has none", f"leave it out, or use method {others}")
+
+    @property
+    def effective_method(self) -> str:
+        """The method that runs."""
+        return self.method or DEFAULT_METHOD
+
+    @property
+    def effective_update(self) -> str:
+        """The update that runs: what is best where nothing is asked for, and what a method is known for where it is."""
+        return self.update or (METHODS[self.method].update if self.method else DEFAULT_UPDATE)
+
+    @property
+    def effective_group(self) -> str:
+        """The weights that compete where the pruning is unstructured."""
+        return self.group or METHODS[self.effective_method].group
+
+    @property
+    def recipe(self) -> Recipe:
+        """Score and update."""
+        return Recipe.of(self.effective_method, self.effective_update, spread=self.spread)
+
+    @property
+    def kept_of_group(self) -> tuple[int, int] | None:
+        """(N, M) of the pattern, None where the pruning is unstructured."""
+        return _kept_of_group(self.pattern)
+
+    @property
+    def target_sparsity(self) -> float:
+        """The share of weights to prune, whichever way it was asked for."""
+        if self.sparsity is not None:
+            return self.sparsity
+        assert self.kept_of_group is not None
+        kept, group = self.kept_of_group
+        return 1 - kept / group
+
+    def override_of(self, weight: str) -> LayerOverride | None:
+        """The last override whose `layers` match the name of a weight; None where the job's own target holds."""
+        matching = (entry for entry in reversed(self.overrides) if fnmatch.fnmatchcase(weight, entry.layers))
+        return next(matching, None)
+
+    def resolved(self) -> Self:
+        """The same with no default left open."""
+        allocation = self.allocation
+        if allocation.policy != "uniform":
+            numbers = {"span": allocation.span or DEFAULT_SPAN, "outlier": allocation.outlier or DEFAULT_OUTLIER}
+            allocation = allocation.model_copy(update=numbers)
+        return self.model_copy(
+            update={
+                "method": self.effective_method,
+                "update": self.effective_update,
+                "group": self.effective_group if self.pattern is None else None,
+                "spread": self.recipe.options.get("spread"),
+                "allocation": allocation,
+            }
+        )
+
+
+def _kept_of_group(pattern: str | None) -> tuple[int, int] | None:
+    if pattern is None:
+        return None
+    kept, group = pattern.split(":")
+    return int(kept), int(group)
