@@ -1,0 +1,158 @@
+"""The job store as the API and the metrics see it: jobs created, read, followed and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import func, insert, literal, select
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from secateur_service.errors import RequestIdReusedError
+from secateur_service.jobs.access import OWNED, SqlAccess, is_due
+from secateur_service.jobs.job import Event, Job, NewJob
+from secateur_service.jobs.rows import new_row, to_event, to_job
+from secateur_service.jobs.schema import blocks, events, jobs
+from secateur_service.jobs.states import JobState
+
+
+class SqlJobs(SqlAccess):
+    """`Jobs` in SQL."""
+
+    def create(self, job: NewJob) -> Job:
+        """Insert a job in state QUEUED with its first event; a known request id returns the first request's job.
+
+        A retry begins with a copy of the other job's ledger.
+
+        Raises:
+            RequestIdReusedError: the known request had another digest.
+        """
+        try:
+            return self._create(job)
+        except IntegrityError:  # another connection inserted the same request id meanwhile
+            known = None if job.request_id is None else self.find_request(job.request_id, job.request_digest)
+            if known is None:
+                raise
+            return known
+
+    def _create(self, job: NewJob) -> Job:
+        with self._writing() as connection:
+            if job.request_id is not None:
+                known = _find_request(connection, job.request_id, job.request_digest)
+                if known is not None:
+                    return known
+            now = self._now(connection)
+            row = new_row(job, now)
+            connection.execute(insert(jobs).values(row))
+            if job.retry_of is not None:
+                ledger = (blocks.c.index, blocks.c.attempt, blocks.c.record)
+                inherited = select(literal(job.id), *ledger).where(blocks.c.job_id == job.retry_of)
+                connection.execute(
+                    insert(blocks).from_select(["job_id", *(column.name for column in ledger)], inherited)
+                )
+            created = self._hold(connection, row, now)
+            created.accept()
+            created.save()
+            return created.snapshot()
+
+    def find_request(self, request_id: str, request_digest: str | None) -> Job | None:
+        """The job that an earlier request with this id created; None when there was none.
+
+        Raises:
+            RequestIdReusedError: that request had another digest.
+        """
+        with self._reading() as connection:
+            return _find_request(connection, request_id, request_digest)
+
+    def list_jobs(
+        self, *, limit: int, before: int | None = None, states: Collection[JobState] = ()
+    ) -> tuple[list[Job], int | None]:
+        """A page of jobs, newest first, and what `before` is for the page after it (None on the last)."""
+        query = select(jobs).order_by(jobs.c.number.desc()).limit(limit + 1)
+        if before is not None:
+            query = query.where(jobs.c.number < before)
+        if states:
+            query = query.where(jobs.c.state.in_([state.value for state in states]))
+        with self._reading() as connection:
+            rows = connection.execute(query).mappings().all()
+        page = [to_job(row) for row in rows[:limit]]
+        more = len(rows) > limit and limit > 0
+        return page, rows[limit - 1]["number"] if more else None
+
+    def request_cancel(self, job_id: str) -> Job:
+        """QUEUED becomes CANCELLED, RUNNING becomes CANCELLING, all else stays.
+
+        So does a job whose manifest is committed: the cancellation lost against the publication.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        with self._locked(job_id) as job:
+            if job.manifest_sha256 is None:
+                if job.state is JobState.QUEUED:
+                    job.move(JobState.CANCELLED, "cancelled before it ran")
+                elif job.state is JobState.RUNNING:
+                    job.move(JobState.CANCELLING, "cancellation was asked for")
+            job.save()
+            return job.snapshot()
+
+    def events(self, job_id: str, *, after: int, limit: int) -> list[Event]:
+        """Events of a job with a larger sequence number, in order."""
+        of_job = select(events).where(events.c.job_id == job_id, events.c.sequence > after)
+        with self._reading() as connection:
+            rows = connection.execute(of_job.order_by(events.c.sequence).limit(limit)).mappings().all()
+        return [to_event(row) for row in rows]
+
+    def events_since(self, position: int, *, limit: int) -> tuple[list[Event], int]:
+        """Events of all jobs in the order of their writing, for followers; also the position after them."""
+        query = select(events).where(events.c.position > position).order_by(events.c.position).limit(limit)
+        with self._reading() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [to_event(row) for row in rows], rows[-1]["position"] if rows else position
+
+    def position(self) -> int:
+        """Where a follower starts that wants only what is written from now on."""
+        with self._reading() as connection:
+            return connection.scalar(select(func.max(events.c.position))) or 0
+
+    def await_change(self, token: int | None, seconds: float) -> int:
+        """Wait until somebody has written since `token` was returned, at most so long; the token of what is there now.
+
+        One caller at a time.
+        """
+        return self._database.await_change(token, seconds)
+
+    def count_by_state(self) -> dict[JobState, int]:
+        """Number of jobs in each state, zero included."""
+        with self._reading() as connection:
+            rows = connection.execute(select(jobs.c.state, func.count()).group_by(jobs.c.state)).all()
+        counted = {row[0]: row[1] for row in rows}
+        return {state: counted.get(state.value, 0) for state in JobState}
+
+    def oldest_queued_age_seconds(self) -> float:
+        """How long the oldest job that is due has waited, whoever can run it; 0 when the queue is empty."""
+        now = self._database.now
+        return self._age(select(now - func.min(jobs.c.not_before)).where(is_due(now)))
+
+    def max_heartbeat_age_seconds(self) -> float:
+        """Age of the oldest heartbeat of the running jobs; 0 when none runs. Attempts that start have none."""
+        now = self._database.now
+        return self._age(select(now - func.min(jobs.c.heartbeat)).where(jobs.c.state.in_(OWNED)))
+
+    def _age(self, query: Any) -> float:
+        with self._reading() as connection:
+            milliseconds = connection.scalar(query)
+        return max(0.0, (milliseconds or 0) / 1000)
+
+
+def _find_request(connection: Connection, request_id: str, request_digest: str | None) -> Job | None:
+    row = connection.execute(select(jobs).where(jobs.c.request_id == request_id)).mappings().first()
+    if row is None:
+        return None
+    if row["request_digest"] != request_digest:
+        raise RequestIdReusedError(
+            f"request id {request_id} was used before with another request; choose a new one",
+            metadata={"request_id": request_id},
+        )
+    return to_job(row)

@@ -1,0 +1,127 @@
+"""The job store as the dispatcher sees it: jobs to be started, and to be given up when their time is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import ColumnElement, and_, select
+
+from secateur_service.jobs.access import OWNED, SqlAccess, is_due
+from secateur_service.jobs.job import Failure, Job
+from secateur_service.jobs.locked_job import LockedJob
+from secateur_service.jobs.schema import jobs
+from secateur_service.jobs.states import JobState
+from secateur_service.spec import SPEC_FORMAT
+
+_QUEUED_TOO_LONG = Failure(
+    "QUEUE_DEADLINE_EXCEEDED",
+    "no worker was free within execution.queue_deadline_seconds; submit it again later, or with more",
+    retryable=False,
+)
+_RAN_TOO_LONG = Failure(
+    "RUN_DEADLINE_EXCEEDED",
+    "the job had not ended within execution.run_deadline_seconds, over all attempts; submit it again with more",
+    retryable=False,
+)
+
+
+class SqlQueue(SqlAccess):
+    """`JobQueue` in SQL."""
+
+    def claim(self, *, owner: str, lease_seconds: float) -> Job | None:
+        """Take the oldest queued job that is due: RUNNING, attempt + 1, leased to `owner`. None when there is none.
+
+        What a newer release admitted is left to its replicas where this one does not know the format.
+        """
+        due = select(jobs).where(is_due(self._database.now), jobs.c.spec_format <= SPEC_FORMAT)
+        due = due.order_by(jobs.c.number).limit(1)
+        with self._reading() as connection:  # an idle dispatcher shall not keep writers waiting
+            if connection.execute(due).first() is None:
+                return None
+        with self._writing() as connection:
+            row = connection.execute(due.with_for_update(skip_locked=True)).mappings().first()
+            if row is None:
+                return None
+            job = self._hold(connection, row, self._now(connection))
+            job.claim(owner=owner, lease_seconds=lease_seconds)
+            job.save()
+            return job.snapshot()
+
+    def keep_starting(self, job_id: str, attempt: int, *, lease_seconds: float) -> bool:
+        """Extend the lease of an attempt whose worker is still to send its first heartbeat (fenced).
+
+        Returns:
+            False once the worker has sent one: the lease is its own business then, and stays as it is.
+        """
+        with self._owned(job_id, attempt) as job:
+            if job.has_begun:
+                return False
+            job.extend_lease(lease_seconds)
+            job.save()
+            return True
+
+    def release(
+        self, job_id: str, attempt: int, failure: Failure, *, charged: bool = True, delay_seconds: float = 0
+    ) -> Job:
+        """End an attempt that has no result (fenced).
+
+        A retryable failure puts the job back into the queue, not to be claimed before `delay_seconds` have passed,
+        unless no charged attempt is left: then, and for any other failure, the job is FAILED. A job that is
+        CANCELLING becomes CANCELLED instead. Only `MAX_UNCHARGED_ATTEMPTS` attempts of a job stay uncharged.
+        """
+        with self._owned(job_id, attempt) as job:
+            job.end_attempt(failure, charged=charged, delay_seconds=delay_seconds)
+            job.save()
+            return job.snapshot()
+
+    def expire_leases(self) -> list[Job]:
+        """Release every job whose lease has run out, with reason LEASE_EXPIRED; charged where its attempt had begun."""
+        expired = and_(jobs.c.state.in_(OWNED), jobs.c.lease_end < self._database.now)
+        return self._change_all(
+            expired, lambda job: job.end_attempt(_lease_expired(job), charged=job.has_begun, delay_seconds=0)
+        )
+
+    def expire_deadlines(self) -> list[Job]:
+        """Fail every job whose time is over, unless its result is committed or it is being cancelled."""
+        now, uncommitted = self._database.now, jobs.c.manifest_sha256.is_(None)
+        waiting = and_(jobs.c.state == JobState.QUEUED.value, jobs.c.start_time.is_(None), jobs.c.queue_deadline < now)
+        running = and_(jobs.c.state.in_((JobState.QUEUED.value, JobState.RUNNING.value)), jobs.c.run_deadline < now)
+        return [
+            *self._change_all(waiting, lambda job: job.fail(_QUEUED_TOO_LONG)),
+            *self._change_all(and_(running, uncommitted), lambda job: job.fail(_RAN_TOO_LONG)),
+        ]
+
+    def expire_stalled(self, stall_seconds: float) -> list[Job]:
+        """Release every running job that had no event for so long, as a charged failure with reason STALLED.
+
+        An attempt that has not begun cannot stall.
+        """
+        since = self._database.now - round(stall_seconds * 1000)
+        begun = and_(jobs.c.state == JobState.RUNNING.value, jobs.c.heartbeat.is_not(None))
+        stalled = and_(begun, jobs.c.last_event_time < since)
+        failure = Failure("STALLED", f"nothing was heard of the work for {stall_seconds:g} s", retryable=True)
+        return self._change_all(stalled, lambda job: job.end_attempt(failure, charged=True, delay_seconds=0))
+
+    def _change_all(self, which: ColumnElement[bool], change: Callable[[LockedJob], None]) -> list[Job]:
+        """Change jobs that nobody else is changing, oldest first."""
+        query = select(jobs).where(which)
+        with self._reading() as connection:  # an idle dispatcher shall not keep writers waiting
+            if connection.execute(query.limit(1)).first() is None:
+                return []
+        changed = []
+        with self._writing() as connection:
+            rows = connection.execute(query.order_by(jobs.c.number).with_for_update(skip_locked=True)).mappings()
+            for row in rows.all():
+                job = self._hold(connection, row, self._now(connection))
+                change(job)
+                job.save()
+                changed.append(job.snapshot())
+        return changed
+
+
+def _lease_expired(job: LockedJob) -> Failure:
+    if job.has_begun:
+        what = "was not heard of until its lease ended; its machine or process is gone or stuck"
+    else:
+        what = "had not begun when its lease ended; the server that started it is gone or stuck"
+    return Failure("LEASE_EXPIRED", f"attempt {job.attempt} {what}", retryable=True)
