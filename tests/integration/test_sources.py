@@ -38,7 +38,8 @@ def hub(files):
 
 
 @pytest.fixture
-def service(tmp_path, files, hub, s3_server):
+def service(request, tmp_path, files, hub, s3_server):
+    """Of tests marked `started`, workers are started as an installation starts them."""
     for folder in ("model", "calibration", "evaluation"):
         for path in (files / folder).iterdir():
             target = s3_server.folder / "models" / "given" / folder / path.name
@@ -49,7 +50,8 @@ def service(tmp_path, files, hub, s3_server):
         "SECATEUR_S3_SOURCES": "s3://models/given",
         **s3_server.environment(),
     }
-    service = Service(tmp_path, file_root=files, **WITH_WORKERS, **settings)
+    started = request.node.get_closest_marker("started") is not None
+    service = Service(tmp_path, file_root=files, started=started, **WITH_WORKERS, **settings)
     yield service
     service.close()
 
@@ -94,6 +96,7 @@ def test_the_same_model_and_text_give_the_same_bytes_wherever_they_lie(service, 
     assert not hub.break_off_after, "nothing was interrupted"
 
 
+@pytest.mark.started  # `datasets` takes the hub's address from the environment when it is loaded
 def test_a_preset_is_read_from_the_hub_a_part_at_a_time_and_pinned_to_its_commit(service, files, hub):
     texts = {name: (TEXT / f"{name}.txt").read_text().splitlines() for name in ("de", "en", "uk")}
     commit = hub.add_mc4({**texts, "en-multi": texts["en"]}).commit

@@ -44,7 +44,11 @@ def serve(tmp_path, database_url):
                 "SECATEUR_DESTINATIONS": (tmp_path / "results").as_uri(),
             }
             service = Service(
-                folder, file_root=tmp_path / "files", toy=toy, **{**WITH_WORKERS, **common, **release, **settings}
+                folder,
+                file_root=tmp_path / "files",
+                toy=toy,
+                started=True,
+                **{**WITH_WORKERS, **common, **release, **settings},
             )
             services.callback(service.close)
             return service

@@ -115,12 +115,13 @@ class _Guard:
 
     def __init__(self) -> None:
         self.shared: set[int] = set()
+        self.helpers: set[int] = set()
         self.watchdog: subprocess.Popen[bytes] | None = None
 
     def is_others(self, process: Found) -> bool:
         """It is of a wider scope than a test, or of none."""
-        helpers = {resource_tracker._resource_tracker._pid, self.watchdog and self.watchdog.pid}  # type: ignore[attr-defined]
-        return process.pid in self.shared or process.pid in helpers
+        own = {resource_tracker._resource_tracker._pid, self.watchdog and self.watchdog.pid}  # type: ignore[attr-defined]
+        return process.pid in self.shared | self.helpers | own
 
     def leftovers(self) -> list[Found]:
         forks = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
@@ -232,6 +233,11 @@ def start(
 def share(pid: int) -> None:
     """A process that a fixture of a wider scope has started again."""
     _guard.shared.add(pid)
+
+
+def help_all(pid: int) -> None:
+    """A process that serves all tests, and ends with pytest."""
+    _guard.helpers.add(pid)
 
 
 def await_ready(process: subprocess.Popen[Any], is_ready: Callable[[], object], log: Path | None = None) -> None:

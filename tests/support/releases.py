@@ -49,7 +49,7 @@ def next_release(folder, *, contracts=False, changes_specifications=False):
     _replace(package / "jobs" / "job.py", kind, f'    TRACE = "trace"\n{kind}')
     started = 'f"attempt {self.attempt} started")\n'
     traced = f'{started}        self.add_event(EventKind.TRACE, {{"span": "ab12"}})\n'
-    _replace(package / "jobs" / "locked.py", started, traced)
+    _replace(package / "jobs" / "locked_job.py", started, traced)
     eta = "    eta_seconds: float | None = None\n"
     _replace(package / "records" / "progress.py", eta, f'{eta}    phase: str = "warm"\n')
     fingerprint = '    fingerprint: str = ""\n'
@@ -57,7 +57,7 @@ def next_release(folder, *, contracts=False, changes_specifications=False):
     if changes_specifications:
         _replace(package / "spec" / "specification.py", "SPEC_FORMAT = 1\n", "SPEC_FORMAT = 2\n")
         order = '    group: Literal["row", "layer"]'
-        _replace(package / "spec" / "specification.py", order, f"    rotation: bool = Field(default=True)\n{order}")
+        _replace(package / "spec" / "pruning.py", order, f"    rotation: bool = Field(default=True)\n{order}")
     return {"PYTHONPATH": os.pathsep.join([str(folder), PYTHONPATH])}
 
 

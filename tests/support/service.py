@@ -12,11 +12,12 @@ from pathlib import Path
 from secateur_service.artifacts.manifest import Manifest, ManifestFile
 from secateur_service.jobs.job import EventKind, JobResult, LanguageResult
 from secateur_service.jobs.store import open_job_store
-from support import processes
+from support import processes, worker_forks
 from support.clock import let_pass
 from support.jobs import new_job
 
-TOY_SERVER = Path(__file__).with_name("toy_server.py")
+SERVER = Path(__file__).with_name("server.py")
+TOY_WORKER = Path(__file__).with_name("toy_worker.py")
 LEASE_SECONDS = 20
 """So long that no machine is so slow as to fence the healthy; tests that need its end let time pass (`clock`)."""
 
@@ -34,13 +35,15 @@ WITH_WORKERS = {
 class Service:
     """`secateur-service serve` on a port that stays the same over restarts; `settings` are its environment.
 
-    With a `toy`, its workers run the toy pipeline and behave so.
+    With a `toy`, its workers run the toy pipeline and behave so. Others are forked off a process that has loaded
+    PyTorch (`worker_forks`), unless they are to be `started` as an installation starts them.
     """
 
-    def __init__(self, folder, *, file_root=None, metrics="", toy=None, **settings):
+    def __init__(self, folder, *, file_root=None, metrics="", toy=None, started=False, **settings):
         self.folder = folder
         self.metrics = metrics
         self.toy = toy
+        self.started = started
         self.settings = {"SECATEUR_DEVICES": "", **settings}
         self.data_dir = folder / "data"
         self.file_root = file_root or folder / "files"
@@ -57,7 +60,11 @@ class Service:
     def start(self):
         ready = self.folder / "ready.json"
         ready.unlink(missing_ok=True)
-        program = [str(TOY_SERVER), self.toy] if self.toy else ["-m", "secateur_service", "serve"]
+        program = ["-m", "secateur_service", "serve"]
+        if self.toy:
+            program = [str(SERVER), json.dumps([sys.executable, str(TOY_WORKER), self.toy])]
+        elif self.settings["SECATEUR_DEVICES"] and not self.started:
+            program = [str(SERVER), json.dumps(worker_forks.stand_in())]
         command = [sys.executable, *program, "--listen", self.endpoint, "--metrics-listen", self.metrics]
         command += ["--data-dir", str(self.data_dir), "--file-root", str(self.file_root), "--ready-file", str(ready)]
         with (self.folder / "log").open("ab") as log:

@@ -1,0 +1,171 @@
+"""Workers of real services without the seconds that loading PyTorch takes: forked off a process that has loaded it.
+
+What a service starts as its worker is a *stand-in* (`worker_forks.py ask`): it has the
+worker's process id, environment and command line, sends its arguments and its streams to the *forks*
+(`worker_forks.py serve`), and ends as the worker that is forked there ends. The worker is killed when its stand-in is,
+and gets its SIGTERM. The service (`server.py`) differs from the real one in this command alone.
+"""
+
+import array
+import contextlib
+import functools
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+
+
+@functools.cache
+def stand_in():
+    """The command of a stand-in; the first call starts the process that forks workers, one for all tests."""
+    from support import processes
+
+    address = str(Path(tempfile.mkdtemp(prefix="forks-")) / "socket")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
+    command = [sys.executable, __file__, "serve", address]
+    forks = processes.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    processes.help_all(forks.pid)
+    assert forks.stdout.readline() == b"ready\n"
+    return [sys.executable, "-S", "-E", __file__, "ask", address, "secateur_service", "work"]
+
+
+def ask(address, arguments):
+    """The stand-in. Only the standard library is imported, and little of it."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(address)
+    request = json.dumps({"arguments": arguments, "environment": dict(os.environ), "umask": _umask()}).encode()
+    streams = array.array("i", [1, 2])
+    connection.sendmsg([len(request).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
+    connection.sendall(request)
+    signal.signal(signal.SIGTERM, lambda *_: connection.send(b"T"))
+    answer = b""
+    while len(answer) < 4:
+        part = connection.recv(4 - len(answer))
+        if not part:
+            sys.exit("the process that forks workers is gone")
+        answer += part
+    status = int.from_bytes(answer, "big")
+    if os.WIFSIGNALED(status):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(os.WEXITSTATUS(status))
+
+
+def _umask():
+    mask = os.umask(0o77)
+    os.umask(mask)
+    return mask
+
+
+def serve(address):
+    """Fork workers until standard input ends."""
+    import transformers.models.llama.modeling_llama  # noqa: F401 - what most tests prune
+
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen(16)
+    wakes, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    events = selectors.DefaultSelector()
+    for thing in (listener, wakes, 0):
+        events.register(thing, selectors.EVENT_READ)
+    workers = {}
+    print("ready", flush=True)
+    while True:
+        for key, _ in events.select():
+            if key.fileobj == 0:
+                for pid in workers:
+                    os.killpg(pid, signal.SIGKILL)
+                return
+            if key.fileobj is listener:
+                connection, _ = listener.accept()
+                workers[_forked(connection, [listener, wakes, wake])] = connection
+                events.register(connection, selectors.EVENT_READ)
+            elif key.fileobj == wakes:
+                os.read(wakes, 4096)
+                _hear(workers, events)
+            else:
+                pid = next((pid for pid, connection in workers.items() if connection is key.fileobj), None)
+                gone = not key.fileobj.recv(1)
+                if gone:
+                    events.unregister(key.fileobj)
+                if pid is not None:
+                    os.kill(pid, signal.SIGKILL if gone else signal.SIGTERM)
+
+
+def _hear(workers, events):
+    """Tell the stand-ins of workers that have ended."""
+    for pid, connection in list(workers.items()):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            del workers[pid]
+            with contextlib.suppress(OSError):  # it may be gone itself
+                connection.sendall(status.to_bytes(4, "big"))
+            if connection.fileno() in events.get_map():
+                events.unregister(connection)
+            connection.close()
+
+
+def _forked(connection, inherited):
+    """Fork a worker as a stand-in asks for it."""
+    head, ancillary, _, _ = connection.recvmsg(8, socket.CMSG_SPACE(2 * array.array("i").itemsize))
+    streams = array.array("i")
+    streams.frombytes(ancillary[0][2][: 2 * streams.itemsize])
+    content = b""
+    while len(content) < int.from_bytes(head, "big"):
+        content += connection.recv(1 << 16)
+    pid = os.fork()
+    if pid:
+        for stream in streams:
+            os.close(stream)
+        return pid
+    try:
+        _be_worker(json.loads(content), streams, inherited, connection)
+    finally:
+        os._exit(70)
+
+
+def _be_worker(request, streams, inherited, connection):
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    for number, stream in enumerate(streams, 1):
+        os.dup2(stream, number)
+    for thing in inherited:
+        os.close(thing if isinstance(thing, int) else thing.detach())
+    connection.detach()
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.umask(request["umask"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    if "paced" in os.environ.get("PYTHONPATH", ""):
+        from support.pace import arm
+
+        arm(Path(os.environ["SECATEUR_DATA_DIR"]))
+    from secateur_service.commands.main import main
+
+    sys.argv = ["secateur-service", "work", *request["arguments"]]
+    try:
+        main()
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        serve(sys.argv[2])
+    else:
+        ask(sys.argv[2], sys.argv[5:])  # behind the words by which workers are found
