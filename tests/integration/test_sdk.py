@@ -21,8 +21,16 @@ from support.service import FILES, REPORT, Service
 from support.waiting import HANG_SECONDS, until, until_async
 
 
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    service = Service(tmp_path_factory.mktemp("service"))
+    yield service
+    service.close()
+
+
 @pytest.fixture
-def service(tmp_path):
+def own(tmp_path):
+    """A service of the test's own, which it may kill, and which has no jobs but the test's."""
     service = Service(tmp_path)
     yield service
     service.close()
@@ -108,11 +116,12 @@ def test_a_job_is_read_with_all_it_has(service, client):
     assert job.end_time is None
 
 
-def test_jobs_are_listed_newest_first_over_all_pages_and_by_state(service, client):
-    running = service.running_job()
-    queued = [service.queued_job() for _ in range(6)]
-    assert [job.id for job in client.list_jobs(page_size=2)] == [*reversed(queued), running]
-    assert [job.id for job in client.list_jobs(states=["RUNNING"])] == [running]
+def test_jobs_are_listed_newest_first_over_all_pages_and_by_state(own):
+    with secateur.Client(own.endpoint) as client:
+        running = own.running_job()
+        queued = [own.queued_job() for _ in range(6)]
+        assert [job.id for job in client.list_jobs(page_size=2)] == [*reversed(queued), running]
+        assert [job.id for job in client.list_jobs(states=["RUNNING"])] == [running]
 
 
 def test_logs_are_those_written_so_far_or_all_until_the_end(service, client):
@@ -126,37 +135,38 @@ def test_logs_are_those_written_so_far_or_all_until_the_end(service, client):
     assert following() == ["one", "two", "three"]
 
 
-def test_a_watch_goes_on_over_killed_servers_without_gap_or_duplicate(service, client, caplog):
-    job_id = service.running_job()
+def test_a_watch_goes_on_over_killed_servers_without_gap_or_duplicate(own, caplog):
+    job_id = own.running_job()
     events = []
-    with caplog.at_level(logging.WARNING, logger="secateur"):
+    client = secateur.Client(own.endpoint, reconnect_seconds=HANG_SECONDS)
+    with client, caplog.at_level(logging.WARNING, logger="secateur"):
         watching = in_thread(lambda: [events.append(event) for event in client.job(job_id).watch(0)])
         for round_number in range(3):
-            service.log(job_id, f"before {round_number}")
+            own.log(job_id, f"before {round_number}")
             until(lambda: any(getattr(event, "message", "") == f"before {round_number}" for event in events))  # noqa: B023
-            service.kill()
-            service.log(job_id, f"away {round_number}", "more")
-            service.start()
-        service.publish(job_id, FILES)
+            own.kill()
+            own.log(job_id, f"away {round_number}", "more")
+            own.start()
+        own.publish(job_id, FILES)
         watching()
-    assert [event.sequence for event in events] == list(range(1, service.store.get(job_id).last_sequence + 1))
+    assert [event.sequence for event in events] == list(range(1, own.store.get(job_id).last_sequence + 1))
     assert events[-1].state is secateur.JobState.SUCCEEDED
     assert sum("lost the watch" in record.message for record in caplog.records) >= 3
 
 
-def test_a_watch_gives_up_when_the_service_stays_away(service):
-    job_id = service.running_job()
-    with secateur.Client(service.endpoint, reconnect_seconds=1) as client:
+def test_a_watch_gives_up_when_the_service_stays_away(own):
+    job_id = own.running_job()
+    with secateur.Client(own.endpoint, reconnect_seconds=1) as client:
         watch = client.job(job_id).watch()
         assert next(watch).kind == "snapshot"
-        service.kill()
+        own.kill()
         with pytest.raises(secateur.UnavailableError, match="no contact"):
             list(watch)
 
 
-def test_a_call_to_a_service_that_is_not_there_is_unavailable(service):
-    service.kill()
-    with secateur.Client(service.endpoint) as client, pytest.raises(secateur.UnavailableError):
+def test_a_call_to_a_service_that_is_not_there_is_unavailable(own):
+    own.kill()
+    with secateur.Client(own.endpoint) as client, pytest.raises(secateur.UnavailableError):
         client.info()
 
 
@@ -290,10 +300,11 @@ def test_the_same_request_id_gives_the_same_job_and_another_request_is_refused(s
 
 
 def test_a_dry_run_resolves_and_stores_nothing(service, client):
+    before = [job.name for job in client.list_jobs()]
     plan = client.plan(admissible_spec(service.file_root))
     assert plan.resolved_spec["pruning"]["method"] == "sparsegpt"
     assert plan.estimate.checkpoint_bytes > 0
-    assert list(client.list_jobs()) == []
+    assert [job.name for job in client.list_jobs()] == before
     mix, evaluation = plan.resolved_spec["calibration"], plan.resolved_spec["evaluation"]
     tokens = mix["samples"] // len(mix["languages"]) * mix["sequence_length"]
     held_out = evaluation["tokens_per_language"] // mix["sequence_length"] * mix["sequence_length"]
@@ -302,15 +313,15 @@ def test_a_dry_run_resolves_and_stores_nothing(service, client):
         assert re.search(rf"^{language} +{weight:.4f} +{tokens} +{held_out}$", shown, re.MULTILINE)
 
 
-async def test_the_asynchronous_client_does_the_same(service, tmp_path):
-    async with secateur.AsyncClient(service.endpoint, reconnect_seconds=HANG_SECONDS) as client:
+async def test_the_asynchronous_client_does_the_same(own, tmp_path):
+    async with secateur.AsyncClient(own.endpoint, reconnect_seconds=HANG_SECONDS) as client:
         assert (await client.info()).version
-        job = await client.submit(admissible_spec(service.file_root))
+        job = await client.submit(admissible_spec(own.file_root))
         await job.cancel()
         with pytest.raises(secateur.JobCancelledError):
             await job.result()
 
-        job_id = service.running_job()
+        job_id = own.running_job()
         job = client.job(job_id)
         events = []
 
@@ -319,14 +330,14 @@ async def test_the_asynchronous_client_does_the_same(service, tmp_path):
                 events.append(event)  # noqa: PERF401 - the test looks at it meanwhile
 
         watching = asyncio.create_task(watch())
-        service.log(job_id, "one")
+        own.log(job_id, "one")
         await until_async(lambda: any(event.kind == "log" for event in events))
-        await asyncio.to_thread(service.kill)
-        service.log(job_id, "two")
-        await asyncio.to_thread(service.start)
-        service.publish(job_id, FILES)
+        await asyncio.to_thread(own.kill)
+        own.log(job_id, "two")
+        await asyncio.to_thread(own.start)
+        own.publish(job_id, FILES)
         await asyncio.wait_for(watching, HANG_SECONDS)
-        assert [event.sequence for event in events] == list(range(1, service.store.get(job_id).last_sequence + 1))
+        assert [event.sequence for event in events] == list(range(1, own.store.get(job_id).last_sequence + 1))
         assert [event.message async for event in job.logs()] == ["one", "two"]
         assert (await job.result()).report == json.loads(REPORT)
         assert {listed.id async for listed in client.list_jobs(page_size=1)} >= {job_id}
