@@ -148,9 +148,9 @@ class LockedJob:
         counter = "charged_attempts" if charged else "uncharged_attempts"
         self.set(**{counter: self._row[counter] + 1})
         exhausted = self._row["charged_attempts"] >= self._row["max_attempts"]
-        spared = frozenset(self._row["shortages"] or ())
+        spared = frozenset(self._row["short_of"] or ())
         if failure.shortage is not None:
-            self.set(shortages=sorted({*spared, failure.shortage}))
+            self.set(short_of=sorted({*spared, failure.shortage}))
             # A worker that was killed may have been killed for another reason.
             exhausted = exhausted or (failure.shortage in spared and failure.reason != "WORKER_KILLED")
         if failure.retryable and not exhausted:

@@ -64,7 +64,7 @@ def new_row(job: NewJob, now: int) -> dict[str, Any]:
         "run_deadline": None,
         "last_event_time": None,
         "retry_of": job.retry_of,
-        "shortages": None,
+        "short_of": None,
         "swept_time": None,
         "trace": dict(job.trace) or None,
     }
@@ -99,7 +99,7 @@ def to_job(row: Row) -> Job:
         start_time=None if row["start_time"] is None else to_time(row["start_time"]),
         end_time=None if row["end_time"] is None else to_time(row["end_time"]),
         retry_of=row["retry_of"],
-        shortages=frozenset(Shortage(short) for short in row["shortages"] or () if short in _SHORTAGES),
+        shortages=frozenset(Shortage(short) for short in row["short_of"] or () if short in _SHORTAGES),
         trace=row["trace"] or {},
     )
 

@@ -70,7 +70,7 @@ jobs = Table(
     Column("run_deadline", BigInteger),  # for the end; known from the first claim on
     Column("last_event_time", BigInteger),
     Column("retry_of", String(128)),  # the other job may be forgotten by now
-    Column("shortages", Plain),  # memory that did not suffice in an attempt
+    Column("short_of", Plain),  # memory that did not suffice in an attempt
     Column("swept_time", BigInteger),  # when what it left in the object store was removed
     Column("spec_format", Integer, nullable=False, server_default="1"),  # of `resolved`
     Column("trace", Plain),  # W3C context of the call that created it

@@ -297,7 +297,7 @@ class _Job:
         room = find_room(self._estimate, self.workdir, device_bytes=self._device_bytes(), shortages=self.shortages)
         if room:
             how = "hidden states leave the memory that is short between two blocks, which takes longer"
-            self.observer.log("warning", how, shortages=sorted(room))
+            self.observer.log("warning", how, short_of=sorted(room))
         self.shortages = room
 
     def _estimate(self, shortages: Collection[Shortage]) -> Estimate:
@@ -365,7 +365,7 @@ class _Job:
             "packaged": datetime.now(UTC).isoformat(),
             "seconds": seconds,
             "cpu_seconds": cpu_seconds,
-            "shortages": sorted(self.shortages),
+            "short_of": sorted(self.shortages),
             "estimate": asdict(self._estimate(self.shortages)),
             "measured": {"peak_host_bytes": _peak_rss_bytes(), "peak_device_bytes": self.peak_device_bytes()},
             "template_date": TEMPLATE_DATE,

@@ -66,7 +66,7 @@ def test_fields_that_this_release_does_not_know_are_left_out(store, job_id):
     rewrite(
         store, jobs, jobs.c.id == job_id, estimate=estimate, progress=progress, result=outcome, failure=failure,
         resolved={**row["resolved"], **NEW, "pruning": {**row["resolved"]["pruning"], **NEW}},
-        spec={**row["spec"], **NEW}, shortages=["host", "network"],
+        spec={**row["spec"], **NEW}, short_of=["host", "network"],
     )  # fmt: skip
     for event in rows(store, events):
         body = event["body"] if event["kind"] == "log" else {**event["body"], **NEW}

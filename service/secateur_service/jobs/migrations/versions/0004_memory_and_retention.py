@@ -17,11 +17,11 @@ depends_on = None
 
 def upgrade() -> None:
     with op.batch_alter_table("jobs", recreate="never") as table:
-        table.add_column(sa.Column("shortages", sa.JSON(none_as_null=True)))
+        table.add_column(sa.Column("short_of", sa.JSON(none_as_null=True)))
         table.add_column(sa.Column("swept_time", sa.BigInteger()))
 
 
 def downgrade() -> None:
     with op.batch_alter_table("jobs", recreate="never") as table:
         table.drop_column("swept_time")
-        table.drop_column("shortages")
+        table.drop_column("short_of")
