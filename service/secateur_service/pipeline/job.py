@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import platform
 import resource
 import shutil
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from secateur_service import faults
 from secateur_service.artifacts import Manifest, publish
 from secateur_service.calibration.corpora import CorpusRefusedError
 from secateur_service.calibration.sampling import again_tokenised
-from secateur_service.calibration.templates import TEMPLATE_DATE
 from secateur_service.calibration.tokenizing import TokenizerFailedError
 from secateur_service.durable import write_durably
 from secateur_service.errors import PermanentError, ResourceError
@@ -46,6 +44,7 @@ from secateur_service.pipeline.fingerprint import fingerprint
 from secateur_service.pipeline.job_text import JobText, draw_job_text
 from secateur_service.pipeline.package import Package
 from secateur_service.pipeline.pass_config import Output, PassConfig, Samples
+from secateur_service.pipeline.provenance import Provenance
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Kind, Stopwatch
 from secateur_service.pipeline.streaming_pass import PassResult, meter_of, run_pass
@@ -262,7 +261,7 @@ class _Job:
         self.package.add_file("report/report.json", self.report.to_bytes())
         self.package.add_file("report/report.html", render_html(self.report))
         self.package.add_file("checkpoint/README.md", render_card(self.report, self.companions.license))
-        self.package.add_file("provenance.json", self._provenance())
+        self.package.add_file("provenance.json", self._provenance().to_bytes())
 
     def publish(self) -> None:
         """All files, then the manifest that names them."""
@@ -354,31 +353,24 @@ class _Job:
         shards.mkdir(parents=True, exist_ok=True)
         write_durably(path, encoded)
 
-    def _provenance(self) -> bytes:
-        """Who made the result, when and on what: enough to run it again, and all that is not the same twice."""
+    def _provenance(self) -> Provenance:
         seconds, cpu_seconds = self.stopwatch.totals()
-        content = {
-            "job_id": self.attempt.job_id,
-            "attempt": self.attempt.number,
-            "resumed_blocks": self.passed.resumed_blocks,
-            "started": self.started.isoformat(),
-            "packaged": datetime.now(UTC).isoformat(),
-            "seconds": seconds,
-            "cpu_seconds": cpu_seconds,
-            "short_of": sorted(self.shortages),
-            "estimate": asdict(self._estimate(self.shortages)),
-            "measured": {"peak_host_bytes": _peak_rss_bytes(), "peak_device_bytes": self.peak_device_bytes()},
-            "template_date": TEMPLATE_DATE,
-            "model_files": {
-                "rewritten": sorted({info.path.name for info in self.checkpoint.tensors.values()}),
-                "published": list(self.companions.names),
-                "left_out": dict(self.fetched.left_out),
-            },
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "fingerprint": json.loads((self.workdir / "fingerprint.json").read_bytes()),
-        }
-        return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+        return Provenance(
+            job_id=self.attempt.job_id,
+            attempt=self.attempt.number,
+            resumed_blocks=self.passed.resumed_blocks,
+            started=self.started,
+            seconds=seconds,
+            cpu_seconds=cpu_seconds,
+            short_of=sorted(self.shortages),
+            estimate=self._estimate(self.shortages),
+            peak_host_bytes=_peak_rss_bytes(),
+            peak_device_bytes=self.peak_device_bytes(),
+            rewritten=sorted({info.path.name for info in self.checkpoint.tensors.values()}),
+            published=list(self.companions.names),
+            left_out=dict(self.fetched.left_out),
+            fingerprint=json.loads((self.workdir / "fingerprint.json").read_bytes()),
+        )
 
     def _device_bytes(self) -> int | None:
         return torch.cuda.mem_get_info(self.device)[1] if self.device.type == "cuda" else None

@@ -20,7 +20,7 @@ neither roll nor be rolled back. Where it has to, a release between them does wi
 own (an empty one will do), and the contraction names that one's revision.
 
 Revisions are numbers of four digits: they are compared as text. Columns of JSON follow the same rules without a
-migration: fields are added, and `records.plain.decode` ignores what it does not know.
+migration: fields are added, and `records.decoding.decode` ignores what it does not know.
 tests/unit/jobs/test_expansion.py checks every migration that says nothing.
 """
 
