@@ -84,7 +84,7 @@ def _check_store(endpoint: str | None) -> str | None:
         if parts is None or parts.scheme not in ("http", "https") or parts.path.strip("/") or parts.query:
             raise ValueError("not the URL of an S3 store; use https://host:port (or http:// for one without TLS)")
         if "@" in parts.netloc:
-            raise ValueError("credentials do not belong into the URL; set s3_access_key and s3_secret_key")
+            raise ValueError("the URL must not hold credentials; set s3_access_key and s3_secret_key")
     return endpoint
 
 

@@ -146,12 +146,12 @@ def _close_to_others(settings: Settings) -> None:
     if database.get_backend_name() == "sqlite" and database.database:
         own += [("database_url", Path(database.database + suffix)) for suffix in ("", "-wal", "-shm")]
     for finding in filter(None, (tighten(what, path) for what, path in own)):
-        _log.warning("UNSAFE: files are open to others", finding=str(finding))
+        _log.warning("UNSAFE: other users have access to files", finding=str(finding))
     for what, path, secret in (("tokens_file", settings.tokens_file, False), ("tls_key", settings.tls_key, True)):
         for finding in exposed(what, path, secret=secret) if path is not None else ():
             if finding.writable:
                 raise CannotStartError(str(finding))
-            _log.warning("UNSAFE: files are open to others", finding=str(finding))
+            _log.warning("UNSAFE: other users have access to files", finding=str(finding))
 
 
 def _cause(error: Exception) -> str:

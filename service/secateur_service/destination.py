@@ -75,7 +75,7 @@ def _bucket(rest: str) -> Bucket:
     name, _, prefix = rest.partition("/")
     if not _BUCKET.fullmatch(name) or _ADDRESS.fullmatch(name) or re.search(r"\.\.|\.-|-\.", name):
         raise DestinationRefusedError(
-            "the name of the bucket is none: it has 3 to 63 letters, digits, dots and hyphens; use "
+            "not a valid name of a bucket: it has 3 to 63 letters, digits, dots and hyphens; use "
             "s3://bucket/prefix or file:///absolute/folder"
         )
     if "%" in prefix:
@@ -103,7 +103,7 @@ def _folder(rest: str) -> Path:
     except UnicodeError as error:
         raise DestinationRefusedError("the path is not UTF-8; choose another folder") from error
     if not path:
-        raise DestinationRefusedError("the root of the file system is no place for results; name a folder")
+        raise DestinationRefusedError("results cannot go to the root of the file system; name a folder")
     parts = path.split("/")
     _check_parts(parts)
     if len(path.encode()) > _MAX_PATH_BYTES or any(len(part.encode()) > _MAX_NAME_BYTES for part in parts):

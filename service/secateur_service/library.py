@@ -49,7 +49,7 @@ def prune(
         output: folder of the result. What an interrupted call of the same specification finished is used.
         device: `cpu`, `cuda` or `cuda:0`.
         threads: of the CPU; 0 keeps torch's choice.
-        observer: hears of the progress and may stop the job.
+        observer: receives the progress and may stop the job.
         settings: where hub and object stores are, and who we are there; by default those of the environment.
 
     Raises:
@@ -145,7 +145,7 @@ def run_here(
         sources: where model and corpora come from.
         output: folder of the result.
         machine: with the work directory, which is made where it is not there.
-        observer: hears of the progress and may stop the job.
+        observer: receives the progress and may stop the job.
         plan: see `Attempt`.
 
     Raises:

@@ -86,4 +86,4 @@ def test_conversations_without_a_template_fail_the_job_with_file_and_line(inputs
     finished = run(tmp_path, data)
     assert finished.returncode == 10
     assert "CORPUS_REFUSED" in finished.stderr
-    assert "de.jsonl, line 1: it is a conversation and no text; set chat_template" in finished.stderr
+    assert "de.jsonl, line 1: it is a conversation, not text; set chat_template" in finished.stderr

@@ -98,7 +98,7 @@ def _read(store: ObjectStore, key: str, sha256: str, limit_bytes: int) -> bytes:
     except PermanentError as error:
         if error.reason != OBJECT_NOT_FOUND:
             raise
-        raise DamagedResultError(f"{store.uri(key)} was published and is gone") from error
+        raise DamagedResultError(f"{store.uri(key)} was published but is no longer there") from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise DamagedResultError(f"{store.uri(key)} is not what was published: its SHA-256 is not {sha256}")
     return content

@@ -131,7 +131,7 @@ def _expiry(path: Path) -> float:
         return float(ssl.cert_time_to_seconds(decoded["notAfter"]))
     except (ssl.SSLError, OSError, ValueError, KeyError) as error:
         raise UnusableFileError(
-            f"tls_certificate {path} is no certificate: name a PEM file that begins with the server's own "
+            f"tls_certificate {path} is not a certificate: name a PEM file that begins with the server's own "
             "certificate, then those between it and its authority"
         ) from error
 

@@ -101,8 +101,8 @@ class Tokens:
         shown = [value for key, value in metadata if key == METADATA_KEY]
         if not shown:
             raise UnauthenticatedError(
-                "the service wants a token, as metadata `authorization: Bearer TOKEN`; set SECATEUR_TOKEN for the SDK "
-                "and its command line",
+                "the service requires a token, as metadata `authorization: Bearer TOKEN`; set SECATEUR_TOKEN for the "
+                "SDK and its command line",
                 reason="TOKEN_MISSING",
             )
         value = shown[0]

@@ -171,7 +171,7 @@ def _table_rows(path: Path, text_field: str, reading: Reading) -> Iterator[Row]:
             if kind is not None and _is_nested(pa, kind):
                 there = f"there is text in {', '.join(texts)}" if texts else "no column holds text"
                 raise CorpusRefusedError(
-                    f"{path.name}: {text_field!r} holds {kind}, which is no text; {there}; set text_field, or store "
+                    f"{path.name}: {text_field!r} holds {kind}, which is not text; {there}; set text_field, or store "
                     "the text in a column of its own"
                 )
             if kind is None or not (_is_text(pa, kind) or _is_list(pa, kind) or pa.types.is_null(kind)):

@@ -102,7 +102,7 @@ class FolderCorpus:
         for path in found:
             if not stays_in(path, self.folder):
                 raise CorpusRefusedError(
-                    f"has {path.name}, a link out of its folder or in a circle; put the file itself there"
+                    f"has {path.name}, a link that leaves its folder or loops; put the file itself there"
                 )
             if not path.exists():
                 raise CorpusRefusedError(f"has {path.name}, a link that leads nowhere; put the file itself there")

@@ -282,7 +282,7 @@ def _parts_of(row: Row, render: Render | None, reading: Reading) -> Iterator[str
         if not content:
             raise NoTextError("the list is empty")
         if render is None:
-            raise NoTextError("it is a conversation and no text; set chat_template, or another text_field")
+            raise NoTextError("it is a conversation, not text; set chat_template, or another text_field")
         whole = rendered(render, content)
         if len(whole) <= LONGEST_CHARACTERS:
             yield whole

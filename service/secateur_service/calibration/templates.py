@@ -89,7 +89,7 @@ def render_conversation(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> s
     compiled.environment.filters["random"] = _first
     text = str(tokenizer.apply_chat_template(list(messages), tokenize=False))
     if len(_ADDRESS.findall(text)) > len(_ADDRESS.findall(repr(messages))):
-        raise TemplateError("it prints the address of an object, which is another in every run")
+        raise TemplateError("it prints the address of an object, which differs in every run")
     return text
 
 

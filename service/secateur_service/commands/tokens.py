@@ -111,7 +111,7 @@ def _entry(name: str, digest: str, now: datetime, expires: str | None) -> TokenE
         try:
             end = now + timedelta(**{_UNITS[match[2]]: int(match[1])})
         except OverflowError:
-            raise _RefusedError(f"{expires} is longer than calendars go; leave --expires out", EXIT_USAGE) from None
+            raise _RefusedError(f"{expires} is too long; leave --expires out", EXIT_USAGE) from None
     try:
         return TokenEntry(name=name, sha256=digest, created=now, expires=end)
     except ValidationError:
@@ -123,7 +123,7 @@ def _entry(name: str, digest: str, now: datetime, expires: str | None) -> TokenE
 def _named(path: Path | None) -> Path:
     if path is None:
         raise _RefusedError(
-            "where are the tokens? set tokens_file (SECATEUR_TOKENS_FILE), as for the server, or use --tokens-file",
+            "no tokens file is given; set tokens_file (SECATEUR_TOKENS_FILE), as for the server, or use --tokens-file",
             EXIT_USAGE,
         )
     return path

@@ -190,7 +190,7 @@ class LayerPart(Part):
 
     @classmethod
     def of(cls, record: LayerRecord) -> Self:
-        """What is told of a layer."""
+        """The part of a layer."""
         return cls(
             name=record.name,
             shape=record.shape,
@@ -216,7 +216,7 @@ class BlockPart(Part):
 
     @classmethod
     def of(cls, record: BlockRecord) -> Self:
-        """What is told of a block."""
+        """The part of a block."""
         layers = tuple(LayerPart.of(layer) for layer in record.layers)
         return cls(index=record.index, sparsity=record.sparsity, snr_db=dict(record.snr_db), layers=layers)
 

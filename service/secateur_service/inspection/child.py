@@ -68,7 +68,7 @@ def serve(channel: socket.socket, notes: int, settings: Settings) -> None:
     access = AccessPolicy.from_settings(settings, requests)
     last = LastModel()
 
-    def tell(field: str) -> None:
+    def report(field: str) -> None:
         os.pwrite(notes, field.encode().ljust(NOTE_BYTES), 0)
 
     while True:
@@ -77,17 +77,17 @@ def serve(channel: socket.socket, notes: int, settings: Settings) -> None:
         except EOFError:
             return
         limit_processor_time(request["cpu_seconds"])
-        answer = _answer(request, access, tell, last)
+        answer = _answer(request, access, report, last)
         channel.sendall(encode({**answer, **requests.take()}))
         if "exhausted" in answer:
             return  # what is left of the memory is in pieces
 
 
 def _answer(
-    request: dict[str, Any], access: AccessPolicy, tell: Callable[[str], None], last: LastModel
+    request: dict[str, Any], access: AccessPolicy, report: Callable[[str], None], last: LastModel
 ) -> dict[str, Any]:
     try:
-        admission = admit(request["spec"], access, at=tell, passed=request["passed"], last=last)
+        admission = admit(request["spec"], access, at=report, passed=request["passed"], last=last)
     except InvalidSpecError as error:
         return {"violations": [[violation.field, violation.description] for violation in error.violations]}
     except ServiceError as error:

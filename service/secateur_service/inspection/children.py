@@ -123,7 +123,7 @@ class Nursery:
         await self._ready.wait()
         control = self._control
         if control is None:
-            raise OSError("the process that others are forked from has ended; the log has why")
+            raise OSError("the process that forks inspections has ended; the log says why")
         ours, theirs = socket.socketpair()
         number = next(self._numbers)
         notes = os.fdopen(os.memfd_create("notes"), "rb+", buffering=0)
@@ -167,7 +167,7 @@ class Nursery:
                 if child is not None and not child.ended.done():
                     child.ended.set_result(int(numbers[1]))
         code = await asyncio.to_thread(process.wait)
-        _log.warning("the process that inspections are forked from has ended; another is started", exit_code=code)
+        _log.warning("the process that forks inspections has ended; starting another", exit_code=code)
         self._control = None
         self._ready.set()
         self._lose_all()

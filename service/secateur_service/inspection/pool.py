@@ -114,7 +114,7 @@ class InspectionPool:
                 try:
                     child = lane.idle.pop() if is_used else await self._nursery.start(lane.budget.memory_bytes)
                 except OSError as error:
-                    raise TransientError(f"no process can be started to look at it: {detail_of(error)}") from error
+                    raise TransientError(f"no process can be started to inspect it: {detail_of(error)}") from error
                 if child.ended.done():
                     continue
                 try:
@@ -137,14 +137,14 @@ class InspectionPool:
             place = child.place or _FIRST
             self._nursery.kill(child)
             raise TransientError(
-                f"{place}: to look at what it names took more than {budget.seconds:.0f} s; try again later",
+                f"{place}: inspecting what it names took more than {budget.seconds:.0f} s; try again later",
                 reason="INSPECTION_TIMEOUT",
             ) from None
         except (EOFError, OSError):
             place = child.place or _FIRST
             code = await child.exit_code()
             child.close()
-            _log.warning("a process that looked at a specification has ended", exit_code=code, field=place)
+            _log.warning("a process that inspected a specification has ended", exit_code=code, field=place)
             if code == -signal.SIGXCPU:
                 raise _too_much(place, f"{budget.cpu_seconds} s of processor time") from None
             raise _ExhaustedError(place) from None
@@ -192,7 +192,7 @@ def _lane(slots: int, budget: Budget) -> _Lane:
 
 def _too_much(at: str, what: str) -> InvalidSpecError:
     remedy = "name something smaller, or check that it is what it should be"
-    return InvalidSpecError([FieldViolation(at, f"to look at what it names takes more than {what}; {remedy}")])
+    return InvalidSpecError([FieldViolation(at, f"inspecting what it names takes more than {what}; {remedy}")])
 
 
 def _is_away(data: Mapping[str, Any]) -> bool:

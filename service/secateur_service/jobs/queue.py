@@ -99,7 +99,7 @@ class SqlQueue(SqlAccess):
         since = self._database.now - round(stall_seconds * 1000)
         begun = and_(jobs.c.state == JobState.RUNNING.value, jobs.c.heartbeat.is_not(None))
         stalled = and_(begun, jobs.c.last_event_time < since)
-        failure = Failure("STALLED", f"nothing was heard of the work for {stall_seconds:g} s", retryable=True)
+        failure = Failure("STALLED", f"the job made no progress for {stall_seconds:g} s", retryable=True)
         return self._change_all(stalled, lambda job: job.end_attempt(failure, charged=True, delay_seconds=0))
 
     def _change_all(self, which: ColumnElement[bool], change: Callable[[LockedJob], None]) -> list[Job]:

@@ -68,7 +68,7 @@ class SqlJobStore(SqlJobs, SqlQueue, SqlAttemptLog):
                 downgrade(connection, back_to)
                 return None
         except DatabaseError as error:
-            raise ValueError(f"database_url is no job store: {error.orig}; name another database") from error
+            raise ValueError(f"database_url does not name a job store: {error.orig}; name another database") from error
         except CommandError as error:
             raise ValueError(f"the job store cannot be migrated: {error}") from error
 

@@ -106,7 +106,7 @@ def _experts(config: Config, names: tuple[str, str, str]) -> Inputs:
     """Each expert has inputs of its own: the tokens that were routed to it."""
     count = config.get("num_local_experts", config.get("num_experts"))
     if type(count) is not int or not 1 <= count <= _MAX_EXPERTS:
-        raise ValueError(f"num_experts is {count!r}, which is no number of experts")
+        raise ValueError(f"num_experts is {count!r}, which is not a number of experts")
     gate, up, down = names
     groups = []
     for expert in range(count):

@@ -113,9 +113,9 @@ def _content_of(source: Path, name: str, check_generation: Callable[[dict[str, A
         if name in _OBJECTS and not isinstance(parsed, dict):
             raise UnreadableFileError("it is not a JSON object")
         if name == "special_tokens_map.json" and not all(map(_names_tokens, parsed.values())):
-            raise UnreadableFileError("it names something that is no token")
+            raise UnreadableFileError("it names something that is not a token")
         if name == "added_tokens.json" and not all(type(number) is int for number in parsed.values()):
-            raise UnreadableFileError("it gives a token something that is no number")
+            raise UnreadableFileError("it gives a token something that is not a number")
         if name == "generation_config.json" and check_generation is not None:
             try:
                 check_generation(parsed)

@@ -152,7 +152,7 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
     known = fields | _BESIDE | set(kind.attribute_map) | set(kind.attribute_map.values())
     for key, value in config.items():
         if key in _RESERVED or callable(getattr(kind, key, None)):
-            raise ModelRefusedError(f"{_FILE}: {key} is no part of a {model_type} configuration; remove it")
+            raise ModelRefusedError(f"{_FILE}: {key} is not part of a {model_type} configuration; remove it")
         for pattern, accepts, expected in _RULES:
             if key in known and pattern.fullmatch(key) and not accepts(value):
                 raise _refused(key, value, expected)
@@ -166,7 +166,7 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
         raise _refused_by_class(config, error) from error
     for key in _OF_COMPOSITES:
         if config.get(key) is not None and key not in fields:
-            raise ModelRefusedError(f"{_FILE}: {key} is no part of a {model_type} configuration; remove it")
+            raise ModelRefusedError(f"{_FILE}: {key} is not part of a {model_type} configuration; remove it")
     _check_together(made, known)
     for path, parameters in _rotary(made):
         _check_rotary(made, path, parameters)

@@ -1,4 +1,4 @@
-"""What can only be told of a model by reading its tensors, and has to be told before the work begins.
+"""What only a model's tensors show, and must be known before the work begins.
 
 The blocks are read one by one during the pass, and judged there.
 """

@@ -185,8 +185,8 @@ def refuse_non_finite(name: str, shape: Sequence[int], count: int) -> None:
     """
     if count:
         raise FloatingPointError(
-            f"{name} holds {count} values that are not finite, of {math.prod(shape)}; nothing like that is published, "
-            "use a model without"
+            f"{name} holds {count} values that are not finite, of {math.prod(shape)}; such values are never "
+            "published, use a model without them"
         )
 
 

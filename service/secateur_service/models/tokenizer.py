@@ -41,9 +41,9 @@ def load_tokenizer(folder: Path) -> Any:
     for name, limit in TOKENIZER_BYTES.items():
         path = folder / name
         if path.exists() and not path.is_file():
-            raise ModelRefusedError(f"{name} is no file; give the folder of a complete model")
+            raise ModelRefusedError(f"{name} is not a file; give the folder of a complete model")
         if path.is_file() and path.stat().st_size > limit:
-            raise ModelRefusedError(f"{name} is larger than {limit} bytes; no tokenizer needs so much")
+            raise ModelRefusedError(f"{name} is larger than {limit} bytes; no tokenizer needs that much")
     try:
         with tokenizer_failures():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)

@@ -157,7 +157,7 @@ def read_object(path: Path, limits: JsonLimits) -> dict[str, Any]:
     with path.open("rb") as file:
         raw = file.read(limits.size_bytes + 1)
     if len(raw) > limits.size_bytes:
-        raise ModelRefusedError(f"{name} is larger than {limits.size_bytes} bytes; no model needs so much")
+        raise ModelRefusedError(f"{name} is larger than {limits.size_bytes} bytes; no model needs that much")
     try:
         content = parse_json(raw, limits)
     except UnreadableJsonError as error:

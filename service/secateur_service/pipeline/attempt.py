@@ -63,7 +63,7 @@ class Ports:
         ledger: which blocks are finished.
         store: where the artifacts go.
         commit: names the manifest's digest in the job store; returns the digest that holds.
-        observer: hears of the progress and may stop the job.
+        observer: receives the progress and may stop the job.
     """
 
     sources: Sources

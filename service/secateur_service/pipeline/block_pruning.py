@@ -4,7 +4,7 @@
   forward passes, the first without the block's last product. As in the reference papers.
 - `true_sequential` (GPTQ's term): each stage is solved before the next runs, on inputs that the pruned stages before
   it produced: one forward pass.
-- `dense`: statistics of the dense block, whose own output carries the states on: one forward pass; no layer hears of
+- `dense`: statistics of the dense block, whose own output carries the states on: one forward pass; no layer sees
   what was pruned before it.
 """
 
@@ -102,7 +102,7 @@ class BlockPruner:
         batches: the calibration text.
         carries: whether the blocks carry the text on to the next one; in order `dense` blocks that lost parts do not.
         check: called between two pieces of work; may raise to stop.
-        tick: hears of every piece of work that counts, see `Meter.tick`.
+        tick: is called with every piece of work that counts, see `Meter.tick`.
         work: what counts.
     """
 

@@ -27,7 +27,7 @@ def fetch(sources: Sources, observer: JobObserver, what: str, wanted: Wanted, ur
 
     Args:
         sources: where it may lie.
-        observer: hears of the progress and may stop the job.
+        observer: receives the progress and may stop the job.
         what: as the log names it.
         wanted: which of its files.
         uri: of the folder.
@@ -63,7 +63,7 @@ def fetch_model(
 
     Args:
         sources: where it may lie.
-        observer: hears of the progress and may stop the job.
+        observer: receives the progress and may stop the job.
         model: names it.
         workdir: where the shards lie in the latter case.
         needs_all: whether it has to be there as a whole.
@@ -107,10 +107,10 @@ def _fetch_files(
             raise
         observer.log("warning", f"the model is fetched a few shards at a time: {error.message}")
 
-        def tell(shard: str, size_bytes: int) -> None:
+        def report(shard: str, size_bytes: int) -> None:
             observer.log("info", "fetching a shard", shard=shard, bytes=size_bytes)
 
-        window = source.window(checkpoint_files, workdir / "model", check=observer.check, on_shard=tell)
+        window = source.window(checkpoint_files, workdir / "model", check=observer.check, on_shard=report)
         return window.folder, window.open
 
 
@@ -147,7 +147,7 @@ def _check_generation(content: dict[str, Any]) -> None:
 
 
 def _fetch(source: Source, observer: JobObserver, what: str, wanted: Wanted) -> Path:
-    def tell(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         observer.log("info", f"fetching {what}", source=source.pinned_uri, bytes=done, of_bytes=total)
 
-    return source.fetch(wanted, check=observer.check, on_progress=Throttle(tell))
+    return source.fetch(wanted, check=observer.check, on_progress=Throttle(report))

@@ -77,7 +77,7 @@ def draw_job_text(
         checkpoint: the model, whose tokenizer lies beside it.
         load_model: gives the whole dense model, where it is to write the text itself.
         sources: where corpora may lie.
-        observer: hears of the progress and may stop the job.
+        observer: receives the progress and may stop the job.
         workdir: where the text is kept.
 
     Raises:
@@ -121,10 +121,10 @@ def _writer(
         return None
     from secateur_service.calibration.generation import Sampling, SelfWriter
 
-    def tell(done: int, needed: int, language: str) -> None:
+    def report(done: int, needed: int, language: str) -> None:
         observer.log("info", "writing calibration text", language=language, tokens=done, of_tokens=needed)
 
-    throttle = Throttle(tell)
+    throttle = Throttle(report)
     return SelfWriter(
         load_model(), tokenizer, Sampling(**calibration.generation.model_dump()), calibration.seed, throttle
     )
@@ -181,11 +181,13 @@ def _renderer(tokenizer: Any) -> Render:
     def render(content: Any) -> str:
         messages = [{"role": "user", "content": content}] if isinstance(content, str) else content
         if not all(isinstance(message, dict) and "role" in message for message in messages):
-            raise ValueError("it is no conversation, a list of messages with role and content; set another text_field")
+            raise ValueError(
+                "it is not a conversation, a list of messages with role and content; set another text_field"
+            )
         try:
             return render_conversation(tokenizer, messages)
         except (TemplateError, TypeError, KeyError) as error:
-            raise ValueError(f"the model's chat template does not take it: {error}") from error
+            raise ValueError(f"the model's chat template does not accept it: {error}") from error
 
     return render
 

@@ -36,7 +36,7 @@ class Meter:
     """Ticks work off.
 
     Args:
-        observer: hears of the progress and may stop the job.
+        observer: receives the progress and may stop the job.
         blocks: of the model.
         clock: seconds since some moment.
         effort: seconds of effort since some moment, such as the processor's; by default the clock.
@@ -103,7 +103,7 @@ class Meter:
         self._spent += self._last - before
         self._strained += self._last_effort - before_effort
         self.skip(kind, amount)
-        self.tell()
+        self.report()
         self._observer.check()
 
     def check(self) -> None:
@@ -117,14 +117,14 @@ class Meter:
     def block_done(self) -> None:
         """A block is finished."""
         self.blocks_done += 1
-        self.tell()
+        self.report()
 
     def finish(self) -> None:
         """All is done, whatever was counted."""
         self._fraction = 1.0
         self._observer.progress(Progress(self.blocks_done, self._blocks, 1.0, 0.0))
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Tell the observer how far the job is."""
         left = self.seconds_left()
         over = self._last - self._began + sum(self._seconds_of(kind, self._unmeasured(kind)) for kind in self._done)

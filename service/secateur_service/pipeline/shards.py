@@ -139,7 +139,7 @@ class Shards:
         except _Abandoned:
             return
         except AttemptError as error:
-            _log.warning("a finished block stays here for now", shard=record.shard, error=error.message)
+            _log.warning("a finished block could not be moved yet", shard=record.shard, error=error.message)
 
     def _is_here(self, record: BlockRecord) -> bool:
         path = self.folder / record.shard

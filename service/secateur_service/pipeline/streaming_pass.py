@@ -70,7 +70,7 @@ def run_pass(
         model: to be pruned.
         config: how.
         ledger: which blocks are finished.
-        observer: hears of blocks and may stop the job.
+        observer: is notified of blocks and may stop the job.
         stopwatch: is charged.
         meter: ticks the work off and tells the observer of the progress; one of its own where the pass is all there is.
 
@@ -343,7 +343,7 @@ class _Pass:
     def _snr_db(self, dense: list[Tensor], pruned: list[Tensor]) -> dict[str, float]:
         """10·log10(‖h‖² / ‖h − ĥ‖²) over the evaluation states of each language; left out where nothing differs.
 
-        States of other tokens cannot be compared: nothing is told of them.
+        States of other tokens cannot be compared, so they have no entry.
         """
         if self.output is not None and not self.output.plan.keeps_tokens:
             return {}

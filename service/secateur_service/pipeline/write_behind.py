@@ -29,7 +29,7 @@ class BlockWriter:
         shards: where they go.
         fingerprint: what their records say about how they were made.
         ledger: holds a block once it is durable.
-        observer: hears of a block once the ledger holds it.
+        observer: is notified of a block once the ledger holds it.
         stopwatch: is charged for the writing.
 
     Attributes:

@@ -184,7 +184,9 @@ def fetch_file(remote: RemoteFolder, file: RemoteFile, entry: Path, check: Calla
             time.sleep(WAIT_SECONDS * tries)
     if file.sha256 is not None and file_digest(partial) != file.sha256:
         partial.unlink()
-        raise TransientError(f"{file.name} has not the content that the source announced", reason="SOURCE_DAMAGED")
+        raise TransientError(
+            f"{file.name} does not have the content that the source announced", reason="SOURCE_DAMAGED"
+        )
     os.utime(partial, ns=(0, 0))  # a version has one time, wherever and whenever it was fetched
     sync(partial)
     partial.replace(target)

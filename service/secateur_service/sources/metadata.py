@@ -61,7 +61,7 @@ def _write(remote: RemoteFolder, file: RemoteFile, path: Path, room: _Room) -> N
         limit = _size_limit(file.name)
         if limit is not None:
             if file.size_bytes > limit:
-                raise ReferenceRefusedError(f"{file.name} is larger than {limit} bytes; no model needs so much")
+                raise ReferenceRefusedError(f"{file.name} is larger than {limit} bytes; no model needs that much")
             _copy(remote, file, 0, file.size_bytes, outline)
         elif file.name.endswith(".safetensors"):
             _copy_header(remote, file, outline, room)

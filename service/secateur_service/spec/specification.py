@@ -148,6 +148,6 @@ def _broken_between(calibration: CalibrationSpec, pruning: PruningSpec) -> Itera
     if calibration.policy == "minimax" and pruning.recipe.moments is Moments.NONE:
         yield Broken(
             "calibration.policy",
-            f"{pruning.effective_method} with update none looks at no text, so that there is nothing to balance",
+            f"{pruning.effective_method} with update none uses no text, so there is nothing to balance",
             "choose another method or update, or leave the policy out",
         )

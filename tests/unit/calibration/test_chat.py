@@ -84,7 +84,7 @@ def test_a_conversation_is_no_text_and_the_refusal_names_the_template(tmp_path, 
 @pytest.mark.parametrize(
     ("messages", "complaint"),
     [
-        ([{"role": "narrator", "content": "x"}], "does not take it: no role narrator"),
+        ([{"role": "narrator", "content": "x"}], "does not accept it: no role narrator"),
         (
             [{"role": "user", "content": "x"}, {"from": "human", "value": "x"}],
             "a list of messages with role and content",
@@ -121,7 +121,7 @@ def test_a_template_that_breaks_is_refused_and_does_not_break_the_job(tmp_path, 
     for broken in ("{{ messages[0].content + 1 }}", "{{ messages.x.y }}", "{% for %}"):
         tokenizer = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
         tokenizer.chat_template = broken
-        with pytest.raises(CorpusRefusedError, match=r"^de\.txt, line 1: .*chat template does not take it"):
+        with pytest.raises(CorpusRefusedError, match=r"^de\.txt, line 1: .*chat template does not accept it"):
             list(FolderCorpus(tmp_path, render=_renderer(tokenizer)).documents("de"))
 
 

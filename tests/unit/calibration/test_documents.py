@@ -367,7 +367,7 @@ def test_rows_without_text_are_skipped_and_counted_up_to_a_share_and_refused_bey
     ("column", "found"),
     [
         (pa.array([1, 2]), r"de\.parquet, row 1: 'text' is int64; none of 2 rows .* text in other; set text_field"),
-        (pa.array([{"a": "b"}] * 2), r"de\.parquet: 'text' holds struct<a: string>, which is no text; .* other"),
+        (pa.array([{"a": "b"}] * 2), r"de\.parquet: 'text' holds struct<a: string>, which is not text; .* other"),
         (
             pa.array([{"a": "b"}] * 2, pa.map_(pa.string(), pa.string())),
             r"'text' holds map<string, string .*no text",

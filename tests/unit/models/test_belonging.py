@@ -71,7 +71,7 @@ def test_a_part_of_a_model_of_several_parts_is_refused_from_the_headers(tmp_path
         for value in (5, "x", [], {}, {"hidden_size": 8}):
             (folder / "config.json").write_text(json.dumps({**config, key: value}))
             said = refusal(lambda: check_model(open_checkpoint(folder)))
-            assert said == f"config.json: {key} is no part of a llama configuration; remove it"
+            assert said == f"config.json: {key} is not part of a llama configuration; remove it"
 
 
 def test_a_tokenizer_that_puts_tokens_around_a_text_which_it_does_not_have_is_refused(tmp_path):

@@ -102,7 +102,7 @@ def test_every_value_of_every_key_is_refused_in_one_way_or_read(name, data):
         ({"hidden_size": -64}, "hidden_size is -64; expected a whole number from 1"),
         ({"num_hidden_layers": 2**31 - 1}, "num_hidden_layers is 2147483647; expected a whole number from 1 to 10000"),
         ({"num_labels": 10**9}, "num_labels is 1000000000; expected a whole number of at most 100000"),
-        ({"to_dict": 1}, "to_dict is no part of a llama configuration"),
+        ({"to_dict": 1}, "to_dict is not part of a llama configuration"),
         ({"torch_dtype": "float8_e4m3fn"}, "torch_dtype is 'float8_e4m3fn'; expected one of auto, bfloat16"),
     ],
 )

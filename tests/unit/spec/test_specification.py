@@ -285,7 +285,7 @@ def test_what_does_not_go_together_in_different_parts_is_refused_too():
         calibration={**GOOD["calibration"], "policy": "minimax"},
         pruning={"method": "magnitude", "sparsity": 0.5},
     )
-    assert "magnitude with update none looks at no text" in found["calibration.policy"]
+    assert "magnitude with update none uses no text" in found["calibration.policy"]
 
 
 def mix(policy, weights, **options):
