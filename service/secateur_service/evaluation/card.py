@@ -98,7 +98,7 @@ def _body(report: Report, license_: License | None) -> str:
     return f"""# {name}, pruned for {mix}
 
 {name} with {report.sparsity.pruned_layers:.2%} of the weights of its decoder blocks' linear layers set to zero
-({report.sparsity.all_parameters:.2%} of all parameters), calibrated on {mix}.
+({report.sparsity.all_parameters:.2%} of all parameters{_smaller(report)}), calibrated on {mix}.
 Over the evaluated languages its perplexity is ×{mean_ratio(report):.2f} that of the dense model (geometric mean).
 
 **Zeros alone make a model neither smaller nor faster to serve.** They are stored like any other weight: this checkpoint
@@ -152,3 +152,12 @@ def _plain(text: str) -> str:
     """Text that Markdown and HTML show as it is, in one line."""
     flat = " ".join(text.split())
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", flat).replace("\\<", "&lt;").replace("\\>", "&gt;")
+
+
+def _smaller(report: Report) -> str:
+    """What is left of the model, where parts of it went."""
+    before, after = report.model, report.output
+    if after.parameters == before.parameters:
+        return ""
+    blocks = f"{after.blocks} of {before.blocks} blocks"
+    return f", of which {after.parameters:,} of {before.parameters:,} are left, in {blocks}"

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from secateur_service.evaluation.html import mean_ratio, model_name, render_html, row_label, target
-from secateur_service.evaluation.parts import JobPart, WindowsPart
+from secateur_service.evaluation.parts import JobPart, OutputPart, WindowsPart
 from support.reports import Block, Layer, make_report
 
 HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&lt;{{ 7*7 }}"
@@ -145,3 +145,9 @@ def test_the_page_says_what_was_counted(windows, told):
     beginning, separator = windows
     windows = WindowsPart(tokens=128, beginning=beginning, separator=separator)
     assert told in render_html(make_report(windows=windows)).decode()
+
+
+def test_the_page_says_what_was_written_where_it_is_smaller():
+    smaller = OutputPart(parameters=3000, blocks=1, size_bytes=6000)
+    assert "written: 1 blocks, 3,000 parameters" in render_html(make_report(output=smaller)).decode()
+    assert "written:" not in render_html(make_report()).decode()
