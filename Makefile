@@ -21,7 +21,7 @@ demo: setup  ## train a tiny multilingual model, prune it through the service, s
 	$(BIN)/secateur-service demo --data-dir demo-data
 
 test: setup  ## all tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 campaign: setup  ## 200 random faults over at least 40 jobs, then every promise of docs/reliability.md checked (15 minutes)
 	cd tests && ../$(BIN)/python -m faults.campaign --database sqlite

@@ -7,8 +7,9 @@ import re
 
 import pytest
 
-from attacks.mutants import mutant
+from attacks.mutants import mutant_of
 from secateur_service.errors import InvalidSpecError
+from secateur_service.spec import base, calibration, pruning
 from secateur_service.spec import specification as spec
 
 ROUNDS = 10_000
@@ -109,7 +110,7 @@ MUTANTS = {
     "nothing may be pruned": ("Field(gt=0, lt=1)]", "Field(ge=0, lt=1)]"),
     "numbers may be no numbers": ("allow_inf_nan=False", "allow_inf_nan=True"),
     "unknown fields are let in": ('extra="forbid"', 'extra="ignore"'),
-    "languages may be repeated": ("for twice in _named_twice(tags):", "for twice in ():"),
+    "languages may be repeated": ("for twice in named_twice(tags):", "for twice in ():"),
     "languages may be repeated by another name": ("return parse_language(tag)", "return parse_language(tag) and tag"),
     "weights may all be zero": ("if len(given) == len(tags) and not any(given):", "if False:"),
     "languages may go without text": ("if self.samples < len(tags):", "if False:"),
@@ -143,4 +144,4 @@ def test_lawful_ones_are_among_them():
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_validator_without_one_of_its_checks_is_found_out(name):
-    assert first_break(mutant(spec, *MUTANTS[name])) is not None
+    assert first_break(mutant_of([base, calibration, pruning, spec], *MUTANTS[name])) is not None
