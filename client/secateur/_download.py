@@ -137,7 +137,7 @@ class Transfer:
                     if failures >= _TRIES:
                         raise DownloadError(
                             f"{self.artifact.path} cannot be fetched: {problem}; {file.tell()} of "
-                            f"{self.artifact.size_bytes} bytes are here, download again to go on from there"
+                            f"{self.artifact.size_bytes} bytes are here, download again to resume from there"
                         )
                     self.stopped.wait(self.wait_seconds * 2 ** (failures - 1))
             file.flush()
@@ -177,7 +177,7 @@ class Transfer:
 
     def _check_stopped(self) -> None:
         if self.stopped.is_set():
-            raise ClientClosedError("the download was stopped; download again to go on from there")
+            raise ClientClosedError("the download was stopped; download again to resume from there")
 
 
 def plan_targets(folder: Path, artifacts: Sequence[Artifact]) -> dict[str, Path]:

@@ -237,7 +237,7 @@ class JobCancelledError(JobError):
 
 
 class WaitTimeoutError(SecateurError):
-    """The job had not ended when the time to wait was over; it goes on."""
+    """The job had not ended when the time to wait was over; it keeps running."""
 
     reason = "WAIT_TIMEOUT"
     retryable = True

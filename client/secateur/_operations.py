@@ -71,7 +71,7 @@ class Operations:
         return job_from((yield from self._ask("CancelPruneJob", service_pb.CancelPruneJobRequest(name=name))))
 
     def retry(self, name: str, request_id: str | None) -> Flow[Job]:
-        """Make a new job that goes on where one has ended; the request id makes it safe to repeat."""
+        """Make a new job that resumes where one has ended; the request id makes it safe to repeat."""
         request = service_pb.RetryPruneJobRequest(name=name, request_id=request_id or str(uuid.uuid4()))
         return job_from((yield from self._ask("RetryPruneJob", request)))
 

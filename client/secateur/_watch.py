@@ -119,7 +119,7 @@ def watch(
             stream.cancel()
         if deadline is not None and clock() >= deadline:
             raise WaitTimeoutError(
-                f"{name} has not ended within {timeout_seconds:g} seconds; it goes on, so wait again or cancel it"
+                f"{name} has not ended within {timeout_seconds:g} seconds; it keeps running, so wait again or cancel it"
             )
         if not _is_disconnect(lost):
             raise lost

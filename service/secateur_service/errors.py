@@ -167,7 +167,7 @@ class NoSuchDeviceError(ResourceError):
 
 
 class PreemptedError(AttemptError):
-    """The worker was asked to stop, or its place is still taken; the job goes on later and nothing is charged."""
+    """The worker was asked to stop, or its place is still taken; the job resumes later and nothing is charged."""
 
     reason = "PREEMPTED"
     retryable = True

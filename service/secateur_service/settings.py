@@ -212,8 +212,8 @@ class Settings(BaseSettings):
         default=7 * 86400.0,
         ge=0,
         le=_MAX_SECONDS,
-        description="how long the finished blocks of a job that failed or was cancelled stay, for a retry to go on "
-        "with; then all that its attempts left in the object store is removed. What attempts left beside a result is "
+        description="how long the finished blocks of a job that failed or was cancelled stay, for a retry to use; "
+        "then all that its attempts left in the object store is removed. What attempts left beside a result is "
         "removed an hour after the end",
     )
     job_retention_seconds: float = Field(

@@ -36,7 +36,7 @@ from secateur.cli._watching import follow
 _EPILOG = """Exit codes: 0 done (a watched job succeeded), 1 the job failed, 2 wrong command line or configuration,
 3 the specification breaks rules, 4 no such job, 5 the service, or what it needs, cannot be reached, 6 the job was
 cancelled, 7 refused for another reason, 8 download failed, 9 no token or none that is good, 130 interrupted (a watched
-job goes on)."""
+job keeps running)."""
 
 app = typer.Typer(
     name="secateur",
@@ -269,7 +269,7 @@ def cancel(session: Session, *, job: JobArgument) -> None:
 def retry(session: Session, *, job: JobArgument) -> None:
     """Make a new job out of one that failed or was cancelled; finished blocks are not computed again."""
     found = session.client.job(job).retry().get()
-    session.show(f"{clean(found.name)} goes on with {clean(found.retry_of or '')}", found)
+    session.show(f"{clean(found.name)} resumes {clean(found.retry_of or '')}", found)
 
 
 @app.command(epilog=_EPILOG)

@@ -36,7 +36,8 @@ def follow(session: Session, job: JobHandle, after_sequence: int | None = None) 
                 last = event.sequence
                 show(event)
     except KeyboardInterrupt:
-        session.note(f"stopped watching; the job goes on. Go on with: secateur watch {job.name} --after {last}")
+        again = f"secateur watch {job.name} --after {last}"
+        session.note(f"stopped watching; the job keeps running. To watch again: {again}")
         raise
     result = published_result(job.get())
     if not session.as_json:

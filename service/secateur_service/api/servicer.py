@@ -116,7 +116,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         return conversion.job_to_message(await self._store_pool.call(self._store.create, new_job))
 
     async def RetryPruneJob(self, request: service_pb.RetryPruneJobRequest, context: Any) -> pb.PruneJob:
-        """Store a new job that goes on where one that failed or was cancelled has ended."""
+        """Store a new job that resumes where one that failed or was cancelled has ended."""
         if self._hub.draining:
             raise DrainingError("the server is stopping; retry again, the request id keeps the new job single")
         if violations := names.check_request_id(request.request_id):

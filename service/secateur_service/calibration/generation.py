@@ -1,4 +1,4 @@
-"""Self-generated calibration text: the dense model goes on from short prefixes of documents (Ji et al., 2410.17711).
+"""Self-generated calibration text: the dense model continues short prefixes of documents (Ji et al., 2410.17711).
 
 What decides is how close calibration text is to what the model was trained on, and nothing is closer than its own. Of
 each document the first tokens are taken, at most half of it; the model samples a continuation; and of all texts the
@@ -111,7 +111,7 @@ class SelfWriter:
         return Written([text.text for text in kept], len(texts) - len(kept))
 
     def _batches(self, documents: Sequence[str]) -> Iterator[list[list[int]]]:
-        """The token ids to go on from, round by round, a batch at a time."""
+        """The token ids to continue, round by round, a batch at a time."""
         if not documents:
             return
         for _ in range(_MOST_ROUNDS):

@@ -328,7 +328,7 @@ def list_tokens(*, tokens_file: TokensFile = None) -> None:
 
 @tokens.command("revoke")
 def revoke_token(name: TokenArgument, *, tokens_file: TokensFile = None) -> None:
-    """Revoke a token: new calls with it are refused within a second. Streams that are open go on."""
+    """Revoke a token: new calls with it are refused within a second. Open streams continue."""
     from secateur_service.commands.tokens import revoke
 
     sys.exit(revoke(_settings(tokens_file=tokens_file).tokens_file, name))

@@ -329,7 +329,7 @@ class ConsoleObserver:
             PreemptedError: SIGINT or SIGTERM came; finished blocks are kept.
         """
         if self._stop is not None:
-            raise PreemptedError("interrupted; run the same command again to go on from the last finished block")
+            raise PreemptedError("interrupted; run the same command again to resume from the last finished block")
 
     def _line(self, text: str) -> None:
         line = f"[{time.monotonic() - self._began:8.1f} s] {text}"

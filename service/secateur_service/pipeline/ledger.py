@@ -1,4 +1,4 @@
-"""The block ledger: which blocks of a job are finished, so that an interrupted job goes on where it stopped.
+"""The block ledger: which blocks of a job are finished, so that an interrupted job resumes where it stopped.
 
 A block counts as finished when its shard is on disk under its final name *and* the ledger names it; the shard comes
 first, so that the ledger never promises bytes that are not there.

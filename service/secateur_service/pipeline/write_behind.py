@@ -1,4 +1,4 @@
-"""Writes pruned blocks while the pass goes on with the next one.
+"""Writes pruned blocks while the pass continues with the next one.
 
 A block is recorded, and its event told, by the pass itself once its shard is durable: ledger and observer are never
 called from another thread.

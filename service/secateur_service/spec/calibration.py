@@ -46,7 +46,7 @@ class GenerationSpec(Part):
     """Calibration text that the dense model writes; the defaults are in the ranges of Ji et al., 2410.17711."""
 
     prefix_tokens: int | None = Field(
-        default=None, ge=1, le=65536, description="tokens of a document to go on from, at least 1"
+        default=None, ge=1, le=65536, description="tokens of a document to continue, at least 1"
     )
     new_tokens: int | None = Field(
         default=None,

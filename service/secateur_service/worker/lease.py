@@ -84,7 +84,7 @@ class Lease:
         if self._cancelled:
             raise CancelledError("the job was cancelled")
         if self._preempted:
-            raise PreemptedError("the worker was told to stop; the job goes on with its next attempt")
+            raise PreemptedError("the worker was told to stop; the job continues with its next attempt")
 
     def require_held(self) -> None:
         """Return while the attempt surely owns the job.

@@ -159,7 +159,7 @@ def test_weights_are_normalised_and_samples_divided_equally():
                 complaint,
             )
             for name, value, complaint in (
-                ("prefix_tokens", 0, "greater than or equal to 1, not 0; expected tokens of a document to go on from"),
+                ("prefix_tokens", 0, "greater than or equal to 1, not 0; expected tokens of a document to continue"),
                 ("new_tokens", 0, "expected tokens to add at the most, at least 1"),
                 ("temperature", 1e-300, "expected a number from 0.01 to 100"),
                 ("top_p", 1.1, "expected a probability above 0, at most 1"),
