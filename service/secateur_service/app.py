@@ -39,7 +39,7 @@ from secateur_service.jobs.store import SqlJobStore, open_job_store
 from secateur_service.metrics.registry import Metrics, StoreCollector
 from secateur_service.metrics.scrapes import MetricsServer
 from secateur_service.private_files import exposed, tighten
-from secateur_service.settings import Settings
+from secateur_service.settings import Settings, unknown_variables
 from secateur_service.telemetry.logging import configure_logging
 from secateur_service.telemetry.tracing import exporting_spans
 
@@ -77,6 +77,7 @@ def run(settings: Settings, *, ready_file: Path | None = None, work_command: Seq
 
 async def _serve(settings: Settings, ready_file: Path | None, work_command: Sequence[str]) -> None:
     _log.info("settings", version=__version__, **redact(settings.redacted()))
+    _tell_what_is_odd(settings)
     _tell_who_reaches(settings)
     ended = _end_on_signals()
     with contextlib.closing(await asyncio.to_thread(_open_job_store, settings)) as store:
@@ -107,6 +108,15 @@ def _raise_descriptor_limit() -> None:
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _tell_what_is_odd(settings: Settings) -> None:
+    """Tell of settings that have no effect, as they stand."""
+    for name in unknown_variables():
+        _log.warning("this variable is no setting; check its spelling", variable=name)
+    for root in settings.file_roots:
+        if not root.is_dir():
+            _log.warning("no such folder, so nothing can be read below it", file_root=str(root))
 
 
 def _tell_who_reaches(settings: Settings) -> None:

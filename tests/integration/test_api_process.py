@@ -208,3 +208,11 @@ def test_help_names_every_command_for_people_and_hides_the_workers():
     for command in ("serve", "migrate", "run", "demo"):
         assert f"  {command} " in ended.stdout
     assert "  work " not in ended.stdout
+
+
+def test_settings_without_effect_are_told_of_at_start(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECATEUR_DEVICE", "cuda:0")
+    server = ServerProcess(tmp_path / "data", "--file-root", str(tmp_path / "nope")).start()
+    processes.end_tree(server.process)
+    told = {line.get("variable") or line.get("file_root") for line in server.lines() if line["level"] == "warning"}
+    assert told == {"SECATEUR_DEVICE", str(tmp_path / "nope")}

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from jinja2 import TemplateError
 from safetensors import safe_open
 from safetensors.torch import save
@@ -210,8 +211,9 @@ def _keep(path: Path, key: str, drawn: tuple[Samples, Samples]) -> None:
             tensors |= {f"{purpose}/{name}/{part}": getattr(sample, part) for part in _TENSORS}
             rest = {field: value for field, value in vars(sample).items() if field not in _NOT_FIGURES}
             found = sample.identified and vars(sample.identified)
-            passages = sample.passages and _plain_passages(sample.passages)
-            figures.append({**rest, "purpose": purpose, "identified": found, "passages": passages})
+            figures.append({**rest, "purpose": purpose, "identified": found})
+            if sample.passages is not None:
+                tensors[f"{purpose}/{name}/passages"] = _packed(sample.passages)
     write_durably(path, save(tensors, {"key": key, "figures": json.dumps(figures)}))
 
 
@@ -226,31 +228,33 @@ def _recall(path: Path, key: str) -> tuple[Samples, Samples] | None:
         for figures in json.loads(metadata["figures"]):
             purpose, name, found = figures.pop("purpose"), figures["language"], figures["identified"]
             figures["identified"] = found and Identified(**found)
-            figures["passages"] = figures["passages"] and _passages(figures["passages"])
             tensors = {part: file.get_tensor(f"{purpose}/{name}/{part}") for part in _TENSORS}
-            drawn[purpose][name] = TextSample(**tensors, **figures)
+            place = f"{purpose}/{name}/passages"
+            passages = _unpacked(file.get_tensor(place)) if place in file.keys() else None  # noqa: SIM118 - no mapping
+            drawn[purpose][name] = TextSample(**tensors, **figures, passages=passages)
     return drawn
 
 
-def _plain_passages(passages: Passages) -> dict[str, Any]:
-    """As plain JSON types; of a rendered document with what it was made of, and which characters are content."""
+def _packed(passages: Passages) -> Tensor:
+    """As bytes of JSON, for a header is limited; of a rendered document with its origin, and what of it is content."""
     documents = [
         [text, text.origin, "".join("01"[is_content] for is_content in text.is_content)]
         if isinstance(text, Rendered)
         else [text]
         for text in passages.documents
     ]
-    return {"documents": documents, "spans": passages.spans}
+    return torch.frombuffer(bytearray(json.dumps([documents, passages.spans]).encode()), dtype=torch.uint8)
 
 
-def _passages(plain: dict[str, Any]) -> Passages:
-    """The inverse of `_plain_passages`."""
+def _unpacked(packed: Tensor) -> Passages:
+    """The inverse of `_packed`."""
     documents = []
-    for text, *rest in plain["documents"]:
+    plain_documents, plain_spans = json.loads(packed.numpy().tobytes())
+    for text, *rest in plain_documents:
+        document = text
         if rest:
             document = Rendered(text)
             document.origin, document.is_content = rest[0], [digit == "1" for digit in rest[1]]
-            documents.append(document)
-        else:
-            documents.append(text)
-    return Passages(tuple(documents), tuple((tuple(begin), tuple(end)) for begin, end in plain["spans"]))
+        documents.append(document)
+    spans = [(tuple(begin), tuple(end)) for begin, end in plain_spans]
+    return Passages(tuple(documents), tuple(spans))
