@@ -120,7 +120,9 @@ def _target(address: str, endpoint: str) -> str:
         return address
     parts = [part.strip() for part in address.split(",")]
     if not all(_PORT.search(part) and "/" not in part for part in parts):
-        raise ConfigError(f"{endpoint!r} is no endpoint; expected host:port, e.g. localhost:50051, or https://host:443")
+        raise ConfigError(
+            f"{endpoint!r} is not an endpoint; expected host:port, e.g. localhost:50051, or https://host:443"
+        )
     if len(parts) == 1:
         return address
     hosts = [_ip_address(part) for part in parts]

@@ -120,7 +120,7 @@ class JobHandle:
         in it are not followed, and no name may begin with a dot that configures a shell or a tool there.
 
         Args:
-            folder: Where to put them; made if need be.
+            folder: Where to put them; created if needed.
             progress: Called as bytes come in.
             local_files: Whether results that the service keeps in a folder (`file://`) may be read from this machine's
                 folder of that name; by default where the endpoint is on this machine.

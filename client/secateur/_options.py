@@ -52,7 +52,8 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "generation": Option(
         ("calibration", "generation"),
-        "Let the dense model write the calibration text, from short prefixes of the corpus on; {} takes the defaults.",
+        "Let the dense model write the calibration text, starting from short prefixes of the corpus; {} takes the "
+        "defaults.",
         "none",
     ),
     "identify_languages": Option(
@@ -96,7 +97,8 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "method": Option(
         ("pruning", "method"),
-        "Which weights go: magnitude, wanda, wanda_multilingual, ria, sparsegpt or alps.",
+        "Which weights go: magnitude, wanda, wanda_multilingual, ria, sparsegpt or alps. Left out, it is sparsegpt "
+        "with update cg; where it is named, the update is the method's own.",
         "sparsegpt",
     ),
     "sparsity": Option(

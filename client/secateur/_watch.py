@@ -136,7 +136,7 @@ def watch(
         delay = reconnect.delay_seconds(failures, lost.retry_after_seconds)
         if deadline is not None:
             delay = min(delay, max(0.0, deadline - clock()))
-        _log.warning("lost the watch of %s (%s); trying again in %.1f s", name, lost.message, delay)
+        _log.warning("lost the connection while watching %s (%s); trying again in %.1f s", name, lost.message, delay)
         yield Sleep(delay)
 
 

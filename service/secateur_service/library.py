@@ -10,6 +10,7 @@ from secateur._spec import spec_message
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.api.conversion import spec_to_dict
 from secateur_service.artifacts.directory import DirectoryStore
+from secateur_service.errors import FieldViolation, InvalidSpecError
 from secateur_service.pipeline.attempt import Attempt, Machine, Ports
 from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.observer import JobObserver, RecordingObserver
@@ -37,7 +38,7 @@ def prune(
     spec: Mapping[str, Any],
     output: Path,
     *,
-    device: str = "cpu",
+    device: str | None = None,
     threads: int = 0,
     observer: JobObserver | None = None,
     settings: Settings | None = None,
@@ -47,7 +48,7 @@ def prune(
     Args:
         spec: a specification as plain data, such as `secateur.prune_spec` makes or a YAML file holds.
         output: folder of the result. What an interrupted call of the same specification finished is used.
-        device: `cpu`, `cuda` or `cuda:0`.
+        device: `cpu`, `cuda` or `cuda:0`; by default cuda where there is one.
         threads: of the CPU; 0 keeps torch's choice.
         observer: receives the progress and may stop the job.
         settings: where hub and object stores are, and who we are there; by default those of the environment.
@@ -57,11 +58,18 @@ def prune(
         InvalidSpecError: with every rule that it breaks.
         AttemptError: why the job failed.
     """
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     sources = open_sources(settings or Settings(), everywhere=True)
     on_device = not device.startswith("cpu")
     data = spec_to_dict(spec_message(spec))  # with the short forms written out
     admitted = admit(data, AccessPolicy(sources, destinations=None, on_device=on_device)).resolved
-    make_public_folder(output)
+    try:
+        make_work_folder(output)
+    except OSError as error:
+        problem = f"{output} cannot be written: {error.strerror}; choose another folder"
+        raise InvalidSpecError([FieldViolation("output", problem)]) from error
     return run_here(
         admitted.model_copy(update={"output": OutputSpec()}),
         sources,
@@ -128,6 +136,18 @@ def prune_tokens(
     )
     ledger = FileLedger(folder / "ledger.json")
     return run_pass(model, config, ledger, observer or RecordingObserver(), stopwatch or Stopwatch())
+
+
+def make_work_folder(output: Path) -> Path:
+    """Make the folder of a result, and in it the one that holds what is not finished, which is returned.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    make_public_folder(output)
+    workdir = output / WORK
+    workdir.mkdir(exist_ok=True)
+    return workdir
 
 
 def run_here(

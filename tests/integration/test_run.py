@@ -299,3 +299,13 @@ def test_recipes_beyond_the_plain_methods_run_and_are_named_in_the_report(inputs
     assert report["sparsity"]["pruned_layers"] == pytest.approx(0.5 if "pattern" in pruning else 0.6, abs=1e-4)
     card = (tmp_path / "out" / "checkpoint" / "README.md").read_text()
     assert ("alps" if pruning["method"] == "alps" else f"{pruning['method']} mask + cg") in card
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
+def test_a_folder_that_cannot_be_written_is_refused_and_no_defect(inputs, tmp_path, place):
+    (tmp_path / "file").touch()
+    ended = run(tmp_path, spec_data(*inputs), place)
+    assert ended.returncode == 10
+    assert "cannot be written: " in ended.stderr
+    assert "choose another folder" in ended.stderr
+    assert "Traceback" not in ended.stderr

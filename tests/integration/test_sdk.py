@@ -151,7 +151,7 @@ def test_a_watch_goes_on_over_killed_servers_without_gap_or_duplicate(own, caplo
         watching()
     assert [event.sequence for event in events] == list(range(1, own.store.get(job_id).last_sequence + 1))
     assert events[-1].state is secateur.JobState.SUCCEEDED
-    assert sum("lost the watch" in record.message for record in caplog.records) >= 3
+    assert sum("lost the connection" in record.message for record in caplog.records) >= 3
 
 
 def test_a_watch_gives_up_when_the_service_stays_away(own):

@@ -180,8 +180,8 @@ def test_a_job_is_retried_on_the_command_line(service, client):
     job.wait(timeout_seconds=HANG_SECONDS)
     command = [sys.executable, "-m", "secateur", "retry", job.name, "--endpoint", service.endpoint]
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"resumes {job.name}" in finished.stdout
-    retried = client.job(finished.stdout.split()[0])
+    assert f"resumes {job.name}" in finished.stderr
+    retried = client.job(finished.stdout.strip())
     assert str(retried.wait(timeout_seconds=HANG_SECONDS).state) == "SUCCEEDED"
 
 

@@ -35,7 +35,7 @@ from secateur.cli._watching import follow
 
 _EPILOG = """Exit codes: 0 done (a watched job succeeded), 1 the job failed, 2 wrong command line or configuration,
 3 the specification breaks rules, 4 no such job, 5 the service, or what it needs, cannot be reached, 6 the job was
-cancelled, 7 refused for another reason, 8 download failed, 9 no token or none that is good, 130 interrupted (a watched
+cancelled, 7 refused for another reason, 8 download failed, 9 token missing or invalid, 130 interrupted (a watched
 job keeps running)."""
 
 app = typer.Typer(
@@ -110,7 +110,7 @@ def submit(
         bool | None,
         typer.Option(
             "--self-generated",
-            help="Let the dense model write the calibration text, from short prefixes of the corpus on.",
+            help="Let the dense model write the calibration text, starting from short prefixes of the corpus.",
             show_default=False,
         ),
     ] = None,
@@ -118,7 +118,8 @@ def submit(
         list[str] | None,
         typer.Option(
             metavar="LAYERS=TARGET",
-            help="Other target for some layers: '*.down_proj.weight=0.4', =2:4 or =dense. Repeat it; the last holds.",
+            help="Other target for some layers: '*.down_proj.weight=0.4', =2:4 or =dense. Repeat it; the last one "
+            "wins.",
         ),
     ] = None,
     evaluation_language: Annotated[
@@ -259,7 +260,7 @@ def report(session: Session, *, job: JobArgument) -> None:
 @app.command(epilog=_EPILOG)
 @connected
 def cancel(session: Session, *, job: JobArgument) -> None:
-    """Ask a job to stop. Harmless where it has ended."""
+    """Ask a job to stop. Does nothing if it has ended."""
     found = session.client.job(job).cancel()
     session.show(f"{clean(found.name)} is {found.state}", found)
 
@@ -269,7 +270,8 @@ def cancel(session: Session, *, job: JobArgument) -> None:
 def retry(session: Session, *, job: JobArgument) -> None:
     """Make a new job out of one that failed or was cancelled; finished blocks are not computed again."""
     found = session.client.job(job).retry().get()
-    session.show(f"{clean(found.name)} resumes {clean(found.retry_of or '')}", found)
+    session.show(clean(found.name), found)
+    session.note(f"resumes {found.retry_of}")
 
 
 @app.command(epilog=_EPILOG)
@@ -278,7 +280,7 @@ def download(
     session: Session,
     *,
     job: JobArgument,
-    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where to put the files; made if need be.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where to put the files; created if needed.")],
     local_files: Annotated[
         bool,
         typer.Option(
@@ -360,7 +362,7 @@ def _language(text: str) -> dict[str, Any]:
     try:
         return {"language": tag, "weight": float(weight)}
     except ValueError:
-        fault = f"--language {text}: {weight!r} is no number; expected e.g. {tag or 'de'}=0.7"
+        fault = f"--language {text}: {weight!r} is not a number; expected e.g. {tag or 'de'}=0.7"
         raise InvalidSpecError([FieldViolation("calibration.languages", fault)]) from None
 
 

@@ -77,8 +77,9 @@ class PublishedResults:
 
     def _manifest(self, job: Job) -> tuple[ObjectStore, Manifest]:
         if job.result is None:
+            remedy = "retry it" if job.state.is_terminal else "watch it until it is SUCCEEDED"
             raise NotReadyError(
-                f"job {job.id} is {job.state} and has no result; watch it until it is SUCCEEDED",
+                f"job {job.id} is {job.state} and has no result; {remedy}",
                 metadata={"state": job.state.value},
             )
         destination = job.destination

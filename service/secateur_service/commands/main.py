@@ -308,7 +308,7 @@ def create_token(
     *,
     expires: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="How long it is good: 30d, 12h, 90m or 2w.", show_default="for ever"),
+        typer.Option(metavar="TIME", help="How long it is valid: 30d, 12h, 90m or 2w.", show_default="no expiry"),
     ] = None,
     tokens_file: TokensFile = None,
 ) -> None:

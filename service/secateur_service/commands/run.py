@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as ProgressBar
@@ -43,9 +43,8 @@ from secateur_service.errors import (
 )
 from secateur_service.evaluation.report import Report
 from secateur_service.jobs.events import log_body
-from secateur_service.library import WORK, run_here
+from secateur_service.library import make_work_folder, run_here
 from secateur_service.pipeline.attempt import Machine
-from secateur_service.private_files import make_public_folder
 from secateur_service.records.blocks import BlockRecord
 from secateur_service.records.progress import Progress, Stage
 from secateur_service.settings import Settings
@@ -82,7 +81,8 @@ def run_command(
     except NoSuchDeviceError as error:
         return _fail(f"--device: {error.message}", 2)
     except MisshapenSpecError as error:
-        return _fail("; ".join(f"{fault.field}: {fault.description}" for fault in error.violations), 10)
+        faults = (": ".join(filter(None, (fault.field, fault.description))) for fault in error.violations)
+        return _fail("; ".join(faults), 10)
     except InvalidSpecError as error:
         return _fail(error.message, 10)
     except Exception as error:  # noqa: BLE001 - the last frame of a command: every failure becomes its exit code
@@ -106,10 +106,12 @@ def _run(
     admission = admit(data, AccessPolicy(sources, destinations=None, on_device=on_device))
     spec = admission.resolved.model_copy(update={"output": OutputSpec()})
     output = output.resolve()
-    workdir = output / WORK
-    make_public_folder(output)
-    workdir.mkdir(parents=True, exist_ok=True)
-    with _locked(workdir):
+    try:
+        workdir = make_work_folder(output)
+        lock = (workdir / _LOCK).open("w")
+    except OSError as error:
+        raise _refused(output, f"cannot be written: {error.strerror}; choose another folder") from error
+    with lock, _locked(lock, output):
         published = _published(output)
         if published is not None:
             return _adopt(output, published, spec)
@@ -205,13 +207,12 @@ def _refused(output: Path, problem: str) -> InvalidSpecError:
 
 
 @contextlib.contextmanager
-def _locked(workdir: Path) -> Iterator[None]:
-    with (workdir / _LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise PermanentError(f"another run is at work in {workdir.parent}", reason="FOLDER_IN_USE") from error
-        yield
+def _locked(lock: TextIO, output: Path) -> Iterator[None]:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise PermanentError(f"another run is at work in {output}", reason="FOLDER_IN_USE") from error
+    yield
 
 
 def _fail(message: str, code: int) -> int:

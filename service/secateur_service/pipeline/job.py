@@ -295,7 +295,7 @@ class _Job:
         """Spare the memory that is not there."""
         room = find_room(self._estimate, self.workdir, device_bytes=self._device_bytes(), shortages=self.shortages)
         if room:
-            how = "hidden states leave the memory that is short between two blocks, which takes longer"
+            how = "memory is short: hidden states wait elsewhere between two blocks, which takes longer"
             self.observer.log("warning", how, short_of=sorted(room))
         self.shortages = room
 

@@ -36,7 +36,7 @@ def named_twice(languages: Iterable[str]) -> list[str]:
         first.setdefault(language, spelling)
         if known is not None:
             same = known == spelling
-            twice.append(f"{known} is there twice" if same else f"{known} and {spelling} are one language, {language}")
+            twice.append(f"{known} is listed twice" if same else f"{known} and {spelling} are one language, {language}")
     return twice
 
 

@@ -36,14 +36,14 @@ _PATTERN = "N:M with 0 < N < M, e.g. 2:4: N weights kept of every M consecutive 
 def _method(name: str) -> str:
     """One that is registered by now."""
     if name not in METHODS:
-        raise PydanticCustomError("value", "is no method")
+        raise PydanticCustomError("value", "is not a method")
     return name
 
 
 def _update(name: str) -> str:
     """Likewise."""
     if name not in UPDATES:
-        raise PydanticCustomError("value", "is no update")
+        raise PydanticCustomError("value", "is not an update")
     return name
 
 
@@ -124,7 +124,9 @@ class PruningSpec(Part):
     )
     allocation: AllocationSpec = Field(default=AllocationSpec(), description="policy, span and outlier")
     overrides: tuple[LayerOverride, ...] = Field(
-        default=(), max_length=256, description="names of layers, each with sparsity, pattern or dense; the last holds"
+        default=(),
+        max_length=256,
+        description="names of layers, each with sparsity, pattern or dense; the last one wins",
     )
 
     def broken_rules(self) -> Iterator[Broken]:

@@ -66,7 +66,7 @@ def test_weights_are_normalised_and_samples_divided_equally():
             "calibration",
             {"corpus": "file:///c", "languages": [{"language": "de"}, {"language": "de"}]},
             "calibration.languages",
-            "de is there twice; merge its entries: each language may appear once",
+            "de is listed twice; merge its entries: each language may appear once",
         ),
         *(
             (
@@ -238,7 +238,7 @@ def test_weights_are_normalised_and_samples_divided_equally():
             "evaluation",
             {"languages": ["de", "de"]},
             "evaluation.languages",
-            "names a language twice: de is there twice",
+            "names a language twice: de is listed twice",
         ),
         ("evaluation", {"languages": ["de", "xq"]}, "evaluation.languages[1]", "'xq' is not a language"),
         ("evaluation", {"layer_snr": "perhaps"}, "evaluation.layer_snr", "expected true or false"),
