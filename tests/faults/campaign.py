@@ -43,7 +43,7 @@ from secateur_service.jobs.states import JobState
 from support import processes
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service
-from support.waiting import HANG_SECONDS
+from support.waiting import HANG_SECONDS, until
 
 LEASE_SECONDS = 10.0
 BLOCKS = 12
@@ -157,6 +157,7 @@ class Campaign:
         ]
         self.service = Service(
             folder,
+            started=True,  # a stand-in that is stopped would leave its worker running
             **{
                 **WITH_WORKERS,
                 "SECATEUR_DEVICES": ",".join(["cpu"] * SLOTS),
@@ -192,6 +193,7 @@ class Campaign:
             with contextlib.suppress(secateur.JobFailedError):
                 watched.handle.wait(timeout_seconds=600)
         self.watchers.join(HANG_SECONDS)
+        until(lambda: not self.service.worker_pids())  # those that have written their end still wind up
         self._clean_up()
 
     @property

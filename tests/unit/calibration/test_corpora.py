@@ -92,5 +92,5 @@ def test_a_link_out_of_the_folder_is_no_text(tmp_path):
     for name in ("de.txt", "uk/a.txt"):
         (tmp_path / "corpus" / name).symlink_to(tmp_path / "secret")
     for language in ("de", "uk"):
-        with pytest.raises(CorpusRefusedError, match="a link out of its folder"):
+        with pytest.raises(CorpusRefusedError, match="a link that leaves its folder"):
             list(FolderCorpus(tmp_path / "corpus").documents(language))

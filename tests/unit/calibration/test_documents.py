@@ -370,7 +370,7 @@ def test_rows_without_text_are_skipped_and_counted_up_to_a_share_and_refused_bey
         (pa.array([{"a": "b"}] * 2), r"de\.parquet: 'text' holds struct<a: string>, which is not text; .* other"),
         (
             pa.array([{"a": "b"}] * 2, pa.map_(pa.string(), pa.string())),
-            r"'text' holds map<string, string .*no text",
+            r"'text' holds map<string, string .*not text",
         ),
         (pa.array([None, None]), r"row 1: 'text' is null; none of 2 rows"),
         (pa.array([["a"], ["b"]]), r"row 1: .*set chat_template"),
