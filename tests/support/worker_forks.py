@@ -3,8 +3,8 @@
 What a service starts as its worker is a *stand-in* (`worker_forks.py ask`): it has the
 worker's process id, environment and command line, sends its arguments and its streams to the *forks*
 (`worker_forks.py serve`), and ends as the worker that is forked there ends. The worker is killed when its stand-in is,
-and gets its SIGTERM; what stops a stand-in does not stop the worker. The service (`server.py`) differs from the real one
-in this command alone.
+and gets its SIGTERM; what stops a stand-in does not stop the worker. The service (`server.py`) differs from the real
+one in this command alone.
 """
 
 import array
