@@ -198,6 +198,7 @@ def test_the_corpora_of_the_service_are_listed_in_short_and_one_of_them_with_all
         (["submit", "--model", "file:///m", "-l", "de=much"], 3, "de=0.7"),
         (["submit", "--model", "file:///m", "--override", "*.down_proj.weight"], 3, "expected LAYERS=TARGET"),
         (["submit", "--model", "file:///m", "--label", "novalue"], 2, "KEY=VALUE"),
+        (["submit", "--model", "file:///m", "--label", "a=1", "--label", "a=2"], 2, "a is given twice"),
         (["submit", "/nowhere/spec.yaml"], 3, "cannot read"),
         (["submit", "--samples", "few"], 2, "--samples"),
         (["frobnicate"], 2, "frobnicate"),

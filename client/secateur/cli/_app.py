@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -171,7 +171,7 @@ def submit(
     )
     if not content:
         raise typer.BadParameter("give a SPEC.yaml, or at least --model, --language and --sparsity")
-    labels = dict(_label(text) for text in label or ())
+    labels = _labels(label or ())
     if dry_run:
         plan = session.client.plan(content, labels=labels)
         session.show(plan_text(plan), plan)
@@ -375,6 +375,16 @@ def _override(text: str) -> dict[str, Any]:
         return layer_override(layers, float(target))
     except ValueError:
         return layer_override(layers, target)
+
+
+def _labels(texts: Sequence[str]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for text in texts:
+        key, value = _label(text)
+        if key in labels:
+            raise typer.BadParameter(f"--label {text}: {key} is given twice; name each label once")
+        labels[key] = value
+    return labels
 
 
 def _label(text: str) -> tuple[str, str]:
