@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import json
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from secateur_service.calibration import sampling
 from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus
 from secateur_service.calibration.packing import pack
-from secateur_service.calibration.sampling import draw_samples, for_evaluation
+from secateur_service.calibration.sampling import again_tokenised, draw_samples, for_evaluation
 from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 from support.models import save_corpora
 
@@ -172,3 +173,26 @@ def test_tokens_that_the_vocabulary_does_not_have_are_counted(tmp_path):
         assert sample.unknown_tokens == int((sample.tokens == 0).sum())
     shares = {name: sample.unknown_tokens / sample.text_tokens for name, sample in drawn.items()}
     assert 0 < shares["de"] < 0.3 < shares["uk"]
+
+
+@pytest.mark.parametrize("pads", [True, False])
+def test_text_again_in_the_same_tokens_is_the_same_sample(tokenizer, tmp_path, pads):
+    for sample in draw(tokenizer, *save_corpora(tmp_path))[0].values():
+        again = again_tokenised(sample, tokenizer, pads=pads, check=lambda: None)
+        assert again.digest() == sample.digest()
+        assert torch.equal(again.is_text, sample.is_text)
+        assert torch.equal(again.token_bytes, sample.token_bytes)
+        assert again.passages.spans == sample.passages.spans
+
+
+def test_text_that_takes_fewer_tokens_fills_fewer_sequences_or_none(tokenizer, tmp_path):
+    words = Tokenizer(models.BPE({"<unk>": 0, "a": 1}, [], unk_token="<unk>", fuse_unk=True))
+    coarser = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    (tmp_path / "de.txt").write_text("\n".join(f"{number} bacada" for number in range(2000)))
+    sample = draw(tokenizer, tmp_path, tmp_path, languages=["de"], evaluation_languages=["de"])[0]["de"]
+    again = again_tokenised(sample, coarser, pads=False, check=lambda: None)
+    assert 0 < len(again.tokens) < len(sample.tokens)
+    assert again.tokens.shape[1] == sample.tokens.shape[1]
+    short = replace(sample, passages=replace(sample.passages, documents=sample.passages.documents[:1]))
+    with pytest.raises(CorpusRefusedError, match="too little text for a sequence of 128 tokens"):
+        again_tokenised(short, coarser, pads=False, check=lambda: None)
