@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from secateur_service.models.checkpoint import Checkpoint
     from secateur_service.models.plan import OutputPlan
     from secateur_service.models.streaming import StreamedModel
-    from secateur_service.pipeline.job import FinishedJob
+    from secateur_service.pipeline.attempt import FinishedJob
     from secateur_service.pipeline.stopwatch import Stopwatch
     from secateur_service.pipeline.streaming_pass import PassResult
     from secateur_service.pruning.methods import Recipe

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from secateur_service.library import prune
-from secateur_service.pipeline.job import FinishedJob
+from secateur_service.pipeline.attempt import FinishedJob
 from secateur_service.pipeline.observer import RecordingObserver
 
 

@@ -1,4 +1,4 @@
-"""What a job is given: the attempt, the machine that it runs on, and the ports to the world. Imports no torch."""
+"""What a job is given (the attempt, the machine, the ports to the world) and what it gives. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secateur_service.artifacts import ObjectStore
+from secateur_service.evaluation.report import Report
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan import OutputPlan
 from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.observer import JobObserver
-from secateur_service.records.result import Shortage
+from secateur_service.records.result import JobResult, Shortage
 from secateur_service.sources import Sources
 from secateur_service.spec import PruneSpec
 
@@ -71,3 +72,31 @@ class Ports:
     store: ObjectStore
     commit: Callable[[str], str]
     observer: JobObserver
+
+
+@dataclass(frozen=True)
+class FinishedJob:
+    """A published job.
+
+    Attributes:
+        seconds: wall seconds by kind of work.
+        cpu_seconds: processor seconds by kind of work.
+        peak_device_bytes: 0 on a CPU.
+    """
+
+    result: JobResult
+    report: Report
+    resumed_blocks: int
+    seconds: dict[str, float]
+    cpu_seconds: dict[str, float]
+    peak_rss_bytes: int
+    peak_device_bytes: int
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """What the job took, for the service's metrics."""
+        return {
+            "calibration_tokens": sum(entry.tokens for entry in self.report.calibration),
+            "peak_host_bytes": self.peak_rss_bytes,
+            "peak_device_bytes": self.peak_device_bytes,
+        }

@@ -36,7 +36,7 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES, Reader, TensorReader
 from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.pipeline.allocation import allocate, targets_from_json, targets_to_json
-from secateur_service.pipeline.attempt import Attempt, Machine, Ports
+from secateur_service.pipeline.attempt import Attempt, FinishedJob, Machine, Ports
 from secateur_service.pipeline.device import open_device
 from secateur_service.pipeline.fetching import FetchedModel, fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
@@ -50,39 +50,11 @@ from secateur_service.pipeline.stopwatch import Kind, Stopwatch
 from secateur_service.pipeline.streaming_pass import PassResult, meter_of, run_pass
 from secateur_service.pruning.patterns import Target
 from secateur_service.records.progress import Stage
-from secateur_service.records.result import Estimate, JobResult, Shortage
+from secateur_service.records.result import Estimate, Shortage
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.sizing.preflight import find_room
 from secateur_service.sources import ReferenceRefusedError
 from secateur_service.telemetry import tracing
-
-
-@dataclass(frozen=True)
-class FinishedJob:
-    """A published job.
-
-    Attributes:
-        seconds: wall seconds by kind of work.
-        cpu_seconds: processor seconds by kind of work.
-        peak_device_bytes: 0 on a CPU.
-    """
-
-    result: JobResult
-    report: Report
-    resumed_blocks: int
-    seconds: dict[str, float]
-    cpu_seconds: dict[str, float]
-    peak_rss_bytes: int
-    peak_device_bytes: int
-
-    @property
-    def figures(self) -> dict[str, int]:
-        """What the job took, for the service's metrics."""
-        return {
-            "calibration_tokens": sum(entry.tokens for entry in self.report.calibration),
-            "peak_host_bytes": self.peak_rss_bytes,
-            "peak_device_bytes": self.peak_device_bytes,
-        }
 
 
 def run_job(attempt: Attempt, machine: Machine, ports: Ports) -> FinishedJob:
