@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -89,18 +90,30 @@ def serve(address):
                 return
             if key.fileobj is listener:
                 connection, _ = listener.accept()
-                workers[_forked(connection, [listener, wakes, wake])] = connection
+                request = _request(connection)
+                if request is None:  # it was killed while it asked
+                    connection.close()
+                    continue
+                workers[_forked(*request, [listener, wakes, wake, connection])] = connection
                 events.register(connection, selectors.EVENT_READ)
             elif key.fileobj == wakes:
                 os.read(wakes, 4096)
                 _hear(workers, events)
             else:
                 pid = next((pid for pid, connection in workers.items() if connection is key.fileobj), None)
-                gone = not key.fileobj.recv(1)
+                gone = _is_gone(key.fileobj)
                 if gone:
                     events.unregister(key.fileobj)
                 if pid is not None:
                     os.kill(pid, signal.SIGKILL if gone else signal.SIGTERM)
+
+
+def _is_gone(connection):
+    """Whether a stand-in that has something to say says that it has ended, and not that its worker shall."""
+    try:
+        return not connection.recv(1)
+    except OSError:
+        return True
 
 
 def _hear(workers, events):
@@ -116,35 +129,51 @@ def _hear(workers, events):
             connection.close()
 
 
-def _forked(connection, inherited):
-    """Fork a worker as a stand-in asks for it."""
-    head, ancillary, _, _ = connection.recvmsg(8, socket.CMSG_SPACE(2 * array.array("i").itemsize))
+def _request(connection):
+    """What a stand-in asks for, and its streams; None where it is gone before it has said all."""
     streams = array.array("i")
-    streams.frombytes(ancillary[0][2][: 2 * streams.itemsize])
-    content = b""
-    while len(content) < int.from_bytes(head, "big"):
-        content += connection.recv(1 << 16)
+    try:
+        head, ancillary, _, _ = connection.recvmsg(8, socket.CMSG_SPACE(2 * streams.itemsize))
+        for _, _, content in ancillary:
+            streams.frombytes(content[: 2 * streams.itemsize])
+        content, part = b"", head
+        while part and len(content) < int.from_bytes(head, "big"):
+            part = connection.recv(1 << 16)
+            content += part
+        if len(streams) == 2 and part:
+            return json.loads(content), streams
+    except OSError:
+        pass
+    for stream in streams:
+        os.close(stream)
+    return None
+
+
+def _forked(request, streams, inherited):
+    """Fork a worker."""
     pid = os.fork()
     if pid:
         for stream in streams:
             os.close(stream)
         return pid
     try:
-        _be_worker(json.loads(content), streams, inherited, connection)
+        _be_worker(request, streams, inherited)
+    except BaseException:  # noqa: BLE001 - as an interpreter ends
+        traceback.print_exc()
     finally:
-        os._exit(70)
+        os._exit(1)
 
 
-def _be_worker(request, streams, inherited, connection):
+def _be_worker(request, streams, inherited):
     os.setsid()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     for number, stream in enumerate(streams, 1):
         os.dup2(stream, number)
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     for thing in inherited:
         os.close(thing if isinstance(thing, int) else thing.detach())
-    connection.detach()
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.umask(request["umask"])
