@@ -28,7 +28,32 @@ class Heartbeat:
     cancel_requested: bool
 
 
-class Jobs(Protocol):
+class Reading(Protocol):
+    """What all callers need."""
+
+    def get(self, job_id: str) -> Job:
+        """Read a job.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+
+
+class Releasing(Reading, Protocol):
+    """What the dispatcher and the worker both do."""
+
+    def release(
+        self, job_id: str, attempt: int, failure: Failure, *, charged: bool = True, delay_seconds: float = 0
+    ) -> Job:
+        """End an attempt that has no result (fenced).
+
+        A retryable failure puts the job back into the queue, not to be claimed before `delay_seconds` have passed,
+        unless no charged attempt is left: then, and for any other failure, the job is FAILED. A job that is
+        CANCELLING becomes CANCELLED instead.
+        """
+
+
+class Jobs(Reading, Protocol):
     """Jobs as their owners see them: created, read, followed, counted."""
 
     def create(self, job: NewJob) -> Job:
@@ -46,13 +71,6 @@ class Jobs(Protocol):
 
         Raises:
             RequestIdReusedError: that request had another digest.
-        """
-
-    def get(self, job_id: str) -> Job:
-        """Read a job.
-
-        Raises:
-            NotFoundError: there is none of that id.
         """
 
     def list_jobs(
@@ -94,15 +112,8 @@ class Jobs(Protocol):
         """Age of the oldest heartbeat of the running jobs; 0 when none runs. Attempts that start have none."""
 
 
-class JobQueue(Protocol):
+class JobQueue(Releasing, Protocol):
     """Jobs as the dispatcher sees them: to be started, and watched until they end."""
-
-    def get(self, job_id: str) -> Job:
-        """Read a job.
-
-        Raises:
-            NotFoundError: there is none of that id.
-        """
 
     def claim(self, *, owner: str, lease_seconds: float) -> Job | None:
         """Take the oldest queued job that is due: RUNNING, attempt + 1, leased to `owner`. None when there is none.
@@ -115,16 +126,6 @@ class JobQueue(Protocol):
 
         Returns:
             False once the worker has sent one: the lease is its own business then, and stays as it is.
-        """
-
-    def release(
-        self, job_id: str, attempt: int, failure: Failure, *, charged: bool = True, delay_seconds: float = 0
-    ) -> Job:
-        """End an attempt that has no result (fenced).
-
-        A retryable failure puts the job back into the queue, not to be claimed before `delay_seconds` have passed,
-        unless no charged attempt is left: then, and for any other failure, the job is FAILED. A job that is
-        CANCELLING becomes CANCELLED instead.
         """
 
     def expire_leases(self) -> list[Job]:
@@ -140,15 +141,8 @@ class JobQueue(Protocol):
         """
 
 
-class AttemptLog(Protocol):
-    """A job as the worker sees it that is one attempt of it: a lease, and what has been done."""
-
-    def get(self, job_id: str) -> Job:
-        """Read a job.
-
-        Raises:
-            NotFoundError: there is none of that id.
-        """
+class AttemptLog(Releasing, Protocol):
+    """A job as its worker sees it: a lease, and the log of what has been done."""
 
     def heartbeat(self, job_id: str, attempt: int, *, lease_seconds: float) -> Heartbeat:
         """Extend the lease (fenced). The first heartbeat is the attempt's beginning."""
@@ -187,16 +181,6 @@ class AttemptLog(Protocol):
 
         Raises:
             NotReadyError: nobody asked for the cancellation.
-        """
-
-    def release(
-        self, job_id: str, attempt: int, failure: Failure, *, charged: bool = True, delay_seconds: float = 0
-    ) -> Job:
-        """End an attempt that has no result (fenced).
-
-        A retryable failure puts the job back into the queue, not to be claimed before `delay_seconds` have passed,
-        unless no charged attempt is left: then, and for any other failure, the job is FAILED. A job that is
-        CANCELLING becomes CANCELLED instead.
         """
 
 

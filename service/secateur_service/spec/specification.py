@@ -15,9 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from secateur_service.errors import FieldViolation, InvalidSpecError
-from secateur_service.pruning.methods import (
-    Moments,
-)
+from secateur_service.pruning.methods import Moments
 from secateur_service.spec.base import (
     CHAT_TEMPLATE,
     CORPUS,
