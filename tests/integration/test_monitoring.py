@@ -6,10 +6,8 @@ The last test ends the service.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import urllib.parse
 import urllib.request
@@ -25,6 +23,7 @@ from safetensors.torch import load_file, save_file
 import secateur
 from secateur_service.artifacts.manifest import Manifest
 from servers import free_port
+from support import worker_forks
 from support.dashboards import DASHBOARDS, expressions, filled_in, panels, sql_filled_in
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service
@@ -129,7 +128,7 @@ def ended(service, files, prometheus):
     with secateur.Client(service.endpoint) as client:
         killed = client.submit(good)
         (pid,) = until(service.worker_pids)
-        os.kill(pid, signal.SIGKILL)
+        worker_forks.kill(pid)
         displaced = client.submit(good)
         take_the_place_of(service, displaced.name.partition("/")[2])
         jobs = [killed, displaced, client.submit(broken), *(client.submit(good) for _ in range(GOOD))]

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +17,7 @@ import secateur
 from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.control.janitor import Janitor
 from secateur_service.executors.workdir import LocalFolders
+from support import worker_forks
 from support.models import save_corpora, save_model, spec_data
 from support.pace import PACED, Pace
 from support.service import WITH_WORKERS, Service, checkpoint_digests, folder_of
@@ -39,6 +38,13 @@ def service(tmp_path_factory):
     service = Service(folder, **WITH_WORKERS, **PACED)
     yield service
     service.close()
+
+
+@pytest.fixture(autouse=True)
+def _runs(service):
+    """A test that fails while the server is down does not take the others with it."""
+    if service.process.poll() is not None:
+        service.start()
 
 
 @pytest.fixture
@@ -106,7 +112,9 @@ def test_killing_worker_server_and_watchers_leaves_true_states_and_the_same_byte
     foreign.kill()
     foreign.wait()
     pace.step()
-    os.kill(until(service.worker_pids)[0], signal.SIGKILL)  # in the middle of a block, most often
+    killed = until(service.worker_pids)[0]
+    worker_forks.kill(killed)  # in the middle of a block, most often
+    until(lambda: set(service.worker_pids()) - {killed} or pace.step())
     until(lambda: blocks() >= 4 or pace.step())
     service.kill()  # the worker goes on as an orphan
     assert service.worker_pids()
@@ -193,7 +201,7 @@ def test_a_job_that_kills_its_worker_each_time_ends_with_the_reason(service, cli
     while not job.get().state.is_terminal:
         for pid in set(service.worker_pids()) - killed:
             killed.add(pid)
-            os.kill(pid, signal.SIGKILL)
+            worker_forks.kill(pid)
         time.sleep(0.02)
     with pytest.raises(secateur.JobFailedError) as caught:
         job.result()

@@ -2,13 +2,13 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 
 import pytest
 
 import secateur
+from support import worker_forks
 from support.collector import Collector
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service
@@ -111,7 +111,7 @@ def test_a_killed_attempt_is_followed_by_another_in_the_same_trace_and_errors_sa
     subprocess.run([*command, service.endpoint], env=environment, capture_output=True, check=True)
     (job,) = service.store.list_jobs(limit=1)[0]
     until(lambda: service.store.blocks(job.id))
-    os.kill(until(service.worker_pids)[0], signal.SIGKILL)
+    worker_forks.kill(until(service.worker_pids)[0])
     (service.file_root / "model" / "model.safetensors").unlink()  # so that the next attempt fails
     with secateur.Client(service.endpoint) as client:
         ended = client.job(job.id).wait(timeout_seconds=HANG_SECONDS)

@@ -91,6 +91,8 @@ class Service:
     def kill_workers(self):
         """All of them; returns when they are gone."""
         own = set(self.worker_pids())
+        for pid in own:
+            worker_forks.kill(pid)
         processes.end([found for found in processes.running() if found.pid in own])
 
     def close(self):

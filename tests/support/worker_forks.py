@@ -15,6 +15,7 @@ import os
 import selectors
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,16 @@ def stand_in():
     processes.help_all(forks.pid)
     assert forks.stdout.readline() == b"ready\n"
     return [sys.executable, "-S", "-E", __file__, "ask", address, "secateur_service", "work"]
+
+
+def kill(pid):
+    """Kill a worker by the process id that its service knows; a stand-in alone would leave it a moment."""
+    with contextlib.suppress(OSError, ValueError):
+        command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        if __file__ in command:
+            os.kill(int(_path_of(command[command.index("ask") + 1], pid).read_text()), signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def ask(address, arguments):
@@ -94,7 +105,9 @@ def serve(address):
                 if request is None:  # it was killed while it asked
                     connection.close()
                     continue
-                workers[_forked(*request, [listener, wakes, wake, connection])] = connection
+                pid = _forked(*request, [listener, wakes, wake, connection])
+                workers[pid] = connection
+                _path_of(address, _peer_of(connection)).write_text(str(pid))
                 events.register(connection, selectors.EVENT_READ)
             elif key.fileobj == wakes:
                 os.read(wakes, 4096)
@@ -106,6 +119,17 @@ def serve(address):
                     events.unregister(key.fileobj)
                 if pid is not None:
                     os.kill(pid, signal.SIGKILL if gone else signal.SIGTERM)
+
+
+def _peer_of(connection):
+    """The process id of a stand-in."""
+    pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return pid
+
+
+def _path_of(address, stand_in):
+    """Where the process id of a stand-in's worker is written."""
+    return Path(address).with_name(str(stand_in))
 
 
 def _is_gone(connection):
