@@ -1,16 +1,16 @@
-# Two images, told apart by --target:
+# Two images, selected by --target:
 #   api     serves the API and the queue, has no device slots and no torch
-#   worker  serves the API as well and runs jobs; PyTorch's wheels bring CUDA, the node's driver comes from the runtime
+#   worker  serves the API as well and runs jobs; PyTorch's wheels include CUDA, the runtime provides the node's driver
 #
 #   docker build --target worker -t secateur-worker:0.1.0 .
 #   docker build --target worker -t secateur-worker:0.1.0-cpu --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .
 #   docker build --target api -t secateur-api:0.1.0 .
 #
-# docs/operations.md says how to pin the base by its digest and how to get a bill of materials.
+# docs/operations.md explains how to pin the base by digest and how to get a bill of materials.
 ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
 
 
-# What the images have in common: Python without surprises, and a user without rights.
+# What the images have in common: Python with predictable settings, and an unprivileged user.
 FROM ${PYTHON_IMAGE} AS base
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -22,9 +22,9 @@ ENV PYTHONUNBUFFERED=1 \
 RUN install -d -o 10001 -g 10001 -m 0750 /data
 
 
-# Dependencies come first and from two files only, so that a change of the source does not install them again.
+# Dependencies come first and from four files only, so that a source change does not reinstall them.
 FROM base AS api-build
-# Named, because pip would look below HOME; the image's own folder of it, which hadolint knows.
+# Set explicitly, because pip would look below HOME; this is the image's default cache folder, which hadolint knows.
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_CACHE_DIR=/root/.cache/pip
 WORKDIR /build
@@ -37,7 +37,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 
 FROM api-build AS worker-build
-# Empty: the default index, whose wheels are for CUDA. Only torch itself is taken from there.
+# Empty: the default index, whose wheels are for CUDA. Only torch itself comes from this index.
 ARG TORCH_INDEX=
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install -c constraints.txt --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch \
@@ -73,8 +73,8 @@ CMD ["serve"]
 
 
 FROM runtime AS worker
-# Triton builds a kernel of the SparseGPT sweep when it first meets a GPU, and needs a compiler for it; without one the
-# sweep is done in torch, which is slower. Debian's security updates would break a pinned version.
+# Triton builds a kernel for the SparseGPT sweep when it first runs on a GPU, and needs a compiler for this; without
+# one, the sweep runs in torch, which is slower. Debian's security updates would break a pinned version.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \

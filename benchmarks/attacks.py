@@ -2,10 +2,10 @@
 
     python benchmarks/attacks.py [--checkout DIR] [--only WORD] [--small] [--output DIR]
 
-Starts a server for each attack, without device slots and with two tokens. One attacks; the other, on connections of its
-own, asks for a job and for the health of the service, ten times a second. With `--checkout`, the server is that of
-another checkout, to compare. Then what nobody attacks: dry runs a second, and pages of 500 among 2,000 jobs. Prints a
-table, and adds it to benchmarks/results/attacks.json under the title that `--title` gives.
+Starts a server for each attack, without device slots and with two tokens. One caller attacks; the other, on its own
+connections, requests a job and the service's health ten times per second. `--checkout` runs the server of another
+checkout, for comparison. Then measures a server that is not under attack: dry runs per second, and pages of 500 among
+2,000 jobs. Prints a table, and adds it to benchmarks/results/attacks.json under the title given by `--title`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from secateur_service.jobs.store import open_job_store
 
 SERVICE = "secateur.v1.PruneService"
 PATIENCE = 120.0
-SHELL_DESCRIPTORS = 1024  # what most shells give a process
+SHELL_DESCRIPTORS = 1024  # the default limit in most shells
 
 
 @dataclass
@@ -67,7 +67,7 @@ SMALL = Scale(100, 100, 10_000, 4, 40, 2_000, 20, 0.5, 20, 20, 5)
 
 @dataclass
 class Site:
-    """A running server, what lies below its root, and who may call it."""
+    """A running server, its files, and its callers."""
 
     folder: Path
     process: subprocess.Popen[bytes]
@@ -80,7 +80,7 @@ class Site:
 
     @contextlib.contextmanager
     def calls(self, caller: str) -> Iterator[tuple[service_grpc.PruneServiceStub, Any, Any]]:
-        """A connection of a caller's own: stub, channel, metadata."""
+        """A separate connection for a caller: stub, channel, metadata."""
         with grpc.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
             yield (
                 service_grpc.PruneServiceStub(channel),
@@ -89,7 +89,7 @@ class Site:
             )
 
     def spec(self, model: str = "") -> pb.PruneSpec:
-        """A small specification of a model."""
+        """A small specification for a model."""
         files = self.folder / "files"
         languages = sorted(path.stem for path in (files / "calibration").glob("*.txt"))
         return pb.PruneSpec(
@@ -104,13 +104,13 @@ class Site:
         )
 
     def dry_run(self, caller: str, model: str = "", **more: Any) -> str:
-        """The code of a dry run."""
+        """Send a dry run and return its status code."""
         request = service_pb.CreatePruneJobRequest(**{"spec": self.spec(model), **more}, validate_only=True)
         with self.calls(caller) as (stub, _, metadata):
             return code_of(lambda: stub.CreatePruneJob(request, metadata=metadata, timeout=PATIENCE))
 
     def copied_model(self, name: str) -> Path:
-        """Another model of the same configuration."""
+        """A copy of the model under another name."""
         model, copy = self.folder / "files" / "model", self.folder / "files" / name
         copy.mkdir(exist_ok=True)
         for path in model.iterdir():
@@ -119,7 +119,7 @@ class Site:
 
 
 def code_of(call: Callable[[], Any]) -> str:
-    """How a call ends."""
+    """The status code of a call."""
     try:
         call()
     except grpc.RpcError as error:
@@ -129,7 +129,7 @@ def code_of(call: Callable[[], Any]) -> str:
 
 @contextlib.contextmanager
 def served(checkout: Path, scale: Scale, **settings: str) -> Iterator[Site]:
-    """A server of a checkout, with the limits that a shell gives."""
+    """Run the server of a checkout, with a shell's default limits."""
     with tempfile.TemporaryDirectory() as name, socket.create_server(("127.0.0.1", 0), backlog=256) as hub:
         folder = Path(name)
         (folder / "files").mkdir()
@@ -162,7 +162,7 @@ def served(checkout: Path, scale: Scale, **settings: str) -> Iterator[Site]:
             job = f"pruneJobs/{create(store, 0)}"
             store.close()
             site = Site(folder, process, addresses["grpc"], addresses["metrics"], tokens, job, scale, hub)
-            site.dry_run("other")  # whatever is loaded late is loaded
+            site.dry_run("other")  # triggers lazy imports
             yield site
         finally:
             process.kill()
@@ -171,11 +171,11 @@ def served(checkout: Path, scale: Scale, **settings: str) -> Iterator[Site]:
 
 @dataclass
 class Watched:
-    """What the other caller has seen, and what the server's processes have had.
+    """What the other caller saw, and how much memory the server's processes used.
 
     Attributes:
-        seconds: the longest that each kind of call took.
-        memory: peak of the server, and of the processes that it has started, the largest of them.
+        seconds: the longest time that each kind of call took.
+        memory: peak of the server, and of the largest of the processes that it has started.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -191,7 +191,7 @@ class Watched:
             self.failures[kind] = code
 
     def look(self, pid: int) -> None:
-        """See what memory the processes have had."""
+        """Update the peak memory of the processes."""
         self.memory["server"] = peak_bytes(pid)
         started = [peak_bytes(child) for child in descendants(pid)]
         self.memory["children"] = max([self.memory.get("children", 0), *started])
@@ -199,7 +199,7 @@ class Watched:
 
 @contextlib.contextmanager
 def beside(site: Site) -> Iterator[Watched]:
-    """Another caller at work while something happens."""
+    """Keep another caller at work during the context."""
     seen, over = Watched(), threading.Event()
 
     def work() -> None:
@@ -207,7 +207,7 @@ def beside(site: Site) -> Iterator[Watched]:
         get = service_pb.GetPruneJobRequest(name=site.job)
         patient = {"timeout": PATIENCE, "wait_for_ready": True}
         while not over.is_set():
-            with site.calls("other") as (stub, channel, metadata):  # a new client each time: it has to get in
+            with site.calls("other") as (stub, channel, metadata):  # a new client each time, which has to connect
                 checks = health_pb2_grpc.HealthStub(channel)
                 seen.call("get", partial(stub.GetPruneJob, get, metadata=metadata, **patient))
                 seen.call("health", partial(checks.Check, health, **patient))
@@ -224,7 +224,7 @@ def beside(site: Site) -> Iterator[Watched]:
 
 
 def peak_bytes(pid: int) -> int:
-    """The most resident memory that a process has had."""
+    """The peak resident memory of a process."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -233,7 +233,7 @@ def peak_bytes(pid: int) -> int:
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and theirs."""
+    """A process's children and their descendants."""
     with contextlib.suppress(OSError):
         lists = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
         own = [int(child) for children in lists for child in children]
@@ -247,7 +247,7 @@ def header(folder: Path, entries: str, body: int = 0) -> None:
 
 
 def huge_dimensions(site: Site) -> str:
-    """A header of 2 MB, one tensor of a list of huge dimensions."""
+    """A header of 2 MB: one tensor with a long list of huge dimensions."""
     folder = site.copied_model("huge")
     shape = ",".join(["9223372036854775807"] * site.scale.huge_dimensions)
     header(folder, f'{{"a":{{"dtype":"F32","shape":[{shape}],"data_offsets":[0,4]}}}}', body=4)
@@ -255,7 +255,7 @@ def huge_dimensions(site: Site) -> str:
 
 
 def million_tensors(site: Site) -> str:
-    """A header of a million tensors."""
+    """A header with a million tensors."""
     folder = site.copied_model("many")
     entry = '"t{}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
     header(folder, "{" + ",".join(entry.format(number) for number in range(site.scale.tensors)) + "}")
@@ -263,14 +263,14 @@ def million_tensors(site: Site) -> str:
 
 
 def large_configuration(site: Site) -> str:
-    """A configuration of 45 MB of empty lists."""
+    """A configuration with 45 MB of empty lists."""
     folder = site.copied_model("wide")
     (folder / "config.json").write_text('{"a":[' + ",".join(["[]"] * (site.scale.configuration_bytes // 3)) + "]}")
     return site.dry_run("attacker", folder.as_uri())
 
 
 def eight_at_once(site: Site) -> str:
-    """The three above, eight at a time."""
+    """The three attacks above, eight at a time."""
     kinds = [huge_dimensions, million_tensors, large_configuration]
     for kind in kinds:
         kind(site)
@@ -281,7 +281,7 @@ def eight_at_once(site: Site) -> str:
 
 
 def hanging_hub(site: Site, seen: Watched) -> str:
-    """24 creations that wait for a hub that says nothing; the other's names what lies here."""
+    """24 creations that wait for a silent hub; the other caller's dry run names local files."""
     with ThreadPoolExecutor(site.scale.creations) as pool, contextlib.ExitStack() as stack:
         waiting = []
         for _ in range(site.scale.creations):
@@ -303,12 +303,12 @@ def dry_run_or_raise(site: Site) -> None:
 
 
 def silent_connections(site: Site) -> str:
-    """1,100 connections that say nothing."""
+    """1,100 connections that send nothing."""
     return hold(site, site.address)
 
 
 def silent_scrapes(site: Site, seen: Watched) -> str:
-    """As many at the port of the metrics, where a scrape is timed."""
+    """The same number on the metrics port, where a scrape is timed."""
     host, _, port = site.metrics.rpartition(":")
 
     def scrape() -> None:
@@ -335,7 +335,7 @@ def hold(site: Site, address: str, then: Callable[[], None] = lambda: None) -> s
 
 
 def all_watches(site: Site, seen: Watched) -> str:
-    """As many watches as the server serves, by one token; the other wants one too."""
+    """As many watches as the server allows, by one token; the other caller also wants one."""
     codes: dict[str, int] = {}
     request = service_pb.WatchPruneJobRequest(name=site.job)
     with contextlib.ExitStack() as stack:
@@ -354,7 +354,7 @@ def all_watches(site: Site, seen: Watched) -> str:
 
 
 def many_entries(site: Site) -> str:
-    """Requests of a megabyte with half a million entries."""
+    """Requests of one megabyte with half a million entries."""
     count = site.scale.entries
     spec = site.spec()
     spec.calibration.languages.extend([pb.LanguageWeight()] * count)
@@ -373,7 +373,7 @@ def first(stream: Callable[[], Any]) -> Any:
 
 
 def malformed_requests(site: Site) -> str:
-    """Bytes that are no message, to every method and to some that there are not."""
+    """Bytes that are not a valid message, sent to every method and to nonexistent ones."""
     codes: dict[str, int] = {}
     with site.calls("attacker") as (_, channel, metadata):
         methods = [method.name for method in service_pb.DESCRIPTOR.services_by_name["PruneService"].methods]
@@ -406,7 +406,7 @@ ATTACKS: dict[str, tuple[Callable[..., str], dict[str, str]]] = {
 
 
 def attacked(site: Site, name: str) -> dict[str, Any]:
-    """Figures of one attack."""
+    """The figures of one attack."""
     attack, _ = ATTACKS[name]
     with beside(site) as seen:
         time.sleep(min(0.5, site.scale.seconds))
@@ -424,7 +424,7 @@ def attacked(site: Site, name: str) -> dict[str, Any]:
 
 
 def unharmed(site: Site) -> dict[str, float]:
-    """Dry runs a second, one and eight at a time, and the time of pages of 500 jobs, nobody attacking."""
+    """Dry runs per second, one and eight at a time, and the latency of pages of 500 jobs, without an attack."""
     found: dict[str, float] = {}
     scale = site.scale
     request = service_pb.CreatePruneJobRequest(spec=site.spec(), validate_only=True)
@@ -462,7 +462,7 @@ def shown(name: str, figures: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Attack, print, keep."""
+    """Run the attacks, print and save the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkout", type=Path, default=Path(__file__).parents[1], help="whose server is attacked")
     parser.add_argument("--title", default="now", help="under which the results are kept")
@@ -482,7 +482,7 @@ def main() -> None:
         result.write_text(json.dumps(kept, indent=1) + "\n")
 
     with contextlib.ExitStack() as stack:
-        # Each attack meets a server of its own; in the small form one stands them all, for its start takes longer.
+        # Each attack gets its own server; in the small form they share one, because starting it takes longest.
         shared = stack.enter_context(start(**FEW_WATCHES)) if options.small else None
         for name, (_, settings) in ATTACKS.items():
             if options.only in name:

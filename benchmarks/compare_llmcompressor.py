@@ -3,12 +3,12 @@
     python benchmarks/compare_llmcompressor.py [--peer-python PATH] [--repeats 2]
         [--model DIR --calibration DIR --evaluation DIR] [--small] [--output DIR]
 
-PATH is the interpreter of an environment that has llm-compressor (`pip install -e '.[peers]'`, best in one of its own);
-without it Secateur runs alone, and there are no ratios.
+PATH is the interpreter of an environment that has llm-compressor (`pip install -e '.[peers]'`, preferably in a separate
+environment); without it Secateur runs alone, and there are no ratios.
 Without `--model`, a random float32 Llama is pruned (hidden 512, 8 layers, intermediate 1408, vocabulary 8192) on 32
-sequences of 256 tokens: the figures of time and memory. With it, a trained one: the figures of perplexity mean
-something. Each side runs in fresh processes, in turn; loading and storing the model do not count. Prints ratios, and
-writes compare_llmcompressor[-MODEL].json to the output folder, benchmarks/results by default.
+sequences of 256 tokens: use these figures for time and memory. With `--model`, a trained one: then the perplexity
+figures are meaningful. The sides take turns, each in fresh processes; loading and storing the model do not count.
+Prints ratios, and writes compare_llmcompressor[-MODEL].json to the output folder, benchmarks/results by default.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Bench:
         self.judge = Judge(self.model, evaluation)
 
     def ours(self, method: str, target: str, *, order: str = "true_sequential", **job: Any) -> dict[str, float]:
-        """Run Secateur; the pruned blocks lie in `ours`."""
+        """Run Secateur; the pruned blocks are in `ours`."""
         output = self.folder / "ours"
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir()
@@ -102,13 +102,13 @@ class Bench:
         return run_side(sys.executable, COMPARE / "secateur_side.py", job)
 
     def peer(self, method: str, target: str) -> dict[str, float]:
-        """Run llm-compressor with its defaults; the pruned weights lie in `peer.safetensors`."""
+        """Run llm-compressor with its defaults; the pruned weights are in `peer.safetensors`."""
         job = {"tokens": str(self.folder / "calibration.safetensors"), "output": str(self.folder / "peer.safetensors")}
         job |= {"model": str(self.model), "method": method, "target": target, "batch": 1, "propagate": True}
         return run_side(self.options.peer_python, COMPARE / "llmcompressor_side.py", job)
 
     def case(self, method: str, target: str) -> dict[str, Any]:
-        """One row of the table: the least processor time of either side, their peak memory, their perplexity."""
+        """One row of the table: each side's minimum processor time, its peak memory, its perplexity."""
         runs: dict[str, list[dict[str, float]]] = {"secateur": [], "with_report": []}
         outputs = {"secateur": self.folder / "ours"}
         if self.options.peer_python:
@@ -131,14 +131,14 @@ class Bench:
         return row
 
     def forwards(self) -> dict[str, float]:
-        """Products of linear layers in block order: counted, and by formula."""
+        """Operations of linear layers' products in block order: counted, and by formula."""
         counted = self.ours("wanda", "0.5", order="block", count=True)
         products = sum(count for name, count in counted.items() if name in ("aten.mm", "aten.addmm"))
         return {"counted": products, "formula": linear_products(open_checkpoint(self.model), self.tokens)}
 
 
 def _figures(row: dict[str, Any]) -> str:
-    """Ratios where both sides ran, else ours: processor seconds, the same with the report, MiB."""
+    """Ratios if both sides ran, else our figures: processor seconds, the same with the report, MiB."""
     if "cpu_ratio" in row:
         return f"{row['cpu_ratio']:10.2f}{row['cpu_ratio_with_report']:13.2f}{row['memory_ratio']:14.2f}"
     cpu, memory = row["cpu_seconds"], row["anonymous_bytes"]
@@ -146,7 +146,7 @@ def _figures(row: dict[str, Any]) -> str:
 
 
 def linear_products(checkpoint: Checkpoint, tokens: int) -> float:
-    """Two passes per block less the last product of the first; nothing is carried beyond the last block."""
+    """Two passes per block, the first without its last product; nothing propagates beyond the last block."""
     total = 0.0
     for index in range(checkpoint.num_blocks):
         groups = checkpoint.inputs(index)

@@ -1,10 +1,10 @@
-"""What a dry run says a job will cost, against what it costs.
+"""Compares a dry run's cost estimate for a job with the actual cost.
 
     python benchmarks/estimates.py [--layers 4] [--small] [--output DIR]
 
-A random float32 Llama (hidden 512, intermediate 1408, vocabulary 8192) is pruned on 2 languages of 16 sequences of 256
-tokens by one thread, with the report. Operations are counted by torch, memory is the process's highest resident set,
-imports included. Prints both beside their estimates, and writes benchmarks/results/estimates.json.
+A random float32 Llama (hidden 512, intermediate 1408, vocabulary 8192) is pruned on 2 languages with 16 sequences of
+256 tokens each, in one thread, with the report. Operations are counted by torch; memory is the process's peak resident
+set, including imports. Prints both next to their estimates, and writes benchmarks/results/estimates.json.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ JOBS: dict[str, dict[str, Any]] = {
 
 
 def estimated(model: Path, *, minimax: bool = False, **pruning: str) -> dict[str, float]:
-    """What a dry run answers."""
+    """The estimate of a dry run."""
     spec = parse_spec(
         {
             "model": {"uri": "file:///model"},
@@ -64,7 +64,7 @@ def estimated(model: Path, *, minimax: bool = False, **pruning: str) -> dict[str
 
 
 def measured(model: Path, tokens: Path, output: Path, job: dict[str, Any]) -> dict[str, float]:
-    """What it took: counted in one process, watched in another, for to count takes memory too."""
+    """The actual cost: counted in one process, watched in another, because counting takes memory too."""
     found = {}
     for counting in (True, False):
         folder = output / ("counted" if counting else "watched")

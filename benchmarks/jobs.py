@@ -1,4 +1,4 @@
-"""Jobs of a benchmark: what `secateur-service run` does, in this process, going on where an interrupted one stopped."""
+"""Jobs of a benchmark: runs what `secateur-service run` does, in this process, and resumes an interrupted job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from secateur_service.settings import Settings
 
 
 def run_job(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Run a specification; what it publishes lies in `folder`/job.
+    """Run a specification; publishes to `folder`/job.
 
     Returns:
         The summary that `run --json` prints.

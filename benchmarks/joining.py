@@ -1,13 +1,13 @@
-"""How documents are best joined inside a window: what each way costs a model, dense and pruned.
+"""How best to join documents inside a window: what each way costs a model, dense and pruned.
 
     python benchmarks/joining.py --model DIR --calibration DIR --evaluation DIR [--languages de uk] [--calibrate KIND]
     python benchmarks/joining.py --small
 
-Prunes the model by the default method at 50 %, calibrated on windows of one kind after the other, and evaluates the
-same documents in windows of every kind, dense and pruned. Every window begins as the model's tokenizer begins a text.
-Two regimes stand beside the ways to join: windows of one document, and those of before: beginning, document and end
-one after another, cut anywhere. Prints bits per byte of the dense model by kind, and growth of perplexity by the kind
-that was calibrated on. Results go to joining-MODEL.json at once, and what is there is not computed again.
+Prunes the model with the default method at 50 %, calibrated on one kind of window after another, and evaluates the same
+documents in windows of every kind, dense and pruned. Every window starts the way the model's tokenizer starts a text.
+Besides the ways to join, there are two more kinds: windows of one document, and the former scheme: beginning, document
+and end one after another, cut anywhere. Prints bits per byte of the dense model by kind, and perplexity growth by the
+kind calibrated on. Results are written to joining-MODEL.json as they arrive, and existing ones are not recomputed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NEWLINE, ALONE, BEFORE = "line break", "one document a window", "as before"
 
 
 def framings(tokenizer: Any) -> dict[str, Framing]:
-    """The ways to join documents that differ, by their names."""
+    """The distinct ways to join documents, by name."""
     newline, end_of_text = Framing.of(tokenizer), Framing.of(tokenizer, "end_of_text")
     end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
     both = tuple(token for token in (*end, tokenizer.bos_token_id) if token is not None)
@@ -53,13 +53,13 @@ def framings(tokenizer: Any) -> dict[str, Framing]:
 
 
 def documents_of(folder: Path, language: str) -> list[str]:
-    """In the order of their hashes."""
+    """The documents in the order of their hashes."""
     documents = set(FolderCorpus(folder).documents(language))
     return sorted(documents, key=lambda document: hashlib.sha256(document.encode()).digest())
 
 
 class Sampler:
-    """Makes windows of one length out of documents.
+    """Makes windows of one length from documents.
 
     Args:
         tokenizer: a fast tokenizer of transformers.
@@ -73,7 +73,7 @@ class Sampler:
         self.kinds = (*self._framings, ALONE)
 
     def calibration(self, language: str, documents: Iterable[str], kind: str, sequences: int) -> TextSample:
-        """So many full windows."""
+        """`sequences` full windows."""
         packed = Packed(self._framings[kind])
         for document in documents:
             self._add(packed, document)
@@ -82,7 +82,7 @@ class Sampler:
         return self._sample(language, [packed], sequences)
 
     def evaluation(self, language: str, documents: Iterable[str], kind: str, tokens: int) -> TextSample:
-        """Windows over all of the first documents of so many tokens of text; what is left at an end is filled up."""
+        """Windows over all of the first documents with `tokens` tokens of text; incomplete windows are padded."""
         chosen, count = [], 0
         for document in documents:
             chosen.append(document)
@@ -106,7 +106,7 @@ class Sampler:
             step = length - begun
             count = sequences or math.ceil(len(packed.ids) / step)
             missing = 0 if sequences else count * step + count * len(packed.framing.separator) - len(packed.ids)
-            packed.ids += [0] * missing  # causal attention: what stands behind a token does not change it
+            packed.ids += [0] * missing  # causal attention: later tokens do not affect earlier ones
             packed.sizes += [0] * missing
             packed.kinds += [Kind.TEMPLATE] * missing
             windows = packed.windows(count, length)

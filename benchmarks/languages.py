@@ -1,19 +1,20 @@
-"""What the language policies and the allocations are worth, on a model and text of yours.
+"""What the language policies and the allocations are worth, on your own model and text.
 
     python benchmarks/languages.py --model DIR --calibration DIR --evaluation DIR [--seeds 0 1]
     python benchmarks/languages.py --small [--output DIR]
 
 Two questions, each with the same text for all answers:
 
-- *allocation*, at 70 %: are blocks better pruned unequally? By OWL's outliers, by those of the language that has most
-  (multilingual), and by how little the languages agree on a block's inputs, both ways round, which is not offered;
-- *mix*, at 60 %: what does the worst language lose when all weigh the same, when only one language (`--only`) is
-  calibrated on, with as much text in all, when each layer is solved for the language that it serves worst (minimax),
-  and when Wanda favours inputs that languages use differently (wanda_multilingual, by its spread κ)?
+- *allocation*, at 70 %: is it better to prune blocks unequally? By OWL's outliers, by those of the language that has
+  most (multilingual), and by how much the languages disagree on a block's inputs, in both directions, which the service
+  does not offer;
+- *mix*, at 60 %: what does the worst language lose when all languages count the same, when only one language (`--only`)
+  is calibrated on, with the same total amount of text, when each layer is solved for the language that loses most
+  (minimax), and when Wanda favours inputs that languages use differently (wanda_multilingual, by its spread κ)?
 
-Every result is written to benchmarks/results/languages.json at once and is not computed again, so that the command
-can be interrupted and repeated. Prints and draws pruned / dense perplexity, the geometric mean over languages and the
-worst language, averaged over the seeds.
+Every result is immediately written to benchmarks/results/languages.json and not recomputed, so that the command can be
+interrupted and repeated. Prints and draws pruned / dense perplexity, the geometric mean over languages and the worst
+language, averaged over the seeds.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from secateur_service.spec import DEFAULT_SPAN, PruneSpec, parse_spec
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-ORDER = "block"  # the reference papers'
+ORDER = "block"  # as in the reference papers
 ALLOCATION_SPARSITY = 0.7
 MIX_SPARSITY = 0.6
 SPREADS = (0.5, 1.0, 2.0)
@@ -60,7 +61,7 @@ Samples = tuple[dict[str, TextSample], dict[str, TextSample]]
 
 @dataclass(frozen=True)
 class Case:
-    """One answer to a question: what a job asks for; with a `sign`, what blocks of disagreeing languages get."""
+    """One answer to a question: a job's settings; with a `sign`, how to treat blocks whose languages disagree."""
 
     question: str
     answer: str
@@ -74,7 +75,7 @@ class Case:
 
     @property
     def key(self) -> str:
-        """Names it among the results."""
+        """Its key in the results."""
         return f"{self.question}/{self.recipe}/{self.answer}"
 
     @property
@@ -98,7 +99,7 @@ def cases() -> Iterator[Case]:
 
 
 def specification(case: Case, model: Path, samples: Samples) -> PruneSpec:
-    """What a job would be asked for; the text is already drawn."""
+    """The specification that a job would have; the text is already drawn."""
     calibration, evaluation = samples
     return parse_spec(
         {
@@ -133,7 +134,7 @@ def disagreement(layers: Layers) -> float:
 
 
 def targets_of(case: Case, spec: PruneSpec, model: StreamedModel, samples: Samples) -> Mapping[str, Target]:
-    """What the service would decide, or what languages that disagree would."""
+    """The targets that the service would choose, or those by the languages' disagreement."""
     watched = RecordingObserver(), Stopwatch()
     if not case.sign:
         return allocate(model, spec, samples[0], *watched)
@@ -145,7 +146,7 @@ def targets_of(case: Case, spec: PruneSpec, model: StreamedModel, samples: Sampl
 
 
 def prune(case: Case, folder: Path, samples: Samples) -> dict[str, Any]:
-    """One job's passes; returns dense and pruned perplexity per language."""
+    """Run one job's passes; returns dense and pruned perplexity per language."""
     calibration, evaluation = samples
     began = time.process_time()
     model = StreamedModel(open_checkpoint(folder), torch.device("cpu"), torch.float32)
@@ -170,7 +171,7 @@ def prune(case: Case, folder: Path, samples: Samples) -> dict[str, Any]:
 
 
 class Growth(NamedTuple):
-    """Pruned / dense perplexity over seeds: the mean of all languages, the worst language, and which that is."""
+    """Pruned / dense perplexity over seeds: the mean of all languages, the worst language's, and its name."""
 
     mean: float
     worst: float

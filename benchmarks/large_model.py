@@ -2,9 +2,9 @@
 
     python benchmarks/large_model.py [--folder DIR] [--blocks 28] [--small] [--output DIR]
 
-Writes a Llama of random bfloat16 weights (hidden 3072, 28 layers, intermediate 8192, vocabulary 32,000; about 6 GB),
-prunes it by `secateur-service run` with Wanda on 16 sequences of 128 tokens, and watches the process: RssAnon, the
-memory that is the process's own, every 50 ms. Writes benchmarks/results/large_model.json.
+Writes a Llama with random bfloat16 weights (hidden 3072, 28 layers, intermediate 8192, vocabulary 32,000; about 6 GB),
+prunes it using `secateur-service run` with Wanda on 16 sequences of 128 tokens, and samples the process's RssAnon, its
+own memory, every 50 ms. Writes benchmarks/results/large_model.json.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Shape:
 
     @property
     def head_size(self) -> int:
-        """Of one head."""
+        """Width of one head."""
         return self.hidden // self.heads
 
     @property
@@ -62,7 +62,7 @@ SMALL = Shape(hidden=96, intermediate=256, heads=3, blocks=2)
 
 
 def blocks(shape: Shape) -> Iterator[dict[str, Tensor]]:
-    """The tensors of each block, then those outside; drawn when they are asked for."""
+    """The tensors of each block, then those outside; generated lazily."""
     generator = torch.Generator().manual_seed(0)
 
     def matrix(rows: int, columns: int) -> Tensor:
@@ -90,7 +90,7 @@ def blocks(shape: Shape) -> Iterator[dict[str, Tensor]]:
 
 
 def write_model(folder: Path, shape: Shape) -> int:
-    """Write the model, one shard a block; returns its number of parameters."""
+    """Write the model, one shard per block; returns its number of parameters."""
     folder.mkdir(parents=True)
     config = LlamaConfig(
         hidden_size=shape.hidden,
@@ -128,7 +128,7 @@ def write_spec(path: Path, model: Path) -> None:
 
 
 def watch(process: subprocess.Popen[str]) -> int:
-    """Highest RssAnon of a process until it ends, in bytes."""
+    """Peak RssAnon of a process until it ends, in bytes."""
     highest = 0
     while process.poll() is None:
         try:
@@ -142,7 +142,7 @@ def watch(process: subprocess.Popen[str]) -> int:
 
 
 def main() -> None:
-    """Write the model, prune it, say what it took."""
+    """Write the model, prune it, and report the cost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where 18 GB are free; default a temporary folder")
     parser.add_argument("--blocks", type=int, default=LARGE.blocks, help="fewer for a quick look")
@@ -155,7 +155,7 @@ def main() -> None:
         parameters = write_model(base / "model", shape)
         write_spec(base / "spec.yaml", base / "model")
         print(f"written: {parameters / 1e9:.2f} billion parameters", flush=True)
-        # The command beside this interpreter: the process that is watched must be the one that prunes.
+        # The command next to this interpreter: the watched process must be the one that prunes.
         command = [Path(sys.executable).parent / "secateur-service", "run", base / "spec.yaml"]
         command += ["--output", base / "out", "--threads", "1", "--json"]
         process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)

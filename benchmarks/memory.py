@@ -1,13 +1,13 @@
-"""Peak memory by depth: a model streamed from disk to disk against one that is loaded whole.
+"""Peak memory by depth: a model streamed from disk to disk, compared with one that is loaded whole.
 
     python benchmarks/memory.py [--peer-python PATH] [--layers 8 16 32 64] [--methods wanda sparsegpt]
         [--small] [--output DIR]
 
-PATH is the interpreter of an environment that has llm-compressor; without it Secateur is measured alone. For each depth
+PATH is the interpreter of an environment that has llm-compressor; without it only Secateur is measured. For each depth
 a random float32 Llama is written (hidden 512, intermediate 1408, vocabulary 8192) and pruned to 50 % on 32 sequences of
-256 tokens by both sides, each in a fresh process with one thread. Counted is the process's own memory (RssAnon) above
-what it holds when everything is imported, until the last block is pruned; Secateur has written its blocks by then.
-Prints and draws the peaks, and writes memory.json to the output folder.
+256 tokens by both sides, each in a fresh process with one thread. Measures the process's own memory (RssAnon) above
+what it holds after all imports, until the last block is pruned; Secateur has written its blocks by then. Prints and
+draws the peaks, and writes memory.json to the output folder.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Peaks = dict[str, dict[int, dict[str, float]]]
 
 
 def peaks(layers: int, method: str, peer_python: str | None, folder: Path, **size: int) -> dict[str, float]:
-    """The peak of every side, ours alone without a `peer_python`, in MiB above the baseline."""
+    """The peak of every side in MiB above the baseline; only ours without a `peer_python`."""
     model, tokens, calibration = folder / "model", folder / "tokens.safetensors", folder / "calibration.safetensors"
     if not model.exists():
         write_random_llama(model, layers=layers, **size)

@@ -3,9 +3,9 @@
     python benchmarks/method_table.py --model DIR --calibration DIR --evaluation DIR [--seeds 0 1 2] [--targets 0.5 2:4]
     python benchmarks/method_table.py --small [--output DIR]
 
-Prunes the model in this process, calibrated on all languages of the folder in equal parts. Every result is written to
-benchmarks/results/method_table.json at once and is not computed again, so that the command can be interrupted and
-repeated. Prints, and draws, the geometric mean over languages of pruned / dense perplexity, averaged over the seeds.
+Prunes the model in this process, calibrated equally on all languages of the folder. Every result is immediately written
+to benchmarks/results/method_table.json and not recomputed, so that the command can be interrupted and repeated. Prints
+and draws the geometric mean over languages of pruned / dense perplexity, averaged over the seeds.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 RECIPES = [*itertools.product(("wanda", "ria", "sparsegpt"), ("none", "cg", "obs")), ("alps", "admm")]
-# Enough to judge an order by; the others are run with every recipe.
+# Enough to judge this order; the other orders are run with every recipe.
 RECIPES_IN_DENSE_ORDER = [("wanda", "none"), ("sparsegpt", "obs"), ("sparsegpt", "cg"), ("alps", "admm")]
 COLOURS = ("#1d6b4f", "#c9a227", "#7a4b94")
 Samples = tuple[dict[str, TextSample], dict[str, TextSample]]
 
 
 def parse_target(text: str, method: str) -> Target:
-    """`0.5` or `2:4`, with the weights competing as the method has it."""
+    """Parse `0.5` or `2:4`; weights compete as they do by default in the method."""
     if ":" in text:
         kept, group = text.split(":")
         return NofM(int(kept), int(group))
@@ -49,7 +49,7 @@ def parse_target(text: str, method: str) -> Target:
 
 
 def prune(model: Path, samples: Samples, recipe: Recipe, target: Target, order: str) -> dict[str, Any]:
-    """One pass; returns dense and pruned perplexity per language."""
+    """Run one pass; returns dense and pruned perplexity per language."""
     calibration, evaluation = samples
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +84,7 @@ def draw(table: dict[str, dict[str, dict[str, float]]], targets: list[str], path
         longest = max(row[target] for orders_of in table.values() for row in orders_of.values())
         axes.set_xlim(1, 1 + 1.25 * (longest - 1))
     panels[0][0].set_yticks(range(len(names)), names)
-    panels[0][0].invert_yaxis()  # the panels share it: best read from the first recipe down
+    panels[0][0].invert_yaxis()  # shared by all panels: list recipes from the top
     panels[0][-1].legend(title="order", fontsize=8)
     figure.supxlabel("pruned / dense perplexity, geometric mean over languages (lower is better)", fontsize=9)
     figure.tight_layout()

@@ -1,11 +1,11 @@
-"""Processor time of the numerical kernels at the shapes of a Llama's layers, against that of the products they need.
+"""Processor time of the numerical kernels for a Llama's layer shapes, compared with that of the products they need.
 
     python benchmarks/numerics.py [--hidden 512] [--intermediate 1408] [--repeats 5] [--device cpu|cuda]
         [--small] [--output DIR]
 
 For every distinct input of a block: its second moments per tile of tokens, the selection of half the weights within
-rows, within the layer and by 2:4, SparseGPT's sweep, conjugate gradients, and ALPS. Prints milliseconds, and how many
-times as long as the matrix products that the kernel cannot do without. Writes benchmarks/results/numerics.json.
+rows, within the layer and by 2:4, SparseGPT's sweep, conjugate gradients, and ALPS. Prints milliseconds, and the ratio
+to the time of the matrix products that the kernel needs. Writes benchmarks/results/numerics.json.
 Set OMP_NUM_THREADS=1 to compare with other machines.
 """
 
@@ -33,7 +33,7 @@ TARGETS: dict[str, Target] = {"rows": Unstructured(0.5), "layer": Unstructured(0
 
 
 def milliseconds(work: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """The shortest of several runs: processor time on a CPU, time until the device is done elsewhere."""
+    """The shortest of several runs: processor time on a CPU, elsewhere wall time until the device is done."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     shortest = float("inf")
     for _ in range(repeats + 1):
@@ -46,7 +46,7 @@ def milliseconds(work: Callable[[], Any], repeats: int, device: torch.device) ->
 
 
 def measure(rows: list[int], width: int, repeats: int, device: torch.device) -> dict[str, tuple[float, float]]:
-    """Milliseconds of every kernel for layers that share an input, and of the products that it needs."""
+    """Milliseconds of every kernel, for layers that share an input, and of the products that it needs."""
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(width, width, generator=generator) / width**0.5
     inputs = (torch.randn(TILE_TOKENS, width, generator=generator) @ mixing).to(device)

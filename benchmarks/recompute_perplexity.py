@@ -3,11 +3,11 @@
     python benchmarks/recompute_perplexity.py --checkpoint DIR --report report.json --evaluation DIR [--dense DIR]
     python benchmarks/recompute_perplexity.py --small
 
-Of Secateur it uses only the reading of corpora, so that text files, JSON lines and tables give the same documents. It
-loads the checkpoint with `from_pretrained`, cuts the text into windows as the documentation says (documents by the hash
-of their hash, each window beginning as the tokenizer begins a text, between two documents what the report names), and
-scores the tokens of text. Perplexity, bits per byte, growth and the number of scored tokens are compared. Exits 1 where
-a figure differs by more than 0.5 %. With `--small`, the job is a tiny one that is run first.
+It uses only Secateur's corpus reader, so that text files, JSON lines and tables give the same documents. It loads the
+checkpoint with `from_pretrained`, cuts the text into windows as documented (documents ordered by the hash of their
+hash, each window starting the way the tokenizer starts a text, the separator that the report names between two
+documents), and scores the tokens of text. Compares perplexity, bits per byte, growth and the number of scored tokens.
+Exits 1 if a figure differs by more than 0.5 %. With `--small`, it first runs a tiny job.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TOLERANCE = 0.005
 
 @dataclass(frozen=True)
 class Text:
-    """Windows N×S: token ids, whether each is scored, and the bytes of text that it brings."""
+    """Windows N×S: token ids, whether each is scored, and the bytes of text that it stands for."""
 
     ids: torch.Tensor
     is_scored: torch.Tensor
@@ -45,7 +45,7 @@ def hash_of(document: str) -> bytes:
 
 
 def documents_in_order(report: dict[str, Any], folder: Path, language: str) -> list[str]:
-    """The documents of a language that may be evaluated, by the hash of their hash."""
+    """The documents of a language that may be evaluated, ordered by the hash of their hash."""
     calibration, evaluation = report["spec"]["calibration"], report["spec"]["evaluation"]
     if calibration["chat_template"] or evaluation["chat_template"]:
         sys.exit("error: the job put its text into a chat template; this script knows plain text only")
@@ -115,7 +115,7 @@ def main() -> None:
 
 
 def publish_small(options: argparse.Namespace, folder: Path) -> None:
-    """Run a tiny job, and let the options name what it published."""
+    """Run a tiny job, and point the options at what it published."""
     from jobs import run_job
     from small import LENGTH, write_material
 

@@ -1,7 +1,7 @@
-"""What every benchmark shares: where its results go, and its small form.
+"""Shared by all benchmarks: where results go, and the small form.
 
-The small form is the same code on a tiny random model and on the text that ships with the project: seconds on a CPU,
-figures that mean nothing, and a proof that the script runs.
+The small form runs the same code on a tiny random model and on the text that ships with the project. It takes seconds
+on a CPU and its figures mean nothing, but it shows that the script runs.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ class Material:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that every benchmark has."""
+    """Add the options that every benchmark has."""
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results; default %(default)s")
     parser.add_argument("--small", action="store_true", help="a tiny model and the project's own text: does it run?")
 
 
 def add_separator(parser: argparse.ArgumentParser) -> None:
-    """The option for models that were trained on documents joined by their end and their beginning."""
+    """Add the option for models that were trained on documents joined by end and beginning tokens."""
     choices = ("newline", "end_of_text")
     parser.add_argument("--separator", choices=choices, default=choices[0], help="between documents; default newline")
 
 
 def write_material(folder: Path, *, languages: int = 2) -> Material:
-    """Write a Llama of two blocks with random weights, and the demo's text in as many languages."""
+    """Write a Llama of two blocks with random weights, and the demo's text in the given number of languages."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY_SIZE,
@@ -72,13 +72,13 @@ def write_material(folder: Path, *, languages: int = 2) -> Material:
 
 @contextlib.contextmanager
 def options_with_text(parser: argparse.ArgumentParser, **small: Any) -> Iterator[argparse.Namespace]:
-    """Parse the options of a benchmark on a model and text of the user's, or of the project's with `--small`.
+    """Parse the options of a benchmark on the user's model and text, or on the project's with `--small`.
 
     Adds `--model`, `--calibration`, `--evaluation`, `--separator` and those of `add_options` to the parser.
 
     Args:
         parser: has the benchmark's own options.
-        small: what these are in the small form.
+        small: values of these options in the small form.
     """
     parser.add_argument("--model", type=Path, help="folder of the model")
     parser.add_argument("--calibration", type=Path, help="folder with one text file per language")

@@ -1,11 +1,11 @@
-"""The study in small: calibrate on one language at a time, evaluate on all, and see what each choice keeps.
+"""A small version of the study: calibrate on one language at a time, evaluate on all, and see what each choice keeps.
 
     python benchmarks/study_in_small.py --model DIR --calibration DIR --evaluation DIR [--work DIR] [--output DIR]
     python benchmarks/study_in_small.py --small
 
-Prunes the model once per language of the calibration folder (Wanda at 60 %, by `secateur-service run`, so that an
-interrupted study goes on where it stopped), and writes the matrix of perplexities as JSON and as a heat map to
-benchmarks/results/. The question is that of Kurz et al., 2408.14398: does calibrating on a language keep it best?
+Prunes the model once per language of the calibration folder (Wanda at 60 %, using `secateur-service run`, so that an
+interrupted study resumes where it stopped), and writes the matrix of perplexities as JSON and as a heat map to
+benchmarks/results/. The question is from Kurz et al., 2408.14398: does calibrating on a language keep it best?
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def study(options: argparse.Namespace) -> None:
-    """Prune once per language; print, draw and keep what was found."""
+    """Prune once per language; print, draw and save the results."""
     languages = sorted(path.stem for path in options.calibration.glob("*.txt"))
     runs = {language: prune(language, languages, options) for language in languages}
     dense = {name: figures["dense"] for name, figures in runs[languages[0]]["perplexity"].items()}

@@ -3,7 +3,7 @@
     python benchmarks/watchers.py [--watchers 1000] [--calls 300] [--small] [--output DIR]
 
 Starts a server without device slots, opens that many watches of queued jobs, one of which never reads although its job
-writes thousands of events, and times GetPruneJob beside them. Prints figures, and writes
+writes thousands of events, and meanwhile times GetPruneJob. Prints the figures, and writes
 benchmarks/results/watchers.json.
 """
 
@@ -35,7 +35,7 @@ from secateur_service.spec import parse_spec
 sys.path.insert(0, str(Path(__file__).parent / "compare"))
 from processes import memory_bytes
 
-CHANNELS = 10  # a hundred watches each: what a server admits on one connection
+CHANNELS = 10  # a hundred watches each: the server's limit per connection
 SPEC = {
     "model": {"uri": "file:///model"},
     "calibration": {"corpus": "file:///corpus", "languages": [{"language": "de"}], "sequence_length": 64},
@@ -46,7 +46,7 @@ SPEC = {
 
 
 def create(store: SqlJobStore, number: int) -> str:
-    """A job that nobody runs."""
+    """Create a job that nothing runs; returns its id."""
     estimate = Estimate(checkpoint_bytes=0, peak_host_bytes=0, peak_device_bytes=0, disk_bytes=0, flops=0.0)
     return store.create(NewJob(f"job{number:08d}", str(number), SPEC, parse_spec(SPEC), {}, estimate)).id
 
@@ -69,7 +69,7 @@ def server(folder: Path, watchers: int) -> Any:
 
 
 async def latencies(stub: Any, name: str, calls: int) -> dict[str, float]:
-    """Milliseconds of one call after the other."""
+    """Latencies of sequential calls, in milliseconds."""
     taken = []
     for _ in range(calls):
         began = time.perf_counter()
@@ -80,7 +80,7 @@ async def latencies(stub: Any, name: str, calls: int) -> dict[str, float]:
 
 
 async def measure(pid: int, address: str, store: SqlJobStore, options: argparse.Namespace) -> dict[str, Any]:
-    """Figures without watchers, with idle ones, and with a slow one beside them."""
+    """Figures without watchers, with idle ones, and with a slow one added."""
     watchers, calls = options.watchers, options.calls
     jobs = [f"pruneJobs/{create(store, number)}" for number in range(CHANNELS)]
     flooded = store.claim(owner="benchmark", lease_seconds=3600)
@@ -112,7 +112,7 @@ async def measure(pid: int, address: str, store: SqlJobStore, options: argparse.
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--watchers", type=int, default=1000)
     parser.add_argument("--calls", type=int, default=300)

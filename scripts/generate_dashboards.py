@@ -1,4 +1,4 @@
-"""Generate the Grafana dashboards of deploy/monitoring from scripts/dashboards; `--check` fails where they drifted."""
+"""Generate the Grafana dashboards of deploy/monitoring from scripts/dashboards; `--check` fails if they drifted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[1] / "deploy" / "monitoring" / "grafana" / "dash
 
 
 def main() -> int:
-    """Write the files, or with `--check` say whether they are up to date."""
+    """Write the files, or with `--check` report whether they are up to date."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; end with 1 if a file has drifted")
     given = parser.parse_args()

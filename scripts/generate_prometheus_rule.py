@@ -1,7 +1,7 @@
-"""Generate the PrometheusRule of deploy/kustomize from deploy/monitoring/alerts.yml; `--check` fails where it drifted.
+"""Generate the PrometheusRule of deploy/kustomize from deploy/monitoring/alerts.yml; `--check` fails if it drifted.
 
-Kustomize takes no file from outside its folder, and the operator no plain rule file. So the same rules lie in two
-files, of which one is written by hand.
+Kustomize accepts no file from outside its folder, and the operator accepts no plain rule file. So the same rules exist
+in two files, one of them written by hand.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ spec:
 
 
 def main() -> int:
-    """Write the file, or with `--check` say whether it is up to date."""
+    """Write the file, or with `--check` report whether it is up to date."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; end with 1 if the file has drifted")
     given = parser.parse_args()

@@ -1,9 +1,9 @@
-"""Generate the Python stubs in client/secateur/v1 and print the folder; `--check` fails where they have drifted.
+"""Generate the Python stubs in client/secateur/v1; `--check` fails if they have drifted.
 
     python scripts/generate_stubs.py [--check] [--freeze]
 
-Generated code refuses every protobuf and grpcio older than its generator, although it runs with those of years. The
-check is taken out, and a test runs the SDK with the oldest versions that pyproject.toml allows.
+Generated code refuses every protobuf and grpcio older than its generator, although it runs with versions years older.
+The check is removed, and a test runs the SDK with the oldest versions that pyproject.toml allows.
 
 `--freeze` also replaces proto/secateur/v1/frozen.binpb, the descriptor set that the breaking-change test compares with.
 """
@@ -31,8 +31,8 @@ def _run(*arguments: str) -> None:
         raise SystemExit(1)
 
 
-# The import that only the check needs, and the check; in the stubs of gRPC all that stands between the imports and the
-# first class.
+# The import that only the check needs, and the check; in the gRPC stubs, everything between the imports and the first
+# class.
 _PROTOBUF_CHECK = re.compile(r"_runtime_version\.ValidateProtobufRuntimeVersion\(.*?\n\)\n", re.DOTALL)
 _PROTOBUF_IMPORT = "from google.protobuf import runtime_version as _runtime_version\n"
 _GRPC_CHECK = re.compile(r"GRPC_GENERATED_VERSION = .*?\n    \)\n", re.DOTALL)
@@ -40,10 +40,10 @@ _GRPC_IMPORT = "import warnings\n"
 
 
 def _for_older_runtimes(content: str, name: str) -> str:
-    """Generated code without its check of the version that runs it.
+    """Generated code without its runtime version check.
 
     Raises:
-        SystemExit: the generator writes it in another way now.
+        SystemExit: the generator now writes the check differently.
     """
     if name.endswith(".pyi"):
         return content
@@ -56,7 +56,7 @@ def _for_older_runtimes(content: str, name: str) -> str:
 
 
 def main() -> None:
-    """Generate, or compare."""
+    """Generate the stubs, or compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where the stubs have drifted")
     parser.add_argument("--freeze", action="store_true", help="also renew the frozen descriptor set")

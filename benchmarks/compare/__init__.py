@@ -1,1 +1,1 @@
-"""What the benchmarks against llm-compressor share: models, fresh processes, the two sides, and how they are judged."""
+"""Shared by the benchmarks against llm-compressor: models, fresh processes, the two sides, and how they are judged."""

@@ -1,10 +1,10 @@
-"""Prunes with llm-compressor, as its documentation does, in a process of its own; imports nothing of Secateur.
+"""Prunes with llm-compressor, as in its documentation, in a separate process; imports nothing from Secateur.
 
     python llmcompressor_side.py '{"model": ..., "tokens": ..., "method": "wanda", "target": "0.5", ...}'
 
-The model is loaded before the clock starts, and the pruned weights are stored after it stops. Between the two lies
-one call of `oneshot` on tokens that lie ready: fx tracing, the sequential pipeline over decoder layers with its two
-forward passes per layer (calibrate, then propagate), and pruning. Batches of one sequence are its default.
+The model is loaded before the clock starts, and the pruned weights are stored after it stops. The clock measures one
+call of `oneshot` on prepared tokens: fx tracing, the sequential pipeline over decoder layers with its two forward
+passes per layer (calibrate, then propagate), and pruning. Batches of one sequence are its default.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _modifier(method: str, target: str) -> Any:
 
 
 def _timed_tracing(seconds: list[float]) -> None:
-    """Let `trace_subgraphs` add what it takes to `seconds`: a fixed cost, stated apart."""
+    """Make `trace_subgraphs` add its time to `seconds`: a fixed cost, reported separately."""
     trace = pipeline.trace_subgraphs
 
     def timed(*args: Any, **kwargs: Any) -> Any:
@@ -54,7 +54,7 @@ def _timed_tracing(seconds: list[float]) -> None:
 
 
 def main() -> None:
-    """Prune, and say what it took."""
+    """Prune, and report the cost."""
     job = json.loads(sys.argv[1])
     torch.set_num_threads(1)
     imported()
@@ -65,7 +65,7 @@ def main() -> None:
     began = time.process_time()
     oneshot(
         model=model,
-        # Never asked for anything, for the text comes as tokens; but it must be there.
+        # Required but never used, because the text comes as tokens.
         processor=PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"?": 0}, unk_token="?"))),
         dataset=DataLoader(list(sequences), batch_size=job["batch"], collate_fn=_collate),  # type: ignore[arg-type]
         recipe=[_modifier(job["method"], job["target"])],

@@ -1,4 +1,4 @@
-"""Random Llamas to measure on: real shapes, no knowledge; the same for the same shape."""
+"""Random Llamas for measurements: real shapes, untrained; the same weights for the same shape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VOCABULARY = 8192
 
 
 def write_random_llama(folder: Path, *, layers: int, hidden: int = 512, intermediate: int = 1408) -> None:
-    """Write a float32 Llama whose weights are drawn as transformers initialises them."""
+    """Write a float32 Llama with weights initialised by transformers."""
     torch.manual_seed(0)
     head_size = min(64, hidden)
     config = LlamaConfig(

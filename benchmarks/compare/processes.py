@@ -1,12 +1,12 @@
 """Fresh processes for the two sides: one thread each, watched from outside.
 
-A side is a script that takes a job as JSON, calls `imported` when all that it needs is imported, and `report` at the
-end. Its memory is read from /proc, mostly by the process that started it, so that measuring costs the side nothing:
+A side is a script that takes a job as JSON, calls `imported` when all its imports are done, and `report` at the end.
+Its memory is read from /proc, mostly by the process that started it, so that measuring costs the side nothing:
 
-- resident: VmHWM, the kernel's own record of the highest resident set;
-- anonymous: RssAnon, sampled: without the pages of mapped files, which the system may drop.
+- resident: VmHWM, the kernel's own record of the peak resident set;
+- anonymous: RssAnon, sampled; it excludes the pages of mapped files, which the system may drop.
 
-Imported by both sides, it imports nothing but the standard library.
+Both sides import this module, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MARK = '{"side":'
 
 
 def memory_bytes(pid: int | str, field: str) -> int:
-    """A figure of /proc/{pid}/status, such as RssAnon; 0 where the process has ended."""
+    """A figure of /proc/{pid}/status, such as RssAnon; 0 if the process has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     except (FileNotFoundError, ProcessLookupError):
@@ -44,7 +44,7 @@ def memory_bytes(pid: int | str, field: str) -> int:
 
 
 def imported() -> None:
-    """Called by a side before it loads anything: what it holds now is the baseline."""
+    """Called by a side before it loads anything: its memory at this point is the baseline."""
     _say("imported", anonymous=memory_bytes("self", "RssAnon"), resident=memory_bytes("self", "VmHWM"))
 
 
@@ -63,15 +63,15 @@ def run_side(python: str, script: Path, job: Mapping[str, Any], every: float = 0
     Args:
         python: interpreter.
         script: the side.
-        job: what it is to do.
-        every: seconds between two looks at its memory.
+        job: what it has to do.
+        every: seconds between two samples of its memory.
 
     Returns:
         What it reported, with `highest_resident_bytes`, and `resident_bytes` and `anonymous_bytes`: the peaks above
-        what was there when all was imported.
+        the baseline after the imports.
 
     Raises:
-        RuntimeError: it failed; the message ends with what it said.
+        RuntimeError: it failed; the message ends with its error output.
     """
     command = [python, str(script), json.dumps(dict(job))]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
@@ -88,7 +88,7 @@ def run_side(python: str, script: Path, job: Mapping[str, Any], every: float = 0
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         assert process.stdout is not None
-        # Its peak is that of the moment of its report: what it stores for the judge afterwards does not count.
+        # The peak is taken at the time of its report: what it stores for the judge afterwards does not count.
         said = [json.loads(line) | {"anonymous_peak": peak[0]} for line in process.stdout if line.startswith(_MARK)]
         code = process.wait()
         watcher.join()

@@ -1,4 +1,4 @@
-"""Judges pruned weights of either side by plain transformers, on the same held-out tokens."""
+"""Judges the pruned weights of either side with plain transformers, on the same held-out tokens."""
 
 from __future__ import annotations
 

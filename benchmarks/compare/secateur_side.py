@@ -1,9 +1,9 @@
-"""Prunes with Secateur's streaming pass, in a process of its own.
+"""Prunes with Secateur's streaming pass, in a separate process.
 
     python secateur_side.py '{"model": ..., "tokens": ..., "method": "wanda", "target": "0.5", "order": ..., ...}'
 
-The processor time counted is that of the whole pass, less reading blocks and writing them, which interleave with it;
-embedding the text counts.
+Counts the processor time of the whole pass, minus reading and writing blocks, which interleave with it; embedding the
+text counts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from secateur_service.pruning.patterns import NofM, Target, Unstructured
 
 
 class _TimedModel(StreamedModel):
-    """Says what embedding the text took: the pass books it as loading, llm-compressor does it while it prunes."""
+    """Measures the embedding of the text: the pass counts it as loading, but llm-compressor does it while it prunes."""
 
     embedding_cpu_seconds = 0.0
 
@@ -48,12 +48,12 @@ def _cube(shape: Sequence[int], factor: float) -> int:
     return round(factor * shape[-1] ** 3)
 
 
-# What torch's counter leaves out: operations of each by the shapes of its arguments.
+# Operators that torch's counter omits: their operations, from the shapes of their arguments.
 _UNCOUNTED = {
     torch.ops.aten.addmm_: lambda _, left, right, **__: 2 * left[0] * left[1] * right[1],
     torch.ops.aten.linalg_cholesky_ex: lambda shape, **__: _cube(shape, 1 / 3),
     torch.ops.aten.cholesky_inverse: lambda shape, **__: _cube(shape, 2 / 3),
-    # Of a causal pass, as all of them are here, half is looked at.
+    # All passes here are causal, so half is attended to.
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda queries, keys, *_, **__: (
         2 * math.prod(queries) * keys[-2]
     ),
@@ -68,7 +68,7 @@ def _target(text: str, method: str) -> Target:
 
 
 def _samples(tokens: dict[str, Tensor], purpose: str) -> dict[str, TextSample]:
-    """The tensors named `purpose/language`; without bytes, for bits per byte are not compared."""
+    """The tensors named `purpose/language`; without bytes, because bits per byte are not compared."""
     found = {name.partition("/")[2]: ids for name, ids in sorted(tokens.items()) if name.startswith(f"{purpose}/")}
     return {
         name: TextSample(name, ids, torch.ones_like(ids), torch.ones_like(ids).bool(), 1) for name, ids in found.items()
@@ -76,7 +76,7 @@ def _samples(tokens: dict[str, Tensor], purpose: str) -> dict[str, TextSample]:
 
 
 def main() -> None:
-    """Prune, and say what it took."""
+    """Prune, and report the cost."""
     job = json.loads(sys.argv[1])
     torch.set_num_threads(1)
     imported()

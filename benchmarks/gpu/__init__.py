@@ -1,1 +1,1 @@
-"""The engine at real shapes on one accelerator, against the floor that its floating-point operations set."""
+"""The engine at real shapes on one accelerator, compared with the floor set by its floating-point operations."""

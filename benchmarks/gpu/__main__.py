@@ -1,17 +1,17 @@
-"""The engine on one accelerator: blocks of real shapes against their floor, within a given time.
+"""The engine on one accelerator: blocks of real shapes compared with their floor, within a given time.
 
     python -m benchmarks.gpu [--seconds 600] [--device cuda|cpu] [--small] [--output DIR] [--case SHAPE/METHOD...]
 
-Measured, in this order, as far as the time goes:
+Measures, in this order, as far as time permits:
 
 - whether the device prunes as the host does;
-- seconds per block of Llama-3-8B's shape, by Wanda and by the default;
+- seconds per block of Llama-3-8B's shape, with Wanda and with the default;
 - whether a block's output depends on how many sequences share a batch;
 - what the report costs; 70B; 2:4 and order `block`; 405B; the other methods.
 
-Seconds per block are the median of the blocks between the first and the last, which do more or less than the others.
-Everything runs through the engine's own pass. gpu-DEVICE.json is written again after every block, so that what was
-measured is there whatever happens.
+Seconds per block are the median over all blocks except the first and the last, which do more or less than the others.
+Everything runs through the engine's own pass. gpu-DEVICE.json is rewritten after every block, so that no measurement is
+lost if the run is cut short.
 `--case` replaces the list: SHAPE/METHOD[+UPDATE][/TARGET[/ORDER]][/report], for example llama-3-8b/wanda+cg/2:4/block.
 """
 
@@ -46,7 +46,7 @@ from benchmarks.gpu.measurements import (
 from benchmarks.small import add_options
 from secateur_service.errors import PreemptedError
 
-# Of an H200, whose products an H100 has too, and of one core of a server processor.
+# For an H200, whose matrix products are as fast as an H100's, and for one core of a server processor.
 TFLOPS = {"cuda": (790.0, 60.0), "cpu": (0.075, 0.075)}
 PACKAGES = ("torch", "transformers", "huggingface_hub", "tokenizers", "triton")
 FIRST = [Case("llama-3-8b", "wanda"), Case("llama-3-8b", "sparsegpt", "cg")]
@@ -69,7 +69,7 @@ Measurement = Callable[[float, Callable[[Figures], None]], Figures]
 
 
 def measurements(setting: Setting, cases: list[Case], *, small: bool) -> Iterator[tuple[str, Measurement]]:
-    """Names and functions of a deadline and of what hears of unfinished figures."""
+    """Names and functions; each function takes a deadline and a callback for unfinished figures."""
 
     def case(chosen: Case) -> tuple[str, Measurement]:
         return chosen.name, lambda deadline, tell: measure_case(chosen, setting, deadline, tell)
@@ -86,7 +86,7 @@ def measurements(setting: Setting, cases: list[Case], *, small: bool) -> Iterato
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:
-    """What the figures depend on."""
+    """The environment that the figures depend on."""
     versions = {"python": platform.python_version(), "cuda": str(torch.version.cuda)}
     for name in PACKAGES:
         try:
@@ -104,7 +104,7 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 
 
 def driver_version() -> str | None:
-    """Of the accelerator's driver; None where nothing tells it."""
+    """The version of the accelerator's driver; None if it cannot be determined."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return None
@@ -114,7 +114,7 @@ def driver_version() -> str | None:
 
 
 class Results:
-    """The results file, written again whenever something is known."""
+    """The results file, rewritten with every new result."""
 
     def __init__(self, path: Path, content: dict[str, Any]) -> None:
         self.path = path
@@ -122,7 +122,7 @@ class Results:
         self._figures: dict[str, Figures] = content.setdefault("measurements", {})
 
     def keep(self, name: str, figures: Figures) -> None:
-        """Keep the figures of a measurement."""
+        """Save the figures of a measurement."""
         self._figures[name] = figures
         partial_path = self.path.with_name(self.path.name + ".partial")
         partial_path.write_text(json.dumps(self._content, indent=1) + "\n", encoding="utf-8")
@@ -130,7 +130,7 @@ class Results:
 
 
 def measure(name: str, measurement: Measurement, deadline: float, results: Results) -> None:
-    """Run one measurement, keep what it found, and say so; one that fails does not end the others."""
+    """Run one measurement, save and print its figures; a failure does not stop the others."""
     began = time.monotonic()
 
     def tell(figures: Figures) -> None:
@@ -144,7 +144,7 @@ def measure(name: str, measurement: Measurement, deadline: float, results: Resul
             figures["state"] = "stopped, the time was over" if figures.pop("stopped", False) else "finished"
         except PreemptedError:
             figures = {"state": "stopped, the time was over"}
-        except Exception as error:  # noqa: BLE001 - out of memory, say: the next shape may fit
+        except Exception as error:  # noqa: BLE001 - for example out of memory: the next shape may fit
             figures = {"state": f"failed: {type(error).__name__}: {str(error)[:500]}"}
     figures["measured_seconds"] = round(time.monotonic() - began, 2)
     results.keep(name, figures)
@@ -153,7 +153,7 @@ def measure(name: str, measurement: Measurement, deadline: float, results: Resul
 
 
 def main() -> None:
-    """Measure until the time is over."""
+    """Measure until time runs out."""
     began = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600.0, help="the time for all, the imports left out")

@@ -1,11 +1,11 @@
-"""The floating-point operations that pruning one block takes at least, and the time that they take at least.
+"""The minimum number of floating-point operations to prune one block, and the minimum time they take.
 
 With T calibration tokens, context s, hidden size d, key/value width k and intermediate width f:
 
 - a causal forward pass is 2·T·(2d² + 2dk + 3df) + 2·T·s·d; order `block` runs two, the first without the block's last
-  product, the other orders run one;
+  product; the other orders run one;
 - the second moments of the distinct inputs are T·(3d² + f²), one triangle;
-- a factorisation is ⅓·n³ for each distinct input of n features, SparseGPT's sweep m·n² for each layer m×n, and masked
+- a factorisation is ⅓·n³ per distinct input of n features, SparseGPT's sweep is m·n² per layer m×n, and masked
   conjugate gradients are 12 products of 2·m·n².
 
 Products of 16-bit numbers run on tensor cores; factorisation, sweep and conjugate gradients are in float32.
@@ -21,7 +21,7 @@ from secateur_service.pruning.methods import Moments, Recipe
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device computes at most, in floating-point operations per second."""
+    """A device's peak rates, in floating-point operations per second."""
 
     products: float
     float32: float

@@ -1,6 +1,6 @@
-"""Llamas of any size whose tensors are drawn when they are read: neither memory nor disk holds them.
+"""Llamas of any size whose tensors are generated when they are read, so that they need neither memory nor disk.
 
-Pruned blocks are discarded for the same reason. All else is the engine's.
+Pruned blocks are discarded for the same reason. Everything else is the engine's.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Shape:
 
     Attributes:
         hidden: hidden size d.
-        intermediate: of the feed-forward part, f.
-        key_value: keys and values together have twice this width, k.
-        blocks: decoder blocks.
-        vocabulary: tokens.
+        intermediate: width of the feed-forward part, f.
+        key_value: width of the keys, and of the values, k.
+        blocks: number of decoder blocks.
+        vocabulary: number of tokens.
     """
 
     hidden: int
@@ -44,7 +44,7 @@ class Shape:
 
     @property
     def layers(self) -> tuple[tuple[int, int], ...]:
-        """(rows, inputs) of the layers of a block, added up over those that share an input."""
+        """(rows, inputs) of a block's layers, with the rows of layers that share an input added up."""
         d, k, f = self.hidden, self.key_value, self.intermediate
         return ((d + 2 * k, d), (d, d), (2 * f, d), (d, f))
 
@@ -58,22 +58,22 @@ SHAPES = {
 
 
 class GeneratedTensors(TensorReader):
-    """Draws every tensor from its name: weights are normal, norms are ones."""
+    """Generates every tensor from its name: weights are normal, norms are ones."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self._device = device
 
     def read(self, info: TensorInfo) -> Tensor:
-        """Draw a tensor."""
+        """Generate a tensor."""
         return self._draw(info, info.shape)
 
     def read_rows(self, info: TensorInfo, start: int, stop: int) -> Tensor:
-        """Draw as many rows."""
+        """Generate the same number of rows."""
         return self._draw(info, (stop - start, *info.shape[1:]))
 
     def gather_rows(self, info: TensorInfo, rows: list[int]) -> Tensor:
-        """Draw as many rows."""
+        """Generate the same number of rows."""
         return self._draw(info, (len(rows), *info.shape[1:]))
 
     def _draw(self, info: TensorInfo, shape: tuple[int, ...]) -> Tensor:
@@ -86,19 +86,19 @@ class GeneratedTensors(TensorReader):
 
 
 class GeneratedModel(StreamedModel):
-    """A model that is drawn while it is streamed, and whose pruned blocks go nowhere."""
+    """A model that is generated while it is streamed, and whose pruned blocks are discarded."""
 
     def _load_outer(self) -> None:
         self.reader = GeneratedTensors(self.device)
         super()._load_outer()
 
     def output_tensors(self, block: nn.Module, index: int) -> list[OutputTensor]:  # noqa: ARG002
-        """Nothing."""
+        """Return nothing: pruned blocks are discarded."""
         return []
 
 
 def generated_model(shape: Shape, blocks: int, device: torch.device, dtype: torch.dtype) -> GeneratedModel:
-    """A Llama of a shape, with fewer blocks."""
+    """A Llama of the given shape, with `blocks` blocks."""
     config = LlamaConfig(
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,

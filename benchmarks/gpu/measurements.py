@@ -1,4 +1,4 @@
-"""What is measured on a device; every measurement returns plain figures."""
+"""The measurements on a device; each returns plain figures."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Setting:
-    """On what everything is measured.
+    """The setting of all measurements.
 
     Attributes:
-        device: computes.
-        dtype: of weights and hidden states.
-        sequences: of calibration.
+        device: where it computes.
+        dtype: type of weights and hidden states.
+        sequences: number of calibration sequences.
         length: tokens per sequence.
-        blocks: to run, at least 3; the model may have more.
-        rates: what the device computes at most.
+        blocks: number of blocks to run, at least 3; the model may have more.
+        rates: the device's peak rates.
     """
 
     device: torch.device
@@ -64,10 +64,10 @@ class Case:
     Attributes:
         shape: one of `SHAPES`.
         method: one of `METHODS`.
-        update: instead of the method's own.
+        update: replaces the method's own.
         target: a share, or `N:M`.
         order: one of `spec.ORDERS`.
-        report: whether text is evaluated and every layer's signal-to-noise ratio is told.
+        report: whether to evaluate text and measure every layer's signal-to-noise ratio.
     """
 
     shape: str
@@ -86,7 +86,7 @@ class Case:
 
     @property
     def pruning_target(self) -> Target:
-        """How much of each layer goes."""
+        """How much of each layer to prune."""
         if ":" in self.target:
             kept, size = self.target.split(":")
             return NofM(int(kept), int(size))
@@ -94,7 +94,7 @@ class Case:
 
 
 def parse_case(text: str) -> Case:
-    """The inverse of `Case.name`; target and order may be left out.
+    """The inverse of `Case.name`; target and order may be omitted.
 
     Raises:
         ValueError: no such case.
@@ -110,11 +110,11 @@ def parse_case(text: str) -> Case:
 
 
 class Clock(RecordingObserver):
-    """Notes when each block is done, and stops the pass when its time is over.
+    """Records when each block is done, and stops the pass at its deadline.
 
     Args:
         deadline: on the clock of `time.monotonic`.
-        on_block: hears after every block.
+        on_block: called after every block.
     """
 
     def __init__(self, deadline: float, on_block: Callable[[list[float]], None]) -> None:
@@ -124,7 +124,7 @@ class Clock(RecordingObserver):
         self._on_block = on_block
 
     def progress(self, progress: Progress) -> None:
-        """Note the time of a block's end, once the device has finished too."""
+        """Record the time of a block's end, once the device has finished too."""
         if progress.blocks_done <= len(self.ends):
             return
         if torch.cuda.is_available():
@@ -133,23 +133,23 @@ class Clock(RecordingObserver):
         self._on_block(self.seconds_per_block())
 
     def check(self) -> None:
-        """Stop when the time is over."""
+        """Stop at the deadline."""
         if time.monotonic() > self._deadline:
             raise PreemptedError("the benchmark's time is over")
 
     def seconds_per_block(self) -> list[float]:
-        """Of the blocks but the first and the last, which do more or less than the others."""
+        """For all blocks except the first and the last, which do more or less than the others."""
         return [later - earlier for earlier, later in zip(self.ends[:-2], self.ends[1:-1], strict=True)]
 
 
 def measure_case(case: Case, setting: Setting, deadline: float, tell: Callable[[Figures], None]) -> Figures:
-    """Seconds per block against the floor, memory, and what the report costs.
+    """Seconds per block compared with the floor, memory, and what the report costs.
 
     Args:
-        case: what is pruned.
-        setting: on what.
-        deadline: when to stop, on the clock of `time.monotonic`; what is known by then is returned.
-        tell: hears of unfinished figures.
+        case: what to prune.
+        setting: the setting.
+        deadline: when to stop, on the clock of `time.monotonic`; returns the figures known by then.
+        tell: called with unfinished figures.
     """
     shape, device = SHAPES[case.shape], setting.device
     recipe = Recipe.of(case.method, case.update)
@@ -225,10 +225,10 @@ def _sample(name: str, sequences: int, length: int, vocabulary: int, seed: int) 
 
 
 def measure_agreement(setting: Setting, deadline: float) -> Figures:
-    """What the device prunes against what the host prunes, from the same model and tokens, in float32 on both.
+    """Compares pruning on the device and on the host, with the same model and tokens, in float32 on both.
 
-    Of each recipe: the share of all mask bits that differ, ‖Ŵ_device − Ŵ_host‖ / ‖Ŵ_host‖ and the largest difference of
-    a perplexity's logarithm, dense and pruned.
+    For each recipe: the share of all mask bits that differ, ‖Ŵ_device − Ŵ_host‖ / ‖Ŵ_host‖, and the largest difference
+    in log perplexity, dense and pruned.
     """
     found: Figures = {}
     with tempfile.TemporaryDirectory() as name:
@@ -251,7 +251,7 @@ def measure_agreement(setting: Setting, deadline: float) -> Figures:
 
 
 def _pruned(folder: Path, method: str, device: torch.device, deadline: float) -> tuple[PassResult, dict[str, Tensor]]:
-    """A pass over the random model, and the tensors that it wrote."""
+    """Run a pass over the random model; returns its result, and the tensors that it wrote."""
     model = StreamedModel(open_checkpoint(folder / "model"), device, torch.float32)
     target = Unstructured(0.5, METHODS[method].group)
     samples = []
@@ -276,7 +276,7 @@ def _largest_difference(one: Any, other: Any) -> float:
 
 @torch.no_grad()
 def measure_batch_size(shape: Shape, setting: Setting, deadline: float) -> Figures:
-    """Whether a block's output, and the sums over one and the same output, depend on the size of the batch."""
+    """Whether a block's output, and the sums over one fixed output, depend on the batch size."""
     model: GeneratedModel = generated_model(shape, 1, setting.device, setting.dtype)
     tokens = _sample("generated", max(BATCH_SIZES), setting.length, shape.vocabulary, seed=0).tokens
     outputs, sums = [], []

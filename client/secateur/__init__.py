@@ -14,8 +14,8 @@
         report = job.result().report
         job.download("out/")
 
-`AsyncClient` is the same in async. All errors are below `SecateurError`. The module `logging` gets warnings of lost and
-resumed watches under the name `secateur`.
+`AsyncClient` is the async version. All errors derive from `SecateurError`. Warnings about lost and resumed watches go
+to the `logging` module, under the name `secateur`.
 """
 
 from secateur._aio import AsyncClient, AsyncJobHandle

@@ -1,4 +1,4 @@
-"""The asynchronous client: the same operations, performed on the running event loop."""
+"""The asynchronous client: the same operations, run on the current event loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from secateur._watch import Reconnect
 
 
 class AsyncJobHandle:
-    """A job on the service; `JobHandle` in async."""
+    """A job on the service; the async version of `JobHandle`."""
 
     def __init__(self, driver: AsyncDriver, operations: Operations, name: str) -> None:
         self._driver = driver
@@ -88,7 +88,7 @@ class AsyncJobHandle:
 
 
 class AsyncClient:
-    """Talks to a Secateur service; `Client` in async. Belongs to the event loop that it is made in.
+    """Talks to a Secateur service; the async version of `Client`. Belongs to the event loop in which it is created.
 
         async with secateur.AsyncClient("localhost:50051") as client:
             job = await client.submit("spec.yaml")

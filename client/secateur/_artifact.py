@@ -16,7 +16,7 @@ class Artifact:
         sha256: Its SHA-256, lower-case hexadecimal.
         media_type: Its media type.
         download_url: Where to read it: a presigned `http(s)` URL, or a `file` URL of an embedded service.
-        download_url_expire_time: When the URL stops working; None where it does not.
+        download_url_expire_time: When the URL stops working; None if it never does.
     """
 
     path: str
@@ -32,11 +32,11 @@ class CorpusPreset:
     """A data set of the hub that a specification can name as its corpus.
 
     Attributes:
-        name: As specifications name it.
-        title: For people.
+        name: Name used in specifications.
+        title: Title for people.
         repository: `org/name` on the hub.
-        license: As the data set's card says it.
-        gated: Whether the account of the service has to accept its terms.
+        license: License according to the data set's card.
+        gated: Whether the service's account has to accept its terms.
         verified: Whether the languages were checked against the live hub.
         languages: BCP 47 tags.
     """
@@ -57,16 +57,16 @@ class ServiceInfo:
     Attributes:
         version: Its version.
         methods: Pruning methods.
-        updates: What can happen to the weights that stay.
+        updates: How the remaining weights can be updated.
         orders: Orders of calibration and pruning.
-        policies: Where the weights of a mix can come from.
+        policies: Where a mix can come from.
         allocations: How the sparsity can be divided between blocks.
-        architectures: `model_type` of the models it can prune.
+        architectures: `model_type` values of the models it can prune.
         devices: Device slots of the replica that answered.
         file_roots: Folders under which `file://` models and corpora may lie.
         destinations: Where results may be published; the first is the default.
         max_request_bytes: Largest request it accepts.
-        presets: Corpora that have a name.
+        presets: Corpora that have a short name.
     """
 
     version: str

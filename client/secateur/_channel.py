@@ -1,4 +1,4 @@
-"""How to connect: an endpoint becomes a gRPC target with credentials, options and a retry policy."""
+"""How to connect: turns an endpoint into a gRPC target with credentials, options and a retry policy."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _PORT = re.compile(r":[0-9]{1,5}$")
 
 @dataclass(frozen=True)
 class Connection:
-    """What a channel is made from.
+    """What is needed to create a channel.
 
     Attributes:
         target: gRPC's name for the service.
-        credentials: TLS; None for a connection in the clear.
+        credentials: TLS credentials; None for an unencrypted connection.
         options: Channel arguments.
-        metadata: Sent with every call.
-        local: Whether the service is on this machine, by the endpoint.
+        metadata: Metadata sent with every call.
+        local: Whether the service is on this machine, judging by the endpoint.
     """
 
     target: str
@@ -47,7 +47,7 @@ def connection(config: ClientConfig) -> Connection:
     """How to reach the service that a configuration names.
 
     Raises:
-        ConfigError: the endpoint or a certificate cannot be used, or the token would be sent in the clear.
+        ConfigError: the endpoint or a certificate cannot be used, or the token would be sent unencrypted.
     """
     tls, address = _scheme(config.endpoint)
     target = _target(address, config.endpoint)
@@ -56,7 +56,7 @@ def connection(config: ClientConfig) -> Connection:
         ("grpc.service_config", service_config(balanced=target != address or _TARGET.match(address) is not None)),
         ("grpc.enable_retries", 1),
         ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
-        # A watch notices a dead peer by pings, and comes back soon after the service does.
+        # A watch notices a dead peer by pings, and reconnects soon after the service is back.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.initial_reconnect_backoff_ms", 500),
@@ -80,9 +80,9 @@ def connection(config: ClientConfig) -> Connection:
 
 
 def service_config(*, balanced: bool) -> str:
-    """The retry policy: single answers are asked for again on UNAVAILABLE only; watches resume by themselves.
+    """The retry policy: unary calls are retried on UNAVAILABLE only; watches resume by themselves.
 
-    `balanced` spreads calls over all addresses, in place of staying with the first that answers.
+    `balanced` spreads calls over all addresses instead of staying with the first that answers.
     """
     unary = [method.name for method in _SERVICE.methods if not method.server_streaming]
     return json.dumps(
@@ -172,7 +172,7 @@ def _authorities(name: str) -> bytes:
 
 
 def _own_certificate(config: ClientConfig) -> tuple[bytes | None, bytes | None]:
-    """Key and chain of our own certificate; None where there is none."""
+    """Key and chain of our own certificate; None for both if there is none."""
     certificate, key = config.certificate_file, config.key_file
     if certificate is None and key is None:
         return None, None
@@ -180,7 +180,7 @@ def _own_certificate(config: ClientConfig) -> tuple[bytes | None, bytes | None]:
         raise ConfigError("certificate_file and key_file belong together; set both or none")
     contents = _content("key_file", key), _content("certificate_file", certificate)
     try:
-        # An empty passphrase, lest OpenSSL asks for one at the terminal.
+        # An empty passphrase keeps OpenSSL from asking for one at the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password="")
     except (ssl.SSLError, OSError) as error:
         raise ConfigError(

@@ -19,14 +19,14 @@ from secateur._watch import Reconnect
 
 
 class Client:
-    """Talks to a Secateur service; threads may share it.
+    """Talks to a Secateur service; thread-safe.
 
         with secateur.Client("localhost:50051") as client:
             job = client.prune("file:///m", corpus="file:///c", languages={"de": 0.7, "en": 0.3}, sparsity=0.5)
             print(job.result().languages["de"].pruned_perplexity)
 
-    What is not given comes from the environment (`SECATEUR_ENDPOINT`, ...), then from the configuration file; see
-    `ClientConfig` for the meaning of the arguments. Nothing is sent before the first call.
+    Arguments not given come from the environment (`SECATEUR_ENDPOINT`, ...), then from the configuration file; see
+    `ClientConfig` for their meaning. Nothing is sent before the first call.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -79,46 +79,46 @@ class Client:
 
         Args:
             model: The model, as a URI.
-            labels: Labels of your own for the job.
-            request_id: A UUID; submitting again with the same one gives the same job. Without it, one is made.
-            **options: `corpus`, `languages` and, as you like, the others of `SpecOptions`.
+            labels: Your own labels for the job.
+            request_id: A UUID; submitting again with the same one returns the same job. If omitted, one is generated.
+            **options: `corpus`, `languages` and, optionally, any others from `SpecOptions`.
 
         Raises:
-            InvalidSpecError: the specification breaks rules; lists all of them.
-            AlreadyExistsError: the request id was used before with another request.
+            InvalidSpecError: the specification breaks rules; the error lists all of them.
+            AlreadyExistsError: the request id was already used for another request.
         """
         return self.submit(prune_spec(model, **options), labels=labels, request_id=request_id)
 
     def submit(
         self, spec: SpecSource, *, labels: Mapping[str, str] | None = None, request_id: str | None = None
     ) -> JobHandle:
-        """Submit a job by its specification: a mapping, or the path of a YAML file.
+        """Submit a job by its specification, a mapping or the path of a YAML file.
 
         Args:
             spec: The specification.
-            labels: Labels of your own for the job.
-            request_id: A UUID; submitting again with the same one gives the same job. Without it, one is made.
+            labels: Your own labels for the job.
+            request_id: A UUID; submitting again with the same one returns the same job. If omitted, one is generated.
 
         Raises:
-            InvalidSpecError: the specification breaks rules; lists all of them.
-            AlreadyExistsError: the request id was used before with another request.
+            InvalidSpecError: the specification breaks rules; the error lists all of them.
+            AlreadyExistsError: the request id was already used for another request.
         """
         return self.job(self._driver.run(self._operations.create(spec, labels, request_id)).name)
 
     def plan(self, spec: SpecSource, *, labels: Mapping[str, str] | None = None) -> Plan:
-        """Have a specification checked and its cost estimated, and submit nothing.
+        """Have a specification checked and its cost estimated, without submitting it.
 
         Args:
             spec: The specification: a mapping (`prune_spec` makes one) or the path of a YAML file.
-            labels: Labels to be checked as well.
+            labels: Labels to check as well.
 
         Raises:
-            InvalidSpecError: the specification breaks rules; lists all of them.
+            InvalidSpecError: the specification breaks rules; the error lists all of them.
         """
         return self._driver.run(self._operations.plan(spec, labels))
 
     def job(self, name: str) -> JobHandle:
-        """A handle on a job by its name or its id; asks nothing."""
+        """A handle on a job by its name or id; sends no request."""
         return JobHandle(self._driver, self._operations, job_name(name))
 
     def list_jobs(self, *, states: Collection[JobState | str] = (), page_size: int = 0) -> Iterator[Job]:

@@ -15,26 +15,26 @@ from secateur._terminal import first_unsafe
 
 FILE_VARIABLE = "SECATEUR_CONFIG"
 DEFAULT_ENDPOINT = "localhost:50051"
-_AROUND = re.compile(r"\A[\s\ufeff]+|[\s\ufeff]+\Z")  # some editors begin a file with the latter
+_AROUND = re.compile(r"\A[\s\ufeff]+|[\s\ufeff]+\Z")  # a byte order mark, which some editors write
 
 
 @dataclass(frozen=True)
 class ClientConfig:
     """How to reach the service.
 
-    Every field can be set by the variable `SECATEUR_{FIELD}` of the environment and by its name in the TOML file that
-    `SECATEUR_CONFIG` names, by default `~/.config/secateur/config.toml`. White space at the ends of a value is
-    stripped: a file made by `echo` has it.
+    Every field can be set by the environment variable `SECATEUR_{FIELD}`, or by its name in the TOML file that
+    `SECATEUR_CONFIG` names, by default `~/.config/secateur/config.toml`. White space at the ends of a value, such as
+    the line break that `echo` writes, is stripped.
 
     Attributes:
-        endpoint: `host:port`; `http://host:port` is the same, `https://host:port` uses TLS; several addresses are
-            separated by commas; any target of gRPC will do, `dns:///name:port` spreads calls over all replicas.
+        endpoint: `host:port`; `http://host:port` is the same, `https://host:port` uses TLS. Several addresses are
+            separated by commas. Any gRPC target works; `dns:///name:port` spreads calls over all replicas.
         token: Bearer token, sent only over TLS or to this machine.
-        ca_file: PEM file with the certificate authorities to trust, in place of gRPC's own.
+        ca_file: PEM file with the certificate authorities to trust instead of gRPC's own.
         certificate_file: PEM file with our own certificate and its chain, for a service that asks clients for one.
         key_file: PEM file with the private key of that certificate, without a passphrase.
-        timeout_seconds: Time for one answer, retries included.
-        reconnect_seconds: How long a watch tries to get back to a service that it has lost before it gives up.
+        timeout_seconds: Time for one response, retries included.
+        reconnect_seconds: How long a watch tries to reconnect to a lost service before it gives up.
     """
 
     endpoint: str = DEFAULT_ENDPOINT
@@ -54,7 +54,7 @@ _NUMBERS = ("timeout_seconds", "reconnect_seconds")
 def load_config(
     arguments: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
 ) -> ClientConfig:
-    """The configuration from all its sources; arguments that are None count as not given, as do empty variables.
+    """The configuration from all its sources; arguments that are None and empty variables count as not given.
 
     Raises:
         ConfigError: a source cannot be read, or a value has the wrong type.
@@ -75,7 +75,7 @@ def load_config(
 
 
 def _config_path(environment: Mapping[str, str]) -> Path | None:
-    """The configuration file; None where there is none and none was asked for."""
+    """The configuration file; None if there is none and none was asked for."""
     named = environment.get(FILE_VARIABLE)
     if named:
         return Path(named).expanduser()
@@ -121,10 +121,10 @@ def _checked(name: str, value: Any, source: str) -> Any:
 
 
 def plain_text(value: str) -> str:
-    """The value of a setting without the white space at its ends, which a file made by `echo` has.
+    """The value of a setting without white space at its ends, such as the line break that `echo` writes.
 
     Raises:
-        ValueError: there is a line break or the like within; the value, which may be a secret, is not repeated.
+        ValueError: it contains a line break or the like; the message does not show the value, which may be a secret.
     """
     text = _AROUND.sub("", value)
     unsafe = first_unsafe(text)

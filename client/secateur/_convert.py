@@ -51,7 +51,7 @@ def plan_from(message: pb.PruneJob) -> Plan:
 
 
 def event_from(message: pb.PruneJobEvent) -> Event | None:
-    """An event; None for a heartbeat, and for a kind of a newer service that this SDK does not know."""
+    """An event; None for a heartbeat, or for a newer service's kind of event that this SDK does not know."""
     common: dict[str, Any] = {
         "sequence": message.sequence,
         "time": message.time.ToDatetime(tzinfo=UTC),
@@ -127,12 +127,12 @@ def info_from(message: service_pb.ServiceInfo) -> ServiceInfo:
 
 
 def state_value(state: JobState) -> pb.JobState:
-    """The protocol's value of a state."""
+    """The protocol's value for a state."""
     return pb.JobState.Value(_STATE_PREFIX + state.value)
 
 
 def plain_struct(struct: struct_pb2.Struct) -> dict[str, Any]:
-    """Plain data in a Struct, which knows only doubles: whole numbers become integers again."""
+    """The plain data in a Struct, which has only doubles: whole numbers become integers again."""
     return {name: _plain_value(value) for name, value in struct.fields.items()}
 
 

@@ -1,8 +1,8 @@
-"""Fetching published files: resumed, verified, put into place as a whole, and never outside the folder.
+"""Downloads published files: resumed, verified, put into place atomically, and never outside the folder.
 
-A file arrives under a hidden name that carries its digest, so that what is left of another version is never continued.
-It is renamed only when its size and SHA-256 are those that the service published. What the service says about paths
-is not trusted.
+A file is written under a hidden name that carries its digest, so that leftovers of another version are never resumed.
+It is renamed only when its size and SHA-256 are those that the service published. Paths from the service are not
+trusted.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class DownloadProgress:
     """How far a download is.
 
     Attributes:
-        path: The file that is fetched, below the job's prefix.
-        bytes_done: Bytes in place, over all files, those that were there before included.
+        path: Path of the file being fetched, below the job's prefix.
+        bytes_done: Bytes in place over all files, including those that were there before.
         bytes_total: Bytes of all files.
     """
 
@@ -54,10 +54,10 @@ class DownloadProgress:
 
 
 class Source(Protocol):
-    """What the bytes of a file are read from."""
+    """A source of a file's bytes."""
 
     def read(self, size: int, /) -> bytes:
-        """Read up to so many bytes; none at the end."""
+        """Read up to `size` bytes; none at the end."""
 
 
 class ExpiredUrlError(DownloadError):
@@ -71,8 +71,8 @@ class Transfer:
     Attributes:
         artifact: The file.
         target: Where it goes.
-        stopped: Ends the transfer when it is set.
-        advanced: Told the number of bytes that came, or that were taken back (negative).
+        stopped: Ends the transfer when set.
+        advanced: Called with the number of bytes that arrived, or were discarded (negative).
         wait_seconds: First wait after a failure; it doubles.
     """
 
@@ -83,10 +83,10 @@ class Transfer:
     wait_seconds: float = 0.4
 
     def fetch(self, url: str) -> None:
-        """Bring the file into place, unless it is there already.
+        """Put the file into place, unless it is already there.
 
         Raises:
-            ExpiredUrlError: the URL is refused; try a fresh one.
+            ExpiredUrlError: the URL was refused; try a fresh one.
             DownloadError: it cannot be fetched.
             IntegrityError: what arrives is not what was published.
         """
@@ -99,7 +99,7 @@ class Transfer:
         partial = _partial(self.target, self.artifact)
         resumed = partial.exists()
         if self._complete(partial, url) != self.artifact.sha256:
-            # What was left of an earlier run may have been damaged; once more from the first byte.
+            # What an earlier run left may be damaged; start again from the first byte.
             partial.unlink()
             self.advanced(-self.artifact.size_bytes)
             if not resumed or self._complete(partial, url) != self.artifact.sha256:
@@ -122,7 +122,7 @@ class Transfer:
             return self._digest(file).hexdigest() == self.artifact.sha256
 
     def _complete(self, partial: Path, url: str) -> str:
-        """Bring a partial file to its full size; the digest of what it then holds."""
+        """Bring a partial file to its full size; returns the digest of its content."""
         with _open_partial(partial) as file:
             if os.fstat(file.fileno()).st_size > self.artifact.size_bytes:
                 file.truncate(0)
@@ -145,7 +145,7 @@ class Transfer:
         return digest.hexdigest()
 
     def _append(self, file: BinaryIO, digest: Any, url: str) -> str | None:
-        """Read on from where the file ends; what went wrong, if anything did."""
+        """Continue from the end of the file; returns what went wrong, if anything."""
         try:
             with open_url(url, file.tell()) as source:
                 while file.tell() < self.artifact.size_bytes:
@@ -184,9 +184,9 @@ def plan_targets(folder: Path, artifacts: Sequence[Artifact]) -> dict[str, Path]
     """Where each file goes, by its path below the job's prefix.
 
     Raises:
-        IntegrityError: a path leads out of the folder or occurs twice, or a digest or size is none. Nothing has been
-            written then.
-        DownloadError: they do not fit on the disk. Nothing has been written then.
+        IntegrityError: a path leads out of the folder or occurs twice, or a digest or size is invalid. Nothing has been
+            written.
+        DownloadError: the files do not fit on the disk. Nothing has been written.
     """
     root = folder.resolve()
     if len(artifacts) > _MAX_FILES:
@@ -203,7 +203,7 @@ def plan_targets(folder: Path, artifacts: Sequence[Artifact]) -> dict[str, Path]
 
 
 def _check_room(root: Path, artifacts: Sequence[Artifact], targets: Mapping[str, Path]) -> None:
-    """What is said to come fits on the disk, with what is there already."""
+    """Check that the announced files fit on the disk, counting what is already there."""
     there = next(place for place in (root, *root.parents) if place.exists())
     wanted = sum(artifact.size_bytes for artifact in artifacts)
     places = [place for each in artifacts for place in (targets[each.path], _partial(targets[each.path], each))]
@@ -217,7 +217,7 @@ def _check_room(root: Path, artifacts: Sequence[Artifact], targets: Mapping[str,
 
 
 def _partial(target: Path, artifact: Artifact) -> Path:
-    """Where a file lies while it arrives."""
+    """Where a file is kept while it arrives."""
     return target.with_name(f".{target.name[:100]}.{artifact.sha256[:16]}.partial")
 
 
@@ -235,7 +235,7 @@ def _target(root: Path, path: str) -> Path:
 
 
 def _check_folder(folder: Path, root: Path) -> None:
-    """Refuse to write through a link in the folder of the download."""
+    """Refuse to write through a link in the download folder."""
     for place in (folder, *folder.parents):
         if place == root:
             return
@@ -245,11 +245,11 @@ def _check_folder(folder: Path, root: Path) -> None:
 
 @contextmanager
 def open_url(url: str, start: int) -> Iterator[Source]:
-    """Open what a URL names from byte `start` on.
+    """Open a URL for reading from byte `start` on.
 
     Raises:
         OSError: it cannot be read, in urllib's classes for `http`.
-        DownloadError: it is no URL that can be read from here.
+        DownloadError: the URL cannot be read from here.
     """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
@@ -269,7 +269,7 @@ def open_url(url: str, start: int) -> Iterator[Source]:
 
 def _open_local(path: Path) -> BinaryIO:
     try:
-        # Opening a pipe must not wait for its writer.
+        # Opening a pipe must not wait for a writer.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         file = os.fdopen(os.open(path, flags), "rb")
     except OSError as error:
@@ -284,7 +284,7 @@ def _open_local(path: Path) -> BinaryIO:
 
 
 def _skip_to(response: Any, start: int) -> None:
-    """Pass over what is known already where the server does not honour Range."""
+    """Skip what is already here if the server does not honour Range."""
     if response.status == http.client.PARTIAL_CONTENT:
         offered = response.headers.get("Content-Range", "")
         if not offered.startswith(f"bytes {start}-"):
@@ -298,7 +298,7 @@ def _skip_to(response: Any, start: int) -> None:
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """An opener that knows HTTP and nothing else, whatever a redirect says."""
+    """An opener that only supports HTTP, whatever a redirect says."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -314,7 +314,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _open_partial(path: Path) -> BinaryIO:
-    """Open a partial file for reading and writing, without following a link that somebody put there."""
+    """Open a partial file for reading and writing, without following a link."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, 0o666)
@@ -325,7 +325,7 @@ def _open_partial(path: Path) -> BinaryIO:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable where the system can."""
+    """Make a rename durable if the system supports it."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""The order of a download: list, check all paths, compare with the manifest, fetch file by file, the manifest last."""
+"""The steps of a download: list, check all paths, compare with the manifest, fetch file by file, the manifest last."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def download(
     progress: ProgressCallback | None,
     local_files: bool | None,
 ) -> Flow[list[Path]]:
-    """Fetch all files of a job; returns where each lies now, in the order of the listing.
+    """Fetch all files of a job; returns their paths here, in the order of the listing.
 
     Raises:
         JobFailedError, JobCancelledError, NotReadyError: the job has no files.
@@ -58,7 +58,7 @@ def download(
 
 
 class _Fetching:
-    """Fetches files by the addresses of a listing, and by those of a fresh one where they are refused."""
+    """Fetches files by the URLs in a listing, or in a fresh listing if they are refused."""
 
     def __init__(self, operations: Operations, name: str, urls: dict[str, str]) -> None:
         self._operations = operations
@@ -66,7 +66,7 @@ class _Fetching:
         self._urls = urls
 
     def fetch(self, transfer: Transfer) -> Flow[None]:
-        """Bring a file into place."""
+        """Put a file into place."""
         if (yield Run(partial(_refused, transfer, self._urls))):
             listed = yield from self._operations.artifacts(self._name)
             self._urls = {entry.path: entry.download_url for entry in listed}
@@ -77,7 +77,7 @@ class _Fetching:
 
 
 def _check_places(artifacts: Sequence[Artifact], *, local_files: bool) -> None:
-    """Refuse folders of another machine: what lies under their names here is something else."""
+    """Refuse folders on another machine: the same path here holds something else."""
     if local_files or not any(urlsplit(artifact.download_url).scheme == "file" for artifact in artifacts):
         return
     raise DownloadError(
@@ -100,7 +100,7 @@ def _manifest_of(artifacts: Sequence[Artifact], sha256: str) -> Artifact:
 
 
 def _check_listing(content: bytes, artifacts: Sequence[Artifact]) -> None:
-    """Only what the manifest names is written, and all of it."""
+    """Check that the listing has exactly the files that the manifest names."""
     try:
         files = json.loads(content)["files"]
         named = {(entry["path"], entry["size_bytes"], entry["sha256"]) for entry in files}
@@ -113,7 +113,7 @@ def _check_listing(content: bytes, artifacts: Sequence[Artifact]) -> None:
 
 
 def _refused(transfer: Transfer, urls: dict[str, str]) -> ExpiredUrlError | None:
-    """Fetch a file; the error where its URL is refused."""
+    """Fetch a file; returns the error if its URL is refused."""
     try:
         transfer.fetch(urls.get(transfer.artifact.path, ""))
     except ExpiredUrlError as error:
@@ -126,7 +126,7 @@ def _refused(transfer: Transfer, urls: dict[str, str]) -> ExpiredUrlError | None
 
 
 class _Count:
-    """Adds the bytes of all files up and tells the caller."""
+    """Adds up the bytes of all files and reports them to the caller."""
 
     def __init__(self, artifacts: list[Artifact], progress: ProgressCallback | None) -> None:
         self._total = sum(artifact.size_bytes for artifact in artifacts)
@@ -134,7 +134,7 @@ class _Count:
         self._progress = progress
 
     def of(self, path: str) -> Callable[[int], None]:
-        """What to call with the bytes of one file."""
+        """The function to call with the bytes of one file."""
 
         def advanced(size: int) -> None:
             self._done += size

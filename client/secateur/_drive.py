@@ -1,7 +1,7 @@
-"""Performs the steps of flows: `Driver` in the caller's thread, `AsyncDriver` on the caller's event loop.
+"""Runs the steps of flows: `Driver` in the caller's thread, `AsyncDriver` on the caller's event loop.
 
-These two are all that differs between the clients. Neither starts threads or loops of its own (but for file transfers
-of the asynchronous client), so Ctrl-C and cancellation end a step at once and leave no call behind.
+Only these two differ between the clients. Neither starts its own threads or loops (except for file transfers of the
+asynchronous client), so Ctrl-C and cancellation end a step at once and leave no call behind.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CLOSED = "the client is closed; make another, or keep its `with` block open lon
 
 
 class Driver:
-    """Performs flows in the calling thread; any number of threads may share it."""
+    """Runs flows in the calling thread; thread-safe."""
 
     def __init__(self, connection: Connection) -> None:
         self._metadata = connection.metadata
@@ -39,7 +39,7 @@ class Driver:
         self._closed = False
 
     def run(self, flow: Flow[T]) -> T:
-        """Perform a flow and return its result."""
+        """Run a flow and return its result."""
         outcome: _Outcome = None, None
         try:
             while not isinstance(step := advance(flow, *outcome), Finished):
@@ -49,7 +49,7 @@ class Driver:
             flow.close()
 
     def iterate(self, flow: Flow[Any]) -> Iterator[Any]:
-        """Perform a flow and yield what it emits."""
+        """Run a flow and yield what it emits."""
         outcome: _Outcome = None, None
         try:
             while not isinstance(step := advance(flow, *outcome), Finished):
@@ -95,7 +95,7 @@ class Driver:
 
 
 class AsyncDriver:
-    """Performs flows on the running event loop."""
+    """Runs flows on the current event loop."""
 
     def __init__(self, connection: Connection) -> None:
         self._metadata = connection.metadata
@@ -108,7 +108,7 @@ class AsyncDriver:
         self._closed = False
 
     async def run(self, flow: Flow[T]) -> T:
-        """Perform a flow and return its result."""
+        """Run a flow and return its result."""
         outcome: _Outcome = None, None
         try:
             while not isinstance(step := advance(flow, *outcome), Finished):
@@ -118,7 +118,7 @@ class AsyncDriver:
             flow.close()
 
     async def iterate(self, flow: Flow[Any]) -> AsyncIterator[Any]:
-        """Perform a flow and yield what it emits."""
+        """Run a flow and yield what it emits."""
         outcome: _Outcome = None, None
         try:
             while not isinstance(step := advance(flow, *outcome), Finished):
@@ -157,7 +157,7 @@ class AsyncDriver:
         except grpc.RpcError as error:
             return None, error
         except asyncio.CancelledError:
-            # gRPC reports calls that closing the channel ended as if their task had been cancelled.
+            # When the channel is closed, gRPC reports open calls as if their task had been cancelled.
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
                 raise ClientClosedError(_CLOSED) from None

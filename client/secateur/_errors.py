@@ -1,28 +1,28 @@
 """The SDK's errors, one tree.
 
     SecateurError
-    ├── ConfigError                  endpoint, token or configuration file are unusable
+    ├── ConfigError                  the endpoint, token or configuration file cannot be used
     ├── ClientClosedError            the client was closed before or during the call
-    ├── RequestError                 the service refused a call or could not be asked
+    ├── RequestError                 the service refused a call or could not be reached
     │   ├── InvalidRequestError      the request breaks rules; lists every broken one
-    │   │   └── InvalidSpecError     ... and they are the specification's; also raised before anything is sent
+    │   │   └── InvalidSpecError     ... the rules of a specification; also raised before anything is sent
     │   ├── NotFoundError            no such job
-    │   ├── AlreadyExistsError       the request id was used before with another request
-    │   ├── PreconditionError        the service is not in a state to serve the call, and waiting does not help
-    │   │   └── NotReadyError        the job has no result, or not yet
-    │   ├── DamagedResultError       what the job published is gone or was changed
-    │   ├── SequenceExpiredError     a watch wants to resume after an event that the service does not have
-    │   ├── UnauthenticatedError     no token, a wrong one, or one that has expired
+    │   ├── AlreadyExistsError       the request id was already used for another request
+    │   ├── PreconditionError        the service's state does not allow the call, and waiting does not help
+    │   │   └── NotReadyError        the job has no result, or none yet
+    │   ├── DamagedResultError       a published result is gone or was changed
+    │   ├── SequenceExpiredError     a watch asked to resume after an event that the service does not have
+    │   ├── UnauthenticatedError     no token, an invalid one, or an expired one
     │   ├── PermissionDeniedError    the token may not do this
-    │   ├── OverloadedError          a limit of the service is reached; try again later
+    │   ├── OverloadedError          the service is at a limit; try again later
     │   ├── UnavailableError         the service cannot be reached or is stopping
     │   │   └── CertificateError     the server's certificate cannot be verified
     │   ├── DeadlineError            the service did not answer in time
-    │   └── ServiceFaultError        a defect of the service or of something between
+    │   └── ServiceFaultError        a defect in the service or in something in between
     ├── JobError                     the job ended without a result
     │   ├── JobFailedError
     │   └── JobCancelledError
-    ├── WaitTimeoutError             the job had not ended when the time to wait was over
+    ├── WaitTimeoutError             the job had not ended when the wait timed out
     └── DownloadError                a file could not be fetched
         └── IntegrityError           what arrived is not what was published
 
@@ -45,7 +45,7 @@ from secateur._redaction import redact_text
 DOMAIN = "secateur"
 _DETAILS_KEY = "grpc-status-details-bin"
 _SPEC_PREFIX = "spec."
-# What gRPC itself says, on this side and in no other form, of a certificate that it does not trust.
+# gRPC on this side reports an untrusted certificate only in this text.
 _NOT_TRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED: ([\w ,.'-]{1,100})|(Hostname Verification Check failed)")
 
 
@@ -64,7 +64,7 @@ class SecateurError(Exception):
 
 
 class ConfigError(SecateurError):
-    """Endpoint, token or configuration file are unusable."""
+    """The endpoint, token or configuration file cannot be used."""
 
     reason = "CONFIG"
 
@@ -76,11 +76,11 @@ class ClientClosedError(SecateurError):
 
 
 class RequestError(SecateurError):
-    """The service refused a call, or could not be asked.
+    """The service refused a call, or could not be reached.
 
     Attributes:
-        code: The gRPC status code; None where nothing was sent.
-        retry_after_seconds: How long the service asks callers to wait, where it says.
+        code: The gRPC status code; None if nothing was sent.
+        retry_after_seconds: How long the service asks callers to wait, if it says so.
     """
 
     code: grpc.StatusCode | None = None
@@ -89,7 +89,7 @@ class RequestError(SecateurError):
 
 @dataclass(frozen=True)
 class FieldViolation:
-    """One broken rule: the path of the field, and what is wrong with it and what to do."""
+    """One broken rule: the path of the field, what is wrong with it, and how to fix it."""
 
     field: str
     description: str
@@ -102,7 +102,7 @@ class InvalidRequestError(RequestError):
     """The request breaks rules.
 
     Attributes:
-        violations: Every broken rule; fields of a specification are named as in its YAML form.
+        violations: Every broken rule; a specification's fields are named as in its YAML form.
     """
 
     reason = "INVALID_REQUEST"
@@ -121,7 +121,7 @@ class InvalidRequestError(RequestError):
 
 
 class InvalidSpecError(InvalidRequestError):
-    """The specification breaks rules, by its shape (found here) or by its values (found by the service)."""
+    """The specification breaks rules, in its shape (found here) or in its values (found by the service)."""
 
     reason = "INVALID_SPEC"
 
@@ -133,37 +133,37 @@ class NotFoundError(RequestError):
 
 
 class AlreadyExistsError(RequestError):
-    """The request id was used before with another request."""
+    """The request id was already used for another request."""
 
     reason = "REQUEST_ID_REUSED"
 
 
 class PreconditionError(RequestError):
-    """The service is not in a state to serve the call; `reason` and the message say why."""
+    """The service's state does not allow the call; `reason` and the message say why."""
 
     reason = "FAILED_PRECONDITION"
 
 
 class NotReadyError(PreconditionError):
-    """The job has no result, or not yet."""
+    """The job has no result, or none yet."""
 
     reason = "JOB_NOT_SUCCEEDED"
 
 
 class DamagedResultError(RequestError):
-    """What the job published is gone, or is not what was published."""
+    """A published result is gone, or is not what was published."""
 
     reason = "RESULT_DAMAGED"
 
 
 class SequenceExpiredError(RequestError):
-    """A watch wants to resume after an event that the service does not have."""
+    """A watch asked to resume after an event that the service does not have."""
 
     reason = "SEQUENCE_OUT_OF_RANGE"
 
 
 class UnauthenticatedError(RequestError):
-    """There was no token (reason TOKEN_MISSING), a wrong one (TOKEN_INVALID), or an old one (TOKEN_EXPIRED)."""
+    """There was no token (reason TOKEN_MISSING), an invalid one (TOKEN_INVALID), or an expired one (TOKEN_EXPIRED)."""
 
     reason = "UNAUTHENTICATED"
 
@@ -175,7 +175,7 @@ class PermissionDeniedError(RequestError):
 
 
 class OverloadedError(RequestError):
-    """A limit of the service is reached."""
+    """The service is at a limit."""
 
     reason = "OVERLOADED"
     retryable = True
@@ -191,7 +191,7 @@ class UnavailableError(RequestError):
 class CertificateError(UnavailableError):
     """The server's certificate is not signed by a trusted authority; nothing was sent.
 
-    A service that has several addresses may be told as unavailable instead: gRPC gives the reason of the last one only.
+    A service with several addresses may be reported as unavailable instead: gRPC gives only the last one's reason.
     """
 
     reason = "CERTIFICATE_NOT_TRUSTED"
@@ -206,7 +206,7 @@ class DeadlineError(RequestError):
 
 
 class ServiceFaultError(RequestError):
-    """A defect of the service or of something between it and us."""
+    """A defect in the service or in something between it and us."""
 
     reason = "INTERNAL"
 
@@ -216,7 +216,7 @@ class JobError(SecateurError):
 
     Attributes:
         job: The job's name.
-        details: What the service recorded beside the message.
+        details: What the service recorded besides the message.
     """
 
     def __init__(
@@ -237,7 +237,7 @@ class JobCancelledError(JobError):
 
 
 class WaitTimeoutError(SecateurError):
-    """The job had not ended when the time to wait was over; it keeps running."""
+    """The job had not ended when the wait timed out; it keeps running."""
 
     reason = "WAIT_TIMEOUT"
     retryable = True
@@ -272,9 +272,9 @@ _CLASSES: Mapping[grpc.StatusCode, type[RequestError]] = {
 
 
 def from_rpc_error(rpc_error: grpc.RpcError) -> RequestError:
-    """The SDK's error for one of gRPC's, decided by status code and google.rpc details and never by the service's text.
+    """The SDK's error for a gRPC error, chosen by status code and google.rpc details, never by the service's text.
 
-    Of certificates gRPC tells only in a text, its own.
+    Certificate errors are the exception: gRPC reports them only in a text, its own.
     """
     error = _from_status(
         rpc_error.code(), redact_text(rpc_error.details() or ""), _details(rpc_error.trailing_metadata() or ())
@@ -314,7 +314,7 @@ def _from_status(code: grpc.StatusCode, message: str, details: Sequence[Any]) ->
 
 
 def _details(metadata: Iterable[tuple[str, str | bytes]]) -> list[Any]:
-    """The google.rpc details in a call's trailers; none where the trailers were cut by something between."""
+    """The google.rpc details in a call's trailers; empty if something in between cut the trailers."""
     for key, value in metadata:
         if key == _DETAILS_KEY and isinstance(value, bytes):
             try:

@@ -12,11 +12,11 @@ from secateur._job import Failure, Job, JobStage, JobState, Progress
 
 @dataclass(frozen=True)
 class Event:
-    """What all events have.
+    """What all events have in common.
 
     Attributes:
         kind: Name of the kind of event, the same on the wire and in the command line's JSON.
-        sequence: Number of the event, dense per job and counted from 1; on a snapshot, of the newest it covers.
+        sequence: Number of the event, dense per job and counted from 1; for a snapshot, of the newest event it covers.
         time: When it was written (UTC).
         attempt: The attempt that wrote it; 0 before the first.
     """
@@ -73,7 +73,7 @@ class StageEvent(Event):
 
 @dataclass(frozen=True)
 class ProgressEvent(Event):
-    """The job got on.
+    """The job made progress.
 
     Attributes:
         progress: How far it is now.
@@ -86,13 +86,13 @@ class ProgressEvent(Event):
 
 @dataclass(frozen=True)
 class BlockEvent(Event):
-    """A decoder block was pruned and is durable.
+    """A decoder block was pruned and stored durably.
 
     Attributes:
         index: The block's number, from 0.
         sparsity: Share of zeros over its pruned layers.
         seconds: Time it took.
-        snr_db: Signal-to-noise ratio in dB of the pruned against the dense hidden states after it, per language.
+        snr_db: Signal-to-noise ratio in dB of the pruned hidden states after it against the dense ones, per language.
     """
 
     kind = "block"
@@ -110,7 +110,7 @@ class LogEvent(Event):
     Attributes:
         level: `debug`, `info`, `warning` or `error`.
         message: The line.
-        fields: What was bound to it.
+        fields: Structured fields of the line.
     """
 
     kind = "log"
@@ -121,7 +121,7 @@ class LogEvent(Event):
 
 
 def ends_watch(event: Event) -> bool:
-    """Whether nothing comes after an event: it tells of a terminal state."""
+    """Whether an event is the last one: it reports a terminal state."""
     if isinstance(event, StateEvent):
         return event.state.is_terminal
     return isinstance(event, SnapshotEvent) and event.job.state.is_terminal

@@ -1,8 +1,8 @@
-"""Operations without input and output, so that the logic exists once for the synchronous and the asynchronous client.
+"""Operations without I/O, so that the logic exists only once for the synchronous and the asynchronous client.
 
-An operation is a generator, a `Flow`: it yields steps that need the world (a call, a message of a stream, a sleep)
-and is sent what came of them. `_drive` performs the steps, in a thread or on an event loop. A failed step is raised
-inside the flow as gRPC's error, so that a flow reads like ordinary code.
+An operation is a generator, a `Flow`: it yields steps that need I/O or time (a call, a stream's next message, a sleep)
+and is sent their results. `_drive` runs the steps, in a thread or on an event loop. If a step fails, gRPC's error is
+raised inside the flow, so that a flow reads like ordinary code.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ T = TypeVar("T")
 
 
 class Stream(Protocol):
-    """An open stream of answers, of either kind of channel."""
+    """An open stream of responses, from either kind of channel."""
 
     def cancel(self) -> bool:
-        """End the stream; harmless where it has ended."""
+        """End the stream; harmless if it has ended."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """Ask for one answer; what comes of it is the answer."""
+    """Make a unary call; its result is the response."""
 
     method: str
     request: Message
@@ -37,7 +37,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Open:
-    """Open a stream of answers; what comes of it is a `Stream`."""
+    """Open a stream of responses; its result is a `Stream`."""
 
     method: str
     request: Message
@@ -46,7 +46,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Receive:
-    """Wait for a stream's next message; what comes of it is the message, or None when the stream ended well."""
+    """Wait for a stream's next message; its result is the message, or None if the stream ended normally."""
 
     stream: Stream
 
@@ -60,14 +60,14 @@ class Sleep:
 
 @dataclass(frozen=True)
 class Run:
-    """Run what blocks on files or sockets; what comes of it is its return value, and what it raises ends the flow."""
+    """Run a function that blocks on files or sockets; its result is the return value; an exception ends the flow."""
 
     function: Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Emit:
-    """Hand a value to the caller that iterates; lost where the caller only wants the flow's result."""
+    """Hand a value to the iterating caller; dropped if the caller only wants the flow's result."""
 
     value: Any
 
@@ -84,10 +84,10 @@ Flow: TypeAlias = Generator[Step, Any, T]
 
 
 def call(method: str, request: Message, timeout_seconds: float) -> Flow[Any]:
-    """Ask for one answer.
+    """Make a unary call.
 
     Raises:
-        RequestError: in place of gRPC's error.
+        RequestError: the SDK's form of gRPC's error.
     """
     try:
         return (yield Call(method, request, timeout_seconds))
@@ -96,7 +96,7 @@ def call(method: str, request: Message, timeout_seconds: float) -> Flow[Any]:
 
 
 def advance(flow: Flow[T], answer: Any, error: grpc.RpcError | None) -> Step | Finished[T]:
-    """Tell a flow what came of its last step, and get the next one."""
+    """Give a flow the result of its last step, and get the next step."""
     try:
         return flow.send(answer) if error is None else flow.throw(error)
     except StopIteration as end:
@@ -104,7 +104,7 @@ def advance(flow: Flow[T], answer: Any, error: grpc.RpcError | None) -> Step | F
 
 
 def select(flow: Flow[Any], *, wanted: Callable[[Any], bool], last: Callable[[Any], bool]) -> Flow[None]:
-    """Emit of what a flow emits only what is wanted, up to the first value that is the last."""
+    """Filter what a flow emits: emit only wanted values, and stop after the first value that is `last`."""
     answer: Any = None
     error: grpc.RpcError | None = None
     try:

@@ -1,8 +1,8 @@
-"""What may be said of an exception that is not ours.
+"""What may be shown of an exception that is not ours.
 
-The texts of other libraries' exceptions quote whatever they had at hand, headers and signed addresses too, and go
-through terminals and into tickets. What is said of them is what the system or the protocol calls the fault, or else the
-class's name; the text itself goes to the log, redacted.
+Other libraries' exception texts may quote anything, including headers and signed URLs, and end up in terminals and
+tickets. So we only show the system's or the protocol's name for the fault, or else the class's name; the text itself
+goes to the log, redacted.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections.abc import Iterator
 
 
 def detail_of(error: BaseException) -> str:
-    """A few words on why something failed, none of them the exception's own: `Connection refused`, `ReadTimeout`."""
+    """A few words on why something failed, without the exception's text: `Connection refused`, `ReadTimeout`."""
     causes = list(_causes(error))
     found = next((words for cause in causes if (words := _known(cause))), None)
     return found or type(causes[0]).__name__
 
 
 def _known(error: BaseException) -> str | None:
-    """What a fault is called where it has a name that no library has written."""
+    """The fault's standard name, if it has one that does not come from a library's text."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not trusted (code {error.verify_code})"
     if isinstance(error, ssl.SSLError):
@@ -38,7 +38,7 @@ def _known(error: BaseException) -> str | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception and those that it came from, the outermost first."""
+    """An exception and its causes, the outermost first."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:

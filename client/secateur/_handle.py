@@ -16,9 +16,9 @@ from secateur._operations import Operations
 
 
 class JobHandle:
-    """A job on the service. Holds its name only: every method asks the service.
+    """A job on the service. Holds only its name: every method asks the service.
 
-    Methods raise `NotFoundError` where there is no such job, and `UnavailableError` where there is no service.
+    Methods raise `NotFoundError` if there is no such job, and `UnavailableError` if the service cannot be reached.
     """
 
     def __init__(self, driver: Driver, operations: Operations, name: str) -> None:
@@ -42,24 +42,24 @@ class JobHandle:
         """Yield the job's events until it has ended, each once and in order, across disconnects and restarts.
 
         Args:
-            after_sequence: Start after this event, 0 for the whole history. Without it the watch starts with a
-                `SnapshotEvent` and what comes after that.
+            after_sequence: Start after this event; 0 for the whole history. If omitted, the watch starts with a
+                `SnapshotEvent` and continues from there.
 
         Raises:
             UnavailableError: the service was away for longer than `reconnect_seconds`.
-            SequenceExpiredError: the service has no event of that number.
+            SequenceExpiredError: the service has no event with that number.
         """
         return self._driver.iterate(self._operations.watch(self._name, after_sequence))
 
     def logs(self, *, follow: bool = False) -> Iterator[LogEvent]:
-        """Yield the job's log lines from the first on; with `follow` until the job has ended."""
+        """Yield the job's log lines from the first on; with `follow`, until the job has ended."""
         return self._driver.iterate(self._operations.logs(self._name, follow=follow))
 
     def wait(self, timeout_seconds: float | None = None) -> Job:
-        """Wait until the job has ended, whichever way, and return it.
+        """Wait until the job has ended, whatever the outcome, and return it.
 
         Raises:
-            WaitTimeoutError: it has not ended in time; it goes on.
+            WaitTimeoutError: it has not ended in time; it keeps running.
         """
         return self._driver.run(self._operations.wait(self._name, timeout_seconds))
 
@@ -69,31 +69,31 @@ class JobHandle:
         Raises:
             JobFailedError: it failed; `reason`, `message` and `details` say why.
             JobCancelledError: it was cancelled.
-            WaitTimeoutError: it has not ended in time; it goes on.
+            WaitTimeoutError: it has not ended in time; it keeps running.
         """
         return self._driver.run(self._operations.result(self._name, timeout_seconds))
 
     def report(self) -> dict[str, Any]:
-        """report.json of a job that has succeeded.
+        """The report.json of a job that has succeeded.
 
         Raises:
-            NotReadyError: it has not.
+            NotReadyError: the job has not succeeded.
         """
         return self._driver.run(self._operations.report(self._name))
 
     def cancel(self) -> Job:
-        """Ask the job to stop, and return it; harmless where it has ended."""
+        """Ask the job to stop, and return it; harmless if it has ended."""
         return self._driver.run(self._operations.cancel(self._name))
 
     def retry(self, *, request_id: str | None = None) -> JobHandle:
-        """Make a new job with the same specification that does not compute the finished blocks again.
+        """Create a new job with the same specification that reuses the finished blocks.
 
         Args:
-            request_id: A UUID; retrying again with the same one gives the same job. Without it, one is made.
+            request_id: A UUID; retrying again with the same one returns the same job. If omitted, one is generated.
 
         Raises:
-            PreconditionError: this job has neither failed nor was it cancelled.
-            InvalidSpecError: the service does not admit its specification any more.
+            PreconditionError: this job has neither failed nor been cancelled.
+            InvalidSpecError: the service no longer admits its specification.
         """
         job = self._driver.run(self._operations.retry(self._name, request_id))
         return JobHandle(self._driver, self._operations, job.name)
@@ -102,7 +102,7 @@ class JobHandle:
         """The files of a job that has succeeded.
 
         Raises:
-            NotReadyError: it has not.
+            NotReadyError: the job has not succeeded.
         """
         return self._driver.run(self._operations.artifacts(self._name))
 
@@ -113,20 +113,20 @@ class JobHandle:
         progress: ProgressCallback | None = None,
         local_files: bool | None = None,
     ) -> list[Path]:
-        """Fetch all files of a job that has succeeded, and return where they lie.
+        """Fetch all files of a job that has succeeded, and return their paths.
 
-        What an interrupted download has left is continued, every file is verified by its SHA-256 and put into place
-        as a whole, the manifest last. Only files that the manifest names are written, and only below the folder: links
-        in it are not followed, and no name may begin with a dot that configures a shell or a tool there.
+        An interrupted download is resumed. Every file is verified by its SHA-256 and put into place atomically, the
+        manifest last. Only files that the manifest names are written, and only below the folder: links in it are not
+        followed, and hidden folders and top-level hidden files, which could configure a shell or a tool, are refused.
 
         Args:
             folder: Where to put them; created if needed.
             progress: Called as bytes come in.
-            local_files: Whether results that the service keeps in a folder (`file://`) may be read from this machine's
-                folder of that name; by default where the endpoint is on this machine.
+            local_files: Whether results that the service keeps in a folder (`file://`) may be read from the folder of
+                that name on this machine; by default, only if the endpoint is on this machine.
 
         Raises:
-            DownloadError: a file cannot be fetched; download again to go on.
+            DownloadError: a file cannot be fetched; download again to resume.
             IntegrityError: what arrives is not what was published.
             JobFailedError, JobCancelledError, NotReadyError: there is nothing to download.
         """

@@ -12,14 +12,14 @@ NAME_PREFIX = "pruneJobs/"
 
 
 class JobState(enum.StrEnum):
-    """Where a job stands."""
+    """The state of a job."""
 
     UNSPECIFIED = "UNSPECIFIED"
-    """A state of a newer service that this SDK does not know."""
+    """A newer service's state that this SDK does not know."""
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
     CANCELLING = "CANCELLING"
-    """Cancellation was asked for and the worker has not stopped yet."""
+    """Cancellation was requested and the worker has not stopped yet."""
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
@@ -31,10 +31,10 @@ class JobState(enum.StrEnum):
 
 
 class JobStage(enum.StrEnum):
-    """What a running job does at the moment."""
+    """What a running job is doing."""
 
     UNSPECIFIED = "UNSPECIFIED"
-    """Not running, or a stage of a newer service that this SDK does not know."""
+    """Not running, or a newer service's stage that this SDK does not know."""
     FETCHING = "FETCHING"
     SAMPLING = "SAMPLING"
     PRUNING = "PRUNING"
@@ -48,10 +48,10 @@ class Progress:
     """How far a job is.
 
     Attributes:
-        blocks_done: Decoder blocks that are finished.
-        blocks_total: Decoder blocks of the model; 0 while they are not known.
+        blocks_done: Finished decoder blocks.
+        blocks_total: Decoder blocks of the model; 0 while unknown.
         fraction: Share of the whole job that is done, from 0 to 1.
-        eta_seconds: Expected time until the end; None while it cannot be told.
+        eta_seconds: Expected time until the end; None while unknown.
     """
 
     blocks_done: int
@@ -67,8 +67,8 @@ class Failure:
     Attributes:
         reason: Machine-readable and stable, UPPER_SNAKE_CASE.
         message: For people: what happened and what to do.
-        retryable: Whether the same job may succeed when it is submitted again unchanged.
-        details: More, by name.
+        retryable: Whether the same job may succeed if submitted again unchanged.
+        details: Further details, by name.
     """
 
     reason: str
@@ -82,9 +82,9 @@ class Estimate:
     """What a job is expected to cost.
 
     Attributes:
-        checkpoint_bytes: Size of the checkpoint that is read.
+        checkpoint_bytes: Size of the checkpoint to read.
         peak_host_bytes: Main memory.
-        peak_device_bytes: Memory of the accelerator; 0 where the job runs on the CPU.
+        peak_device_bytes: Accelerator memory; 0 if the job runs on the CPU.
         disk_bytes: Space in the work directory.
         flops: Floating-point operations.
     """
@@ -102,9 +102,9 @@ class LanguageResult:
 
     Attributes:
         language: BCP 47 tag.
-        dense_perplexity: Perplexity per token of the model as it came.
+        dense_perplexity: Perplexity per token of the original model.
         pruned_perplexity: Perplexity per token of the pruned model.
-        dense_bits_per_byte: Bits per byte of text, comparable between tokenizers, of the model as it came.
+        dense_bits_per_byte: Bits per byte of text, comparable between tokenizers, of the original model.
         pruned_bits_per_byte: Bits per byte of text of the pruned model.
     """
 
@@ -116,7 +116,7 @@ class LanguageResult:
 
     @property
     def perplexity_ratio(self) -> float:
-        """Pruned over dense perplexity: 1 where nothing was lost; NaN where the dense one is zero."""
+        """Pruned over dense perplexity: 1 if nothing was lost; NaN if the dense one is zero."""
         return self.pruned_perplexity / self.dense_perplexity if self.dense_perplexity else float("nan")
 
 
@@ -125,7 +125,7 @@ class PublishedResult:
     """What a job produced.
 
     Attributes:
-        manifest_uri: Where the manifest lies; nothing is published without it.
+        manifest_uri: Location of the manifest; nothing is published without it.
         manifest_sha256: Its SHA-256, lower-case hexadecimal.
         sparsity: Share of zeros over the pruned layers.
         languages: What it cost each evaluation language, by BCP 47 tag.
@@ -139,13 +139,13 @@ class PublishedResult:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it was when the service was asked.
+    """A job as it was when the service answered.
 
     Attributes:
         name: Resource name, `pruneJobs/{id}`.
         uid: Unique for ever, even after a job of the same name was deleted.
-        state: Where it stands.
-        stage: What it does at the moment.
+        state: Its state.
+        stage: What it is doing now.
         progress: How far it is; None before it first ran.
         attempt: Number of the current attempt, counted from 1; 0 before the first.
         max_attempts: Attempts before the job is given up.
@@ -189,7 +189,7 @@ class Job:
 
 @dataclass(frozen=True)
 class JobResult(PublishedResult):
-    """The result of a job that succeeded, with its whole report.
+    """The result of a job that succeeded, with its full report.
 
     Attributes:
         job: The job.
@@ -214,5 +214,5 @@ class Plan:
 
 
 def job_name(name: str) -> str:
-    """The resource name of a job that is given by its name or by its id alone."""
+    """The resource name of a job, given its name or just its id."""
     return name if "/" in name else NAME_PREFIX + name

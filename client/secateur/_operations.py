@@ -1,4 +1,4 @@
-"""Every operation of the API, once, as a flow; the clients and handles only perform them."""
+"""Every operation of the API, once, as a flow; the clients and handles only run them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Operations:
     """The API's operations with the client's settings filled in.
 
     Attributes:
-        timeout_seconds: Time for one answer, retries included.
-        reconnect: How watches get back to a lost service.
+        timeout_seconds: Time for one response, retries included.
+        reconnect: How watches reconnect to a lost service.
         local: Whether the service is on this machine.
     """
 
@@ -71,7 +71,7 @@ class Operations:
         return job_from((yield from self._ask("CancelPruneJob", service_pb.CancelPruneJobRequest(name=name))))
 
     def retry(self, name: str, request_id: str | None) -> Flow[Job]:
-        """Make a new job that resumes where one has ended; the request id makes it safe to repeat."""
+        """Create a new job that resumes where another ended; the request id makes it safe to repeat."""
         request = service_pb.RetryPruneJobRequest(name=name, request_id=request_id or str(uuid.uuid4()))
         return job_from((yield from self._ask("RetryPruneJob", request)))
 
@@ -96,7 +96,7 @@ class Operations:
             )
 
     def wait(self, name: str, timeout_seconds: float | None) -> Flow[Job]:
-        """Wait until a job has ended, whichever way."""
+        """Wait until a job has ended, whatever the outcome."""
         yield from self.watch(name, None, timeout_seconds)
         return (yield from self.get(name))
 
@@ -154,7 +154,7 @@ def published_result(job: Job) -> PublishedResult:
 
 
 def _message(spec: SpecSource) -> Flow[pb.PruneSpec]:
-    """A specification as a message; files are read without blocking an event loop."""
+    """A specification as a message; reads files without blocking an event loop."""
     if isinstance(spec, Mapping):
         return spec_message(spec)
     if not isinstance(spec, str | os.PathLike):

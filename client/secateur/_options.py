@@ -1,4 +1,4 @@
-"""The options of a prune job as flat keywords, and the specification they stand for."""
+"""The options of a prune job as flat keywords, and the specification that they define."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Required, TypeAlias, TypedDict, Unpack
 
 Languages: TypeAlias = Mapping[str, float] | Sequence[str]
-"""A mix: languages (BCP 47) with their weights, or languages without."""
+"""A mix: languages (BCP 47) with their weights, or languages alone."""
 
 Overrides: TypeAlias = Mapping[str, float | str] | Sequence[Mapping[str, Any]]
-"""Layers that are treated otherwise than the rest: `{"model.layers.0.*": "dense", "*.down_proj.weight": 0.4}`, or a
-list of mappings with `layers` and one of `sparsity`, `pattern` and `dense`. The last that matches a layer holds.
+"""Layers treated differently from the rest: `{"model.layers.0.*": "dense", "*.down_proj.weight": 0.4}`, or a list of
+mappings with `layers` and one of `sparsity`, `pattern` and `dense`. The last override that matches a layer applies.
 """
 
 
@@ -18,9 +18,9 @@ class Option(NamedTuple):
     """One option of a prune job.
 
     Attributes:
-        path: where it stands in a specification.
+        path: its path in a specification.
         help: what it is.
-        default: what holds where it is left out, in words; empty where it has to be given, or another in its place.
+        default: in words, what applies if it is omitted; empty if it, or an alternative to it, must be given.
     """
 
     path: tuple[str, ...]
@@ -199,12 +199,11 @@ OPTIONS: Mapping[str, Option] = {
         "none",
     ),
 }
-"""All options beside the model: the keywords of `prune_spec`, the flags of `secateur submit`, what either says of them.
-"""
+"""All options except the model: keywords of `prune_spec`, flags of `secateur submit`, and the help for both."""
 
 
 class SpecOptions(TypedDict, total=False):
-    """What `prune_spec` and `Client.prune` take beside the model; what is left out takes the service's default."""
+    """What `prune_spec` and `Client.prune` take besides the model; omitted options take the service's defaults."""
 
     revision: str | None
     corpus: str | None
@@ -263,10 +262,10 @@ def prune_spec(model: str, **options: Unpack[SpecOptions]) -> dict[str, Any]:
 
 
 def with_options(spec: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """A specification with options laid over it; those that are None leave it as it is.
+    """A specification with options merged in; those that are None change nothing.
 
-    A target given as an option replaces the one in the specification, sparsity and pattern being alternatives. A part
-    that is no mapping stays, for `spec_message` to report.
+    A target given as an option replaces the one in the specification, since sparsity and pattern are alternatives. A
+    part that is not a mapping stays, for `spec_message` to report.
 
     Raises:
         TypeError: an option is unknown.
@@ -287,7 +286,7 @@ def with_options(spec: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
 
 
 def _part(spec: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
-    """A part of a specification for writing, copied on the way; where something else stands, a part of nothing."""
+    """A writable part of a specification, copied along the path; if it is not a mapping, a part that goes nowhere."""
     for name in path:
         inner = spec.get(name)
         if inner is not None and not isinstance(inner, Mapping):

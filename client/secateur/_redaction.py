@@ -1,13 +1,12 @@
-"""No secret leaves a process: one redaction for answers, events, logs, messages, reports and tracebacks.
+"""Redaction, so that no secret leaves a process: the same for responses, events, logs, messages, reports, tracebacks.
 
-Secrets are found in three ways: by the name of the key that they are the value of; by their form (tokens that begin in
-a known way, `Authorization` headers, passwords in URLs, signatures of presigned addresses); and, whatever their form,
-because the process was told of them when it read its settings (`protect`). Those are found as they are and as libraries
-write them: percent-encoded, escaped by `repr` or JSON or for HTML, in base64 as basic authentication has them, and
-broken over lines.
+Secrets are found in three ways: by the name of their key; by their form (tokens with a known prefix, `Authorization`
+headers, passwords in URLs, signatures of presigned URLs); and, whatever their form, because the process registered them
+when it read its settings (`protect`). Registered secrets are found verbatim and as libraries write them:
+percent-encoded, escaped by `repr` or JSON or for HTML, in base64 as in basic authentication, and broken over lines.
 
-What is protected is known to the whole process, as log handlers are: a list that had to be handed from function to
-function would be missing where it is needed, in the handler of an error that nobody expected.
+The registered secrets are global to the process, as log handlers are: a list passed from function to function would be
+missing where it is needed, in the handler of an unexpected error.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _FORMS = re.compile(
     r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"  # JSON web tokens
     r"|(?<=://)[^/\s:@'\"]*:[^/\s'\"]+(?=@)"  # user:password in a URL
     r"|(?<=http://)[^/\s:@'\"]+(?=@)|(?<=https://)[^/\s:@'\"]+(?=@)"  # a token in the user's place
-    # Schemes of Authorization, and signatures of addresses (S3, its version 2 and Google's, Azure's).
+    # Authorization schemes, and signatures in URLs (S3's, also version 2, Google's, Azure's).
     r"|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{8,}"
     r"|(?<=[Bb]asic )(?=[A-Za-z+/_-]*[A-Z0-9=])[A-Za-z0-9+/_-]{8,}=*"
     r"|(?<=[Ss]ignature=)[A-Za-z0-9%+/_-]+=*|(?<=[?&]sig=)[A-Za-z0-9%+/_-]+=*"
@@ -48,10 +47,10 @@ _FORMS = re.compile(
 )
 
 _LONG_ENOUGH = 8
-"""Characters from which on a secret is replaced within words too; shorter ones would take ordinary text with them."""
+"""From this length on, a secret is replaced within words too; shorter ones would match parts of ordinary text."""
 
 _BREAK = r"(?:\\[rn]|\s)*"
-"""What may stand between two characters of a secret that is broken over lines, as it is or escaped."""
+"""What may separate two characters of a secret that is broken over lines: white space, or escaped line breaks."""
 
 
 class _Protected:
@@ -62,10 +61,10 @@ class _Protected:
         self._patterns: dict[str, re.Pattern[str]] = {}
 
     def add(self, secrets: Iterable[str]) -> list[str]:
-        """The secrets that are new."""
+        """Add secrets; returns the new ones."""
         with self._lock:
             new = [secret for secret in dict.fromkeys(secrets) if secret and secret not in self._patterns]
-            # The longest first: one may be a part of another.
+            # Longest first: one may be part of another.
             known = {**self._patterns, **{secret: _pattern_of(secret) for secret in new}}
             self._patterns = dict(sorted(known.items(), key=lambda entry: len(entry[0]), reverse=True))
             return new
@@ -85,17 +84,17 @@ _protected = _Protected()
 
 
 def protect(secrets: Iterable[str | None]) -> None:
-    """Tell this process of secrets; from now on nothing that passes `redact` holds one of them. Harmless when repeated.
+    """Register secrets in this process; from now on `redact` removes them. Harmless if repeated.
 
     Args:
-        secrets: tokens, keys and passwords as they are used; None and empty ones count as absent.
+        secrets: tokens, keys and passwords as they are used; None and empty ones are ignored.
     """
     _protected.add(secret.strip() for secret in secrets if secret)
 
 
 @contextlib.contextmanager
 def protecting(*secrets: str) -> Iterator[None]:
-    """Protect secrets for as long as the context lasts."""
+    """Protect secrets while the context lasts."""
     new = _protected.add(secrets)
     try:
         yield
@@ -109,11 +108,11 @@ def redact_text(text: str) -> str:
 
 
 def redact(value: Any, key: str = "") -> Any:
-    """A copy of plain data without secrets; what is no plain data becomes its text.
+    """A copy of plain data without secrets; other objects become strings.
 
     Args:
         value: text, numbers, mappings and sequences.
-        key: the name that the value has, where it has one.
+        key: the value's name, if it has one.
     """
     if key and _SECRET_KEY.search(key) and not _NOT_SECRET_KEY.search(key) and value not in (None, ""):
         return REDACTED
@@ -129,7 +128,7 @@ def redact(value: Any, key: str = "") -> Any:
 
 
 def passwords_of(url: str) -> Iterator[str]:
-    """The password in a URL, as it stands there and decoded."""
+    """The password in a URL, as written and decoded."""
     userinfo, at, _ = url.partition("://")[2].partition("/")[0].rpartition("@")
     _, colon, password = userinfo.partition(":")
     secret = password if colon else userinfo
@@ -143,7 +142,7 @@ def _pattern_of(secret: str) -> re.Pattern[str]:
 
 
 def _spellings(secret: str) -> Iterator[str]:
-    """Patterns of all the ways in which a secret is written."""
+    """Patterns for all the ways in which a secret may be written."""
     whole = len(secret) >= _LONG_ENOUGH
     escaped = {
         secret,
@@ -170,10 +169,10 @@ def _broken(text: str) -> str:
 
 
 def _in_base64(secret: bytes) -> Iterator[str]:
-    """What of the base64 of any text that holds the secret is the secret's alone: three, by where it begins."""
+    """The base64 characters that depend on the secret alone, for each of the three offsets at which it may start."""
     for offset in range(3):
         encoded = base64.b64encode(b"\0" * offset + secret).decode().rstrip("=")
-        # The first characters depend on what stands before, the last on what follows.
+        # The first characters depend on what comes before, the last on what follows.
         first = -(-8 * offset // 6)
         last = 8 * (offset + len(secret)) // 6
         core = encoded[first:last]

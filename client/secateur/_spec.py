@@ -1,8 +1,8 @@
-"""The plain-data form of a specification (YAML, JSON, a mapping), and its way into a message and back.
+"""Converts the plain-data form of a specification (YAML, JSON, a mapping) to a message and back.
 
-Only the *shape* is checked here, and by the descriptors of the protocol, so that a new field needs no line of code:
-unknown names, wrong types, numbers that do not fit. What the values mean is judged by the service, the single
-validator. Every fault is reported, each with its path. Nothing is defaulted, and not-a-number and infinity go through.
+Only the *shape* is checked here: unknown names, wrong types, numbers out of range. The checks use the protocol's
+descriptors, so that a new field needs no code. The service alone validates the values. Every fault is reported, each
+with its path. No defaults are filled in, and not-a-number and infinity pass through.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def load_spec(path: str | os.PathLike[str]) -> pb.PruneSpec:
     """Read a specification from a YAML file.
 
     Raises:
-        InvalidSpecError: with every fault of the file's shape.
+        InvalidSpecError: the file has the wrong shape; the error lists every fault.
     """
     return spec_message(read_spec(path))
 
@@ -44,7 +44,7 @@ def spec_message(data: Mapping[str, Any]) -> pb.PruneSpec:
     """A specification from plain data.
 
     Raises:
-        InvalidSpecError: with every fault of its shape.
+        InvalidSpecError: it has the wrong shape; the error lists every fault.
     """
     violations: list[FieldViolation] = []
     message = pb.PruneSpec()
@@ -60,17 +60,17 @@ def spec_mapping(message: pb.PruneSpec) -> dict[str, Any]:
 
 
 def layer_override(layers: Any, choice: Any) -> dict[str, Any]:
-    """An override from its short form: `0.6` is a sparsity, `2:4` a pattern, and `dense` keeps the layers."""
+    """An override from its short form: `0.6` is a sparsity, `2:4` a pattern, and `dense` keeps the layers dense."""
     if choice == "dense":
         return {"layers": layers, "dense": True}
     return {"layers": layers, "pattern" if isinstance(choice, str) else "sparsity": choice}
 
 
 def read_spec(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The plain data in a YAML file; YAML 1.2, where the language `no` is a string and `2:4` is not a time.
+    """The plain data in a YAML 1.2 file, in which the language `no` is a string and `2:4` is not a time.
 
     Raises:
-        InvalidSpecError: the file cannot be read, is not YAML, or not a mapping at its top.
+        InvalidSpecError: the file cannot be read, is not YAML, or has no mapping at its top level.
     """
     try:
         with Path(path).open("rb") as file:
@@ -84,7 +84,7 @@ def parse_yaml(content: bytes, source: str) -> dict[str, Any]:
     """The plain data in a YAML text; `source` names it in errors.
 
     Raises:
-        InvalidSpecError: it is not YAML, or not a mapping at its top.
+        InvalidSpecError: it is not YAML, or has no mapping at its top level.
     """
     if len(content) > MAX_FILE_BYTES:
         raise _not_a_spec(f"{source} is larger than {MAX_FILE_BYTES} bytes, so it is no specification")
@@ -141,7 +141,7 @@ def _set(message: Message, field: FieldDescriptor, value: Any, path: str, report
 
 
 def _entries(kind: Descriptor, value: Any, path: str, report: _Report) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    """The entries of a list of messages, some of which have a short form.
+    """The entries of a list of messages; some lists have a short form.
 
     A mix may be written `{de: 0.5, en: 0.5}` or `[de, en]`, and overrides `{"*.down_proj.weight": 0.4}`.
     """
@@ -175,7 +175,7 @@ def _items(value: Any, expected: str, path: str, report: _Report) -> Sequence[An
 
 
 def _scalar_fault(field: FieldDescriptor, value: Any) -> str:
-    """What is wrong with a value for a field; empty where nothing is."""
+    """What is wrong with a field's value; empty if nothing is."""
     if field.type == FieldDescriptor.TYPE_STRING:
         if not isinstance(value, str):
             return f"expected a text, not {_kind(value)}; put it in quotes if it is meant literally"
@@ -213,7 +213,7 @@ def _joined(path: str, key: object) -> str:
 
 
 def _kind(value: object) -> str:
-    """A value for people, with its type."""
+    """A description of a value for people, with its type."""
     if value is None:
         return "nothing"
     shown = repr(value)
@@ -237,10 +237,10 @@ def _plain(message: Message) -> dict[str, Any]:
 
 
 def _is_mapping(mix: Sequence[pb.LanguageWeight]) -> bool:
-    """Whether a mix can be written as `{language: weight}` without a loss."""
+    """Whether a mix can be written as `{language: weight}` without loss."""
     return all(entry.HasField("weight") for entry in mix) and len({entry.language for entry in mix}) == len(mix)
 
 
 def _is_repeated(field: Any) -> bool:
-    """What protobuf tells by `is_repeated` since 6.31, and told by `label` before."""
+    """Whether a field is repeated: protobuf has `is_repeated` since 6.31, and `label` before."""
     return bool(field.is_repeated) if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED

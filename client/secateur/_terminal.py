@@ -1,9 +1,9 @@
-"""What is printed: on any terminal, in any encoding, and without power over either.
+"""Prints safely on any terminal, in any encoding.
 
-Names, labels, addresses, logs and messages come from others. No character of theirs reaches a terminal that moves its
-cursor, colours it, rings, writes to its clipboard, or turns the direction of what stands beside it: such characters are
-shown by their escapes. What a stream cannot encode is shown likewise, so that no letter ends a command; a stream whose
-reader is gone, or that was closed, takes the rest in silence where the work matters more than the words.
+Names, labels, URLs, logs and messages are untrusted. Characters in them that would move a terminal's cursor, change its
+colours, ring its bell, write to its clipboard or reverse the direction of neighbouring text are printed as escapes. So
+are characters that a stream cannot encode, so that no character makes a command fail. A stream that is closed, or whose
+reader is gone, silently drops the rest where the work matters more than the output.
 
 Both command lines print through here.
 """
@@ -24,26 +24,26 @@ from secateur._foreign import detail_of
 from secateur._redaction import redact_text
 
 _UNSAFE = (
-    "\x00-\x1f\x7f-\x9f"  # controls, C0 and C1, escape sequences among them
-    "\xad\u061c\u180e\u200b-\u200f"  # soft hyphen, zero width, marks of direction
-    "\u2028-\u202e"  # separators of lines and paragraphs, embeddings and overrides
-    "\u2060-\u206f\ufeff\ufff9-\ufffb"  # joiners, isolates, interlinear marks
-    "\ud800-\udfff"  # halves of pairs
+    "\x00-\x1f\x7f-\x9f"  # C0 and C1 controls, including escape sequences
+    "\xad\u061c\u180e\u200b-\u200f"  # soft hyphen, zero width, direction marks
+    "\u2028-\u202e"  # line and paragraph separators, embeddings and overrides
+    "\u2060-\u206f\ufeff\ufff9-\ufffb"  # joiners, isolates, interlinear annotation marks
+    "\ud800-\udfff"  # surrogates
     "\U000e0000-\U000e007f"  # tags
 )
 UNSAFE = re.compile(f"[{_UNSAFE}]")
-"""Characters that a terminal obeys, or that show as something else than they are."""
+"""Characters that control a terminal, or that display as something other than they are."""
 
 _UNSAFE_IN_LINES = re.compile(f"(?!\n)[{_UNSAFE}]")
 
 
 def clean(text: str) -> str:
-    """A foreign text on one line: what `UNSAFE` finds is shown by its escape."""
+    """An untrusted text on one line: what `UNSAFE` finds becomes an escape."""
     return UNSAFE.sub(_escaped, text)
 
 
 def clean_lines(text: str) -> str:
-    """The same of a text of ours in which line breaks are meant."""
+    """The same for a text of ours, in which line breaks are intended."""
     return _UNSAFE_IN_LINES.sub(_escaped, text)
 
 
@@ -54,7 +54,7 @@ def first_unsafe(text: str) -> str | None:
 
 
 def prepare_streams() -> None:
-    """Let standard output and error take every character: what they cannot encode becomes its escape."""
+    """Make standard output and error accept every character: what they cannot encode becomes an escape."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -62,9 +62,9 @@ def prepare_streams() -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console for progress and tables that takes texts as they are: no markup, no emoji, no colours of its own.
+    """A console for progress and tables that prints texts as they are: no markup, no emoji, no added colours.
 
-    Rich draws bars and tables in ASCII where the stream's encoding has nothing else.
+    Rich draws bars and tables in ASCII if the stream's encoding has nothing better.
     """
     prepare_streams()
     stream = sys.stderr if stderr else sys.stdout
@@ -73,7 +73,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 class _Lasting:
-    """A stream that lets be what it cannot write, for bars that are drawn from threads of their own."""
+    """A stream that drops what it cannot write, for progress bars drawn from other threads."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -96,18 +96,18 @@ class _Lasting:
 
 
 EXIT_OUTPUT_LOST = 141
-"""How a command ends whose result nobody reads, as the shell's own do, or finds no room."""
+"""Exit code of a command whose output has no reader any more, as for the shell's own, or does not fit."""
 
 
 class OutputLostError(Exception):
-    """What a command was asked for cannot be printed; its message is for people, empty where nobody reads on."""
+    """A command's output cannot be printed; the message is for people, empty if the reader is gone."""
 
 
 def write(text: str, *, stream: TextIO | None) -> None:
-    """Print a line, or several.
+    """Print one or more lines.
 
     Raises:
-        OutputLostError: the reader is gone, or there is no room; the stream takes the rest in silence.
+        OutputLostError: the reader is gone, or there is no space left; the stream silently drops the rest.
     """
     if stream is None:
         return
@@ -121,19 +121,19 @@ def write(text: str, *, stream: TextIO | None) -> None:
 
 
 def say(text: str, *, stream: TextIO | None = None) -> None:
-    """Print a message, without secrets, to standard error by default; a stream that takes no more is let be."""
+    """Print a message, without secrets, by default to standard error; ignores a stream that cannot take it."""
     stream = sys.stderr if stream is None else stream
     with contextlib.suppress(OutputLostError):
         write(redact_text(text), stream=stream)
 
 
 def show_exception(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-    """As `sys.excepthook`: a defect that no command has turned into a message, without secrets."""
+    """For `sys.excepthook`: print a defect that no command has turned into a message, without secrets."""
     say("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
 
 def discard(stream: Any) -> None:
-    """Send what is still to come, Python's own last flush included, to nowhere."""
+    """Discard everything still to come on a stream, including Python's final flush."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

@@ -1,6 +1,6 @@
-"""OpenTelemetry: each call is a span where the program that uses the SDK is traced, and tells the service its trace.
+"""OpenTelemetry: in a traced program, each SDK call is a span, and passes its trace to the service.
 
-Only OpenTelemetry's API is used, which does nothing until the program configures its SDK.
+Only OpenTelemetry's API is used, which does nothing unless the program configures OpenTelemetry's SDK.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _propagator = TraceContextTextMapPropagator()
 
 @contextmanager
 def traced_call(method: str, metadata: Metadata) -> Iterator[Metadata]:
-    """A span around a call; gives what is to be sent with it.
+    """A span around a call; yields the metadata to send with it.
 
     Watches have none: they last as long as their job.
     """
@@ -49,7 +49,7 @@ def traced_call(method: str, metadata: Metadata) -> Iterator[Metadata]:
 
 @contextmanager
 def trace_of_environment(environment: Mapping[str, str]) -> Iterator[None]:
-    """Be part of the trace that the variables TRACEPARENT and TRACESTATE carry, as pipelines set them."""
+    """Join the trace in the variables TRACEPARENT and TRACESTATE, which pipelines set."""
     carried = {name.lower(): environment[name] for name in ("TRACEPARENT", "TRACESTATE") if name in environment}
     token = context.attach(_propagator.extract(carried))
     try:

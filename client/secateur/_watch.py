@@ -1,8 +1,8 @@
 """Watching a job: every event once and in order, however often the connection or the server goes away.
 
-The position is the sequence number of the last event that was handed on; after any disconnect the watch asks for what
-comes after it. A stream that ends well without having told of the job's end counts as a disconnect too, and so does
-a gap in the numbers.
+The position is the sequence number of the last event passed on; after any disconnect, the watch asks for what comes
+after it. A stream that ends normally without reporting the job's end counts as a disconnect too, and so does a gap in
+the numbers.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _log = logging.getLogger("secateur")
 
 @dataclass(frozen=True)
 class Reconnect:
-    """How a watch gets back to a service that it has lost.
+    """How a watch reconnects to a lost service.
 
     Attributes:
         total_seconds: How long to try without any contact before giving up.
-        base_seconds: First wait; it doubles with each try that fails.
+        base_seconds: First wait; it doubles with each failed try.
         max_seconds: Longest wait.
         clock: Monotonic time in seconds.
-        jitter: Random factor of each wait, so that many watchers do not come back together.
+        jitter: Random factor for each wait, so that many watchers do not reconnect at once.
     """
 
     total_seconds: float = 300.0
@@ -53,7 +53,7 @@ class Reconnect:
     jitter: Callable[[], float] = lambda: random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
 
     def delay_seconds(self, failures: int, asked_seconds: float | None) -> float:
-        """How long to wait after so many failures in a row; never less than the service asked for."""
+        """How long to wait after this many failures in a row; never less than the service asked for."""
         wait = min(self.max_seconds, self.base_seconds * 2.0 ** min(failures - 1, 30)) * self.jitter()
         return max(wait, asked_seconds or 0.0)
 
@@ -66,17 +66,17 @@ def watch(
     call_timeout_seconds: float,
     timeout_seconds: float | None = None,
 ) -> Flow[None]:
-    """Emit a job's events until it has ended; heartbeats stay inside.
+    """Emit a job's events until it has ended; heartbeats are not emitted.
 
     Args:
         name: The job.
         after_sequence: Start after this event; None starts with a snapshot.
-        reconnect: How to get back to a lost service.
-        call_timeout_seconds: Time for one answer.
+        reconnect: How to reconnect to a lost service.
+        call_timeout_seconds: Time for one response.
         timeout_seconds: Time for the whole watch; None for no limit.
 
     Raises:
-        WaitTimeoutError: the time was over before the job had ended.
+        WaitTimeoutError: the time ran out before the job had ended.
         UnavailableError: the service was away for too long.
         RequestError: the service refused the watch.
     """
@@ -104,7 +104,7 @@ def watch(
                     yield Emit(event)
                     if ends_watch(event):
                         with contextlib.suppress(grpc.RpcError):
-                            yield Receive(stream)  # the end, so that the service counts the watch as complete
+                            yield Receive(stream)  # its end, so that the service counts the watch as complete
                         return
             lost: RequestError = UnavailableError("the service left events out")
             if message is None:
@@ -141,7 +141,7 @@ def watch(
 
 
 def _has_ended(name: str, position: int, timeout_seconds: float) -> Flow[bool]:
-    """Whether the job has ended and there is nothing after `position`: the watch began at the very end."""
+    """Whether the job has ended with no event after `position`: the watch started at the very end."""
     answer = yield from call("GetPruneJob", service_pb.GetPruneJobRequest(name=name), timeout_seconds)
     job = job_from(answer)
     return job.state.is_terminal and job.last_sequence <= position
@@ -155,6 +155,6 @@ def _is_disconnect(error: RequestError) -> bool:
         return True
     if isinstance(error, OverloadedError):
         return error.retry_after_seconds is not None
-    # Proxies and servers that are being stopped reset streams without saying why.
+    # Proxies and stopping servers reset streams without saying why.
     resets = (grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.ABORTED)
     return isinstance(error, ServiceFaultError) and error.code in resets and not error.metadata

@@ -1,7 +1,7 @@
-"""YAML that others wrote, read within limits that hold before anything is built.
+"""Reads untrusted YAML within limits that are checked before anything is built.
 
-A few lines of aliases (`*name`) stand for billions of values once they are written out, which is what happens to them
-in whatever goes through them one by one.
+A few lines of aliases (`*name`) can expand to billions of values, and any code that iterates over the values expands
+them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _SHOWN_CHARACTERS = 80
 
 
 class UnreadableYamlError(ValueError):
-    """The text is not YAML, or more of it than may be read; the message says which, without naming the file.
+    """The text is not YAML, or exceeds a limit; the message says which, without naming the file.
 
     Attributes:
-        line: where it is wrong, counted from 1; None where that is no one line.
+        line: line of the fault, counted from 1; None if it is not a single line.
     """
 
     def __init__(self, problem: str, line: int | None = None) -> None:
@@ -33,12 +33,12 @@ class UnreadableYamlError(ValueError):
 
 @dataclass(frozen=True)
 class YamlLimits:
-    """How much YAML is read. Its parser takes some 15 seconds a megabyte.
+    """Limits on a YAML document. The parser takes some 15 seconds per megabyte.
 
     Attributes:
-        size_bytes: of the text.
-        values: keys, texts, numbers, lists and mappings in it, with all aliases written out.
-        depth: lists and mappings inside each other.
+        size_bytes: size of the text.
+        values: number of keys, strings, numbers, lists and mappings, with all aliases expanded.
+        depth: how deeply lists and mappings may be nested.
     """
 
     size_bytes: int
@@ -47,10 +47,10 @@ class YamlLimits:
 
 
 def parse_yaml(content: bytes, limits: YamlLimits) -> Any:
-    """Parse a document of YAML 1.2 in UTF-8; None where it is empty.
+    """Parse a YAML 1.2 document in UTF-8; None if it is empty.
 
     Raises:
-        UnreadableYamlError: it is not YAML, or is beyond a limit.
+        UnreadableYamlError: it is not YAML, or exceeds a limit.
     """
     if len(content) > limits.size_bytes:
         raise UnreadableYamlError(f"{len(content)} bytes are too many; at most {limits.size_bytes} are read")
@@ -67,36 +67,36 @@ def parse_yaml(content: bytes, limits: YamlLimits) -> Any:
         raise UnreadableYamlError(str(error.problem or error.context), line) from error
     except RecursionError as error:
         raise UnreadableYamlError(f"it is nested deeper than {limits.depth} levels") from error
-    except (YAMLError, ValueError) as error:  # a date that no calendar has is a ValueError
+    except (YAMLError, ValueError) as error:  # an impossible date is a ValueError
         raise UnreadableYamlError(str(error)) from error
 
 
 def _compose(text: str) -> tuple[Any, Node | None]:
-    """What constructs data, and the nodes of the one document."""
+    """The constructor, and the root node of the only document."""
     yaml = YAML(typ="safe", pure=True)
     document = DocInfo()
-    yaml.doc_infos.append(document)  # where a %YAML directive is noted
+    yaml.doc_infos.append(document)  # records a %YAML directive
     constructor, _ = yaml.get_constructor_parser(text)
-    with contextlib.suppress(AssertionError):  # the library's own, of versions that it does not know
+    with contextlib.suppress(AssertionError):  # raised by the library for versions that it does not know
         node = constructor.composer.get_single_node()
         if document.doc_version in (None, Version(1, 2)):
             return constructor, node
-    # Another version reads the same text as something else, such as `no` as false.
+    # Another version reads the same text differently, such as `no` as false.
     raise UnreadableYamlError("it says that it is another version of YAML; write it in YAML 1.2", 1)
 
 
 def _construct(constructor: Any, root: Node) -> Any:
-    """The data that a node stands for.
+    """The data that a node represents.
 
     Raises:
-        UnreadableYamlError: a value is not what its tag, or its form, says.
+        UnreadableYamlError: a value does not match its tag or form.
     """
     try:
         return constructor.construct_document(root)
     except (YAMLError, RecursionError):
         raise
-    except Exception as error:  # the library raises whatever the conversion of a value does
-        fresh = YAML(typ="safe", pure=True).constructor  # the one that failed remembers what it was at
+    except Exception as error:  # the library passes on whatever a value's conversion raises
+        fresh = YAML(typ="safe", pure=True).constructor  # the failed one keeps state
         node = next((node for node in _scalars(root) if not _is_constructible(fresh, node)), root)
         shown = repr(node.value)[:_SHOWN_CHARACTERS] if isinstance(node, ScalarNode) else "a value"
         kind = str(node.tag).rpartition(":")[2]
@@ -106,7 +106,7 @@ def _construct(constructor: Any, root: Node) -> Any:
 
 
 def _scalars(root: Node) -> Iterator[ScalarNode]:
-    """All scalars of a document whose aliases were counted."""
+    """All scalars of a document that passed `_check`, each node once."""
     waiting, seen = [root], set()
     while waiting:
         node = waiting.pop()
@@ -134,10 +134,10 @@ def _line(node: Node) -> int | None:
 
 
 def _check(root: Node, limits: YamlLimits) -> None:
-    """Count what a node is with every alias in it written out, each node once.
+    """Count a node's values with all aliases expanded, visiting each node once.
 
     Raises:
-        ValueError: too much, or nested too deeply, for example within itself.
+        ValueError: there are too many values, or they are nested too deeply, for example a node within itself.
     """
     known: dict[int, int] = {}
 

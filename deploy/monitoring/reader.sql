@@ -1,5 +1,5 @@
--- The role with which Grafana reads the job store: it sees the view job_quality and nothing else. Run it with psql as a
--- role that may create roles, once the schema is up to date; running it again sets the password anew.
+-- The role with which Grafana reads the job store: it may read the view job_quality and nothing else. Run this with
+-- psql as a role that may create roles, once the schema is up to date; running it again resets the password.
 --
 --   READER_PASSWORD=… psql "$URL" --file=reader.sql
 \set ON_ERROR_STOP on

@@ -1,4 +1,4 @@
-"""`python -m secateur_service`: the command that the executor starts workers with."""
+"""`python -m secateur_service`: the command with which the executor starts workers."""
 
 from secateur_service.commands.main import main
 

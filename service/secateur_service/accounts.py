@@ -1,9 +1,9 @@
-"""Who the service is to object stores and to the hub, and the secrets that prove it.
+"""The service's accounts with object stores and the hub, and their secrets.
 
-A secret that comes with white space at its ends, as a file made by `echo` has it, is stripped, like every setting. One
-with a control character inside is refused, by the name of its setting and without its value: it would be refused later
-by a library that quotes it. The variables of the environment that hold secrets and are read by libraries are treated
-alike (`clean_environment`).
+White space at the ends of a secret, such as the line break that `echo` writes, is stripped, as for every setting. A
+secret with a control character inside is refused, in a message that names the setting but does not show the value:
+otherwise a library would refuse it later and quote it. Environment variables that hold secrets and are read by
+libraries get the same treatment (`clean_environment`).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _HUB_PREFIX = re.compile(r"hf://(datasets/)?[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
 def plain(value: Any) -> Any:
-    """A setting without white space at its ends; each text of a list likewise.
+    """A setting, or each string in a list, without white space at its ends.
 
     Raises:
-        ValueError: there is a control character in it; the value is not repeated.
+        ValueError: it contains a control character; the message does not show the value.
     """
     if isinstance(value, SecretStr):
         return SecretStr(plain(value.get_secret_value()))
@@ -51,12 +51,12 @@ def plain(value: Any) -> Any:
 
 
 def empty_is_unset(value: Any) -> Any:
-    """None for an empty text."""
+    """None for an empty string."""
     return None if value == "" or (isinstance(value, SecretStr) and not value.get_secret_value()) else value
 
 
 def _check_token(token: SecretStr | None) -> SecretStr | None:
-    """It is sent as a header."""
+    """Check a token for characters that cannot be sent in a header."""
     if token is not None and not re.fullmatch(r"[!-~]+", token.get_secret_value()):
         raise ValueError("there are spaces or letters in it that no token has; was it cut or quoted?")
     return token
@@ -69,10 +69,10 @@ def _check_access_key(key: str | None) -> str | None:
 
 
 def split_url(text: str) -> SplitResult | None:
-    """The parts of a URL that names a host; None where it is no such URL."""
+    """The parts of a URL; None if it is not a URL or names no host."""
     try:
         parts = urlsplit(text)
-        names_host = bool(parts.hostname) and parts.port != 0  # looking at the port checks it
+        names_host = bool(parts.hostname) and parts.port != 0  # reading the port validates it
     except ValueError:
         return None
     return parts if names_host else None
@@ -96,7 +96,7 @@ Token = Annotated[SecretStr | None, BeforeValidator(empty_is_unset), AfterValida
 
 @dataclass(frozen=True)
 class Account:
-    """Who the service is to an object store and to the hub."""
+    """An account with an object store and with the hub."""
 
     s3_endpoint: str | None
     s3_access_key: str | None
@@ -106,7 +106,7 @@ class Account:
 
 
 class Credentials(BaseModel):
-    """An account of its own for what lies below some prefixes. What may be named is another matter: `s3_sources`."""
+    """A separate account for everything below some prefixes. What jobs may name is set elsewhere: `s3_sources`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -141,28 +141,28 @@ class Credentials(BaseModel):
         return self
 
     def secrets(self) -> Iterator[str]:
-        """What nobody else may read."""
+        """The secrets of this account."""
         for secret in (self.s3_secret_key, self.hub_token):
             if secret is not None:
                 yield secret.get_secret_value()
 
 
 def clean_environment(environment: MutableMapping[str, str]) -> None:
-    """Strip proxies and headers that libraries read from the environment.
+    """Strip the proxy and header variables that libraries read from the environment.
 
     Raises:
-        ValueError: there is a control character in one; the message names the variable and does not repeat it.
+        ValueError: one contains a control character; the message names the variable but does not show its value.
     """
     for name in _secret_variables(environment):
         try:
             environment[name] = plain(environment[name])
-            plain(unquote(environment[name]) + "/")  # whose ends do not count
+            plain(unquote(environment[name]) + "/")  # "/": a control character decoded at the end counts too
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
 
 def secrets_of_environment(environment: Mapping[str, str]) -> Iterator[str]:
-    """Passwords of proxies, and the values of headers."""
+    """Proxy passwords and header values."""
     for name in _secret_variables(environment):
         value = environment[name]
         if name in HEADERS:

@@ -1,8 +1,8 @@
-"""Admission: everything about a job that can be judged before it runs, judged at once.
+"""Admission: everything that can be checked about a job before it runs is checked at once.
 
-To the rules that a specification must obey by itself (`spec`) come those that depend on what it names: whether the
-model can be pruned and read from where it lies, whether the corpora have the languages, whether a pattern divides
-the layers. The result is the resolved specification, in which no default is left open, and an estimate of the cost.
+`spec` has the rules that a specification must obey by itself. This module adds those that depend on what it names:
+whether the model can be read and pruned, whether the corpora have the languages, whether a pattern divides the layers.
+The result is the resolved specification, with every default filled in, and an estimate of the cost.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class AccessPolicy:
     """What jobs may name.
 
     Attributes:
-        sources: where models and corpora may lie.
-        destinations: URIs below which results may go, the default first; None for everywhere.
-        on_device: whether jobs run on an accelerator, which the estimate needs to know.
+        sources: where models and corpora may come from.
+        destinations: URIs below which results may go, the default first; None allows any.
+        on_device: whether jobs run on an accelerator; the estimate depends on it.
     """
 
     sources: Sources
@@ -75,7 +75,7 @@ class Admission:
     """A job that may run.
 
     Attributes:
-        model_identity: what equals that of another job whose model has the same bytes; see `Source.identity`.
+        model_identity: equal for jobs whose models have the same bytes; see `Source.identity`.
     """
 
     resolved: PruneSpec
@@ -85,11 +85,11 @@ class Admission:
 
 @dataclass
 class LastModel:
-    """The model that was admitted last, kept because it is often named again, with other settings.
+    """The last model admitted, kept because jobs often name it again with other settings.
 
     Attributes:
-        identity: of its bytes, see `Source.identity`; empty for none.
-        checkpoint: its configuration and the places of its tensors.
+        identity: identifies its bytes, see `Source.identity`; empty if there is no model.
+        checkpoint: its configuration and the positions of its tensors.
     """
 
     identity: str = ""
@@ -100,7 +100,7 @@ ModelCheck = Callable[[Checkpoint], None]
 """Looks at an outline of a model (`Source.outline`) more closely than `open_checkpoint`; raises ModelRefusedError."""
 
 MODEL_CHECKS: tuple[ModelCheck, ...] = (check_model,)
-"""All of them. They run once for a model's bytes, in a process with a budget where it is a server that admits."""
+"""All the checks. They run once per model content; a server runs them in a process with a budget."""
 
 
 def admit(
@@ -111,17 +111,17 @@ def admit(
     passed: str | None = None,
     last: LastModel | None = None,
 ) -> Admission:
-    """Judge a specification given as plain data.
+    """Check a specification given as plain data.
 
     Args:
         data: the specification.
         access: what it may name.
-        at: told the field whose rules are looked at, before what it names is read.
-        passed: the identity of a model that has passed `MODEL_CHECKS` before.
-        last: what a caller who will ask again keeps between two calls.
+        at: called with the field whose rules are about to be checked, before what it names is read.
+        passed: the identity of a model that has already passed `MODEL_CHECKS`.
+        last: state that a caller keeps between calls.
 
     Raises:
-        InvalidSpecError: with every rule that is broken.
+        InvalidSpecError: rules are broken; lists all of them.
         TransientError: what it names cannot be reached.
     """
     parts, violations = parse_parts(data)
@@ -134,7 +134,7 @@ def admit(
         if calibration:
             review.corpus("calibration", calibration.corpus, [entry.language for entry in calibration.languages])
         if evaluation and (evaluation.corpus or calibration):
-            # A mix that is invalid itself is reported as such; its languages are not looked for a second time.
+            # An invalid mix has its own violation; its languages are not looked up a second time.
             mix = [entry.language for entry in calibration.languages] if calibration else []
             corpus = evaluation.corpus or (calibration.corpus if calibration else "")
             if evaluation.corpus or evaluation.languages:
@@ -178,7 +178,7 @@ def _either(chosen: bool | None, otherwise: bool) -> bool:  # noqa: FBT001
 
 
 class _Review:
-    """Collects violations of rules that depend on what a specification names."""
+    """Collects violations of the rules that depend on what a specification names."""
 
     def __init__(
         self,
@@ -203,7 +203,7 @@ class _Review:
         self._tell(field)
 
     def _refuse(self, field: str, description: str) -> None:
-        if len(description) > _MAX_DESCRIPTION_CHARACTERS:  # it quotes what others wrote
+        if len(description) > _MAX_DESCRIPTION_CHARACTERS:  # it quotes untrusted text
             description = f"{description[:_MAX_DESCRIPTION_CHARACTERS]}…"
         self._violations.append(FieldViolation(field, description))
 
@@ -214,7 +214,7 @@ class _Review:
             self.model_identity = source.identity(checkpoint_files)
             checkpoint = self._last.checkpoint if self._last.identity == self.model_identity else None
             if checkpoint is None:
-                self._last.identity, self._last.checkpoint = "", None  # memory for one is enough
+                self._last.identity, self._last.checkpoint = "", None  # never two in memory
                 checkpoint = self._open(source)
                 self._last.identity, self._last.checkpoint = self.model_identity, checkpoint
         except (ReferenceRefusedError, ModelRefusedError) as error:
@@ -252,7 +252,7 @@ class _Review:
         self._corpora[uri] = source.pinned_uri
 
     def _preset(self, part: str, reference: PresetReference, languages: Sequence[str]) -> str:
-        """Look a preset up, in the table and at the hub; the reference to the commit that was found."""
+        """Look a preset up, in the table and at the hub; returns the reference with the commit that was found."""
         preset = reference.preset
         known = self._languages(part, enumerate(languages), preset.configuration)
         place = HubReference("dataset", preset.repository, reference.revision)
@@ -274,7 +274,7 @@ class _Review:
         return str(PresetReference(preset, data_set.commit))
 
     def pinned(self, spec: PruneSpec) -> PruneSpec:
-        """The specification with the versions of model and corpora that were judged."""
+        """The specification, with the versions of the model and corpora that were checked."""
         assert self._model is not None
         calibration = spec.calibration.model_copy(update={"corpus": self._corpora[spec.calibration.corpus]})
         evaluation = spec.evaluation
@@ -285,7 +285,7 @@ class _Review:
     def _languages(
         self, part: str, languages: Iterable[tuple[int, str]], find: Callable[[str], object]
     ) -> list[tuple[int, str]]:
-        """Refuse the languages that are not found; returns the others. Each comes with its position."""
+        """Refuse the languages that are not found and return the others, each with its position."""
         found = []
         for position, language in languages:
             try:
@@ -297,7 +297,7 @@ class _Review:
         return found
 
     def layers(self, pruning: PruningSpec, checkpoint: Checkpoint) -> None:
-        """Every override names layers, every pattern divides the inputs of its layers, and something is pruned."""
+        """Check that overrides match layers, patterns divide their layers' inputs, and something is pruned."""
         self._at("pruning.overrides")
         rules = {info: pruning.override_of(info.name) for info in checkpoint.linear_weights()}
         names = [info.name for info in rules]
@@ -338,7 +338,7 @@ class _Review:
     def sequence_length(
         self, calibration: CalibrationSpec | None, evaluation: EvaluationSpec | None, checkpoint: Checkpoint | None
     ) -> int:
-        """The length that will be used, checked against the model and the evaluation text."""
+        """The sequence length to use, checked against the model and the evaluation text."""
         longest = checkpoint.max_sequence_length if checkpoint else None
         asked = calibration.sequence_length if calibration else None
         length = asked or min(DEFAULT_SEQUENCE_LENGTH, longest or DEFAULT_SEQUENCE_LENGTH)
@@ -356,7 +356,7 @@ class _Review:
         return length
 
     def _written(self, generation: GenerationSpec, length: int, longest: int | None) -> None:
-        """Text that the model writes has room in a sequence, and in the model."""
+        """Check that text generated by the model fits into a sequence, and into the model's context."""
         field = "calibration.generation.prefix_tokens"
         prefix, new = generation.resolved(length).prefix_tokens, generation.resolved(length).new_tokens
         assert prefix is not None

@@ -1,4 +1,4 @@
-"""The only wiring of the server: settings → store, dispatcher, janitor, API, metrics; signals; the orderly end."""
+"""Wires up the server: settings → store, dispatcher, janitor, API, metrics; signals; orderly shutdown."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ from secateur_service.settings import Settings, unknown_variables
 from secateur_service.telemetry.logging import configure_logging
 from secateur_service.telemetry.tracing import exporting_spans
 
-# Calls that are open when the workers have stopped; watches have been sent away by then.
+# For calls still open when the workers have stopped; watches have already been closed.
 _LAST_CALLS_SECONDS = 2.0
 
-# Enough for whatever a network brings; each may cost memory of the kernel.
+# Enough for any realistic number of connections; more could cost kernel memory.
 _DESCRIPTORS = 65_536
 
 _log = structlog.get_logger(__name__)
@@ -60,9 +60,9 @@ def run(settings: Settings, *, ready_file: Path | None = None, work_command: Seq
     """Serve until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
 
     Args:
-        settings: all there is to know.
-        ready_file: holds the addresses while the server answers.
-        work_command: starts a worker, see `open_executor`.
+        settings: the server's settings.
+        ready_file: file that holds the addresses while the server answers.
+        work_command: command that starts a worker, see `open_executor`.
 
     Raises:
         CannotStartError: an address cannot be bound, a folder cannot be written, certificates or tokens cannot be
@@ -103,7 +103,7 @@ async def _serve(settings: Settings, ready_file: Path | None, work_command: Sequ
 
 
 def _raise_descriptor_limit() -> None:
-    """Take as many descriptors as this process may: every connection is one, and shells give 1024."""
+    """Raise the soft limit on descriptors: every connection takes one, and shells allow 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -111,7 +111,7 @@ def _raise_descriptor_limit() -> None:
 
 
 def _tell_what_is_odd(settings: Settings) -> None:
-    """Tell of settings that have no effect, as they stand."""
+    """Warn about settings that have no effect."""
     for name in unknown_variables():
         _log.warning("this variable is no setting; check its spelling", variable=name)
     for root in settings.file_roots:
@@ -131,7 +131,7 @@ def _tell_who_reaches(settings: Settings) -> None:
 
 
 def _open_job_store(settings: Settings) -> SqlJobStore:
-    """The store, with its schema up to date."""
+    """Open the store and bring its schema up to date."""
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         _close_to_others(settings)
@@ -145,10 +145,10 @@ def _open_job_store(settings: Settings) -> SqlJobStore:
 
 
 def _close_to_others(settings: Settings) -> None:
-    """Take from others what earlier releases left open, and tell of what this user may not change.
+    """Revoke other users' access to files that earlier releases left open; warn where this user may not change it.
 
     Raises:
-        CannotStartError: others may write what says who may call.
+        CannotStartError: others may write the files that decide who may call.
     """
     slots = sorted(slot_lock(settings.data_dir, 0).parent.glob("*"))
     own = [("data_dir", settings.data_dir), *(("the lock of a slot,", path) for path in slots)]
@@ -165,7 +165,7 @@ def _close_to_others(settings: Settings) -> None:
 
 
 def _cause(error: Exception) -> str:
-    """What a library says of it, for whoever starts the server: clients only get our own words."""
+    """The library's own message, for whoever starts the server; clients only get ours."""
     return f" ({redact_text(' '.join(str(error.__cause__).split()))})" if error.__cause__ is not None else ""
 
 
@@ -219,14 +219,14 @@ def _open_results(destination: str, settings: Settings, metrics: Metrics) -> Obj
 
 
 def _wake(dispatcher: Dispatcher, events: Sequence[Event]) -> None:
-    """Have the dispatcher look at once when there is something to start or to stop."""
+    """Wake the dispatcher when there is something to start or stop."""
     wanted = (JobState.QUEUED, JobState.CANCELLING)
     if any(event.kind is EventKind.STATE and JobState(event.body["state"]) in wanted for event in events):
         dispatcher.wake()
 
 
 def _end_on_signals() -> asyncio.Event:
-    """An event that the first SIGTERM or SIGINT sets; the second has its usual effect."""
+    """An event set by the first SIGTERM or SIGINT; the second has its default effect."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -263,7 +263,7 @@ async def _serving(server: ApiServer) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def _metrics_server(settings: Settings, metrics: Metrics) -> AsyncIterator[str]:
-    """Serve the metrics; the address, empty where they are turned off."""
+    """Serve the metrics; yields the address, empty if they are turned off."""
     if not settings.metrics_listen:
         yield ""
         return

@@ -1,7 +1,7 @@
-"""JSON that others wrote, read within limits that hold before anything is built.
+"""Reads untrusted JSON within limits that are checked before anything is built.
 
-What a document costs is decided by how many values it has, not by how many bytes: a megabyte of brackets becomes a
-hundred of lists. The values are counted first, at the speed of a search for bytes.
+The cost of a document depends on its number of values, not of bytes: a megabyte of brackets becomes a hundred megabytes
+of lists. So the values are counted first, at the speed of a byte search.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-# Matches to the end also where a text never ends, so that no position is looked at twice.
+# An unterminated string matches to the end of the document, so that no position is scanned twice.
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _SHOWN_CHARACTERS = 80
 
 
 class UnreadableJsonError(ValueError):
-    """The bytes are not JSON, or more of it than may be read; the message says which, without naming the file."""
+    """The bytes are not JSON, or exceed a limit; the message says which, without naming the file."""
 
 
 @dataclass(frozen=True)
 class JsonLimits:
-    """How much JSON is read.
+    """Limits on a JSON document.
 
     Attributes:
-        size_bytes: of the document.
-        values: numbers, texts, lists and objects in it, however they are nested.
-        depth: lists and objects inside each other.
+        size_bytes: size of the document.
+        values: number of numbers, strings, lists and objects, at any depth.
+        depth: how deeply lists and objects may be nested.
     """
 
     size_bytes: int
@@ -36,10 +36,10 @@ class JsonLimits:
 
 
 def parse_json(content: bytes, limits: JsonLimits) -> Any:
-    """Parse a document of UTF-8. An object that has a name twice is refused: readers differ in which they take.
+    """Parse a UTF-8 document. An object with a duplicate name is refused: parsers differ in which value they take.
 
     Raises:
-        UnreadableJsonError: it is not JSON, or is beyond a limit.
+        UnreadableJsonError: it is not JSON, or exceeds a limit.
     """
     check_json(content, limits)
     try:
@@ -50,13 +50,13 @@ def parse_json(content: bytes, limits: JsonLimits) -> Any:
         raise UnreadableJsonError(problem_of(error)) from error
     if _is_deeper(found, limits.depth):
         raise UnreadableJsonError(f"it is nested deeper than {limits.depth} levels")
-    if b"\\u" in content and not _is_text(found):  # which recurses
+    if b"\\u" in content and not _is_text(found):  # _is_text recurses
         raise UnreadableJsonError("it has half of a surrogate pair (\\ud800 to \\udfff alone), which is no character")
     return found
 
 
 def problem_of(error: ValueError | RecursionError) -> str:
-    """What is wrong with a document that `json.loads` has refused, without Python's own advice."""
+    """What is wrong with a document that `json.loads` refused, without Python's own advice."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, json.JSONDecodeError | UnreadableJsonError):
@@ -67,7 +67,7 @@ def problem_of(error: ValueError | RecursionError) -> str:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether all texts can be written; escapes can spell what is no character."""
+    """Whether all strings can be encoded; escapes can spell code points that are not characters."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -76,10 +76,10 @@ def _is_text(value: Any) -> bool:
 
 
 def check_json(content: bytes, limits: JsonLimits) -> None:
-    """Look whether a document may be parsed, without parsing it.
+    """Check whether a document may be parsed, without parsing it.
 
     Raises:
-        UnreadableJsonError: it has more bytes or values than are read.
+        UnreadableJsonError: it has too many bytes or values.
     """
     if len(content) > limits.size_bytes:
         raise UnreadableJsonError(f"{len(content)} bytes are too many; at most {limits.size_bytes} are read")
@@ -88,7 +88,7 @@ def check_json(content: bytes, limits: JsonLimits) -> None:
 
 
 def _values(content: bytes) -> int:
-    """No fewer than there are: every value but the first follows a comma or an opening bracket."""
+    """An upper bound on the number of values: each but the first follows a comma or an opening bracket."""
     return 1 + content.count(b",") + content.count(b"[") + content.count(b"{")
 
 
@@ -104,7 +104,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
-    """Whether lists and objects are nested deeper than that; level by level, so that nothing recurses."""
+    """Whether lists and objects are nested deeper than `depth`; goes level by level to avoid recursion."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(depth):
         level = [

@@ -1,9 +1,9 @@
-"""Destinations: where results may be published, told from text in one place for settings, admission and publisher.
+"""Destinations: where results may be published, parsed in one place for settings, admission and publisher.
 
-    s3://bucket/prefix      a bucket, and the beginning of the keys in it
-    file:///folder          a folder of this machine, percent-encoded as URIs are
+    s3://bucket/prefix      a bucket, and a prefix of the keys in it
+    file:///folder          a folder on this machine, percent-encoded as URIs are
 
-What is appended to a destination (the job's id and the path of a file of the result) fits behind whatever is accepted.
+Every accepted destination leaves room for what is appended: the job's id and the path of a result file.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 MAX_KEY_BYTES = 1024
-"""What S3 takes as the name of an object."""
+"""The longest object key that S3 accepts."""
 
 APPENDED_BYTES = 256
-"""At most so many bytes follow a destination: `/{job id}/{path of a file}`."""
+"""At most this many bytes follow a destination: `/{job id}/{path of a file}`."""
 
-_MAX_PATH_BYTES = 4095 - APPENDED_BYTES  # PATH_MAX of Linux, without the byte that ends a path
+_MAX_PATH_BYTES = 4095 - APPENDED_BYTES  # Linux's PATH_MAX, without the terminating byte
 _MAX_NAME_BYTES = 255
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9_.-]{1,61}[a-z0-9]", re.IGNORECASE | re.ASCII)
 _ADDRESS = re.compile(r"[0-9]+(\.[0-9]+){3}", re.ASCII)
-# Controls, directions and other marks without a shape, half characters, ends of lines and paragraphs.
+# Control characters, directional and other invisible format marks, surrogates, line and paragraph separators.
 _INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 class DestinationRefusedError(ValueError):
-    """The text is not a destination; the message says what is wrong with it, without repeating it, and the remedy."""
+    """The text is not a destination; the message gives the fault and the remedy, without repeating the text."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """The objects of a bucket whose keys begin with a prefix, which has no slashes at its ends and may be empty."""
+    """The objects in a bucket whose keys begin with a prefix, which may be empty and has no slashes at its ends."""
 
     name: str
     prefix: str
@@ -44,13 +44,13 @@ Destination = Bucket | Path
 
 
 def parse_destination(uri: str) -> Destination:
-    """Read a destination; nothing is looked up.
+    """Parse a destination; nothing is looked up.
 
     Returns:
         A bucket with its prefix, or the absolute path of a folder.
 
     Raises:
-        DestinationRefusedError: it is none, or objects below it could not be named.
+        DestinationRefusedError: it is not a destination, or objects below it could not be named.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme not in ("s3", "file"):
@@ -64,7 +64,7 @@ def parse_destination(uri: str) -> Destination:
 
 
 def lies_below(destination: Destination, other: Destination) -> bool:
-    """Whether a destination is another one or lies below it."""
+    """Whether a destination equals another one or lies below it."""
     if isinstance(destination, Bucket) and isinstance(other, Bucket):
         inside = f"{destination.prefix}/".startswith(f"{other.prefix}/") or not other.prefix
         return destination.name == other.name and inside
@@ -115,7 +115,7 @@ def _folder(rest: str) -> Path:
 
 
 def _check_parts(parts: list[str]) -> None:
-    """Every part of a path is one that people see and every store keeps apart."""
+    """Check that every part of a path is visible to people and distinct in every store."""
     for part in parts:
         if part in ("", ".", ".."):
             found = f"a part {part!r} is" if part else "two slashes in a row are"

@@ -1,4 +1,4 @@
-"""Files that are whole after a crash: content first, then the name, each on disk before the next; and their digests."""
+"""Crash-safe files: the content is on disk before the name is; and file digests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write a small file so that after a crash either the old or the new content is there, whole."""
+    """Write a small file so that a crash leaves either the old or the new content, complete."""
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
     sync(partial)
@@ -17,7 +17,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Return when a file's content, or the names in a folder, are on disk."""
+    """Return once a file's content, or a folder's entries, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -3,23 +3,23 @@
     ServiceError
     ├── InvalidRequestError      the request breaks rules; lists every broken one
     │   └── InvalidSpecError     the specification in it does
-    ├── UnauthenticatedError     the call shows no token, or none that is good
+    ├── UnauthenticatedError     the call has no valid token
     ├── NotFoundError            no such job, report or page
-    ├── RequestIdReusedError     a request id came back with another request
-    ├── NotReadyError            the job is not in the state that the call needs
-    ├── DamagedResultError       what a job published is gone or was changed
+    ├── RequestIdReusedError     a request id was used again for another request
+    ├── NotReadyError            the job is not in the state the call needs
+    ├── DamagedResultError       a published result is gone or was changed
     ├── SequenceExpiredError     the watch asks for events that do not exist
-    ├── OverloadedError          the service does as much as it may; come back later
-    ├── DrainingError            this replica is stopping; another one, or the next, will answer
+    ├── OverloadedError          the service is at a limit; try again later
+    ├── DrainingError            this replica is stopping; another one, or its successor, will answer
     └── AttemptError             an attempt to run a job ended without a result
         ├── PermanentError       trying again cannot help: bad model, bad text, non-finite values
         ├── TransientError       trying again later may help: store, network
         ├── ResourceError        out of memory or disk
         │   └── NoSuchDeviceError    this machine does not have the device
-        ├── PreemptedError       the worker was told to stop, or its place is taken; it will be continued
+        ├── PreemptedError       the worker was told to stop, or its place is taken; the job resumes later
         ├── CancelledError       the job's owner cancelled it
-        ├── FencedError          another attempt took the job over; this one must write nothing more
-        └── InternalError        a defect of the service or of something below it
+        ├── FencedError          another attempt has taken over the job; this one must write nothing more
+        └── InternalError        a defect in the service or in something below it
 
 Each carries a stable ``reason`` (UPPER_SNAKE_CASE), whether it is ``retryable``, and ``metadata`` for machines.
 """
@@ -32,7 +32,7 @@ from typing import ClassVar
 
 
 def _characters(text: str) -> str:
-    """A text that may quote what others wrote, of characters only: JSON may hold halves, which no message can carry."""
+    """Escape lone surrogates in a text that may quote untrusted JSON: no message can carry them."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -52,7 +52,7 @@ class ServiceError(Exception):
 
 @dataclass(frozen=True)
 class FieldViolation:
-    """One broken rule: the path of the field, and what to do about it."""
+    """One broken rule: the path of the field, and how to fix it."""
 
     field: str
     description: str
@@ -82,7 +82,7 @@ class InvalidSpecError(InvalidRequestError):
 
 
 class UnauthenticatedError(ServiceError):
-    """The call shows no token (TOKEN_MISSING), an unknown one (TOKEN_INVALID), or an old one (TOKEN_EXPIRED)."""
+    """The call has no token (TOKEN_MISSING), an unknown one (TOKEN_INVALID), or an expired one (TOKEN_EXPIRED)."""
 
     reason = "TOKEN_INVALID"
 
@@ -94,7 +94,7 @@ class NotFoundError(ServiceError):
 
 
 class RequestIdReusedError(ServiceError):
-    """A request id was used before with another request."""
+    """A request id was already used for another request."""
 
     reason = "REQUEST_ID_REUSED"
 
@@ -106,19 +106,19 @@ class NotReadyError(ServiceError):
 
 
 class DamagedResultError(ServiceError):
-    """What a job published is gone, or is not what was published."""
+    """A published result is gone, or is not what was published."""
 
     reason = "RESULT_DAMAGED"
 
 
 class SequenceExpiredError(ServiceError):
-    """A watch asks to resume after an event that the job does not have."""
+    """A watch asked to resume after an event that the job does not have."""
 
     reason = "SEQUENCE_OUT_OF_RANGE"
 
 
 class OverloadedError(ServiceError):
-    """A limit of the service is reached; the same call may succeed later."""
+    """The service is at a limit; the same call may succeed later."""
 
     reason = "OVERLOADED"
     retryable = True
@@ -153,7 +153,7 @@ class TransientError(AttemptError):
 
 
 class ResourceError(AttemptError):
-    """Memory or disk did not suffice."""
+    """There was not enough memory or disk."""
 
     reason = "OUT_OF_RESOURCES"
     retryable = True
@@ -167,7 +167,7 @@ class NoSuchDeviceError(ResourceError):
 
 
 class PreemptedError(AttemptError):
-    """The worker was asked to stop, or its place is still taken; the job resumes later and nothing is charged."""
+    """The worker was told to stop, or its place is still taken; the job resumes later, and no attempt is charged."""
 
     reason = "PREEMPTED"
     retryable = True

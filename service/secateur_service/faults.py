@@ -1,7 +1,7 @@
-"""Named points at which a test can make a worker fail; they do nothing otherwise.
+"""Named points where a test can make a worker fail; otherwise they do nothing.
 
-Nothing outside the process can arm one, neither a setting nor a variable nor a request: only a worker that a test
-starts with a script of its own.
+Nothing outside the process can arm one: no setting, variable or request. Only a test can, by starting a worker with a
+script of its own.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ POINTS = (
     "job.fetched",
     "job.sampled",
     "block.written",  # its shard is on disk
-    "block.recorded",  # and in the ledger
-    "block.stored",  # and in the object store
+    "block.recorded",  # and it is in the ledger
+    "block.stored",  # and it is in the object store
     "job.pruned",
     "job.packaged",
     "publish.uploading",  # a file is in the object store
     "publish.uploaded",
-    "publish.proposed",  # the manifest, under the name of its digest
+    "publish.proposed",  # the manifest is stored under the name of its digest
     "publish.committed",  # its digest is in the job store
-    "publish.published",  # manifest.json
+    "publish.published",  # manifest.json is written
     "worker.succeeded",  # the job has ended
 )
 
@@ -40,6 +40,6 @@ def arm(point: str, action: Callable[[], None]) -> None:
 
 
 def reached(point: str) -> None:
-    """Called by the code at a point."""
+    """Mark that the code has reached a point; calls the armed action."""
     if point in _armed:
         _armed[point]()

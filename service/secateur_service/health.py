@@ -1,7 +1,7 @@
-"""`python -m secateur_service.health`: asks a server whether it serves; exit code 0 if so.
+"""`python -m secateur_service.health`: asks a server whether it is serving; exit code 0 if so.
 
-For what cannot speak gRPC by itself: the health check of a container, and Kubernetes once the server has TLS, because
-the kubelet's own gRPC probe has none. Imports nothing but gRPC, so that asking every few seconds costs little.
+For callers that cannot speak gRPC themselves: a container's health check, and Kubernetes if the server uses TLS, which
+the kubelet's own gRPC probe does not support. Imports only gRPC, so that a check every few seconds costs little.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Ask, and say what was answered."""
+    """Ask, and print the answer."""
     parser = argparse.ArgumentParser(
         prog="python -m secateur_service.health", description="Asks for a server's health."
     )
@@ -46,11 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def ask(address: str, service: str, timeout_seconds: float, ca: Path | None, server_name: str | None) -> int:
-    """The status of a service of a server, as a number of `HealthCheckResponse.ServingStatus`.
+    """The status of one service of a server, as a number of `HealthCheckResponse.ServingStatus`.
 
     Raises:
-        grpc.RpcError: it does not answer in time, or does not know the service.
-        OSError: the file cannot be read.
+        grpc.RpcError: the server does not answer in time, or does not know the service.
+        OSError: the CA file cannot be read.
     """
     if ca is None:
         channel = grpc.insecure_channel(address)

@@ -1,4 +1,4 @@
-"""The door for programs: one call prunes a model as a specification says, here, without a service."""
+"""The entry point for programs: one call prunes a model to a specification, in this process, without a service."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from secateur_service.pruning.patterns import Target
 
 WORK = ".work"
-"""The folder below the output that holds what is not finished; the same call resumes with it."""
+"""The folder inside the output that holds unfinished work; repeating the call resumes from it."""
 
 
 def prune(
@@ -43,27 +43,27 @@ def prune(
     observer: JobObserver | None = None,
     settings: Settings | None = None,
 ) -> FinishedJob:
-    """Prune a model; the folder becomes what a service publishes for a job.
+    """Prune a model; the output folder gets what a service would publish for the job.
 
     Args:
-        spec: a specification as plain data, such as `secateur.prune_spec` makes or a YAML file holds.
-        output: folder of the result. What an interrupted call of the same specification finished is used.
-        device: `cpu`, `cuda` or `cuda:0`; by default cuda where there is one.
-        threads: of the CPU; 0 keeps torch's choice.
+        spec: a specification as plain data, from `secateur.prune_spec` or a YAML file.
+        output: folder of the result. Work finished by an interrupted call with the same specification is reused.
+        device: `cpu`, `cuda` or `cuda:0`; by default cuda if available.
+        threads: number of CPU threads; 0 keeps torch's choice.
         observer: receives the progress and may stop the job.
-        settings: where hub and object stores are, and who we are there; by default those of the environment.
+        settings: endpoints and accounts for the hub and object stores; by default read from the environment.
 
     Raises:
-        secateur.InvalidSpecError: with every fault of the specification's shape.
-        InvalidSpecError: with every rule that it breaks.
-        AttemptError: why the job failed.
+        secateur.InvalidSpecError: the specification has the wrong shape; lists every fault.
+        InvalidSpecError: the specification breaks rules; lists all of them.
+        AttemptError: the job failed; says why.
     """
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     sources = open_sources(settings or Settings(), everywhere=True)
     on_device = not device.startswith("cpu")
-    data = spec_to_dict(spec_message(spec))  # with the short forms written out
+    data = spec_to_dict(spec_message(spec))  # expands the short forms
     admitted = admit(data, AccessPolicy(sources, destinations=None, on_device=on_device)).resolved
     try:
         make_work_folder(output)
@@ -94,21 +94,21 @@ def prune_tokens(
     observer: JobObserver | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> PassResult:
-    """One streaming pass over a model, on text that is tokenised already: for benchmarks and experiments.
+    """One streaming pass over a model, on text that is already tokenised: for benchmarks and experiments.
 
     Args:
-        model: its folder, to compute in float32 on the CPU; or the model, opened otherwise.
-        calibration: text by language, in the tokens of the model.
-        evaluation: the same, to be scored; may be empty.
-        folder: where the pruned blocks go. What an interrupted pass finished there is used.
-        recipe: which weights go, and what happens to those that stay.
-        target: how much goes, of all layers or by the name of the weight; layers that are not named stay dense.
+        model: its folder, to compute in float32 on the CPU; or an already opened model.
+        calibration: calibration text by language, as tokens of the model.
+        evaluation: evaluation text, in the same form; may be empty.
+        folder: where the pruned blocks go. Blocks that an interrupted pass finished there are reused.
+        recipe: which weights are pruned, and how the remaining ones are updated.
+        target: how much to prune, in all layers or by weight name; layers that are not named stay dense.
         order: one of `spec.ORDERS`.
-        mix: weight of each calibration language, summing to one; by default all weigh the same.
-        minimax: whether the mix is only where the search for the worst language's weights begins.
-        layer_snr: whether the signal-to-noise ratio of each layer per language is measured.
+        mix: share of each calibration language, summing to one; by default all are equal.
+        minimax: whether to search, starting from the mix, for the one that minimises the worst language's error.
+        layer_snr: whether to measure the signal-to-noise ratio of each layer per language.
         observer: receives the progress and may stop the pass.
-        stopwatch: is charged.
+        stopwatch: records the time spent.
     """
     import torch
 
@@ -139,7 +139,7 @@ def prune_tokens(
 
 
 def make_work_folder(output: Path) -> Path:
-    """Make the folder of a result, and in it the one that holds what is not finished, which is returned.
+    """Create the folder for a result and, inside it, the folder for unfinished work; returns the latter.
 
     Raises:
         OSError: it cannot be written.
@@ -158,18 +158,18 @@ def run_here(
     observer: JobObserver,
     plan: Callable[[Checkpoint], OutputPlan] | None = None,
 ) -> FinishedJob:
-    """Run an admitted job whose results go into a folder.
+    """Run an admitted job and write its results to a folder.
 
     Args:
-        spec: resolved, without a destination.
+        spec: the resolved specification, without a destination.
         sources: where model and corpora come from.
         output: folder of the result.
-        machine: with the work directory, which is made where it is not there.
+        machine: the machine and the work directory, which is created if missing.
         observer: receives the progress and may stop the job.
         plan: see `Attempt`.
 
     Raises:
-        AttemptError: why the job failed.
+        AttemptError: the job failed; says why.
     """
     from secateur_service.pipeline.job import run_job  # torch takes seconds to load
 

@@ -1,6 +1,7 @@
-"""Where symbolic links in a folder of files may lead: within it, and within a hub's cache that it is a part of.
+"""Where symbolic links in a folder may lead: within it, and within the hub cache that it is part of.
 
-huggingface_hub keeps a repository as `models--org--name/snapshots/{commit}/…`, links to `models--org--name/blobs/…`.
+huggingface_hub stores a repository as `models--org--name/snapshots/{commit}/…`, with links to
+`models--org--name/blobs/…`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ _REPOSITORY = re.compile(r"(models|datasets|spaces)--.+")
 
 
 def repository_of(folder: Path) -> Path | None:
-    """The folder of the repository in a hub's cache that a resolved folder is a snapshot of, or lies in one of."""
+    """The repository's folder in a hub cache, if a resolved folder is a snapshot or lies in one; else None."""
     for snapshot in (folder, *folder.parents):
         repository = snapshot.parent.parent
         if snapshot.parent.name == "snapshots" and _REPOSITORY.fullmatch(repository.name):
@@ -21,7 +22,7 @@ def repository_of(folder: Path) -> Path | None:
 
 
 def place_of(path: Path) -> Path | None:
-    """A path with its links resolved; None where they lead in a circle."""
+    """A path with its links resolved; None if they form a loop."""
     try:
         return path.resolve()
     except (OSError, RuntimeError):
@@ -29,7 +30,7 @@ def place_of(path: Path) -> Path | None:
 
 
 def stays_in(path: Path, folder: Path) -> bool:
-    """Whether a path, its links resolved, lies in a folder or in the repository that the folder is a snapshot of."""
+    """Whether a path, with links resolved, lies in a folder or in the repository that the folder is a snapshot of."""
     place, folder = place_of(path), folder.resolve()
     if place is None:
         return False

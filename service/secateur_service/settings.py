@@ -1,10 +1,10 @@
 """The service's settings: every knob, its default and its meaning, in one place.
 
-Each setting is read from the environment as ``SECATEUR_{NAME}``; what is not there comes from the TOML file that
-``SECATEUR_SETTINGS_FILE`` names, if it does, and else from the default. Lists are separated by commas in the
-environment (`file_roots` by the system's path separator) and are arrays in the file; `credentials` are an object of
-JSON in the environment and tables `[credentials.name]` in the file. A worker gets the settings of
-its server as a whole (`Settings.worker_environment`), so that both always agree.
+Each setting is read from the environment variable ``SECATEUR_{NAME}``, else from the TOML file that
+``SECATEUR_SETTINGS_FILE`` names, else it has its default. Lists are comma-separated in the environment (`file_roots`:
+separated by the system's path separator) and arrays in the file; `credentials` is a JSON object in the environment and
+tables `[credentials.name]` in the file. A worker gets all of its server's settings (`Settings.worker_environment`), so
+the two always agree.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ from secateur_service.destination import DestinationRefusedError, parse_destinat
 PREFIX = "SECATEUR_"
 FILE_VARIABLE = "SECATEUR_SETTINGS_FILE"
 MAX_THREADS = 4096
-_MAX_SECONDS = 1e9  # thirty years, within what clocks and dates can count
+_MAX_SECONDS = 1e9  # thirty years, which clocks and dates can still represent
 
 OptionalFile = Annotated[Path | None, BeforeValidator(empty_is_unset)]
 
 
 def check_device(name: str) -> str:
-    """Return a torch device's name if it is one that jobs can run on; whether it is there is another matter.
+    """Return a torch device's name if it is a kind that jobs can run on; the device need not exist here.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not.
     """
     if not re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", name):
         raise ValueError(f"not a device: {name!r}; use cpu, or cuda:0,cuda:1 for one slot on each of two GPUs")
@@ -65,7 +65,7 @@ def check_device(name: str) -> str:
 
 
 class Settings(BaseSettings):
-    """Settings of server and worker; immutable once they are read."""
+    """Settings of server and worker; immutable once read."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
@@ -187,7 +187,7 @@ class Settings(BaseSettings):
         default=45.0,
         ge=0,
         le=_MAX_SECONDS,
-        description="time that workers have to stop at a block boundary before they are killed",
+        description="time that workers have to stop between two pieces of work before they are killed",
     )
     cancel_grace_seconds: float = Field(
         default=60.0, ge=0, le=_MAX_SECONDS, description="time that the worker of a cancelled job has to stop by itself"
@@ -254,7 +254,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings calls it by position
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - likewise
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments win over the environment, and the environment over the file."""
+        """Arguments override the environment, and the environment overrides the file."""
         return init_settings, env_settings, InitSettingsSource(settings_cls, _file_content())
 
     _plain = field_validator("*", mode="before")(plain)
@@ -375,7 +375,7 @@ class Settings(BaseSettings):
 
     @property
     def missing_protection(self) -> tuple[str, ...]:
-        """What the gRPC server should have and does not, where other machines can reach it."""
+        """What protection the gRPC server lacks, if other machines can reach it."""
         if _is_local(self.listen):
             return ()
         parts = {"TLS": self.tls_certificate, "tokens": self.tokens_file}
@@ -387,7 +387,7 @@ class Settings(BaseSettings):
         return self.threads_per_worker or max(1, len(os.sched_getaffinity(0)) // max(1, len(self.devices)))
 
     def account_of(self, reference: str) -> Account:
-        """Who we are to `s3://bucket/prefix` or `hf://org/name`: by the longest prefix that has an account."""
+        """The account for `s3://bucket/prefix` or `hf://org/name`: that of the longest matching prefix."""
         fitting = [
             (len(prefix), name)
             for name, credentials in self.credentials.items()
@@ -404,7 +404,7 @@ class Settings(BaseSettings):
         )
 
     def library_environment(self) -> dict[str, str]:
-        """Variables by which the hub's libraries keep to these settings; they read them when they are loaded."""
+        """Variables that make the hub's libraries follow these settings; the libraries read them when loaded."""
         return {
             "HF_ENDPOINT": self.hub_endpoint or "http://no-hub.invalid",
             "HF_HUB_OFFLINE": str(int(self.hub_offline or not self.hub_endpoint)),
@@ -415,7 +415,7 @@ class Settings(BaseSettings):
         }
 
     def secrets(self) -> Iterator[str]:
-        """What nobody else may read: every secret of these settings, and those that libraries read by themselves."""
+        """Every secret in these settings, and those in the environment that libraries read by themselves."""
         for secret in (self.s3_secret_key, self.hub_token):
             if secret is not None:
                 yield secret.get_secret_value()
@@ -427,22 +427,22 @@ class Settings(BaseSettings):
         yield from secrets_of_environment(os.environ)
 
     def redacted(self) -> dict[str, Any]:
-        """All settings as plain JSON types with their secrets hidden, to be printed at start."""
+        """All settings as plain JSON types with secrets hidden, for printing at start."""
         url = make_url(self.database_url).render_as_string(hide_password=True)
         return {**self.model_dump(mode="json"), "database_url": url}
 
     def worker_environment(self) -> dict[str, str]:
-        """The environment in which another process reads exactly these settings, without the settings file."""
+        """The environment from which another process reads exactly these settings, without the settings file."""
         values = {PREFIX + name.upper(): _as_variable(name, value) for name, value in self}
         return {name: text for name, text in values.items() if text is not None}
 
 
-# Of the SDK and its command line, which may share an environment with a server.
+# Variables of the SDK and its command line, which may share an environment with a server.
 _CLIENTS_VARIABLES = ("ENDPOINT", "TOKEN", "CA_FILE", "CERTIFICATE_FILE", "KEY_FILE", "CONFIG")
 
 
 def unknown_variables() -> list[str]:
-    """Variables of the environment that look like settings and are none, such as misspelt ones."""
+    """Environment variables that look like settings but are not, such as misspelt ones."""
     known = {name.upper() for name in (*Settings.model_fields, *_CLIENTS_VARIABLES)}
     names = (name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() != FILE_VARIABLE)
     return sorted(name for name in names if name.upper().removeprefix(PREFIX) not in known)
@@ -456,7 +456,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _is_local(address: str) -> bool:
-    """Only this machine can reach the address."""
+    """Whether only this machine can reach the address."""
     if address.startswith("unix:"):
         return True
     host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
@@ -477,7 +477,7 @@ def _as_variable(name: str, value: object) -> str | None:
 
 
 def _plain(account: Credentials) -> dict[str, Any]:
-    """With the secrets as they are."""
+    """The account as plain data, secrets included."""
     return {
         name: value.get_secret_value() if isinstance(value, SecretStr) else value
         for name, value in account
@@ -486,9 +486,9 @@ def _plain(account: Credentials) -> dict[str, Any]:
 
 
 def _file_content() -> dict[str, Any]:
-    """The settings file as data, empty where none is named.
+    """The settings file as data; empty if none is named.
 
-    Without what the environment has: sources of settings are merged table by table, and accounts may not be mixed.
+    Leaves out settings that the environment has: sources are merged table by table, and accounts must not be mixed.
     """
     name = os.environ.get(FILE_VARIABLE)
     if not name:

@@ -1,1 +1,1 @@
-"""The gRPC front: validates, translates and streams; holds no state and never imports torch."""
+"""The gRPC front end: validates, translates and streams; holds no state and never imports torch."""

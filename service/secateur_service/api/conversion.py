@@ -1,6 +1,6 @@
 """Translates between the protocol's messages and the service's own types, and nothing else.
 
-A specification goes in as plain data with only the fields that the caller set: defaults and rules belong to
+A specification is passed on as plain data with only the fields that the caller set: defaults and rules belong to
 `secateur_service.spec`. The protocol's enums are the service's own with a prefix.
 """
 
@@ -22,7 +22,7 @@ from secateur_service.records.progress import Progress, Stage
 from secateur_service.spec import PruneSpec
 
 NAME_PREFIX = "pruneJobs/"
-# Each entry becomes many times its bytes. The rules of a specification, which name what is allowed, ask for fewer.
+# An entry takes many times its bytes once converted. The rules of a specification allow fewer, and say how many.
 _MAX_ENTRIES = 1000
 _STATE_PREFIX = "JOB_STATE_"
 _STAGE_PREFIX = "JOB_STAGE_"
@@ -34,16 +34,16 @@ def job_name(job_id: str) -> str:
 
 
 def spec_to_dict(message: pb.PruneSpec) -> dict[str, Any]:
-    """A specification as plain data: the fields that are set, numbers as they came, NaN and infinity included.
+    """A specification as plain data: only the fields that are set, numbers unchanged, NaN and infinity included.
 
     Raises:
-        InvalidSpecError: a list has so many entries that they are not even looked at.
+        InvalidSpecError: a list has too many entries to be looked at.
     """
     return _set_fields(message)
 
 
 def spec_from_dict(data: Mapping[str, Any]) -> pb.PruneSpec:
-    """The inverse of `spec_to_dict`; fields without a value, and those that only a newer release has, are left out."""
+    """The inverse of `spec_to_dict`; leaves out fields without a value and fields that only a newer release has."""
     message = pb.PruneSpec()
     _fill(message, data)
     return message
@@ -60,17 +60,17 @@ def prefixed(violations: Iterable[FieldViolation]) -> list[FieldViolation]:
 
 
 def state_to_enum(state: JobState) -> pb.JobState:
-    """The protocol's value of a state."""
+    """The protocol's value for a state."""
     return pb.JobState.Value(_STATE_PREFIX + state.value)
 
 
 def state_from_enum(value: int) -> JobState | None:
-    """The state of a protocol value; None where the value is unspecified or unknown."""
+    """The state for a protocol value; None if the value is unspecified or unknown."""
     return next((state for state in JobState if state_to_enum(state) == value), None)
 
 
 def stage_to_enum(stage: Stage) -> pb.JobStage:
-    """The protocol's value of a stage."""
+    """The protocol's value for a stage."""
     return pb.JobStage.Value(_STAGE_PREFIX + stage.value)
 
 
@@ -82,7 +82,7 @@ def timestamp(time: datetime) -> timestamp_pb2.Timestamp:
 
 
 def estimate_to_message(estimate: Estimate) -> pb.Estimate:
-    """An estimate."""
+    """An estimate as a message."""
     return pb.Estimate(
         checkpoint_bytes=estimate.checkpoint_bytes,
         peak_host_bytes=estimate.peak_host_bytes,
@@ -93,7 +93,7 @@ def estimate_to_message(estimate: Estimate) -> pb.Estimate:
 
 
 def progress_to_message(progress: Progress) -> pb.Progress:
-    """How far a job is."""
+    """A job's progress as a message."""
     return pb.Progress(
         blocks_done=progress.blocks_done,
         blocks_total=progress.blocks_total,
@@ -191,7 +191,7 @@ def snapshot_message(job: Job, now: datetime) -> pb.PruneJobEvent:
 
 
 def heartbeat_message(sequence: int, now: datetime) -> pb.PruneJobEvent:
-    """A sign of life that covers the events up to `sequence`."""
+    """A heartbeat that covers the events up to `sequence`."""
     return pb.PruneJobEvent(sequence=sequence, time=timestamp(now), heartbeat=pb.Heartbeat())
 
 

@@ -1,8 +1,8 @@
 """How the service's errors look on the wire: one table from error class to gRPC code, and google.rpc details.
 
 Every error carries `google.rpc.ErrorInfo` with domain ``secateur``, so that clients decide by ``reason`` and never by
-the text; all that it says passes redaction. What the service did not raise on purpose becomes INTERNAL with an incident
-id; its cause goes to the log only, because a traceback may hold paths and secrets.
+the text; all of its text is redacted. An error that the service did not raise on purpose becomes INTERNAL with an
+incident id; its cause goes to the log only, because a traceback may hold paths and secrets.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ GRPC_CODES: Mapping[type[ServiceError], grpc.StatusCode] = {
     errors.FencedError: grpc.StatusCode.ABORTED,
     errors.InternalError: grpc.StatusCode.INTERNAL,
 }
-"""The code of each class; a class that is not named has its nearest ancestor's."""
+"""The code of each class; a class that is not listed has its nearest ancestor's."""
 
-# A status travels in HTTP/2 trailers, of which a stock client accepts 8 KiB in all (base64 adds a third). What does
-# not fit would cost the client the whole error.
+# A status is sent in HTTP/2 trailers, of which a stock client accepts 8 KiB in all (base64 adds a third). If it did
+# not fit, the client would lose the whole error.
 _MAX_VIOLATIONS_BYTES = 3584
 _MAX_MESSAGE_BYTES = 400
 _MAX_METADATA_BYTES = 200
 _VIOLATIONS_IN_MESSAGE = 3
 
 _NONE_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS)
-"""Of descriptors, memory, threads and buffers."""
+"""Errors of a machine that is out of descriptors, memory, threads or buffers."""
 
 _log = structlog.get_logger(__name__)
 
 
 def grpc_code(error: ServiceError) -> grpc.StatusCode:
-    """The gRPC code of an error of the service."""
+    """The gRPC code for a service error."""
     for kind in type(error).__mro__:
         if kind in GRPC_CODES:
             return GRPC_CODES[kind]
@@ -68,7 +68,7 @@ def grpc_code(error: ServiceError) -> grpc.StatusCode:
 
 
 def status_of(error: ServiceError) -> status_pb2.Status:
-    """The whole status of an error: code, message, ErrorInfo, and BadRequest or RetryInfo where they apply."""
+    """The full status of an error: code, message, ErrorInfo, and BadRequest or RetryInfo where they apply."""
     details: list[Message] = [_error_info(error.reason, error.metadata)]
     message = error.message
     if isinstance(error, InvalidRequestError):
@@ -81,7 +81,7 @@ def status_of(error: ServiceError) -> status_pb2.Status:
 
 
 def status_of_any(error: Exception) -> status_pb2.Status:
-    """The status of an error that nobody raised on purpose: the machine has no more to give, or there is a defect."""
+    """The status of an error that was not raised on purpose: the machine is out of resources, or there is a defect."""
     if isinstance(error, OSError) and error.errno in _NONE_LEFT:
         _log.warning("the machine has no more to give", error=os.strerror(error.errno))
         problem = f"the server has too much to do at the moment: {os.strerror(error.errno)}; try again later"
@@ -90,7 +90,7 @@ def status_of_any(error: Exception) -> status_pb2.Status:
 
 
 def status_of_defect(error: Exception) -> status_pb2.Status:
-    """The status of an error that nobody expected; logs the traceback under the incident id that the caller gets."""
+    """The status of an unexpected error; logs the traceback under the incident id that the caller gets."""
     incident = uuid.uuid4().hex
     _log.error("incident", incident_id=incident, exc_info=error)
     message = f"internal error; the service's log has the details under incident {incident}"
@@ -120,7 +120,7 @@ def _error_info(reason: str, metadata: Mapping[str, str]) -> error_details_pb2.E
 
 
 def _bad_request(violations: Sequence[FieldViolation]) -> error_details_pb2.BadRequest:
-    """All violations, or as many as fit into the trailers and a last entry that counts the others."""
+    """All violations, or as many as fit into the trailers and a last entry that counts the rest."""
     request = error_details_pb2.BadRequest()
     for position, violation in enumerate(violations):
         request.field_violations.add(field=redact_text(violation.field), description=redact_text(violation.description))
@@ -133,7 +133,7 @@ def _bad_request(violations: Sequence[FieldViolation]) -> error_details_pb2.BadR
 
 
 def _summary(violations: Sequence[FieldViolation]) -> str:
-    """The first violations, and how many more there are."""
+    """The first violations, and the number of those left out."""
     room = _MAX_MESSAGE_BYTES - len(f"; and {len(violations)} more")
     text = _shortened(redact_text(str(violations[0])), room)
     shown = 1

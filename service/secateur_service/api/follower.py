@@ -1,7 +1,7 @@
 """Follows the store's event log for the whole server: one wait, however many watchers there are.
 
-The store says when somebody has written; then the new events are read and handed to the subscribers: the watches,
-which learn that there is something to read, and the metrics.
+When the store reports a write, the follower reads the new events and hands them to the subscribers: the watches, which
+learn that there is something to read, and the metrics.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from secateur_service.jobs.port import Jobs
 Subscriber = Callable[[Sequence[Event]], None]
 
 _PAGE = 256
-_WAIT_SECONDS = 0.25  # for news; the end of the server waits as long
+_WAIT_SECONDS = 0.25  # for changes; server shutdown may wait as long
 _FIRST_PAUSE_SECONDS = 0.2  # after a failure
 _LONGEST_PAUSE_SECONDS = 5.0
 
@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 
 class EventFollower:
-    """Waits for the store's news and hands every new event to the subscribers, in the order of writing.
+    """Waits for changes in the store and hands every new event to the subscribers, in the order of writing.
 
     `on_loop` subscribers are called in the event loop and must be quick; `in_thread` subscribers may block.
     """
@@ -48,12 +48,12 @@ class EventFollower:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin with what is written from now on."""
+        """Start with events written from now on."""
         self._position = await self._pool.call(self._store.position)
         self._task = asyncio.create_task(self._run(), name="event-follower")
 
     async def stop(self) -> None:
-        """End following; a read that has begun ends in its thread."""
+        """Stop following; a read that has begun finishes in its thread."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -63,7 +63,7 @@ class EventFollower:
         while True:
             try:
                 await self._follow()
-            except Exception as error:  # noqa: BLE001  # a store that is away must not end the following: it comes back
+            except Exception as error:  # noqa: BLE001  # an unavailable store must not end the follower: it comes back
                 failures += 1
                 if failures == 1:
                     _log.error("the event log cannot be followed; trying again", exc_info=error)
@@ -86,6 +86,6 @@ class EventFollower:
         self._token = token
 
     def _read(self) -> list[Event]:
-        """Read one page; no event is handed out twice, not even when a subscriber fails on it."""
+        """Read one page; no event is handed out twice, even if a subscriber fails on it."""
         events, self._position = self._store.events_since(self._position, limit=_PAGE)
         return events

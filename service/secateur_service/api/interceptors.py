@@ -1,8 +1,8 @@
-"""What happens around every call: a token, a request id, a span, a measurement, a log line, errors in their wire form.
+"""Wraps every call: checks the token, sets a request id, traces, measures, logs, and converts errors for the wire.
 
-One interceptor does all six, because they share the outcome of the call and their order matters: the id is bound
-before anything is logged, the error is translated before its code is counted, and a caller without a token is counted
-and logged like any other, but nothing that it sent is parsed.
+One interceptor does all six, because they share the outcome of the call and their order matters: the id is bound before
+anything is logged, and the error is translated before its code is counted. A caller without a token is counted and
+logged like any other, but nothing that it sent is parsed.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from secateur_service.metrics.registry import Metrics
 
 REQUEST_ID_KEY = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# Probes come every few seconds; a line for each would bury the rest.
+# Probes arrive every few seconds; a line for each would bury the rest.
 _QUIET_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
-# Who probes has no token.
+# Probes have no token.
 _OPEN_SERVICES = ("/grpc.health.v1.Health/",)
 
 _log = structlog.get_logger(__name__)
 
 Caller: TypeAlias = str | UnauthenticatedError | None
-"""The name of the token that a call shows, why it is refused, or None where nobody is asked."""
+"""The name of the call's token, why the call is refused, or None if no token is needed."""
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
@@ -50,7 +50,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
 
         Args:
             metrics: where calls are counted and timed.
-            tokens: who may call; None lets everybody.
+            tokens: who may call; None allows everybody.
         """
         self._metrics = metrics
         self._tokens = tokens
@@ -73,7 +73,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
         return make(wrap(_parsing(handler, behaviour)), None, handler.response_serializer)
 
     def _caller_of(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
-        """Who calls, or why the call is refused."""
+        """The caller, or why the call is refused."""
         if self._tokens is None or method.startswith(_OPEN_SERVICES):
             return None
         try:
@@ -118,7 +118,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
         bound = {"request_id": request_id, "method": method}
         if isinstance(caller, str):
             bound["caller"] = caller
-            CALLER.set(caller)  # in this call's own task
+            CALLER.set(caller)  # visible only in this call's task
         refusal = _refusal(caller, context)
         with structlog.contextvars.bound_contextvars(**bound):
             context.set_trailing_metadata(trailers)
@@ -136,7 +136,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
                 except asyncio.CancelledError:
                     code = grpc.StatusCode.CANCELLED
                     raise
-                except Exception as error:  # noqa: BLE001  # the last line: callers get an incident, the log the rest
+                except Exception as error:  # noqa: BLE001  # last resort: callers get an incident id, the log the rest
                     status = errors.status_of_any(error)
                     code = errors.code_of(status)
                     await _abort(context, status, trailers)
@@ -148,9 +148,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc
 
 
 def _parsing(handler: Any, behaviour: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler's behaviour for requests as bytes, which are parsed where errors are translated.
+    """Wrap a handler's behaviour so that it takes bytes and parses them where errors are translated.
 
-    gRPC would parse them before anybody is asked who they are, and log what is no message with a traceback.
+    gRPC itself would parse them before the token is checked, and log a traceback for malformed bytes.
     """
 
     def parse(content: bytes) -> Any:
@@ -171,7 +171,7 @@ def _parsing(handler: Any, behaviour: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _span(method: str, caller: Caller, context: Any) -> AbstractContextManager[None]:
-    """A span, save for probes, and for strangers, whose calls belong to no trace of ours."""
+    """A span, except for probes and for callers without a valid token, whose calls belong to none of our traces."""
     if method.startswith(_QUIET_SERVICES) or isinstance(caller, UnauthenticatedError):
         return nullcontext()
     return call_span(method, context.invocation_metadata() or ())
@@ -183,7 +183,7 @@ def _check(caller: Caller) -> None:
 
 
 def _refusal(caller: Caller, context: Any) -> dict[str, str]:
-    """What the log says of a caller that is refused."""
+    """Log fields for a refused caller."""
     if not isinstance(caller, UnauthenticatedError):
         return {}
     return {"reason": caller.reason, "peer": context.peer(), **caller.metadata}
@@ -195,14 +195,14 @@ async def _abort(context: Any, status: status_pb2.Status, trailers: tuple[tuple[
 
 
 def _aborted_code(context: Any) -> grpc.StatusCode:
-    """The code that a library's handler aborted with; grpc.aio keeps it as a number."""
+    """The code with which a library's handler aborted; grpc.aio keeps it as a number."""
     value = context.code()
     number = value.value[0] if isinstance(value, grpc.StatusCode) else value
     return next((code for code in grpc.StatusCode if code.value[0] == number), grpc.StatusCode.UNKNOWN)
 
 
 def _request_id(context: Any) -> str:
-    """The caller's request id where it is fit for logs, else a new one."""
+    """The caller's request id if it is safe to log, else a new one."""
     for key, value in context.invocation_metadata() or ():
         if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value

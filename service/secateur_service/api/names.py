@@ -1,4 +1,4 @@
-"""Identifiers: making job ids, and reading resource names, labels and request ids that callers send."""
+"""Identifiers: makes job ids, and checks the resource names, labels and request ids that callers send."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from secateur_service.errors import FieldViolation, InvalidRequestError
 MAX_LABELS = 64
 MAX_LABEL_CHARACTERS = 63
 
-# Crockford's base 32: no i, l, o, u; sorts like the number.
+# Crockford's base 32: no i, l, o, u; sorts in numeric order.
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _TIME_DIGITS = 9
 _RANDOM_DIGITS = 13
@@ -22,7 +22,7 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 
 
 def new_job_id(now_seconds: float) -> str:
-    """A new id of 22 characters: nine of time in milliseconds, so that ids sort by age, and 65 random bits."""
+    """A new id of 22 characters: nine for the time in milliseconds, so that ids sort by age, then 65 random bits."""
     return _base32(int(now_seconds * 1000), _TIME_DIGITS) + _base32(
         secrets.randbits(5 * _RANDOM_DIGITS), _RANDOM_DIGITS
     )
@@ -32,7 +32,7 @@ def parse_job_name(name: str) -> str:
     """The id in a resource name.
 
     Raises:
-        InvalidRequestError: the name has another form.
+        InvalidRequestError: it is not the name of a job.
     """
     job_id = name.removeprefix(NAME_PREFIX)
     if not name.startswith(NAME_PREFIX) or not _ID.fullmatch(job_id):
@@ -42,7 +42,7 @@ def parse_job_name(name: str) -> str:
 
 
 def check_labels(labels: Mapping[str, str]) -> list[FieldViolation]:
-    """The rules that labels break."""
+    """The rules that the labels break."""
     violations = []
     if len(labels) > MAX_LABELS:
         violations.append(FieldViolation("labels", f"{len(labels)} labels are too many; at most {MAX_LABELS}"))
@@ -62,7 +62,7 @@ def check_labels(labels: Mapping[str, str]) -> list[FieldViolation]:
 
 
 def check_request_id(request_id: str) -> list[FieldViolation]:
-    """The rules that a request id breaks; an empty one is none."""
+    """The rules that a request id breaks; an empty id means there is none."""
     if not request_id or _UUID.fullmatch(request_id):
         return []
     return [FieldViolation("request_id", "not a UUID; expected e.g. the output of `uuidgen`, or nothing")]

@@ -29,7 +29,7 @@ def check_page_size(page_size: int) -> int:
 
 
 def encode_token(before: int | None, states: Collection[JobState]) -> str:
-    """The token of the page of jobs older than number `before`; empty when there is none."""
+    """The token for the page of jobs older than number `before`; empty if there is no such page."""
     if before is None:
         return ""
     content = json.dumps({"before": before, "states": sorted(states)}, separators=(",", ":"))
@@ -54,7 +54,7 @@ def decode_token(token: str, states: Collection[JobState]) -> int | None:
 
 
 def _content(token: str) -> tuple[Any, Any]:
-    """What is in a token; nothing where it is too long to be looked at, or none of ours."""
+    """The content of a token; None for both parts if it is too long to decode, or not one of ours."""
     if len(token) > _MAX_TOKEN_CHARACTERS:
         return None, None
     try:

@@ -1,6 +1,6 @@
-"""Reads what finished jobs published.
+"""Reads the published results of finished jobs.
 
-The job's row names the manifest's digest, the manifest names everything else; what does not match is not shown.
+The job's row has the manifest's digest, and the manifest has everything else's; what does not match is not shown.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from secateur_service.jobs.job import Job
 
 REPORT_PATH = "report/report.json"
 DOWNLOAD_URL_SECONDS = 3600.0
-# What an answer may have, and what a client's memory takes of it.
+# The size that a response may have, and the number of values that fit into a client's memory.
 _REPORT_LIMITS = JsonLimits(64 << 20, values=2_000_000)
 
 
@@ -48,7 +48,7 @@ class PublishedResults:
         raise DamagedResultError(f"the manifest of job {job.id} names no {REPORT_PATH}")
 
     def artifacts(self, job: Job) -> list[service_pb.Artifact]:
-        """All published files of a job, the manifest first, each with a URL to read it from.
+        """All published files of a job, the manifest first, each with a download URL.
 
         Raises:
             NotReadyError: the job has no result.

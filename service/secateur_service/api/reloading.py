@@ -1,8 +1,8 @@
-"""What files of the settings say, while they may be replaced under a running server.
+"""Values read from files that may be replaced while the server runs.
 
-A door must neither fall shut nor stand open because a file is being exchanged: what was last read well stays in use
-until something better can be read. Files are looked at a few times a second, by their identity and not by
-notifications, because secrets that are mounted into containers are exchanged by links.
+Replacing a file must neither lock everybody out nor let everybody in: the last good value stays in use until a new one
+can be read. The files' identities are polled a few times a second. Change notifications would not do, because secrets
+that are mounted into containers are replaced by switching links.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class UnusableFileError(Exception):
 
 
 class Reloading(Generic[T]):
-    """A value that is read from files, and read again when they change."""
+    """A value that is read from files, and reread when they change."""
 
     def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
         """Read the value for the first time.
@@ -42,7 +42,7 @@ class Reloading(Generic[T]):
         self.value = read()
 
     def look(self) -> None:
-        """Read the value again if a file has changed or the last try failed; what cannot be used is logged once."""
+        """Reread the value if a file has changed or the last try failed; a repeated failure is logged only once."""
         seen = self._identities()
         if seen == self._seen and not self._complaint:
             return
@@ -50,7 +50,7 @@ class Reloading(Generic[T]):
         files = [str(path) for path in self._paths]
         try:
             self.value = self._read()
-        except Exception as error:  # noqa: BLE001  # whatever it is: the old value stays, and the next look tries again
+        except Exception as error:  # noqa: BLE001  # whatever it is: the old value stays, and the next look retries
             complaint = str(error) if isinstance(error, UnusableFileError) else repr(error)
             if complaint != self._complaint:
                 _log.error("changed files cannot be used; what was read before stays in use", error=complaint)
@@ -64,7 +64,7 @@ class Reloading(Generic[T]):
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
-    """What differs between a file and its successor; None where there is no file to be seen."""
+    """What distinguishes a file from its replacement; None if no file is visible."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""The gRPC server: the API, health and reflection behind one interceptor, with its limits, and its orderly end."""
+"""The gRPC server: the API, health and reflection behind one interceptor, with limits and an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ from secateur_service.spec import ALLOCATIONS, ORDERS
 
 SERVICE = service_pb.DESCRIPTOR.services_by_name["PruneService"].full_name
 
-_STORE_THREADS = 9  # one of them waits for news
+_STORE_THREADS = 9  # one of them waits for changes in the store
 _FILE_THREADS = 8
-_WAITING_FOR_FILES = 256  # of one caller
+_WAITING_FOR_FILES = 256  # per caller
 _MAX_METADATA_BYTES = 16 * 2**10
-# As much as the SDK takes; only reports come near it (80 blocks: about 0.2 MiB). Stock clients take 4 MiB.
+# As much as the SDK accepts; only reports come near it (80 blocks: about 0.2 MiB). Stock clients accept 4 MiB.
 _MAX_ANSWER_BYTES = 64 * 2**20
-# Who has connected has so long to say what a client says first, TLS included.
+# A new connection must complete its handshake within this time, TLS included.
 _HANDSHAKE_MS = 10_000
-# A connection without a call is closed then; the next call opens another.
+# A connection without a call is closed after this time; the next call opens another.
 _IDLE_MS = 600_000
-# Descriptors that are kept from connections, for the database, files and inspections.
+# Descriptors reserved for the database, files and inspections.
 _KEPT_DESCRIPTORS = 256
 _KEEPALIVE_MS = 60_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
-# Clients may ping every 20 s, with or without calls; the slack is for their clocks.
+# Clients may ping every 20 s, with or without calls; the slack allows for their clocks.
 _SHORTEST_PING_INTERVAL_MS = 15_000
-# How often the files of certificates and tokens are looked at: a revoked token is refused within a second.
+# How often the certificate and token files are checked: a revoked token is refused within a second.
 _LOOK_SECONDS = 0.5
 
 
 class ApiServer:
-    """Serves the API on one address. Belongs to the event loop that it is made in."""
+    """Serves the API on one address. Belongs to the event loop in which it is created."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class ApiServer:
         """Prepare the server.
 
         Args:
-            settings: addresses, limits, and the files of certificates and tokens.
+            settings: addresses, limits, and the certificate and token files.
             store: the jobs.
             metrics: where calls, streams and jobs are counted.
             admit: checks and resolves a specification.
@@ -127,7 +127,7 @@ class ApiServer:
         self.address = ""
 
     async def start(self) -> Self:
-        """Listen and answer; `address` is then where, with the real port where 0 was asked for.
+        """Start serving; `address` is then the address, with the actual port if 0 was asked for.
 
         Raises:
             OSError: the address cannot be bound.
@@ -151,12 +151,12 @@ class ApiServer:
         return self
 
     async def drain(self) -> None:
-        """Say NOT_SERVING, admit no new jobs and watches, and send the watchers elsewhere; other calls go on."""
+        """Report NOT_SERVING, admit no new jobs or watches, and end open watches; other calls go on."""
         await self._health.set(SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
         self._hub.drain()
 
     async def stop(self, *, grace_seconds: float) -> None:
-        """Accept nothing more, give open calls `grace_seconds` to end, then cancel them."""
+        """Accept no more calls, give open calls `grace_seconds` to end, then cancel them."""
         await self._server.stop(grace_seconds)
         await self._follower.stop()
         if self._looking is not None:
@@ -167,7 +167,7 @@ class ApiServer:
         self._file_pool.close()
 
     async def _look_at_files(self) -> None:
-        """Follow the files of certificates and tokens, beside the event loop because disks may hang."""
+        """Follow the certificate and token files, outside the event loop because disks may hang."""
         while self._looks:
             await asyncio.sleep(_LOOK_SECONDS)
             for look in self._looks:
@@ -175,7 +175,7 @@ class ApiServer:
 
 
 def describe_service(settings: Settings) -> service_pb.ServiceInfo:
-    """What this replica can do, as GetServiceInfo says it."""
+    """What this replica can do, as GetServiceInfo reports it."""
     return service_pb.ServiceInfo(
         version=__version__,
         methods=METHODS,
@@ -204,7 +204,7 @@ def describe_service(settings: Settings) -> service_pb.ServiceInfo:
 
 
 def max_connections() -> int:
-    """Connections that the descriptors of this process allow, so that there are always some for what answers calls."""
+    """How many connections to allow, so that answering calls never runs out of descriptors."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, soft - _KEPT_DESCRIPTORS) if soft > 2 * _KEPT_DESCRIPTORS else max(1, soft // 2)
 
@@ -218,11 +218,11 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_allowed_incoming_connections", max_connections()),
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
-        # A reader that vanished without a word is noticed within 80 seconds.
+        # A reader that vanished silently is noticed within 80 seconds.
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", _SHORTEST_PING_INTERVAL_MS),
-        # A second server on the same port is to fail, not to take half of the calls.
+        # A second server on the same port must fail, not take half of the calls.
         ("grpc.so_reuseport", 0),
     ]

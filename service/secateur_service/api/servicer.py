@@ -1,8 +1,8 @@
-"""The methods of `secateur.v1.PruneService`, each as short as its contract.
+"""The methods of `secateur.v1.PruneService`.
 
-Everything that blocks runs in one of two pools: `store_pool` for SQL, and `file_pool` for what reads object stores, so
-that a slow object store does not delay a GetPruneJob, of which callers have a share each. Specifications are judged
-elsewhere, see `secateur_service.inspection`.
+Everything that blocks runs in one of two pools: `store_pool` for SQL, and `file_pool` for reading object stores, so
+that a slow object store does not delay a GetPruneJob. Each caller has a share of `file_pool`. Specifications are
+checked elsewhere, see `secateur_service.inspection`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MAX_LABELS_READ = 1000
 
 
 class AdmittedSpec(Protocol):
-    """What admission says about a specification: what will run, and what it is expected to cost."""
+    """The result of admission: what will run, and what it is expected to cost."""
 
     @property
     def resolved(self) -> PruneSpec:
@@ -49,12 +49,12 @@ class AdmittedSpec(Protocol):
 
 
 Admit = Callable[[Mapping[str, Any], str], Awaitable[AdmittedSpec]]
-"""Checks a specification against the rules and the files it names, for a caller, of whom it may be one of many; raises
-InvalidSpecError with every violation."""
+"""Checks a specification against the rules and the files it names, on behalf of a caller, who may have many calls open;
+raises InvalidSpecError with every violation."""
 
 
 class PruneServicer(service_grpc.PruneServiceServicer):
-    """Serves the API from a store, an admission and the published results."""
+    """Serves the API from a job store, admission and the published results."""
 
     def __init__(
         self,
@@ -82,14 +82,14 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         self._clock = clock
 
     async def CreatePruneJob(self, request: service_pb.CreatePruneJobRequest, context: Any) -> pb.PruneJob:
-        """Admit a job and store it, or say what it would be."""
+        """Admit a job and store it, or, for a dry run, show what it would be."""
         if self._hub.draining:
             raise DrainingError("the server is stopping; submit again, the request id keeps the job single")
         spec, labels = _plain(request)
         digest = request_digest(spec, labels)
         request_id = request.request_id.lower()
         if request_id and not request.validate_only and not names.check_request_id(request_id):
-            # What the first request named may be gone by now: a repetition is not judged again.
+            # What the first request named may be gone by now, so a repeated request is not checked again.
             known = await self._store_pool.call(self._store.find_request, request_id, digest)
             if known is not None:
                 return conversion.job_to_message(known)
@@ -116,7 +116,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         return conversion.job_to_message(await self._store_pool.call(self._store.create, new_job))
 
     async def RetryPruneJob(self, request: service_pb.RetryPruneJobRequest, context: Any) -> pb.PruneJob:
-        """Store a new job that resumes where one that failed or was cancelled has ended."""
+        """Store a new job that resumes where a failed or cancelled one ended."""
         if self._hub.draining:
             raise DrainingError("the server is stopping; retry again, the request id keeps the new job single")
         if violations := names.check_request_id(request.request_id):
@@ -132,7 +132,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
                 f"{request.name} is of a newer release than this replica; retry it when all replicas are of that one",
                 reason="JOB_OF_NEWER_RELEASE",
             )
-        # What was admitted then may not be now. What runs is what ran, so that finished blocks fit.
+        # What was admitted then may be refused now. The same specification runs, so that finished blocks fit.
         await self._admit(old.resolved, _caller(context))
         new_job = NewJob(
             id=names.new_job_id(self._clock()),
@@ -156,7 +156,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
     async def ListPruneJobs(
         self, request: service_pb.ListPruneJobsRequest, context: Any
     ) -> service_pb.ListPruneJobsResponse:
-        """A page of jobs, newest first; shorter than asked for where the jobs are large."""
+        """A page of jobs, newest first; shorter than asked for if the jobs are large."""
         page_size = pages.check_page_size(request.page_size)
         states = _states(request)
         before = pages.decode_token(request.page_token, states)
@@ -209,7 +209,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
     async def _check(
         self, request: service_pb.CreatePruneJobRequest, spec: Mapping[str, Any], labels: Mapping[str, str], caller: str
     ) -> AdmittedSpec:
-        """Admit a specification; all rules that the request breaks, in the specification or beside it, come at once."""
+        """Admit a specification; reports every rule that the request breaks, inside the specification or outside."""
         violations = names.check_request_id(request.request_id) + names.check_labels(labels)
         try:
             admitted = await self._admit(spec, caller)
@@ -226,10 +226,10 @@ class PruneServicer(service_grpc.PruneServiceServicer):
 
 
 def _plain(request: service_pb.CreatePruneJobRequest) -> tuple[dict[str, Any], dict[str, str]]:
-    """Specification and labels as plain data, once there are few enough to become that.
+    """Specification and labels as plain data, unless there are too many entries to convert.
 
     Raises:
-        InvalidRequestError: there are not.
+        InvalidRequestError: there are too many.
     """
     if len(request.labels) > _MAX_LABELS_READ:
         raise InvalidRequestError([FieldViolation("labels", f"{len(request.labels)} labels are too many")])
@@ -240,12 +240,12 @@ def _plain(request: service_pb.CreatePruneJobRequest) -> tuple[dict[str, Any], d
 
 
 def _caller(context: Any) -> str:
-    """Whose share a call uses: the token's, or where none is asked for, the connection's."""
+    """Whose share a call uses: the token's, or the connection's if no token is needed."""
     return CALLER.get() or str(context.peer())
 
 
 def request_digest(spec: Mapping[str, Any], labels: Mapping[str, str]) -> str:
-    """SHA-256 of what a request asks for, in one canonical form: equal requests have equal digests."""
+    """SHA-256 of a request's content in canonical form: equal requests have equal digests."""
     canonical = json.dumps({"labels": labels, "spec": spec}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -11,7 +11,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from secateur_service.telemetry import tracing
 
-# The codes that are the server's fault, by OpenTelemetry's semantic conventions for gRPC.
+# The codes that are the server's fault, according to OpenTelemetry's semantic conventions for gRPC.
 _SERVER_FAULTS = (
     grpc.StatusCode.UNKNOWN,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -27,11 +27,11 @@ _tracer = trace.get_tracer(__name__)
 
 @contextmanager
 def call_span(method: str, metadata: Iterable[tuple[str, str | bytes]]) -> Iterator[None]:
-    """A span of a call that is answered, as part of the caller's trace where it sends one.
+    """A span around answering a call, as part of the caller's trace if it sends one.
 
     Args:
         method: `/package.Service/Method`.
-        metadata: what came with the call.
+        metadata: the call's metadata.
     """
     name = method.removeprefix("/")
     service, _, called = name.partition("/")
@@ -45,7 +45,7 @@ def call_span(method: str, metadata: Iterable[tuple[str, str | bytes]]) -> Itera
 
 
 def tell_code(code: grpc.StatusCode) -> None:
-    """How the call of the current span ended."""
+    """Record on the current span how its call ended."""
     current = trace.get_current_span()
     current.set_attribute("rpc.grpc.status_code", code.value[0])
     if code in _SERVER_FAULTS:

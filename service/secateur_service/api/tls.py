@@ -1,7 +1,7 @@
-"""The server's certificate: read from PEM files, checked before it is used, exchanged without a restart.
+"""The server's certificate: read from PEM files, checked before use, replaced without a restart.
 
-gRPC asks for the certificate at every new connection, so that an exchanged one serves the next caller while open calls
-go on. What gRPC would refuse silently (a key of another certificate, a file that is no PEM) is found here, by
+gRPC asks for the certificate at every new connection, so the next caller gets a replaced one while open calls go on.
+Faults that gRPC would refuse silently (the key of another certificate, a file that is not PEM) are found here, by
 OpenSSL.
 """
 
@@ -25,12 +25,12 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate with its key, as gRPC takes them.
+    """A certificate with its key, in the form that gRPC takes.
 
     Attributes:
         chain: The server's certificate and those between it and its authority, PEM.
         key: Its private key, PEM.
-        client_ca: The authorities of clients' certificates, PEM; None where clients need none.
+        client_ca: The authorities of clients' certificates, PEM; None if clients need no certificate.
         expires: When the server's certificate expires, as Unix time.
     """
 
@@ -40,12 +40,12 @@ class Certificate:
     expires: float
 
     def configuration(self) -> Any:
-        """What gRPC is given."""
+        """The certificate in gRPC's own type."""
         return grpc.ssl_server_certificate_configuration([(self.key, self.chain)], root_certificates=self.client_ca)
 
 
 class Certificates:
-    """The certificate that new connections get; follows its files when `look` is called now and then."""
+    """The certificate that new connections get; follows its files if `look` is called regularly."""
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
         """Read the files.
@@ -61,7 +61,7 @@ class Certificates:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self | None:
-        """The certificates that the settings name; None where they name none.
+        """The certificates that the settings name; None if they name none.
 
         Raises:
             UnusableFileError: one cannot be read, or they do not belong together.
@@ -76,13 +76,13 @@ class Certificates:
         return self._source.value.expires
 
     def credentials(self) -> Any:
-        """Credentials of a server that follow the files."""
+        """Server credentials that follow the files."""
         return grpc.dynamic_ssl_server_credentials(
             self._given.configuration(), self._configuration_if_new, require_client_authentication=self._mutual
         )
 
     def _configuration_if_new(self) -> Any:
-        """Called by gRPC at every connection; None keeps what it has."""
+        """Called by gRPC at every connection; None keeps the current configuration."""
         current = self._source.value
         if current is self._given:
             return None
@@ -94,7 +94,7 @@ def read_certificate(certificate: Path, key: Path, client_ca: Path | None) -> Ce
     """Read and check the files of a certificate.
 
     Raises:
-        UnusableFileError: one cannot be read, is no PEM file, or they do not belong together.
+        UnusableFileError: one cannot be read, is not a PEM file, or they do not belong together.
     """
     chain, secret = _content("tls_certificate", certificate), _content("tls_key", key)
     authorities = None if client_ca is None else _content("tls_client_ca", client_ca)
@@ -102,7 +102,7 @@ def read_certificate(certificate: Path, key: Path, client_ca: Path | None) -> Ce
     _check_pair(certificate, key, secret)
     if authorities is not None:
         _check_authorities(client_ca, authorities)
-    # OpenSSL has read the files by their names: what it found is true of what we hold only if they stayed the same.
+    # OpenSSL read the files by name: its findings hold for our copies only if the files have not changed.
     if (chain, secret) != (_content("tls_certificate", certificate), _content("tls_key", key)):
         raise UnusableFileError(f"tls_certificate {certificate} or tls_key {key} changed while they were read")
     if expires <= time.time():
@@ -126,7 +126,7 @@ def _content(setting: str, path: Path) -> bytes:
 def _expiry(path: Path) -> float:
     """When the first certificate of a file expires, as Unix time."""
     try:
-        # The only reader of a certificate's dates in the standard library; ssl itself tells them only of peers.
+        # The only way to read a certificate's dates in the standard library; ssl itself gives them only for peers.
         decoded = ssl._ssl._test_decode_cert(str(path))  # type: ignore[attr-defined]
         return float(ssl.cert_time_to_seconds(decoded["notAfter"]))
     except (ssl.SSLError, OSError, ValueError, KeyError) as error:

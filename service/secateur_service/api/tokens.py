@@ -1,8 +1,8 @@
-"""Tokens of callers: what is kept of them, and how a call shows one.
+"""Callers' tokens: what is stored of them, and how a call presents one.
 
-A token is 256 random bits. A single SHA-256 of it is kept and nothing else: slow hashes make up for passwords that can
-be guessed, and nobody guesses 256 random bits, so that a slow hash would only cost every call its time. The file is
-read again when it changes; `secateur-service tokens` writes it.
+A token is 256 random bits. Only a single SHA-256 of it is stored: slow hashes protect passwords that can be guessed,
+and nobody guesses 256 random bits, so a slow hash would only cost every call time. The file is reread when it changes;
+`secateur-service tokens` writes it.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from secateur_service.settings import Settings
 
 METADATA_KEY = "authorization"
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/-]+=*)")
-# Known to telemetry.logging, which redacts whatever begins so; scanners of repositories find it too.
+# Known to secateur._redaction, which redacts whatever begins with it; secret scanners can find it too.
 _PREFIX = "sct_"
 _RANDOM_BYTES = 32
 
 CALLER: ContextVar[str | None] = ContextVar("caller", default=None)
-"""Name of the token that the current call has shown; None where the server asks for none."""
+"""Name of the current call's token; None if the server asks for none."""
 
 TokenName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class TokenEntry(BaseModel):
-    """What is kept of a token."""
+    """What is stored of a token."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -50,7 +50,7 @@ class TokenEntry(BaseModel):
     expires: AwareDatetime | None = None
 
     def has_expired(self, now: datetime) -> bool:
-        """Whether the token is no longer good."""
+        """Whether the token has expired."""
         return self.expires is not None and self.expires <= now
 
 
@@ -71,7 +71,7 @@ class TokenList(BaseModel):
 
 
 class Tokens:
-    """Who may call; follows the tokens file when `look` is called now and then."""
+    """Who may call; follows the tokens file if `look` is called regularly."""
 
     def __init__(self, path: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         """Read the file.
@@ -85,7 +85,7 @@ class Tokens:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self | None:
-        """The tokens that the settings name; None where callers need none.
+        """The tokens that the settings name; None if callers need none.
 
         Raises:
             UnusableFileError: the file cannot be read.
@@ -121,7 +121,7 @@ class Tokens:
         return entry.name
 
     def _entry_of(self, digest: bytes) -> TokenEntry | None:
-        """The entry of a digest, in a time that tells neither whether there is one, nor which."""
+        """The entry for a digest; the time taken reveals neither whether there is one, nor which it is."""
         found: TokenEntry | None = None
         for known, entry in self._source.value:
             if hmac.compare_digest(known, digest):
@@ -134,7 +134,7 @@ def _known(tokens: TokenList) -> tuple[tuple[bytes, TokenEntry], ...]:
 
 
 def new_token() -> tuple[str, str]:
-    """A new token, and what is kept of it."""
+    """A new token, and its digest to be stored."""
     token = _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
     return token, hashlib.sha256(token.encode()).hexdigest()
 
@@ -162,16 +162,16 @@ def read_tokens(path: Path) -> TokenList:
 
 @contextlib.contextmanager
 def edited_tokens(path: Path) -> Iterator[list[TokenEntry]]:
-    """Change a tokens file: yields its entries, and writes what the block has made of them, as a whole and only then.
+    """Edit a tokens file: yields its entries, and writes them back atomically at the end of the block.
 
-    A file that does not exist is an empty one. Others who edit the file wait.
+    A missing file counts as empty. Concurrent edits wait.
 
     Raises:
         UnusableFileError: it cannot be read, or is not a tokens file.
         OSError: it cannot be written.
     """
-    path = path.resolve()  # a link is to stay one
-    lock = os.open(path.parent, os.O_RDONLY)  # the file itself is another one after every edit
+    path = path.resolve()  # a link must stay a link
+    lock = os.open(path.parent, os.O_RDONLY)  # every edit replaces the file itself
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         entries = list(read_tokens(path).tokens) if path.exists() else []
@@ -182,14 +182,14 @@ def edited_tokens(path: Path) -> Iterator[list[TokenEntry]]:
 
 
 def _write(path: Path, tokens: TokenList) -> None:
-    """Replace a tokens file; it belongs to whom it belonged to, and nobody else reads it."""
+    """Replace a tokens file; it keeps its owner, and nobody else can read it."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         if path.exists():
             owner = path.stat()
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)  # root edits it, the service reads it
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)  # root may edit it, the service must read it
         file.write(tokens.model_dump_json(indent=2).encode() + b"\n")
         file.flush()
         os.fsync(descriptor)

@@ -2,7 +2,7 @@
 
 Pull, not push: a watch reads one page of events from the store, writes them one by one as fast as its reader takes
 them, and only then reads on. A slow reader costs the server one page and delays nobody. The store is the only source,
-so a watch can be resumed on any replica at any event; the follower merely says when reading is worth while.
+so a watch can resume on any replica at any event; the follower only signals when there is something to read.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _PAGE = 256
 
 
 class WatchHub:
-    """Where watchers wait for news of their job; lives in the event loop."""
+    """Where watchers wait for new events of their job; lives in the event loop."""
 
     def __init__(self, *, max_watchers: int, gauge: Gauge, max_per_caller: int | None = None) -> None:
         """Prepare.
 
         Args:
-            max_watchers: of all callers together.
+            max_watchers: limit for all callers together.
             gauge: shows how many there are.
-            max_per_caller: of one caller; None for all.
+            max_per_caller: limit for one caller; None for no such limit.
         """
         self._max_watchers = max_watchers
         self._max_per_caller = max_per_caller
@@ -62,14 +62,14 @@ class WatchHub:
 
     @contextmanager
     def admit(self, job_id: str, caller: str | None = None) -> Iterator[asyncio.Event]:
-        """Admit a watcher of a job; the event that it gets is set whenever there is something to read.
+        """Admit a watcher of a job; the event it gets is set whenever there is something to read.
 
         Args:
-            job_id: of the job.
-            caller: the name of its token; None where nobody is asked, and so nobody has a share.
+            job_id: the job.
+            caller: the name of its token; None if no token is needed, and there are no shares.
 
         Raises:
-            OverloadedError: there are as many watchers as the service admits, of all or of this caller.
+            OverloadedError: the limit of all watchers, or of this caller's, is reached.
             DrainingError: the service is stopping.
         """
         self.check_open()
@@ -94,7 +94,7 @@ class WatchHub:
             self._watchers -= 1
             if caller is not None:
                 self._of_callers[caller] -= 1
-                self._of_callers += Counter()  # forgets who has none
+                self._of_callers += Counter()  # drops callers with none
             self._gauge.dec()
             self._waiting[job_id].discard(news)
             if not self._waiting[job_id]:
@@ -123,7 +123,7 @@ class WatchHub:
                 news.set()
 
     def check_open(self) -> None:
-        """Return while watches may go on.
+        """Return if watches may go on.
 
         Raises:
             DrainingError: the service is stopping.
@@ -153,14 +153,14 @@ class JobWatcher:
     async def watch(
         self, job_id: str, after_sequence: int | None, caller: str | None = None
     ) -> AsyncGenerator[pb.PruneJobEvent]:
-        """Yield a snapshot (unless the watch resumes), then every later event once and in order, and heartbeats.
+        """Yield a snapshot (unless the watch resumes), then every later event once and in order, with heartbeats.
 
-        Returns only after the terminal state was yielded, in its event or in the snapshot, or when the caller resumes
+        Returns only after the terminal state was yielded, in its event or in the snapshot, or if the caller resumes
         after it.
 
         Raises:
             NotFoundError: there is no such job.
-            SequenceExpiredError: the job has no event of that number yet.
+            SequenceExpiredError: the job has no event with that number yet.
             OverloadedError, DrainingError: not now, or not here.
         """
         if after_sequence is not None and after_sequence < 0:
@@ -191,7 +191,7 @@ class JobWatcher:
                     yield conversion.heartbeat_message(cursor, self._clock())
 
     def _read(self, job_id: str, cursor: int) -> tuple[list[Event], bool]:
-        """The next page of events, and whether the job has ended and there will be no more."""
+        """The next page of events, and whether the job has ended and no more will follow."""
         page = self._store.events(job_id, after=cursor, limit=_PAGE)
         if page:
             return page, False
@@ -200,7 +200,7 @@ class JobWatcher:
 
 
 async def _within(news: asyncio.Event, seconds: float) -> bool:
-    """Wait for news; False when the time is over."""
+    """Wait for news; False on timeout."""
     try:
         await asyncio.wait_for(news.wait(), seconds)
     except TimeoutError:

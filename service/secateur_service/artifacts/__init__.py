@@ -33,7 +33,7 @@ S3_NOT_CONFIGURED = "S3_NOT_CONFIGURED"
 
 
 class S3Settings(Protocol):
-    """What an S3 destination needs of the service's settings."""
+    """What an S3 destination needs from the service's settings."""
 
     @property
     def s3_endpoint(self) -> str | None:
@@ -41,15 +41,15 @@ class S3Settings(Protocol):
 
     @property
     def s3_access_key(self) -> str | None:
-        """Identity."""
+        """Access key."""
 
     @property
     def s3_secret_key(self) -> SecretStr | None:
-        """Its secret."""
+        """Secret key."""
 
     @property
     def s3_region(self) -> str:
-        """Region of the buckets."""
+        """Region of the store's buckets."""
 
 
 def open_store(destination: str, settings: S3Settings) -> ObjectStore:
@@ -57,7 +57,7 @@ def open_store(destination: str, settings: S3Settings) -> ObjectStore:
 
     Args:
         destination: `s3://bucket/prefix` or `file:///folder`.
-        settings: Where S3 is and who we are there.
+        settings: The S3 endpoint and our account there.
 
     Raises:
         PermanentError: with reason INVALID_DESTINATION or S3_NOT_CONFIGURED.

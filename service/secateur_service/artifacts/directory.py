@@ -1,8 +1,8 @@
-"""The object store of the embedded default: a folder of this machine.
+"""The default, embedded object store: a folder on this machine.
 
-Its files get the mode that the user's umask gives: they are for others, unlike all else that the service writes.
-Large files are linked in rather than copied where the file system allows it, so that publishing a checkpoint costs no
-second copy of it. Small files are copied: a link shares its bytes with the source, and a report may be written again.
+Its files get the mode that the user's umask gives: they are for others, unlike everything else the service writes.
+Large files are linked rather than copied if the file system allows it, so that publishing a checkpoint needs no second
+copy of it. Small files are copied: a link shares its bytes with the source, and a report may be rewritten.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ class DirectoryStore:
         media_type: str,  # noqa: ARG002 - a folder keeps no media types
         on_read: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """Link or copy a file in; a file that already lies at its place stays."""
+        """Link or copy a file in; does nothing if it is already in place."""
         target = self._path(key)
         with _translated(f"storing {key}", absent=REFUSED):
             if not (target.exists() and target.samefile(path)):
                 self._publish(target, lambda partial: _link_or_copy(path, partial, on_read))
 
     def put_bytes(self, key: str, content: bytes, media_type: str) -> None:  # noqa: ARG002
-        """Write a file and rename it into its place."""
+        """Write a file and rename it into place."""
         with _translated(f"storing {key}", absent=REFUSED):
             self._publish(self._path(key), lambda partial: partial.write_bytes(content))
 
     def put_new(self, key: str, content: bytes, media_type: str) -> bool:  # noqa: ARG002
-        """Write a file and link it to its name, which fails where the name is taken."""
+        """Write a file and link it to its name, which fails if the name is taken."""
         target = self._path(key)
         with _translated(f"storing {key}", absent=REFUSED), _partial_beside(target) as partial:
             partial.write_bytes(content)
@@ -71,7 +71,7 @@ class DirectoryStore:
             return self._path(key).read_bytes()
 
     def get_file(self, key: str, path: Path) -> None:
-        """Link or copy a file out."""
+        """Copy a file out."""
         source = self._path(key)
         with _translated(f"reading {key}"):
             _replace(path, lambda partial: shutil.copyfile(source, partial))
@@ -95,7 +95,7 @@ class DirectoryStore:
                         yield key
 
     def list_objects(self, prefix: str) -> Iterator[tuple[str, ObjectInfo]]:
-        """Walk the folder; a file's version is its time."""
+        """Walk the folder; a file's version is its modification time."""
         for key in self.list_keys(prefix):
             with _translated(f"looking at {key}"):
                 stat = self._path(key).stat()
@@ -110,7 +110,7 @@ class DirectoryStore:
                 yield piece
 
     def delete(self, key: str) -> None:
-        """Remove a file, and the folders that it leaves empty."""
+        """Remove a file, and the folders left empty by this."""
         path = self._path(key)
         with _translated(f"removing {key}"):
             path.unlink(missing_ok=True)
@@ -134,10 +134,10 @@ class DirectoryStore:
         return self._path(key).as_uri()
 
     def _path(self, key: str) -> Path:
-        """Where a key lies.
+        """The path of a key.
 
         Raises:
-            PermanentError: the key, or a symbolic link on its way, leads out of the root.
+            PermanentError: the key, or a symbolic link on its path, leads out of the root.
         """
         path = self._root / check_key(key)
         if not path.parent.resolve().is_relative_to(self._root) or path.is_symlink():
@@ -145,11 +145,11 @@ class DirectoryStore:
         return path
 
     def _folder_of(self, prefix: str) -> Path:
-        """The folder below which all keys with a prefix lie."""
+        """The folder that contains all keys with a prefix."""
         return self._root / check_key(prefix.rpartition("/")[0]) if "/" in prefix else self._root
 
     def _remove_empty(self, folder: Path) -> None:
-        """Remove a folder of the store and those above it, as far as they are empty."""
+        """Remove a folder of the store and its parents as long as they are empty."""
         while folder != self._root:
             try:
                 folder.rmdir()
@@ -177,7 +177,7 @@ def _replace(target: Path, fill: Callable[[Path], object]) -> None:
 
 @contextmanager
 def _partial_beside(target: Path) -> Iterator[Path]:
-    """A name in the target's folder that is free, and removed afterwards where it was not renamed."""
+    """An unused name in the target's folder; removed afterwards unless it was renamed."""
     _make_folder(target.parent)
     folder = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=target.parent))
     try:
@@ -212,7 +212,7 @@ def _link_or_copy(source: Path, target: Path, on_read: Callable[[int], None]) ->
 
 @contextmanager
 def _translated(action: str, *, absent: str = OBJECT_NOT_FOUND) -> Iterator[None]:
-    """Turn the operating system's errors into the port's; `absent` is the reason of a file that is not there."""
+    """Convert the operating system's errors to the port's; `absent` is the reason for a missing file."""
     try:
         yield
     except FileNotFoundError as error:

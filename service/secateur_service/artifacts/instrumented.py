@@ -1,4 +1,4 @@
-"""An object store whose requests are counted, and traced, whichever adapter it is."""
+"""An object store whose requests are counted and traced, whichever adapter it is."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ OK = "OK"
 
 
 class RequestCounter(Protocol):
-    """Counts what is asked of object stores; may be called from several threads."""
+    """Counts requests to object stores; may be called from several threads."""
 
     def count_request(self, operation: str, outcome: str) -> None:
-        """A request ended: OK, or with the reason of an error."""
+        """Count a finished request; `outcome` is OK or the reason of an error."""
 
     def count_bytes(self, direction: str, size_bytes: int) -> None:
-        """Bytes were `read` or `written`."""
+        """Count bytes; `direction` is `read` or `written`."""
 
 
 class InstrumentedStore:
-    """Passes everything on, and counts it."""
+    """Passes every request on and counts it."""
 
     def __init__(self, store: ObjectStore, counter: RequestCounter) -> None:
         self._store = store
@@ -45,7 +45,7 @@ class InstrumentedStore:
         self._counter.count_bytes("written", len(content))
 
     def put_new(self, key: str, content: bytes, media_type: str) -> bool:
-        """Store bytes unless something is there."""
+        """Store bytes unless the key exists."""
         with self._counted("put", key):
             is_new = self._store.put_new(key, content, media_type)
         self._counter.count_bytes("written", len(content) if is_new else 0)
@@ -82,7 +82,7 @@ class InstrumentedStore:
             yield from self._store.list_keys(prefix)
 
     def list_objects(self, prefix: str) -> Iterator[tuple[str, ObjectInfo]]:
-        """All keys below a prefix, with what the store tells."""
+        """All keys below a prefix, with the store's information about each."""
         with self._counted("list", prefix):
             yield from self._store.list_objects(prefix)
 
@@ -97,7 +97,7 @@ class InstrumentedStore:
             return self._store.abort_uploads(prefix)
 
     def download_url(self, key: str, expires_seconds: float) -> tuple[str, datetime | None]:
-        """Where anyone may read the object; nothing is asked of the store."""
+        """Where anyone may read the object; sends no request to the store."""
         return self._store.download_url(key, expires_seconds)
 
     def uri(self, key: str) -> str:

@@ -1,4 +1,4 @@
-"""What attempts left in a job's corner of the store, removed once the job has ended: never what was published."""
+"""Removes what attempts left below a job's prefix once the job has ended, but never what was published."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from secateur_service.artifacts.manifest import MANIFEST_NAME, parse_manifest
 from secateur_service.artifacts.port import OBJECT_NOT_FOUND, ObjectStore
 from secateur_service.errors import DamagedResultError, PermanentError
 
-# Names that only the service gives: shards (earlier releases began them with the block), and manifests before their
-# commit.
+# Names that only the service gives: shards (in earlier releases they began with the block), and uncommitted manifests.
 _OURS = re.compile(r"checkpoint/(model-)?(block|other)-\d+-[0-9a-f]{12,64}\.safetensors|manifests/[0-9a-f]{64}\.json")
 
 
 def remove_leftovers(store: ObjectStore, prefix: str, published: str | None) -> int:
-    """Remove the objects below a job's prefix that no manifest names, and what unfinished uploads hold.
+    """Remove objects below a job's prefix that no manifest names, and the parts of unfinished uploads.
 
-    What the manifest names stays. Beside a published result only objects of the service's own naming are removed, for
-    somebody may have put something there; of a job without a result all is removed.
+    What the manifest names stays. Beside a published result, only objects with the service's own names are removed,
+    since somebody may have put other files there; if a job has no result, everything is removed.
 
     Args:
         store: where the job was to be published.
-        prefix: the job's; empty for the store's root.
-        published: digest of the manifest that the job store names as the result, None where there is no result.
+        prefix: the job's prefix; empty for the store's root.
+        published: digest of the manifest that the job store has as the result; None if there is no result.
 
     Returns:
-        How many objects and uploads were removed.
+        The number of objects and uploads removed.
 
     Raises:
-        DamagedResultError: the manifest is gone or another one; nothing was removed.
-        PermanentError, TransientError: as the store says.
+        DamagedResultError: the manifest is gone or was replaced; nothing was removed.
+        PermanentError, TransientError: the store's own errors.
     """
     start = f"{prefix}/" if prefix else ""
     keys = list(store.list_keys(start))
@@ -47,7 +46,7 @@ def remove_leftovers(store: ObjectStore, prefix: str, published: str | None) -> 
 
 
 def _named(store: ObjectStore, key: str, published: str | None) -> set[str]:
-    """The paths of the result, empty where there is none."""
+    """The paths of the result; empty if there is none."""
     try:
         content = store.get_bytes(key)
     except PermanentError as error:

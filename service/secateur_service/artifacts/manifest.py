@@ -1,4 +1,4 @@
-"""The manifest: the list of a job's published files, written last. Readers trust nothing without it."""
+"""The manifest: the list of a job's published files, written last. Readers trust no files without it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _NAMED_DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{12,64}(?![0-9a-f])")
 
 
 class LocalFile(NamedTuple):
-    """A finished file on this machine that is to be published."""
+    """A finished file on this machine, to be published."""
 
     source: Path
     path: str
-    """Where it goes, below the job's prefix."""
+    """Its path below the job's prefix."""
     media_type: str
 
 
@@ -54,7 +54,7 @@ class ManifestFile(BaseModel):
 
     @property
     def is_content_named(self) -> bool:
-        """The file's name carries at least twelve digits of its digest, so no other content can bear it."""
+        """Whether the name has at least twelve digits of the digest, so that no other content can have that name."""
         return any(self.sha256.startswith(digits) for digits in _NAMED_DIGEST.findall(self.path.rpartition("/")[2]))
 
 
@@ -78,7 +78,7 @@ class Manifest(BaseModel):
         return tuple(sorted(files, key=lambda file: file.path))
 
     def to_bytes(self) -> bytes:
-        """The canonical form, which the digest is taken of."""
+        """The canonical form, from which the digest is computed."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
         return (text + "\n").encode()
 
@@ -102,7 +102,7 @@ def parse_manifest(content: bytes) -> Manifest:
 
 
 def describe_file(file: LocalFile) -> ManifestFile:
-    """The manifest's entry of a local file."""
+    """The manifest's entry for a local file."""
     return ManifestFile(
         path=file.path,
         size_bytes=file.source.stat().st_size,

@@ -1,9 +1,9 @@
 """Publishes a job's files so that readers see all of them or nothing, exactly once, whatever crashes in between.
 
-The order is: files, each verified by the store as it comes → their sizes as the store reports them → the manifest under
+The order is: files, each verified by the store on arrival → their sizes as the store reports them → the manifest under
 a name that carries its digest → the digest in the job store, which is the authority → `manifest.json`. A later attempt
-first looks for what an earlier one left behind: a manifest whose files are all there is as good as its own and is
-adopted, never mixed with new files.
+first looks for what an earlier one left behind: if all files of a manifest are there, it is as good as the attempt's
+own and is adopted, never mixed with new files.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ MANIFEST_CONFLICT = "MANIFEST_CONFLICT"
 UPLOAD_INCOMPLETE = "UPLOAD_INCOMPLETE"
 
 Commit = Callable[[str], str]
-"""Names a manifest's digest in the job store, under the attempt's fence; returns the digest that holds (first wins)."""
+"""Commits a manifest's digest to the job store, under the attempt's fence; returns the valid one (first wins)."""
 
 
 class Interruptible(Protocol):
-    """What the publisher needs of a job's observer."""
+    """What the publisher needs from a job's observer."""
 
     def check(self) -> None:
-        """Raise where the job is to stop."""
+        """Raise if the job is to stop."""
 
 
 class _Prefix:
-    """A job's corner of the store."""
+    """The part of the store below a job's prefix."""
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
         self.store, self.prefix = store, prefix
@@ -61,7 +61,7 @@ class _Prefix:
             return None
 
     def holds(self, file: ManifestFile) -> bool:
-        """The file is there with the right content; a content-carrying name vouches for it."""
+        """Whether the file is there with the right content; a name that carries the digest vouches for it."""
         info = self.store.stat(self.key(file.path))
         if info is None or info.size_bytes != file.size_bytes:
             return False
@@ -74,7 +74,7 @@ class _Prefix:
         return all(self.holds(file) for file in manifest.files)
 
     def candidates(self) -> Iterator[Manifest]:
-        """Manifests that attempts left before their commit; what does not bear its digest as its name is none."""
+        """Manifests that attempts left before committing; skips objects that are not named by their digest."""
         for key in sorted(self.store.list_keys(self.key(CANDIDATES))):
             manifest = self.candidate(key.rpartition("/")[2].removesuffix(".json"))
             if manifest is not None:
@@ -104,20 +104,20 @@ def publish(
     """Publish a job's files, or adopt what an earlier attempt published.
 
     Args:
-        store: Where to.
+        store: The destination.
         prefix: The job's prefix in the store; empty for the store's root.
-        files: The files; those whose names carry their digest are skipped where they are already there.
+        files: The files; those whose names carry their digest are skipped if they are already there.
         manifest: Describes exactly these files.
         commit: See `Commit`.
-        observer: Asked before every file whether to go on; not asked any more once the digest is committed.
-        on_uploaded: Called with the bytes done and the bytes in all after every file.
+        observer: Asked before every file whether to go on; no longer asked once the digest is committed.
+        on_uploaded: Called after every file with the bytes done and the total bytes.
 
     Returns:
-        The digest of the manifest that holds.
+        The digest of the valid manifest.
 
     Raises:
-        PermanentError: with reason MANIFEST_CONFLICT, when the prefix holds the result of another job.
-        TransientError: with reason UPLOAD_INCOMPLETE, when the store lost or shortened a file.
+        PermanentError: with reason MANIFEST_CONFLICT, if the prefix holds the result of another job.
+        TransientError: with reason UPLOAD_INCOMPLETE, if the store lost or truncated a file.
     """
     described = {file.path: file for file in manifest.files}
     if sorted(described) != sorted(file.path for file in files):
@@ -142,7 +142,7 @@ def publish(
 
 
 def _adoptable(corner: _Prefix, ours: Manifest) -> Manifest | None:
-    """The manifest of an earlier attempt at the same job whose files are all there."""
+    """An earlier attempt's manifest for the same job, if all its files are there."""
     published = corner.published()
     if published is not None:
         if published.job_id != ours.job_id or not _agree(published.resolved_spec, ours.resolved_spec):
@@ -164,7 +164,7 @@ def _adoptable(corner: _Prefix, ours: Manifest) -> Manifest | None:
 
 
 def _agree(one: Any, other: Any) -> bool:
-    """Whether two specifications say the same; releases differ in the fields that they know."""
+    """Whether two specifications agree in their common fields; releases differ in the fields that they know."""
     if isinstance(one, dict) and isinstance(other, dict):
         return all(_agree(one[name], other[name]) for name in one.keys() & other.keys())
     return bool(one == other)
@@ -204,7 +204,7 @@ def _upload(
 
 
 def _committed(corner: _Prefix, digest: str) -> Manifest:
-    """The manifest that the job store names, which an earlier attempt left behind."""
+    """The manifest committed to the job store, which an earlier attempt left behind."""
     manifest = corner.candidate(digest)
     if manifest is None or not corner.holds_all(manifest):
         raise PermanentError(
@@ -216,7 +216,7 @@ def _committed(corner: _Prefix, digest: str) -> Manifest:
 
 
 def _write_manifest(corner: _Prefix, manifest: Manifest) -> None:
-    """Create manifest.json; one that is there already must be the same."""
+    """Create manifest.json; an existing one must be the same."""
     if corner.store.put_new(corner.key(MANIFEST_NAME), manifest.to_bytes(), MEDIA_TYPE):
         return
     there = corner.read(MANIFEST_NAME)
@@ -229,7 +229,7 @@ def _write_manifest(corner: _Prefix, manifest: Manifest) -> None:
 
 
 def _remove_candidates(corner: _Prefix) -> None:
-    """Tidy up; all is published, so a store that does not let us, or not now, is no failure of the job."""
+    """Tidy up; everything is published, so the job does not fail if the store refuses or does not answer."""
     try:
         for key in list(corner.store.list_keys(corner.key(CANDIDATES))):
             corner.store.delete(key)

@@ -1,13 +1,13 @@
-"""The object store in production: anything that speaks S3, through the MinIO client.
+"""The production object store: anything that speaks S3, through the MinIO client.
 
-This is the only module that imports `minio` (pinned exactly: its next release breaks its signatures) and the only one
-that knows its errors. The client gets our own connection pool, because its default waits five minutes for an answer.
+This is the only module that imports `minio` (pinned exactly: its next release changes its signatures) and the only one
+that knows its errors. The client gets our own connection pool, because its default waits five minutes for a response.
 
-`If-None-Match: *`, which makes `put_new` atomic, cannot be sent by the client's `put_object`; a presigned PUT can carry
-it. Stores that ignore the header are served by looking first, which leaves a race that the job store's fence closes.
+The client's `put_object` cannot send `If-None-Match: *`, which makes `put_new` atomic; a presigned PUT can. For stores
+that ignore the header we look first, which leaves a race that the job store's fence closes.
 
-Every request that uploads carries a digest of its body, which the store verifies before it takes it: the client's own
-carry SHA-256 in their signature, or Content-MD5 where TLS protects the rest, and ours Content-MD5.
+Every upload request carries a digest of its body, which the store verifies before accepting it: the client's own
+requests have SHA-256 in their signature, or Content-MD5 where TLS protects the rest; ours have Content-MD5.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ BACKOFF_SECONDS = 0.2
 RETRIED_STATUSES = (429, 500, 502, 503, 504)
 PART_BYTES = 64 * 2**20
 UPLOAD_TRIES = 3
-MAX_URL_SECONDS = 7 * 24 * 3600  # what version 4 of the signature allows
+MAX_URL_SECONDS = 7 * 24 * 3600  # the most that signature version 4 allows
 
 _CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
 _FORBIDDEN_CODES = {
@@ -81,13 +81,13 @@ _TRANSIENT_CODES = {
 
 
 class _Told:
-    """A file whose reader says how many bytes it read."""
+    """A file that reports how many bytes are read."""
 
     def __init__(self, file: BinaryIO, on_read: Callable[[int], None]) -> None:
         self._file, self._on_read = file, on_read
 
     def read(self, size: int = -1) -> bytes:
-        """As a file does."""
+        """Read as from a file."""
         piece: bytes = self._file.read(size)
         self._on_read(len(piece))
         return piece
@@ -114,11 +114,11 @@ class S3Store:
             bucket: An existing bucket.
             prefix: Path within the bucket, without slashes at its ends; may be empty.
             endpoint: `http://host:port` or `https://host[:port]`.
-            access_key: Identity.
-            secret_key: Its secret.
-            region: The bucket's region; the client asks nobody for it.
-            retries: Repetitions of a request that met a broken connection or a 5xx answer.
-            read_timeout_seconds: Longest silence of the store within an answer.
+            access_key: Access key.
+            secret_key: Secret key.
+            region: The bucket's region; the client does not look it up.
+            retries: Retries of a request after a broken connection or a 5xx response.
+            read_timeout_seconds: Longest silence of the store within a response.
         """
         address = urlsplit(endpoint)
         if address.scheme not in {"http", "https"} or not address.hostname or address.path not in {"", "/"}:
@@ -139,7 +139,7 @@ class S3Store:
                 backoff_factor=BACKOFF_SECONDS,
                 backoff_jitter=BACKOFF_SECONDS,
                 status_forcelist=RETRIED_STATUSES,
-                raise_on_status=False,  # the answer says more than "too many retries"
+                raise_on_status=False,  # the response says more than "too many retries"
             ),
         )
         self._client = Minio(
@@ -152,7 +152,7 @@ class S3Store:
         )
 
     def put_file(self, path: Path, key: str, media_type: str, on_read: Callable[[int], None] = lambda _: None) -> None:
-        """Upload a file, in parts where it is large; an upload that broke is repeated as a whole."""
+        """Upload a file, in parts if it is large; a broken upload is repeated from the start."""
         name = self._name(key)
 
         def upload() -> None:
@@ -168,7 +168,7 @@ class S3Store:
         self._put(key, content, {"Content-Type": media_type})
 
     def put_new(self, key: str, content: bytes, media_type: str) -> bool:
-        """Upload a small object in one request that the store refuses where the key is taken."""
+        """Upload a small object in one request, which the store refuses if the key is taken."""
         if self.stat(key) is not None:
             return False
         headers = {"Content-Type": media_type}
@@ -183,7 +183,7 @@ class S3Store:
         return b"".join(self._read(key))
 
     def get_file(self, key: str, path: Path) -> None:
-        """Read an object into a file beside its target and rename it."""
+        """Read an object into a file beside the target and rename it."""
         partial = path.with_name(path.name + ".partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -233,11 +233,11 @@ class S3Store:
     def abort_uploads(self, prefix: str) -> int:
         """Abort multipart uploads that were never completed; the client has no public calls for this.
 
-        A store that does not list them is left to its own expiry of uploads.
+        If a store does not list them, its own expiry of uploads must do.
         """
         aborted, start, action = 0, self._prefix + prefix, f"removing unfinished uploads to {prefix}"
         uploads = self._list_uploads(start, action)
-        while uploads:  # the client cannot go on after a page, but what was aborted is not listed again
+        while uploads:  # the client cannot ask for the next page, but aborted uploads are not listed again
             for name, upload_id in uploads:
                 with self._harmless_where_absent(action):
                     self._client._abort_multipart_upload(self._bucket, name, upload_id)
@@ -246,7 +246,7 @@ class S3Store:
         return aborted
 
     def download_url(self, key: str, expires_seconds: float) -> tuple[str, datetime | None]:
-        """A presigned URL; a longer time than S3 allows is cut to seven days."""
+        """A presigned URL; its lifetime is cut to the seven days that S3 allows."""
         lifetime = timedelta(seconds=min(max(expires_seconds, 1), MAX_URL_SECONDS))
         now = datetime.now(UTC)
         with self._translated(f"signing an address for {key}"):
@@ -261,17 +261,17 @@ class S3Store:
         return self._prefix + check_key(key)
 
     def _list_uploads(self, start: str, action: str) -> list[tuple[str, str]]:
-        """Names and ids of a page of unfinished uploads."""
+        """Names and ids of one page of unfinished uploads."""
         found: list[tuple[str, str]] = []
         with self._harmless_where_absent(action):
             for upload in self._client._list_multipart_uploads(self._bucket, prefix=start).uploads:
-                # Some stores send names in their encoded form and do not say so.
+                # Some stores send names percent-encoded without saying so.
                 name = upload.object_name if upload.object_name.startswith(start) else unquote(upload.object_name)
                 found.append((name, upload.upload_id or ""))
         return found
 
     def _put(self, key: str, content: bytes, headers: dict[str, str], *, accepted: tuple[int, ...] = ()) -> int:
-        """PUT through a presigned address, which can carry headers that `put_object` cannot.
+        """PUT through a presigned URL, which can carry headers that `put_object` cannot.
 
         Returns:
             The status: 200, or one of `accepted`.
@@ -285,7 +285,7 @@ class S3Store:
             return answer.status
 
     def _read(self, key: str, *, offset: int = 0, length: int = 0) -> Iterator[bytes]:
-        """The object's content, or a part of it, in pieces; raises where fewer bytes come than were announced."""
+        """The object's content, or a part of it, in pieces; raises if fewer bytes arrive than were announced."""
         with self._translated(f"reading {key}"):
             answer = self._client.get_object(self._bucket, self._name(key), offset=offset, length=length)
             try:
@@ -314,7 +314,7 @@ class S3Store:
 
     @contextmanager
     def _harmless_where_absent(self, action: str) -> Iterator[None]:
-        """For removals: what is not there, or what the store does not know at all, need not be removed."""
+        """For removals: ignore errors for what does not exist or what the store does not support."""
         try:
             with self._translated(action):
                 yield
@@ -324,7 +324,7 @@ class S3Store:
 
     @contextmanager
     def _translated(self, action: str) -> Iterator[None]:
-        """Turn the errors of minio and urllib3 into the port's, with the bucket's name and without its credentials."""
+        """Convert minio's and urllib3's errors to the port's, with the bucket's name but without credentials."""
         try:
             yield
         except AttemptError:
@@ -347,7 +347,7 @@ class S3Store:
             ) from error
 
     def _failure(self, action: str, status: int, code: str) -> AttemptError:
-        """What an answer of the store means for the job; its own words may quote the request, and stay here."""
+        """The job's error for a response of the store, whose own text is left out because it may quote the request."""
         said = f"{self._endpoint} answered {status} {code if _CODE.fullmatch(code) else ''}".strip()
         if code == "NoSuchBucket":
             remedy = "create it or choose another destination"
@@ -364,7 +364,7 @@ class S3Store:
         return PermanentError(f"{action}: {said}", reason=REFUSED)
 
     def _broken(self, action: str, error: HTTPError) -> AttemptError:
-        """What a connection that failed means for the job."""
+        """The job's error for a failed connection."""
         cause = error.reason if isinstance(error, MaxRetryError) and error.reason is not None else error
         if isinstance(cause, SSLError):
             remedy = "check the store's certificate"
@@ -379,6 +379,6 @@ class S3Store:
 
 
 def _code_in(body: str) -> str:
-    """S3's error code out of an answer that is XML but does not say so, as some stores send it."""
+    """S3's error code from a response that is XML but not declared as such, as some stores send it."""
     code = re.search(r"<Code>([^<]*)</Code>", body)
     return code[1] if code else ""

@@ -1,1 +1,1 @@
-"""Text: corpora of many languages, and the token sequences drawn from them."""
+"""Text: corpora in many languages, and the token sequences drawn from them."""

@@ -1,7 +1,7 @@
-"""Files with rows of text: lines, JSON lines, tables; plain or compressed. What a document is, `documents` says.
+"""Files with rows of text: lines, JSON lines, tables; plain or compressed. `documents` defines what a document is.
 
-Files are read as they come, a piece at a time: a line of text may have any length. A line of JSON and a value of a
-table are read as a whole, and so have a limit.
+Files are streamed, a piece at a time: a line of text may have any length. A line of JSON and a value of a table are
+read whole, and so have a limit.
 
 Does not import torch.
 """
@@ -25,22 +25,22 @@ from secateur_service.calibration.documents import AROUND, CorpusRefusedError, R
 KINDS = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".zst")
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar", ".bz2", ".xz", ".lz4", ".br", ".Z")
-"""Endings of what has text in it and is not read: it has to be unpacked."""
+"""Endings of archives, which may contain text but have to be unpacked first."""
 MAX_VALUE_BYTES = 64 << 20
-"""Of a line of JSON and a value of a table, which are read as a whole; lines of text have no limit."""
+"""For a line of JSON and a value of a table, which are read whole; lines of text have no limit."""
 _ROW_LIMITS = JsonLimits(MAX_VALUE_BYTES, values=1_000_000)
 _PIECE_BYTES = 1 << 16
 _TABLE_ROWS = 64
 _TABLE_BUFFER_BYTES = 1 << 20
 _MAX_WINDOW_BYTES = 1 << 27
-# A few bytes may stand for a block of 128 KiB: so many never stand for more than 32 MiB.
+# A few bytes may decompress to a block of 128 KiB: this many never yield more than 32 MiB.
 _ZSTANDARD_BYTES = 1 << 10
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _NAMES = {bool: "true or false", int: "a number", float: "a number", dict: "an object", str: "a text", list: "a list"}
 
 
 def kind_of(name: str) -> str | None:
-    """The ending that says how a file is read, without that of its compression; None where it is not read."""
+    """The file name ending that decides how to read a file, ignoring compression; None if it is not read."""
     for compression in COMPRESSIONS:
         name = name.removesuffix(compression)
     return next((kind for kind in KINDS if name.endswith(kind)), None)
@@ -57,12 +57,12 @@ def rows_of(path: Path, text_field: str, reading: Reading) -> Iterator[Row]:
     """The rows of a file.
 
     Args:
-        path: its name says what it is.
+        path: the file; its name determines its format.
         text_field: where JSON objects and tables have the text.
-        reading: its `check` is called while nothing is found.
+        reading: its `check` is called even while nothing is found.
 
     Raises:
-        CorpusRefusedError: it cannot be read, or is not what its name says.
+        CorpusRefusedError: it cannot be read, or its content does not match its name.
     """
     kind = kind_of(path.name)
     if kind == ".parquet":
@@ -87,12 +87,12 @@ def _text_rows(path: Path, reading: Reading) -> Iterator[Row]:
             else:
                 pieces = _pieces(_rest_of_line(file, line), place, reading)
                 yield Row(place, pieces)
-                for _ in pieces:  # whoever asks for the next line has read this one
+                for _ in pieces:  # consume what the caller did not read before the next line
                     pass
 
 
 def _rest_of_line(file: IO[bytes], first: bytes) -> Iterator[bytes]:
-    """The pieces of a line, of which one has been read."""
+    """All pieces of a line whose first piece has been read."""
     raw = first
     while raw:
         yield raw
@@ -100,7 +100,7 @@ def _rest_of_line(file: IO[bytes], first: bytes) -> Iterator[bytes]:
 
 
 def _pieces(raws: Iterable[bytes], place: str, reading: Reading) -> Iterator[str]:
-    """A long text, a piece at a time."""
+    """A long text, decoded piece by piece."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         for raw in raws:
@@ -160,7 +160,7 @@ def _table_rows(path: Path, text_field: str, reading: Reading) -> Iterator[Row]:
     from pyarrow import parquet
 
     try:
-        # Read through a buffer: a row group may be larger than the memory.
+        # Read through a buffer: a row group may be larger than memory.
         with parquet.ParquetFile(path, buffer_size=_TABLE_BUFFER_BYTES) as table:
             schema = table.schema_arrow
             texts = tuple(name for name, kind in zip(schema.names, schema.types, strict=True) if _is_text(pa, kind))
@@ -199,7 +199,7 @@ def _table_rows(path: Path, text_field: str, reading: Reading) -> Iterator[Row]:
 
 
 def _check_sizes(path: Path, metadata: Any, text_field: str) -> None:
-    """Refuse values that are certainly too long before they are read."""
+    """Refuse values that are certainly too long before reading them."""
     for group in (metadata.row_group(number) for number in range(metadata.num_row_groups)):
         for column in (group.column(number) for number in range(group.num_columns)):
             if (
@@ -210,7 +210,7 @@ def _check_sizes(path: Path, metadata: Any, text_field: str) -> None:
 
 
 def _value(raw: Any, place: str, reading: Reading) -> str | Iterator[str]:
-    """A text of a table; a long one in pieces, because it is there once already."""
+    """A text of a table; a long one in pieces, because one copy is already in memory."""
     view = memoryview(raw)
     if len(view) > MAX_VALUE_BYTES:
         raise _too_long(place)
@@ -229,7 +229,7 @@ def _is_text(pa: Any, kind: Any) -> bool:
 
 
 def _is_list(pa: Any, kind: Any) -> bool:
-    """As conversations are."""
+    """Whether the type is a list, as conversations are."""
     types = pa.types
     checks = (types.is_list, types.is_large_list, types.is_list_view, types.is_large_list_view)
     return any(is_one(kind) for is_one in checks)
@@ -240,14 +240,14 @@ def _is_nested(pa: Any, kind: Any) -> bool:
 
 
 def _plain_type(pa: Any, kind: Any) -> Any:
-    """The type of the values themselves."""
+    """The type of the values themselves, without extension or dictionary."""
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _check_encoding(path: Path, beginning: bytes) -> None:
-    """A file in another encoding would be read as its own opposite, or end as one line that is no UTF-8."""
+    """Refuse other encodings, which would be misread, or fail as one long line that is not UTF-8."""
     if beginning.startswith(_UTF_16) or _has_wide_characters(beginning[:8]):
         raise CorpusRefusedError(f"{path.name} is UTF-16 or UTF-32; convert it to UTF-8 (iconv -t UTF-8)")
     if b"\0" in beginning[:4]:
@@ -257,7 +257,7 @@ def _check_encoding(path: Path, beginning: bytes) -> None:
 
 
 def _has_wide_characters(beginning: bytes) -> bool:
-    """Whether zeros stand at every second or fourth byte, and elsewhere are none, as in Latin text of UTF-16 or -32."""
+    """Whether zero bytes follow the pattern of Latin text in UTF-16 or UTF-32, and occur nowhere else."""
     zeros = [byte == 0 for byte in beginning]
     patterns = ((1, 0), (0, 1), (1, 1, 1, 0), (0, 1, 1, 1))
     return len(zeros) > 1 and any(
@@ -299,20 +299,20 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
 
 
 class _Frames(io.RawIOBase):
-    """Zstandard frames, one after another. The library's own reader takes a file that was cut off for a whole one."""
+    """Zstandard frames, one after another. The library's own reader does not detect a truncated file."""
 
     def __init__(self, file: IO[bytes]) -> None:
         import zstandard
 
         self._file = file
         self._refused = zstandard.ZstdError
-        # Frames of a larger window than tools write by default would take the memory for it.
+        # Frames with a larger window than tools write by default would allocate memory for it.
         self._decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
         self._frame: Any = None
         self._plain = memoryview(b"")
 
     def readable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def readinto(self, buffer: Any) -> int:

@@ -1,10 +1,10 @@
-"""Corpora: documents by language; and the users' own, a folder with text for each, read a document at a time.
+"""Corpora: documents by language; and users' own corpora, a folder with text per language, read document by document.
 
-A language's text in a folder is a file `{language}.txt` (UTF-8, one document a line), `{language}.jsonl` (one JSON
-object a line) or `{language}.parquet`, the former two also as `.gz` or `.zst`; or a folder `{language}/` of such files
-by any names. The language may be spelled in any way, but in one way only. Archives are refused.
+A language's text in a folder is a file `{language}.txt` (UTF-8, one document per line), `{language}.jsonl` (one JSON
+object per line) or `{language}.parquet`, the former two also as `.gz` or `.zst`; or a folder `{language}/` of such
+files with any names. Any spelling of the language is accepted, but only one per folder. Archives are refused.
 
-Does not import torch: the API uses it to refuse a corpus without a language at once.
+Does not import torch: the API uses it to immediately refuse a corpus that lacks a language.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from secateur_service.links import stays_in
 __all__ = ["DEFAULT_TEXT_FIELD", "Corpus", "CorpusRefusedError", "FolderCorpus", "Reading", "corpus_files"]
 
 DEFAULT_TEXT_FIELD = "text"
-# How many files of unknown languages a refusal names.
+# How many files of unknown languages an error message names.
 _NAMED_FILES = 5
 
 
@@ -32,19 +32,19 @@ class Corpus(Protocol):
 
     @property
     def identity(self) -> str:
-        """Corpora of one identity have the same documents."""
+        """Corpora with the same identity have the same documents."""
 
     @property
     def is_endless(self) -> bool:
-        """Whether it is too large to be read to its end; then the seed says where the reading begins."""
+        """Whether it is too large to read to its end; if so, the seed decides where reading starts."""
 
     def documents(self, language: str, seed: int, reading: Reading) -> Iterator[str]:
-        """The documents of one language; those without text are none.
+        """The documents of one language; rows without text are skipped.
 
         Args:
-            language: of them.
-            seed: where a corpus without an end is begun.
-            reading: what is found besides is added to it.
+            language: the language to read.
+            seed: decides where to start reading an endless corpus.
+            reading: collects what else is found.
 
         Raises:
             CorpusRefusedError: no such language, or text that cannot be read; the message says where and why.
@@ -52,9 +52,9 @@ class Corpus(Protocol):
 
 
 def corpus_files(names: Collection[str], languages: Collection[str] | None = None) -> list[str]:
-    """Those files of a folder, by their paths in it, that hold text of these languages; of any where none are given.
+    """The files of a folder, by their paths in it, that hold text of the given languages; of any language by default.
 
-    Archives are among them, so that they can be refused.
+    Archives are included, so that they can be refused.
     """
     wanted = None if languages is None else {parse_language(language) for language in languages}
     return [name for name in names if (found := _named(PurePosixPath(name))) and (wanted is None or found[0] in wanted)]
@@ -66,7 +66,7 @@ class FolderCorpus:
 
     Attributes:
         text_field: where JSON objects and parquet tables have the text.
-        render: makes the text of every document; None where documents are texts and taken as they are.
+        render: makes the text of every document; None where documents are plain texts, used unchanged.
     """
 
     folder: Path
@@ -76,7 +76,7 @@ class FolderCorpus:
 
     @property
     def identity(self) -> str:
-        """Where it lies."""
+        """The folder's resolved path."""
         return str(self.folder.resolve())
 
     def languages(self) -> list[str]:
@@ -87,11 +87,11 @@ class FolderCorpus:
         """The files of one language, in the order of their names.
 
         Args:
-            language: by any of its tags.
+            language: any of its tags.
 
         Raises:
             CorpusRefusedError: there is none, or all are empty, or one is an archive or a link out of the folder, or
-                the language is there under two names.
+                the language occurs under two names.
         """
         wanted = parse_language(language)
         files = [file for file in self._files if file.language == wanted]
@@ -123,7 +123,7 @@ class FolderCorpus:
         return found
 
     def documents(self, language: str, seed: int = 0, reading: Reading | None = None) -> Iterator[str]:  # noqa: ARG002
-        """The documents of one language in the order of the files; those without text are none.
+        """The documents of one language in the order of the files; rows without text are skipped.
 
         Raises:
             CorpusRefusedError: no such language, or a file that cannot be read; the message says where and why.
@@ -134,7 +134,7 @@ class FolderCorpus:
 
     @cached_property
     def _files(self) -> list[_File]:
-        """What there is of any language, in the order of the names."""
+        """The files of all languages, in the order of their names."""
         found = []
         for path in self._paths():
             named = _named(path.relative_to(self.folder))
@@ -167,7 +167,7 @@ class FolderCorpus:
 
 @dataclass(frozen=True)
 class _File:
-    """A file of a folder, and its language, canonical and as the folder spells it."""
+    """A file of a folder, with its language in canonical form and as spelled in the folder."""
 
     path: Path
     language: str
@@ -175,9 +175,9 @@ class _File:
 
 
 def _named(path: Path | PurePosixPath) -> tuple[str, str] | None:
-    """The language of a file by its path below the folder, canonical and as it is spelled there.
+    """The language of a file from its path relative to the folder, in canonical form and as spelled there.
 
-    None where it holds no text, or where its name is no language's.
+    None if it holds no text, or if its name is not a language.
     """
     ending = kind_of(path.name) or ("." if is_archive(path.name) else None)
     if ending is None or path.name.startswith("."):

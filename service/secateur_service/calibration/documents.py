@@ -1,14 +1,14 @@
-"""What a document is, whatever holds it: a text file, JSON lines, a table, a data set that is streamed.
+"""Defines a document, whatever its container: a text file, JSON lines, a table, a streamed data set.
 
 The same text is the same document everywhere, for drawing, for its hash and for the split between purposes:
 
-- White space and byte-order marks around it do not belong to it; a line ends with a line feed. No other character ends
-  a document or a line.
-- One longer than `LONGEST_CHARACTERS` is cut into parts that are documents of their own: behind a paragraph, else a
-  line, a sentence, white space, or a character. So a file in one line serves both purposes, and nobody holds or
-  tokenises more than a part at a time. Where the cuts are depends on the text alone.
-- A row without text (null, empty, without the field, of another type) is skipped and counted. Where more than
-  `MOST_WITHOUT_TEXT` of the rows are such, the corpus is refused.
+- Surrounding white space and byte-order marks are not part of it; a line ends with a line feed. No other character
+  ends a document or a line.
+- One longer than `LONGEST_CHARACTERS` is cut into parts that are separate documents: after a paragraph, else a line, a
+  sentence, white space, or a character. So a one-line file can serve both purposes, and no more than a part is held or
+  tokenised at a time. Where the cuts are depends on the text alone.
+- A row without text (null, empty, without the field, of another type) is skipped and counted. If more than
+  `MOST_WITHOUT_TEXT` of the rows have no text, the corpus is refused.
 
 Does not import torch.
 """
@@ -25,23 +25,23 @@ from typing import Any
 LONGEST_CHARACTERS = 16_384
 """More than a sequence of 2,048 tokens in nearly every language, and few enough for many parts of a long text."""
 MOST_WITHOUT_TEXT = 0.5
-"""Share of the rows of a language. Beyond it the field is the wrong one, more likely than the rows are."""
+"""Share of the rows of a language. Above it, the field is more likely to be wrong than the rows are."""
 Render = Callable[[Any], str]
-"""Makes the text of a document out of what a corpus has in its place: a text or a conversation (a list of messages).
+"""Makes the text of a document out of a corpus's entry: a text or a conversation (a list of messages).
 
-Raises ValueError where it cannot.
+Raises ValueError if it cannot.
 """
 
 BYTE_ORDER_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 AROUND = BYTE_ORDER_MARK + "".join(filter(str.isspace, map(chr, range(sys.maxunicode + 1))))
-"""What does not belong to a text at its beginning and its end: all white space, as str.strip takes it, and the mark."""
+"""What is stripped from both ends of a text: all white space, as in str.strip, and byte-order marks."""
 _CHECK_BYTES = 1 << 20
-# What a row costs beside its bytes.
+# What a row costs in addition to its bytes.
 _ROW_BYTES = 1 << 10
-# A corpus without an end is judged now and then, because its end never comes.
+# An endless corpus is judged every so many rows, because its end never comes.
 _JUDGE_ROWS = 4096
 _MOST_FIELDS = 20
-# Where a text is cut, the best places first: behind what is matched.
+# Where a text is cut, best places first: after the match.
 _PLACES = (
     re.compile(r"\n[^\S\n]*+\n\s*+"),
     re.compile(r"\n\s*+"),
@@ -49,12 +49,12 @@ _PLACES = (
     re.compile(r"\s++"),
 )
 _JOINER = "\N{ZERO WIDTH JOINER}"
-# The longest run of characters that are one to a reader, such as an emoji of several people.
+# The longest run of characters that readers see as one, such as an emoji of several people.
 _LONGEST_CLUSTER = 64
 
 
 class CorpusRefusedError(ValueError):
-    """The corpus does not have what is asked of it; the message says what it has."""
+    """The corpus does not have what is needed; the message says what it has."""
 
 
 class NoTextError(Exception):
@@ -62,11 +62,11 @@ class NoTextError(Exception):
 
 
 class Rendered(str):
-    """A text that a template was put around, with what begins and ends a text.
+    """A text wrapped in a template, which supplies its own beginning and end.
 
     Attributes:
-        origin: what it was made of, which is the same document.
-        is_content: of every character, whether it was there before the template.
+        origin: the original text, which is the same document.
+        is_content: for every character, whether it was there before the template.
     """
 
     __slots__ = ("is_content", "origin")
@@ -79,10 +79,10 @@ class Row:
     """A row: a line of a file, or of a table.
 
     Attributes:
-        place: file and number, for people.
-        content: a text, the pieces of one that is too long to be held, or a conversation; None where there is no text.
+        place: file and number, for messages.
+        content: a text, the pieces of one that is too long to hold, or a conversation; None where there is no text.
         found: what is there instead.
-        fields: those of its fields that hold text.
+        fields: its fields that hold text.
     """
 
     place: str
@@ -93,13 +93,13 @@ class Row:
 
 @dataclass
 class Reading:
-    """What was found while the documents of a language were read once.
+    """What was found in one reading of a language's documents.
 
     Attributes:
         check: called often, whether or not there are documents; raises to stop.
-        rows: how many there were.
-        without_text: how many of them had none.
-        cut: texts that were cut into parts.
+        rows: how many rows there were.
+        without_text: how many of them had no text.
+        cut: how many texts were cut into parts.
     """
 
     check: Callable[[], None] = lambda: None
@@ -111,7 +111,7 @@ class Reading:
     _fields: dict[str, None] = field(default_factory=dict)
 
     def look(self, size: int = 0) -> None:
-        """Tell that a line, a row or a piece of one was read, of so many bytes or characters."""
+        """Note that a line, a row or a piece of one was read; `size` is in bytes or characters."""
         self._unchecked += _ROW_BYTES + size
         if self._unchecked >= _CHECK_BYTES:
             self._unchecked = 0
@@ -125,10 +125,10 @@ class Reading:
             self._fields |= dict.fromkeys(row.fields)
 
     def judge(self, text_field: str) -> None:
-        """Refuse rows of which too many are without text.
+        """Refuse the corpus if too many rows are without text.
 
         Raises:
-            CorpusRefusedError: with the first such row, and the fields that do hold text.
+            CorpusRefusedError: names the first such row, and the fields that do hold text.
         """
         if self.without_text <= MOST_WITHOUT_TEXT * self.rows:
             return
@@ -145,14 +145,14 @@ class Reading:
 def documents_of(
     rows: Iterable[Row], text_field: str, render: Render | None, reading: Reading, *, is_endless: bool = False
 ) -> Iterator[str]:
-    """The documents in some rows, those without text counted and skipped.
+    """The documents in the given rows; rows without text are counted and skipped.
 
     Args:
         rows: in any order.
-        text_field: where their text is, for people.
-        render: makes the text of every document; None where texts are taken as they are.
-        reading: what is found is added to it.
-        is_endless: whether to judge the rows now and then, because their end may not come.
+        text_field: where their text is, for messages.
+        render: makes the text of every document; None where texts are used unchanged.
+        reading: collects what is found.
+        is_endless: whether to judge the rows periodically, because their end may not come.
 
     Raises:
         CorpusRefusedError: too many rows are without text.
@@ -177,10 +177,10 @@ def documents_of(
 
 
 def rendered(render: Render, content: Any) -> Rendered:
-    """What becomes of a text or a conversation.
+    """Render a text or a conversation.
 
     Raises:
-        NoTextError: the template does not take it.
+        NoTextError: the template does not accept it.
     """
     try:
         text = Rendered(_whole(render(content)))
@@ -192,7 +192,7 @@ def rendered(render: Render, content: Any) -> Rendered:
 
 
 def _strings_of(content: Any) -> Iterator[str]:
-    """What was said: the text, or the contents of the messages, which may have several parts."""
+    """The content: the text, or the contents of the messages, which may have several parts."""
     if isinstance(content, str):
         yield content
     elif isinstance(content, list):
@@ -202,7 +202,7 @@ def _strings_of(content: Any) -> Iterator[str]:
 
 
 def _find_content(text: str, said: Iterable[str]) -> list[bool]:
-    """Of every character whether it was said, in this order; all of the text where a template has changed it."""
+    """For every character, whether it is content; true for all if the template changed the content."""
     is_content, reached = [False] * len(text), 0
     for part in filter(None, (_whole(one).strip() for one in said)):
         start = text.find(part, reached)
@@ -214,16 +214,16 @@ def _find_content(text: str, said: Iterable[str]) -> list[bool]:
 
 
 def parts(pieces: Iterable[str], most: int = LONGEST_CHARACTERS) -> Iterator[str]:
-    """The documents that a text is: itself, or its parts where it is long; none where it is empty.
+    """The documents in a text: the text itself, or its parts if it is long; none if it is empty.
 
     Args:
-        pieces: of the text, which may be cut into them anywhere. No more than one of them and a few parts are held.
-        most: characters that a part may have.
+        pieces: the text, split anywhere. No more than one piece and a few parts are held in memory.
+        most: the maximum number of characters in a part.
     """
     rest = ""
     for piece in pieces:
         rest += piece
-        # Beyond twice the length it is certain that a cut is needed, whatever white space may end the text.
+        # Beyond twice the length a cut is certainly needed, however much white space ends the text.
         start = 0
         while len(rest) - start > 2 * most:
             part, start = _next_part(rest, start, most)
@@ -241,10 +241,10 @@ def parts(pieces: Iterable[str], most: int = LONGEST_CHARACTERS) -> Iterator[str
 
 
 def _next_part(text: str, start: int, most: int) -> tuple[str, int]:
-    """A part of a text that is longer than one, and where the rest begins."""
+    """The next part of a text that is longer than one part, and where the rest begins."""
     head = text[start : start + 2 * most]
     lead = len(head) - len(head.lstrip(AROUND))
-    if lead:  # what stands before a text is none of it, however long it is
+    if lead:  # leading white space is not part of the text, however long it is
         return "", start + lead
     if not head[most:].strip(AROUND):
         return head[:most].strip(AROUND), start + most
@@ -253,7 +253,7 @@ def _next_part(text: str, start: int, most: int) -> tuple[str, int]:
 
 
 def _cut(head: str, most: int) -> int:
-    """Where to cut a text of which the beginning is given: in the second half of what a part may be."""
+    """Where to cut a text, given its beginning: in the second half of the maximum part."""
     for place in _PLACES:
         ends = [found.end() for found in place.finditer(head, most // 2, most)]
         if ends:
@@ -263,12 +263,12 @@ def _cut(head: str, most: int) -> int:
 
 
 def _is_inside(text: str, at: int) -> bool:
-    """Whether what a reader takes for one character would be cut."""
+    """Whether a cut here would split what readers see as one character."""
     before, behind = text[at - 1], text[at]
     return (
         unicodedata.category(behind).startswith("M")
         or _JOINER in (before, behind)
-        or "\U0001f3fb" <= behind <= "\U0001f3ff"  # the colour of a skin
+        or "\U0001f3fb" <= behind <= "\U0001f3ff"  # a skin tone
         or "\U0001f1e6" <= behind <= "\U0001f1ff"  # half a flag
         or (before == "\r" and behind == "\n")
     )
@@ -302,7 +302,7 @@ def _parts_of(row: Row, render: Render | None, reading: Reading) -> Iterator[str
 
 
 def _joined_line_ends(pieces: Iterable[str]) -> Iterator[str]:
-    """The same text with the line ends that `_whole` gives, which may be in two pieces."""
+    """The same text with line ends as in `_whole`; a line end may be split across two pieces."""
     held = ""
     for piece in pieces:
         text = held + piece
@@ -312,7 +312,7 @@ def _joined_line_ends(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _whole(text: str) -> str:
-    """A text that UTF-8 can spell (JSON has halves of characters), with the line ends of every other one."""
+    """A text that UTF-8 can encode (JSON may hold half characters), with line feeds as line ends."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,10 +1,10 @@
 """Self-generated calibration text: the dense model continues short prefixes of documents (Ji et al., 2410.17711).
 
-What decides is how close calibration text is to what the model was trained on, and nothing is closer than its own. Of
-each document the first tokens are taken, at most half of it; the model samples a continuation; and of all texts the
-share that the model itself finds least probable, by the perplexity of the continuation, is left out. A corpus of some
-dozen sentences is enough to begin with: when all documents were gone on from, they are gone on from again with other
-random numbers.
+What matters is how close calibration text is to what the model was trained on, and nothing is closer than its own text.
+The first tokens of each document are taken, at most half of it; the model samples a continuation; and the share of
+texts that the model itself finds least probable, by the perplexity of the continuation, is dropped. A corpus of a few
+dozen sentences is enough: once all documents have been continued, they are continued again with different random
+numbers.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from secateur_service.calibration.packing import Framing
 from secateur_service.calibration.sampling import Written
 from secateur_service.calibration.tokenizing import tokenize
 
-# The model's answers depend on the size of a batch, which is therefore the same everywhere.
+# The model's output depends on the batch size, which is therefore fixed.
 BATCH_TEXTS = 16
-# Times that every document may be gone on from.
+# The maximum number of times that every document is continued.
 _MOST_ROUNDS = 64
 _LOGIT_ROWS = 256
-# What bytes are decoded to that a limit has cut out of a character.
+# What the bytes of a character cut off by the limit are decoded to.
 _CUT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -48,10 +48,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class _Text:
-    """A text that was written.
+    """A generated text.
 
     Attributes:
-        tokens: how many tokens it has.
+        tokens: its number of tokens.
         nats: mean cross-entropy of the tokens that the model added.
     """
 
@@ -61,14 +61,14 @@ class _Text:
 
 
 class SelfWriter:
-    """Writes text with a model that is in memory as a whole.
+    """Generates text with a model that is in memory as a whole.
 
     Args:
         model: a causal language model of transformers, in evaluation mode.
         tokenizer: its fast tokenizer.
         sampling: how tokens are drawn.
-        seed: of the random numbers; with the language and the number of the batch it determines every text.
-        on_progress: called with the tokens that are there, the tokens that are needed, and the language.
+        seed: random seed; together with the language and the number of the batch it determines every text.
+        on_progress: called with the tokens so far, the tokens needed, and the language.
     """
 
     def __init__(
@@ -91,13 +91,13 @@ class SelfWriter:
         self._padding = self._ends[0] if self._ends else 0
 
     def write(self, language: str, documents: Sequence[str], needed: int, check: Callable[[], None]) -> Written:
-        """Texts with at least `needed` tokens together, the improbable ones left out; none without documents.
+        """Texts with at least `needed` tokens together, without the improbable ones; none without documents.
 
         Args:
-            language: of the documents; part of the seed.
-            documents: to go on from, in this order.
+            language: language of the documents; part of the seed.
+            documents: the documents to continue, in this order.
             needed: number of tokens.
-            check: called with every token; raises to stop.
+            check: called for every token; raises to stop.
         """
         texts: list[_Text] = []
         kept: list[_Text] = []
@@ -111,7 +111,7 @@ class SelfWriter:
         return Written([text.text for text in kept], len(texts) - len(kept))
 
     def _batches(self, documents: Sequence[str]) -> Iterator[list[list[int]]]:
-        """The token ids to continue, round by round, a batch at a time."""
+        """Batches of token ids to continue, round by round."""
         if not documents:
             return
         for _ in range(_MOST_ROUNDS):
@@ -145,7 +145,7 @@ class SelfWriter:
 
     @contextlib.contextmanager
     def _configured(self) -> Iterator[GenerationConfig]:
-        """Nothing of the model's own configuration, which fills in what another one leaves open, holds meanwhile."""
+        """Disable the model's own generation configuration, which would fill in what ours leaves open."""
         own = self._model.generation_config
         self._model.generation_config = self._configuration()
         try:
@@ -166,7 +166,7 @@ class SelfWriter:
         )
 
     def _text(self, prefix_tokens: int, ids: list[int]) -> _Text | None:
-        """The text of a sequence, which ends before its first end-of-text token; None where nothing was added."""
+        """The text of a sequence up to its first end-of-text token; None if nothing was added."""
         end = next((at for at in range(prefix_tokens, len(ids)) if ids[at] in self._ends), len(ids))
         if end == prefix_tokens:
             return None
@@ -175,10 +175,10 @@ class SelfWriter:
         return _Text(text, tokens, self._nats(ids[:end], prefix_tokens)) if text.strip() else None
 
     def _nats(self, ids: list[int], prefix_tokens: int) -> float:
-        """Mean cross-entropy of the tokens behind the prefix."""
+        """Mean cross-entropy of the tokens after the prefix."""
         first = max(prefix_tokens, 1)
         ids_1S = torch.tensor([ids], device=self._model.device)
-        # The last token predicts nothing: it may stand behind the last position that the model knows.
+        # The last token predicts nothing; its position may be beyond the model's last.
         logits_SV = self._model(ids_1S[:, :-1], use_cache=False).logits[0, first - 1 :]
         targets_S = ids_1S[0, first:]
         total = 0.0
@@ -188,7 +188,7 @@ class SelfWriter:
         return total / max(1, len(targets_S))
 
     def _probable(self, texts: Sequence[_Text]) -> list[_Text]:
-        """All but the share with the highest perplexity, in the order of writing."""
+        """All but the share with the highest perplexity, in the order of generation."""
         dropped = math.floor(len(texts) * self._sampling.dropped_share)
         gone = set(sorted(range(len(texts)), key=lambda at: texts[at].nats, reverse=True)[:dropped])
         return [text for at, text in enumerate(texts) if at not in gone]

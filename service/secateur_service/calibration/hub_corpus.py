@@ -1,7 +1,7 @@
-"""Presets read with `datasets`: a document at a time from the hub, in a part of the data set that the seed chooses.
+"""Presets read with `datasets`: streams documents from the hub, from a part of the data set that the seed chooses.
 
-The library finds the files of a configuration, reads them by range and goes on where a connection broke off. It keeps
-to one hub, which it takes from `HF_ENDPOINT` when it is loaded (`Settings.library_environment`).
+The library finds the files of a configuration, reads them by range and resumes after a broken connection. It uses one
+hub, which it takes from `HF_ENDPOINT` when it is loaded (`Settings.library_environment`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from secateur_service.calibration.documents import CorpusRefusedError, Reading, 
 from secateur_service.calibration.presets import Preset
 from secateur_service.errors import TransientError
 
-# The library waits this long between two of its tries; its own are made for notebooks.
+# The library's retries and the wait between them; its own defaults are meant for notebooks.
 RETRIES = 5
 RETRY_SECONDS = 2
 
@@ -26,10 +26,10 @@ class HubCorpus:
     """A preset at a commit of its data set.
 
     Attributes:
-        commit: of the data set.
+        commit: commit of the data set.
         endpoint: URL of the hub.
-        token: of an account that may read it; None for what is public.
-        render: makes a text of a document's; None where it is taken as it is.
+        token: token of an account that may read it; None for public data sets.
+        render: makes the text of every document; None where texts are used unchanged.
     """
 
     preset: Preset
@@ -48,7 +48,7 @@ class HubCorpus:
         """The documents of a language, file by file in an order that the seed chooses.
 
         Raises:
-            CorpusRefusedError: the preset does not have the language, or may not be read.
+            CorpusRefusedError: the preset lacks the language, or cannot be read.
             TransientError: the hub cannot be reached.
         """
         configuration, field = self.preset.configuration(language), self.preset.text_field
@@ -76,7 +76,7 @@ class HubCorpus:
             streaming=True,
             token=self.token or False,
         )
-        # A buffer of one: only the order of the files is drawn here, that of the documents is by their hashes.
+        # A buffer of one: only the order of the files is shuffled here; documents are ordered by their hashes.
         return rows.select_columns([self.preset.text_field]).shuffle(seed=seed, buffer_size=1)
 
     @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""Whether text is in the language that it claims, by a guess at each document (py3langid, a naive Bayes over bytes).
+"""Checks whether text is in its claimed language, by guessing for each document (py3langid, naive Bayes over bytes).
 
-The guess is right for 95 to 100 of 100 short sentences of well-known languages, so that a few hundred documents tell a
-file with the wrong name from one with the right one. It knows some 140 languages, and is not asked about others.
+The guess is right for 95 to 100 of 100 short sentences in well-known languages, so a few hundred documents are enough
+to detect a file with the wrong name. It knows some 140 languages, and is not used for others.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from typing import Any
 import langcodes
 
 MOST_DOCUMENTS = 200
-# Of a long document the beginning tells enough.
+# The beginning of a long document is enough.
 _MOST_CHARACTERS = 2000
-# As langcodes measures it: Norwegian and Danish are 12 apart, Indonesian and Malay 14, and 20 those whose readers read
-# both, however different they are: Basque and Spanish, Hawaiian and English.
+# In langcodes' distance, Norwegian and Danish are 12 apart, Indonesian and Malay 14; pairs whose readers read both,
+# however different the languages, are 20 apart: Basque and Spanish, Hawaiian and English.
 _NEAR = 14
 _PART_OF = {"arz": "ar", "ary": "ar", "wuu": "zh", "yue": "zh", "hr": "sr", "bs": "sr", "nn": "no", "ms": "id"}
-# What is written in another script than usual, such as romanised Hindi, cannot be told; but this can.
+# Text in an unusual script, such as romanised Hindi, cannot be identified; these exceptions can.
 _ALSO_WRITTEN = {("sr", "Latn"), ("zh", "Hant")}
 
 
 @dataclass(frozen=True)
 class Identified:
-    """What language some documents seem to be in.
+    """What language documents seem to be in.
 
     Attributes:
-        documents: how many were looked at.
-        share: of those that seem to be in the language that they claim.
-        other: the most frequent other language, a tag of ISO 639; empty where there is none.
+        documents: how many were examined.
+        share: the share that seems to be in the claimed language.
+        other: the most frequent other language, an ISO 639 tag; empty if there is none.
         other_share: its share.
     """
 
@@ -44,11 +44,11 @@ class Identified:
 
 
 def identify(language: str, documents: Sequence[str]) -> Identified | None:
-    """Guess at documents; None where the language is not one of those that can be told.
+    """Guess the language of documents; None if the claimed language cannot be identified.
 
     Args:
-        language: BCP 47 tag that they claim.
-        documents: of which the first are looked at.
+        language: the claimed BCP 47 tag.
+        documents: only the first of them are examined.
     """
     guesser = _guesser()
     if _is_transcribed(language) or not any(_is_same(language, str(label)) for label in guesser.labels):

@@ -1,13 +1,13 @@
-"""Languages under one name each: the canonical form of a BCP 47 tag.
+"""One name per language: the canonical form of a BCP 47 tag.
 
-A specification, a corpus's files and the table of a preset may spell a language in many ways; everything that compares
-languages compares this form. It is made once, where a specification is read:
+A specification, a corpus's files and a preset's table may spell a language in many ways; all comparisons of languages
+use this form. It is computed once, when a specification is read:
 
-- letters, deprecated tags and long codes as BCP 47 has them (`DE` is de, `iw` he, `deu` de, `sh` sr-Latn);
-- the one code that everybody uses for the main member of a macrolanguage (`cmn` is zh, `arb` ar, `swh` sw). `nb` is
-  `no`: corpora of Norwegian say either, and mean Bokmål; `nn` is another language;
-- the script where it is not the one that the language usually has, and nowhere else. A region can imply one, by
-  CLDR's likely subtags: `zh-TW` is zh-Hant-TW, `sr-ME` sr-Latn-ME, `zh-Hans` zh.
+- case, deprecated tags and long codes as in BCP 47 (`DE` is de, `iw` he, `deu` de, `sh` sr-Latn);
+- the common code for the main member of a macrolanguage (`cmn` is zh, `arb` ar, `swh` sw). `nb` is `no`: Norwegian
+  corpora use either, and mean Bokmål; `nn` is a different language;
+- the script, only if it is not the language's usual one. A region can imply a script, by CLDR's likely subtags: `zh-TW`
+  is zh-Hant-TW, `sr-ME` sr-Latn-ME, `zh-Hans` zh.
 
 Does not import torch.
 """
@@ -25,7 +25,7 @@ _members = Counter(NORMALIZED_MACROLANGUAGES.values())
 _COMMON_CODES = {
     member: macro
     for member, macro in NORMALIZED_MACROLANGUAGES.items()
-    # Where a macrolanguage has several (Twi and Fante are Akan), or a code that few know, they stay apart.
+    # If a macrolanguage has several members (Twi and Fante are Akan), or a little-known code, they stay separate.
     if len(macro) == _ISO_639_1 and _members[macro] == 1
 } | {"nb": "no"}
 
@@ -42,7 +42,7 @@ class Language(str):
 
 
 def parse_language(tag: str) -> Language:
-    """A language by any of its tags.
+    """Parse any tag of a language.
 
     Raises:
         ValueError: BCP 47 knows no such language.
@@ -56,21 +56,21 @@ def parse_language(tag: str) -> Language:
 
 
 def spelling_of(language: str) -> str:
-    """How the user wrote a language; the tag itself where nobody wrote another."""
+    """How the user spelled a language; the tag itself if there was no other spelling."""
     return language.spelling if isinstance(language, Language) else language
 
 
 def script_of(language: str) -> str | None:
-    """The script of a canonical tag: the one that it names, or that language and region imply.
+    """The script of a canonical tag: the one it names, or the one that language and region imply.
 
-    None where it is unknown: not every language is in CLDR's likely subtags.
+    None if it is unknown: not every language is in CLDR's likely subtags.
     """
     parsed = langcodes.Language.get(language)
     return parsed.script or _likely_script(parsed.language, parsed.territory)
 
 
 def without_region(language: str) -> str:
-    """The same language in the same script by a canonical tag without region and variant."""
+    """The canonical tag of the same language in the same script, without region and variant."""
     parsed = langcodes.Language.get(language)
     if parsed.language is None:
         return language
@@ -91,6 +91,6 @@ def _canonical(tag: str) -> str | None:
 
 
 def _likely_script(language: str | None, region: str | None) -> str | None:
-    """By CLDR's likely subtags; None of a language that it does not know."""
+    """The script according to CLDR's likely subtags; None for a language that it does not know."""
     likely = LIKELY_SUBTAGS.get(f"{language}-{region}") or LIKELY_SUBTAGS.get(str(language))
     return langcodes.Language.get(likely, normalize=False).script if likely else None

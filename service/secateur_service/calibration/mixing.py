@@ -1,15 +1,15 @@
-"""The mix: how much each calibration language weighs when a layer is solved.
+"""The mix: how much each calibration language counts when a layer is solved.
 
-The policy of a job says where the weights come from:
+The policy of a job determines the mix:
 
-- `weights`: they are given;
-- `proportional`: a language weighs as much as its share of a training corpus;
-- `temperature`: share^(1/T), normalised. T = 1 is `proportional`, a large T weighs all languages equally. Multilingual
-  pretraining samples its text in the same way: XLM-R and mT5 with the exponent α = 1/T = 0.3 (Conneau et al.,
-  1911.02116, section 3; Xue et al., 2010.11934, section 3.2);
-- `minimax`: they are given as a start, and each solve moves them towards the languages that it serves worst.
+- `weights`: given explicitly;
+- `proportional`: a language counts as much as its share of a training corpus;
+- `temperature`: share^(1/T), normalised. T = 1 is `proportional`; with a large T all languages count equally.
+  Multilingual pretraining samples its text in the same way: XLM-R and mT5 with the exponent α = 1/T = 0.3 (Conneau et
+  al., 1911.02116, section 3; Xue et al., 2010.11934, section 3.2);
+- `minimax`: starts from a given mix, and each solve shifts it towards the languages that lose most.
 
-Does not import torch: the API fills in the weights when a job is submitted.
+Does not import torch: the API fills in the mix when a job is submitted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ POLICIES_BY_SHARE = ("proportional", "temperature")
 DEFAULT_TEMPERATURE = 3.33
 
 # Billions of tokens per language in mC4, the corpus of mT5 (Xue et al., 2010.11934, appendix, table of mC4's
-# statistics), counted with mT5's tokenizer. The table's `iw` is `he` here; its undetermined part is left out.
+# statistics), counted with mT5's tokenizer. The table's `iw` is `he` here; its undetermined part is omitted.
 MC4_TOKENS: Mapping[str, float] = {
     "en": 2733, "ru": 713, "es": 433, "de": 347, "fr": 318, "ja": 164, "it": 162, "pt": 146, "pl": 130, "vi": 116,
     "nl": 73, "tr": 71, "id": 69, "cs": 63, "ar": 57, "fa": 52, "ro": 52, "sv": 45, "el": 43, "uk": 41,
@@ -42,10 +42,10 @@ MC4_TOKENS: Mapping[str, float] = {
 
 
 def known_share(language: str) -> float | None:
-    """A language's share of mC4 on an arbitrary scale; None where mC4 does not count it.
+    """A language's share of mC4 on an arbitrary scale; None where mC4 does not list it.
 
     Args:
-        language: by any tag. A variant (`pt-BR`, `zh-Hant`) has the share of its language, where it has none itself.
+        language: any of its tags. A variant (`pt-BR`, `zh-Hant`) without its own share gets that of its language.
     """
     tag = parse_language(language)
     names = (tag, without_region(tag), tag.partition("-")[0])
@@ -53,10 +53,10 @@ def known_share(language: str) -> float | None:
 
 
 def mixing_weights(shares: Mapping[str, float], temperature: float = 1.0) -> dict[str, float]:
-    """share^(1/T) of each language, normalised to sum to one; what does so but for rounding stays as it is.
+    """share^(1/T) of each language, normalised to sum to one; a sum of one up to rounding is left unchanged.
 
     Args:
-        shares: not negative, at least one positive, on any scale; their sum is finite.
+        shares: non-negative, at least one positive, on any scale; their sum is finite.
         temperature: T, at least 1.
     """
     smoothed = {language: share ** (1 / temperature) for language, share in shares.items()}

@@ -1,18 +1,19 @@
-"""From documents to windows: token sequences of one length, each of which begins as the tokenizer begins a text.
+"""From documents to windows: token sequences of one length, each starting the way the tokenizer starts a text.
 
-A model is trained on sequences that begin as its tokenizer begins a text, and some depend on it, such as Gemma. So what
-the tokenizer itself puts before a text stands at the beginning of every window, also of one that begins in the middle
-of a document; where it puts nothing there, nothing does.
+Models are trained on sequences that start the way their tokenizer starts a text, and some, such as Gemma, depend on it.
+So every window starts with the tokens that the tokenizer itself puts before a text, even if the window starts in the
+middle of a document; if the tokenizer adds none, neither do windows.
 
-Between two documents of a window stands a line break. What begins a text does not stand there again: in the middle of a
-window it costs Gemma-3-270M a quarter to a third more bits per byte, and an end-of-text token costs it and SmolLM2-135M
-2 to 5 %; `benchmarks/joining.py` compares the ways. A model that was trained on documents joined by these tokens can be
-given them: the end-of-text token, where the tokenizer has one, and what begins a text; once, where both are one token.
+Two documents in a window are separated by a line break. The tokens that begin a text are not repeated there: in the
+middle of a window they cost Gemma-3-270M a quarter to a third more bits per byte, and an end-of-text token costs it and
+SmolLM2-135M 2 to 5 %; `benchmarks/joining.py` compares the options. A model that was trained on documents joined by
+these tokens can be given them: the end-of-text token, if the tokenizer has one, and the tokens that begin a text; once,
+if both are the same token.
 
 All of this is context. It stands for no text, and evaluation never scores it.
 
-The same stretches of text can be tokenised again by another tokenizer, that of a model whose vocabulary was trimmed:
-each window then holds the text that it held before, in as many tokens as that takes.
+The same stretches of text can be tokenised again by a different tokenizer, that of a model with a trimmed vocabulary:
+each window then holds the same text as before, in as many tokens as that takes.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from secateur_service.calibration.tokenizing import tokenize, tokenizer_failures
 
 Separator = Literal["newline", "end_of_text"]
 Place = tuple[int, int, int]
-"""A document, by its number, a character in it, and which of the tokens that begin there.
+"""Number of a document, a character in it, and which of the tokens that begin there.
 
-Before the first character, at -1, stands what separates a document from the one before.
+The separator from the previous document is before the first character, at -1.
 """
 _BATCH_DOCUMENTS = 512
-# Tokens with their places take a hundred times the memory of the text that they stand for.
+# Tokens with their places take a hundred times the memory of their text.
 _BATCH_CHARACTERS = 1 << 17
 
 
@@ -45,7 +46,7 @@ class Framing:
     """What a tokenizer puts around texts.
 
     Attributes:
-        beginning: token ids that begin a text; none where the tokenizer adds none.
+        beginning: token ids that begin a text; empty if the tokenizer adds none.
         separator: token ids between two documents of a window.
         special: token ids that stand for no text, such as those with which chat templates begin and end turns.
     """
@@ -56,11 +57,11 @@ class Framing:
 
     @classmethod
     def of(cls, tokenizer: Any, separator: Separator = "newline") -> Framing:
-        """That of a fast tokenizer of transformers: what it adds when it is asked for nothing in particular.
+        """The framing of a fast tokenizer of transformers: what it adds by default.
 
         Args:
-            tokenizer: of which the beginning of a text is asked.
-            separator: `newline`, which is none where the vocabulary has no line break; or `end_of_text`.
+            tokenizer: the tokenizer.
+            separator: `newline`, which is empty if the vocabulary has no line break; or `end_of_text`.
         """
         with tokenizer_failures():
             encoded = tokenizer("a", return_special_tokens_mask=True, verbose=False)
@@ -87,7 +88,7 @@ class Windows:
     Attributes:
         tokens: N×S token ids.
         token_bytes: N×S, the UTF-8 bytes of text that each token stands for.
-        is_text: N×S, whether a token stands for text, or for a part of a character, and not for what is around it.
+        is_text: N×S, whether a token stands for text, or for part of a character, and not for the framing.
         spans: where each window begins and ends in the documents.
     """
 
@@ -105,7 +106,7 @@ class Packed:
         ids: token ids.
         sizes: the UTF-8 bytes of text that each token stands for.
         kinds: what each token stands for.
-        places: where each token begins in the documents; those of a separator before the document that follows.
+        places: where each token begins in the documents; a separator's tokens are before the document that follows.
         documents: the documents, in order.
     """
 
@@ -120,7 +121,7 @@ class Packed:
         """Append a document.
 
         Args:
-            text: the document; one that a template was put around brings its own beginning and end.
+            text: the document; one wrapped in a template has its own beginning and end.
             ids: its token ids.
             offsets: the characters [start, end) of each token, as a fast tokenizer reports them.
         """
@@ -148,9 +149,10 @@ class Packed:
             self.kinds += [Kind.TEXT] * len(ids)
 
     def windows(self, count: int, length: int) -> Windows | None:
-        """The first `count` windows of `length` tokens; None where there are not so many.
+        """The first `count` windows of `length` tokens; None if there are fewer.
 
-        What begins a text is not doubled where a window begins with a separator, or with a template that brings it.
+        The tokens that begin a text are not doubled if a window starts with a separator, or with a template that
+        includes them.
         """
         ranges, at = [], 0
         for _ in range(count):
@@ -167,8 +169,8 @@ class Packed:
     def windows_between(self, spans: Sequence[tuple[Place, Place]]) -> Windows:
         """Windows of given stretches of the documents, as long as the longest of them needs.
 
-        A token belongs to the window in which it begins. What fills the others up stands behind their text, where no
-        token of it can see it.
+        A token belongs to the window in which it begins. Shorter windows are padded after their text, where none of its
+        tokens can see the padding.
         """
         ranges = [(bisect.bisect_left(self.places, at), bisect.bisect_left(self.places, end)) for at, end in spans]
         beginning = len(self.framing.beginning)
@@ -176,7 +178,7 @@ class Packed:
         return self._windows(ranges, length)
 
     def _after_beginning(self, at: int) -> int:
-        """Where the tokens of a window begin behind what begins a text, if a template brings that."""
+        """Where the window's own tokens start, skipping the tokens that begin a text if a template includes them."""
         first = slice(at, at + len(self.framing.beginning))
         doubled = self.ids[first] == list(self.framing.beginning) and Kind.TEXT not in self.kinds[first]
         return first.stop if doubled else at
@@ -213,9 +215,9 @@ def pack(
     Args:
         tokenizer: a fast tokenizer of transformers.
         documents: texts.
-        needed: tokens after which no further document is taken.
+        needed: number of tokens after which no further document is added.
         check: called often; raises to stop.
-        separator: what stands between two documents.
+        separator: what separates two documents.
     """
     packed = Packed(Framing.of(tokenizer, separator))
     for batch in _batched(documents):
@@ -229,14 +231,14 @@ def pack(
 
 
 def token_sizes(text: str, offsets: Sequence[tuple[int, int]], is_content: Sequence[bool] | None = None) -> list[int]:
-    """UTF-8 bytes of content that each token stands for; they add up to those of the text up to the last token.
+    """UTF-8 bytes of content that each token stands for; their sum is that of the text up to the last token.
 
-    Several tokens may share one character (byte-level vocabularies split it): the first of them takes its bytes.
+    Several tokens may share one character (byte-level vocabularies split it): its bytes count for the first of them.
 
     Args:
-        text: what was tokenised.
+        text: the tokenised text.
         offsets: the characters [start, end) of each token, as a fast tokenizer reports them.
-        is_content: of every character, whether it is content and not what a template put around it; all by default.
+        is_content: for every character, whether it is content and not part of a template; all by default.
     """
     ends = [0]
     for at, character in enumerate(text):

@@ -1,9 +1,9 @@
-"""Presets: multilingual corpora of the hub by a short name, with the configuration of the data set for each language.
+"""Presets: short names for multilingual corpora of the hub, with the data set's configuration for each language.
 
-A specification names one as `mc4`, or `mc4@revision`; `presets.toml` is the table. Whether the hub has what the table
-says can only be asked online: `secateur-service presets --check` does.
+A specification names one as `mc4`, or `mc4@revision`; `presets.toml` is the table. Whether the table matches the hub
+can only be checked online: `secateur-service presets --check` does.
 
-Does not import torch or `datasets`: the API uses it to refuse a language that a preset does not have at once.
+Does not import torch or `datasets`: the API uses it to immediately refuse a language that a preset lacks.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ class Preset:
     """A corpus of the hub.
 
     Attributes:
-        name: as specifications name it.
-        title: for people.
+        name: its name in specifications.
+        title: its display name.
         repository: `org/name` of the data set.
         split: the part of it that is drawn from.
         text_field: the column with the text.
-        license: as the data set's card says it.
+        license: as stated on the data set's card.
         gated: whether its terms have to be accepted with a hub account.
-        source: where the names of the configurations were read.
+        source: where the names of the configurations come from.
         verified: whether they were checked against the live hub.
-        configurations: of the data set, by language in canonical form.
+        configurations: the data set's configurations, by language in canonical form.
     """
 
     name: str
@@ -52,20 +52,20 @@ class Preset:
     configurations: Mapping[str, str]
 
     def configuration(self, language: str) -> str:
-        """The configuration for a language by any of its tags.
+        """The configuration for any tag of a language.
 
-        A region's variant (`pt-BR`) has that of its language, in the script that the region implies: `zh-TW` has that
-        of `zh-Hant`, and none where there is only `zh`.
+        A regional variant (`pt-BR`) uses that of its language, in the script that the region implies: `zh-TW` uses that
+        of `zh-Hant`, and has none where there is only `zh`.
 
         Raises:
-            CorpusRefusedError: the preset does not have the language, or not in this script.
+            CorpusRefusedError: the preset lacks the language, or lacks it in this script.
         """
         canonical = parse_language(language)
         for name in (canonical, without_region(canonical)):
             if name in self.configurations:
                 return self.configurations[name]
         base, script = canonical.partition("-")[0], script_of(canonical)
-        # Of some languages nobody says the script but the data set.
+        # For some languages only the data set states the script.
         if script_of(base) is None and self.configurations.get(base, "").endswith(f"_{script}"):
             return self.configurations[base]
         near = sorted(known for known in self.configurations if known.partition("-")[0] == base)
@@ -79,7 +79,7 @@ class Preset:
 
 @dataclass(frozen=True)
 class PresetReference:
-    """A preset at a revision of its data set; the main branch where none is named."""
+    """A preset at a revision of its data set; the main branch by default."""
 
     preset: Preset
     revision: str | None = None
@@ -96,10 +96,10 @@ def presets() -> Mapping[str, Preset]:
 
 
 def parse_preset(corpus: str) -> PresetReference | None:
-    """The preset that a specification names; None where it names a place instead.
+    """The preset that a specification names; None where it names a location instead.
 
     Raises:
-        CorpusRefusedError: neither a place nor a preset.
+        CorpusRefusedError: it is neither a location nor a preset.
     """
     if "://" in corpus:
         return None

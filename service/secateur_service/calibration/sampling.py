@@ -1,13 +1,13 @@
 """From documents to token sequences: shuffled with a seed, packed, the same number of tokens for every language.
 
-Documents come in the order of their hash, keyed by the seed: as good as a shuffle, and the same in whatever order
-and under whatever names the files lie. Only as many documents as are needed are kept while the corpus is read, however
-large it is; a document that is there twice counts once. Of a corpus without an end a part is read, several times as
-large as what is needed, which begins where the seed says. Long texts come as several documents (`documents`).
+Documents are ordered by their hash, keyed by the seed: as good as a shuffle, and independent of the names and order of
+the files. While the corpus is read, only as many documents as are needed are kept, however large it is; a duplicate
+document counts once. Of an endless corpus, only a part is read, several times as large as needed, starting where the
+seed says. Long texts are split into several documents (`documents`).
 
 They are packed into windows of equal length (`packing`), so that languages with short documents lose nothing. No
-document serves both calibration and evaluation: where one corpus serves both, a hash of the document decides; where two
-do, calibration leaves out what evaluation took.
+document is used for both calibration and evaluation: if one corpus serves both, a hash of the document decides; if
+there are two, calibration skips what evaluation used.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from secateur_service.calibration.identification import Identified, identify
 from secateur_service.calibration.packing import Framing, Kind, Place, Separator, Windows
 from secateur_service.calibration.packing import pack as _pack
 
-# Of every EVALUATION_SHARE documents of a corpus that serves both purposes, one goes to evaluation.
+# One of EVALUATION_SHARE documents goes to evaluation, in a corpus that serves both purposes.
 EVALUATION_SHARE = 5
-# More than tokens have in most languages and vocabularies; where they have more, the corpus is read once more.
+# More than tokens have in most languages and vocabularies; if they have more, the corpus is read again.
 _BYTES_PER_TOKEN = 16
-# How much of a corpus without an end is read, as a multiple of what is kept, and at the least.
+# How much of an endless corpus is read, as a multiple of what is kept, and the minimum.
 _READ_FACTOR = 8
 _READ_BYTES = 8 << 20
 _BYTE_FALLBACK = re.compile("<0x[0-9A-F]{2}>")
@@ -42,7 +42,7 @@ _BYTE_FALLBACK = re.compile("<0x[0-9A-F]{2}>")
 
 @dataclass(frozen=True)
 class Passages:
-    """The text of sequences, for another tokenizer.
+    """The text of sequences, for use with another tokenizer.
 
     Attributes:
         documents: those that the sequences touch, in order.
@@ -60,16 +60,16 @@ class TextSample:
     Attributes:
         tokens: N×S token ids.
         token_bytes: N×S, the UTF-8 bytes of text that each token stands for.
-        is_text: N×S, whether a token stands for text; the others are context, and no figure counts them.
+        is_text: N×S, whether a token stands for text; the others are context and count in no figure.
         documents: number of documents that the sequences touch.
-        unknown_tokens: tokens that stand for text that the vocabulary does not have: unknown ones, and single bytes
-            of a vocabulary that falls back to them.
-        identified: what language the documents seem to be in; None where nobody asked, or it cannot be told.
-        dropped: of text that the model wrote, how many texts were left out; None where the corpus is the text.
-        rows_without_text: rows of the corpus that were skipped, because they have no text.
-        cut_texts: texts of the corpus that were cut into several documents, because they are long.
-        document_hashes: hashes of the documents, while other text is drawn that has to differ.
-        passages: the text of the sequences; None where they were not made of text.
+        unknown_tokens: tokens for text that the vocabulary lacks: unknown tokens, and single bytes of a vocabulary
+            that falls back to them.
+        identified: what language the documents seem to be in; None if not requested, or if it cannot be identified.
+        dropped: how many generated texts were dropped; None where the corpus itself is the text.
+        rows_without_text: rows of the corpus that were skipped because they have no text.
+        cut_texts: texts of the corpus that were cut into several documents because they are long.
+        document_hashes: hashes of the documents, kept while other text is drawn that must not overlap.
+        passages: the text of the sequences; None where they were not made from text.
     """
 
     language: str
@@ -107,7 +107,7 @@ class TextSample:
 
 @dataclass(frozen=True)
 class Written:
-    """Texts that a model wrote, and how many of them were left out."""
+    """Texts that a model generated, and how many others were dropped."""
 
     texts: list[str]
     dropped: int
@@ -117,7 +117,7 @@ class Writer(Protocol):
     """Makes calibration text out of documents; `generation.SelfWriter` is one."""
 
     def write(self, language: str, documents: Sequence[str], needed: int, check: Callable[[], None]) -> Written:
-        """Texts of at least `needed` tokens together, as far as the documents go."""
+        """Texts of at least `needed` tokens together, as far as the documents allow."""
 
 
 def draw_samples(
@@ -147,11 +147,11 @@ def draw_samples(
         sequences: calibration sequences per language.
         evaluation_tokens: tokens per evaluation language; whole sequences are taken.
         sequence_length: tokens per sequence, S.
-        seed: of the order in which calibration documents are drawn; evaluation documents are always the same.
+        seed: decides the order in which calibration documents are drawn; evaluation documents are always the same.
         check: called often; raises to stop.
-        separator: what stands between two documents of a sequence.
-        writer: makes the calibration text out of the documents that are drawn; None where they are the text.
-        identifies: whether the language of the text is guessed.
+        separator: what separates two documents of a sequence.
+        writer: makes the calibration text from the drawn documents; None where they are the text.
+        identifies: whether to guess the language of the text.
 
     Returns:
         Calibration and evaluation samples by language.
@@ -207,13 +207,13 @@ def again_tokenised(
     Args:
         sample: drawn from text.
         tokenizer: a fast tokenizer of transformers.
-        pads: whether each sequence stands for what it stood for before, in as many tokens as the longest one takes,
-            the others filled up; else the text is divided anew into full sequences of the same length.
+        pads: whether each sequence stands for the same text as before, padded to the length of the longest; otherwise
+            the text is divided again into full sequences of the same length.
         check: called often; raises to stop.
-        separator: what stands between two documents of a sequence.
+        separator: what separates two documents of a sequence.
 
     Raises:
-        CorpusRefusedError: the text does not fill a sequence.
+        CorpusRefusedError: the text does not fill one sequence.
     """
     assert sample.passages is not None
     packed = _pack(tokenizer, sample.passages.documents, sys.maxsize, check, separator)
@@ -235,7 +235,7 @@ def again_tokenised(
 
 
 def document_hash(text: str) -> bytes:
-    """Identity of a document; a template around it makes no other one of it."""
+    """Identity of a document; a template around it does not change it."""
     origin = text.origin if isinstance(text, Rendered) else text
     return hashlib.sha256(origin.encode()).digest()[:16]
 
@@ -247,11 +247,11 @@ def for_evaluation(text: str) -> bool:
 
 @dataclass(frozen=True)
 class _Split:
-    """What part of a corpus a purpose has, for people.
+    """Which part of a corpus a purpose gets, for messages.
 
     Attributes:
         purpose: calibration or evaluation.
-        others: what becomes of the other documents.
+        others: what happens to the other documents.
     """
 
     purpose: str
@@ -260,7 +260,7 @@ class _Split:
 
 @dataclass
 class _Count:
-    """How many documents there were in one reading, and how many of them were not to be drawn."""
+    """How many documents one reading found, and how many of them were not accepted."""
 
     documents: int = 0
     others: int = 0
@@ -271,13 +271,13 @@ class _Text:
     """The documents of one language that may be drawn.
 
     Attributes:
-        seed: where a corpus without an end is begun to be read.
-        key: of the hash that says in which order the documents come.
+        seed: decides where to start reading an endless corpus.
+        key: key of the hash that orders the documents.
         accepts: whether a document may be drawn.
-        identifies: whether the language of what is drawn is guessed.
-        separator: what stands between two documents.
+        identifies: whether to guess the language of what is drawn.
+        separator: what separates two documents.
         split: why a document may not be drawn.
-        writer: makes the text out of the documents; None where they are the text.
+        writer: makes the text from the documents; None where they are the text.
     """
 
     corpus: Corpus
@@ -299,14 +299,14 @@ class _Text:
                 count.others += 1
 
     def too_short(self, tokens: int, needed: int, documents: int, count: _Count, cut: int) -> CorpusRefusedError:
-        """What to say where there are too few tokens.
+        """The error for too few tokens.
 
         Args:
-            tokens: that there are.
-            needed: that there should be.
-            documents: different ones that may be drawn.
-            count: of all.
-            cut: texts that were cut.
+            tokens: number of tokens found.
+            needed: number of tokens needed.
+            documents: number of different documents that may be drawn.
+            count: counts of all documents.
+            cut: number of texts that were cut.
         """
         split = self.split
         long = f" ({cut} long texts are several each)" if cut else ""
@@ -322,7 +322,7 @@ class _Text:
 def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Callable[[], None]) -> TextSample:
     """Pack documents, in the order of their keyed hashes, until there are enough tokens."""
     needed = sequences * length
-    # Those that would begin a window are left out.
+    # Extra tokens, because separators that would begin a window are dropped.
     separators = sequences * len(Framing.of(tokenizer, text.separator).separator)
     kept_bytes = max(needed * _BYTES_PER_TOKEN, 1)
     while True:
@@ -357,19 +357,19 @@ def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Calla
 
 
 def _unknown(tokenizer: Any, windows: Windows) -> int:
-    """How many tokens stand for text that the vocabulary does not have."""
+    """How many tokens stand for text that the vocabulary lacks."""
     unknown = torch.tensor(sorted(_unknown_ids(tokenizer)), dtype=torch.long)
     return int((torch.isin(windows.tokens, unknown) & windows.is_text).sum())
 
 
 def _unknown_ids(tokenizer: Any) -> set[int]:
-    """The token for unknown text, and those for single bytes, which sentencepiece's vocabularies call `<0x0A>`."""
+    """The token for unknown text, and those for single bytes, such as `<0x0A>` in sentencepiece's vocabularies."""
     fallback = {token for name, token in tokenizer.get_vocab().items() if _BYTE_FALLBACK.fullmatch(name)}
     return fallback | ({tokenizer.unk_token_id} - {None, tokenizer.bos_token_id, tokenizer.eos_token_id})
 
 
 def _first(text: _Text, kept_bytes: int, reading: Reading, count: _Count) -> tuple[list[str], bool]:
-    """The first documents by keyed hash, of `kept_bytes` together or a little more, and whether there are no others."""
+    """The first documents by keyed hash, of `kept_bytes` or a little more in all, and whether there are no others."""
     kept: dict[bytes, str] = {}
     last_first: list[tuple[int, bytes]] = []  # a heap: negated ranks
     left = max(_READ_FACTOR * kept_bytes, _READ_BYTES) if text.corpus.is_endless else math.inf

@@ -1,9 +1,9 @@
-"""Chat templates whose text depends on the conversation alone: not on clock, time zone, locale or chance.
+"""Renders chat templates deterministically: independent of clock, time zone, locale and random numbers.
 
-A template is a program of the model's, and transformers gives it the clock (`strftime_now`); Jinja gives it random
-numbers and the addresses of objects. Two runs of one specification would differ. So the clock stands still at
-`TEMPLATE_DATE`, with the names that English has; of several things at random the first is taken; and a text with an
-address in it is refused. This is the only place that knows how transformers compiles templates.
+A template is a program that comes with the model. transformers gives it the clock (`strftime_now`), and Jinja gives it
+random numbers and the addresses of objects, so two runs of one specification would differ. Therefore the clock is fixed
+at `TEMPLATE_DATE`, with English names; a random choice always takes the first item; and a text that contains an address
+is refused. Only this file depends on how transformers compiles templates.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from jinja2.runtime import Context
 from transformers.utils import chat_template_utils
 
 TEMPLATE_DATE = "2025-01-01T00:00:00"
-"""When every template is rendered."""
+"""The date and time at which every template is rendered."""
 
-# What strftime gives at that time in the locale C, of a time without a zone.
+# The output of strftime at that time in the C locale, for a time without a zone.
 _DIRECTIVES = {
     "a": "Wed",
     "A": "Wednesday",
@@ -69,19 +69,19 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{4,}")
 
 
 def strftime_now(template: str) -> str:
-    """What `strftime` gives at `TEMPLATE_DATE`; directives that there are none of stay as they are."""
+    """The output of `strftime` at `TEMPLATE_DATE`; unknown directives are left unchanged."""
     return _DIRECTIVE.sub(_expand, str(template))
 
 
 def render_conversation(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> str:
-    """Put a conversation into a tokenizer's chat template.
+    """Render a conversation with a tokenizer's chat template.
 
     Args:
-        tokenizer: of transformers, with a chat template.
+        tokenizer: a tokenizer of transformers, with a chat template.
         messages: with `role` and `content`.
 
     Raises:
-        TemplateError: the template is broken, does not take the conversation, or prints the address of an object.
+        TemplateError: the template is broken, does not accept the conversation, or prints the address of an object.
     """
     compiled = chat_template_utils._compile_jinja_template(tokenizer.get_chat_template())
     compiled.environment.globals["strftime_now"] = strftime_now

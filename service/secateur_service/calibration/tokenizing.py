@@ -1,4 +1,4 @@
-"""Text to tokens: the border to a library that raises whatever it comes upon, and panics in Rust."""
+"""Text to tokens: wraps a library that raises arbitrary exceptions, and panics in Rust."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ _SHOWN_CHARACTERS = 300
 
 
 class TokenizerFailedError(ValueError):
-    """A model's tokenizer cannot be loaded or cannot take a text; the message is what its library says."""
+    """A model's tokenizer cannot be loaded or cannot tokenise a text; the message is its library's."""
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str], **options: Any) -> Any:
     """The tokens of texts, without those that begin and end them.
 
     Args:
-        tokenizer: a fast one of transformers.
+        tokenizer: a fast tokenizer of transformers.
         texts: any number of them.
-        options: further arguments of the tokenizer.
+        options: further arguments for the tokenizer.
 
     Raises:
-        TokenizerFailedError: it cannot take one of them, as where it has no token for what it does not know.
+        TokenizerFailedError: it cannot tokenise one of them, for example because it has no token for unknown text.
     """
     with tokenizer_failures():
         return tokenizer(texts, add_special_tokens=False, verbose=False, **options)
@@ -30,10 +30,10 @@ def tokenize(tokenizer: Any, texts: Sequence[str], **options: Any) -> Any:
 
 @contextlib.contextmanager
 def tokenizer_failures() -> Iterator[None]:
-    """Turn what tokenizers and transformers raise into one error.
+    """Turn whatever tokenizers and transformers raise into one error.
 
     Raises:
-        TokenizerFailedError: whatever it was, but for memory that did not suffice.
+        TokenizerFailedError: for any exception except MemoryError.
     """
     try:
         yield
@@ -42,7 +42,7 @@ def tokenizer_failures() -> Iterator[None]:
     except Exception as error:
         raise _failure(error) from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # of Rust, which has no class that could be imported
+        if type(error).__name__ != "PanicException":  # Rust's, whose class cannot be imported
             raise
         raise _failure(error) from error
 

@@ -1,1 +1,1 @@
-"""Everything that is typed in a shell."""
+"""The commands of `secateur-service`."""

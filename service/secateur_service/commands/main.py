@@ -61,9 +61,9 @@ EXIT_CANNOT_START = 1
 
 def main() -> None:
     """Entry point of the command."""
-    # Read when torch is loaded: threads that spin while they wait slow down whatever else runs here, tenfold.
+    # Read when torch is loaded: threads that spin while waiting slow down everything else here tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Read when grpc is loaded: else every failed handshake of a stranger is a line in our log that is no JSON.
+    # Read when grpc is loaded: otherwise every stranger's failed handshake adds a line to our log that is not JSON.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     keep_files_private()
     prepare_streams()
@@ -84,15 +84,15 @@ def main() -> None:
 
 
 class _JobEndedError(SystemExit):
-    """A job was run in this process, which ends with its code."""
+    """A job ran in this process, which now exits with the job's exit code."""
 
 
 def _leave(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # it may be closed, or full: the job has ended as it has
+        if stream is not None:  # a closed or full stream must not change how the job ended
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-    # To take apart what torch and transformers have loaded takes seconds, and whoever sent SIGTERM counts them.
+    # Tearing down torch and transformers takes seconds, and whoever sent SIGTERM is waiting.
     os._exit(code)
 
 
@@ -181,7 +181,7 @@ def serve(
 ) -> None:
     """Serve the API and run jobs on this machine's devices, until SIGTERM or SIGINT.
 
-    Every flag is also a setting: SECATEUR_LISTEN, SECATEUR_DATA_DIR and so on; what is not given here comes from the
+    Every flag is also a setting: SECATEUR_LISTEN, SECATEUR_DATA_DIR and so on. Settings not given here come from the
     environment, then from the TOML file that SECATEUR_SETTINGS_FILE names.
     """
     from secateur_service import app as application
@@ -211,7 +211,7 @@ def work(
     attempt: Annotated[int, typer.Option(help="Number of the attempt that was claimed.")],
     slot: Annotated[int, typer.Option(help="Device slot of this machine.")],
 ) -> None:
-    """Run one attempt of a job. The dispatcher starts this; exit codes say how the attempt ended."""
+    """Run one attempt of a job. The dispatcher starts this; the exit code says how the attempt ended."""
     from secateur_service.worker.attempt import run_attempt
 
     sys.exit(run_attempt(_settings(), job, attempt, slot))
@@ -250,7 +250,7 @@ def run(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on standard output.")] = False,
 ) -> None:
-    """Run one job here, without a server, and leave the artifacts in a folder."""
+    """Run one job here, without a server, and write the artifacts to a folder."""
     from secateur_service.commands.run import run_command
 
     settings = _settings()
@@ -270,10 +270,10 @@ def presets(
         bool, typer.Option("--check", help="Ask the hub whether it has every configuration; ends with 1 if not.")
     ] = False,
 ) -> None:
-    """List the corpora that jobs can name by a short name, with their languages.
+    """List the corpora that have a short name, with their languages.
 
-    The table was written without the hub at hand. --check asks the one of the settings (SECATEUR_HUB_ENDPOINT, and
-    SECATEUR_HUB_TOKEN for what is gated) and says what it does not have.
+    The table was written without access to the hub. --check asks the configured hub (SECATEUR_HUB_ENDPOINT, and
+    SECATEUR_HUB_TOKEN for gated data sets) and reports what it lacks.
     """
     from secateur_service.commands.presets import list_presets
 
@@ -312,7 +312,7 @@ def create_token(
     ] = None,
     tokens_file: TokensFile = None,
 ) -> None:
-    """Make a token and print it, this once. The file is made where there is none."""
+    """Make a token and print it, this once only. Creates the file if there is none."""
     from secateur_service.commands.tokens import create
 
     sys.exit(create(_settings(tokens_file=tokens_file).tokens_file, name, expires))
@@ -320,7 +320,7 @@ def create_token(
 
 @tokens.command("list")
 def list_tokens(*, tokens_file: TokensFile = None) -> None:
-    """List the tokens: name, creation and expiry. The tokens themselves are not kept."""
+    """List the tokens: name, creation and expiry. The tokens themselves are not stored."""
     from secateur_service.commands.tokens import list_all
 
     sys.exit(list_all(_settings(tokens_file=tokens_file).tokens_file))
@@ -335,12 +335,12 @@ def revoke_token(name: TokenArgument, *, tokens_file: TokensFile = None) -> None
 
 
 def _settings(**given: Any) -> Settings:
-    """The settings, with the flags that were given on top; a wrong one ends the command with its remedy."""
+    """The settings, overridden by flags; an invalid one ends the command with its remedy."""
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         found = error.errors(include_input=False)
-        # Defaults that follow from others could not be told: that is no fault of theirs.
+        # Defaults derived from an invalid setting could not be computed; they are not at fault.
         findings = [finding for finding in found if finding["type"] != "default_factory_not_called"]
         _fail("\n".join(_explain(finding["loc"], finding["msg"]) for finding in findings), EXIT_USAGE)
     except SettingsError as error:
@@ -348,7 +348,7 @@ def _settings(**given: Any) -> Settings:
     protect(settings.secrets())
     _check_settings_file(holds_secrets=any(settings.secrets()))
     os.environ.update(settings.library_environment())
-    # What goes wrong is said where a server would log it, and nothing of it on the standard output.
+    # Problems are reported where a server would log them, never on standard output.
     configure_logging(
         level="error" if settings.log_level == "error" else "warning",
         log_format="json" if settings.log_format == "json" else "console",
@@ -357,7 +357,7 @@ def _settings(**given: Any) -> Settings:
 
 
 def _check_settings_file(*, holds_secrets: bool) -> None:
-    """Refuse a settings file that others may write, and warn of one with secrets that they may read."""
+    """Refuse a settings file that others may write, and warn about one with secrets that others may read."""
     named = os.environ.get(FILE_VARIABLE)
     for finding in exposed(FILE_VARIABLE, Path(named), secret=holds_secrets) if named else ():
         if finding.writable:
@@ -366,7 +366,7 @@ def _check_settings_file(*, holds_secrets: bool) -> None:
 
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:
-    """One line for a wrong setting: where it is set, and what is expected there."""
+    """One line for an invalid setting: where it is set, and what is expected there."""
     remedy = message.removeprefix("Value error, ")
     if not location:
         return remedy

@@ -17,11 +17,11 @@ _MOST_NAMED = 20
 
 
 def list_presets(settings: Settings, names: Sequence[str], *, check: bool) -> int:
-    """Print presets; the exit code: 2 for an unknown name, 1 where the hub lacks something.
+    """Print presets; returns the exit code: 2 for an unknown name, 1 if the hub lacks something.
 
     Args:
-        settings: where the hub is, and who we are there.
-        names: which presets; all where none is named.
+        settings: the hub's endpoint and our account there.
+        names: which presets; empty for all.
         check: whether to ask the hub.
     """
     unknown = [name for name in names if name not in presets()]
@@ -51,7 +51,7 @@ def _described(preset: Preset) -> Iterator[str]:
 
 
 def _faults(preset: Preset, sources: Sources) -> Iterator[str]:
-    """What the hub does not have of a preset."""
+    """What the hub lacks of a preset."""
     place = HubReference("dataset", preset.repository, None)
     try:
         found = sources.hub(place).describe(place)

@@ -1,7 +1,7 @@
 """One job without a server, in this process: `secateur-service run SPEC.yaml --output DIR`.
 
-The folder becomes what a service publishes for a job. While the job runs, what is finished lies below `DIR/.work`, so
-that the same command goes on where an interrupted one stopped.
+The folder gets what a service would publish for the job. While the job runs, finished work is kept below `DIR/.work`,
+so that repeating an interrupted command resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from secateur_service.spec import OutputSpec, PruneSpec
 
 _LOCK = "lock"
 LINE_INTERVAL_SECONDS = 10.0
-"""Progress is printed no more often than this, save for the first after a block."""
+"""Progress is printed no more often than this, except the first after a block."""
 
 
 def run_command(
@@ -62,15 +62,15 @@ def run_command(
     """Run the job of a specification file.
 
     Args:
-        spec_path: YAML form of a PruneSpec.
+        spec_path: a PruneSpec in YAML form.
         output: folder for the artifacts.
-        device: torch's name of a device; default cuda where there is one.
-        threads: of the CPU; default torch's choice.
-        settings: where hub and object stores are, and who we are there.
-        as_json: end with one line of JSON on standard output.
+        device: torch's name of a device; by default cuda if available.
+        threads: number of CPU threads; by default torch's choice.
+        settings: endpoints and accounts for the hub and object stores.
+        as_json: whether to end with one line of JSON on standard output.
 
     Returns:
-        The exit code: 0, that of the failure's class, or 2 for a device that this machine does not have.
+        The exit code: 0, that of the failure's class, or 2 if this machine does not have the device.
     """
     try:
         if device not in (None, "cpu"):
@@ -87,12 +87,12 @@ def run_command(
         return _fail(error.message, 10)
     except Exception as error:  # noqa: BLE001 - the last frame of a command: every failure becomes its exit code
         failure = attempt_error(error)
-        if isinstance(failure, InternalError):  # there is no log here that would tell more
+        if isinstance(failure, InternalError):  # there is no log here with the details
             say("".join(traceback.format_exception(error)).rstrip())
         return _fail(f"{failure.reason}: {failure.message}", failure.exit_code)
     try:
         write(json.dumps(summary) if as_json else _result_text(report, output), stream=sys.stdout)
-    except OutputLostError as error:  # the artifacts are there all the same
+    except OutputLostError as error:  # the artifacts exist all the same
         say(f"the result is in {clean(str(output))}; {error or 'nobody reads it here'}")
     return 0
 
@@ -118,7 +118,7 @@ def _run(
         _claim_folder(workdir, spec)
         with ConsoleObserver(terminal=terminal) as observer:
             summary, report = _run_pipeline(spec, sources, output, workdir, device, threads, observer)
-        remove_leftovers(DirectoryStore(output), "", summary["sha256"])  # shards that were made under other conditions
+        remove_leftovers(DirectoryStore(output), "", summary["sha256"])  # shards written under other conditions
     shutil.rmtree(workdir, ignore_errors=True)
     return summary, report
 
@@ -165,7 +165,7 @@ def _published(output: Path) -> Manifest | None:
 
 
 def _adopt(output: Path, manifest: Manifest, spec: PruneSpec) -> tuple[dict[str, Any], Report]:
-    """The result that is there already, if it is this job's."""
+    """The result that already exists, if it is this job's."""
     if manifest.resolved_spec != spec.model_dump(mode="json"):
         raise _other_job(output)
     report = Report.model_validate_json((output / "report" / "report.json").read_bytes())
@@ -183,7 +183,7 @@ def _adopt(output: Path, manifest: Manifest, spec: PruneSpec) -> tuple[dict[str,
 
 
 def _claim_folder(workdir: Path, spec: PruneSpec) -> None:
-    """Refuse a folder in which another job was interrupted, unless nothing of it was finished."""
+    """Refuse a folder where another job was interrupted, unless it had finished nothing."""
     path = workdir / "spec.json"
     encoded = spec.model_dump_json().encode()
     if path.exists() and path.read_bytes() != encoded:
@@ -254,7 +254,7 @@ class ConsoleObserver:
     """Shows a job's progress on standard error, and turns signals into a stop at the next safe point.
 
     Args:
-        terminal: draw a progress bar where standard error is a terminal; plain lines otherwise.
+        terminal: whether to draw a progress bar if standard error is a terminal; plain lines otherwise.
     """
 
     def __init__(self, *, terminal: bool) -> None:
@@ -301,7 +301,7 @@ class ConsoleObserver:
             self._bar.update(self._task, description=stage.lower())
 
     def progress(self, progress: Progress) -> None:
-        """Show blocks, share and time left; as a line after every block, and now and then between two."""
+        """Show blocks, share and time left; as lines, after every block and now and then in between."""
         blocks = f"block {progress.blocks_done}/{progress.blocks_total}"
         left = "" if progress.eta_seconds is None else f"{progress.eta_seconds:.0f} s left"
         if self._task is not None:
@@ -315,7 +315,7 @@ class ConsoleObserver:
         self._line(", ".join(part for part in (blocks, f"{progress.fraction:.0%}", left) if part))
 
     def block(self, record: BlockRecord) -> None:
-        """Progress says enough."""
+        """Do nothing: `progress` shows enough."""
 
     def log(self, level: str, message: str, **fields: Any) -> None:
         """Print one line."""
@@ -324,10 +324,10 @@ class ConsoleObserver:
         self._line(clean(f"{level}: {body['message']} {shown}".rstrip()))
 
     def check(self) -> None:
-        """Stop after a signal.
+        """Stop if a signal has arrived.
 
         Raises:
-            PreemptedError: SIGINT or SIGTERM came; finished blocks are kept.
+            PreemptedError: SIGINT or SIGTERM arrived; finished blocks are kept.
         """
         if self._stop is not None:
             raise PreemptedError("interrupted; run the same command again to resume from the last finished block")

@@ -1,4 +1,4 @@
-"""`secateur-service tokens`: makes, lists and revokes the tokens of callers."""
+"""`secateur-service tokens`: makes, lists and revokes callers' tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SPAN = re.compile(r"([1-9][0-9]{0,5})([mhdw])")
 
 
 class _RefusedError(Exception):
-    """The command cannot do what it was asked for."""
+    """The command cannot do what was asked."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -32,12 +32,12 @@ class _RefusedError(Exception):
 
 
 def create(path: Path | None, name: str, expires: str | None) -> int:
-    """Make a token, keep its hash, and print it; the exit code.
+    """Make a token, store its hash, and print it; returns the exit code.
 
     Args:
         path: The tokens file.
-        name: Who shows the token.
-        expires: How long it is good, such as `30d`; None for ever.
+        name: Who uses the token.
+        expires: How long it is valid, such as `30d`; None for ever.
     """
     now = datetime.now(UTC).replace(microsecond=0)
     token, digest = new_token()
@@ -54,7 +54,7 @@ def create(path: Path | None, name: str, expires: str | None) -> int:
 
 
 def list_all(path: Path | None) -> int:
-    """Print names and times of all tokens; the exit code."""
+    """Print names and times of all tokens; returns the exit code."""
     try:
         with _refusals():
             entries = read_tokens(_named(path)).tokens
@@ -72,11 +72,11 @@ def list_all(path: Path | None) -> int:
 
 
 def revoke(path: Path | None, name: str) -> int:
-    """Forget a token; the exit code."""
+    """Remove a token; returns the exit code."""
     try:
         path = _named(path)
         with _refusals():
-            read_tokens(path)  # a file that is missing is not made by revoking
+            read_tokens(path)  # revoking must not create a missing file
             with edited_tokens(path) as entries:
                 _remove(entries, name)
     except _RefusedError as refusal:
@@ -131,7 +131,7 @@ def _named(path: Path | None) -> Path:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """What files may do to a command, as a refusal."""
+    """Turn errors of the tokens file into refusals."""
     try:
         yield
     except UnusableFileError as error:

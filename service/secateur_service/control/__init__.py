@@ -1,1 +1,1 @@
-"""The loops that see to it that what should run runs: dispatcher and janitor, and what the end of a worker means."""
+"""The control loops, dispatcher and janitor, and the meaning of a worker's exit."""

@@ -1,7 +1,7 @@
-"""The dispatcher: a reconcile loop that compares which attempts should run here with which workers do.
+"""The dispatcher: a reconcile loop that compares the attempts that should run here with the workers that do.
 
-It keeps nothing that could not be lost. Jobs, attempts and leases are in the store, slots are locked by the workers
-themselves; a new dispatcher beside the orphans of a killed one finds everything as it is.
+It keeps no state that must survive. Jobs, attempts and leases are in the store, and the workers themselves lock the
+slots. So a dispatcher started while a killed one's orphans still run sees the true state.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _WIND_UP_SECONDS = 10.0
 
 @dataclass
 class _Running:
-    """A worker of this dispatcher, and what was done to keep and to stop it.
+    """A worker of this dispatcher, and what has been done to keep its lease and to stop it.
 
     Attributes:
         started: when its process was started.
         kept: when its lease was last extended here.
-        begun: its lease is its own business, for it was heard of, or its job is not its any more.
+        begun: whether to stop extending its lease here: it has sent a heartbeat, or no longer owns its job.
     """
 
     worker: Worker
@@ -54,7 +54,7 @@ class _Running:
 
 
 class Dispatcher:
-    """Starts workers for queued jobs, notices how they end and stops those that should not run."""
+    """Starts workers for queued jobs, records how they end and stops those that should not run."""
 
     def __init__(
         self,
@@ -79,16 +79,16 @@ class Dispatcher:
             store: the jobs.
             executor: where workers run.
             owner: names this replica in the store, for operators.
-            lease_seconds: first lease of a claimed job; extended here until the worker has sent a heartbeat, and then
-                by the worker.
+            lease_seconds: first lease of a claimed job; extended here until the worker sends a heartbeat, then by the
+                worker.
             start_seconds: how long a worker may take from its start to its first heartbeat.
             poll_seconds: time between two passes of the loop.
             drain_seconds: how long a worker that was told to stop may take before it is killed.
-            cancel_grace_seconds: how long a worker may run on whose attempt should not run any more.
-            stall_seconds: an attempt without an event for so long is given up; 0 for never.
+            cancel_grace_seconds: how long a worker may keep running after its attempt should have stopped.
+            stall_seconds: an attempt without an event for this long is given up; 0 for never.
             backoff: waits after failures that are charged.
             on_fenced: called for a worker that ended because another attempt owns its job.
-            monotonic: clock for starts and graces.
+            monotonic: clock for start and grace periods.
             rng: source of the jitter.
         """
         self._store = store
@@ -116,17 +116,17 @@ class Dispatcher:
         self._thread = threading.Thread(target=self._loop, name="dispatcher", daemon=True)
 
     def start(self) -> None:
-        """Start the loop in a thread of its own."""
+        """Start the loop in its own thread."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Have the next pass at once, because a job was queued or cancelled here."""
+        """Run the next pass at once, because a job was queued or cancelled here."""
         self._wake.set()
 
     def drain(self) -> None:
-        """Stop claiming, ask all workers to stop, kill those that do not, and end the loop. Blocks until then.
+        """Stop claiming, ask all workers to stop, kill those that do not, and end the loop. Blocks until done.
 
-        Workers that stop in time have released their jobs; the jobs of the others are released here, uncharged.
+        Workers that stop in time release their own jobs; the others' jobs are released here, uncharged.
         """
         self._stopping.set()
         self._wake.set()
@@ -144,9 +144,9 @@ class Dispatcher:
             _log.error("job is left to its lease", job=running.worker.job_id, attempt=running.worker.attempt)
 
     def reconcile(self) -> None:
-        """One pass. What fails is logged and tried again by the next pass; it does not hinder the rest of this one.
+        """Run one pass. A failure is logged and retried in the next pass; the rest of this one continues.
 
-        Leases are extended before they expire, so that a pass that comes late loses none of its own.
+        This extends leases before it expires any, so that a late pass loses none of its own.
         """
         self._keep_starting()
         for action, expire in self._expiries.items():
@@ -175,7 +175,7 @@ class Dispatcher:
                     self._keep_lease(running)
 
     def _keep_lease(self, running: _Running) -> None:
-        """Do what the worker cannot do before it is up: loading its libraries can take longer than a lease."""
+        """Extend the lease of a worker that is still starting: loading its libraries can take longer than a lease."""
         worker, now = running.worker, self._monotonic()
         overdue = now - running.started >= self._start_seconds
         if worker.poll() is not None or (now - running.kept < self._keep_seconds and not overdue):
@@ -185,7 +185,7 @@ class Dispatcher:
                 worker.job_id, worker.attempt, lease_seconds=self._lease_seconds
             )
         except FencedError:
-            running.begun = True  # and unwanted
+            running.begun = True  # _stop_if_unwanted will kill it
         running.kept = now
         if overdue and not running.begun:
             worker.kill()
@@ -208,7 +208,7 @@ class Dispatcher:
                     self._running.remove(running)
 
     def _record_end(self, running: _Running, ended: WorkerExit) -> None:
-        """Release the job if the worker, which is gone, has not done so itself."""
+        """Release the job if the worker ended without doing so itself."""
         worker = running.worker
         job = self._job(worker)
         if job is None or not _owns(worker, job):
@@ -226,10 +226,10 @@ class Dispatcher:
         self._release(job, end)
 
     def _stop_if_unwanted(self, running: _Running) -> None:
-        """Stop a worker whose job was cancelled, or is not its any more, and that does not stop by itself."""
+        """Stop a worker that does not stop by itself although its job was cancelled or is no longer its own."""
         job = self._job(running.worker)
         if job is None or job.attempt != running.worker.attempt:
-            running.worker.kill()  # it can write nothing more, and may keep the job's files from its successor
+            running.worker.kill()  # it can write nothing more, and may block its successor from the job's files
             return
         if job.state is JobState.RUNNING:
             return
@@ -237,7 +237,7 @@ class Dispatcher:
         if running.unwanted_in is not job.state:
             running.unwanted_in, running.unwanted_since = job.state, now
         if job.state is not JobState.CANCELLING:
-            # It has written its end and winds up, or was stopped, has lost its lease and keeps a slot from others.
+            # It has recorded its end and is exiting, or it was suspended, lost its lease and is blocking a slot.
             if now - running.unwanted_since >= _WIND_UP_SECONDS:
                 running.worker.kill()
             return
@@ -265,7 +265,7 @@ class Dispatcher:
             self._running.append(_Running(worker, started=now, kept=now))
 
     def _job(self, worker: Worker) -> Job | None:
-        """The worker's job, None where it was deleted."""
+        """The worker's job; None if it was deleted."""
         try:
             return self._store.get(worker.job_id)
         except NotFoundError:
@@ -277,7 +277,7 @@ class Dispatcher:
         self._discard_if_ended(released)
 
     def _discard_if_ended(self, job: Job) -> None:
-        """Do what a worker does itself when it lives to see the end of its job."""
+        """Discard the work directory, as a worker does itself if it is still alive when its job ends."""
         if job.state.is_terminal:
             self._executor.folders.discard(job.id)
 
@@ -295,13 +295,13 @@ class Dispatcher:
 
     @contextlib.contextmanager
     def _survived(self, action: str, worker: Worker | None = None) -> Iterator[None]:
-        """The loop outlives every failure: it logs it, and the next pass sees the same difference again."""
+        """Log any failure and carry on; the next pass sees the same difference again."""
         context = {} if worker is None else {"job": worker.job_id, "attempt": worker.attempt}
         try:
             yield
         except TransientError as error:
             _log.warning("dispatcher could not " + action, error=error.message, **context)
-        except Exception:  # noqa: BLE001 - a defect here must not end the only loop that sees jobs end
+        except Exception:  # noqa: BLE001 - a defect must not end the only loop that notices ended workers
             _log.exception("dispatcher could not " + action, **context)
 
 

@@ -1,7 +1,7 @@
-"""What the end of a worker process says about its attempt, where the worker could not say it itself.
+"""What the exit of a worker process says about its attempt, if the worker could not record it itself.
 
-Two directions of one table (CONTRACTS: worker exit codes): an exception of the pipeline becomes an `AttemptError`,
-whose class has the exit code; an exit code or a signal of a worker that wrote no end becomes a `Failure`.
+Two directions of one table (the exit codes of workers): an exception in the pipeline becomes an `AttemptError`,
+whose class has the exit code; the exit code or signal of a worker that recorded no end becomes a `Failure`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class AttemptEnd:
 
 
 def attempt_error(error: Exception) -> AttemptError:
-    """The class of failure that an exception of the pipeline is."""
+    """Convert an exception from the pipeline to the matching class of failure."""
     if isinstance(error, AttemptError):
         return error
     if isinstance(error, ServiceError):
@@ -68,9 +68,9 @@ def attempt_error(error: Exception) -> AttemptError:
 
 
 def _places(error: BaseException) -> str:
-    """Where an exception came from, and its causes: classes and lines of code, without the texts, which quote anything.
+    """Where an exception and its causes came from: classes and lines of code, but no messages: they may quote anything.
 
-    Those are in the log, redacted.
+    The messages are in the log, redacted.
     """
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     before = f"{_places(cause)}from which came\n" if cause is not None else ""
@@ -78,31 +78,31 @@ def _places(error: BaseException) -> str:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """By type, by number, or by what torch says on a CPU; torch shall not be imported here."""
+    """Tell by type, by errno, or by torch's message for the CPU; torch must not be imported here."""
     refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
     return refused or isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def end_of_error(error: AttemptError) -> AttemptEnd:
-    """The end of an attempt that an error ended."""
+    """How an attempt ended that raised an error."""
     details = {name: _shortened(text) for name, text in redact(error.metadata).items()}
     failure = Failure(error.reason, _shortened(redact(error.message)), error.retryable, details)
     return AttemptEnd(failure, charged=not isinstance(error, PreemptedError))
 
 
 def end_of_process(ended: WorkerExit, output: str, *, stop_asked: bool) -> AttemptEnd:
-    """The end of an attempt whose process ended without writing why.
+    """How an attempt ended whose process exited without recording why.
 
     Args:
         ended: how it ended.
         output: the last lines it printed.
-        stop_asked: whether the service had told it to stop; then its end is no fault of the job's.
+        stop_asked: whether the service had told it to stop; if so, the job is not at fault.
     """
     details = {"output": redact(output)} if output else {}
     if ended.signal is not None:
         details["signal"] = ended.signal
         if stop_asked and ended.signal in _STOPPED_BY_US:
-            message = "the service stopped the worker before it reached a block boundary"
+            message = "the service killed the worker, which had not stopped in time"
             return AttemptEnd(Failure(PreemptedError.reason, message, retryable=True, details=details), charged=False)
         hint = "; most often the kernel does this when memory runs out" if ended.signal == "SIGKILL" else ""
         message = f"the worker was killed by {ended.signal}{hint}"
@@ -113,12 +113,12 @@ def end_of_process(ended: WorkerExit, output: str, *, stop_asked: bool) -> Attem
         message = f"the worker ended with exit code {ended.exit_code} and no result; see its output in the details"
         return AttemptEnd(Failure("WORKER_CRASHED", message, retryable=True, details=details), charged=True)
     message = f"the worker ended with exit code {ended.exit_code} ({kind.reason}) and could not tell the store why"
-    # A worker that fenced itself while its attempt still owned the job had lost the store.
+    # A worker that fenced itself while its attempt still owned the job had lost contact with the store.
     retryable = kind.retryable or kind is FencedError
     failure = Failure(kind.reason, message, retryable=retryable, details=details)
     return AttemptEnd(failure, charged=kind is not PreemptedError)
 
 
 def _shortened(text: str) -> str:
-    """A text that may quote a model's files at any length, short enough for every answer that shows the job."""
+    """Cut a text, which may quote model files at any length, so that it fits every response that shows the job."""
     return text if len(text) <= _TEXT_CHARACTERS else text[: _TEXT_CHARACTERS - 1] + "…"

@@ -1,8 +1,8 @@
-"""The janitor: removes what jobs that have ended left behind, and in the end the jobs themselves.
+"""The janitor: removes what ended jobs left behind, and finally the jobs themselves.
 
-Results stay for as long as their owner wants them. What goes: objects that no manifest names and unfinished uploads,
-work directories on this machine, and, long after the end, the job with its events and its ledger. Every replica has a
-janitor; two that do the same work do no harm.
+Results stay as long as their owner wants them. The janitor removes objects that no manifest names, unfinished uploads,
+work directories on this machine and, long after the end, the job with its events and its ledger. Every replica has a
+janitor; if two do the same work, no harm is done.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from secateur_service.jobs.job import Job
 from secateur_service.jobs.port import Jobs
 from secateur_service.records.result import Removed
 
-# A worker that lost its job may still be uploading a shard; it is long gone then.
+# A worker that lost its job may still be uploading a shard; after this long it is gone.
 _SETTLED_SECONDS = 3600.0
 _STOP_SECONDS = 5.0
 
@@ -30,23 +30,23 @@ _log = structlog.get_logger(__name__)
 
 
 class Retention(Protocol):
-    """What of the jobs in the store is due to go. All times are the database's."""
+    """Which jobs in the store are due for cleanup. All times are the database's."""
 
     def unswept(self, *, succeeded_seconds: float, other_seconds: float) -> list[str]:
-        """Jobs that ended so long ago and whose leftovers were not removed yet, oldest first.
+        """Jobs that ended at least this long ago and whose leftovers are not yet removed, oldest first.
 
-        A job that a retry may take finished blocks from is not among them before that one is swept.
+        A job whose finished blocks a retry may use is left out until that retry is swept.
         """
 
     def mark_swept(self, job_id: str) -> None:
-        """Nothing is left of the job but its result."""
+        """Record that nothing is left of the job but its result."""
 
     def forget(self, seconds: float, *, unsweepable: Collection[str] = ()) -> list[str]:
-        """Delete jobs that ended so long ago and were swept, or cannot be; returns them."""
+        """Delete jobs that ended at least this long ago and were swept, or cannot be; returns them."""
 
 
 class Janitor:
-    """Cleans up in rounds, in a thread of its own."""
+    """Cleans up in rounds, in its own thread."""
 
     def __init__(
         self,
@@ -67,10 +67,10 @@ class Janitor:
             retention: which of them are due.
             folders: what workers left on this machine.
             open_results: opens the store that a job publishes to.
-            leftovers_seconds: how long finished blocks of a job that failed or was cancelled stay for a retry.
-            jobs_seconds: how long a job is known after its end; 0 for ever.
-            pause_seconds: between two rounds.
-            on_round: hears what a round removed.
+            leftovers_seconds: how long finished blocks of a failed or cancelled job are kept for a retry.
+            jobs_seconds: how long a job is kept after its end; 0 for ever.
+            pause_seconds: time between two rounds.
+            on_round: called with what a round removed.
         """
         self._store = store
         self._retention = retention
@@ -84,17 +84,17 @@ class Janitor:
         self._thread = threading.Thread(target=self._loop, name="janitor", daemon=True)
 
     def start(self) -> None:
-        """Begin with the first round."""
+        """Start the first round."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin nothing more. What an object store is slow to do is left for the next start."""
+        """Start nothing more. Work that a slow object store holds up is left for the next start."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(_STOP_SECONDS)
 
     def clean(self) -> Removed:
-        """One round. What fails is logged and tried again by the next one; it does not hinder the rest of this one."""
+        """Run one round. A failure is logged and retried in the next round; the rest of this one continues."""
         removed = Removed()
         unsweepable: list[str] = []
         with self._survived("find what is due"):

@@ -1,6 +1,6 @@
 """The model card, `README.md` beside the checkpoint, with the front matter that model hubs read.
 
-Like report.json it is the same for every attempt at a job. It claims nothing that was not measured.
+Like report.json, it is the same for every attempt at a job. It claims nothing that was not measured.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from secateur_service.models.license import License
 from secateur_service.pruning.methods import label
 from secateur_service.sources.reference import HubReference, ReferenceRefusedError, parse_reference
 
-# Codes of ISO 639 that name no language.
+# ISO 639 codes that do not name a language.
 _NO_LANGUAGE = ("mis", "mul", "und", "zxx")
 
 
@@ -28,13 +28,13 @@ def render_card(report: Report, license_: License | None = None) -> bytes:
 
     Args:
         report: The figures.
-        license_: The base model's license, as its own card names it; None where it is not known.
+        license_: The base model's license, as its own card states it; None if it is not known.
     """
     return (_front_matter(report, license_) + "\n" + _body(report, license_)).encode()
 
 
 def base_model(uri: str) -> str | None:
-    """The base model as hubs name it, `org/name`; None of models that lie elsewhere."""
+    """The base model's name on the hub, `org/name`; None for models from elsewhere."""
     if not uri.startswith("hf://"):
         return None
     try:
@@ -48,7 +48,7 @@ def base_model(uri: str) -> str | None:
 
 
 def languages_of(tags: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Languages as hubs take them: codes of ISO 639, and the tags of BCP 47 that say more than such a code."""
+    """Languages as hubs expect them: ISO 639 codes, and the BCP 47 tags that are more specific than such a code."""
     codes, others = [], []
     for tag in tags:
         code = langcodes.standardize_tag(tag).partition("-")[0]
@@ -61,7 +61,7 @@ def languages_of(tags: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def _front_matter(report: Report, license_: License | None) -> str:
-    """YAML; strings are written as JSON, which YAML contains, so that no value can break out of its place."""
+    """YAML; strings are written as JSON, a subset of YAML, so that no value can break out of its field."""
     codes, others = languages_of(entry.language for entry in report.calibration if entry.weight > 0)
     fields: dict[str, object] = {
         "base_model": base_model(report.model.uri),
@@ -149,13 +149,13 @@ tokenizer = AutoTokenizer.from_pretrained("checkpoint")
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown and HTML show as it is, in one line."""
+    """Text escaped for Markdown and HTML, in one line."""
     flat = " ".join(text.split())
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", flat).replace("\\<", "&lt;").replace("\\>", "&gt;")
 
 
 def _smaller(report: Report) -> str:
-    """What is left of the model, where parts of it went."""
+    """How much of the model is left, if parts of it were removed."""
     before, after = report.model, report.output
     if after.parameters == before.parameters:
         return ""

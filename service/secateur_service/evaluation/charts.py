@@ -1,7 +1,7 @@
-"""The report's plots as inline SVG, drawn by a few functions: the page needs no script, no font and no other file.
+"""The report's plots as inline SVG, drawn by a few functions, so that the page needs no scripts, fonts or other files.
 
 Plots are drawn for a width of 480 units and scale with the page, so that their text stays readable on a phone. Colours
-come from the page's style sheet (`s0`…`s7` by language, `dense`, `pruned`), which knows light, dark and paper.
+come from the page's style sheet (`s0`…`s7` by language, `dense`, `pruned`), which supports light, dark and print.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 WIDTH = 480
-COLOURS = 8  # that the style sheet has
-LOG_SCALE_FROM = 30.0  # largest : smallest value from which bars are drawn on a logarithmic axis
-_LABEL_CHARACTER = 7.4  # width of a character of the labels' size, in units
+COLOURS = 8  # number of colours in the style sheet
+LOG_SCALE_FROM = 30.0  # ratio of largest to smallest value from which bars are drawn on a logarithmic axis
+_LABEL_CHARACTER = 7.4  # width of a character in a label, in units
 _LABEL_HEIGHT = 13.0
 
 
@@ -47,8 +47,8 @@ def uses_log_scale(groups: Iterable[BarGroup]) -> bool:
 def grouped_bars(groups: Sequence[BarGroup], *, title: str) -> Markup:
     """Two horizontal bars per language, dense above pruned, each with its value.
 
-    The axis starts at 0; where the values differ too much it is logarithmic and starts at 1, a perplexity that means
-    certainty, so that a bar's length is the mean loss in nats.
+    The axis starts at 0. If the values differ too much, it is logarithmic and starts at 1, the perplexity of certainty,
+    so that a bar's length is the mean loss in nats.
     """
     logarithmic = uses_log_scale(groups)
     top = max((max(group.dense, group.pruned) for group in groups), default=1.0)
@@ -90,9 +90,9 @@ def lines(
     Args:
         series: Values per block, by language.
         colours: Which of the style sheet's colours each language has.
-        title: What the plot shows, for who cannot see it.
-        unit: Of the values.
-        dashed: Languages to be drawn with dashes.
+        title: What the plot shows, for readers who cannot see it.
+        unit: Unit of the values.
+        dashed: Languages to draw with dashed lines.
     """
     values = [value for points in series.values() for value in points if value is not None]
     if not values:
@@ -145,7 +145,7 @@ def heat_map(
     full: float = 1.0,
     show: Callable[[float], str] = "{:.0%}".format,
 ) -> Markup:
-    """Values from 0 to `full` as cells, rows by columns; `show` writes the value into cells that are wide enough."""
+    """Values from 0 to `full` as cells, rows by columns; `show` formats the value in cells that are wide enough."""
     columns = max((len(row.values) for row in rows), default=0)
     if columns == 0:
         return Markup("")
@@ -201,7 +201,7 @@ def _n(value: float, digits: int = 1) -> str:
 
 
 def _short(value: float) -> str:
-    """A perplexity with about three digits that matter."""
+    """A perplexity with about three significant digits."""
     if value >= 1e6:
         return f"{value:.1e}"
     if value >= 100:
@@ -214,7 +214,7 @@ def _label_width(labels: Iterable[str]) -> float:
 
 
 def _axis(low: float, high: float) -> tuple[float, float, float]:
-    """Round ends of an axis that covers both values, and the distance of its lines: four to eight of them."""
+    """Round ends of an axis that covers both values, and the spacing of its four to eight grid lines."""
     span = max(high - low, 1e-9)
     step = 10 ** math.floor(math.log10(span / 4))
     for factor in (1, 2, 5, 10):
@@ -226,7 +226,7 @@ def _axis(low: float, high: float) -> tuple[float, float, float]:
 
 
 def _ticks(count: int) -> list[int]:
-    """Indices to be labelled: all of a few, else every second, fourth, eighth and so on."""
+    """Indices to label: all if there are few, else every second, fourth, eighth and so on."""
     step = 1
     while count / step > 12:
         step *= 2
@@ -247,7 +247,7 @@ def _runs(points: Sequence[float | None]) -> Iterable[list[tuple[int, float]]]:
 
 
 def _spread(places: Sequence[float], top: float, bottom: float) -> list[float]:
-    """Move labels apart until none covers another, keeping their order and staying between top and bottom."""
+    """Move labels apart until none overlap, keeping their order and staying between top and bottom."""
     order = sorted(range(len(places)), key=lambda index: places[index])
     distance = min(_LABEL_HEIGHT, (bottom - top) / max(1, len(places) - 1))
     moved = list(places)

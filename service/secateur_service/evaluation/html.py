@@ -1,7 +1,7 @@
-"""The report as a page, `report.html`: one file without script or outside resource, readable on a phone and on paper.
+"""The report as a page, `report.html`: one file without scripts or external resources, readable on phones and on paper.
 
-Everything that comes from a model, a specification or a text passes the template's escaping, and stands in an isolate.
-Like report.json, the page is the same for every attempt at a job.
+Everything that comes from a model, a specification or a text is escaped by the template, and wrapped in a bidirectional
+isolate. Like report.json, the page is the same for every attempt at a job.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GRAVITY = {
     "NOT_CALIBRATED": "warn",
 }
 LOSSES = ("LANGUAGE_LOST", "LANGUAGE_LEFT_BEHIND")
-FULL_RATIO_BAR = 2.0  # growth of the perplexity that fills the bar
+FULL_RATIO_BAR = 2.0  # perplexity growth that fills the bar
 
 
 def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> bytes:
@@ -38,7 +38,7 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
 
     Args:
         report: The figures.
-        digests: More digests for the provenance table, by what they are of.
+        digests: More digests for the provenance table, by what they identify.
     """
     pruning = report.spec["pruning"]
     page = _environment().get_template("report.html.j2").render(
@@ -74,22 +74,22 @@ def model_name(uri: str) -> str:
 
 
 def target(pruning: Mapping[str, Any]) -> str:
-    """How much was to be pruned, for people."""
+    """The target of the pruning, as display text."""
     if pruning.get("pattern"):
         return f"{pruning['pattern']} pattern"
     return f"{100 * pruning['sparsity']:.4g} % sparse"
 
 
 def mean_ratio(report: Report) -> float:
-    """Geometric mean of the growth of the perplexity over the evaluated languages."""
+    """Geometric mean of the perplexity growth over the evaluated languages."""
     logs = [math.log(entry.perplexity_ratio) for entry in report.evaluation]
     return math.exp(sum(logs) / len(logs)) if logs else 1.0
 
 
 def row_label(layer: str, block: int) -> str:
-    """A layer's name without the block it lies in: `model.layers.3.mlp.up_proj.weight` is `mlp.up_proj`.
+    """A layer's name without its block: `model.layers.3.mlp.up_proj.weight` becomes `mlp.up_proj`.
 
-    Experts of a mixture share a row: `mlp.experts.17.up_proj` is `mlp.experts.*.up_proj`.
+    Experts of a mixture share a row: `mlp.experts.17.up_proj` becomes `mlp.experts.*.up_proj`.
     """
     name = re.sub(rf"^.*?\.{block}\.", "", layer).removesuffix(".weight")
     return re.sub(r"\.experts\.\d+\.", ".experts.*.", name)
@@ -112,7 +112,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _colours(report: Report) -> dict[str, int]:
-    """The colour of each language, the same in all plots: those of the mix come first."""
+    """The colour of each language, the same in all plots; languages of the mix come first."""
     languages = [entry.language for entry in report.calibration] + [entry.language for entry in report.evaluation]
     return {language: number % COLOURS for number, language in enumerate(dict.fromkeys(languages))}
 
@@ -160,7 +160,7 @@ def _layer_snr_chart(report: Report) -> Markup:
 
 
 def _layer_rows(report: Report, figure: Callable[[LayerPart], float | None]) -> list[HeatRow]:
-    """A figure of every layer, layers by blocks; where layers share a row, their mean."""
+    """A figure for every layer, as rows of layers by blocks; layers that share a row are averaged."""
     cells: dict[str, dict[int, list[float]]] = {}
     for column, block in enumerate(report.blocks):
         for layer in block.layers:
@@ -193,7 +193,7 @@ def _environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Foreign text turns no direction and hides nothing: such characters are shown by their escapes."""
+    """Show control characters in untrusted text as escapes, so that it cannot change direction or hide anything."""
     return clean_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

@@ -1,4 +1,4 @@
-"""The parts of a report: each figure once, with what it means. The published schema is generated from them."""
+"""The parts of a report: each figure once, with its meaning. The published schema is generated from them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ModelPart(Part):
 
 
 class OutputPart(Part):
-    """The model that was written, which need not have the shape of the dense one."""
+    """The output model, whose shape may differ from that of the dense model."""
 
     parameters: int = Field(ge=1)
     blocks: int = Field(ge=1, description="decoder blocks")
@@ -98,7 +98,7 @@ class CalibrationLanguage(Part):
 
     @classmethod
     def of(cls, *, unknown_tokens: int, **figures: Any) -> Self:
-        """With the shares that follow from the other figures.
+        """Compute the shares from the other figures.
 
         Args:
             unknown_tokens: text tokens that are unknown, or single bytes.
@@ -135,11 +135,11 @@ class EvaluationLanguage(Part):
 
     @classmethod
     def of(cls, *, dense: Losses, pruned: Losses, **figures: Any) -> Self:
-        """With the figures that follow from the losses.
+        """Compute the figures from the losses.
 
         Args:
-            dense: of the dense model.
-            pruned: of the model that was written, over the same text in its own tokens.
+            dense: losses of the dense model.
+            pruned: losses of the output model, over the same text in its own tokens.
             figures: the other fields.
         """
         before = perplexity(dense.nats, dense.tokens)
@@ -190,7 +190,7 @@ class LayerPart(Part):
 
     @classmethod
     def of(cls, record: LayerRecord) -> Self:
-        """The part of a layer."""
+        """The report part of a layer."""
         return cls(
             name=record.name,
             shape=record.shape,
@@ -204,7 +204,7 @@ class LayerPart(Part):
 
 
 class BlockPart(Part):
-    """One decoder block of the model that was written."""
+    """One decoder block of the output model."""
 
     index: int
     sparsity: Share
@@ -216,7 +216,7 @@ class BlockPart(Part):
 
     @classmethod
     def of(cls, record: BlockRecord) -> Self:
-        """The part of a block."""
+        """The report part of a block."""
         layers = tuple(LayerPart.of(layer) for layer in record.layers)
         return cls(index=record.index, sparsity=record.sparsity, snr_db=dict(record.snr_db), layers=layers)
 

@@ -1,9 +1,9 @@
 """Perplexity and bits per byte, from the losses of single tokens.
 
-Text is scored in non-overlapping windows, each of which begins as the tokenizer begins a text (`calibration.packing`).
-A token is scored when it stands for text and has a token before it in its window. What stands for no text (beginning,
-end, a template) is context: it is in neither the nats nor the count. Such tokens are nearly free: if they counted, a
-figure would depend on how a corpus is cut into documents, and would understate what a language lost.
+Text is scored in non-overlapping windows, each starting the way the tokenizer starts a text (`calibration.packing`).
+A token is scored if it stands for text and has a token before it in its window. Tokens that stand for no text
+(beginning, end, a template) are context: they count in neither the nats nor the tokens. Such tokens are nearly free: if
+they counted, a figure would depend on how a corpus is cut into documents, and would understate what a language lost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_NATS = 700.0  # exp of more is not a number that JSON can hold
+MAX_NATS = 700.0  # exp of more overflows what JSON can hold
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def sum_losses(losses: list[Tensor], token_bytes: Tensor, is_text: Tensor) -> Lo
     """Sum the losses of one language.
 
     Args:
-        losses: B×(S−1) nats per batch, together N×(S−1); that of a window's first token is not there.
+        losses: B×(S−1) nats per batch, together N×(S−1); a window's first token has none.
         token_bytes: N×S bytes per token.
         is_text: N×S, whether a token stands for text.
 
@@ -55,10 +55,10 @@ def sum_losses(losses: list[Tensor], token_bytes: Tensor, is_text: Tensor) -> Lo
 
 
 def perplexity(nats: float, tokens: int) -> float:
-    """exp(nats / tokens), cut off at e⁷⁰⁰: beyond that a model is lost in any case."""
+    """exp(nats / tokens), capped at e⁷⁰⁰: beyond that a model is lost in any case."""
     return math.exp(min(nats / tokens, MAX_NATS))
 
 
 def bits_per_byte(nats: float, size_bytes: int) -> float:
-    """Nats / (ln 2 · bytes): unlike perplexity it compares between languages and tokenizers."""
+    """Nats / (ln 2 · bytes): unlike perplexity, it can be compared between languages and tokenizers."""
     return nats / (math.log(2) * size_bytes)

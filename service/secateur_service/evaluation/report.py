@@ -1,7 +1,7 @@
-"""The report of a job, `report.json`: what was asked for, what was kept and what was lost, per language.
+"""The report of a job, `report.json`: what was requested, what was kept and what was lost, per language.
 
-It holds no times, durations or machine names, so that two attempts at one job write the same bytes; those are in
-`provenance.json`. Its parts are the one schema; what is published is generated from them:
+It contains no times, durations or machine names, so that two attempts at one job write the same bytes; those are in
+`provenance.json`. Its parts define the schema; the published schema is generated from them:
 
     python -m secateur_service.evaluation.report > docs/report.schema.json
 """
@@ -63,12 +63,12 @@ def build_report(
     evaluation: Iterable[EvaluationLanguage],
     blocks: Iterable[BlockRecord],
 ) -> Report:
-    """The report of a job, with the sparsity and the verdicts that follow from the other figures.
+    """The report of a job, including the sparsity and the verdicts computed from the other figures.
 
     Args:
         job: the job, and the software.
         model: the dense model.
-        output: the model that was written.
+        output: the output model.
         windows: how documents became windows.
         spec: the resolved specification as plain data.
         calibration: languages of the mix, in the mix's order.
@@ -103,7 +103,7 @@ def report_schema() -> dict[str, Any]:
 
 
 def schema_bytes() -> bytes:
-    """The schema as it is published in docs/report.schema.json."""
+    """The schema as published in docs/report.schema.json."""
     return (json.dumps(report_schema(), indent=2, ensure_ascii=False) + "\n").encode()
 
 

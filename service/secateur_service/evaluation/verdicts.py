@@ -1,22 +1,22 @@
-"""Verdicts: what a report's figures mean, in words, by rules that are written down here.
+"""Verdicts: what a report's figures mean, in words, by the following rules.
 
 OTHER_LANGUAGE
-    Less than `SAME_LANGUAGE_SHARE` of the documents seem to be in the language that they claim.
+    Less than `SAME_LANGUAGE_SHARE` of the documents seem to be in their claimed language.
 LANGUAGE_LOST
     The language's perplexity grew at least `LOST_RATIO` times: the model has all but forgotten it.
 LANGUAGE_LEFT_BEHIND
-    The language's perplexity grew at least `LEFT_BEHIND_FACTOR` times as much as the geometric mean of the growth of
-    the other languages. Needs two languages; the geometric mean, because growth multiplies. Between languages of one
-    mix, benchmarks/languages.py finds up to 1.11 times, and for one that English was calibrated on instead of, 1.27.
+    The language's perplexity grew at least `LEFT_BEHIND_FACTOR` times as much as the geometric mean of the other
+    languages' growth. Needs two languages; the mean is geometric because growth multiplies. Between languages of one
+    mix, benchmarks/languages.py finds up to 1.11 times, and 1.27 for a language with English calibrated in its place.
 NOT_CALIBRATED
-    The language was evaluated and has no weight in the mix: what it kept, it kept by accident.
+    The language was evaluated but has no weight in the mix: what it kept, it kept by accident.
 SAMPLE_TOO_SMALL
     Fewer than `MIN_SCORED_TOKENS` tokens of the language were scored: its figures are rough.
 FEW_CALIBRATION_TOKENS
-    The update inverts second moments and the language has fewer calibration tokens than the widest layer has inputs,
-    so that its own share of them is rank-deficient.
+    The update inverts second moments, and the language has fewer calibration tokens than the widest layer has inputs,
+    so that its own share of the moments is rank-deficient.
 LAYER_NOTES
-    Layers that were pruned with difficulty, such as a factorisation that needed more damping.
+    Layers that were pruned with difficulty, for example because a factorisation needed more damping.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from secateur_service.evaluation.parts import BlockPart, CalibrationLanguage, Ev
 SAME_LANGUAGE_SHARE = 0.5
 LOST_RATIO = 10.0
 LEFT_BEHIND_FACTOR = 1.2
-MIN_SCORED_TOKENS = 1700  # 2,048 tokens of short sentences leave some 1,800 to be scored
+MIN_SCORED_TOKENS = 1700  # 2,048 tokens of short sentences leave some 1,800 to score
 NAMED_LAYERS = 3
 
 
@@ -40,11 +40,11 @@ def judge(
     *,
     inverts: bool,
 ) -> Iterator[Verdict]:
-    """All verdicts, the gravest kinds first, and languages in the order in which they were evaluated.
+    """All verdicts, the most serious kinds first, languages in the order in which they were evaluated.
 
     Args:
         calibration: Languages of the mix.
-        evaluation: Languages that were evaluated.
+        evaluation: Evaluated languages.
         blocks: Pruned blocks.
         inverts: Whether the update of the kept weights inverts second moments.
     """

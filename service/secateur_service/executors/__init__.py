@@ -1,1 +1,1 @@
-"""Where workers run: a port, and this machine."""
+"""Where workers run: the port, and its implementation for this machine."""

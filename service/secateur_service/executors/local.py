@@ -42,15 +42,15 @@ INHERITED_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "NVIDIA_VISIBLE_DEVICES",
 )
-"""What a worker sees of the server's environment, beside the settings and where traces go (`OTEL_…`). All else,
-credentials above all, stays away."""
+"""What a worker inherits of the server's environment, besides the settings and the variables for traces (`OTEL_…`).
+Everything else, above all credentials, is withheld."""
 
 TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class LocalWorker:
-    """A child process. It runs in a session of its own, so that what hits the server's terminal does not hit it."""
+    """A child process. It runs in its own session, so that signals from the server's terminal do not reach it."""
 
     job_id: str
     attempt: int
@@ -59,24 +59,24 @@ class LocalWorker:
     process: subprocess.Popen[bytes]
 
     def poll(self) -> WorkerExit | None:
-        """How it ended, None while it runs."""
+        """How it ended; None while it is running."""
         status = self.process.poll()
         if status is None:
             return None
         return WorkerExit(exit_code=status) if status >= 0 else WorkerExit(signal=_signal_name(-status))
 
     def terminate(self) -> None:
-        """Ask it to stop at the next block boundary; harmless when it has ended."""
+        """Ask it to stop between two pieces of work; harmless if it has ended."""
         self.process.terminate()
 
     def kill(self) -> None:
-        """End it, and what it started, at once; harmless when it has ended."""
+        """Kill it and its children at once; harmless if it has ended."""
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):  # it may end between the two calls
                 os.killpg(self.process.pid, signal.SIGKILL)
 
     def output_tail(self) -> str:
-        """The last lines that it printed."""
+        """The last lines it printed."""
         with self.log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - TAIL_BYTES))
@@ -84,7 +84,7 @@ class LocalWorker:
 
 
 def process_environment(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
-    """What a process of ours sees: the settings, and of this environment `INHERITED_VARIABLES` and where traces go."""
+    """The environment of our processes: the settings, `INHERITED_VARIABLES` and the variables for traces."""
     inherited = {
         name: value
         for name, value in environment.items()
@@ -94,12 +94,12 @@ def process_environment(settings: Settings, environment: Mapping[str, str]) -> d
 
 
 class LocalSlots:
-    """The devices of this machine, by the locks that workers hold.
+    """The device slots of this machine, tracked by the locks that workers hold.
 
     Args:
         data_dir: where the locks are.
-        count: of the devices.
-        used: slots whose workers were started here, and may not have taken their locks yet.
+        count: number of devices.
+        used: slots whose workers were started here and may not yet have taken their locks.
     """
 
     def __init__(self, data_dir: Path, count: int, used: Callable[[], Collection[int]]) -> None:
@@ -108,7 +108,7 @@ class LocalSlots:
         self._used = used
 
     def free(self) -> list[int]:
-        """Slots that no worker uses, not even one of a server that is gone."""
+        """Slots that no worker uses, not even the worker of a server that is gone."""
         used = self._used()
         return [slot for slot in range(self._count) if slot not in used and is_free(slot_lock(self._data_dir, slot))]
 
@@ -126,9 +126,9 @@ class LocalExecutor:
         """Prepare the slots.
 
         Args:
-            settings: where locks and work directories are, the devices, and what the workers are told.
-            command: what is started, with `--job`, `--attempt` and `--slot` behind it.
-            environment: the environment of which workers get `INHERITED_VARIABLES`, and where traces go.
+            settings: the folders of locks and work directories, the devices, and the workers' settings.
+            command: the command to start, to which `--job`, `--attempt` and `--slot` are appended.
+            environment: the environment from which workers inherit `INHERITED_VARIABLES` and the variables for traces.
         """
         self.folders = LocalFolders(settings.data_dir)
         self.slots = LocalSlots(settings.data_dir, len(settings.devices), self._used)
@@ -138,7 +138,7 @@ class LocalExecutor:
         self._workers: list[LocalWorker] = []
 
     def start(self, job_id: str, attempt: int, slot: int) -> LocalWorker:
-        """Start a worker; what it prints goes to `work/{job}/attempt-{n}.log` below the data folder.
+        """Start a worker; its output goes to `work/{job}/attempt-{n}.log` below the data folder.
 
         Raises:
             OSError: the process cannot be started.
@@ -154,14 +154,14 @@ class LocalExecutor:
                 stderr=subprocess.STDOUT,
                 env=self._environment,
                 start_new_session=True,
-                umask=given_umask(),  # it makes its own files private itself, and publishes the others
+                umask=given_umask(),  # the worker itself keeps its files private and publishes results
             )
         worker = LocalWorker(job_id, attempt, slot, log, process)
         self._workers.append(worker)
         return worker
 
     def _used(self) -> set[int]:
-        """Slots of workers that run: one takes its lock only when it is up."""
+        """Slots of running workers: a worker takes its lock only once it is up."""
         self._workers = [worker for worker in self._workers if worker.poll() is None]
         return {worker.slot for worker in self._workers}
 

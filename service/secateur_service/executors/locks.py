@@ -1,8 +1,8 @@
 """File locks of device slots and work directories.
 
-The kernel drops a lock when the process that holds it ends, however it ends, so that a lock tells the truth where a
-file with a process id would not. Workers hold them, not the server: an orphan of a killed server cannot share a
-device or a work directory with its successor.
+The kernel drops a lock when the process that holds it ends, however it ends, so a lock is reliable where a file with
+a process id is not. Workers hold the locks, not the server: the orphan of a killed server cannot share a device or a
+work directory with its successor.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _RETRY_SECONDS = 0.1
 
 
 def slot_lock(data_dir: Path, slot: int) -> Path:
-    """The file whose lock is the right to use a device slot."""
+    """The file whose lock gives the right to use a device slot."""
     return data_dir / "slots" / f"{slot}.lock"
 
 
 def hold_until_exit(path: Path, *, wait_seconds: float, reason: str) -> None:
-    """Take the exclusive lock of an existing file or folder and keep it as long as this process lives.
+    """Take the exclusive lock on an existing file or folder and keep it as long as this process lives.
 
     Raises:
-        PreemptedError: with the given reason when another process still holds it after `wait_seconds`.
+        PreemptedError: with the given reason, if another process still holds it after `wait_seconds`.
     """
     descriptor = os.open(path, os.O_RDONLY)
     deadline = time.monotonic() + wait_seconds
@@ -40,13 +40,13 @@ def hold_until_exit(path: Path, *, wait_seconds: float, reason: str) -> None:
 
 
 def is_free(path: Path) -> bool:
-    """Whether no process holds the exclusive lock of a file; a file that does not exist is free."""
+    """Whether no process holds the exclusive lock on a file; a file that does not exist is free."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return True
     try:
-        return _acquire(descriptor, fcntl.LOCK_SH)  # shared, so that two servers that look do not see each other
+        return _acquire(descriptor, fcntl.LOCK_SH)  # shared, so that two servers checking at once do not see each other
     finally:
         os.close(descriptor)
 

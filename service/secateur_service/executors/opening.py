@@ -10,10 +10,10 @@ from secateur_service.settings import Settings
 
 
 def open_executor(settings: Settings, command: Sequence[str] = WORK_COMMAND) -> Executor:
-    """Where workers run: child processes on this machine are all that there is yet.
+    """Open the executor; so far, workers can only be child processes on this machine.
 
     Args:
-        settings: the devices, and what workers are told.
-        command: starts a worker.
+        settings: the devices, and the workers' settings.
+        command: command that starts a worker.
     """
     return LocalExecutor(settings, command=command)

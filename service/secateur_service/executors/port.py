@@ -1,7 +1,7 @@
-"""Where worker processes run: what the dispatcher needs of an executor.
+"""Where worker processes run: what the dispatcher needs from an executor.
 
-An executor holds no state that matters. Whether an attempt still owns its job is the store's business, and whether a
-slot is in use is decided by the worker itself, so that a worker whose server died keeps its slot.
+An executor holds no state that matters. The store decides whether an attempt still owns its job. The workers
+themselves mark which slots are in use, so that a worker whose server died keeps its slot.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class WorkerExit:
 
 
 class Worker(Protocol):
-    """A worker process that was started: one attempt of one job."""
+    """A started worker process: one attempt of one job."""
 
     @property
     def job_id(self) -> str:
@@ -30,43 +30,43 @@ class Worker(Protocol):
 
     @property
     def attempt(self) -> int:
-        """The attempt it is."""
+        """The number of the attempt it runs."""
 
     @property
     def slot(self) -> int:
         """The device slot it uses."""
 
     def poll(self) -> WorkerExit | None:
-        """How it ended, None while it runs."""
+        """How it ended; None while it is running."""
 
     def terminate(self) -> None:
-        """Ask it to stop at the next block boundary; harmless when it has ended."""
+        """Ask it to stop between two pieces of work; harmless if it has ended."""
 
     def kill(self) -> None:
-        """End it, and what it started, at once; harmless when it has ended."""
+        """Kill it and its children at once; harmless if it has ended."""
 
     def output_tail(self) -> str:
-        """The last lines that it printed."""
+        """The last lines it printed."""
 
 
 class Slots(Protocol):
     """The places where workers may run: how many, and which of them are free."""
 
     def free(self) -> list[int]:
-        """Slots that no worker uses, not even one of a server that is gone."""
+        """Slots that no worker uses, not even the worker of a server that is gone."""
 
 
 class WorkFolders(Protocol):
-    """What workers leave where they ran."""
+    """What workers leave behind where they ran."""
 
     def discard(self, job_id: str) -> None:
-        """Remove what a job that has ended left of its work here; what its workers printed stays."""
+        """Remove what an ended job left of its work here; its workers' output stays."""
 
     def job_ids(self) -> list[str]:
-        """Jobs of which something is left here."""
+        """Jobs that have something left here."""
 
     def forget(self, job_id: str) -> None:
-        """Remove all that is left here of a job that is not known any more."""
+        """Remove all that is left here of a job that no longer exists."""
 
 
 class Executor(Protocol):
@@ -74,11 +74,11 @@ class Executor(Protocol):
 
     @property
     def slots(self) -> Slots:
-        """Where it may start one."""
+        """Where it may start workers."""
 
     @property
     def folders(self) -> WorkFolders:
-        """What they left."""
+        """What workers left behind."""
 
     def start(self, job_id: str, attempt: int, slot: int) -> Worker:
         """Start a worker.

@@ -1,7 +1,7 @@
-"""The folder of a job's unfinished work: finished blocks, and what its attempts printed.
+"""The folder of a job's unfinished work: finished blocks, and its attempts' output.
 
-A job that is put back into the queue finds its blocks there. Once it has ended nobody needs them, whole checkpoints,
-any more; the logs stay, because they tell why it ended.
+A requeued job finds its blocks there. Once a job has ended, nobody needs its blocks, which are as large as a whole
+checkpoint; the logs stay, because they show why it ended.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _log = structlog.get_logger(__name__)
 
 
 def work_directory(data_dir: Path, job_id: str) -> Path:
-    """The folder; a worker holds the lock of the folder itself."""
+    """The folder; a worker locks the folder itself."""
     return data_dir / "work" / job_id
 
 
 def attempt_log(data_dir: Path, job_id: str, attempt: int) -> Path:
-    """What the worker of an attempt prints."""
+    """The log file with the output of an attempt's worker."""
     return work_directory(data_dir, job_id) / f"attempt-{attempt}.log"
 
 
 def discard_work(workdir: Path) -> None:
-    """Remove all but the logs; what cannot be removed is logged and stays."""
+    """Remove everything but the logs; if something cannot be removed, it stays and this is logged."""
     try:
         for entry in workdir.iterdir():
             if entry.is_dir():

@@ -1,4 +1,4 @@
-"""What a process that looks at foreign bytes may use. The kernel sees to it, whatever library is at work."""
+"""What a process that reads untrusted bytes may use. The kernel enforces it, whichever library is running."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SET_DEATH_SIGNAL = 1  # of prctl
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits of one look.
+    """Limits of one inspection.
 
     Attributes:
-        seconds: from the question to the answer, the wait for networks and disks included.
-        cpu_seconds: of the processor.
-        memory_bytes: beside what the process had when it began.
+        seconds: time from request to answer, including waits for network and disk.
+        cpu_seconds: processor time.
+        memory_bytes: memory on top of what the process had when it started.
     """
 
     seconds: float
@@ -32,30 +32,30 @@ class Budget:
 
 
 def limit_memory(size_bytes: int) -> None:
-    """Let this process take so much more memory than it has, and be the first to go where the machine has none left."""
+    """Limit this process to this much additional memory, and make it the first to be killed if the machine runs out."""
     threading.stack_size(_THREAD_STACK_BYTES)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     limit = _data_bytes() + size_bytes
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    with contextlib.suppress(OSError):  # there is no such file elsewhere
+    with contextlib.suppress(OSError):  # the file exists only on Linux
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def limit_processor_time(seconds: int) -> None:
-    """Let this process compute for so long from now on; then SIGXCPU ends it."""
+    """Limit this process to this much processor time from now on; then SIGXCPU ends it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit = math.ceil(used.ru_utime + used.ru_stime) + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 def end_with_parent() -> None:
-    """Have this process killed when the one that started it ends, however it ends."""
+    """Have this process killed when its parent ends, however it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _data_bytes() -> int:
-    """What RLIMIT_DATA counts of this process."""
+    """The memory of this process that RLIMIT_DATA counts."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmData:"):
             return int(line.split()[1]) << 10

@@ -1,13 +1,13 @@
-"""What a child does: it answers one request after the other, within its budget, and tells what it is looking at.
+"""What a child does: it answers one request after the other, within its budget, and notes what it is inspecting.
 
-A request is `{"spec": …, "cpu_seconds": …, "passed": …}`. Before the child looks at something it notes the field in a
-file that the server reads where there is no answer. An answer is what became of it, with the requests to object stores
-that were made. That is one of
+A request is `{"spec": …, "cpu_seconds": …, "passed": …}`. Before the child inspects something, it notes the field in a
+file, which the server reads if there is no answer. An answer has the outcome and the requests made to object stores.
+The outcome is one of
 
     {"resolved": …, "estimate": …, "model_identity": …}
     {"violations": [[field, description], …]}
     {"error": {"kind": …, "message": …, "reason": …, "metadata": …}}    an error of the service's tree
-    {"exhausted": true}                                                 there was not enough memory
+    {"exhausted": true}                                                 memory ran out
     {"defect": traceback}
 """
 
@@ -31,22 +31,22 @@ NOTE_BYTES = 64
 
 
 class Requests:
-    """Counts what is asked of object stores, until the server asks for it."""
+    """Counts requests to object stores until the server collects the counts."""
 
     def __init__(self) -> None:
         self._requests: Counter[tuple[str, str]] = Counter()
         self._bytes: Counter[str] = Counter()
 
     def count_request(self, operation: str, outcome: str) -> None:
-        """A request ended."""
+        """Count a finished request."""
         self._requests[operation, outcome] += 1
 
     def count_bytes(self, direction: str, size_bytes: int) -> None:
-        """Bytes were `read` or `written`."""
+        """Count bytes; `direction` is `read` or `written`."""
         self._bytes[direction] += size_bytes
 
     def take(self) -> dict[str, Any]:
-        """What was counted since the last time."""
+        """What was counted since the last call."""
         taken = {
             "requests": [[*key, count] for key, count in self._requests.items()],
             "bytes": [[*item] for item in self._bytes.items()],
@@ -57,12 +57,12 @@ class Requests:
 
 
 def serve(channel: socket.socket, notes: int, settings: Settings) -> None:
-    """Answer until the server is gone, or a budget was used up.
+    """Answer requests until the server is gone or a budget is used up.
 
     Args:
-        channel: to the server.
-        notes: descriptor of the file that says where we are.
-        settings: what may be named, and how it is reached.
+        channel: connection to the server.
+        notes: descriptor of the file in which to note the current field.
+        settings: what may be named, and how to reach it.
     """
     requests = Requests()
     access = AccessPolicy.from_settings(settings, requests)
@@ -80,7 +80,7 @@ def serve(channel: socket.socket, notes: int, settings: Settings) -> None:
         answer = _answer(request, access, report, last)
         channel.sendall(encode({**answer, **requests.take()}))
         if "exhausted" in answer:
-            return  # what is left of the memory is in pieces
+            return  # the remaining memory is fragmented
 
 
 def _answer(
@@ -95,7 +95,7 @@ def _answer(
         return {"error": {"kind": kind, "message": error.message, "reason": error.reason, "metadata": error.metadata}}
     except MemoryError:
         return {"exhausted": True}
-    except Exception as error:  # noqa: BLE001 - the last frame of a child: the server tells it as the defect that it is
+    except Exception as error:  # noqa: BLE001 - the last frame of a child: the server reports it as a defect
         if isinstance(error, RuntimeError) and "start new thread" in str(error):
             return {"exhausted": True}
         return {"defect": traceback.format_exc()}

@@ -1,4 +1,4 @@
-"""The children as the server sees them: started through the zygote, asked over a connection, killed by a number."""
+"""The children as the server sees them: started through the zygote, asked over a connection, killed by number."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from secateur_service.inspection.child import NOTE_BYTES
 from secateur_service.settings import Settings
 
 LOST = -1000
-"""The exit code of a child whose zygote is gone: nobody knows what became of it."""
+"""The exit code of a child whose zygote is gone: its fate is unknown."""
 
 _EXIT_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
@@ -42,10 +42,10 @@ class Child:
         self._writer = writer
 
     async def ask(self, request: Any) -> dict[str, Any]:
-        """Send a request, and wait for the answer.
+        """Send a request and wait for the answer.
 
         Raises:
-            EOFError, OSError: it has ended.
+            EOFError, OSError: the child has ended.
         """
         self._writer.write(frames.encode(request))
         await self._writer.drain()
@@ -53,27 +53,27 @@ class Child:
 
     @property
     def place(self) -> str:
-        """The field that it looks at, or looked at last; empty where that is not known."""
+        """The field that it is inspecting, or inspected last; empty if unknown."""
         if self._notes.closed:
             return ""
         return os.pread(self._notes.fileno(), NOTE_BYTES, 0).decode().strip()
 
     async def exit_code(self) -> int:
-        """How it ended, once its connection is closed."""
+        """Its exit code, once its connection is closed."""
         with contextlib.suppress(TimeoutError):
             return await asyncio.wait_for(asyncio.shield(self.ended), _EXIT_SECONDS)
         return LOST
 
     def close(self) -> None:
-        """Close the connection; an idle child ends then."""
+        """Close the connection, which ends an idle child."""
         self._writer.close()
         self._notes.close()
 
 
 class Nursery:
-    """Starts children, and tells when they have ended; belongs to one event loop.
+    """Starts children and records when they have ended; belongs to one event loop.
 
-    A zygote that has ended is replaced with the next child.
+    If the zygote has ended, the next start of a child replaces it.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -87,15 +87,15 @@ class Nursery:
         self._closed = False
 
     def open(self) -> Self:
-        """Start the zygote; children can be started as soon as it is there."""
+        """Start the zygote; children can be started as soon as it is ready."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(0)
         environment = {
             **process_environment(self._settings, os.environ),
             **self._settings.library_environment(),
-            "MALLOC_ARENA_MAX": "2",  # each reserves memory that the budget would count
-            "TOKENIZERS_PARALLELISM": "false",  # likewise its threads
-            "TRANSFORMERS_VERBOSITY": "critical",  # it would quote what others wrote
+            "MALLOC_ARENA_MAX": "2",  # each arena reserves memory that the budget would count
+            "TOKENIZERS_PARALLELISM": "false",  # so do its threads
+            "TRANSFORMERS_VERBOSITY": "critical",  # it would quote untrusted text
         }
         with theirs:
             self._process = subprocess.Popen(
@@ -111,7 +111,7 @@ class Nursery:
         return self
 
     async def start(self, memory_bytes: int) -> Child:
-        """A new child with so much memory of its own.
+        """Start a new child with this much memory of its own.
 
         Raises:
             OSError: it cannot be started.
@@ -135,14 +135,14 @@ class Nursery:
         return child
 
     def kill(self, child: Child) -> None:
-        """End a child at once."""
+        """Kill a child at once."""
         child.close()
         if self._control is not None and child.number in self._children:
             with contextlib.suppress(OSError):
                 self._control.send(b"kill %d" % child.number)
 
     async def close(self) -> None:
-        """End all of them, and wait until they have."""
+        """End all processes and wait for them."""
         self._closed = True
         self._control = None
         if self._listening is not None:
@@ -150,12 +150,12 @@ class Nursery:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._listening
         if self._process is not None:
-            self._process.kill()  # its children have asked the kernel to go with it
+            self._process.kill()  # the kernel then kills its children, as they asked it to
             await asyncio.to_thread(self._process.wait)
         self._lose_all()
 
     async def _listen(self, control: socket.socket, process: subprocess.Popen[bytes]) -> None:
-        """Follow what the zygote says until it ends."""
+        """Follow the zygote's messages until it ends."""
         loop = asyncio.get_running_loop()
         with control:
             while message := await loop.sock_recv(control, frames.MAX_MESSAGE_BYTES):

@@ -1,4 +1,4 @@
-"""How server, zygote and children talk: JSON with its length before it, so that nothing of theirs is ever unpickled."""
+"""How server, zygote and children talk: JSON preceded by its length, so that nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import socket
 from typing import Any
 
 MAX_FRAME_BYTES = 8 << 20
-MAX_MESSAGE_BYTES = 256  # of what server and zygote tell each other of their children
+MAX_MESSAGE_BYTES = 256  # for messages between server and zygote about children
 _LENGTH_BYTES = 4
 
 
 def encode(message: Any) -> bytes:
-    """A frame.
+    """Encode a message as a frame.
 
     Raises:
-        ValueError: the message is larger than a frame may be.
+        ValueError: the message is too large for a frame.
     """
     content = json.dumps(message).encode()
     if len(content) > MAX_FRAME_BYTES:

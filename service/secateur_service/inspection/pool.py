@@ -1,4 +1,4 @@
-"""Admits specifications in processes that are killed when they take too much or too long, or nobody waits any more."""
+"""Admits specifications in processes that are killed if they use too much, take too long, or nobody waits any more."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from secateur_service.settings import Settings
 from secateur_service.spec import PruneSpec
 
 SMALL = Budget(seconds=120.0, cpu_seconds=20, memory_bytes=32 << 20)
-"""What nearly every model does with; its deadline is for slow networks."""
+"""Enough for nearly every model; the deadline allows for slow networks."""
 LARGE = Budget(seconds=120.0, cpu_seconds=20, memory_bytes=768 << 20)
-"""For what needs more memory than that: Gemma's tokenizer takes 600 MiB to load as transformers does it."""
+"""For models that need more memory: Gemma's tokenizer takes 600 MiB when transformers loads it."""
 
 _WAITING_PER_CALLER = 256
 _REMEMBERED = 4096
-_FIRST = "model.uri"  # is looked at first
+_FIRST = "model.uri"  # inspected first
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass
 class _Lane:
-    """Slots for what is alike: what may have to wait for a network never keeps what lies here waiting.
+    """Slots for similar work: work that may wait for a network never delays work on local files.
 
     Attributes:
-        idle: children that have answered and can be asked again.
+        idle: children that have answered and can take another request.
     """
 
     shares: Shares
@@ -51,20 +51,20 @@ class _Lane:
 
 
 class _ExhaustedError(Exception):
-    """A child needed more memory than it may have; the text is the field that it looked at."""
+    """A child needed more memory than it may have; the text is the field that it was inspecting."""
 
 
 class InspectionPool:
     """Belongs to one event loop.
 
-    In all there are eleven children: ten with little memory, which nearly every model does with, and one with much,
-    where what needs more is looked at again.
+    There are eleven children in all: ten with little memory, enough for nearly every model, and one with much, which
+    repeats inspections that need more.
 
     Args:
-        settings: what specifications may name, and how it is reached.
-        counter: told the requests to object stores that children make.
-        small: of the ten.
-        large: of the one.
+        settings: what specifications may name, and how to reach it.
+        counter: counts the requests to object stores that children make.
+        small: budget of the ten.
+        large: budget of the one.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class InspectionPool:
         self._passed: OrderedDict[str, str] = OrderedDict()
 
     def open(self) -> None:
-        """Make ready; calls that come before are answered when it is."""
+        """Start up; calls that come earlier are answered when it is ready."""
         self._nursery.open()
 
     async def close(self) -> None:
@@ -87,16 +87,16 @@ class InspectionPool:
         await self._nursery.close()
 
     async def admit(self, data: Mapping[str, Any], caller: str) -> Admission:
-        """Judge a specification, see `admission.admit`; a call that is cancelled ends its child at once.
+        """Check a specification, see `admission.admit`; cancelling the call kills its child at once.
 
         Args:
             data: the specification.
-            caller: whose share is used.
+            caller: the caller whose share is used.
 
         Raises:
-            InvalidSpecError: with every rule that is broken, or what takes too much to look at.
+            InvalidSpecError: rules are broken (lists all of them), or something takes too much to inspect.
             TransientError: what it names cannot be reached, or not in time.
-            OverloadedError: too many of the caller's calls wait already.
+            OverloadedError: too many of the caller's calls are already waiting.
         """
         named = _named(data)
         if named in self._needs_much:
@@ -120,7 +120,7 @@ class InspectionPool:
                 try:
                     answer = await self._answer(lane, child, data, self._passed.get(named))
                 except _ExhaustedError as error:
-                    if not is_used:  # else what it had looked at before may have been too much
+                    if not is_used:  # in a used child, earlier inspections may have taken the memory
                         if lane is self._large:
                             raise _too_much(str(error), f"{lane.budget.memory_bytes >> 20} MiB of memory") from None
                         raise
@@ -128,7 +128,7 @@ class InspectionPool:
                     return self._admission(answer, named)
 
     async def _answer(self, lane: _Lane, child: Child, data: Mapping[str, Any], passed: str | None) -> dict[str, Any]:
-        """What the child says in the end."""
+        """The child's answer."""
         budget = lane.budget
         try:
             async with asyncio.timeout(budget.seconds):
@@ -148,7 +148,7 @@ class InspectionPool:
             if code == -signal.SIGXCPU:
                 raise _too_much(place, f"{budget.cpu_seconds} s of processor time") from None
             raise _ExhaustedError(place) from None
-        except BaseException:  # whoever asked is gone
+        except BaseException:  # the caller is gone
             self._nursery.kill(child)
             raise
         if "exhausted" in message:
@@ -159,10 +159,10 @@ class InspectionPool:
         return message
 
     def _admission(self, answer: Mapping[str, Any], named: str) -> Admission:
-        """What an answer says.
+        """The admission in an answer.
 
         Raises:
-            ServiceError: which the child has raised.
+            ServiceError: the child raised it.
         """
         for operation, outcome, count in answer["requests"]:
             for _ in range(count):
@@ -196,7 +196,7 @@ def _too_much(at: str, what: str) -> InvalidSpecError:
 
 
 def _is_away(data: Mapping[str, Any]) -> bool:
-    """Whether anything that the specification names may lie behind a network."""
+    """Whether anything that the specification names may have to be read over a network."""
     parts = [part for name in ("model", "calibration", "evaluation") if isinstance(part := data.get(name), Mapping)]
     references = [part[key] for part in parts for key in ("uri", "corpus") if key in part]
     presets = "corpus" not in (data.get("calibration") or {})
@@ -204,7 +204,7 @@ def _is_away(data: Mapping[str, Any]) -> bool:
 
 
 def _named(data: Mapping[str, Any]) -> str:
-    """What a specification names as its model, as a key of bounded size."""
+    """The model that a specification names, as a key of bounded size."""
     return hashlib.sha256(json.dumps(data.get("model"), sort_keys=True).encode()).hexdigest()
 
 

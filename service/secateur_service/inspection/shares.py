@@ -1,4 +1,4 @@
-"""Slots that callers share: nobody has more than a share of them, and who waits goes after who has least."""
+"""Slots that callers share: no caller gets more than its share, and waiting callers take turns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Shares:
 
     Args:
         name: what waits, for messages.
-        slots: how many calls go at the same time.
+        slots: number of calls that may run at the same time.
         per_caller: how many of them may be one caller's.
         waiting_per_caller: how many more of one caller's may wait.
     """
@@ -26,15 +26,15 @@ class Shares:
         self._per_caller = per_caller
         self._waiting_per_caller = waiting_per_caller
         self._running: Counter[str] = Counter()
-        # In the order in which callers are served; each caller's calls in the order in which they came.
+        # In the order in which callers are served; each caller's calls in order of arrival.
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
     @asynccontextmanager
     async def slot(self, caller: str) -> AsyncIterator[None]:
-        """A slot for as long as the context lasts.
+        """Hold a slot as long as the context lasts.
 
         Raises:
-            OverloadedError: too many calls of this caller wait already.
+            OverloadedError: too many of this caller's calls are already waiting.
         """
         await self._acquire(caller)
         try:
@@ -72,7 +72,7 @@ class Shares:
         self._give()
 
     def _give(self) -> None:
-        """Give free slots to those who wait: the first caller in turn that has not had its share."""
+        """Give free slots to waiting calls: each to the first caller in turn that is below its share."""
         while self._free:
             caller = next((name for name in self._waiting if self._running[name] < self._per_caller), None)
             if caller is None:

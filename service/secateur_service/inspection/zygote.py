@@ -1,9 +1,9 @@
-"""The process that children are forked from: it has loaded what they need, so that one is there in milliseconds.
+"""The process that children are forked from: it has loaded what they need, so that a child starts in milliseconds.
 
-It has one thread and looks at nothing foreign. The server tells it `start N MEMORY`, with the child's end of a
-connection and the file of its notes, and `kill N`; it answers `ended N STATUS`. Numbers are the server's: only the one
-who waits for a process may signal it by its id, which may be another's at any time after. When the server is gone, all
-of them end.
+It has one thread and reads nothing untrusted. The server sends `start N MEMORY`, with the child's end of a connection
+and the file for its notes, and `kill N`; the zygote answers `ended N STATUS`. The server refers to children by its own
+numbers: only the parent that waits for a process can safely signal it by its id, which may be reused at any time after
+it has ended. When the server is gone, they all end.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from secateur_service.inspection.frames import MAX_MESSAGE_BYTES
 
 
 class Zygote:
-    """Forks, kills and reaps.
+    """Forks, kills and reaps children.
 
     Args:
-        control: the connection to the server, one message a datagram.
+        control: the connection to the server, one message per datagram.
     """
 
     def __init__(self, control: socket.socket) -> None:
@@ -31,22 +31,22 @@ class Zygote:
         self._children: dict[int, int] = {}  # process id -> the server's number
 
     def run(self) -> None:
-        """Do what the server says until it is gone."""
+        """Carry out the server's requests until it is gone."""
         from secateur._redaction import protect
         from secateur_service.artifacts import s3  # noqa: F401
-        from secateur_service.inspection.child import serve  # whatever children need is loaded here, once
+        from secateur_service.inspection.child import serve  # load once whatever children need
         from secateur_service.models.belonging import load_libraries
         from secateur_service.settings import Settings
         from secateur_service.sources import hub  # noqa: F401
         from secateur_service.telemetry.logging import configure_logging
 
-        sys.modules["torch"] = None  # type: ignore[assignment] # to who looks, there is none: it would take 300 MB
+        sys.modules["torch"] = None  # type: ignore[assignment] # makes imports fail: torch would take 300 MB
         load_libraries()
         settings = Settings()
         protect(settings.secrets())
         configure_logging(level=settings.log_level, log_format=settings.log_format)
         gc.collect()
-        gc.freeze()  # a collection in a child would touch, and so copy, all that it shares
+        gc.freeze()  # a collection in a child would touch, and so copy, all shared memory
         wake, waker = socket.socketpair()
         for end in (wake, waker):
             end.settimeout(0)
@@ -80,12 +80,12 @@ class Zygote:
             os.kill(process, signal.SIGKILL)
 
     def _start(self, number: int, descriptors: list[int]) -> bool:
-        """Fork; whether this is the child."""
+        """Fork; returns whether this is the child."""
         parent = os.getpid()
         process = os.fork()
         if process == 0:
             end_with_parent()
-            if os.getppid() != parent:  # it ended before it could be told
+            if os.getppid() != parent:  # the parent ended before the kernel was told
                 os._exit(1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             return True
@@ -111,7 +111,7 @@ class Zygote:
 def main() -> None:
     """Entry point: the argument is the descriptor of the connection to the server."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # who ends the server at a terminal ends us too: by our server
+        signal.signal(number, signal.SIG_IGN)  # a signal from the terminal also reaches us; only the server may end us
     Zygote(socket.socket(fileno=int(sys.argv[1]))).run()
 
 

@@ -1,8 +1,8 @@
-"""Reading and writing transactions of the job store, and a job that is locked inside one.
+"""Read and write transactions of the job store, and a job locked inside one.
 
-Statements are portable between SQLite and PostgreSQL; what is particular to a database (how a writing transaction
-begins, its clock, how to see that somebody wrote) is in its own module. Row locks and SKIP LOCKED are part of the
-statements although SQLite, which has one writer at a time, leaves them out.
+Statements are portable between SQLite and PostgreSQL; each database's specifics (how a write transaction begins, its
+clock, how to notice writes) are in its own module. Statements include row locks and SKIP LOCKED although SQLite, which
+has one writer at a time, omits them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OWNED = (JobState.RUNNING.value, JobState.CANCELLING.value)
 
 
 class SqlAccess:
-    """What the parts of the store have in common."""
+    """What the parts of the store share."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -35,7 +35,7 @@ class SqlAccess:
         """Read a job.
 
         Raises:
-            NotFoundError: there is none of that id.
+            NotFoundError: there is no job with that id.
         """
         with self._reading() as connection:
             row = connection.execute(select(jobs).where(jobs.c.id == job_id)).mappings().first()
@@ -74,7 +74,7 @@ class SqlAccess:
 
 
 def is_due(now: ColumnElement[int]) -> ColumnElement[bool]:
-    """Of a job that may be claimed."""
+    """The condition for a job that may be claimed."""
     return and_(jobs.c.state == JobState.QUEUED.value, jobs.c.not_before <= now)
 
 

@@ -20,10 +20,10 @@ from secateur_service.records.decoding import decode
 
 
 class SqlAttemptLog(SqlAccess):
-    """`AttemptLog` in SQL, but for `release`, which is the queue's."""
+    """`AttemptLog` in SQL, except `release`, which is in the queue."""
 
     def heartbeat(self, job_id: str, attempt: int, *, lease_seconds: float) -> Heartbeat:
-        """Extend the lease (fenced). The first heartbeat is the attempt's beginning."""
+        """Extend the lease (fenced). The first heartbeat marks the start of the attempt."""
         with self._owned(job_id, attempt) as job:
             job.beat(lease_seconds)
             job.save()
@@ -33,7 +33,7 @@ class SqlAttemptLog(SqlAccess):
         """Append events (fenced); STAGE and PROGRESS also update the job. Long log texts are cut.
 
         Raises:
-            ValueError: an event of a kind that only comes with the change it tells of.
+            ValueError: an event of a kind that is only written together with the change it records.
         """
         for kind, _body in events:
             if kind not in WORKER_KINDS:
@@ -50,9 +50,9 @@ class SqlAttemptLog(SqlAccess):
             job.save()
 
     def record_block(self, job_id: str, attempt: int, record: BlockRecord) -> None:
-        """Enter a block into the ledger, with its event (fenced); a repeated index replaces the entry.
+        """Record a block in the ledger, with its event (fenced); a repeated index replaces the entry.
 
-        The same record again changes nothing, for whoever got no answer asks again.
+        Repeating the same record changes nothing, so a caller that got no answer can retry.
         """
         of_block = (blocks.c.job_id == job_id, blocks.c.index == record.index)
         with self._owned(job_id, attempt) as job:
@@ -72,9 +72,9 @@ class SqlAttemptLog(SqlAccess):
             return [decode(BlockRecord, record) for record in connection.scalars(query)]
 
     def commit_manifest(self, job_id: str, attempt: int, sha256: str) -> str:
-        """Name the manifest's digest (fenced). The first digest named wins; returns the one that holds.
+        """Commit the manifest's digest (fenced). The first digest wins; returns the one that is valid.
 
-        This is the point of no return: a cancellation that comes later leaves the job as it is.
+        This is the point of no return: a later cancellation has no effect.
 
         Raises:
             CancelledError: the cancellation came first.

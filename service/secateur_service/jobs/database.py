@@ -1,4 +1,4 @@
-"""What the job store needs of a database beyond the SQL that all of them understand; one module each implements it."""
+"""What the job store needs from a database beyond portable SQL; each database's module implements it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from secateur_service.errors import TransientError
 
 
 class Database(Protocol):
-    """A database of several processes.
+    """A database shared by several processes.
 
     Attributes:
-        reader: connections for one statement after the other.
+        reader: connections for individual statements.
         writer: connections for transactions that change something.
     """
 
@@ -35,10 +35,10 @@ class Database(Protocol):
         """A transaction in which the schema may be changed, one process at a time."""
 
     def order_events(self, connection: Connection) -> None:
-        """Let transactions that call this commit in the order of their calls, which is that of their events."""
+        """Make transactions that call this commit in the order of their calls, which is the order of their events."""
 
     def await_change(self, token: int | None, seconds: float) -> int:
-        """Wait until somebody has written since `token` was returned, at most so long; the token of what is there now.
+        """Wait at most `seconds` for a write since `token` was returned; returns the current token.
 
         One caller at a time.
 
@@ -47,11 +47,11 @@ class Database(Protocol):
         """
 
     def close(self) -> None:
-        """Close all connections and end the waiting."""
+        """Close all connections and end any wait."""
 
 
 def store_unavailable(cause: BaseException | None) -> TransientError:
-    """The database does not answer; it may later."""
+    """The error for a database that does not answer now but may later."""
     said = f": {detail_of(cause)}" if cause is not None else ""
     return TransientError(f"the job store does not answer{said}", reason="STORE_UNAVAILABLE")
 
@@ -69,7 +69,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 @contextlib.contextmanager
 def answering() -> Iterator[None]:
-    """Tell a database that does not answer from one that refuses."""
+    """Raise TransientError if the database does not answer; let its refusals pass."""
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeoutError) as error:
@@ -78,6 +78,6 @@ def answering() -> Iterator[None]:
 
 
 def to_json(value: Any) -> str:
-    """Compact, and of characters only: file names may hold lone surrogates, which no message can carry."""
+    """Compact JSON without lone surrogates: file names may hold some, and no message can carry them."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
     return text.encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""Bodies of the events that the store writes, and the limits on those that workers hand in."""
+"""Bodies of the events that the store writes, and limits on those that workers append."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from secateur_service.records.blocks import BlockRecord
 from secateur_service.records.progress import Progress
 
 MAX_LOG_BYTES = 8192
-"""A log event's text, and likewise its fields, take no more than this; what is longer is cut."""
+"""A log event's text takes no more than this, nor do its fields; anything longer is cut."""
 
 WORKER_KINDS = frozenset({EventKind.STAGE, EventKind.PROGRESS, EventKind.LOG})
-"""What workers append themselves; events of the other kinds come with the change that they tell of."""
+"""Kinds that workers append themselves; the others are written together with the change that they record."""
 
 
 def state_body(state: JobState, message: str, failure: Failure | None = None) -> dict[str, Any]:
-    """The job entered a state."""
+    """Body of the event that the job entered a state."""
     body: dict[str, Any] = {"state": state.value, "message": message}
     if failure is not None:
         body["failure"] = asdict(failure)
@@ -29,7 +29,7 @@ def state_body(state: JobState, message: str, failure: Failure | None = None) ->
 
 
 def block_body(record: BlockRecord) -> dict[str, Any]:
-    """A block is finished."""
+    """Body of the event that a block is finished."""
     return {
         "index": record.index,
         "sparsity": record.sparsity,
@@ -39,18 +39,18 @@ def block_body(record: BlockRecord) -> dict[str, Any]:
 
 
 def progress_body(progress: Progress) -> dict[str, Any]:
-    """The job got on."""
+    """Body of the event that the job progressed."""
     return {name: value for name, value in asdict(progress).items() if value is not None}
 
 
 def log_body(level: str, message: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """One log line, without secrets. Fields of types that JSON does not have become their text."""
+    """One log line, without secrets. Fields of types that JSON lacks become strings."""
     plain = json.loads(json.dumps(dict(fields), default=str))
     return {"level": level, "message": redact_text(message), "fields": redact(plain)}
 
 
 def bounded(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A log event's body within `MAX_LOG_BYTES` for its message and as much for its fields."""
+    """A log event's body with its message and its fields each limited to `MAX_LOG_BYTES`."""
     fields = body.get("fields", {})
     size = len(json.dumps(fields))
     kept = fields if size <= MAX_LOG_BYTES else {"fields_left_out_bytes": size}

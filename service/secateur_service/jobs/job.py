@@ -27,10 +27,10 @@ class Failure:
 
     @property
     def shortage(self) -> Shortage | None:
-        """The memory that did not suffice, or probably did not; None where it was something else."""
+        """The memory that ran out, or probably did; None for any other failure."""
         if self.reason == "DEVICE_OUT_OF_MEMORY":
             return Shortage.DEVICE
-        # The kernel gives no reason when it kills for want of memory.
+        # The kernel gives no reason when it kills a process because memory ran out.
         killed = self.reason == "WORKER_KILLED" and self.details.get("signal") == "SIGKILL"
         return Shortage.HOST if killed or self.reason == "OUT_OF_MEMORY" else None
 
@@ -40,11 +40,11 @@ class Job:
     """A job. Times are UTC, from the database's clock.
 
     Attributes:
-        spec: as submitted.
-        resolved: what runs, as the release that admitted the job wrote it.
-        spec_format: the `SPEC_FORMAT` of that release; a replica that has a smaller one leaves the job to others.
-        queue_time: when it could last be claimed.
-        trace: W3C context of the call that created it.
+        spec: the specification as submitted.
+        resolved: the specification that runs, as written by the release that admitted the job.
+        spec_format: the `SPEC_FORMAT` of that release; a replica with a smaller one leaves the job to others.
+        queue_time: when it last became claimable.
+        trace: W3C trace context of the call that created it.
     """
 
     id: str
@@ -73,7 +73,7 @@ class Job:
 
     @property
     def destination(self) -> str | None:
-        """Where it publishes; None for the service's first destination."""
+        """Where the job publishes; None for the service's first destination."""
         destination: str | None = self.resolved["output"]["destination"]
         return destination
 

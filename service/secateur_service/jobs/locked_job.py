@@ -1,4 +1,4 @@
-"""A job inside a writing transaction: its changes and the events that tell of them, written together."""
+"""A job inside a write transaction: its changes and the events that record them, written together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from secateur_service.jobs.schema import events, jobs
 from secateur_service.jobs.states import TRANSITIONS, JobState
 
 MAX_UNCHARGED_ATTEMPTS = 20
-"""So many attempts of a job are free; later ones are charged, so that no job circles for ever."""
+"""At most this many attempts of a job are free; later ones are charged, so that no job loops for ever."""
 
 _OWNED = (JobState.RUNNING, JobState.CANCELLING)
 _UNOWNED: Mapping[str, Any] = {"owner": None, "lease_end": None, "heartbeat": None, "stage": None}
@@ -32,8 +32,8 @@ class LockedJob:
         """Take over a row that was selected for update.
 
         Args:
-            connection: in the transaction.
-            row: of `schema.jobs`.
+            connection: the transaction's connection.
+            row: the job's row of `schema.jobs`.
             now: the transaction's time.
             order_events: called before events are written, see `Database.order_events`.
         """
@@ -51,7 +51,7 @@ class LockedJob:
 
     @property
     def state(self) -> JobState:
-        """The state, with the changes made here."""
+        """The state, including changes made here."""
         return JobState(self._row["state"])
 
     @property
@@ -61,15 +61,15 @@ class LockedJob:
 
     @property
     def manifest_sha256(self) -> str | None:
-        """The digest that was named as the job's result, None before."""
+        """The digest committed as the job's result; None if there is none yet."""
         value: str | None = self._row["manifest_sha256"]
         return value
 
     def require_owner(self, attempt: int) -> None:
-        """The fence.
+        """Enforce the fence: only the job's owner may write.
 
         Raises:
-            FencedError: the attempt does not own the job any more, or never did.
+            FencedError: the attempt no longer owns the job, or never did.
         """
         if attempt != self.attempt or self.state not in _OWNED:
             raise FencedError(
@@ -129,13 +129,13 @@ class LockedJob:
         return self._row["heartbeat"] is not None
 
     def extend_lease(self, lease_seconds: float) -> None:
-        """The lease ends so much later than now."""
+        """Set the lease to end this long from now."""
         self.set(lease_end=self.now + round(lease_seconds * 1000))
 
     def beat(self, lease_seconds: float) -> None:
-        """The worker was heard of."""
+        """Record a heartbeat of the worker."""
         if not self.has_begun:
-            self.set(last_event_time=self.now)  # its work can stall from now on, however long its start took
+            self.set(last_event_time=self.now)  # the stall timer starts now, however long the start took
         self.set(heartbeat=self.now)
         self.extend_lease(lease_seconds)
 
@@ -151,7 +151,7 @@ class LockedJob:
         spared = frozenset(self._row["short_of"] or ())
         if failure.shortage is not None:
             self.set(short_of=sorted({*spared, failure.shortage}))
-            # A worker that was killed may have been killed for another reason.
+            # A killed worker may have been killed for another reason.
             exhausted = exhausted or (failure.shortage in spared and failure.reason != "WORKER_KILLED")
         if failure.retryable and not exhausted:
             self.set(not_before=self.now + round(delay_seconds * 1000))
@@ -174,5 +174,5 @@ class LockedJob:
         self._changes, self._events = {}, []
 
     def snapshot(self) -> Job:
-        """The job as it now is."""
+        """The job as it is now."""
         return to_job(self._row)

@@ -1,8 +1,7 @@
-"""Brings a database to the schema of this release, or back, with Alembic and without its command line.
+"""Migrates a database to the schema of this release, or back, with Alembic but without its command line.
 
-Two releases share a database while one replaces the other, and an older one comes back after a rollback. So a schema
-says from which revision on code may use it (`schema.compatibility`); the rules for migrations are in
-`migrations/env.py`.
+Two releases share a database during an upgrade, and an older one returns after a rollback. So a schema records the
+oldest revision whose code may use it (`schema.compatibility`); the rules for migrations are in `migrations/env.py`.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ SCRIPTS = Path(__file__).parent / "migrations"
 
 
 class NewerSchemaError(ValueError):
-    """The database has the schema of a newer release, which the code of this one may not use."""
+    """The database has the schema of a newer release, which this release may not use."""
 
 
 def upgrade(connection: Connection, revision: str = "head", *, scripts: Path = SCRIPTS) -> str | None:
-    """Run the migrations that are missing, in the transaction that the connection is in.
+    """Run the missing migrations, in the connection's current transaction.
 
     Returns:
-        The revision of a newer release, whose schema this one may use and has left as it is; None where the schema is
-        that of this release.
+        The revision of a newer release, whose schema this one may use and leaves unchanged; None if the schema is this
+        release's own.
 
     Raises:
         NewerSchemaError: this release may not use it.
@@ -53,10 +52,10 @@ def upgrade(connection: Connection, revision: str = "head", *, scripts: Path = S
 
 
 def downgrade(connection: Connection, revision: str) -> None:
-    """Undo the migrations after a revision, `base` for all of them, in the transaction that the connection is in.
+    """Undo the migrations after a revision (`base` for all), in the connection's current transaction.
 
     Raises:
-        CommandError: there is no such revision below the one that the database is at.
+        CommandError: there is no such revision below the database's.
     """
     config = _config(connection, SCRIPTS)
     command.downgrade(config, revision)
@@ -71,14 +70,14 @@ def _config(connection: Connection, scripts: Path) -> Config:
 
 
 def _oldest(connection: Connection) -> str | None:
-    """The oldest revision whose code may use the schema; None where that is not recorded, before revision 0005."""
+    """The oldest revision whose code may use the schema; None before revision 0005, which records it."""
     if not inspect(connection).has_table(compatibility.name):
         return None
     return connection.scalar(select(compatibility.c.oldest))
 
 
 def _record(connection: Connection, known: ScriptDirectory) -> None:
-    """Record the oldest revision that the migrations name which have been run."""
+    """Record the oldest revision that may use the schema, according to the migrations that have run."""
     recorded = _oldest(connection)
     if recorded is None:
         return

@@ -1,10 +1,10 @@
-"""What the service needs of a job store: the API and the metrics jobs, the dispatcher a queue, workers a log.
+"""What the service needs from a job store: jobs for the API and metrics, a queue for the dispatcher, a log for workers.
 
-Every method is one transaction. A change of a job and the event that tells of it are written together. Methods that
+Every method is one transaction. A change to a job and the event that records it are written together. Methods that
 name an attempt are *fenced*: they write only while that attempt owns the job and raise `FencedError` otherwise. All
 times are the database's; callers pass durations. Every method raises `TransientError` with reason STORE_UNAVAILABLE
-while the database does not answer, and `NotReadyError` with reason ILLEGAL_TRANSITION for a change of state that
-`states.TRANSITIONS` does not have.
+while the database does not answer, and `NotReadyError` with reason ILLEGAL_TRANSITION for a change of state that is
+not in `states.TRANSITIONS`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from secateur_service.jobs.states import JobState
 from secateur_service.records.blocks import BlockRecord
 
 HEARTBEATS_PER_LEASE = 3
-"""How often a lease is extended within its time."""
+"""How often a lease is extended within its duration."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Heartbeat:
 
 
 class Reading(Protocol):
-    """What all callers need."""
+    """What every caller needs."""
 
     def get(self, job_id: str) -> Job:
         """Read a job.
 
         Raises:
-            NotFoundError: there is none of that id.
+            NotFoundError: there is no job with that id.
         """
 
 
@@ -47,9 +47,9 @@ class Releasing(Reading, Protocol):
     ) -> Job:
         """End an attempt that has no result (fenced).
 
-        A retryable failure puts the job back into the queue, not to be claimed before `delay_seconds` have passed,
-        unless no charged attempt is left: then, and for any other failure, the job is FAILED. A job that is
-        CANCELLING becomes CANCELLED instead.
+        A retryable failure requeues the job, which cannot be claimed before `delay_seconds` have passed, unless no
+        charged attempt is left: then, and after any other failure, the job is FAILED. A job that is CANCELLING becomes
+        CANCELLED instead.
         """
 
 
@@ -59,7 +59,7 @@ class Jobs(Reading, Protocol):
     def create(self, job: NewJob) -> Job:
         """Insert a job in state QUEUED with its first event.
 
-        A request id that is known returns the job of the first request. A retry begins with a copy of the other job's
+        A known request id returns the job of the first request. A retry starts with a copy of the other job's
         ledger.
 
         Raises:
@@ -67,7 +67,7 @@ class Jobs(Reading, Protocol):
         """
 
     def find_request(self, request_id: str, request_digest: str | None) -> Job | None:
-        """The job that an earlier request with this id created; None when there was none.
+        """The job that an earlier request with this id created; None if there was none.
 
         Raises:
             RequestIdReusedError: that request had another digest.
@@ -76,28 +76,28 @@ class Jobs(Reading, Protocol):
     def list_jobs(
         self, *, limit: int, before: int | None = None, states: Collection[JobState] = ()
     ) -> tuple[list[Job], int | None]:
-        """A page of jobs, newest first, and what `before` is for the page after it (None on the last)."""
+        """A page of jobs, newest first, and the value of `before` for the next page (None after the last)."""
 
     def request_cancel(self, job_id: str) -> Job:
-        """QUEUED becomes CANCELLED, RUNNING becomes CANCELLING, all else stays.
+        """QUEUED becomes CANCELLED, RUNNING becomes CANCELLING; any other state stays.
 
-        So does a job whose manifest is committed: the cancellation lost against the publication.
+        A job whose manifest is committed stays too: publication won.
 
         Raises:
-            NotFoundError: there is none of that id.
+            NotFoundError: there is no job with that id.
         """
 
     def events(self, job_id: str, *, after: int, limit: int) -> list[Event]:
         """Events of a job with a larger sequence number, in order."""
 
     def events_since(self, position: int, *, limit: int) -> tuple[list[Event], int]:
-        """Events of all jobs in the order of their writing, for followers; also the position after them."""
+        """Events of all jobs in the order of writing, for followers, and the position after them."""
 
     def position(self) -> int:
-        """Where a follower starts that wants only what is written from now on."""
+        """The start position for a follower that only wants events written from now on."""
 
     def await_change(self, token: int | None, seconds: float) -> int:
-        """Wait until somebody has written since `token` was returned, at most so long; the token of what is there now.
+        """Wait at most `seconds` for a write since `token` was returned; returns the current token.
 
         One caller at a time.
         """
@@ -106,36 +106,36 @@ class Jobs(Reading, Protocol):
         """Number of jobs in each state, zero included."""
 
     def oldest_queued_age_seconds(self) -> float:
-        """How long the oldest job that is due has waited, whoever can run it; 0 when the queue is empty."""
+        """How long the oldest due job has waited, whichever replica can run it; 0 if the queue is empty."""
 
     def max_heartbeat_age_seconds(self) -> float:
-        """Age of the oldest heartbeat of the running jobs; 0 when none runs. Attempts that start have none."""
+        """Age of the running jobs' oldest heartbeat; 0 if none is running. Attempts that are starting have none."""
 
 
 class JobQueue(Releasing, Protocol):
-    """Jobs as the dispatcher sees them: to be started, and watched until they end."""
+    """Jobs as the dispatcher sees them: to start, and to watch until they end."""
 
     def claim(self, *, owner: str, lease_seconds: float) -> Job | None:
-        """Take the oldest queued job that is due: RUNNING, attempt + 1, leased to `owner`. None when there is none.
+        """Take the oldest queued job that is due: RUNNING, attempt + 1, leased to `owner`. None if there is none.
 
-        What a newer release admitted is left to its replicas where this one does not know the format.
+        Jobs that a newer release admitted in a format unknown to this one are left to its replicas.
         """
 
     def keep_starting(self, job_id: str, attempt: int, *, lease_seconds: float) -> bool:
-        """Extend the lease of an attempt whose worker is still to send its first heartbeat (fenced).
+        """Extend the lease of an attempt whose worker has not yet sent its first heartbeat (fenced).
 
         Returns:
-            False once the worker has sent one: the lease is its own business then, and stays as it is.
+            False once the worker has sent one: it then keeps the lease itself, and this call leaves it unchanged.
         """
 
     def expire_leases(self) -> list[Job]:
-        """Release every job whose lease has run out, with reason LEASE_EXPIRED; charged where its attempt had begun."""
+        """Release every job whose lease has expired, with reason LEASE_EXPIRED; charged if its attempt had begun."""
 
     def expire_deadlines(self) -> list[Job]:
-        """Fail every job whose time is over, unless its result is committed or it is being cancelled."""
+        """Fail every job past its deadline, unless its result is committed or it is being cancelled."""
 
     def expire_stalled(self, stall_seconds: float) -> list[Job]:
-        """Release every running job that had no event for so long, as a charged failure with reason STALLED.
+        """Release every running job that had no event for this long, as a charged failure with reason STALLED.
 
         An attempt that has not begun cannot stall.
         """
@@ -145,25 +145,25 @@ class AttemptLog(Releasing, Protocol):
     """A job as its worker sees it: a lease, and the log of what has been done."""
 
     def heartbeat(self, job_id: str, attempt: int, *, lease_seconds: float) -> Heartbeat:
-        """Extend the lease (fenced). The first heartbeat is the attempt's beginning."""
+        """Extend the lease (fenced). The first heartbeat marks the start of the attempt."""
 
     def append(self, job_id: str, attempt: int, events: Sequence[tuple[EventKind, dict[str, Any]]]) -> None:
         """Append events (fenced); STAGE and PROGRESS also update the job. Long log texts are cut.
 
         Raises:
-            ValueError: a STATE or BLOCK event, which only come with the change that they tell of.
+            ValueError: a STATE or BLOCK event, which is only written together with the change it records.
         """
 
     def record_block(self, job_id: str, attempt: int, record: BlockRecord) -> None:
-        """Enter a block into the ledger, with its event (fenced); the same record again changes nothing."""
+        """Record a block in the ledger, with its event (fenced); repeating the same record changes nothing."""
 
     def blocks(self, job_id: str) -> list[BlockRecord]:
         """The job's ledger, in ascending order of index."""
 
     def commit_manifest(self, job_id: str, attempt: int, sha256: str) -> str:
-        """Name the manifest's digest (fenced). The first digest named wins; returns the one that holds.
+        """Commit the manifest's digest (fenced). The first digest wins; returns the one that is valid.
 
-        This is the point of no return: a cancellation that comes later leaves the job as it is.
+        This is the point of no return: a later cancellation has no effect.
 
         Raises:
             CancelledError: the cancellation came first.
@@ -188,13 +188,13 @@ class JobStore(Jobs, JobQueue, AttemptLog, Protocol):
     """The only shared state of the service."""
 
     def migrate(self) -> str | None:
-        """Bring the schema up to date; harmless where it is.
+        """Bring the schema up to date; harmless if it already is.
 
         Returns:
-            The revision of a newer release, whose schema this one may use and has left as it is; else None.
+            The revision of a newer release, whose schema this one may use and leaves unchanged; else None.
 
         Raises:
-            ValueError: what is there is no job store, or one of a newer release that this one may not use.
+            ValueError: the database is not a job store, or is one of a newer release that this one may not use.
         """
 
     def close(self) -> None:

@@ -1,13 +1,13 @@
-"""PostgreSQL as the store of several servers and their workers: everything that is particular to it.
+"""PostgreSQL as the store for several servers and their workers: everything specific to it.
 
-What does not come by default:
+What it does not do by default:
 
-- Numbers are drawn from a sequence before a transaction commits, so that a follower could read a later event and never
-  see an earlier one that commits after it. Transactions that write events therefore take a lock, held until they have
-  committed, before they draw (`order_events`). They take it last, and so wait for nobody while they hold it.
-- A client that is stopped in the middle of a transaction would keep its rows locked as long as it lives. The server
-  ends its session after a while, and nobody waits longer than that for a lock.
-- A client whose server's machine is gone would wait for hours; it asks for signs of life.
+- A sequence gives out numbers before a transaction commits, so a follower could read a later event and never see an
+  earlier one that commits after it. So transactions that write events first take a lock (`order_events`), which they
+  hold until they have committed. They take it last, and so wait for nobody while they hold it.
+- A client suspended in the middle of a transaction would keep its rows locked as long as it lives. The server ends its
+  session after a while, and nobody waits longer than that for a lock.
+- A client whose server's machine is gone would wait for hours, so it uses keepalives.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from secateur_service.jobs.database import store_unavailable, to_json
 
 LOCK_SECONDS = 10
 _CHANNEL = "secateur_events"
-# Keys of advisory locks: any numbers that nobody else in this database is likely to use.
+# Keys of advisory locks: arbitrary numbers that nobody else in this database is likely to use.
 _EVENTS_LOCK, _MIGRATION_LOCK = 7_355_608_001, 7_355_608_002
 
 _CONNECT = {
@@ -46,7 +46,7 @@ class PostgresqlDatabase:
     """Connections to one PostgreSQL database, its clock and its notifications."""
 
     def __init__(self, url: URL) -> None:
-        """Prepare the database of a URL; nothing is connected yet."""
+        """Prepare the database at a URL; nothing is connected yet."""
         url = url.set(drivername="postgresql+psycopg")
         self.writer: Engine = create_engine(
             url,
@@ -62,7 +62,7 @@ class PostgresqlDatabase:
 
     @property
     def now(self) -> ColumnElement[int]:
-        """The server's time in milliseconds since 1970; not that of the transaction's beginning, which may be old."""
+        """The server's time in milliseconds since 1970; not the transaction's start time, which may be old."""
         return literal_column("CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)", BigInteger())
 
     @contextlib.contextmanager
@@ -75,12 +75,12 @@ class PostgresqlDatabase:
             yield connection
 
     def order_events(self, connection: Connection) -> None:
-        """Wait for the transactions that are writing events, and wake all followers once this one has committed."""
+        """Wait for the transactions that are writing events, and wake all followers when this one commits."""
         connection.execute(select(func.pg_advisory_xact_lock(_EVENTS_LOCK)))
         connection.execute(select(func.pg_notify(_CHANNEL, "")))
 
     def await_change(self, token: int | None, seconds: float) -> int:
-        """Wait for a notification; the position of the newest event."""
+        """Wait for a notification; returns the position of the newest event."""
         with self._listening:
             try:
                 if self._listener is None:

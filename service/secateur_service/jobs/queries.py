@@ -1,4 +1,4 @@
-"""The job store as the API and the metrics see it: jobs created, read, followed and counted."""
+"""The job store as the API and the metrics see it: creates, reads, follows and counts jobs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SqlJobs(SqlAccess):
     def create(self, job: NewJob) -> Job:
         """Insert a job in state QUEUED with its first event; a known request id returns the first request's job.
 
-        A retry begins with a copy of the other job's ledger.
+        A retry starts with a copy of the other job's ledger.
 
         Raises:
             RequestIdReusedError: the known request had another digest.
@@ -57,7 +57,7 @@ class SqlJobs(SqlAccess):
             return created.snapshot()
 
     def find_request(self, request_id: str, request_digest: str | None) -> Job | None:
-        """The job that an earlier request with this id created; None when there was none.
+        """The job that an earlier request with this id created; None if there was none.
 
         Raises:
             RequestIdReusedError: that request had another digest.
@@ -68,7 +68,7 @@ class SqlJobs(SqlAccess):
     def list_jobs(
         self, *, limit: int, before: int | None = None, states: Collection[JobState] = ()
     ) -> tuple[list[Job], int | None]:
-        """A page of jobs, newest first, and what `before` is for the page after it (None on the last)."""
+        """A page of jobs, newest first, and the value of `before` for the next page (None after the last)."""
         query = select(jobs).order_by(jobs.c.number.desc()).limit(limit + 1)
         if before is not None:
             query = query.where(jobs.c.number < before)
@@ -81,12 +81,12 @@ class SqlJobs(SqlAccess):
         return page, rows[limit - 1]["number"] if more else None
 
     def request_cancel(self, job_id: str) -> Job:
-        """QUEUED becomes CANCELLED, RUNNING becomes CANCELLING, all else stays.
+        """QUEUED becomes CANCELLED, RUNNING becomes CANCELLING; any other state stays.
 
-        So does a job whose manifest is committed: the cancellation lost against the publication.
+        A job whose manifest is committed stays too: publication won.
 
         Raises:
-            NotFoundError: there is none of that id.
+            NotFoundError: there is no job with that id.
         """
         with self._locked(job_id) as job:
             if job.manifest_sha256 is None:
@@ -105,19 +105,19 @@ class SqlJobs(SqlAccess):
         return [to_event(row) for row in rows]
 
     def events_since(self, position: int, *, limit: int) -> tuple[list[Event], int]:
-        """Events of all jobs in the order of their writing, for followers; also the position after them."""
+        """Events of all jobs in the order of writing, for followers, and the position after them."""
         query = select(events).where(events.c.position > position).order_by(events.c.position).limit(limit)
         with self._reading() as connection:
             rows = connection.execute(query).mappings().all()
         return [to_event(row) for row in rows], rows[-1]["position"] if rows else position
 
     def position(self) -> int:
-        """Where a follower starts that wants only what is written from now on."""
+        """The start position for a follower that only wants events written from now on."""
         with self._reading() as connection:
             return connection.scalar(select(func.max(events.c.position))) or 0
 
     def await_change(self, token: int | None, seconds: float) -> int:
-        """Wait until somebody has written since `token` was returned, at most so long; the token of what is there now.
+        """Wait at most `seconds` for a write since `token` was returned; returns the current token.
 
         One caller at a time.
         """
@@ -131,12 +131,12 @@ class SqlJobs(SqlAccess):
         return {state: counted.get(state.value, 0) for state in JobState}
 
     def oldest_queued_age_seconds(self) -> float:
-        """How long the oldest job that is due has waited, whoever can run it; 0 when the queue is empty."""
+        """How long the oldest due job has waited, whichever replica can run it; 0 if the queue is empty."""
         now = self._database.now
         return self._age(select(now - func.min(jobs.c.not_before)).where(is_due(now)))
 
     def max_heartbeat_age_seconds(self) -> float:
-        """Age of the oldest heartbeat of the running jobs; 0 when none runs. Attempts that start have none."""
+        """Age of the running jobs' oldest heartbeat; 0 if none is running. Attempts that are starting have none."""
         now = self._database.now
         return self._age(select(now - func.min(jobs.c.heartbeat)).where(jobs.c.state.in_(OWNED)))
 

@@ -1,4 +1,4 @@
-"""The job store as the dispatcher sees it: jobs to be started, and to be given up when their time is over."""
+"""The job store as the dispatcher sees it: jobs to start, and to give up when their time is over."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class SqlQueue(SqlAccess):
     """`JobQueue` in SQL."""
 
     def claim(self, *, owner: str, lease_seconds: float) -> Job | None:
-        """Take the oldest queued job that is due: RUNNING, attempt + 1, leased to `owner`. None when there is none.
+        """Take the oldest queued job that is due: RUNNING, attempt + 1, leased to `owner`. None if there is none.
 
-        What a newer release admitted is left to its replicas where this one does not know the format.
+        Jobs that a newer release admitted in a format unknown to this one are left to its replicas.
         """
         due = select(jobs).where(is_due(self._database.now), jobs.c.spec_format <= SPEC_FORMAT)
         due = due.order_by(jobs.c.number).limit(1)
-        with self._reading() as connection:  # an idle dispatcher shall not keep writers waiting
+        with self._reading() as connection:  # an idle dispatcher must not keep writers waiting
             if connection.execute(due).first() is None:
                 return None
         with self._writing() as connection:
@@ -48,10 +48,10 @@ class SqlQueue(SqlAccess):
             return job.snapshot()
 
     def keep_starting(self, job_id: str, attempt: int, *, lease_seconds: float) -> bool:
-        """Extend the lease of an attempt whose worker is still to send its first heartbeat (fenced).
+        """Extend the lease of an attempt whose worker has not yet sent its first heartbeat (fenced).
 
         Returns:
-            False once the worker has sent one: the lease is its own business then, and stays as it is.
+            False once the worker has sent one: it then keeps the lease itself, and this call leaves it unchanged.
         """
         with self._owned(job_id, attempt) as job:
             if job.has_begun:
@@ -65,9 +65,9 @@ class SqlQueue(SqlAccess):
     ) -> Job:
         """End an attempt that has no result (fenced).
 
-        A retryable failure puts the job back into the queue, not to be claimed before `delay_seconds` have passed,
-        unless no charged attempt is left: then, and for any other failure, the job is FAILED. A job that is
-        CANCELLING becomes CANCELLED instead. Only `MAX_UNCHARGED_ATTEMPTS` attempts of a job stay uncharged.
+        A retryable failure requeues the job, which cannot be claimed before `delay_seconds` have passed, unless no
+        charged attempt is left: then, and after any other failure, the job is FAILED. A job that is CANCELLING becomes
+        CANCELLED instead. Only `MAX_UNCHARGED_ATTEMPTS` attempts of a job stay uncharged.
         """
         with self._owned(job_id, attempt) as job:
             job.end_attempt(failure, charged=charged, delay_seconds=delay_seconds)
@@ -75,14 +75,14 @@ class SqlQueue(SqlAccess):
             return job.snapshot()
 
     def expire_leases(self) -> list[Job]:
-        """Release every job whose lease has run out, with reason LEASE_EXPIRED; charged where its attempt had begun."""
+        """Release every job whose lease has expired, with reason LEASE_EXPIRED; charged if its attempt had begun."""
         expired = and_(jobs.c.state.in_(OWNED), jobs.c.lease_end < self._database.now)
         return self._change_all(
             expired, lambda job: job.end_attempt(_lease_expired(job), charged=job.has_begun, delay_seconds=0)
         )
 
     def expire_deadlines(self) -> list[Job]:
-        """Fail every job whose time is over, unless its result is committed or it is being cancelled."""
+        """Fail every job past its deadline, unless its result is committed or it is being cancelled."""
         now, uncommitted = self._database.now, jobs.c.manifest_sha256.is_(None)
         waiting = and_(jobs.c.state == JobState.QUEUED.value, jobs.c.start_time.is_(None), jobs.c.queue_deadline < now)
         running = and_(jobs.c.state.in_((JobState.QUEUED.value, JobState.RUNNING.value)), jobs.c.run_deadline < now)
@@ -92,7 +92,7 @@ class SqlQueue(SqlAccess):
         ]
 
     def expire_stalled(self, stall_seconds: float) -> list[Job]:
-        """Release every running job that had no event for so long, as a charged failure with reason STALLED.
+        """Release every running job that had no event for this long, as a charged failure with reason STALLED.
 
         An attempt that has not begun cannot stall.
         """
@@ -105,7 +105,7 @@ class SqlQueue(SqlAccess):
     def _change_all(self, which: ColumnElement[bool], change: Callable[[LockedJob], None]) -> list[Job]:
         """Change jobs that nobody else is changing, oldest first."""
         query = select(jobs).where(which)
-        with self._reading() as connection:  # an idle dispatcher shall not keep writers waiting
+        with self._reading() as connection:  # an idle dispatcher must not keep writers waiting
             if connection.execute(query.limit(1)).first() is None:
                 return []
         changed = []

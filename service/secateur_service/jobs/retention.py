@@ -1,4 +1,4 @@
-"""What of jobs that have ended is due to go: the janitor's view of the job store, in SQL."""
+"""Which ended jobs are due for cleanup: the janitor's view of the job store, in SQL."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class SqlRetention:
         self._database = database
 
     def unswept(self, *, succeeded_seconds: float, other_seconds: float) -> list[str]:
-        """Jobs that ended so long ago and whose leftovers were not removed yet, oldest first.
+        """Jobs that ended at least this long ago and whose leftovers are not yet removed, oldest first.
 
-        A job that a retry may take finished blocks from is not among them before that one is swept.
+        A job whose finished blocks a retry may use is left out until that retry is swept.
         """
         retry = jobs.alias("retry")
         is_needed = exists().where(retry.c.retry_of == jobs.c.id, retry.c.swept_time.is_(None))
@@ -37,16 +37,16 @@ class SqlRetention:
             return list(connection.scalars(query))
 
     def mark_swept(self, job_id: str) -> None:
-        """Nothing is left of the job but its result."""
+        """Record that nothing is left of the job but its result."""
         with transaction(self._database.writer) as connection:
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(swept_time=self._database.now))
 
     def forget(self, seconds: float, *, unsweepable: Collection[str] = ()) -> list[str]:
-        """Delete jobs that ended so long ago, with events and ledgers, each in a transaction of its own.
+        """Delete jobs that ended at least this long ago, with events and ledgers, each in its own transaction.
 
         Args:
-            seconds: since the end.
-            unsweepable: jobs to be deleted although they were not swept.
+            seconds: time since the end.
+            unsweepable: jobs to delete although they were not swept.
 
         Returns:
             The jobs that were deleted.

@@ -1,4 +1,4 @@
-"""Between rows of the tables and the objects of `job`: nothing else knows how a job is spelled in SQL."""
+"""Converts between table rows and the objects of `job`: nothing else knows how a job is stored in SQL."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _KINDS, _STAGES, _SHORTAGES = frozenset(EventKind), frozenset(Stage), frozenset(
 
 
 def new_row(job: NewJob, now: int) -> dict[str, Any]:
-    """The row of a job that is accepted now, before its first event."""
+    """The row for a job accepted now, before its first event."""
     return {
         "id": job.id,
         "uid": job.uid,
@@ -71,12 +71,12 @@ def new_row(job: NewJob, now: int) -> dict[str, Any]:
 
 
 def run_deadline(row: Row, now: int) -> int | None:
-    """When a job that is claimed for the first time now has to have ended."""
+    """The deadline of a job that is claimed for the first time now."""
     return _after(now, row["resolved"]["execution"].get("run_deadline_seconds"))
 
 
 def to_job(row: Row) -> Job:
-    """The job of a row of `schema.jobs`, whichever release wrote it: no job hides the others of a list."""
+    """The job in a row of `schema.jobs`, whichever release wrote it: one unreadable job must not break a list."""
     return Job(
         id=row["id"],
         uid=row["uid"],
@@ -105,7 +105,7 @@ def to_job(row: Row) -> Job:
 
 
 def to_event(row: Row) -> Event:
-    """The event of a row of `schema.events`. What a newer release tells in its own words is a line of the log here."""
+    """The event in a row of `schema.events`. A kind or stage known only to a newer release becomes a log line."""
     kind, body = row["kind"], row["body"]
     if kind not in _KINDS or (kind == EventKind.STAGE and body["stage"] not in _STAGES):
         kind, body = EventKind.LOG, log_body("info", f"{kind}, an event of a newer release", body)
@@ -120,7 +120,7 @@ def to_event(row: Row) -> Event:
 
 
 def to_time(milliseconds: int) -> datetime:
-    """A point in time of the database."""
+    """A database time as a datetime."""
     return _EPOCH + timedelta(milliseconds=milliseconds)
 
 

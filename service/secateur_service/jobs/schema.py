@@ -33,13 +33,13 @@ metadata = MetaData(
 )
 
 Plain = JSON(none_as_null=True)
-# SQLite numbers rows by itself only in a column that is called INTEGER.
+# SQLite numbers rows automatically only in a column of type INTEGER.
 Counter = BigInteger().with_variant(Integer, "sqlite")
 
 jobs = Table(
     "jobs",
     metadata,
-    Column("number", Counter, primary_key=True),  # age; two jobs may be created within one millisecond
+    Column("number", Counter, primary_key=True),  # order of creation; two jobs may be created within one millisecond
     Column("id", String(128), nullable=False, unique=True),
     Column("uid", String(64), nullable=False, unique=True),
     Column("request_id", String(64), unique=True),
@@ -57,8 +57,8 @@ jobs = Table(
     Column("max_attempts", Integer, nullable=False),
     Column("owner", String(256)),
     Column("lease_end", BigInteger),
-    Column("heartbeat", BigInteger),  # the newest of the current attempt's worker; none while it starts
-    Column("not_before", BigInteger, nullable=False),  # since when, or from when, a queued job may be claimed
+    Column("heartbeat", BigInteger),  # the latest from the current attempt's worker; none while it starts
+    Column("not_before", BigInteger, nullable=False),  # the time from which a queued job may be claimed
     Column("failure", Plain),
     Column("result", Plain),
     Column("manifest_sha256", String(64)),
@@ -67,13 +67,13 @@ jobs = Table(
     Column("start_time", BigInteger),
     Column("end_time", BigInteger),
     Column("queue_deadline", BigInteger),  # for the first claim
-    Column("run_deadline", BigInteger),  # for the end; known from the first claim on
+    Column("run_deadline", BigInteger),  # for the end; set at the first claim
     Column("last_event_time", BigInteger),
-    Column("retry_of", String(128)),  # the other job may be forgotten by now
-    Column("short_of", Plain),  # memory that did not suffice in an attempt
-    Column("swept_time", BigInteger),  # when what it left in the object store was removed
-    Column("spec_format", Integer, nullable=False, server_default="1"),  # of `resolved`
-    Column("trace", Plain),  # W3C context of the call that created it
+    Column("retry_of", String(128)),  # the other job may have been deleted
+    Column("short_of", Plain),  # memory that ran out in an attempt
+    Column("swept_time", BigInteger),  # when its leftovers in the object store were removed
+    Column("spec_format", Integer, nullable=False, server_default="1"),  # format of `resolved`
+    Column("trace", Plain),  # W3C trace context of the call that created it
     CheckConstraint("state IN ({})".format(", ".join(f"'{state}'" for state in JobState)), name="state"),
     Index(None, "state", "number"),
     sqlite_autoincrement=True,
@@ -82,7 +82,7 @@ jobs = Table(
 events = Table(
     "events",
     metadata,
-    # The order in which all events were written. Followers rely on it: it never reuses a number.
+    # The order in which all events were written. Followers rely on it; numbers are never reused.
     Column("position", Counter, primary_key=True),
     Column("job_id", String(128), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
     Column("sequence", BigInteger, nullable=False),
@@ -103,5 +103,5 @@ blocks = Table(
     Column("record", Plain, nullable=False),
 )
 
-# One row, which every migration keeps true: the oldest revision whose code may use this schema.
+# One row, which every migration keeps up to date: the oldest revision whose code may use this schema.
 compatibility = Table("schema_compatibility", metadata, Column("oldest", String(32), nullable=False))

@@ -1,11 +1,11 @@
-"""SQLite as the store of several processes: everything that is particular to it.
+"""SQLite as the store for several processes: everything specific to it.
 
-What makes SQLite safe here, and does not come by default (RELIABILITY.md, section 2):
+What makes SQLite safe here but is not its default:
 
-- A writing transaction begins with BEGIN IMMEDIATE. The driver's deferred BEGIN lets two writers read the same last
+- A write transaction begins with BEGIN IMMEDIATE. The driver's deferred BEGIN lets two writers read the same last
   sequence number, and one of them then loses its event or fails with "database is locked".
-- Write-ahead log, so that readers and the writer do not wait for each other; synchronous=FULL, so that what was
-  acknowledged survives a power cut.
+- Write-ahead log, so that readers and the writer do not wait for each other; synchronous=FULL, so that acknowledged
+  writes survive a power cut.
 - A busy timeout on every connection, so that writers queue.
 """
 
@@ -35,7 +35,7 @@ class SqliteDatabase:
     """Connections to one SQLite file, its clock and its change counter."""
 
     def __init__(self, url: URL) -> None:
-        """Prepare the database of a URL; the file appears with the first connection.
+        """Prepare the database at a URL; the first connection creates the file.
 
         Raises:
             ValueError: the URL names no file.
@@ -65,14 +65,14 @@ class SqliteDatabase:
     @property
     def now(self) -> ColumnElement[int]:
         """The database's time in milliseconds since 1970, exact: SQLite's clock counts whole milliseconds."""
-        # unixepoch('subsec') came with SQLite 3.42, which stable distributions do not have yet.
+        # unixepoch('subsec') needs SQLite 3.42, which stable distributions do not have yet.
         return literal_column("CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)", BigInteger())
 
     @contextlib.contextmanager
     def migrating(self) -> Iterator[Connection]:
         """A transaction in which the schema may be changed.
 
-        Without foreign keys, for rebuilding a table drops it, and would empty its children.
+        Foreign keys are off, because rebuilding a table drops it, which would empty its children.
         """
         engine = create_engine(self.reader.url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
         event.listen(engine, "connect", _configure)
@@ -88,7 +88,7 @@ class SqliteDatabase:
         """Do nothing: there is one writer at a time."""
 
     def await_change(self, token: int | None, seconds: float) -> int:
-        """Look a few times a second at SQLite's counter of commits by other connections."""
+        """Poll SQLite's counter of other connections' commits a few times a second."""
         deadline = time.monotonic() + seconds
         while True:
             found = self._data_version()
@@ -97,7 +97,7 @@ class SqliteDatabase:
                 return found
 
     def _data_version(self) -> int:
-        """The connection that asks must never write."""
+        """The counter of commits; the connection that reads it must never write."""
         with self._watch_lock:
             try:
                 if self._watch is None:
@@ -120,14 +120,14 @@ class SqliteDatabase:
 
 
 def _configure(connection: sqlite3.Connection, _record: Any) -> None:
-    connection.isolation_level = None  # the driver begins nothing by itself: _begin does
+    connection.isolation_level = None  # the driver must not begin transactions: _begin does
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA synchronous=FULL")
     _use_write_ahead_log(connection)
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
-    """Switch the file to WAL, once in its life; the busy timeout does not cover this switch, so wait here."""
+    """Switch the file to WAL, once in its lifetime; the busy timeout does not cover this switch, so wait here."""
     deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
     while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         try:

@@ -6,7 +6,7 @@ import enum
 
 
 class JobState(enum.StrEnum):
-    """Where a job stands; the values are the names of the protocol's states."""
+    """The state of a job; the values are the names of the protocol's states."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -17,16 +17,16 @@ class JobState(enum.StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """No transition leads out of the state."""
+        """Whether no transition leads out of the state."""
         return not TRANSITIONS[self]
 
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
-    # claimed; cancelled before it ran; its time was over
+    # claimed; cancelled before it ran; deadline passed
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED}),
-    # an attempt that was preempted or failed transiently puts the job back into the queue
+    # a preempted or transiently failed attempt requeues the job
     JobState.RUNNING: frozenset({JobState.QUEUED, JobState.CANCELLING, JobState.SUCCEEDED, JobState.FAILED}),
-    # whatever its worker does: a job whose publication was committed first stays RUNNING when it is cancelled
+    # whatever its worker does: if publication was committed first, a cancelled job stays RUNNING instead
     JobState.CANCELLING: frozenset({JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset(),

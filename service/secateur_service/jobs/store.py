@@ -16,10 +16,10 @@ from secateur_service.jobs.sqlite import SqliteDatabase
 
 
 def open_job_store(database_url: str) -> SqlJobStore:
-    """The store behind an SQLAlchemy URL. The schema must be there: call `migrate` once, in the server.
+    """Open the store at an SQLAlchemy URL. The schema must exist: call `migrate` once, in the server.
 
     Raises:
-        ValueError: a database that is not supported.
+        ValueError: the database is not supported.
     """
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite":
@@ -37,12 +37,12 @@ def open_job_store(database_url: str) -> SqlJobStore:
 
 
 class SqlJobStore(SqlJobs, SqlQueue, SqlAttemptLog):
-    """`JobStore` in SQL; safe to be used by several threads and processes.
+    """`JobStore` in SQL; safe to use from several threads and processes.
 
     Any method raises `TransientError` with reason STORE_UNAVAILABLE while the database does not answer.
 
     Attributes:
-        retention: what of the jobs is due to go.
+        retention: which jobs are due for cleanup.
     """
 
     def __init__(self, database: Database) -> None:
@@ -50,16 +50,16 @@ class SqlJobStore(SqlJobs, SqlQueue, SqlAttemptLog):
         self.retention = SqlRetention(database)
 
     def migrate(self, *, back_to: str | None = None) -> str | None:
-        """Bring the schema up to date; harmless where it is. Several processes may call it at once.
+        """Bring the schema up to date; harmless if it already is. Several processes may call it at once.
 
         Args:
             back_to: instead, undo the migrations after this revision; `base` removes everything.
 
         Returns:
-            The revision of a newer release, whose schema this one may use and has left as it is; else None.
+            The revision of a newer release, whose schema this one may use and leaves unchanged; else None.
 
         Raises:
-            ValueError: what is there is no job store, or one of a newer release that this one may not use.
+            ValueError: the database is not a job store, or is one of a newer release that this one may not use.
         """
         try:
             with answering(), self._database.migrating() as connection:

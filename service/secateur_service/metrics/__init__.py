@@ -1,1 +1,1 @@
-"""What Prometheus reads: the registry, and figures that follow from events."""
+"""What Prometheus reads: the registry, and figures derived from events."""

@@ -1,7 +1,7 @@
-"""What an attempt did, told at its end in one line of the job's log: the way of a worker's figures to the metrics.
+"""An attempt's figures, written at its end as one line of the job's log: this is how they reach the metrics.
 
-A worker is a process of its own, which nobody scrapes. Its line is an event like the others: people read it in the log,
-and `job_figures` counts it, in every replica. An attempt that was killed tells nothing.
+A worker is a separate process, which nobody scrapes. Its line is an event like any other: people read it in the log,
+and `job_figures` counts it, in every replica. A killed attempt writes none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PEAK_DEVICE_BYTES = "peak_device_bytes"
 
 
 class AttemptFigures:
-    """Collects an attempt's figures; safe for several threads."""
+    """Collects an attempt's figures; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -27,16 +27,16 @@ class AttemptFigures:
         self._bytes: Counter[str] = Counter()
 
     def count_request(self, operation: str, outcome: str) -> None:
-        """A request to the object store ended."""
+        """Count a finished request to the object store."""
         with self._lock:
             self._requests[f"{operation} {outcome}"] += 1
 
     def count_bytes(self, direction: str, size_bytes: int) -> None:
-        """Bytes were read or written."""
+        """Count bytes read or written."""
         with self._lock:
             self._bytes[direction] += size_bytes
 
     def fields(self, others: Mapping[str, int]) -> dict[str, Any]:
-        """The fields of the line, with other figures by name."""
+        """The fields of the log line, including other figures by name."""
         with self._lock:
             return {**others, REQUESTS: dict(self._requests), BYTES: dict(self._bytes)}

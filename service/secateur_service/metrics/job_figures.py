@@ -1,9 +1,8 @@
 """Derives the metrics of jobs from the store's event log.
 
-Workers are processes of their own, on other machines even; the event log is where they tell what they did. Reading it
-gives the same figures whoever ran the job and needs no second channel. What happened before this process started is
-not counted again; a job that it meets in the middle of its life has its earlier events read once, so that its
-durations are right.
+Workers are separate processes, possibly on other machines; they record what they did in the event log. Reading it gives
+the same figures whoever ran the job, and needs no second channel. What happened before this process started is not
+counted; if a job was already under way, its earlier events are read once, so that its durations are right.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _PAGE = 256
 
 @dataclass
 class _Timeline:
-    """What is remembered of a job that has not ended."""
+    """What is remembered of a job that has not yet ended."""
 
     created: datetime
     queued: datetime
@@ -35,7 +34,7 @@ class _Timeline:
 
 
 class JobFigures:
-    """Counts and times what the events say. Not safe for several threads; the follower calls it from one at a time."""
+    """Counts and times what the events report. Not thread-safe; the follower calls it from one thread at a time."""
 
     def __init__(self, metrics: Metrics, store: Jobs) -> None:
         self._metrics = metrics
@@ -43,7 +42,7 @@ class JobFigures:
         self._timelines: dict[str, _Timeline] = {}
 
     def seed(self) -> None:
-        """Read what is needed of the past: when a job last succeeded (that of the newest job that did)."""
+        """Read what is needed from the past: when a job last succeeded (the newest job that did)."""
         jobs, _ = self._store.list_jobs(limit=1, states=[JobState.SUCCEEDED])
         for job in jobs:
             if job.end_time is not None:
@@ -97,7 +96,7 @@ class JobFigures:
                 self._finish(timeline, state, failure.get("reason", ""), event.time)
 
     def _count_attempt(self, fields: Mapping[str, Any]) -> None:
-        """Count what an attempt says that it did."""
+        """Count what an attempt reports."""
         self._metrics.calibration_tokens.inc(fields.get(attempt_figures.CALIBRATION_TOKENS, 0))
         self._metrics.device_memory_peak.set(fields.get(attempt_figures.PEAK_DEVICE_BYTES, 0))
         for request, count in fields.get(attempt_figures.REQUESTS, {}).items():

@@ -1,9 +1,9 @@
 """The service's Prometheus metrics: base units, prefix `secateur_`, no job or model names as labels.
 
-A `Metrics` object belongs to the registry that it is given, so that a process can have several services. What is
-measured where it happens (calls, streams) is incremented by the caller; what happens in worker processes is derived
-from the store's event log (`telemetry.job_figures`); what is a state rather than a happening (jobs per state, ages,
-free disk) is read at scrape time by `StoreCollector`.
+A `Metrics` object belongs to the registry that it is given, so that a process can have several services. Callers
+increment what is measured where it happens (calls, streams); what happens in worker processes is derived from the
+store's event log (`metrics.job_figures`); states rather than events (jobs per state, ages, free disk) are read at
+scrape time by `StoreCollector`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Metrics:
-    """What the service counts and times. Figures of jobs cover the whole store, so every replica shows the same."""
+    """What the service counts and times. Job figures cover the whole store, so every replica shows the same."""
 
     def __init__(self, registry: CollectorRegistry, *, version: str) -> None:
         self.registry = registry
@@ -149,14 +149,14 @@ class Metrics:
         self.object_store_requests.labels(operation=operation, outcome=outcome).inc()
 
     def count_bytes(self, direction: str, size_bytes: int) -> None:
-        """Count bytes of objects."""
+        """Count bytes of objects read or written."""
         self.object_store_bytes.labels(direction=direction).inc(size_bytes)
 
     def show_certificate_expiry(self, read: Callable[[], float]) -> None:
-        """Show when the server's certificate expires; without one there is no such figure, and so no alarm by it.
+        """Show when the server's certificate expires; without one there is no such figure, and so no alert from it.
 
         Args:
-            read: Unix time of the expiry of the certificate that is in use at the moment.
+            read: Returns the expiry of the certificate now in use, as Unix time.
         """
         gauge = Gauge(
             "certificate_expiry_timestamp_seconds",
@@ -173,9 +173,9 @@ class Metrics:
 
 
 class StoreCollector(Collector):
-    """Reads the state of the queue and of the disk when Prometheus asks.
+    """Reads the state of the queue and the disk when Prometheus scrapes.
 
-    A store that does not answer fails only its own figures: `secateur_store_up` is 0 then, and the rest remains.
+    If the store does not answer, only its own figures are missing: `secateur_store_up` is then 0, and the rest remains.
     """
 
     def __init__(self, store: Jobs, data_dir: Path) -> None:
@@ -183,7 +183,7 @@ class StoreCollector(Collector):
         self._data_dir = data_dir
 
     def describe(self) -> list[GaugeMetricFamily]:
-        """Name the figures without reading them."""
+        """List the figures without reading them."""
         return list(_Families())
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

@@ -1,7 +1,7 @@
-"""The HTTP server that Prometheus scrapes, on a port of its own, which whoever reaches it can neither fill nor hold.
+"""The HTTP server that Prometheus scrapes, on its own port; no client can exhaust or block it.
 
-It has few connections at a time, each for a few seconds. One more than that takes the place of the oldest: a scrape is
-over in milliseconds, and what has been there for long is none.
+It allows few connections at a time, each for a few seconds. One too many replaces the oldest: a scrape takes
+milliseconds, so a connection that has lasted long is not a scrape.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _LOOK_SECONDS = 0.5
 
 
 class _Handler(WSGIRequestHandler):
-    """Logs nothing, and waits for no more than a connection may last."""
+    """Logs nothing, and waits no longer than a connection may last."""
 
     timeout = CONNECTION_SECONDS
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as it is called
-        """Say nothing: what a stranger sends is not ours to log."""
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the caller's name for it
+        """Log nothing: strangers can send anything."""
 
 
 class ScrapeServer(ThreadingMixIn, WSGIServer):
-    """A thread a connection, `MAX_CONNECTIONS` of them."""
+    """One thread per connection, at most `MAX_CONNECTIONS` of them."""
 
     daemon_threads = True
     block_on_close = False
@@ -50,11 +50,11 @@ class ScrapeServer(ThreadingMixIn, WSGIServer):
 
     @property
     def connections(self) -> int:
-        """How many there are."""
+        """Number of open connections."""
         return len(self._began)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread; where there are as many as may be, the oldest connection is closed."""
+        """Answer in a thread; if there are too many connections, close the oldest."""
         with self._lock:
             self._began[request] = self.clock()
             if len(self._began) > MAX_CONNECTIONS:
@@ -68,7 +68,7 @@ class ScrapeServer(ThreadingMixIn, WSGIServer):
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Close what has lasted too long; called every `_LOOK_SECONDS`."""
+        """Close connections that have lasted too long; called every `_LOOK_SECONDS`."""
         with self._lock:
             while self._began:
                 oldest, began = next(iter(self._began.items()))
@@ -77,10 +77,10 @@ class ScrapeServer(ThreadingMixIn, WSGIServer):
                 self._cut(oldest)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: the client is gone, or was sent away."""
+        """Log nothing: the client is gone, or was cut off."""
 
     def _cut(self, connection: socket.socket) -> None:
-        """End a connection; its thread finds out, and closes it."""
+        """Shut a connection down; its thread notices and closes it."""
         del self._began[connection]
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
@@ -100,7 +100,7 @@ class MetricsServer:
 
     @classmethod
     def start(cls, registry: CollectorRegistry, host: str, port: int) -> Self:
-        """Listen; port 0 takes a free one.
+        """Start listening; port 0 picks a free port.
 
         Raises:
             OSError: the address cannot be bound.
@@ -114,7 +114,7 @@ class MetricsServer:
 
     @property
     def connections(self) -> int:
-        """Connections that are open."""
+        """Number of open connections."""
         return self._server.connections
 
     def stop(self) -> None:
@@ -125,7 +125,7 @@ class MetricsServer:
 
 
 def _is_six(host: str) -> bool:
-    """Whether a host's first address is one of IPv6."""
+    """Whether a host's first address is an IPv6 address."""
     try:
         return ipaddress.ip_address(host).version == 6
     except ValueError:

@@ -1,8 +1,8 @@
-"""What the decoder blocks of each supported architecture are made of.
+"""What the decoder blocks of each supported architecture consist of.
 
 One row per `model_type` of transformers. A row names the linear layers that are pruned, grouped by the input they
-share and in the order in which a block runs them, so that statistics are gathered once per distinct input. Whatever
-else in a block has two or more dimensions must be listed as excluded; a matrix that nobody claimed refuses the model.
+share and in the order in which a block runs them, so that statistics are gathered once per distinct input. Any other
+tensor of a block with two or more dimensions must be listed as excluded; a model with an unlisted matrix is refused.
 The groups are verified while the first batch runs.
 """
 
@@ -25,15 +25,15 @@ class Architecture:
 
     Attributes:
         class_name: the causal language model's class in transformers, as `config.architectures` names it.
-        inputs: from a configuration and the number of a block to the names of its pruned linear layers below it; each
-            inner tuple shares one input. Raises ValueError where the configuration makes no sense.
+        inputs: maps a configuration and a block's number to the names of the block's pruned linear layers, relative to
+            the block; each inner tuple shares one input. Raises ValueError if the configuration makes no sense.
         blocks: module path of the list of decoder blocks.
         embedding: module path of the token embedding.
         tied: whether the head is the embedding where the configuration does not say.
-        excluded: names, in the checkpoint, of tensors of a block with two or more dimensions that stay as they are.
+        excluded: names, in the checkpoint, of a block's tensors with two or more dimensions that are left unchanged.
         renamed: (part of a module path, what the checkpoint has instead).
-        unread: names, below a block, of tensors that some checkpoints have and no loader reads.
-        base: the class without a head in transformers, where it is not called after `class_name`.
+        unread: names, relative to a block, of tensors that some checkpoints have and no loader reads.
+        base: transformers' class without a head, where its name does not follow from `class_name`.
         experts: names of an expert's gate, up and down projection, in architectures that mix experts.
         returns_tuple: whether a block returns a tuple whose first item is the hidden states.
     """
@@ -52,12 +52,12 @@ class Architecture:
 
     @cached_property
     def base_prefix(self) -> str:
-        """What the base model's names begin with; some checkpoints leave it out."""
+        """The prefix of the base model's names; some checkpoints omit it."""
         return self.blocks.partition(".")[0] + "."
 
     @property
     def base_class(self) -> str:
-        """The class of the model without its head in transformers."""
+        """The transformers class of the model without its head."""
         return self.base or self.class_name.replace("ForCausalLM", "Model")
 
 
@@ -84,10 +84,10 @@ def _fused(attention: str) -> Inputs:
 
 
 def _falcon(config: Config, index: int) -> Inputs:  # noqa: ARG001
-    """Attention and feed-forward share an input where they run in parallel behind a single norm.
+    """Attention and feed-forward share an input where they run in parallel after a single norm.
 
-    The configuration's own defaults, as in FalconConfig and FalconDecoderLayer of transformers: parallel attention,
-    and two norms in the new decoder architecture (40B, 180B), one in the old (7B).
+    Uses the configuration's own defaults, as in FalconConfig and FalconDecoderLayer of transformers: parallel
+    attention, with two norms in the new decoder architecture (40B, 180B) and one in the old (7B).
     """
     if config.get("new_decoder_architecture"):
         shared = config.get("num_ln_in_parallel_attn") == 1
@@ -103,7 +103,7 @@ def _falcon(config: Config, index: int) -> Inputs:  # noqa: ARG001
 
 
 def _experts(config: Config, names: tuple[str, str, str]) -> Inputs:
-    """Each expert has inputs of its own: the tokens that were routed to it."""
+    """Each expert has its own inputs: the tokens routed to it."""
     count = config.get("num_local_experts", config.get("num_experts"))
     if type(count) is not int or not 1 <= count <= _MAX_EXPERTS:
         raise ValueError(f"num_experts is {count!r}, which is not a number of experts")

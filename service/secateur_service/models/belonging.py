@@ -1,7 +1,7 @@
 """Whether a checkpoint's parts belong together: configuration, weights and tokenizer.
 
-What `open_checkpoint` leaves open because it takes transformers to tell. Needs no torch, and of the weights only their
-headers, so that it can be asked before a model is fetched.
+Covers what `open_checkpoint` does not check because it takes transformers. Needs no torch, and only the headers of the
+weights, so that it can run before a model is fetched.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from secateur_service.models.tokenizer import TOKENIZER_BYTES, check_ids, load_t
 
 
 def load_libraries() -> None:
-    """Load what `check_model` needs, for a process that others are forked from."""
+    """Load what `check_model` needs, in a process from which others are forked."""
     from transformers import AutoTokenizer  # noqa: F401
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -31,7 +31,7 @@ def load_libraries() -> None:
 
 
 def check_model(checkpoint: Checkpoint) -> None:
-    """Configuration, weights and tokenizer make one model, which transformers can build and which can tokenise.
+    """Check that configuration, weights and tokenizer form one model that transformers can build and tokenise with.
 
     Raises:
         ModelRefusedError: they do not; the message names file, key or tensor, what was found and what is expected.
@@ -45,7 +45,7 @@ def check_model(checkpoint: Checkpoint) -> None:
 
 @contextlib.contextmanager
 def _companions_taken(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
-    """The checkpoint with the files that a job would take: those that it would leave out are no reason to refuse it."""
+    """The checkpoint with the files that a job would take, so that files it would leave out cause no refusal."""
     names = [name for name in TOKENIZER_BYTES if (checkpoint.tokenizer_folder / name).exists()]
     beside = [name for name in names if rule_of(name).use is Use.CARRIED or name.endswith(".jinja")]
     if checkpoint.companions is not None or all(is_readable(checkpoint.folder / name, name) for name in beside):
@@ -57,14 +57,14 @@ def _companions_taken(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
 
 
 def check_tensors(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """The tensors have the names and shapes that the configuration announces, and there are no others.
+    """Check that the tensors have the names and shapes that the configuration implies, and that there are no others.
 
     Args:
-        checkpoint: what is there.
-        shapes: of every parameter of the model, by its name in transformers.
+        checkpoint: the checkpoint to check.
+        shapes: shape of every parameter of the model, by its name in transformers.
 
     Raises:
-        ModelRefusedError: one is missing, has another shape or belongs to no such model.
+        ModelRefusedError: a tensor is missing, has a different shape or belongs to no such model.
     """
     known = {checkpoint.head_name}
     for name, shape in shapes.items():

@@ -1,4 +1,4 @@
-"""Models of transformers, built without memory or as a whole."""
+"""Models of transformers, built without memory or loaded whole."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def build_without_memory(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
 
 
 def load_whole(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
-    """The whole model in memory, for what cannot be done a block at a time: writing text.
+    """The whole model in memory, for what cannot be done a block at a time: generating text.
 
     Raises:
         ModelRefusedError: transformers cannot load it.
@@ -58,7 +58,7 @@ def load_whole(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
 
 
 def _generation(checkpoint: Checkpoint, config: Any) -> GenerationConfig:
-    """How the model writes, by what was taken of its folder: one that cannot be read was left out."""
+    """The model's generation settings, from the files taken with it; an unreadable one was left out."""
     if checkpoint.companions is not None and (checkpoint.companions / "generation_config.json").is_file():
         return GenerationConfig.from_pretrained(checkpoint.companions)
     return GenerationConfig.from_model_config(config)

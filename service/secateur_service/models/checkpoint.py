@@ -1,6 +1,6 @@
 """A checkpoint folder: its configuration, its tensors by name, and whether Secateur can prune it.
 
-Reads only configuration and headers, without torch, so that the API can refuse what cannot be pruned at once.
+Reads only configuration and headers, without torch, so that the API can immediately refuse what cannot be pruned.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from secateur_service.models.weights import CONFIG_LIMITS, ModelRefusedError, re
 
 __all__ = ["Checkpoint", "ModelRefusedError", "open_checkpoint"]
 
-# What maps hidden states to the vocabulary is called so in every supported architecture.
+# The name, in every supported architecture, of the matrix that maps hidden states to the vocabulary.
 _HEAD = "lm_head.weight"
-# Rotary frequencies follow from the configuration.
+# Rotary frequencies are computed from the configuration.
 _UNREAD = ("rotary_emb.inv_freq",)
 
 
@@ -36,7 +36,7 @@ class Checkpoint:
         tensors: all tensors by their name in the checkpoint.
         num_blocks: number of decoder blocks.
         notes: what is unusual about its files, for the job's owner.
-        companions: where copies of the files that go with it lie, tokenizer and all; None before they were made.
+        companions: folder with copies of the files that go with it, including the tokenizer; None until they are made.
     """
 
     folder: Path
@@ -54,7 +54,7 @@ class Checkpoint:
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where its tokenizer lies."""
+        """The folder of its tokenizer."""
         return self.companions or self.folder
 
     @property
@@ -69,15 +69,15 @@ class Checkpoint:
 
     @property
     def max_sequence_length(self) -> int | None:
-        """Longest sequence that the model was made for, where its configuration says so."""
+        """The longest sequence that the model was made for; None where its configuration does not say."""
         length = self.config.get("max_position_embeddings", self.config.get("seq_length"))
         return length if isinstance(length, int) and length > 0 else None
 
     @property
     def head_name(self) -> str:
-        """Name of the tensor that maps hidden states to the vocabulary: its own, or the embedding's where tied.
+        """Name of the tensor that maps hidden states to the vocabulary: the head, or the embedding where tied.
 
-        A head of its own may lie beside a configuration that says it is tied; then it holds the same values.
+        A checkpoint may store a head although its configuration says that it is tied; both then hold the same values.
         """
         if not self.stores_head and self.is_tied:
             return self.embedding_name
@@ -90,7 +90,7 @@ class Checkpoint:
 
     @property
     def stores_head(self) -> bool:
-        """Whether the checkpoint has a head of its own."""
+        """Whether the checkpoint stores a separate head."""
         return self._find(_HEAD) is not None
 
     @property
@@ -99,9 +99,9 @@ class Checkpoint:
         return self.stored_name(f"{self.architecture.embedding}.weight")
 
     def stored_name(self, module_path: str) -> str:
-        """Name in the checkpoint of a parameter of the model.
+        """The name that a parameter of the model has in the checkpoint.
 
-        Some checkpoints leave out the base model's prefix, and some names have changed since they were published.
+        Some checkpoints omit the base model's prefix, and some names have changed since they were published.
 
         Raises:
             ModelRefusedError: the checkpoint has no such tensor.
@@ -136,7 +136,7 @@ class Checkpoint:
         return self._by_block.get(None, [])
 
     def inputs(self, index: int) -> tuple[tuple[str, ...], ...]:
-        """The pruned linear layers of a block by name below it: each tuple shares one input, in the order of inputs.
+        """The pruned linear layers of a block, by name relative to it: each tuple shares one input, in order of inputs.
 
         Raises:
             ModelRefusedError: the configuration makes no sense.
@@ -169,7 +169,7 @@ class Checkpoint:
         return next(self.linear_weights()).dtype
 
     def structure_digest(self) -> str:
-        """SHA-256 over configuration and headers, and the files' sizes and times: tells an exchanged file cheaply."""
+        """SHA-256 over configuration, headers, file sizes and times: a cheap way to detect a replaced file."""
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         for name in sorted(self.tensors):
             info = self.tensors[name]
@@ -181,7 +181,7 @@ class Checkpoint:
 
     @cached_property
     def _found(self) -> dict[str, str | None]:
-        """The names that were asked for."""
+        """Cache of the names looked up so far."""
         return {}
 
     @cached_property
@@ -198,7 +198,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
     Raises:
         ModelRefusedError: no safetensors, an unsupported architecture, custom code, quantised weights, or tensors that
-            do not fit the configuration.
+            do not match the configuration.
     """
     config = read_object(folder / "config.json", CONFIG_LIMITS)
     for name, reason in REFUSED.items():
@@ -231,7 +231,7 @@ def _supported_architecture(config: dict[str, Any]) -> Architecture:
                 "says how)"
             )
         raise ModelRefusedError(f"architecture {model_type!r} is not supported{remedy}; supported are {known}")
-    # Models that transformers has adopted still name their own code, which the class of the same name replaces.
+    # Models that transformers has since adopted still name their own code; the class of the same name replaces it.
     code = config.get("auto_map")
     adopted = isinstance(code, dict) and str(code.get("AutoModelForCausalLM")).endswith(f".{architecture.class_name}")
     if code and not adopted:
@@ -248,7 +248,7 @@ def _supported_architecture(config: dict[str, Any]) -> Architecture:
 
 
 def _check_names(checkpoint: Checkpoint) -> None:
-    """No tensor is there under two names, and there is a head."""
+    """Check that no tensor is present under two names, and that there is a head."""
     architecture = checkpoint.architecture
     seen: dict[str, str] = {}
     for name in checkpoint.tensors:
@@ -272,7 +272,7 @@ def _is_unread(architecture: Architecture, name: str) -> bool:
 
 
 def _check_blocks(checkpoint: Checkpoint) -> None:
-    """Every matrix of a block is pruned or excluded by name, and no block is missing."""
+    """Check that every matrix of a block is pruned or excluded by name, and that no block is missing."""
     claimed = set()
     for info in checkpoint.linear_weights():
         if len(info.shape) != 2:
@@ -310,13 +310,13 @@ def _check_blocks(checkpoint: Checkpoint) -> None:
 
 
 def position_of(architecture: Architecture, name: str) -> int | None:
-    """The position of the block that a tensor belongs to, by its name; None outside the blocks."""
+    """The position of the block that a tensor belongs to, from its name; None outside the blocks."""
     place = _block_of(architecture, name)
     return place[0] if place else None
 
 
 def _block_of(architecture: Architecture, name: str) -> tuple[int, str] | None:
-    """(block, name below the block) of a tensor; None outside the blocks."""
+    """(block, name relative to the block) of a tensor; None outside the blocks."""
     blocks = architecture.blocks.removeprefix(architecture.base_prefix)
     match = re.fullmatch(rf"(?:{re.escape(architecture.base_prefix)})?{re.escape(blocks)}\.(\d{{1,5}})\.(.+)", name)
     return (int(match[1]), match[2]) if match else None

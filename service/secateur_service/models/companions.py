@@ -1,7 +1,7 @@
-"""The files that go with a model beside its weights, copied and read before the work begins.
+"""The files that go with a model besides its weights, copied and read before the work begins.
 
-What is only carried over is somebody else's word and can never end a job: one that cannot be read is left out with a
-warning. Nothing of it is read again once pruning has begun; what is published are the copies.
+Files that are only carried over are third-party content and never fail a job: one that cannot be read is left out with
+a warning. None of them is read again once pruning has begun; the copies are what is published.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from secateur_service.models.license import License, UnreadableCardError, read_l
 
 _CARD = "README.md"
 _MAX_FILES = 200
-# A vocabulary of a million words in the largest of the formats is half of it.
+# A vocabulary of a million words in the largest format takes half of this.
 _MAX_BYTES = 256 << 20
-# The largest is tokenizer.json: Gemma's has 33 MB and two million values.
+# The largest file is tokenizer.json: Gemma's has 33 MB and two million values.
 _JSON_LIMITS = JsonLimits(64 << 20, values=8_000_000)
 _MAX_CARD_BYTES = 16 << 20
 _OBJECTS = ("generation_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json")
@@ -36,8 +36,8 @@ class Companions:
     """Copies of the files that go with a model.
 
     Attributes:
-        folder: where they lie, beside a config.json.
-        names: of those to be published as they are.
+        folder: where the copies are, together with a config.json.
+        names: those to publish unchanged.
         license: what the model's card declares.
         left_out: files that cannot be read, each with the reason.
     """
@@ -57,15 +57,15 @@ def take_companions(
     repository: str | None = None,
     check_generation: Callable[[dict[str, Any]], None] | None = None,
 ) -> Companions:
-    """Copy what goes with a model into a folder of our own.
+    """Copy the files that go with a model into a folder of our own.
 
     Args:
         source: the model's folder.
-        names: of its files.
-        folder: for the copies; what was there is removed.
-        config: content of config.json, by which tokenizers are found.
-        repository: address that relative links of the model's card are below.
-        check_generation: raises ValueError for the content of a generation_config.json that no loader takes.
+        names: names of its files.
+        folder: for the copies; existing content is removed.
+        config: content of config.json, needed to find the tokenizer class.
+        repository: address that the relative links of the model's card are resolved against.
+        check_generation: raises ValueError for the content of a generation_config.json that no loader accepts.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -98,7 +98,7 @@ def is_readable(source: Path, name: str) -> bool:
 
 
 def _take(source: Path, target: Path, name: str, check_generation: Callable[[dict[str, Any]], None] | None) -> None:
-    """Copy a file, changed in nothing but that it does not point at code that is not published."""
+    """Copy a file, unchanged except that references to unpublished code are removed."""
     content = _content_of(source, name, check_generation)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(content)
@@ -119,13 +119,13 @@ def _content_of(source: Path, name: str, check_generation: Callable[[dict[str, A
         if name == "generation_config.json" and check_generation is not None:
             try:
                 check_generation(parsed)
-            except Exception as error:  # whatever a library makes of foreign values, the file is unusable
+            except Exception as error:  # whatever the library raises on such values, the file is unusable
                 raise UnreadableFileError("it holds values that transformers refuses") from error
     return _without_code(content) if name.endswith("config.json") else content
 
 
 def _license(card: Path, taken: Collection[str], repository: str | None) -> tuple[License | None, str | None]:
-    """The license, or why the card cannot be read."""
+    """The license, or the reason why the card cannot be read."""
     try:
         return read_license(_read(card, _MAX_CARD_BYTES), taken, repository), None
     except (UnreadableCardError, UnreadableFileError) as error:
@@ -135,7 +135,7 @@ def _license(card: Path, taken: Collection[str], repository: str | None) -> tupl
 
 
 def _names_tokens(value: Any) -> bool:
-    """Whether a special token, or several, are given as transformers takes them: as texts, or texts with attributes."""
+    """Whether special tokens are given as transformers accepts them: as strings, or strings with attributes."""
     if isinstance(value, dict):
         inner = [part for part in value.values() if not isinstance(part, bool | int)]
         return all(map(_names_tokens, inner))
@@ -174,7 +174,7 @@ def _json(content: bytes) -> Any:
 
 
 def _without_code(content: bytes) -> bytes:
-    """A configuration that names no code of the model's; unchanged where it names none or cannot be read."""
+    """A configuration without references to the model's own code; unchanged if it has none or cannot be read."""
     if b'"auto_map"' not in content:
         return content
     try:

@@ -1,8 +1,8 @@
-"""A model's config.json as transformers understands it, or a refusal that names the key, its value and what it may be.
+"""A model's config.json as transformers reads it, or a refusal that names the key, its value and what is allowed.
 
-transformers' classes say what a configuration may hold, but not all of it: what they let through (names of
-activations, negative sizes, rotary parameters that only a warning is for) fails later, in the middle of a model. The
-rules here close that gap. They need transformers and not torch, so that they can be asked where there is none.
+transformers' classes validate most of a configuration, but not all: what they let through (names of activations,
+negative sizes, rotary parameters that only cause a warning) fails later, in the middle of a model. The rules here close
+that gap. They need transformers but not torch, so that they can run where torch is not installed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ ACTIVATIONS = frozenset(
         *["sigmoid", "silu", "sqrtsoftplus", "swish", "tanh"],
     ]
 )
-"""Those of transformers' `ACT2FN` that have no parameters of their own, which no checkpoint of ours would hold."""
+"""Those of transformers' `ACT2FN` without parameters of their own, which no checkpoint of ours would hold."""
 
 ROPE_TYPES = frozenset(("default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"))
-"""Those of transformers' `ROPE_INIT_FUNCTIONS`, and the plain one."""
+"""Those of transformers' `ROPE_INIT_FUNCTIONS`, and the default."""
 
 _DTYPES = frozenset(("auto", "float64", "float32", "float16", "bfloat16"))
 _LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -72,7 +72,7 @@ _POSITIVE = _number(lambda value: value > 0)
 _NOT_NEGATIVE = _number(lambda value: value >= 0)
 _SHARE = _number(lambda value: 0 <= value <= 1)
 
-# Keys, what they accept, and that in words. Types are left to transformers' classes where nothing more is to be said.
+# Keys, what they accept, and the same in words. Types alone are left to transformers' classes.
 _SIZES = "|".join(
     [
         *["vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "ffn_hidden_size", "ffn_dim"],
@@ -98,14 +98,14 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (r"num_ln_in_parallel_attn", _nullable(_whole(1, 2)), "1, 2 or null"),
     (r"mlp_only_layers", _nullable(_all(_whole(0, _LARGEST_SIZE))), "a list of numbers of blocks, or null"),
 )
-# Of these transformers builds lists.
+# transformers builds lists of these lengths.
 _COUNTS: tuple[tuple[str, Accepts, str], ...] = (
     (r"n_layer|num_hidden_layers", _nullable(_whole(1, _MOST_BLOCKS)), f"a whole number from 1 to {_MOST_BLOCKS}"),
     (r"num_labels", _nullable(_whole(0, _MOST_LABELS)), f"a whole number of at most {_MOST_LABELS}"),
 )
 _RULES = tuple((re.compile(pattern), accepts, expected) for pattern, accepts, expected in (*_COUNTS, *_KEYS))
 
-# Of a set of rotary parameters; which of them a type needs, transformers' classes know.
+# For a set of rotary parameters; transformers' classes check which of them a type needs.
 _ROPE_KEYS: tuple[tuple[str, Accepts, str], ...] = (
     ("rope_theta", _POSITIVE, "a number above 0"),
     ("partial_rotary_factor", _number(lambda value: 0 < value <= 1), "a number above 0 and at most 1"),
@@ -121,16 +121,16 @@ _ROPE_KEYS: tuple[tuple[str, Accepts, str], ...] = (
     ("original_max_position_embeddings", _whole(2, _LARGEST_SIZE), f"a whole number from 2 to {_LARGEST_SIZE}"),
 )
 
-# Architectures in which heads divide the hidden size whatever `head_dim` says.
+# Architectures in which the number of heads must divide the hidden size whatever `head_dim` says.
 _WHOLE_HEADS = ("gpt_neox", "opt", "falcon", "bloom")
 
 # Keys that transformers reads although its classes do not declare them.
 _BESIDE = frozenset(("rope_theta", "torch_dtype", "output_attentions", "head_dim", "num_labels"))
 
-# Where transformers looks for the text model of a model of several parts, in any configuration.
+# Where transformers looks for the text model of a composite model, in any configuration.
 _OF_COMPOSITES = ("text_config", "decoder", "text_encoder", "generator")
 
-# What would stand in the place of something that transformers calls or looks up.
+# Keys that would shadow something that transformers calls or looks up.
 _RESERVED = frozenset(("attribute_map", "sub_configs", "sub_configs_defaults", "default_theta", "per_layer_config"))
 
 
@@ -142,7 +142,7 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
         model_type: a key of `ARCHITECTURES`.
 
     Raises:
-        ModelRefusedError: a value is none that a model can be built with.
+        ModelRefusedError: no model can be built with one of the values.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -158,7 +158,7 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
                 raise _refused(key, value, expected)
     if "head_dim" in config and config["head_dim"] is None and "head_dim" not in fields:
         raise _refused("head_dim", None, f"a number, or no such key, because {model_type} models have no default")
-    # Without choices that would fetch kernels from a hub or name some that are not here.
+    # Drop choices of implementation that would fetch kernels from a hub or name some that are not installed.
     plain = {key: value for key, value in config.items() if not key.endswith("_implementation")}
     try:
         made = kind.from_dict(plain)
@@ -174,7 +174,7 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
 
 
 def _check_numbers(value: Any, path: tuple[str, ...]) -> None:
-    """No number anywhere is beyond what other programs read."""
+    """Check that every number is within the range that other programs can read."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if not (math.isfinite(value) if isinstance(value, float) else abs(value) <= _LARGEST_NUMBER):
             raise _refused(".".join(path), value, "a finite number of ordinary size")
@@ -185,7 +185,7 @@ def _check_numbers(value: Any, path: tuple[str, ...]) -> None:
 
 
 def _check_together(made: Any, known: Collection[str]) -> None:
-    """Rules between the keys of a configuration, with the class's defaults where it has none."""
+    """Check rules between keys of a configuration, using the class's defaults for missing keys."""
 
     def of(key: str) -> Any:
         return getattr(made, key, None) if key in known else None
@@ -218,7 +218,7 @@ def _check_together(made: Any, known: Collection[str]) -> None:
 
 
 def _rotary(made: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every set of rotary parameters with its path: one, or one for each type of layer."""
+    """Every set of rotary parameters with its path: one in all, or one per type of layer."""
     found = getattr(made, "rope_parameters", None)
     if not found:
         return
@@ -256,7 +256,7 @@ def _refused(key: str, value: object, expected: str) -> ModelRefusedError:
 
 
 def _refused_by_class(config: Mapping[str, Any], error: Exception) -> ModelRefusedError:
-    """What transformers' class says, with the key and its value where it names one."""
+    """Report what transformers' class says, with the key and its value where it names one."""
     from huggingface_hub.errors import StrictDataclassFieldValidationError
 
     cause = error.__cause__ if error.__cause__ is not None else error

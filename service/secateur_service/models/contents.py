@@ -1,6 +1,6 @@
-"""What only a model's tensors show, and must be known before the work begins.
+"""Checks that need a model's tensors and must run before the work begins.
 
-The blocks are read one by one during the pass, and judged there.
+The blocks are read one by one during the pass, and checked there.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ def check_contents(checkpoint: Checkpoint, reader: TensorReader, check: Callable
     """Read everything outside the blocks: embedding, norms, head.
 
     Args:
-        checkpoint: what is read.
+        checkpoint: the checkpoint to read.
         reader: keeps the digests of what it read.
         check: called before every tensor; raises to stop.
 
     Raises:
         FloatingPointError: values that are not finite; the message names the tensor and counts them.
-        ModelRefusedError: a head of its own lies beside a configuration that says it is the embedding, and is another:
-            transformers would take the head, vLLM the embedding.
+        ModelRefusedError: the configuration says that the head is the embedding, but the checkpoint stores a head that
+            differs: transformers would use the head, vLLM the embedding.
     """
     for info in checkpoint.other_tensors():
         check()

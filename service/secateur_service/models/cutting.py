@@ -1,4 +1,4 @@
-"""Reads the tensors of a model that is written, out of the files of the one that is read, as a plan says."""
+"""Reads the output model's tensors out of the dense model's files, following a plan."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _COPY_BYTES = 16 << 20
 
 
 class CutReader:
-    """Reads tensors of an output by what `OutputPlan.output` says of them.
+    """Reads tensors of an output as described by `OutputPlan.output`.
 
     Args:
-        plan: which parts stay.
-        reader: of the dense model.
+        plan: which parts are kept.
+        reader: reads the dense model.
     """
 
     def __init__(self, plan: OutputPlan, reader: TensorReader) -> None:
@@ -27,7 +27,7 @@ class CutReader:
         self._dense = reader
 
     def read(self, info: TensorInfo) -> Tensor:
-        """Read one tensor, with only those parts that stay."""
+        """Read one tensor, with only the parts that are kept."""
         source = self._plan.sources[info.name]
         return _select(self._dense.read(source), self._plan.kept.get(source.name, {}))
 
@@ -50,13 +50,13 @@ class CutReader:
         return OutputTensor(info.name, info.dtype, info.shape, self._dense.copy(source).chunks)
 
     def cut_block(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What stays of the tensors of a block that have been read already.
+        """Cut the tensors of a block that have already been read.
 
         Args:
-            tensors: of the dense model, by their names there.
+            tensors: the dense model's, by their names there.
 
         Returns:
-            Those of the output, by their names there; copies where parts of them go.
+            The output's tensors, by their names there; copies where parts are removed.
         """
         plan = self._plan
         return {plan.names[name]: _select(tensor, plan.kept.get(name, {})) for name, tensor in tensors.items()}

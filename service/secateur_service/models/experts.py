@@ -1,10 +1,10 @@
-"""Mixtures of experts as linear layers, one set for each expert, as checkpoints store them.
+"""Mixtures of experts as linear layers, one set per expert, as checkpoints store them.
 
 transformers keeps the experts of a block as two three-dimensional parameters, under names that no checkpoint has, and
-runs them by grouped matrix products. Statistics and pruning need the tokens that each expert sees and a matrix for
-each of its projections, so the module is replaced by one that has both. This is the only place that knows what
-transformers' module looks like: its parameters `gate_up_proj` E×2f×d (gate first) and `down_proj` E×d×f, its
-activation `act_fn`, and the arguments of its forward pass.
+runs them with grouped matrix products. Statistics and pruning need the tokens that each expert sees and a matrix for
+each of its projections, so the module is replaced by one that has both. Only this file depends on the structure of
+transformers' module: its parameters `gate_up_proj` E×2f×d (gate first) and `down_proj` E×d×f, its activation `act_fn`,
+and the arguments of its forward pass.
 
 Shapes: T tokens, d hidden size, f intermediate size, E experts, k experts per token.
 """
@@ -22,8 +22,8 @@ class Experts(nn.Module):
     """Experts that can be hooked and loaded one by one; computes what the fused module computes.
 
     Args:
-        fused: the module that is replaced.
-        names: of the gate, up and down projection.
+        fused: the module to replace.
+        names: names of the gate, up and down projection.
     """
 
     def __init__(self, fused: Any, names: tuple[str, str, str]) -> None:
@@ -41,17 +41,17 @@ class Experts(nn.Module):
             self.add_module(str(number), nn.ModuleDict(layers))
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Run every expert on the tokens routed to it, also where there are none.
+        """Run every expert on the tokens routed to it, even if there are none.
 
         Args:
             hidden_states: T×d.
-            top_k_index: experts of each token, T×k; no expert twice.
+            top_k_index: experts of each token, T×k; no expert occurs twice for a token.
             top_k_weights: their weights, T×k.
 
         Returns:
             The weighted sums of the experts' outputs, T×d.
         """
-        # All T·k choices by expert, and by token within an expert; one transfer to the host tells where to divide.
+        # All T·k choices sorted by expert, then by token; a single transfer to the host gives the split points.
         chosen = top_k_index.flatten()
         counts = chosen.bincount(minlength=self.num_experts).tolist()
         output = torch.zeros_like(hidden_states)
@@ -65,7 +65,7 @@ class Experts(nn.Module):
 
 
 def replace_experts(blocks: Iterable[Any], names: tuple[str, str, str]) -> None:
-    """Replace the fused experts of every block that has some."""
+    """Replace the fused experts of every block that has any."""
     for block in blocks:
         if hasattr(block.mlp, "experts"):
             block.mlp.experts = Experts(block.mlp.experts, names)

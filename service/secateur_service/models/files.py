@@ -1,7 +1,7 @@
-"""What happens to each file of a model's folder: one table, which the docs show.
+"""What happens to each file of a model's folder: one table, shown in the docs.
 
-Every file is taken, left out or refused on purpose. Names are paths below the folder; the first rule that matches one
-holds. Imports no torch.
+Every file is explicitly taken, left out or refused. Names are paths relative to the folder; the first matching rule
+applies. Imports no torch.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ class Use(enum.StrEnum):
     """What is done with a file."""
 
     WEIGHTS = "weights"
-    """Its tensors are read, and written again under names of our own."""
+    """Its tensors are read, and written to files with names of our own."""
     REWRITTEN = "rewritten"
-    """It is read, and a file of the same name is published in its place."""
+    """It is read, and a new file of the same name is published."""
     TOKENIZER = "tokenizer"
-    """It is published as it is, and text is tokenised with it; the job fails where that is impossible."""
+    """It is published unchanged, and text is tokenised with it; if that is impossible, the job fails."""
     CARRIED = "carried"
-    """It is published as it is; one that cannot be read is left out with a warning."""
+    """It is published unchanged; if it cannot be read, it is left out with a warning."""
     LEFT_OUT = "left out"
     REFUSED = "refused"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is done with files of some names.
+    """What is done with files whose names match.
 
     Attributes:
-        patterns: of names, in lower case where `any_case`; `*` matches no slash.
+        patterns: for names, in lower case where `any_case`; `*` matches no slash.
         reason: why, for logs and documentation.
-        any_case: whether upper and lower case are the same.
+        any_case: whether to ignore case.
     """
 
     use: Use
@@ -46,7 +46,7 @@ class Rule:
     any_case: bool = False
 
     def matches(self, name: str) -> bool:
-        """Whether the rule is about a file."""
+        """Whether the rule applies to a file."""
         name = name.lower() if self.any_case else name
         return any(
             name.count("/") == pattern.count("/") and fnmatchcase(name, pattern.replace("[", "[[]"))
@@ -126,21 +126,21 @@ RULES: tuple[Rule, ...] = (
 )
 
 REFUSED = {name: rule.reason for rule in RULES if rule.use is Use.REFUSED for name in rule.patterns}
-"""Names of files beside which no model is taken, each with the reason."""
+"""Names of files whose presence causes a refusal, each with the reason."""
 
 IN_SUBFOLDER = Rule(Use.LEFT_OUT, ("*/*",), "files of subfolders belong to no model in this folder")
 
 
 def rule_of(name: str) -> Rule:
-    """What happens to a file, by its path below the model's folder."""
+    """What happens to a file, given its path relative to the model's folder."""
     return next((rule for rule in RULES if rule.matches(name)), IN_SUBFOLDER)
 
 
 def checkpoint_files(names: Collection[str]) -> list[str]:
-    """Those files of a folder that are looked at: all that are not left out."""
+    """The files of a folder that are used: all that are not left out."""
     return [name for name in names if rule_of(name).use is not Use.LEFT_OUT]
 
 
 def left_out(names: Collection[str]) -> dict[str, str]:
-    """The files that are left out by their names, each with the reason."""
+    """The files that are left out because of their names, each with the reason."""
     return {name: rule.reason for name in sorted(names) if (rule := rule_of(name)).use is Use.LEFT_OUT}

@@ -1,7 +1,7 @@
-"""What follows the last block of a streamed model: the final norm, the head, and what a model makes of its logits.
+"""What follows the last block of a streamed model: the final norm, the head, and any transform of the logits.
 
 The norm runs on slices of tokens, the head on slices of tokens and of the vocabulary, so that neither the head nor the
-logits need be in memory as a whole. The slices of the vocabulary are joined by a running log-sum-exp.
+logits need fit in memory as a whole. The slices of the vocabulary are combined by a running log-sum-exp.
 
 Shapes: B sequences, S tokens, d hidden size, V vocabulary; the head may be narrower than the hidden states.
 """
@@ -17,25 +17,25 @@ from torch import Tensor
 from secateur_service.models.budget import HEAD_SLICE_BYTES, LOGITS_SLICE_BYTES
 
 _MAX_HEAD_TOKENS = 4096
-# Floating-point operations between two looks at whether to go on.
+# Floating-point operations between two calls of `check`.
 _HEAD_PIECE_OPERATIONS = {"cpu": 2.0**33, "cuda": 2.0**43}
-# Of its work, what may be tried out to know how long it will take.
+# The largest share of the head's work that may be run as a trial to predict how long it will take.
 _TRIED_SHARE = 1 / 64
-_LOGITS_SPREAD = 3.0  # standard deviation of the logits of a token, as of a trained model
+_LOGITS_SPREAD = 3.0  # standard deviation of a token's logits, as in a trained model
 
 
 @dataclass(frozen=True)
 class Head:
-    """The end of a model, of which a slice at a time is in memory.
+    """The end of a model, with one slice at a time in memory.
 
     Attributes:
-        shape: of the head's matrix.
+        shape: shape of the head's matrix.
         hidden: d.
         device: where it computes.
         dtype: type of weights and hidden states while computing.
         rows: loads rows [start, stop) of the matrix onto the device.
-        run: logits t×1×v of the model for hidden states t×d in the place of what its blocks make, and another head.
-        put_aside: puts hidden states where they wait.
+        run: logits t×1×v of the model, with hidden states t×d in place of its blocks' output, and with another head.
+        put_aside: moves hidden states to where they wait.
         check: called between two pieces of work; raises to stop.
     """
 
@@ -58,9 +58,9 @@ class Head:
         """Cross-entropy of every next token, for several copies of the hidden states after the last block.
 
         Args:
-            copies: for each copy, hidden states B×S×d of every batch; used up.
+            copies: for each copy, hidden states B×S×d of every batch; overwritten.
             tokens: token ids B×S of every batch.
-            on_piece: called with the floating-point operations of every piece of the work; may raise to stop.
+            on_piece: called with the floating-point operations of every piece of work; may raise to stop.
 
         Returns:
             For each copy, losses in nats B×(S−1) of every batch, on the host in float64.
@@ -89,15 +89,15 @@ class Head:
 
     @torch.no_grad()
     def time(self, states: Tensor, operations: float, clock: Callable[[], float]) -> tuple[float, float]:
-        """How fast the head is, tried out on a piece of it where that is a small part of its work.
+        """Measure how fast the head is by running a piece of it, if that is a small part of its work.
 
         Args:
             states: hidden states B×S×d of a batch, for their shape.
-            operations: of the head's whole work.
-            clock: seconds, or seconds of effort, since some moment.
+            operations: floating-point operations of all the head's work.
+            clock: seconds, or seconds of effort, since an arbitrary start.
 
         Returns:
-            Floating-point operations that were tried, and the seconds that they took; zeros where none were.
+            Floating-point operations of the trial, and the seconds that it took; zeros if there was none.
         """
         start, stop = next(iter(self._slices()))
         piece = next(iter(self._pieces(states, stop - start)))
@@ -106,8 +106,8 @@ class Head:
         if tried > _TRIED_SHARE * operations:
             return 0.0, 0.0
         weight = self.rows(start, stop)
-        # What the last block gives is not known yet. Logits much larger than a trained model's would take longer: their
-        # exponentials underflow.
+        # The output of the last block is not known yet. Logits much larger than a trained model's would take longer:
+        # their exponentials underflow.
         noise = torch.randn(count, states.shape[-1], generator=torch.Generator().manual_seed(0))
         inputs = (_LOGITS_SPREAD / weight.float().norm(dim=1).mean().cpu() * noise).to(weight)
         nothing = torch.zeros(1, count)
@@ -128,7 +128,7 @@ class Head:
             yield start, min(start + rows, vocabulary)
 
     def _pieces(self, states: Tensor, rows: int) -> Iterator[slice]:
-        """Tokens of a batch of states whose logits for so many rows of the head are computed together."""
+        """Tokens of a batch of states whose logits for `rows` rows of the head are computed together."""
         tokens = states.numel() // states.shape[-1]
         by_memory = LOGITS_SLICE_BYTES[self.device.type] // (rows * 4)
         by_work = int(_HEAD_PIECE_OPERATIONS[self.device.type] / (2 * rows * states.shape[-1]))
@@ -137,7 +137,7 @@ class Head:
             yield slice(begin, min(begin + step, tokens))
 
     def _inputs(self, states: Tensor) -> Tensor:
-        """What the model gives its head for hidden states B×S×d after the last block; of the same width or another."""
+        """The head's inputs for hidden states B×S×d after the last block; their width may differ from d."""
         parts: list[Tensor] = []
 
         def record(hidden: Tensor) -> Tensor:
@@ -150,27 +150,27 @@ class Head:
         return self.put_aside(torch.cat(parts).view(*states.shape[:-1], -1))
 
     def _after(self, logits: Tensor) -> Tensor:
-        """What the model makes of logits t×v of its head: scales and soft-caps."""
+        """Apply what the model does to the logits t×v of its head: scales and soft-caps."""
         hidden = torch.zeros(logits.shape[0], self.hidden, dtype=self.dtype, device=self.device)
         return self.run(hidden, lambda _: logits[:, None])[:, 0]
 
     def _is_followed(self) -> bool:
-        """Whether the model makes anything of its logits; small and large ones are tried."""
+        """Whether the model changes its logits; tried with small and large ones."""
         exponents = torch.arange(-6, 7, device=self.device)
         logits = torch.cat([1.25 * 2.0**exponents, -1.25 * 2.0**exponents]).to(self.dtype)[None]
         return not torch.equal(self._after(logits), logits)
 
 
 class _Logits:
-    """Log-sum-exp over the vocabulary, and the targets' logits, of a batch of tokens: added to by a slice of rows.
+    """Accumulates log-sum-exp over the vocabulary, and the targets' logits, for a batch of tokens and a slice of rows.
 
     Args:
         weight: rows of the head, v×d.
         start: the first of them.
         targets: ids B×S.
-        log_sum: B×S, added to.
-        chosen: B×S, where logits of targets that lie in the slice are put.
-        after: what the model makes of logits t×v; None for nothing.
+        log_sum: B×S, updated in place.
+        chosen: B×S, receives the logits of targets that lie in the slice.
+        after: what the model does to logits t×v; None for nothing.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class _Logits:
         self._targets, self._log_sum, self._chosen = targets.reshape(-1), log_sum.view(-1), chosen.view(-1)
 
     def accumulate(self, inputs: Tensor, piece: slice) -> None:
-        """Add what the head makes of the inputs t×d of a piece of the tokens."""
+        """Add the head's logits for the inputs t×d of a piece of the tokens."""
         logits = torch.nn.functional.linear(inputs, self._weight)
         logits = (logits if self._after is None else self._after(logits)).float()
         rows = len(self._weight)

@@ -1,7 +1,6 @@
-"""The license that a model's own card declares, as far as a hub takes it over. Imports no torch.
+"""The license that a model's card declares, as far as a hub accepts it. Imports no torch.
 
-The card was written by somebody else. Its front matter is read with limits, as texts and nothing else: no dates, no
-numbers, no tags.
+The card is untrusted input. Its front matter is read with limits, and only as strings: no dates, no numbers, no tags.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 op
 postgresql unknown unlicense wtfpl zlib
 """
 IDENTIFIERS = frozenset(_LISTED.split())
-"""Of the licenses that a hub knows."""
+"""Identifiers of the licenses that a hub knows."""
 
 
 class UnreadableCardError(ValueError):
@@ -45,7 +44,7 @@ class License:
 
     Attributes:
         identifier: one of `IDENTIFIERS`.
-        name: with `other`, what it is called.
+        name: its name, where the identifier is `other`.
         link: an address, or the name of a file beside the card.
     """
 
@@ -55,20 +54,20 @@ class License:
 
     @property
     def label(self) -> str:
-        """For people."""
+        """The name to display."""
         return self.name or self.identifier
 
 
 def read_license(card: bytes, files: Collection[str] = (), repository: str | None = None) -> License | None:
-    """The license that a card declares; None where it declares none that a hub knows what to do with.
+    """The license that a card declares; None where it declares none that a hub can use.
 
     Args:
         card: the content of README.md.
-        files: what lies beside the card that will be published, for links to files.
-        repository: address of the repository that the card is from, for links to files that are not.
+        files: names of the files that will be published beside the card, for links to them.
+        repository: address of the repository that the card is from, for links to files that are not published.
 
     Raises:
-        UnreadableCardError: there is front matter, and it cannot be read.
+        UnreadableCardError: there is front matter, but it cannot be read.
     """
     declared = _front_matter(card)
     identifier = declared.get("license")
@@ -78,7 +77,7 @@ def read_license(card: bytes, files: Collection[str] = (), repository: str | Non
         return None
     identifier, name = identifier.strip().lower(), _name(declared.get("license_name"))
     if identifier not in IDENTIFIERS:
-        # What a hub does not know is another one, of that name.
+        # A license that a hub does not know becomes `other`, with its identifier as the name.
         identifier, name = _OTHER, name or _name(identifier)
         if name is None:
             return None
@@ -94,7 +93,7 @@ def _front_matter(card: bytes) -> dict[object, object]:
         raise UnreadableCardError(f"its front matter is larger than {_MAX_FRONT_MATTER_BYTES} bytes")
     try:
         declared = YAML(typ="base", pure=True).load(match[1].decode())
-    except Exception as error:  # a foreign parser on foreign words: whatever it raises, the card is unreadable
+    except Exception as error:  # a third-party parser on untrusted input: whatever it raises, the card is unreadable
         raise UnreadableCardError(f"its front matter is not valid YAML ({type(error).__name__})") from error
     return declared if isinstance(declared, dict) else {}
 

@@ -1,9 +1,9 @@
-"""What a job writes, told from the model that it reads: which parts of it stay, under which names and in which shapes.
+"""What a job writes, in terms of the model it reads: which parts are kept, under which names and in which shapes.
 
-The plain case is the identity: everything stays. Otherwise blocks may go as a whole, and tensors may lose rows or
+The plain case is the identity: everything is kept. Otherwise whole blocks may be removed, and tensors may lose rows or
 columns: rows of the vocabulary, channels of a feed-forward layer, heads. The configuration and the files that go with
-the model, the tokenizer's among them, are part of the plan, so that what is written is a model of its own. Whoever
-writes, packages, resumes, evaluates or reports asks the plan, and nobody assumes that both models have equal shapes.
+the model, including the tokenizer's, are part of the plan, so that the output is a complete model. All code that
+writes, packages, resumes, evaluates or reports uses the plan; none of it assumes that both models have equal shapes.
 
 Does not import torch.
 """
@@ -24,19 +24,19 @@ from secateur_service.models.companions import Companions
 from secateur_service.models.safetensors import DTYPE_BYTES, TensorInfo
 
 Kept = Mapping[int, Sequence[int]]
-"""Indices that stay, in the order in which they are written, by dimension; other dimensions stay as they are."""
+"""Indices to keep, in the order in which they are written, by dimension; other dimensions are kept whole."""
 
 
 @dataclass(frozen=True)
 class OutputPlan:
-    """The model that is written, as parts of the dense one.
+    """The output model, as parts of the dense one.
 
     Attributes:
-        dense: the model that is read.
-        config: content of the config.json that is written, without what the job notes in it.
-        blocks: which blocks stay, by their position in the dense model, in order.
-        kept: what stays of tensors, by their name in the dense model; those that are not named stay whole.
-        files: contents of files that go with the model and are written anew, by name; the others are copied.
+        dense: the model to read.
+        config: content of the config.json to write, without what the job adds to it.
+        blocks: which blocks are kept, by their position in the dense model, in order.
+        kept: what is kept of tensors, by their name in the dense model; tensors that are not named are kept whole.
+        files: new contents of files that go with the model, by name; the others are copied.
     """
 
     dense: Checkpoint
@@ -46,10 +46,10 @@ class OutputPlan:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check what can be checked without the model's class; names and shapes are held against that when it is built.
+        """Check what can be checked without the model's class; names and shapes are checked when the model is built.
 
         Raises:
-            ModelRefusedError: the plan does not belong to the model, or leaves nothing of it.
+            ModelRefusedError: the plan does not match the model, or keeps nothing of it.
         """
         count = self.dense.num_blocks
         if not self.blocks or list(self.blocks) != sorted(set(self.blocks) & set(range(count))):
@@ -68,12 +68,12 @@ class OutputPlan:
 
     @classmethod
     def identity(cls, dense: Checkpoint) -> OutputPlan:
-        """Everything stays."""
+        """The plan that keeps everything."""
         return cls(dense, dense.config, tuple(range(dense.num_blocks)))
 
     @property
     def is_identity(self) -> bool:
-        """Whether what is written has the parts, the shapes and the tokenizer of what is read."""
+        """Whether the output has the parts, the shapes and the tokenizer of the dense model."""
         return not self.kept and not self.files and len(self.blocks) == self.dense.num_blocks
 
     @property
@@ -82,7 +82,7 @@ class OutputPlan:
         return not self.files and not {self.dense.embedding_name, self.dense.head_name} & self.kept.keys()
 
     def digest(self) -> str:
-        """SHA-256 over all that it says."""
+        """SHA-256 over the plan's contents."""
         plain = {
             "config": self.config,
             "blocks": self.blocks,
@@ -93,9 +93,9 @@ class OutputPlan:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """The name in the output of every tensor that stays, by its name in the dense model.
+        """The name in the output of every kept tensor, by its name in the dense model.
 
-        Blocks are counted anew.
+        Blocks are renumbered.
         """
         architecture = self.dense.architecture
         path = architecture.blocks.removeprefix(architecture.base_prefix)
@@ -115,10 +115,10 @@ class OutputPlan:
         return {name: self.dense.tensors[source] for source, name in self.names.items()}
 
     def output(self, companions: Path | None = None) -> Checkpoint:
-        """The model that is written, as a checkpoint whose tensors can be read with a `CutReader` only.
+        """The output model, as a checkpoint whose tensors can only be read with a `CutReader`.
 
         Args:
-            companions: folder of the files that go with it; by default those of the dense model.
+            companions: folder of the files that go with it; by default the dense model's.
         """
         if self.is_identity:
             return self.dense
@@ -132,11 +132,11 @@ class OutputPlan:
         )
 
     def rewrite(self, companions: Companions, folder: Path) -> Companions:
-        """The files that go with the output: those of the dense model, but for what the plan writes anew.
+        """The files that go with the output: those of the dense model, except the ones that the plan replaces.
 
         Args:
-            companions: of the dense model.
-            folder: where those of the output are put; what was there is removed.
+            companions: the dense model's.
+            folder: where to put the output's; existing content is removed.
         """
         if self.is_identity:
             return companions

@@ -1,9 +1,9 @@
-"""The safetensors format, read a tensor at a time and written as a stream.
+"""The safetensors format, read one tensor at a time and written as a stream.
 
 Follows https://github.com/huggingface/safetensors (format section of its README): eight bytes of little-endian header
-length, a JSON header, then the tensors' bytes without gaps or overlaps. The library maps whole files; reading into
-buffers of our own keeps the memory of a pass at one block, and writing ourselves gives the content's digest without
-reading the file again and a header whose bytes do not depend on a hash seed.
+length, a JSON header, then the tensors' bytes without gaps or overlaps. The library maps whole files; reading into our
+own buffers keeps the memory of a pass at one block. Writing the file ourselves yields the content's digest without
+reading it again, and a header whose bytes do not depend on a hash seed.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from secateur_service.durable import sync
 
 # Bytes per element of the types that a prunable checkpoint may hold.
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-# What every published shard is called first: mlx-lm and converters of llama.cpp look for `model*.safetensors`.
+# The prefix of every published shard: mlx-lm and llama.cpp's converters look for `model*.safetensors`.
 SHARD_PREFIX = "model-"
 MAX_HEADER_BYTES = 32 << 20
-"""Of a file, and of a checkpoint: 270 for each of the tensors below."""
+"""Per file, and per checkpoint: 280 bytes for each of the tensors below."""
 MAX_TENSORS = 120_000
-"""Of a file, and of a checkpoint. The largest that is published, DeepSeek-V3, has 92,000 in 163 files."""
+"""Per file, and per checkpoint. The largest published one, DeepSeek-V3, has 92,000 in 163 files."""
 MAX_RANK = 16
 MAX_NAME_CHARACTERS = 1024
 _LARGEST = 2**63 - 1
-# Ten values a tensor: an object of three, with two lists of two.
+# Ten values per tensor: an object of three, with two lists of two.
 _HEADER_LIMITS = JsonLimits(MAX_HEADER_BYTES, values=10 * MAX_TENSORS, depth=8)
 
 
@@ -40,12 +40,12 @@ class MalformedCheckpointError(ValueError):
 
 
 class UnsupportedTypeError(MalformedCheckpointError):
-    """A tensor's elements are of a type that is not read; the message names it and the remedy."""
+    """A tensor's element type is not supported; the message names it and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where a tensor's bytes lie.
+    """Where a tensor's bytes are.
 
     Attributes:
         offset: position of the first byte in the file.
@@ -61,10 +61,10 @@ class TensorInfo:
 
 
 def header_bytes(path: Path) -> int:
-    """The length of a file's header, without the eight bytes that tell it.
+    """The length of a file's header, without the eight bytes that state it.
 
     Raises:
-        MalformedCheckpointError: longer than the file, or than may be read.
+        MalformedCheckpointError: longer than the file, or than the limit.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -85,7 +85,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
     Raises:
         MalformedCheckpointError: truncated, oversized, overlapping or otherwise inconsistent.
-        UnsupportedTypeError: a tensor's elements are quantised, or of another type that is not read.
+        UnsupportedTypeError: a tensor's elements are quantised, or of another type that is not supported.
     """
     size = path.stat().st_size
     length = header_bytes(path)
@@ -113,7 +113,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 
 def _tensor_info(path: Path, start: int, name: str, entry: Mapping[str, Any]) -> TensorInfo:
-    """Verify one entry: every length is bounded before it is multiplied with another."""
+    """Verify one entry; every length is bounded before it is multiplied by another."""
     if len(name) > MAX_NAME_CHARACTERS:
         raise ValueError(f"a tensor has a name of {len(name)} characters; at most {MAX_NAME_CHARACTERS}")
     try:
@@ -137,7 +137,7 @@ def _tensor_info(path: Path, start: int, name: str, entry: Mapping[str, Any]) ->
 
 @dataclass(frozen=True)
 class OutputTensor:
-    """A tensor to be written: `chunks` yields its bytes in order, in pieces of any size."""
+    """A tensor to write: `chunks` yields its bytes in order, in pieces of any size."""
 
     name: str
     dtype: str
@@ -155,7 +155,7 @@ class WrittenFile:
 
 
 def write_shard(folder: Path, stem: str, tensors: list[OutputTensor]) -> WrittenFile:
-    """Write tensors to `model-{stem}-{digest}.safetensors`; it has its name only once it is whole and on disk.
+    """Write tensors to `model-{stem}-{digest}.safetensors`; the name appears only once the file is complete on disk.
 
     Raises:
         OSError: the disk is full or fails; the partial file is removed.
@@ -171,7 +171,7 @@ def write_shard(folder: Path, stem: str, tensors: list[OutputTensor]) -> Written
         }
         position += size
     encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    encoded += b" " * (-len(encoded) % 8)  # the data starts aligned
+    encoded += b" " * (-len(encoded) % 8)  # so that the data starts aligned
     digest = hashlib.sha256()
     partial = folder / f"{stem}.partial"
     try:

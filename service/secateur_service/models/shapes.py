@@ -1,10 +1,10 @@
-"""Names and shapes of a model's parameters, told from its configuration without building it.
+"""Names and shapes of a model's parameters, derived from its configuration without building it.
 
-What transformers' classes would build, in one place and without torch, so that weights that do not belong to their
-configuration are known when a job is submitted. A test holds it against the classes themselves.
+This is what transformers' classes would build, in one place and without torch, so that weights that do not match their
+configuration are detected when a job is submitted. A test compares it with the classes themselves.
 
-Names are those of the model of transformers, with experts as linear layers of their own (see `experts`). Shapes are
-out × in: d hidden size, f intermediate size, h heads, g heads of keys and values, w width of a head, V vocabulary.
+Names are those of transformers' model, with experts as separate linear layers (see `experts`). Shapes are out × in:
+d hidden size, f intermediate size, h heads, g heads of keys and values, w width of a head, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def expected_shapes(config: Any, model_type: str) -> Shapes:
-    """The shape of every parameter by its name, without a head that is the embedding.
+    """The shape of every parameter by its name; a tied head is left out.
 
     Args:
-        config: of transformers, as `read_configuration` returns it.
+        config: transformers' configuration, as `read_configuration` returns it.
         model_type: a key of `ARCHITECTURES`.
     """
     architecture = ARCHITECTURES[model_type]
@@ -56,7 +56,7 @@ def _head_width(config: Any) -> int:
 
 
 def _attention(config: Any, *, bias: bool, output_bias: bool | None = None) -> Shapes:
-    """Projections of queries, keys, values, and of the heads' outputs."""
+    """Projections of queries, keys and values, and of the heads' outputs."""
     d, w = config.hidden_size, _head_width(config)
     h, g = config.num_attention_heads, config.num_key_value_heads
     return {
@@ -246,7 +246,7 @@ _BLOCKS: dict[str, Callable[[Any, int], Shapes]] = {
     "falcon": _falcon,
     "bloom": _bloom,
 }
-"""Parameters of a block, by their names below it."""
+"""Parameters of a block, by their names relative to it."""
 
 
 def _final_norm(config: Any) -> Shapes:
@@ -269,4 +269,4 @@ _OUTER: dict[str, Callable[[Any], Shapes]] = {
     "falcon": lambda config: _norms(config.hidden_size, "ln_f", bias=True),
     "bloom": lambda config: _norms(config.hidden_size, "word_embeddings_layernorm", "ln_f", bias=True),
 }
-"""Parameters outside the blocks, embedding and head, by their names below the base model; elsewhere one last norm."""
+"""Parameters outside blocks, embedding and head, by their names in the base model; by default one final norm."""

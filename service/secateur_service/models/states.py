@@ -1,7 +1,7 @@
-"""Hidden states in files, for jobs whose memory does not hold them.
+"""Hidden states in files, for jobs where they do not fit in memory.
 
-A mapped file is memory that the kernel may write out and take back whenever others need it. The files have no name:
-they are gone when the states are, however the process ends.
+A mapped file is memory that the kernel can write out and reclaim whenever others need it. The files have no name, so
+they disappear with the states, however the process ends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def in_file(states: Tensor, folder: Path) -> Tensor:
-    """A copy of a tensor of any device and shape in a mapped file below `folder`.
+    """A copy of a tensor on any device and of any shape in a mapped file in `folder`.
 
     Raises:
         OSError: the disk is full.

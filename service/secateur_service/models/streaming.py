@@ -1,13 +1,13 @@
-"""A model of which one block at a time is in memory.
+"""A model with one block at a time in memory.
 
-The model of transformers is instantiated without memory (on the meta device); one block, or the parts before and
-after the blocks, are given memory and their tensors while they are used. The model's own forward pass is used
-throughout, so that masks, rotary embeddings, soft-caps and scales are the architecture's and not ours:
+transformers' model is instantiated without memory (on the meta device); one block, or the parts before and after the
+blocks, get memory and their tensors while they are used. The model's own forward pass is used throughout, so that
+masks, rotary embeddings, soft-caps and scales are the architecture's and not ours:
 
-- `embed` runs it with every block replaced by a recorder, which also yields the keyword arguments of each block;
+- `embed` runs it with every block replaced by a recorder, which also records the keyword arguments of each block;
 - `run_block` runs one block with the arguments recorded for the shape of its batch;
-- `head` runs it with hidden states put in at block 0, every other block an identity, and the head a recorder of what
-  it is given; and once more, where something follows the head, with logits put in there.
+- `head` runs it with hidden states injected at block 0, every other block an identity, and the head replaced by a
+  recorder of its input; and again, where something follows the head, with logits injected there.
 
 Shapes: B sequences, S tokens, d hidden size, V vocabulary.
 """
@@ -37,7 +37,7 @@ from secateur_service.models.tensors import (
     refuse_non_finite,
 )
 
-# Rows of the embedding that are gathered at once.
+# Rows of the embedding gathered at once.
 _EMBEDDED_ROWS = 4096
 
 BlockArguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -55,8 +55,8 @@ class StreamedModel:
     Attributes:
         head: what follows the last block.
         states_device: where hidden states wait between two blocks; the device, unless they do not fit there.
-        states_folder: where those that wait on the host lie in files; None for memory.
-        small_batches: whether a device takes as few sequences at once as the host does.
+        states_folder: folder for the files of states that wait on the host; None to keep them in memory.
+        small_batches: whether a device gets as few sequences at once as the host does.
         check: called between two pieces of work; raises to stop. May be called from another thread.
     """
 
@@ -102,7 +102,7 @@ class StreamedModel:
 
     @torch.no_grad()
     def embed(self, batches: Sequence[Tensor]) -> list[Tensor]:
-        """Embed batches of tokens and record the arguments of every block for each shape of batch.
+        """Embed batches of tokens and record the arguments of every block for each batch shape.
 
         Only the rows of the embedding that the tokens need are read.
 
@@ -147,7 +147,7 @@ class StreamedModel:
         return states
 
     def read_block(self, index: int) -> dict[str, Tensor]:
-        """The dense weights of a block as they are stored, by name; may run in another thread.
+        """The dense weights of a block as stored, by name; may run in another thread.
 
         Raises:
             ModelRefusedError: a tensor is missing.
@@ -158,11 +158,11 @@ class StreamedModel:
 
     @contextlib.contextmanager
     def block(self, index: int, tensors: dict[str, Tensor] | None = None) -> Iterator[nn.Module]:
-        """The block with its dense weights in memory, for as long as the context lasts.
+        """The block with its dense weights in memory, for the duration of the context.
 
         Args:
             index: its position.
-            tensors: what `read_block` returned, used up; read now where they are not given.
+            tensors: what `read_block` returned, consumed here; read now if not given.
 
         Raises:
             ModelRefusedError: a tensor is missing.
@@ -180,7 +180,7 @@ class StreamedModel:
             block.to("meta")
 
     def load_into(self, index: int, tensors: dict[str, Tensor]) -> None:
-        """Put tensors, named as in the checkpoint, into a block that is in memory."""
+        """Copy tensors, named as in the checkpoint, into a block that is in memory."""
         path = self.checkpoint.block_path(index)
         for name, parameter in self._blocks[index].named_parameters():
             stored = self.checkpoint.stored_name(f"{path}.{name}")
@@ -195,11 +195,11 @@ class StreamedModel:
         return self._put_aside(output[0] if isinstance(output, tuple) else output)
 
     def linears(self, block: nn.Module, index: int) -> dict[str, nn.Linear]:
-        """The pruned linear layers of a block by their name below it, in the order of their inputs."""
+        """The pruned linear layers of a block by their name relative to it, in the order of their inputs."""
         return {name: block.get_submodule(name) for group in self.checkpoint.inputs(index) for name in group}  # type: ignore[misc]
 
     def output_tensors(self, block: nn.Module, index: int) -> list[OutputTensor]:
-        """The tensors of a block in memory for writing, under their names and types in the checkpoint.
+        """The tensors of a block in memory, for writing, under their names and types in the checkpoint.
 
         Raises:
             FloatingPointError: a weight is not finite in that type; the message names it.
@@ -214,7 +214,7 @@ class StreamedModel:
         ]
 
     def _look(self, *_: Any) -> None:
-        """Before every product: whether to go on."""
+        """Check before every product whether to continue."""
         self.check()
 
     def _put_aside(self, states: Tensor) -> Tensor:
@@ -223,12 +223,12 @@ class StreamedModel:
         return states.to(self.states_device)
 
     def _run_outer(self, states: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
-        """Logits t×1×v of the model for hidden states t×d in the place of what its blocks make, and another head."""
+        """Logits t×1×v of the model, with hidden states t×d in place of its blocks' output, and with another head."""
 
         def inject(index: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:  # noqa: ARG001
             return states[:, None] if index == 0 else hidden
 
-        # As t sequences of one token: masks stay trivial however many tokens there are.
+        # As t sequences of one token, masks stay trivial however many tokens there are.
         placeholder = torch.zeros((states.shape[0], 1), dtype=torch.long, device=self.device)
         self._head.forward = head  # type: ignore[assignment,method-assign]
         try:
@@ -241,7 +241,7 @@ class StreamedModel:
     def _blocks_replaced(
         self, replacement: Callable[[int, Tensor, tuple[Any, ...], dict[str, Any]], Tensor]
     ) -> Iterator[None]:
-        """Let `replacement(index, hidden states, further arguments)` stand in for the forward pass of every block."""
+        """Replace the forward pass of every block by `replacement(index, hidden states, further arguments)`."""
         wrap = self.checkpoint.architecture.returns_tuple
 
         def forward_of(index: int) -> Callable[..., Any]:
@@ -264,7 +264,7 @@ class StreamedModel:
         self._model.base_model(input_ids=tokens, use_cache=False)
 
     def _load_outer(self) -> None:
-        """Give memory and tensors to everything but blocks, embedding and head: norms, rotary frequencies."""
+        """Allocate and load everything except blocks, embedding and head: norms, rotary frequencies."""
         blocks = set(self._blocks)
 
         def visit(module: nn.Module, path: str) -> None:
@@ -274,7 +274,7 @@ class StreamedModel:
                     visit(child, f"{path}.{name}" if path else name)
 
         visit(self._model, "")
-        # The table of the embedding comes with the tokens; here only its own buffers, a scale in some architectures.
+        # The embedding table is loaded with the tokens; here only its own buffers, a scale in some architectures.
         self._embedding.weight = nn.Parameter(self._embedding.weight[:1], requires_grad=False)
         self._embedding.padding_idx = None
         self._embedding.to_empty(device=self.device)
@@ -294,7 +294,7 @@ class StreamedModel:
             parameter.copy_(tensor)
 
     def _restore_buffers(self, module: nn.Module) -> None:
-        """Let the model's own initialisation fill buffers that no checkpoint stores, such as rotary frequencies."""
+        """Fill buffers that no checkpoint stores, such as rotary frequencies, with the model's own initialisation."""
         if module._non_persistent_buffers_set:
             self._model._init_weights(module)
 
@@ -308,7 +308,7 @@ class StreamedModel:
         return nn.Parameter(tensor.to(device=self.device, dtype=self.dtype), requires_grad=False)
 
     def _check_shapes(self) -> None:
-        """Tensors have the names and shapes that the configuration announces; every pruned layer is a linear one."""
+        """Check that tensors have the names and shapes that the configuration implies, and pruned layers are linear."""
         check_tensors(
             self.checkpoint, {name: tuple(parameter.shape) for name, parameter in self._model.named_parameters()}
         )

@@ -1,7 +1,7 @@
-"""Tensors between safetensors files and torch, read into memory of our own.
+"""Tensors between safetensors files and torch, read into our own memory.
 
-Files are read, not mapped: mapped pages of a large checkpoint would pile up in the process. The digest of every
-tensor that was read whole is kept, so that a pass over a model identifies it without reading it twice.
+Files are read, not mapped: mapped pages of a large checkpoint would accumulate in the process. The digest of every
+tensor that was read whole is kept, so that a pass over a model can identify it without reading it twice.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _COPY_BYTES = 16 << 20
 
 
 def open_here(path: Path) -> BinaryIO:
-    """Open a file of a checkpoint that is on this machine as a whole."""
+    """Open a file of a checkpoint that is entirely on this machine."""
     return path.open("rb", buffering=0)
 
 
@@ -58,12 +58,12 @@ class TensorReader:
     """Reads tensors from files and remembers their digests.
 
     Args:
-        open_file: opens a file of the checkpoint, without a buffer of its own; may be called from several threads.
+        open_file: opens a file of the checkpoint, unbuffered; may be called from several threads.
         on_read: see below.
 
     Attributes:
         digests: SHA-256 of the bytes of every tensor that was read whole, by its name.
-        on_read: called with the number of bytes after every piece that was read; may raise to stop.
+        on_read: called with the number of bytes after every piece read; may raise to stop.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class TensorReader:
         return raw.view(DTYPES[info.dtype]).reshape(len(rows), *info.shape[1:])
 
     def check_finite(self, info: TensorInfo) -> None:
-        """Read one tensor piece by piece, for what it holds.
+        """Read one tensor piece by piece and check its values.
 
         Raises:
             FloatingPointError: it holds values that are not finite; the message names it and counts them.
@@ -142,7 +142,7 @@ class TensorReader:
     def model_digest(self, tensors: Iterable[TensorInfo]) -> str:
         """SHA-256 over the names and contents of all tensors of a checkpoint, however they are divided into files.
 
-        Those that were not read whole yet are read now.
+        Those that have not been read whole are read now.
         """
         for info in tensors:
             if info.name not in self.digests:
@@ -154,7 +154,7 @@ class TensorReader:
 
 
 def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Positions [begin, end) whose rows follow upon each other."""
+    """Positions [begin, end) of consecutive rows."""
     begin = 0
     for position in range(1, len(rows) + 1):
         if position == len(rows) or rows[position] != rows[position - 1] + 1:
@@ -163,13 +163,13 @@ def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _divide(content: bytes, size: int) -> tuple[bytes, bytes]:
-    """As many bytes as are a multiple of a size, and the rest: a file may be read in pieces of any length."""
+    """Split off the longest prefix that is a multiple of `size`: a file may be read in pieces of any length."""
     end = len(content) - len(content) % size
     return content[:end], content[end:]
 
 
 def count_non_finite(values: Tensor | bytes, dtype: str = "") -> int:
-    """How many values of a tensor, or of the bytes of one of a type, are infinite or not a number."""
+    """How many values of a tensor, or of the raw bytes of one of type `dtype`, are infinite or NaN."""
     if isinstance(values, bytes):
         if not values:
             return 0
@@ -178,7 +178,7 @@ def count_non_finite(values: Tensor | bytes, dtype: str = "") -> int:
 
 
 def refuse_non_finite(name: str, shape: Sequence[int], count: int) -> None:
-    """Return where `count` is 0.
+    """Return normally if `count` is 0.
 
     Raises:
         FloatingPointError: `count` values of a tensor are not finite.
@@ -191,7 +191,7 @@ def refuse_non_finite(name: str, shape: Sequence[int], count: int) -> None:
 
 
 def output_tensor(name: str, tensor: Tensor) -> OutputTensor:
-    """A tensor in memory for writing, without a copy where it already lies contiguously on the host.
+    """A tensor in memory, for writing; not copied if it is already contiguous on the host.
 
     Raises:
         FloatingPointError: it holds values that are not finite; the message names it and counts them.
@@ -205,7 +205,7 @@ def memory_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor on the host."""
     if not tensor.numel():
         return memoryview(b"")
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type] # typed from 3.12 on
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type] # typed since 3.12
 
 
 def _read_fully(file: BinaryIO, view: memoryview, info: TensorInfo) -> None:

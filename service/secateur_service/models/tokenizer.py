@@ -1,6 +1,6 @@
-"""A model's tokenizer, loaded by transformers from the files beside it, or a refusal that names the file.
+"""A model's tokenizer, loaded by transformers from the model's folder, or a refusal that names the file.
 
-Needs transformers and not torch.
+Needs transformers but not torch.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ TOKENIZER_BYTES = {
     "chat_template.jinja": 4 << 20,
     "chat_template.json": 4 << 20,
 }
-"""The files that a tokenizer is loaded from, and the most bytes that are read of each."""
+"""The files that a tokenizer is loaded from, and the largest size accepted for each, in bytes."""
 
 _TRIAL = "Hello, Привіт, 你好, سلام 👋 — 1 234,5\n\tna\u00efve x\u0301"
 _MISSING = "there is no tokenizer.json, and what there is"
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The fast tokenizer of a model, which has shown that it can tokenise.
+    """The fast tokenizer of a model, after checking that it can tokenise.
 
     Raises:
         ModelRefusedError: there is none, or it is too large or cannot be used; the message names the file.
@@ -53,7 +53,7 @@ def load_tokenizer(folder: Path) -> Any:
         ) from error
     try:
         tokens = tokenize(tokenizer, [_TRIAL])["input_ids"][0]
-        with tokenizer_failures():  # what is put around a text may name tokens that there are not
+        with tokenizer_failures():  # the template around a text may name tokens that do not exist
             tokenizer(_TRIAL, verbose=False)
     except TokenizerFailedError as error:
         raise ModelRefusedError(
@@ -62,7 +62,7 @@ def load_tokenizer(folder: Path) -> Any:
     if not tokenizer.is_fast or not tokens:
         where = _MISSING if _missing(folder) else "tokenizer.json"
         raise ModelRefusedError(f"{where} makes no tokens of text; convert it to a fast tokenizer")
-    # A tokenizer may divide words at random, to train with; then two runs would see other tokens.
+    # Some tokenizers split words at random, as for training; two runs would then see different tokens.
     for chance in ("dropout", "alpha", "nbest_size"):
         if getattr(tokenizer.backend_tokenizer.model, chance, None) is not None:
             setattr(tokenizer.backend_tokenizer.model, chance, None)
@@ -70,12 +70,12 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def check_ids(tokenizer: Any, rows: int) -> None:
-    """Every token that text can become has a row in the embedding.
+    """Check that every token that text can produce has a row in the embedding.
 
-    Special tokens may lie beyond it, as Gemma's for images do: text does not become them, unless it spells them.
+    Special tokens may lie beyond it, as Gemma's for images do: text does not produce them unless it spells them out.
 
     Raises:
-        ModelRefusedError: one has none; the message names it.
+        ModelRefusedError: a token has no row; the message names it.
     """
     with tokenizer_failures():
         vocabulary = tokenizer.get_vocab()
@@ -92,7 +92,7 @@ def check_ids(tokenizer: Any, rows: int) -> None:
 
 
 def _culprit(folder: Path) -> str:
-    """The file because of which a tokenizer cannot be loaded, as far as can be told."""
+    """A best guess at the file that keeps a tokenizer from loading."""
     from tokenizers import Tokenizer
 
     if _missing(folder):

@@ -1,6 +1,6 @@
 """The files of a checkpoint that hold its weights, and the tensors in them by name.
 
-Follows what transformers and vLLM load, and refuses where they would not load the same. Imports no torch.
+Follows what transformers and vLLM load, and refuses a folder if the two would load different weights. Imports no torch.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from secateur_service.models.safetensors import (
     read_header,
 )
 
-# config.json: of models with a billion labels there is none; some quantised ones list every layer.
+# config.json: no model has a billion labels; some quantised ones list every layer.
 CONFIG_LIMITS = JsonLimits(4 << 20, values=200_000)
-# One entry a tensor.
+# One entry per tensor.
 INDEX_LIMITS = JsonLimits(32 << 20, values=4 * MAX_TENSORS, depth=8)
 _MAX_SHARDS = 4096
 
@@ -33,7 +33,7 @@ class ModelRefusedError(ValueError):
 
 
 def named_files(folder: Path) -> set[str]:
-    """The names of files that may hold the weights: those of the index, where there is one.
+    """The names of files that may hold the weights: those in the index, if there is one.
 
     Raises:
         ModelRefusedError: the index is malformed.
@@ -42,7 +42,7 @@ def named_files(folder: Path) -> set[str]:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """The names of the files whose tensors transformers and vLLM load: those of the index, or the only one.
+    """The names of the files whose tensors transformers and vLLM load: those in the index, or the single file.
 
     Raises:
         ModelRefusedError: there are none, or the two would load different ones.
@@ -78,12 +78,12 @@ def _weight_map(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> tuple[dict[str, TensorInfo], list[str]]:
-    """All tensors that loaders find in the files of the weights, and what is unusual about these files.
+    """All tensors that loaders find in the weight files, and what is unusual about these files.
 
-    Loaders take every tensor of a file that the index names, whatever it says of the tensor.
+    Loaders take every tensor of a file that the index names, whatever the index says about the tensor.
 
     Raises:
-        ModelRefusedError: a file is missing or malformed, a tensor is missing or there twice.
+        ModelRefusedError: a file is missing or malformed, or a tensor is missing or occurs twice.
     """
     files = _weight_files(folder)
     found: dict[str, TensorInfo] = {}
@@ -113,7 +113,7 @@ def read_tensors(folder: Path) -> tuple[dict[str, TensorInfo], list[str]]:
 
 
 def _notes_on_others(folder: Path, found: dict[str, TensorInfo]) -> list[str]:
-    """Without an index, vLLM loads every file of weights in a folder; transformers does not, and neither do we."""
+    """Without an index, vLLM loads every weight file in a folder; transformers does not, and neither do we."""
     notes = []
     others = [path.name for path in sorted(folder.glob("*.safetensors")) if rule_of(path.name).use is Use.WEIGHTS]
     for name in others[:_MAX_SHARDS]:
@@ -149,7 +149,7 @@ def read_object(path: Path, limits: JsonLimits) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ModelRefusedError: it is missing, larger than the limits, or something else.
+        ModelRefusedError: it is missing, exceeds the limits, or is not a JSON object.
     """
     name = path.name
     if not path.is_file():

@@ -1,7 +1,7 @@
-"""Decides, before the streaming pass, how much of every layer goes.
+"""Decides, before the streaming pass, how much of every layer to prune.
 
-A uniform allocation needs no data. The others judge the blocks of the dense model, in a pass of its own: the
-calibration text runs through every block once, dense, while the mean squares of its layers' inputs are gathered.
+A uniform allocation needs no data. The others judge the blocks of the dense model in a separate pass: the calibration
+text runs through every dense block once, while the mean squares of its layers' inputs are gathered.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ def allocate(
     stopwatch: Stopwatch,
     meter: Meter | None = None,
 ) -> dict[str, Target]:
-    """How much of every pruned layer goes.
+    """How much of every layer to prune.
 
     Args:
         model: the dense model.
         spec: the specification.
-        calibration: text by language; only policies but `uniform` look at it.
-        observer: may stop the job; hears how sparse the blocks will be.
-        stopwatch: is charged with the pass.
-        meter: ticks the pass off.
+        calibration: text by language; used by every policy except `uniform`.
+        observer: may stop the job; logs how sparse the blocks will be.
+        stopwatch: is charged for the pass.
+        meter: counts the work of the pass.
 
     Returns:
-        Targets by the name of the weight in the checkpoint; layers that stay dense are left out.
+        Targets by the name of the weight in the checkpoint; layers that stay dense are omitted.
 
     Raises:
         FloatingPointError: weights or inputs that are not finite; the message names them.
@@ -84,7 +84,7 @@ def targets_from_json(data: Mapping[str, Any]) -> dict[str, Target]:
 
 
 def _target(pruning: PruningSpec, name: str, shares: Mapping[str, float]) -> Target | None:
-    """By the layer's override, else by what was allocated to it, else as the job says; None keeps it dense."""
+    """The layer's override, else its allocated share, else the job's default; None keeps the layer dense."""
     override = pruning.override_of(name)
     if override is not None and override.dense:
         return None
@@ -105,10 +105,10 @@ def judge_blocks(
     signal: Callable[[Layers], float],
     meter: Meter | None = None,
 ) -> tuple[list[float], list[list[dict[str, Shape]]]]:
-    """The signal of every block and, input by input, the layers that are given a sparsity by it.
+    """The signal of every block and, input by input, the layers that get their sparsity from it.
 
-    These are the layers without an override; a block without any is left out. For the other arguments and the errors
-    see `allocate`.
+    These are the layers without an override; a block without any is omitted. For the other arguments and the errors see
+    `allocate`.
     """
     pruning, weights = spec.pruning, spec.calibration.mix
     length = next(iter(calibration.values())).tokens.shape[1]
@@ -157,7 +157,7 @@ def _observe(
     weights: Mapping[str, float],
     tick: Callable[[int], None],
 ) -> list[InputStatistics]:
-    """The mean squares of each distinct input of a dense block; carries the states on, in place."""
+    """The mean squares of each distinct input of a dense block; advances the states in place."""
     groups, linears = model.checkpoint.inputs(index), model.linears(block, index)
     tokens = dict.fromkeys(weights, 0)
     for batch in batches:

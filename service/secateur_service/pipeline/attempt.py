@@ -1,4 +1,4 @@
-"""What a job is given (the attempt, the machine, the ports to the world) and what it gives. Imports no torch."""
+"""A job's inputs (the attempt, the machine, the ports to the outside) and its result. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from secateur_service.spec import PruneSpec
 
 @dataclass(frozen=True)
 class Attempt:
-    """What is to be done.
+    """What to do.
 
     Attributes:
         spec: the resolved specification.
-        job_id: the job, as the report names it.
-        number: of the attempt, as the manifest names it.
-        prefix: of the artifacts in the store; empty for the store's root.
+        job_id: the job's id in the report.
+        number: the attempt's number in the manifest.
+        prefix: prefix of the artifacts in the store; empty for the store's root.
         origins: prefixes of the jobs that this one is a retry of.
-        shortages: memory that did not suffice in an earlier attempt.
-        plan: says what is written of the model that is read; by default all of it.
+        shortages: memory that was insufficient in an earlier attempt.
+        plan: decides which parts of the dense model are written; by default all of it.
     """
 
     spec: PruneSpec
@@ -42,12 +42,12 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Machine:
-    """What it is done with.
+    """What to do it with.
 
     Attributes:
         workdir: private to the job; keeps what an interrupted attempt finished.
         device: `cpu`, `cuda` or `cuda:0`.
-        threads: of the CPU; 0 keeps torch's choice.
+        threads: CPU threads; 0 keeps torch's default.
     """
 
     workdir: Path
@@ -57,13 +57,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class Ports:
-    """Whom it speaks to.
+    """The job's interfaces to the outside.
 
     Attributes:
         sources: where model and corpora come from.
         ledger: which blocks are finished.
         store: where the artifacts go.
-        commit: names the manifest's digest in the job store; returns the digest that holds.
+        commit: records the manifest's digest in the job store; returns the digest in effect.
         observer: receives the progress and may stop the job.
     """
 
@@ -94,7 +94,7 @@ class FinishedJob:
 
     @property
     def figures(self) -> dict[str, int]:
-        """What the job took, for the service's metrics."""
+        """What the job used, for the service's metrics."""
         return {
             "calibration_tokens": sum(entry.tokens for entry in self.report.calibration),
             "peak_host_bytes": self.peak_rss_bytes,

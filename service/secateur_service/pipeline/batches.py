@@ -1,7 +1,7 @@
 """How sequences are divided into batches.
 
-A batch holds sequences of one language. Its size is a multiple of the tile over which statistics are summed, so that no
-tile has to wait for the next batch.
+A batch holds sequences of one language. Its size is a multiple of the tile over which statistics are summed, so that
+no tile has to wait for the next batch.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Prunes one block that is in memory, in one of three orders.
 
-- `block`: statistics of all layers of the dense block, then the pruned block carries the calibration states on: two
-  forward passes, the first without the block's last product. As in the reference papers.
-- `true_sequential` (GPTQ's term): each stage is solved before the next runs, on inputs that the pruned stages before
-  it produced: one forward pass.
-- `dense`: statistics of the dense block, whose own output carries the states on: one forward pass; no layer sees
-  what was pruned before it.
+- `block`: gather statistics of all layers of the dense block, then propagate the calibration states through the pruned
+  block: two forward passes, the first without the block's last product. As in the reference papers.
+- `true_sequential` (GPTQ's term): solve each stage before the next runs, on inputs produced by the already pruned
+  stages before it: one forward pass.
+- `dense`: gather statistics of the dense block, whose own output becomes the next states: one forward pass; no layer
+  sees the effect of earlier pruning.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from secateur_service.pruning.statistics import InputStatistics
 from secateur_service.records.blocks import LayerRecord
 from secateur_service.sizing.operations import Work
 
-# What an expert has learnt to do cannot be told from fewer tokens: it is pruned by magnitude.
+# Fewer tokens say too little about an expert: it is pruned by magnitude.
 MIN_EXPERT_TOKENS = 32
-# Of a matrix that is looked at in parts, because what is found about it takes memory too.
+# Rows of a matrix checked at once, because the check takes memory too.
 _ROWS = 1024
 
 # Names of the layers of a block that share an input.
@@ -45,7 +45,7 @@ Group = Sequence[str]
 
 @dataclass(frozen=True)
 class _Block:
-    """A block in memory, with its pruned layers by name and by the input they share, in the order it meets them."""
+    """A block in memory, with its pruned layers by name, and grouped by shared input in the order it runs them."""
 
     module: nn.Module
     index: int
@@ -55,11 +55,11 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Observed:
-    """What is known of one distinct input of a block; nothing where the recipe needs nothing.
+    """What is known about one distinct input of a block; nothing where the recipe needs nothing.
 
     Attributes:
         statistics: its second moments.
-        sample: what layers are judged by where the second moments of every language are not kept.
+        sample: inputs to judge layers by, where the second moments of every language are not kept.
         judges: whether layers are judged.
     """
 
@@ -68,7 +68,7 @@ class _Observed:
     judges: bool
 
     def update(self, inputs: Tensor, language: str) -> None:
-        """Take in the inputs of one batch."""
+        """Add the inputs of one batch."""
         if self.statistics is not None:
             self.statistics.update(inputs, language)
         if self.sample is not None:
@@ -77,7 +77,7 @@ class _Observed:
     def judge(
         self, dense_MN: Tensor, pruned_MN: Tensor, check: Callable[[], None]
     ) -> tuple[dict[str, float], dict[str, int]]:
-        """Signal-to-noise ratios in dB by language, and the number of inputs that each rests on."""
+        """Signal-to-noise ratios in dB by language, and the number of inputs each is computed from."""
         if self.sample is not None:
             ratios, tokens = self.sample.snr_db(dense_MN, pruned_MN, check), self.sample.tokens
         elif self.judges and self.statistics is not None:
@@ -94,16 +94,16 @@ class _Observed:
 
 
 class BlockPruner:
-    """Prunes blocks as a config says.
+    """Prunes blocks according to a config.
 
     Args:
-        model: the blocks as they are to be written, but dense.
+        model: the blocks in the shapes to be written, but dense.
         config: what to do.
         batches: the calibration text.
-        carries: whether the blocks carry the text on to the next one; in order `dense` blocks that lost parts do not.
+        carries: whether a block's output becomes the next states; in order `dense`, not if blocks lost parts.
         check: called between two pieces of work; may raise to stop.
-        tick: is called with every piece of work that counts, see `Meter.tick`.
-        work: what counts.
+        tick: called for every counted piece of work, see `Meter.tick`.
+        work: the counted work.
     """
 
     def __init__(
@@ -130,13 +130,13 @@ class BlockPruner:
             self._tokens[batch.language] += batch.tokens.numel()
 
     def prune(self, block: nn.Module, index: int, states: list[Tensor]) -> list[LayerRecord]:
-        """Prune a block; its weights end as they will be written, rounded to the checkpoint's type.
+        """Prune a block; afterwards its weights are as they will be written, rounded to the checkpoint's type.
 
         Args:
             block: in memory, dense.
             index: its position in the model.
-            states: hidden states of the calibration text before the block; in the end, and in place, after it, where
-                the block carries them.
+            states: hidden states of the calibration text before the block; replaced in place by those after it, if the
+                block carries them.
 
         Raises:
             FloatingPointError: weights or statistics that are not finite; the message names the layer.
@@ -161,14 +161,14 @@ class BlockPruner:
         return records
 
     def carry(self, model: StreamedModel, block: nn.Module, index: int, states: list[Tensor], amount: float) -> None:
-        """Send the calibration states through a block as it is in memory, in place.
+        """Run the calibration states through a block as it is in memory, in place.
 
         Args:
-            model: of which it is a block.
+            model: the model that the block belongs to.
             block: in memory.
             index: its position in the model.
-            states: before the block; in the end after it.
-            amount: of the work, see `Meter.tick`.
+            states: those before the block; replaced by those after it.
+            amount: the amount of work, see `Meter.tick`.
         """
         for position, batch in enumerate(states):
             self._check()
@@ -177,7 +177,7 @@ class BlockPruner:
             self._tick("calibrate", share * amount)
 
     def _tick_stage(self, index: int, number: int, batch: Batch) -> None:
-        """A batch has arrived at an input of a block, or with -1 behind it."""
+        """Count the work of a batch that has reached an input of a block, or its end for -1."""
         share = batch.tokens.numel() / self._calibration_tokens
         self._tick("calibrate", share * self._work.stages(index)[number])
 
@@ -201,7 +201,7 @@ class BlockPruner:
     def _suspended(
         self, block: _Block, states: Sequence[Tensor]
     ) -> contextlib.AbstractContextManager[list[StepwiseForward]]:
-        """A pass of the block over each batch of states; none has begun."""
+        """One pass of the block for each batch of states; none has started."""
         self._check()
         runs = [functools.partial(self._model.run_block, block.module, block.index, batch) for batch in states]
         return stepwise_forwards(runs, block.groups, block.linears)
@@ -210,7 +210,7 @@ class BlockPruner:
         return index + 1 == self._model.num_blocks
 
     def _observed(self, block: _Block, group: Group) -> _Observed:
-        """What will be known of an input; nothing yet."""
+        """Empty statistics and sample for one input."""
         width, device = block.linears[group[0]].in_features, self._model.device
         is_expert = self._model.checkpoint.expert_of(group[0]) is not None
         judges = self._config.layer_snr and bool(self._batches)
@@ -229,7 +229,7 @@ class BlockPruner:
         return _Observed(statistics, sample, judges)
 
     def _solve(self, block: _Block, number: int, observed: _Observed) -> list[LayerRecord]:
-        """Prune the layers of one input; those with equal targets together, where they share a factorisation."""
+        """Prune the layers of one input; those with equal targets together, if they share a factorisation."""
         group = block.groups[number]
         infos = {name: self._model.checkpoint.linear_weight(block.index, name) for name in group}
         targets = {name: self._config.targets.get(infos[name].name) for name in group}
@@ -246,7 +246,7 @@ class BlockPruner:
                 solved, mix = self._solve_alike(dense, observed, target, names)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{infos[names[0]].name}: {error}") from error
-            for name in names:  # what is applied is let go: a layer at a time takes memory, not a group
+            for name in names:  # free each layer once applied: memory for one layer, not for the group
                 records[name] = self._apply(block.linears[name], infos[name], solved.pop(0), observed, mix)
             self._tick("solve", amount)
         return [records[name] for name in group]
@@ -254,7 +254,7 @@ class BlockPruner:
     def _solve_alike(
         self, dense: list[Tensor], observed: _Observed, target: Target | None, names: Sequence[str]
     ) -> tuple[list[PrunedLayer], Mapping[str, float]]:
-        """Prune layers of one input to one target; returns the mixing weights too where they were searched for."""
+        """Prune layers of one input to one target; also returns the mix if it was searched for."""
         statistics = observed.statistics
         if target is None:
             untouched = [torch.zeros_like(weight, dtype=torch.bool) for weight in dense]
@@ -291,9 +291,9 @@ class BlockPruner:
 
 
 def _affordable(recipe: Recipe, tokens: int, width: int) -> tuple[str | None, str]:
-    """The method for an expert's layers that saw too few tokens for the recipe, and why; None where they saw enough.
+    """The method for an expert's layers that saw too few tokens for the recipe, and why; None if they saw enough.
 
-    Second moments of fewer tokens than there are features would be fitted for what they happen to hold.
+    Second moments of fewer tokens than features would lead to overfitting.
     """
     if recipe.moments is not Moments.NONE and tokens < MIN_EXPERT_TOKENS:
         return "magnitude", f"expert saw {tokens} tokens"
@@ -303,7 +303,7 @@ def _affordable(recipe: Recipe, tokens: int, width: int) -> tuple[str | None, st
 
 
 def _as_by(method: str, target: Target) -> Target:
-    """As much, with the weights competing as they do by default in a method; a pattern stays a pattern."""
+    """The same amount, with weights competing as they do by default in the method; a pattern stays a pattern."""
     return replace(target, group=METHODS[method].group) if isinstance(target, Unstructured) else target
 
 

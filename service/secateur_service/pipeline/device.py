@@ -1,4 +1,4 @@
-"""The device that a job computes on, opened before anything else is done."""
+"""The device that a job computes on, opened before anything else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from secateur_service.errors import NoSuchDeviceError
 
 
 def open_device(name: str) -> torch.device:
-    """The device of a name such as `cpu`, `mps`, `cuda` or `cuda:0`.
+    """The device with a name such as `cpu`, `mps`, `cuda` or `cuda:0`.
 
     Raises:
         NoSuchDeviceError: this machine does not have it, or PyTorch was built without support for it.

@@ -1,4 +1,4 @@
-"""What a job names, on this machine."""
+"""Fetches the model and corpora that a job names onto this machine."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _MAX_TOLD = 20
 
 
 def fetch(sources: Sources, observer: JobObserver, what: str, wanted: Wanted, uri: str) -> Path:
-    """The folder that a reference names; tells now and then how far it is.
+    """Fetch the folder that a reference names, logging the progress from time to time.
 
     Args:
-        sources: where it may lie.
+        sources: where it may be.
         observer: receives the progress and may stop the job.
-        what: as the log names it.
-        wanted: which of its files.
-        uri: of the folder.
+        what: its name in the log.
+        wanted: which of its files to fetch.
+        uri: the folder's URI.
 
     Raises:
         ReferenceRefusedError, TransientError, ResourceError: as `Cache.fetch` does.
@@ -43,8 +43,8 @@ class FetchedModel:
     """A model on this machine.
 
     Attributes:
-        open_file: opens the files of its weights.
-        companions: what goes with it.
+        open_file: opens its weight files.
+        companions: the files that go with it.
         left_out: its files that are not published in any form, each with the reason.
     """
 
@@ -57,19 +57,19 @@ class FetchedModel:
 def fetch_model(
     sources: Sources, observer: JobObserver, model: ModelSpec, workdir: Path, *, needs_all: bool
 ) -> FetchedModel:
-    """A model: as a whole, or where there is no room for that, a few shards at a time.
+    """Fetch a model: as a whole, or a few shards at a time where there is no room for all of it.
 
-    What is only carried over is read here, and never again; what cannot be read is warned of and left out.
+    Files that are only carried over are read here, and never again; unreadable ones are left out with a warning.
 
     Args:
-        sources: where it may lie.
+        sources: where it may be.
         observer: receives the progress and may stop the job.
         model: names it.
-        workdir: where the shards lie in the latter case.
-        needs_all: whether it has to be there as a whole.
+        workdir: where the shards are kept in the latter case.
+        needs_all: whether the whole model is required.
 
     Raises:
-        ModelRefusedError, ReferenceRefusedError, TransientError, ResourceError: it cannot be had.
+        ModelRefusedError, ReferenceRefusedError, TransientError, ResourceError: it cannot be fetched or used.
     """
     source = sources.open(model.uri, model.revision)
     folder, open_file = _fetch_files(source, observer, workdir, needs_all=needs_all)
@@ -93,14 +93,14 @@ def fetch_model(
 def _fetch_files(
     source: Source, observer: JobObserver, workdir: Path, *, needs_all: bool
 ) -> tuple[Path, Callable[[Path], BinaryIO]]:
-    """The folder of a model, and what opens the files of its weights."""
+    """The folder of a model, and a function that opens its weight files."""
 
     def small(names: Collection[str]) -> list[str]:
         return [name for name in checkpoint_files(names) if rule_of(name).use is not Use.WEIGHTS]
 
     try:
         folder = _fetch(source, observer, "model", small)
-        named = named_files(folder)  # more files of weights may lie there than the index names
+        named = named_files(folder)  # the folder may have more weight files than the index names
         return _fetch(source, observer, "model", lambda names: [*small(names), *(named & set(names))]), open_here
     except ResourceError as error:
         if needs_all:
@@ -129,14 +129,14 @@ def _tell(observer: JobObserver, checkpoint: Checkpoint, companions: Companions,
 
 
 def _repository(source: Source) -> str | None:
-    """The address of the files of a model of the hub."""
+    """The web address of a hub model's files; None for other sources."""
     if not source.uri.startswith("hf://"):
         return None
     return f"https://huggingface.co/{source.uri.removeprefix('hf://')}/blob/{source.revision}"
 
 
 def _check_generation(content: dict[str, Any]) -> None:
-    """Raise ValueError for values that transformers refuses now, or fails with when the model writes."""
+    """Raise ValueError for values that transformers refuses now, or fails on when the model generates."""
     from transformers import GenerationConfig
 
     GenerationConfig.from_dict(content)

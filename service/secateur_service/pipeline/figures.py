@@ -1,4 +1,4 @@
-"""From what a pass found to the report and the result that the world sees."""
+"""Turns what a pass measured into the public report and result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from secateur_service.spec import PruneSpec
 def report_of(
     job_id: str, spec: PruneSpec, plan: OutputPlan, model_digest: str, text: JobText, passed: PassResult
 ) -> Report:
-    """The report of a job, from the text that was drawn and the losses that were found."""
+    """The report of a job, from the sampled text and the measured losses."""
     weights = spec.calibration.mix
     dense, output = plan.dense, plan.output()
     return build_report(
@@ -79,7 +79,7 @@ def report_of(
 
 
 def result_of(report: Report, uri: str, digest: str) -> JobResult:
-    """The headline figures of a report, with where its manifest lies."""
+    """The headline figures of a report, with the location of its manifest."""
     return JobResult(
         manifest_uri=uri,
         manifest_sha256=digest,

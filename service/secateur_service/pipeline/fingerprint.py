@@ -1,8 +1,8 @@
-"""The domain in which a job's bytes are promised.
+"""The conditions under which a job's bytes are guaranteed to be the same.
 
-Floating-point sums depend on the hardware, the number of threads and the libraries. A resumed job goes on with the
-finished blocks of an earlier attempt only where all of this is the same; otherwise it starts again, because mixed
-blocks would be neither result.
+Floating-point sums depend on the hardware, the number of threads and the libraries. A resumed job reuses the finished
+blocks of an earlier attempt only if all of this is the same; otherwise it starts again, because a mixture of blocks
+would match neither result.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def fingerprint(
     *,
     small_batches: bool = False,
 ) -> dict[str, Any]:
-    """Everything that the bytes of a result depend on, as plain JSON types."""
+    """Everything that a result's bytes depend on, as plain JSON types."""
     length = next(iter(evaluation.values())).tokens.shape[1]
     return {
         "secateur": __version__,
@@ -52,5 +52,5 @@ def fingerprint(
 
 
 def device_name(device: torch.device) -> str:
-    """The model of the device, for people and for the fingerprint."""
+    """The model name of the device, for display and for the fingerprint."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,8 +1,8 @@
 """Keeps the C library from holding on to memory that is no longer used.
 
-Matrices of a few megabytes come from the heap, which glibc neither shares between threads nor returns while something
-small lies above them: the process would grow with every block, although nothing of the block is left. To give all of
-it back all the time would cost as much as it saves, for every page that is asked for again has to be cleared.
+Matrices of a few megabytes come from the heap, which glibc neither shares between threads nor returns while a small
+allocation lies above them: the process would grow with every block, although nothing of the block is left. Returning
+everything all the time would cost as much as it saves, because every page that is allocated again has to be cleared.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ _M_ARENA_MAX = -8  # malloc.h
 
 
 class HeapTrimmer:
-    """The heap of this process, from now on one for all threads that start, so that each can have what others free.
+    """Trims the heap, and makes all threads started from now on share one, so that each can reuse what others free.
 
-    Does nothing where the C library is not glibc: others have no such functions, and no such need.
+    Does nothing where the C library is not glibc: others have no such functions and do not need them.
     """
 
     def __init__(self) -> None:
         self._library = _glibc()
-        self._others = 0  # what the process has without malloc, such as an accelerator's driver, or cannot give back
+        self._others = 0  # memory not from malloc, such as an accelerator driver's, or that cannot be returned
         if self._library is not None:
             self._library.mallopt(_M_ARENA_MAX, 1)
             self.trim()
 
     def trim(self) -> None:
-        """Give free memory back to the system, if there is enough of it to be worth the while."""
+        """Return free memory to the system, if there is enough of it to be worthwhile."""
         if self._library is not None and self._held_bytes() - self._others > HEAP_SLACK_BYTES:
             self._library.malloc_trim(0)
             self._others = self._held_bytes()
 
     def _held_bytes(self) -> int:
-        """Memory that the process has and malloc's callers do not: free, or obtained without malloc."""
+        """Memory that the process holds but malloc's callers do not: free, or not from malloc."""
         assert self._library is not None
         resident, shared = (int(pages) for pages in Path("/proc/self/statm").read_bytes().split()[1:3])
         info = self._library.mallinfo2()
@@ -45,7 +45,7 @@ class HeapTrimmer:
 
 
 class _MallInfo2(ctypes.Structure):
-    """Of malloc.h."""
+    """`struct mallinfo2` of malloc.h."""
 
     _fields_ = [
         (name, ctypes.c_size_t)
@@ -58,7 +58,7 @@ class _MallInfo2(ctypes.Structure):
 
 @functools.cache
 def _glibc() -> ctypes.CDLL | None:
-    """The C library, where it is a glibc that can tell of memory beyond 2 GiB: 2.33 or later."""
+    """The C library, if it is a glibc that can report more than 2 GiB of memory: 2.33 or later."""
     library = ctypes.CDLL(None)
     if not all(hasattr(library, name) for name in ("malloc_trim", "mallopt", "mallinfo2")):
         return None

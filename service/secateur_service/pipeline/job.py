@@ -1,4 +1,4 @@
-"""A job from its resolved specification to its published artifacts: the steps, in order."""
+"""Runs a job from its resolved specification to its published artifacts: the steps, in order."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def run_job(attempt: Attempt, machine: Machine, ports: Ports) -> FinishedJob:
 
     Raises:
         PermanentError: the model or the text cannot be used, or numbers are not finite.
-        ResourceError: memory or disk does not suffice, or the device is not there.
-        CancelledError, PreemptedError, FencedError: as the observer says; finished blocks are kept.
+        ResourceError: memory or disk is insufficient, or there is no such device.
+        CancelledError, PreemptedError, FencedError: raised by the observer; finished blocks are kept.
     """
     job = _Job(attempt, machine, ports)
     try:
@@ -89,7 +89,7 @@ def run_job(attempt: Attempt, machine: Machine, ports: Ports) -> FinishedJob:
 
 
 class _Job:
-    """The steps, in order, and what each leaves for those after it."""
+    """The steps, in order, and what each passes on to later ones."""
 
     fetched: FetchedModel
     plan: OutputPlan
@@ -146,17 +146,17 @@ class _Job:
 
     @property
     def outer_bytes(self) -> int:
-        """Of the tensors outside the blocks, which are copied and stored in the end."""
+        """Bytes of the tensors outside the blocks, which are copied and stored at the end."""
         return sum(info.size_bytes for info in self.written.other_tensors())
 
     @property
     def writes(self) -> Reader:
-        """Reads the tensors of what is written."""
+        """Reads the tensors of the output."""
         return self.reader if self.plan.is_identity else CutReader(self.plan, self.reader)
 
     def fetch(self) -> None:
-        """The model on this machine, and whether it can be pruned here."""
-        needs_all = self.spec.calibration.generation is not None  # the model writes as a whole
+        """Fetch the model to this machine, and check that it can be pruned here."""
+        needs_all = self.spec.calibration.generation is not None  # generating text takes the whole model
         self.fetched = fetch_model(
             self.ports.sources, self.observer, self.spec.model, self.workdir, needs_all=needs_all
         )
@@ -177,7 +177,7 @@ class _Job:
         )
 
     def sample(self) -> None:
-        """The text, as windows of tokens."""
+        """Draw the text, as windows of tokens."""
         self.text = draw_job_text(
             self.spec,
             self.checkpoint,
@@ -188,7 +188,7 @@ class _Job:
         )
 
     def prune(self) -> None:
-        """The streaming pass: every block pruned, evaluated and on its way to the store."""
+        """Run the streaming pass: every block is pruned, evaluated and moved to the store."""
         calibration, evaluation = self.text.calibration, self.text.evaluation
         dtype, small = self._compute_dtype(), Shortage.DEVICE in self.shortages
         current = fingerprint(self.plan, self.spec, calibration, evaluation, self.device, dtype, small_batches=small)
@@ -224,7 +224,7 @@ class _Job:
             shards.settle(self.observer.check)
 
     def pack(self) -> None:
-        """What belongs to the blocks: the other tensors, the model's files, report and card."""
+        """Package what goes with the blocks: the other tensors, the model's files, report and card."""
         self.package = Package(self.workdir)
         self.reader.on_read = lambda size_bytes: self.meter.tick("package", size_bytes)
         self.package.add_checkpoint(self.written, self.passed.blocks, self.spec, self.writes, self.companions)
@@ -236,7 +236,7 @@ class _Job:
         self.package.add_file("provenance.json", self._provenance().to_bytes())
 
     def publish(self) -> None:
-        """All files, then the manifest that names them."""
+        """Publish all files, then the manifest that names them."""
         described = self.package.files()
         manifest = Manifest(
             job_id=self.attempt.job_id,
@@ -264,7 +264,7 @@ class _Job:
         )
 
     def _find_room(self) -> None:
-        """Spare the memory that is not there."""
+        """Switch to modes that need less memory, where memory is short."""
         room = find_room(self._estimate, self.workdir, device_bytes=self._device_bytes(), shortages=self.shortages)
         if room:
             how = "memory is short: hidden states wait elsewhere between two blocks, which takes longer"
@@ -285,7 +285,7 @@ class _Job:
         return model
 
     def _output(self, dtype: torch.dtype) -> Output:
-        """What is written, in its own tokens."""
+        """The output model and its text, in its own tokens."""
         text, reader = self.text, CutReader(self.plan, self.reader)
         calibration, evaluation = text.calibration, text.evaluation
         if not self.plan.keeps_tokens:
@@ -296,7 +296,7 @@ class _Job:
         return Output(self.plan, self._load(self.written, reader, dtype), reader, calibration, evaluation)
 
     def _targets(self, model: StreamedModel, calibration: Samples) -> dict[str, Target]:
-        """How much of each layer of the output goes; kept, because to judge the blocks takes a pass of its own."""
+        """How much of each layer of the output to prune; saved, because judging the blocks takes a separate pass."""
         path = self.workdir / "targets.json"
         if path.exists():
             return targets_from_json(json.loads(path.read_bytes()))
@@ -307,12 +307,12 @@ class _Job:
         return targets
 
     def _compute_dtype(self) -> torch.dtype:
-        """Float32 on a CPU, whose half-precision products are slow and rounded; the stored type on an accelerator."""
+        """float32 on a CPU, whose half-precision products are slow and rounded; the stored type on an accelerator."""
         stored = DTYPES[self.checkpoint.weight_dtype]
         return torch.float32 if self.device.type == "cpu" else stored
 
     def _clear_others(self, current: dict[str, Any], encoded: bytes, shards: Path) -> None:
-        """Empty the folder of finished blocks where they were made under other conditions."""
+        """Empty the folder of finished blocks if they were made under other conditions."""
         path = self.workdir / "fingerprint.json"
         if path.exists() and path.read_bytes() != encoded:
             before = json.loads(path.read_bytes())
@@ -354,13 +354,13 @@ class _Job:
 
 @dataclass(frozen=True)
 class Step:
-    """A part of a job's work that its watchers see.
+    """A step of a job that is visible to its watchers.
 
     Attributes:
-        stage: what they are told that the job does.
-        work: does it.
-        point: where a test may break in once it is done; empty for none.
-        charged: the kind of work that its time counts as; None where it counts several itself.
+        stage: the stage that watchers see.
+        work: does the step.
+        point: fault point that tests can use after the step; empty for none.
+        charged: the kind of work that its time is charged to; None if it charges several itself.
     """
 
     stage: Stage
@@ -369,7 +369,7 @@ class Step:
     charged: Kind | None = None
 
     def measured(self, stopwatch: Stopwatch) -> contextlib.AbstractContextManager[None]:
-        """Charge the time meanwhile."""
+        """Charge the time spent in the context."""
         return stopwatch.measure(self.charged) if self.charged else contextlib.nullcontext()
 
 
@@ -380,7 +380,7 @@ STEPS = (
     Step(Stage.PACKAGING, _Job.pack, "job.packaged", "package"),
     Step(Stage.PUBLISHING, _Job.publish, charged="publish"),
 )
-"""A job, from its first step to its last."""
+"""All steps of a job, in order."""
 
 
 def _peak_rss_bytes() -> int:

@@ -1,7 +1,7 @@
-"""The text of a job: corpora opened, sequences drawn, and kept for the attempts that may follow.
+"""The text of a job: opens corpora, draws sequences, and keeps them for later attempts.
 
-What was drawn is not drawn again by an attempt that goes on in the same work directory: a corpus of the hub need not be
-there any more, and text that the model wrote itself is not written twice.
+An attempt that continues in the same work directory does not draw the text again: a corpus of the hub may be gone by
+then, and text that the model generated itself is not generated twice.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from secateur_service.spec import CalibrationSpec, PruneSpec
 Samples = dict[str, TextSample]
 _TENSORS = ("tokens", "token_bytes", "is_text")
 _NOT_FIGURES = (*_TENSORS, "document_hashes", "passages")
-# Changes where the same specification comes to draw other text, or keeps it in another form.
+# Change this when the same specification draws different text, or keeps it in a different format.
 _DRAWING = "3"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -53,8 +53,8 @@ class JobText:
     Attributes:
         calibration: by language.
         evaluation: by language.
-        beginning: the tokens that begin every window, by their names.
-        separator: the tokens between two documents of a window, by their names.
+        beginning: names of the tokens that begin every window.
+        separator: names of the tokens between two documents of a window.
     """
 
     calibration: Samples
@@ -74,10 +74,10 @@ def draw_job_text(
     """The calibration and the evaluation text of a job.
 
     Args:
-        spec: resolved.
-        checkpoint: the model, whose tokenizer lies beside it.
-        load_model: gives the whole dense model, where it is to write the text itself.
-        sources: where corpora may lie.
+        spec: the resolved specification.
+        checkpoint: the model, with its tokenizer.
+        load_model: returns the whole dense model, if it generates the text itself.
+        sources: where corpora may be.
         observer: receives the progress and may stop the job.
         workdir: where the text is kept.
 
@@ -169,13 +169,13 @@ def _draw(
 
 
 def _open_preset(reference: PresetReference, sources: Sources, render: Render | None) -> Corpus:
-    assert reference.revision is not None  # admission has seen to it
+    assert reference.revision is not None  # ensured by admission
     hub = sources.hub(HubReference("dataset", reference.preset.repository, reference.revision))
     return HubCorpus(reference.preset, reference.revision, hub.endpoint, hub.token, render)
 
 
 def _renderer(tokenizer: Any) -> Render:
-    """Puts a conversation, or a text as the message of a user, into the model's chat template."""
+    """Render a conversation, or a text as a user's message, with the model's chat template."""
     if not tokenizer.chat_template:
         raise ModelRefusedError("its tokenizer has no chat template; leave chat_template out")
 
@@ -194,7 +194,7 @@ def _renderer(tokenizer: Any) -> Render:
 
 
 def _key(spec: PruneSpec, checkpoint: Checkpoint) -> str:
-    """What the text depends on."""
+    """Digest of everything that the text depends on."""
     parts = [_DRAWING, spec.calibration.model_dump_json(), spec.evaluation.model_dump_json()]
     files = [checkpoint.tokenizer_folder / name for name in _TOKENIZER_FILES]
     parts += [f"{path.name} {file_digest(path)}" for path in files if path.exists()]
@@ -236,7 +236,7 @@ def _recall(path: Path, key: str) -> tuple[Samples, Samples] | None:
 
 
 def _packed(passages: Passages) -> Tensor:
-    """As bytes of JSON, for a header is limited; of a rendered document with its origin, and what of it is content."""
+    """JSON bytes, because a header is limited; a rendered document includes its origin and its content mask."""
     documents = [
         [text, text.origin, "".join("01"[is_content] for is_content in text.is_content)]
         if isinstance(text, Rendered)

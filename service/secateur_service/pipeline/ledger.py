@@ -1,7 +1,7 @@
 """The block ledger: which blocks of a job are finished, so that an interrupted job resumes where it stopped.
 
-A block counts as finished when its shard is on disk under its final name *and* the ledger names it; the shard comes
-first, so that the ledger never promises bytes that are not there.
+A block counts as finished when its shard is on disk under its final name *and* the ledger lists it. The shard is
+written first, so that the ledger never lists bytes that do not exist.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class BlockLedger(Protocol):
 
 
 class FileLedger:
-    """A ledger in one JSON file, replaced as a whole with every entry: it is a few hundred kilobytes at most."""
+    """A ledger in one JSON file, rewritten with every entry: it is a few hundred kilobytes at most."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

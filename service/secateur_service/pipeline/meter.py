@@ -1,10 +1,10 @@
-"""How far a job is, and how long it will take: work that was counted beforehand, ticked off piece by piece.
+"""How far along a job is, and how long it will take: work is counted in advance and ticked off piece by piece.
 
-Every piece of work ends with a tick, which says its kind and size, tells the observer of the progress, and lets it
-stop the job. The time that is left is the work that is left at the rate of what was done of its kind; until some was
-done, at the rate of a piece that was tried out, else of the kind that is most like it. A piece is short, and others may
-have the processor just then: its effort is measured in the processor's time, and turned into seconds as the effort of
-all that was done turned out to take.
+Every piece of work ends with a tick, which states its kind and size, reports the progress to the observer, and lets it
+stop the job. The time left is the remaining work at the measured rate of its kind; before any of that kind is done, at
+the rate of a trial piece, or else of the most similar kind. A trial is short, and other processes may be using the
+processor just then: its effort is measured in processor time, and converted to seconds by the ratio that all work done
+so far has shown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from secateur_service.records.progress import Progress
 
 Kind = Literal["evaluate", "calibrate", "solve", "head", "package", "publish"]
 
-# What is reckoned like what, before it was measured: passes and the head are products of the same number type.
+# Which kinds stand in for a kind that is not measured yet: passes and the head are products of the same number type.
 _LIKE: Mapping[Kind, tuple[Kind, ...]] = {
     "evaluate": ("calibrate", "head", "solve"),
     "calibrate": ("evaluate", "head", "solve"),
@@ -27,19 +27,19 @@ _LIKE: Mapping[Kind, tuple[Kind, ...]] = {
     "package": ("publish",),
     "publish": ("package",),
 }
-# Until they are measured: of a modest disk or network, in bytes, and of a modest processor, in operations.
+# Rates per second until they are measured: a modest disk or network, in bytes, and a modest processor, in operations.
 _MODEST_RATES: Mapping[Kind, float] = {"package": 2e8, "publish": 2e8}
 _MODEST_RATE = 3e10
 
 
 class Meter:
-    """Ticks work off.
+    """Counts the work done.
 
     Args:
         observer: receives the progress and may stop the job.
-        blocks: of the model.
-        clock: seconds since some moment.
-        effort: seconds of effort since some moment, such as the processor's; by default the clock.
+        blocks: number of blocks of the model.
+        clock: seconds since an arbitrary start.
+        effort: seconds of effort since an arbitrary start, such as processor time; by default the clock.
 
     Attributes:
         effort: as given.
@@ -60,21 +60,21 @@ class Meter:
         self._clock = clock
         self._planned: dict[Kind, float] = {}
         self._done: dict[Kind, float] = {}
-        self._measured: dict[Kind, float] = {}  # of what is done, that whose time is known
+        self._measured: dict[Kind, float] = {}  # the part of the work done whose time is known
         self._seconds: dict[Kind, float] = {}
-        self._efforts: dict[Kind, float] = {}  # per operation of what was tried out
-        self._spent = self._strained = 0.0  # seconds, and seconds of effort, of all that was measured
+        self._efforts: dict[Kind, float] = {}  # per operation, from trials
+        self._spent = self._strained = 0.0  # seconds, and seconds of effort, of all measured work
         self._fraction = 0.0
         self.begin(blocks)
 
     def begin(self, blocks: int) -> None:
-        """The work on the blocks begins; what came before is no part of the progress."""
+        """Start counting the work on the blocks; earlier work is not part of the progress."""
         self._blocks = blocks
         self.lap()
         self._began = self._last
 
     def plan(self, kind: Kind, amount: float) -> None:
-        """Announce work, in operations; of packaging and publishing in bytes."""
+        """Announce work, in operations; packaging and publishing in bytes."""
         self._planned[kind] = self._planned.get(kind, 0.0) + amount
 
     def skip(self, kind: Kind, amount: float) -> None:
@@ -82,19 +82,19 @@ class Meter:
         self._done[kind] = self._done.get(kind, 0.0) + amount
 
     def gauge(self, kind: Kind, amount: float, effort: float) -> None:
-        """Take note of the effort of a piece that was tried out, which counts as no work done."""
+        """Record the effort of a trial piece, which does not count as work done."""
         if amount > 0 and effort > 0:
             self._efforts[kind] = effort / amount
 
     def lap(self) -> None:
-        """Let the time since the last piece count for none."""
+        """Discard the time since the last piece."""
         self._last, self._last_effort = self._clock(), self.effort()
 
     def tick(self, kind: Kind, amount: float) -> None:
-        """Count a piece of work, with the time since the piece before.
+        """Count a piece of work, with the time since the previous piece.
 
         Raises:
-            CancelledError, PreemptedError, FencedError: as the observer says.
+            CancelledError, PreemptedError, FencedError: raised by the observer.
         """
         before, before_effort = self._last, self._last_effort
         self.lap()
@@ -110,37 +110,37 @@ class Meter:
         """Let the observer stop the job.
 
         Raises:
-            CancelledError, PreemptedError, FencedError: as the observer says.
+            CancelledError, PreemptedError, FencedError: raised by the observer.
         """
         self._observer.check()
 
     def block_done(self) -> None:
-        """A block is finished."""
+        """Count a finished block."""
         self.blocks_done += 1
         self.report()
 
     def finish(self) -> None:
-        """All is done, whatever was counted."""
+        """Report that everything is done, whatever was counted."""
         self._fraction = 1.0
         self._observer.progress(Progress(self.blocks_done, self._blocks, 1.0, 0.0))
 
     def report(self) -> None:
-        """Tell the observer how far the job is."""
+        """Report to the observer how far along the job is."""
         left = self.seconds_left()
         over = self._last - self._began + sum(self._seconds_of(kind, self._unmeasured(kind)) for kind in self._done)
-        if left + over > 0:  # the estimate may change, the bar goes only forward
+        if left + over > 0:  # the estimate may change, but the bar only moves forward
             self._fraction = max(self._fraction, min(1.0, over / (left + over)))
         self._observer.progress(Progress(self.blocks_done, self._blocks, self._fraction, left))
 
     def seconds_left(self) -> float:
-        """How long the work that is left will take, at the rates that are known so far."""
+        """How long the remaining work will take, at the rates known so far."""
         return sum(
             self._seconds_of(kind, max(0.0, planned - self._done.get(kind, 0.0)))
             for kind, planned in self._planned.items()
         )
 
     def _unmeasured(self, kind: Kind) -> float:
-        """Work of an earlier attempt."""
+        """Work done by an earlier attempt."""
         return max(0.0, self._done[kind] - self._measured.get(kind, 0.0))
 
     def _seconds_of(self, kind: Kind, amount: float) -> float:

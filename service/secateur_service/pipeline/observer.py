@@ -1,7 +1,7 @@
-"""What a running job tells the world, and how the world stops it.
+"""How a running job reports its progress, and how it is stopped.
 
-The pipeline knows neither store nor network: it reports through a `JobObserver` and asks it, between two pieces of
-work, whether to go on. Nothing here imports torch.
+The pipeline knows neither store nor network: it reports through a `JobObserver` and asks it, between pieces of work,
+whether to continue. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ class JobObserver(Protocol):
         """The job entered a stage."""
 
     def progress(self, progress: Progress) -> None:
-        """The job got on; called often, so that implementations coalesce."""
+        """The job made progress; called often, so implementations should coalesce."""
 
     def block(self, record: BlockRecord) -> None:
-        """A block is finished and durable; called after the ledger holds it."""
+        """A block is finished and durable; called after it is in the ledger."""
 
     def log(self, level: str, message: str, **fields: Any) -> None:
         """One log line for the job's owner; `level` is debug, info, warning or error."""
 
     def check(self) -> None:
-        """Return to go on.
+        """Return to let the job continue.
 
         Raises:
             CancelledError, PreemptedError, FencedError: stop now, keep what is finished.
@@ -62,4 +62,4 @@ class RecordingObserver:
         self.lines.append((level, message, fields))
 
     def check(self) -> None:
-        """Go on."""
+        """Let the job continue."""

@@ -1,8 +1,8 @@
-"""Packages a pruned model so that transformers and vLLM load it: what is not a pruned block, and the index.
+"""Packages a pruned model so that transformers and vLLM can load it: everything but the pruned blocks, and the index.
 
-The shards of the blocks were written during the pass, and may have moved on. The rest of the checkpoint is copied
-tensor by tensor, the configuration gets a note on how the model was made, and what goes with the model is copied from
-the copies that were made before the work began.
+The shards of the blocks were written during the pass, and may already be in the store. The rest of the checkpoint is
+copied tensor by tensor, the configuration gets a note on how the model was made, and the files that go with the model
+come from the copies made before the work began.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Package:
         """Add a small file."""
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)  # the old file may be published already, under a second link
+        target.unlink(missing_ok=True)  # the old file may already be published, as a hard link
         target.write_bytes(content)
         self._paths.append(path)
 
@@ -57,7 +57,7 @@ class Package:
         reader: Reader,
         companions: Companions,
     ) -> None:
-        """Add the shards of the blocks, all other tensors, the index, the configuration and what goes with it."""
+        """Add the shards of the blocks, all other tensors, the index, the configuration and the companions."""
         weight_map: dict[str, str] = {}
         for record in blocks:
             self._add_shard(record.shard, record.sha256, record.size_bytes)
@@ -71,14 +71,14 @@ class Package:
             "weight_map": {name: weight_map[name] for name in sorted(weight_map)},
         }
         self.add_file("checkpoint/model.safetensors.index.json", _json(index))
-        # Code that a model brings is neither run nor copied, so that its configuration must not point at it.
+        # A model's own code is neither run nor copied, so its configuration must not point at it.
         config = {key: value for key, value in checkpoint.config.items() if key != "auto_map"}
         self.add_file("checkpoint/config.json", _json({**config, "secateur": compression_note(spec)}))
         for name in companions.names:
             self.add_file(f"checkpoint/{name}", (companions.folder / name).read_bytes())
 
     def files(self) -> list[tuple[LocalFile, ManifestFile]]:
-        """Every file, with the manifest's entry of it."""
+        """Every file, with its entry in the manifest."""
         described = []
         for path in sorted([*self._paths, *self._shards]):
             file = LocalFile(self.folder / path, path, _media_type(path))
@@ -91,9 +91,9 @@ class Package:
 
 
 def compression_note(spec: PruneSpec) -> dict[str, Any]:
-    """What config.json says about the pruning: a note for people and tools, which no loader interprets.
+    """What config.json says about the pruning: a note for people and tools that no loader interprets.
 
-    It is not a `quantization_config` or `sparsity_config`: loaders would look for formats that they dropped.
+    It is not a `quantization_config` or `sparsity_config`: loaders would look for formats that they have dropped.
     """
     return {
         "version": __version__,
@@ -108,7 +108,7 @@ def compression_note(spec: PruneSpec) -> dict[str, Any]:
 
 
 def _in_shards(tensors: Sequence[TensorInfo]) -> list[list[TensorInfo]]:
-    """Divide tensors into groups of at most SHARD_BYTES; a larger tensor is a group of its own."""
+    """Divide tensors into groups of at most SHARD_BYTES; a larger tensor gets a group of its own."""
     groups: list[list[TensorInfo]] = []
     room = 0
     for info in tensors:

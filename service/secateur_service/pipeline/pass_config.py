@@ -1,4 +1,4 @@
-"""What a streaming pass is to do."""
+"""What a streaming pass has to do."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Samples = Mapping[str, TextSample]
 
 @dataclass(frozen=True)
 class Output:
-    """The model that is written, where it is not of the shape of the one that is read.
+    """The output model, where its shape differs from the dense model's.
 
     Attributes:
-        plan: which parts of the dense model stay.
-        model: it, dense, with its own tokens.
+        plan: which parts of the dense model are kept.
+        model: the output model before pruning, with its own tokens.
         reader: reads its tensors.
         calibration: calibration text in its tokens.
-        evaluation: evaluation text in its tokens: each sequence stands for the text that it stands for in the config.
+        evaluation: evaluation text in its tokens: each sequence stands for the same text as in the config.
     """
 
     plan: OutputPlan
@@ -43,17 +43,17 @@ class PassConfig:
     """The work of a pass.
 
     Attributes:
-        recipe: which weights go, and what happens to those that stay.
-        targets: how much of each weight goes, by its name in what is written; what is not in it stays dense.
+        recipe: which weights are pruned, and what happens to those that are kept.
+        targets: how much of each matrix to prune, by its name in the output; matrices not listed stay dense.
         order: one of `spec.ORDERS`.
         mix: weight of each calibration language, summing to one.
         calibration: calibration text by language, in the tokens of the dense model.
-        evaluation: evaluation text by language, in the same; may be empty.
+        evaluation: evaluation text by language, in the same tokens; may be empty.
         shards: where the pruned blocks go.
-        fingerprint: digest of all that their bytes depend on.
-        minimax: whether `mix` is only where the search for the weights of the worst language begins.
-        layer_snr: whether each layer's signal-to-noise ratio per language is wanted.
-        output: what is written; None for the model that is read, with its weights pruned.
+        fingerprint: digest of everything that their bytes depend on.
+        minimax: whether `mix` is only the starting point of the search for the minimax mix.
+        layer_snr: whether to measure each layer's signal-to-noise ratio per language.
+        output: the output model; None for the dense model with its weights pruned.
     """
 
     recipe: Recipe
@@ -69,7 +69,7 @@ class PassConfig:
     output: Output | None = None
 
     def work(self, checkpoint: Checkpoint, calibration: Samples, evaluation: Samples) -> Work:
-        """Its work on a model whose tokens those of the text are, as operations are counted."""
+        """The work of the pass, for counting operations, on the model whose tokens the text is in."""
         length = next(iter(calibration.values())).tokens.shape[1]
         vocabulary, hidden = checkpoint.tensors[checkpoint.head_name].shape
         return Work(
@@ -88,5 +88,5 @@ class PassConfig:
 
     @property
     def moments(self) -> Moments:
-        """What it needs to know of the inputs of layers."""
+        """What it needs to know about the inputs of layers."""
         return Moments.BY_LANGUAGE if self.minimax else self.recipe.moments

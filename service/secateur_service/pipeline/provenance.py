@@ -1,4 +1,4 @@
-"""Who made a result, when and on what: enough to run it again, and all that is not the same twice."""
+"""Who made a result, when and on what: enough to run it again, and everything that differs between runs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from secateur_service.records.result import Estimate
 
 @dataclass(frozen=True)
 class Provenance:
-    """What provenance.json says.
+    """The content of provenance.json.
 
     Attributes:
         seconds: wall seconds by kind of work.
         cpu_seconds: processor seconds by kind of work.
-        short_of: memory that was spared.
+        short_of: kinds of memory that were short.
         peak_device_bytes: 0 on a CPU.
-        rewritten: files of the model whose tensors were written anew.
+        rewritten: files of the model whose tensors were written again.
         published: files that go with the model.
         left_out: files of the model that are not published, each with the reason.
-        fingerprint: all that the bytes of the result depend on.
+        fingerprint: everything that the result's bytes depend on.
     """
 
     job_id: str

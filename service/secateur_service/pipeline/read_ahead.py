@@ -1,4 +1,4 @@
-"""Reads the next block while the pass computes with the one before."""
+"""Reads the next block while the pass computes with the current one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from secateur_service.pipeline.waiting import wait_for
 
 
 class BlockReader:
-    """Hands out the stored weights of one block after the other; one block is on its way from disk meanwhile.
+    """Hands out the stored weights of one block after another, while reading the next from disk.
 
     Args:
-        model: whose blocks are read.
+        model: the model whose blocks are read.
         stopwatch: is charged for the reading.
-        check: called while a block is waited for; raises to stop.
+        check: called while waiting for a block; raises to stop.
     """
 
     def __init__(self, model: StreamedModel, stopwatch: Stopwatch, check: Callable[[], None]) -> None:
@@ -40,7 +40,7 @@ class BlockReader:
         self._thread.shutdown(cancel_futures=True)
 
     def take(self, index: int) -> dict[str, Tensor]:
-        """The weights of a block, from the first to the last without a gap; begins to read the one after it.
+        """The weights of a block, to be taken one by one in order; starts reading the next block.
 
         Raises:
             ModelRefusedError: a tensor is missing.

@@ -1,9 +1,9 @@
-"""Where finished blocks lie: each is written here, and moves on to the object store while later ones are pruned.
+"""Where finished blocks are: each is written locally, and moved to the object store while later ones are pruned.
 
-So the disk holds a few blocks and not a checkpoint, publishing has little left to upload, and a job goes on with its
-finished blocks on another machine. What cannot be moved stays here, for publishing to take with it: an object store
-that is away does not stop the pruning. The names of shards carry their content's digest, so that nobody can put
-another content under them.
+So the disk holds a few blocks instead of a whole checkpoint, publishing has little left to upload, and a job can resume
+with its finished blocks on another machine. What cannot be moved stays here until publishing uploads it: an unavailable
+object store does not stop the pruning. The name of a shard contains its content's digest, so that different content
+cannot appear under the same name.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from secateur_service.records.blocks import BlockRecord
 
 MEDIA_TYPE = "application/octet-stream"
 
-# Blocks that wait to be moved; when there are more, the pass waits.
+# Blocks that may wait to be moved; if there are more, the pass waits.
 _MAX_WAITING = 2
 
 _log = structlog.get_logger(__name__)
 
 
 class _Abandoned(Exception):  # noqa: N818 - nothing is wrong
-    """An upload that nobody waits for any more."""
+    """An upload was abandoned because nothing waits for it any more."""
 
 
 class Shards:
@@ -43,9 +43,9 @@ class Shards:
 
     Args:
         folder: on this machine.
-        store: where they move to; None keeps them here.
-        prefixes: of the job in the store, and of others that may have its blocks; empty for the store's root.
-        measure: charges the time of the moving, which goes on in the background.
+        store: where to move them; None keeps them here.
+        prefixes: the job's prefix in the store, then those of other jobs that may have its blocks; empty for the root.
+        measure: charges the time of the moves, which run in the background.
 
     Attributes:
         folder: as given.
@@ -64,24 +64,26 @@ class Shards:
         self._prefixes = tuple(prefixes)
         self._measure = measure
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="upload")
-        self._context = contextvars.copy_context()  # traces and logs say of the thread what they say of its maker
+        self._context = contextvars.copy_context()  # the thread's traces and logs inherit the context of its creator
         self._closed = threading.Event()
         self._waiting: deque[Future[None]] = deque()
 
     def holds(self, record: BlockRecord) -> bool:
-        """Whether the shard of a finished block is still there, unchanged in size.
+        """Whether the shard of a finished block still exists, unchanged in size.
 
-        One that an earlier release named otherwise is not: who looks for `model*.safetensors` would miss it.
+        One that an earlier release named differently does not count: tools that look for `model*.safetensors` would
+        miss it.
         """
         if not record.shard.startswith(SHARD_PREFIX):
             return False
         return self._is_here(record) or self._find(record) is not None
 
     def fetch(self, record: BlockRecord) -> Path:
-        """The shard as a file in the folder; one that has moved on is brought back, to be moved again.
+        """The shard as a file in the folder; one that was moved is downloaded, to be moved again later.
 
         Raises:
-            TransientError: what is stored is not what was; it was removed, so that the block is computed again.
+            TransientError: the stored shard is gone or damaged; a damaged one is deleted, so that the block is computed
+                again.
         """
         path = self.folder / record.shard
         if self._is_here(record):
@@ -97,11 +99,11 @@ class Shards:
         return path
 
     def move(self, record: BlockRecord, check: Callable[[], None] = lambda: None) -> None:
-        """Begin to move a finished block to the store; waits while too many are on their way.
+        """Start moving a finished block to the store; waits while too many moves are pending.
 
         Args:
             record: the block.
-            check: called now and then while it waits; raises to stop.
+            check: called periodically while waiting; raises to stop.
         """
         if self._store is None:
             return
@@ -111,18 +113,18 @@ class Shards:
         self._waiting.append(self._thread.submit(self._context.run, self._move, record))
 
     def settle(self, check: Callable[[], None]) -> None:
-        """Wait for what is on its way; `check` is called now and then, and raises to stop."""
+        """Wait for pending moves; `check` is called periodically, and raises to stop."""
         while self._waiting:
             wait_for(self._waiting[0], check)
             self._waiting.popleft()
 
     def close(self) -> None:
-        """Have no more moved; what is on its way stays here, unless `settle` waited for it."""
+        """Stop moving blocks; pending ones stay here, unless `settle` waited for them."""
         self._closed.set()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _go_on(self, _: int) -> None:
-        """End an upload that nobody waits for."""
+        """Abandon the upload if nothing waits for it any more."""
         if self._closed.is_set():
             raise _Abandoned
 
@@ -146,7 +148,7 @@ class Shards:
         return path.is_file() and path.stat().st_size == record.size_bytes
 
     def _find(self, record: BlockRecord) -> str | None:
-        """The key under which the shard is stored, None where it is not."""
+        """The key under which the shard is stored; None if it is not."""
         keys = (self._key(prefix, record) for prefix in self._prefixes)
         return next((key for key in keys if self._is_stored(key, record)), None)
 

@@ -1,9 +1,9 @@
 """Forward passes of a block that stop at every distinct input of its pruned layers.
 
-Each pass runs in a greenlet of its own. When a layer is about to see an input, the pass is suspended and the input
-handed out; whoever advances the pass decides what happens before the layer runs. This needs no re-implementation of
-any block, and serves both orders: statistics of a dense block are one pass after the other, true-sequential pruning
-is all passes side by side, each stage's layers being solved while every pass waits for them.
+Each pass runs in its own greenlet. When a layer is about to see an input, the pass is suspended and the input is
+returned; the caller decides what happens before the layer runs. This needs no re-implementation of any block, and
+serves both cases: statistics of a dense block run one pass after another; true-sequential pruning interleaves all
+passes, and solves each stage's layers while every pass waits for them.
 
 Greenlets share their thread's state: the caller holds `torch.no_grad` around all of them.
 """
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 
 class StepwiseForward:
-    """A forward pass that is advanced from one input to the next; closing it abandons the rest."""
+    """A forward pass advanced from one input to the next; closing it abandons the rest."""
 
     def __init__(self, forward: Callable[[], Tensor], inputs: int) -> None:
         self._inputs = inputs
@@ -30,7 +30,7 @@ class StepwiseForward:
         """Run up to the next input and return it.
 
         Raises:
-            RuntimeError: the block meets its layers in another order than its architecture lists.
+            RuntimeError: the block runs its layers in a different order than its architecture lists.
         """
         self._position += 1
         arrived = self._runner.switch()
@@ -52,7 +52,7 @@ class StepwiseForward:
 
 
 class _Runner(greenlet):
-    """Holds each input until its last layer has come: the identity of a freed tensor may be used again."""
+    """Holds each input until its last layer has seen it, because the identity of a freed tensor may be reused."""
 
     def __init__(self, forward: Callable[[], Tensor]) -> None:
         super().__init__(forward)
@@ -63,11 +63,11 @@ class _Runner(greenlet):
 def stepwise_forwards(
     forwards: Iterable[Callable[[], Tensor]], groups: Sequence[Sequence[str]], linears: Mapping[str, nn.Linear]
 ) -> Iterator[list[StepwiseForward]]:
-    """Forward passes of one block, none of which has begun; what is unfinished in the end is abandoned.
+    """Forward passes of one block, not yet started; those unfinished at the end are abandoned.
 
     Args:
-        forwards: run the block, each on a batch of its own.
-        groups: names of the layers that share each input, in the order in which the block meets them.
+        forwards: run the block, each on its own batch.
+        groups: names of the layers that share each input, in the order in which the block runs them.
         linears: the layers by name.
     """
     passes = [StepwiseForward(forward, len(groups)) for forward in forwards]
@@ -86,7 +86,7 @@ def stepwise_forwards(
 
 
 def _stop_or_verify(position: int, group: Sequence[str], name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    """Stop at the first layer of a group; where blocks run in parallel, the others may come after further stops."""
+    """Stop at the first layer of a group; with parallel branches, the others may come after further stops."""
     first, last = name == group[0], name == group[-1]
 
     def hook(_: nn.Module, args: tuple[Any, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Where the time of a job goes: wall and processor seconds by kind of work, also where the kinds interleave."""
+"""Where a job's time goes: wall and processor seconds by kind of work, even if the kinds interleave."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Kind = Literal["fetch", "sample", "load", "prune", "evaluate", "write", "package
 
 
 class Stopwatch:
-    """Adds up seconds per kind of work. Kinds do not nest; work in the background is told from that which goes on."""
+    """Adds up seconds per kind of work. Kinds do not nest; background work is separated from foreground work."""
 
     def __init__(self) -> None:
         self._started = (time.perf_counter(), time.process_time())
@@ -23,7 +23,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def measure(self, kind: Kind) -> Iterator[None]:
-        """Charge the time spent in the context to `kind`: that of all threads but those in the background."""
+        """Charge the time spent in the context to `kind`, for all threads except background ones."""
         wall, cpu = time.perf_counter(), self._foreground_cpu()
         try:
             yield
@@ -32,7 +32,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def measure_background(self, kind: Kind) -> Iterator[None]:
-        """Charge what this thread does in the context to `kind`, and not to what is measured meanwhile."""
+        """Charge what this thread does in the context to `kind`, and not to concurrent measurements."""
         wall, cpu = time.perf_counter(), time.thread_time()
         try:
             yield
@@ -43,7 +43,7 @@ class Stopwatch:
                 self._background_cpu += spent
 
     def totals(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Wall and processor seconds by kind, with `total` since the stopwatch was made."""
+        """Wall and processor seconds by kind, with `total` since the stopwatch was created."""
         wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
         return {**self.seconds, "total": wall}, {**self.cpu_seconds, "total": cpu}
 

@@ -1,14 +1,15 @@
 """The streaming pass: every block is read once, and is calibrated, pruned, evaluated and written while in memory.
 
-Three sets of hidden states travel from block to block: those of the calibration text, and those of the evaluation
-text through the dense and through the pruned blocks. After the last block, final norm and head turn the latter two
-into dense and pruned perplexity per language. A finished block is read back and only propagates.
+Three sets of hidden states are propagated from block to block: those of the calibration text, and those of the
+evaluation text through the dense and through the pruned blocks. After the last block, final norm and head turn the
+latter two into dense and pruned perplexity per language. A block that is already finished is read back and only
+propagates.
 
-What is written need not have the shape of what is read (`models.plan`): the evaluation has two sides, each with its own
-model, tokens and states. A block that the output does not have is only run on the dense side.
+The output need not have the shape of the dense model (`models.plan`): the evaluation has two sides, each with its own
+model, tokens and states. A block that is not in the output is only run on the dense side.
 
-The next block is read ahead and the one before is written behind, while this one computes. A block counts as finished
-when its bytes are on disk.
+While one block computes, the next is read ahead and the previous one is written behind. A block counts as finished when
+its bytes are on disk.
 """
 
 from __future__ import annotations
@@ -64,15 +65,15 @@ def run_pass(
     stopwatch: Stopwatch,
     meter: Meter | None = None,
 ) -> PassResult:
-    """Run the pass from the first block that the ledger does not hold.
+    """Run the pass from the first block that is not in the ledger.
 
     Args:
-        model: to be pruned.
-        config: how.
+        model: the model to prune.
+        config: how to prune it.
         ledger: which blocks are finished.
         observer: is notified of blocks and may stop the job.
-        stopwatch: is charged.
-        meter: ticks the work off and tells the observer of the progress; one of its own where the pass is all there is.
+        stopwatch: is charged for the work.
+        meter: counts the work and reports the progress to the observer; by default the pass creates its own.
 
     Raises:
         FloatingPointError: weights, statistics or losses that are not finite; the message names the layer.
@@ -85,7 +86,7 @@ def run_pass(
 
 
 def meter_of(device: torch.device, observer: JobObserver) -> Meter:
-    """A meter for work on a device: on a CPU the processor's time tells how hard a piece of work is."""
+    """A meter for work on a device: on a CPU, effort is measured in processor time."""
     return Meter(observer, effort=time.process_time if device.type == "cpu" else None)
 
 
@@ -94,10 +95,10 @@ class _Side:
     """One of the two models that are compared.
 
     Attributes:
-        model: the dense one, or the one that is written.
+        model: the dense model or the output model.
         text: evaluation text in its tokens.
-        batches: the same.
-        work: what a pass sends through it, counted as if it were the only one.
+        batches: the same text, in batches.
+        work: the work of a pass through it, counted as if it were the only model.
     """
 
     model: StreamedModel
@@ -174,7 +175,7 @@ class _Pass:
         return divide({name: sample.tokens for name, sample in samples.items()}, self.batch_sequences)
 
     def _embed(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Hidden states before the first block: of the calibration text, and of the evaluation text on both sides."""
+        """Hidden states before the first block: the calibration text's, and the evaluation text's on both sides."""
         tokens = [[batch.tokens for batch in batches] for batches in self._batches()]
         count = len(tokens[0])
         if self.output is None:
@@ -189,7 +190,7 @@ class _Pass:
         return states[:count], dense, states[count:]
 
     def _batches(self) -> tuple[Sequence[Batch], Sequence[Batch], Sequence[Batch]]:
-        """Of the calibration text, and of the evaluation text on both sides."""
+        """Batches of the calibration text, and of the evaluation text on both sides."""
         return self.calibration, self.dense.batches, self.pruned.batches
 
     def _losses(self, dense: list[Tensor], pruned: list[Tensor]) -> list[list[Tensor]]:
@@ -207,7 +208,7 @@ class _Pass:
         ]
 
     def _place_states(self) -> None:
-        """Let the hidden states wait on the host where they would take too much of an accelerator's memory."""
+        """Keep the hidden states on the host if they would take too much of an accelerator's memory."""
         if self.model.states_device.type != "cuda":
             return
         hidden = self.model.checkpoint.tensors[self.model.checkpoint.embedding_name].shape[1]
@@ -219,7 +220,7 @@ class _Pass:
             self.observer.log("info", "hidden states wait on the host", bytes=needed, free_device_bytes=free)
 
     def _check(self) -> None:
-        """Called between two pieces of work."""
+        """Trim, settle and check; called between two pieces of work."""
         self.heap.trim()
         self.writer.settle()
         self.observer.check()
@@ -242,7 +243,7 @@ class _Pass:
             self.meter.plan("evaluate", self.work.evaluating(place) / 2)
             self.meter.plan("calibrate", calibrating)
             self.meter.plan("solve", solving)
-            if place in finished:  # its text only passes
+            if place in finished:  # its text only passes through
                 self.meter.skip("calibrate", calibrating - self._carrying(index))
                 self.meter.skip("solve", solving)
         self.meter.plan("head", (self.dense.work.head() + self.work.head()) / 2)
@@ -251,14 +252,14 @@ class _Pass:
             self.meter.lap()
 
     def _place(self, index: int) -> int | None:
-        """Where the output has a block of the dense model; None where it has not."""
+        """The position in the output of a block of the dense model; None if it was removed."""
         if self.output is None:
             return index
         blocks = self.output.plan.blocks
         return blocks.index(index) if index in blocks else None
 
     def _carrying(self, index: int) -> float:
-        """The work of sending the calibration text through a block of the dense model, or what the output has of it."""
+        """The work of running the calibration text through a dense block, or through what the output has of it."""
         if self.config.order == "dense":
             return self.dense.work.carrying(index)
         place = self._place(index)
@@ -272,7 +273,7 @@ class _Pass:
         dense: list[Tensor],
         pruned: list[Tensor],
     ) -> None:
-        """Carry all states through one block, in place, and prune it on the way unless it is finished."""
+        """Run all states through one block, in place, and prune it on the way unless it is finished."""
         began = time.monotonic()
         measure = self.stopwatch.measure
         place = self._place(index)
@@ -323,7 +324,7 @@ class _Pass:
             self.meter.tick("evaluate", share * side.work.evaluating(index) / 2)
 
     def _finished_blocks(self) -> dict[int, BlockRecord]:
-        """The leading blocks that are in the ledger, were made as this pass makes them, and are still there."""
+        """The leading blocks that are in the ledger, have this pass's fingerprint, and still exist."""
         finished: dict[int, BlockRecord] = {}
         for record in self.ledger.entries():
             is_next = record.index == len(finished) and record.fingerprint == self.config.fingerprint
@@ -341,9 +342,9 @@ class _Pass:
         self.config.shards.move(record)
 
     def _snr_db(self, dense: list[Tensor], pruned: list[Tensor]) -> dict[str, float]:
-        """10·log10(‖h‖² / ‖h − ĥ‖²) over the evaluation states of each language; left out where nothing differs.
+        """10·log10(‖h‖² / ‖h − ĥ‖²) over the evaluation states of each language; omitted where nothing differs.
 
-        States of other tokens cannot be compared, so they have no entry.
+        States of different tokens cannot be compared, so they have no entry.
         """
         if self.output is not None and not self.output.plan.keeps_tokens:
             return {}

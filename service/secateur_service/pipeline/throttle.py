@@ -1,4 +1,4 @@
-"""Progress that is told now and then, however often it is made."""
+"""Limits how often progress is reported."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ TELL_SECONDS = 5.0
 
 
 class Throttle:
-    """Passes a call on when the last one was some seconds ago.
+    """Forwards a call if the last forwarded one was at least `TELL_SECONDS` ago.
 
     Args:
-        tell: what is to be called now and then.
+        tell: the function to call.
     """
 
     def __init__(self, tell: Callable[..., None]) -> None:
@@ -20,7 +20,7 @@ class Throttle:
         self._told = float("-inf")
 
     def __call__(self, done: int, total: int, *about: object) -> None:
-        """Tell how much is done, if it is time or all is."""
+        """Report how much is done, if it is time or all is done."""
         if time.monotonic() - self._told >= TELL_SECONDS or done == total:
             self._told = time.monotonic()
             self._tell(done, total, *about)

@@ -1,4 +1,4 @@
-"""Waiting for what another thread does, without being deaf meanwhile."""
+"""Waits for another thread while still checking whether to stop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def wait_for(future: Future[T], check: Callable[[], None]) -> T:
 
     Args:
         future: runs in another thread.
-        check: called now and then while it runs; raises to stop waiting.
+        check: called periodically while it runs; raises to stop waiting.
     """
     while not wait([future], timeout=_LOOK_SECONDS).done:
         check()

@@ -1,7 +1,7 @@
 """Writes pruned blocks while the pass continues with the next one.
 
-A block is recorded, and its event told, by the pass itself once its shard is durable: ledger and observer are never
-called from another thread.
+Once a block's shard is durable, the pass itself records the block and notifies the observer: ledger and observer are
+never called from another thread.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from secateur_service.records.blocks import BlockRecord, LayerRecord
 
 
 class BlockWriter:
-    """One block at a time is on its way to disk; the next one waits for it, so that memory stays bounded.
+    """Writes one block at a time; the next one waits for it, so that memory stays bounded.
 
     Args:
-        shards: where they go.
-        fingerprint: what their records say about how they were made.
-        ledger: holds a block once it is durable.
-        observer: is notified of a block once the ledger holds it.
+        shards: where the blocks go.
+        fingerprint: recorded with each block, to identify how it was made.
+        ledger: lists a block once it is durable.
+        observer: is notified of a block once it is in the ledger.
         stopwatch: is charged for the writing.
 
     Attributes:
-        records: the blocks that are finished, in order.
+        records: the finished blocks, in order.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class BlockWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            # A job that is stopped keeps what is finished; one that failed has nothing to gain from one block more.
+            # A stopped job keeps what is finished; a failed one gains nothing from one more block.
             if error is None or isinstance(error, CancelledError | PreemptedError):
                 self.settle(wait=True)
         finally:
@@ -69,10 +69,10 @@ class BlockWriter:
         snr_db: Mapping[str, float],
         seconds: float,
     ) -> None:
-        """Begin to write a block; waits while the one before is being written.
+        """Start writing a block; waits while the previous one is being written.
 
         Raises:
-            OSError: the block before could not be written.
+            OSError: the previous block could not be written.
         """
         if self._pending is not None:
             wait_for(self._pending, self._observer.check)
@@ -97,7 +97,7 @@ class BlockWriter:
         self._pending = self._thread.submit(write)
 
     def settle(self, *, wait: bool = False) -> None:
-        """Record the block that was being written, if it is durable by now or if `wait` is set.
+        """Record the pending block, if it is durable by now or if `wait` is set.
 
         Raises:
             OSError: it could not be written.

@@ -1,6 +1,6 @@
 """The numerics of pruning: statistics of layer inputs, scores, patterns, updates.
 
-Imports torch and nothing of ours: it can be read, tested and used alone. Notation, throughout: W is m×n (outputs ×
-inputs), X is T×n (the inputs that a layer saw), S the target sparsity, ℓ a language with mixing weight w_ℓ and T_ℓ
-tokens, and N:M means N kept of every M consecutive inputs.
+Imports torch and no other package of ours, so it can be read, tested and used on its own. Notation throughout: W is
+m×n (outputs × inputs), X is T×n (the inputs that a layer saw), S is the target sparsity, ℓ is a language with mixing
+weight w_ℓ and T_ℓ tokens, and N:M means that N of every M consecutive inputs are kept.
 """

@@ -1,8 +1,8 @@
-"""Allocation: how sparse each block becomes where all together are to have a given sparsity.
+"""Allocation: how sparse each block becomes so that the whole model reaches a given sparsity.
 
-A block is judged by one number, its signal; the larger it is, the less of the block is pruned. OWL counts outliers
-among Wanda's scores (Yin et al., "Outlier Weighed Layerwise Sparsity", ICML 2024, 2310.05175); `multilingual`, ours,
-counts them language by language and lets the language with the most speak for the block. All else is the same.
+Each block is judged by one number, its signal: the larger the signal, the less of the block is pruned. OWL counts
+outliers among Wanda's scores (Yin et al., "Outlier Weighed Layerwise Sparsity", ICML 2024, 2310.05175). Our own
+`multilingual` counts them per language and takes the largest count as the block's signal. All else is the same.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BISECTIONS = 60
 
 Shape = tuple[int, int]
 
-# Of every layer of a block, its weight m×n and what is known of its inputs.
+# For each layer of a block: its weight m×n and the statistics of its inputs.
 Layers = Sequence[tuple[Tensor, InputStatistics]]
 
 
@@ -30,17 +30,17 @@ def owl(layers: Layers, outlier: float) -> float:
     """D_b: the share of outliers among the block's Wanda scores for the mix.
 
     Args:
-        layers: of the block.
+        layers: the block's layers.
         outlier: M_o, the multiple of the block's mean score above which a score is an outlier.
     """
     return _outlier_share([(weight_MN, seen.mean_squares()) for weight_MN, seen in layers], outlier)
 
 
 def multilingual(layers: Layers, outlier: float) -> float:
-    """The largest of the languages' own shares of outliers: OWL's for one language. Ours.
+    """The largest share of outliers in any one language; with a single language, the same as OWL. Ours.
 
     Args:
-        layers: of the block.
+        layers: the block's layers.
         outlier: as in `owl`.
     """
     squares = [(weight_MN, seen.language_mean_squares()) for weight_MN, seen in layers]
@@ -52,7 +52,7 @@ SIGNALS: Mapping[str, Callable[[Layers, float], float]] = {"owl": owl, "multilin
 
 
 def _outlier_share(layers: Sequence[tuple[Tensor, Tensor]], outlier: float) -> float:
-    def scores() -> Iterator[Tensor]:  # computed twice, because those of a whole block may be large
+    def scores() -> Iterator[Tensor]:  # computed twice, because a whole block's scores may be large
         for weight_MN, mean_squares_N in layers:
             yield wanda(weight_MN.float(), mean_squares_N)
 
@@ -62,15 +62,15 @@ def _outlier_share(layers: Sequence[tuple[Tensor, Tensor]], outlier: float) -> f
 
 
 def block_sparsities(signals: Sequence[float], sizes: Sequence[int], sparsity: float, span: float) -> list[float]:
-    """The sparsity of every block: linear in its signal, and together as sparse as asked for.
+    """The sparsity of every block: linear in its signal, and averaging to the requested sparsity.
 
     The block with the largest signal is 2λ less sparse than the one with the smallest, unless one of them reaches 0
     or 1; equal signals give equal sparsities.
 
     Args:
-        signals: of every block.
+        signals: the signal of every block.
         sizes: number of weights of every block.
-        sparsity: S; what is returned has this mean over all weights, and not more.
+        sparsity: S; the result has this mean over all weights, and no more.
         span: λ.
     """
     highest, lowest = max(signals, default=0.0), min(signals, default=0.0)
@@ -80,7 +80,7 @@ def block_sparsities(signals: Sequence[float], sizes: Sequence[int], sparsity: f
     def shifted(shift: float) -> list[float]:
         return [min(max(shift + offset, 0.0), 1.0) for offset in offsets]
 
-    # What is pruned grows with the shift: from nothing to everything.
+    # The number of pruned weights grows with the shift, from none to all.
     goal = sum(sizes) * Fraction(repr(sparsity))
     low, high = -2 * span, 1.0
     for _ in range(_BISECTIONS):
@@ -97,17 +97,17 @@ def layer_sparsities(
     span: float,
     group: str,
 ) -> dict[str, float]:
-    """The sparsity of every layer, such that the integer counts that follow from it add up.
+    """The sparsity of every layer, chosen so that the resulting integer counts add up.
 
     Layers that share an input get one sparsity, so that they can be solved together. Their counts are rounded down,
-    and what is missing in all is given out by largest remainder; what is then left, too little for any input that had
-    none of it, goes to single layers of one such input. Where weights compete within a layer, the model loses exactly
-    ⌊S · all weights⌋. Where they compete within a row, each row of a layer loses as many: the model loses at most
-    that, and what is missing is less than the number of rows of one of its layers.
+    and the total shortfall is distributed by largest remainder. What then remains, too little for any input that got
+    no extra step, goes to single layers of one such input. Where weights compete within a layer, the model loses
+    exactly ⌊S · all weights⌋. Where they compete within a row, every row of a layer loses the same number: the model
+    loses at most that, and falls short by less than the number of rows of one of its layers.
 
     Args:
-        signals: of every block.
-        blocks: of every block and each of its inputs, (out, in) of the layers by name.
+        signals: the signal of every block.
+        blocks: for every block and each of its inputs, (out, in) of the layers by name.
         sparsity: S.
         span: λ.
         group: which weights compete, one of `methods.GROUPS`.
@@ -133,12 +133,12 @@ def layer_sparsities(
 
 
 class _Input:
-    """The layers of one input, which lose weights in steps, all of them in proportion to their size.
+    """The layers that share one input, which lose weights in steps, each in proportion to its size.
 
     Attributes:
-        step: weights of all its layers; one of every row, or the fewest that are in proportion.
+        step: weights pruned per step, over all layers: one per row, or the fewest that keep the proportion.
         count: number of steps, rounded down.
-        remainder: what rounding took away, in steps.
+        remainder: what rounding removed, in steps.
     """
 
     def __init__(self, layers: Mapping[str, Shape], share: float, group: str) -> None:

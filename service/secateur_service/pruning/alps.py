@@ -1,12 +1,12 @@
-"""ALPS: which weights stay is found together with their values, by ADMM.
+"""ALPS: ADMM finds which weights to keep together with their values.
 
 Meng et al., "ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for Large Language Models", 2406.07831,
 algorithm 1: minimise ‖XŴᵀ − XWᵀ‖² + τ‖Ŵ − W‖² with at most k weights. A copy D of the weights obeys the constraint,
 B minimises the error, V pulls them together with growing force ρ. Inputs are scaled to unit second moment first.
 
-Every step of B solves with G + ρ. The paper diagonalises G once and pays two products per step; here G + ρ, whose
-eigenvalues are at least ρ, is inverted by Cholesky when ρ changes, which is at most every third step, and a step is
-one product.
+Every step of B solves with G + ρ. The paper diagonalises G once and pays two products per step. Here G + ρ, whose
+eigenvalues are at least ρ, is inverted by Cholesky whenever ρ changes, at most every third step, and a step costs one
+product.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def alps(
     Args:
         weights: one m_i×n matrix per layer, float32; not modified.
         hessian_NN: H of their common input, any common scale; not modified.
-        target: how much goes, and which weights compete.
+        target: how much to prune, and which weights compete.
         check: called between two pieces of work; raises to stop.
 
     Returns:
-        The new matrices, refined by conjugate gradients, for each the booleans of what was pruned, and no notes.
+        The new matrices, refined by conjugate gradients, the mask of pruned weights for each, and no notes.
 
     Raises:
         FloatingPointError: H cannot be factorised.
@@ -64,15 +64,15 @@ def _solve_layer(
     pruned_MN = _admm(dense_MN, start_MN, gram_NN, target, check)
     candidates = [(refine(weight_MN, mask_MN, damped_NN, check=check), mask_MN) for mask_MN in (pruned_MN, start_MN)]
     losses = [float(errors(weight_MN, refined_MN, damped_NN).sum()) for refined_MN, _ in candidates]
-    # ADMM on a problem that is not convex may, rarely, end worse than it began.
+    # The problem is not convex, so ADMM may, rarely, end worse than it began.
     return candidates[0] if losses[0] <= losses[1] else candidates[1]
 
 
 def _admm(dense_MN: Tensor, pruned_MN: Tensor, gram_NN: Tensor, target: Target, check: Callable[[], None]) -> Tensor:
-    """What is pruned in the end, for weights in scaled coordinates and a first mask.
+    """The final mask, for weights in scaled coordinates and an initial mask.
 
-    For rows w of the dense weights: B = (wG − V + ρD)(G + ρ)⁻¹, D = what the target leaves of B + V/ρ,
-    V ← V + ρ(B − D), which is ρ times what the target takes of B + V/ρ.
+    For rows w of the dense weights: B = (wG − V + ρD)(G + ρ)⁻¹, D = what the target keeps of B + V/ρ,
+    V ← V + ρ(B − D), which is ρ times what the target removes from B + V/ρ.
     """
     goal_MN = dense_MN @ gram_NN
     kept_count = int((~pruned_MN).sum())

@@ -1,39 +1,39 @@
-"""How much of a layer's inputs is kept to judge it by, and summed at once; without torch, for estimates.
+"""How many of a layer's inputs are sampled to judge it, and summed at once; without torch, for estimates.
 
-A sample of inputs is judged by its products with the layer, or by its second moments, whichever is less work.
+A layer is judged by the products of the sample with it, or by the sample's second moments, whichever is less work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Inputs of each language that a layer's signal-to-noise ratio rests on, where its second moments are not kept.
+# Inputs per language that a layer's signal-to-noise ratio is computed from, where its second moments are not kept.
 SAMPLE_TOKENS = 2048
-# The same of all experts of a block together, where all of them are open at once, and the least of one.
+# The same for all experts of a block together, where all of them are open at once, and the minimum for one expert.
 _EXPERTS_SAMPLE_TOKENS = 16 * SAMPLE_TOKENS
 _EXPERT_SAMPLE_TOKENS = 256
 
-# Steps of conjugate gradients; columns that SparseGPT's sweep takes at once; rounds of the search for a minimax mix.
+# Conjugate gradient steps; columns that SparseGPT's sweep handles at once; rounds of the search for a minimax mix.
 CG_STEPS = 10
 SWEEP_COLUMNS = 128
 MINIMAX_ROUNDS = 4
 
-# Tokens per product of second moments: enough for it to run at full speed, also against reading and writing n×n sums.
+# Tokens per product of second moments: enough to run at full speed despite reading and writing n×n sums.
 TILE_TOKENS = 2048
 DEVICE_TILE_TOKENS = 16384
 # Tiles of tokens in one batch.
 BATCH_TILES = {"cpu": 1, "cuda": 16}
-# Of an expert, whose tile waits for its next tokens, with those of all other experts and languages.
+# Smaller for an expert: its tile waits for more tokens, as do those of all other experts and languages.
 EXPERT_TILE_TOKENS = 256
 
 _GRAM_PRODUCTS = 9 / 8
 
 
 def sample_tokens(open_experts: int) -> int:
-    """Inputs of each language that are sampled.
+    """Number of inputs sampled per language.
 
     Args:
-        open_experts: experts whose inputs are sampled together; 0 where it is no expert's, or one after the other.
+        open_experts: experts whose inputs are sampled at once; 0 for other layers, or for experts one at a time.
     """
     if not open_experts:
         return SAMPLE_TOKENS
@@ -41,7 +41,7 @@ def sample_tokens(open_experts: int) -> int:
 
 
 def judges_by_moments(width: int, heights: Sequence[int], tokens: int) -> bool:
-    """Whether the second moments of a sample are less work than its products with layers m_i×n."""
+    """Whether a sample's second moments are less work than its products with layers m_i×n."""
     return snr_operations(width, heights, None) + _GRAM_PRODUCTS * tokens * width**2 < _by_products(
         width, heights, tokens
     )
@@ -53,7 +53,7 @@ def snr_operations(width: int, heights: Sequence[int], tokens: int | None) -> fl
     Args:
         width: n.
         heights: m of each layer.
-        tokens: of the sample; None where second moments are at hand.
+        tokens: size of the sample; None where second moments already exist.
     """
     by_moments = 4.0 * width**2 * sum(heights)
     if tokens is None:

@@ -1,9 +1,9 @@
-"""Masked conjugate gradients: given which weights stay, the best values for them.
+"""Masked conjugate gradients: given which weights are kept, the best values for them.
 
-With H = XᵀX, a row's error ‖X(ŵ − w)ᵀ‖² = (ŵ − w)H(ŵ − w)ᵀ is minimised over the weights that were kept, by a few
-conjugate gradient steps from the dense values, all rows at once, each with step sizes of its own (Meng et al., "ALPS:
-Improved Optimization for Highly Sparse One-Shot Pruning for Large Language Models", 2406.07831, section 3.3; with the
-diagonal of H as the preconditioner, as there by scaling).
+With H = XᵀX, a row's error ‖X(ŵ − w)ᵀ‖² = (ŵ − w)H(ŵ − w)ᵀ is minimised over the kept weights by a few conjugate
+gradient steps from the dense values, all rows at once, each with its own step sizes (Meng et al., "ALPS: Improved
+Optimization for Highly Sparse One-Shot Pruning for Large Language Models", 2406.07831, section 3.3; the diagonal of H
+is the preconditioner, where the paper scales the inputs instead).
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ def refine(
     """The kept weights after at most `steps` steps; no row's error is larger than it was at the start.
 
     Args:
-        dense_MN: m×n, float32; the values that the errors are measured against.
-        pruned_MN: m×n booleans, true where the weight is zero and stays so.
+        dense_MN: m×n, float32; the values that errors are measured against.
+        pruned_MN: m×n booleans, true where the weight is zero and stays zero.
         hessian_NN: H of the layer's input, any common scale.
-        steps: more than a few do not pay.
+        steps: more than a few are not worth their cost.
         check: called between two pieces of work; raises to stop.
     """
     diagonal = hessian_NN.diagonal()
     preconditioner_N = torch.where(diagonal > 0, 1 / diagonal, 0)
-    kept_MN = (~pruned_MN).to(dense_MN.dtype)  # to multiply with: several times as fast as filling by booleans
+    kept_MN = (~pruned_MN).to(dense_MN.dtype)  # multiplying is several times as fast as masked_fill
     start_MN = dense_MN.masked_fill(pruned_MN, 0)
     lost_MN = dense_MN - start_MN
     residual_MN = lost_MN @ hessian_NN  # the gradient of half the error, downhill
@@ -57,13 +57,13 @@ def refine(
         new_power_M1 = (residual_MN * scaled_MN).sum(1, keepdim=True)
         direction_MN.mul_(torch.where(power_M1 > 0, new_power_M1 / power_M1, 0)).add_(scaled_MN)
         power_M1 = new_power_M1
-    # Rounding may spoil a row that was at its optimum already.
+    # Rounding may worsen a row that was already at its optimum.
     worse_M = errors(dense_MN, weight_MN, hessian_NN) > start_error_M
     return torch.where(worse_M[:, None], start_MN, weight_MN)
 
 
 def errors(dense_MN: Tensor, weight_MN: Tensor, hessian_NN: Tensor) -> Tensor:
-    """(ŵ − w)H(ŵ − w)ᵀ of every row: m."""
+    """(ŵ − w)H(ŵ − w)ᵀ for every row: m."""
     difference_MN = weight_MN - dense_MN
     return (difference_MN @ hessian_NN * difference_MN).sum(1)
 
@@ -76,5 +76,5 @@ def refine_all(
     *,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[list[Tensor], tuple[str, ...]]:
-    """The update `cg`: `refine` for all layers that share an input; there is nothing to note."""
+    """The update `cg`: `refine` for all layers that share an input; returns no notes."""
     return [refine(weight, mask, hessian_NN, check=check) for weight, mask in zip(weights, pruned, strict=True)], ()

@@ -1,7 +1,7 @@
-"""How much of a layer's output survives its pruning, language by language.
+"""How much of a layer's output survives pruning, per language.
 
-By the second moments of a language where they are kept, that is over all inputs that the layer saw; otherwise on a
-sample of them, by products or by the sample's own second moments, whichever is less work.
+Measured with a language's second moments where they are kept, and so over all inputs that the layer saw; otherwise on
+a sample of them, by products or by the sample's own second moments, whichever is less work.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch import Tensor
 from secateur_service.pruning.budget import judges_by_moments, sample_tokens
 
 _SEED = 0
-_ROWS = 1024  # of a matrix at once: what is lost takes as much memory as the matrix itself
-_SPILL = 1.25  # a sample is cut back when it is so many times too large
+_ROWS = 1024  # of a matrix at once: the difference takes as much memory as the matrix itself
+_SPILL = 1.25  # a sample is cut back when it exceeds the limit by this factor
 
 
 class InputSample:
-    """A sample of the inputs of each language, every one as likely as any other, however they arrive.
+    """A uniform sample of the inputs of each language, however they arrive in batches.
 
-    Of the inputs of a language, numbered as they arrive, those with the smallest of fixed random numbers are kept.
+    Inputs of a language are numbered as they arrive and paired with fixed random ranks; those ranked lowest are kept.
 
     Args:
-        tokens: number of tokens that each language will show at most.
+        tokens: the maximum number of tokens in each language.
         width: features of an input, n.
         heights: m of each layer that will be judged.
-        open_experts: experts whose samples are held together with this one; 0 where it is no expert's.
-        is_expert: whether fewer tokens may come than `tokens` says.
+        open_experts: experts whose samples are held at the same time as this one; 0 for a layer that is no expert's.
+        is_expert: whether fewer tokens than `tokens` may arrive.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class InputSample:
         self._grams: dict[str, Tensor] = {}
 
     def update(self, inputs: Tensor, language: str) -> None:
-        """Pick from the inputs …×n of one language."""
+        """Sample from the inputs …×n of one language."""
         x_TN = inputs.reshape(-1, inputs.shape[-1])
         start = self._seen[language]
         self._seen[language] += x_TN.shape[0]
@@ -68,11 +68,11 @@ class InputSample:
 
     @property
     def tokens(self) -> dict[str, int]:
-        """How many inputs of each language the ratios rest on."""
+        """How many inputs of each language the ratios are computed from."""
         return {name: min(self._limit, sum(len(ranks) for _, ranks in parts)) for name, parts in self._parts.items()}
 
     def snr_db(self, dense_MN: Tensor, pruned_MN: Tensor, check: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """10·log10(‖XWᵀ‖² / ‖X(W − Ŵ)ᵀ‖²) in dB per language; left out where nothing was seen or nothing is lost.
+        """10·log10(‖XWᵀ‖² / ‖X(W − Ŵ)ᵀ‖²) in dB per language; omitted where nothing was seen or nothing is lost.
 
         Args:
             dense_MN: W.
@@ -106,7 +106,7 @@ class InputSample:
         return _decibels(signal, noise)
 
     def _cut(self, language: str) -> None:
-        """Keep the sample of a language in one piece, and no more of it than the limit."""
+        """Merge a language's sample into one piece, cut to the limit."""
         if len(self._parts[language]) == 1 and len(self._parts[language][0][1]) <= self._limit:
             return
         x_TN, ranks_T = (torch.cat(pieces) for pieces in zip(*self._parts[language], strict=True))
@@ -154,7 +154,7 @@ def _decibels(signal: float, noise: float) -> float | None:
 
 
 def _product(x_TN: Tensor, weight_RN: Tensor) -> Tensor:
-    """XWᵀ in float32: T×R; of 16-bit inputs on an accelerator from 16-bit weights, which is what it is fast at."""
+    """XWᵀ in float32: T×R; 16-bit inputs on an accelerator are multiplied by 16-bit weights, which is fastest there."""
     if _on_tensor_cores(x_TN):
         return torch.mm(x_TN, weight_RN.to(x_TN.dtype).T, out_dtype=torch.float32)
     return x_TN.float() @ weight_RN.float().T
@@ -166,7 +166,7 @@ def _on_tensor_cores(x_TN: Tensor) -> bool:
 
 @functools.lru_cache(maxsize=32)
 def _ranks(count: int) -> Tensor:
-    """A fixed random order of so many tokens: the place of each, so that no two are equal."""
+    """A fixed random order of `count` tokens: the rank of each, so that no two are equal."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(_SEED))
 
 

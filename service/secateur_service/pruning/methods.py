@@ -1,11 +1,11 @@
-"""The registry of methods, without torch: which score, which update, and what each of them needs and costs.
+"""The registry of methods, without torch: which score, which update, and what each needs and costs.
 
-A score says which weights go, an update what happens to those that stay; the two are chosen independently. A method
-names a pair, and a job may replace its parts: `wanda` with `cg`, `sparsegpt` with `cg` instead of its own sweep,
-`ria` compared within rows.
+A score decides which weights to prune, an update what happens to those that are kept; the two are independent. A
+method names a pair, and a job may replace its parts: `wanda` with `cg`, `sparsegpt` with `cg` instead of its own
+sweep, `ria` compared within rows.
 
-To add one, write a file with its algorithm, and a row here for each part that is new: `SCORES`, `UPDATES`, `METHODS`.
-Everything else reads the rows: the solver, the specification, the estimate, what `GetServiceInfo` answers.
+To add a method, write a file with its algorithm, and add a row here for each new part: `SCORES`, `UPDATES`, `METHODS`.
+Everything else reads these rows: the solver, the specification, the estimate, and the response of `GetServiceInfo`.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from secateur_service.pruning.budget import CG_STEPS, SWEEP_COLUMNS
 
 _HERE = "secateur_service.pruning"
 
-# Of the updates' work, see `sizing.operations`.
+# The cost of the updates, see `sizing.operations`.
 _CG_PRODUCTS = CG_STEPS + 2
-_ADMM_ITERATIONS = 60  # 35 to 60 were seen, 300 are the bound
+_ADMM_ITERATIONS = 60  # 35 to 60 were observed, the limit is 300
 
 
 class Moments(enum.IntEnum):
-    """What must be known of a layer's inputs; each includes those before it."""
+    """What must be known about a layer's inputs; each level includes those before it."""
 
     NONE = 0
     # The mean square of every input feature, per language.
     DIAGONAL = 1
     # The second moments of all pairs of features, for the mix.
     FULL = 2
-    # The same for every language.
+    # The same, per language.
     BY_LANGUAGE = 3
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What solving layers m_i×n that share an input takes, beside the layers and their statistics as they are.
+    """What it costs to solve layers m_i×n that share an input, beyond the layers and their statistics themselves.
 
     Attributes:
-        operations: floating-point operations, by n and all m_i.
+        operations: floating-point operations, as a function of n and all m_i.
         squares: float32 matrices n×n in memory.
         stacks: float32 copies of all layers, Σm_i×n.
-        layers: float32 copies of the layer that has most rows.
+        layers: float32 copies of the layer with the most rows.
     """
 
     operations: Callable[[int, Sequence[int]], float] = lambda width, heights: 0.0  # noqa: ARG005
@@ -56,27 +56,27 @@ class Cost:
 
 READS: Mapping[str, Moments] = {
     "mean_squares": Moments.DIAGONAL,  # of every input feature over the mix: n
-    "language_mean_squares": Moments.DIAGONAL,  # the same of every language
-    "mix": Moments.DIAGONAL,  # the languages' weights, summing to one
+    "language_mean_squares": Moments.DIAGONAL,  # the same per language
+    "mix": Moments.DIAGONAL,  # the weight of each language, summing to one
     "gram": Moments.FULL,  # second moments of the mix: n×n
 }
-"""What an algorithm may ask to know of the inputs of a layer, and the moments that it follows from."""
+"""What an algorithm may read about a layer's inputs, and the moments that it is computed from."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Which weights go.
+    """Decides which weights to prune.
 
     Attributes:
         function: what computes it, as `module:name`; imported when the first layer is solved. A ranking is called as
-            `f(weight, *reads, **options)` with a matrix m×n, and returns m×n of which the smallest go. A solver is
-            called as `f(weights, *reads, target, check=check, **options)` with the matrices m_i×n of all layers that
-            share an input, and returns new matrices, booleans of what went, and notes.
-        reads: what it is given, of `READS`.
+            `f(weight, *reads, **options)` with a matrix m×n, and returns scores m×n; the smallest are pruned. A solver
+            is called as `f(weights, *reads, target, check=check, **options)` with the matrices m_i×n of all layers
+            that share an input, and returns new matrices, masks of what was pruned, and notes.
+        reads: its inputs, keys of `READS`.
         solver: the update whose values it finds together with the mask; None for a ranking.
-        is_whole: whether mask and values belong together, so that no other update goes with it.
-        options: settings of its own in a specification, with their defaults.
-        cost: of a solver.
+        is_whole: whether mask and values belong together, so that no other update can follow it.
+        options: its own settings in a specification, with their defaults.
+        cost: the cost of a solver.
     """
 
     function: str
@@ -89,14 +89,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Update:
-    """What happens to the weights that stay.
+    """Decides what happens to the weights that are kept.
 
     Attributes:
-        function: as that of a score; called as `f(weights, pruned, *reads, target, check=check)` with the matrices of
-            all layers that share an input and the booleans of what goes; returns new matrices and notes. None where it
-            happens only together with a score (`Score.solver`).
-        reads: what it is given, of `READS`.
-        cost: of updating under masks that are given.
+        function: as for a score; called as `f(weights, pruned, *reads, target, check=check)` with the matrices of all
+            layers that share an input and the masks of what is pruned; returns new matrices and notes. None where the
+            update exists only as part of a score (`Score.solver`).
+        reads: its inputs, keys of `READS`.
+        cost: the cost of updating under given masks.
     """
 
     function: str | None
@@ -106,7 +106,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Method:
-    """A score, the update that goes with it, and the weights that compete with each other, by default.
+    """A score, with the default update and the default group within which weights compete.
 
     Attributes:
         score: one of `SCORES`.
@@ -149,7 +149,7 @@ SCORES: dict[str, Score] = {
         f"{_HERE}.alps:alps", ("gram",), solver="admm", is_whole=True, cost=Cost(_admm_operations, squares=5, layers=8)
     ),
 }
-"""`obs` is SparseGPT's, on weights that carry the compensation so far; `admm` finds mask and values together (ALPS)."""
+"""`obs` is SparseGPT's, on weights compensated so far; `admm` finds mask and values together (ALPS)."""
 
 UPDATES: dict[str, Update] = {
     "none": Update(f"{_HERE}.scores:keep"),
@@ -168,13 +168,13 @@ METHODS: dict[str, Method] = {
     "alps": Method("admm", "admm", "layer"),
 }
 
-# Which weights compete for being kept: those of an output row, or those of the whole layer.
+# Which weights compete to be kept: those of an output row, or those of the whole layer.
 GROUPS = ("row", "layer")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A point on the grid, nothing left open.
+    """A fully specified combination of score and update.
 
     Attributes:
         score: one of `SCORES`.
@@ -183,7 +183,7 @@ class Recipe:
 
     Raises:
         KeyError: there is no such score or update.
-        ValueError: they do not go together.
+        ValueError: they cannot be combined.
     """
 
     score: str
@@ -198,41 +198,41 @@ class Recipe:
 
     @classmethod
     def of(cls, method: str, update: str | None = None, **options: float | None) -> Self:
-        """A named method, with the parts that are given replaced."""
+        """A named method, with the given parts replaced."""
         named = METHODS[method]
         given = {name: value for name, value in options.items() if value is not None}
         return cls(named.score, update or named.update, given)
 
     @property
     def parts(self) -> tuple[Score | Update, ...]:
-        """The rows that do the work: one where the score finds the values too."""
+        """The rows that do the work: only one where the score also finds the values."""
         score = SCORES[self.score]
         return (score,) if score.solver == self.update else (score, UPDATES[self.update])
 
     @property
     def moments(self) -> Moments:
-        """What it needs to know of a layer's inputs."""
+        """What it needs to know about a layer's inputs."""
         return max((READS[name] for part in self.parts for name in part.reads), default=Moments.NONE)
 
     def operations(self, width: int, heights: Sequence[int]) -> float:
-        """Floating-point operations of solving layers m_i×n that share an input; a ranking does not count."""
+        """Floating-point operations to solve layers m_i×n that share an input; a ranking counts as none."""
         return sum(part.cost.operations(width, heights) for part in self.parts)
 
 
 def load(function: str) -> Callable[..., Any]:
-    """What a row names."""
+    """Import the function that a row names."""
     module, _, name = function.partition(":")
     loaded: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return loaded
 
 
 def options_of(method: str) -> Mapping[str, float]:
-    """The settings that a method has of its own, with their defaults."""
+    """A method's own settings, with their defaults."""
     return SCORES[METHODS[method].score].options
 
 
 def goes_together(method: str, update: str) -> bool:
-    """Whether a method takes an update."""
+    """Whether a method can be combined with an update."""
     try:
         Recipe.of(method, update)
     except ValueError:
@@ -241,7 +241,7 @@ def goes_together(method: str, update: str) -> bool:
 
 
 def label(method: str, update: str) -> str:
-    """How people call a method with an update: by its name, with the update where it is not the method's own."""
+    """The display name of a method with an update: the update is named only where it is not the method's default."""
     if update == METHODS[method].update:
         return method
     return f"{method} mask" if update == "none" else f"{method} mask + {update}"

@@ -1,8 +1,8 @@
-"""Minimax over languages: the mix that makes the worst language's error as small as they can.
+"""Minimax over languages: the mix that minimises the worst language's error.
 
 Multiplicative weights (Freund and Schapire, "Adaptive Game Playing Using Multiplicative Weights", 1999): a language
-whose layers lose more than the mean gains weight, the others lose it, and the layers are solved again. The second
-moments of every language are at hand, so no round needs a forward pass.
+whose error is above the mean gains weight, the others lose weight, and the layers are solved again. The second
+moments of every language are kept, so no round needs a forward pass.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def solve_minimax(
     Args:
         recipe: score and update.
         weights: the dense matrices m_i×n, float32; not modified.
-        statistics: of the common input, with the second moments of every language; its mix is where the
-            search begins, and are put back at the end.
-        target: how much goes.
+        statistics: those of the common input, with the second moments of every language; the search starts from their
+            mix, which is restored at the end.
+        target: how much to prune.
         check: called between two pieces of work; raises to stop.
 
     Returns:
-        The layers of the best round, the first one with the given mix included, and its mix.
+        The layers of the best round, which may be the first one with the given mix, and that round's mix.
 
     Raises:
         FloatingPointError: the statistics cannot be used.

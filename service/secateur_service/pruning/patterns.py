@@ -1,7 +1,7 @@
-"""How many weights are pruned, and which of a group with given scores.
+"""How many weights are pruned, and which ones of a group, given their scores.
 
-Counts are integers defined once, and are met exactly: among equal scores the lower index is pruned first. (Pruning
-whatever is at most the k-th smallest score would prune too much wherever scores tie, as they do in bfloat16.)
+Counts are integers, defined in one place and met exactly: among equal scores the lower index is pruned first. (Pruning
+everything up to the k-th smallest score would prune too much wherever scores tie, as they do in bfloat16.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 _CHUNK_ELEMENTS = 1 << 22
 
-# Up to this many columns it is faster to compare all pairs than to select.
+# Up to this many columns, comparing all pairs is faster than selecting.
 _RANKED_SIZE = 4
 _DEVICE_RANKED_SIZE = 32
 _FEW_ROWS = 64
@@ -23,7 +23,7 @@ _FEW_ROWS = 64
 
 @dataclass(frozen=True)
 class Unstructured:
-    """A share `sparsity` of the weights that compete with each other is pruned, rounded down.
+    """Prune a share `sparsity` of the weights that compete with each other, rounded down.
 
     Attributes:
         sparsity: between 0 and 1.
@@ -36,7 +36,7 @@ class Unstructured:
 
 @dataclass(frozen=True)
 class NofM:
-    """`kept` of every `group` consecutive inputs are kept in every row."""
+    """Keep `kept` of every `group` consecutive inputs in every row."""
 
     kept: int
     group: int
@@ -46,12 +46,12 @@ Target = Unstructured | NofM
 
 
 def target_count(size: int, sparsity: float) -> int:
-    """⌊size · sparsity⌋, with the sparsity taken as the decimal number that it was written as."""
+    """⌊size · sparsity⌋, with the sparsity taken as the decimal number it was written as."""
     return int(size * Fraction(repr(sparsity)))
 
 
 def select_smallest(scores: Tensor, count: int) -> Tensor:
-    """Mark the `count` smallest scores of every row; among equal ones the lower index comes first.
+    """Mark the `count` smallest scores of every row; among equal scores the lower index comes first.
 
     Args:
         scores: R×K, float32, finite.
@@ -87,10 +87,10 @@ def _kth_smallest(scores: Tensor, k: int) -> Tensor:
 
 
 def _select_by_rank(scores: Tensor, count: int) -> Tensor:
-    """The same for few columns: how many of its row come before a score, from all pairs of columns."""
+    """The same for few columns: ranks each score in its row by comparing all pairs of columns."""
     scores_KR = scores.T.contiguous()
     size = len(scores_KR)
-    # At first as if all columns to the right came first.
+    # Start as if all columns to the right came first.
     rank_KR = torch.arange(size - 1, -1, -1, dtype=torch.int8, device=scores.device)[:, None].repeat(1, len(scores))
     for i in range(size - 1):
         comes_first = (scores_KR[i] <= scores_KR[i + 1 :]).view(torch.int8)
@@ -100,7 +100,7 @@ def _select_by_rank(scores: Tensor, count: int) -> Tensor:
 
 
 def _unmark_last(marked: Tensor, tied: Tensor, excess: Tensor) -> None:
-    """Unmark the last `excess` (R) of the tied places of every row: R×K each."""
+    """Unmark the last `excess` (R) of the tied positions in every row; `marked` and `tied` are R×K."""
     flat = tied.reshape(-1).nonzero().squeeze(1)
     row = flat // tied.shape[1]
     kept_until = _count(tied).cumsum(0) - excess
@@ -109,7 +109,7 @@ def _unmark_last(marked: Tensor, tied: Tensor, excess: Tensor) -> None:
 
 def _count(marks: Tensor) -> Tensor:
     """How many booleans of every row are true: R."""
-    if marks.device.type == "cpu":  # torch would convert each to an integer of 64 bits first
+    if marks.device.type == "cpu":  # torch would convert each to a 64-bit integer first
         return torch.from_numpy(np.count_nonzero(marks.numpy(), axis=1))
     return marks.sum(1)
 
@@ -118,11 +118,11 @@ def prune(scores: Tensor, target: Target) -> Tensor:
     """Mark what to prune.
 
     Args:
-        scores: m×n; a larger score means a weight more worth keeping.
+        scores: m×n; the larger the score, the more the weight is worth keeping.
         target: unstructured within each row or over the matrix, or N:M within each group of a row.
 
     Returns:
-        m×n booleans, true where the weight goes.
+        m×n booleans, true where the weight is pruned.
     """
     if isinstance(target, NofM):
         groups = scores.reshape(-1, target.group)

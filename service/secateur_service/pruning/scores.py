@@ -1,4 +1,4 @@
-"""Scores: how much a weight matters. The smallest of those that compete go, in a row or in the whole layer."""
+"""Scores: how much a weight matters. The smallest scores within a row, or the whole layer, are pruned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TINY = 1e-30  # a row or column of zeros has no relative importance
 
 
 def magnitude(weight_MN: Tensor) -> Tensor:
-    """|W_ij|: no data needed. The control that every method has to beat."""
+    """|W_ij|: needs no data. The baseline that every method has to beat."""
     return weight_MN.abs()
 
 
@@ -22,7 +22,7 @@ def wanda(weight_MN: Tensor, mean_squares_N: Tensor) -> Tensor:
 
     Args:
         weight_MN: m×n.
-        mean_squares_N: mean square of each input feature over the mix; a common factor does not change the order.
+        mean_squares_N: mean square of each input feature over the mix; a common factor leaves the order unchanged.
     """
     return weight_MN.abs().mul_(mean_squares_N.sqrt().to(weight_MN.dtype))
 
@@ -30,15 +30,15 @@ def wanda(weight_MN: Tensor, mean_squares_N: Tensor) -> Tensor:
 def wanda_multilingual(
     weight_MN: Tensor, mean_squares: Mapping[str, Tensor], mix: Mapping[str, float], spread: float
 ) -> Tensor:
-    """|W_ij| · (√Σ_ℓ w_ℓ a_ℓj² + κ · σ_j): Wanda that favours inputs which languages use differently. Ours.
+    """|W_ij| · (√Σ_ℓ w_ℓ a_ℓj² + κ · σ_j): Wanda, favouring inputs that languages use differently. Ours.
 
-    a_ℓj is the root mean square of input j in language ℓ, σ_j its standard deviation over the mix. For one language,
-    and for κ = 0, it is Wanda.
+    a_ℓj is the root mean square of input j in language ℓ, σ_j its standard deviation over the mix. With one language,
+    or with κ = 0, it is Wanda.
 
     Args:
         weight_MN: m×n.
-        mean_squares: a_ℓ² of every language: n each.
-        mix: w_ℓ of every language, summing to one.
+        mean_squares: a_ℓ² for every language: n each.
+        mix: w_ℓ for every language, summing to one.
         spread: κ.
     """
     squares_LN = torch.stack([mean_squares[language] for language in mix])
@@ -54,11 +54,11 @@ def ria(weight_MN: Tensor, mean_squares_N: Tensor) -> Tensor:
     """(|W_ij| / Σ_i |W_ij| + |W_ij| / Σ_j |W_ij|) · ‖X_:j‖₂^½: how much a weight matters within its row and column.
 
     Zhang et al., "Plug-and-Play: An Efficient Post-training Pruning Method for Large Language Models", ICLR 2024,
-    relative importance and activations. Compared over the whole matrix, as there.
+    relative importance and activations. Compared over the whole matrix, as in the paper.
 
     Args:
         weight_MN: m×n.
-        mean_squares_N: mean square of each input feature over the mix; a common factor does not change the order.
+        mean_squares_N: mean square of each input feature over the mix; a common factor leaves the order unchanged.
     """
     size = weight_MN.abs()
     columns, rows = size.sum(0, keepdim=True), size.sum(1, keepdim=True)
@@ -71,13 +71,13 @@ def keep(
     pruned: Sequence[Tensor],
     _target: Target,
     *,
-    check: Callable[[], None] = lambda: None,  # noqa: ARG001 - it is done in no time
+    check: Callable[[], None] = lambda: None,  # noqa: ARG001 - it finishes at once
 ) -> tuple[list[Tensor], tuple[str, ...]]:
-    """The update `none`: what stays is as it was.
+    """The update `none`: kept weights stay unchanged.
 
     Args:
         weights: one m_i×n matrix per layer; not modified.
-        pruned: the booleans of what goes.
+        pruned: the mask of pruned weights for each.
         check: not called.
     """
     return [weight.masked_fill(mask, 0) for weight, mask in zip(weights, pruned, strict=True)], ()

@@ -1,4 +1,4 @@
-"""Prunes the layers that share an input: a score chooses the mask, an update the values of what stays."""
+"""Prunes the layers that share an input: a score chooses the mask, an update the values of the kept weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from secateur_service.pruning.statistics import InputStatistics
 
 @dataclass(frozen=True)
 class PrunedLayer:
-    """A pruned matrix m×n, what was pruned (booleans m×n), and notes on what had to be mended."""
+    """A pruned matrix m×n, the mask of pruned weights (booleans m×n), and notes on what had to be repaired."""
 
     weight: Tensor
     pruned: Tensor
@@ -35,8 +35,8 @@ def solve(
     Args:
         recipe: score and update.
         weights: the dense matrices, float32; not modified.
-        statistics: of the common input; None where the recipe needs none.
-        target: how much goes.
+        statistics: those of the common input; None where the recipe needs none.
+        target: how much to prune.
         check: called between two pieces of work; raises to stop.
 
     Raises:

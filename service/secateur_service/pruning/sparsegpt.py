@@ -1,12 +1,12 @@
-"""SparseGPT: prune column by column and let the columns to the right make up for it.
+"""SparseGPT: prune column by column and let the columns to the right compensate.
 
 Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot", 2301.00774,
 algorithm 1. With H = XᵀX of the layer's inputs and H⁻¹ = UᵀU, U upper triangular, removing weight w_ij costs
-w_ij² / U_jj², and moves the weights to its right by −e_ij · U_j,j+1.. with e_ij = w_ij / U_jj.
+w_ij² / U_jj² and moves the weights to its right by −e_ij · U_j,j+1.. with e_ij = w_ij / U_jj.
 
-So every row ends at Ŵ = W − E·U. The algorithm adds E·U block by block; here it is done without the inverse of the
-whole H. With R = U⁻¹, the Cholesky factor in H = RRᵀ, E equals (W − Ŵ)·R, and what reaches block b from the blocks a
-to its left is −E_a·U_ab = (W − Ŵ)_a · R_ab · U_bb: only the blocks U_bb = R_bb⁻¹ on the diagonal are inverted.
+So every row ends at Ŵ = W − E·U. The algorithm adds E·U block by block; here this needs no inverse of the whole H.
+With R = U⁻¹, the Cholesky factor in H = RRᵀ, E equals (W − Ŵ)·R, and the blocks a to the left of block b contribute
+−E_a·U_ab = (W − Ŵ)_a · R_ab · U_bb: only the blocks U_bb = R_bb⁻¹ on the diagonal are inverted.
 
 Layers that share an input share H and its factor, and are swept together as one stack of rows.
 """
@@ -40,18 +40,18 @@ def sparsegpt(
         weights: one m_i×n matrix per layer, float32; not modified.
         hessian_NN: H of their common input, any common scale; not modified.
         target: unstructured over each column block of a row or of a layer, or N:M.
-        chosen: what is pruned, m_i×n booleans per layer; by default the sweep chooses by its own score.
+        chosen: what to prune, m_i×n booleans per layer; by default the sweep chooses by its own score.
         check: called between two pieces of work; raises to stop.
 
     Returns:
-        The new matrices, for each the booleans of what was pruned, and notes on what had to be mended.
+        The new matrices, the mask of pruned weights for each, and notes on what had to be repaired.
 
     Raises:
         FloatingPointError: H cannot be factorised whatever the damping.
     """
     dead_N = hessian_NN.diagonal() == 0
     root_NN, notes = upper_root(hessian_NN, dead_N)
-    # Transposed: a column of W, which the sweep goes by, is contiguous.
+    # Transposed so that each column of W, which the sweep goes through one by one, is contiguous.
     w_NM = torch.cat([weight.float() for weight in weights]).T.contiguous()
     w_NM[dead_N] = 0
     rows = [weight.shape[0] for weight in weights]
@@ -83,7 +83,7 @@ def sweep_masked(
     *,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[list[Tensor], tuple[str, ...]]:
-    """The update `obs`: the sweep under masks that are given. Arguments and errors as `sparsegpt`."""
+    """The update `obs`: the sweep under given masks. Arguments and errors as for `sparsegpt`."""
     swept, _, notes = sparsegpt(weights, hessian_NN, target, chosen=pruned, check=check)
     return swept, notes
 
@@ -91,7 +91,7 @@ def sweep_masked(
 def _choose_unstructured(
     w_BM: Tensor, pruned_BM: Tensor, u_BB: Tensor, target: Unstructured, rows: Sequence[int], first: int
 ) -> None:
-    """Mark a share of a block of columns, by |w| / U_jj: of every row, or of every layer with all its rows."""
+    """Mark the target's share of a block of columns by |w| / U_jj, within each row or over all rows of each layer."""
     stop = first + w_BM.shape[0]
 
     def share(height: int) -> int:
@@ -109,10 +109,10 @@ def upper_root(hessian_NN: Tensor, dead_N: Tensor) -> tuple[Tensor, tuple[str, .
     """The upper triangular R with H = RRᵀ, for H with its diagonal damped.
 
     Dead inputs get diagonal 1 after damping by 0.01 of the live diagonal's mean. With flip reversing rows and
-    columns, flip(H) = LLᵀ gives R = flip(L). Where the factorisation fails, the damping grows tenfold.
+    columns, flip(H) = LLᵀ gives R = flip(L). If the factorisation fails, the damping is raised tenfold.
 
     Returns:
-        R, and a note for every time that the damping had to grow.
+        R, and a note for every time that the damping had to be raised.
 
     Raises:
         FloatingPointError: no damping helps.

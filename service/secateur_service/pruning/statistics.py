@@ -2,12 +2,12 @@
 
 Second moments are additive, so each language keeps its own sums and the mix is applied when a layer is solved:
 a_j² = Σ_ℓ w_ℓ · diag(X_ℓᵀX_ℓ)_j / T_ℓ and H = Σ_ℓ w_ℓ · X_ℓᵀX_ℓ / T_ℓ. Where only the mix of the full matrices is
-needed, they are summed with their weights at once.
+needed, they are weighted and summed as they arrive.
 
-The tokens of a language are one stream, summed by tiles of a fixed number of tokens in a fixed order, however the
-stream is divided into batches and sequences: what does not fill a tile waits for the next batch. So the sums do not
-depend on the size of a batch. Only experts of a mixture may be handed a batch's tokens in an order that depends on
-what else is in the batch; their sums are the same for the same division into batches.
+The tokens of a language are one stream, summed in a fixed order in tiles of a fixed number of tokens, however the
+stream is divided into batches and sequences: tokens that do not fill a tile wait for the next batch. So the sums do
+not depend on the batch size. The exception is experts of a mixture: they may receive a batch's tokens in an order that
+depends on what else is in the batch, so their sums are the same only for the same division into batches.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class InputStatistics:
     Args:
         width: n.
         mix: weight of each language, summing to one.
-        tokens: number of tokens T_ℓ that each language stands for. An expert of a mixture sees fewer; its sums are
-            divided by T_ℓ all the same, so that a language counts by how much of it comes here.
+        tokens: number of tokens T_ℓ of each language. An expert of a mixture sees fewer; its sums are still divided by
+            T_ℓ, so that a language counts by how much of it reaches the expert.
         device: where the sums are kept.
-        moments: what is needed of them.
-        is_expert: whether it is an expert's. Its tiles are smaller, for they wait in many at once.
+        moments: which moments are needed.
+        is_expert: whether the input is an expert's. Its tiles are smaller, because many are open at once.
 
     Attributes:
-        seen: number of tokens of each language so far.
+        seen: number of tokens seen so far, per language.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class InputStatistics:
         self._tile_tokens = TILE_TOKENS if device.type == "cpu" else DEVICE_TILE_TOKENS
         if is_expert:
             self._tile_tokens = EXPERT_TILE_TOKENS
-        self._open_tiles: dict[str, tuple[Tensor, int]] = {}  # the tile under way, and how many tokens are in it
+        self._open_tiles: dict[str, tuple[Tensor, int]] = {}  # the open tile, and how many tokens are in it
         self._square_sums = {name: torch.zeros(width, dtype=torch.float64, device=device) for name in self.mix}
         self._mixed = _Gram(width, device) if moments is Moments.FULL else None
         self._by_language = {name: _Gram(width, device) for name in self.mix} if moments is Moments.BY_LANGUAGE else {}
 
     @torch.no_grad()
     def update(self, inputs: Tensor, language: str) -> None:
-        """Add the inputs B×S×n of sequences, or T×n of tokens, of one language; T may be 0."""
+        """Add inputs of one language, B×S×n of sequences or T×n of tokens; T may be 0."""
         x_TN = inputs.reshape(-1, inputs.shape[-1])
         self.seen[language] += len(x_TN)
         size = self._tile_tokens
@@ -94,13 +94,13 @@ class InputStatistics:
         return torch.stack([means[name] * weight for name, weight in self.mix.items()]).sum(0)
 
     def language_mean_squares(self) -> dict[str, Tensor]:
-        """diag(G_ℓ) / T_ℓ of every language: n, float64."""
+        """diag(G_ℓ) / T_ℓ per language: n, float64."""
         self._close_all()
         return {name: sums / self.tokens[name] for name, sums in self._square_sums.items()}
 
     @property
     def gram(self) -> Tensor | None:
-        """H = Σ_ℓ w_ℓ · G_ℓ / T_ℓ: n×n, float32; None where it was not asked for. Not to be modified."""
+        """H = Σ_ℓ w_ℓ · G_ℓ / T_ℓ: n×n, float32; None where it was not requested. Do not modify it."""
         self._close_all()
         if self._mixed is not None:
             return self._mixed.matrix()
@@ -112,25 +112,25 @@ class InputStatistics:
         return mix_NN
 
     def language_gram(self, language: str) -> Tensor:
-        """G_ℓ / T_ℓ: n×n, float32. Not to be modified.
+        """G_ℓ / T_ℓ: n×n, float32. Do not modify it.
 
         Raises:
-            KeyError: no such language, or the moments were not asked for by language.
+            KeyError: no such language, or the moments were not requested by language.
         """
         self._close_all()
         return self._by_language[language].matrix()
 
     def gram_of(self, language: str) -> Tensor | None:
-        """G_ℓ times some factor: n×n, float32, where it is kept, also as that of a mix of one. Not to be modified."""
+        """G_ℓ up to a factor: n×n, float32; None where neither it nor a mix of only ℓ is kept. Do not modify it."""
         if self._by_language:
             return self.language_gram(language)
         return self.gram if len(self.mix) == 1 else None
 
     def reweight(self, mix: Mapping[str, float]) -> None:
-        """Replace the mix; no input has to be seen again.
+        """Replace the mix without seeing any input again.
 
         Raises:
-            ValueError: other languages, or a mix of full moments that cannot be taken apart.
+            ValueError: the languages differ, or full moments were already summed into one mix.
         """
         if mix.keys() != self.mix.keys():
             raise ValueError(f"a mix of {sorted(mix)} where the languages are {sorted(self.mix)}")
@@ -147,7 +147,7 @@ class InputStatistics:
             self._close(language)
 
     def _close(self, language: str) -> None:
-        """Add the tile under way as it is, if there is one."""
+        """Add the open tile as it is, if there is one."""
         tile, filled = self._open_tiles.pop(language, (None, 0))
         if tile is not None:
             self._add(tile[:filled], language)
@@ -156,7 +156,7 @@ class InputStatistics:
         if not len(tile_TN):
             return
         if tile_TN.is_cuda:
-            # One kernel that reads the tile once; on a CPU it is the slower way.
+            # One kernel that reads the tile once; on a CPU this is slower.
             norms_N = torch.linalg.vector_norm(tile_TN, dim=0, dtype=torch.float32)
             self._square_sums[language] += norms_N.double().square()
         else:
@@ -169,7 +169,7 @@ class InputStatistics:
 
 
 class _Gram:
-    """A sum of αXᵀX, n×n, float32: symmetric, so that only its lower triangle is added up, by panels of columns."""
+    """A sum of αXᵀX, n×n, float32: symmetric, so only its lower triangle is summed, by panels of columns."""
 
     def __init__(self, width: int, device: torch.device) -> None:
         self._sum_NN = torch.zeros(width, width, dtype=torch.float32, device=device)
@@ -178,7 +178,7 @@ class _Gram:
         self._is_whole = True
 
     def add(self, x_TN: Tensor, factor: float) -> None:
-        """Add factor·XᵀX; inputs of 16 bits are multiplied as they are and summed in float32, which only GPUs can."""
+        """Add factor·XᵀX; 16-bit inputs are multiplied as they are and summed in float32, which only GPUs can do."""
         for panel in self._panels:
             below_KP = self._sum_NN[panel.start :, panel]
             left_KT, right_TP = x_TN[:, panel.start :].T, x_TN[:, panel]

@@ -1,4 +1,4 @@
-"""The inner loop of SparseGPT: one block of columns, each of which waits for those to its left."""
+"""The inner loop of SparseGPT: one block of columns, each of which depends on those to its left."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def sweep(w_BM: Tensor, pruned_BM: Tensor, u_BB: Tensor, groups: NofM | None) ->
     """Prune the columns of a block from left to right; each removed weight moves those to its right in its row.
 
     Args:
-        w_BM: B columns of M rows, transposed, contiguous, float32, with the compensation from the left; becomes what
-            is kept of them.
-        pruned_BM: what goes; with `groups` it is written, as chosen on entering each group.
+        w_BM: B columns of M rows, transposed, contiguous, float32, with the compensation from the left; overwritten
+            with the kept weights.
+        pruned_BM: what to prune; with `groups` it is an output, chosen on entering each group.
         u_BB: the block of U on the diagonal, upper triangular.
         groups: an N:M pattern to choose by |w| / U_jj; M divides B. Without it, `pruned_BM` is given.
     """
     diagonal_B1 = u_BB.diagonal()[:, None]
-    unit_BB = u_BB / diagonal_B1  # removing w moves the columns to its right by −w times its row of this
+    unit_BB = u_BB / diagonal_B1  # removing w moves the columns to its right by −w times its row here
     fused = _fused_sweep(w_BM.device) if w_BM.is_cuda and len(w_BM) <= _FUSED_COLUMNS else None
     (fused or sweep_columns)(w_BM, pruned_BM, unit_BB, 1 / diagonal_B1, groups)
 
@@ -35,7 +35,7 @@ def sweep(w_BM: Tensor, pruned_BM: Tensor, u_BB: Tensor, groups: NofM | None) ->
 def sweep_columns(w_BM: Tensor, pruned_BM: Tensor, unit_BB: Tensor, gain_B1: Tensor, groups: NofM | None) -> None:
     """The sweep in torch.
 
-    The block is halved again and again: the left half, its effect on the right half in one product, the right half.
+    The block is halved recursively: the left half, its effect on the right half in one product, the right half.
 
     Args:
         w_BM: as above.
@@ -49,7 +49,7 @@ def sweep_columns(w_BM: Tensor, pruned_BM: Tensor, unit_BB: Tensor, gain_B1: Ten
 
 
 class _Halving:
-    """What all halves of a block share; arguments as above."""
+    """State shared by all halves of a block; arguments as above."""
 
     def __init__(self, w_BM: Tensor, pruned_BM: Tensor, unit_BB: Tensor, gain_B1: Tensor, groups: NofM | None) -> None:
         self.w_BM, self.pruned_BM, self.gain_B1, self.groups = w_BM, pruned_BM, gain_B1, groups
@@ -58,7 +58,7 @@ class _Halving:
         self.size = groups.group if groups else len(w_BM)
 
     def sweep(self, start: int, stop: int) -> None:
-        """Sweep some columns, which have had all the compensation from the left."""
+        """Sweep a range of columns that already carry all the compensation from the left."""
         if self.groups and stop - start == self.size:
             scores_KM = (self.w_BM[start:stop] * self.gain_B1[start:stop]).abs_()
             self.pruned_BM[start:stop] = select_smallest(scores_KM.T, self.groups.group - self.groups.kept).T
@@ -75,14 +75,14 @@ class _Halving:
 
 @functools.cache
 def _fused_sweep(device: torch.device) -> _Sweep | None:
-    """The sweep as one kernel, if it is to be had on a device and computes there what the sweep in torch does."""
+    """The sweep as one kernel, if it is available on the device and its results there match the sweep in torch."""
     try:
         from secateur_service.pruning.sweep_kernel import sweep as fused
-    except ImportError:  # torch for CUDA brings Triton on most platforms
+    except ImportError:  # torch for CUDA includes Triton on most platforms
         return None
     try:
         deviation = _deviation(fused, device)
-    except Exception as error:  # noqa: BLE001 # whatever keeps a kernel from being built, there is another way
+    except Exception as error:  # noqa: BLE001 # whatever stops the kernel from building, there is a fallback
         warnings.warn(f"the sweep's kernel cannot be built and is done without: {error}", RuntimeWarning, stacklevel=2)
         return None
     if deviation > 1e-3:

@@ -1,7 +1,7 @@
 """The sweep over a block of columns as one kernel for GPUs, where a launch per column would cost more than its work.
 
-Every program holds the strip of the block that belongs to a few rows in registers, and goes through its columns.
-Needs Triton, which comes with torch for CUDA.
+Each program holds a few rows of the block in registers and goes through their columns. Needs Triton, which comes with
+torch for CUDA.
 """
 
 # ruff: noqa: ANN001, ANN202 (Triton reads a kernel's annotations: there can be none but its own)
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from secateur_service.pruning.patterns import NofM
 
-# One warp, so that no column waits for a barrier; of 128 columns it can hold 8 rows without spilling registers.
+# One warp, so that no column waits for a barrier; with 128 columns it can hold 8 rows without spilling registers.
 _TILE_ROWS = 8
 _WARPS = 1
 _MIN_BLOCK = 16
@@ -68,7 +68,7 @@ def _sweep_rows(  # type: ignore[no-untyped-def, unused-ignore]
     pruned = tl.load(pruned_ptr + place, mask=inside, other=0)
     gain = tl.load(gain_ptr + column, mask=column < COLUMNS, other=0.0)
     for j in range(COLUMNS):
-        if GROUP > 0:  # noqa: SIM102 # decided when the kernel is built
+        if GROUP > 0:  # noqa: SIM102 # decided when the kernel is compiled
             if j % GROUP == 0:
                 score = tl.abs(w) * gain[:, None]
                 rank = tl.zeros((BLOCK, TILE), tl.int32)

@@ -1,1 +1,1 @@
-"""Plain data that everybody may read: progress, blocks, results."""
+"""Plain data that every module may import: progress, blocks, results."""

@@ -1,4 +1,4 @@
-"""What is known of a finished block and of its layers: the ledger's entries, and the report's raw material."""
+"""What is known about a finished block and its layers: the ledger's entries, and the report's raw data."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One layer that pruning saw.
+    """One layer that was processed by pruning.
 
     Attributes:
-        name: of its weight in the checkpoint.
+        name: name of its weight in the checkpoint.
         shape: (out, in).
-        zeros: exact count.
+        zeros: exact count of zeros.
         notes: what was unusual.
         snr_db: 10·log10(‖XWᵀ‖² / ‖X(W − Ŵ)ᵀ‖²) per calibration language, on inputs that the layer saw.
         snr_tokens: number of these inputs, per calibration language.
-        weights: mixing weight of each language, where they were searched for.
+        weights: mixing weight of each language, if they were searched for.
     """
 
     name: str
@@ -33,9 +33,9 @@ class LayerRecord:
 class BlockRecord:
     """A finished decoder block: the ledger's entry.
 
-    `shard` is the file name below `checkpoint/`, which carries the content's digest; `tensors` names what it holds.
-    `snr_db` is 10·log10(‖h‖² / ‖h − ĥ‖²) of the evaluation states after the block, per language; `fingerprint` the
-    digest of all that its bytes depend on.
+    `shard` is the file name in `checkpoint/`, which contains the content's digest; `tensors` names what it holds.
+    `snr_db` is 10·log10(‖h‖² / ‖h − ĥ‖²) of the evaluation states after the block, per language; `fingerprint` is the
+    digest of everything that its bytes depend on.
     """
 
     index: int

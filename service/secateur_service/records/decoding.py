@@ -1,8 +1,7 @@
-"""Plain data of another release as the dataclasses of this one.
+"""Decodes plain data from another release into this release's dataclasses.
 
-What is stored outlives releases, and two of them share a database while one replaces the other. Newer ones only add
-fields: this release leaves out those that it does not know, and gives those that an older one did not know their
-defaults.
+Stored data outlives releases, and two releases share a database while one replaces the other. Newer releases only add
+fields: this one ignores fields that it does not know, and uses defaults for fields that an older one did not write.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ T = TypeVar("T")
 
 
 def decode(kind: type[T], data: Mapping[str, Any]) -> T:
-    """An instance of a dataclass, and of those in it, of the fields that it has; the inverse of `dataclasses.asdict`.
+    """Build a dataclass, including nested ones, from the fields that it has; the inverse of `dataclasses.asdict`.
 
     Raises:
-        pydantic.ValidationError: a field without a default is missing, or has another type.
+        pydantic.ValidationError: a field without a default is missing, or a field has the wrong type.
     """
     adapter: TypeAdapter[T] = _adapter(kind)  # type: ignore[arg-type] # a class is hashable
     return adapter.validate_python(data)

@@ -1,4 +1,4 @@
-"""What a running job does, and how far it is."""
+"""What a running job is doing, and how far along it is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class Stage(enum.StrEnum):
-    """What a running job does at the moment; the values are the names of the protocol's stages."""
+    """What a running job is currently doing; the values are the names of the protocol's stages."""
 
     FETCHING = "FETCHING"
     SAMPLING = "SAMPLING"
@@ -18,7 +18,7 @@ class Stage(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is: blocks, and the share of the whole job from 0 to 1."""
+    """How far along a job is: blocks, and the share of the whole job from 0 to 1."""
 
     blocks_done: int
     blocks_total: int

@@ -1,4 +1,4 @@
-"""What a job is expected to cost, what it produced, and what was removed of it: plain data."""
+"""Plain data: what a job is expected to cost, what it produced, and what cleaning up removed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 
 class Shortage(enum.StrEnum):
-    """Memory that did not suffice; a job spares it from then on, at the price of time."""
+    """A kind of memory that was insufficient; from then on the job saves it, at the cost of time."""
 
-    HOST = "host"  # hidden states lie in files
+    HOST = "host"  # hidden states are kept in files
     DEVICE = "device"  # they leave the device between two blocks, and batches are small
 
 
@@ -37,7 +37,7 @@ class LanguageResult:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a job produced. The manifest's digest is the authority on what is published."""
+    """What a job produced. The manifest's digest defines what is published."""
 
     manifest_uri: str
     manifest_sha256: str
@@ -47,11 +47,11 @@ class JobResult:
 
 @dataclass
 class Removed:
-    """What one round removed.
+    """What one round of cleaning up removed.
 
     Attributes:
         leftovers: objects and unfinished uploads.
-        jobs: jobs that the store has forgotten.
+        jobs: jobs deleted from the store.
     """
 
     leftovers: int = 0

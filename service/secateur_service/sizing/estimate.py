@@ -1,15 +1,16 @@
 """What a job will cost, from the shapes of the model: bytes, memory, disk and floating-point operations.
 
-The operations are those of `operations`; nothing is loaded and torch is not imported. With T calibration tokens in L
+Operations are counted in `operations`; nothing is loaded and torch is not imported. With T calibration tokens in L
 languages, hidden size d, vocabulary V, and layers m×n that share distinct inputs of widths n:
 
-- full second moments take 4·n² bytes each: of one input of a block at a time in order `true_sequential`, of all at once
-  in the others, and for each language with `minimax`;
-- where they are not kept by language, a sample of the inputs of each language waits for the layers to be judged;
-- of an expert's inputs, what does not fill a tile waits for more, for each expert and language;
-- text that the model writes itself takes 2 operations for each of its parameters and tokens, and as many to judge it;
-  the whole model is in memory then, with keys and values of a batch of texts, and the logits of one;
-- the work directory holds four blocks at a time, for finished ones move on, and in the end what is in no block.
+- full second moments take 4·n² bytes each: for one input of a block at a time in order `true_sequential`, for all at
+  once in the others, and per language with `minimax`;
+- where they are not kept per language, a sample of each language's inputs is held until the layers are judged;
+- for experts, inputs that do not fill a tile are held until more arrive, per expert and language;
+- text that the model generates itself takes 2 operations per parameter and token, and as many to judge it; the whole
+  model is then in memory, with keys and values of a batch of texts, and the logits of one;
+- the work directory holds four blocks at a time, because finished ones are moved to the store, and in the end the
+  tensors outside the blocks.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from secateur_service.spec import PruneSpec
 # Resident memory of a process that has imported everything and run a tiny job, measured with the pinned versions.
 _PROCESS_BYTES = 400 << 20
 _BATCH_TEXTS = 16
-# Being written, waiting and on their way to the object store.
+# Being written, waiting, and being moved to the object store.
 _BLOCKS_ON_DISK = 4
 
 
@@ -41,8 +42,8 @@ def estimate_cost(
     Args:
         checkpoint: the model.
         spec: the resolved specification.
-        on_device: whether an accelerator computes; its memory is then counted apart from the host's.
-        shortages: memory that the job spares.
+        on_device: whether an accelerator computes; its memory is then counted separately from the host's.
+        shortages: kinds of memory that the job has to save.
     """
     length = spec.calibration.sequence_length or 1
     vocabulary, hidden = checkpoint.tensors[checkpoint.head_name].shape
@@ -84,7 +85,7 @@ def estimate_cost(
     outer = sum(info.size_bytes for info in checkpoint.other_tensors())
     return Estimate(
         checkpoint_bytes=checkpoint.size_bytes,
-        # One block is being read or written while another is pruned.
+        # One block is read or written while another is pruned.
         peak_host_bytes=_PROCESS_BYTES + HEAP_SLACK_BYTES + 2 * largest + peaks["cpu"],
         peak_device_bytes=peaks["cuda"],
         disk_bytes=min(checkpoint.size_bytes, _BLOCKS_ON_DISK * largest + outer) + peaks["disk"],
@@ -93,7 +94,7 @@ def estimate_cost(
 
 
 def _states_values(work: Work, hidden: int) -> int:
-    """Values of all hidden states that travel from block to block."""
+    """Number of values in all hidden states that are propagated from block to block."""
     return ((work.calibration if work.needs_data else 0) + 2 * work.evaluation) * hidden
 
 
@@ -104,11 +105,11 @@ def _place_of_states(device: str, shortages: Collection[Shortage]) -> str:
 
 
 def _working_bytes(work: Work, spec: PruneSpec, hidden: int, device: str, item: int, *, small: bool) -> int:
-    """Memory where the blocks are computed: a block, what waits inside it, statistics, the largest piece of work."""
+    """Memory where blocks are computed: a block, states waiting inside it, statistics, the largest piece of work."""
     groups = max(work.blocks, key=lambda groups: sum(group.parameters for group in groups))
     stages = not work.all_open
     waiting = 0
-    if stages and work.needs_data:  # every batch waits inside the block, with its input and what it will be added to
+    if stages and work.needs_data:  # every batch waits inside the block, with its input and its residual
         waiting = work.calibration * (max(group.width for group in groups) + hidden)
     grams = [4 * group.width**2 * work.needs_gram for group in groups]
     each = [
@@ -117,7 +118,7 @@ def _working_bytes(work: Work, spec: PruneSpec, hidden: int, device: str, item: 
     ]
     statistics = max(each) if stages else sum(each)
     solving = max(_solving_bytes(spec.pruning.recipe, group, item) for group in groups)
-    if work.minimax:  # the best layers so far beside those of a round, and the matrix of its mix
+    if work.minimax:  # the best layers so far besides those of the current round, and the matrix of its mix
         solving += 2 * 4 * max(group.parameters for group in groups) + max(grams)
     tokens = max(work.length, TILE_TOKENS * BATCH_TILES["cpu" if small else device])
     activations = 2 * tokens * max(group.rows for group in groups) * item
@@ -131,9 +132,9 @@ def _working_bytes(work: Work, spec: PruneSpec, hidden: int, device: str, item: 
 
 
 def _solving_bytes(recipe: Recipe, group: Group, item: int) -> int:
-    """Memory that solving the layers of an input takes, beside the layers and their statistics as they are."""
+    """Memory for solving the layers of an input, beyond the layers and their statistics themselves."""
     square, tallest = 4 * group.width**2, 4 * group.width * max(group.heights)
-    copied = item < 4  # float32 weights are worked on as they are
+    copied = item < 4  # float32 weights need no conversion
     if recipe.moments < Moments.FULL:  # one layer after the other
         return (4 + copied) * tallest
     costs = [part.cost for part in recipe.parts]
@@ -143,7 +144,7 @@ def _solving_bytes(recipe: Recipe, group: Group, item: int) -> int:
 
 
 def _waiting_bytes(work: Work, group: Group, item: int) -> int:
-    """Of the inputs of each language: the sample by which layers are judged, and an expert's tile that is not full."""
+    """Held inputs of each language: the sample that layers are judged by, and an expert's partial tile."""
     if not work.needs_data:
         return 0
     arrived = int(work.calibration * group.share / work.languages)

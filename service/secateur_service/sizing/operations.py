@@ -4,14 +4,14 @@ With T calibration tokens in L languages, T_e evaluation tokens (dense and prune
 vocabulary V, and layers m×n that share distinct inputs of widths n (an expert's layers see the share of the tokens that
 is routed to it):
 
-- a causal forward pass of a block is Σ 2·T·m·n + 2·T·s·d; calibration runs two less the last matrix product of the
-  first in order `block`, one in the other orders, and one more where blocks are judged before (allocation). Nothing
-  is carried beyond the last block, which saves it a pass in order `block` and that product in the others;
+- a causal forward pass of a block is Σ 2·T·m·n + 2·T·s·d. In order `block`, calibration runs two passes, the first
+  without its last matrix product; in the other orders one; and one more where blocks are judged first (allocation).
+  Nothing propagates beyond the last block, which saves it a pass in order `block`, and that product in the others;
 - full second moments are 9/8·T·Σn², one triangle by panels;
 - a factorisation is ⅓·n³ and the sweep m·n·(n + 2·128); conjugate gradients take 12 products of 2·m·n²; ADMM takes
-  one of them in each of some 60 iterations (35 to 60 were seen, 300 are the bound), an inverse of n³ in every third,
-  and conjugate gradients on two masks. `minimax` does all of this five times, and 4·L·m·n² to judge each;
-- the layers' signal-to-noise ratio is that of `fidelity.snr_operations`;
+  one of them in each of some 60 iterations (35 to 60 were observed, the limit is 300), an inverse of n³ in every third,
+  and conjugate gradients on two masks. `minimax` does all of this five times, and takes 4·L·m·n² to judge each;
+- the layers' signal-to-noise ratio is counted by `fidelity.snr_operations`;
 - the head is 2·T_e·V·d for each copy.
 
 Nothing here imports torch.
@@ -28,7 +28,7 @@ from secateur_service.pruning.methods import Moments, Recipe
 
 _GRAM_PRODUCTS = 9 / 8
 _MINIMAX_SOLVES = 1 + MINIMAX_ROUNDS
-_SELECTION = 100.0  # no products, and yet time
+_SELECTION = 100.0  # no matrix products, but it takes time
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Group:
     Attributes:
         width: n.
         heights: m of each layer.
-        share: of all tokens, how many come here.
-        experts: number of experts of the block, where the layers are those of one; else 0.
+        share: share of all tokens that reach the layers.
+        experts: number of experts in the block, if the layers belong to one; else 0.
     """
 
     width: int
@@ -60,20 +60,20 @@ class Group:
 
 @dataclass(frozen=True)
 class Work:
-    """What a job sends through the model, and what it has to know.
+    """What a job runs through the model, and what it has to measure.
 
     Attributes:
         blocks: the distinct inputs of every block.
         hidden: d.
         vocabulary: V.
         length: tokens per sequence, s.
-        calibration: tokens in all, T.
-        evaluation: tokens in all, T_e.
-        languages: of the mix, L.
+        calibration: calibration tokens in all, T.
+        evaluation: evaluation tokens in all, T_e.
+        languages: number of languages in the mix, L.
         recipe: score and update.
         order: one of `spec.ORDERS`.
-        minimax: whether the weights of the mix are searched for.
-        layer_snr: whether each layer's signal-to-noise ratio is told.
+        minimax: whether the mix is searched for.
+        layer_snr: whether each layer's signal-to-noise ratio is measured.
     """
 
     blocks: list[list[Group]]
@@ -90,12 +90,12 @@ class Work:
 
     @property
     def moments(self) -> Moments:
-        """What has to be known of the layers' inputs."""
+        """What has to be known about the layers' inputs."""
         return Moments.BY_LANGUAGE if self.minimax else self.recipe.moments
 
     @property
     def needs_data(self) -> bool:
-        """Whether the recipe looks at the calibration text."""
+        """Whether the recipe uses the calibration text."""
         return self.moments is not Moments.NONE
 
     @property
@@ -105,24 +105,24 @@ class Work:
 
     @property
     def has_language_grams(self) -> bool:
-        """Whether those of every language are kept, also because there is only one."""
+        """Whether full moments are kept for every language, including the case of a single language."""
         return self.minimax or (self.needs_gram and self.languages == 1)
 
     @property
     def all_open(self) -> bool:
-        """Whether all inputs of a block are looked at together, and not one stage after the other."""
+        """Whether all inputs of a block are gathered together, and not one stage after another."""
         return self.order != "true_sequential"
 
     def forward(self, tokens: int, index: int) -> float:
-        """A pass of so many tokens through a block."""
+        """A pass of `tokens` tokens through a block."""
         return forward_operations(self.blocks[index], tokens, self.length, self.hidden)
 
     def evaluating(self, index: int) -> float:
-        """Both copies of the evaluation text through a block."""
+        """Running both copies of the evaluation text through a block."""
         return 2 * self.forward(self.evaluation, index)
 
     def stages(self, index: int) -> list[float]:
-        """The calibration text's way to each input of a block, its second moments included; last the way out."""
+        """Running the calibration text to each input of a block, including its second moments; last, to the output."""
         groups, is_last = self.blocks[index], index + 1 == len(self.blocks)
         ways = [0.0, *(2.0 * self.calibration * group.share * group.parameters for group in groups)]
         if self.order == "block" or is_last:
@@ -131,15 +131,15 @@ class Work:
         return [way + moments for way, moments in zip(ways, [*map(self.moments_of, groups), 0.0], strict=True)]
 
     def leaving(self, index: int) -> float:
-        """The calibration text's way out of a block, which is part of the first pass in some orders."""
+        """Running the calibration text from the last input to the output, part of the first pass in some orders."""
         return self.stages(index)[-1] if self.needs_data else 0.0
 
     def calibrating(self, index: int) -> float:
-        """The calibration text through a block, its second moments included."""
+        """Running the calibration text through a block, including second moments."""
         return sum(self.stages(index)) if self.needs_data else 0.0
 
     def carrying(self, index: int) -> float:
-        """The calibration text through a block once more, or once where the block is finished already."""
+        """Running the calibration text through a block again, or just once if the block is already finished."""
         is_last = index + 1 == len(self.blocks)
         return 0.0 if is_last or not self.needs_data else self.forward(self.calibration, index)
 
@@ -148,7 +148,7 @@ class Work:
         return _GRAM_PRODUCTS * self.calibration * group.share * group.width**2 if self.needs_gram else 0.0
 
     def solving(self, group: Group) -> float:
-        """Masks and values of the layers of an input; a score alone does not count."""
+        """Computing masks and values for the layers of an input; a score alone does not count."""
         once = self.recipe.operations(group.width, group.heights)
         if not self.minimax:
             return once
@@ -163,16 +163,16 @@ class Work:
         return self.languages * snr_operations(group.width, group.heights, None if self.has_language_grams else sample)
 
     def choosing(self, group: Group) -> float:
-        """All that is done with the layers of an input once it is known; a score and a selection count too."""
+        """All work on the layers of an input once it is known; here a score and a selection count too."""
         return self.solving(group) + self.judging(group) + _SELECTION * group.parameters
 
     def head(self) -> float:
-        """Norm and head for both copies of the evaluation text."""
+        """The norm and head for both copies of the evaluation text."""
         return 2 * 2.0 * self.evaluation * self.vocabulary * self.hidden
 
 
 def forward_operations(groups: Iterable[Group], tokens: int, length: int, hidden: int) -> float:
-    """A causal pass of tokens in sequences of a length through a block of a hidden size."""
+    """A causal pass of `tokens` tokens, in sequences of `length`, through a block of hidden size `hidden`."""
     products = sum(2.0 * tokens * group.share * group.parameters for group in groups)
     return products + 2.0 * tokens * length * hidden
 

@@ -1,4 +1,4 @@
-"""Whether and how a job fits on this machine, asked before it starts: to learn it after hours costs hours."""
+"""Checks before a job starts whether and how it fits on this machine: failing after hours would waste hours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from secateur_service.errors import ResourceError
 from secateur_service.records.result import Estimate, Shortage
 
-# Estimates of memory lie up to a quarter above what jobs take (benchmarks/estimates.py).
+# Memory estimates are up to a quarter above what jobs use (benchmarks/estimates.py).
 _MEMORY_MARGIN = 1.25
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -24,13 +24,13 @@ def find_room(
     device_bytes: int | None,
     shortages: Collection[Shortage] = (),
 ) -> frozenset[Shortage]:
-    """The memory that a job has to spare to fit on this machine, beside what it spares anyway: as little as possible.
+    """The kinds of memory that a job has to save to fit on this machine: the given ones, and as few more as possible.
 
     Args:
-        estimate: what the job is expected to take when it spares something.
-        workdir: its work directory; what an earlier attempt left there counts.
+        estimate: the job's expected cost, given what it saves.
+        workdir: its work directory; what an earlier attempt left there counts as available.
         device_bytes: memory of the accelerator, None for a CPU.
-        shortages: what did not suffice before.
+        shortages: memory that was insufficient before.
 
     Raises:
         ResourceError: with reason DISK_TOO_SMALL, MEMORY_TOO_SMALL or DEVICE_MEMORY_TOO_SMALL: it does not fit at all.
@@ -62,7 +62,7 @@ def _require_room(estimate: Estimate, workdir: Path, device_bytes: int | None) -
 
 
 def host_memory_bytes() -> int:
-    """Memory of this machine, or of the container where that has less."""
+    """Memory of this machine, or of the container if that has less."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for name in _CGROUP_LIMITS:
         path = Path(name)

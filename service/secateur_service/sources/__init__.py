@@ -1,4 +1,4 @@
-"""Where models and corpora come from: references, and folders on this machine with what they name. Imports no torch."""
+"""Where models and corpora come from: references, and local folders with their contents. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Cache", "ReferenceRefusedError", "Source", "Sources", "open_sources"
 
 
 def open_sources(settings: Settings, counter: RequestCounter | None = None, *, everywhere: bool = False) -> Sources:
-    """The sources that settings describe.
+    """The sources described by the settings.
 
     Args:
         settings: endpoints, credentials, limits.
-        counter: counts what is asked of object stores.
-        everywhere: read whatever this process may, for somebody who owns the machine.
+        counter: counts requests to object stores.
+        everywhere: allow whatever this process may read, for somebody who owns the machine.
     """
 
     def open_bucket(uri: str) -> ObjectStore:

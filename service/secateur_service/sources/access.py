@@ -1,4 +1,4 @@
-"""From a reference to a folder on this machine: looked up, pinned to a version, outlined or fetched."""
+"""From a reference to a local folder: look it up, pin it to a version, outline or fetch it."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 _MAX_NAMES = 10_000
 
 Wanted = Callable[[Collection[str]], Collection[str]]
-"""Which files of a folder are needed, by all their names."""
+"""Selects the files needed from a folder, given the names of all its files."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a service may read, and with what.
+    """What a service may read, and how.
 
     Attributes:
-        file_roots: folders of this machine; None for all.
-        bucket_prefixes: `s3://bucket/prefix` below which may be read; None for all.
+        file_roots: folders on this machine below which it may read; None for all.
+        bucket_prefixes: `s3://bucket/prefix` below which it may read; None for all.
         open_bucket: opens an object store at an `s3://` URI.
-        open_hub: the hub, as the account that a reference is read with; None where the service has none.
+        open_hub: opens the hub with the account for a reference; None if the service has no hub.
         cache: keeps what was fetched.
     """
 
@@ -59,13 +59,13 @@ class Sources:
         """Look a reference up.
 
         Args:
-            uri: of a folder.
-            revision: the version that is wanted; of a repository a branch, tag or commit, of a prefix what an earlier
-                look-up said.
+            uri: URI of a folder.
+            revision: the version wanted: a branch, tag or commit of a repository; for a prefix, the revision from an
+                earlier look-up.
 
         Raises:
-            ReferenceRefusedError: malformed, not to be read, or not there.
-            TransientError: where it lies cannot be reached.
+            ReferenceRefusedError: it is malformed, may not be read, or does not exist.
+            TransientError: the place cannot be reached.
         """
         reference = parse_reference(uri)
         if isinstance(reference, FolderReference):
@@ -77,10 +77,10 @@ class Sources:
         return RemoteSource(str(plain), remote, self.cache)
 
     def hub(self, reference: HubReference) -> Hub:
-        """The hub, as the account that a reference is read with.
+        """The hub, with the account for a reference.
 
         Raises:
-            ReferenceRefusedError: the service has none.
+            ReferenceRefusedError: the service has no hub.
         """
         if self.open_hub is None:
             raise ReferenceRefusedError("this service has no hub; set SECATEUR_HUB_ENDPOINT")
@@ -113,16 +113,16 @@ class Source(Protocol):
 
     @property
     def revision(self) -> str | None:
-        """The version; None of a folder on this machine."""
+        """The version; None for a folder on this machine."""
 
     @property
     def pinned_uri(self) -> str:
-        """The reference that means this version, where references can say so."""
+        """The reference to this very version, if references can express it."""
 
     def identity(self, wanted: Wanted) -> str:
-        """Equal where the files that are wanted are the same, without reading them.
+        """Equal if the wanted files are the same; does not read them.
 
-        Of a folder on this machine by sizes, times and places on the disk; else by the version.
+        For a folder on this machine it depends on sizes, times and inodes; otherwise on the version.
         """
 
     @property
@@ -134,24 +134,24 @@ class Source(Protocol):
         """
 
     def outline(self, wanted: Wanted) -> contextlib.AbstractContextManager[Path]:
-        """A folder that looks like this one to who reads names, sizes, configuration and headers.
+        """A folder that looks like this one to readers of names, sizes, configuration and headers.
 
         Raises:
             ReferenceRefusedError, TransientError: as `RemoteFolder.read` does.
         """
 
     def fetch(self, wanted: Wanted, *, check: Callable[[], None], on_progress: Callable[[int, int], None]) -> Path:
-        """The folder itself, on this machine; see `Cache.fetch`."""
+        """The folder with its content, on this machine; see `Cache.fetch`."""
 
     def window(
         self, wanted: Wanted, place: Path, *, check: Callable[[], None], on_shard: Callable[[str, int], None]
     ) -> Window:
-        """Of a folder that does not fit on this machine, a few shards at a time; see `Window`."""
+        """A few shards at a time of a folder that does not fit on this machine; see `Window`."""
 
 
 @dataclass(frozen=True)
 class LocalSource:
-    """A folder of this machine."""
+    """A folder on this machine."""
 
     uri: str
     path: Path
@@ -159,14 +159,14 @@ class LocalSource:
 
     @property
     def pinned_uri(self) -> str:
-        """There are no versions."""
+        """The plain reference: there are no versions."""
         return self.uri
 
     def identity(self, wanted: Wanted) -> str:
-        """By the files as the system knows them."""
+        """Depends on the files' status in the file system."""
         digest = hashlib.sha256()
         for name in sorted(wanted([entry.name for entry in os.scandir(self.path)])):
-            with contextlib.suppress(OSError):  # a link to nowhere, or in a circle
+            with contextlib.suppress(OSError):  # a broken link, or a loop
                 found = (self.path / name).stat()
                 key = (name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
                 digest.update(f"{key}\n".encode())
@@ -174,7 +174,7 @@ class LocalSource:
 
     @property
     def names(self) -> Sequence[str]:
-        """What lies in the folder and in the folders in it; deeper ones are not looked into."""
+        """The files in the folder and its direct subfolders; deeper ones are ignored."""
         found: list[str] = []
         try:
             for entry in sorted(self.path.iterdir()):
@@ -186,7 +186,7 @@ class LocalSource:
             raise ReferenceRefusedError(f"{error.filename} cannot be read: {error.strerror}") from error
         return found
 
-    def outline(self, wanted: Wanted) -> contextlib.AbstractContextManager[Path]:  # noqa: ARG002 - all is there
+    def outline(self, wanted: Wanted) -> contextlib.AbstractContextManager[Path]:  # noqa: ARG002 - everything is there
         """The folder itself."""
         return contextlib.nullcontext(self.path)
 
@@ -195,7 +195,7 @@ class LocalSource:
         return self.path
 
     def window(self, wanted: Wanted, place: Path, **_: object) -> Window:  # noqa: ARG002
-        """It is on this machine."""
+        """The folder itself: everything is on this machine."""
         raise AssertionError(f"{self.uri} is here as a whole")
 
 
@@ -209,26 +209,26 @@ class RemoteSource:
 
     @property
     def revision(self) -> str:
-        """The version."""
+        """The version of the remote folder."""
         return self.remote.revision
 
     @property
     def pinned_uri(self) -> str:
-        """With the commit of a repository; an object store's references cannot say it."""
+        """Includes a repository's commit; references to an object store cannot express a version."""
         return f"{self.uri}@{self.revision}" if self.uri.startswith("hf://") else self.uri
 
-    def identity(self, wanted: Wanted) -> str:  # noqa: ARG002 - all of a version is the same
-        """By the version."""
+    def identity(self, wanted: Wanted) -> str:  # noqa: ARG002 - all files of a version are fixed
+        """Depends on the version."""
         return hashlib.sha256(self.remote.identity.encode()).hexdigest()
 
     @property
     def names(self) -> Sequence[str]:
-        """As the look-up listed them."""
+        """The names listed by the look-up."""
         return _plain(self.remote.files)
 
     @contextlib.contextmanager
     def outline(self, wanted: Wanted) -> Iterator[Path]:
-        """A folder for as long as the context lasts."""
+        """A temporary folder that exists as long as the context."""
         with tempfile.TemporaryDirectory(prefix="secateur-outline-") as name:
             write_metadata(self.remote, _plain(wanted(self.remote.files)), Path(name))
             yield Path(name)
@@ -240,7 +240,7 @@ class RemoteSource:
         check: Callable[[], None] = lambda: None,
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> Path:
-        """The files that are wanted, in the cache."""
+        """The wanted files, in the cache."""
         names = _plain(wanted(self.remote.files))
         return self.cache.fetch(self.remote, names, check=check, on_progress=on_progress)
 
@@ -252,14 +252,14 @@ class RemoteSource:
         check: Callable[[], None] = lambda: None,
         on_shard: Callable[[str, int], None] = lambda _name, _bytes: None,
     ) -> Window:
-        """The files that are wanted, a few shards at a time."""
+        """The wanted files, a few shards at a time."""
         place.mkdir(parents=True, exist_ok=True)
         names = _plain(wanted(self.remote.files))
         return Window(self.remote, names, place, self.cache.window_bytes(place), check, on_shard)
 
 
 def _plain(names: Collection[str]) -> list[str]:
-    """Names that are relative paths of files, in any file system."""
+    """The names that are valid relative file paths in any file system."""
     return [name for name in names if _is_plain(name)]
 
 

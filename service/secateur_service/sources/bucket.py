@@ -15,14 +15,14 @@ _MAX_OBJECTS = 10_000
 
 
 class BucketFolder:
-    """The objects below a prefix, as they were when this was made.
+    """The objects below a prefix, as they were when this object was created.
 
     Args:
-        store: opened at the prefix.
-        reference: names it.
+        store: object store opened at the prefix.
+        reference: reference to the prefix.
 
     Raises:
-        ReferenceRefusedError: there is nothing, or it may not be read.
+        ReferenceRefusedError: there are no objects, or they may not be read.
         TransientError: the store cannot be reached.
     """
 
@@ -45,7 +45,7 @@ class BucketFolder:
 
     @property
     def identity(self) -> str:
-        """Where it is, and the names, sizes and versions of all objects."""
+        """Location, and the names, sizes and versions of all objects."""
         return f"{self._store.uri('-')} {self.revision}"
 
     def read(self, file: RemoteFile, start: int, stop: int) -> Iterator[bytes]:

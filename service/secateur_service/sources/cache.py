@@ -1,8 +1,8 @@
-"""Remote folders on this machine: each lies in a folder named by what it holds, and stays for the next job.
+"""A cache of remote folders on this machine: each is in a folder named after its content, and stays for later jobs.
 
-A worker holds the shared lock of what it uses for as long as it lives, so that no eviction takes it away; who fetches
-holds another, exclusive one, so that two jobs fetch a model once. Files appear under their names only whole and
-verified; a download that a killed worker began is resumed.
+A worker holds a shared lock on the entries it uses as long as it lives, so that they cannot be evicted. While fetching,
+it holds another, exclusive lock, so that two jobs fetch a model only once. Files get their final names only when
+complete and verified; a download begun by a killed worker is resumed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Cache:
-    """Folders below `folder`, of at most `limit_bytes` together (0 for as much as the disk takes)."""
+    """Folders below `folder`, at most `limit_bytes` in total (0 for as much as the disk can hold)."""
 
     def __init__(self, folder: Path, limit_bytes: int = 0) -> None:
         self._entries, self._locks = folder / "entries", folder / "locks"
@@ -47,17 +47,17 @@ class Cache:
         check: Callable[[], None] = lambda: None,
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> Path:
-        """A folder with the named files of a remote one, which stays until `release` or the process's end.
+        """A folder with the named files of a remote one; it stays until `release` or the end of the process.
 
         Args:
-            remote: where they are.
-            names: which files, as relative paths.
+            remote: the remote folder.
+            names: the files, as relative paths.
             check: called often; raises to stop.
-            on_progress: called with the bytes that are there and the bytes in all.
+            on_progress: called with the bytes present and the total bytes.
 
         Raises:
-            ReferenceRefusedError, TransientError: as `RemoteFolder.read` does; what was fetched is kept.
-            TransientError: with reason SOURCE_DAMAGED, when a file has not the digest that the source tells.
+            ReferenceRefusedError, TransientError: as for `RemoteFolder.read`; what was fetched is kept.
+            TransientError: with reason SOURCE_DAMAGED, if a file's digest differs from the source's.
             ResourceError: with reason CACHE_TOO_SMALL or DISK_TOO_SMALL.
         """
         key = hashlib.sha256(remote.identity.encode()).hexdigest()[:32]
@@ -78,12 +78,12 @@ class Cache:
         return entry
 
     def window_bytes(self, place: Path) -> int:
-        """What the shards of a model may take that is not fetched whole: half of the disk's room, within the limit."""
+        """Space for the shards of a model that is not fetched whole: half of the free disk space, within the limit."""
         half = shutil.disk_usage(place).free // 2
         return min(half, self._limit_bytes) if self._limit_bytes else half
 
     def release(self) -> None:
-        """Let everything be evicted that this process held."""
+        """Allow everything that this process held to be evicted."""
         for descriptor in self._held.values():
             os.close(descriptor)
         self._held.clear()
@@ -91,7 +91,7 @@ class Cache:
     def _hold(self, key: str) -> None:
         if key not in self._held:
             descriptor = self._open_lock(key)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)  # an eviction takes no longer than the removal of files
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # an eviction only lasts as long as removing files
             self._held[key] = descriptor
 
     @contextlib.contextmanager
@@ -110,7 +110,7 @@ class Cache:
         return os.open(self._locks / name, os.O_RDWR | os.O_CREAT, 0o600)
 
     def _make_room(self, needed: int, key: str) -> None:
-        """Evict what was not used for longest, as far as nobody holds it."""
+        """Evict the least recently used entries that nobody holds."""
         sizes = {entry.name: _size(entry) for entry in self._entries.iterdir()}
         others = sum(size for name, size in sizes.items() if name != key)
         if (hopeless := self._short_of(needed, sizes.get(key, 0), freed=others)) is not None:
@@ -156,10 +156,10 @@ class Cache:
 
 
 def fetch_file(remote: RemoteFolder, file: RemoteFile, entry: Path, check: Callable[[], None]) -> Iterator[int]:
-    """Fetch what is missing of a file into a folder; yields the number of bytes of every piece.
+    """Fetch the missing part of a file into a folder; yields the number of bytes of each piece.
 
     Raises:
-        ReferenceRefusedError, TransientError: as `Cache.fetch` does.
+        ReferenceRefusedError, TransientError: as for `Cache.fetch`.
     """
     target, partial = entry / file.name, entry / (file.name + _PARTIAL)
     if target.exists():
@@ -187,7 +187,7 @@ def fetch_file(remote: RemoteFolder, file: RemoteFile, entry: Path, check: Calla
         raise TransientError(
             f"{file.name} does not have the content that the source announced", reason="SOURCE_DAMAGED"
         )
-    os.utime(partial, ns=(0, 0))  # a version has one time, wherever and whenever it was fetched
+    os.utime(partial, ns=(0, 0))  # a version always has the same time, wherever and whenever it is fetched
     sync(partial)
     partial.replace(target)
     sync(target.parent)

@@ -1,8 +1,8 @@
-"""Repositories of the hub, through huggingface_hub.
+"""Repositories on the hub, accessed through huggingface_hub.
 
-The library finds commits, builds addresses and headers, waits when it is throttled, and tells errors apart. Bytes are
-read by range through its session, because its own downloads begin anew with every process: what a killed worker had
-fetched of a file of many gigabytes would be lost.
+The library finds commits, builds URLs and headers, waits when throttled, and classifies errors. Bytes are read by range
+through its session, because its own downloads start afresh in every process: what a killed worker had fetched of a
+file of many gigabytes would be lost.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Hub:
 
     Args:
         endpoint: `https://huggingface.co`, or a mirror of it.
-        token: of an account; None for what is public.
-        memory: folder of what earlier look-ups found. A commit is looked up once, and a job that is resumed does not
-            need the hub for what it has fetched.
-        offline: ask nobody; only what was looked up and fetched before can be had.
+        token: an account's token; None for public repositories only.
+        memory: folder for the results of earlier look-ups. A commit is looked up once, and a resumed job does not need
+            the hub for what it has fetched.
+        offline: never ask the hub; only what was looked up and fetched before is available.
     """
 
     def __init__(self, endpoint: str, token: str | None, *, memory: Path, offline: bool = False) -> None:
@@ -69,8 +69,8 @@ class Hub:
         """Find the commit of a repository's revision, and its files.
 
         Raises:
-            ReferenceRefusedError: no such repository or revision, or it is private or gated.
-            TransientError: the hub cannot be reached, or wants to be asked later.
+            ReferenceRefusedError: there is no such repository or revision, or it is private or gated.
+            TransientError: the hub cannot be reached, or asks to try later.
         """
         remembered = self._recall(reference)
         if remembered is not None and (self.offline or remembered.revision == reference.revision):
@@ -85,12 +85,12 @@ class Hub:
         return folder
 
     def describe(self, reference: HubReference) -> DataSet:
-        """Find the commit of a data set's revision, and what its card says of its configurations.
+        """Find the commit of a data set's revision, and the configurations that its card lists.
 
-        Of data sets with too many files to list them all.
+        For data sets with too many files to list them all.
 
         Raises:
-            ReferenceRefusedError, TransientError: as `open` does, or the service is offline.
+            ReferenceRefusedError, TransientError: as for `open`; also refused if the service is offline.
         """
         if self.offline:
             raise ReferenceRefusedError(f"{reference} is read while a job runs, and the service is offline")
@@ -100,7 +100,7 @@ class Hub:
             )
             self._api.auth_check(reference.repository, repo_type="dataset", token=self._token)
         configs = info.card_data.get("configs") if info.card_data else None
-        entries = configs if isinstance(configs, list) else []  # its author wrote them
+        entries = configs if isinstance(configs, list) else []  # untrusted, written by the author
         configurations = [str(entry["config_name"]) for entry in entries if "config_name" in entry]
         return DataSet(self._commit(reference, info.sha), frozenset(configurations) or None)
 
@@ -139,7 +139,7 @@ class Hub:
         return self._memory / (hashlib.sha256(f"{self.endpoint} {reference}".encode()).hexdigest()[:32] + ".json")
 
     def read(self, url: str, start: int, stop: int) -> Iterator[bytes]:
-        """The bytes [start, stop) of an address, in pieces."""
+        """The bytes [start, stop) at a URL, in pieces."""
         if self.offline:
             raise ReferenceRefusedError("not all of it was fetched before, and the service is offline")
         headers = {
@@ -160,14 +160,14 @@ class Hub:
             hf_raise_for_status(response)
             try:
                 yield from _part(response, start, stop)
-            except httpx2.HTTPError as error:  # which the library would answer with another request
+            except httpx2.HTTPError as error:  # the library would repeat the request
                 broken = error
         if broken is not None:
             raise broken
 
     @contextmanager
     def translated(self, reference: HubReference) -> Iterator[None]:
-        """Turn the library's errors into ours, with the remedy and without the token."""
+        """Convert the library's errors to ours, with the remedy and without the token."""
         page = f"{self.endpoint}/{'datasets/' if reference.kind == 'dataset' else ''}{reference.repository}"
         try:
             yield
@@ -223,7 +223,7 @@ class HubFolder:
         return f"{self._hub.endpoint} {self._reference.kind} {self._reference.repository} {self.revision}"
 
     def read(self, file: RemoteFile, start: int, stop: int) -> Iterator[bytes]:
-        """Read a range."""
+        """Read a range of a file."""
         if stop <= start:
             return
         url = hf_hub_url(
@@ -238,10 +238,10 @@ class HubFolder:
 
 
 def _part(response: httpx2.Response, start: int, stop: int) -> Iterator[bytes]:
-    """The bytes [start, stop) out of an answer; a server that ignores ranges is heard out from the beginning."""
+    """The bytes [start, stop) from a response; if the server ignores ranges, skip what precedes them."""
     is_partial = response.status_code == _PARTIAL_CONTENT
     skip, left = 0 if is_partial else start, stop - start
-    for piece in response.iter_raw():  # as they come: what was collected for larger pieces would be lost with a break
+    for piece in response.iter_raw():  # as they arrive: pieces buffered into larger ones would be lost on a break
         wanted = piece[skip : skip + left]
         skip = max(0, skip - len(piece))
         left -= len(wanted)

@@ -1,7 +1,7 @@
-"""What is needed to judge a remote folder without fetching it: configuration, index, headers of weights, and sizes.
+"""What is needed to check a remote folder without fetching it: configuration, index, headers of weights, and sizes.
 
-To who reads no more, the outline looks like the folder itself. Of safetensors files the header is there; the rest of
-them, and all of other files, is a hole of the right size, which takes no room.
+For these purposes the outline looks like the folder itself. Safetensors files have their header; the rest of them, and
+all of any other file, is a hole of the right size, which takes no space.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _TRIES = 3
 
 
 def write_metadata(remote: RemoteFolder, names: Collection[str], folder: Path) -> None:
-    """Write the outline of some files of a remote folder into an existing one.
+    """Write the outline of some files of a remote folder into an existing folder.
 
     Raises:
-        ReferenceRefusedError: as `RemoteFolder.read` does, or the headers are larger than is read.
-        TransientError: as `RemoteFolder.read` does.
+        ReferenceRefusedError: as for `RemoteFolder.read`, or the headers are too large to read.
+        TransientError: as for `RemoteFolder.read`.
     """
     room = _Room(MAX_HEADER_BYTES + 8 * len(names))
     with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="outline") as pool:
@@ -39,7 +39,7 @@ def write_metadata(remote: RemoteFolder, names: Collection[str], folder: Path) -
 
 
 class _Room:
-    """Bytes that are left for headers, for all files together: each may be small, and there may be many."""
+    """The bytes left for the headers of all files together: each may be small, but there may be many."""
 
     def __init__(self, size_bytes: int) -> None:
         self._left = size_bytes
@@ -73,7 +73,7 @@ def _write(remote: RemoteFolder, file: RemoteFile, path: Path, room: _Room) -> N
 
 
 def _size_limit(name: str) -> int | None:
-    """The most that is read of a file that is read whole; None of the others."""
+    """The most bytes to read of a file that is read whole; None for other files."""
     if name.endswith(".index.json"):
         return INDEX_LIMITS.size_bytes
     if name == "config.json":
@@ -82,7 +82,7 @@ def _size_limit(name: str) -> int | None:
 
 
 def _copy_header(remote: RemoteFolder, file: RemoteFile, outline: BinaryIO, room: _Room) -> None:
-    """The length of the header and the header, or what there is of it: its reader finds what is wrong."""
+    """Copy the header and its length, or what exists of it: its reader reports any fault."""
     first = min(file.size_bytes, _FIRST_BYTES)
     with io.BytesIO() as begin:
         _copy(remote, file, 0, first, begin)
@@ -95,7 +95,7 @@ def _copy_header(remote: RemoteFolder, file: RemoteFile, outline: BinaryIO, room
 
 
 def _copy(remote: RemoteFolder, file: RemoteFile, start: int, stop: int, target: BinaryIO) -> None:
-    """Copy the bytes [start, stop) of a file, going on where a connection broke off."""
+    """Copy the bytes [start, stop) of a file, resuming where a connection broke off."""
     for tries in range(1, _TRIES + 1):
         try:
             for piece in remote.read(file, start, stop):

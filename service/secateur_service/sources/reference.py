@@ -5,8 +5,8 @@
     hf://datasets/org/name[@revision]        a data set repository of the hub
     s3://bucket/prefix                       below the prefixes of the service
 
-Whoever runs `secateur-service run` owns the machine, and no root is needed for `file://`. No reference names a host:
-hub and object store are the operator's choice.
+Whoever runs `secateur-service run` owns the machine, so `file://` needs no root there. No reference names a host: the
+operator chooses the hub and the object store.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 class ReferenceRefusedError(ValueError):
-    """The reference is malformed, or may not be read; the message names the remedy."""
+    """The reference is malformed or may not be read; the message gives the remedy."""
 
 
 @dataclass(frozen=True)
 class HubReference:
-    """A repository of the hub; without a revision its main branch."""
+    """A repository of the hub; without a revision, its main branch."""
 
     kind: Literal["model", "dataset"]
     repository: str
@@ -48,7 +48,7 @@ class HubReference:
 
 @dataclass(frozen=True)
 class BucketReference:
-    """The objects of a bucket below a prefix, which has no slashes at its ends."""
+    """The objects in a bucket below a prefix, which has no slashes at its ends."""
 
     bucket: str
     prefix: str
@@ -59,7 +59,7 @@ class BucketReference:
 
 @dataclass(frozen=True)
 class FolderReference:
-    """A folder of this machine, with symbolic links resolved."""
+    """A folder on this machine, with symbolic links resolved."""
 
     path: Path
 
@@ -68,10 +68,10 @@ Reference = FolderReference | HubReference | BucketReference
 
 
 def parse_reference(uri: str) -> Reference:
-    """Read a reference; nothing is looked up but symbolic links of a path.
+    """Parse a reference; nothing is looked up except a path's symbolic links.
 
     Raises:
-        ReferenceRefusedError: malformed, or of an unknown scheme.
+        ReferenceRefusedError: it is malformed, or has an unknown scheme.
     """
     _refuse_unsafe(uri)
     scheme, separator, rest = uri.partition("://")
@@ -86,16 +86,17 @@ def parse_reference(uri: str) -> Reference:
 
 
 def allowed_folder(reference: FolderReference, roots: Sequence[Path] | None) -> Path:
-    """The folder, if it is below a root; None allows every folder.
+    """The folder, if it is below a root; `roots` of None allow every folder.
 
     Raises:
-        ReferenceRefusedError: outside the roots, with the same message whether the folder exists or not; or no folder.
+        ReferenceRefusedError: it is outside the roots, with the same message whether or not it exists; or it is not a
+            folder.
     """
     path = reference.path
     if roots is not None and not any(path.is_relative_to(root.resolve()) for root in roots):
         allowed = ", ".join(str(root) for root in roots) or "none is configured, set SECATEUR_FILE_ROOTS"
         raise ReferenceRefusedError(f"outside the folders that this service may read ({allowed})")
-    if not os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir it is False for names that no system call takes
+    if not os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, False for names that no system call accepts
         raise ReferenceRefusedError(f"no such folder: {path}")
     if roots is not None:
         _refuse_links_out(path, roots)
@@ -112,12 +113,12 @@ def _refuse_unsafe(text: str) -> None:
 
 
 def _refuse_special_files(folder: Path) -> None:
-    """Pipes, devices and sockets are never opened: reading one may last for ever."""
+    """Refuse pipes, devices and sockets: reading one may take for ever."""
     folders = [folder, *(entry for entry in folder.iterdir() if entry.is_dir())]
     for entry in (inner for outer in folders for inner in outer.iterdir()):
         try:
             mode = entry.stat().st_mode
-        except OSError:  # a link to nowhere; whoever needs it says so
+        except OSError:  # a broken link; whoever needs it reports it
             continue
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise ReferenceRefusedError(
@@ -126,12 +127,12 @@ def _refuse_special_files(folder: Path) -> None:
 
 
 def _refuse_links_out(folder: Path, roots: Sequence[Path]) -> None:
-    """Links within the roots are fine: caches are made of them."""
+    """Refuse links that lead out of the roots; links within them are fine: caches are made of them."""
     allowed = [root.resolve() for root in roots]
     entries = [folder, *(entry for entry in folder.iterdir() if entry.is_dir())]
     for entry in (inner for outer in entries for inner in outer.iterdir()):
         if not entry.is_symlink() or (place := place_of(entry)) is None:
-            continue  # a link in a circle leads nowhere, and nothing can be read of it
+            continue  # a link loop leads nowhere, so nothing can be read through it
         if not any(place.is_relative_to(root) for root in allowed):
             repository = repository_of(folder)
             hint = f"; it is one of a hub's cache, make {repository} a root" if repository else ""

@@ -1,4 +1,4 @@
-"""A folder somewhere else: what adapters of hub and object store have in common."""
+"""A remote folder: what the adapters for hub and object store have in common."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class RemoteFile:
     """A file of a remote folder.
 
     Attributes:
-        name: within the folder; it may lie in a subfolder.
-        sha256: of its content, None where the source does not tell.
+        name: path within the folder; it may be in a subfolder.
+        sha256: digest of its content; None if the source does not give it.
     """
 
     name: str
@@ -23,11 +23,11 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set of the hub that is read a part at a time.
+    """A data set on the hub that is read in parts.
 
     Attributes:
         commit: the version.
-        configurations: the names of its configurations; None where its card does not tell.
+        configurations: the names of its configurations; None if its card does not list them.
     """
 
     commit: str
@@ -35,24 +35,24 @@ class DataSet:
 
 
 class RemoteFolder(Protocol):
-    """A folder whose content does not change: a commit, or a listing with the objects' versions."""
+    """A folder whose content is fixed: a commit, or a listing with the objects' versions."""
 
     @property
     def identity(self) -> str:
-        """Source, name and version; equal identities have equal contents."""
+        """Source, name and version; equal identities mean equal contents."""
 
     @property
     def revision(self) -> str:
-        """The version, as the specification of a job keeps it."""
+        """The version, as stored in a job's specification."""
 
     @property
     def files(self) -> Mapping[str, RemoteFile]:
         """The files by name."""
 
     def read(self, file: RemoteFile, start: int, stop: int) -> Iterator[bytes]:
-        """The bytes [start, stop) of a file in pieces; fewer where the connection ends early.
+        """The bytes [start, stop) of a file in pieces; fewer if the connection ends early.
 
         Raises:
-            ReferenceRefusedError: gone, or not to be read with the service's credentials.
+            ReferenceRefusedError: it is gone, or the service's credentials may not read it.
             TransientError: the source cannot be reached, is throttled, or breaks off.
         """

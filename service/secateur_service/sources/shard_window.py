@@ -1,8 +1,8 @@
-"""A remote model of which a few shards at a time are on this machine, where the disk does not take it whole.
+"""Keeps a few shards at a time of a remote model on this machine, if the disk cannot hold all of it.
 
-What is needed to open the checkpoint lies in one folder: small files, and outlines of the shards. A shard is fetched
-into another when a tensor of it is read, whole and verified like everything else, and those that were not read for
-longest make room for it.
+One folder has what is needed to open the checkpoint: small files, and outlines of the shards. A shard is fetched into
+another folder when one of its tensors is read, whole and verified like everything else; the least recently read shards
+make room for it.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _SHARD = ".safetensors"
 
 
 class Window:
-    """The wanted files of a remote folder, of which shards come and go.
+    """The wanted files of a remote folder, whose shards come and go.
 
     Args:
-        remote: where they are.
-        names: which files, as relative paths.
-        place: private folder for them; what an earlier attempt left there is used.
-        limit_bytes: the most that shards may take.
+        remote: the remote folder.
+        names: the files, as relative paths.
+        place: private folder for them; what an earlier attempt left there is reused.
+        limit_bytes: the most space that shards may take.
         check: called often; raises to stop.
-        on_shard: called with a shard's name and its bytes before it is fetched.
+        on_shard: called with a shard's name and size in bytes before it is fetched.
 
     Attributes:
-        folder: what looks like the remote folder to who reads names, sizes, small files and headers.
+        folder: looks like the remote folder to readers of names, sizes, small files and headers.
 
     Raises:
-        ReferenceRefusedError, TransientError: as `RemoteFolder.read` does.
+        ReferenceRefusedError, TransientError: as for `RemoteFolder.read`.
         ResourceError: with reason DISK_TOO_SMALL: not even the largest shard fits.
     """
 
@@ -70,13 +70,13 @@ class Window:
                 (self.folder / name).unlink(missing_ok=True)
                 for _ in fetch_file(remote, remote.files[name], self.folder, check):
                     pass
-        self._held = sorted(path.name for path in self._shards.glob(f"*{_SHARD}"))  # the last was read last
+        self._held = sorted(path.name for path in self._shards.glob(f"*{_SHARD}"))  # least recently read first
 
     def open(self, path: Path) -> BinaryIO:
-        """Open a file of the folder for reading; it stays readable when it has to make room for another.
+        """Open a file of the folder for reading; it stays readable even after it has made room for another.
 
         Raises:
-            ReferenceRefusedError, TransientError: as `Cache.fetch` does.
+            ReferenceRefusedError, TransientError: as for `Cache.fetch`.
         """
         name = path.relative_to(self.folder).as_posix()
         with self._lock:

@@ -1,4 +1,4 @@
-"""What all parts of a specification have in common: the rules of a part, and the types of their fields."""
+"""What all parts of a specification share: common rules, and field types."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXT_FIELD = "the name that the text has in JSON objects and parquet tables, tex
 
 
 def _known_language(tag: str) -> str:
-    """The language in canonical form, which remembers how it was written."""
+    """The language in canonical form, which keeps the original spelling."""
     try:
         return parse_language(tag)
     except ValueError as error:
@@ -28,7 +28,7 @@ def _known_language(tag: str) -> str:
 
 
 def named_twice(languages: Iterable[str]) -> list[str]:
-    """What to say of each language that is there twice, under one name or under two."""
+    """A message for each language that is listed twice, under the same name or under two."""
     first: dict[str, str] = {}
     twice = []
     for language in languages:
@@ -46,7 +46,7 @@ Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class Broken(NamedTuple):
-    """A rule between fields that is broken: at which field, how, and what to do."""
+    """A broken rule between fields: which field, what is wrong, and what to do."""
 
     field: str
     problem: str
@@ -67,7 +67,7 @@ class Part(BaseModel):
         return value
 
     def broken_rules(self) -> Iterator[Broken]:
-        """The rules between the fields of this part that it breaks."""
+        """The rules between fields that this part breaks."""
         return iter(())
 
     @model_validator(mode="after")

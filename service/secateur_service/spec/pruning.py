@@ -22,7 +22,7 @@ from secateur_service.spec.base import Broken, Part
 
 ORDERS = ("block", "true_sequential", "dense")
 ALLOCATIONS = ("uniform", "owl", "multilingual")
-# By the table that benchmarks/method_table.py keeps: near the best at every target, at a fraction of the best's cost.
+# According to the table of benchmarks/method_table.py: near the best at every target, at a fraction of its cost.
 DEFAULT_METHOD = "sparsegpt"
 DEFAULT_UPDATE = "cg"
 DEFAULT_ORDER: Literal["block", "true_sequential", "dense"] = "true_sequential"
@@ -34,14 +34,14 @@ _PATTERN = "N:M with 0 < N < M, e.g. 2:4: N weights kept of every M consecutive 
 
 
 def _method(name: str) -> str:
-    """One that is registered by now."""
+    """Check that the method is registered by now."""
     if name not in METHODS:
         raise PydanticCustomError("value", "is not a method")
     return name
 
 
 def _update(name: str) -> str:
-    """Likewise."""
+    """Check that the update is registered by now."""
     if name not in UPDATES:
         raise PydanticCustomError("value", "is not an update")
     return name
@@ -59,7 +59,7 @@ Pattern = Annotated[str, Field(max_length=16), AfterValidator(_keeps_and_prunes)
 
 
 class AllocationSpec(Part):
-    """How sparse each block becomes; all together have the sparsity that was asked for."""
+    """How sparse each block becomes; together the blocks have the requested sparsity."""
 
     policy: Literal["uniform", "owl", "multilingual"] = Field(
         default="uniform", description="one of " + ", ".join(ALLOCATIONS)
@@ -72,7 +72,7 @@ class AllocationSpec(Part):
     )
 
     def broken_rules(self) -> Iterator[Broken]:
-        """No number that nothing reads."""
+        """Check that no number is given that would be ignored."""
         if self.span is not None and self.policy == "uniform":
             yield Broken("span", "a uniform allocation has none", "leave it out, or choose another policy")
         if self.outlier is not None and self.policy == "uniform":
@@ -80,7 +80,7 @@ class AllocationSpec(Part):
 
 
 class LayerOverride(Part):
-    """What happens to the layers of a name instead of what happens to the others."""
+    """What to do with layers of matching names, instead of the job's default."""
 
     layers: str = Field(
         min_length=1,
@@ -92,7 +92,7 @@ class LayerOverride(Part):
     dense: Literal[True] | None = Field(default=None, description="true, or nothing")
 
     def broken_rules(self) -> Iterator[Broken]:
-        """One thing happens to a layer."""
+        """Check that exactly one choice is made for the layers."""
         if sum(choice is not None for choice in (self.sparsity, self.pattern, self.dense)) != 1:
             yield Broken("sparsity", "exactly one of sparsity, pattern and dense is needed", "e.g. dense: true")
 
@@ -103,7 +103,7 @@ class LayerOverride(Part):
 
 
 class PruningSpec(Part):
-    """How much is pruned, and by what rule. Exactly one of `sparsity` and `pattern` is given."""
+    """How much is pruned, and by which rule. Exactly one of `sparsity` and `pattern` is given."""
 
     method: Annotated[str, AfterValidator(_method)] | None = Field(
         default=None, description="one of " + ", ".join(METHODS)
@@ -130,7 +130,7 @@ class PruningSpec(Part):
     )
 
     def broken_rules(self) -> Iterator[Broken]:
-        """One target, and parts that go together."""
+        """Check that there is one target, and that the parts are compatible."""
         if (self.sparsity is None) == (self.pattern is None):
             yield Broken(
                 "sparsity", "exactly one of sparsity and pattern is needed", "e.g. sparsity 0.5, or pattern 2:4"
@@ -158,12 +158,12 @@ class PruningSpec(Part):
 
     @property
     def effective_update(self) -> str:
-        """The update that runs: what is best where nothing is asked for, and what a method is known for where it is."""
+        """The update that runs: if only a method is given, the method's own; if neither is given, the best one."""
         return self.update or (METHODS[self.method].update if self.method else DEFAULT_UPDATE)
 
     @property
     def effective_group(self) -> str:
-        """The weights that compete where the pruning is unstructured."""
+        """Which weights compete if the pruning is unstructured."""
         return self.group or METHODS[self.effective_method].group
 
     @property
@@ -173,12 +173,12 @@ class PruningSpec(Part):
 
     @property
     def kept_of_group(self) -> tuple[int, int] | None:
-        """(N, M) of the pattern, None where the pruning is unstructured."""
+        """(N, M) of the pattern, None if the pruning is unstructured."""
         return _kept_of_group(self.pattern)
 
     @property
     def target_sparsity(self) -> float:
-        """The share of weights to prune, whichever way it was asked for."""
+        """The share of weights to prune, however it was specified."""
         if self.sparsity is not None:
             return self.sparsity
         assert self.kept_of_group is not None
@@ -186,12 +186,12 @@ class PruningSpec(Part):
         return 1 - kept / group
 
     def override_of(self, weight: str) -> LayerOverride | None:
-        """The last override whose `layers` match the name of a weight; None where the job's own target holds."""
+        """The last override whose `layers` match a weight's name; None if the job's own target applies."""
         matching = (entry for entry in reversed(self.overrides) if fnmatch.fnmatchcase(weight, entry.layers))
         return next(matching, None)
 
     def resolved(self) -> Self:
-        """The same with no default left open."""
+        """A copy with all defaults filled in."""
         allocation = self.allocation
         if allocation.policy != "uniform":
             numbers = {"span": allocation.span or DEFAULT_SPAN, "outlier": allocation.outlier or DEFAULT_OUTLIER}

@@ -1,8 +1,8 @@
 """The specification of a prune job, and its single validator.
 
-Every surface (gRPC, `secateur-service run`, the command line) ends here. `parse_spec` checks each part by itself, so
-that all broken rules come back together, and turns pydantic's findings into field violations that name the remedy:
-the description of a field says what it accepts, `Part.broken_rules` what fields must obey together.
+Every interface (gRPC, `secateur-service run`, the command line) uses it. `parse_spec` checks each part separately, so
+that all broken rules are reported together, and turns pydantic's findings into field violations that name the remedy:
+a field's description says what it accepts, and `Part.broken_rules` checks rules between fields.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from secateur_service.spec.validation_errors import independent, violations_of
 
 SPEC_FORMAT = 1
 """Raised with every change after which an older release would refuse a resolved specification, or run it differently.
-A job says in which format its specification is; replicas that know only smaller numbers do not claim it."""
+A job records the format of its specification; replicas that only know smaller numbers do not claim it."""
 
 DEFAULT_TOKENS_PER_LANGUAGE = 65536
 
@@ -89,7 +89,7 @@ class ExecutionSpec(Part):
 
 
 class PruneSpec(Part):
-    """A whole specification. *Resolved* means: no default is left open and the weights sum to one."""
+    """A whole specification. *Resolved* means that all defaults are filled in and the mix sums to one."""
 
     model: ModelSpec
     calibration: CalibrationSpec
@@ -104,10 +104,10 @@ class PruneSpec(Part):
 
 
 def parse_parts(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldViolation]]:
-    """Validate each part of a specification by itself.
+    """Validate each part of a specification separately.
 
     Returns:
-        The parts that are valid by name, and the violations of all others.
+        The valid parts by name, and the violations of all others.
     """
     parts: dict[str, Any] = {}
     violations = []
@@ -133,7 +133,7 @@ def parse_spec(data: Mapping[str, Any]) -> PruneSpec:
     """Validate a specification given as plain data.
 
     Raises:
-        InvalidSpecError: with every rule that is broken.
+        InvalidSpecError: lists every broken rule.
     """
     parts, violations = parse_parts(data)
     if violations:
@@ -142,7 +142,7 @@ def parse_spec(data: Mapping[str, Any]) -> PruneSpec:
 
 
 def _broken_between(calibration: CalibrationSpec, pruning: PruningSpec) -> Iterator[Broken]:
-    """The rules between the mix and the method that are broken."""
+    """The broken rules between the mix and the method."""
     if calibration.policy == "minimax" and pruning.recipe.moments is Moments.NONE:
         yield Broken(
             "calibration.policy",

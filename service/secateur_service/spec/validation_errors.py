@@ -1,6 +1,6 @@
-"""What pydantic finds wrong with a part of a specification, as violations with the field's path and the remedy.
+"""Turns pydantic's findings about a part of a specification into violations with the field's path and the remedy.
 
-The description of a field says what it accepts; a finding of type `rules` carries broken rules between fields.
+A field's description says what it accepts; a finding of type `rules` carries broken rules between fields.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from secateur_service.errors import FieldViolation
 
 
 def independent(findings: Sequence[Any]) -> Iterator[Any]:
-    """Leave out that a list is too short where its items are invalid: pydantic counts only the valid ones."""
+    """Drop findings that a list is too short if some of its items are invalid: pydantic counts only valid ones."""
     for finding in findings:
         path = finding["loc"]
         if finding["type"] == "too_short" and any(
@@ -25,7 +25,7 @@ def independent(findings: Sequence[Any]) -> Iterator[Any]:
 
 
 def violations_of(part: str, kind: type[BaseModel], finding: Any) -> list[FieldViolation]:
-    """Turn one of pydantic's findings into fields' paths, what is wrong with them and what they accept."""
+    """Turn one of pydantic's findings into field paths, what is wrong with them and what they accept."""
     path, remedy = part, ""
     for step in finding["loc"]:
         if isinstance(step, int):

@@ -1,1 +1,1 @@
-"""How the service is seen from outside: metrics and logs."""
+"""How the service is seen from outside: logs and traces."""

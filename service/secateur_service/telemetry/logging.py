@@ -1,8 +1,8 @@
 """Structured logs: JSON lines for machines, readable lines on a terminal, and no secrets in either.
 
-Everything that is bound to the context (request id, job, attempt, stage) is on every line, those of libraries that use
-the standard `logging` or `warnings` module included, and so is an exception that ends the process. Secrets are redacted
-as everywhere (`secateur._redaction`).
+Everything bound to the context (request id, job, attempt, stage) is on every line, including those of libraries that
+use the standard `logging` or `warnings` module. An exception that ends the process is logged in the same way. Secrets
+are redacted as everywhere (`secateur._redaction`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from secateur_service.telemetry.tracing import trace_fields
 
 _log = structlog.get_logger(__name__)
 
-# Libraries that write to the standard error by a handler of their own, where they are not hindered.
+# Libraries that write to standard error through a handler of their own unless prevented.
 _SELF_LOGGING = ("transformers", "huggingface_hub")
 
 
@@ -35,13 +35,13 @@ def configure_logging(
     log_format: Literal["auto", "json", "console"] = "auto",
     stream: TextIO | None = None,
 ) -> None:
-    """Send all logs of this process to `stream` (default: stderr); `auto` is console on a terminal, else JSON."""
-    stream = stream or sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - there may be no standard error
-    # Tracebacks without local variables, which may hold secrets and whole tensors; as text or data, so that they are
+    """Send all logs of this process to `stream` (default: stderr); `auto` means console on a terminal, else JSON."""
+    stream = stream or sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - there may be no stderr
+    # Tracebacks without local variables, which may hold secrets and whole tensors. Rendered as text or data, they are
     # redacted like the rest.
     tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     format_exception: Processor = structlog.processors.ExceptionRenderer(tracebacks)
-    render: Processor = structlog.processors.JSONRenderer()  # all of ASCII
+    render: Processor = structlog.processors.JSONRenderer()  # ASCII only
     after: list[Processor] = []
     if log_format == "console" or (log_format == "auto" and stream.isatty()):
         format_exception = structlog.processors.format_exc_info
@@ -90,16 +90,16 @@ def configure_logging(
 
 
 class _PassingLogger(logging.Logger):
-    """Leaves its lines to the root logger, whatever its library wants."""
+    """Passes its lines to the root logger, whatever its library sets."""
 
     propagate = property(lambda _: True, lambda *_: None)
 
     def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802 - the base class names it so
-        """Not here."""
+        """Do nothing: the root logger's handler is the only one."""
 
 
 def _pass_on(logger: logging.Logger) -> None:
-    """Have a library's lines pass, also if it is imported later and configures its logger then."""
+    """Pass a library's lines on, even if it is imported later and configures its logger then."""
     logger.__class__ = _PassingLogger
     logger.__dict__.pop("propagate", None)
     logger.handlers.clear()
@@ -107,14 +107,14 @@ def _pass_on(logger: logging.Logger) -> None:
 
 class _Handler(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base class names it so
-        """Say that a line is lost, and where it was to come from; the base class would print its arguments as well."""
+        """Report that a line is lost, and where it came from; the base class would print its arguments as well."""
         error = type(sys.exception()).__name__
-        with contextlib.suppress(OSError, ValueError):  # there may be nowhere to say it
+        with contextlib.suppress(OSError, ValueError):  # there may be nowhere to report it
             print(f"a log line of {record.pathname}:{record.lineno} is lost: {error}", file=sys.__stderr__)
 
 
 def _log_exception(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
-    """What nobody caught, as a line like the others."""
+    """Log an uncaught exception as a line like any other."""
     if issubclass(kind, KeyboardInterrupt | SystemExit):
         return
     _log.critical("unhandled exception", exc_info=(kind, error, trace))
@@ -129,7 +129,7 @@ def _redact_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> E
 
 
 def _clean_texts(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """For terminals: no text steers them. A traceback keeps its lines."""
+    """Keep texts from controlling the terminal. A traceback keeps its line breaks."""
     return {
         name: (clean_lines if name == "exception" else clean)(entry) if isinstance(entry, str) else entry
         for name, entry in event.items()

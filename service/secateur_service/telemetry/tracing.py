@@ -1,9 +1,9 @@
-"""OpenTelemetry traces: what a job went through, from the client's call through the queue to the last upload.
+"""OpenTelemetry traces: follow a job from the client's call through the queue to the last upload.
 
-The code is instrumented with OpenTelemetry's API, which does nothing until `exporting_spans` is told by the standard
-variables (`OTEL_EXPORTER_OTLP_ENDPOINT` and its kin) where spans go. A job keeps the W3C trace context of the call that
-created it, so that each attempt, in whatever process, belongs to the same trace. Spans carry no text of exceptions,
-which may hold secrets; the log has it, redacted, with the id of the trace.
+The code is instrumented with OpenTelemetry's API, which does nothing unless the standard variables
+(`OTEL_EXPORTER_OTLP_ENDPOINT` etc.) tell `exporting_spans` where spans go. A job keeps the W3C trace context of the
+call that created it, so that every attempt, in whatever process, belongs to the same trace. Spans carry no exception
+texts, which may hold secrets; the log has them, redacted, with the trace's id.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from secateur_service import __version__
 ENVIRONMENT_PREFIX = "OTEL_"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 JOB, ATTEMPT, BLOCK, OBJECT = "secateur.job", "secateur.attempt", "secateur.block", "secateur.object"
-"""Names of attributes."""
+"""Attribute names."""
 
-# How long the last spans are tried to be sent to a collector that is away.
+# How long to keep trying to send the last spans to an unreachable collector.
 _LAST_SPANS_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)
@@ -40,9 +40,9 @@ _propagator = TraceContextTextMapPropagator()
 
 @contextmanager
 def exporting_spans() -> Iterator[None]:
-    """Export this process's spans by OTLP over HTTP, where the environment says to; what is left goes out at the end.
+    """Export this process's spans by OTLP over HTTP, if the environment says to; sends the remaining ones at the end.
 
-    Once in a process. The SDK reads sampling, headers, certificates and the rest from its own variables.
+    Use once per process. The SDK reads sampling, headers, certificates and the rest from its own variables.
     """
     if not any(os.environ.get(name) for name in _ENDPOINTS):
         yield
@@ -70,7 +70,7 @@ def exporting_spans() -> Iterator[None]:
     try:
         yield
     finally:
-        # A worker holds its slot meanwhile.
+        # A worker keeps its slot while this runs.
         no_longer = threading.Timer(_LAST_SPANS_SECONDS, exporter.shutdown)
         no_longer.start()
         provider.shutdown()
@@ -85,13 +85,13 @@ def span(
     parent: Context | None = None,
     kind: SpanKind = SpanKind.INTERNAL,
 ) -> Iterator[Span]:
-    """A span around what happens in the context; an error marks it with its reason, and passes.
+    """A span around the context; an error marks it with its reason, and propagates.
 
     Args:
-        name: of few different values, as metrics have.
-        attributes: what tells this span from others of its name.
-        parent: what it is part of; by default the current span.
-        kind: by OpenTelemetry's meaning.
+        name: from a small set of values, as for metrics.
+        attributes: what distinguishes this span from others of its name.
+        parent: the parent span; by default the current span.
+        kind: OpenTelemetry's kind of span.
     """
     with _tracer.start_as_current_span(
         name, parent, kind, attributes, record_exception=False, set_status_on_exception=False
@@ -107,14 +107,14 @@ def span(
 def request_span(
     name: str, attributes: Mapping[str, AttributeValue], *, answers: Collection[str] = ()
 ) -> Iterator[None]:
-    """A span of a request that is made on the way of something larger; none where nothing larger is traced.
+    """A span for a request made as part of a larger operation; none if no larger operation is traced.
 
-    It is nobody's parent, so that generators may hold it.
+    It is never made the current span, so that generators may hold it.
 
     Args:
-        name: as of `span`.
-        attributes: likewise.
-        answers: reasons of errors that are answers like others.
+        name: as for `span`.
+        attributes: as for `span`.
+        answers: reasons of errors that count as normal answers.
     """
     if not trace.get_current_span().is_recording():
         yield
@@ -131,31 +131,31 @@ def request_span(
 
 
 def waited(name: str, since: datetime, carried: Mapping[str, str], attributes: Mapping[str, AttributeValue]) -> None:
-    """Add a span of a wait that is over now to a trace that was carried here."""
+    """Add a span for a wait that ends now to a trace that was carried here."""
     began, now = round(since.timestamp() * 1e9), time.time_ns()
     # The two clocks may differ.
     _tracer.start_span(name, parent_of(carried), attributes=attributes, start_time=began).end(max(began, now))
 
 
 def carry() -> dict[str, str]:
-    """The current trace in W3C form, for a place where others find it; empty where there is none."""
+    """The current trace in W3C form, to be stored or sent on; empty if there is none."""
     carrier: dict[str, str] = {}
     _propagator.inject(carrier)
     return carrier
 
 
 def parent_of(carried: Mapping[str, str]) -> Context:
-    """The trace that was carried here; a new one begins where nothing was."""
+    """The trace that was carried here; if there is none, a new one begins."""
     return _propagator.extract(carried, context=Context())
 
 
 def trace_fields() -> dict[str, str]:
-    """What a log line says of the trace that it belongs to."""
+    """Log fields that identify the current trace."""
     current = trace.get_current_span().get_span_context()
     return {"trace_id": trace.format_trace_id(current.trace_id)} if current.is_valid else {}
 
 
 def _reason(error: BaseException) -> str:
-    """What a span says of an error; its text is for the log."""
+    """What a span records of an error; the error's text is only logged."""
     reason: str = getattr(error, "reason", type(error).__name__)
     return reason

@@ -1,1 +1,1 @@
-"""One attempt of one job in a process of its own: the attempt, its lease, and what records its progress."""
+"""One attempt of one job in its own process: the attempt, its lease, and the recording of its progress."""

@@ -1,9 +1,9 @@
-"""One attempt of one job in a process of its own, from its claim to its end in the store.
+"""One attempt of one job in its own process, from its claim to its end in the store.
 
-The worker loads what it needs before its first heartbeat: until then whoever started it keeps its lease, so that a
-slow start costs nothing. Then it keeps the lease itself, takes the locks of its device slot and of the job's work
-directory, runs the pipeline and writes how it ended under the attempt's fence. Its exit code repeats the end for the
-case that the store cannot be reached then; the dispatcher writes it instead.
+The worker loads its libraries before its first heartbeat: until then, whoever started it extends the lease, so that a
+slow start costs nothing. Then it keeps the lease itself, locks its device slot and the job's work directory, runs the
+pipeline and records how it ended, under the attempt's fence. Its exit code repeats this, so that the dispatcher can
+record the end if the worker cannot reach the store.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ LOCK_WAIT_SECONDS = 5.0
 
 
 class Outcome(Protocol):
-    """What a pipeline returns, as far as the worker cares."""
+    """The part of a pipeline's return value that the worker uses."""
 
     @property
     def result(self) -> JobResult:
@@ -66,30 +66,30 @@ class Outcome(Protocol):
 
     @property
     def figures(self) -> Mapping[str, int]:
-        """What it took, by name; `metrics.job_figures` counts those it knows."""
+        """Figures of the attempt by name; `metrics.job_figures` counts those it knows."""
 
 
 Pipeline = Callable[[Attempt, Machine, Ports], Outcome]
-"""The steps of a job, from the first unfinished block to the published result: `run_job`, or a small one in tests."""
+"""The steps of a job, from the first unfinished block to the published result: `run_job`, or a stub in tests."""
 
 
 def run_attempt(settings: Settings, job_id: str, attempt: int, slot: int, *, pipeline: Pipeline | None = None) -> int:
-    """Run an attempt that was claimed, in the main thread of this process.
+    """Run a claimed attempt, in the main thread of this process.
 
     Args:
-        settings: those of the server.
+        settings: the server's settings.
         job_id: the job.
         attempt: the attempt that was claimed.
         slot: index of the device in `settings.devices`.
-        pipeline: what runs the job; by default the real one, which imports torch.
+        pipeline: runs the job; by default the real one, which imports torch.
 
     Returns:
-        The exit code for this process: 0 when the job is done or was cancelled, else the failure class's.
+        The exit code for this process: 0 if the job is done or was cancelled, else that of the failure's class.
     """
     protect(settings.secrets())
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     structlog.contextvars.bind_contextvars(job=job_id, attempt=attempt)
-    # Nothing has begun that would have to be put in order.
+    # Nothing has begun that would need cleaning up.
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(PreemptedError.exit_code))
     pipeline = pipeline or _real_pipeline()
     with contextlib.closing(open_job_store(settings.database_url)) as store:
@@ -99,10 +99,10 @@ def run_attempt(settings: Settings, job_id: str, attempt: int, slot: int, *, pip
             with tracing.exporting_spans(), lease:
                 faults.reached("worker.claimed")
                 exit_code, finished = _run_to_end(settings, store, lease, job_id, attempt, slot, pipeline)
-        except (FencedError, TransientError) as error:  # the end could not be, or may not be, written
+        except (FencedError, TransientError) as error:  # the end could not, or must not, be recorded
             _log.warning("attempt ended without an entry in the store", reason=error.reason, error=error.message)
             return error.exit_code
-    # What is written is the truth; a signal while the interpreter winds up shall not contradict it.
+    # The recorded end stands; a signal during interpreter shutdown must not contradict it.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if finished is not None:
         discard_work(finished)
@@ -118,7 +118,7 @@ def _run_to_end(
     slot: int,
     pipeline: Pipeline,
 ) -> tuple[int, Path | None]:
-    """Run the attempt and write its end; the exit code, and the work directory where nobody needs it any more."""
+    """Run the attempt and record its end; returns the exit code, and the work directory if it is no longer needed."""
     job = store.get(job_id)
     workdir = None
     try:
@@ -170,7 +170,7 @@ def _run_pipeline(
             ),
         )
     except Exception:
-        with contextlib.suppress(AttemptError):  # why the attempt ends is what matters
+        with contextlib.suppress(AttemptError):  # must not hide why the attempt ended
             observer.log("info", attempt_figures.MESSAGE, **figures.fields({}))
         raise
     observer.flush()
@@ -188,10 +188,10 @@ def _attempt_span(job: Job) -> contextlib.AbstractContextManager[Span]:
 
 
 def _specification(job: Job) -> PruneSpec:
-    """What runs.
+    """The specification to run.
 
     Raises:
-        PermanentError: with reason SPEC_NOT_UNDERSTOOD: its rules have changed since the job was admitted.
+        PermanentError: with reason SPEC_NOT_UNDERSTOOD: the rules have changed since the job was admitted.
     """
     try:
         return PruneSpec.model_validate(job.resolved)
@@ -204,7 +204,7 @@ def _specification(job: Job) -> PruneSpec:
 
 
 def _origins(store: AttemptLog, job: Job) -> tuple[str, ...]:
-    """The jobs that this one is a retry of, and a retry of a retry: finished blocks may lie with any of them."""
+    """The job that this one retries, the job which that one retries, and so on: any may have finished blocks."""
     found: list[str] = []
     while job.retry_of is not None:
         found.append(job.retry_of)
@@ -216,7 +216,7 @@ def _origins(store: AttemptLog, job: Job) -> tuple[str, ...]:
 
 
 def _write_end(settings: Settings, store: AttemptLog, lease: Lease, job: Job, error: AttemptError) -> JobState:
-    """Write how an attempt without a result ended; returns the state that the job is in then."""
+    """Record how an attempt without a result ended; returns the job's new state."""
     if isinstance(error, CancelledError):
         lease.insist(lambda: store.cancelled(job.id, job.attempt))
         return JobState.CANCELLED
@@ -230,7 +230,7 @@ def _write_end(settings: Settings, store: AttemptLog, lease: Lease, job: Job, er
 
 
 def _take_locks(data_dir: Path, slot: int, job_id: str) -> Path:
-    """Hold the slot and the work directory for the life of this process; returns the latter."""
+    """Lock the slot and the work directory for the life of this process; returns the work directory."""
     slot_file, workdir = slot_lock(data_dir, slot), work_directory(data_dir, job_id)
     slot_file.parent.mkdir(parents=True, exist_ok=True)
     slot_file.touch()

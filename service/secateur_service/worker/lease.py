@@ -1,8 +1,8 @@
-"""The worker's hold on its job: a heartbeat keeps it, and everything that ends it is asked about here.
+"""The worker's hold on its job: a heartbeat keeps the lease, and all reasons to stop are checked here.
 
-The heartbeat is a thread of the worker, not a process beside it: a worker that is stopped shall lose its lease. It
-counts its own time from the last heartbeat that was answered, so a worker that cannot reach the store, or was stopped
-and woke up late, knows that it is fenced without asking anybody.
+The heartbeat is a thread of the worker, not a separate process: a suspended worker must lose its lease. The worker
+measures the time since its last answered heartbeat. So if it cannot reach the store, or was suspended and wakes up
+late, it knows by itself that it is fenced.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from secateur_service.jobs.port import HEARTBEATS_PER_LEASE, AttemptLog
 _log = structlog.get_logger(__name__)
 
 SURE_SHARE = 0.75
-"""Share of the lease after which a worker that got no answer stops: nobody else may have begun by then."""
+"""Share of the lease after which a worker without an answer stops: no other worker can have begun by then."""
 
 _RETRY_SECONDS = 1.0
 _INSIST_SECONDS = 0.2
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Lease:
-    """Keeps one attempt's lease while it is entered."""
+    """A context manager that keeps one attempt's lease."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Lease:
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
-        """Send the first heartbeat and start the others.
+        """Send the first heartbeat and start the heartbeat thread.
 
         Raises:
             FencedError: the attempt does not own the job.
@@ -71,14 +71,14 @@ class Lease:
         self._thread.join()
 
     def preempt(self) -> None:
-        """Somebody wants the machine back; safe to call in a signal handler."""
+        """Ask the attempt to stop, because the machine is wanted back; safe to call in a signal handler."""
         self._preempted = True
 
     def check(self) -> None:
-        """Return to go on.
+        """Return if the attempt may go on.
 
         Raises:
-            FencedError, CancelledError, PreemptedError: stop.
+            FencedError, CancelledError, PreemptedError: it must stop.
         """
         self.require_held()
         if self._cancelled:
@@ -87,10 +87,10 @@ class Lease:
             raise PreemptedError("the worker was told to stop; the job continues with its next attempt")
 
     def require_held(self) -> None:
-        """Return while the attempt surely owns the job.
+        """Return if the attempt certainly still owns the job.
 
         Raises:
-            FencedError: it may not any more.
+            FencedError: it may no longer own it.
         """
         silence = self._monotonic() - self._answered
         if self._fenced:
@@ -101,7 +101,7 @@ class Lease:
             )
 
     def insist(self, write: Callable[[], T]) -> T:
-        """Call `write` until the store answers: an outage that is shorter than the lease costs nothing.
+        """Retry `write` until the store answers: an outage shorter than the lease costs nothing.
 
         Raises:
             FencedError: the lease was lost before it succeeded.

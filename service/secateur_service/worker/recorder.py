@@ -14,14 +14,14 @@ from secateur_service.records.progress import Progress, Stage
 from secateur_service.worker.lease import Lease
 
 PROGRESS_INTERVAL_SECONDS = 1.0
-"""Progress is written no more often than this, save for the first after a block and the last of a stage."""
+"""Progress is written no more often than this, except the first after a block and the last of a stage."""
 
 PROGRESS_STEP = 0.001
-"""Nor before the job has got on by so much: a long job writes a thousand times and not every second."""
+"""Nor before the job has advanced this far: a long job writes a thousand times, not every second."""
 
 
 class StoreObserver:
-    """`JobObserver` that turns what it is told into events, and stops the job when its lease says so."""
+    """A `JobObserver` that writes events, and stops the job when its lease says so."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class StoreObserver:
         self._written_at = float("-inf")
 
     def stage(self, stage: Stage) -> None:
-        """Write the stage."""
+        """Write a stage event."""
         self.flush()
         self._append(EventKind.STAGE, {"stage": stage.value})
 
@@ -59,19 +59,19 @@ class StoreObserver:
         """Do nothing: the ledger has written the block's event."""
 
     def log(self, level: str, message: str, **fields: Any) -> None:
-        """Write the line."""
+        """Write a log event."""
         self._append(EventKind.LOG, log_body(level, message, fields))
 
     def check(self) -> None:
-        """Return to go on.
+        """Return if the job may go on.
 
         Raises:
-            FencedError, CancelledError, PreemptedError: stop.
+            FencedError, CancelledError, PreemptedError: it must stop.
         """
         self._lease.check()
 
     def flush(self) -> None:
-        """Write the progress that was kept."""
+        """Write the progress that was kept back."""
         if self._pending is not None:
             self._append(EventKind.PROGRESS, progress_body(self._pending))
             self._blocks_done, self._fraction = self._pending.blocks_done, self._pending.fraction

@@ -1,1 +1,1 @@
-"""The demonstration: a tiny multilingual model is trained, pruned through the real service, and judged per language."""
+"""The demo: trains a tiny multilingual model, prunes it through the real service, and evaluates it per language."""

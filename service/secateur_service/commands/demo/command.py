@@ -19,7 +19,7 @@ from secateur_service.commands.demo.training import ensure_model
 
 METHOD = "sparsegpt"
 SPARSITY = 0.5
-MIX = {"de": 0.5, "en": 0.3, "uk": 0.2}  # Spanish is left out, so that the report shows what that costs
+MIX = {"de": 0.5, "en": 0.3, "uk": 0.2}  # leaves out Spanish, so that the report shows what that costs
 SAMPLES = 360
 SEQUENCE_LENGTH = 128
 EVALUATION_TOKENS = 4096
@@ -29,7 +29,7 @@ def run_demo(data_dir: Path) -> int:
     """Run the demo.
 
     Args:
-        data_dir: For everything it writes. A model that was trained there before is used again.
+        data_dir: For everything it writes. A model trained there earlier is reused.
 
     Returns:
         The exit code: 0, or 1 with the reason on the console.
@@ -109,5 +109,5 @@ def _prune(terminal: Console, client: secateur.Client, model: Path, calibration:
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:
-    """SIGTERM ends the demo as Ctrl-C does, so that the service is stopped on the way out."""
+    """End the demo on SIGTERM as on Ctrl-C, so that the service is stopped on the way out."""
     raise KeyboardInterrupt

@@ -13,14 +13,14 @@ HELD_OUT_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Split:
-    """One language's sentences: those the model is trained and calibrated on, and those it never saw."""
+    """One language's sentences: those that the model is trained and calibrated on, and those it never sees."""
 
     training: tuple[str, ...]
     held_out: tuple[str, ...]
 
 
 def read_split(language: str) -> Split:
-    """Split a shipped text by the hash of each line: repeatable, and no sentence lands on both sides."""
+    """Split a shipped text by the hash of each line: reproducible, and no sentence is on both sides."""
     text = (
         resources.files("secateur_service.commands.demo")
         .joinpath("text", f"{language}.txt")

@@ -1,4 +1,4 @@
-"""What the demo shows: a bar on a terminal, a line now and then elsewhere, and the table at the end."""
+"""The demo's output: a bar on a terminal, occasional lines elsewhere, and a table at the end."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-LINE_SECONDS = 5.0  # distance of the lines where there is no terminal
+LINE_SECONDS = 5.0  # between lines if there is no terminal
 
 
 class Bar(Protocol):
-    """Shows how far a task is."""
+    """Shows the progress of a task."""
 
     def update(self, fraction: float, note: str) -> None:
-        """Show the share that is done, from 0 to 1, and a few words."""
+        """Show the share done, from 0 to 1, and a few words."""
 
 
 class _TerminalBar:
@@ -47,7 +47,7 @@ class _PlainBar:
 
 @contextmanager
 def progress_bar(console: Console, title: str) -> Iterator[Bar]:
-    """A bar that fits the console, for as long as the context lasts."""
+    """A bar that suits the console, as long as the context lasts."""
     if not console.is_terminal:
         console.print(f"{title} ...", markup=False, highlight=False)
         yield _PlainBar(console, title)

@@ -1,4 +1,4 @@
-"""The embedded service as the demo runs it: a process of its own on a free port, with its data in one folder."""
+"""The embedded service as the demo runs it: a separate process on a free port, with its data in one folder."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class ServiceDidNotStartError(Exception):
 
 @contextlib.contextmanager
 def running_service(folder: Path, *, file_root: Path) -> Iterator[str]:
-    """Run the service for as long as the context lasts.
+    """Run the service as long as the context lasts.
 
     Args:
         folder: For its database, its artifacts and its log.
-        file_root: Below it lie the models and the texts that it may read.
+        file_root: The folder below which it may read models and texts.
 
     Yields:
         The address of its API.
@@ -39,7 +39,7 @@ def running_service(folder: Path, *, file_root: Path) -> Iterator[str]:
     ready.unlink(missing_ok=True)
     command = [sys.executable, "-m", "secateur_service", "serve", "--listen", "127.0.0.1:0", "--metrics-listen", ""]
     command += ["--data-dir", str(folder), "--file-root", str(file_root), "--ready-file", str(ready)]
-    # The demo is the same whatever service the user has configured otherwise.
+    # The demo must not depend on the user's own configuration.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SECATEUR_")}
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -48,7 +48,7 @@ def running_service(folder: Path, *, file_root: Path) -> Iterator[str]:
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
-            start_new_session=True,  # Ctrl-C goes to the demo, which then stops the service in good order
+            start_new_session=True,  # Ctrl-C goes to the demo, which then stops the service cleanly
         )
     try:
         yield _address(process, ready, log)

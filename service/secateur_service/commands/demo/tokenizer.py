@@ -1,7 +1,7 @@
 """The demo's tokenizer: one token per byte, so that it needs no training and treats every script alike.
 
-It is byte-pair encoding with the 256 symbols of the byte-level alphabet and no merges, saved in the form that
-transformers loads everywhere.
+It is byte-pair encoding with the 256 symbols of the byte-level alphabet and no merges, saved in the standard form that
+transformers loads.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def save_byte_tokenizer(folder: Path, *, max_length: int) -> None:
     """Write tokenizer.json and its configuration into `folder`.
 
     Args:
-        folder: Where the model's files lie; it exists.
-        max_length: The longest sequence, in tokens, that the model was made for.
+        folder: The folder of the model's files, which must exist.
+        max_length: The longest sequence, in tokens, that the model supports.
     """
     from transformers import PreTrainedTokenizerFast
 

@@ -1,7 +1,7 @@
 """Trains the demo's model: a byte-level Llama of under a million parameters on four languages, in about a minute.
 
-It is small on purpose and trained for real: pruning random weights would show nothing, and this model loses the
-languages that the calibration mix leaves out, as large ones do.
+It is small on purpose but really trained: pruning random weights would show nothing, and this model loses the languages
+that the calibration mix leaves out, as large models do.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ PEAK_LEARNING_RATE = 4e-3
 SEED = 0
 
 ReportStep = Callable[[int, int, float], None]
-"""Called after each step with the steps done, the steps in all and the training loss in nats per byte."""
+"""Called after each step with the steps done, the total steps and the training loss in nats per byte."""
 
 
 def ensure_model(folder: Path, *, steps: int = STEPS, report: ReportStep | None = None) -> bool:
-    """Train the model into `folder` unless it is there.
+    """Train the model into `folder` unless it is already there.
 
-    The folder appears whole or not at all: it is written under another name and renamed.
+    The folder appears atomically: it is written under another name and renamed.
 
     Returns:
         Whether the model was trained by this call.
@@ -83,7 +83,7 @@ def train(*, steps: int = STEPS, report: ReportStep | None = None) -> Any:
                 num_key_value_heads=2,
                 max_position_embeddings=CONTEXT_TOKENS,
                 tie_word_embeddings=True,
-                initializer_range=0.06,  # wider than usual: the model is narrow, and it learns faster so
+                initializer_range=0.06,  # wider than usual: the model is narrow and learns faster this way
                 bos_token_id=BOS_ID,
                 eos_token_id=EOS_ID,
             )
@@ -108,7 +108,7 @@ def train(*, steps: int = STEPS, report: ReportStep | None = None) -> Any:
 
 
 def _stream(language: str) -> torch.Tensor:
-    """All training sentences of a language in one row of tokens, a line break between two."""
+    """All training sentences of a language as one row of tokens, separated by line breaks."""
     import torch
 
     text = "\n".join(read_split(language).training)
@@ -116,9 +116,9 @@ def _stream(language: str) -> torch.Tensor:
 
 
 def _draw_windows(streams: list[torch.Tensor], draw: torch.Generator) -> torch.Tensor:
-    """Equally many random windows of every language, shape (WINDOWS_PER_STEP, WINDOW_TOKENS + 1).
+    """The same number of random windows for every language, shape (WINDOWS_PER_STEP, WINDOW_TOKENS + 1).
 
-    Each begins with the token that begins a text, as the windows do that the model is pruned and evaluated with.
+    Each starts with the beginning-of-text token, like the windows with which the model is pruned and evaluated.
     """
     import torch
 
@@ -132,7 +132,7 @@ def _draw_windows(streams: list[torch.Tensor], draw: torch.Generator) -> torch.T
 
 
 def _schedule(step: int, steps: int) -> float:
-    """Share of the peak learning rate: a short rise, then half a cosine down to a twentieth."""
+    """Share of the peak learning rate: a short warm-up, then half a cosine down to a twentieth."""
     if step < WARMUP_STEPS:
         return (step + 1) / WARMUP_STEPS
     progress = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)

@@ -1,27 +1,27 @@
-"""Alembic's entry point: migrates over the connection, and in the transaction, that `migration.upgrade` hands in.
+"""Alembic's entry point: migrates with the connection, and in the transaction, that `migration.upgrade` passes in.
 
-Batch mode, because SQLite alters most things only by rebuilding the table.
+It uses batch mode, because SQLite can alter most things only by rebuilding the table.
 
 Rules for a migration
 ---------------------
 
-The release before this one runs on the schema that a migration makes: beside it during a rolling upgrade, and after a
-rollback. So there are two kinds.
+The previous release runs on the schema that a migration creates: alongside this one during a rolling upgrade, and after
+a rollback. So there are two kinds of migration.
 
 - *Expand*: new tables, views and indexes, and new columns that are nullable or have a server default. Nothing else: no
-  new NOT NULL, UNIQUE, CHECK or foreign key on what was there. This is what a migration is if it says nothing.
-- *Contract*: all else, such as to drop, to rename, to tighten, or to add a job state (older code cannot read it). Such
-  a module names the oldest revision whose code may use what it leaves: `oldest_supported = "0007"`. A release with an
-  older head then refuses to start.
+  new NOT NULL, UNIQUE, CHECK or foreign key on what existed. This is the default for a migration.
+- *Contract*: anything else, such as dropping, renaming, tightening, or adding a job state (older code cannot read it).
+  Such a module names the oldest revision whose code may use the resulting schema: `oldest_supported = "0007"`. A
+  release with an older head then refuses to start.
 
-A change takes two releases at least: the first one expands and writes old and new, a later one contracts. The first
-one needs the old until its end, so a contraction in the very next release names its own revision: that upgrade can
-neither roll nor be rolled back. Where it has to, a release between them does without the old, with a migration of its
-own (an empty one will do), and the contraction names that one's revision.
+A change takes at least two releases: the first expands and writes old and new, a later one contracts. The first needs
+the old as long as it runs, so a contraction in the very next release names its own revision: that upgrade can be
+neither rolling nor rolled back. If it has to be, a release in between stops using the old, with a migration of its own
+(an empty one will do), and the contraction names that migration's revision.
 
-Revisions are numbers of four digits: they are compared as text. Columns of JSON follow the same rules without a
-migration: fields are added, and `records.decoding.decode` ignores what it does not know.
-tests/unit/jobs/test_expansion.py checks every migration that says nothing.
+Revisions are four-digit numbers, because they are compared as text. JSON columns follow the same rules without a
+migration: fields are added, and `records.decoding.decode` ignores unknown ones.
+tests/unit/jobs/test_expansion.py checks every migration that names no oldest revision.
 """
 
 from __future__ import annotations

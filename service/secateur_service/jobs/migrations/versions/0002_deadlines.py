@@ -1,4 +1,4 @@
-"""When a job has to have begun and ended, and when it was last heard of.
+"""When a job must have started and ended, and when its last event was.
 
 Revision ID: 0002
 Revises: 0001

@@ -1,4 +1,4 @@
-"""Which job another is a retry of.
+"""Which job a job is a retry of.
 
 Revision ID: 0003
 Revises: 0002

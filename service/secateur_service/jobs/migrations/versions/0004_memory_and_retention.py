@@ -1,4 +1,4 @@
-"""The memory that a job has to spare, and when what it left behind was removed.
+"""The memory that a job has to use sparingly, and when its leftovers were removed.
 
 Revision ID: 0004
 Revises: 0003

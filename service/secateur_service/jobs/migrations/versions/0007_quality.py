@@ -1,6 +1,6 @@
-"""What pruning cost each language, as a view for dashboards: the contract between the store and who reads beside it.
+"""What pruning cost each language, as a view for dashboards: the contract between the store and outside readers.
 
-On PostgreSQL only: a dashboard reads over the network, and SQLite is a file of one machine's service.
+On PostgreSQL only: a dashboard reads over the network, and SQLite is a file on the service's machine.
 
 Revision ID: 0007
 Revises: 0006
@@ -15,8 +15,9 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-# One row for each evaluation language of each job that succeeded. Left out on purpose: labels and destinations, which
-# may say more than every reader of a dashboard should know. URIs hold no credentials; specifications are refused with.
+# One row for each evaluation language of each job that succeeded. Labels and destinations are left out on purpose: they
+# may say more than every reader of a dashboard should know. URIs hold no credentials: specifications with them are
+# refused.
 _QUALITY = """
 CREATE VIEW job_quality AS
 SELECT
