@@ -30,11 +30,11 @@ class ModelPart(Part):
     """The dense model."""
 
     uri: str
-    digest: str = Field(description="SHA-256 that stands for its configuration and weights")
+    digest: str = Field(description="SHA-256 over its configuration and weights")
     model_type: str = Field(description="transformers' name of the architecture")
     parameters: int = Field(ge=1)
     blocks: int = Field(ge=1, description="decoder blocks")
-    dtype: str = Field(description="type of the weights as they are stored")
+    dtype: str = Field(description="stored type of the weights")
 
 
 class OutputPart(Part):
@@ -48,14 +48,14 @@ class OutputPart(Part):
 class IdentifiedPart(Part):
     """What language the documents of a text seem to be in."""
 
-    documents: int = Field(description="that were looked at")
-    share: Share = Field(description="of those that seem to be in the language that they claim")
-    other: str = Field(description="the most frequent other language; empty where there is none")
+    documents: int = Field(description="documents examined")
+    share: Share = Field(description="share of them that seem to be in the stated language")
+    other: str = Field(description="the most frequent other language; empty if there is none")
     other_share: Share
 
 
 _ROWS_WITHOUT_TEXT = Field(ge=0, description="rows of the corpus that were skipped because they have no text")
-_CUT_TEXTS = Field(ge=0, description="texts of the corpus that are so long that they were cut into several documents")
+_CUT_TEXTS = Field(ge=0, description="long texts of the corpus that were cut into several documents")
 
 
 class WindowsPart(Part):
@@ -63,7 +63,7 @@ class WindowsPart(Part):
 
     tokens: int = Field(description="length of a window; windows do not overlap")
     beginning: tuple[str, ...] = Field(
-        description="tokens that begin every window, as the tokenizer itself begins a text; none where it adds none"
+        description="tokens that begin every window, as the tokenizer begins a text; empty if it adds none"
     )
     separator: tuple[str, ...] = Field(description="tokens between two documents of a window")
     scored: Literal["text"] = Field(
@@ -78,7 +78,7 @@ class CalibrationLanguage(Part):
     """The calibration text of one language of the mix."""
 
     language: str
-    weight: Share = Field(description="weight in the mix; the weights sum to one")
+    weight: Share = Field(description="share of the mix; the shares sum to one")
     documents: int
     sequences: int
     tokens: int = Field(description="tokens of all sequences")
@@ -90,11 +90,11 @@ class CalibrationLanguage(Part):
     )
     digest: str = Field(description="SHA-256 of the token ids")
     dropped_texts: int | None = Field(
-        description="texts that were left out of those that the dense model wrote; null where the corpus is the text"
+        description="texts of the dense model's own writing that were dropped; null if the text comes from the corpus"
     )
     rows_without_text: int = _ROWS_WITHOUT_TEXT
     cut_texts: int = _CUT_TEXTS
-    identified: IdentifiedPart | None = Field(description="null where nobody asked, or where it cannot be told")
+    identified: IdentifiedPart | None = Field(description="null if not requested, or if it cannot be determined")
 
     @classmethod
     def of(cls, *, unknown_tokens: int, **figures: Any) -> Self:
@@ -117,21 +117,20 @@ class EvaluationLanguage(Part):
     tokens: int = Field(description="scored tokens of the dense model: see `windows.scored`")
     bytes: int = Field(description="UTF-8 bytes of text that these tokens stand for")
     pruned_tokens: int = Field(
-        description="scored tokens of the model that was written, for the same text: others where it has a vocabulary "
-        "of its own"
+        description="scored tokens of the output model, for the same text; they differ if its vocabulary was trimmed"
     )
     pruned_bytes: int = Field(description="UTF-8 bytes of text that these tokens stand for")
     dense_perplexity: float = Field(description="exp(nats / tokens)")
     pruned_perplexity: float = Field(
-        description="exp(nats / tokens), both for `bytes` of text and per token of the dense model, so that the two "
-        "compare whatever the vocabularies"
+        description="exp(nats / tokens), for `bytes` of text and per token of the dense model, so that the two are "
+        "comparable whatever the vocabularies"
     )
     perplexity_ratio: float = Field(description="pruned / dense; 1 means nothing was lost")
-    dense_bits_per_byte: float = Field(description="nats / (ln 2 · bytes); compares between languages and tokenizers")
+    dense_bits_per_byte: float = Field(description="nats / (ln 2 · bytes); comparable between languages and tokenizers")
     pruned_bits_per_byte: float
     rows_without_text: int = _ROWS_WITHOUT_TEXT
     cut_texts: int = _CUT_TEXTS
-    identified: IdentifiedPart | None = Field(description="null where nobody asked, or where it cannot be told")
+    identified: IdentifiedPart | None = Field(description="null if not requested, or if it cannot be determined")
 
     @classmethod
     def of(cls, *, dense: Losses, pruned: Losses, **figures: Any) -> Self:
@@ -162,7 +161,7 @@ class SparsityPart(Part):
     """Exact counts of zeros."""
 
     pruned_layers: Share = Field(description="zeros / weights of the pruned layers")
-    all_parameters: Share = Field(description="zeros of the pruned layers / parameters of the model that was written")
+    all_parameters: Share = Field(description="zeros of the pruned layers / parameters of the output model")
     zeros: int = Field(description="zeros in the pruned layers")
     weights: int = Field(description="weights of the pruned layers")
 
@@ -177,15 +176,15 @@ class LayerPart(Part):
     notes: tuple[str, ...] = Field(description="what was unusual, e.g. a factorisation that needed more damping")
     snr_db: dict[str, float] = Field(
         description="10·log10(‖XWᵀ‖² / ‖X(W − Ŵ)ᵀ‖²) per calibration language, on inputs that the layer saw; "
-        "compares within one order only; absent where nothing was lost"
+        "comparable within one order only; absent if nothing was lost"
     )
     snr_tokens: dict[str, int] = Field(
         default_factory=dict,
-        description="number of inputs that each ratio rests on: all that the layer saw where the second moments of the "
-        "language were kept, else 2,048 of them where there were as many, and fewer of an expert",
+        description="number of inputs behind each ratio: all that the layer saw if the second moments of the "
+        "language were kept, else 2,048 of them or as many as there were, of an expert only its own",
     )
     weights: dict[str, float] = Field(
-        description="mixing weights that `minimax` found for the layer; empty where the mix was given"
+        description="the mix that `minimax` found for the layer; empty if the mix was given"
     )
 
     @classmethod
@@ -209,8 +208,8 @@ class BlockPart(Part):
     index: int
     sparsity: Share
     snr_db: dict[str, float] = Field(
-        description="10·log10(‖h‖² / ‖h − ĥ‖²) of the evaluation states after the block, per language; absent where "
-        "nothing differs, and where the two models have other tokens"
+        description="10·log10(‖h‖² / ‖h − ĥ‖²) of the evaluation states after the block, per language; absent if "
+        "nothing differs, or if the two models have different tokens"
     )
     layers: tuple[LayerPart, ...]
 
