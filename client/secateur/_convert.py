@@ -196,7 +196,14 @@ def _result(message: pb.Result) -> PublishedResult:
         )
         for entry in message.languages
     }
-    return PublishedResult(message.manifest_uri, message.manifest_sha256, message.sparsity, languages)
+    return PublishedResult(
+        message.manifest_uri,
+        message.manifest_sha256,
+        message.sparsity,
+        languages,
+        message.parameters,
+        message.dense_parameters,
+    )
 
 
 def _time(message: Message, field: str) -> datetime | None:

@@ -129,12 +129,16 @@ class PublishedResult:
         manifest_sha256: Its SHA-256, lower-case hexadecimal.
         sparsity: Share of zeros over the pruned layers.
         languages: What it cost each evaluation language, by BCP 47 tag.
+        parameters: Parameters of the model that was written; 0 if an older release made the result.
+        dense_parameters: Parameters of the dense model; 0 likewise.
     """
 
     manifest_uri: str
     manifest_sha256: str
     sparsity: float
     languages: Mapping[str, LanguageResult]
+    parameters: int
+    dense_parameters: int
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,25 @@ OPTIONS: Mapping[str, Option] = {
         ("pruning", "overrides"),
         "Layers that are treated otherwise than the rest.",
     ),
+    "extra_tokens": Option(
+        ("shrink", "vocabulary", "extra_tokens"),
+        "Trim the vocabulary: the share of further tokens that each kept language may need, e.g. 0.005. Either this or "
+        "the number of rows.",
+    ),
+    "vocabulary_rows": Option(
+        ("shrink", "vocabulary", "rows"),
+        "Trim the vocabulary to so many rows, rounded up to a multiple of 64.",
+    ),
+    "keep_texts": Option(
+        ("shrink", "vocabulary", "keep_texts"),
+        "Texts whose tokens are kept in a trimmed vocabulary.",
+        "none",
+    ),
+    "keep_languages": Option(
+        ("shrink", "keep_languages"),
+        "Languages of the mix that a smaller model has to serve.",
+        "those of the mix",
+    ),
     "evaluation_corpus": Option(
         ("evaluation", "corpus"),
         "Evaluation text; a folder like that of the calibration text.",
@@ -229,6 +248,10 @@ class SpecOptions(TypedDict, total=False):
     span: float | None
     outlier: float | None
     overrides: Overrides | None
+    extra_tokens: float | None
+    vocabulary_rows: int | None
+    keep_texts: Sequence[str] | None
+    keep_languages: Sequence[str] | None
     evaluation_corpus: str | None
     evaluation_text_field: str | None
     evaluation_chat_template: bool | None
@@ -264,8 +287,8 @@ def prune_spec(model: str, **options: Unpack[SpecOptions]) -> dict[str, Any]:
 def with_options(spec: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """A specification with options merged in; those that are None change nothing.
 
-    A target given as an option replaces the one in the specification, since sparsity and pattern are alternatives. A
-    part that is not a mapping stays, for `spec_message` to report.
+    A target given as an option replaces the one in the specification, since sparsity and pattern are alternatives, and
+    so are extra tokens and rows. A part that is not a mapping stays, for `spec_message` to report.
 
     Raises:
         TypeError: an option is unknown.
@@ -275,10 +298,10 @@ def with_options(spec: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
         raise TypeError(f"no such option: {', '.join(sorted(unknown))}; known are {', '.join(OPTIONS)}")
     given = {name: value for name, value in options.items() if value is not None}
     merged = dict(spec)
-    if given.keys() & {"sparsity", "pattern"}:
-        target = _part(merged, ("pruning",))
-        target.pop("sparsity", None)
-        target.pop("pattern", None)
+    for alternatives in (("sparsity", "pattern"), ("extra_tokens", "vocabulary_rows")):
+        for option in alternatives if given.keys() & set(alternatives) else ():
+            *path, field = OPTIONS[option].path
+            _part(merged, path).pop(field, None)
     for option, value in given.items():
         *path, field = OPTIONS[option].path
         _part(merged, path)[field] = value

@@ -22,6 +22,7 @@ from secateur_service.models.belonging import check_model
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, open_checkpoint
 from secateur_service.models.files import checkpoint_files
 from secateur_service.models.safetensors import TensorInfo
+from secateur_service.models.token_graph import TokenGraph
 from secateur_service.records.result import Estimate
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.sources import ReferenceRefusedError, Source, Sources, open_sources
@@ -36,6 +37,7 @@ from secateur_service.spec import (
     OutputSpec,
     PruneSpec,
     PruningSpec,
+    ShrinkSpec,
     parse_parts,
 )
 
@@ -142,8 +144,10 @@ def admit(
     except TransientError as error:
         message = f"{review.place}: {error.message}"
         raise TransientError(message, reason=error.reason, metadata=error.metadata) from error
-    if "pruning" in parts and checkpoint:
+    if parts.get("pruning") and checkpoint:
         review.layers(parts["pruning"], checkpoint)
+    if parts.get("shrink") and checkpoint:
+        review.vocabulary(parts["shrink"], checkpoint)
     if "output" in parts:
         review.destination(parts["output"])
     length = review.sequence_length(calibration, evaluation, checkpoint)
@@ -167,7 +171,7 @@ def _resolve(spec: PruneSpec, sequence_length: int, access: AccessPolicy) -> Pru
     output = spec.output
     if output.destination is None and access.destinations:
         output = OutputSpec(destination=access.destinations[0])
-    pruning = spec.pruning.resolved()
+    pruning = spec.pruning and spec.pruning.resolved()
     return spec.model_copy(
         update={"calibration": calibration, "pruning": pruning, "evaluation": evaluation, "output": output}
     )
@@ -196,6 +200,7 @@ class _Review:
         self._last = last
         self.model_identity = ""
         self._model: ModelSpec | None = None
+        self._source: Source | None = None
         self._corpora: dict[str, str] = {}
 
     def _at(self, field: str) -> None:
@@ -224,6 +229,7 @@ class _Review:
                 raise MemoryError from error
             self._refuse("model.uri", f"the folder cannot be read: {error.strerror}")
         else:
+            self._source = source
             self._model = ModelSpec(uri=source.uri, revision=source.revision)
             return checkpoint
         return None
@@ -322,6 +328,20 @@ class _Review:
             )
         if all(rule is not None and rule.dense for rule in rules.values()):
             self._refuse("pruning.overrides", "every layer stays dense; let some be pruned")
+
+    def vocabulary(self, shrink: ShrinkSpec, checkpoint: Checkpoint) -> None:
+        """Check that the tokenizer is of a kind whose vocabulary can be trimmed, and has the rows to remove."""
+        assert shrink.vocabulary is not None
+        self._at("shrink.vocabulary")
+        rows = checkpoint.tensors[checkpoint.embedding_name].shape[0]
+        if shrink.vocabulary.rows is not None and shrink.vocabulary.rows >= rows:
+            self._refuse("shrink.vocabulary.rows", f"the model has {rows} rows; ask for fewer")
+        assert self._source is not None
+        try:
+            with self._source.outline(lambda names: [name for name in names if name == "tokenizer.json"]) as folder:
+                TokenGraph.open(folder)
+        except ModelRefusedError as error:
+            self._refuse("shrink.vocabulary", f"{error}; leave it out")
 
     def destination(self, output: OutputSpec) -> None:
         if output.destination is None:

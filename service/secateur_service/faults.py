@@ -12,6 +12,7 @@ POINTS = (
     "worker.claimed",
     "job.fetched",
     "job.sampled",
+    "job.shrunk",
     "block.written",  # its shard is on disk
     "block.recorded",  # and it is in the ledger
     "block.stored",  # and it is in the object store

@@ -18,7 +18,18 @@ from secateur_service.metrics.registry import Metrics
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.files import IN_SUBFOLDER, RULES
 from secateur_service.pruning.methods import GROUPS, METHODS, UPDATES, options_of
-from secateur_service.spec import ALLOCATIONS, DEFAULT_OUTLIER, DEFAULT_SPAN, ORDERS, Part, PruneSpec, parse_spec
+from secateur_service.spec import (
+    ALLOCATIONS,
+    DEFAULT_OUTLIER,
+    DEFAULT_SPAN,
+    ORDERS,
+    GenerationSpec,
+    LanguageWeight,
+    LayerOverride,
+    PruneSpec,
+    parse_spec,
+)
+from secateur_service.spec.validation_errors import model_in
 
 ROOT = Path(__file__).parents[2]
 JOBS = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")
@@ -53,10 +64,11 @@ def test_the_readme_names_the_architectures_that_there_are():
 
 
 def fields(kind, path=()):
-    """Paths of the fields of a part and of the parts in it, lists as a whole."""
+    """Paths of the fields of a part and of the parts in it; lists, and what the model writes, as a whole."""
     for name, field in kind.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Part):
-            yield from fields(field.annotation, (*path, name))
+        inner = model_in(field.annotation)
+        if inner is not None and inner not in (GenerationSpec, LanguageWeight, LayerOverride):
+            yield from fields(inner, (*path, name))
         else:
             yield ".".join((*path, name)), field.default
 

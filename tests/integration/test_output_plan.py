@@ -10,11 +10,9 @@ import shutil
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from secateur_service.admission import AccessPolicy, admit
-from secateur_service.calibration.corpora import FolderCorpus
-from secateur_service.calibration.sampling import draw_samples
 from secateur_service.errors import CancelledError
 from secateur_service.library import run_here
 from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
@@ -24,6 +22,7 @@ from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.settings import Settings
 from secateur_service.sources import open_sources
 from support.models import build_model, save_corpora, spec_data
+from support.reloading import bits_per_byte, held_out, loaded
 
 WORDS = 450
 BLOCKS, CHANNELS = (0, 2), 48
@@ -97,58 +96,6 @@ def run(scene, folder, plan, *, observer=None, **pruning):
     return run_here(spec, sources, folder, machine, observer or RecordingObserver(), plan)
 
 
-def loaded(folder):
-    model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    assert not found["missing_keys"]
-    assert not found["unexpected_keys"]
-    assert not found["mismatched_keys"]
-    return model, AutoTokenizer.from_pretrained(folder)
-
-
-@torch.no_grad()
-def bits_per_byte(model, tokenizer, sample):
-    """Of the text of a sample, window by window: each begins as a text, and has line breaks between documents."""
-    newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
-    nats = size = tokens = 0
-    for begin, end in sample.passages.spans:
-        ids, sizes = [tokenizer.bos_token_id], []
-        for number in range(begin[0], end[0] + 1):
-            text = sample.passages.documents[number] if number < len(sample.passages.documents) else ""
-            encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-            if number > begin[0] and (number, -1, 0) < end:
-                ids += newline
-                sizes += [None] * len(newline)
-            reached, starts = 0, []
-            for token, (start, stop) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-                starts.append(start)  # the bytes of a character may be tokens of their own
-                if begin <= (number, start, starts.count(start) - 1) < end:
-                    ids.append(token)
-                    sizes.append(len(text[reached:stop].encode()))
-                reached = max(reached, stop)
-        logits = model(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
-        for row, token, of_text in zip(logits, ids[1:], sizes, strict=True):
-            if of_text is not None:
-                nats, size, tokens = nats - float(row[token]), size + of_text, tokens + 1
-    return nats / math.log(2) / size, tokens, size
-
-
-def held_out(scene):
-    model, calibration, evaluation = scene
-    _, samples = draw_samples(
-        AutoTokenizer.from_pretrained(model),
-        calibration=FolderCorpus(calibration),
-        evaluation=FolderCorpus(evaluation),
-        languages=[],
-        evaluation_languages=LANGUAGES,
-        sequences=1,
-        evaluation_tokens=512,
-        sequence_length=64,
-        seed=0,
-        check=lambda: None,
-    )
-    return samples
-
-
 @pytest.mark.parametrize("order", ["block", "true_sequential", "dense"])
 @pytest.mark.parametrize("plan", [smaller, without_a_block], ids=["smaller", "without a block"])
 def test_the_result_loads_and_has_the_bits_per_byte_of_the_report(scene, tmp_path, plan, order):
@@ -159,7 +106,7 @@ def test_the_result_loads_and_has_the_bits_per_byte_of_the_report(scene, tmp_pat
     assert report.output.blocks == len(model.model.layers) == len(report.blocks) == 2
     assert report.sparsity.pruned_layers == pytest.approx(0.5, abs=0.01)
     for entry in report.evaluation:
-        sample = held_out(scene)[entry.language]
+        sample = held_out(*scene, LANGUAGES)[entry.language]
         before, tokens, size = bits_per_byte(dense, dense_tokenizer, sample)
         assert (entry.tokens, entry.bytes) == (tokens, size)
         assert entry.dense_bits_per_byte == pytest.approx(before, rel=1e-5)

@@ -126,6 +126,17 @@ def submit(
         list[str] | None,
         typer.Option(metavar="TAG", help="Language to evaluate; by default those of the mix. Repeat it."),
     ] = None,
+    keep_text: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Text whose tokens are kept in a trimmed vocabulary. Repeat it."),
+    ] = None,
+    keep_language: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TAG",
+            help="Language of the mix that a smaller model has to serve; by default all of them. Repeat it.",
+        ),
+    ] = None,
     label: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label of your own for the job. Repeat it.")
     ] = None,
@@ -147,6 +158,7 @@ def submit(
       secateur submit spec.yaml --watch
       secateur submit spec.yaml --sparsity 0.6 --label run=second
       secateur submit --model file:///models/m --corpus file:///corpora/c -l de=0.7 -l en=0.3 --pattern 2:4
+      secateur submit --model file:///models/m --corpus file:///corpora/c -l uk -l en --extra-tokens 0.005
       job=$(secateur submit spec.yaml) && secateur watch "$job"
 
     \b
@@ -167,10 +179,12 @@ def submit(
             "languages": [_language(text) for text in language] if language else None,
             "overrides": [_override(text) for text in override] if override else None,
             "evaluation_languages": evaluation_language or None,
+            "keep_texts": keep_text or None,
+            "keep_languages": keep_language or None,
         },
     )
     if not content:
-        raise typer.BadParameter("give a SPEC.yaml, or at least --model, --language and --sparsity")
+        raise typer.BadParameter("give a SPEC.yaml, or at least --model, --language and --sparsity or --extra-tokens")
     labels = _labels(label or ())
     if dry_run:
         plan = session.client.plan(content, labels=labels)

@@ -14,6 +14,8 @@ SPELLED_OTHERWISE = {
     "languages": "language",
     "generation": "self_generated",
     "overrides": "override",
+    "keep_texts": "keep_text",
+    "keep_languages": "keep_language",
     "evaluation_languages": "evaluation_language",
 }
 """Options of more than one value, with the flags that `submit` has for them."""

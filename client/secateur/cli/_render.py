@@ -115,7 +115,11 @@ def result_text(result: PublishedResult) -> str:
         )
         for entry in result.languages.values()
     ]
-    return f"{columns(rows, right=[1, 2, 3, 4, 5])}\nsparsity {result.sparsity:.4f}"
+    lines = [columns(rows, right=[1, 2, 3, 4, 5]), f"sparsity {result.sparsity:.4f}"]
+    if result.parameters != result.dense_parameters:
+        less = 1 - result.parameters / result.dense_parameters
+        lines.append(f"parameters {result.parameters} of {result.dense_parameters}, {less:.1%} fewer")
+    return "\n".join(lines)
 
 
 def verdict_lines(report: Mapping[str, Any]) -> list[str]:

@@ -91,20 +91,22 @@ class PruneJob(_message.Message):
     def __init__(self, name: _Optional[str] = ..., uid: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., spec: _Optional[_Union[PruneSpec, _Mapping]] = ..., resolved_spec: _Optional[_Union[PruneSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., stage: _Optional[_Union[JobStage, str]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., max_attempts: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., estimate: _Optional[_Union[Estimate, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., last_sequence: _Optional[int] = ..., retry_of: _Optional[str] = ...) -> None: ...
 
 class PruneSpec(_message.Message):
-    __slots__ = ("model", "calibration", "pruning", "evaluation", "output", "execution")
+    __slots__ = ("model", "calibration", "pruning", "evaluation", "output", "execution", "shrink")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     PRUNING_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_FIELD_NUMBER: _ClassVar[int]
+    SHRINK_FIELD_NUMBER: _ClassVar[int]
     model: ModelSpec
     calibration: CalibrationSpec
     pruning: PruningSpec
     evaluation: EvaluationSpec
     output: OutputSpec
     execution: ExecutionSpec
-    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., calibration: _Optional[_Union[CalibrationSpec, _Mapping]] = ..., pruning: _Optional[_Union[PruningSpec, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationSpec, _Mapping]] = ..., output: _Optional[_Union[OutputSpec, _Mapping]] = ..., execution: _Optional[_Union[ExecutionSpec, _Mapping]] = ...) -> None: ...
+    shrink: ShrinkSpec
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., calibration: _Optional[_Union[CalibrationSpec, _Mapping]] = ..., pruning: _Optional[_Union[PruningSpec, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationSpec, _Mapping]] = ..., output: _Optional[_Union[OutputSpec, _Mapping]] = ..., execution: _Optional[_Union[ExecutionSpec, _Mapping]] = ..., shrink: _Optional[_Union[ShrinkSpec, _Mapping]] = ...) -> None: ...
 
 class ModelSpec(_message.Message):
     __slots__ = ("uri", "revision")
@@ -212,6 +214,24 @@ class LayerOverride(_message.Message):
     dense: bool
     def __init__(self, layers: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., dense: _Optional[bool] = ...) -> None: ...
 
+class ShrinkSpec(_message.Message):
+    __slots__ = ("vocabulary", "keep_languages")
+    VOCABULARY_FIELD_NUMBER: _ClassVar[int]
+    KEEP_LANGUAGES_FIELD_NUMBER: _ClassVar[int]
+    vocabulary: VocabularySpec
+    keep_languages: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, vocabulary: _Optional[_Union[VocabularySpec, _Mapping]] = ..., keep_languages: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class VocabularySpec(_message.Message):
+    __slots__ = ("extra_tokens", "rows", "keep_texts")
+    EXTRA_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_TEXTS_FIELD_NUMBER: _ClassVar[int]
+    extra_tokens: float
+    rows: int
+    keep_texts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, extra_tokens: _Optional[float] = ..., rows: _Optional[int] = ..., keep_texts: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class EvaluationSpec(_message.Message):
     __slots__ = ("corpus", "languages", "tokens_per_language", "layer_snr", "text_field", "chat_template")
     CORPUS_FIELD_NUMBER: _ClassVar[int]
@@ -290,16 +310,20 @@ class Estimate(_message.Message):
     def __init__(self, checkpoint_bytes: _Optional[int] = ..., peak_host_bytes: _Optional[int] = ..., peak_device_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., flops: _Optional[float] = ...) -> None: ...
 
 class Result(_message.Message):
-    __slots__ = ("manifest_uri", "manifest_sha256", "sparsity", "languages")
+    __slots__ = ("manifest_uri", "manifest_sha256", "sparsity", "languages", "parameters", "dense_parameters")
     MANIFEST_URI_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     SPARSITY_FIELD_NUMBER: _ClassVar[int]
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    DENSE_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     manifest_uri: str
     manifest_sha256: str
     sparsity: float
     languages: _containers.RepeatedCompositeFieldContainer[LanguageResult]
-    def __init__(self, manifest_uri: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., sparsity: _Optional[float] = ..., languages: _Optional[_Iterable[_Union[LanguageResult, _Mapping]]] = ...) -> None: ...
+    parameters: int
+    dense_parameters: int
+    def __init__(self, manifest_uri: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., sparsity: _Optional[float] = ..., languages: _Optional[_Iterable[_Union[LanguageResult, _Mapping]]] = ..., parameters: _Optional[int] = ..., dense_parameters: _Optional[int] = ...) -> None: ...
 
 class LanguageResult(_message.Message):
     __slots__ = ("language", "dense_perplexity", "pruned_perplexity", "dense_bits_per_byte", "pruned_bits_per_byte")

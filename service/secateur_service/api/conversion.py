@@ -128,6 +128,8 @@ def result_to_message(result: JobResult) -> pb.Result:
             )
             for entry in result.languages
         ],
+        parameters=result.parameters,
+        dense_parameters=result.dense_parameters,
     )
 
 

@@ -222,7 +222,13 @@ def _fail(message: str, code: int) -> int:
 
 def _result_text(report: Report, output: Path) -> str:
     terminal = console()
-    table = Table(title=f"{report.sparsity.pruned_layers:.2%} of the weights of the pruned layers are zero")
+    before, after = report.model.parameters, report.output.parameters
+    titles = []
+    if after != before:
+        titles.append(f"{1 - after / before:.1%} fewer parameters: {after:,} of {before:,}")
+    if report.sparsity.zeros or not titles:
+        titles.append(f"{report.sparsity.pruned_layers:.2%} of the weights of the pruned layers are zero")
+    table = Table(title="; ".join(titles))
     for heading in (
         "language",
         "dense perplexity",

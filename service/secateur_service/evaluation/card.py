@@ -13,14 +13,21 @@ import langcodes
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from secateur_service.evaluation.html import mean_ratio, model_name, target
+from secateur_service.evaluation.html import mean_ratio, model_name, recipe
 from secateur_service.evaluation.report import Report
 from secateur_service.models.license import License
-from secateur_service.pruning.methods import label
 from secateur_service.sources.reference import HubReference, ReferenceRefusedError, parse_reference
 
 # ISO 639 codes that do not name a language.
 _NO_LANGUAGE = ("mis", "mul", "und", "zxx")
+_OTHER_IDS = """\
+**Use the tokenizer in this folder**: token ids differ from the base model's. `vocab_map.json` lists the base model's id
+of every token, for adapters and logit biases. Text of other languages is still encoded, in more tokens.
+"""
+_ZEROS = """\
+**Zeros alone make a model neither smaller nor faster to serve** in today's general servers. They are stored like any
+other weight: this checkpoint is as large as without them and runs at the same speed.
+"""
 
 
 def render_card(report: Report, license_: License | None = None) -> bytes:
@@ -72,14 +79,14 @@ def _front_matter(report: Report, license_: License | None) -> str:
         "pipeline_tag": "text-generation",
         "language": codes,
         "language_bcp47": others,
-        "tags": ["secateur", "pruned", "sparse", report.spec["pruning"]["method"]],
+        "tags": _tags(report),
     }
     lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in fields.items() if value), "---", ""]
     return "\n".join(lines)
 
 
 def _body(report: Report, license_: License | None) -> str:
-    pruning, calibration = report.spec["pruning"], report.spec["calibration"]
+    pruning, calibration = report.spec["pruning"] or {}, report.spec["calibration"]
     name = _plain(model_name(report.model.uri))
     mix = ", ".join(f"{_plain(entry.language)} {entry.weight:.0%}" for entry in report.calibration if entry.weight > 0)
     rows = "\n".join(
@@ -95,15 +102,13 @@ def _body(report: Report, license_: License | None) -> str:
         else "The base model does not name its license in a form that could be carried over; look it up before use."
     )
     revision = report.spec.get("model", {}).get("revision")
+    order = f"| order | {_plain(str(pruning.get('order') or 'block'))} |\n" if pruning else ""
     return f"""# {name}, pruned for {mix}
 
-{name} with {report.sparsity.pruned_layers:.2%} of the weights of its decoder blocks' linear layers set to zero
-({report.sparsity.all_parameters:.2%} of all parameters{_smaller(report)}), calibrated on {mix}.
+{_done(report, name, mix)}
 Over the evaluated languages its perplexity is ×{mean_ratio(report):.2f} that of the dense model (geometric mean).
 
-**Zeros alone make a model neither smaller nor faster to serve.** They are stored like any other weight: this checkpoint
-is as large as the dense one and runs at the same speed.
-
+{_size(report)}
 ## What pruning cost each language
 
 | language | calibrated on | perplexity, dense | pruned | growth | bits per byte, dense | pruned |
@@ -120,11 +125,9 @@ Perplexity depends on the tokenizer and does not compare between languages; bits
 |---|---|
 | base model | {_plain(report.model.uri + (f" at {revision}" if revision else ""))} |
 | base model digest | {_plain(report.model.digest)} |
-| method | {_plain(label(pruning["method"], pruning["update"]))} |
-| target | {_plain(target(pruning))} |
-| order | {_plain(str(pruning.get("order") or "block"))} |
-| calibration | {mix}; {calibration.get("samples")} sequences of {calibration.get("sequence_length")} tokens, seed \
-{calibration.get("seed")} |
+| what was done | {_plain("; ".join(recipe(report)))} |
+{order}| calibration | {mix}; {calibration.get("samples")} sequences of {calibration.get("sequence_length")} tokens, \
+seed {calibration.get("seed")} |
 | made with | Secateur {_plain(report.job.secateur_version)}, job {_plain(report.job.id)} |
 
 The whole specification, every figure and plots are in `report/` beside the checkpoint's folder; `provenance.json` says
@@ -154,10 +157,37 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", flat).replace("\\<", "&lt;").replace("\\>", "&gt;")
 
 
-def _smaller(report: Report) -> str:
-    """How much of the model is left, if parts of it were removed."""
-    before, after = report.model, report.output
-    if after.parameters == before.parameters:
-        return ""
-    blocks = f"{after.blocks} of {before.blocks} blocks"
-    return f", of which {after.parameters:,} of {before.parameters:,} are left, in {blocks}"
+def _tags(report: Report) -> list[str]:
+    tags = ["secateur", "pruned"]
+    if report.spec["pruning"]:
+        tags += ["sparse", report.spec["pruning"]["method"]]
+    return [*tags, *(["trimmed-vocabulary"] if report.vocabulary else [])]
+
+
+def _done(report: Report, name: str, mix: str) -> str:
+    """What was done to the model."""
+    before, after, vocabulary = report.model, report.output, report.vocabulary
+    sentences = []
+    if after.parameters != before.parameters:
+        parts = [f"{vocabulary.rows:,} of {vocabulary.rows_before:,} tokens, chosen for {mix}"] if vocabulary else []
+        parts += [f"{after.blocks} of {before.blocks} blocks"] if after.blocks != before.blocks else []
+        sentences = [
+            f"{name} without {1 - after.parameters / before.parameters:.1%} of its parameters: {after.parameters:,} of",
+            f"{before.parameters:,} are left{', with ' if parts else ''}{' and '.join(parts)}.",
+        ]
+    if report.sparsity.zeros:
+        sentences += [
+            f"{report.sparsity.pruned_layers:.2%} of the weights of its decoder blocks' linear layers are set to zero",
+            f"({report.sparsity.all_parameters:.2%} of all parameters), calibrated on {mix}.",
+        ]
+    return "\n".join(sentences)
+
+
+def _size(report: Report) -> str:
+    """What the result is worth to whoever serves it, and what they have to do."""
+    paragraphs = []
+    if report.vocabulary:
+        paragraphs.append(_OTHER_IDS)
+    if report.sparsity.zeros:
+        paragraphs.append(_ZEROS)
+    return "\n".join(paragraphs)

@@ -40,13 +40,10 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
         report: The figures.
         digests: More digests for the provenance table, by what they identify.
     """
-    pruning = report.spec["pruning"]
     page = _environment().get_template("report.html.j2").render(
         report=report,
         name=model_name(report.model.uri),
-        method=label(pruning["method"], pruning["update"]),
-        target=target(pruning),
-        order=pruning.get("order") or "block",
+        recipe=recipe(report),
         summary=_summary(report),
         mean_ratio=mean_ratio(report),
         worst=max(report.evaluation, key=lambda entry: entry.perplexity_ratio, default=None),
@@ -71,6 +68,16 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
 def model_name(uri: str) -> str:
     """The last part of a model's URI."""
     return uri.rstrip("/").rpartition("/")[2] or uri
+
+
+def recipe(report: Report) -> list[str]:
+    """What was done to the model, as display text, the most telling first."""
+    pruning, found = report.spec["pruning"], []
+    if report.vocabulary is not None:
+        found.append(f"vocabulary of {report.vocabulary.rows:,} of {report.vocabulary.rows_before:,} tokens")
+    if pruning:
+        found += [label(pruning["method"], pruning["update"]), target(pruning)]
+    return found
 
 
 def target(pruning: Mapping[str, Any]) -> str:

@@ -157,10 +157,29 @@ class EvaluationLanguage(Part):
         )
 
 
+class VocabularyLanguage(Part):
+    """What trimming the vocabulary means for a language; null where it was not counted or not evaluated."""
+
+    expected_extra_tokens: float | None = Field(
+        description="share of further tokens that its text was expected to take, from counts and a prior"
+    )
+    extra_tokens: float | None = Field(description="the share that its evaluation text takes, which was not counted")
+    coverage: Share | None = Field(description="share of the dense model's evaluation tokens that were kept")
+    counted_bytes: int | None = Field(description="UTF-8 bytes of text whose tokens were counted")
+
+
+class VocabularyPart(Part):
+    """A trimmed vocabulary."""
+
+    rows: int = Field(ge=1, description="rows of the output model's embedding")
+    rows_before: int = Field(ge=1, description="rows of the dense model's")
+    languages: dict[str, VocabularyLanguage]
+
+
 class SparsityPart(Part):
     """Exact counts of zeros."""
 
-    pruned_layers: Share = Field(description="zeros / weights of the pruned layers")
+    pruned_layers: Share = Field(description="zeros / weights of the pruned layers; 0 if there are none")
     all_parameters: Share = Field(description="zeros of the pruned layers / parameters of the output model")
     zeros: int = Field(description="zeros in the pruned layers")
     weights: int = Field(description="weights of the pruned layers")

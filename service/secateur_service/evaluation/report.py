@@ -25,6 +25,7 @@ from secateur_service.evaluation.parts import (
     Part,
     SparsityPart,
     Verdict,
+    VocabularyPart,
     WindowsPart,
 )
 from secateur_service.evaluation.verdicts import judge
@@ -42,6 +43,7 @@ class Report(Part):
     spec: dict[str, Any] = Field(description="the resolved specification")
     calibration: tuple[CalibrationLanguage, ...]
     evaluation: tuple[EvaluationLanguage, ...]
+    vocabulary: VocabularyPart | None = Field(default=None, description="null if the vocabulary was not trimmed")
     sparsity: SparsityPart
     blocks: tuple[BlockPart, ...]
     verdicts: tuple[Verdict, ...]
@@ -62,6 +64,7 @@ def build_report(
     calibration: Iterable[CalibrationLanguage],
     evaluation: Iterable[EvaluationLanguage],
     blocks: Iterable[BlockRecord],
+    vocabulary: VocabularyPart | None = None,
 ) -> Report:
     """The report of a job, including the sparsity and the verdicts computed from the other figures.
 
@@ -74,12 +77,13 @@ def build_report(
         calibration: languages of the mix, in the mix's order.
         evaluation: languages that were evaluated, in the specification's order.
         blocks: all pruned blocks.
+        vocabulary: what became of the vocabulary if it was trimmed.
     """
     mix, languages = tuple(calibration), tuple(evaluation)
     parts = tuple(BlockPart.of(record) for record in sorted(blocks, key=lambda record: record.index))
     zeros = sum(layer.zeros for block in parts for layer in block.layers)
     size = sum(math.prod(layer.shape) for block in parts for layer in block.layers)
-    inverts = spec["pruning"]["update"] != "none"
+    inverts = bool(spec["pruning"]) and spec["pruning"]["update"] != "none"
     return Report(
         job=job,
         model=model,
@@ -88,8 +92,9 @@ def build_report(
         spec=dict(spec),
         calibration=mix,
         evaluation=languages,
+        vocabulary=vocabulary,
         sparsity=SparsityPart(
-            pruned_layers=zeros / size, all_parameters=zeros / output.parameters, zeros=zeros, weights=size
+            pruned_layers=zeros / max(size, 1), all_parameters=zeros / output.parameters, zeros=zeros, weights=size
         ),
         blocks=parts,
         verdicts=tuple(judge(mix, languages, parts, inverts=inverts)),

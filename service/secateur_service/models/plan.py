@@ -37,6 +37,7 @@ class OutputPlan:
         blocks: which blocks are kept, by their position in the dense model, in order.
         kept: what is kept of tensors, by their name in the dense model; tensors that are not named are kept whole.
         files: new contents of files that go with the model, by name; the others are copied.
+        left_out: the companion files that are not published, each with the reason.
     """
 
     dense: Checkpoint
@@ -44,6 +45,7 @@ class OutputPlan:
     blocks: tuple[int, ...]
     kept: Mapping[str, Kept] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check what can be checked without the model's class; names and shapes are checked when the model is built.
@@ -146,7 +148,9 @@ class OutputPlan:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
-        names = tuple(sorted({*companions.names, *self.files}))
+        for name in self.left_out:
+            (folder / name).unlink(missing_ok=True)
+        names = tuple(sorted({*companions.names, *self.files} - self.left_out.keys()))
         return replace(companions, folder=folder, names=names)
 
     def _cut(self, info: TensorInfo, name: str) -> TensorInfo:

@@ -53,6 +53,8 @@ def allocate(
     Raises:
         FloatingPointError: weights or inputs that are not finite; the message names them.
     """
+    if spec.pruning is None:
+        return {}
     pruning = spec.pruning.resolved()
     shares: Mapping[str, float] = {}
     if pruning.allocation.policy != "uniform":
@@ -111,6 +113,7 @@ def judge_blocks(
     `allocate`.
     """
     pruning, weights = spec.pruning, spec.calibration.mix
+    assert pruning is not None
     length = next(iter(calibration.values())).tokens.shape[1]
     size = batch_sequences(length, model.device, small=model.small_batches)
     batches = divide({language: sample.tokens for language, sample in calibration.items()}, size)

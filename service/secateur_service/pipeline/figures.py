@@ -9,23 +9,25 @@ from secateur_service.evaluation.parts import (
     JobPart,
     ModelPart,
     OutputPart,
+    VocabularyLanguage,
+    VocabularyPart,
     WindowsPart,
 )
 from secateur_service.evaluation.report import Report, build_report
-from secateur_service.models.plan import OutputPlan
 from secateur_service.models.tensors import DTYPES
 from secateur_service.pipeline.job_text import JobText
+from secateur_service.pipeline.shrinking import Shrinkage
 from secateur_service.pipeline.streaming_pass import PassResult
 from secateur_service.records.result import JobResult, LanguageResult
 from secateur_service.spec import PruneSpec
 
 
 def report_of(
-    job_id: str, spec: PruneSpec, plan: OutputPlan, model_digest: str, text: JobText, passed: PassResult
+    job_id: str, spec: PruneSpec, shrinkage: Shrinkage, model_digest: str, text: JobText, passed: PassResult
 ) -> Report:
     """The report of a job, from the sampled text and the measured losses."""
     weights = spec.calibration.mix
-    dense, output = plan.dense, plan.output()
+    dense, output = shrinkage.plan.dense, shrinkage.plan.output()
     return build_report(
         job=JobPart(id=job_id, secateur_version=__version__),
         model=ModelPart(
@@ -75,7 +77,25 @@ def report_of(
             for name, sample in text.evaluation.items()
         ],
         blocks=passed.blocks,
+        vocabulary=_vocabulary(shrinkage, passed),
     )
+
+
+def _vocabulary(shrinkage: Shrinkage, passed: PassResult) -> VocabularyPart | None:
+    if shrinkage.rows is None:
+        return None
+    languages = {}
+    for name in dict.fromkeys((*shrinkage.extra_tokens, *passed.dense)):
+        dense, pruned = passed.dense.get(name), passed.pruned.get(name)
+        languages[name] = VocabularyLanguage(
+            expected_extra_tokens=shrinkage.extra_tokens.get(name),
+            extra_tokens=pruned.tokens / dense.tokens - 1 if dense and pruned else None,
+            coverage=shrinkage.coverage.get(name),
+            counted_bytes=shrinkage.counted_bytes.get(name),
+        )
+    dense_model = shrinkage.plan.dense
+    rows_before = dense_model.tensors[dense_model.embedding_name].shape[0]
+    return VocabularyPart(rows=len(shrinkage.rows), rows_before=rows_before, languages=languages)
 
 
 def result_of(report: Report, uri: str, digest: str) -> JobResult:
@@ -94,4 +114,6 @@ def result_of(report: Report, uri: str, digest: str) -> JobResult:
             )
             for entry in report.evaluation
         ),
+        parameters=report.output.parameters,
+        dense_parameters=report.model.parameters,
     )

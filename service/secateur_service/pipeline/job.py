@@ -46,6 +46,7 @@ from secateur_service.pipeline.package import Package
 from secateur_service.pipeline.pass_config import Output, PassConfig, Samples
 from secateur_service.pipeline.provenance import Provenance
 from secateur_service.pipeline.shards import Shards
+from secateur_service.pipeline.shrinking import Shrinkage, check_tokens, shrink
 from secateur_service.pipeline.stopwatch import Kind, Stopwatch
 from secateur_service.pipeline.streaming_pass import PassResult, meter_of, run_pass
 from secateur_service.pruning.patterns import Target
@@ -92,10 +93,11 @@ class _Job:
     """The steps, in order, and what each passes on to later ones."""
 
     fetched: FetchedModel
-    plan: OutputPlan
-    written: Checkpoint
-    companions: Companions
     text: JobText
+    shrinkage: Shrinkage
+    plan: OutputPlan
+    companions: Companions
+    written: Checkpoint
     passed: PassResult
     package: Package
     report: Report
@@ -116,8 +118,11 @@ class _Job:
         self.meter = meter_of(self.device, ports.observer)
 
     def run(self) -> FinishedJob:
+        stage = None
         for step in STEPS:
-            self.observer.stage(step.stage)
+            if step.stage is not stage:
+                stage = step.stage
+                self.observer.stage(stage)
             with tracing.span(step.stage.value), step.measured(self.stopwatch):
                 step.work(self)
             if step.point:
@@ -162,9 +167,6 @@ class _Job:
         )
         checkpoint = self.checkpoint
         self.reader = TensorReader(self.fetched.open_file, lambda _: self.observer.check())
-        self.plan = self.attempt.plan(checkpoint) if self.attempt.plan else OutputPlan.identity(checkpoint)
-        self.companions = self.plan.rewrite(self.fetched.companions, self.workdir / "written")
-        self.written = self.plan.output(self.companions.folder)
         check_contents(checkpoint, TensorReader(self.fetched.open_file), self.observer.check)
         self._find_room()
         self.observer.log(
@@ -187,6 +189,19 @@ class _Job:
             partial(load_whole, self.checkpoint, self.device, self._compute_dtype()),
         )
 
+    def shrink(self) -> None:
+        """Decide which parts of the model are written."""
+        checkpoint, companions = self.checkpoint, self.fetched.companions
+        if self.attempt.plan:
+            self.shrinkage = Shrinkage(self.attempt.plan(checkpoint))
+        else:
+            sources, observer = self.ports.sources, self.observer
+            self.shrinkage = shrink(self.spec, checkpoint, companions, self.text, sources, observer, self.workdir)
+        self.plan = self.shrinkage.plan
+        self.companions = self.plan.rewrite(companions, self.workdir / "written")
+        self.written = self.plan.output(self.companions.folder)
+        check_tokens(self.shrinkage, self.companions.folder, self.text, self.observer.check)
+
     def prune(self) -> None:
         """Run the streaming pass: every block is pruned, evaluated and moved to the store."""
         calibration, evaluation = self.text.calibration, self.text.evaluation
@@ -206,9 +221,9 @@ class _Job:
                 output = None if self.plan.is_identity else self._output(dtype)
             self.meter.begin(model.num_blocks)
             config = PassConfig(
-                recipe=self.spec.pruning.recipe,
+                recipe=self.spec.recipe,
                 targets=self._targets(model, calibration),
-                order=self.spec.pruning.order,
+                order=self.spec.order,
                 mix=self.spec.calibration.mix,
                 calibration=calibration,
                 evaluation=evaluation,
@@ -229,10 +244,12 @@ class _Job:
         self.reader.on_read = lambda size_bytes: self.meter.tick("package", size_bytes)
         self.package.add_checkpoint(self.written, self.passed.blocks, self.spec, self.writes, self.companions)
         digest = self.reader.model_digest(self.checkpoint.tensors.values())
-        self.report = report_of(self.attempt.job_id, self.spec, self.plan, digest, self.text, self.passed)
+        self.report = report_of(self.attempt.job_id, self.spec, self.shrinkage, digest, self.text, self.passed)
         self.package.add_file("report/report.json", self.report.to_bytes())
         self.package.add_file("report/report.html", render_html(self.report))
         self.package.add_file("checkpoint/README.md", render_card(self.report, self.companions.license))
+        if self.spec.shrink:
+            self.package.add_file("plan.json", self.shrinkage.to_bytes())
         self.package.add_file("provenance.json", self._provenance().to_bytes())
 
     def publish(self) -> None:
@@ -340,7 +357,7 @@ class _Job:
             peak_device_bytes=self.peak_device_bytes(),
             rewritten=sorted({info.path.name for info in self.checkpoint.tensors.values()}),
             published=list(self.companions.names),
-            left_out=dict(self.fetched.left_out),
+            left_out={**self.fetched.left_out, **self.plan.left_out},
             fingerprint=json.loads((self.workdir / "fingerprint.json").read_bytes()),
         )
 
@@ -376,6 +393,7 @@ class Step:
 STEPS = (
     Step(Stage.FETCHING, _Job.fetch, "job.fetched", "fetch"),
     Step(Stage.SAMPLING, _Job.sample, "job.sampled", "sample"),
+    Step(Stage.SAMPLING, _Job.shrink, "job.shrunk", "sample"),
     Step(Stage.PRUNING, _Job.prune, "job.pruned"),
     Step(Stage.PACKAGING, _Job.pack, "job.packaged", "package"),
     Step(Stage.PUBLISHING, _Job.publish, charged="publish"),

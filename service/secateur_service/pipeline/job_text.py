@@ -139,21 +139,16 @@ def _draw(
     assert held_out.corpus is not None
     languages = list(calibration.mix)
 
-    def opened(corpus: str, text_field: str | None, names: Sequence[str], *, in_template: bool) -> Corpus:
-        render = _renderer(tokenizer) if in_template else None
-        preset = parse_preset(corpus)
-        if preset is not None:
-            return _open_preset(preset, sources, render)
-        folder = fetch(sources, observer, "corpus", partial(corpus_files, languages=names), corpus)
-        return FolderCorpus(folder, text_field or DEFAULT_TEXT_FIELD, render)
-
     return draw_samples(
         tokenizer,
-        calibration=opened(
-            calibration.corpus, calibration.text_field, languages, in_template=calibration.chat_template
-        ),
-        evaluation=opened(
-            held_out.corpus, held_out.text_field, held_out.languages, in_template=bool(held_out.chat_template)
+        calibration=calibration_corpus(spec, tokenizer, sources, observer),
+        evaluation=_open_corpus(
+            held_out.corpus,
+            held_out.text_field,
+            held_out.languages,
+            sources,
+            observer,
+            _renderer(tokenizer) if held_out.chat_template else None,
         ),
         languages=languages,
         evaluation_languages=held_out.languages,
@@ -166,6 +161,38 @@ def _draw(
         writer=writer,
         identifies=calibration.identify_languages,
     )
+
+
+def calibration_corpus(spec: PruneSpec, tokenizer: Any, sources: Sources, observer: JobObserver) -> Corpus:
+    """The corpus of the calibration text.
+
+    Args:
+        spec: resolved.
+        tokenizer: of the model, whose chat template may be asked for.
+        sources: where the corpus may be.
+        observer: receives the progress and may stop the job.
+
+    Raises:
+        CorpusRefusedError: it cannot be read.
+    """
+    calibration = spec.calibration
+    render = _renderer(tokenizer) if calibration.chat_template else None
+    return _open_corpus(calibration.corpus, calibration.text_field, list(calibration.mix), sources, observer, render)
+
+
+def _open_corpus(
+    corpus: str,
+    text_field: str | None,
+    languages: Sequence[str],
+    sources: Sources,
+    observer: JobObserver,
+    render: Render | None,
+) -> Corpus:
+    preset = parse_preset(corpus)
+    if preset is not None:
+        return _open_preset(preset, sources, render)
+    folder = fetch(sources, observer, "corpus", partial(corpus_files, languages=languages), corpus)
+    return FolderCorpus(folder, text_field or DEFAULT_TEXT_FIELD, render)
 
 
 def _open_preset(reference: PresetReference, sources: Sources, render: Render | None) -> Corpus:

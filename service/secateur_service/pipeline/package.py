@@ -95,6 +95,8 @@ def compression_note(spec: PruneSpec) -> dict[str, Any]:
 
     It is not a `quantization_config` or `sparsity_config`: loaders would look for formats that they have dropped.
     """
+    if spec.pruning is None:
+        return {"version": __version__, "languages": spec.calibration.mix}
     return {
         "version": __version__,
         "method": spec.pruning.effective_method,

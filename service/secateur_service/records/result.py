@@ -37,12 +37,19 @@ class LanguageResult:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a job produced. The manifest's digest defines what is published."""
+    """What a job produced. The manifest's digest defines what is published.
+
+    Attributes:
+        parameters: those of the output model; 0 if unknown, as in results of older releases.
+        dense_parameters: those of the dense model.
+    """
 
     manifest_uri: str
     manifest_sha256: str
     sparsity: float
     languages: tuple[LanguageResult, ...]
+    parameters: int = 0
+    dense_parameters: int = 0
 
 
 @dataclass

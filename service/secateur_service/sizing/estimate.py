@@ -55,8 +55,8 @@ def estimate_cost(
         calibration=spec.calibration.samples_per_language * len(spec.calibration.languages) * length,
         evaluation=spec.evaluation.tokens_per_language // length * length * len(spec.evaluation.languages),
         languages=len(spec.calibration.languages),
-        recipe=spec.pruning.recipe,
-        order=spec.pruning.order,
+        recipe=spec.recipe,
+        order=spec.order,
         minimax=spec.calibration.policy == "minimax",
         layer_snr=spec.evaluation.layer_snr,
     )
@@ -65,7 +65,7 @@ def estimate_cost(
         flops += work.evaluating(index) + work.calibrating(index)
         flops += work.carrying(index) if work.order == "block" else 0.0
         flops += sum(work.solving(group) + work.judging(group) for group in groups)
-        if spec.pruning.allocation.policy != "uniform":
+        if spec.pruning and spec.pruning.allocation.policy != "uniform":
             flops += work.forward(work.calibration, index)
     device, item = ("cuda", DTYPE_BYTES[checkpoint.weight_dtype]) if on_device else ("cpu", 4)
     peaks = {"cpu": 0, "cuda": 0, "disk": 0}
@@ -117,7 +117,7 @@ def _working_bytes(work: Work, spec: PruneSpec, hidden: int, device: str, item: 
         for gram, group in zip(grams, groups, strict=True)
     ]
     statistics = max(each) if stages else sum(each)
-    solving = max(_solving_bytes(spec.pruning.recipe, group, item) for group in groups)
+    solving = max(_solving_bytes(spec.recipe, group, item) for group in groups)
     if work.minimax:  # the best layers so far besides those of the current round, and the matrix of its mix
         solving += 2 * 4 * max(group.parameters for group in groups) + max(grams)
     tokens = max(work.length, TILE_TOKENS * BATCH_TILES["cpu" if small else device])

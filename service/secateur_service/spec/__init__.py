@@ -13,6 +13,7 @@ from secateur_service.spec.pruning import (
     LayerOverride,
     PruningSpec,
 )
+from secateur_service.spec.shrink import ShrinkSpec, VocabularySpec
 from secateur_service.spec.specification import (
     SPEC_FORMAT,
     EvaluationSpec,
@@ -45,6 +46,8 @@ __all__ = [
     "Part",
     "PruneSpec",
     "PruningSpec",
+    "ShrinkSpec",
+    "VocabularySpec",
     "parse_parts",
     "parse_spec",
 ]

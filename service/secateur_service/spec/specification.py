@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from secateur_service.errors import FieldViolation, InvalidSpecError
-from secateur_service.pruning.methods import Moments
+from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.spec.base import (
     CHAT_TEMPLATE,
     CORPUS,
@@ -28,8 +28,9 @@ from secateur_service.spec.base import (
     named_twice,
 )
 from secateur_service.spec.calibration import CalibrationSpec
-from secateur_service.spec.pruning import PruningSpec
-from secateur_service.spec.validation_errors import independent, violations_of
+from secateur_service.spec.pruning import DEFAULT_ORDER, PruningSpec
+from secateur_service.spec.shrink import ShrinkSpec
+from secateur_service.spec.validation_errors import independent, model_in, violations_of
 
 SPEC_FORMAT = 1
 """Raised with every change after which an older release would refuse a resolved specification, or run it differently.
@@ -93,10 +94,27 @@ class PruneSpec(Part):
 
     model: ModelSpec
     calibration: CalibrationSpec
-    pruning: PruningSpec
+    pruning: PruningSpec | None = None
+    shrink: ShrinkSpec | None = None
     evaluation: EvaluationSpec = EvaluationSpec()
     output: OutputSpec = OutputSpec()
     execution: ExecutionSpec = ExecutionSpec()
+
+    @property
+    def recipe(self) -> Recipe:
+        """Score and update; where nothing is pruned, one that needs no text."""
+        return self.pruning.recipe if self.pruning else Recipe.of("magnitude")
+
+    @property
+    def order(self) -> str:
+        """The order of calibration and pruning."""
+        return self.pruning.order if self.pruning else DEFAULT_ORDER
+
+    @property
+    def kept_languages(self) -> tuple[str, ...]:
+        """The languages that a smaller model has to serve: those that are named, else those of the mix."""
+        named = self.shrink.keep_languages if self.shrink else ()
+        return named or tuple(language for language, weight in self.calibration.mix.items() if weight)
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON form; equal specifications have equal digests."""
@@ -115,16 +133,18 @@ def parse_parts(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldViol
         known = ", ".join(PruneSpec.model_fields)
         violations.append(FieldViolation(str(name), f"no such part of a specification; known are {known}"))
     for name, field in PruneSpec.model_fields.items():
-        kind = field.annotation
-        assert isinstance(kind, type)
-        assert issubclass(kind, Part)
+        kind = model_in(field.annotation)
+        assert kind is not None
+        if data.get(name) is None and (name == "shrink" or (name == "pruning" and data.get("shrink") is not None)):
+            parts[name] = None
+            continue
         try:
             parts[name] = kind.model_validate(data.get(name, {}))
         except ValidationError as error:
             for finding in independent(error.errors()):
                 violations.extend(violations_of(name, kind, finding))
-    if "calibration" in parts and "pruning" in parts:
-        between = _broken_between(parts["calibration"], parts["pruning"])
+    if "calibration" in parts:
+        between = _broken_between(parts["calibration"], parts.get("pruning"), parts.get("shrink"))
         violations += [FieldViolation(rule.field, f"{rule.problem}; {rule.remedy}") for rule in between]
     return parts, violations
 
@@ -141,11 +161,22 @@ def parse_spec(data: Mapping[str, Any]) -> PruneSpec:
     return PruneSpec(**parts)
 
 
-def _broken_between(calibration: CalibrationSpec, pruning: PruningSpec) -> Iterator[Broken]:
-    """The broken rules between the mix and the method."""
-    if calibration.policy == "minimax" and pruning.recipe.moments is Moments.NONE:
+def _broken_between(
+    calibration: CalibrationSpec, pruning: PruningSpec | None, shrink: ShrinkSpec | None
+) -> Iterator[Broken]:
+    """The broken rules between the mix and what is done."""
+    if calibration.policy == "minimax" and (not pruning or pruning.recipe.moments is Moments.NONE):
+        why = f"{pruning.effective_method} with update none uses no text" if pruning else "no weights are pruned"
         yield Broken(
             "calibration.policy",
-            f"{pruning.effective_method} with update none uses no text, so there is nothing to balance",
+            f"{why}, so there is nothing to balance",
             "choose another method or update, or leave the policy out",
         )
+    mix = calibration.mix
+    for position, language in enumerate(shrink.keep_languages if shrink else ()):
+        if not mix.get(language):
+            yield Broken(
+                f"shrink.keep_languages[{position}]",
+                f"{language} has no weight in the mix, so nothing is known of it",
+                "add it to calibration.languages, or leave it out",
+            )

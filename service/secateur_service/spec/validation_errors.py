@@ -37,7 +37,7 @@ def violations_of(part: str, kind: type[BaseModel], finding: Any) -> list[FieldV
             remedy = f"known fields are {', '.join(kind.model_fields)}"
             continue
         remedy = f"expected {field.description}"
-        kind = _item_model(field.annotation) or kind
+        kind = model_in(field.annotation) or kind
     if finding["type"] == "rules":
         broken = finding["ctx"]["broken"]
         return [FieldViolation(f"{path}.{rule.field}", f"{rule.problem}; {rule.remedy}") for rule in broken]
@@ -51,7 +51,8 @@ def violations_of(part: str, kind: type[BaseModel], finding: Any) -> list[FieldV
     return [FieldViolation(path, f"{problem}; {remedy}" if remedy else problem)]
 
 
-def _item_model(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The part that a field holds, or of which it holds several or none."""
     for candidate in (annotation, *getattr(annotation, "__args__", ())):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate

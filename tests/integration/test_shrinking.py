@@ -1,0 +1,245 @@
+"""Models with a smaller vocabulary: read by transformers alone, equal on covered text, resumed, and refused in time."""
+
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from secateur_service.admission import AccessPolicy, admit
+from secateur_service.errors import CancelledError, InvalidSpecError, PermanentError
+from secateur_service.library import run_here
+from secateur_service.models.architectures import ARCHITECTURES
+from secateur_service.pipeline import shrinking
+from secateur_service.pipeline.attempt import Machine
+from secateur_service.pipeline.observer import RecordingObserver
+from secateur_service.settings import Settings
+from secateur_service.sources import open_sources
+from support.models import CONFIGS, build_model, save_corpora
+from support.reloading import bits_per_byte, held_out, loaded
+from support.vocabularies import KINDS, LINES, tokenizer_json
+
+LANGUAGES = ["uk", "en"]
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    return save_corpora(tmp_path_factory.mktemp("corpora"))
+
+
+def save_scene(folder, kind="byte-level", architecture="llama", **changes):
+    """A random model with a tokenizer of a kind."""
+    content = json.loads(tokenizer_json(kind))
+    size = Tokenizer.from_str(tokenizer_json(kind)).get_vocab_size()
+    ids = {entry["content"]: entry["id"] for entry in content["added_tokens"]}
+    special = {"bos_token_id": ids["<s>"], "eos_token_id": ids["</s>"], "pad_token_id": ids["<pad>"]}
+    build_model(architecture, vocab_size=size + 3, **special, **changes).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(tokenizer_json(kind), encoding="utf-8")
+    PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_scene(tmp_path_factory.mktemp("model"))
+
+
+def data_of(model, corpora, *, vocabulary=None, pruning=None, mix=(("uk", 1.0),), **shrink):
+    calibration, evaluation = corpora
+    return {
+        "model": {"uri": model.as_uri()},
+        "calibration": {
+            "corpus": calibration.as_uri(),
+            "languages": [{"language": language, "weight": weight} for language, weight in mix],
+            "samples": 4,
+            "sequence_length": 64,
+        },
+        **({"pruning": pruning} if pruning else {}),
+        "shrink": {"vocabulary": {"extra_tokens": 0.02} if vocabulary is None else vocabulary, **shrink},
+        "evaluation": {"corpus": evaluation.as_uri(), "languages": LANGUAGES, "tokens_per_language": 512},
+    }
+
+
+def admitted(data):
+    return admit(data, AccessPolicy(open_sources(Settings(), everywhere=True), destinations=None, on_device=False))
+
+
+def run(data, folder, observer=None):
+    sources = open_sources(Settings(), everywhere=True)
+    machine = Machine(folder / ".work", threads=1)
+    return run_here(admitted(data).resolved, sources, folder, machine, observer or RecordingObserver())
+
+
+def assert_reloads(model, corpora, folder, report):
+    """transformers reads the result, and finds in it what the report says."""
+    smaller, tokenizer = loaded(folder / "checkpoint")
+    assert smaller.num_parameters() == report.output.parameters < report.model.parameters
+    assert smaller.get_input_embeddings().num_embeddings == report.vocabulary.rows
+    tokens = Tokenizer.from_file(str(folder / "checkpoint" / "tokenizer.json"))  # transformers may add some of its own
+    assert sorted(tokens.get_vocab().values()) == list(range(report.vocabulary.rows))
+    samples = held_out(model, *corpora, LANGUAGES)
+    for entry in report.evaluation:
+        after, tokens, size = bits_per_byte(smaller, tokenizer, samples[entry.language])
+        assert (entry.pruned_tokens, entry.pruned_bytes) == (tokens, size)
+        assert entry.pruned_bits_per_byte == pytest.approx(after, rel=1e-5)
+    return smaller, tokenizer
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_every_architecture_loads_with_a_smaller_vocabulary(tmp_path, corpora, architecture):
+    model = save_scene(tmp_path / "model", architecture=architecture)
+    report = run(data_of(model, corpora), tmp_path / "out").report
+    smaller, _ = assert_reloads(model, corpora, tmp_path / "out", report)
+    assert smaller.config.vocab_size == report.vocabulary.rows
+    assert {name.partition(" ")[0] for name in CONFIGS} == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_whose_tokens_are_kept_has_the_same_states_and_no_higher_loss(tmp_path, corpora, kind):
+    model = save_scene(tmp_path / "model", kind=kind, tie_word_embeddings=True)
+    report = run(data_of(model, corpora), tmp_path / "out").report
+    smaller, tokenizer = assert_reloads(model, corpora, tmp_path / "out", report)
+    dense, before = loaded(model)
+    old = json.loads((tmp_path / "out" / "checkpoint" / "vocab_map.json").read_text())["old_ids"]
+    covered = 0
+    for line in LINES[::7]:
+        ids = before(line)["input_ids"]
+        if set(ids) <= set(old):
+            covered += 1
+            new = tokenizer(line)["input_ids"]
+            assert [old[token] for token in new] == ids
+            with torch.no_grad():
+                first = dense(torch.tensor([ids]), output_hidden_states=True)
+                second = smaller(torch.tensor([new]), output_hidden_states=True)
+            for one, other in zip(first.hidden_states, second.hidden_states, strict=True):
+                assert torch.equal(one, other)
+            rows = first.logits[0, :, old]
+            assert torch.allclose(rows, second.logits[0], atol=1e-5)
+            losses = [logits.logsumexp(-1) for logits in (first.logits[0], second.logits[0])]
+            assert (losses[1] <= losses[0] + 1e-5).all()
+    assert covered > 10
+
+
+def test_the_report_says_what_the_vocabulary_means_for_each_language(model, corpora, tmp_path):
+    data = data_of(model, corpora, mix=(("uk", 0.5), ("de", 0.5)), keep_languages=["uk"])
+    finished = run(data, tmp_path)
+    found = finished.report.vocabulary
+    assert set(found.languages) == {"uk", "en"}
+    assert found.rows % 64 == 0
+    kept, lost = found.languages["uk"], found.languages["en"]
+    assert kept.expected_extra_tokens <= 0.02
+    assert abs(kept.extra_tokens) < 0.06
+    assert kept.coverage > 0.9 > lost.coverage
+    assert lost.expected_extra_tokens is None
+    assert lost.extra_tokens > 0.5
+    assert kept.counted_bytes > 10_000
+    plan = json.loads((tmp_path / "plan.json").read_bytes())
+    ids = [number for first, last in plan["vocabulary"]["kept"] for number in range(first, last + 1)]
+    assert ids == json.loads((tmp_path / "checkpoint" / "vocab_map.json").read_bytes())["old_ids"]
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "What the smaller vocabulary means" in page
+    assert "Zeros alone" not in page
+    card = (tmp_path / "checkpoint" / "README.md").read_text(encoding="utf-8")
+    assert "Use the tokenizer in this folder" in card
+    assert "Zeros alone" not in card
+    assert finished.result.parameters == finished.report.output.parameters < finished.result.dense_parameters
+
+
+def test_text_of_the_users_own_is_kept(model, corpora, tmp_path):
+    text = "\u00bfQu\u00e9 pasar\u00e1 ma\u00f1ana con el jard\u00edn?"
+    before = AutoTokenizer.from_pretrained(model)
+    data = data_of(model, corpora, vocabulary={"extra_tokens": 0.02, "keep_texts": [text]})
+    run(data, tmp_path / "kept")
+    run(data_of(model, corpora), tmp_path / "lost")
+    count = len(before(text)["input_ids"])
+    sizes = [
+        len(AutoTokenizer.from_pretrained(tmp_path / name / "checkpoint")(text)["input_ids"])
+        for name in ("kept", "lost")
+    ]
+    assert sizes[0] == count < sizes[1]
+
+
+def test_weights_are_pruned_as_well_where_that_is_asked_for(model, corpora, tmp_path):
+    data = data_of(model, corpora, pruning={"method": "wanda", "sparsity": 0.5}, vocabulary={"rows": 500})
+    report = run(data, tmp_path).report
+    assert report.vocabulary.rows == 512
+    assert report.sparsity.pruned_layers == pytest.approx(0.5, abs=0.01)
+    assert_reloads(model, corpora, tmp_path, report)
+
+
+class Stops(RecordingObserver):
+    """Stops the job once its first block is finished."""
+
+    def check(self):
+        if self.blocks:
+            raise CancelledError("enough")
+
+
+@pytest.mark.parametrize("pruning", [None, {"method": "sparsegpt", "sparsity": 0.5}], ids=["alone", "with a mask"])
+def test_an_interrupted_job_resumes_with_the_same_bytes(model, corpora, tmp_path, pruning, monkeypatch):
+    data = data_of(model, corpora, pruning=pruning)
+    whole = run(data, tmp_path / "whole")
+    with pytest.raises(CancelledError):
+        run(data, tmp_path / "twice", Stops())
+    with monkeypatch.context() as patched:  # the corpus need not be read again
+        patched.setattr(shrinking, "calibration_corpus", None)
+        resumed = run(data, tmp_path / "twice")
+    assert resumed.resumed_blocks == 1
+    assert resumed.report.to_bytes() == whole.report.to_bytes()
+    first, second = (
+        {path.name: path.read_bytes() for path in sorted((tmp_path / name / "checkpoint").iterdir())}
+        for name in ("whole", "twice")
+    )
+    assert first == second
+
+
+def refusals(data):
+    with pytest.raises(InvalidSpecError) as caught:
+        admitted(data)
+    return {violation.field: violation.description for violation in caught.value.violations}
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "told"),
+    [
+        ({"vocabulary": {}}, "shrink.vocabulary.extra_tokens", "exactly one"),
+        ({"vocabulary": {"extra_tokens": 0.1, "rows": 512}}, "shrink.vocabulary.extra_tokens", "exactly one"),
+        ({"vocabulary": {"extra_tokens": 0.0}}, "shrink.vocabulary.extra_tokens", "greater than 0"),
+        ({"vocabulary": {"extra_tokens": float("nan")}}, "shrink.vocabulary.extra_tokens", "finite"),
+        ({"vocabulary": {"rows": 0}}, "shrink.vocabulary.rows", "greater than or equal to 1"),
+        ({"vocabulary": {"rows": 903}}, "shrink.vocabulary.rows", "the model has 903 rows"),
+        ({"vocabulary": {"rows": 512, "keep_texts": [""]}}, "shrink.vocabulary.keep_texts[0]", "at least 1"),
+        ({"keep_languages": ["en"]}, "shrink.keep_languages[0]", "no weight in the mix"),
+        ({"keep_languages": ["uk", "UK"]}, "shrink.keep_languages", "one language"),
+        ({"keep_languages": ["klingon!"]}, "shrink.keep_languages[0]", "BCP 47"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_field(model, corpora, change, field, told):
+    assert told in refusals(data_of(model, corpora, **change))[field]
+
+
+def test_a_specification_that_neither_prunes_nor_shrinks_is_refused(model, corpora):
+    data = data_of(model, corpora)
+    del data["shrink"]
+    assert "pruning.sparsity" in refusals(data)
+    assert "nothing is to be removed" in refusals({**data, "shrink": {}})["shrink.vocabulary"]
+
+
+def test_a_tokenizer_of_another_kind_is_refused_at_submission(corpora, tmp_path):
+    model = save_scene(tmp_path / "model")
+    content = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    words = {token: number for token, number in content["model"]["vocab"].items() if len(token) == 1}
+    content["model"] = {"type": "WordPiece", "vocab": {**words, "<unk>": 3}, "unk_token": "<unk>",
+                        "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}  # fmt: skip
+    content["post_processor"] = None
+    (model / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    assert "WordPiece" in refusals(data_of(model, corpora))["shrink.vocabulary"]
+
+
+def test_fewer_rows_than_have_to_stay_fail_with_how_many_there_are(model, corpora, tmp_path):
+    with pytest.raises(PermanentError, match=r"shrink.vocabulary.rows: \d+ of the 903 rows have to stay") as caught:
+        run(data_of(model, corpora, vocabulary={"rows": 64}), tmp_path)
+    assert caught.value.reason == "ROWS_TOO_FEW"
