@@ -162,6 +162,20 @@ OPTIONS: Mapping[str, Option] = {
         "Texts whose tokens are kept in a trimmed vocabulary.",
         "none",
     ),
+    "feed_forward_share": Option(
+        ("shrink", "feed_forward", "share"),
+        "Narrow the feed-forward layers: the share of their channels to remove, e.g. 0.25. Either this or the number "
+        "of channels.",
+    ),
+    "feed_forward_channels": Option(
+        ("shrink", "feed_forward", "channels"),
+        "Narrow the feed-forward layers to so many channels.",
+    ),
+    "feed_forward_multiple_of": Option(
+        ("shrink", "feed_forward", "multiple_of"),
+        "With a share: what the number of channels is a multiple of.",
+        "256, or less where that does not divide the width",
+    ),
     "keep_languages": Option(
         ("shrink", "keep_languages"),
         "Languages of the mix that a smaller model has to serve.",
@@ -221,6 +235,9 @@ OPTIONS: Mapping[str, Option] = {
 """All options except the model: keywords of `prune_spec`, flags of `secateur submit`, and the help for both."""
 
 
+_WIDTHS = ("feed_forward_share", "feed_forward_channels", "feed_forward_multiple_of")
+
+
 class SpecOptions(TypedDict, total=False):
     """What `prune_spec` and `Client.prune` take besides the model; omitted options take the service's defaults."""
 
@@ -251,6 +268,9 @@ class SpecOptions(TypedDict, total=False):
     extra_tokens: float | None
     vocabulary_rows: int | None
     keep_texts: Sequence[str] | None
+    feed_forward_share: float | None
+    feed_forward_channels: int | None
+    feed_forward_multiple_of: int | None
     keep_languages: Sequence[str] | None
     evaluation_corpus: str | None
     evaluation_text_field: str | None
@@ -298,7 +318,7 @@ def with_options(spec: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
         raise TypeError(f"no such option: {', '.join(sorted(unknown))}; known are {', '.join(OPTIONS)}")
     given = {name: value for name, value in options.items() if value is not None}
     merged = dict(spec)
-    for alternatives in (("sparsity", "pattern"), ("extra_tokens", "vocabulary_rows")):
+    for alternatives in (("sparsity", "pattern"), ("extra_tokens", "vocabulary_rows"), _WIDTHS):
         for option in alternatives if given.keys() & set(alternatives) else ():
             *path, field = OPTIONS[option].path
             _part(merged, path).pop(field, None)

@@ -18,6 +18,7 @@ from secateur_service.calibration.languages import spelling_of
 from secateur_service.calibration.presets import PresetReference, parse_preset
 from secateur_service.destination import DestinationRefusedError, lies_below, parse_destination
 from secateur_service.errors import FieldViolation, InvalidSpecError, TransientError
+from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.belonging import check_model
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, open_checkpoint
 from secateur_service.models.files import checkpoint_files
@@ -31,6 +32,7 @@ from secateur_service.spec import (
     DEFAULT_SEQUENCE_LENGTH,
     CalibrationSpec,
     EvaluationSpec,
+    FeedForwardSpec,
     GenerationSpec,
     LayerOverride,
     ModelSpec,
@@ -38,6 +40,7 @@ from secateur_service.spec import (
     PruneSpec,
     PruningSpec,
     ShrinkSpec,
+    VocabularySpec,
     parse_parts,
 )
 
@@ -147,7 +150,7 @@ def admit(
     if parts.get("pruning") and checkpoint:
         review.layers(parts["pruning"], checkpoint)
     if parts.get("shrink") and checkpoint:
-        review.vocabulary(parts["shrink"], checkpoint)
+        review.shrinking(parts["shrink"], checkpoint)
     if "output" in parts:
         review.destination(parts["output"])
     length = review.sequence_length(calibration, evaluation, checkpoint)
@@ -329,12 +332,31 @@ class _Review:
         if all(rule is not None and rule.dense for rule in rules.values()):
             self._refuse("pruning.overrides", "every layer stays dense; let some be pruned")
 
-    def vocabulary(self, shrink: ShrinkSpec, checkpoint: Checkpoint) -> None:
-        """Check that the tokenizer is of a kind whose vocabulary can be trimmed, and has the rows to remove."""
-        assert shrink.vocabulary is not None
+    def shrinking(self, shrink: ShrinkSpec, checkpoint: Checkpoint) -> None:
+        """Check that the model has what is to be removed."""
+        if shrink.vocabulary is not None:
+            self._vocabulary(shrink.vocabulary, checkpoint)
+        if shrink.feed_forward is not None:
+            self._feed_forward(shrink.feed_forward, checkpoint)
+
+    def _feed_forward(self, asked: FeedForwardSpec, checkpoint: Checkpoint) -> None:
+        self._at("shrink.feed_forward")
+        layout = checkpoint.architecture.feed_forward
+        if layout is None:
+            able = ", ".join(name for name, row in ARCHITECTURES.items() if row.feed_forward)
+            problem = f"channels of {checkpoint.model_type} models cannot be removed; those of {able} can"
+            self._refuse("shrink.feed_forward", problem)
+            return
+        width = checkpoint.linear_weight(0, layout.output).shape[1]
+        kept = asked.channels_of(width)
+        if kept >= width:
+            field = "channels" if asked.channels is not None else "share"
+            self._refuse(f"shrink.feed_forward.{field}", f"{kept} of {width} channels would be kept; remove more")
+
+    def _vocabulary(self, asked: VocabularySpec, checkpoint: Checkpoint) -> None:
         self._at("shrink.vocabulary")
         rows = checkpoint.tensors[checkpoint.embedding_name].shape[0]
-        if shrink.vocabulary.rows is not None and shrink.vocabulary.rows >= rows:
+        if asked.rows is not None and asked.rows >= rows:
             self._refuse("shrink.vocabulary.rows", f"the model has {rows} rows; ask for fewer")
         assert self._source is not None
         try:

@@ -47,7 +47,10 @@ def model(tmp_path_factory):
     return save_scene(tmp_path_factory.mktemp("model"))
 
 
-def data_of(model, corpora, *, vocabulary=None, pruning=None, mix=(("uk", 1.0),), **shrink):
+VOCABULARY = {"vocabulary": {"extra_tokens": 0.02}}
+
+
+def data_of(model, corpora, *, pruning=None, mix=(("uk", 1.0),), **shrink):
     calibration, evaluation = corpora
     return {
         "model": {"uri": model.as_uri()},
@@ -58,7 +61,7 @@ def data_of(model, corpora, *, vocabulary=None, pruning=None, mix=(("uk", 1.0),)
             "sequence_length": 64,
         },
         **({"pruning": pruning} if pruning else {}),
-        "shrink": {"vocabulary": {"extra_tokens": 0.02} if vocabulary is None else vocabulary, **shrink},
+        "shrink": shrink if shrink.keys() & {"vocabulary", "feed_forward"} else {**VOCABULARY, **shrink},
         "evaluation": {"corpus": evaluation.as_uri(), "languages": LANGUAGES, "tokens_per_language": 512},
     }
 
@@ -77,9 +80,10 @@ def assert_reloads(model, corpora, folder, report):
     """transformers reads the result, and finds in it what the report says."""
     smaller, tokenizer = loaded(folder / "checkpoint")
     assert smaller.num_parameters() == report.output.parameters < report.model.parameters
-    assert smaller.get_input_embeddings().num_embeddings == report.vocabulary.rows
-    tokens = Tokenizer.from_file(str(folder / "checkpoint" / "tokenizer.json"))  # transformers may add some of its own
-    assert sorted(tokens.get_vocab().values()) == list(range(report.vocabulary.rows))
+    if report.vocabulary:
+        assert smaller.get_input_embeddings().num_embeddings == report.vocabulary.rows
+        tokens = Tokenizer.from_file(str(folder / "checkpoint" / "tokenizer.json"))  # transformers may add its own
+        assert sorted(tokens.get_vocab().values()) == list(range(report.vocabulary.rows))
     samples = held_out(model, *corpora, LANGUAGES)
     for entry in report.evaluation:
         after, tokens, size = bits_per_byte(smaller, tokenizer, samples[entry.language])
@@ -95,6 +99,63 @@ def test_every_architecture_loads_with_a_smaller_vocabulary(tmp_path, corpora, a
     smaller, _ = assert_reloads(model, corpora, tmp_path / "out", report)
     assert smaller.config.vocab_size == report.vocabulary.rows
     assert {name.partition(" ")[0] for name in CONFIGS} == set(ARCHITECTURES)
+
+
+NARROW = [name for name in CONFIGS if ARCHITECTURES[name.partition(" ")[0]].feed_forward]
+
+
+@pytest.mark.parametrize("architecture", NARROW)
+def test_every_architecture_loads_with_narrower_feed_forward_layers(tmp_path, corpora, architecture):
+    model = save_scene(tmp_path / "model", architecture=architecture)
+    report = run(data_of(model, corpora, feed_forward={"channels": 60}), tmp_path / "out").report
+    smaller, _ = assert_reloads(model, corpora, tmp_path / "out", report)
+    dense, _ = loaded(model)
+    layout = ARCHITECTURES[architecture.partition(" ")[0]].feed_forward
+    assert getattr(smaller.config, layout.size) == 60
+    plan = json.loads((tmp_path / "out" / "plan.json").read_bytes())["feed_forward"]
+    assert [entry["block"] for entry in plan] == [0, 1, 2]
+    path = ARCHITECTURES[architecture.partition(" ")[0]].blocks
+    for entry in plan:
+        kept = [channel for first, last in entry["kept"] for channel in range(first, last + 1)]
+        assert len(kept) == 60 < entry["channels"] == 96
+        assert 0 < entry["errors"]["uk"] < 1
+        rows = [channel + part * 96 for part in range(layout.fused) for channel in kept]
+        for name in layout.inputs:
+            before, after = (each.get_submodule(f"{path}.{entry['block']}.{name}") for each in (dense, smaller))
+            assert torch.equal(after.weight, before.weight[rows])
+            assert before.bias is None or torch.equal(after.bias, before.bias[rows])
+
+
+def test_bloom_and_mixtures_of_experts_are_not_narrowed():
+    assert {name for name, row in ARCHITECTURES.items() if not row.feed_forward} == {"bloom", "mixtral", "qwen3_moe"}
+
+
+@pytest.mark.parametrize("order", ["block", "true_sequential", "dense"])
+def test_a_narrow_model_with_fewer_words_is_pruned_as_well(model, corpora, tmp_path, order):
+    pruning = {"method": "sparsegpt", "sparsity": 0.5, "order": order}
+    data = data_of(model, corpora, pruning=pruning, **VOCABULARY, feed_forward={"share": 0.3, "multiple_of": 8})
+    observer = RecordingObserver()
+    report = run(data, tmp_path, observer).report
+    assert {block.feed_forward.channels for block in report.blocks} == {64}
+    assert report.sparsity.pruned_layers == pytest.approx(0.5, abs=0.01)
+    assert_reloads(model, corpora, tmp_path, report)
+    fractions = [progress.fraction for progress in observer.history]
+    assert fractions == sorted(fractions)
+    assert fractions[-2] > 0.97
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "What the narrowed feed-forward layers lose" in page
+    assert "64 of 96 feed-forward channels" in page
+
+
+def test_what_is_calibrated_on_loses_less_than_what_is_not(model, corpora, tmp_path):
+    errors = {}
+    for language in ("uk", "de"):
+        mix = ((language, 1.0), ({"uk": "de", "de": "uk"}[language], 0.0))
+        report = run(data_of(model, corpora, mix=mix, feed_forward={"channels": 32}), tmp_path / language).report
+        found = {entry.language: entry.pruned_bits_per_byte / entry.dense_bits_per_byte for entry in report.evaluation}
+        errors[language] = found["uk"]
+        assert set(report.blocks[0].feed_forward.errors) == {language}
+    assert errors["uk"] < errors["de"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -179,8 +240,9 @@ class Stops(RecordingObserver):
 
 
 @pytest.mark.parametrize("pruning", [None, {"method": "sparsegpt", "sparsity": 0.5}], ids=["alone", "with a mask"])
-def test_an_interrupted_job_resumes_with_the_same_bytes(model, corpora, tmp_path, pruning, monkeypatch):
-    data = data_of(model, corpora, pruning=pruning)
+@pytest.mark.parametrize("shrink", [VOCABULARY, {"feed_forward": {"channels": 48}}], ids=["vocabulary", "width"])
+def test_an_interrupted_job_resumes_with_the_same_bytes(model, corpora, tmp_path, pruning, shrink, monkeypatch):
+    data = data_of(model, corpora, pruning=pruning, **shrink)
     whole = run(data, tmp_path / "whole")
     with pytest.raises(CancelledError):
         run(data, tmp_path / "twice", Stops())
@@ -189,6 +251,8 @@ def test_an_interrupted_job_resumes_with_the_same_bytes(model, corpora, tmp_path
         resumed = run(data, tmp_path / "twice")
     assert resumed.resumed_blocks == 1
     assert resumed.report.to_bytes() == whole.report.to_bytes()
+    plans = [(tmp_path / name / "plan.json").read_bytes() for name in ("whole", "twice")]
+    assert plans[0] == plans[1]
     first, second = (
         {path.name: path.read_bytes() for path in sorted((tmp_path / name / "checkpoint").iterdir())}
         for name in ("whole", "twice")
@@ -212,6 +276,12 @@ def refusals(data):
         ({"vocabulary": {"rows": 0}}, "shrink.vocabulary.rows", "greater than or equal to 1"),
         ({"vocabulary": {"rows": 903}}, "shrink.vocabulary.rows", "the model has 903 rows"),
         ({"vocabulary": {"rows": 512, "keep_texts": [""]}}, "shrink.vocabulary.keep_texts[0]", "at least 1"),
+        ({"feed_forward": {}}, "shrink.feed_forward.share", "exactly one"),
+        ({"feed_forward": {"share": 0.5, "channels": 8}}, "shrink.feed_forward.share", "exactly one"),
+        ({"feed_forward": {"share": 1.0}}, "shrink.feed_forward.share", "less than 1"),
+        ({"feed_forward": {"channels": 96}}, "shrink.feed_forward.channels", "96 of 96"),
+        ({"feed_forward": {"share": 0.01}}, "shrink.feed_forward.share", "96 of 96"),
+        ({"feed_forward": {"channels": 8, "multiple_of": 8}}, "shrink.feed_forward.multiple_of", "leave one out"),
         ({"keep_languages": ["en"]}, "shrink.keep_languages[0]", "no weight in the mix"),
         ({"keep_languages": ["uk", "UK"]}, "shrink.keep_languages", "one language"),
         ({"keep_languages": ["klingon!"]}, "shrink.keep_languages[0]", "BCP 47"),
@@ -226,6 +296,12 @@ def test_a_specification_that_neither_prunes_nor_shrinks_is_refused(model, corpo
     del data["shrink"]
     assert "pruning.sparsity" in refusals(data)
     assert "nothing is to be removed" in refusals({**data, "shrink": {}})["shrink.vocabulary"]
+
+
+def test_an_architecture_that_cannot_be_narrowed_is_refused_with_those_that_can(corpora, tmp_path):
+    model = save_scene(tmp_path / "model", architecture="bloom")
+    found = refusals(data_of(model, corpora, feed_forward={"share": 0.5}))
+    assert "channels of bloom models cannot be removed; those of llama" in found["shrink.feed_forward"]
 
 
 def test_a_tokenizer_of_another_kind_is_refused_at_submission(corpora, tmp_path):

@@ -215,12 +215,24 @@ class LayerOverride(_message.Message):
     def __init__(self, layers: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., dense: _Optional[bool] = ...) -> None: ...
 
 class ShrinkSpec(_message.Message):
-    __slots__ = ("vocabulary", "keep_languages")
+    __slots__ = ("vocabulary", "keep_languages", "feed_forward")
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     KEEP_LANGUAGES_FIELD_NUMBER: _ClassVar[int]
+    FEED_FORWARD_FIELD_NUMBER: _ClassVar[int]
     vocabulary: VocabularySpec
     keep_languages: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, vocabulary: _Optional[_Union[VocabularySpec, _Mapping]] = ..., keep_languages: _Optional[_Iterable[str]] = ...) -> None: ...
+    feed_forward: FeedForwardSpec
+    def __init__(self, vocabulary: _Optional[_Union[VocabularySpec, _Mapping]] = ..., keep_languages: _Optional[_Iterable[str]] = ..., feed_forward: _Optional[_Union[FeedForwardSpec, _Mapping]] = ...) -> None: ...
+
+class FeedForwardSpec(_message.Message):
+    __slots__ = ("share", "channels", "multiple_of")
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLE_OF_FIELD_NUMBER: _ClassVar[int]
+    share: float
+    channels: int
+    multiple_of: int
+    def __init__(self, share: _Optional[float] = ..., channels: _Optional[int] = ..., multiple_of: _Optional[int] = ...) -> None: ...
 
 class VocabularySpec(_message.Message):
     __slots__ = ("extra_tokens", "rows", "keep_texts")

@@ -161,6 +161,8 @@ def _tags(report: Report) -> list[str]:
     tags = ["secateur", "pruned"]
     if report.spec["pruning"]:
         tags += ["sparse", report.spec["pruning"]["method"]]
+    if any(block.feed_forward for block in report.blocks):
+        tags.append("narrowed")
     return [*tags, *(["trimmed-vocabulary"] if report.vocabulary else [])]
 
 
@@ -170,6 +172,11 @@ def _done(report: Report, name: str, mix: str) -> str:
     sentences = []
     if after.parameters != before.parameters:
         parts = [f"{vocabulary.rows:,} of {vocabulary.rows_before:,} tokens, chosen for {mix}"] if vocabulary else []
+        widths = [block.feed_forward for block in report.blocks if block.feed_forward]
+        if widths:
+            parts.append(
+                f"{widths[0].channels:,} of {widths[0].channels_before:,} channels in every feed-forward layer"
+            )
         parts += [f"{after.blocks} of {before.blocks} blocks"] if after.blocks != before.blocks else []
         sentences = [
             f"{name} without {1 - after.parameters / before.parameters:.1%} of its parameters: {after.parameters:,} of",

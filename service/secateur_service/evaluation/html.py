@@ -56,6 +56,7 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
         snr_chart=_snr_chart(report),
         sparsity_chart=_sparsity_chart(report),
         layer_snr_chart=_layer_snr_chart(report),
+        channels_chart=_channels_chart(report),
         not_calibrated=[entry.language for entry in report.evaluation if not entry.in_mix],
         sparsity_range=_range([layer.sparsity for block in report.blocks for layer in block.layers]),
         notes=[(layer.name, layer.notes) for block in report.blocks for layer in block.layers if layer.notes],
@@ -75,6 +76,9 @@ def recipe(report: Report) -> list[str]:
     pruning, found = report.spec["pruning"], []
     if report.vocabulary is not None:
         found.append(f"vocabulary of {report.vocabulary.rows:,} of {report.vocabulary.rows_before:,} tokens")
+    widths = [block.feed_forward for block in report.blocks if block.feed_forward]
+    if widths:
+        found.append(f"{widths[0].channels:,} of {widths[0].channels_before:,} feed-forward channels")
     if pruning:
         found += [label(pruning["method"], pruning["update"]), target(pruning)]
     return found
@@ -164,6 +168,21 @@ def _layer_snr_chart(report: Report) -> Markup:
         return Markup("")
     title = "Signal-to-noise ratio of every pruned layer in the language that it serves worst"
     return heat_map(rows, title=title, x_label="block", full=max(1.0, *values), show=lambda value: f"{value:.0f} dB")
+
+
+def _channels_chart(report: Report) -> Markup:
+    """What the feed-forward layers lose in each language with the channels that were removed."""
+    narrowed = [block.feed_forward for block in report.blocks]
+    rows = [
+        HeatRow(entry.language, [part.errors.get(entry.language) if part else None for part in narrowed])
+        for entry in report.calibration
+        if entry.weight > 0
+    ]
+    values = [value for row in rows for value in row.values if value is not None]
+    if not values:
+        return Markup("")
+    title = "Error of every narrowed feed-forward layer, per language"
+    return heat_map(rows, title=title, x_label="block", full=max(1e-6, *values))
 
 
 def _layer_rows(report: Report, figure: Callable[[LayerPart], float | None]) -> list[HeatRow]:

@@ -221,6 +221,16 @@ class LayerPart(Part):
         )
 
 
+class FeedForwardPart(Part):
+    """The feed-forward channels of a block, if some were removed."""
+
+    channels: int = Field(ge=1, description="channels that are left")
+    channels_before: int = Field(ge=1, description="channels of the dense block")
+    errors: dict[str, float] = Field(
+        description="‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖² of the projection that reads them, per calibration language"
+    )
+
+
 class BlockPart(Part):
     """One decoder block of the output model."""
 
@@ -231,12 +241,24 @@ class BlockPart(Part):
         "nothing differs, or if the two models have different tokens"
     )
     layers: tuple[LayerPart, ...]
+    feed_forward: FeedForwardPart | None = Field(default=None, description="null if no channels were removed")
 
     @classmethod
     def of(cls, record: BlockRecord) -> Self:
         """The report part of a block."""
         layers = tuple(LayerPart.of(layer) for layer in record.layers)
-        return cls(index=record.index, sparsity=record.sparsity, snr_db=dict(record.snr_db), layers=layers)
+        narrowed = record.feed_forward and FeedForwardPart(
+            channels=len(record.feed_forward.kept),
+            channels_before=record.feed_forward.before,
+            errors=dict(record.feed_forward.errors),
+        )
+        return cls(
+            index=record.index,
+            sparsity=record.sparsity,
+            snr_db=dict(record.snr_db),
+            layers=layers,
+            feed_forward=narrowed,
+        )
 
 
 class Verdict(Part):

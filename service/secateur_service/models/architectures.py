@@ -20,6 +20,23 @@ _MAX_EXPERTS = 4096
 
 
 @dataclass(frozen=True)
+class FeedForward:
+    """The feed-forward layers of a block, whose channels can be removed.
+
+    Attributes:
+        inputs: linear layers that write the channels, relative to the block.
+        output: the linear layer that reads them.
+        size: the field of the configuration that has their number.
+        fused: of how many equal parts, one below the other, each input consists.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    size: str
+    fused: int = 1
+
+
+@dataclass(frozen=True)
 class Architecture:
     """How to find and prune the blocks of one architecture.
 
@@ -35,6 +52,7 @@ class Architecture:
         unread: names, relative to a block, of tensors that some checkpoints have and no loader reads.
         base: transformers' class without a head, where its name does not follow from `class_name`.
         experts: names of an expert's gate, up and down projection, in architectures that mix experts.
+        feed_forward: the feed-forward layers, where all blocks have the same and the configuration has their width.
         returns_tuple: whether a block returns a tuple whose first item is the hidden states.
     """
 
@@ -46,6 +64,7 @@ class Architecture:
     excluded: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     experts: tuple[str, str, str] | None = None
+    feed_forward: FeedForward | None = None
     returns_tuple: bool = False
     unread: tuple[str, ...] = ()
     base: str | None = None
@@ -115,6 +134,14 @@ def _experts(config: Config, names: tuple[str, str, str]) -> Inputs:
     return tuple(groups)
 
 
+_GATED = FeedForward(("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", "intermediate_size")
+
+
+def _wide(size: str) -> FeedForward:
+    """Without a gate, under the names that follow GPT-2's."""
+    return FeedForward(("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h", size)
+
+
 _MIXTRAL_EXPERT = ("w1", "w3", "w2")
 _QWEN_EXPERT = ("gate_proj", "up_proj", "down_proj")
 
@@ -134,8 +161,8 @@ def _qwen3_moe(config: Config, index: int) -> Inputs:
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture("LlamaForCausalLM", _LLAMA),
-    "mistral": Architecture("MistralForCausalLM", _LLAMA),
+    "llama": Architecture("LlamaForCausalLM", _LLAMA, feed_forward=_GATED),
+    "mistral": Architecture("MistralForCausalLM", _LLAMA, feed_forward=_GATED),
     "mixtral": Architecture(
         "MixtralForCausalLM",
         _mixtral,
@@ -143,28 +170,30 @@ ARCHITECTURES: dict[str, Architecture] = {
         renamed=((".mlp.", ".block_sparse_moe."),),
         experts=_MIXTRAL_EXPERT,
     ),
-    "qwen2": Architecture("Qwen2ForCausalLM", _LLAMA),
-    "qwen3": Architecture("Qwen3ForCausalLM", _LLAMA),
+    "qwen2": Architecture("Qwen2ForCausalLM", _LLAMA, feed_forward=_GATED),
+    "qwen3": Architecture("Qwen3ForCausalLM", _LLAMA, feed_forward=_GATED),
     "qwen3_moe": Architecture(
         "Qwen3MoeForCausalLM",
         _qwen3_moe,
         excluded=("mlp.gate.weight",),  # the router
         experts=_QWEN_EXPERT,
     ),
-    "gemma2": Architecture("Gemma2ForCausalLM", _LLAMA, tied=True),
-    "gemma3_text": Architecture("Gemma3ForCausalLM", _LLAMA, tied=True, base="Gemma3TextModel"),
+    "gemma2": Architecture("Gemma2ForCausalLM", _LLAMA, tied=True, feed_forward=_GATED),
+    "gemma3_text": Architecture("Gemma3ForCausalLM", _LLAMA, tied=True, base="Gemma3TextModel", feed_forward=_GATED),
     "cohere": Architecture(
         "CohereForCausalLM",
         _COHERE,
         tied=True,
         excluded=("self_attn.q_norm.weight", "self_attn.k_norm.weight"),
+        feed_forward=_GATED,
     ),
-    "cohere2": Architecture("Cohere2ForCausalLM", _COHERE, tied=True),
+    "cohere2": Architecture("Cohere2ForCausalLM", _COHERE, tied=True, feed_forward=_GATED),
     "phi3": Architecture(
         "Phi3ForCausalLM",
         _always(("self_attn.qkv_proj",), ("self_attn.o_proj",), ("mlp.gate_up_proj",), ("mlp.down_proj",)),
+        feed_forward=FeedForward(("mlp.gate_up_proj",), "mlp.down_proj", "intermediate_size", fused=2),
     ),
-    "olmo2": Architecture("Olmo2ForCausalLM", _LLAMA),
+    "olmo2": Architecture("Olmo2ForCausalLM", _LLAMA, feed_forward=_GATED),
     "gpt_neox": Architecture(
         "GPTNeoXForCausalLM",
         _always(*_fused("attention")),
@@ -172,6 +201,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         embedding="gpt_neox.embed_in",
         unread=("attention.bias", "attention.masked_bias"),  # the causal mask, which early versions stored
         renamed=(("lm_head", "embed_out"),),
+        feed_forward=_wide("intermediate_size"),
     ),
     "opt": Architecture(
         "OPTForCausalLM",
@@ -184,10 +214,12 @@ ARCHITECTURES: dict[str, Architecture] = {
         blocks="model.decoder.layers",
         embedding="model.decoder.embed_tokens",
         tied=True,
+        feed_forward=FeedForward(("fc1",), "fc2", "ffn_dim"),
     ),
     "falcon": Architecture(
         "FalconForCausalLM",
         _falcon,
+        feed_forward=_wide("ffn_hidden_size"),
         blocks="transformer.h",
         embedding="transformer.word_embeddings",
         tied=True,

@@ -37,6 +37,8 @@ class OutputPlan:
         blocks: which blocks are kept, by their position in the dense model, in order.
         kept: what is kept of tensors, by their name in the dense model; tensors that are not named are kept whole.
         files: new contents of files that go with the model, by name; the others are copied.
+        narrowed: sizes of dimensions of tensors in blocks, by dense name and dimension, of which some indices are kept
+            that are chosen when the block is in memory.
         left_out: the companion files that are not published, each with the reason.
     """
 
@@ -46,6 +48,7 @@ class OutputPlan:
     kept: Mapping[str, Kept] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    narrowed: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check what can be checked without the model's class; names and shapes are checked when the model is built.
@@ -76,7 +79,7 @@ class OutputPlan:
     @property
     def is_identity(self) -> bool:
         """Whether the output has the parts, the shapes and the tokenizer of the dense model."""
-        return not self.kept and not self.files and len(self.blocks) == self.dense.num_blocks
+        return not (self.kept or self.files or self.narrowed) and len(self.blocks) == self.dense.num_blocks
 
     @property
     def keeps_tokens(self) -> bool:
@@ -89,6 +92,7 @@ class OutputPlan:
             "config": self.config,
             "blocks": self.blocks,
             "kept": {name: {str(at): list(rows) for at, rows in kept.items()} for name, kept in self.kept.items()},
+            **({"narrowed": {name: dict(sizes) for name, sizes in self.narrowed.items()}} if self.narrowed else {}),
             "files": {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()},
         }
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
@@ -154,8 +158,8 @@ class OutputPlan:
         return replace(companions, folder=folder, names=names)
 
     def _cut(self, info: TensorInfo, name: str) -> TensorInfo:
-        kept = self.kept.get(info.name, {})
-        shape = tuple(len(kept[at]) if at in kept else size for at, size in enumerate(info.shape))
+        kept, narrowed = self.kept.get(info.name, {}), self.narrowed.get(info.name, {})
+        shape = tuple(len(kept[at]) if at in kept else narrowed.get(at, size) for at, size in enumerate(info.shape))
         size_bytes = DTYPE_BYTES[info.dtype]
         for size in shape:
             size_bytes *= size

@@ -230,7 +230,7 @@ class _Job:
                 shards=shards,
                 fingerprint=hashlib.sha256(encoded).hexdigest(),
                 minimax=self.spec.calibration.policy == "minimax",
-                layer_snr=self.spec.evaluation.layer_snr,
+                layer_snr=self.spec.evaluation.layer_snr and self.spec.pruning is not None,
                 output=output,
             )
             self.meter.plan("package", self.outer_bytes)
@@ -249,7 +249,7 @@ class _Job:
         self.package.add_file("report/report.html", render_html(self.report))
         self.package.add_file("checkpoint/README.md", render_card(self.report, self.companions.license))
         if self.spec.shrink:
-            self.package.add_file("plan.json", self.shrinkage.to_bytes())
+            self.package.add_file("plan.json", self.shrinkage.to_bytes(self.passed.blocks))
         self.package.add_file("provenance.json", self._provenance().to_bytes())
 
     def publish(self) -> None:

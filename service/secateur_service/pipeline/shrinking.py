@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,15 @@ from secateur_service.errors import PermanentError
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.companions import Companions
 from secateur_service.models.mandatory_tokens import mandatory_tokens
-from secateur_service.models.plan import OutputPlan
+from secateur_service.models.plan import Kept, OutputPlan
 from secateur_service.models.token_graph import TokenGraph
 from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.models.trimmed_tokenizer import trim_files
 from secateur_service.pipeline.job_text import JobText, calibration_corpus
+from secateur_service.pipeline.narrowing import narrowed_sizes
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE, Rows, choose_rows
+from secateur_service.records.blocks import BlockRecord
 from secateur_service.sources import Sources
 from secateur_service.spec import PruneSpec
 
@@ -65,18 +67,33 @@ class Shrinkage:
         kept = self.plan.kept.get(self.plan.dense.embedding_name, {}).get(0)
         return None if kept is None else tuple(kept)
 
-    def to_bytes(self) -> bytes:
-        """The published form, plan.json."""
-        content = {
-            "format": _FORMAT,
-            "model": {"rows": _rows_of(self.plan.dense), "parameters": self.plan.dense.parameters},
-            "vocabulary": None
-            if self.rows is None
-            else {
+    def to_bytes(self, blocks: Sequence[BlockRecord]) -> bytes:
+        """The published form, plan.json: what of the dense model is kept, as ranges of indices.
+
+        Args:
+            blocks: all finished blocks.
+        """
+        vocabulary = None
+        if self.rows is not None:
+            vocabulary = {
                 "kept": _ranges(self.rows),
                 "extra_tokens": dict(self.extra_tokens),
                 "counted_bytes": dict(self.counted_bytes),
-            },
+            }
+        content = {
+            "format": _FORMAT,
+            "model": {"rows": _rows_of(self.plan.dense), "parameters": self.plan.dense.parameters},
+            "vocabulary": vocabulary,
+            "feed_forward": [
+                {
+                    "block": record.index,
+                    "kept": _ranges(record.feed_forward.kept),
+                    "channels": record.feed_forward.before,
+                    "errors": dict(record.feed_forward.errors),
+                }
+                for record in blocks
+                if record.feed_forward
+            ],
         }
         return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
@@ -106,8 +123,45 @@ def shrink(
         CorpusRefusedError: the corpus cannot be read.
         PermanentError: fewer rows are asked for than have to stay.
     """
-    if spec.shrink is None or spec.shrink.vocabulary is None:
-        return Shrinkage(OutputPlan.identity(checkpoint))
+    found = _Trimmed({}, {}, {}, {}, checkpoint.config, {}, {})
+    if spec.shrink and spec.shrink.vocabulary:
+        found = _trim(spec, checkpoint, companions, text, sources, observer, workdir)
+    config, narrowed = found.config, {}
+    if spec.shrink and spec.shrink.feed_forward:
+        layout = checkpoint.architecture.feed_forward
+        assert layout is not None
+        channels = spec.shrink.feed_forward.channels_of(checkpoint.linear_weight(0, layout.output).shape[1])
+        config, narrowed = {**config, layout.size: channels}, narrowed_sizes(checkpoint, channels)
+    blocks = tuple(range(checkpoint.num_blocks))
+    plan = OutputPlan(checkpoint, config, blocks, found.kept, found.files, found.left_out, narrowed)
+    if not plan.is_identity:
+        after, before = plan.output().parameters, checkpoint.parameters
+        observer.log("info", "the model becomes smaller", parameters=after, of_parameters=before)
+    return Shrinkage(plan, found.extra_tokens, found.coverage, found.counted_bytes)
+
+
+@dataclass(frozen=True)
+class _Trimmed:
+    """What trimming the vocabulary contributes to a plan; nothing by default."""
+
+    kept: Mapping[str, Kept]
+    files: Mapping[str, bytes]
+    left_out: Mapping[str, str]
+    extra_tokens: Mapping[str, float]
+    config: Mapping[str, Any]
+    coverage: Mapping[str, float]
+    counted_bytes: Mapping[str, int]
+
+
+def _trim(
+    spec: PruneSpec,
+    checkpoint: Checkpoint,
+    companions: Companions,
+    text: JobText,
+    sources: Sources,
+    observer: JobObserver,
+    workdir: Path,
+) -> _Trimmed:
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
     graph = TokenGraph.open(checkpoint.tokenizer_folder)
     path, key = workdir / "rows.json", _key(spec, checkpoint)
@@ -118,24 +172,20 @@ def shrink(
         write_durably(path, json.dumps({"key": key, **found}).encode())
     rows = Rows(tuple(found["kept"]), found["extra_tokens"])
     trimmed = trim_files(companions.folder, companions.names, checkpoint.config, rows.kept, _rows_of(checkpoint))
-    heads = [info.name for info in checkpoint.other_tensors() if info.name.endswith(_HEAD)]
-    kept = {name: {0: rows.kept} for name in (checkpoint.embedding_name, checkpoint.head_name, *heads)}
-    plan = OutputPlan(
-        checkpoint, trimmed.config, tuple(range(checkpoint.num_blocks)), kept, trimmed.files, trimmed.left_out
-    )
     for name, reason in trimmed.left_out.items():
         observer.log("info", f"left out: {reason}", files=name)
-    observer.log(
-        "info",
-        "vocabulary trimmed",
-        rows=len(rows.kept),
-        of_rows=_rows_of(checkpoint),
-        parameters=plan.output().parameters,
-        of_parameters=checkpoint.parameters,
-        **{f"extra_tokens_{language}": round(share, 6) for language, share in rows.extra_tokens.items()},
+    told = {f"extra_tokens_{language}": round(share, 6) for language, share in rows.extra_tokens.items()}
+    observer.log("info", "vocabulary trimmed", rows=len(rows.kept), of_rows=_rows_of(checkpoint), **told)
+    heads = [info.name for info in checkpoint.other_tensors() if info.name.endswith(_HEAD)]
+    return _Trimmed(
+        kept={name: {0: rows.kept} for name in (checkpoint.embedding_name, checkpoint.head_name, *heads)},
+        files=trimmed.files,
+        left_out=trimmed.left_out,
+        extra_tokens=rows.extra_tokens,
+        config=trimmed.config,
+        coverage={name: _coverage(sample, rows.kept) for name, sample in text.evaluation.items()},
+        counted_bytes=found["counted_bytes"],
     )
-    coverage = {name: _coverage(sample, rows.kept) for name, sample in text.evaluation.items()}
-    return Shrinkage(plan, rows.extra_tokens, coverage, found["counted_bytes"])
 
 
 def check_tokens(shrinkage: Shrinkage, folder: Path, text: JobText, check: Callable[[], None]) -> None:

@@ -32,13 +32,14 @@ from secateur_service.pipeline.block_pruning import BlockPruner
 from secateur_service.pipeline.heap_trimming import HeapTrimmer
 from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.meter import Meter
+from secateur_service.pipeline.narrowing import Narrower
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.pass_config import PassConfig, Samples
 from secateur_service.pipeline.read_ahead import BlockReader
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.write_behind import BlockWriter
 from secateur_service.pruning.methods import Moments
-from secateur_service.records.blocks import BlockRecord, LayerRecord
+from secateur_service.records.blocks import BlockRecord, LayerRecord, NarrowedRecord
 from secateur_service.sizing.operations import Work
 from secateur_service.telemetry import tracing
 
@@ -133,7 +134,8 @@ class _Pass:
         self.pruned = self.dense if output is None else self._side(output.model, text, output.evaluation)
         self.work = self.pruned.work
         # A recipe that needs no data sends no calibration text through the model.
-        self.calibration = self._divide({} if config.moments is Moments.NONE else text)
+        narrows = output is not None and bool(output.plan.narrowed)
+        self.calibration = self._divide({} if config.moments is Moments.NONE and not narrows else text)
         self.reader = BlockReader(model, stopwatch, observer.check)
         self.writer = BlockWriter(config.shards, config.fingerprint, ledger, observer, stopwatch)
         self.pruner = BlockPruner(
@@ -145,6 +147,11 @@ class _Pass:
             self.work,
             carries=output is None,
         )
+        self.narrower = None
+        if output is not None and narrows:
+            self.narrower = Narrower(
+                output.plan, output.model, config.mix, self.calibration, self._check, self._tick_narrowing
+            )
 
     def run(self) -> PassResult:
         self._place_states()
@@ -240,6 +247,7 @@ class _Pass:
                 calibrating += self._carrying(index) - self.work.leaving(place)
             elif self.config.order == "block":
                 calibrating += self._carrying(index)
+            calibrating += self._narrowing()
             self.meter.plan("evaluate", self.work.evaluating(place) / 2)
             self.meter.plan("calibrate", calibrating)
             self.meter.plan("solve", solving)
@@ -280,7 +288,7 @@ class _Pass:
         with contextlib.ExitStack() as memory:
             with measure("load"):
                 stored = self.reader.take(index)
-                kept = self.output.reader.cut_block(stored) if self.output and place is not None else {}
+                kept = dict(stored) if self.output and place is not None else {}
                 block = memory.enter_context(self.model.block(index, stored))
             with measure("evaluate"):
                 self._propagate(self.dense, block, index, dense)
@@ -288,11 +296,14 @@ class _Pass:
                 with measure("prune"):
                     self._carry_dense(block, index, calibration)
                 return
-            written = block
+            written, record = block, finished.get(place)
+            narrowed: NarrowedRecord | None = None
             if self.output is not None:
+                with measure("prune"):
+                    cut, narrowed = self._narrow(block, index, place, kept, calibration, record)
                 with measure("load"):
-                    written = memory.enter_context(self.pruned.model.block(place, kept))
-            record = finished.get(place)
+                    written = memory.enter_context(self.pruned.model.block(place, cut))
+                del kept, cut
             layers: Sequence[LayerRecord] = ()
             with measure("prune"):
                 if record is None:
@@ -310,7 +321,34 @@ class _Pass:
                 snr_db = self._snr_db(dense, pruned)
             if record is None:
                 outputs = self.pruned.model.output_tensors(written, place)
-                self.writer.submit(place, outputs, layers, snr_db, time.monotonic() - began)
+                self.writer.submit(place, outputs, layers, snr_db, time.monotonic() - began, narrowed)
+
+    def _narrow(
+        self,
+        block: nn.Module,
+        index: int,
+        place: int,
+        stored: dict[str, Tensor],
+        calibration: list[Tensor],
+        record: BlockRecord | None,
+    ) -> tuple[dict[str, Tensor], NarrowedRecord | None]:
+        """The tensors of a block of the output by their names there, and what became of its channels."""
+        assert self.output is not None
+        narrower, narrowed = self.narrower, None
+        if narrower is not None and record is not None:
+            stored = {**stored, **narrower.placeholders(index, stored)}
+        elif narrower is not None:
+            cut, narrowed = narrower.narrow(block, index, place, stored, calibration)
+            stored = {**stored, **cut}
+        return self.output.reader.cut_block(stored), narrowed
+
+    def _tick_narrowing(self, batch: Batch) -> None:
+        tokens = sum(each.tokens.numel() for each in self.calibration)
+        self.meter.tick("calibrate", batch.tokens.numel() / tokens * self._narrowing())
+
+    def _narrowing(self) -> float:
+        """The work of sending the calibration text through a dense block to see its channels."""
+        return self.dense.work.forward(self.dense.work.calibration, 0) if self.narrower else 0.0
 
     def _carry_dense(self, block: nn.Module, index: int, calibration: list[Tensor]) -> None:
         if self.config.order == "dense" and index + 1 < self.model.num_blocks:

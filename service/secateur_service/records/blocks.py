@@ -30,12 +30,27 @@ class LayerRecord:
 
 
 @dataclass(frozen=True)
+class NarrowedRecord:
+    """What became of the feed-forward channels of a block.
+
+    Attributes:
+        kept: the channels that stay, by their number in the dense block.
+        before: how many there were.
+        errors: ‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖² of the projection that reads them, per calibration language.
+    """
+
+    kept: tuple[int, ...]
+    before: int
+    errors: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class BlockRecord:
     """A finished decoder block: the ledger's entry.
 
     `shard` is the file name in `checkpoint/`, which contains the content's digest; `tensors` names what it holds.
     `snr_db` is 10·log10(‖h‖² / ‖h − ĥ‖²) of the evaluation states after the block, per language; `fingerprint` is the
-    digest of everything that its bytes depend on.
+    digest of everything that its bytes depend on; `feed_forward` is None where no channels were removed.
     """
 
     index: int
@@ -47,9 +62,10 @@ class BlockRecord:
     snr_db: Mapping[str, float]
     seconds: float
     fingerprint: str = ""
+    feed_forward: NarrowedRecord | None = None
 
     @property
     def sparsity(self) -> float:
         """Share of zeros over the block's pruned layers."""
         total = sum(layer.shape[0] * layer.shape[1] for layer in self.layers)
-        return sum(layer.zeros for layer in self.layers) / total
+        return sum(layer.zeros for layer in self.layers) / total if total else 0.0

@@ -13,7 +13,7 @@ from secateur_service.spec.pruning import (
     LayerOverride,
     PruningSpec,
 )
-from secateur_service.spec.shrink import ShrinkSpec, VocabularySpec
+from secateur_service.spec.shrink import FeedForwardSpec, ShrinkSpec, VocabularySpec
 from secateur_service.spec.specification import (
     SPEC_FORMAT,
     EvaluationSpec,
@@ -38,6 +38,7 @@ __all__ = [
     "CalibrationSpec",
     "EvaluationSpec",
     "ExecutionSpec",
+    "FeedForwardSpec",
     "GenerationSpec",
     "LanguageWeight",
     "LayerOverride",

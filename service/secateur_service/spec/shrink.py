@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -37,11 +38,44 @@ class VocabularySpec(Part):
             )
 
 
+_LARGEST_MULTIPLE = 256  # what quantised formats and tensor parallelism ask for
+
+
+class FeedForwardSpec(Part):
+    """How many channels of the feed-forward layers are removed, of every block as many."""
+
+    share: float | None = Field(
+        default=None, gt=0, lt=1, description="the share of channels to remove, between 0 and 1, e.g. 0.25"
+    )
+    channels: int | None = Field(default=None, ge=1, lt=2**31, description="the number of channels to keep")
+    multiple_of: int | None = Field(
+        default=None, ge=1, lt=2**31, description="what the kept number is a multiple of, with share, e.g. 256"
+    )
+
+    def broken_rules(self) -> Iterator[Broken]:
+        """Check that there is one target."""
+        if (self.share is None) == (self.channels is None):
+            yield Broken("share", "exactly one of share and channels is needed", "e.g. share 0.25, or channels 11264")
+        if self.channels is not None and self.multiple_of is not None:
+            yield Broken("multiple_of", "the number of channels is given", "leave one out")
+
+    def channels_of(self, width: int) -> int:
+        """The channels that are kept of so many: the nearest multiple, at least one of it."""
+        if self.channels is not None:
+            return self.channels
+        assert self.share is not None
+        multiple = self.multiple_of or math.gcd(width, _LARGEST_MULTIPLE)
+        return max(1, math.floor(width * (1 - self.share) / multiple + 0.5)) * multiple
+
+
 class ShrinkSpec(Part):
     """What is removed from the model as a whole."""
 
     vocabulary: VocabularySpec | None = Field(
         default=None, description=f"a part with {', '.join(VocabularySpec.model_fields)}"
+    )
+    feed_forward: FeedForwardSpec | None = Field(
+        default=None, description=f"a part with {', '.join(FeedForwardSpec.model_fields)}"
     )
     keep_languages: tuple[LanguageTag, ...] = Field(
         default=(), max_length=256, description="languages of the mix that the smaller model has to serve, each once"
@@ -57,5 +91,5 @@ class ShrinkSpec(Part):
 
     def broken_rules(self) -> Iterator[Broken]:
         """Check that something is removed."""
-        if self.vocabulary is None:
-            yield Broken("vocabulary", "nothing is to be removed", "give the vocabulary, or leave shrink out")
+        if self.vocabulary is None and self.feed_forward is None:
+            yield Broken("vocabulary", "nothing is to be removed", "give it or feed_forward, or leave shrink out")

@@ -1,0 +1,127 @@
+"""Which channels of a feed-forward layer stay, and the projection that makes up for those that go.
+
+A channel j is a row of the matrices that write it and a column of the one that reads it, W (m×n). Let X (T×n) be the
+inputs of W and A = Σ_ℓ w_ℓ X_ℓᵀX_ℓ/T_ℓ their second moments over the languages of the mix. With the channels K kept and
+D dropped, least squares moves into the kept columns what the dropped ones contributed:
+
+    Ŵ = W_K + W_D A_DK (A_KK + λI)⁻¹,    λ = DAMPING · mean diag A
+
+The damping pulls towards the kept columns, not towards zero, so that few tokens change little. What is lost is known
+in closed form for each language from its own second moments: with the rows r of W − Ŵ (Ŵ zero in D), Σ r G_ℓ rᵀ.
+
+Channels are dropped one after the other, the one first that costs least with all others compensating,
+‖Ŵ_:j‖² / [A⁻¹]_jj, where A⁻¹ and Ŵ are those of the channels that are left: the optimal brain surgeon for whole columns
+(Hassibi and Stork 1993; Kurtić et al., ZipLM, arXiv 2302.04089). A few are taken at a time from among the cheapest;
+how dropping one changes the others among them follows from their part of A⁻¹ alone. So of two channels that make up
+for each other one stays. Least squares on the kept columns is also the step of SlimGPT, OSSCAR and FASP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+DAMPING = 0.01
+"""Of the mean of the diagonal."""
+# Channels that are dropped before A⁻¹ is brought up to date, as a share, and the candidates for each of them.
+_ROUNDS = 64
+_CANDIDATES = 4
+
+
+def choose_channels(weight_MN: Tensor, gram_NN: Tensor, count: int) -> Tensor:
+    """The channels that stay: `count` of them, ascending.
+
+    Args:
+        weight_MN: the projection that reads the channels.
+        gram_NN: second moments of its inputs.
+        count: at least 1.
+
+    Raises:
+        FloatingPointError: the moments are not finite.
+    """
+    solved_MN = weight_MN.double().clone()
+    solved_MN[:, gram_NN.diagonal() == 0] = 0.0  # a channel that is never used costs nothing, whatever the damping
+    inverse_NN = torch.cholesky_inverse(_factor(_damped(gram_NN)))
+    width = len(inverse_NN)
+    is_kept = torch.ones(width, dtype=torch.bool, device=inverse_NN.device)
+    left = width - count
+    while left:
+        step = min(left, -(-width // _ROUNDS))
+        saliency_N = solved_MN.square().sum(0) / inverse_NN.diagonal()
+        saliency_N[~is_kept] = torch.inf
+        candidates = torch.argsort(saliency_N, stable=True)[: min(_CANDIDATES * step, int(is_kept.sum()))].sort().values
+        dropped = candidates[_cheapest(solved_MN[:, candidates], inverse_NN[candidates][:, candidates], step)]
+        # What eliminating them leaves of the others: a Schur complement, and the columns that compensate.
+        change_ND = torch.linalg.solve(inverse_NN[dropped][:, dropped], inverse_NN[dropped]).T
+        solved_MN -= solved_MN[:, dropped] @ change_ND.T
+        inverse_NN -= change_ND @ inverse_NN[dropped]
+        inverse_NN.diagonal()[dropped] = 1.0
+        is_kept[dropped] = False
+        left -= step
+    return is_kept.nonzero().flatten()
+
+
+def _cheapest(solved_MC: Tensor, inverse_CC: Tensor, count: int) -> Tensor:
+    """Positions of the channels among the candidates that are dropped, one after the other."""
+    solved_MC, inverse_CC = solved_MC.clone(), inverse_CC.clone()
+    is_dropped = torch.zeros(len(inverse_CC), dtype=torch.bool, device=inverse_CC.device)
+    for _ in range(count):
+        saliency_C = solved_MC.square().sum(0) / inverse_CC.diagonal()
+        channel = int(saliency_C.masked_fill(is_dropped, torch.inf).argmin())
+        row_C = inverse_CC[channel] / inverse_CC[channel, channel]
+        solved_MC -= torch.outer(solved_MC[:, channel], row_C)
+        inverse_CC -= torch.outer(inverse_CC[:, channel], row_C)
+        inverse_CC[channel, channel] = 1.0
+        is_dropped[channel] = True
+    return is_dropped.nonzero().flatten()
+
+
+def resolve(weight_MN: Tensor, gram_NN: Tensor, kept: Tensor) -> Tensor:
+    """Ŵ on the kept channels: m×k, float64.
+
+    Args:
+        weight_MN: the dense projection.
+        gram_NN: second moments of its inputs.
+        kept: the channels that stay.
+
+    Raises:
+        FloatingPointError: the moments are not finite.
+    """
+    weight_MN, gram_NN = weight_MN.double(), gram_NN.double()
+    is_dropped = torch.ones(weight_MN.shape[1], dtype=torch.bool, device=weight_MN.device)
+    is_dropped[kept] = False
+    dropped = is_dropped.nonzero().flatten()
+    factor = _factor(_damped(gram_NN)[kept][:, kept])
+    moved_DK = torch.cholesky_solve(gram_NN[kept][:, dropped], factor).T
+    return weight_MN[:, kept] + weight_MN[:, dropped] @ moved_DK
+
+
+def relative_errors(
+    weight_MN: Tensor, solved_MK: Tensor, kept: Tensor, grams_NN: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖² per language, from the second moments of its inputs."""
+    weight_MN = weight_MN.double()
+    rest_MN = weight_MN.clone()
+    rest_MN[:, kept] -= solved_MK.double()
+    errors = {}
+    for language, gram in grams_NN.items():
+        gram_NN = gram.double()
+        whole = float((weight_MN @ gram_NN * weight_MN).sum())
+        errors[language] = float((rest_MN @ gram_NN * rest_MN).sum()) / whole if whole else 0.0
+    return errors
+
+
+def _damped(gram_NN: Tensor) -> Tensor:
+    damped_NN = gram_NN.double().clone()
+    mean = float(damped_NN.diagonal().mean())
+    damped_NN.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
+    return damped_NN
+
+
+def _factor(damped_NN: Tensor) -> Tensor:
+    factor, info = torch.linalg.cholesky_ex(damped_NN)
+    if int(info) or not torch.isfinite(factor).all():
+        raise FloatingPointError("the second moments of its inputs are not finite")
+    return factor
