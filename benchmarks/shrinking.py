@@ -1,0 +1,104 @@
+"""What a language is worth: a model made smaller for one language, for all, and for the wrong one.
+
+    python benchmarks/shrinking.py --model DIR --calibration DIR --evaluation DIR [--rows 1024] [--channels 352]
+    python benchmarks/shrinking.py --small
+
+Runs jobs that trim the vocabulary and narrow the feed-forward layers: for every language alone, for all languages, and,
+to show what the language of the calibration text is worth, narrowed for every language with English text (the
+vocabulary stays that of the language). Or for the sets that --keep gives. Prints parameters and growth of bits per byte
+on text that was not used for calibration. Written to shrinking-MODEL.json as results arrive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from small import LENGTH, options_with_text
+
+import secateur
+from secateur_service.library import prune
+
+
+def shrink(options: argparse.Namespace, keep: list[str], calibration: list[str]) -> dict[str, Any]:
+    """Figures of one job.
+
+    Args:
+        options: of the command line.
+        keep: languages whose tokens are kept.
+        calibration: languages by whose text the channels are chosen.
+    """
+    mix = dict.fromkeys([*calibration, *keep], 0.0) | dict.fromkeys(calibration, 1.0)
+    # A language that is kept needs some weight: one that is too small to matter.
+    mix |= {language: 1e-9 for language in keep if not mix[language]}
+    rows = {"vocabulary_rows": options.rows} if options.rows else {"extra_tokens": options.extra_tokens}
+    spec = secateur.prune_spec(
+        options.model.resolve().as_uri(),
+        corpus=options.calibration.resolve().as_uri(),
+        languages=mix,
+        samples=options.sequences * len(mix),
+        sequence_length=options.length,
+        document_separator=options.separator,
+        evaluation_corpus=options.evaluation.resolve().as_uri(),
+        evaluation_languages=keep,
+        tokens_per_language=options.tokens,
+        keep_languages=keep,
+        feed_forward_channels=options.channels,
+        **(rows if not options.whole_vocabulary else {}),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        report = prune(spec, Path(folder), threads=torch.get_num_threads()).report
+    return {
+        "rows": report.vocabulary.rows if report.vocabulary else None,
+        "parameters": report.output.parameters,
+        "parameters_before": report.model.parameters,
+        "growth": {
+            entry.language: entry.pruned_bits_per_byte / entry.dense_bits_per_byte - 1 for entry in report.evaluation
+        },
+        "tokens": {entry.language: entry.tokens for entry in report.evaluation},
+    }
+
+
+def main() -> None:
+    """Measure for every set of languages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--languages", nargs="+", default=["ar", "de", "en", "fr", "rw", "uk", "zh"])
+    parser.add_argument("--keep", nargs="+", action="append", help="languages to keep together; may be repeated")
+    parser.add_argument("--extra-tokens", type=float, default=0.005, help="default %(default)s")
+    parser.add_argument("--rows", type=int, help="rows of the vocabulary to keep, instead")
+    parser.add_argument("--whole-vocabulary", action="store_true", help="keep all rows")
+    parser.add_argument("--channels", type=int, help="feed-forward channels to keep; default all")
+    parser.add_argument("--sequences", type=int, default=64, help="calibration sequences per language")
+    parser.add_argument("--length", type=int, default=512, help="tokens per sequence")
+    parser.add_argument("--tokens", type=int, default=16384, help="evaluation tokens per language")
+    small = {"languages": ["de", "en"], "sequences": 2, "tokens": 2 * LENGTH, "length": LENGTH, "channels": 48}
+    with options_with_text(parser, **small) as options:
+        path = options.output / f"shrinking-{options.model.resolve().name}.json"
+        content = json.loads(path.read_text()) if path.exists() else {}
+        sets = options.keep or [*([language] for language in options.languages), options.languages]
+        jobs = [(keep, keep) for keep in sets]
+        if options.channels and not options.keep:
+            jobs += [([language], ["en"]) for language in options.languages if language != "en"]
+        for keep, calibration in jobs:
+            name = " ".join(keep) + ("" if keep == calibration else f", calibrated on {' '.join(calibration)}")
+            content[name] = shrink(options, keep, calibration)
+            path.write_text(json.dumps(content, indent=1) + "\n")
+            show({name: content[name]})
+        print(f"written: {path}")
+
+
+def show(content: dict[str, Any]) -> None:
+    """Print a line for each job."""
+    for name, found in content.items():
+        share = 1 - found["parameters"] / found["parameters_before"]
+        growth = ", ".join(f"{language} {value:+.2%}" for language, value in found["growth"].items())
+        rows = "all" if found["rows"] is None else f"{found['rows']:,}"
+        print(f"{name:<34} {rows:>8} rows, {share:6.1%} fewer parameters; bits per byte: {growth}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
