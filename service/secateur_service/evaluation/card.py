@@ -171,7 +171,7 @@ def _done(report: Report, name: str, mix: str) -> str:
     before, after, vocabulary = report.model, report.output, report.vocabulary
     sentences = []
     if after.parameters != before.parameters:
-        parts = [f"{vocabulary.rows:,} of {vocabulary.rows_before:,} tokens, chosen for {mix}"] if vocabulary else []
+        parts = [f"{vocabulary.rows:,} of {vocabulary.rows_before:,} tokens"] if vocabulary else []
         widths = [block.feed_forward for block in report.blocks if block.feed_forward]
         if widths:
             parts.append(
@@ -180,7 +180,8 @@ def _done(report: Report, name: str, mix: str) -> str:
         parts += [f"{after.blocks} of {before.blocks} blocks"] if after.blocks != before.blocks else []
         sentences = [
             f"{name} without {1 - after.parameters / before.parameters:.1%} of its parameters: {after.parameters:,} of",
-            f"{before.parameters:,} are left{', with ' if parts else ''}{' and '.join(parts)}.",
+            f"{before.parameters:,} are left{', with ' if parts else ''}{' and '.join(parts)}",
+            f"(chosen for {mix}).",
         ]
     if report.sparsity.zeros:
         sentences += [

@@ -271,3 +271,11 @@ def test_a_target_given_as_an_option_replaces_the_one_in_the_file_and_leaves_the
     spec = {"pruning": {"method": "wanda", "sparsity": 0.5}}
     assert with_options(spec, {"pattern": "2:4"}) == {"pruning": {"method": "wanda", "pattern": "2:4"}}
     assert spec == {"pruning": {"method": "wanda", "sparsity": 0.5}}
+
+
+def test_a_target_of_shrinking_replaces_the_other_one_of_the_file():
+    spec = {"shrink": {"vocabulary": {"rows": 512, "keep_texts": ["a"]}, "feed_forward": {"channels": 8}}}
+    assert with_options(spec, {"extra_tokens": 0.01, "feed_forward_share": 0.5}) == {
+        "shrink": {"vocabulary": {"extra_tokens": 0.01, "keep_texts": ["a"]}, "feed_forward": {"share": 0.5}}
+    }
+    assert with_options(spec, {"seed": 1})["shrink"] == spec["shrink"]
