@@ -48,7 +48,6 @@ class Narrower:
         mix: weight of each calibration language.
         batches: the calibration text.
         check: called between two pieces of work; may raise to stop.
-        tick: called with the batch that has passed.
     """
 
     def __init__(
@@ -58,14 +57,12 @@ class Narrower:
         mix: Mapping[str, float],
         batches: Sequence[Batch],
         check: Callable[[], None],
-        tick: Callable[[Batch], None],
     ) -> None:
         self._plan = plan
         self._model = model
         self._mix = dict(mix)
         self._batches = batches
         self._check = check
-        self._tick = tick
         self._tokens = dict.fromkeys(mix, 0)
         for batch in batches:
             self._tokens[batch.language] += batch.tokens.numel()
@@ -136,7 +133,6 @@ class Narrower:
             run = functools.partial(self._model.run_block, block, place, before)
             with stepwise_forwards([run], [(layout.output,)], {layout.output: linear}) as (forward,):
                 statistics.update(forward.advance(), batch.language)
-            self._tick(batch)
         if not statistics.is_finite():
             raise FloatingPointError(f"{layout.output} of block {place}: its inputs are not finite")
         return statistics

@@ -84,6 +84,7 @@ class PassConfig:
             order=self.order,
             minimax=self.minimax,
             layer_snr=self.layer_snr,
+            narrows=self.output is not None and bool(self.output.plan.narrowed),
         )
 
     @property

@@ -149,9 +149,7 @@ class _Pass:
         )
         self.narrower = None
         if output is not None and narrows:
-            self.narrower = Narrower(
-                output.plan, output.model, config.mix, self.calibration, self._check, self._tick_narrowing
-            )
+            self.narrower = Narrower(output.plan, output.model, config.mix, self.calibration, self._check)
 
     def run(self) -> PassResult:
         self._place_states()
@@ -247,7 +245,7 @@ class _Pass:
                 calibrating += self._carrying(index) - self.work.leaving(place)
             elif self.config.order == "block":
                 calibrating += self._carrying(index)
-            calibrating += self._narrowing()
+            calibrating += self.dense.work.narrowing(index)
             self.meter.plan("evaluate", self.work.evaluating(place) / 2)
             self.meter.plan("calibrate", calibrating)
             self.meter.plan("solve", solving)
@@ -339,16 +337,9 @@ class _Pass:
             stored = {**stored, **narrower.placeholders(index, stored)}
         elif narrower is not None:
             cut, narrowed = narrower.narrow(block, index, place, stored, calibration)
+            self.meter.tick("calibrate", self.dense.work.narrowing(index))
             stored = {**stored, **cut}
         return self.output.reader.cut_block(stored), narrowed
-
-    def _tick_narrowing(self, batch: Batch) -> None:
-        tokens = sum(each.tokens.numel() for each in self.calibration)
-        self.meter.tick("calibrate", batch.tokens.numel() / tokens * self._narrowing())
-
-    def _narrowing(self) -> float:
-        """The work of sending the calibration text through a dense block to see its channels."""
-        return self.dense.work.forward(self.dense.work.calibration, 0) if self.narrower else 0.0
 
     def _carry_dense(self, block: nn.Module, index: int, calibration: list[Tensor]) -> None:
         if self.config.order == "dense" and index + 1 < self.model.num_blocks:

@@ -6,6 +6,7 @@ languages, hidden size d, vocabulary V, and layers m×n that share distinct inpu
 - full second moments take 4·n² bytes each: for one input of a block at a time in order `true_sequential`, for all at
   once in the others, and per language with `minimax`;
 - where they are not kept per language, a sample of each language's inputs is held until the layers are judged;
+- channels to be removed are chosen with second moments per language and float64 copies of them;
 - for experts, inputs that do not fill a tile are held until more arrive, per expert and language;
 - text that the model generates itself takes 2 operations per parameter and token, and as many to judge it; the whole
   model is then in memory, with keys and values of a batch of texts, and the logits of one;
@@ -30,6 +31,8 @@ from secateur_service.spec import PruneSpec
 # Resident memory of a process that has imported everything and run a tiny job, measured with the pinned versions.
 _PROCESS_BYTES = 400 << 20
 _BATCH_TEXTS = 16
+# Vocabulary, merges and counts in Python while rows are chosen, per token; measured on Gemma's.
+_VOCABULARY_BYTES = 4 << 10
 # Being written, waiting, and being moved to the object store.
 _BLOCKS_ON_DISK = 4
 
@@ -58,11 +61,12 @@ def estimate_cost(
         recipe=spec.recipe,
         order=spec.order,
         minimax=spec.calibration.policy == "minimax",
-        layer_snr=spec.evaluation.layer_snr,
+        layer_snr=spec.evaluation.layer_snr and spec.pruning is not None,
+        narrows=spec.shrink is not None and spec.shrink.feed_forward is not None,
     )
     flops = work.head()
     for index, groups in enumerate(work.blocks):
-        flops += work.evaluating(index) + work.calibrating(index)
+        flops += work.evaluating(index) + work.calibrating(index) + work.narrowing(index)
         flops += work.carrying(index) if work.order == "block" else 0.0
         flops += sum(work.solving(group) + work.judging(group) for group in groups)
         if spec.pruning and spec.pruning.allocation.policy != "uniform":
@@ -78,6 +82,8 @@ def estimate_cost(
             peaks[device], checkpoint.parameters * item + cached + texts // _BATCH_TEXTS * vocabulary * item
         )
         flops += 4.0 * checkpoint.parameters * work.calibration / (1 - written.dropped_share)
+    if spec.shrink is not None and spec.shrink.vocabulary is not None:
+        peaks["cpu"] = max(peaks["cpu"], _VOCABULARY_BYTES * vocabulary)
     peaks[_place_of_states(device, shortages)] += _states_values(work, hidden) * item
     largest = max(
         sum(info.size_bytes for info in checkpoint.block_tensors(index)) for index in range(checkpoint.num_blocks)
@@ -127,7 +133,9 @@ def _working_bytes(work: Work, spec: PruneSpec, hidden: int, device: str, item: 
         block
         + waiting * item
         + statistics
-        + max(solving, activations, HEAD_SLICE_BYTES[device] + LOGITS_SLICE_BYTES[device])
+        + max(
+            solving, _narrowing_bytes(work, groups), activations, HEAD_SLICE_BYTES[device] + LOGITS_SLICE_BYTES[device]
+        )
     )
 
 
@@ -141,6 +149,14 @@ def _solving_bytes(recipe: Recipe, group: Group, item: int) -> int:
     stacks = 1 + copied + sum(cost.stacks for cost in costs)
     squares, layers = sum(cost.squares for cost in costs), max(cost.layers for cost in costs)
     return stacks * 4 * group.parameters + squares * square + layers * tallest
+
+
+def _narrowing_bytes(work: Work, groups: list[Group]) -> int:
+    """Memory for choosing channels: second moments per language and mixed, and three matrices in float64."""
+    if not work.narrows:
+        return 0
+    square, parameters = groups[-1].width ** 2, groups[-1].parameters
+    return 4 * square * (work.languages + 1) + 3 * 8 * (square + parameters)
 
 
 def _waiting_bytes(work: Work, group: Group, item: int) -> int:

@@ -74,6 +74,7 @@ class Work:
         order: one of `spec.ORDERS`.
         minimax: whether the mix is searched for.
         layer_snr: whether each layer's signal-to-noise ratio is measured.
+        narrows: whether channels of the feed-forward layers are removed.
     """
 
     blocks: list[list[Group]]
@@ -87,6 +88,7 @@ class Work:
     order: str
     minimax: bool
     layer_snr: bool
+    narrows: bool = False
 
     @property
     def moments(self) -> Moments:
@@ -95,8 +97,8 @@ class Work:
 
     @property
     def needs_data(self) -> bool:
-        """Whether the recipe uses the calibration text."""
-        return self.moments is not Moments.NONE
+        """Whether the calibration text runs through the blocks."""
+        return self.moments is not Moments.NONE or self.narrows
 
     @property
     def needs_gram(self) -> bool:
@@ -165,6 +167,17 @@ class Work:
     def choosing(self, group: Group) -> float:
         """All work on the layers of an input once it is known; here a score and a selection count too."""
         return self.solving(group) + self.judging(group) + _SELECTION * group.parameters
+
+    def narrowing(self, index: int) -> float:
+        """Choosing the channels of a block: a pass of the calibration text, second moments per language, and solving.
+
+        The last input of a block is that of the projection that reads the channels.
+        """
+        if not self.narrows:
+            return 0.0
+        group = self.blocks[index][-1]
+        solved = 4.0 * group.width**3 + 4.0 * group.parameters * group.width
+        return self.forward(self.calibration, index) + _GRAM_PRODUCTS * self.calibration * group.width**2 + solved
 
     def head(self) -> float:
         """The norm and head for both copies of the evaluation text."""
