@@ -62,7 +62,7 @@ def mandatory_tokens(
         texts: whose tokens are kept.
     """
     found = graph.required() | named_tokens(folder, names, config, graph)
-    found |= {number for number in graph.tokens if number not in graph.added and _COMMON.fullmatch(graph.text(number))}
+    found |= {number for number in graph.tokens if _COMMON.fullmatch(graph.text(number))}
     template = tokenizer.chat_template and str(tokenizer.get_chat_template())
     if template:
         found |= {number for number, content in graph.added.items() if content in template}

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from secateur_service.calibration.corpora import CorpusRefusedError, Reading
+from secateur_service.calibration.packing import Framing
 from secateur_service.calibration.sampling import TextSample, document_hash, for_evaluation
 from secateur_service.calibration.token_frequencies import TokenCounts, count_tokens, token_frequencies
 from secateur_service.calibration.tokenizing import tokenize
@@ -280,7 +281,8 @@ def _choose(
     mandatory = mandatory_tokens(
         tokenizer, graph, companions.folder, companions.names, checkpoint.config, asked.keep_texts
     )
-    mandatory |= set(tokenizer("", verbose=False)["input_ids"])
+    framing = Framing.of(tokenizer, spec.calibration.document_separator)
+    mandatory |= {*framing.beginning, *framing.separator, *tokenizer("", verbose=False)["input_ids"]}
     # Rows without a token, with which some vocabularies are filled up, go unless a configuration names one.
     parents = {number: pieces for number, pieces in graph.parents(observer.check).items() if number < before}
     parents |= {number: () for number in mandatory if number < before and number not in parents}

@@ -240,7 +240,7 @@ class _Pass:
                 self.meter.plan("calibrate", self._carrying(index))
                 continue
             calibrating = self.work.calibrating(place)
-            solving = sum(map(self.work.choosing, self.work.blocks[place]))
+            solving = sum(map(self.work.choosing, self.work.blocks[place])) if self.config.targets else 0.0
             if self.output is not None and self.config.order == "dense":
                 calibrating += self._carrying(index) - self.work.leaving(place)
             elif self.config.order == "block":
@@ -303,17 +303,18 @@ class _Pass:
                     written = memory.enter_context(self.pruned.model.block(place, cut))
                 del kept, cut
             layers: Sequence[LayerRecord] = ()
+            prunes = record is None and bool(self.config.targets)
             with measure("prune"):
-                if record is None:
+                if prunes:
                     layers = self.pruner.prune(written, place, calibration)
-                if self.config.order == "dense" and (record is not None or self.output is not None):
+                if self.config.order == "dense" and (not prunes or self.output is not None):
                     self._carry_dense(block, index, calibration)
             if record is not None:
                 with measure("load"):
                     self._restore(place, record)
-                if self.config.order != "dense" and place + 1 < self.pruned.model.num_blocks:
-                    with measure("prune"):
-                        self.pruner.carry(self.pruned.model, written, place, calibration, self.work.carrying(place))
+            if not prunes and self.config.order != "dense" and place + 1 < self.pruned.model.num_blocks:
+                with measure("prune"):
+                    self.pruner.carry(self.pruned.model, written, place, calibration, self.work.carrying(place))
             with measure("evaluate"):
                 self._propagate(self.pruned, written, place, pruned)
                 snr_db = self._snr_db(dense, pruned)
