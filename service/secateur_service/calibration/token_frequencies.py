@@ -59,7 +59,7 @@ def count_tokens(
     Args:
         tokenizer: a fast tokenizer of transformers.
         documents: of one language.
-        size: of the vocabulary: one more than the largest id.
+        size: rows of the vocabulary; special tokens beyond them are not counted.
         check: called often; raises to stop.
     """
     halves: tuple[Counter[int], Counter[int]] = (Counter(), Counter())

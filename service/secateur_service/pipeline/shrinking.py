@@ -168,7 +168,7 @@ def _trim(
     path, key = workdir / "rows.json", _key(spec, checkpoint)
     found = _recall(path, key)
     if found is None:
-        counts = _count(spec, tokenizer, graph, _rows_of(checkpoint), text, sources, observer)
+        counts = _count(spec, tokenizer, _rows_of(checkpoint), text, sources, observer)
         found = _choose(spec, checkpoint, companions, tokenizer, graph, counts, observer)
         write_durably(path, json.dumps({"key": key, **found}).encode())
     rows = Rows(tuple(found["kept"]), found["extra_tokens"])
@@ -225,7 +225,6 @@ def check_tokens(shrinkage: Shrinkage, folder: Path, text: JobText, check: Calla
 def _count(
     spec: PruneSpec,
     tokenizer: Any,
-    graph: TokenGraph,
     rows: int,
     text: JobText,
     sources: Sources,
@@ -252,8 +251,7 @@ def _count(
                 if left <= 0:
                     return
 
-        size = max(rows, max(graph.tokens) + 1)
-        counts[language] = count_tokens(tokenizer, documents(), size, observer.check)
+        counts[language] = count_tokens(tokenizer, documents(), rows, observer.check)
         if not counts[language].tokens:
             raise CorpusRefusedError(f"language {language} has no text beside that of the evaluation; give it more")
         found = counts[language]
@@ -273,10 +271,8 @@ def _choose(
     assert spec.shrink is not None
     assert spec.shrink.vocabulary is not None
     asked, before = spec.shrink.vocabulary, _rows_of(checkpoint)
-    texts = [""] * max(before, max(graph.tokens) + 1)
-    for number in graph.tokens:
-        if number not in graph.added:
-            texts[number] = graph.text(number)
+    own = graph.tokens.keys() - graph.added.keys()
+    texts = [graph.text(number) if number in own else "" for number in range(before)]
     frequencies = {language: token_frequencies(found, texts) for language, found in counts.items()}
     mandatory = mandatory_tokens(
         tokenizer, graph, companions.folder, companions.names, checkpoint.config, asked.keep_texts
