@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import resource
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -118,15 +120,14 @@ class _Job:
         self.meter = meter_of(self.device, ports.observer)
 
     def run(self) -> FinishedJob:
-        stage = None
-        for step in STEPS:
-            if step.stage is not stage:
-                stage = step.stage
-                self.observer.stage(stage)
-            with tracing.span(step.stage.value), step.measured(self.stopwatch):
-                step.work(self)
-            if step.point:
-                faults.reached(step.point)
+        for stage, steps in itertools.groupby(STEPS, key=attrgetter("stage")):
+            self.observer.stage(stage)
+            with tracing.span(stage.value):
+                for step in steps:
+                    with step.measured(self.stopwatch):
+                        step.work(self)
+                    if step.point:
+                        faults.reached(step.point)
         self.meter.finish()
         for verdict in self.report.verdicts:
             self.observer.log("info", verdict.message, verdict=verdict.kind)
@@ -374,7 +375,7 @@ class Step:
     """A step of a job that is visible to its watchers.
 
     Attributes:
-        stage: the stage that watchers see.
+        stage: the stage that watchers see; steps in a row may share one.
         work: does the step.
         point: fault point that tests can use after the step; empty for none.
         charged: the kind of work that its time is charged to; None if it charges several itself.

@@ -239,12 +239,10 @@ class _Pass:
             if place is None:
                 self.meter.plan("calibrate", self._carrying(index))
                 continue
-            calibrating = self.work.calibrating(place)
-            solving = sum(map(self.work.choosing, self.work.blocks[place])) if self.config.targets else 0.0
-            if self.output is not None and self.config.order == "dense":
-                calibrating += self._carrying(index) - self.work.leaving(place)
-            elif self.config.order == "block":
-                calibrating += self._carrying(index)
+            calibrating, solving = self._carrying(index), 0.0
+            if self.config.targets:
+                solving = sum(map(self.work.choosing, self.work.blocks[place]))
+                calibrating = self._calibrating(index, place)
             calibrating += self.dense.work.narrowing(index)
             self.meter.plan("evaluate", self.work.evaluating(place) / 2)
             self.meter.plan("calibrate", calibrating)
@@ -256,6 +254,15 @@ class _Pass:
         if states:
             self.meter.gauge("head", *self.model.head.time(states[0], self.dense.work.head(), self.meter.effort))
             self.meter.lap()
+
+    def _calibrating(self, index: int, place: int) -> float:
+        """The work of sending the calibration text through a block that is pruned, and on to the next."""
+        calibrating = self.work.calibrating(place)
+        if self.output is not None and self.config.order == "dense":
+            calibrating += self._carrying(index) - self.work.leaving(place)
+        elif self.config.order == "block":
+            calibrating += self._carrying(index)
+        return calibrating
 
     def _place(self, index: int) -> int | None:
         """The position in the output of a block of the dense model; None if it was removed."""

@@ -212,6 +212,7 @@ async def test_the_log_names_the_caller_and_why_another_was_refused_but_never_a_
         api = await start_api(tokens_file=tokens_file)
         for metadata in calls:
             await api.stub.GetServiceInfo(INFO, metadata=metadata).code()
+        await until(lambda: sum(line["event"] == "call" for line in lines) == len(calls))  # it is logged after its end
     told = [line for line in lines if line["event"] == "call"]
     assert [line.get("reason") for line in told] == [None, "TOKEN_EXPIRED", "TOKEN_INVALID", "TOKEN_MISSING"]
     assert [line.get("caller") for line in told[1:]] == ["old", None, None]
