@@ -24,6 +24,7 @@ from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, op
 from secateur_service.models.files import checkpoint_files
 from secateur_service.models.safetensors import TensorInfo
 from secateur_service.models.token_graph import TokenGraph
+from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
 from secateur_service.records.result import Estimate
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.sources import ReferenceRefusedError, Source, Sources, open_sources
@@ -148,7 +149,7 @@ def admit(
         message = f"{review.place}: {error.message}"
         raise TransientError(message, reason=error.reason, metadata=error.metadata) from error
     if parts.get("pruning") and checkpoint:
-        review.layers(parts["pruning"], checkpoint)
+        review.layers(parts["pruning"], checkpoint, parts.get("shrink"))
     if parts.get("shrink") and checkpoint:
         review.shrinking(parts["shrink"], checkpoint)
     if "output" in parts:
@@ -178,6 +179,15 @@ def _resolve(spec: PruneSpec, sequence_length: int, access: AccessPolicy) -> Pru
     return spec.model_copy(
         update={"calibration": calibration, "pruning": pruning, "evaluation": evaluation, "output": output}
     )
+
+
+def _narrow_inputs(shrink: ShrinkSpec | None, checkpoint: Checkpoint) -> dict[str, int]:
+    """The number of inputs of layers that have fewer of them in the output, by the name of the weight."""
+    layout = checkpoint.architecture.feed_forward
+    if shrink is None or shrink.feed_forward is None or layout is None:
+        return {}
+    readers = [checkpoint.linear_weight(index, layout.output) for index in range(checkpoint.num_blocks)]
+    return {info.name: shrink.feed_forward.channels_of(info.shape[1]) for info in readers}
 
 
 def _either(chosen: bool | None, otherwise: bool) -> bool:  # noqa: FBT001
@@ -305,7 +315,7 @@ class _Review:
                 self._refuse(f"{part}.languages[{position}]{suffix}", f"{spelling_of(language)!r}: the corpus {error}")
         return found
 
-    def layers(self, pruning: PruningSpec, checkpoint: Checkpoint) -> None:
+    def layers(self, pruning: PruningSpec, checkpoint: Checkpoint, shrink: ShrinkSpec | None) -> None:
         """Check that overrides match layers, patterns divide their layers' inputs, and something is pruned."""
         self._at("pruning.overrides")
         rules = {info: pruning.override_of(info.name) for info in checkpoint.linear_weights()}
@@ -318,16 +328,18 @@ class _Review:
                     f"{fields[override]}.layers",
                     f"{override.layers!r} matches no pruned layer; they are called {names[0]} and the like",
                 )
-        odd: dict[LayerOverride | None, TensorInfo] = {}
+        odd: dict[LayerOverride | None, tuple[TensorInfo, int]] = {}
+        narrow = _narrow_inputs(shrink, checkpoint)
         for info, rule in rules.items():
             _, group = (rule or pruning).kept_of_group or (1, 1)
-            if info.shape[1] % group:
-                odd.setdefault(rule, info)
-        for rule, info in odd.items():
+            width = narrow.get(info.name, info.shape[1])
+            if width % group:
+                odd.setdefault(rule, (info, width))
+        for rule, (info, width) in odd.items():
             _, group = (rule or pruning).kept_of_group or (1, 1)
             self._refuse(
                 f"{fields[rule]}.pattern",
-                f"groups of {group} do not divide the {info.shape[1]} inputs of {info.name}; choose another M",
+                f"groups of {group} do not divide the {width} inputs of {info.name}; choose another M",
             )
         if all(rule is not None and rule.dense for rule in rules.values()):
             self._refuse("pruning.overrides", "every layer stays dense; let some be pruned")
@@ -349,15 +361,20 @@ class _Review:
             return
         width = checkpoint.linear_weight(0, layout.output).shape[1]
         kept = asked.channels_of(width)
-        if kept >= width:
-            field = "channels" if asked.channels is not None else "share"
-            self._refuse(f"shrink.feed_forward.{field}", f"{kept} of {width} channels would be kept; remove more")
+        if kept >= width and asked.channels is not None:
+            self._refuse("shrink.feed_forward.channels", f"{kept} of {width} channels would be kept; keep fewer")
+        elif kept >= width:
+            remedy = (
+                f"rounded to a multiple of {asked.multiple_for(width)}; give a smaller multiple_of or a larger share"
+            )
+            self._refuse("shrink.feed_forward.share", f"{kept} of {width} channels would be kept, {remedy}")
 
     def _vocabulary(self, asked: VocabularySpec, checkpoint: Checkpoint) -> None:
         self._at("shrink.vocabulary")
         rows = checkpoint.tensors[checkpoint.embedding_name].shape[0]
-        if asked.rows is not None and asked.rows >= rows:
-            self._refuse("shrink.vocabulary.rows", f"the model has {rows} rows; ask for fewer")
+        if asked.rows is not None and -(-asked.rows // ROWS_MULTIPLE) * ROWS_MULTIPLE >= rows:
+            problem = f"the model has {rows} rows, and {asked.rows} are rounded up to a multiple of {ROWS_MULTIPLE}"
+            self._refuse("shrink.vocabulary.rows", f"{problem}; ask for fewer")
         assert self._source is not None
         try:
             with self._source.outline(lambda names: [name for name in names if name == "tokenizer.json"]) as folder:

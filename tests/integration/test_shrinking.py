@@ -1,6 +1,7 @@
 """Models with a smaller vocabulary: read by transformers alone, equal on covered text, resumed, and refused in time."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -28,13 +29,13 @@ def corpora(tmp_path_factory):
     return save_corpora(tmp_path_factory.mktemp("corpora"))
 
 
-def save_scene(folder, kind="byte-level", architecture="llama", **changes):
-    """A random model with a tokenizer of a kind."""
+def save_scene(folder, kind="byte-level", architecture="llama", padding=3, **changes):
+    """A random model with a tokenizer of a kind, and rows that belong to no token."""
     content = json.loads(tokenizer_json(kind))
     size = Tokenizer.from_str(tokenizer_json(kind)).get_vocab_size()
     ids = {entry["content"]: entry["id"] for entry in content["added_tokens"]}
     special = {"bos_token_id": ids["<s>"], "eos_token_id": ids["</s>"], "pad_token_id": ids["<pad>"]}
-    build_model(architecture, vocab_size=size + 3, **special, **changes).save_pretrained(folder)
+    build_model(architecture, vocab_size=size + padding, **special, **changes).save_pretrained(folder)
     (folder / "tokenizer.json").write_text(tokenizer_json(kind), encoding="utf-8")
     PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
@@ -297,12 +298,13 @@ def refusals(data):
         ({"vocabulary": {"extra_tokens": float("nan")}}, "shrink.vocabulary.extra_tokens", "finite"),
         ({"vocabulary": {"rows": 0}}, "shrink.vocabulary.rows", "greater than or equal to 1"),
         ({"vocabulary": {"rows": 903}}, "shrink.vocabulary.rows", "the model has 903 rows"),
+        ({"vocabulary": {"rows": 897}}, "shrink.vocabulary.rows", "rounded up to a multiple of 64"),
         ({"vocabulary": {"rows": 512, "keep_texts": [""]}}, "shrink.vocabulary.keep_texts[0]", "at least 1"),
         ({"feed_forward": {}}, "shrink.feed_forward.share", "exactly one"),
         ({"feed_forward": {"share": 0.5, "channels": 8}}, "shrink.feed_forward.share", "exactly one"),
         ({"feed_forward": {"share": 1.0}}, "shrink.feed_forward.share", "less than 1"),
         ({"feed_forward": {"channels": 96}}, "shrink.feed_forward.channels", "96 of 96"),
-        ({"feed_forward": {"share": 0.01}}, "shrink.feed_forward.share", "96 of 96"),
+        ({"feed_forward": {"share": 0.01}}, "shrink.feed_forward.share", "rounded to a multiple of 32"),
         ({"feed_forward": {"channels": 8, "multiple_of": 8}}, "shrink.feed_forward.multiple_of", "leave one out"),
         ({"keep_languages": ["en"]}, "shrink.keep_languages[0]", "no weight in the mix"),
         ({"keep_languages": ["uk", "UK"]}, "shrink.keep_languages", "one language"),
@@ -318,6 +320,86 @@ def test_a_specification_that_neither_prunes_nor_shrinks_is_refused(model, corpo
     del data["shrink"]
     assert "pruning.sparsity" in refusals(data)
     assert "nothing is to be removed" in refusals({**data, "shrink": {}})["shrink.vocabulary"]
+
+
+def test_a_pattern_has_to_divide_the_narrow_layers(model, corpora):
+    narrow = {"feed_forward": {"channels": 50}}
+    for pruning in (
+        {"method": "wanda", "pattern": "2:4"},
+        {"sparsity": 0.5, "overrides": [{"layers": "*down_proj*", "pattern": "2:4"}]},
+    ):
+        (told,) = refusals(data_of(model, corpora, pruning=pruning, **narrow)).values()
+        assert "groups of 4 do not divide the 50 inputs of model.layers.0.mlp.down_proj.weight" in told
+        assert admitted(data_of(model, corpora, pruning=pruning, feed_forward={"channels": 52}))
+
+
+@pytest.mark.parametrize("architecture", ["opt", "llama"])
+def test_windows_that_no_longer_fit_into_the_models_context_are_cut_with_a_warning(corpora, tmp_path, architecture):
+    model = save_scene(tmp_path / "model", architecture=architecture, max_position_embeddings=64)
+    observer = RecordingObserver()
+    report = run(data_of(model, corpora, vocabulary={"rows": 448}), tmp_path / "out", observer).report
+    warned = [fields for level, line, fields in observer.lines if level == "warning" and "maximum length" in line]
+    (other,) = [entry for entry in report.evaluation if entry.language == "en"]
+    assert other.pruned_bytes < other.bytes
+    assert "en" in {fields["language"] for fields in warned}
+    assert other.pruned_tokens <= report.evaluation[0].windows * 63
+
+
+def edited(model, folder, name, change):
+    """A copy of a model in which a JSON file was changed."""
+    shutil.copytree(model, folder)
+    content = json.loads((folder / name).read_text(encoding="utf-8"))
+    change(content)
+    (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def test_what_a_tokenizer_puts_around_no_text_may_name_tokens_that_it_lacks(model, corpora, tmp_path):
+    def change(content):
+        content["post_processor"]["special_tokens"]["<zz>"] = {"id": "<zz>", "ids": [9999], "tokens": ["<zz>"]}
+
+    strange = edited(model, tmp_path / "model", "tokenizer.json", change)
+    assert_reloads(strange, corpora, tmp_path / "out", run(data_of(strange, corpora), tmp_path / "out").report)
+
+
+def test_an_id_of_two_tokens_is_refused(model, corpora, tmp_path):
+    def change(content):
+        vocabulary = content["model"]["vocab"]
+        last, before = sorted(vocabulary, key=vocabulary.get)[-1:-3:-1]
+        vocabulary[last] = vocabulary[before]
+
+    strange = edited(model, tmp_path / "model", "tokenizer.json", change)
+    assert "an id that another token has" in refusals(data_of(strange, corpora))["shrink.vocabulary"]
+
+
+def test_a_chat_template_is_read_and_not_run(model, corpora, tmp_path):
+    def change(content):
+        content["chat_template"] = (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{{ '\u00a1Hola!' }}{% endfor %}{% endfor %}<unused0>"
+        )
+
+    endless = edited(model, tmp_path / "model", "tokenizer_config.json", change)
+    run(data_of(endless, corpora), tmp_path / "out")
+    before, after = (AutoTokenizer.from_pretrained(folder) for folder in (endless, tmp_path / "out" / "checkpoint"))
+    for text in ("\u00a1Hola!", "<unused0>"):
+        assert len(after(text)["input_ids"]) == len(before(text)["input_ids"])
+    assert after.convert_tokens_to_ids("<unused1>") == after.convert_tokens_to_ids("<no such token>")
+
+
+def test_a_limit_that_no_row_meets_leaves_the_vocabulary_as_it_is(corpora, tmp_path):
+    observer, model = RecordingObserver(), save_scene(tmp_path / "model", padding=0)
+    report = run(data_of(model, corpora, vocabulary={"extra_tokens": 1e-12}), tmp_path / "out", observer).report
+    assert report.vocabulary is None
+    assert report.output.parameters == report.model.parameters
+    assert any("stays as it is" in line for _, line, _ in observer.lines)
+
+
+def test_the_card_names_the_languages_that_were_kept(model, corpora, tmp_path):
+    run(data_of(model, corpora, mix=(("uk", 0.5), ("de", 0.5)), keep_languages=["de"]), tmp_path)
+    card = (tmp_path / "checkpoint" / "README.md").read_text(encoding="utf-8")
+    assert 'language: ["de"]' in card
+    assert "made smaller for de" in card
+    assert "(chosen for de)" in card
 
 
 def test_an_architecture_that_cannot_be_narrowed_is_refused_with_those_that_can(corpora, tmp_path):

@@ -101,15 +101,19 @@ def _tokens_text(spec: Mapping[str, Any]) -> str:
     return columns(rows, right=[1, 2, 3])
 
 
+def _figure(value: float) -> str:
+    return f"{value:.2e}" if value >= 1e6 else f"{value:.3f}"
+
+
 def result_text(result: PublishedResult) -> str:
     """What pruning cost each language, as a table."""
     rows = [("LANGUAGE", "DENSE PPL", "PRUNED PPL", "RATIO", "DENSE BITS/BYTE", "PRUNED BITS/BYTE")]
     rows += [
         (
             entry.language,
-            f"{entry.dense_perplexity:.3f}",
-            f"{entry.pruned_perplexity:.3f}",
-            f"{entry.perplexity_ratio:.3f}",
+            _figure(entry.dense_perplexity),
+            _figure(entry.pruned_perplexity),
+            _figure(entry.perplexity_ratio),
             f"{entry.dense_bits_per_byte:.4f}",
             f"{entry.pruned_bits_per_byte:.4f}",
         )

@@ -201,6 +201,7 @@ def again_tokenised(
     pads: bool,
     check: Callable[[], None],
     separator: Separator = "newline",
+    longest: int | None = None,
 ) -> TextSample:
     """The same text in the tokens of another tokenizer.
 
@@ -211,6 +212,7 @@ def again_tokenised(
             the text is divided again into full sequences of the same length.
         check: called often; raises to stop.
         separator: what separates two documents of a sequence.
+        longest: the most tokens of a sequence; longer ones are cut at their end.
 
     Raises:
         CorpusRefusedError: the text does not fill one sequence.
@@ -226,9 +228,9 @@ def again_tokenised(
         raise CorpusRefusedError(f"language {sample.language} has too little text for a sequence of {length} tokens")
     return replace(
         sample,
-        tokens=windows.tokens,
-        token_bytes=windows.token_bytes,
-        is_text=windows.is_text,
+        tokens=windows.tokens[:, :longest].contiguous(),
+        token_bytes=windows.token_bytes[:, :longest].contiguous(),
+        is_text=windows.is_text[:, :longest].contiguous(),
         unknown_tokens=_unknown(tokenizer, windows),
         passages=replace(sample.passages, spans=windows.spans),
     )

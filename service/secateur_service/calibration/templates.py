@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import TemplateError, pass_context
+from jinja2 import TemplateError, nodes, pass_context
 from jinja2.runtime import Context
 from transformers.utils import chat_template_utils
 
@@ -73,13 +73,12 @@ def strftime_now(template: str) -> str:
     return _DIRECTIVE.sub(_expand, str(template))
 
 
-def render_conversation(tokenizer: Any, messages: Sequence[dict[str, Any]], **options: Any) -> str:
+def render_conversation(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> str:
     """Render a conversation with a tokenizer's chat template.
 
     Args:
         tokenizer: a tokenizer of transformers, with a chat template.
         messages: with `role` and `content`.
-        options: further arguments of the template, such as `tools`.
 
     Raises:
         TemplateError: the template is broken, does not accept the conversation, or prints the address of an object.
@@ -88,10 +87,22 @@ def render_conversation(tokenizer: Any, messages: Sequence[dict[str, Any]], **op
     compiled.environment.globals["strftime_now"] = strftime_now
     compiled.environment.globals.pop("lipsum", None)
     compiled.environment.filters["random"] = _first
-    text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
+    text = str(tokenizer.apply_chat_template(list(messages), tokenize=False))
     if len(_ADDRESS.findall(text)) > len(_ADDRESS.findall(repr(messages))):
         raise TemplateError("it prints the address of an object, which differs in every run")
     return text
+
+
+def literals_of(template: str) -> list[str]:
+    """All text that a chat template has in itself, whichever of it a conversation brings out; nothing is run.
+
+    Raises:
+        TemplateError: it is no template.
+    """
+    environment = chat_template_utils._compile_jinja_template(template).environment
+    tree = environment.parse(template)
+    found = [node.data for node in tree.find_all(nodes.TemplateData)]
+    return found + [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
 
 
 @pass_context

@@ -220,6 +220,10 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def _figure(value: float, digits: int) -> str:
+    return f"{value:.2e}" if value >= 1e6 else f"{value:.{digits}f}"
+
+
 def _result_text(report: Report, output: Path) -> str:
     terminal = console()
     before, after = report.model.parameters, report.output.parameters
@@ -241,9 +245,9 @@ def _result_text(report: Report, output: Path) -> str:
     for entry in report.evaluation:
         table.add_row(
             clean(entry.language),
-            f"{entry.dense_perplexity:.2f}",
-            f"{entry.pruned_perplexity:.2f}",
-            f"{entry.perplexity_ratio:.3f}",
+            _figure(entry.dense_perplexity, 2),
+            _figure(entry.pruned_perplexity, 2),
+            _figure(entry.perplexity_ratio, 3),
             f"{entry.dense_bits_per_byte:.4f}",
             f"{entry.pruned_bits_per_byte:.4f}",
         )

@@ -69,7 +69,7 @@ def languages_of(tags: Iterable[str]) -> tuple[list[str], list[str]]:
 
 def _front_matter(report: Report, license_: License | None) -> str:
     """YAML; strings are written as JSON, a subset of YAML, so that no value can break out of its field."""
-    codes, others = languages_of(entry.language for entry in report.calibration if entry.weight > 0)
+    codes, others = languages_of(_served(report))
     fields: dict[str, object] = {
         "base_model": base_model(report.model.uri),
         "license": license_ and license_.identifier,
@@ -89,6 +89,8 @@ def _body(report: Report, license_: License | None) -> str:
     pruning, calibration = report.spec["pruning"] or {}, report.spec["calibration"]
     name = _plain(model_name(report.model.uri))
     mix = ", ".join(f"{_plain(entry.language)} {entry.weight:.0%}" for entry in report.calibration if entry.weight > 0)
+    kept = (report.spec.get("shrink") or {}).get("keep_languages")
+    served = ", ".join(map(_plain, kept)) if kept else mix
     rows = "\n".join(
         f"| {_plain(entry.language)} | {'yes' if entry.in_mix else 'no'} | {entry.dense_perplexity:.2f} "
         f"| {entry.pruned_perplexity:.2f} | ×{entry.perplexity_ratio:.2f} | {entry.dense_bits_per_byte:.3f} "
@@ -103,9 +105,9 @@ def _body(report: Report, license_: License | None) -> str:
     )
     revision = report.spec.get("model", {}).get("revision")
     order = f"| order | {_plain(str(pruning.get('order') or 'block'))} |\n" if pruning else ""
-    return f"""# {name}, pruned for {mix}
+    return f"""# {name}, {"pruned" if pruning else "made smaller"} for {served}
 
-{_done(report, name, mix)}
+{_done(report, name, mix, served)}
 Over the evaluated languages its perplexity is ×{mean_ratio(report):.2f} that of the dense model (geometric mean).
 
 {_size(report)}
@@ -158,15 +160,21 @@ def _plain(text: str) -> str:
 
 
 def _tags(report: Report) -> list[str]:
-    tags = ["secateur", "pruned"]
+    tags = ["secateur"]
     if report.spec["pruning"]:
-        tags += ["sparse", report.spec["pruning"]["method"]]
+        tags += ["pruned", "sparse", report.spec["pruning"]["method"]]
     if any(block.feed_forward for block in report.blocks):
         tags.append("narrowed")
     return [*tags, *(["trimmed-vocabulary"] if report.vocabulary else [])]
 
 
-def _done(report: Report, name: str, mix: str) -> str:
+def _served(report: Report) -> list[str]:
+    """The languages that the model was made for: those that it was to keep, else those of the mix."""
+    kept = (report.spec.get("shrink") or {}).get("keep_languages")
+    return list(kept or (entry.language for entry in report.calibration if entry.weight > 0))
+
+
+def _done(report: Report, name: str, mix: str, served: str) -> str:
     """What was done to the model."""
     before, after, vocabulary = report.model, report.output, report.vocabulary
     sentences = []
@@ -181,7 +189,7 @@ def _done(report: Report, name: str, mix: str) -> str:
         sentences = [
             f"{name} without {1 - after.parameters / before.parameters:.1%} of its parameters: {after.parameters:,} of",
             f"{before.parameters:,} are left{', with ' if parts else ''}{' and '.join(parts)}",
-            f"(chosen for {mix}).",
+            f"(chosen for {served}).",
         ]
     if report.sparsity.zeros:
         sentences += [

@@ -97,7 +97,7 @@ def build_report(
             pruned_layers=zeros / max(size, 1), all_parameters=zeros / output.parameters, zeros=zeros, weights=size
         ),
         blocks=parts,
-        verdicts=tuple(judge(mix, languages, parts, inverts=inverts)),
+        verdicts=tuple(judge(mix, languages, parts, inverts=inverts, prunes=bool(spec["pruning"]))),
     )
 
 

@@ -31,6 +31,7 @@ LOST_RATIO = 10.0
 LEFT_BEHIND_FACTOR = 1.2
 MIN_SCORED_TOKENS = 1700  # 2,048 tokens of short sentences leave some 1,800 to score
 NAMED_LAYERS = 3
+_MOST_DIGITS = 1e6
 
 
 def judge(
@@ -39,6 +40,7 @@ def judge(
     blocks: Sequence[BlockPart],
     *,
     inverts: bool,
+    prunes: bool = True,
 ) -> Iterator[Verdict]:
     """All verdicts, the most serious kinds first, languages in the order in which they were evaluated.
 
@@ -46,11 +48,12 @@ def judge(
         calibration: Languages of the mix.
         evaluation: Evaluated languages.
         blocks: Pruned blocks.
+        prunes: Whether weights were pruned, and parts were not only removed.
         inverts: Whether the update of the kept weights inverts second moments.
     """
     yield from _other_language("calibration", calibration)
     yield from _other_language("evaluation", evaluation)
-    yield from _lost(evaluation)
+    yield from _lost(evaluation, prunes=prunes)
     yield from _left_behind(evaluation)
     yield from _not_calibrated(evaluation)
     yield from _too_small(evaluation)
@@ -72,14 +75,16 @@ def _other_language(purpose: str, texts: Sequence[CalibrationLanguage | Evaluati
             )
 
 
-def _lost(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
+def _lost(evaluation: Sequence[EvaluationLanguage], *, prunes: bool) -> Iterator[Verdict]:
+    remedy = "Remove less, or calibrate on the language and keep it, if the model has to serve it."
+    if prunes:
+        remedy = "Prune less, or choose a method that corrects the weights it keeps."
     for entry in evaluation:
         if entry.perplexity_ratio >= LOST_RATIO:
             yield _verdict(
                 "LANGUAGE_LOST",
                 entry.language,
-                f"The model has all but forgotten {entry.language}: its perplexity grew {_times(entry)}. Prune less, "
-                "or choose a method that corrects the weights it keeps.",
+                f"The model has all but forgotten {entry.language}: its perplexity grew {_times(entry)}. {remedy}",
             )
 
 
@@ -143,7 +148,9 @@ def _layer_notes(blocks: Sequence[BlockPart]) -> Iterator[Verdict]:
 
 
 def _times(entry: EvaluationLanguage) -> str:
-    return f"×{entry.perplexity_ratio:.2f}"
+    return (
+        f"×{entry.perplexity_ratio:.2f}" if entry.perplexity_ratio < _MOST_DIGITS else f"×{entry.perplexity_ratio:.2e}"
+    )
 
 
 def _verdict(kind: str, language: str | None, message: str) -> Verdict:

@@ -14,33 +14,14 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from secateur_service.calibration.templates import render_conversation
+from secateur_service.calibration.templates import literals_of
 from secateur_service.calibration.tokenizing import tokenize
 from secateur_service.models.token_graph import TokenGraph
 from secateur_service.models.trimmed_tokenizer import named_tokens
 
 # A character of ASCII, a number of up to three digits, one or two signs, or an indentation of up to 16.
 _COMMON = re.compile(r" ?(?:[\x20-\x7E]|[0-9]{1,3}|[!-/:-@\[-`{-~]{1,2})|[ \t\r]{1,16}|[\n\r]{1,2}[ \t]{0,16}")
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather in a place",
-        "parameters": {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
-    },
-}
-_CALL = {"type": "function", "function": {"name": "get_weather", "arguments": {"place": "Kyiv"}}}
-_QUESTION, _ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
-_CONVERSATIONS: Sequence[tuple[Sequence[dict[str, Any]], dict[str, Any]]] = (
-    ([_QUESTION], {"add_generation_prompt": True}),
-    ([_QUESTION], {"add_generation_prompt": True, "enable_thinking": False}),
-    ([{"role": "system", "content": "Be brief."}, _QUESTION, _ANSWER, _QUESTION], {}),
-    ([_QUESTION, _ANSWER], {"tools": [_TOOL]}),
-    (
-        [_QUESTION, {"role": "assistant", "content": "", "tool_calls": [_CALL]}, {"role": "tool", "content": "{}"}],
-        {"tools": [_TOOL]},
-    ),
-)
+_ROLES = ("system", "user", "assistant", "model", "tool", "function", "developer")
 
 
 def mandatory_tokens(
@@ -63,16 +44,20 @@ def mandatory_tokens(
     """
     found = graph.required() | named_tokens(folder, names, config, graph)
     found |= {number for number in graph.tokens if _COMMON.fullmatch(graph.text(number))}
-    template = tokenizer.chat_template and str(tokenizer.get_chat_template())
-    if template:
-        found |= {number for number, content in graph.added.items() if content in template}
-    for tokens in tokenize(tokenizer, [*_rendered(tokenizer, template), *texts, ""])["input_ids"]:
+    printed = list(_printed(tokenizer))
+    found |= {number for number, content in graph.added.items() if any(content in text for text in printed)}
+    for tokens in tokenize(tokenizer, [*printed, *texts, ""])["input_ids"]:
         found.update(tokens)
     return found
 
 
-def _rendered(tokenizer: Any, template: str | None) -> Iterator[str]:
-    """Conversations of every kind that the chat template accepts."""
-    for messages, options in _CONVERSATIONS if template else ():
-        with contextlib.suppress(TemplateError, TypeError, ValueError, KeyError):
-            yield render_conversation(tokenizer, messages, **options)
+def _printed(tokenizer: Any) -> Iterator[str]:
+    """What the model's chat templates can print of their own, and the names of roles.
+
+    They are not run: a template is a program of whoever made the model, and may not end.
+    """
+    templates = tokenizer.chat_template
+    for template in templates.values() if isinstance(templates, dict) else [templates] if templates else []:
+        with contextlib.suppress(TemplateError, RecursionError):
+            yield from literals_of(str(template))
+            yield from _ROLES

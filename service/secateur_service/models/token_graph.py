@@ -61,9 +61,13 @@ class TokenGraph:
         """
         content = read_object(folder / "tokenizer.json", _LIMITS)
         try:
-            return cls.read(content)
+            graph = cls.read(content)
+            twice = next((token for token, number in graph.ids.items() if graph.tokens[number] != token), None)
         except (KeyError, TypeError, AttributeError) as error:
             raise ModelRefusedError("tokenizer.json does not have the form that tokenizers writes") from error
+        if twice is not None:
+            raise ModelRefusedError(f"tokenizer.json gives {twice[:80]!r} an id that another token has")
+        return graph
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> TokenGraph:

@@ -126,7 +126,7 @@ def _trimmed(content: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, An
         **content,
         "added_tokens": added,
         "post_processor": _processor(content.get("post_processor"), new),
-        "padding": padding and {**padding, "pad_id": new[padding["pad_id"]]},
+        "padding": padding and {**padding, "pad_id": new.get(padding["pad_id"], padding["pad_id"])},
         "model": model,
     }
 
@@ -151,11 +151,12 @@ def _processor(step: Any, new: Mapping[int, int]) -> Any:
         step["special_tokens"] = {
             name: {**token, "ids": [new[number] for number in token["ids"]]}
             for name, token in step["special_tokens"].items()
+            if all(number in new for number in token["ids"])  # no text could be encoded with another one
         }
     for end in ("sep", "cls"):
         if isinstance(step.get(end), list):
             token, number = step[end]
-            step[end] = [token, new[number]]
+            step[end] = [token, new.get(number, number)]
     return step
 
 
@@ -210,6 +211,8 @@ def _renumbered(content: Mapping[str, Any], new: Mapping[int, int], sizes: Mappi
             return [new[number] for number in value if number in new]
         if key in _SEQUENCES:
             return _mapped(value, lambda number: new.get(number, number))
+        if key == "sequence_bias":
+            return _biases(value, new)
         if key == "forced_decoder_ids" and isinstance(value, list):
             return [[place, new.get(number, number)] for place, number in value]
         if key.startswith("vocab_size"):
@@ -217,6 +220,16 @@ def _renumbered(content: Mapping[str, Any], new: Mapping[int, int], sizes: Mappi
         return _renumbered(value, new, sizes) if isinstance(value, dict) else value
 
     return {key: changed(key, value) for key, value in content.items()}
+
+
+def _biases(value: Any, new: Mapping[int, int]) -> Any:
+    """Biases of token sequences, as pairs or by the JSON of the sequence; those of tokens that are gone are dropped."""
+    if isinstance(value, dict):
+        kept = _biases([[json.loads(text), bias] for text, bias in value.items()], new)
+        return {json.dumps(ids): bias for ids, bias in kept}
+    if not isinstance(value, list):
+        return value
+    return [[[new[number] for number in ids], bias] for ids, bias in value if all(number in new for number in ids)]
 
 
 def _sequence_ids(key: str, value: Any) -> Iterator[int]:

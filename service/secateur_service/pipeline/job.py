@@ -308,10 +308,22 @@ class _Job:
         calibration, evaluation = text.calibration, text.evaluation
         if not self.plan.keeps_tokens:
             tokenizer, separator = load_tokenizer(self.companions.folder), self.spec.calibration.document_separator
-            again = partial(again_tokenised, tokenizer=tokenizer, check=self.observer.check, separator=separator)
+            longest = self.checkpoint.max_sequence_length
+            again = partial(
+                again_tokenised, tokenizer=tokenizer, check=self.observer.check, separator=separator, longest=longest
+            )
             calibration = {name: again(sample, pads=False) for name, sample in calibration.items()}
             evaluation = {name: again(sample, pads=True) for name, sample in evaluation.items()}
+            self._report_cut(evaluation)
         return Output(self.plan, self._load(self.written, reader, dtype), reader, calibration, evaluation)
+
+    def _report_cut(self, evaluation: Samples) -> None:
+        """Warn of languages whose windows no longer fit into the model's context."""
+        for name, sample in evaluation.items():
+            left_out = 1 - sample.num_bytes / self.text.evaluation[name].num_bytes
+            if left_out > 0:
+                message = "in the smaller vocabulary, evaluation windows exceed the model's maximum length and are cut"
+                self.observer.log("warning", message, language=name, share_of_bytes=round(left_out, 4))
 
     def _targets(self, model: StreamedModel, calibration: Samples) -> dict[str, Target]:
         """How much of each layer of the output to prune; saved, because judging the blocks takes a separate pass."""

@@ -124,7 +124,7 @@ def shrink(
         CorpusRefusedError: the corpus cannot be read.
         PermanentError: fewer rows are asked for than have to stay.
     """
-    found = _Trimmed({}, {}, {}, {}, checkpoint.config, {}, {})
+    found = _untrimmed(checkpoint)
     if spec.shrink and spec.shrink.vocabulary:
         found = _trim(spec, checkpoint, companions, text, sources, observer, workdir)
     config, narrowed = found.config, {}
@@ -154,6 +154,10 @@ class _Trimmed:
     counted_bytes: Mapping[str, int]
 
 
+def _untrimmed(checkpoint: Checkpoint) -> _Trimmed:
+    return _Trimmed({}, {}, {}, {}, checkpoint.config, {}, {})
+
+
 def _trim(
     spec: PruneSpec,
     checkpoint: Checkpoint,
@@ -172,6 +176,9 @@ def _trim(
         found = _choose(spec, checkpoint, companions, tokenizer, graph, counts, observer)
         write_durably(path, json.dumps({"key": key, **found}).encode())
     rows = Rows(tuple(found["kept"]), found["extra_tokens"])
+    if len(rows.kept) == _rows_of(checkpoint):
+        observer.log("warning", "no row of the vocabulary can go within extra_tokens; it stays as it is")
+        return _untrimmed(checkpoint)
     trimmed = trim_files(companions.folder, companions.names, checkpoint.config, rows.kept, _rows_of(checkpoint))
     for name, reason in trimmed.left_out.items():
         observer.log("info", f"left out: {reason}", files=name)

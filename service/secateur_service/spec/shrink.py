@@ -64,8 +64,12 @@ class FeedForwardSpec(Part):
         if self.channels is not None:
             return self.channels
         assert self.share is not None
-        multiple = self.multiple_of or math.gcd(width, _LARGEST_MULTIPLE)
+        multiple = self.multiple_for(width)
         return max(1, math.floor(width * (1 - self.share) / multiple + 0.5)) * multiple
+
+    def multiple_for(self, width: int) -> int:
+        """What the kept number of so many channels is a multiple of."""
+        return self.multiple_of or math.gcd(width, _LARGEST_MULTIPLE)
 
 
 class ShrinkSpec(Part):
@@ -92,4 +96,6 @@ class ShrinkSpec(Part):
     def broken_rules(self) -> Iterator[Broken]:
         """Check that something is removed."""
         if self.vocabulary is None and self.feed_forward is None:
-            yield Broken("vocabulary", "nothing is to be removed", "give it or feed_forward, or leave shrink out")
+            yield Broken(
+                "vocabulary", "nothing is to be removed", "give vocabulary or feed_forward, or leave shrink out"
+            )

@@ -171,6 +171,7 @@ def test_every_place_that_holds_an_id_follows(tmp_path):
             "suppress_tokens": [ids["<pad>"], ids["<unused1>"]],
             "bad_words_ids": [[other]],
             "forced_decoder_ids": [[1, other]],
+            "sequence_bias": [[[other, word], 1.5], [[ids["<unused1>"]], -1.0]],
         },
         "added_tokens.json": {"<pad>": ids["<pad>"], "<unused1>": ids["<unused1>"]},
         "vocab.json": ids,
@@ -211,6 +212,7 @@ def test_every_place_that_holds_an_id_follows(tmp_path):
         "suppress_tokens": [new["<pad>"]],
         "bad_words_ids": [[new[tokens[other]]]],
         "forced_decoder_ids": [[1, new[tokens[other]]]],
+        "sequence_bias": [[[new[tokens[other]], new[tokens[word]]], 1.5]],
     }
     kept_added = {token: number for token, number in new.items() if token in list(ids)[:6]}
     decoder = read["tokenizer_config.json"]["added_tokens_decoder"]
