@@ -8,7 +8,6 @@ The result is the resolved specification, with every default filled in, and an e
 from __future__ import annotations
 
 import errno
-import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,30 +17,25 @@ from secateur_service.calibration.languages import spelling_of
 from secateur_service.calibration.presets import PresetReference, parse_preset
 from secateur_service.destination import DestinationRefusedError, lies_below, parse_destination
 from secateur_service.errors import FieldViolation, InvalidSpecError, TransientError
-from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.belonging import check_model
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, open_checkpoint
 from secateur_service.models.files import checkpoint_files
-from secateur_service.models.safetensors import TensorInfo
 from secateur_service.models.token_graph import TokenGraph
-from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
 from secateur_service.records.result import Estimate
 from secateur_service.sizing.estimate import estimate_cost
+from secateur_service.sizing.fitting import misfits_of_pruning, misfits_of_shrinking
 from secateur_service.sources import ReferenceRefusedError, Source, Sources, open_sources
 from secateur_service.sources.reference import HubReference
 from secateur_service.spec import (
     DEFAULT_SEQUENCE_LENGTH,
     CalibrationSpec,
     EvaluationSpec,
-    FeedForwardSpec,
     GenerationSpec,
-    LayerOverride,
     ModelSpec,
     OutputSpec,
     PruneSpec,
     PruningSpec,
     ShrinkSpec,
-    VocabularySpec,
     parse_parts,
 )
 
@@ -181,15 +175,6 @@ def _resolve(spec: PruneSpec, sequence_length: int, access: AccessPolicy) -> Pru
     )
 
 
-def _narrow_inputs(shrink: ShrinkSpec | None, checkpoint: Checkpoint) -> dict[str, int]:
-    """The number of inputs of layers that have fewer of them in the output, by the name of the weight."""
-    layout = checkpoint.architecture.feed_forward
-    if shrink is None or shrink.feed_forward is None or layout is None:
-        return {}
-    readers = [checkpoint.linear_weight(index, layout.output) for index in range(checkpoint.num_blocks)]
-    return {info.name: shrink.feed_forward.channels_of(info.shape[1]) for info in readers}
-
-
 def _either(chosen: bool | None, otherwise: bool) -> bool:  # noqa: FBT001
     return otherwise if chosen is None else chosen
 
@@ -316,65 +301,17 @@ class _Review:
         return found
 
     def layers(self, pruning: PruningSpec, checkpoint: Checkpoint, shrink: ShrinkSpec | None) -> None:
-        """Check that overrides match layers, patterns divide their layers' inputs, and something is pruned."""
         self._at("pruning.overrides")
-        rules = {info: pruning.override_of(info.name) for info in checkpoint.linear_weights()}
-        names = [info.name for info in rules]
-        fields: dict[LayerOverride | None, str] = {None: "pruning"}
-        for position, override in enumerate(pruning.overrides):
-            fields[override] = f"pruning.overrides[{position}]"
-            if not fnmatch.filter(names, override.layers):
-                self._refuse(
-                    f"{fields[override]}.layers",
-                    f"{override.layers!r} matches no pruned layer; they are called {names[0]} and the like",
-                )
-        odd: dict[LayerOverride | None, tuple[TensorInfo, int]] = {}
-        narrow = _narrow_inputs(shrink, checkpoint)
-        for info, rule in rules.items():
-            _, group = (rule or pruning).kept_of_group or (1, 1)
-            width = narrow.get(info.name, info.shape[1])
-            if width % group:
-                odd.setdefault(rule, (info, width))
-        for rule, (info, width) in odd.items():
-            _, group = (rule or pruning).kept_of_group or (1, 1)
-            self._refuse(
-                f"{fields[rule]}.pattern",
-                f"groups of {group} do not divide the {width} inputs of {info.name}; choose another M",
-            )
-        if all(rule is not None and rule.dense for rule in rules.values()):
-            self._refuse("pruning.overrides", "every layer stays dense; let some be pruned")
+        for violation in misfits_of_pruning(pruning, shrink, checkpoint):
+            self._refuse(violation.field, violation.description)
 
     def shrinking(self, shrink: ShrinkSpec, checkpoint: Checkpoint) -> None:
-        """Check that the model has what is to be removed."""
-        if shrink.vocabulary is not None:
-            self._vocabulary(shrink.vocabulary, checkpoint)
-        if shrink.feed_forward is not None:
-            self._feed_forward(shrink.feed_forward, checkpoint)
-
-    def _feed_forward(self, asked: FeedForwardSpec, checkpoint: Checkpoint) -> None:
-        self._at("shrink.feed_forward")
-        layout = checkpoint.architecture.feed_forward
-        if layout is None:
-            able = ", ".join(name for name, row in ARCHITECTURES.items() if row.feed_forward)
-            problem = f"channels of {checkpoint.model_type} models cannot be removed; those of {able} can"
-            self._refuse("shrink.feed_forward", problem)
+        self._at("shrink")
+        for violation in misfits_of_shrinking(shrink, checkpoint):
+            self._refuse(violation.field, violation.description)
+        if shrink.vocabulary is None:
             return
-        width = checkpoint.linear_weight(0, layout.output).shape[1]
-        kept = asked.channels_of(width)
-        if kept >= width and asked.channels is not None:
-            self._refuse("shrink.feed_forward.channels", f"{kept} of {width} channels would be kept; keep fewer")
-        elif kept >= width:
-            remedy = (
-                f"rounded to a multiple of {asked.multiple_for(width)}; give a smaller multiple_of or a larger share"
-            )
-            self._refuse("shrink.feed_forward.share", f"{kept} of {width} channels would be kept, {remedy}")
-
-    def _vocabulary(self, asked: VocabularySpec, checkpoint: Checkpoint) -> None:
         self._at("shrink.vocabulary")
-        rows = checkpoint.tensors[checkpoint.embedding_name].shape[0]
-        if asked.rows is not None and -(-asked.rows // ROWS_MULTIPLE) * ROWS_MULTIPLE >= rows:
-            problem = f"the model has {rows} rows, and {asked.rows} are rounded up to a multiple of {ROWS_MULTIPLE}"
-            self._refuse("shrink.vocabulary.rows", f"{problem}; ask for fewer")
         assert self._source is not None
         try:
             with self._source.outline(lambda names: [name for name in names if name == "tokenizer.json"]) as folder:

@@ -1,1 +1,1 @@
-"""What a job costs and whether it fits: estimate, operations, preflight. Imports no torch."""
+"""What a job costs and whether it fits: estimate, operations, preflight, fitting. Imports no torch."""
