@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512, help="tokens per sequence")
     parser.add_argument("--tokens", type=int, default=16384, help="evaluation tokens per language")
     small = {"languages": ["de", "en"], "sequences": 2, "tokens": 2 * LENGTH, "length": LENGTH, "channels": 48}
-    with options_with_text(parser, **small) as options:
+    with options_with_text(parser, words=600, **small) as options:
         path = options.output / f"shrinking-{options.model.resolve().name}.json"
         content = json.loads(path.read_text()) if path.exists() else {}
         sets = options.keep or [*([language] for language in options.languages), options.languages]

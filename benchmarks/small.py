@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from secateur_service.commands.demo.corpora import write_corpora
 from secateur_service.commands.demo.tokenizer import BOS_ID, EOS_ID, VOCABULARY_SIZE, save_byte_tokenizer
@@ -45,11 +46,14 @@ def add_separator(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--separator", choices=choices, default=choices[0], help="between documents; default newline")
 
 
-def write_material(folder: Path, *, languages: int = 2) -> Material:
-    """Write a Llama of two blocks with random weights, and the demo's text in the given number of languages."""
+def write_material(folder: Path, *, languages: int = 2, words: int = 0) -> Material:
+    """Write a Llama of two blocks with random weights, and the demo's text in the given number of languages.
+
+    Its tokens are bytes, or `words` of byte-pair encoding, trained on the text.
+    """
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY_SIZE,
+        vocab_size=words or VOCABULARY_SIZE,
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=2,
@@ -62,22 +66,41 @@ def write_material(folder: Path, *, languages: int = 2) -> Material:
     )
     model = folder / "model"
     LlamaForCausalLM(config).save_pretrained(model)
-    save_byte_tokenizer(model, max_length=4 * LENGTH)
     calibration, evaluation = write_corpora(folder)
+    if words:
+        _save_word_tokenizer(model, calibration, words)
+    else:
+        save_byte_tokenizer(model, max_length=4 * LENGTH)
     for corpus in (calibration, evaluation):
         for path in sorted(corpus.glob("*.txt"))[languages:]:
             path.unlink()
     return Material(model, calibration, evaluation)
 
 
+def _save_word_tokenizer(folder: Path, corpus: Path, words: int) -> None:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = {BOS_ID: "<s>", EOS_ID: "</s>"}
+    trainer = trainers.BpeTrainer(
+        vocab_size=words,
+        special_tokens=[special[number] for number in sorted(special)],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train([str(path) for path in sorted(corpus.glob("*.txt"))], trainer)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+
+
 @contextlib.contextmanager
-def options_with_text(parser: argparse.ArgumentParser, **small: Any) -> Iterator[argparse.Namespace]:
+def options_with_text(parser: argparse.ArgumentParser, *, words: int = 0, **small: Any) -> Iterator[argparse.Namespace]:
     """Parse the options of a benchmark on the user's model and text, or on the project's with `--small`.
 
     Adds `--model`, `--calibration`, `--evaluation`, `--separator` and those of `add_options` to the parser.
 
     Args:
         parser: has the benchmark's own options.
+        words: of the small form's vocabulary, see `write_material`.
         small: values of these options in the small form.
     """
     parser.add_argument("--model", type=Path, help="folder of the model")
@@ -93,7 +116,7 @@ def options_with_text(parser: argparse.ArgumentParser, **small: Any) -> Iterator
         yield options
         return
     with tempfile.TemporaryDirectory() as folder:
-        vars(options).update(vars(write_material(Path(folder))))
+        vars(options).update(vars(write_material(Path(folder), words=words)))
         vars(options).update(small)
         if "work" in options:
             options.work = Path(folder) / "work"

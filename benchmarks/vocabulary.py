@@ -130,7 +130,8 @@ def measure(options: argparse.Namespace, keep: list[str], folder: Path) -> dict[
         **({"vocabulary_rows": options.rows} if options.rows else {"extra_tokens": options.extra_tokens}),
     )
     report = prune(spec, folder, threads=torch.get_num_threads()).report
-    assert report.vocabulary is not None
+    if report.vocabulary is None:
+        raise SystemExit(f"no row can go for {' '.join(keep)}; give --rows, or more --extra-tokens")
     pair = Pair(options.model, folder / "checkpoint")
     strings = fuzzed(options.strings)
     languages = {}
@@ -177,7 +178,7 @@ def main() -> None:
     )
     parser.add_argument("--strings", type=int, default=2000, help="random strings")
     small = {"languages": ["de", "en"], "tokens": 2 * LENGTH, "length": LENGTH, "compared": 3, "strings": 50}
-    with options_with_text(parser, **small) as options:
+    with options_with_text(parser, words=600, **small) as options:
         path = options.output / f"vocabulary-{options.model.resolve().name}.json"
         content = json.loads(path.read_text()) if path.exists() else {}
         sets = [options.keep] if options.keep else [*([name] for name in options.languages), options.languages]
