@@ -1,7 +1,7 @@
-"""The tokens that a trimmed vocabulary keeps whatever they cost.
+"""The tokens that a trimmed vocabulary always keeps.
 
-Without some a text could not be encoded, or a conversation not begin. Others cost few rows and are in every language:
-ASCII characters, numbers, and the punctuation and white space of code.
+Some are needed to encode any text or to start a conversation. Others take few rows and occur in every language: ASCII
+characters, numbers, and the punctuation and white space of code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from secateur_service.calibration.tokenizing import tokenize
 from secateur_service.models.token_graph import TokenGraph
 from secateur_service.models.trimmed_tokenizer import named_tokens
 
-# A character of ASCII, a number of up to three digits, one or two signs, or an indentation of up to 16.
+# An ASCII character, a number of up to three digits, one or two punctuation marks, or indentation of up to 16.
 _COMMON = re.compile(r" ?(?:[\x20-\x7E]|[0-9]{1,3}|[!-/:-@\[-`{-~]{1,2})|[ \t\r]{1,16}|[\n\r]{1,2}[ \t]{0,16}")
 _ROLES = ("system", "user", "assistant", "model", "tool", "function", "developer")
 
@@ -37,10 +37,10 @@ def mandatory_tokens(
     Args:
         tokenizer: a fast tokenizer of transformers.
         graph: its tokens.
-        folder: where the model's files lie.
-        names: of them.
+        folder: the folder of the model's files.
+        names: their names.
         config: content of config.json.
-        texts: whose tokens are kept.
+        texts: texts whose tokens are kept.
     """
     found = graph.required() | named_tokens(folder, names, config, graph)
     found |= {number for number in graph.tokens if _COMMON.fullmatch(graph.text(number))}
@@ -52,9 +52,9 @@ def mandatory_tokens(
 
 
 def _printed(tokenizer: Any) -> Iterator[str]:
-    """What the model's chat templates can print of their own, and the names of roles.
+    """The literal texts of the model's chat templates, and the names of roles.
 
-    They are not run: a template is a program of whoever made the model, and may not end.
+    The templates are not run: they are untrusted programs that may never end.
     """
     templates = tokenizer.chat_template
     for template in templates.values() if isinstance(templates, dict) else [templates] if templates else []:

@@ -1,11 +1,11 @@
-"""What a tokenizer's tokens are made of: read from tokenizer.json, for a vocabulary that is to lose rows.
+"""How the tokens in tokenizer.json are merged from others, which decides what a trimmed vocabulary has to keep.
 
 Three kinds of vocabulary can be trimmed:
 
-- *Byte-level BPE* (GPT-2, Llama 3, Qwen): text becomes bytes first, and all 256 of them stay.
-- *BPE with byte fallback* (Gemma, Llama 2): text becomes characters first, and one without a token becomes bytes.
-- *Unigram* (T5, XGLM): the most probable pieces win. Nothing is made of anything, but a piece of one character stays,
-  where what has none would be unknown; and so does the least probable piece, which sets the cost of the unknown.
+- *Byte-level BPE* (GPT-2, Llama 3, Qwen): text is split into bytes first, and all 256 of them are kept.
+- *BPE with byte fallback* (Gemma, Llama 2): text is split into characters first; one without a token becomes bytes.
+- *Unigram* (T5, XGLM): the most probable pieces win, and none is merged from others. Pieces of one character are kept
+  unless there are bytes to fall back to; so is the least probable piece, which sets the cost of an unknown character.
 
 Imports neither torch nor tokenizers.
 """
@@ -25,11 +25,11 @@ from secateur_service.models.weights import ModelRefusedError, read_object
 # Gemma's has 33 MB and two million values.
 _LIMITS = JsonLimits(64 << 20, values=8_000_000)
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
-_WORD_START = "\u2581"  # what SentencePiece writes for a space
+_WORD_START = "\u2581"  # a space in SentencePiece
 
 
 def _byte_characters() -> dict[str, int]:
-    """The characters that GPT-2 writes for bytes: printable ones for themselves, and others from U+0100 on."""
+    """The characters that represent bytes in GPT-2: printable ones themselves, the others from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + at): byte for at, byte in enumerate(others)}
@@ -40,11 +40,11 @@ _BYTE_OF = _byte_characters()
 
 @dataclass(frozen=True)
 class TokenGraph:
-    """The tokens of a vocabulary by their ids, and what they are made of.
+    """The tokens of a vocabulary by their ids, and the merges that produce them.
 
     Attributes:
         model: the part `model` of tokenizer.json.
-        added: content of the added tokens by their ids; text becomes them before anything else.
+        added: content of the added tokens by their ids; they are matched before anything else.
         byte_level: whether the characters of tokens stand for bytes.
     """
 
@@ -54,7 +54,7 @@ class TokenGraph:
 
     @classmethod
     def open(cls, folder: Path) -> TokenGraph:
-        """The tokens of a model's tokenizer.
+        """Read the tokenizer of a model's folder.
 
         Raises:
             ModelRefusedError: it cannot be read, or vocabularies of its kind cannot be trimmed.
@@ -71,7 +71,7 @@ class TokenGraph:
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> TokenGraph:
-        """Of the content of tokenizer.json.
+        """Read the content of tokenizer.json.
 
         Raises:
             ModelRefusedError: vocabularies of its kind cannot be trimmed.
@@ -88,27 +88,27 @@ class TokenGraph:
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """Every token's id: those of the model, and added ones."""
+        """The id of every token, added ones included."""
         vocabulary = self.model["vocab"]
         ids = {piece: at for at, (piece, _) in enumerate(vocabulary)} if self._is_unigram else dict(vocabulary)
         return ids | {content: number for number, content in self.added.items()}
 
     @cached_property
     def tokens(self) -> dict[int, str]:
-        """Every token, as the tokenizer writes it, by its id."""
+        """Every token as tokenizer.json spells it, by its id."""
         return {number: token for token, number in self.ids.items()}
 
     @cached_property
     def merges(self) -> list[tuple[str, str]]:
-        """The pairs that become one token, the first first."""
+        """The pairs that are merged, in order of priority."""
         pairs = (pair.split(" ", 1) if isinstance(pair, str) else pair for pair in self.model["merges"])
         return [(left, right) for left, right in pairs]
 
     def parents(self, check: Callable[[], None] = lambda: None) -> dict[int, tuple[int, ...]]:
-        """What each token is made of last where it stands alone; nothing where it is one character or an orphan.
+        """The two tokens of the last merge that produces each token by itself; none for characters and orphans.
 
-        An orphan is a token that no sequence of merges leads to. It can only occur where it is an added one, or where
-        a tokenizer looks words up before it merges (`ignore_merges`).
+        An orphan is a token that no sequence of merges produces. It only occurs in text if it is an added token, or if
+        the tokenizer looks words up before it merges (`ignore_merges`).
         """
         if self._is_unigram:
             return dict.fromkeys(self.tokens, ())
@@ -123,7 +123,7 @@ class TokenGraph:
         return found
 
     def required(self) -> set[int]:
-        """Tokens without which a text could not be encoded at all."""
+        """The tokens without which some text could not be encoded."""
         if self.byte_level:
             return {self.ids[character] for character in _BYTE_OF if character in self.ids}
         found = {number for number, token in self.tokens.items() if self._is_byte(token)}
@@ -138,7 +138,7 @@ class TokenGraph:
         return found
 
     def text(self, number: int) -> str:
-        """What a token stands for; parts of a character and lone bytes are U+FFFD."""
+        """The text of a token; partial characters and single bytes are U+FFFD."""
         token = self.tokens[number]
         if number in self.added:
             return token
@@ -156,7 +156,7 @@ class TokenGraph:
 
 
 def _last(token: str, ranks: Mapping[tuple[str, str], int]) -> tuple[str, str] | None:
-    """The pair that becomes a token last where it stands alone; None where it does not come to be."""
+    """The last merge that produces a token by itself; None if no merges do."""
     pieces = list(token)
     nowhere = len(ranks)
     while len(pieces) > 2:
@@ -173,7 +173,7 @@ def _last(token: str, ranks: Mapping[tuple[str, str], int]) -> tuple[str, str] |
 
 
 def _uses_bytes(content: Mapping[str, Any]) -> bool:
-    """Whether a step before the model turns text into characters that stand for bytes."""
+    """Whether the tokenizer maps text to characters that represent bytes."""
     steps = [content.get("pre_tokenizer"), content.get("normalizer")]
     while steps:
         step = steps.pop()

@@ -1,9 +1,8 @@
-"""The files that hold token ids, rewritten for a vocabulary that has lost rows.
+"""Rewrites the files that contain token ids, for a vocabulary with fewer rows.
 
-Tokens keep their order and are counted anew. Everything that holds an id follows: vocabulary and merges, added tokens
-and what the tokenizer puts around a text, the model's configuration and that of its generation. The tokenizer in other
-forms is written anew where it is plain text, and left out where it is not: a server that prefers it would read ids
-that are not there any more.
+Tokens keep their order and get consecutive ids. All ids are updated: in the vocabulary and the merges, the added
+tokens, the post-processor, the model's configuration and its generation configuration. Other forms of the tokenizer
+are rewritten if they are plain text and left out otherwise, since a server that prefers them would use the old ids.
 
 Imports neither torch nor tokenizers.
 """
@@ -21,26 +20,26 @@ from secateur_service.models.files import Use, rule_of
 from secateur_service.models.token_graph import TokenGraph
 
 VOCAB_MAP = "vocab_map.json"
-"""The id that each token had before, by the one it has now: for adapters, logit biases and cached tokens."""
+"""Lists the old id of every token by its new one: for adapters, logit biases and cached tokens."""
 
 _TOKENIZER = "tokenizer.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _GENERATION = "generation_config.json"
-_ONE = re.compile(r"(^|_)token_(id|ids|index)$")  # an id, or several that are all needed
-_SOME = ("suppress_tokens", "begin_suppress_tokens")  # those that are gone need no mention
-_SEQUENCES = ("bad_words_ids", "force_words_ids")
+_ID_FIELD = re.compile(r"(^|_)token_(id|ids|index)$")
+_SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")
+_TOKEN_SEQUENCES = ("bad_words_ids", "force_words_ids")
 _NAMED_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
-_KEPT_IN_FORM = ("special_tokens_map.json",)  # names tokens by their content
+_SPECIAL_TOKENS = "special_tokens_map.json"
 
 
 @dataclass(frozen=True)
 class TrimmedFiles:
-    """What becomes of a model's files.
+    """The rewritten files of a model.
 
     Attributes:
         config: content of config.json.
-        files: contents of those that are written anew, by name.
-        left_out: those that are not published, each with the reason.
+        files: contents of the other rewritten files, by name.
+        left_out: files that are not published, each with the reason.
     """
 
     config: dict[str, Any]
@@ -49,18 +48,18 @@ class TrimmedFiles:
 
 
 def named_tokens(folder: Path, names: Collection[str], config: Mapping[str, Any], graph: TokenGraph) -> set[int]:
-    """Ids of the tokens that a model's files name, because they begin, end, fill or divide texts.
+    """Ids of the tokens that a model's files refer to, such as those that begin, end or pad texts.
 
     Args:
-        folder: where the files lie.
-        names: of them.
+        folder: the folder of the files.
+        names: their names.
         config: content of config.json.
         graph: the tokens.
     """
     found = {*_ids(config), *_processed_ids(_object(folder / _TOKENIZER))}
     if _GENERATION in names:
         found.update(_ids(_object(folder / _GENERATION)))
-    for name in (_TOKENIZER_CONFIG, *_KEPT_IN_FORM):
+    for name in (_TOKENIZER_CONFIG, _SPECIAL_TOKENS):
         if name in names:
             found |= {graph.ids[token] for token in _named(_object(folder / name)) if token in graph.ids}
     return {number for number in found if number >= 0}
@@ -69,17 +68,17 @@ def named_tokens(folder: Path, names: Collection[str], config: Mapping[str, Any]
 def trim_files(
     folder: Path, names: Collection[str], config: Mapping[str, Any], kept: Sequence[int], rows: int
 ) -> TrimmedFiles:
-    """What becomes of the files.
+    """Rewrite the files.
 
     Args:
-        folder: where they lie.
-        names: of those that are published.
+        folder: the folder of the files.
+        names: the names of the published ones.
         config: content of config.json.
-        kept: ids of the rows that stay, in order.
-        rows: of the vocabulary before.
+        kept: ids of the rows to keep, in order.
+        rows: number of rows in the dense model.
     """
     content = _object(folder / _TOKENIZER)
-    # Tokens that never had a row, as Gemma's for images do, come behind those that have one.
+    # Tokens without a row, such as Gemma's for images, follow those that have one.
     beyond = sorted(number for number in TokenGraph.read(content).tokens if number >= rows)
     new = {old: number for number, old in enumerate([*kept, *beyond])}
     files = {
@@ -96,10 +95,10 @@ def trim_files(
         elif name in ("added_tokens.json", "vocab.json", "merges.txt"):
             try:
                 files[name] = _other_form(folder / name, new, surviving)
-            except (ValueError, TypeError, AttributeError):  # nobody has read it before
-                left_out[name] = "it does not have the form of such files"
+            except (ValueError, TypeError, AttributeError):  # nothing has validated it yet
+                left_out[name] = "malformed"
         elif _is_other_form(name):
-            left_out[name] = "the tokenizer in another form, which still has the whole vocabulary"
+            left_out[name] = "another form of the tokenizer, with the whole vocabulary"
     return TrimmedFiles(_renumbered(config, new, {rows: len(kept)}), files, left_out)
 
 
@@ -141,7 +140,7 @@ def _vocabulary(model: Mapping[str, Any], new: Mapping[int, int]) -> list[tuple[
 
 
 def _processor(step: Any, new: Mapping[int, int]) -> Any:
-    """What is put around a text, with its ids counted anew."""
+    """A post-processor with new ids."""
     if not isinstance(step, dict):
         return step
     step = dict(step)
@@ -151,7 +150,7 @@ def _processor(step: Any, new: Mapping[int, int]) -> Any:
         step["special_tokens"] = {
             name: {**token, "ids": [new[number] for number in token["ids"]]}
             for name, token in step["special_tokens"].items()
-            if all(number in new for number in token["ids"])  # no text could be encoded with another one
+            if all(number in new for number in token["ids"])  # other entries cannot be in use
         }
     for end in ("sep", "cls"):
         if isinstance(step.get(end), list):
@@ -161,7 +160,7 @@ def _processor(step: Any, new: Mapping[int, int]) -> Any:
 
 
 def _processed_ids(content: Mapping[str, Any]) -> Iterator[int]:
-    """The ids that a tokenizer puts around a text or fills it up with."""
+    """The ids that a tokenizer's post-processor and padding add to texts."""
     steps = [content.get("post_processor")]
     while steps:
         step = steps.pop()
@@ -185,31 +184,31 @@ def _with_added(content: Mapping[str, Any], new: Mapping[int, int]) -> dict[str,
 
 
 def _ids(content: Any) -> Iterator[int]:
-    """The ids that a configuration names, but for those that it only suppresses."""
+    """The ids that a configuration refers to, except those that it only suppresses."""
     for key, value in content.items() if isinstance(content, dict) else ():
-        if _ONE.search(key):
+        if _ID_FIELD.search(key):
             yield from (number for number in _flat(value) if type(number) is int)
-        elif key in _SEQUENCES or key == "forced_decoder_ids":
+        elif key in _TOKEN_SEQUENCES or key == "forced_decoder_ids":
             yield from _sequence_ids(key, value)
         elif isinstance(value, dict):
             yield from _ids(value)
 
 
 def _renumbered(content: Mapping[str, Any], new: Mapping[int, int], sizes: Mapping[int, int]) -> dict[str, Any]:
-    """A configuration with its ids counted anew.
+    """A configuration with new ids.
 
     Args:
-        content: of it, or of a part of it.
+        content: the configuration, or a part of it.
         new: new ids by old ones.
         sizes: new sizes of the vocabulary by old ones.
     """
 
     def changed(key: str, value: Any) -> Any:
-        if _ONE.search(key):
+        if _ID_FIELD.search(key):
             return _mapped(value, lambda number: new.get(number, number))
-        if key in _SOME and isinstance(value, list):
+        if key in _SUPPRESSED and isinstance(value, list):
             return [new[number] for number in value if number in new]
-        if key in _SEQUENCES:
+        if key in _TOKEN_SEQUENCES:
             return _mapped(value, lambda number: new.get(number, number))
         if key == "sequence_bias":
             return _biases(value, new)
@@ -223,7 +222,7 @@ def _renumbered(content: Mapping[str, Any], new: Mapping[int, int], sizes: Mappi
 
 
 def _biases(value: Any, new: Mapping[int, int]) -> Any:
-    """Biases of token sequences, as pairs or by the JSON of the sequence; those of tokens that are gone are dropped."""
+    """Biases of token sequences, as pairs or keyed by the sequence's JSON; those of removed tokens are dropped."""
     if isinstance(value, dict):
         kept = _biases([[json.loads(text), bias] for text, bias in value.items()], new)
         return {json.dumps(ids): bias for ids, bias in kept}
@@ -252,7 +251,7 @@ def _mapped(value: Any, function: Callable[[int], int]) -> Any:
 
 
 def _named(content: Mapping[str, Any]) -> Iterator[str]:
-    """The tokens that a tokenizer's configuration names as special ones."""
+    """The special tokens that a tokenizer's configuration names."""
     for key, value in content.items():
         values: list[Any] = []
         if key.endswith("_token"):
@@ -274,14 +273,14 @@ def _other_form(path: Path, new: Mapping[int, int], surviving: Collection[str]) 
 
 
 def _survives(line: str, tokens: Collection[str]) -> bool:
-    """Whether a line of merges.txt stays."""
+    """Whether to keep a line of merges.txt."""
     left, _, right = line.partition(" ")
     return line.startswith("#version") or (left in tokens and right in tokens and left + right in tokens)
 
 
 def _is_other_form(name: str) -> bool:
-    """Whether a file is the tokenizer in a form that is not rewritten here."""
-    if name in (_TOKENIZER, *_KEPT_IN_FORM):
+    """Whether a file is a form of the tokenizer that is not rewritten here."""
+    if name in (_TOKENIZER, _SPECIAL_TOKENS):
         return False
     return (
         name == "tekken.json"

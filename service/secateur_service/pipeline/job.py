@@ -48,7 +48,7 @@ from secateur_service.pipeline.package import Package
 from secateur_service.pipeline.pass_config import Output, PassConfig, Samples
 from secateur_service.pipeline.provenance import Provenance
 from secateur_service.pipeline.shards import Shards
-from secateur_service.pipeline.shrinking import Shrinkage, check_tokens, shrink
+from secateur_service.pipeline.shrinking import Shrinkage, Shrinker, check_tokens
 from secateur_service.pipeline.stopwatch import Kind, Stopwatch
 from secateur_service.pipeline.streaming_pass import PassResult, meter_of, run_pass
 from secateur_service.pruning.patterns import Target
@@ -197,7 +197,8 @@ class _Job:
             self.shrinkage = Shrinkage(self.attempt.plan(checkpoint))
         else:
             sources, observer = self.ports.sources, self.observer
-            self.shrinkage = shrink(self.spec, checkpoint, companions, self.text, sources, observer, self.workdir)
+            shrinker = Shrinker(self.spec, checkpoint, companions, self.text, sources, observer, self.workdir)
+            self.shrinkage = shrinker.shrink()
         self.plan = self.shrinkage.plan
         self.companions = self.plan.rewrite(companions, self.workdir / "written")
         self.written = self.plan.output(self.companions.folder)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from secateur_service.calibration.corpora import CorpusRefusedError, Reading
+from secateur_service.calibration.corpora import Corpus, CorpusRefusedError, Reading
 from secateur_service.calibration.packing import Framing
 from secateur_service.calibration.sampling import TextSample, document_hash, for_evaluation
 from secateur_service.calibration.token_frequencies import TokenCounts, count_tokens, token_frequencies
@@ -26,17 +26,17 @@ from secateur_service.errors import PermanentError
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.companions import Companions
 from secateur_service.models.mandatory_tokens import mandatory_tokens
-from secateur_service.models.plan import Kept, OutputPlan
+from secateur_service.models.plan import OutputPlan
 from secateur_service.models.token_graph import TokenGraph
 from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.models.trimmed_tokenizer import trim_files
 from secateur_service.pipeline.job_text import JobText, calibration_corpus
 from secateur_service.pipeline.narrowing import narrowed_sizes
 from secateur_service.pipeline.observer import JobObserver
-from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE, Rows, choose_rows
+from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE, choose_rows
 from secateur_service.records.blocks import BlockRecord
 from secateur_service.sources import Sources
-from secateur_service.spec import PruneSpec
+from secateur_service.spec import PruneSpec, VocabularySpec
 
 COUNTED_BYTES = 32 << 20
 """Text of each language that is counted at most."""
@@ -99,101 +99,150 @@ class Shrinkage:
         return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def shrink(
-    spec: PruneSpec,
-    checkpoint: Checkpoint,
-    companions: Companions,
-    text: JobText,
-    sources: Sources,
-    observer: JobObserver,
-    workdir: Path,
-) -> Shrinkage:
-    """Decide what is written.
+class Shrinker:
+    """Decides which parts of a model are written.
 
     Args:
-        spec: resolved.
+        spec: the resolved specification.
         checkpoint: the dense model.
         companions: the files that go with it.
         text: calibration and evaluation text.
         sources: where the calibration corpus may be.
         observer: receives the progress and may stop the job.
         workdir: where the outcome is kept.
-
-    Raises:
-        ModelRefusedError: its vocabulary cannot be trimmed.
-        CorpusRefusedError: the corpus cannot be read.
-        PermanentError: fewer rows are asked for than have to stay.
     """
-    found = _untrimmed(checkpoint)
-    if spec.shrink and spec.shrink.vocabulary:
-        found = _trim(spec, checkpoint, companions, text, sources, observer, workdir)
-    config, narrowed = found.config, {}
-    if spec.shrink and spec.shrink.feed_forward:
+
+    def __init__(
+        self,
+        spec: PruneSpec,
+        checkpoint: Checkpoint,
+        companions: Companions,
+        text: JobText,
+        sources: Sources,
+        observer: JobObserver,
+        workdir: Path,
+    ) -> None:
+        self._spec = spec
+        self._checkpoint = checkpoint
+        self._companions = companions
+        self._text = text
+        self._sources = sources
+        self._observer = observer
+        self._workdir = workdir
+        self._rows_before = _rows_of(checkpoint)
+
+    def shrink(self) -> Shrinkage:
+        """Decide what is written.
+
+        Raises:
+            ModelRefusedError: the vocabulary cannot be trimmed.
+            CorpusRefusedError: the corpus cannot be read.
+            PermanentError: more rows have to be kept than were asked for.
+        """
+        asked, checkpoint = self._spec.shrink, self._checkpoint
+        shrinkage = Shrinkage(OutputPlan.identity(checkpoint))
+        if asked and asked.vocabulary:
+            shrinkage = self._trimmed(asked.vocabulary)
         layout = checkpoint.architecture.feed_forward
-        assert layout is not None
-        channels = spec.shrink.feed_forward.channels_of(checkpoint.linear_weight(0, layout.output).shape[1])
-        config, narrowed = {**config, layout.size: channels}, narrowed_sizes(checkpoint, channels)
-    blocks = tuple(range(checkpoint.num_blocks))
-    plan = OutputPlan(checkpoint, config, blocks, found.kept, found.files, found.left_out, narrowed)
-    if not plan.is_identity:
-        after, before = plan.output().parameters, checkpoint.parameters
-        observer.log("info", "the model becomes smaller", parameters=after, of_parameters=before)
-    return Shrinkage(plan, found.extra_tokens, found.coverage, found.counted_bytes)
+        if asked and asked.feed_forward:
+            assert layout is not None
+            channels = asked.feed_forward.channels_of(checkpoint.linear_weight(0, layout.output).shape[1])
+            config = {**shrinkage.plan.config, layout.size: channels}
+            plan = replace(shrinkage.plan, config=config, narrowed=narrowed_sizes(checkpoint, channels))
+            shrinkage = replace(shrinkage, plan=plan)
+        if not shrinkage.plan.is_identity:
+            after, before = shrinkage.plan.output().parameters, checkpoint.parameters
+            self._observer.log("info", "the model becomes smaller", parameters=after, of_parameters=before)
+        return shrinkage
 
+    def _trimmed(self, asked: VocabularySpec) -> Shrinkage:
+        """Only the rows of the vocabulary that the kept languages need."""
+        checkpoint, companions, observer = self._checkpoint, self._companions, self._observer
+        path, key = self._workdir / "rows.json", _key(self._spec, checkpoint)
+        found = _recall(path, key)
+        if found is None:
+            found = self._choose(asked)
+            write_durably(path, json.dumps({"key": key, **found}).encode())
+        rows = tuple(found["kept"])
+        identity = OutputPlan.identity(checkpoint)
+        if len(rows) == self._rows_before:
+            observer.log("warning", "no row of the vocabulary can go within extra_tokens; it stays as it is")
+            return Shrinkage(identity)
+        trimmed = trim_files(companions.folder, companions.names, checkpoint.config, rows, self._rows_before)
+        for name, reason in trimmed.left_out.items():
+            observer.log("info", f"left out: {reason}", files=name)
+        told = {f"extra_tokens_{language}": round(share, 6) for language, share in found["extra_tokens"].items()}
+        observer.log("info", "vocabulary trimmed", rows=len(rows), of_rows=self._rows_before, **told)
+        heads = [info.name for info in checkpoint.other_tensors() if info.name.endswith(_HEAD)]
+        plan = replace(
+            identity,
+            config=trimmed.config,
+            kept={name: {0: rows} for name in (checkpoint.embedding_name, checkpoint.head_name, *heads)},
+            files=trimmed.files,
+            left_out=trimmed.left_out,
+        )
+        coverage = {name: _coverage(sample, rows) for name, sample in self._text.evaluation.items()}
+        return Shrinkage(plan, found["extra_tokens"], coverage, found["counted_bytes"])
 
-@dataclass(frozen=True)
-class _Trimmed:
-    """What trimming the vocabulary contributes to a plan; nothing by default."""
+    def _choose(self, asked: VocabularySpec) -> dict[str, Any]:
+        checkpoint, companions, check = self._checkpoint, self._companions, self._observer.check
+        tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
+        graph = TokenGraph.open(checkpoint.tokenizer_folder)
+        counts = self._count(tokenizer)
+        own = graph.tokens.keys() - graph.added.keys()
+        texts = [graph.text(number) if number in own else "" for number in range(self._rows_before)]
+        frequencies = {language: token_frequencies(found, texts) for language, found in counts.items()}
+        mandatory = mandatory_tokens(
+            tokenizer, graph, companions.folder, companions.names, checkpoint.config, asked.keep_texts
+        )
+        framing = Framing.of(tokenizer, self._spec.calibration.document_separator)
+        mandatory |= {*framing.beginning, *framing.separator, *tokenizer("", verbose=False)["input_ids"]}
+        # Rows without a token, with which some vocabularies are padded, go unless a configuration refers to one.
+        parents = {number: pieces for number, pieces in graph.parents(check).items() if number < self._rows_before}
+        parents |= {number: () for number in mandatory if number < self._rows_before and number not in parents}
+        chosen = choose_rows(
+            frequencies, parents, mandatory, extra_tokens=asked.extra_tokens, rows=asked.rows, check=check
+        )
+        if asked.rows is not None and len(chosen.kept) > -(-asked.rows // ROWS_MULTIPLE) * ROWS_MULTIPLE:
+            raise PermanentError(
+                f"shrink.vocabulary.rows: {len(chosen.kept)} of the {self._rows_before} rows have to stay (bytes, "
+                "special tokens, ASCII, the chat template's, keep_texts and their parts); ask for at least as many",
+                reason="ROWS_TOO_FEW",
+            )
+        return {
+            "kept": list(chosen.kept),
+            "extra_tokens": chosen.extra_tokens,
+            "counted_bytes": {language: found.num_bytes for language, found in counts.items()},
+        }
 
-    kept: Mapping[str, Kept]
-    files: Mapping[str, bytes]
-    left_out: Mapping[str, str]
-    extra_tokens: Mapping[str, float]
-    config: Mapping[str, Any]
-    coverage: Mapping[str, float]
-    counted_bytes: Mapping[str, int]
+    def _count(self, tokenizer: Any) -> dict[str, TokenCounts]:
+        """The tokens of the calibration corpus by kept language."""
+        spec, observer = self._spec, self._observer
+        corpus = calibration_corpus(spec, tokenizer, self._sources, observer)
+        counts = {}
+        for language in spec.kept_languages:
+            documents = self._documents(corpus, language)
+            found = counts[language] = count_tokens(tokenizer, documents, self._rows_before, observer.check)
+            if not found.tokens:
+                raise CorpusRefusedError(f"language {language} has no text beside that of the evaluation; give it more")
+            observer.log("info", "tokens counted", language=language, tokens=found.tokens, bytes=found.num_bytes)
+        return counts
 
-
-def _untrimmed(checkpoint: Checkpoint) -> _Trimmed:
-    return _Trimmed({}, {}, {}, {}, checkpoint.config, {}, {})
-
-
-def _trim(
-    spec: PruneSpec,
-    checkpoint: Checkpoint,
-    companions: Companions,
-    text: JobText,
-    sources: Sources,
-    observer: JobObserver,
-    workdir: Path,
-) -> _Trimmed:
-    tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
-    graph = TokenGraph.open(checkpoint.tokenizer_folder)
-    path, key = workdir / "rows.json", _key(spec, checkpoint)
-    found = _recall(path, key)
-    if found is None:
-        counts = _count(spec, tokenizer, _rows_of(checkpoint), text, sources, observer)
-        found = _choose(spec, checkpoint, companions, tokenizer, graph, counts, observer)
-        write_durably(path, json.dumps({"key": key, **found}).encode())
-    rows = Rows(tuple(found["kept"]), found["extra_tokens"])
-    if len(rows.kept) == _rows_of(checkpoint):
-        observer.log("warning", "no row of the vocabulary can go within extra_tokens; it stays as it is")
-        return _untrimmed(checkpoint)
-    trimmed = trim_files(companions.folder, companions.names, checkpoint.config, rows.kept, _rows_of(checkpoint))
-    for name, reason in trimmed.left_out.items():
-        observer.log("info", f"left out: {reason}", files=name)
-    told = {f"extra_tokens_{language}": round(share, 6) for language, share in rows.extra_tokens.items()}
-    observer.log("info", "vocabulary trimmed", rows=len(rows.kept), of_rows=_rows_of(checkpoint), **told)
-    heads = [info.name for info in checkpoint.other_tensors() if info.name.endswith(_HEAD)]
-    return _Trimmed(
-        kept={name: {0: rows.kept} for name in (checkpoint.embedding_name, checkpoint.head_name, *heads)},
-        files=trimmed.files,
-        left_out=trimmed.left_out,
-        extra_tokens=rows.extra_tokens,
-        config=trimmed.config,
-        coverage={name: _coverage(sample, rows.kept) for name, sample in text.evaluation.items()},
-        counted_bytes=found["counted_bytes"],
-    )
+    def _documents(self, corpus: Corpus, language: str) -> Iterator[str]:
+        """The documents of a language whose tokens are counted: none that evaluation uses."""
+        spec = self._spec
+        evaluated = self._text.evaluation.get(language)
+        passages = evaluated.passages.documents if evaluated and evaluated.passages else ()
+        held_out = frozenset(map(document_hash, passages))
+        shared = spec.calibration.corpus == spec.evaluation.corpus
+        left = _COUNTED_OF_PRESETS if corpus.is_endless else COUNTED_BYTES
+        for document in corpus.documents(language, spec.calibration.seed, Reading(self._observer.check)):
+            if (shared and for_evaluation(document)) or document_hash(document) in held_out:
+                continue
+            yield document
+            left -= len(document.encode())
+            if left <= 0:
+                return
 
 
 def check_tokens(shrinkage: Shrinkage, folder: Path, text: JobText, check: Callable[[], None]) -> None:
@@ -227,87 +276,6 @@ def check_tokens(shrinkage: Shrinkage, folder: Path, text: JobText, check: Calla
                         f"its vocabulary cannot be trimmed: {document[:80]!r} would be encoded otherwise, although all "
                         "its tokens are kept; leave shrink.vocabulary out"
                     )
-
-
-def _count(
-    spec: PruneSpec,
-    tokenizer: Any,
-    rows: int,
-    text: JobText,
-    sources: Sources,
-    observer: JobObserver,
-) -> dict[str, TokenCounts]:
-    """The tokens of the calibration corpus by kept language."""
-    languages = spec.kept_languages
-    corpus = calibration_corpus(spec, tokenizer, sources, observer)
-    shared = spec.calibration.corpus == spec.evaluation.corpus
-    limit = _COUNTED_OF_PRESETS if corpus.is_endless else COUNTED_BYTES
-    counts = {}
-    for language in languages:
-        evaluated = text.evaluation.get(language)
-        passages = evaluated.passages.documents if evaluated and evaluated.passages else ()
-        held_out = frozenset(map(document_hash, passages))
-
-        def documents(language: str = language, held_out: frozenset[bytes] = held_out) -> Iterator[str]:
-            left = limit
-            for document in corpus.documents(language, spec.calibration.seed, Reading(observer.check)):
-                if (shared and for_evaluation(document)) or document_hash(document) in held_out:
-                    continue
-                yield document
-                left -= len(document.encode())
-                if left <= 0:
-                    return
-
-        counts[language] = count_tokens(tokenizer, documents(), rows, observer.check)
-        if not counts[language].tokens:
-            raise CorpusRefusedError(f"language {language} has no text beside that of the evaluation; give it more")
-        found = counts[language]
-        observer.log("info", "tokens counted", language=language, tokens=found.tokens, bytes=found.num_bytes)
-    return counts
-
-
-def _choose(
-    spec: PruneSpec,
-    checkpoint: Checkpoint,
-    companions: Companions,
-    tokenizer: Any,
-    graph: TokenGraph,
-    counts: Mapping[str, TokenCounts],
-    observer: JobObserver,
-) -> dict[str, Any]:
-    assert spec.shrink is not None
-    assert spec.shrink.vocabulary is not None
-    asked, before = spec.shrink.vocabulary, _rows_of(checkpoint)
-    own = graph.tokens.keys() - graph.added.keys()
-    texts = [graph.text(number) if number in own else "" for number in range(before)]
-    frequencies = {language: token_frequencies(found, texts) for language, found in counts.items()}
-    mandatory = mandatory_tokens(
-        tokenizer, graph, companions.folder, companions.names, checkpoint.config, asked.keep_texts
-    )
-    framing = Framing.of(tokenizer, spec.calibration.document_separator)
-    mandatory |= {*framing.beginning, *framing.separator, *tokenizer("", verbose=False)["input_ids"]}
-    # Rows without a token, with which some vocabularies are filled up, go unless a configuration names one.
-    parents = {number: pieces for number, pieces in graph.parents(observer.check).items() if number < before}
-    parents |= {number: () for number in mandatory if number < before and number not in parents}
-    chosen = choose_rows(
-        frequencies,
-        parents,
-        mandatory,
-        extra_tokens=asked.extra_tokens,
-        rows=asked.rows,
-        check=observer.check,
-    )
-    if asked.rows is not None and len(chosen.kept) > -(-asked.rows // ROWS_MULTIPLE) * ROWS_MULTIPLE:
-        raise PermanentError(
-            f"shrink.vocabulary.rows: {len(chosen.kept)} of the {before} rows have to stay (bytes, special tokens, "
-            "ASCII, the chat template's, keep_texts and their parts); ask for at least as many",
-            reason="ROWS_TOO_FEW",
-        )
-    return {
-        "kept": list(chosen.kept),
-        "extra_tokens": chosen.extra_tokens,
-        "counted_bytes": {language: found.num_bytes for language, found in counts.items()},
-    }
 
 
 def _coverage(sample: TextSample, kept: tuple[int, ...]) -> float:

@@ -40,7 +40,15 @@ def named_twice(languages: Iterable[str]) -> list[str]:
     return twice
 
 
+def _each_once(languages: tuple[str, ...]) -> tuple[str, ...]:
+    twice = named_twice(languages)
+    if twice:
+        raise PydanticCustomError("value", "names a language twice: {twice}", {"twice": "; ".join(twice)})
+    return languages
+
+
 LanguageTag = Annotated[str, Field(max_length=64), AfterValidator(_known_language)]
+LanguageTags = Annotated[tuple[LanguageTag, ...], Field(max_length=256), AfterValidator(_each_once)]
 TextField = Annotated[str, Field(min_length=1, max_length=128)]
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 

@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import Field, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-from secateur_service.spec.base import Broken, LanguageTag, Part, named_twice
+from secateur_service.spec.base import Broken, LanguageTags, Part
 
 
 class VocabularySpec(Part):
@@ -81,17 +80,9 @@ class ShrinkSpec(Part):
     feed_forward: FeedForwardSpec | None = Field(
         default=None, description=f"a part with {', '.join(FeedForwardSpec.model_fields)}"
     )
-    keep_languages: tuple[LanguageTag, ...] = Field(
-        default=(), max_length=256, description="languages of the mix that the smaller model has to serve, each once"
+    keep_languages: LanguageTags = Field(
+        default=(), description="languages of the mix that the smaller model has to serve, each once"
     )
-
-    @field_validator("keep_languages")
-    @classmethod
-    def _check_languages(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
-        twice = named_twice(languages)
-        if twice:
-            raise PydanticCustomError("value", "names a language twice: {twice}", {"twice": "; ".join(twice)})
-        return languages
 
     def broken_rules(self) -> Iterator[Broken]:
         """Check that something is removed."""

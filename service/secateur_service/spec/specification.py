@@ -11,8 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, ValidationError
 
 from secateur_service.errors import FieldViolation, InvalidSpecError
 from secateur_service.pruning.methods import Moments, Recipe
@@ -21,11 +20,10 @@ from secateur_service.spec.base import (
     CORPUS,
     TEXT_FIELD,
     Broken,
-    LanguageTag,
+    LanguageTags,
     Part,
     TextField,
     Uri,
-    named_twice,
 )
 from secateur_service.spec.calibration import CalibrationSpec
 from secateur_service.spec.pruning import DEFAULT_ORDER, PruningSpec
@@ -54,21 +52,11 @@ class EvaluationSpec(Part):
     corpus: Uri | None = Field(default=None, description=CORPUS)
     text_field: TextField | None = Field(default=None, description=TEXT_FIELD)
     chat_template: bool | None = Field(default=None, description=CHAT_TEMPLATE)
-    languages: tuple[LanguageTag, ...] = Field(
-        default=(), max_length=256, description="BCP 47 tags such as de, uk or zh-Hant, each once"
-    )
+    languages: LanguageTags = Field(default=(), description="BCP 47 tags such as de, uk or zh-Hant, each once")
     tokens_per_language: int = Field(
         default=DEFAULT_TOKENS_PER_LANGUAGE, ge=2, le=2**31 - 1, description="at least one sequence"
     )
     layer_snr: bool = Field(default=True, description="true or false: whether every layer's noise is measured")
-
-    @field_validator("languages")
-    @classmethod
-    def _check_languages(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
-        twice = named_twice(languages)
-        if twice:
-            raise PydanticCustomError("value", "names a language twice: {twice}", {"twice": "; ".join(twice)})
-        return languages
 
 
 class OutputSpec(Part):

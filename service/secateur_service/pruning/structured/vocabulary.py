@@ -1,15 +1,14 @@
-"""Which rows of a vocabulary stay: closed under the merges that make tokens, at a stated cost in tokens per language.
+"""Chooses the rows of a vocabulary to keep: closed under merges, at a stated cost in tokens per language.
 
-A token of byte-pair encoding is made of two others, its *parents*, by its last merge. Let the kept set hold the parents
-of each of its tokens, and keep the merges among kept tokens in their order. Then every text whose tokens are all kept
-is encoded as before: no merge crosses the borders of its tokens, those inside are all there, and taking others away
-changes no choice. Its hidden states are the same bits, and its loss cannot rise, because the softmax runs over fewer
-rows.
+The last merge of a token of byte-pair encoding joins two others, its *parents*. If the kept set contains the parents of
+each of its tokens, and the merges among kept tokens keep their order, every text whose tokens are all kept is encoded
+as before: no merge crosses the borders of its tokens, all merges inside them remain, and removing others changes no
+choice. Its hidden states are bit-identical, and its loss cannot rise, because the softmax has fewer rows.
 
-Other text takes more tokens: one more for each time that a dropped token would have occurred, since its parents stand
-in its place. So tokens are dropped leaf by leaf (those that are no kept token's parent), the cheapest first, and what
-a dropped token occurred is credited to its parents (leaf pruning: Purason et al. 2025, arXiv 2512.03989; here with one
-count per language, the dearest of which decides).
+Other text takes more tokens: one more for each occurrence of a dropped token, which its parents replace. So tokens are
+dropped leaf by leaf (a leaf is no kept token's parent), the cheapest first, and the occurrences of a dropped token are
+added to those of its parents (leaf pruning: Purason et al. 2025, arXiv 2512.03989; here with a count per language, of
+which the highest decides).
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 ROWS_MULTIPLE = 64
-"""Servers pad a vocabulary to a multiple of this, and clients fail on rows that are no token; so real ones fill it."""
+"""Servers pad a vocabulary to a multiple of this, and clients fail on rows without a token, so real tokens fill it."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that stay.
+    """The rows to keep.
 
     Attributes:
         kept: token ids in ascending order.
-        extra_tokens: by language, how many more tokens its text is expected to take, as a share of those it takes now.
+        extra_tokens: additional tokens expected per language, as a share of the tokens that its text takes now.
     """
 
     kept: tuple[int, ...]
@@ -45,15 +44,15 @@ def choose_rows(
     multiple: int = ROWS_MULTIPLE,
     check: Callable[[], None] = lambda: None,
 ) -> Rows:
-    """Drop the tokens that the languages miss least.
+    """Drop the tokens that cost the languages least.
 
     Args:
-        frequencies: by language, how often each token occurs, by its id; shares of one.
-        parents: what each token that may be kept is made of, by its id; others are dropped. Parents are keys as well.
-        mandatory: tokens that stay whatever they cost; with them stay their ancestors.
-        extra_tokens: drop as many as leave every language at most this share of further tokens; or
-        rows: drop until at most so many are left, rounded up to the multiple.
-        multiple: of which the number of kept rows is one; the last to be dropped fill it, as far as there are any.
+        frequencies: by language, the frequency of each token by its id; they sum to one.
+        parents: the parents of each token by its id; tokens that are not listed are dropped, and parents are listed.
+        mandatory: tokens that are always kept, with their ancestors.
+        extra_tokens: drop tokens as long as no language takes a larger share of additional tokens; or
+        rows: drop tokens until this many are left, rounded up to the multiple.
+        multiple: the number of kept rows is a multiple of this, reached by restoring the tokens dropped last.
         check: called often; raises to stop.
     """
     names = list(frequencies)

@@ -1,4 +1,4 @@
-"""Which channels of a feed-forward layer stay, and the projection that makes up for those that go.
+"""Chooses the channels of a feed-forward layer to keep, and re-solves the projection to make up for the others.
 
 A channel j is a row of the matrices that write it and a column of the one that reads it, W (m×n). Let X (T×n) be the
 inputs of W and A = Σ_ℓ w_ℓ X_ℓᵀX_ℓ/T_ℓ their second moments over the languages of the mix. With the channels K kept and
@@ -31,7 +31,7 @@ _CANDIDATES = 4
 
 
 def choose_channels(weight_MN: Tensor, gram_NN: Tensor, count: int) -> Tensor:
-    """The channels that stay: `count` of them, ascending.
+    """The `count` channels to keep, ascending.
 
     Args:
         weight_MN: the projection that reads the channels.
@@ -84,7 +84,7 @@ def resolve(weight_MN: Tensor, gram_NN: Tensor, kept: Tensor) -> Tensor:
     Args:
         weight_MN: the dense projection.
         gram_NN: second moments of its inputs.
-        kept: the channels that stay.
+        kept: the channels to keep.
 
     Raises:
         FloatingPointError: the moments are not finite.
