@@ -225,7 +225,7 @@ def test_what_stands_between_documents_and_common_signs_are_kept(tmp_path, corpo
     model = save_scene(tmp_path / "model", kind=kind)
     run(data_of(model, corpora, vocabulary={"extra_tokens": 0.5}), tmp_path / "out")
     before, after = (AutoTokenizer.from_pretrained(folder) for folder in (model, tmp_path / "out" / "checkpoint"))
-    for text in ("\n", " ", "x", "7", "?", "!", "<s>", "</s>", "<pad>"):
+    for text in ("\n", "\n\n", " ", "x", "7", "?", "!", "<s>", "</s>", "<pad>"):
         names = [
             each.convert_ids_to_tokens(each(text, add_special_tokens=False)["input_ids"]) for each in (before, after)
         ]

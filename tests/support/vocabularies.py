@@ -56,13 +56,13 @@ def _byte_fallback() -> dict[str, Any]:
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
-    special = [*_SPECIAL, "\n", *(f"<0x{byte:02X}>" for byte in range(256))]
+    special = [*_SPECIAL, "\n", "\n\n", *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=special, limit_alphabet=120, show_progress=False)
     # Longer words first, so that the text of one line is one word to the merges.
     content = _trained(tokenizer, trainer)
     content["added_tokens"] = [entry for entry in content["added_tokens"] if not entry["content"].startswith("<0x")]
     for entry in content["added_tokens"]:
-        entry["special"] = entry["content"] != "\n"  # Gemma's line breaks are added tokens too, and not special ones
+        entry["special"] = not entry["content"].isspace()  # Gemma's line breaks are added tokens too, and not special ones
     model = content["model"]
     ranks = {left + right: rank for rank, (left, right) in enumerate(model["merges"])}
     splits = [
