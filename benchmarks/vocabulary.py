@@ -182,11 +182,13 @@ def main() -> None:
         path = options.output / f"vocabulary-{options.model.resolve().name}.json"
         content = json.loads(path.read_text()) if path.exists() else {}
         sets = [options.keep] if options.keep else [*([name] for name in options.languages), options.languages]
+        target = f"{options.rows} rows" if options.rows else f"extra_tokens {options.extra_tokens}"
         for keep in sets:
+            name = f"{' '.join(keep)}, {target}"
             with tempfile.TemporaryDirectory() as folder:
-                content[" ".join(keep)] = measure(options, keep, Path(folder))
+                content[name] = measure(options, keep, Path(folder))
             path.write_text(json.dumps(content, indent=1) + "\n")
-            show({" ".join(keep): content[" ".join(keep)]})
+            show({name: content[name]})
         print(f"written: {path}")
 
 

@@ -62,7 +62,9 @@ def _byte_fallback() -> dict[str, Any]:
     content = _trained(tokenizer, trainer)
     content["added_tokens"] = [entry for entry in content["added_tokens"] if not entry["content"].startswith("<0x")]
     for entry in content["added_tokens"]:
-        entry["special"] = not entry["content"].isspace()  # Gemma's line breaks are added tokens too, and not special ones
+        entry["special"] = not entry[
+            "content"
+        ].isspace()  # Gemma's line breaks are added tokens too, and not special ones
     model = content["model"]
     ranks = {left + right: rank for rank, (left, right) in enumerate(model["merges"])}
     splits = [

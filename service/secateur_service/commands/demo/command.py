@@ -101,7 +101,8 @@ def _prune(terminal: Console, client: secateur.Client, model: Path, calibration:
         terminal.print(clean(f"- {verdict['message']}"), markup=False, highlight=False)
     terminal.print(
         f"{result.sparsity:.2%} of the pruned layers' weights are zero, in {time.monotonic() - started:.0f} s from"
-        " submission to result. Zeros alone make a model neither smaller nor faster to serve.",
+        " submission to result. Zeros alone make a model neither smaller nor faster to serve in today's "
+        "general servers.",
         highlight=False,
     )
     terminal.print(f"Report:     {folder / 'report' / 'report.html'}", highlight=False, soft_wrap=True)
