@@ -48,6 +48,8 @@ def shrink(options: argparse.Namespace, keep: list[str], calibration: list[str])
         tokens_per_language=options.tokens,
         keep_languages=keep,
         feed_forward_channels=options.channels,
+        remove_kv_heads=options.remove_kv_heads,
+        remove_blocks=options.remove_blocks,
         **(rows if not options.whole_vocabulary else {}),
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -59,6 +61,7 @@ def shrink(options: argparse.Namespace, keep: list[str], calibration: list[str])
         "growth": {
             entry.language: entry.pruned_bits_per_byte / entry.dense_bits_per_byte - 1 for entry in report.evaluation
         },
+        "removed_blocks": [entry.block for entry in report.removed_blocks],
         "tokens": {entry.language: entry.tokens for entry in report.evaluation},
     }
 
@@ -72,6 +75,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="rows of the vocabulary to keep, instead")
     parser.add_argument("--whole-vocabulary", action="store_true", help="keep all rows")
     parser.add_argument("--channels", type=int, help="feed-forward channels to keep; default all")
+    parser.add_argument("--remove-kv-heads", type=int, help="key/value heads to remove from every block")
+    parser.add_argument("--remove-blocks", type=int, help="blocks to remove")
     parser.add_argument("--sequences", type=int, default=64, help="calibration sequences per language")
     parser.add_argument("--length", type=int, default=512, help="tokens per sequence")
     parser.add_argument("--tokens", type=int, default=16384, help="evaluation tokens per language")
@@ -97,7 +102,8 @@ def show(content: dict[str, Any]) -> None:
         share = 1 - found["parameters"] / found["parameters_before"]
         growth = ", ".join(f"{language} {value:+.2%}" for language, value in found["growth"].items())
         rows = "all" if found["rows"] is None else f"{found['rows']:,}"
-        print(f"{name:<34} {rows:>8} rows, {share:6.1%} fewer parameters; bits per byte: {growth}", flush=True)
+        gone = f", without blocks {found['removed_blocks']}" if found["removed_blocks"] else ""
+        print(f"{name:<34} {rows:>8} rows{gone}, {share:6.1%} fewer parameters; bits per byte: {growth}", flush=True)
 
 
 if __name__ == "__main__":

@@ -176,6 +176,19 @@ OPTIONS: Mapping[str, Option] = {
         "With a share: what the number of channels is a multiple of.",
         "256, or less where that does not divide the width",
     ),
+    "remove_blocks": Option(
+        ("shrink", "blocks", "remove"),
+        "Remove so many decoder blocks: those whose loss costs the kept languages least.",
+    ),
+    "remove_kv_heads": Option(
+        ("shrink", "kv_heads", "remove"),
+        "Remove so many key/value heads, with their query heads, from every block.",
+    ),
+    "shrink_plan": Option(
+        ("shrink", "plan"),
+        "Keep what another job on the same model kept: its plan.json, s3://bucket/prefix/plan.json or "
+        "file:///folder/plan.json.",
+    ),
     "keep_languages": Option(
         ("shrink", "keep_languages"),
         "Languages of the mix that a smaller model has to serve.",
@@ -210,6 +223,12 @@ OPTIONS: Mapping[str, Option] = {
         ("evaluation", "layer_snr"),
         "Measure every layer's signal-to-noise ratio.",
         "true",
+    ),
+    "limits": Option(
+        ("limits", "languages"),
+        'What languages may lose at most, as growth of their bits per byte: {"uk": 0.01}. A job that exceeds it ends '
+        "without a checkpoint, with its report.",
+        "none",
     ),
     "destination": Option(
         ("output", "destination"),
@@ -271,6 +290,9 @@ class SpecOptions(TypedDict, total=False):
     feed_forward_share: float | None
     feed_forward_channels: int | None
     feed_forward_multiple_of: int | None
+    remove_blocks: int | None
+    remove_kv_heads: int | None
+    shrink_plan: str | None
     keep_languages: Sequence[str] | None
     evaluation_corpus: str | None
     evaluation_text_field: str | None
@@ -278,6 +300,7 @@ class SpecOptions(TypedDict, total=False):
     evaluation_languages: Sequence[str] | None
     tokens_per_language: int | None
     layer_snr: bool | None
+    limits: Mapping[str, float] | None
     destination: str | None
     max_attempts: int | None
     queue_deadline_seconds: int | None

@@ -27,6 +27,7 @@ MAX_FILE_BYTES = 2**18
 _LIMITS = _yaml.YamlLimits(MAX_FILE_BYTES)
 _LANGUAGE_WEIGHT = pb.LanguageWeight.DESCRIPTOR
 _LAYER_OVERRIDE = pb.LayerOverride.DESCRIPTOR
+_LANGUAGE_LIMIT = pb.LanguageLimit.DESCRIPTOR
 _INTEGER_BITS = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
 _Report = Callable[[str, str], None]
 
@@ -143,12 +144,17 @@ def _set(message: Message, field: FieldDescriptor, value: Any, path: str, report
 def _entries(kind: Descriptor, value: Any, path: str, report: _Report) -> Iterable[tuple[str, Mapping[str, Any]]]:
     """The entries of a list of messages; some lists have a short form.
 
-    A mix may be written `{de: 0.5, en: 0.5}` or `[de, en]`, and overrides `{"*.down_proj.weight": 0.4}`.
+    A mix may be written `{de: 0.5, en: 0.5}` or `[de, en]`, limits `{de: 0.01}`, and overrides
+    `{"*.down_proj.weight": 0.4}`.
     """
     mix = kind is _LANGUAGE_WEIGHT
     if mix and isinstance(value, Mapping):
         for language, weight in value.items():
             yield f"{path}.{language}", {"language": language, "weight": weight}
+        return
+    if kind is _LANGUAGE_LIMIT and isinstance(value, Mapping):
+        for language, growth in value.items():
+            yield f"{path}.{language}", {"language": language, "growth": growth}
         return
     if kind is _LAYER_OVERRIDE and isinstance(value, Mapping):
         for layers, choice in value.items():
@@ -156,6 +162,7 @@ def _entries(kind: Descriptor, value: Any, path: str, report: _Report) -> Iterab
         return
     expected = {
         _LANGUAGE_WEIGHT: "a mapping such as {de: 0.7, en: 0.3} or a list of languages",
+        _LANGUAGE_LIMIT: "a mapping such as {de: 0.01}",
         _LAYER_OVERRIDE: 'a mapping such as {"*.down_proj.weight": 0.4} or a list of overrides',
     }
     for position, item in enumerate(_items(value, expected.get(kind, "a list"), path, report)):

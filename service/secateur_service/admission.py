@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus, corpus_files
@@ -20,6 +20,7 @@ from secateur_service.errors import FieldViolation, InvalidSpecError, TransientE
 from secateur_service.models.belonging import check_model
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, open_checkpoint
 from secateur_service.models.files import checkpoint_files
+from secateur_service.models.plan_file import PLAN_NAME, PlanFile, plan_files, read_plan
 from secateur_service.models.token_graph import TokenGraph
 from secateur_service.records.result import Estimate
 from secateur_service.sizing.estimate import estimate_cost
@@ -142,10 +143,12 @@ def admit(
     except TransientError as error:
         message = f"{review.place}: {error.message}"
         raise TransientError(message, reason=error.reason, metadata=error.metadata) from error
+    shrink: ShrinkSpec | None = parts.get("shrink")
+    if shrink and checkpoint:
+        review.shrinking(shrink, checkpoint)
+    plan = review.plan(shrink.plan, checkpoint) if shrink and shrink.plan and checkpoint else None
     if parts.get("pruning") and checkpoint:
-        review.layers(parts["pruning"], checkpoint, parts.get("shrink"))
-    if parts.get("shrink") and checkpoint:
-        review.shrinking(parts["shrink"], checkpoint)
+        review.layers(parts["pruning"], checkpoint, shrink, plan)
     if "output" in parts:
         review.destination(parts["output"])
     length = review.sequence_length(calibration, evaluation, checkpoint)
@@ -300,9 +303,11 @@ class _Review:
                 self._refuse(f"{part}.languages[{position}]{suffix}", f"{spelling_of(language)!r}: the corpus {error}")
         return found
 
-    def layers(self, pruning: PruningSpec, checkpoint: Checkpoint, shrink: ShrinkSpec | None) -> None:
+    def layers(
+        self, pruning: PruningSpec, checkpoint: Checkpoint, shrink: ShrinkSpec | None, plan: PlanFile | None
+    ) -> None:
         self._at("pruning.overrides")
-        for violation in misfits_of_pruning(pruning, shrink, checkpoint):
+        for violation in misfits_of_pruning(pruning, shrink, plan, checkpoint):
             self._refuse(violation.field, violation.description)
 
     def shrinking(self, shrink: ShrinkSpec, checkpoint: Checkpoint) -> None:
@@ -318,6 +323,18 @@ class _Review:
                 TokenGraph.open(folder)
         except ModelRefusedError as error:
             self._refuse("shrink.vocabulary", f"{error}; leave it out")
+
+    def plan(self, uri: str, checkpoint: Checkpoint) -> PlanFile | None:
+        """The plan of another job, checked against the model."""
+        self._at("shrink.plan")
+        assert self._source is not None
+        tokenizer = self._source.outline(lambda names: [name for name in names if name == "tokenizer.json"])
+        try:
+            with tokenizer as folder, self._access.sources.open(uri).outline(plan_files) as other:
+                return read_plan(other / PLAN_NAME, replace(checkpoint, companions=folder))
+        except (ReferenceRefusedError, ModelRefusedError) as error:
+            self._refuse("shrink.plan", str(error))
+        return None
 
     def destination(self, output: OutputSpec) -> None:
         if output.destination is None:

@@ -49,6 +49,11 @@ def model(tmp_path_factory):
 
 
 VOCABULARY = {"vocabulary": {"extra_tokens": 0.02}}
+WIDTH, HEADS, DEPTH = {"feed_forward": {"channels": 48}}, {"kv_heads": {"remove": 1}}, {"blocks": {"remove": 1}}
+AXES = [VOCABULARY, WIDTH, HEADS, DEPTH, {**VOCABULARY, **WIDTH, **HEADS, **DEPTH}]
+
+
+PARTS = {"vocabulary", "feed_forward", "blocks", "kv_heads", "plan"}
 
 
 def data_of(model, corpora, *, pruning=None, mix=(("uk", 1.0),), **shrink):
@@ -62,7 +67,7 @@ def data_of(model, corpora, *, pruning=None, mix=(("uk", 1.0),), **shrink):
             "sequence_length": 64,
         },
         **({"pruning": pruning} if pruning else {}),
-        "shrink": shrink if shrink.keys() & {"vocabulary", "feed_forward"} else {**VOCABULARY, **shrink},
+        "shrink": shrink if shrink.keys() & PARTS else {**VOCABULARY, **shrink},
         "evaluation": {"corpus": evaluation.as_uri(), "languages": LANGUAGES, "tokens_per_language": 512},
     }
 
@@ -102,7 +107,12 @@ def test_every_architecture_loads_with_a_smaller_vocabulary(tmp_path, corpora, a
     assert {name.partition(" ")[0] for name in CONFIGS} == set(ARCHITECTURES)
 
 
-NARROW = [name for name in CONFIGS if ARCHITECTURES[name.partition(" ")[0]].feed_forward]
+def row_of(architecture):
+    return ARCHITECTURES[architecture.partition(" ")[0]]
+
+
+NARROW = [name for name in CONFIGS if row_of(name).feed_forward and row_of(name).feed_forward.size]
+FEWER_HEADS = [name for name in CONFIGS if row_of(name).attention]
 
 
 @pytest.mark.parametrize("architecture", NARROW)
@@ -111,14 +121,14 @@ def test_every_architecture_loads_with_narrower_feed_forward_layers(tmp_path, co
     report = run(data_of(model, corpora, feed_forward={"channels": 60}), tmp_path / "out").report
     smaller, _ = assert_reloads(model, corpora, tmp_path / "out", report)
     dense, _ = loaded(model)
-    layout = ARCHITECTURES[architecture.partition(" ")[0]].feed_forward
+    layout = row_of(architecture).feed_forward
     assert getattr(smaller.config, layout.size) == 60
     plan = json.loads((tmp_path / "out" / "plan.json").read_bytes())["feed_forward"]
     assert [entry["block"] for entry in plan] == [0, 1, 2]
-    path = ARCHITECTURES[architecture.partition(" ")[0]].blocks
+    path = row_of(architecture).blocks
     for entry in plan:
         kept = [channel for first, last in entry["kept"] for channel in range(first, last + 1)]
-        assert len(kept) == 60 < entry["channels"] == 96
+        assert len(kept) == 60 < entry["before"] == 96
         assert 0 < entry["errors"]["uk"] < 1
         rows = [channel + part * 96 for part in range(layout.fused) for channel in kept]
         for name in layout.inputs:
@@ -128,7 +138,56 @@ def test_every_architecture_loads_with_narrower_feed_forward_layers(tmp_path, co
 
 
 def test_bloom_and_mixtures_of_experts_are_not_narrowed():
-    assert {name for name, row in ARCHITECTURES.items() if not row.feed_forward} == {"bloom", "mixtral", "qwen3_moe"}
+    assert {*CONFIGS} - {*NARROW} == {"bloom", "mixtral", "qwen3_moe"}
+
+
+@pytest.mark.parametrize("architecture", FEWER_HEADS)
+def test_every_architecture_loads_with_fewer_heads(tmp_path, corpora, architecture):
+    model = save_scene(tmp_path / "model", architecture=architecture)
+    report = run(data_of(model, corpora, kv_heads={"remove": 1}), tmp_path / "out").report
+    smaller, _ = assert_reloads(model, corpora, tmp_path / "out", report)
+    dense, _ = loaded(model)
+    assert (smaller.config.num_key_value_heads, smaller.config.num_attention_heads) == (1, 2)
+    assert report.output.cache_bytes == report.model.cache_bytes // 2
+    plan = json.loads((tmp_path / "out" / "plan.json").read_bytes())["attention"]
+    assert [entry["block"] for entry in plan] == [0, 1, 2]
+    for entry, block, before in zip(plan, smaller.model.layers, dense.model.layers, strict=True):
+        ((head, last),) = entry["kept"]
+        assert head == last < entry["before"] == 2
+        assert 0 < entry["errors"]["uk"] < 1
+        keys = slice(16 * head, 16 * (head + 1))
+        queries = slice(32 * head, 32 * (head + 1))
+        for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
+            one, other = (getattr(each.self_attn, name) for each in (block, before))
+            assert torch.equal(one.weight, other.weight[rows])
+            assert one.bias is None or torch.equal(one.bias, other.bias[rows])
+
+
+def test_architectures_whose_heads_stay():
+    # A norm over all heads, or a width of heads that follows from their number.
+    stay = {"phi3", "olmo2", "gpt_neox", "opt", "falcon", "bloom"}
+    assert {name.partition(" ")[0] for name in CONFIGS if name not in FEWER_HEADS} == stay
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_every_architecture_loads_with_fewer_blocks(tmp_path, corpora, architecture):
+    model = save_scene(tmp_path / "model", architecture=architecture)
+    report = run(data_of(model, corpora, blocks={"remove": 1}), tmp_path / "out").report
+    smaller, _ = assert_reloads(model, corpora, tmp_path / "out", report)
+    dense, _ = loaded(model)
+    (removed,) = report.removed_blocks
+    kept = [index for index in range(3) if index != removed.block]
+    assert report.output.blocks == len(report.blocks) == 2
+    if hasattr(dense.config, "layer_types"):
+        assert smaller.config.layer_types == [dense.config.layer_types[index] for index in kept]
+    old, new = (each.get_submodule(row_of(architecture).blocks) for each in (dense, smaller))
+    layout, changed = row_of(architecture).feed_forward, set()
+    for place, index in enumerate(kept):
+        for (name, one), other in zip(new[place].named_parameters(), old[index].parameters(), strict=True):
+            if not torch.equal(one, other):
+                changed.add((index, name))
+    heals = layout and not layout.normed and architecture != "opt projected" and removed.block > 0
+    assert changed == ({(removed.block - 1, f"{layout.output}.weight")} if heals else set())
 
 
 @pytest.mark.parametrize("order", ["block", "true_sequential", "dense"])
@@ -137,7 +196,7 @@ def test_a_narrow_model_with_fewer_words_is_pruned_as_well(model, corpora, tmp_p
     data = data_of(model, corpora, pruning=pruning, **VOCABULARY, feed_forward={"share": 0.3, "multiple_of": 8})
     observer = RecordingObserver()
     report = run(data, tmp_path, observer).report
-    assert {block.feed_forward.channels for block in report.blocks} == {64}
+    assert {block.feed_forward.kept for block in report.blocks} == {64}
     assert report.sparsity.pruned_layers == pytest.approx(0.5, abs=0.01)
     assert_reloads(model, corpora, tmp_path, report)
     fractions = [progress.fraction for progress in observer.history]
@@ -148,7 +207,7 @@ def test_a_narrow_model_with_fewer_words_is_pruned_as_well(model, corpora, tmp_p
     assert "64 of 96 feed-forward channels" in page
 
 
-@pytest.mark.parametrize("shrink", [VOCABULARY, {"feed_forward": {"channels": 48}}], ids=["vocabulary", "width"])
+@pytest.mark.parametrize("shrink", AXES, ids=lambda part: "-".join(part))
 def test_progress_reaches_its_end_where_no_weights_are_pruned(model, corpora, tmp_path, shrink):
     observer = RecordingObserver()
     run(data_of(model, corpora, **shrink), tmp_path, observer)
@@ -263,7 +322,7 @@ class Stops(RecordingObserver):
 
 
 @pytest.mark.parametrize("pruning", [None, {"method": "sparsegpt", "sparsity": 0.5}], ids=["alone", "with a mask"])
-@pytest.mark.parametrize("shrink", [VOCABULARY, {"feed_forward": {"channels": 48}}], ids=["vocabulary", "width"])
+@pytest.mark.parametrize("shrink", AXES, ids=lambda part: "-".join(part))
 def test_an_interrupted_job_resumes_with_the_same_bytes(model, corpora, tmp_path, pruning, shrink, monkeypatch):
     data = data_of(model, corpora, pruning=pruning, **shrink)
     whole = run(data, tmp_path / "whole")
@@ -272,7 +331,7 @@ def test_an_interrupted_job_resumes_with_the_same_bytes(model, corpora, tmp_path
     with monkeypatch.context() as patched:  # the corpus need not be read again
         patched.setattr(shrinking, "calibration_corpus", None)
         resumed = run(data, tmp_path / "twice")
-    assert 1 <= resumed.resumed_blocks < 3
+    assert 1 <= resumed.resumed_blocks < len(whole.report.blocks)
     assert resumed.report.to_bytes() == whole.report.to_bytes()
     plans = [(tmp_path / name / "plan.json").read_bytes() for name in ("whole", "twice")]
     assert plans[0] == plans[1]
@@ -306,6 +365,12 @@ def refusals(data):
         ({"feed_forward": {"channels": 96}}, "shrink.feed_forward.channels", "96 of 96"),
         ({"feed_forward": {"share": 0.01}}, "shrink.feed_forward.share", "rounded to a multiple of 32"),
         ({"feed_forward": {"channels": 8, "multiple_of": 8}}, "shrink.feed_forward.multiple_of", "leave one out"),
+        ({"kv_heads": {"remove": 2}}, "shrink.kv_heads.remove", "every block has 2 key/value heads"),
+        ({"kv_heads": {"remove": 0}}, "shrink.kv_heads.remove", "greater than or equal to 1"),
+        ({"kv_heads": {}}, "shrink.kv_heads.remove", "required"),
+        ({"blocks": {"remove": 3}}, "shrink.blocks.remove", "the model has 3 blocks"),
+        ({"blocks": {"remove": 1}, "plan": "file:///nowhere"}, "shrink.blocks", "leave one out"),
+        ({"plan": "file:///nowhere"}, "shrink.plan", "no such folder"),
         ({"keep_languages": ["en"]}, "shrink.keep_languages[0]", "no weight in the mix"),
         ({"keep_languages": ["uk", "UK"]}, "shrink.keep_languages", "one language"),
         ({"keep_languages": ["klingon!"]}, "shrink.keep_languages[0]", "BCP 47"),

@@ -76,8 +76,18 @@ def make_report(
     ratios, mix = RATIOS if ratios is None else ratios, MIX if mix is None else mix
     arguments = {
         "job": JobPart(id="job-1", secateur_version="0.1.0"),
-        "model": ModelPart(uri=uri, digest="ab" * 32, model_type="llama", parameters=4000, blocks=2, dtype="bfloat16"),
-        "output": OutputPart(parameters=4000, blocks=2, size_bytes=8000),
+        "model": ModelPart(
+            uri=uri,
+            digest="ab" * 32,
+            model_type="llama",
+            parameters=4000,
+            blocks=2,
+            size_bytes=8000,
+            decoding_bytes=6000,
+            cache_bytes=64,
+            dtype="bfloat16",
+        ),
+        "output": OutputPart(parameters=4000, blocks=2, size_bytes=8000, decoding_bytes=6000, cache_bytes=64),
         "windows": WindowsPart(tokens=128, beginning=("<s>",), separator=("</s>", "<s>")),
         "spec": {
             "model": {"uri": uri},

@@ -137,6 +137,14 @@ def submit(
             help="Language of the mix that a smaller model has to serve; by default all of them. Repeat it.",
         ),
     ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TAG=GROWTH",
+            help="What a language may lose at most, as growth of its bits per byte, e.g. uk=0.01. Repeat it. A job "
+            "that exceeds it ends without a checkpoint, with its report.",
+        ),
+    ] = None,
     label: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label of your own for the job. Repeat it.")
     ] = None,
@@ -181,6 +189,7 @@ def submit(
             "evaluation_languages": evaluation_language or None,
             "keep_texts": keep_text or None,
             "keep_languages": keep_language or None,
+            "limits": _limits(limit or ()) or None,
         },
     )
     if not content:
@@ -378,6 +387,18 @@ def _language(text: str) -> dict[str, Any]:
     except ValueError:
         fault = f"--language {text}: {weight!r} is not a number; expected e.g. {tag or 'de'}=0.7"
         raise InvalidSpecError([FieldViolation("calibration.languages", fault)]) from None
+
+
+def _limits(texts: Sequence[str]) -> dict[str, float]:
+    found = {}
+    for text in texts:
+        tag, _, growth = text.partition("=")
+        try:
+            found[tag] = float(growth)
+        except ValueError:
+            fault = f"--limit {text}: {growth!r} is not a number; expected e.g. {tag or 'uk'}=0.01"
+            raise InvalidSpecError([FieldViolation("limits.languages", fault)]) from None
+    return found
 
 
 def _override(text: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ SPELLED_OTHERWISE = {
     "overrides": "override",
     "keep_texts": "keep_text",
     "keep_languages": "keep_language",
+    "limits": "limit",
     "evaluation_languages": "evaluation_language",
 }
 """Options of more than one value, with the flags that `submit` has for them."""

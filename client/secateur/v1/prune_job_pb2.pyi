@@ -91,7 +91,7 @@ class PruneJob(_message.Message):
     def __init__(self, name: _Optional[str] = ..., uid: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., spec: _Optional[_Union[PruneSpec, _Mapping]] = ..., resolved_spec: _Optional[_Union[PruneSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., stage: _Optional[_Union[JobStage, str]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., max_attempts: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., estimate: _Optional[_Union[Estimate, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., last_sequence: _Optional[int] = ..., retry_of: _Optional[str] = ...) -> None: ...
 
 class PruneSpec(_message.Message):
-    __slots__ = ("model", "calibration", "pruning", "evaluation", "output", "execution", "shrink")
+    __slots__ = ("model", "calibration", "pruning", "evaluation", "output", "execution", "shrink", "limits")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     PRUNING_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +99,7 @@ class PruneSpec(_message.Message):
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_FIELD_NUMBER: _ClassVar[int]
     SHRINK_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
     model: ModelSpec
     calibration: CalibrationSpec
     pruning: PruningSpec
@@ -106,7 +107,8 @@ class PruneSpec(_message.Message):
     output: OutputSpec
     execution: ExecutionSpec
     shrink: ShrinkSpec
-    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., calibration: _Optional[_Union[CalibrationSpec, _Mapping]] = ..., pruning: _Optional[_Union[PruningSpec, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationSpec, _Mapping]] = ..., output: _Optional[_Union[OutputSpec, _Mapping]] = ..., execution: _Optional[_Union[ExecutionSpec, _Mapping]] = ..., shrink: _Optional[_Union[ShrinkSpec, _Mapping]] = ...) -> None: ...
+    limits: LimitsSpec
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., calibration: _Optional[_Union[CalibrationSpec, _Mapping]] = ..., pruning: _Optional[_Union[PruningSpec, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationSpec, _Mapping]] = ..., output: _Optional[_Union[OutputSpec, _Mapping]] = ..., execution: _Optional[_Union[ExecutionSpec, _Mapping]] = ..., shrink: _Optional[_Union[ShrinkSpec, _Mapping]] = ..., limits: _Optional[_Union[LimitsSpec, _Mapping]] = ...) -> None: ...
 
 class ModelSpec(_message.Message):
     __slots__ = ("uri", "revision")
@@ -215,14 +217,32 @@ class LayerOverride(_message.Message):
     def __init__(self, layers: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., dense: _Optional[bool] = ...) -> None: ...
 
 class ShrinkSpec(_message.Message):
-    __slots__ = ("vocabulary", "keep_languages", "feed_forward")
+    __slots__ = ("vocabulary", "keep_languages", "feed_forward", "blocks", "kv_heads", "plan")
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     KEEP_LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     FEED_FORWARD_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    KV_HEADS_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
     vocabulary: VocabularySpec
     keep_languages: _containers.RepeatedScalarFieldContainer[str]
     feed_forward: FeedForwardSpec
-    def __init__(self, vocabulary: _Optional[_Union[VocabularySpec, _Mapping]] = ..., keep_languages: _Optional[_Iterable[str]] = ..., feed_forward: _Optional[_Union[FeedForwardSpec, _Mapping]] = ...) -> None: ...
+    blocks: BlocksSpec
+    kv_heads: KvHeadsSpec
+    plan: str
+    def __init__(self, vocabulary: _Optional[_Union[VocabularySpec, _Mapping]] = ..., keep_languages: _Optional[_Iterable[str]] = ..., feed_forward: _Optional[_Union[FeedForwardSpec, _Mapping]] = ..., blocks: _Optional[_Union[BlocksSpec, _Mapping]] = ..., kv_heads: _Optional[_Union[KvHeadsSpec, _Mapping]] = ..., plan: _Optional[str] = ...) -> None: ...
+
+class BlocksSpec(_message.Message):
+    __slots__ = ("remove",)
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    remove: int
+    def __init__(self, remove: _Optional[int] = ...) -> None: ...
+
+class KvHeadsSpec(_message.Message):
+    __slots__ = ("remove",)
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    remove: int
+    def __init__(self, remove: _Optional[int] = ...) -> None: ...
 
 class FeedForwardSpec(_message.Message):
     __slots__ = ("share", "channels", "multiple_of")
@@ -243,6 +263,20 @@ class VocabularySpec(_message.Message):
     rows: int
     keep_texts: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, extra_tokens: _Optional[float] = ..., rows: _Optional[int] = ..., keep_texts: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class LimitsSpec(_message.Message):
+    __slots__ = ("languages",)
+    LANGUAGES_FIELD_NUMBER: _ClassVar[int]
+    languages: _containers.RepeatedCompositeFieldContainer[LanguageLimit]
+    def __init__(self, languages: _Optional[_Iterable[_Union[LanguageLimit, _Mapping]]] = ...) -> None: ...
+
+class LanguageLimit(_message.Message):
+    __slots__ = ("language", "growth")
+    LANGUAGE_FIELD_NUMBER: _ClassVar[int]
+    GROWTH_FIELD_NUMBER: _ClassVar[int]
+    language: str
+    growth: float
+    def __init__(self, language: _Optional[str] = ..., growth: _Optional[float] = ...) -> None: ...
 
 class EvaluationSpec(_message.Message):
     __slots__ = ("corpus", "languages", "tokens_per_language", "layer_snr", "text_field", "chat_template")

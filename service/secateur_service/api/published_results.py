@@ -24,7 +24,7 @@ _REPORT_LIMITS = JsonLimits(64 << 20, values=2_000_000)
 
 
 class PublishedResults:
-    """Manifest, report and download URLs of jobs that succeeded; `open_store` opens a destination."""
+    """Manifest, report and download URLs of jobs that published something; `open_store` opens a destination."""
 
     def __init__(self, open_store: Callable[[str], ObjectStore]) -> None:
         self._open_store = open_store
@@ -76,7 +76,8 @@ class PublishedResults:
         return [own, *files]
 
     def _manifest(self, job: Job) -> tuple[ObjectStore, Manifest]:
-        if job.result is None:
+        published = job.published_sha256
+        if published is None:
             remedy = "retry it" if job.state.is_terminal else "watch it until it is SUCCEEDED"
             raise NotReadyError(
                 f"job {job.id} is {job.state} and has no result; {remedy}",
@@ -85,9 +86,7 @@ class PublishedResults:
         destination = job.destination
         assert destination is not None, "a resolved specification names its destination"
         store = self._open_store(destination)
-        return store, parse_manifest(
-            _read(store, f"{job.id}/{MANIFEST_NAME}", job.result.manifest_sha256, MAX_MANIFEST_BYTES)
-        )
+        return store, parse_manifest(_read(store, f"{job.id}/{MANIFEST_NAME}", published, MAX_MANIFEST_BYTES))
 
 
 def _read(store: ObjectStore, key: str, sha256: str, limit_bytes: int) -> bytes:

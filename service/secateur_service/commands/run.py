@@ -41,12 +41,14 @@ from secateur_service.errors import (
     PermanentError,
     PreemptedError,
 )
+from secateur_service.evaluation.limits import limit_exceeded
 from secateur_service.evaluation.report import Report
 from secateur_service.jobs.events import log_body
 from secateur_service.library import make_work_folder, run_here
 from secateur_service.pipeline.attempt import Machine
 from secateur_service.records.blocks import BlockRecord
 from secateur_service.records.progress import Progress, Stage
+from secateur_service.records.result import LIMIT_EXCEEDED, MANIFEST_DIGEST
 from secateur_service.settings import Settings
 from secateur_service.sources import Sources, open_sources
 from secateur_service.spec import OutputSpec, PruneSpec
@@ -116,8 +118,14 @@ def _run(
         if published is not None:
             return _adopt(output, published, spec)
         _claim_folder(workdir, spec)
-        with ConsoleObserver(terminal=terminal) as observer:
-            summary, report = _run_pipeline(spec, sources, output, workdir, device, threads, observer)
+        try:
+            with ConsoleObserver(terminal=terminal) as observer:
+                summary, report = _run_pipeline(spec, sources, output, workdir, device, threads, observer)
+        except PermanentError as error:
+            if error.reason == LIMIT_EXCEEDED:  # its shards were written block by block
+                remove_leftovers(DirectoryStore(output), "", error.metadata[MANIFEST_DIGEST])
+                shutil.rmtree(workdir, ignore_errors=True)
+            raise
         remove_leftovers(DirectoryStore(output), "", summary["sha256"])  # shards written under other conditions
     shutil.rmtree(workdir, ignore_errors=True)
     return summary, report
@@ -169,6 +177,8 @@ def _adopt(output: Path, manifest: Manifest, spec: PruneSpec) -> tuple[dict[str,
     if manifest.resolved_spec != spec.model_dump(mode="json"):
         raise _other_job(output)
     report = Report.model_validate_json((output / "report" / "report.json").read_bytes())
+    if report.exceeded:
+        raise limit_exceeded(report, manifest.digest())
     summary = {
         "seconds": {"total": 0.0},
         "cpu_seconds": {"total": 0.0},

@@ -127,8 +127,7 @@ class Janitor:
     def _sweep(self, job_id: str, unsweepable: list[str]) -> int:
         job = self._store.get(job_id)
         try:
-            result = job.result
-            count = remove_leftovers(self._open_results(job), job.id, result.manifest_sha256 if result else None)
+            count = remove_leftovers(self._open_results(job), job.id, job.published_sha256)
         except TransientError:
             raise
         except ServiceError:

@@ -13,7 +13,7 @@ import langcodes
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from secateur_service.evaluation.html import mean_ratio, model_name, recipe
+from secateur_service.evaluation.html import mean_ratio, model_name, narrowed_parts, recipe
 from secateur_service.evaluation.report import Report
 from secateur_service.models.license import License
 from secateur_service.sources.reference import HubReference, ReferenceRefusedError, parse_reference
@@ -163,8 +163,10 @@ def _tags(report: Report) -> list[str]:
     tags = ["secateur"]
     if report.spec["pruning"]:
         tags += ["pruned", "sparse", report.spec["pruning"]["method"]]
-    if any(block.feed_forward for block in report.blocks):
+    if any(narrowed_parts(report)):
         tags.append("narrowed")
+    if report.removed_blocks:
+        tags.append("fewer-blocks")
     return [*tags, *(["trimmed-vocabulary"] if report.vocabulary else [])]
 
 
@@ -180,11 +182,7 @@ def _done(report: Report, name: str, mix: str, served: str) -> str:
     sentences = []
     if after.parameters != before.parameters:
         parts = [f"{vocabulary.rows:,} of {vocabulary.rows_before:,} tokens"] if vocabulary else []
-        widths = [block.feed_forward for block in report.blocks if block.feed_forward]
-        if widths:
-            parts.append(
-                f"{widths[0].channels:,} of {widths[0].channels_before:,} channels in every feed-forward layer"
-            )
+        parts += [f"{part.kept:,} of {part.before:,} {units} in every block" for units, part in narrowed_parts(report)]
         parts += [f"{after.blocks} of {before.blocks} blocks"] if after.blocks != before.blocks else []
         sentences = [
             f"{name} without {1 - after.parameters / before.parameters:.1%} of its parameters: {after.parameters:,} of",

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,11 +19,13 @@ from markupsafe import Markup
 
 from secateur._terminal import clean_lines
 from secateur_service.evaluation.charts import COLOURS, BarGroup, HeatRow, grouped_bars, heat_map, lines, uses_log_scale
-from secateur_service.evaluation.parts import LayerPart
+from secateur_service.evaluation.parts import LayerPart, NarrowedPart
 from secateur_service.evaluation.report import Report
 from secateur_service.pruning.methods import label
+from secateur_service.records.blocks import Axis
 
 GRAVITY = {
+    "LIMIT_EXCEEDED": "bad",
     "OTHER_LANGUAGE": "bad",
     "LANGUAGE_LOST": "bad",
     "LANGUAGE_LEFT_BEHIND": "bad",
@@ -56,7 +58,11 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
         snr_chart=_snr_chart(report),
         sparsity_chart=_sparsity_chart(report),
         layer_snr_chart=_layer_snr_chart(report),
-        channels_chart=_channels_chart(report),
+        narrowed_charts=[
+            ("attention layers", "heads", _narrowed_chart(report, "attention", "heads")),
+            ("feed-forward layers", "channels", _narrowed_chart(report, "feed_forward", "channels")),
+        ],
+        sizes=_sizes(report),
         not_calibrated=[entry.language for entry in report.evaluation if not entry.in_mix],
         sparsity_range=_range([layer.sparsity for block in report.blocks for layer in block.layers]),
         notes=[(layer.name, layer.notes) for block in report.blocks for layer in block.layers if layer.notes],
@@ -76,12 +82,22 @@ def recipe(report: Report) -> list[str]:
     pruning, found = report.spec["pruning"], []
     if report.vocabulary is not None:
         found.append(f"vocabulary of {report.vocabulary.rows:,} of {report.vocabulary.rows_before:,} tokens")
-    widths = [block.feed_forward for block in report.blocks if block.feed_forward]
-    if widths:
-        found.append(f"{widths[0].channels:,} of {widths[0].channels_before:,} feed-forward channels")
+    if report.removed_blocks:
+        found.append(f"{report.output.blocks} of {report.model.blocks} blocks")
+    for units, part in narrowed_parts(report):
+        found.append(f"{part.kept:,} of {part.before:,} {units}")
     if pruning:
         found += [label(pruning["method"], pruning["update"]), target(pruning)]
     return found
+
+
+def narrowed_parts(report: Report) -> Iterator[tuple[str, NarrowedPart]]:
+    """What every block has fewer of, in words, with the numbers; they are equal in all blocks."""
+    for block in report.blocks[:1]:
+        if block.attention:
+            yield "key/value heads", block.attention
+        if block.feed_forward:
+            yield "feed-forward channels", block.feed_forward
 
 
 def target(pruning: Mapping[str, Any]) -> str:
@@ -170,9 +186,9 @@ def _layer_snr_chart(report: Report) -> Markup:
     return heat_map(rows, title=title, x_label="block", full=max(1.0, *values), show=lambda value: f"{value:.0f} dB")
 
 
-def _channels_chart(report: Report) -> Markup:
-    """What the feed-forward layers lose in each language with the channels that were removed."""
-    narrowed = [block.feed_forward for block in report.blocks]
+def _narrowed_chart(report: Report, axis: Axis, units: str) -> Markup:
+    """What the projections that read heads or channels lose in each language with those that were removed."""
+    narrowed = [getattr(block, axis) for block in report.blocks]
     rows = [
         HeatRow(entry.language, [part.errors.get(entry.language) if part else None for part in narrowed])
         for entry in report.calibration
@@ -181,8 +197,19 @@ def _channels_chart(report: Report) -> Markup:
     values = [value for row in rows for value in row.values if value is not None]
     if not values:
         return Markup("")
-    title = "Error of every narrowed feed-forward layer, per language"
+    title = f"Error of every block's projection of {units}, per language"
     return heat_map(rows, title=title, x_label="block", full=max(1e-6, *values))
+
+
+def _sizes(report: Report) -> list[tuple[str, int, int]]:
+    """What the dense and the output model take, in words and numbers."""
+    before, after = report.model, report.output
+    return [
+        ("Parameters", before.parameters, after.parameters),
+        ("Bytes on disk", before.size_bytes, after.size_bytes),
+        ("Bytes of weights read per decoded token", before.decoding_bytes, after.decoding_bytes),
+        ("Bytes of keys and values per token of context", before.cache_bytes, after.cache_bytes),
+    ]
 
 
 def _layer_rows(report: Report, figure: Callable[[LayerPart], float | None]) -> list[HeatRow]:

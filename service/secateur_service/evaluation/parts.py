@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from secateur_service.evaluation.perplexity import Losses, bits_per_byte, perplexity
-from secateur_service.records.blocks import BlockRecord, LayerRecord
+from secateur_service.records.blocks import BlockRecord, LayerRecord, NarrowedRecord
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -34,6 +34,9 @@ class ModelPart(Part):
     model_type: str = Field(description="transformers' name of the architecture")
     parameters: int = Field(ge=1)
     blocks: int = Field(ge=1, description="decoder blocks")
+    size_bytes: int = Field(ge=1, description="bytes of all tensors")
+    decoding_bytes: int = Field(ge=1, description="as in `output`")
+    cache_bytes: int = Field(ge=1, description="as in `output`")
     dtype: str = Field(description="stored type of the weights")
 
 
@@ -43,6 +46,12 @@ class OutputPart(Part):
     parameters: int = Field(ge=1)
     blocks: int = Field(ge=1, description="decoder blocks")
     size_bytes: int = Field(ge=1, description="bytes of all tensors")
+    decoding_bytes: int = Field(
+        ge=1,
+        description="bytes of weights that are read for every token generated: all but the embedding, of which "
+        "one row is read, and of a mixture of experts those that a token is routed to",
+    )
+    cache_bytes: int = Field(ge=1, description="bytes of keys and values that are kept for every token of a context")
 
 
 class IdentifiedPart(Part):
@@ -131,6 +140,11 @@ class EvaluationLanguage(Part):
     rows_without_text: int = _ROWS_WITHOUT_TEXT
     cut_texts: int = _CUT_TEXTS
     identified: IdentifiedPart | None = Field(description="null if not requested, or if it cannot be determined")
+
+    @property
+    def growth(self) -> float:
+        """The share by which bits per byte grew."""
+        return self.pruned_bits_per_byte / self.dense_bits_per_byte - 1
 
     @classmethod
     def of(cls, *, dense: Losses, pruned: Losses, **figures: Any) -> Self:
@@ -221,13 +235,28 @@ class LayerPart(Part):
         )
 
 
-class FeedForwardPart(Part):
-    """The feed-forward channels of a block, if some were removed."""
+class NarrowedPart(Part):
+    """The feed-forward channels or the key/value heads of a block, if some were removed."""
 
-    channels: int = Field(ge=1, description="channels that are left")
-    channels_before: int = Field(ge=1, description="channels of the dense block")
+    kept: int = Field(ge=1, description="those that are left")
+    before: int = Field(ge=1, description="those of the dense block")
     errors: dict[str, float] = Field(
         description="‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖² of the projection that reads them, per calibration language"
+    )
+
+    @classmethod
+    def of(cls, record: NarrowedRecord) -> Self:
+        """The report part of what became of them."""
+        return cls(kept=len(record.kept), before=record.before, errors=dict(record.errors))
+
+
+class RemovedBlockPart(Part):
+    """A decoder block of the dense model that the output lacks."""
+
+    block: int = Field(ge=0, description="its number in the dense model")
+    growth: dict[str, float] = Field(
+        description="per kept language, by how much larger a share the loss of calibration text is without this block "
+        "and those before it in the list, with what makes up for them; nothing was fitted to that text"
     )
 
 
@@ -241,23 +270,20 @@ class BlockPart(Part):
         "nothing differs, or if the two models have different tokens"
     )
     layers: tuple[LayerPart, ...]
-    feed_forward: FeedForwardPart | None = Field(default=None, description="null if no channels were removed")
+    feed_forward: NarrowedPart | None = Field(default=None, description="null if no channels were removed")
+    attention: NarrowedPart | None = Field(default=None, description="null if no key/value heads were removed")
 
     @classmethod
     def of(cls, record: BlockRecord) -> Self:
         """The report part of a block."""
         layers = tuple(LayerPart.of(layer) for layer in record.layers)
-        narrowed = record.feed_forward and FeedForwardPart(
-            channels=len(record.feed_forward.kept),
-            channels_before=record.feed_forward.before,
-            errors=dict(record.feed_forward.errors),
-        )
         return cls(
             index=record.index,
             sparsity=record.sparsity,
             snr_db=dict(record.snr_db),
             layers=layers,
-            feed_forward=narrowed,
+            feed_forward=record.feed_forward and NarrowedPart.of(record.feed_forward),
+            attention=record.attention and NarrowedPart.of(record.attention),
         )
 
 

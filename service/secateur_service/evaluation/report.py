@@ -23,6 +23,7 @@ from secateur_service.evaluation.parts import (
     ModelPart,
     OutputPart,
     Part,
+    RemovedBlockPart,
     SparsityPart,
     Verdict,
     VocabularyPart,
@@ -44,9 +45,15 @@ class Report(Part):
     calibration: tuple[CalibrationLanguage, ...]
     evaluation: tuple[EvaluationLanguage, ...]
     vocabulary: VocabularyPart | None = Field(default=None, description="null if the vocabulary was not trimmed")
+    removed_blocks: tuple[RemovedBlockPart, ...] = Field(default=(), description="in the order of their removal")
     sparsity: SparsityPart
     blocks: tuple[BlockPart, ...]
     verdicts: tuple[Verdict, ...]
+
+    @property
+    def exceeded(self) -> tuple[Verdict, ...]:
+        """The limits of the specification that the result exceeds; if there are any, it has no checkpoint."""
+        return tuple(verdict for verdict in self.verdicts if verdict.kind == "LIMIT_EXCEEDED")
 
     def to_bytes(self) -> bytes:
         """The canonical form: equal reports have equal bytes."""
@@ -65,6 +72,7 @@ def build_report(
     evaluation: Iterable[EvaluationLanguage],
     blocks: Iterable[BlockRecord],
     vocabulary: VocabularyPart | None = None,
+    removed_blocks: Iterable[RemovedBlockPart] = (),
 ) -> Report:
     """The report of a job, including the sparsity and the verdicts computed from the other figures.
 
@@ -78,11 +86,13 @@ def build_report(
         evaluation: languages that were evaluated, in the specification's order.
         blocks: all pruned blocks.
         vocabulary: what became of the vocabulary if it was trimmed.
+        removed_blocks: blocks of the dense model that the output lacks.
     """
     mix, languages = tuple(calibration), tuple(evaluation)
     parts = tuple(BlockPart.of(record) for record in sorted(blocks, key=lambda record: record.index))
     zeros = sum(layer.zeros for block in parts for layer in block.layers)
     size = sum(math.prod(layer.shape) for block in parts for layer in block.layers)
+    limits = {entry["language"]: entry["growth"] for entry in (spec.get("limits") or {"languages": ()})["languages"]}
     inverts = bool(spec["pruning"]) and spec["pruning"]["update"] != "none"
     return Report(
         job=job,
@@ -93,11 +103,12 @@ def build_report(
         calibration=mix,
         evaluation=languages,
         vocabulary=vocabulary,
+        removed_blocks=tuple(removed_blocks),
         sparsity=SparsityPart(
             pruned_layers=zeros / max(size, 1), all_parameters=zeros / output.parameters, zeros=zeros, weights=size
         ),
         blocks=parts,
-        verdicts=tuple(judge(mix, languages, parts, inverts=inverts, prunes=bool(spec["pruning"]))),
+        verdicts=tuple(judge(mix, languages, parts, inverts=inverts, prunes=bool(spec["pruning"]), limits=limits)),
     )
 
 

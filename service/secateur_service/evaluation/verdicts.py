@@ -2,6 +2,8 @@
 
 OTHER_LANGUAGE
     Less than `SAME_LANGUAGE_SHARE` of the documents seem to be in their claimed language.
+LIMIT_EXCEEDED
+    The language's bits per byte grew more than the specification allows.
 LANGUAGE_LOST
     The language's perplexity grew at least `LOST_RATIO` times: the model has all but forgotten it.
 LANGUAGE_LEFT_BEHIND
@@ -22,7 +24,7 @@ LAYER_NOTES
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from secateur_service.evaluation.parts import BlockPart, CalibrationLanguage, EvaluationLanguage, Verdict
 
@@ -41,6 +43,7 @@ def judge(
     *,
     inverts: bool,
     prunes: bool = True,
+    limits: Mapping[str, float] | None = None,
 ) -> Iterator[Verdict]:
     """All verdicts, the most serious kinds first, languages in the order in which they were evaluated.
 
@@ -49,10 +52,12 @@ def judge(
         evaluation: Evaluated languages.
         blocks: Pruned blocks.
         prunes: Whether weights were pruned, and parts were not only removed.
+        limits: The share by which bits per byte may grow, by language.
         inverts: Whether the update of the kept weights inverts second moments.
     """
     yield from _other_language("calibration", calibration)
     yield from _other_language("evaluation", evaluation)
+    yield from _exceeded(evaluation, limits or {})
     yield from _lost(evaluation, prunes=prunes)
     yield from _left_behind(evaluation)
     yield from _not_calibrated(evaluation)
@@ -72,6 +77,17 @@ def _other_language(purpose: str, texts: Sequence[CalibrationLanguage | Evaluati
                 f"The {purpose} text of {entry.language} seems to be in another language: of {found.documents} "
                 f"documents {found.other_share:.0%} read like {found.other}, {found.share:.0%} like {entry.language}. "
                 "Look at the corpus.",
+            )
+
+
+def _exceeded(evaluation: Sequence[EvaluationLanguage], limits: Mapping[str, float]) -> Iterator[Verdict]:
+    for entry in evaluation:
+        limit = limits.get(entry.language)
+        if limit is not None and entry.growth > limit:
+            yield _verdict(
+                "LIMIT_EXCEEDED",
+                entry.language,
+                f"{entry.language}: bits per byte grew by {entry.growth:.2%}, more than the limit of {limit:.2%}.",
             )
 
 

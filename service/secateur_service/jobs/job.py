@@ -10,7 +10,14 @@ from typing import Any
 
 from secateur_service.jobs.states import JobState
 from secateur_service.records.progress import Progress, Stage
-from secateur_service.records.result import Estimate, JobResult, LanguageResult, Shortage
+from secateur_service.records.result import (
+    LIMIT_EXCEEDED,
+    MANIFEST_DIGEST,
+    Estimate,
+    JobResult,
+    LanguageResult,
+    Shortage,
+)
 from secateur_service.spec import PruneSpec
 
 __all__ = ["Estimate", "Event", "EventKind", "Failure", "Job", "JobResult", "LanguageResult", "NewJob", "Shortage"]
@@ -70,6 +77,14 @@ class Job:
     retry_of: str | None = None
     shortages: frozenset[Shortage] = frozenset()
     trace: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def published_sha256(self) -> str | None:
+        """The digest of the manifest of what the job published, which a job that exceeds a limit does as well."""
+        if self.result is not None:
+            return self.result.manifest_sha256
+        exceeded = self.failure is not None and self.failure.reason == LIMIT_EXCEEDED
+        return self.failure.details.get(MANIFEST_DIGEST) if self.failure and exceeded else None
 
     @property
     def destination(self) -> str | None:

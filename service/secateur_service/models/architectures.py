@@ -9,7 +9,7 @@ The groups are verified while the first batch runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,14 +26,30 @@ class FeedForward:
     Attributes:
         inputs: linear layers that write the channels, relative to the block.
         output: the linear layer that reads them.
-        size: the field of the configuration that has their number.
+        size: the field of the configuration that has their number; None if it has none.
         fused: of how many equal parts, one below the other, each input consists.
+        normed: whether what the output layer writes is normalised before it is added to the hidden states.
     """
 
     inputs: tuple[str, ...]
     output: str
-    size: str
+    size: str | None
     fused: int = 1
+    normed: bool = False
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The attention of a block, whose key/value heads can be removed together with their query heads.
+
+    Attributes:
+        inputs: linear layers and norms with rows of the heads, relative to the block, and of whose heads their rows
+            are, one part below the other: `q` for those of the queries, `k` for those of the keys or values.
+        output: the linear layer that reads what the heads produce.
+    """
+
+    inputs: Mapping[str, str]
+    output: str
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,9 @@ class Architecture:
         unread: names, relative to a block, of tensors that some checkpoints have and no loader reads.
         base: transformers' class without a head, where its name does not follow from `class_name`.
         experts: names of an expert's gate, up and down projection, in architectures that mix experts.
-        feed_forward: the feed-forward layers, where all blocks have the same and the configuration has their width.
+        feed_forward: the feed-forward layers, where all blocks have the same.
+        attention: the attention, where heads can be removed: the configuration can say how wide a head is, and each
+            head's queries and keys are normalised by themselves if at all.
         returns_tuple: whether a block returns a tuple whose first item is the hidden states.
     """
 
@@ -65,6 +83,7 @@ class Architecture:
     renamed: tuple[tuple[str, str], ...] = ()
     experts: tuple[str, str, str] | None = None
     feed_forward: FeedForward | None = None
+    attention: Attention | None = None
     returns_tuple: bool = False
     unread: tuple[str, ...] = ()
     base: str | None = None
@@ -135,9 +154,13 @@ def _experts(config: Config, names: tuple[str, str, str]) -> Inputs:
 
 
 _GATED = FeedForward(("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", "intermediate_size")
+_NORMED = replace(_GATED, normed=True)
+
+_HEADS = Attention({"self_attn.q_proj": "q", "self_attn.k_proj": "k", "self_attn.v_proj": "k"}, "self_attn.o_proj")
+_NORMED_HEADS = replace(_HEADS, inputs={**_HEADS.inputs, "self_attn.q_norm": "q", "self_attn.k_norm": "k"})
 
 
-def _wide(size: str) -> FeedForward:
+def _wide(size: str | None) -> FeedForward:
     """Without a gate, under the names that follow GPT-2's."""
     return FeedForward(("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h", size)
 
@@ -161,39 +184,44 @@ def _qwen3_moe(config: Config, index: int) -> Inputs:
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture("LlamaForCausalLM", _LLAMA, feed_forward=_GATED),
-    "mistral": Architecture("MistralForCausalLM", _LLAMA, feed_forward=_GATED),
+    "llama": Architecture("LlamaForCausalLM", _LLAMA, feed_forward=_GATED, attention=_HEADS),
+    "mistral": Architecture("MistralForCausalLM", _LLAMA, feed_forward=_GATED, attention=_HEADS),
     "mixtral": Architecture(
         "MixtralForCausalLM",
         _mixtral,
         excluded=("block_sparse_moe.gate.weight",),  # the router
         renamed=((".mlp.", ".block_sparse_moe."),),
         experts=_MIXTRAL_EXPERT,
+        attention=_HEADS,
     ),
-    "qwen2": Architecture("Qwen2ForCausalLM", _LLAMA, feed_forward=_GATED),
-    "qwen3": Architecture("Qwen3ForCausalLM", _LLAMA, feed_forward=_GATED),
+    "qwen2": Architecture("Qwen2ForCausalLM", _LLAMA, feed_forward=_GATED, attention=_HEADS),
+    "qwen3": Architecture("Qwen3ForCausalLM", _LLAMA, feed_forward=_GATED, attention=_HEADS),
     "qwen3_moe": Architecture(
         "Qwen3MoeForCausalLM",
         _qwen3_moe,
         excluded=("mlp.gate.weight",),  # the router
         experts=_QWEN_EXPERT,
+        attention=_HEADS,
     ),
-    "gemma2": Architecture("Gemma2ForCausalLM", _LLAMA, tied=True, feed_forward=_GATED),
-    "gemma3_text": Architecture("Gemma3ForCausalLM", _LLAMA, tied=True, base="Gemma3TextModel", feed_forward=_GATED),
+    "gemma2": Architecture("Gemma2ForCausalLM", _LLAMA, tied=True, feed_forward=_NORMED, attention=_HEADS),
+    "gemma3_text": Architecture(
+        "Gemma3ForCausalLM", _LLAMA, tied=True, base="Gemma3TextModel", feed_forward=_NORMED, attention=_HEADS
+    ),
     "cohere": Architecture(
         "CohereForCausalLM",
         _COHERE,
         tied=True,
         excluded=("self_attn.q_norm.weight", "self_attn.k_norm.weight"),
         feed_forward=_GATED,
+        attention=_NORMED_HEADS,
     ),
-    "cohere2": Architecture("Cohere2ForCausalLM", _COHERE, tied=True, feed_forward=_GATED),
+    "cohere2": Architecture("Cohere2ForCausalLM", _COHERE, tied=True, feed_forward=_GATED, attention=_HEADS),
     "phi3": Architecture(
         "Phi3ForCausalLM",
         _always(("self_attn.qkv_proj",), ("self_attn.o_proj",), ("mlp.gate_up_proj",), ("mlp.down_proj",)),
         feed_forward=FeedForward(("mlp.gate_up_proj",), "mlp.down_proj", "intermediate_size", fused=2),
     ),
-    "olmo2": Architecture("Olmo2ForCausalLM", _LLAMA, feed_forward=_GATED),
+    "olmo2": Architecture("Olmo2ForCausalLM", _LLAMA, feed_forward=_NORMED),
     "gpt_neox": Architecture(
         "GPTNeoXForCausalLM",
         _always(*_fused("attention")),
@@ -228,6 +256,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "bloom": Architecture(
         "BloomForCausalLM",
         _always(*_fused("self_attention")),
+        feed_forward=_wide(None),
         blocks="transformer.h",
         embedding="transformer.word_embeddings",
         tied=True,

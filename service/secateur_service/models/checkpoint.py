@@ -91,7 +91,7 @@ class Checkpoint:
     @property
     def stores_head(self) -> bool:
         """Whether the checkpoint stores a separate head."""
-        return self._find(_HEAD) is not None
+        return self.find(_HEAD) is not None
 
     @property
     def embedding_name(self) -> str:
@@ -107,13 +107,14 @@ class Checkpoint:
             ModelRefusedError: the checkpoint has no such tensor.
         """
         if module_path not in self._found:
-            self._found[module_path] = self._find(module_path)
+            self._found[module_path] = self.find(module_path)
         name = self._found[module_path]
         if name is None:
             raise ModelRefusedError(f"the checkpoint has no tensor {module_path}; check that it is complete")
         return name
 
-    def _find(self, module_path: str) -> str | None:
+    def find(self, module_path: str) -> str | None:
+        """The name that a parameter of the model has in the checkpoint; None if it is not there."""
         renamed = module_path
         for part, stored in self.architecture.renamed:
             renamed = renamed.replace(part, stored)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -25,11 +25,13 @@ class CutReader:
     def __init__(self, plan: OutputPlan, reader: TensorReader) -> None:
         self._plan = plan
         self._dense = reader
+        self._solved = TensorReader()
 
     def read(self, info: TensorInfo) -> Tensor:
         """Read one tensor, with only the parts that are kept."""
         source = self._plan.sources[info.name]
-        return _select(self._dense.read(source), self._plan.kept.get(source.name, {}))
+        tensor = self.solved({source.name}).get(source.name)
+        return _select(self._dense.read(source) if tensor is None else tensor, self._plan.kept.get(source.name, {}))
 
     def read_rows(self, info: TensorInfo, start: int, stop: int) -> Tensor:
         """Read rows [start, stop) of a tensor of the output."""
@@ -48,6 +50,10 @@ class CutReader:
         if source.name in self._plan.kept:
             return OutputTensor(info.name, info.dtype, info.shape, self._pieces(info))
         return OutputTensor(info.name, info.dtype, info.shape, self._dense.copy(source).chunks)
+
+    def solved(self, names: Collection[str]) -> dict[str, Tensor]:
+        """Those of the dense model's tensors of which the output has other values."""
+        return {name: self._solved.read(info) for name, info in self._plan.solved.items() if name in names}
 
     def cut_block(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Cut the tensors of a block that have already been read.

@@ -19,9 +19,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from secateur_service.durable import file_digest
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, position_of
 from secateur_service.models.companions import Companions
 from secateur_service.models.safetensors import DTYPE_BYTES, TensorInfo
+from secateur_service.models.units import units_of
+from secateur_service.records.blocks import Axis
 
 Kept = Mapping[int, Sequence[int]]
 """Indices to keep, in the order in which they are written, by dimension; other dimensions are kept whole."""
@@ -37,8 +40,8 @@ class OutputPlan:
         blocks: which blocks are kept, by their position in the dense model, in order.
         kept: what is kept of tensors, by their name in the dense model; tensors that are not named are kept whole.
         files: new contents of files that go with the model, by name; the others are copied.
-        narrowed: sizes of dimensions of tensors in blocks, by dense name and dimension, of which some indices are kept
-            that are chosen when the block is in memory.
+        narrowed: how many units of an axis each block keeps; which ones is chosen when the block is in memory.
+        solved: tensors of the dense model that have other values in the output, by their name: where those are.
         left_out: the companion files that are not published, each with the reason.
     """
 
@@ -48,7 +51,8 @@ class OutputPlan:
     kept: Mapping[str, Kept] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
-    narrowed: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    narrowed: Mapping[Axis, int] = field(default_factory=dict)
+    solved: Mapping[str, TensorInfo] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check what can be checked without the model's class; names and shapes are checked when the model is built.
@@ -92,10 +96,25 @@ class OutputPlan:
             "config": self.config,
             "blocks": self.blocks,
             "kept": {name: {str(at): list(rows) for at, rows in kept.items()} for name, kept in self.kept.items()},
-            **({"narrowed": {name: dict(sizes) for name, sizes in self.narrowed.items()}} if self.narrowed else {}),
+            **({"narrowed": {**self.narrowed}} if self.narrowed else {}),
+            **({"solved": {path.name: file_digest(path) for path in self._solved_files}} if self.solved else {}),
             "files": {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()},
         }
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _solved_files(self) -> list[Path]:
+        return sorted({info.path for info in self.solved.values()})
+
+    @cached_property
+    def _sizes(self) -> dict[str, dict[int, int]]:
+        """Sizes of the dimensions that are narrowed, by dense name and dimension."""
+        return {
+            name: sizes
+            for axis, kept in self.narrowed.items()
+            for index in self.blocks
+            for name, sizes in units_of(self.dense, index, axis).sizes(kept)
+        }
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -158,7 +177,7 @@ class OutputPlan:
         return replace(companions, folder=folder, names=names)
 
     def _cut(self, info: TensorInfo, name: str) -> TensorInfo:
-        kept, narrowed = self.kept.get(info.name, {}), self.narrowed.get(info.name, {})
+        kept, narrowed = self.kept.get(info.name, {}), self._sizes.get(info.name, {})
         shape = tuple(len(kept[at]) if at in kept else narrowed.get(at, size) for at, size in enumerate(info.shape))
         size_bytes = DTYPE_BYTES[info.dtype]
         for size in shape:

@@ -88,7 +88,7 @@ class StreamedModel:
             dtype=dtype,
             rows=self._load_head,
             run=self._run_outer,
-            put_aside=self._put_aside,
+            put_aside=self.put_aside,
             check=self._look,
         )
         self._arguments: dict[tuple[int, int], list[BlockArguments]] = {}
@@ -136,7 +136,7 @@ class StreamedModel:
 
             def record(index: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
                 if index == 0:
-                    states.append(self._put_aside(hidden))
+                    states.append(self.put_aside(hidden))
                 if recording:  # noqa: B023 - called before the loop goes on
                     self._arguments[shape].append((args, kwargs))  # noqa: B023
                 return hidden
@@ -192,7 +192,7 @@ class StreamedModel:
         """Run a block that is in memory on hidden states B×S×d."""
         args, kwargs = self._arguments[(states.shape[0], states.shape[1])][index]
         output = block(states.to(self.device), *args, **kwargs)
-        return self._put_aside(output[0] if isinstance(output, tuple) else output)
+        return self.put_aside(output[0] if isinstance(output, tuple) else output)
 
     def linears(self, block: nn.Module, index: int) -> dict[str, nn.Linear]:
         """The pruned linear layers of a block by their name relative to it, in the order of their inputs."""
@@ -217,7 +217,8 @@ class StreamedModel:
         """Check before every product whether to continue."""
         self.check()
 
-    def _put_aside(self, states: Tensor) -> Tensor:
+    def put_aside(self, states: Tensor) -> Tensor:
+        """Hidden states, or other tensors of their kind, where they wait."""
         if self.states_folder is not None and self.states_device.type == "cpu":
             return in_file(states, self.states_folder)
         return states.to(self.states_device)

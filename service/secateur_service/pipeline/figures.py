@@ -9,6 +9,7 @@ from secateur_service.evaluation.parts import (
     JobPart,
     ModelPart,
     OutputPart,
+    RemovedBlockPart,
     VocabularyLanguage,
     VocabularyPart,
     WindowsPart,
@@ -19,6 +20,7 @@ from secateur_service.pipeline.job_text import JobText
 from secateur_service.pipeline.shrinking import Shrinkage
 from secateur_service.pipeline.streaming_pass import PassResult
 from secateur_service.records.result import JobResult, LanguageResult
+from secateur_service.sizing.serving import cache_bytes, decoding_bytes
 from secateur_service.spec import PruneSpec
 
 
@@ -36,9 +38,18 @@ def report_of(
             model_type=dense.model_type,
             parameters=dense.parameters,
             blocks=dense.num_blocks,
+            size_bytes=dense.size_bytes,
+            decoding_bytes=decoding_bytes(dense),
+            cache_bytes=cache_bytes(dense),
             dtype=str(DTYPES[dense.weight_dtype]).removeprefix("torch."),
         ),
-        output=OutputPart(parameters=output.parameters, blocks=output.num_blocks, size_bytes=output.size_bytes),
+        output=OutputPart(
+            parameters=output.parameters,
+            blocks=output.num_blocks,
+            size_bytes=output.size_bytes,
+            decoding_bytes=decoding_bytes(output),
+            cache_bytes=cache_bytes(output),
+        ),
         windows=WindowsPart(
             tokens=next(iter(text.evaluation.values())).tokens.shape[1],
             beginning=text.beginning,
@@ -78,6 +89,7 @@ def report_of(
         ],
         blocks=passed.blocks,
         vocabulary=_vocabulary(shrinkage, passed),
+        removed_blocks=[RemovedBlockPart.model_validate(entry.model_dump()) for entry in shrinkage.file.removed_blocks],
     )
 
 
@@ -85,13 +97,14 @@ def _vocabulary(shrinkage: Shrinkage, passed: PassResult) -> VocabularyPart | No
     if shrinkage.rows is None:
         return None
     languages = {}
-    for name in dict.fromkeys((*shrinkage.extra_tokens, *passed.dense)):
+    expected = shrinkage.vocabulary
+    for name in dict.fromkeys((*expected.extra_tokens, *passed.dense)):
         dense, pruned = passed.dense.get(name), passed.pruned.get(name)
         languages[name] = VocabularyLanguage(
-            expected_extra_tokens=shrinkage.extra_tokens.get(name),
+            expected_extra_tokens=expected.extra_tokens.get(name),
             extra_tokens=pruned.tokens / dense.tokens - 1 if dense and pruned else None,
             coverage=shrinkage.coverage.get(name),
-            counted_bytes=shrinkage.counted_bytes.get(name),
+            counted_bytes=expected.counted_bytes.get(name),
         )
     dense_model = shrinkage.plan.dense
     rows_before = dense_model.tensors[dense_model.embedding_name].shape[0]

@@ -27,6 +27,7 @@ from secateur_service.durable import write_durably
 from secateur_service.errors import PermanentError, ResourceError
 from secateur_service.evaluation.card import render_card
 from secateur_service.evaluation.html import render_html
+from secateur_service.evaluation.limits import limit_exceeded
 from secateur_service.evaluation.report import Report
 from secateur_service.models.building import load_whole
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
@@ -39,6 +40,7 @@ from secateur_service.models.tensors import DTYPES, Reader, TensorReader
 from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.pipeline.allocation import allocate, targets_from_json, targets_to_json
 from secateur_service.pipeline.attempt import Attempt, FinishedJob, Machine, Ports
+from secateur_service.pipeline.depth_search import DepthSearch
 from secateur_service.pipeline.device import open_device
 from secateur_service.pipeline.fetching import FetchedModel, fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
@@ -96,6 +98,7 @@ class _Job:
 
     fetched: FetchedModel
     text: JobText
+    shrinker: Shrinker
     shrinkage: Shrinkage
     plan: OutputPlan
     companions: Companions
@@ -194,21 +197,24 @@ class _Job:
         """Decide which parts of the model are written."""
         checkpoint, companions = self.checkpoint, self.fetched.companions
         if self.attempt.plan:
-            self.shrinkage = Shrinkage(self.attempt.plan(checkpoint))
+            self.shrinkage = Shrinkage.of(self.attempt.plan(checkpoint))
         else:
             sources, observer = self.ports.sources, self.observer
-            shrinker = Shrinker(self.spec, checkpoint, companions, self.text, sources, observer, self.workdir)
-            self.shrinkage = shrinker.shrink()
-        self.plan = self.shrinkage.plan
-        self.companions = self.plan.rewrite(companions, self.workdir / "written")
-        self.written = self.plan.output(self.companions.folder)
+            self.shrinker = Shrinker(self.spec, checkpoint, companions, self.text, sources, observer, self.workdir)
+            self.shrinkage = self.shrinker.shrink()
+        self._settle()
         check_tokens(self.shrinkage, self.companions.folder, self.text, self.observer.check)
 
     def prune(self) -> None:
         """Run the streaming pass: every block is pruned, evaluated and moved to the store."""
         calibration, evaluation = self.text.calibration, self.text.evaluation
-        dtype, small = self._compute_dtype(), Shortage.DEVICE in self.shortages
-        current = fingerprint(self.plan, self.spec, calibration, evaluation, self.device, dtype, small_batches=small)
+        dtype = self._compute_dtype()
+        with self.stopwatch.measure("load"):
+            model = self._load(self.checkpoint, self.reader, dtype)
+        self.meter.begin(model.num_blocks)
+        if not self.attempt.plan:
+            self._remove_blocks(model)
+        current = self._conditions()
         encoded = json.dumps(current, sort_keys=True).encode()
         shards = Shards(
             self.workdir / "checkpoint",
@@ -219,9 +225,7 @@ class _Job:
         self._clear_others(current, encoded, shards.folder)
         with contextlib.closing(shards):
             with self.stopwatch.measure("load"):
-                model = self._load(self.checkpoint, self.reader, dtype)
                 output = None if self.plan.is_identity else self._output(dtype)
-            self.meter.begin(model.num_blocks)
             config = PassConfig(
                 recipe=self.spec.recipe,
                 targets=self._targets(model, calibration),
@@ -240,6 +244,33 @@ class _Job:
             self.passed = run_pass(model, config, self.ports.ledger, self.observer, self.stopwatch, self.meter)
             shards.settle(self.observer.check)
 
+    def _remove_blocks(self, model: StreamedModel) -> None:
+        """Decide which blocks are removed, and with that all that can be decided before the pass."""
+        spec, text, meter = self.spec, self.text.calibration, self.meter
+        mix, kept = spec.calibration.mix, spec.kept_languages
+        conditions = hashlib.sha256(json.dumps(self._conditions(), sort_keys=True).encode()).hexdigest()
+        with self.stopwatch.measure("prune"):
+            search = partial(DepthSearch, model, mix, kept, text, meter)
+            self.shrinkage = self.shrinker.remove_blocks(self.shrinkage, search, conditions)
+        self._settle()
+        if not self.plan.is_identity:
+            after, before = self.written.parameters, self.checkpoint.parameters
+            self.observer.log("info", "the model becomes smaller", parameters=after, of_parameters=before)
+
+    def _settle(self) -> None:
+        """Take over what was decided."""
+        self.plan = self.shrinkage.plan
+        self.companions = self.plan.rewrite(self.fetched.companions, self.workdir / "written")
+        self.written = self.plan.output(self.companions.folder)
+
+    def _conditions(self) -> dict[str, Any]:
+        """The conditions under which finished work is valid."""
+        text, small = self.text, Shortage.DEVICE in self.shortages
+        dtype = self._compute_dtype()
+        return fingerprint(
+            self.plan, self.spec, text.calibration, text.evaluation, self.device, dtype, small_batches=small
+        )
+
     def pack(self) -> None:
         """Package what goes with the blocks: the other tensors, the model's files, report and card."""
         self.package = Package(self.workdir)
@@ -256,7 +287,7 @@ class _Job:
 
     def publish(self) -> None:
         """Publish all files, then the manifest that names them."""
-        described = self.package.files()
+        described = self.package.files(with_checkpoint=not self.report.exceeded)
         manifest = Manifest(
             job_id=self.attempt.job_id,
             attempt=self.attempt.number,
@@ -281,6 +312,9 @@ class _Job:
             observer=self.observer,
             on_uploaded=on_uploaded,
         )
+        faults.reached("job.published")
+        if self.report.exceeded:
+            raise limit_exceeded(self.report, self.digest)
 
     def _find_room(self) -> None:
         """Switch to modes that need less memory, where memory is short."""
@@ -316,7 +350,8 @@ class _Job:
             calibration = {name: again(sample, pads=False) for name, sample in calibration.items()}
             evaluation = {name: again(sample, pads=True) for name, sample in evaluation.items()}
             self._report_cut(evaluation)
-        return Output(self.plan, self._load(self.written, reader, dtype), reader, calibration, evaluation)
+        model = self._load(self.written, reader, dtype)
+        return Output(self.plan, model, reader, calibration, evaluation, self.shrinkage.units)
 
     def _report_cut(self, evaluation: Samples) -> None:
         """Warn of languages whose windows no longer fit into the model's context."""

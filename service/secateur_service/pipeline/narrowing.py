@@ -1,53 +1,44 @@
-"""Narrows the feed-forward layers of a block in memory: chooses channels and re-solves the projection that reads them.
+"""Narrows a block in memory: chooses heads and channels, and re-solves the projections that read them.
 
 The statistics are those of the calibration text on the output side, as it arrives at the dense block: earlier blocks
-are narrow and pruned already.
+are narrow and pruned already. Attention comes first, so that the channels are chosen for what it still produces.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from secateur_service.models.architectures import FeedForward
-from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
+from secateur_service.models.units import Units, units_of
 from secateur_service.pipeline.batches import Batch
 from secateur_service.pipeline.stepwise import stepwise_forwards
 from secateur_service.pruning.methods import Moments
 from secateur_service.pruning.statistics import InputStatistics
-from secateur_service.pruning.structured.width import choose_channels, relative_errors, resolve
-from secateur_service.records.blocks import NarrowedRecord
+from secateur_service.pruning.structured.width import choose_channels, choose_heads, relative_errors, resolve
+from secateur_service.records.blocks import AXES, Axis, NarrowedRecord
 
 Tensors = dict[str, Tensor]
-
-
-def narrowed_sizes(checkpoint: Checkpoint, channels: int) -> dict[str, dict[int, int]]:
-    """`OutputPlan.narrowed` for feed-forward layers of so many channels in every block."""
-    layout = checkpoint.architecture.feed_forward
-    assert layout is not None
-    sizes: dict[str, dict[int, int]] = {}
-    for index in range(checkpoint.num_blocks):
-        for name in layout.inputs:
-            for info in _parameters(checkpoint, index, name):
-                sizes[info] = {0: layout.fused * channels}
-        sizes[checkpoint.linear_weight(index, layout.output).name] = {1: channels}
-    return sizes
+Narrowed = Mapping[Axis, NarrowedRecord]
+KeptUnits = Mapping[Axis, Mapping[int, tuple[int, ...]]]
+"""Units to keep, by axis and by the number of the block in the dense model."""
 
 
 class Narrower:
     """Narrows blocks according to a plan.
 
     Args:
-        plan: with the sizes.
+        plan: with the number of units that are kept, by axis.
         model: the output model, whose arguments the blocks are run with.
         mix: weight of each calibration language.
         batches: the calibration text.
         check: called between two pieces of work; may raise to stop.
+        units: those to keep, where that is known.
     """
 
     def __init__(
@@ -57,7 +48,9 @@ class Narrower:
         mix: Mapping[str, float],
         batches: Sequence[Batch],
         check: Callable[[], None],
+        units: KeptUnits,
     ) -> None:
+        self._units = units
         self._plan = plan
         self._model = model
         self._mix = dict(mix)
@@ -69,11 +62,11 @@ class Narrower:
 
     def narrow(
         self, block: nn.Module, index: int, place: int, stored: Tensors, states: Sequence[Tensor]
-    ) -> tuple[Tensors, NarrowedRecord]:
+    ) -> tuple[Tensors, Narrowed]:
         """The narrow tensors of a block, and what they lose.
 
         Args:
-            block: the dense block, in memory.
+            block: the dense block, in memory; as it was afterwards.
             index: its position in the dense model.
             place: its position in the output.
             stored: its tensors by dense name, as stored.
@@ -82,48 +75,65 @@ class Narrower:
         Raises:
             FloatingPointError: weights or statistics that are not finite; the message names the layer.
         """
-        dense, layout = self._plan.dense, self._plan.dense.architecture.feed_forward
-        assert layout is not None
-        info = dense.linear_weight(index, layout.output)
-        statistics = self._statistics(block, place, layout, states)
-        weight_MN = stored[info.name].to(self._model.device)
-        count = self._plan.narrowed[info.name][1]
-        grams = {name: statistics.language_gram(name) for name, share in self._mix.items() if share}
-        gram_NN = statistics.gram
-        assert gram_NN is not None
-        try:
-            self._check()
-            kept = choose_channels(weight_MN, gram_NN, count)
-            self._check()
-            solved_MK = resolve(weight_MN, gram_NN, kept).to(weight_MN.dtype)
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{info.name}: {error}") from error
-        errors = relative_errors(weight_MN, solved_MK, kept, grams)
-        kept = kept.cpu()
-        width = weight_MN.shape[1]
-        rows = torch.cat([kept + part * width for part in range(layout.fused)])
-        cut = {name: stored[name].index_select(0, rows) for name in self._written(index) if name != info.name}
-        cut[info.name] = solved_MK.cpu()
-        return cut, NarrowedRecord(tuple(kept.tolist()), width, errors)
+        cut: Tensors = {}
+        records: dict[Axis, NarrowedRecord] = {}
+        with contextlib.ExitStack() as changed:
+            for axis, units in self._axes(index):
+                weight_MN = stored[units.output.name].to(self._model.device)
+                statistics = self._statistics(block, place, units, states)
+                try:
+                    kept, solved_MK, errors = self._solve(axis, index, units, weight_MN, statistics)
+                except FloatingPointError as error:
+                    raise FloatingPointError(f"{units.output.name}: {error}") from error
+                columns = torch.tensor(units.columns_of(kept), device=self._model.device)
+                linear = block.get_submodule(units.linear)
+                assert isinstance(linear, nn.Linear)
+                changed.enter_context(_with_columns(linear, columns, solved_MK))
+                cut[units.output.name] = solved_MK.cpu()
+                cut |= {
+                    name: stored[name].index_select(0, torch.tensor(units.rows_of(name, kept))) for name in units.inputs
+                }
+                records[axis] = NarrowedRecord(tuple(kept), units.count, errors)
+        return cut, records
 
     def placeholders(self, index: int, stored: Tensors) -> Tensors:
         """Tensors of the right shapes, for a block whose values come from its shard."""
         cut = {}
-        for name in self._written(index):
-            tensor = stored[name]
-            for dimension, size in self._plan.narrowed[name].items():
-                tensor = tensor.narrow(dimension, 0, size)
-            cut[name] = tensor.contiguous()
+        for axis, units in self._axes(index):
+            for name, sizes in units.sizes(self._plan.narrowed[axis]):
+                tensor = stored[name]
+                for dimension, size in sizes.items():
+                    tensor = tensor.narrow(dimension, 0, size)
+                cut[name] = tensor.contiguous()
         return cut
 
-    def _written(self, index: int) -> list[str]:
-        return [info.name for info in self._plan.dense.block_tensors(index) if info.name in self._plan.narrowed]
+    def _axes(self, index: int) -> Iterator[tuple[Axis, Units]]:
+        for axis in AXES:
+            if axis in self._plan.narrowed:
+                yield axis, units_of(self._plan.dense, index, axis)
 
-    def _statistics(
-        self, block: nn.Module, place: int, layout: FeedForward, states: Sequence[Tensor]
-    ) -> InputStatistics:
-        """Second moments of the channels, by language."""
-        linear = block.get_submodule(layout.output)
+    def _solve(
+        self, axis: Axis, index: int, units: Units, weight_MN: Tensor, statistics: InputStatistics
+    ) -> tuple[list[int], Tensor, dict[str, float]]:
+        """The units to keep, the projection on their columns, and what is lost by language."""
+        grams = {name: statistics.language_gram(name) for name, share in self._mix.items() if share}
+        gram_NN, count = statistics.gram, self._plan.narrowed[axis]
+        assert gram_NN is not None
+        self._check()
+        if axis in self._units:
+            kept = list(self._units[axis][index])
+        elif axis == "attention":
+            kept = choose_heads(weight_MN, gram_NN, count, units.columns).tolist()
+        else:
+            kept = choose_channels(weight_MN, gram_NN, count).tolist()
+        self._check()
+        columns = torch.tensor(units.columns_of(kept), device=weight_MN.device)
+        solved_MK = resolve(weight_MN, gram_NN, columns).to(weight_MN.dtype)
+        return kept, solved_MK, relative_errors(weight_MN, solved_MK, columns, grams)
+
+    def _statistics(self, block: nn.Module, place: int, units: Units, states: Sequence[Tensor]) -> InputStatistics:
+        """Second moments of the inputs of the projection that reads the units, by language."""
+        linear = block.get_submodule(units.linear)
         assert isinstance(linear, nn.Linear)
         statistics = InputStatistics(
             linear.in_features, self._mix, self._tokens, self._model.device, moments=Moments.BY_LANGUAGE
@@ -131,15 +141,20 @@ class Narrower:
         for batch, before in zip(self._batches, states, strict=True):
             self._check()
             run = functools.partial(self._model.run_block, block, place, before)
-            with stepwise_forwards([run], [(layout.output,)], {layout.output: linear}) as (forward,):
+            with stepwise_forwards([run], [(units.linear,)], {units.linear: linear}) as (forward,):
                 statistics.update(forward.advance(), batch.language)
         if not statistics.is_finite():
-            raise FloatingPointError(f"{layout.output} of block {place}: its inputs are not finite")
+            raise FloatingPointError(f"{units.linear} of block {place}: its inputs are not finite")
         return statistics
 
 
-def _parameters(checkpoint: Checkpoint, index: int, linear: str) -> list[str]:
-    """The names of a linear layer's weight and, if there is one, bias."""
-    weight = checkpoint.linear_weight(index, linear).name
-    bias = weight.removesuffix("weight") + "bias"
-    return [weight, *([bias] if bias in checkpoint.tensors else [])]
+@contextlib.contextmanager
+def _with_columns(linear: nn.Linear, columns: Tensor, solved_MK: Tensor) -> Iterator[None]:
+    """The layer with only these columns, for the duration of the context, so that it computes what it will."""
+    dense_MN = linear.weight.clone()
+    try:
+        linear.weight.zero_()
+        linear.weight[:, columns] = solved_MK.to(linear.weight.dtype)
+        yield
+    finally:
+        linear.weight.copy_(dense_MN)

@@ -77,10 +77,12 @@ class Package:
         for name in companions.names:
             self.add_file(f"checkpoint/{name}", (companions.folder / name).read_bytes())
 
-    def files(self) -> list[tuple[LocalFile, ManifestFile]]:
-        """Every file, with its entry in the manifest."""
+    def files(self, *, with_checkpoint: bool = True) -> list[tuple[LocalFile, ManifestFile]]:
+        """Every file, with its entry in the manifest; those of the checkpoint can be left out."""
         described = []
         for path in sorted([*self._paths, *self._shards]):
+            if path.startswith("checkpoint/") and not with_checkpoint:
+                continue
             file = LocalFile(self.folder / path, path, _media_type(path))
             described.append((file, self._shards.get(path) or describe_file(file)))
         return described

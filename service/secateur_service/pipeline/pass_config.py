@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from secateur_service.calibration.sampling import TextSample
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.cutting import CutReader
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
+from secateur_service.models.units import inputs_of
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.pruning.patterns import Target
+from secateur_service.records.blocks import Axis
 from secateur_service.sizing.operations import Work, groups_of
 
 Samples = Mapping[str, TextSample]
@@ -29,6 +31,7 @@ class Output:
         reader: reads its tensors.
         calibration: calibration text in its tokens.
         evaluation: evaluation text in its tokens: each sequence stands for the same text as in the config.
+        units: heads and channels to keep, where that is known, by axis and by the number of the block.
     """
 
     plan: OutputPlan
@@ -36,6 +39,7 @@ class Output:
     reader: CutReader
     calibration: Samples
     evaluation: Samples
+    units: Mapping[Axis, Mapping[int, tuple[int, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class PassConfig:
             order=self.order,
             minimax=self.minimax,
             layer_snr=self.layer_snr,
-            narrows=self.output is not None and bool(self.output.plan.narrowed),
+            narrowed=inputs_of(checkpoint, self.output.plan.narrowed if self.output else ()),
         )
 
     @property

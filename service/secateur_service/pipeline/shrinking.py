@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,18 +26,34 @@ from secateur_service.durable import file_digest, write_durably
 from secateur_service.errors import PermanentError
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.companions import Companions
+from secateur_service.models.depth import without_blocks
 from secateur_service.models.mandatory_tokens import mandatory_tokens
 from secateur_service.models.plan import OutputPlan
+from secateur_service.models.plan_file import (
+    PLAN_NAME,
+    ModelIdentity,
+    PlanFile,
+    RemovedBlock,
+    VocabularyPlan,
+    kept_units,
+    plan_files,
+    ranges,
+    read_plan,
+)
+from secateur_service.models.safetensors import read_header, write_shard
+from secateur_service.models.tensors import output_tensor
 from secateur_service.models.token_graph import TokenGraph
 from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.models.trimmed_tokenizer import trim_files
+from secateur_service.models.units import heads_of, settings_of, units_of
+from secateur_service.pipeline.depth_search import DepthSearch
 from secateur_service.pipeline.job_text import JobText, calibration_corpus
-from secateur_service.pipeline.narrowing import narrowed_sizes
+from secateur_service.pipeline.narrowing import KeptUnits
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE, choose_rows
-from secateur_service.records.blocks import BlockRecord
+from secateur_service.records.blocks import Axis, BlockRecord
 from secateur_service.sources import Sources
-from secateur_service.spec import PruneSpec, VocabularySpec
+from secateur_service.spec import PruneSpec, ShrinkSpec, VocabularySpec
 
 COUNTED_BYTES = 32 << 20
 """Text of each language that is counted at most."""
@@ -52,15 +69,15 @@ class Shrinkage:
 
     Attributes:
         plan: the parts.
-        extra_tokens: by kept language, the share of further tokens that its text is expected to take.
+        file: what is published of it, without the parts that are chosen while a block is in memory.
         coverage: by evaluation language, the share of its evaluation text's tokens that are kept.
-        counted_bytes: by kept language, the bytes of text whose tokens were counted.
+        units: the heads and channels to keep where they are known, by axis and by the number of the block.
     """
 
     plan: OutputPlan
-    extra_tokens: Mapping[str, float] = field(default_factory=dict)
+    file: PlanFile
     coverage: Mapping[str, float] = field(default_factory=dict)
-    counted_bytes: Mapping[str, int] = field(default_factory=dict)
+    units: KeptUnits = field(default_factory=dict)
 
     @property
     def rows(self) -> tuple[int, ...] | None:
@@ -68,35 +85,24 @@ class Shrinkage:
         kept = self.plan.kept.get(self.plan.dense.embedding_name, {}).get(0)
         return None if kept is None else tuple(kept)
 
+    @property
+    def vocabulary(self) -> VocabularyPlan:
+        """What was expected of the vocabulary."""
+        assert self.file.vocabulary is not None
+        return self.file.vocabulary
+
     def to_bytes(self, blocks: Sequence[BlockRecord]) -> bytes:
-        """The published form, plan.json: what of the dense model is kept, as ranges of indices.
+        """The published form.
 
         Args:
             blocks: all finished blocks.
         """
-        vocabulary = None
-        if self.rows is not None:
-            vocabulary = {
-                "kept": _ranges(self.rows),
-                "extra_tokens": dict(self.extra_tokens),
-                "counted_bytes": dict(self.counted_bytes),
-            }
-        content = {
-            "format": _FORMAT,
-            "model": {"rows": _rows_of(self.plan.dense), "parameters": self.plan.dense.parameters},
-            "vocabulary": vocabulary,
-            "feed_forward": [
-                {
-                    "block": record.index,
-                    "kept": _ranges(record.feed_forward.kept),
-                    "channels": record.feed_forward.before,
-                    "errors": dict(record.feed_forward.errors),
-                }
-                for record in blocks
-                if record.feed_forward
-            ],
-        }
-        return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+        return self.file.with_blocks(self.plan.blocks, blocks).to_bytes()
+
+    @classmethod
+    def of(cls, plan: OutputPlan) -> Shrinkage:
+        """Of a plan of which nothing else is known."""
+        return cls(plan, PlanFile(model=ModelIdentity.of(plan.dense)))
 
 
 class Shrinker:
@@ -130,48 +136,109 @@ class Shrinker:
         self._observer = observer
         self._workdir = workdir
         self._rows_before = _rows_of(checkpoint)
+        self._order: tuple[int, ...] = ()  # of the blocks to remove, where another job's plan says it
 
     def shrink(self) -> Shrinkage:
-        """Decide what is written.
+        """Decide what is written, except for the blocks to remove: `remove_blocks` does that.
 
         Raises:
-            ModelRefusedError: the vocabulary cannot be trimmed.
+            ModelRefusedError: the vocabulary cannot be trimmed, or the plan of another job does not fit the model.
             CorpusRefusedError: the corpus cannot be read.
             PermanentError: more rows have to be kept than were asked for.
         """
         asked, checkpoint = self._spec.shrink, self._checkpoint
-        shrinkage = Shrinkage(OutputPlan.identity(checkpoint))
-        if asked and asked.vocabulary:
-            shrinkage = self._trimmed(asked.vocabulary)
-        layout = checkpoint.architecture.feed_forward
-        if asked and asked.feed_forward:
-            assert layout is not None
-            channels = asked.feed_forward.channels_of(checkpoint.linear_weight(0, layout.output).shape[1])
-            config = {**shrinkage.plan.config, layout.size: channels}
-            plan = replace(shrinkage.plan, config=config, narrowed=narrowed_sizes(checkpoint, channels))
-            shrinkage = replace(shrinkage, plan=plan)
-        if not shrinkage.plan.is_identity:
-            after, before = shrinkage.plan.output().parameters, checkpoint.parameters
-            self._observer.log("info", "the model becomes smaller", parameters=after, of_parameters=before)
-        return shrinkage
+        shrinkage = Shrinkage.of(OutputPlan.identity(checkpoint))
+        if asked is None:
+            return shrinkage
+        given = self._given(asked.plan) if asked.plan else None
+        if given is not None and given.vocabulary is not None:
+            self._check_rows(given.vocabulary.indices)
+            shrinkage = self._trimmed(given.vocabulary)
+        elif asked.vocabulary is not None:
+            shrinkage = self._trimmed(self._chosen(asked.vocabulary))
+        counts = self._counts(asked)
+        if given is not None:
+            shrinkage = replace(shrinkage, units=kept_units(given))
+            self._order = tuple(entry.block for entry in given.removed_blocks)
+            counts = {axis: len(next(iter(kept.values()))) for axis, kept in shrinkage.units.items()}
+        config = dict(shrinkage.plan.config)
+        for axis, count in counts.items():
+            config |= settings_of(checkpoint, axis, count)
+        return replace(shrinkage, plan=replace(shrinkage.plan, config=config, narrowed=counts))
 
-    def _trimmed(self, asked: VocabularySpec) -> Shrinkage:
-        """Only the rows of the vocabulary that the kept languages need."""
-        checkpoint, companions, observer = self._checkpoint, self._companions, self._observer
-        path, key = self._workdir / "rows.json", _key(self._spec, checkpoint)
-        found = _recall(path, key)
+    def _counts(self, asked: ShrinkSpec) -> dict[Axis, int]:
+        """How many heads and channels each block keeps."""
+        counts: dict[Axis, int] = {}
+        if asked.kv_heads is not None:
+            counts["attention"] = heads_of(self._checkpoint).keys - asked.kv_heads.remove
+        if asked.feed_forward is not None:
+            width = units_of(self._checkpoint, 0, "feed_forward").count
+            counts["feed_forward"] = asked.feed_forward.channels_of(width)
+        return counts
+
+    def remove_blocks(self, shrinkage: Shrinkage, search: Callable[[], DepthSearch], conditions: str) -> Shrinkage:
+        """Decide which blocks go, and what makes up for them.
+
+        Args:
+            shrinkage: what `shrink` decided.
+            search: looks for them.
+            conditions: identifies everything that the numbers depend on.
+        """
+        blocks = self._spec.shrink.blocks if self._spec.shrink else None
+        count = blocks.remove if blocks else len(self._order)
+        if not count:
+            return shrinkage
+        plan, folder, path = shrinkage.plan, self._workdir / "solved", self._workdir / "blocks.json"
+        found = _recall(path, conditions)
         if found is None:
-            found = self._choose(asked)
-            write_durably(path, json.dumps({"key": key, **found}).encode())
-        rows = tuple(found["kept"])
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            depth = search().remove(count, self._order)
+            removed = [{"block": removal.block, "growth": removal.growth} for removal in depth.removals]
+            shard = ""
+            if depth.solved:
+                shard = write_shard(folder, "solved", [output_tensor(*entry) for entry in depth.solved.items()]).name
+            found = {"removed": removed, "shard": shard}
+            write_durably(path, json.dumps({"key": conditions, **found}).encode())
+        removals = tuple(RemovedBlock.model_validate(entry) for entry in found["removed"])
+        gone = {removal.block for removal in removals}
+        kept = tuple(index for index in plan.blocks if index not in gone)
+        for removal in removals:
+            told = {f"growth_{language}": round(share, 6) for language, share in removal.growth.items()}
+            self._observer.log("info", "block removed", block=removal.block, **told)
+        plan = replace(
+            plan,
+            config=without_blocks(self._checkpoint, plan.config, kept),
+            blocks=kept,
+            solved=read_header(folder / found["shard"]) if found["shard"] else {},
+        )
+        return replace(shrinkage, plan=plan, file=shrinkage.file.model_copy(update={"removed_blocks": removals}))
+
+    def _given(self, uri: str) -> PlanFile:
+        """The plan of another job, copied so that a later attempt has the same."""
+        path = self._workdir / "given" / PLAN_NAME
+        if not path.exists():
+            with self._sources.open(uri).outline(plan_files) as folder:
+                source = folder / PLAN_NAME
+                content = source.read_bytes() if source.exists() else None
+            if content is None:
+                raise ModelRefusedError(f"shrink.plan: {uri} holds no {PLAN_NAME}")
+            path.parent.mkdir(exist_ok=True)
+            write_durably(path, content)
+        return read_plan(path, self._checkpoint)
+
+    def _trimmed(self, vocabulary: VocabularyPlan | None) -> Shrinkage:
+        """Only some rows of the vocabulary."""
+        checkpoint, companions, observer = self._checkpoint, self._companions, self._observer
         identity = OutputPlan.identity(checkpoint)
-        if len(rows) == self._rows_before:
+        if vocabulary is None:
             observer.log("warning", "no row of the vocabulary can go within extra_tokens; it stays as it is")
-            return Shrinkage(identity)
+            return Shrinkage.of(identity)
+        rows = vocabulary.indices
         trimmed = trim_files(companions.folder, companions.names, checkpoint.config, rows, self._rows_before)
         for name, reason in trimmed.left_out.items():
             observer.log("info", f"left out: {reason}", files=name)
-        told = {f"extra_tokens_{language}": round(share, 6) for language, share in found["extra_tokens"].items()}
+        told = {f"extra_tokens_{language}": round(share, 6) for language, share in vocabulary.extra_tokens.items()}
         observer.log("info", "vocabulary trimmed", rows=len(rows), of_rows=self._rows_before, **told)
         heads = [info.name for info in checkpoint.other_tensors() if info.name.endswith(_HEAD)]
         plan = replace(
@@ -182,24 +249,43 @@ class Shrinker:
             left_out=trimmed.left_out,
         )
         coverage = {name: _coverage(sample, rows) for name, sample in self._text.evaluation.items()}
-        return Shrinkage(plan, found["extra_tokens"], coverage, found["counted_bytes"])
+        published = PlanFile(model=ModelIdentity.of(checkpoint), vocabulary=vocabulary)
+        return Shrinkage(plan, published, coverage)
+
+    def _chosen(self, asked: VocabularySpec) -> VocabularyPlan | None:
+        """The rows that the kept languages need; None if they are all of them."""
+        path, key = self._workdir / "rows.json", _key(self._spec, self._checkpoint)
+        found = _recall(path, key)
+        if found is None:
+            found = self._choose(asked)
+            write_durably(path, json.dumps({"key": key, **found}).encode())
+        kept = found.pop("kept")
+        return None if len(kept) == self._rows_before else VocabularyPlan(kept=ranges(kept), **found)
+
+    def _check_rows(self, rows: tuple[int, ...]) -> None:
+        """Rows that somebody else chose must make up a vocabulary.
+
+        Raises:
+            ModelRefusedError: tokens or parts of tokens are missing.
+        """
+        parents, mandatory = self._needed(load_tokenizer(self._checkpoint.tokenizer_folder), ())[1:]
+        kept = set(rows)
+        missing = {number for number in mandatory if number < self._rows_before} - kept
+        missing |= {piece for number in kept for piece in parents.get(number, ())} - kept
+        if missing:
+            raise ModelRefusedError(
+                f"shrink.plan: the rows of the plan lack {len(missing)} that the tokenizer or the model's files need, "
+                f"such as {min(missing)}"
+            )
 
     def _choose(self, asked: VocabularySpec) -> dict[str, Any]:
-        checkpoint, companions, check = self._checkpoint, self._companions, self._observer.check
+        checkpoint, check = self._checkpoint, self._observer.check
         tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
-        graph = TokenGraph.open(checkpoint.tokenizer_folder)
+        graph, parents, mandatory = self._needed(tokenizer, asked.keep_texts)
         counts = self._count(tokenizer)
         own = graph.tokens.keys() - graph.added.keys()
         texts = [graph.text(number) if number in own else "" for number in range(self._rows_before)]
         frequencies = {language: token_frequencies(found, texts) for language, found in counts.items()}
-        mandatory = mandatory_tokens(
-            tokenizer, graph, companions.folder, companions.names, checkpoint.config, asked.keep_texts
-        )
-        framing = Framing.of(tokenizer, self._spec.calibration.document_separator)
-        mandatory |= {*framing.beginning, *framing.separator, *tokenizer("", verbose=False)["input_ids"]}
-        # Rows without a token, with which some vocabularies are padded, go unless a configuration refers to one.
-        parents = {number: pieces for number, pieces in graph.parents(check).items() if number < self._rows_before}
-        parents |= {number: () for number in mandatory if number < self._rows_before and number not in parents}
         chosen = choose_rows(
             frequencies, parents, mandatory, extra_tokens=asked.extra_tokens, rows=asked.rows, check=check
         )
@@ -214,6 +300,26 @@ class Shrinker:
             "extra_tokens": chosen.extra_tokens,
             "counted_bytes": {language: found.num_bytes for language, found in counts.items()},
         }
+
+    def _needed(
+        self, tokenizer: Any, keep_texts: Sequence[str]
+    ) -> tuple[TokenGraph, dict[int, tuple[int, ...]], set[int]]:
+        """The tokens, the parts of each, and those that have to stay."""
+        checkpoint, companions, graph = (
+            self._checkpoint,
+            self._companions,
+            TokenGraph.open(self._checkpoint.tokenizer_folder),
+        )
+        mandatory = mandatory_tokens(
+            tokenizer, graph, companions.folder, companions.names, checkpoint.config, keep_texts
+        )
+        framing = Framing.of(tokenizer, self._spec.calibration.document_separator)
+        mandatory |= {*framing.beginning, *framing.separator, *tokenizer("", verbose=False)["input_ids"]}
+        # Rows without a token, with which some vocabularies are padded, go unless a configuration refers to one.
+        found = graph.parents(self._observer.check)
+        parents = {number: pieces for number, pieces in found.items() if number < self._rows_before}
+        parents |= {number: () for number in mandatory if number < self._rows_before and number not in parents}
+        return graph, parents, mandatory
 
     def _count(self, tokenizer: Any) -> dict[str, TokenCounts]:
         """The tokens of the calibration corpus by kept language."""
@@ -302,14 +408,3 @@ def _recall(path: Path, key: str) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = json.loads(path.read_bytes())
     return content if content.pop("key") == key else None
-
-
-def _ranges(numbers: tuple[int, ...]) -> list[list[int]]:
-    """Ascending numbers as ranges [first, last]."""
-    ranges: list[list[int]] = []
-    for number in numbers:
-        if ranges and ranges[-1][1] == number - 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    return ranges

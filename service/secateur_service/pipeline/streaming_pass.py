@@ -32,14 +32,14 @@ from secateur_service.pipeline.block_pruning import BlockPruner
 from secateur_service.pipeline.heap_trimming import HeapTrimmer
 from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.meter import Meter
-from secateur_service.pipeline.narrowing import Narrower
+from secateur_service.pipeline.narrowing import Narrowed, Narrower
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.pass_config import PassConfig, Samples
 from secateur_service.pipeline.read_ahead import BlockReader
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.write_behind import BlockWriter
 from secateur_service.pruning.methods import Moments
-from secateur_service.records.blocks import BlockRecord, LayerRecord, NarrowedRecord
+from secateur_service.records.blocks import BlockRecord, LayerRecord
 from secateur_service.sizing.operations import Work
 from secateur_service.telemetry import tracing
 
@@ -149,7 +149,7 @@ class _Pass:
         )
         self.narrower = None
         if output is not None and narrows:
-            self.narrower = Narrower(output.plan, output.model, config.mix, self.calibration, self._check)
+            self.narrower = Narrower(output.plan, output.model, config.mix, self.calibration, self._check, output.units)
 
     def run(self) -> PassResult:
         self._place_states()
@@ -293,7 +293,9 @@ class _Pass:
         with contextlib.ExitStack() as memory:
             with measure("load"):
                 stored = self.reader.take(index)
-                kept = dict(stored) if self.output and place is not None else {}
+                kept: dict[str, Tensor] = {}
+                if self.output and place is not None:
+                    kept = {**stored, **self.output.reader.solved(stored.keys())}
                 block = memory.enter_context(self.model.block(index, stored))
             with measure("evaluate"):
                 self._propagate(self.dense, block, index, dense)
@@ -302,7 +304,7 @@ class _Pass:
                     self._carry_dense(block, index, calibration)
                 return
             written, record = block, finished.get(place)
-            narrowed: NarrowedRecord | None = None
+            narrowed: Narrowed = {}
             if self.output is not None:
                 with measure("prune"):
                     cut, narrowed = self._narrow(block, index, place, kept, calibration, record)
@@ -337,10 +339,11 @@ class _Pass:
         stored: dict[str, Tensor],
         calibration: list[Tensor],
         record: BlockRecord | None,
-    ) -> tuple[dict[str, Tensor], NarrowedRecord | None]:
-        """The tensors of a block of the output by their names there, and what became of its channels."""
+    ) -> tuple[dict[str, Tensor], Narrowed]:
+        """The tensors of a block of the output by their names there, and what became of its units."""
         assert self.output is not None
-        narrower, narrowed = self.narrower, None
+        narrower = self.narrower
+        narrowed: Narrowed = {}
         if narrower is not None and record is not None:
             stored = {**stored, **narrower.placeholders(index, stored)}
         elif narrower is not None:

@@ -19,7 +19,7 @@ from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.waiting import wait_for
-from secateur_service.records.blocks import BlockRecord, LayerRecord, NarrowedRecord
+from secateur_service.records.blocks import Axis, BlockRecord, LayerRecord, NarrowedRecord
 
 
 class BlockWriter:
@@ -68,7 +68,7 @@ class BlockWriter:
         layers: Sequence[LayerRecord],
         snr_db: Mapping[str, float],
         seconds: float,
-        feed_forward: NarrowedRecord | None = None,
+        narrowed: Mapping[Axis, NarrowedRecord],
     ) -> None:
         """Start writing a block; waits while the previous one is being written.
 
@@ -93,7 +93,8 @@ class BlockWriter:
                 snr_db=snr_db,
                 seconds=seconds,
                 fingerprint=self._fingerprint,
-                feed_forward=feed_forward,
+                feed_forward=narrowed.get("feed_forward"),
+                attention=narrowed.get("attention"),
             )
 
         self._pending = self._thread.submit(write)

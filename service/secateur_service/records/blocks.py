@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+Axis = Literal["attention", "feed_forward"]
+"""What every block can lose some of: key/value heads with their query heads, or feed-forward channels."""
+
+AXES: tuple[Axis, ...] = ("attention", "feed_forward")
+"""In the order in which a block runs them, and in which they are narrowed."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +38,10 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class NarrowedRecord:
-    """What became of the feed-forward channels of a block.
+    """What became of the feed-forward channels or the key/value heads of a block.
 
     Attributes:
-        kept: the channels that stay, by their number in the dense block.
+        kept: those that stay, by their number in the dense block.
         before: how many there were.
         errors: ‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖² of the projection that reads them, per calibration language.
     """
@@ -50,7 +57,8 @@ class BlockRecord:
 
     `shard` is the file name in `checkpoint/`, which contains the content's digest; `tensors` names what it holds.
     `snr_db` is 10·log10(‖h‖² / ‖h − ĥ‖²) of the evaluation states after the block, per language; `fingerprint` is the
-    digest of everything that its bytes depend on; `feed_forward` is None where no channels were removed.
+    digest of everything that its bytes depend on; `feed_forward` and `attention` are None where no channels and no
+    heads were removed.
     """
 
     index: int
@@ -63,6 +71,7 @@ class BlockRecord:
     seconds: float
     fingerprint: str = ""
     feed_forward: NarrowedRecord | None = None
+    attention: NarrowedRecord | None = None
 
     @property
     def sparsity(self) -> float:

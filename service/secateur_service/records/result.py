@@ -5,6 +5,12 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
+"""Reason of a failure: the result costs a language more than it may. Its report and plan are published all the same."""
+
+MANIFEST_DIGEST = "manifest_sha256"
+"""Detail of that failure: the digest of the manifest that names them."""
+
 
 class Shortage(enum.StrEnum):
     """A kind of memory that was insufficient; from then on the job saves it, at the cost of time."""

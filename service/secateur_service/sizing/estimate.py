@@ -21,6 +21,7 @@ from collections.abc import Collection
 from secateur_service.models.budget import HEAD_SLICE_BYTES, LOGITS_SLICE_BYTES
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.safetensors import DTYPE_BYTES
+from secateur_service.models.units import inputs_of
 from secateur_service.pruning.budget import BATCH_TILES, EXPERT_TILE_TOKENS, TILE_TOKENS, sample_tokens
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.records.result import Estimate, Shortage
@@ -62,7 +63,7 @@ def estimate_cost(
         order=spec.order,
         minimax=spec.calibration.policy == "minimax",
         layer_snr=spec.evaluation.layer_snr and spec.pruning is not None,
-        narrows=spec.shrink is not None and spec.shrink.feed_forward is not None,
+        narrowed=inputs_of(checkpoint, spec.shrink.axes if spec.shrink else ()),
     )
     flops = work.head()
     for index, groups in enumerate(work.blocks):
@@ -152,11 +153,12 @@ def _solving_bytes(recipe: Recipe, group: Group, item: int) -> int:
 
 
 def _narrowing_bytes(work: Work, groups: list[Group]) -> int:
-    """Memory for choosing channels: second moments per language and mixed, and three matrices in float64."""
-    if not work.narrows:
-        return 0
-    square, parameters = groups[-1].width ** 2, groups[-1].parameters
-    return 4 * square * (work.languages + 1) + 3 * 8 * (square + parameters)
+    """Memory for choosing channels or heads: second moments per language and mixed, and three matrices in float64."""
+    each = [
+        4 * group.width**2 * (work.languages + 1) + 3 * 8 * (group.width**2 + group.parameters)
+        for group in (groups[position] for position in work.narrowed)
+    ]
+    return max(each, default=0)
 
 
 def _waiting_bytes(work: Work, group: Group, item: int) -> int:

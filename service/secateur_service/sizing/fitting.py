@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from secateur_service.errors import FieldViolation
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.plan_file import PlanFile
 from secateur_service.models.safetensors import TensorInfo
+from secateur_service.models.units import heads_of, units_of
 from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
-from secateur_service.spec import FeedForwardSpec, LayerOverride, PruningSpec, ShrinkSpec, VocabularySpec
+from secateur_service.spec import FeedForwardSpec, KvHeadsSpec, LayerOverride, PruningSpec, ShrinkSpec, VocabularySpec
 
 
 def misfits_of_pruning(
-    pruning: PruningSpec, shrink: ShrinkSpec | None, checkpoint: Checkpoint
+    pruning: PruningSpec, shrink: ShrinkSpec | None, plan: PlanFile | None, checkpoint: Checkpoint
 ) -> Iterator[FieldViolation]:
     """Overrides that match no layer, patterns that do not divide their layers' inputs, and nothing to prune."""
     rules = {info: pruning.override_of(info.name) for info in checkpoint.linear_weights()}
@@ -26,7 +28,7 @@ def misfits_of_pruning(
             problem = f"{override.layers!r} matches no pruned layer; they are called {names[0]} and the like"
             yield FieldViolation(f"{fields[override]}.layers", problem)
     odd: dict[LayerOverride | None, tuple[TensorInfo, int]] = {}
-    narrow = _narrow_inputs(shrink, checkpoint)
+    narrow = {**_narrow_inputs(shrink, checkpoint), **_planned_inputs(plan, checkpoint)}
     for info, rule in rules.items():
         _, group = (rule or pruning).kept_of_group or (1, 1)
         width = narrow.get(info.name, info.shape[1])
@@ -46,6 +48,10 @@ def misfits_of_shrinking(shrink: ShrinkSpec, checkpoint: Checkpoint) -> Iterator
         yield from _rows(shrink.vocabulary, checkpoint)
     if shrink.feed_forward is not None:
         yield from _channels(shrink.feed_forward, checkpoint)
+    if shrink.kv_heads is not None:
+        yield from _heads(shrink.kv_heads, checkpoint)
+    if shrink.blocks is not None and shrink.blocks.remove >= checkpoint.num_blocks:
+        yield FieldViolation("shrink.blocks.remove", f"the model has {checkpoint.num_blocks} blocks; remove fewer")
 
 
 def _rows(asked: VocabularySpec, checkpoint: Checkpoint) -> Iterator[FieldViolation]:
@@ -57,8 +63,8 @@ def _rows(asked: VocabularySpec, checkpoint: Checkpoint) -> Iterator[FieldViolat
 
 def _channels(asked: FeedForwardSpec, checkpoint: Checkpoint) -> Iterator[FieldViolation]:
     layout = checkpoint.architecture.feed_forward
-    if layout is None:
-        able = ", ".join(name for name, row in ARCHITECTURES.items() if row.feed_forward)
+    if layout is None or layout.size is None:
+        able = ", ".join(name for name, row in ARCHITECTURES.items() if row.feed_forward and row.feed_forward.size)
         problem = f"channels of {checkpoint.model_type} models cannot be removed; those of {able} can"
         yield FieldViolation("shrink.feed_forward", problem)
         return
@@ -73,10 +79,41 @@ def _channels(asked: FeedForwardSpec, checkpoint: Checkpoint) -> Iterator[FieldV
         yield FieldViolation("shrink.feed_forward.share", f"{problem}; {remedy}")
 
 
+def _heads(asked: KvHeadsSpec, checkpoint: Checkpoint) -> Iterator[FieldViolation]:
+    if checkpoint.architecture.attention is None:
+        able = ", ".join(name for name, row in ARCHITECTURES.items() if row.attention)
+        problem = f"heads of {checkpoint.model_type} models cannot be removed; those of {able} can"
+        yield FieldViolation("shrink.kv_heads", problem)
+        return
+    heads = heads_of(checkpoint)
+    if asked.remove >= heads.keys:
+        problem = f"every block has {heads.keys} key/value heads, and one at least has to stay"
+        remedy = "remove fewer" if heads.keys > 1 else "leave kv_heads out"
+        yield FieldViolation("shrink.kv_heads.remove", f"{problem}; {remedy}")
+
+
 def _narrow_inputs(shrink: ShrinkSpec | None, checkpoint: Checkpoint) -> dict[str, int]:
     """The number of inputs of layers that have fewer of them in the output, by the name of the weight."""
-    layout = checkpoint.architecture.feed_forward
-    if shrink is None or shrink.feed_forward is None or layout is None:
-        return {}
-    readers = [checkpoint.linear_weight(index, layout.output) for index in range(checkpoint.num_blocks)]
-    return {info.name: shrink.feed_forward.channels_of(info.shape[1]) for info in readers}
+    found: dict[str, int] = {}
+    row = checkpoint.architecture
+    blocks = range(checkpoint.num_blocks)
+    if shrink is not None and shrink.feed_forward is not None and row.feed_forward is not None:
+        readers = [checkpoint.linear_weight(index, row.feed_forward.output) for index in blocks]
+        found |= {info.name: shrink.feed_forward.channels_of(info.shape[1]) for info in readers}
+    if shrink is not None and shrink.kv_heads is not None and row.attention is not None:
+        heads = heads_of(checkpoint)
+        width = (heads.keys - shrink.kv_heads.remove) * heads.queries * heads.width
+        found |= {checkpoint.linear_weight(index, row.attention.output).name: width for index in blocks}
+    return found
+
+
+def _planned_inputs(plan: PlanFile | None, checkpoint: Checkpoint) -> dict[str, int]:
+    """The same where the plan of another job says what is kept."""
+    found: dict[str, int] = {}
+    if plan is None:
+        return found
+    for axis in plan.axes:
+        for index, kept in plan.narrowed(axis).items():
+            units = units_of(checkpoint, index, axis)
+            found[units.output.name] = len(kept) * units.columns
+    return found

@@ -74,7 +74,7 @@ class Work:
         order: one of `spec.ORDERS`.
         minimax: whether the mix is searched for.
         layer_snr: whether each layer's signal-to-noise ratio is measured.
-        narrows: whether channels of the feed-forward layers are removed.
+        narrowed: which inputs of every block lose channels or heads, by position.
     """
 
     blocks: list[list[Group]]
@@ -88,7 +88,7 @@ class Work:
     order: str
     minimax: bool
     layer_snr: bool
-    narrows: bool = False
+    narrowed: tuple[int, ...] = ()
 
     @property
     def moments(self) -> Moments:
@@ -98,7 +98,7 @@ class Work:
     @property
     def needs_data(self) -> bool:
         """Whether the calibration text runs through the blocks."""
-        return self.moments is not Moments.NONE or self.narrows
+        return self.moments is not Moments.NONE or bool(self.narrowed)
 
     @property
     def needs_gram(self) -> bool:
@@ -169,15 +169,15 @@ class Work:
         return self.solving(group) + self.judging(group) + _SELECTION * group.parameters
 
     def narrowing(self, index: int) -> float:
-        """Choosing the channels of a block: a pass of the calibration text, second moments per language, and solving.
+        """Choosing the channels and heads of a block.
 
-        The last input of a block is that of the projection that reads the channels.
+        For each axis a pass of the calibration text, second moments per language, and solving.
         """
-        if not self.narrows:
-            return 0.0
-        group = self.blocks[index][-1]
-        solved = 4.0 * group.width**3 + 4.0 * group.parameters * group.width
-        return self.forward(self.calibration, index) + _GRAM_PRODUCTS * self.calibration * group.width**2 + solved
+        work = 0.0
+        for group in (self.blocks[index][position] for position in self.narrowed):
+            solved = 4.0 * group.width**3 + 4.0 * group.parameters * group.width
+            work += self.forward(self.calibration, index) + _GRAM_PRODUCTS * self.calibration * group.width**2 + solved
+        return work
 
     def head(self) -> float:
         """The norm and head for both copies of the evaluation text."""

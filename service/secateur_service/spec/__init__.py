@@ -2,6 +2,7 @@
 
 from secateur_service.spec.base import Part
 from secateur_service.spec.calibration import DEFAULT_SEQUENCE_LENGTH, CalibrationSpec, GenerationSpec, LanguageWeight
+from secateur_service.spec.limits import LanguageLimit, LimitsSpec
 from secateur_service.spec.pruning import (
     ALLOCATIONS,
     DEFAULT_METHOD,
@@ -13,7 +14,7 @@ from secateur_service.spec.pruning import (
     LayerOverride,
     PruningSpec,
 )
-from secateur_service.spec.shrink import FeedForwardSpec, ShrinkSpec, VocabularySpec
+from secateur_service.spec.shrink import BlocksSpec, FeedForwardSpec, KvHeadsSpec, ShrinkSpec, VocabularySpec
 from secateur_service.spec.specification import (
     SPEC_FORMAT,
     EvaluationSpec,
@@ -35,13 +36,17 @@ __all__ = [
     "ORDERS",
     "SPEC_FORMAT",
     "AllocationSpec",
+    "BlocksSpec",
     "CalibrationSpec",
     "EvaluationSpec",
     "ExecutionSpec",
     "FeedForwardSpec",
     "GenerationSpec",
+    "KvHeadsSpec",
+    "LanguageLimit",
     "LanguageWeight",
     "LayerOverride",
+    "LimitsSpec",
     "ModelSpec",
     "OutputSpec",
     "Part",

@@ -8,7 +8,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from secateur_service.spec.base import Broken, LanguageTags, Part
+from secateur_service.records.blocks import Axis
+from secateur_service.spec.base import Broken, LanguageTags, Part, Uri
 
 
 class VocabularySpec(Part):
@@ -71,6 +72,18 @@ class FeedForwardSpec(Part):
         return self.multiple_of or math.gcd(width, _LARGEST_MULTIPLE)
 
 
+class BlocksSpec(Part):
+    """How many decoder blocks are removed."""
+
+    remove: int = Field(ge=1, le=10_000, description="the number of blocks to remove")
+
+
+class KvHeadsSpec(Part):
+    """How many key/value heads are removed with their query heads, of every block as many."""
+
+    remove: int = Field(ge=1, le=10_000, description="the number of key/value heads to remove from every block")
+
+
 class ShrinkSpec(Part):
     """What is removed from the model as a whole."""
 
@@ -80,13 +93,29 @@ class ShrinkSpec(Part):
     feed_forward: FeedForwardSpec | None = Field(
         default=None, description=f"a part with {', '.join(FeedForwardSpec.model_fields)}"
     )
+    blocks: BlocksSpec | None = Field(default=None, description=f"a part with {', '.join(BlocksSpec.model_fields)}")
+    kv_heads: KvHeadsSpec | None = Field(default=None, description=f"a part with {', '.join(KvHeadsSpec.model_fields)}")
+    plan: Uri | None = Field(
+        default=None, description="the plan.json of another job on the same model: s3://… or file:///absolute/path"
+    )
     keep_languages: LanguageTags = Field(
         default=(), description="languages of the mix that the smaller model has to serve, each once"
     )
 
     def broken_rules(self) -> Iterator[Broken]:
         """Check that something is removed."""
-        if self.vocabulary is None and self.feed_forward is None:
-            yield Broken(
-                "vocabulary", "nothing is to be removed", "give vocabulary or feed_forward, or leave shrink out"
-            )
+        parts = [
+            name for name in ("vocabulary", "blocks", "feed_forward", "kv_heads") if getattr(self, name) is not None
+        ]
+        if not parts and self.plan is None:
+            remedy = "give vocabulary, blocks, feed_forward, kv_heads or plan, or leave shrink out"
+            yield Broken("vocabulary", "nothing is to be removed", remedy)
+        if self.plan is not None:
+            for name in parts:
+                yield Broken(name, "the plan says what is removed", "leave one out")
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes along which every block becomes narrower; with the plan of another job, those along which it may."""
+        asked: dict[Axis, object] = {"attention": self.kv_heads, "feed_forward": self.feed_forward}
+        return tuple(axis for axis, part in asked.items() if part is not None or self.plan is not None)

@@ -26,6 +26,7 @@ from secateur_service.spec.base import (
     Uri,
 )
 from secateur_service.spec.calibration import CalibrationSpec
+from secateur_service.spec.limits import LimitsSpec
 from secateur_service.spec.pruning import DEFAULT_ORDER, PruningSpec
 from secateur_service.spec.shrink import ShrinkSpec
 from secateur_service.spec.validation_errors import independent, model_in, violations_of
@@ -85,6 +86,7 @@ class PruneSpec(Part):
     pruning: PruningSpec | None = None
     shrink: ShrinkSpec | None = None
     evaluation: EvaluationSpec = EvaluationSpec()
+    limits: LimitsSpec | None = None
     output: OutputSpec = OutputSpec()
     execution: ExecutionSpec = ExecutionSpec()
 
@@ -123,7 +125,9 @@ def parse_parts(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldViol
     for name, field in PruneSpec.model_fields.items():
         kind = model_in(field.annotation)
         assert kind is not None
-        if data.get(name) is None and (name == "shrink" or (name == "pruning" and data.get("shrink") is not None)):
+        if data.get(name) is None and (
+            name in ("shrink", "limits") or (name == "pruning" and data.get("shrink") is not None)
+        ):
             parts[name] = None
             continue
         try:
@@ -132,7 +136,10 @@ def parse_parts(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldViol
             for finding in independent(error.errors()):
                 violations.extend(violations_of(name, kind, finding))
     if "calibration" in parts:
-        between = _broken_between(parts["calibration"], parts.get("pruning"), parts.get("shrink"))
+        between = [
+            *_broken_between(parts["calibration"], parts.get("pruning"), parts.get("shrink")),
+            *_unmeasured(parts["calibration"], parts.get("evaluation"), parts.get("limits")),
+        ]
         violations += [FieldViolation(rule.field, f"{rule.problem}; {rule.remedy}") for rule in between]
     return parts, violations
 
@@ -168,3 +175,15 @@ def _broken_between(
                 f"{language} has no weight in the mix, so nothing is known of it",
                 "add it to calibration.languages, or leave it out",
             )
+
+
+def _unmeasured(
+    calibration: CalibrationSpec, evaluation: EvaluationSpec | None, limits: LimitsSpec | None
+) -> Iterator[Broken]:
+    """Limits of languages that are not evaluated."""
+    evaluated = evaluation.languages if evaluation else ()
+    known = evaluated or tuple(entry.language for entry in calibration.languages)
+    for position, entry in enumerate(limits.languages if limits else ()):
+        if entry.language not in known:
+            problem = f"{entry.language} is not evaluated, so nothing shows what it loses"
+            yield Broken(f"limits.languages[{position}]", problem, "add it to evaluation.languages, or leave it out")

@@ -148,6 +148,6 @@ def test_the_page_says_what_was_counted(windows, told):
 
 
 def test_the_page_says_what_was_written_where_it_is_smaller():
-    smaller = OutputPart(parameters=3000, blocks=1, size_bytes=6000)
+    smaller = OutputPart(parameters=3000, blocks=1, size_bytes=6000, decoding_bytes=5000, cache_bytes=32)
     assert "written: 1 blocks, 3,000 parameters" in render_html(make_report(output=smaller)).decode()
     assert "written:" not in render_html(make_report()).decode()

@@ -1,4 +1,4 @@
-"""Chooses the channels of a feed-forward layer to keep, and re-solves the projection to make up for the others.
+"""Chooses the channels or heads to keep, and re-solves the projection that reads them to make up for the others.
 
 A channel j is a row of the matrices that write it and a column of the one that reads it, W (m×n). Let X (T×n) be the
 inputs of W and A = Σ_ℓ w_ℓ X_ℓᵀX_ℓ/T_ℓ their second moments over the languages of the mix. With the channels K kept and
@@ -43,7 +43,7 @@ def choose_channels(weight_MN: Tensor, gram_NN: Tensor, count: int) -> Tensor:
     """
     solved_MN = weight_MN.double().clone()
     solved_MN[:, gram_NN.diagonal() == 0] = 0.0  # a channel that is never used costs nothing, whatever the damping
-    inverse_NN = torch.cholesky_inverse(_factor(_damped(gram_NN)))
+    inverse_NN = torch.cholesky_inverse(factor(damped(gram_NN)))
     width = len(inverse_NN)
     is_kept = torch.ones(width, dtype=torch.bool, device=inverse_NN.device)
     left = width - count
@@ -78,6 +78,39 @@ def _cheapest(solved_MC: Tensor, inverse_CC: Tensor, count: int) -> Tensor:
     return is_dropped.nonzero().flatten()
 
 
+def choose_heads(weight_MN: Tensor, gram_NN: Tensor, count: int, width: int) -> Tensor:
+    """The `count` heads to keep, ascending, each of `width` inputs of the projection one after the other.
+
+    As for channels, one after the other, the one first that costs least with all others compensating: of head g,
+    tr(Ŵ_g ([A⁻¹]_gg)⁻¹ Ŵ_gᵀ).
+
+    Args:
+        weight_MN: the projection that reads the heads.
+        gram_NN: second moments of its inputs.
+        count: at least 1.
+        width: inputs of a head; divides n.
+
+    Raises:
+        FloatingPointError: the moments are not finite.
+    """
+    solved_MN = weight_MN.double().clone()
+    inverse_NN = torch.cholesky_inverse(factor(damped(gram_NN)))
+    left = list(range(len(inverse_NN) // width))
+    while len(left) > count:
+        columns = {head: slice(head * width, (head + 1) * width) for head in left}
+        costs = {
+            head: float((torch.linalg.solve(inverse_NN[at, at], solved_MN[:, at].T).T * solved_MN[:, at]).sum())
+            for head, at in columns.items()
+        }
+        head = min(left, key=lambda head: (costs[head], head))
+        at = columns[head]
+        change_NW = torch.linalg.solve(inverse_NN[at, at], inverse_NN[at]).T
+        solved_MN -= solved_MN[:, at] @ change_NW.T
+        inverse_NN -= change_NW @ inverse_NN[at]
+        left.remove(head)
+    return torch.tensor(left, device=inverse_NN.device)
+
+
 def resolve(weight_MN: Tensor, gram_NN: Tensor, kept: Tensor) -> Tensor:
     """Ŵ on the kept channels: m×k, float64.
 
@@ -93,8 +126,8 @@ def resolve(weight_MN: Tensor, gram_NN: Tensor, kept: Tensor) -> Tensor:
     is_dropped = torch.ones(weight_MN.shape[1], dtype=torch.bool, device=weight_MN.device)
     is_dropped[kept] = False
     dropped = is_dropped.nonzero().flatten()
-    factor = _factor(_damped(gram_NN)[kept][:, kept])
-    moved_DK = torch.cholesky_solve(gram_NN[kept][:, dropped], factor).T
+    lower_KK = factor(damped(gram_NN)[kept][:, kept])
+    moved_DK = torch.cholesky_solve(gram_NN[kept][:, dropped], lower_KK).T
     return weight_MN[:, kept] + weight_MN[:, dropped] @ moved_DK
 
 
@@ -113,15 +146,21 @@ def relative_errors(
     return errors
 
 
-def _damped(gram_NN: Tensor) -> Tensor:
+def damped(gram_NN: Tensor) -> Tensor:
+    """A + λI, in float64."""
     damped_NN = gram_NN.double().clone()
     mean = float(damped_NN.diagonal().mean())
     damped_NN.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
     return damped_NN
 
 
-def _factor(damped_NN: Tensor) -> Tensor:
-    factor, info = torch.linalg.cholesky_ex(damped_NN)
-    if int(info) or not torch.isfinite(factor).all():
+def factor(damped_NN: Tensor) -> Tensor:
+    """The lower Cholesky factor.
+
+    Raises:
+        FloatingPointError: the matrix is not finite.
+    """
+    lower_NN, info = torch.linalg.cholesky_ex(damped_NN)
+    if int(info) or not torch.isfinite(lower_NN).all():
         raise FloatingPointError("the second moments of its inputs are not finite")
-    return factor
+    return lower_NN

@@ -1,0 +1,26 @@
+"""The end of a job whose result costs a language more than its specification allows."""
+
+from __future__ import annotations
+
+from secateur_service.errors import PermanentError
+from secateur_service.evaluation.report import Report
+from secateur_service.records.result import LIMIT_EXCEEDED, MANIFEST_DIGEST
+
+
+def limit_exceeded(report: Report, digest: str) -> PermanentError:
+    """The failure of a job that costs more than it may: its report and its plan are published, its checkpoint is not.
+
+    Args:
+        report: with the limits that are exceeded.
+        digest: of the manifest.
+    """
+    told = " ".join(verdict.message for verdict in report.exceeded)
+    return PermanentError(
+        f"limits.languages: {told} Its report and its plan are published without a checkpoint; remove less, or raise "
+        "the limit",
+        reason=LIMIT_EXCEEDED,
+        metadata={
+            MANIFEST_DIGEST: digest,
+            **{f"growth_{entry.language}": f"{entry.growth:.6f}" for entry in report.evaluation},
+        },
+    )

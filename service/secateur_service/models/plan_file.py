@@ -1,0 +1,225 @@
+"""plan.json: which parts of a model a job kept, as ranges of indices, and what that was expected to cost.
+
+A later job on the same model can keep the same parts (`shrink.plan`). It may come from anywhere, so everything in it is
+checked against the model before it is used. Does not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from secateur_service.bounded import JsonLimits, UnreadableJsonError, parse_json
+from secateur_service.durable import file_digest
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
+from secateur_service.models.units import units_of
+from secateur_service.records.blocks import AXES, Axis, BlockRecord, NarrowedRecord
+
+PLAN_NAME = "plan.json"
+_LIMITS = JsonLimits(64 << 20, values=4_000_000)
+_Index = Annotated[int, Field(ge=0, lt=2**31)]
+_Range = tuple[_Index, _Index]
+_Shares = dict[str, float]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Kept(_Part):
+    """What is kept of numbered parts: ranges [first, last], ascending."""
+
+    kept: tuple[_Range, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Kept:
+        ends = [-1] + [last for _, last in self.kept]
+        if any(not before < first <= last for before, (first, last) in zip(ends, self.kept, strict=False)):
+            raise ValueError("ranges have to ascend without overlapping")
+        return self
+
+    @property
+    def last(self) -> int:
+        """The largest index."""
+        return self.kept[-1][1]
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """All indices."""
+        return tuple(index for first, last in self.kept for index in range(first, last + 1))
+
+
+class ModelIdentity(_Part):
+    """The model that a plan is for."""
+
+    model_type: str
+    blocks: int
+    rows: int
+    parameters: int
+    tokenizer: str = Field(description="SHA-256 of tokenizer.json")
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> ModelIdentity:
+        """That of a checkpoint."""
+        path = checkpoint.tokenizer_folder / "tokenizer.json"
+        return cls(
+            model_type=checkpoint.model_type,
+            blocks=checkpoint.num_blocks,
+            rows=checkpoint.tensors[checkpoint.embedding_name].shape[0],
+            parameters=checkpoint.parameters,
+            tokenizer=file_digest(path) if path.exists() else "",
+        )
+
+
+class VocabularyPlan(Kept):
+    """The rows of the vocabulary that are kept."""
+
+    extra_tokens: _Shares = Field(default_factory=dict, description="expected, by kept language")
+    counted_bytes: dict[str, int] = Field(default_factory=dict)
+
+
+class RemovedBlock(_Part):
+    """A block that is removed."""
+
+    block: _Index
+    growth: _Shares = Field(
+        default_factory=dict,
+        description="by language, how much larger the loss of calibration text that nothing was fitted to is without "
+        "this block and those before it in the list",
+    )
+
+
+class NarrowedPlan(Kept):
+    """The heads or channels of a block that are kept."""
+
+    block: _Index
+    before: int = Field(ge=1, lt=2**31)
+    errors: _Shares = Field(
+        default_factory=dict, description="what the projection that reads them loses of its output, by language"
+    )
+
+    @classmethod
+    def of(cls, index: int, record: NarrowedRecord) -> NarrowedPlan:
+        """From what became of a block of the dense model."""
+        return cls(block=index, kept=ranges(record.kept), before=record.before, errors=dict(record.errors))
+
+
+class PlanFile(_Part):
+    """plan.json."""
+
+    format: Literal[1] = 1
+    model: ModelIdentity
+    vocabulary: VocabularyPlan | None = None
+    removed_blocks: tuple[RemovedBlock, ...] = Field(default=(), description="in the order of their removal")
+    attention: tuple[NarrowedPlan, ...] = ()
+    feed_forward: tuple[NarrowedPlan, ...] = ()
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes along which blocks are narrowed."""
+        return tuple(axis for axis in AXES if getattr(self, axis))
+
+    def narrowed(self, axis: Axis) -> dict[int, tuple[int, ...]]:
+        """The units that are kept, by the number of the block in the dense model."""
+        entries: tuple[NarrowedPlan, ...] = getattr(self, axis)
+        return {entry.block: entry.indices for entry in entries}
+
+    def with_blocks(self, blocks: Sequence[int], records: Sequence[BlockRecord]) -> PlanFile:
+        """With what became of the finished blocks.
+
+        Args:
+            blocks: the numbers in the dense model of all kept blocks.
+            records: theirs.
+        """
+        found: dict[str, tuple[NarrowedPlan, ...]] = {
+            axis: tuple(
+                NarrowedPlan.of(blocks[record.index], narrowed)
+                for record in records
+                if (narrowed := getattr(record, axis)) is not None
+            )
+            for axis in AXES
+        }
+        return self.model_copy(update=found)
+
+    def to_bytes(self) -> bytes:
+        """The published form."""
+        text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
+        return (text + "\n").encode()
+
+
+def read_plan(path: Path, checkpoint: Checkpoint) -> PlanFile:
+    """Read a plan and check it against the model that it is to be applied to, except its vocabulary's meaning.
+
+    Raises:
+        ModelRefusedError: it is no plan, or one for another model.
+    """
+    try:
+        plan = PlanFile.model_validate(parse_json(path.read_bytes(), _LIMITS))
+    except FileNotFoundError as error:
+        raise ModelRefusedError(f"there is no {PLAN_NAME}; name the folder of a job's result that has one") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ModelRefusedError(f"{PLAN_NAME} is not a plan: {where}: {first['msg'][:200]}") from error
+    except (UnreadableJsonError, OSError) as error:
+        raise ModelRefusedError(f"{PLAN_NAME} cannot be read: {error}") from error
+    ours, theirs = ModelIdentity.of(checkpoint).model_dump(), plan.model.model_dump()
+    for name, value in ours.items():
+        if value != theirs[name] and not (name == "tokenizer" and plan.vocabulary is None):
+            raise ModelRefusedError(f"the plan is for another model: its {name} is {theirs[name]!r}, not {value!r}")
+    for problem in _misfits(plan, checkpoint):
+        raise ModelRefusedError(f"the plan does not fit the model: {problem}")
+    return plan
+
+
+def _misfits(plan: PlanFile, checkpoint: Checkpoint) -> Iterator[str]:
+    removed = [entry.block for entry in plan.removed_blocks]
+    if len(set(removed)) != len(removed) or len(removed) >= checkpoint.num_blocks:
+        yield f"it removes blocks {removed} of {checkpoint.num_blocks}"
+    if any(block >= checkpoint.num_blocks for block in removed):
+        yield f"it removes block {max(removed)}, and there are {checkpoint.num_blocks}"
+    if plan.vocabulary is not None and plan.vocabulary.last >= plan.model.rows:
+        yield f"it keeps row {plan.vocabulary.last}, and there are {plan.model.rows}"
+    kept = [index for index in range(checkpoint.num_blocks) if index not in removed]
+    for axis in plan.axes:
+        layout = getattr(checkpoint.architecture, axis)
+        if layout is None or (axis == "feed_forward" and layout.size is None):
+            yield f"{axis} of {checkpoint.model_type} models cannot be narrowed"
+            return
+        found = plan.narrowed(axis)
+        if sorted(found) != kept:
+            yield f"{axis} is given for blocks {sorted(found)}, and {kept} are kept"
+            return
+        if len({len(units) for units in found.values()}) != 1:
+            yield f"{axis} has to be as wide in every block"
+        for index, units in found.items():
+            count = units_of(checkpoint, index, axis).count
+            if units[-1] >= count:
+                yield f"{axis} of block {index}: {units[-1]} is kept, and there are {count}"
+    if not (plan.axes or removed or plan.vocabulary):
+        yield "it removes nothing"
+
+
+def plan_files(names: Collection[str]) -> list[str]:
+    """Those of a folder's files that make up a plan."""
+    return [name for name in names if name == PLAN_NAME]
+
+
+def ranges(numbers: Sequence[int]) -> tuple[_Range, ...]:
+    """Ascending numbers as ranges [first, last]."""
+    found: list[_Range] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return tuple(found)
+
+
+def kept_units(plan: PlanFile) -> Mapping[Axis, Mapping[int, tuple[int, ...]]]:
+    """The units that a plan keeps, by axis and by the number of the block in the dense model."""
+    return {axis: plan.narrowed(axis) for axis in plan.axes}

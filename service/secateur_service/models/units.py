@@ -1,0 +1,126 @@
+"""What of a block is removed together along one axis: a channel of its feed-forward layers, or a key/value head.
+
+A unit is some rows of the parameters that write it and some columns of the projection that reads it. All units of an
+axis have as many of each. Does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.configuration import read_configuration
+from secateur_service.models.safetensors import TensorInfo
+from secateur_service.records.blocks import Axis
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The heads of a model's attention.
+
+    Attributes:
+        queries: query heads of each key/value head.
+        keys: key/value heads.
+        width: inputs of the output projection for each query head.
+    """
+
+    queries: int
+    keys: int
+    width: int
+
+
+def heads_of(checkpoint: Checkpoint) -> Heads:
+    """The heads, from the configuration with transformers' defaults."""
+    config = read_configuration(checkpoint.config, checkpoint.model_type)
+    queries = config.num_attention_heads
+    keys = getattr(config, "num_key_value_heads", None) or queries
+    if checkpoint.model_type == "falcon":  # see FalconAttention of transformers
+        one = config.multi_query and not config.new_decoder_architecture
+        keys = 1 if one else config.num_kv_heads
+    return Heads(queries // keys, keys, getattr(config, "head_dim", None) or config.hidden_size // queries)
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of one axis of a block.
+
+    Attributes:
+        count: how many there are.
+        linear: the linear layer that reads them, relative to the block.
+        output: its weight.
+        columns: how many of its columns belong to each unit; they are one after the other.
+        inputs: parameters with rows of the units by their name in the checkpoint, and how many rows each unit has in
+            every part of them; the parts are one below the other.
+    """
+
+    count: int
+    linear: str
+    output: TensorInfo
+    columns: int
+    inputs: Mapping[str, tuple[int, ...]]
+
+    def columns_of(self, kept: Sequence[int]) -> list[int]:
+        """The columns of the units that are kept."""
+        return [column for unit in kept for column in range(unit * self.columns, (unit + 1) * self.columns)]
+
+    def rows_of(self, name: str, kept: Sequence[int]) -> list[int]:
+        """The rows that the units have in a parameter."""
+        rows: list[int] = []
+        start = 0
+        for each in self.inputs[name]:
+            rows += [row for unit in kept for row in range(start + unit * each, start + (unit + 1) * each)]
+            start += self.count * each
+        return rows
+
+    def sizes(self, kept: int) -> Iterator[tuple[str, dict[int, int]]]:
+        """The size of each parameter's dimension that shrinks, where so many units are kept."""
+        for name, each in self.inputs.items():
+            yield name, {0: kept * sum(each)}
+        yield self.output.name, {1: kept * self.columns}
+
+
+def units_of(checkpoint: Checkpoint, index: int, axis: Axis) -> Units:
+    """The units of a block; the architecture must have the axis."""
+    architecture = checkpoint.architecture
+    if axis == "feed_forward":
+        channels = architecture.feed_forward
+        assert channels is not None
+        output = checkpoint.linear_weight(index, channels.output)
+        rows = {name: (1,) * channels.fused for linear in channels.inputs for name in _named(checkpoint, index, linear)}
+        return Units(output.shape[1], channels.output, output, 1, rows)
+    layout, heads = architecture.attention, heads_of(checkpoint)
+    assert layout is not None
+    output = checkpoint.linear_weight(index, layout.output)
+    rows = {}
+    for module, parts in layout.inputs.items():
+        shares = [heads.queries if part == "q" else 1 for part in parts]
+        for name in _named(checkpoint, index, module):
+            each = checkpoint.tensors[name].shape[0] // (heads.keys * sum(shares))
+            rows[name] = tuple(each * share for share in shares)
+    return Units(heads.keys, layout.output, output, heads.queries * heads.width, rows)
+
+
+def inputs_of(checkpoint: Checkpoint, axes: Iterable[Axis]) -> tuple[int, ...]:
+    """Which inputs of a block the projections have that read the units of these axes."""
+    rows = [layout for axis in axes if (layout := getattr(checkpoint.architecture, axis)) is not None]
+    inputs = checkpoint.inputs(0)
+    return tuple(position for row in rows for position, group in enumerate(inputs) if row.output in group)
+
+
+def settings_of(checkpoint: Checkpoint, axis: Axis, kept: int) -> dict[str, Any]:
+    """The settings of a configuration with so many units."""
+    if axis == "feed_forward":
+        layout = checkpoint.architecture.feed_forward
+        assert layout is not None
+        assert layout.size is not None
+        return {layout.size: kept}
+    heads = heads_of(checkpoint)
+    return {"num_attention_heads": heads.queries * kept, "num_key_value_heads": kept, "head_dim": heads.width}
+
+
+def _named(checkpoint: Checkpoint, index: int, module: str) -> list[str]:
+    """The names of a module's weight and bias in the checkpoint, as far as it has them."""
+    path = f"{checkpoint.block_path(index)}.{module}"
+    return [name for kind in ("weight", "bias") if (name := checkpoint.find(f"{path}.{kind}")) is not None]

@@ -1,0 +1,251 @@
+"""Finds the blocks that can go: by the loss of each language without them, with what makes up for them counted in.
+
+One block is removed after the other. In each round the text runs once through all blocks that are left, and beside it,
+for every block, a copy that leaves this block out: it starts at the block's input, corrected by what the layer before
+it can add (`pruning.structured.depth`), and runs through the blocks that follow. Every block is read once a round. What
+is fitted is fitted to three quarters of the text; losses are those of the rest.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from secateur_service.calibration.sampling import TextSample
+from secateur_service.evaluation.perplexity import sum_losses
+from secateur_service.models.streaming import StreamedModel
+from secateur_service.models.tensors import DTYPES
+from secateur_service.pipeline.batches import Batch, batch_sequences, divide
+from secateur_service.pipeline.meter import Meter
+from secateur_service.pipeline.stepwise import stepwise_forwards
+from secateur_service.pruning.structured.depth import Substitute, dearest_growth
+from secateur_service.sizing.depth import SCORED_EVERY, depth_sequences, search_operations
+from secateur_service.sizing.operations import forward_operations, groups_of
+
+Growth = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A block that was removed.
+
+    Attributes:
+        block: its number in the dense model.
+        growth: by language, how much larger than the dense model's the loss is without it and those before it.
+    """
+
+    block: int
+    growth: Growth
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What was found.
+
+    Attributes:
+        removals: in their order.
+        solved: weights that make up for removed blocks, by their name in the checkpoint.
+    """
+
+    removals: tuple[Removal, ...]
+    solved: dict[str, Tensor]
+
+
+@dataclass
+class _Passed:
+    """What the text left at a block: its hidden states after it, and the inputs of the layer that can make up."""
+
+    index: int
+    inputs: list[Tensor]
+    states: list[Tensor]
+
+
+class DepthSearch:
+    """A search through one model.
+
+    Args:
+        model: the dense model.
+        mix: weight of each calibration language.
+        languages: those whose losses count.
+        calibration: text by language.
+        meter: counts the work, and stops the job if it is asked to.
+    """
+
+    def __init__(
+        self,
+        model: StreamedModel,
+        mix: Mapping[str, float],
+        languages: Sequence[str],
+        calibration: Mapping[str, TextSample],
+        meter: Meter,
+    ) -> None:
+        self._model = model
+        self._mix = {name: weight for name, weight in mix.items() if weight}
+        self._meter = meter
+        length = next(iter(calibration.values())).tokens.shape[1]
+        count = depth_sequences(length, len(self._mix))
+        used = {name: calibration[name].tokens[:count] for name in self._mix}
+        is_scored = {
+            name: torch.arange(len(tokens)) % SCORED_EVERY == SCORED_EVERY - 1 for name, tokens in used.items()
+        }
+        few = min(map(len, used.values())) < SCORED_EVERY
+        size = batch_sequences(length, model.device, small=model.small_batches)
+        self._fitted = divide({name: used[name][~is_scored[name] | few] for name in used}, size)
+        self._scored = divide({name: used[name][is_scored[name] | few] for name in languages}, size)
+        self._masks = {
+            name: (
+                calibration[name].token_bytes[:count][is_scored[name] | few],
+                calibration[name].is_text[:count][is_scored[name] | few],
+            )
+            for name in languages
+        }
+        self._tokens = dict.fromkeys(self._mix, 0)
+        for batch in self._fitted:
+            self._tokens[batch.language] += batch.tokens.numel()
+        checkpoint = model.checkpoint
+        layout = checkpoint.architecture.feed_forward
+        adds_up = layout is not None and not layout.normed and checkpoint.config.get("do_layer_norm_before", True)
+        self._output = layout.output if layout and adds_up else None
+        hidden = checkpoint.tensors[checkpoint.embedding_name].shape[1]
+        each = [
+            forward_operations(list(groups_of(checkpoint, index)), 1, length, hidden)
+            for index in range(model.num_blocks)
+        ]
+        self._forward = sum(each) / len(each)
+
+    @torch.no_grad()
+    def remove(self, count: int, order: Sequence[int] = ()) -> Depth:
+        """Remove blocks.
+
+        Args:
+            count: how many.
+            order: which ones, if that is known.
+
+        Raises:
+            FloatingPointError: weights, inputs or losses that are not finite.
+        """
+        chain = list(range(self._model.num_blocks))
+        solved: dict[int, Tensor] = {}
+        removals: list[Removal] = []
+        dense: dict[str, float] = {}
+        for kind, amount in self._work(count, len(order) > 0).items():
+            self._meter.plan(kind, amount)  # type: ignore[arg-type]
+        for number in range(count):
+            candidates = [order[number]] if order else chain
+            losses, changes, found = self._round(chain, solved, candidates)
+            dense = dense or found
+            growth = {block: {name: nats[name] / dense[name] - 1 for name in dense} for block, nats in losses.items()}
+            block = min(growth, key=lambda index: (dearest_growth(losses[index], dense), index))
+            removals.append(Removal(block, growth[block]))
+            place = chain.index(block)
+            if block in changes:
+                before = chain[place - 1]
+                solved[before] = self._weight(before, solved) + changes[block]
+            chain.remove(block)
+            solved.pop(block, None)
+        return Depth(
+            tuple(removals), {self._name(index): self._stored(index, solved[index]) for index in sorted(solved)}
+        )
+
+    def _work(self, count: int, is_known: bool) -> dict[str, float]:  # noqa: FBT001
+        fitted, scored = (sum(batch.tokens.numel() for batch in some) for some in (self._fitted, self._scored))
+        blocks, each = self._model.num_blocks, self._forward
+        vocabulary, hidden = self._model.checkpoint.tensors[self._model.checkpoint.head_name].shape
+        copies = count if is_known else None
+        return search_operations(blocks, count, fitted, scored, each, 2.0 * vocabulary * hidden, copies)
+
+    def _round(
+        self, chain: Sequence[int], solved: Mapping[int, Tensor], candidates: Sequence[int]
+    ) -> tuple[dict[int, dict[str, float]], dict[int, Tensor], dict[str, float]]:
+        """Losses without each candidate, what makes up for it, and the losses with all blocks that are left."""
+        batches = [*self._fitted, *self._scored]
+        states = self._model.embed([batch.tokens for batch in batches])
+        copies: dict[int, list[Tensor]] = {}
+        changes: dict[int, Tensor] = {}
+        before: _Passed | None = None
+        for index in chain:
+            with self._model.block(index) as block:
+                if index in solved:
+                    self._model.load_into(index, {self._name(index): solved[index]})
+                for copy in copies.values():
+                    for position, batch in enumerate(copy):
+                        copy[position] = self._model.run_block(block, index, batch)
+                        self._tick(self._scored[position])
+                passed = self._pass(block, index, batches, states)
+            if index in candidates:
+                copies[index] = states[len(self._fitted) :]
+                if before is not None and before.inputs:
+                    changes[index] = self._substitute(before, states, passed)
+                    self._correct(copies[index], before, changes[index])
+            before, states = passed, passed.states
+        self._meter.check()
+        ends = [states[len(self._fitted) :], *copies.values()]
+        tokens = [batch.tokens for batch in self._scored]
+        found = self._model.head.token_losses(ends, tokens, lambda amount: self._meter.tick("head", amount))
+        nats = [self._by_language(values) for values in found]
+        return dict(zip(copies, nats[1:], strict=True)), changes, nats[0]
+
+    def _pass(self, block: nn.Module, index: int, batches: Sequence[Batch], states: Sequence[Tensor]) -> _Passed:
+        """Run all text through a block."""
+        passed = _Passed(index, [], [])
+        for batch, hidden in zip(batches, states, strict=True):
+            run = functools.partial(self._model.run_block, block, index, hidden)
+            if self._output is None:
+                passed.states.append(run())
+            else:
+                linear = block.get_submodule(self._output)
+                assert isinstance(linear, nn.Linear)
+                with stepwise_forwards([run], [(self._output,)], {self._output: linear}) as (forward,):
+                    passed.inputs.append(self._model.put_aside(forward.advance()))
+                    passed.states.append(forward.finish())
+            self._tick(batch)
+        return passed
+
+    def _substitute(self, before: _Passed, states: Sequence[Tensor], passed: _Passed) -> Tensor:
+        """What the layer before a block has to add if the block goes."""
+        sums = Substitute(self._mix, self._tokens)
+        device = self._model.device
+        for position, batch in enumerate(self._fitted):
+            self._meter.check()
+            missing = passed.states[position].to(device).float() - states[position].to(device).float()
+            sums.update(before.inputs[position].to(device), missing, batch.language)
+        try:
+            return sums.change()
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{self._name(before.index)}: {error}") from error
+
+    def _correct(self, copy: list[Tensor], before: _Passed, change_MN: Tensor) -> None:
+        """Add what the layer before a block adds in its place."""
+        weight_MN = change_MN.to(self._model.dtype)
+        for position, hidden in enumerate(copy):
+            inputs = before.inputs[len(self._fitted) + position].to(self._model.device)
+            added = (inputs @ weight_MN.T).view(hidden.shape)
+            copy[position] = self._model.put_aside(hidden.to(self._model.device) + added)
+
+    def _by_language(self, losses: Sequence[Tensor]) -> dict[str, float]:
+        collected: dict[str, list[Tensor]] = {name: [] for name in self._masks}
+        for batch, values in zip(self._scored, losses, strict=True):
+            collected[batch.language].append(values)
+        return {name: sum_losses(values, *self._masks[name]).nats for name, values in collected.items()}
+
+    def _tick(self, batch: Batch) -> None:
+        self._meter.tick("calibrate", batch.tokens.numel() * self._forward)
+
+    def _name(self, index: int) -> str:
+        assert self._output is not None
+        return self._model.checkpoint.linear_weight(index, self._output).name
+
+    def _weight(self, index: int, solved: Mapping[int, Tensor]) -> Tensor:
+        if index in solved:
+            return solved[index]
+        info = self._model.checkpoint.tensors[self._name(index)]
+        return self._model.reader.read(info).to(self._model.device).double()
+
+    def _stored(self, index: int, weight_MN: Tensor) -> Tensor:
+        """A weight as it is written."""
+        info = self._model.checkpoint.tensors[self._name(index)]
+        return weight_MN.to(DTYPES[info.dtype])
