@@ -24,7 +24,7 @@ from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, po
 from secateur_service.models.companions import Companions
 from secateur_service.models.safetensors import DTYPE_BYTES, TensorInfo
 from secateur_service.models.units import units_of
-from secateur_service.records.blocks import Axis
+from secateur_service.records.blocks import AXES, Axis
 
 Kept = Mapping[int, Sequence[int]]
 """Indices to keep, in the order in which they are written, by dimension; other dimensions are kept whole."""
@@ -41,6 +41,7 @@ class OutputPlan:
         kept: what is kept of tensors, by their name in the dense model; tensors that are not named are kept whole.
         files: new contents of files that go with the model, by name; the others are copied.
         narrowed: how many units of an axis each block keeps; which ones is chosen when the block is in memory.
+        follows: whether the feed-forward layers make up for what earlier blocks lost: see `pipeline.narrowing`.
         solved: tensors of the dense model that have other values in the output, by their name: where those are.
         left_out: the companion files that are not published, each with the reason.
     """
@@ -52,6 +53,7 @@ class OutputPlan:
     files: Mapping[str, bytes] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     narrowed: Mapping[Axis, int] = field(default_factory=dict)
+    follows: bool = False
     solved: Mapping[str, TensorInfo] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,13 +92,19 @@ class OutputPlan:
         """Whether a text has the same token ids in both models."""
         return not self.files and not {self.dense.embedding_name, self.dense.head_name} & self.kept.keys()
 
+    @property
+    def solved_axes(self) -> tuple[Axis, ...]:
+        """The axes whose projections are solved anew in every block, in order."""
+        return tuple(axis for axis in AXES if axis in self.narrowed or (axis == "feed_forward" and self.follows))
+
     def digest(self) -> str:
         """SHA-256 over the plan's contents."""
         plain = {
             "config": self.config,
             "blocks": self.blocks,
             "kept": {name: {str(at): list(rows) for at, rows in kept.items()} for name, kept in self.kept.items()},
-            **({"narrowed": {**self.narrowed}} if self.narrowed else {}),
+            **({"narrowed": {str(axis): count for axis, count in self.narrowed.items()}} if self.narrowed else {}),
+            **({"follows": True} if self.follows else {}),
             **({"solved": {path.name: file_digest(path) for path in self._solved_files}} if self.solved else {}),
             "files": {name: hashlib.sha256(content).hexdigest() for name, content in self.files.items()},
         }

@@ -102,6 +102,15 @@ def units_of(checkpoint: Checkpoint, index: int, axis: Axis) -> Units:
     return Units(heads.keys, layout.output, output, heads.queries * heads.width, rows)
 
 
+def adds_to_states(checkpoint: Checkpoint) -> bool:
+    """Whether what the feed-forward layers write is added to the hidden states as it is.
+
+    Not so where it is normalised first, or afterwards with the hidden states.
+    """
+    layout = checkpoint.architecture.feed_forward
+    return layout is not None and not layout.normed and bool(checkpoint.config.get("do_layer_norm_before", True))
+
+
 def inputs_of(checkpoint: Checkpoint, axes: Iterable[Axis]) -> tuple[int, ...]:
     """Which inputs of a block the projections have that read the units of these axes."""
     rows = [layout for axis in axes if (layout := getattr(checkpoint.architecture, axis)) is not None]

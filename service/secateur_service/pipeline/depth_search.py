@@ -1,9 +1,15 @@
 """Finds the blocks that can go: by the loss of each language without them, with what makes up for them counted in.
 
 One block is removed after the other. In each round the text runs once through all blocks that are left, and beside it,
-for every block, a copy that leaves this block out: it starts at the block's input, corrected by what the layer before
-it can add (`pruning.structured.depth`), and runs through the blocks that follow. Every block is read once a round. What
-is fitted is fitted to three quarters of the text; losses are those of the rest.
+for every block, a copy that leaves this block out: it starts at the block's input, corrected by what the feed-forward
+layers before it can add, and runs through the blocks that follow. Every block is read once a round. What is fitted is
+fitted to three quarters of the text; losses are those of the rest. The block goes whose loss costs the dearest language
+least, as in SLEB (Song et al., arXiv 2402.09025) but by language.
+
+The correction is the least squares of `pruning.structured.width` with all channels kept: the projection has to add what
+the block added to the hidden states. A linear map in place of a block is the idea of ReplaceMe (Shopkhoev et al., arXiv
+2505.02819), whose map lies between hidden states; here it has the wider inputs of the projection, and the shape of the
+model stays as servers know it.
 """
 
 from __future__ import annotations
@@ -19,10 +25,13 @@ from secateur_service.calibration.sampling import TextSample
 from secateur_service.evaluation.perplexity import sum_losses
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES
+from secateur_service.models.units import adds_to_states
 from secateur_service.pipeline.batches import Batch, batch_sequences, divide
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.stepwise import stepwise_forwards
-from secateur_service.pruning.structured.depth import Substitute, dearest_growth
+from secateur_service.pruning.methods import Moments
+from secateur_service.pruning.statistics import InputStatistics
+from secateur_service.pruning.structured.width import CrossMoments, resolve
 from secateur_service.sizing.depth import SCORED_EVERY, depth_sequences, search_operations
 from secateur_service.sizing.operations import forward_operations, groups_of
 
@@ -108,8 +117,7 @@ class DepthSearch:
             self._tokens[batch.language] += batch.tokens.numel()
         checkpoint = model.checkpoint
         layout = checkpoint.architecture.feed_forward
-        adds_up = layout is not None and not layout.normed and checkpoint.config.get("do_layer_norm_before", True)
-        self._output = layout.output if layout and adds_up else None
+        self._output = layout.output if layout and adds_to_states(checkpoint) else None
         hidden = checkpoint.tensors[checkpoint.embedding_name].shape[1]
         each = [
             forward_operations(list(groups_of(checkpoint, index)), 1, length, hidden)
@@ -136,15 +144,14 @@ class DepthSearch:
             self._meter.plan(kind, amount)  # type: ignore[arg-type]
         for number in range(count):
             candidates = [order[number]] if order else chain
-            losses, changes, found = self._round(chain, solved, candidates)
+            losses, corrected, found = self._round(chain, solved, candidates)
             dense = dense or found
             growth = {block: {name: nats[name] / dense[name] - 1 for name in dense} for block, nats in losses.items()}
-            block = min(growth, key=lambda index: (dearest_growth(losses[index], dense), index))
+            block = min(growth, key=lambda index: (max(growth[index].values()), index))
             removals.append(Removal(block, growth[block]))
             place = chain.index(block)
-            if block in changes:
-                before = chain[place - 1]
-                solved[before] = self._weight(before, solved) + changes[block]
+            if block in corrected:
+                solved[chain[place - 1]] = corrected[block]
             chain.remove(block)
             solved.pop(block, None)
         return Depth(
@@ -161,11 +168,11 @@ class DepthSearch:
     def _round(
         self, chain: Sequence[int], solved: Mapping[int, Tensor], candidates: Sequence[int]
     ) -> tuple[dict[int, dict[str, float]], dict[int, Tensor], dict[str, float]]:
-        """Losses without each candidate, what makes up for it, and the losses with all blocks that are left."""
+        """Losses without each candidate, the weight that makes up for it, and the losses without any of them gone."""
         batches = [*self._fitted, *self._scored]
         states = self._model.embed([batch.tokens for batch in batches])
         copies: dict[int, list[Tensor]] = {}
-        changes: dict[int, Tensor] = {}
+        corrected: dict[int, Tensor] = {}
         before: _Passed | None = None
         for index in chain:
             with self._model.block(index) as block:
@@ -179,15 +186,16 @@ class DepthSearch:
             if index in candidates:
                 copies[index] = states[len(self._fitted) :]
                 if before is not None and before.inputs:
-                    changes[index] = self._substitute(before, states, passed)
-                    self._correct(copies[index], before, changes[index])
+                    weight_MN = self._weight(before.index, solved)
+                    corrected[index] = self._solve(weight_MN, before, states, passed)
+                    self._correct(copies[index], before, corrected[index] - weight_MN)
             before, states = passed, passed.states
         self._meter.check()
         ends = [states[len(self._fitted) :], *copies.values()]
         tokens = [batch.tokens for batch in self._scored]
         found = self._model.head.token_losses(ends, tokens, lambda amount: self._meter.tick("head", amount))
         nats = [self._by_language(values) for values in found]
-        return dict(zip(copies, nats[1:], strict=True)), changes, nats[0]
+        return dict(zip(copies, nats[1:], strict=True)), corrected, nats[0]
 
     def _pass(self, block: nn.Module, index: int, batches: Sequence[Batch], states: Sequence[Tensor]) -> _Passed:
         """Run all text through a block."""
@@ -205,16 +213,21 @@ class DepthSearch:
             self._tick(batch)
         return passed
 
-    def _substitute(self, before: _Passed, states: Sequence[Tensor], passed: _Passed) -> Tensor:
-        """What the layer before a block has to add if the block goes."""
-        sums = Substitute(self._mix, self._tokens)
+    def _solve(self, weight_MN: Tensor, before: _Passed, states: Sequence[Tensor], passed: _Passed) -> Tensor:
+        """The projection before a block that adds what the block adds."""
         device = self._model.device
+        statistics = InputStatistics(weight_MN.shape[1], self._mix, self._tokens, device, moments=Moments.FULL)
+        cross = CrossMoments(self._mix, self._tokens)
         for position, batch in enumerate(self._fitted):
             self._meter.check()
+            inputs = before.inputs[position].to(device)
+            statistics.update(inputs, batch.language)
             missing = passed.states[position].to(device).float() - states[position].to(device).float()
-            sums.update(before.inputs[position].to(device), missing, batch.language)
+            cross.update(missing, inputs, batch.language)
+        gram_NN = statistics.gram
+        assert gram_NN is not None
         try:
-            return sums.change()
+            return resolve(weight_MN, gram_NN, torch.arange(weight_MN.shape[1], device=device), cross.matrix)
         except FloatingPointError as error:
             raise FloatingPointError(f"{self._name(before.index)}: {error}") from error
 

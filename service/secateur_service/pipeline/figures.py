@@ -97,14 +97,15 @@ def _vocabulary(shrinkage: Shrinkage, passed: PassResult) -> VocabularyPart | No
     if shrinkage.rows is None:
         return None
     languages = {}
-    expected = shrinkage.vocabulary
-    for name in dict.fromkeys((*expected.extra_tokens, *passed.dense)):
+    expected = shrinkage.file.vocabulary
+    extra_tokens, counted_bytes = (expected.extra_tokens, expected.counted_bytes) if expected else ({}, {})
+    for name in dict.fromkeys((*extra_tokens, *passed.dense)):
         dense, pruned = passed.dense.get(name), passed.pruned.get(name)
         languages[name] = VocabularyLanguage(
-            expected_extra_tokens=expected.extra_tokens.get(name),
+            expected_extra_tokens=extra_tokens.get(name),
             extra_tokens=pruned.tokens / dense.tokens - 1 if dense and pruned else None,
             coverage=shrinkage.coverage.get(name),
-            counted_bytes=expected.counted_bytes.get(name),
+            counted_bytes=counted_bytes.get(name),
         )
     dense_model = shrinkage.plan.dense
     rows_before = dense_model.tensors[dense_model.embedding_name].shape[0]

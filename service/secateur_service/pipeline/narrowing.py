@@ -2,6 +2,10 @@
 
 The statistics are those of the calibration text on the output side, as it arrives at the dense block: earlier blocks
 are narrow and pruned already. Attention comes first, so that the channels are chosen for what it still produces.
+
+The projection that reads the channels writes into the hidden states that all later blocks read, so it also makes up for
+what they have lost so far: its target is the dense model's hidden states after the block. So it is solved anew too
+where only heads or whole blocks are removed. Not so where its output is normalised before it is added.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +25,32 @@ from secateur_service.pipeline.batches import Batch
 from secateur_service.pipeline.stepwise import stepwise_forwards
 from secateur_service.pruning.methods import Moments
 from secateur_service.pruning.statistics import InputStatistics
-from secateur_service.pruning.structured.width import choose_channels, choose_heads, relative_errors, resolve
-from secateur_service.records.blocks import AXES, Axis, NarrowedRecord
+from secateur_service.pruning.structured.width import (
+    CrossMoments,
+    choose_channels,
+    choose_heads,
+    relative_errors,
+    resolve,
+)
+from secateur_service.records.blocks import Axis, NarrowedRecord
 
 Tensors = dict[str, Tensor]
 Narrowed = Mapping[Axis, NarrowedRecord]
 KeptUnits = Mapping[Axis, Mapping[int, tuple[int, ...]]]
 """Units to keep, by axis and by the number of the block in the dense model."""
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What is known about the inputs of a projection.
+
+    Attributes:
+        statistics: second moments by language.
+        drift: cross moments with what its output should have in addition; None if nothing is known of that.
+    """
+
+    statistics: InputStatistics
+    drift: CrossMoments | None
 
 
 class Narrower:
@@ -61,7 +85,13 @@ class Narrower:
             self._tokens[batch.language] += batch.tokens.numel()
 
     def narrow(
-        self, block: nn.Module, index: int, place: int, stored: Tensors, states: Sequence[Tensor]
+        self,
+        block: nn.Module,
+        index: int,
+        place: int,
+        stored: Tensors,
+        states: Sequence[Tensor],
+        goal: Sequence[Tensor],
     ) -> tuple[Tensors, Narrowed]:
         """The narrow tensors of a block, and what they lose.
 
@@ -71,6 +101,7 @@ class Narrower:
             place: its position in the output.
             stored: its tensors by dense name, as stored.
             states: hidden states of the calibration text before the block.
+            goal: those of the dense model after the block; empty if they are not to be reached.
 
         Raises:
             FloatingPointError: weights or statistics that are not finite; the message names the layer.
@@ -80,9 +111,9 @@ class Narrower:
         with contextlib.ExitStack() as changed:
             for axis, units in self._axes(index):
                 weight_MN = stored[units.output.name].to(self._model.device)
-                statistics = self._statistics(block, place, units, states)
+                inputs = self._observe(block, place, units, states, goal if axis == "feed_forward" else ())
                 try:
-                    kept, solved_MK, errors = self._solve(axis, index, units, weight_MN, statistics)
+                    kept, solved_MK, errors = self._solve(axis, index, units, weight_MN, inputs)
                 except FloatingPointError as error:
                     raise FloatingPointError(f"{units.output.name}: {error}") from error
                 columns = torch.tensor(units.columns_of(kept), device=self._model.device)
@@ -93,14 +124,15 @@ class Narrower:
                 cut |= {
                     name: stored[name].index_select(0, torch.tensor(units.rows_of(name, kept))) for name in units.inputs
                 }
-                records[axis] = NarrowedRecord(tuple(kept), units.count, errors)
+                if len(kept) < units.count:
+                    records[axis] = NarrowedRecord(tuple(kept), units.count, errors)
         return cut, records
 
     def placeholders(self, index: int, stored: Tensors) -> Tensors:
         """Tensors of the right shapes, for a block whose values come from its shard."""
         cut = {}
         for axis, units in self._axes(index):
-            for name, sizes in units.sizes(self._plan.narrowed[axis]):
+            for name, sizes in units.sizes(self._plan.narrowed.get(axis, units.count)):
                 tensor = stored[name]
                 for dimension, size in sizes.items():
                     tensor = tensor.narrow(dimension, 0, size)
@@ -108,16 +140,15 @@ class Narrower:
         return cut
 
     def _axes(self, index: int) -> Iterator[tuple[Axis, Units]]:
-        for axis in AXES:
-            if axis in self._plan.narrowed:
-                yield axis, units_of(self._plan.dense, index, axis)
+        for axis in self._plan.solved_axes:
+            yield axis, units_of(self._plan.dense, index, axis)
 
     def _solve(
-        self, axis: Axis, index: int, units: Units, weight_MN: Tensor, statistics: InputStatistics
+        self, axis: Axis, index: int, units: Units, weight_MN: Tensor, inputs: _Inputs
     ) -> tuple[list[int], Tensor, dict[str, float]]:
         """The units to keep, the projection on their columns, and what is lost by language."""
-        grams = {name: statistics.language_gram(name) for name, share in self._mix.items() if share}
-        gram_NN, count = statistics.gram, self._plan.narrowed[axis]
+        grams = {name: inputs.statistics.language_gram(name) for name, share in self._mix.items() if share}
+        gram_NN, count = inputs.statistics.gram, self._plan.narrowed.get(axis, units.count)
         assert gram_NN is not None
         self._check()
         if axis in self._units:
@@ -128,24 +159,33 @@ class Narrower:
             kept = choose_channels(weight_MN, gram_NN, count).tolist()
         self._check()
         columns = torch.tensor(units.columns_of(kept), device=weight_MN.device)
-        solved_MK = resolve(weight_MN, gram_NN, columns).to(weight_MN.dtype)
+        drift_MN = inputs.drift.matrix if inputs.drift else None
+        solved_MK = resolve(weight_MN, gram_NN, columns, drift_MN).to(weight_MN.dtype)
         return kept, solved_MK, relative_errors(weight_MN, solved_MK, columns, grams)
 
-    def _statistics(self, block: nn.Module, place: int, units: Units, states: Sequence[Tensor]) -> InputStatistics:
-        """Second moments of the inputs of the projection that reads the units, by language."""
+    def _observe(
+        self, block: nn.Module, place: int, units: Units, states: Sequence[Tensor], goal: Sequence[Tensor]
+    ) -> _Inputs:
+        """The inputs of the projection that reads the units."""
         linear = block.get_submodule(units.linear)
         assert isinstance(linear, nn.Linear)
         statistics = InputStatistics(
             linear.in_features, self._mix, self._tokens, self._model.device, moments=Moments.BY_LANGUAGE
         )
-        for batch, before in zip(self._batches, states, strict=True):
+        drift = CrossMoments(self._mix, self._tokens) if goal else None
+        for position, (batch, before) in enumerate(zip(self._batches, states, strict=True)):
             self._check()
             run = functools.partial(self._model.run_block, block, place, before)
             with stepwise_forwards([run], [(units.linear,)], {units.linear: linear}) as (forward,):
-                statistics.update(forward.advance(), batch.language)
+                inputs = forward.advance()
+                statistics.update(inputs, batch.language)
+                if drift is not None:
+                    reached = forward.finish().to(self._model.device).float()
+                    wanted = goal[position].to(self._model.device).float() - reached
+                    drift.update(wanted, inputs, batch.language)
         if not statistics.is_finite():
             raise FloatingPointError(f"{units.linear} of block {place}: its inputs are not finite")
-        return statistics
+        return _Inputs(statistics, drift)
 
 
 @contextlib.contextmanager

@@ -88,7 +88,7 @@ class PassConfig:
             order=self.order,
             minimax=self.minimax,
             layer_snr=self.layer_snr,
-            narrowed=inputs_of(checkpoint, self.output.plan.narrowed if self.output else ()),
+            narrowed=inputs_of(checkpoint, self.output.plan.solved_axes if self.output else ()),
         )
 
     @property

@@ -45,7 +45,7 @@ from secateur_service.models.tensors import output_tensor
 from secateur_service.models.token_graph import TokenGraph
 from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.models.trimmed_tokenizer import trim_files
-from secateur_service.models.units import heads_of, settings_of, units_of
+from secateur_service.models.units import adds_to_states, heads_of, settings_of, units_of
 from secateur_service.pipeline.depth_search import DepthSearch
 from secateur_service.pipeline.job_text import JobText, calibration_corpus
 from secateur_service.pipeline.narrowing import KeptUnits
@@ -84,12 +84,6 @@ class Shrinkage:
         """Ids of the rows of the vocabulary that stay; None where all do."""
         kept = self.plan.kept.get(self.plan.dense.embedding_name, {}).get(0)
         return None if kept is None else tuple(kept)
-
-    @property
-    def vocabulary(self) -> VocabularyPlan:
-        """What was expected of the vocabulary."""
-        assert self.file.vocabulary is not None
-        return self.file.vocabulary
 
     def to_bytes(self, blocks: Sequence[BlockRecord]) -> bytes:
         """The published form.
@@ -164,7 +158,8 @@ class Shrinker:
         config = dict(shrinkage.plan.config)
         for axis, count in counts.items():
             config |= settings_of(checkpoint, axis, count)
-        return replace(shrinkage, plan=replace(shrinkage.plan, config=config, narrowed=counts))
+        follows = bool(counts) and adds_to_states(checkpoint)
+        return replace(shrinkage, plan=replace(shrinkage.plan, config=config, narrowed=counts, follows=follows))
 
     def _counts(self, asked: ShrinkSpec) -> dict[Axis, int]:
         """How many heads and channels each block keeps."""
@@ -210,6 +205,7 @@ class Shrinker:
             plan,
             config=without_blocks(self._checkpoint, plan.config, kept),
             blocks=kept,
+            follows=adds_to_states(self._checkpoint),
             solved=read_header(folder / found["shard"]) if found["shard"] else {},
         )
         return replace(shrinkage, plan=plan, file=shrinkage.file.model_copy(update={"removed_blocks": removals}))

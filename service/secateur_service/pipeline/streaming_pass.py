@@ -108,6 +108,23 @@ class _Side:
     work: Work
 
 
+@dataclass
+class _States:
+    """Hidden states of every batch, between two blocks.
+
+    Attributes:
+        calibration: of the calibration text, on the way through the pruned blocks; in order `dense` the dense ones.
+        goal: of the same text on the way through the dense blocks, where the output's are to follow them; else empty.
+        dense: of the evaluation text in the dense model.
+        pruned: of the evaluation text in the output.
+    """
+
+    calibration: list[Tensor]
+    goal: list[Tensor]
+    dense: list[Tensor]
+    pruned: list[Tensor]
+
+
 class _Pass:
     def __init__(
         self,
@@ -134,7 +151,9 @@ class _Pass:
         self.pruned = self.dense if output is None else self._side(output.model, text, output.evaluation)
         self.work = self.pruned.work
         # A recipe that needs no data sends no calibration text through the model.
-        narrows = output is not None and bool(output.plan.narrowed)
+        narrows = output is not None and bool(output.plan.solved_axes)
+        # In order `dense`, the calibration text is on the dense model's way already.
+        self.follows = output is not None and output.plan.follows and config.order != "dense"
         self.calibration = self._divide({} if config.moments is Moments.NONE and not narrows else text)
         self.reader = BlockReader(model, stopwatch, observer.check)
         self.writer = BlockWriter(config.shards, config.fingerprint, ledger, observer, stopwatch)
@@ -154,17 +173,17 @@ class _Pass:
     def run(self) -> PassResult:
         self._place_states()
         with self.stopwatch.measure("load"):
-            calibration, dense, pruned = self._embed()
+            states = self._embed()
         finished = self._finished_blocks()
-        self._plan(finished, dense)
+        self._plan(finished, states.dense)
         with self.reader, self.writer:
             for index in range(self.model.num_blocks):
                 self._check()
                 with tracing.span("block", {tracing.BLOCK: index}):
-                    self._run_block(index, finished, calibration, dense, pruned)
+                    self._run_block(index, finished, states)
                 self.meter.block_done()
         with self.stopwatch.measure("evaluate"):
-            losses = self._losses(dense, pruned)
+            losses = self._losses(states.dense, states.pruned)
         return PassResult(
             dense=self._by_language(self.dense, losses[0]),
             pruned=self._by_language(self.pruned, losses[1]),
@@ -179,20 +198,24 @@ class _Pass:
     def _divide(self, samples: Samples) -> list[Batch]:
         return divide({name: sample.tokens for name, sample in samples.items()}, self.batch_sequences)
 
-    def _embed(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Hidden states before the first block: the calibration text's, and the evaluation text's on both sides."""
+    def _embed(self) -> _States:
+        """Hidden states before the first block."""
         tokens = [[batch.tokens for batch in batches] for batches in self._batches()]
         count = len(tokens[0])
         if self.output is None:
             states = self.model.embed([*tokens[0], *tokens[1]])
-            return states[:count], states[count:], states[count:]
+            return _States(states[:count], [], states[count:], states[count:])
+        shapes = [torch.zeros_like(batch) for batch in tokens[0]]  # one model sees only the shape of the other's text
         if self.config.order == "dense":
             states = self.model.embed([*tokens[0], *tokens[1]])
             # The statistics are those of the output's blocks on the dense model's states.
-            shapes = [torch.zeros_like(batch) for batch in tokens[0]]
-            return states[:count], states[count:], self.pruned.model.embed([*shapes, *tokens[2]])[count:]
-        dense, states = self.model.embed(tokens[1]), self.pruned.model.embed([*tokens[0], *tokens[2]])
-        return states[:count], dense, states[count:]
+            pruned = self.pruned.model.embed([*shapes, *tokens[2]])[count:]
+            return _States(states[:count], [], states[count:], pruned)
+        dense = self.model.embed([*shapes, *tokens[1]])[count:]
+        states = self.pruned.model.embed([*tokens[0], *tokens[2]])
+        # Tokens that are kept have the same embedding in both models.
+        goal = states[:count] if self.follows else []
+        return _States(states[:count], list(goal), dense, states[count:])
 
     def _batches(self) -> tuple[Sequence[Batch], Sequence[Batch], Sequence[Batch]]:
         """Batches of the calibration text, and of the evaluation text on both sides."""
@@ -235,6 +258,7 @@ class _Pass:
         self.meter.lap()
         for index in range(self.model.num_blocks):
             self.meter.plan("evaluate", self.dense.work.evaluating(index) / 2)
+            self.meter.plan("calibrate", self._following(index))
             place = self._place(index)
             if place is None:
                 self.meter.plan("calibrate", self._carrying(index))
@@ -264,6 +288,10 @@ class _Pass:
             calibrating += self._carrying(index)
         return calibrating
 
+    def _following(self, index: int) -> float:
+        """The work of sending the calibration text through a dense block beside the output's."""
+        return self.dense.work.forward(self.dense.work.calibration, index) if self.follows else 0.0
+
     def _place(self, index: int) -> int | None:
         """The position in the output of a block of the dense model; None if it was removed."""
         if self.output is None:
@@ -282,9 +310,7 @@ class _Pass:
         self,
         index: int,
         finished: Mapping[int, BlockRecord],
-        calibration: list[Tensor],
-        dense: list[Tensor],
-        pruned: list[Tensor],
+        states: _States,
     ) -> None:
         """Run all states through one block, in place, and prune it on the way unless it is finished."""
         began = time.monotonic()
@@ -298,16 +324,19 @@ class _Pass:
                     kept = {**stored, **self.output.reader.solved(stored.keys())}
                 block = memory.enter_context(self.model.block(index, stored))
             with measure("evaluate"):
-                self._propagate(self.dense, block, index, dense)
+                self._propagate(self.dense, block, index, states.dense)
+            if states.goal:
+                with measure("prune"):
+                    self.pruner.carry(self.model, block, index, states.goal, self._following(index))
             if place is None:
                 with measure("prune"):
-                    self._carry_dense(block, index, calibration)
+                    self._carry_dense(block, index, states.calibration)
                 return
             written, record = block, finished.get(place)
             narrowed: Narrowed = {}
             if self.output is not None:
                 with measure("prune"):
-                    cut, narrowed = self._narrow(block, index, place, kept, calibration, record)
+                    cut, narrowed = self._narrow(block, index, place, kept, states, record)
                 with measure("load"):
                     written = memory.enter_context(self.pruned.model.block(place, cut))
                 del kept, cut
@@ -315,18 +344,18 @@ class _Pass:
             prunes = record is None and bool(self.config.targets)
             with measure("prune"):
                 if prunes:
-                    layers = self.pruner.prune(written, place, calibration)
+                    layers = self.pruner.prune(written, place, states.calibration)
                 if self.config.order == "dense" and (not prunes or self.output is not None):
-                    self._carry_dense(block, index, calibration)
+                    self._carry_dense(block, index, states.calibration)
             if record is not None:
                 with measure("load"):
                     self._restore(place, record)
             if not prunes and self.config.order != "dense" and place + 1 < self.pruned.model.num_blocks:
                 with measure("prune"):
-                    self.pruner.carry(self.pruned.model, written, place, calibration, self.work.carrying(place))
+                    self.pruner.carry(self.pruned.model, written, place, states.calibration, self.work.carrying(place))
             with measure("evaluate"):
-                self._propagate(self.pruned, written, place, pruned)
-                snr_db = self._snr_db(dense, pruned)
+                self._propagate(self.pruned, written, place, states.pruned)
+                snr_db = self._snr_db(states.dense, states.pruned)
             if record is None:
                 outputs = self.pruned.model.output_tensors(written, place)
                 self.writer.submit(place, outputs, layers, snr_db, time.monotonic() - began, narrowed)
@@ -337,7 +366,7 @@ class _Pass:
         index: int,
         place: int,
         stored: dict[str, Tensor],
-        calibration: list[Tensor],
+        states: _States,
         record: BlockRecord | None,
     ) -> tuple[dict[str, Tensor], Narrowed]:
         """The tensors of a block of the output by their names there, and what became of its units."""
@@ -347,7 +376,7 @@ class _Pass:
         if narrower is not None and record is not None:
             stored = {**stored, **narrower.placeholders(index, stored)}
         elif narrower is not None:
-            cut, narrowed = narrower.narrow(block, index, place, stored, calibration)
+            cut, narrowed = narrower.narrow(block, index, place, stored, states.calibration, states.goal)
             self.meter.tick("calibrate", self.dense.work.narrowing(index))
             stored = {**stored, **cut}
         return self.output.reader.cut_block(stored), narrowed

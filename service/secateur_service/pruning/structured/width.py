@@ -4,7 +4,11 @@ A channel j is a row of the matrices that write it and a column of the one that 
 inputs of W and A = Σ_ℓ w_ℓ X_ℓᵀX_ℓ/T_ℓ their second moments over the languages of the mix. With the channels K kept and
 D dropped, least squares moves into the kept columns what the dropped ones contributed:
 
-    Ŵ = W_K + W_D A_DK (A_KK + λI)⁻¹,    λ = DAMPING · mean diag A
+    Ŵ = W_K + (W_D A_DK + C_K) (A_KK + λI)⁻¹,    λ = DAMPING · mean diag A
+
+with C = Σ_ℓ w_ℓ D_ℓᵀX_ℓ/T_ℓ, where D (T×m) is what the output should have in addition to XWᵀ: the drift of the hidden
+states, that is the difference between the dense model's and those that the layers before leave, which have lost parts
+already. GPTAQ (Li et al., arXiv 2504.02692) does so for quantisation. C is 0 where there is none.
 
 The damping pulls towards the kept columns, not towards zero, so that few tokens change little. What is lost is known
 in closed form for each language from its own second moments: with the rows r of W − Ŵ (Ŵ zero in D), Σ r G_ℓ rᵀ.
@@ -43,7 +47,7 @@ def choose_channels(weight_MN: Tensor, gram_NN: Tensor, count: int) -> Tensor:
     """
     solved_MN = weight_MN.double().clone()
     solved_MN[:, gram_NN.diagonal() == 0] = 0.0  # a channel that is never used costs nothing, whatever the damping
-    inverse_NN = torch.cholesky_inverse(factor(damped(gram_NN)))
+    inverse_NN = torch.cholesky_inverse(_factor(_damped(gram_NN)))
     width = len(inverse_NN)
     is_kept = torch.ones(width, dtype=torch.bool, device=inverse_NN.device)
     left = width - count
@@ -94,7 +98,7 @@ def choose_heads(weight_MN: Tensor, gram_NN: Tensor, count: int, width: int) -> 
         FloatingPointError: the moments are not finite.
     """
     solved_MN = weight_MN.double().clone()
-    inverse_NN = torch.cholesky_inverse(factor(damped(gram_NN)))
+    inverse_NN = torch.cholesky_inverse(_factor(_damped(gram_NN)))
     left = list(range(len(inverse_NN) // width))
     while len(left) > count:
         columns = {head: slice(head * width, (head + 1) * width) for head in left}
@@ -111,13 +115,43 @@ def choose_heads(weight_MN: Tensor, gram_NN: Tensor, count: int, width: int) -> 
     return torch.tensor(left, device=inverse_NN.device)
 
 
-def resolve(weight_MN: Tensor, gram_NN: Tensor, kept: Tensor) -> Tensor:
+class CrossMoments:
+    """Σ_ℓ w_ℓ D_ℓᵀX_ℓ/T_ℓ of wanted additions to a layer's output and the layer's inputs.
+
+    Args:
+        mix: weight of each language.
+        tokens: number of tokens T_ℓ of each language.
+    """
+
+    def __init__(self, mix: Mapping[str, float], tokens: Mapping[str, int]) -> None:
+        self._scale = {name: weight / tokens[name] for name, weight in mix.items() if weight and tokens.get(name)}
+        self._sum_MN: Tensor | None = None
+
+    @torch.no_grad()
+    def update(self, wanted: Tensor, inputs: Tensor, language: str) -> None:
+        """Add a batch of one language: …×m and …×n."""
+        scale = self._scale.get(language)
+        if scale is None:
+            return
+        d_TM, x_TN = (part.reshape(-1, part.shape[-1]).float() for part in (wanted, inputs))
+        part_MN = (d_TM.T @ x_TN).mul_(scale)
+        self._sum_MN = part_MN if self._sum_MN is None else self._sum_MN.add_(part_MN)
+
+    @property
+    def matrix(self) -> Tensor:
+        """C: m×n, float32."""
+        assert self._sum_MN is not None
+        return self._sum_MN
+
+
+def resolve(weight_MN: Tensor, gram_NN: Tensor, kept: Tensor, drift_MN: Tensor | None = None) -> Tensor:
     """Ŵ on the kept channels: m×k, float64.
 
     Args:
         weight_MN: the dense projection.
-        gram_NN: second moments of its inputs.
+        gram_NN: second moments of its inputs, A.
         kept: the channels to keep.
+        drift_MN: C; by default 0.
 
     Raises:
         FloatingPointError: the moments are not finite.
@@ -126,9 +160,11 @@ def resolve(weight_MN: Tensor, gram_NN: Tensor, kept: Tensor) -> Tensor:
     is_dropped = torch.ones(weight_MN.shape[1], dtype=torch.bool, device=weight_MN.device)
     is_dropped[kept] = False
     dropped = is_dropped.nonzero().flatten()
-    lower_KK = factor(damped(gram_NN)[kept][:, kept])
-    moved_DK = torch.cholesky_solve(gram_NN[kept][:, dropped], lower_KK).T
-    return weight_MN[:, kept] + weight_MN[:, dropped] @ moved_DK
+    lower_KK = _factor(_damped(gram_NN)[kept][:, kept])
+    lost_MK = weight_MN[:, dropped] @ gram_NN[dropped][:, kept]
+    if drift_MN is not None:
+        lost_MK += drift_MN.double()[:, kept]
+    return weight_MN[:, kept] + torch.cholesky_solve(lost_MK.T, lower_KK).T
 
 
 def relative_errors(
@@ -146,7 +182,7 @@ def relative_errors(
     return errors
 
 
-def damped(gram_NN: Tensor) -> Tensor:
+def _damped(gram_NN: Tensor) -> Tensor:
     """A + λI, in float64."""
     damped_NN = gram_NN.double().clone()
     mean = float(damped_NN.diagonal().mean())
@@ -154,7 +190,7 @@ def damped(gram_NN: Tensor) -> Tensor:
     return damped_NN
 
 
-def factor(damped_NN: Tensor) -> Tensor:
+def _factor(damped_NN: Tensor) -> Tensor:
     """The lower Cholesky factor.
 
     Raises:
