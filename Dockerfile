@@ -41,7 +41,7 @@ FROM api-build AS worker-build
 ARG TORCH_INDEX=
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install -c constraints.txt --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch \
-    && pip install -c constraints.txt '.[service,postgres,traces]'
+    && pip install -c constraints.txt '.[service,words,postgres,traces]'
 COPY client client
 COPY service service
 RUN --mount=type=cache,target=/root/.cache/pip \

@@ -157,6 +157,12 @@ OPTIONS: Mapping[str, Option] = {
         ("shrink", "vocabulary", "rows"),
         "Trim the vocabulary to so many rows, rounded up to a multiple of 64.",
     ),
+    "vocabulary_prior": Option(
+        ("shrink", "vocabulary", "prior"),
+        "What is known of tokens that the text did not show: ranks, their order in the vocabulary, or words, also how "
+        "often the language uses each word.",
+        "ranks",
+    ),
     "keep_texts": Option(
         ("shrink", "vocabulary", "keep_texts"),
         "Texts whose tokens are kept in a trimmed vocabulary.",
@@ -286,6 +292,7 @@ class SpecOptions(TypedDict, total=False):
     overrides: Overrides | None
     extra_tokens: float | None
     vocabulary_rows: int | None
+    vocabulary_prior: str | None
     keep_texts: Sequence[str] | None
     feed_forward_share: float | None
     feed_forward_channels: int | None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus, corpus_files
 from secateur_service.calibration.languages import spelling_of
 from secateur_service.calibration.presets import PresetReference, parse_preset
+from secateur_service.calibration.word_frequencies import has_words
 from secateur_service.destination import DestinationRefusedError, lies_below, parse_destination
 from secateur_service.errors import FieldViolation, InvalidSpecError, TransientError
 from secateur_service.models.belonging import check_model
@@ -316,6 +317,9 @@ class _Review:
             self._refuse(violation.field, violation.description)
         if shrink.vocabulary is None:
             return
+        if shrink.vocabulary.prior == "words" and not has_words():
+            problem = "this service has no word frequencies (the package wordfreq); choose ranks"
+            self._refuse("shrink.vocabulary.prior", problem)
         self._at("shrink.vocabulary")
         assert self._source is not None
         try:

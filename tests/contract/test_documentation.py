@@ -24,6 +24,7 @@ from secateur_service.spec import (
     DEFAULT_SPAN,
     ORDERS,
     GenerationSpec,
+    LanguageLimit,
     LanguageWeight,
     LayerOverride,
     PruneSpec,
@@ -67,7 +68,7 @@ def fields(kind, path=()):
     """Paths of the fields of a part and of the parts in it; lists, and what the model writes, as a whole."""
     for name, field in kind.model_fields.items():
         inner = model_in(field.annotation)
-        if inner is not None and inner not in (GenerationSpec, LanguageWeight, LayerOverride):
+        if inner is not None and inner not in (GenerationSpec, LanguageLimit, LanguageWeight, LayerOverride):
             yield from fields(inner, (*path, name))
         else:
             yield ".".join((*path, name)), field.default

@@ -209,7 +209,7 @@ def test_a_narrow_model_with_fewer_words_is_pruned_as_well(model, corpora, tmp_p
     assert "64 of 96 feed-forward channels" in page
 
 
-@pytest.mark.parametrize("shrink", AXES, ids=lambda part: "-".join(part))
+@pytest.mark.parametrize("shrink", AXES, ids="-".join)
 def test_progress_reaches_its_end_where_no_weights_are_pruned(model, corpora, tmp_path, shrink):
     observer = RecordingObserver()
     run(data_of(model, corpora, **shrink), tmp_path, observer)
@@ -324,7 +324,7 @@ class Stops(RecordingObserver):
 
 
 @pytest.mark.parametrize("pruning", [None, {"method": "sparsegpt", "sparsity": 0.5}], ids=["alone", "with a mask"])
-@pytest.mark.parametrize("shrink", AXES, ids=lambda part: "-".join(part))
+@pytest.mark.parametrize("shrink", AXES, ids="-".join)
 def test_an_interrupted_job_resumes_with_the_same_bytes(model, corpora, tmp_path, pruning, shrink, monkeypatch):
     data = data_of(model, corpora, pruning=pruning, **shrink)
     whole = run(data, tmp_path / "whole")
@@ -490,3 +490,144 @@ def test_fewer_rows_than_have_to_stay_fail_with_how_many_there_are(model, corpor
     with pytest.raises(PermanentError, match=r"shrink.vocabulary.rows: \d+ of the 903 rows have to stay") as caught:
         run(data_of(model, corpora, vocabulary={"rows": 64}), tmp_path)
     assert caught.value.reason == "ROWS_TOO_FEW"
+
+
+# What a job may cost.
+
+
+def limited(model, corpora, growth, **shrink):
+    return {**data_of(model, corpora, **shrink), "limits": {"languages": [{"language": "en", "growth": growth}]}}
+
+
+def test_a_job_that_costs_more_than_it_may_publishes_its_report_and_its_plan_alone(model, corpora, tmp_path):
+    with pytest.raises(PermanentError, match=r"limits\.languages: en: bits per byte grew by .*%, more than") as caught:
+        run(limited(model, corpora, 0.0, **VOCABULARY), tmp_path / "out")
+    assert caught.value.reason == "LIMIT_EXCEEDED"
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
+    names = {file["path"] for file in manifest["files"]}
+    assert names == {"plan.json", "provenance.json", "report/report.html", "report/report.json"}
+    report = json.loads((tmp_path / "out" / "report" / "report.json").read_bytes())
+    (verdict,) = [entry for entry in report["verdicts"] if entry["kind"] == "LIMIT_EXCEEDED"]
+    (en,) = [entry for entry in report["evaluation"] if entry["language"] == "en"]
+    growth = en["pruned_bits_per_byte"] / en["dense_bits_per_byte"] - 1
+    assert verdict["language"] == "en"
+    assert float(caught.value.metadata["growth_en"]) == pytest.approx(growth, abs=1e-6)
+    page = (tmp_path / "out" / "report" / "report.html").read_text(encoding="utf-8")
+    assert "There is no checkpoint" in page
+    assert "from_pretrained" not in page
+
+
+def test_a_job_within_its_limits_is_published(model, corpora, tmp_path):
+    report = run(limited(model, corpora, 5.0, **WIDTH), tmp_path).report
+    assert not report.exceeded
+    assert (tmp_path / "checkpoint" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("limits", "field", "told"),
+    [
+        ([{"language": "ar", "growth": 0.1}], "limits.languages[0]", "ar is not evaluated"),
+        ([{"language": "uk", "growth": -0.1}], "limits.languages[0].growth", "greater than or equal to 0"),
+        ([{"language": "uk"}], "limits.languages[0].growth", "required"),
+        ([{"language": "uk", "growth": 1}, {"language": "UK", "growth": 2}], "limits.languages", "one language"),
+        ([], "limits.languages", "at least 1"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(model, corpora, limits, field, told):
+    assert told in refusals({**data_of(model, corpora), "limits": {"languages": limits}})[field]
+
+
+# The plan of another job.
+
+EVERYTHING = {**VOCABULARY, **WIDTH, **HEADS, **DEPTH}
+
+
+@pytest.fixture(scope="module")
+def planned(model, corpora, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planned")
+    return folder, run(data_of(model, corpora, **EVERYTHING), folder).report
+
+
+def test_the_plan_of_another_job_keeps_the_same_parts(model, corpora, tmp_path, planned, monkeypatch):
+    folder, before = planned
+    monkeypatch.setattr(shrinking, "calibration_corpus", None)  # no token is counted
+    report = run(data_of(model, corpora, plan=folder.as_uri()), tmp_path).report
+    one, other = (json.loads((each / "plan.json").read_bytes()) for each in (folder, tmp_path))
+    assert one == other
+    tensors = [
+        {path.name: path.read_bytes() for path in (each / "checkpoint").glob("*.safetensors")}
+        for each in (folder, tmp_path)
+    ]
+    assert tensors[0] == tensors[1]  # with the same calibration text, the same values too
+    assert report.evaluation == before.evaluation
+
+
+def test_a_plan_survives_the_end_of_the_result_that_it_is_from(model, corpora, tmp_path, planned):
+    folder = tmp_path / "plan"
+    folder.mkdir()
+    shutil.copy(planned[0] / "plan.json", folder)
+    data = data_of(model, corpora, plan=folder.as_uri())
+    spec = admitted(data).resolved
+    sources = open_sources(Settings(), everywhere=True)
+    with pytest.raises(CancelledError):
+        run_here(spec, sources, tmp_path / "out", Machine(tmp_path / "out" / ".work", threads=1), Stops())
+    shutil.rmtree(folder)
+    run_here(spec, sources, tmp_path / "out", Machine(tmp_path / "out" / ".work", threads=1), RecordingObserver())
+    assert (tmp_path / "out" / "plan.json").read_bytes() == (planned[0] / "plan.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda plan: plan.update(format=2), "format"),
+        (lambda plan: plan.update(more=1), "Extra inputs"),
+        (lambda plan: plan["model"].update(parameters=1), "for another model: its parameters is 1"),
+        (lambda plan: plan["model"].update(tokenizer="0" * 64), "for another model: its tokenizer"),
+        (lambda plan: plan["vocabulary"].update(kept=[[0, 2**31 - 1]]), "keeps row 2147483647"),
+        (lambda plan: plan["vocabulary"].update(kept=[[0, 2**40]]), "less than 2147483648"),
+        (lambda plan: plan["vocabulary"].update(kept=[[5, 3]]), "ascend"),
+        (lambda plan: plan["vocabulary"].update(kept=[[0, 9], [4, 12]]), "ascend"),
+        (lambda plan: plan["feed_forward"][0].update(kept=[[0, 95], [96, 96]]), "has to be as wide in every block"),
+        (
+            lambda plan: [entry.update(kept=[[60, 107]]) for entry in plan["feed_forward"]],
+            "107 is kept, and there are 96",
+        ),
+        (lambda plan: plan["feed_forward"].pop(), "feed_forward is given for blocks"),
+        (lambda plan: plan["attention"][0].update(kept=[]), "at least 1"),
+        (lambda plan: plan.update(removed_blocks=[{"block": 9}]), "removes block 9"),
+        (lambda plan: plan.update(removed_blocks=[{"block": 1}] * 2), "removes blocks [1, 1]"),
+        (
+            lambda plan: plan.update(vocabulary=None, removed_blocks=[], attention=[], feed_forward=[]),
+            "removes nothing",
+        ),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused_at_submission(model, corpora, tmp_path, planned, change, told):
+    plan = json.loads((planned[0] / "plan.json").read_bytes())
+    change(plan)
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    assert told in refusals(data_of(model, corpora, plan=tmp_path.as_uri()))["shrink.plan"]
+
+
+def test_a_plan_whose_rows_make_up_no_vocabulary_is_refused(model, corpora, tmp_path, planned):
+    plan = json.loads((planned[0] / "plan.json").read_bytes())
+    (tmp_path / "plan").mkdir()
+    plan["vocabulary"]["kept"] = [[300, 400]]
+    (tmp_path / "plan" / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(PermanentError, match="the rows of the plan lack"):
+        run(data_of(model, corpora, plan=(tmp_path / "plan").as_uri()), tmp_path / "out")
+
+
+def test_a_file_that_is_no_plan_is_refused(model, corpora, tmp_path):
+    assert "there is no plan.json" in refusals(data_of(model, corpora, plan=tmp_path.as_uri()))["shrink.plan"]
+    (tmp_path / "plan.json").write_text("[" * 100_000)
+    assert "cannot be read" in refusals(data_of(model, corpora, plan=tmp_path.as_uri()))["shrink.plan"]
+
+
+def test_a_pattern_has_to_divide_what_a_plan_keeps(model, corpora, tmp_path, planned):
+    plan = json.loads((planned[0] / "plan.json").read_bytes())
+    for entry in plan["feed_forward"]:
+        entry["kept"] = [[0, 49]]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    data = data_of(model, corpora, pruning={"method": "wanda", "pattern": "2:4"}, plan=tmp_path.as_uri())
+    assert any("groups of 4 do not divide the 50 inputs" in told for told in refusals(data).values())

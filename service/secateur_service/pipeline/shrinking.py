@@ -22,6 +22,7 @@ from secateur_service.calibration.packing import Framing
 from secateur_service.calibration.sampling import TextSample, document_hash, for_evaluation
 from secateur_service.calibration.token_frequencies import TokenCounts, count_tokens, token_frequencies
 from secateur_service.calibration.tokenizing import tokenize
+from secateur_service.calibration.word_frequencies import token_shares, words_of
 from secateur_service.durable import file_digest, write_durably
 from secateur_service.errors import PermanentError
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
@@ -281,7 +282,10 @@ class Shrinker:
         counts = self._count(tokenizer)
         own = graph.tokens.keys() - graph.added.keys()
         texts = [graph.text(number) if number in own else "" for number in range(self._rows_before)]
-        frequencies = {language: token_frequencies(found, texts) for language, found in counts.items()}
+        frequencies = {
+            language: token_frequencies(found, texts, self._words(tokenizer, asked, language))
+            for language, found in counts.items()
+        }
         chosen = choose_rows(
             frequencies, parents, mandatory, extra_tokens=asked.extra_tokens, rows=asked.rows, check=check
         )
@@ -296,6 +300,17 @@ class Shrinker:
             "extra_tokens": chosen.extra_tokens,
             "counted_bytes": {language: found.num_bytes for language, found in counts.items()},
         }
+
+    def _words(self, tokenizer: Any, asked: VocabularySpec, language: str) -> Sequence[float] | None:
+        """The share of each token in the words of a language, if it is to be used and is known."""
+        if asked.prior != "words":
+            return None
+        words, observer = words_of(language), self._observer
+        if not words:
+            observer.log("warning", "no word frequencies are known; the prior is that of ranks", language=language)
+            return None
+        observer.log("info", "word frequencies read", language=language, words=len(words))
+        return token_shares(tokenizer, words, self._rows_before, observer.check)
 
     def _needed(
         self, tokenizer: Any, keep_texts: Sequence[str]

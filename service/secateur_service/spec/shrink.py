@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,11 @@ class VocabularySpec(Part):
     )
     rows: int | None = Field(
         default=None, ge=1, lt=2**31, description="the number of rows to keep, rounded up to a multiple of 64"
+    )
+    prior: Literal["ranks", "words"] = Field(
+        default="ranks",
+        description="what is known of tokens that were not counted: ranks, their order in the vocabulary, or words, "
+        "also how often the language uses each word",
     )
     keep_texts: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(
         default=(), max_length=256, description="texts whose tokens are kept, such as names of products"
