@@ -182,6 +182,9 @@ def _estimate(message: pb.Estimate) -> Estimate:
         peak_device_bytes=message.peak_device_bytes,
         disk_bytes=message.disk_bytes,
         flops=message.flops,
+        parameters=message.parameters,
+        output_parameters=message.output_parameters,
+        output_bytes=message.output_bytes,
     )
 
 

@@ -87,6 +87,9 @@ class Estimate:
         peak_device_bytes: Accelerator memory; 0 if the job runs on the CPU.
         disk_bytes: Space in the work directory.
         flops: Floating-point operations.
+        parameters: Parameters of the dense model; 0 if the service does not say.
+        output_parameters: Parameters of the result, at most.
+        output_bytes: Size of its tensors, at most.
     """
 
     checkpoint_bytes: int
@@ -94,6 +97,9 @@ class Estimate:
     peak_device_bytes: int
     disk_bytes: int
     flops: float
+    parameters: int = 0
+    output_parameters: int = 0
+    output_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,11 @@ def plan_text(plan: Plan) -> str:
         ("disk", size(cost.disk_bytes)),
         ("operations", f"{cost.flops:.2e} FLOP"),
     ]
+    if "shrink" in plan.resolved_spec and cost.parameters:
+        most = "" if cost.output_parameters < cost.parameters else "at most "
+        share = 1 - cost.output_parameters / cost.parameters
+        less = f" of {cost.parameters:,} ({share:.1%} fewer)" if share else ""
+        rows.append(("result", f"{most}{size(cost.output_bytes)}, {cost.output_parameters:,} parameters{less}"))
     return f"{yaml_text(plan.resolved_spec)}\n\n{_tokens_text(plan.resolved_spec)}\n\n{columns(rows)}"
 
 

@@ -344,18 +344,24 @@ class Failure(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., retryable: _Optional[bool] = ..., details: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Estimate(_message.Message):
-    __slots__ = ("checkpoint_bytes", "peak_host_bytes", "peak_device_bytes", "disk_bytes", "flops")
+    __slots__ = ("checkpoint_bytes", "peak_host_bytes", "peak_device_bytes", "disk_bytes", "flops", "parameters", "output_parameters", "output_bytes")
     CHECKPOINT_BYTES_FIELD_NUMBER: _ClassVar[int]
     PEAK_HOST_BYTES_FIELD_NUMBER: _ClassVar[int]
     PEAK_DEVICE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
     FLOPS_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_BYTES_FIELD_NUMBER: _ClassVar[int]
     checkpoint_bytes: int
     peak_host_bytes: int
     peak_device_bytes: int
     disk_bytes: int
     flops: float
-    def __init__(self, checkpoint_bytes: _Optional[int] = ..., peak_host_bytes: _Optional[int] = ..., peak_device_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., flops: _Optional[float] = ...) -> None: ...
+    parameters: int
+    output_parameters: int
+    output_bytes: int
+    def __init__(self, checkpoint_bytes: _Optional[int] = ..., peak_host_bytes: _Optional[int] = ..., peak_device_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., flops: _Optional[float] = ..., parameters: _Optional[int] = ..., output_parameters: _Optional[int] = ..., output_bytes: _Optional[int] = ...) -> None: ...
 
 class Result(_message.Message):
     __slots__ = ("manifest_uri", "manifest_sha256", "sparsity", "languages", "parameters", "dense_parameters")

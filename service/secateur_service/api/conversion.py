@@ -89,6 +89,9 @@ def estimate_to_message(estimate: Estimate) -> pb.Estimate:
         peak_device_bytes=estimate.peak_device_bytes,
         disk_bytes=estimate.disk_bytes,
         flops=estimate.flops,
+        parameters=estimate.parameters,
+        output_parameters=estimate.output_parameters,
+        output_bytes=estimate.output_bytes,
     )
 
 

@@ -5,8 +5,9 @@ discounting (Ney, Essen and Kneser 1994, "On structuring probabilistic dependenc
 each token that occurs gives up a share d of one occurrence, d = n1 / (n1 + 2 n2) for n1 tokens that occur once and n2
 that occur twice, and a prior distributes what was given up. The prior gives tokens that the language's letters spell a
 weight of rank^-s, in the order in which the tokenizer learnt them (Zipf's law); s is the one by which the halves of the
-text foretell each other best. Where the frequencies of the language's words are known, they are mixed in with the share
-that foretells best (`word_frequencies`).
+text foretell each other best. Where the frequencies of the language's words are known (`word_frequencies`), they are
+the prior, with a little of the other, and what was given up goes to tokens that do not occur: words that occur are the
+commonest, and would take nearly all of it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _LARGE_SCRIPT = 400
 # What a token that the language's letters do not spell weighs beside one that they do.
 _FOREIGN_PRIOR = 1e-3
 _EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_SHARES_OF_WORDS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+_SHARE_OF_WORDS = 0.99
 # Occurrences that are given up at the least, so that every token stays possible.
 _LEAST_GIVEN_UP = 1.0
 
@@ -100,11 +101,17 @@ def token_frequencies(counts: TokenCounts, texts: Sequence[str], words: Sequence
     """
     native = _native(counts.letters, texts)
     priors = [_prior(native, exponent) for exponent in _EXPONENTS]
-    if words is not None:
-        priors += [_mixed(prior, words, share) for prior in priors for share in _SHARES_OF_WORDS]
     first, second = counts.halves
     prior = min(priors, key=lambda each: _surprise(first, second, each) + _surprise(second, first, each))
-    return _smoothed([sum(pair) for pair in zip(first, second, strict=True)], prior)
+    total = [sum(pair) for pair in zip(first, second, strict=True)]
+    if words is None:
+        return _smoothed(total, prior)
+    unseen = [
+        0.0 if count else (1 - _SHARE_OF_WORDS) * share + _SHARE_OF_WORDS * word
+        for count, share, word in zip(total, prior, words, strict=True)
+    ]
+    mass = sum(unseen)
+    return _smoothed(total, [share / mass for share in unseen] if mass else prior)
 
 
 def _smoothed(counts: Sequence[int], prior: Sequence[float]) -> list[float]:
@@ -145,10 +152,6 @@ def _prior(native: Sequence[bool], exponent: float) -> list[float]:
         weights.append((1.0 if spelled else _FOREIGN_PRIOR) * (rank + 1.0) ** -exponent)
     total = sum(weights)
     return [weight / total for weight in weights]
-
-
-def _mixed(prior: Sequence[float], words: Sequence[float], share: float) -> list[float]:
-    return [(1 - share) * one + share * other for one, other in zip(prior, words, strict=True)]
 
 
 def _alphabet(letters: Mapping[str, int]) -> set[str]:

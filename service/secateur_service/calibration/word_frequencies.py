@@ -20,6 +20,8 @@ _FORMS: tuple[tuple[Callable[[str], str], float], ...] = (
     (lambda word: word.capitalize(), 0.04),
 )
 _BATCH_WORDS = 8192
+# Rarer words, misspelt and foreign ones among them, take most of the time.
+_RAREST = 5e-8
 
 
 def has_words() -> bool:
@@ -38,8 +40,7 @@ def words_of(language: str) -> dict[str, float]:
     primary = language.partition("-")[0]
     if primary not in wordfreq.available_languages("best"):
         return {}
-    frequencies: dict[str, float] = wordfreq.get_frequency_dict(primary, "best")
-    return frequencies
+    return {word: share for word, share in wordfreq.get_frequency_dict(primary, "best").items() if share >= _RAREST}
 
 
 def token_shares(

@@ -89,6 +89,8 @@ class PassConfig:
             minimax=self.minimax,
             layer_snr=self.layer_snr,
             narrowed=inputs_of(checkpoint, self.output.plan.solved_axes if self.output else ()),
+            # In order `dense`, the calibration text is on the dense model's way already.
+            follows=self.output is not None and self.output.plan.follows and self.order != "dense",
         )
 
     @property

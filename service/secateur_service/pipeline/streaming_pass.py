@@ -152,8 +152,6 @@ class _Pass:
         self.work = self.pruned.work
         # A recipe that needs no data sends no calibration text through the model.
         narrows = output is not None and bool(output.plan.solved_axes)
-        # In order `dense`, the calibration text is on the dense model's way already.
-        self.follows = output is not None and output.plan.follows and config.order != "dense"
         self.calibration = self._divide({} if config.moments is Moments.NONE and not narrows else text)
         self.reader = BlockReader(model, stopwatch, observer.check)
         self.writer = BlockWriter(config.shards, config.fingerprint, ledger, observer, stopwatch)
@@ -214,7 +212,7 @@ class _Pass:
         dense = self.model.embed([*shapes, *tokens[1]])[count:]
         states = self.pruned.model.embed([*tokens[0], *tokens[2]])
         # Tokens that are kept have the same embedding in both models.
-        goal = states[:count] if self.follows else []
+        goal = states[:count] if self.dense.work.follows else []
         return _States(states[:count], list(goal), dense, states[count:])
 
     def _batches(self) -> tuple[Sequence[Batch], Sequence[Batch], Sequence[Batch]]:
@@ -258,7 +256,7 @@ class _Pass:
         self.meter.lap()
         for index in range(self.model.num_blocks):
             self.meter.plan("evaluate", self.dense.work.evaluating(index) / 2)
-            self.meter.plan("calibrate", self._following(index))
+            self.meter.plan("calibrate", self.dense.work.following(index))
             place = self._place(index)
             if place is None:
                 self.meter.plan("calibrate", self._carrying(index))
@@ -287,10 +285,6 @@ class _Pass:
         elif self.config.order == "block":
             calibrating += self._carrying(index)
         return calibrating
-
-    def _following(self, index: int) -> float:
-        """The work of sending the calibration text through a dense block beside the output's."""
-        return self.dense.work.forward(self.dense.work.calibration, index) if self.follows else 0.0
 
     def _place(self, index: int) -> int | None:
         """The position in the output of a block of the dense model; None if it was removed."""
@@ -327,7 +321,7 @@ class _Pass:
                 self._propagate(self.dense, block, index, states.dense)
             if states.goal:
                 with measure("prune"):
-                    self.pruner.carry(self.model, block, index, states.goal, self._following(index))
+                    self.pruner.carry(self.model, block, index, states.goal, self.dense.work.following(index))
             if place is None:
                 with measure("prune"):
                     self._carry_dense(block, index, states.calibration)

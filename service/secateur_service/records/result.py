@@ -21,13 +21,23 @@ class Shortage(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Estimate:
-    """Expected cost of a job, in bytes and floating-point operations."""
+    """Expected cost of a job, in bytes and floating-point operations, and the size of its result.
+
+    Attributes:
+        parameters: those of the dense model; 0 if unknown, as in estimates of older releases.
+        output_parameters: those of the output model, at most: how many rows of the vocabulary go is only known in
+            advance if their number was given, and nothing is known of the plan of another job.
+        output_bytes: all its tensors, at most.
+    """
 
     checkpoint_bytes: int
     peak_host_bytes: int
     peak_device_bytes: int
     disk_bytes: int
     flops: float
+    parameters: int = 0
+    output_parameters: int = 0
+    output_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,23 @@ languages, hidden size d, vocabulary V, and layers m×n that share distinct inpu
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Self
 
 from secateur_service.models.budget import HEAD_SLICE_BYTES, LOGITS_SLICE_BYTES
 from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.plan import OutputPlan
 from secateur_service.models.safetensors import DTYPE_BYTES
-from secateur_service.models.units import inputs_of
+from secateur_service.models.units import adds_to_states, heads_of, inputs_of, units_of
 from secateur_service.pruning.budget import BATCH_TILES, EXPERT_TILE_TOKENS, TILE_TOKENS, sample_tokens
 from secateur_service.pruning.methods import Moments, Recipe
+from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
+from secateur_service.records.blocks import Axis
 from secateur_service.records.result import Estimate, Shortage
 from secateur_service.sizing.budget import HEAP_SLACK_BYTES
+from secateur_service.sizing.depth import SCORED_EVERY, depth_sequences, search_operations
 from secateur_service.sizing.operations import Group, Work, groups_of
-from secateur_service.spec import PruneSpec
+from secateur_service.spec import PruneSpec, ShrinkSpec
 
 # Resident memory of a process that has imported everything and run a tiny job, measured with the pinned versions.
 _PROCESS_BYTES = 400 << 20
@@ -50,6 +56,7 @@ def estimate_cost(
         shortages: kinds of memory that the job has to save.
     """
     length = spec.calibration.sequence_length or 1
+    axes, follows, removed = _shrinking(spec, checkpoint)
     vocabulary, hidden = checkpoint.tensors[checkpoint.head_name].shape
     work = Work(
         blocks=[list(groups_of(checkpoint, index)) for index in range(checkpoint.num_blocks)],
@@ -63,15 +70,18 @@ def estimate_cost(
         order=spec.order,
         minimax=spec.calibration.policy == "minimax",
         layer_snr=spec.evaluation.layer_snr and spec.pruning is not None,
-        narrowed=inputs_of(checkpoint, spec.shrink.axes if spec.shrink else ()),
+        narrowed=inputs_of(checkpoint, axes),
+        follows=follows and spec.order != "dense",
     )
     flops = work.head()
     for index, groups in enumerate(work.blocks):
-        flops += work.evaluating(index) + work.calibrating(index) + work.narrowing(index)
+        flops += work.evaluating(index) + work.calibrating(index) + work.narrowing(index) + work.following(index)
         flops += work.carrying(index) if work.order == "block" else 0.0
         flops += sum(work.solving(group) + work.judging(group) for group in groups)
         if spec.pruning and spec.pruning.allocation.policy != "uniform":
             flops += work.forward(work.calibration, index)
+    searched = _Search.of(work, removed)
+    flops += searched.flops
     device, item = ("cuda", DTYPE_BYTES[checkpoint.weight_dtype]) if on_device else ("cpu", 4)
     peaks = {"cpu": 0, "cuda": 0, "disk": 0}
     peaks[device] += _working_bytes(work, spec, hidden, device, item, small=Shortage.DEVICE in shortages)
@@ -85,11 +95,12 @@ def estimate_cost(
         flops += 4.0 * checkpoint.parameters * work.calibration / (1 - written.dropped_share)
     if spec.shrink is not None and spec.shrink.vocabulary is not None:
         peaks["cpu"] = max(peaks["cpu"], _VOCABULARY_BYTES * vocabulary)
-    peaks[_place_of_states(device, shortages)] += _states_values(work, hidden) * item
+    peaks[_place_of_states(device, shortages)] += max(_states_values(work, hidden), searched.values) * item
     largest = max(
         sum(info.size_bytes for info in checkpoint.block_tensors(index)) for index in range(checkpoint.num_blocks)
     )
     outer = sum(info.size_bytes for info in checkpoint.other_tensors())
+    output = _output(checkpoint, spec.shrink) if spec.shrink else checkpoint
     return Estimate(
         checkpoint_bytes=checkpoint.size_bytes,
         # One block is read or written while another is pruned.
@@ -97,12 +108,69 @@ def estimate_cost(
         peak_device_bytes=peaks["cuda"],
         disk_bytes=min(checkpoint.size_bytes, _BLOCKS_ON_DISK * largest + outer) + peaks["disk"],
         flops=flops,
+        parameters=checkpoint.parameters,
+        output_parameters=output.parameters,
+        output_bytes=output.size_bytes,
     )
+
+
+def _output(checkpoint: Checkpoint, shrink: ShrinkSpec) -> Checkpoint:
+    """The largest model that the job may write."""
+    plan = OutputPlan.identity(checkpoint)
+    counts: dict[Axis, int] = {}
+    if shrink.kv_heads is not None:
+        counts["attention"] = heads_of(checkpoint).keys - shrink.kv_heads.remove
+    if shrink.feed_forward is not None:
+        counts["feed_forward"] = shrink.feed_forward.channels_of(units_of(checkpoint, 0, "feed_forward").count)
+    kept = {}
+    if shrink.vocabulary is not None and shrink.vocabulary.rows is not None:
+        rows = range(-(-shrink.vocabulary.rows // ROWS_MULTIPLE) * ROWS_MULTIPLE)
+        kept = {name: {0: rows} for name in (checkpoint.embedding_name, checkpoint.head_name)}
+    blocks = plan.blocks[shrink.blocks.remove :] if shrink.blocks else plan.blocks
+    return replace(plan, narrowed=counts, kept=kept, blocks=blocks).output()
 
 
 def _states_values(work: Work, hidden: int) -> int:
     """Number of values in all hidden states that are propagated from block to block."""
-    return ((work.calibration if work.needs_data else 0) + 2 * work.evaluation) * hidden
+    copies = work.needs_data + work.follows
+    return (copies * work.calibration + 2 * work.evaluation) * hidden
+
+
+def _shrinking(spec: PruneSpec, checkpoint: Checkpoint) -> tuple[tuple[Axis, ...], bool, int]:
+    """The axes whose projections are solved anew, whether blocks follow the dense model, and how many are removed.
+
+    With the plan of another job, which is not looked at here, all that it can ask for.
+    """
+    if spec.shrink is None:
+        return (), False, 0
+    removed = spec.shrink.blocks.remove if spec.shrink.blocks else int(spec.shrink.plan is not None)
+    axes = spec.shrink.axes
+    follows = bool(axes or removed) and adds_to_states(checkpoint)
+    if follows and "feed_forward" not in axes:
+        axes = (*axes, "feed_forward")
+    return axes, follows, removed
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The search for removable blocks: its work, and the number of values that wait between two blocks."""
+
+    flops: float = 0.0
+    values: int = 0
+
+    @classmethod
+    def of(cls, work: Work, removed: int) -> Self:
+        if not removed:
+            return cls()
+        blocks = len(work.blocks)
+        tokens = min(work.calibration, depth_sequences(work.length, work.languages) * work.length * work.languages)
+        scored = tokens // SCORED_EVERY
+        forward = sum(work.forward(1, index) for index in range(blocks)) / blocks
+        head = 2.0 * work.vocabulary * work.hidden
+        amounts = search_operations(blocks, removed, tokens - scored, scored, forward, head)
+        widest = max(groups[-1].width for groups in work.blocks)
+        # Two sets of states and of inputs, and a copy of the scored text's states for every block.
+        return cls(sum(amounts.values()), 2 * tokens * (work.hidden + widest) + blocks * scored * work.hidden)
 
 
 def _place_of_states(device: str, shortages: Collection[Shortage]) -> str:

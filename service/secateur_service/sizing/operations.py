@@ -74,7 +74,8 @@ class Work:
         order: one of `spec.ORDERS`.
         minimax: whether the mix is searched for.
         layer_snr: whether each layer's signal-to-noise ratio is measured.
-        narrowed: which inputs of every block lose channels or heads, by position.
+        narrowed: which inputs of every block have their projections solved anew, by position.
+        follows: whether the calibration text also runs through the dense blocks, see `pipeline.narrowing`.
     """
 
     blocks: list[list[Group]]
@@ -89,6 +90,7 @@ class Work:
     minimax: bool
     layer_snr: bool
     narrowed: tuple[int, ...] = ()
+    follows: bool = False
 
     @property
     def moments(self) -> Moments:
@@ -178,6 +180,10 @@ class Work:
             solved = 4.0 * group.width**3 + 4.0 * group.parameters * group.width
             work += self.forward(self.calibration, index) + _GRAM_PRODUCTS * self.calibration * group.width**2 + solved
         return work
+
+    def following(self, index: int) -> float:
+        """Running the calibration text through a dense block beside the narrow one."""
+        return self.forward(self.calibration, index) if self.follows else 0.0
 
     def head(self) -> float:
         """The norm and head for both copies of the evaluation text."""

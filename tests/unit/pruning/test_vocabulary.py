@@ -104,3 +104,12 @@ def test_a_choice_that_is_to_stop_stops():
     parents = dict.fromkeys(range(9000), ())
     with pytest.raises(StopError):
         choose_rows({"de": [0.0] * 9000}, parents, (), rows=1, check=check)
+
+
+def test_every_language_pays_about_the_same_for_few_rows():
+    few, many = [0.02] * 50, [0.004] * 250
+    shares = {"de": few + [0.0] * 250, "en": [0.0] * 50 + many}
+    rows = choose_rows(shares, dict.fromkeys(range(300), ()), (), rows=200, multiple=1)
+    assert len(rows.kept) == 200
+    assert rows.extra_tokens["de"] == pytest.approx(rows.extra_tokens["en"], abs=0.02)
+    assert max(rows.extra_tokens.values()) < 0.35  # 0.4 if the cheapest tokens went, which are all English

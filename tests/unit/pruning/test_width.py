@@ -7,7 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur_service.pruning.structured.width import DAMPING, choose_channels, relative_errors, resolve
+from secateur_service.pruning.structured.width import (
+    DAMPING,
+    CrossMoments,
+    choose_channels,
+    choose_heads,
+    relative_errors,
+    resolve,
+)
 
 
 def layer(seed, width=24, height=10, tokens=300, rank=12):
@@ -123,3 +130,62 @@ def test_moments_that_are_not_finite_are_refused():
     gram[1, 1] = float("nan")
     with pytest.raises(FloatingPointError, match="not finite"):
         choose_channels(torch.ones(2, 4), gram, 2)
+
+
+# Heads, which are several channels each, and what is wanted in addition.
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_head_that_goes_is_the_one_that_costs_least_of_all(seed):
+    inputs, weight = layer(seed)
+    gram = gram_of(inputs)
+    costs = {}
+    for gone in range(6):
+        kept = torch.tensor([channel for channel in range(24) if channel // 4 != gone])
+        costs[gone] = _damped_error(inputs, weight, resolve(weight, gram, kept), kept)
+    kept = choose_heads(weight, gram, 5, 4)
+    (gone,) = set(range(6)) - set(kept.tolist())
+    assert costs[gone] == pytest.approx(min(costs.values()), rel=1e-9)
+
+
+def _damped_error(inputs, weight, solved, kept):
+    """What least squares minimises: the error of the output, and the damped change of the kept columns."""
+    gram = gram_of(inputs)
+    rest = weight.clone()
+    rest[:, kept] -= solved
+    damping = DAMPING * gram.diagonal().mean()
+    dropped = torch.ones(24, dtype=torch.bool)
+    dropped[kept] = False
+    change = (weight[:, kept] - solved).square().sum() + weight[:, dropped].square().sum()
+    return float((rest @ gram * rest).sum() + damping * change)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_few_heads_are_nearly_the_best_of_all(seed):
+    inputs, weight = layer(seed)
+    gram = gram_of(inputs)
+
+    def lost(heads):
+        kept = torch.tensor([channel for channel in range(24) if channel // 4 in heads])
+        return error(inputs, weight, resolve(weight, gram, kept), kept)
+
+    kept = choose_heads(weight, gram, 3, 4)
+    assert kept.tolist() == sorted(kept.tolist())
+    assert lost(kept.tolist()) <= 1.5 * min(map(lost, itertools.combinations(range(6), 3))) + 1e-9
+
+
+@given(seeds, st.integers(1, 24))
+def test_what_is_wanted_in_addition_is_part_of_the_least_squares_problem(seed, count):
+    inputs, weight = layer(seed)
+    generator = torch.Generator().manual_seed(seed)
+    wanted = torch.randn(300, 10, generator=generator, dtype=torch.float64)
+    gram, kept = gram_of(inputs), torch.arange(count)
+    cross = CrossMoments({"de": 0.5, "uk": 0.5}, {"de": 150, "uk": 150})
+    for language, part in (("de", slice(0, 150)), ("uk", slice(150, 300))):
+        cross.update(wanted[part], inputs[part], language)
+    damping = DAMPING * gram.diagonal().mean()
+    rows = torch.cat([inputs[:, kept] / 300**0.5, damping.sqrt() * torch.eye(count, dtype=torch.float64)])
+    target = (inputs[:, count:] @ weight[:, count:].T + wanted) / 300**0.5
+    change = torch.linalg.lstsq(rows, torch.cat([target, torch.zeros(count, 10, dtype=torch.float64)])).solution.T
+    found = resolve(weight, gram, kept, cross.matrix)
+    assert torch.allclose(found, weight[:, :count] + change, atol=1e-5)

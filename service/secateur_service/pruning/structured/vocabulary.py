@@ -20,6 +20,9 @@ from dataclasses import dataclass
 ROWS_MULTIPLE = 64
 """Servers pad a vocabulary to a multiple of this, and clients fail on rows without a token, so real tokens fill it."""
 
+_LARGEST_LIMIT = 1e9
+_HALVINGS = 10
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -51,10 +54,40 @@ def choose_rows(
         parents: the parents of each token by its id; tokens that are not listed are dropped, and parents are listed.
         mandatory: tokens that are always kept, with their ancestors.
         extra_tokens: drop tokens as long as no language takes a larger share of additional tokens; or
-        rows: drop tokens until this many are left, rounded up to the multiple.
+        rows: keep this many, rounded up to the multiple, so that the language that takes most takes as few as possible.
         multiple: the number of kept rows is a multiple of this, reached by restoring the tokens dropped last.
         check: called often; raises to stop.
     """
+
+    def within(limit: float) -> Rows:
+        return _drop(frequencies, parents, mandatory, limit, target, multiple, check)
+
+    target = -(-rows // multiple) * multiple if rows is not None else 0
+    if extra_tokens is not None:
+        return within(extra_tokens)
+    # The smallest limit within which enough can be dropped: every language pays up to the same.
+    best = within(_LARGEST_LIMIT)
+    low, high = 0.0, max(best.extra_tokens.values())
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        found = within(middle)
+        if len(found.kept) > target:
+            low = middle
+        else:
+            best, high = found, middle
+    return best
+
+
+def _drop(
+    frequencies: Mapping[str, Sequence[float]],
+    parents: Mapping[int, Collection[int]],
+    mandatory: Collection[int],
+    extra_tokens: float,
+    target: int,
+    multiple: int,
+    check: Callable[[], None],
+) -> Rows:
+    """Drop tokens until `target` are left, as long as no language takes more than this share of additional tokens."""
     names = list(frequencies)
     by_token = {token: [frequencies[name][token] for name in names] for token in parents}
     made_of_it = dict.fromkeys(parents, 0)
@@ -69,13 +102,12 @@ def choose_rows(
     spent = [0.0] * len(names)
     dropped: list[int] = []
     left = len(parents)
-    target = -(-rows // multiple) * multiple if rows is not None else 0
     while leaves and left > target:
         _, negated = heapq.heappop(leaves)
         token = -negated
         cost = by_token[token]
         after = [was + more for was, more in zip(spent, cost, strict=True)]
-        if extra_tokens is not None and max(after) > extra_tokens:
+        if max(after) > extra_tokens:
             continue
         spent = after
         dropped.append(token)

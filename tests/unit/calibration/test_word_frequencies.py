@@ -1,0 +1,54 @@
+"""Word frequencies rank the tokens that a text did not show."""
+
+import pytest
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from secateur_service.calibration.token_frequencies import count_tokens, token_frequencies
+from secateur_service.calibration.word_frequencies import has_words, token_shares, words_of
+from support.vocabularies import LINES, tokenizer_json
+
+pytestmark = pytest.mark.skipif(not has_words(), reason="needs the package wordfreq")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer_json("byte-level")))
+
+
+def test_common_words_are_more_frequent_than_rare_ones():
+    words = words_of("de")
+    assert words["und"] > words["haus"] > words["gartenschere"] > 0
+    assert words_of("de-AT") == words
+    assert not words_of("rw")
+
+
+def test_shares_are_those_of_the_words_as_they_stand_in_text(tokenizer):
+    size = len(tokenizer)
+    shares = token_shares(tokenizer, {"und": 0.75, "der": 0.25}, size)
+    assert sum(shares) == pytest.approx(1)
+    expected = [0.0] * size
+    for word, share in (("und", 0.75), ("der", 0.25)):
+        for form, part in ((f" {word}", 0.8), (f" {word.title()}", 0.12), (word, 0.04), (word.title(), 0.04)):
+            for token in tokenizer(form, add_special_tokens=False)["input_ids"]:
+                expected[token] += share * part
+    total = sum(expected)
+    assert shares == pytest.approx([share / total for share in expected])
+
+
+def test_counted_tokens_keep_their_counts_and_the_words_order_the_others(tokenizer):
+    size = len(tokenizer)
+    counts = count_tokens(tokenizer, LINES[:3], size)
+    texts = [tokenizer.decode([number]) for number in range(size)]
+    words = token_shares(tokenizer, words_of("de"), size)
+    found = token_frequencies(counts, texts, words)
+    assert sum(found) == pytest.approx(1)
+    seen = [sum(pair) for pair in zip(*counts.halves, strict=True)]
+    plain = token_frequencies(counts, texts)
+    unseen = [number for number in range(size) if not seen[number] and words[number] > 1e-5]
+    assert len(unseen) > 20
+    by_words = sorted(unseen, key=lambda number: words[number])
+    assert sorted(unseen, key=lambda number: found[number])[-10:] == by_words[-10:]
+    for number in range(size):
+        if seen[number] > 3:
+            assert found[number] == pytest.approx(plain[number], rel=0.5)
