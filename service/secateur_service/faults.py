@@ -13,6 +13,7 @@ POINTS = (
     "job.fetched",
     "job.sampled",
     "job.shrunk",
+    "job.planned",  # the blocks to remove are found
     "block.written",  # its shard is on disk
     "block.recorded",  # and it is in the ledger
     "block.stored",  # and it is in the object store

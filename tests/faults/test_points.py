@@ -6,8 +6,10 @@ from secateur_service import faults
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
 from support.clock import Clock, let_pass
+from support.models import save_corpora
 from support.processes import is_stopped
 from support.site import ended
+from support.vocabularies import save_scene
 from support.waiting import HANG_SECONDS, until
 
 
@@ -25,6 +27,35 @@ def test_a_job_whose_worker_is_killed_once_at_every_step_publishes_the_same_byte
     blocks = [body["index"] for body in site.events(job_id, EventKind.BLOCK)]
     assert blocks == list(range(site.blocks)), "a finished block was computed again"
     assert site.failures(job_id) == ["WORKER_KILLED"] * len(points)
+
+
+def test_a_job_that_makes_a_model_smaller_in_every_way_is_killed_at_every_step(make_site, tmp_path):
+    files = tmp_path / "files"
+    save_scene(files / "model")
+    save_corpora(files)
+    site = make_site(files=files)
+    shrink = {
+        "vocabulary": {"extra_tokens": 0.02},
+        "blocks": {"remove": 1},
+        "kv_heads": {"remove": 1},
+        "feed_forward": {"channels": 48},
+    }
+    undisturbed = site.submit(shrink=shrink)
+    until(ended(site, undisturbed), site.failing())
+    job_id = site.submit(shrink=shrink)
+    points = [
+        "job.sampled",
+        "job.shrunk",
+        "job.planned",
+        "block.written",
+        "block.recorded",
+        "job.pruned",
+        "job.packaged",
+    ]
+    job = until(ended(site, job_id), site.failing(*(f"{point}=kill" for point in points)))
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, len(points) + 1)
+    assert site.published(job_id) == site.published(undisturbed)
+    assert [body["index"] for body in site.events(job_id, EventKind.BLOCK)] == [0, 1]
 
 
 def test_a_worker_that_is_killed_after_its_job_has_ended_changes_nothing(site):

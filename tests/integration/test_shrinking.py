@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.errors import CancelledError, InvalidSpecError, PermanentError
@@ -17,9 +17,9 @@ from secateur_service.pipeline.attempt import Machine
 from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.settings import Settings
 from secateur_service.sources import open_sources
-from support.models import CONFIGS, build_model, save_corpora
+from support.models import CONFIGS, save_corpora
 from support.reloading import bits_per_byte, held_out, loaded
-from support.vocabularies import KINDS, LINES, tokenizer_json
+from support.vocabularies import KINDS, LINES, save_scene
 
 LANGUAGES = ["uk", "en"]
 
@@ -27,20 +27,6 @@ LANGUAGES = ["uk", "en"]
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory):
     return save_corpora(tmp_path_factory.mktemp("corpora"))
-
-
-def save_scene(folder, kind="byte-level", architecture="llama", padding=3, **changes):
-    """A random model with a tokenizer of a kind, and rows that belong to no token."""
-    content = json.loads(tokenizer_json(kind))
-    size = Tokenizer.from_str(tokenizer_json(kind)).get_vocab_size()
-    ids = {entry["content"]: entry["id"] for entry in content["added_tokens"]}
-    special = {"bos_token_id": ids["<s>"], "eos_token_id": ids["</s>"], "pad_token_id": ids["<pad>"]}
-    build_model(architecture, vocab_size=size + padding, **special, **changes).save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(tokenizer_json(kind), encoding="utf-8")
-    PreTrainedTokenizerFast(
-        tokenizer_file=str(folder / "tokenizer.json"), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    ).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

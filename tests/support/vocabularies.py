@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
-from support.models import TEXT
+from support.models import TEXT, build_model
 
 LINES = [line for path in sorted(TEXT.glob("*.txt")) for line in path.read_text(encoding="utf-8").splitlines() if line]
 _SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<unused0>", "<unused1>"]
@@ -104,3 +106,19 @@ KINDS = {
     "unigram": lambda: _unigram(byte_fallback=False),
     "unigram with bytes": lambda: _unigram(byte_fallback=True),
 }
+
+
+def save_scene(
+    folder: Path, kind: str = "byte-level", architecture: str = "llama", padding: int = 3, **changes: Any
+) -> Path:
+    """A random model with a tokenizer of a kind, and rows that belong to no token."""
+    content = json.loads(tokenizer_json(kind))
+    size = Tokenizer.from_str(tokenizer_json(kind)).get_vocab_size()
+    ids = {entry["content"]: entry["id"] for entry in content["added_tokens"]}
+    special = {"bos_token_id": ids["<s>"], "eos_token_id": ids["</s>"], "pad_token_id": ids["<pad>"]}
+    build_model(architecture, vocab_size=size + padding, **special, **changes).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(tokenizer_json(kind), encoding="utf-8")
+    PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    ).save_pretrained(folder)
+    return folder

@@ -214,6 +214,7 @@ class _Job:
         self.meter.begin(model.num_blocks)
         if not self.attempt.plan:
             self._remove_blocks(model)
+        faults.reached("job.planned")
         current = self._conditions()
         encoded = json.dumps(current, sort_keys=True).encode()
         shards = Shards(
@@ -312,7 +313,6 @@ class _Job:
             observer=self.observer,
             on_uploaded=on_uploaded,
         )
-        faults.reached("job.published")
         if self.report.exceeded:
             raise limit_exceeded(self.report, self.digest)
 
