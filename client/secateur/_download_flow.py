@@ -15,7 +15,7 @@ from secateur._artifact import Artifact
 from secateur._download import DownloadProgress, ExpiredUrlError, Transfer, plan_targets
 from secateur._errors import DownloadError, IntegrityError
 from secateur._flow import Flow, Run
-from secateur._operations import Operations, published_result
+from secateur._operations import Operations, manifest_digest
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 64 * 2**20
@@ -37,7 +37,7 @@ def download(
         DownloadError: a file cannot be fetched.
         IntegrityError: a file, or what the service says about it, is not what was published.
     """
-    published = published_result((yield from operations.get(name)))
+    digest = manifest_digest((yield from operations.get(name)))
     artifacts = yield from operations.artifacts(name)
     _check_places(artifacts, local_files=operations.local if local_files is None else local_files)
     targets = yield Run(lambda: plan_targets(Path(folder), artifacts))
@@ -46,7 +46,7 @@ def download(
     fetching = _Fetching(operations, name, {artifact.path: artifact.download_url for artifact in artifacts})
     try:
         with tempfile.TemporaryDirectory(prefix="secateur-") as scratch:
-            manifest = _manifest_of(artifacts, published.manifest_sha256)
+            manifest = _manifest_of(artifacts, digest)
             copy = Transfer(manifest, Path(scratch) / MANIFEST, stopped, lambda _size: None)
             yield from fetching.fetch(copy)
             yield Run(lambda: _check_listing(copy.target.read_bytes(), artifacts))

@@ -74,7 +74,7 @@ class JobHandle:
         return self._driver.run(self._operations.result(self._name, timeout_seconds))
 
     def report(self) -> dict[str, Any]:
-        """The report.json of a job that has succeeded.
+        """The report.json of a job that has succeeded, or that exceeded a limit.
 
         Raises:
             NotReadyError: the job has not succeeded.
@@ -99,7 +99,7 @@ class JobHandle:
         return JobHandle(self._driver, self._operations, job.name)
 
     def artifacts(self) -> list[Artifact]:
-        """The files of a job that has succeeded.
+        """The files of a job that has succeeded; of one that exceeded a limit, its report and plan.
 
         Raises:
             NotReadyError: the job has not succeeded.

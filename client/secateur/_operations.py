@@ -130,6 +130,18 @@ class Operations:
         return call(method, request, self.timeout_seconds)
 
 
+def manifest_digest(job: Job) -> str:
+    """The digest of the manifest of what a job published: its result, or of one that exceeded a limit its report.
+
+    Raises:
+        JobFailedError, JobCancelledError, NotReadyError: it published nothing.
+    """
+    failure = job.failure
+    if job.state is JobState.FAILED and failure is not None and failure.reason == "LIMIT_EXCEEDED":
+        return failure.details["manifest_sha256"]
+    return published_result(job).manifest_sha256
+
+
 def published_result(job: Job) -> PublishedResult:
     """The result of a job that has ended.
 

@@ -21,6 +21,7 @@ from support import worker_forks
 from support.models import save_corpora, save_model, spec_data
 from support.pace import PACED, Pace
 from support.service import WITH_WORKERS, Service, checkpoint_digests, folder_of
+from support.vocabularies import save_scene
 from support.waiting import HANG_SECONDS, until
 
 
@@ -229,6 +230,29 @@ def test_a_failed_job_says_why_in_its_failure_and_its_log(service, client):
         job.result(timeout_seconds=HANG_SECONDS)
     assert caught.value.reason == "CORPUS_REFUSED"
     assert "tokens where" in str(caught.value)
+
+
+def test_a_job_that_exceeds_a_limit_fails_and_its_report_can_be_read_for_ever(service, client, tmp_path):
+    model = service.file_root / "words"
+    if not model.exists():
+        save_scene(model)
+    data = {**data_of(service), "model": {"uri": model.as_uri()}, "limits": {"languages": {"en": 0.0}}}
+    del data["pruning"]
+    data["calibration"]["languages"] = ["uk"]
+    data["shrink"] = {"vocabulary": {"extra_tokens": 0.02}}  # English takes many more tokens
+    job = client.submit(data)
+    with pytest.raises(secateur.JobFailedError) as caught:
+        job.result(timeout_seconds=HANG_SECONDS)
+    assert caught.value.reason == "LIMIT_EXCEEDED"
+    assert "limits.languages: " in str(caught.value)
+    janitor(service).clean()
+    report = job.report()
+    assert "LIMIT_EXCEEDED" in {verdict["kind"] for verdict in report["verdicts"]}
+    job.download(tmp_path / "out")
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == {"manifest.json", "plan.json", "provenance.json", "report/report.html", "report/report.json"}
+    with pytest.raises(secateur.JobFailedError):
+        job.result()
 
 
 def bad_specs(service):
