@@ -241,7 +241,8 @@ class NarrowedPart(Part):
     kept: int = Field(ge=1, description="those that are left")
     before: int = Field(ge=1, description="those of the dense block")
     errors: dict[str, float] = Field(
-        description="‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖² of the projection that reads them, per calibration language"
+        description="‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖² of the projection that reads them, per calibration language, with Ŵ solved "
+        "for its own output alone; what is written also makes up for earlier blocks"
     )
 
     @classmethod

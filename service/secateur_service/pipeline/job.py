@@ -250,6 +250,11 @@ class _Job:
         spec, text, meter = self.spec, self.text.calibration, self.meter
         mix, kept = spec.calibration.mix, spec.kept_languages
         conditions = hashlib.sha256(json.dumps(self._conditions(), sort_keys=True).encode()).hexdigest()
+        alone = spec.shrink and spec.model_copy(update={"shrink": spec.shrink.model_copy(update={"blocks": None})})
+        if alone:
+            on_device = self.device.type != "cpu"
+            cost = estimate_cost(self.checkpoint, alone, on_device=on_device, shortages=self.shortages)
+            meter.foresee("calibrate", cost.flops)
         with self.stopwatch.measure("prune"):
             search = partial(DepthSearch, model, mix, kept, text, meter)
             self.shrinkage = self.shrinker.remove_blocks(self.shrinkage, search, conditions)

@@ -59,6 +59,7 @@ class Meter:
         self._blocks = blocks
         self._clock = clock
         self._planned: dict[Kind, float] = {}
+        self._foreseen: dict[Kind, float] = {}
         self._done: dict[Kind, float] = {}
         self._measured: dict[Kind, float] = {}  # the part of the work done whose time is known
         self._seconds: dict[Kind, float] = {}
@@ -76,6 +77,14 @@ class Meter:
     def plan(self, kind: Kind, amount: float) -> None:
         """Announce work, in operations; packaging and publishing in bytes."""
         self._planned[kind] = self._planned.get(kind, 0.0) + amount
+
+    def foresee(self, kind: Kind, amount: float) -> None:
+        """Announce work roughly, before it can be planned; it counts until `detail` is called."""
+        self._foreseen[kind] = amount
+
+    def detail(self) -> None:
+        """Replace what was announced roughly by what is planned from now on."""
+        self._foreseen.clear()
 
     def skip(self, kind: Kind, amount: float) -> None:
         """Count planned work that an earlier attempt did."""
@@ -134,10 +143,11 @@ class Meter:
 
     def seconds_left(self) -> float:
         """How long the remaining work will take, at the rates known so far."""
-        return sum(
-            self._seconds_of(kind, max(0.0, planned - self._done.get(kind, 0.0)))
-            for kind, planned in self._planned.items()
+        planned = sum(
+            self._seconds_of(kind, max(0.0, amount - self._done.get(kind, 0.0)))
+            for kind, amount in self._planned.items()
         )
+        return planned + sum(self._seconds_of(kind, amount) for kind, amount in self._foreseen.items())
 
     def _unmeasured(self, kind: Kind) -> float:
         """Work done by an earlier attempt."""

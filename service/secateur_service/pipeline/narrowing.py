@@ -161,7 +161,9 @@ class Narrower:
         columns = torch.tensor(units.columns_of(kept), device=weight_MN.device)
         drift_MN = inputs.drift.matrix if inputs.drift else None
         solved_MK = resolve(weight_MN, gram_NN, columns, drift_MN).to(weight_MN.dtype)
-        return kept, solved_MK, relative_errors(weight_MN, solved_MK, columns, grams)
+        # What goes with the units, apart from what the projection does about earlier blocks.
+        alone_MK = solved_MK if drift_MN is None else resolve(weight_MN, gram_NN, columns)
+        return kept, solved_MK, relative_errors(weight_MN, alone_MK, columns, grams)
 
     def _observe(
         self, block: nn.Module, place: int, units: Units, states: Sequence[Tensor], goal: Sequence[Tensor]

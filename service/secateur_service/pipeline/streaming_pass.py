@@ -254,6 +254,7 @@ class _Pass:
     def _plan(self, finished: Mapping[int, BlockRecord], states: Sequence[Tensor]) -> None:
         """Announce the work; what earlier attempts did counts as done."""
         self.meter.lap()
+        self.meter.detail()
         for index in range(self.model.num_blocks):
             self.meter.plan("evaluate", self.dense.work.evaluating(index) / 2)
             self.meter.plan("calibrate", self.dense.work.following(index))

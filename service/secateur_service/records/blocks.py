@@ -43,7 +43,8 @@ class NarrowedRecord:
     Attributes:
         kept: those that stay, by their number in the dense block.
         before: how many there were.
-        errors: ‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖² of the projection that reads them, per calibration language.
+        errors: ‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖² of the projection that reads them, per calibration language, with Ŵ solved for its
+            own output alone.
     """
 
     kept: tuple[int, ...]
