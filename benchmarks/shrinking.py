@@ -3,10 +3,12 @@
     python benchmarks/shrinking.py --model DIR --calibration DIR --evaluation DIR [--rows 1024] [--channels 352]
     python benchmarks/shrinking.py --small
 
-Runs jobs that trim the vocabulary and narrow the feed-forward layers: for every language alone, for all languages, and,
-to show what the language of the calibration text is worth, narrowed for every language with English text (the
-vocabulary stays that of the language). Or for the sets that --keep gives. Prints parameters and growth of bits per byte
-on text that was not used for calibration. Written to shrinking-MODEL.json as results arrive.
+Runs jobs that make the model smaller, as the options say: for every language alone and for all languages, or for the
+sets that --keep gives. With --english, single languages are also calibrated on English text, to show what the language
+of the text is worth; the vocabulary stays that of the language, and blocks go by the loss of the language. With
+--sparsity, the same sets are also pruned to zeros by the default method, for comparison. Prints effective parameters, that is those that are
+not zero, and growth of bits per byte on text that was not used for calibration. Written to shrinking-MODEL.json as
+results arrive.
 """
 
 from __future__ import annotations
@@ -24,18 +26,28 @@ import secateur
 from secateur_service.library import prune
 
 
-def shrink(options: argparse.Namespace, keep: list[str], calibration: list[str]) -> dict[str, Any]:
+def shrink(
+    options: argparse.Namespace, keep: list[str], calibration: list[str], *, zeros: bool = False
+) -> dict[str, Any]:
     """Figures of one job.
 
     Args:
         options: of the command line.
         keep: languages whose tokens are kept.
         calibration: languages by whose text the channels are chosen.
+        zeros: whether weights are set to zero instead.
     """
     mix = dict.fromkeys([*calibration, *keep], 0.0) | dict.fromkeys(calibration, 1.0)
     # A language that is kept needs some weight: one that is too small to matter.
     mix |= {language: 1e-9 for language in keep if not mix[language]}
     rows = {"vocabulary_rows": options.rows} if options.rows else {"extra_tokens": options.extra_tokens}
+    smaller: dict[str, Any] = {
+        "keep_languages": keep,
+        "feed_forward_channels": options.channels,
+        "remove_kv_heads": options.remove_kv_heads,
+        "remove_blocks": options.remove_blocks,
+        **(rows if not options.whole_vocabulary else {}),
+    }
     spec = secateur.prune_spec(
         options.model.resolve().as_uri(),
         corpus=options.calibration.resolve().as_uri(),
@@ -46,17 +58,13 @@ def shrink(options: argparse.Namespace, keep: list[str], calibration: list[str])
         evaluation_corpus=options.evaluation.resolve().as_uri(),
         evaluation_languages=keep,
         tokens_per_language=options.tokens,
-        keep_languages=keep,
-        feed_forward_channels=options.channels,
-        remove_kv_heads=options.remove_kv_heads,
-        remove_blocks=options.remove_blocks,
-        **(rows if not options.whole_vocabulary else {}),
+        **({"sparsity": options.sparsity} if zeros else smaller),
     )
     with tempfile.TemporaryDirectory() as folder:
         report = prune(spec, Path(folder), threads=torch.get_num_threads()).report
     return {
         "rows": report.vocabulary.rows if report.vocabulary else None,
-        "parameters": report.output.parameters,
+        "parameters": report.output.parameters - report.sparsity.zeros,
         "parameters_before": report.model.parameters,
         "growth": {
             entry.language: entry.pruned_bits_per_byte / entry.dense_bits_per_byte - 1 for entry in report.evaluation
@@ -75,22 +83,28 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="rows of the vocabulary to keep, instead")
     parser.add_argument("--whole-vocabulary", action="store_true", help="keep all rows")
     parser.add_argument("--channels", type=int, help="feed-forward channels to keep; default all")
+    parser.add_argument("--english", action="store_true", help="also calibrate single languages on English")
+    parser.add_argument("--sparsity", type=float, help="compare with so many zeros in the pruned layers")
     parser.add_argument("--remove-kv-heads", type=int, help="key/value heads to remove from every block")
     parser.add_argument("--remove-blocks", type=int, help="blocks to remove")
     parser.add_argument("--sequences", type=int, default=64, help="calibration sequences per language")
     parser.add_argument("--length", type=int, default=512, help="tokens per sequence")
     parser.add_argument("--tokens", type=int, default=16384, help="evaluation tokens per language")
     small = {"languages": ["de", "en"], "sequences": 2, "tokens": 2 * LENGTH, "length": LENGTH, "channels": 48}
+    small |= {"remove_blocks": 1, "sparsity": 0.5, "english": True}
     with options_with_text(parser, words=600, **small) as options:
         path = options.output / f"shrinking-{options.model.resolve().name}.json"
         content = json.loads(path.read_text()) if path.exists() else {}
         sets = options.keep or [*([language] for language in options.languages), options.languages]
-        jobs = [(keep, keep) for keep in sets]
-        if options.channels and not options.keep:
-            jobs += [([language], ["en"]) for language in options.languages if language != "en"]
-        for keep, calibration in jobs:
+        jobs = [(keep, keep, False) for keep in sets]
+        if options.english:
+            jobs += [(keep, ["en"], False) for keep in sets if len(keep) == 1 and keep != ["en"]]
+        if options.sparsity:
+            jobs += [(keep, keep, True) for keep in sets]
+        for keep, calibration, zeros in jobs:
             name = " ".join(keep) + ("" if keep == calibration else f", calibrated on {' '.join(calibration)}")
-            content[name] = shrink(options, keep, calibration)
+            name += f", {options.sparsity:.0%} zeros" if zeros else ""
+            content[name] = shrink(options, keep, calibration, zeros=zeros)
             path.write_text(json.dumps(content, indent=1) + "\n")
             show({name: content[name]})
         print(f"written: {path}")
@@ -103,7 +117,10 @@ def show(content: dict[str, Any]) -> None:
         growth = ", ".join(f"{language} {value:+.2%}" for language, value in found["growth"].items())
         rows = "all" if found["rows"] is None else f"{found['rows']:,}"
         gone = f", without blocks {found['removed_blocks']}" if found["removed_blocks"] else ""
-        print(f"{name:<34} {rows:>8} rows{gone}, {share:6.1%} fewer parameters; bits per byte: {growth}", flush=True)
+        print(
+            f"{name:<34} {rows:>8} rows{gone}, {share:6.1%} fewer effective parameters; bits per byte: {growth}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
