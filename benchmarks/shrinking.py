@@ -6,9 +6,9 @@
 Runs jobs that make the model smaller, as the options say: for every language alone and for all languages, or for the
 sets that --keep gives. With --english, single languages are also calibrated on English text, to show what the language
 of the text is worth; the vocabulary stays that of the language, and blocks go by the loss of the language. With
---sparsity, the same sets are also pruned to zeros by the default method, for comparison. Prints effective parameters, that is those that are
-not zero, and growth of bits per byte on text that was not used for calibration. Written to shrinking-MODEL.json as
-results arrive.
+--sparsity, the same sets are also pruned to zeros by the default method, for comparison. Prints effective parameters,
+that is those that are not zero, and growth of bits per byte on text that was not used for calibration. Written to
+shrinking-MODEL.json as results arrive.
 """
 
 from __future__ import annotations
