@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from secateur_service.admission import AccessPolicy, admit
+from secateur_service.commands.demo.training import ensure_model
 from secateur_service.errors import CancelledError, InvalidSpecError, PermanentError
 from secateur_service.library import run_here
 from secateur_service.models.architectures import ARCHITECTURES
@@ -476,6 +477,47 @@ def test_fewer_rows_than_have_to_stay_fail_with_how_many_there_are(model, corpor
     with pytest.raises(PermanentError, match=r"shrink.vocabulary.rows: \d+ of the 903 rows have to stay") as caught:
         run(data_of(model, corpora, vocabulary={"rows": 64}), tmp_path)
     assert caught.value.reason == "ROWS_TOO_FEW"
+
+
+@pytest.mark.parametrize("shrink", [{"vocabulary": {"rows": 512}}, WIDTH, HEADS, DEPTH], ids="-".join)
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_dry_run_says_how_large_the_result_will_be(corpora, tmp_path, shrink, tied):
+    model = save_scene(tmp_path / "model", tie_word_embeddings=tied)
+    data = data_of(model, corpora, **shrink)
+    estimate, report = admitted(data).estimate, run(data, tmp_path / "out").report
+    assert (estimate.output_parameters, estimate.output_bytes) == (report.output.parameters, report.output.size_bytes)
+    assert estimate.parameters == report.model.parameters
+
+
+def test_a_dry_run_says_what_is_left_at_most_where_rows_are_not_counted_yet(model, corpora):
+    estimate = admitted(data_of(model, corpora)).estimate
+    assert estimate.output_parameters == estimate.parameters
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The demo's model after some of its training: enough for its blocks to matter."""
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    ensure_model(folder, steps=40)
+    return folder
+
+
+def test_what_makes_up_for_a_block_pays_in_every_language_on_text_that_it_was_not_fitted_to(trained, corpora, tmp_path):
+    mix = tuple((language, 1 / 4) for language in ("de", "en", "es", "uk"))
+    data = data_of(trained, corpora, mix=mix, **DEPTH)
+    data["calibration"] |= {"samples": 128, "sequence_length": 128}
+    data["evaluation"] |= {"tokens_per_language": 1024}
+    report = run(data, tmp_path / "out").report
+    (removed,) = report.removed_blocks
+    raw, tokenizer = loaded(trained)
+    del raw.model.layers[removed.block]
+    raw.config.num_hidden_layers -= 1
+    for number, layer in enumerate(raw.model.layers):
+        layer.self_attn.layer_idx = number
+    samples = held_out(trained, *corpora, LANGUAGES, length=128, tokens=1024)
+    for entry in report.evaluation:
+        without, _, _ = bits_per_byte(raw, tokenizer, samples[entry.language])
+        assert entry.pruned_bits_per_byte < without
 
 
 # What a job may cost.

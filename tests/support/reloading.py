@@ -51,7 +51,7 @@ def bits_per_byte(model, tokenizer, sample):
     return nats / math.log(2) / size, tokens, size
 
 
-def held_out(model, calibration, evaluation, languages, tokens=512):
+def held_out(model, calibration, evaluation, languages, *, length=64, tokens=512):
     """The evaluation text of a job, in the tokens of the dense model."""
     _, samples = draw_samples(
         AutoTokenizer.from_pretrained(model),
@@ -61,7 +61,7 @@ def held_out(model, calibration, evaluation, languages, tokens=512):
         evaluation_languages=languages,
         sequences=1,
         evaluation_tokens=tokens,
-        sequence_length=64,
+        sequence_length=length,
         seed=0,
         check=lambda: None,
     )
