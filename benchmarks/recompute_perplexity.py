@@ -143,6 +143,8 @@ def publish_small(options: argparse.Namespace, folder: Path) -> None:
 def compare(options: argparse.Namespace) -> float:
     """Print every language's figures; returns the largest relative difference."""
     report = json.loads(options.report.read_text(encoding="utf-8"))
+    if report["vocabulary"] is not None:
+        raise SystemExit("windows differ where the vocabulary was trimmed; use benchmarks/vocabulary.py")
     found: dict[str, dict[str, float]] = {entry["language"]: {} for entry in report["evaluation"]}
     for side, folder in (("pruned", options.checkpoint), ("dense", options.dense)):
         if folder is None:

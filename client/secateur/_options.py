@@ -192,8 +192,12 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "shrink_plan": Option(
         ("shrink", "plan"),
-        "Keep what another job on the same model kept: its plan.json, s3://bucket/prefix/plan.json or "
-        "file:///folder/plan.json.",
+        "Keep what another job on the same model kept: the folder of its result, s3://bucket/prefix or file:///folder.",
+    ),
+    "shrink_plan_sha256": Option(
+        ("shrink", "plan_sha256"),
+        "SHA-256 of that folder's plan.json.",
+        "filled in at submission",
     ),
     "keep_languages": Option(
         ("shrink", "keep_languages"),
@@ -300,6 +304,7 @@ class SpecOptions(TypedDict, total=False):
     remove_blocks: int | None
     remove_kv_heads: int | None
     shrink_plan: str | None
+    shrink_plan_sha256: str | None
     keep_languages: Sequence[str] | None
     evaluation_corpus: str | None
     evaluation_text_field: str | None

@@ -17,11 +17,12 @@ from secateur_service.calibration.languages import spelling_of
 from secateur_service.calibration.presets import PresetReference, parse_preset
 from secateur_service.calibration.word_frequencies import has_words
 from secateur_service.destination import DestinationRefusedError, lies_below, parse_destination
+from secateur_service.durable import file_digest
 from secateur_service.errors import FieldViolation, InvalidSpecError, TransientError
 from secateur_service.models.belonging import check_model
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, open_checkpoint
 from secateur_service.models.files import checkpoint_files
-from secateur_service.models.plan_file import PLAN_NAME, PlanFile, plan_files, read_plan
+from secateur_service.models.plan_file import PLAN_NAME, PlanFile, plan_files, plan_folder, read_plan
 from secateur_service.models.token_graph import TokenGraph
 from secateur_service.records.result import Estimate
 from secateur_service.sizing.estimate import estimate_cost
@@ -157,7 +158,9 @@ def admit(
         raise InvalidSpecError(violations)
     assert checkpoint is not None
     resolved = _resolve(review.pinned(PruneSpec(**parts)), length, access)
-    return Admission(resolved, estimate_cost(checkpoint, resolved, on_device=access.on_device), review.model_identity)
+    return Admission(
+        resolved, estimate_cost(checkpoint, resolved, on_device=access.on_device, plan=plan), review.model_identity
+    )
 
 
 def _resolve(spec: PruneSpec, sequence_length: int, access: AccessPolicy) -> PruneSpec:
@@ -204,6 +207,7 @@ class _Review:
         self._model: ModelSpec | None = None
         self._source: Source | None = None
         self._corpora: dict[str, str] = {}
+        self._plan_sha256 = ""
 
     def _at(self, field: str) -> None:
         self.place = field
@@ -288,7 +292,11 @@ class _Review:
         evaluation = spec.evaluation
         if evaluation.corpus is not None:
             evaluation = evaluation.model_copy(update={"corpus": self._corpora[evaluation.corpus]})
-        return spec.model_copy(update={"model": self._model, "calibration": calibration, "evaluation": evaluation})
+        shrink = spec.shrink
+        if shrink is not None and shrink.plan is not None:
+            shrink = shrink.model_copy(update={"plan_sha256": shrink.plan_sha256 or self._plan_sha256})
+        parts = {"model": self._model, "calibration": calibration, "evaluation": evaluation, "shrink": shrink}
+        return spec.model_copy(update=parts)
 
     def _languages(
         self, part: str, languages: Iterable[tuple[int, str]], find: Callable[[str], object]
@@ -334,8 +342,10 @@ class _Review:
         assert self._source is not None
         tokenizer = self._source.outline(lambda names: [name for name in names if name == "tokenizer.json"])
         try:
-            with tokenizer as folder, self._access.sources.open(uri).outline(plan_files) as other:
-                return read_plan(other / PLAN_NAME, replace(checkpoint, companions=folder))
+            with tokenizer as folder, self._access.sources.open(plan_folder(uri)).outline(plan_files) as other:
+                plan = read_plan(other / PLAN_NAME, replace(checkpoint, companions=folder))
+                self._plan_sha256 = file_digest(other / PLAN_NAME)
+                return plan
         except (ReferenceRefusedError, ModelRefusedError) as error:
             self._refuse("shrink.plan", str(error))
         return None

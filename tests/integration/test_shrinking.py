@@ -1,5 +1,6 @@
 """Models with a smaller vocabulary: read by transformers alone, equal on covered text, resumed, and refused in time."""
 
+import hashlib
 import json
 import shutil
 
@@ -609,8 +610,8 @@ def test_a_plan_survives_the_end_of_the_result_that_it_is_from(model, corpora, t
     [
         (lambda plan: plan.update(format=2), "format"),
         (lambda plan: plan.update(more=1), "Extra inputs"),
-        (lambda plan: plan["model"].update(parameters=1), "for another model: its parameters is 1"),
-        (lambda plan: plan["model"].update(tokenizer="0" * 64), "for another model: its tokenizer"),
+        (lambda plan: plan["model"].update(parameters=1), "for another model, with parameters 1"),
+        (lambda plan: plan["model"].update(tokenizer="0" * 64), "for another model, with tokenizer"),
         (lambda plan: plan["vocabulary"].update(kept=[[0, 2**31 - 1]]), "keeps row 2147483647"),
         (lambda plan: plan["vocabulary"].update(kept=[[0, 2**40]]), "less than 2147483648"),
         (lambda plan: plan["vocabulary"].update(kept=[[5, 3]]), "ascend"),
@@ -620,10 +621,15 @@ def test_a_plan_survives_the_end_of_the_result_that_it_is_from(model, corpora, t
             lambda plan: [entry.update(kept=[[60, 107]]) for entry in plan["feed_forward"]],
             "107 is kept, and there are 96",
         ),
-        (lambda plan: plan["feed_forward"].pop(), "feed_forward is given for blocks"),
+        (lambda plan: plan["feed_forward"].pop(), "feed_forward is not given once for each block"),
+        (lambda plan: plan["feed_forward"].append(plan["feed_forward"][0]), "feed_forward is not given once for each"),
+        (lambda plan: plan["attention"][0].update(before=1), "another number of units before"),
+        (lambda plan: plan["attention"][0].update(block="0"), "valid integer"),
+        (lambda plan: plan["attention"][0].update(kept=[[True, 1]]), "valid integer"),
+        (lambda plan: plan.pop("format"), "format"),
         (lambda plan: plan["attention"][0].update(kept=[]), "at least 1"),
         (lambda plan: plan.update(removed_blocks=[{"block": 9}]), "removes block 9"),
-        (lambda plan: plan.update(removed_blocks=[{"block": 1}] * 2), "removes blocks [1, 1]"),
+        (lambda plan: plan.update(removed_blocks=[{"block": 1}] * 2), "removes 2 blocks, 1 different ones"),
         (
             lambda plan: plan.update(vocabulary=None, removed_blocks=[], attention=[], feed_forward=[]),
             "removes nothing",
@@ -637,19 +643,34 @@ def test_a_plan_that_does_not_fit_is_refused_at_submission(model, corpora, tmp_p
     assert told in refusals(data_of(model, corpora, plan=tmp_path.as_uri()))["shrink.plan"]
 
 
+def test_a_plan_that_changes_after_the_submission_is_refused(model, corpora, tmp_path, planned):
+    (tmp_path / "plan").mkdir()
+    path = tmp_path / "plan" / "plan.json"
+    shutil.copy(planned[0] / "plan.json", path)
+    admission = admitted(data_of(model, corpora, plan=path.as_uri()))  # the file may be named as well as the folder
+    assert admission.resolved.shrink.plan_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert admission.estimate.output_parameters == planned[1].output.parameters
+    path.write_bytes(path.read_bytes() + b" ")
+    sources = open_sources(Settings(), everywhere=True)
+    machine = Machine(tmp_path / "out" / ".work", threads=1)
+    with pytest.raises(PermanentError, match=r"shrink\.plan: .* has changed since") as caught:
+        run_here(admission.resolved, sources, tmp_path / "out", machine, RecordingObserver())
+    assert caught.value.reason == "PLAN_REFUSED"
+
+
 def test_a_plan_whose_rows_make_up_no_vocabulary_is_refused(model, corpora, tmp_path, planned):
     plan = json.loads((planned[0] / "plan.json").read_bytes())
     (tmp_path / "plan").mkdir()
     plan["vocabulary"]["kept"] = [[300, 400]]
     (tmp_path / "plan" / "plan.json").write_text(json.dumps(plan))
-    with pytest.raises(PermanentError, match="the rows of the plan lack"):
+    with pytest.raises(PermanentError, match=r"shrink\.plan: its rows lack"):
         run(data_of(model, corpora, plan=(tmp_path / "plan").as_uri()), tmp_path / "out")
 
 
 def test_a_file_that_is_no_plan_is_refused(model, corpora, tmp_path):
     assert "there is no plan.json" in refusals(data_of(model, corpora, plan=tmp_path.as_uri()))["shrink.plan"]
     (tmp_path / "plan.json").write_text("[" * 100_000)
-    assert "cannot be read" in refusals(data_of(model, corpora, plan=tmp_path.as_uri()))["shrink.plan"]
+    assert "not a file that can be read" in refusals(data_of(model, corpora, plan=tmp_path.as_uri()))["shrink.plan"]
 
 
 def test_a_pattern_has_to_divide_what_a_plan_keeps(model, corpora, tmp_path, planned):

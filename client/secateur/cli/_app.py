@@ -15,7 +15,6 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from secateur._download import DownloadProgress
 from secateur._errors import FieldViolation, InvalidSpecError
 from secateur._job import JobState
-from secateur._operations import published_result
 from secateur._options import with_options
 from secateur._spec import MAX_FILE_BYTES, layer_override, parse_yaml, read_spec
 from secateur._terminal import clean, console, prepare_streams, show_exception, write
@@ -27,6 +26,7 @@ from secateur.cli._render import (
     log_text,
     plan_text,
     preset_text,
+    reported_result,
     result_text,
     verdict_lines,
 )
@@ -275,8 +275,10 @@ def report(session: Session, *, job: JobArgument) -> None:
     if session.as_json:
         session.show("", found)
         return
-    result = published_result(handle.get())
-    text = "\n".join([result_text(result), *verdict_lines(found), f"manifest {clean(result.manifest_uri)}"])
+    ended = handle.get()
+    text = "\n".join([result_text(reported_result(found)), *verdict_lines(found)])
+    if ended.result is not None:
+        text += f"\nmanifest {clean(ended.result.manifest_uri)}"
     session.show(text, None)
 
 

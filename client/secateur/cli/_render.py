@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from secateur._artifact import CorpusPreset, ServiceInfo
 from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
-from secateur._job import Failure, Job, JobStage, Plan, Progress, PublishedResult
+from secateur._job import Failure, Job, JobStage, LanguageResult, Plan, Progress, PublishedResult
 from secateur._terminal import clean
 from secateur.cli._text import columns, duration, size
 
@@ -108,6 +108,20 @@ def _tokens_text(spec: Mapping[str, Any]) -> str:
 
 def _figure(value: float) -> str:
     return f"{value:.2e}" if value >= 1e6 else f"{value:.3f}"
+
+
+def reported_result(report: Mapping[str, Any]) -> PublishedResult:
+    """The headline figures of a report, which a job that exceeds a limit has as well."""
+    names = [field.name for field in fields(LanguageResult)]
+    languages = [LanguageResult(**{name: entry[name] for name in names}) for entry in report["evaluation"]]
+    return PublishedResult(
+        manifest_uri="",
+        manifest_sha256="",
+        sparsity=report["sparsity"]["pruned_layers"],
+        languages={entry.language: entry for entry in languages},
+        parameters=report["output"]["parameters"] if "output" in report else 0,
+        dense_parameters=report["model"]["parameters"] if "output" in report else 0,
+    )
 
 
 def result_text(result: PublishedResult) -> str:

@@ -217,20 +217,22 @@ class LayerOverride(_message.Message):
     def __init__(self, layers: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., dense: _Optional[bool] = ...) -> None: ...
 
 class ShrinkSpec(_message.Message):
-    __slots__ = ("vocabulary", "keep_languages", "feed_forward", "blocks", "kv_heads", "plan")
+    __slots__ = ("vocabulary", "keep_languages", "feed_forward", "blocks", "kv_heads", "plan", "plan_sha256")
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     KEEP_LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     FEED_FORWARD_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     KV_HEADS_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
+    PLAN_SHA256_FIELD_NUMBER: _ClassVar[int]
     vocabulary: VocabularySpec
     keep_languages: _containers.RepeatedScalarFieldContainer[str]
     feed_forward: FeedForwardSpec
     blocks: BlocksSpec
     kv_heads: KvHeadsSpec
     plan: str
-    def __init__(self, vocabulary: _Optional[_Union[VocabularySpec, _Mapping]] = ..., keep_languages: _Optional[_Iterable[str]] = ..., feed_forward: _Optional[_Union[FeedForwardSpec, _Mapping]] = ..., blocks: _Optional[_Union[BlocksSpec, _Mapping]] = ..., kv_heads: _Optional[_Union[KvHeadsSpec, _Mapping]] = ..., plan: _Optional[str] = ...) -> None: ...
+    plan_sha256: str
+    def __init__(self, vocabulary: _Optional[_Union[VocabularySpec, _Mapping]] = ..., keep_languages: _Optional[_Iterable[str]] = ..., feed_forward: _Optional[_Union[FeedForwardSpec, _Mapping]] = ..., blocks: _Optional[_Union[BlocksSpec, _Mapping]] = ..., kv_heads: _Optional[_Union[KvHeadsSpec, _Mapping]] = ..., plan: _Optional[str] = ..., plan_sha256: _Optional[str] = ...) -> None: ...
 
 class BlocksSpec(_message.Message):
     __slots__ = ("remove",)

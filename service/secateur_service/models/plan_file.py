@@ -24,6 +24,7 @@ _LIMITS = JsonLimits(64 << 20, values=4_000_000)
 _Index = Annotated[int, Field(ge=0, lt=2**31)]
 _Range = tuple[_Index, _Index]
 _Shares = dict[str, float]
+_REMEDY = "name the result of a job on this model"
 
 
 class _Part(BaseModel):
@@ -111,7 +112,7 @@ class NarrowedPlan(Kept):
 class PlanFile(_Part):
     """plan.json."""
 
-    format: Literal[1] = 1
+    format: Literal[1]
     model: ModelIdentity
     vocabulary: VocabularyPlan | None = None
     removed_blocks: tuple[RemovedBlock, ...] = Field(default=(), description="in the order of their removal")
@@ -158,28 +159,31 @@ def read_plan(path: Path, checkpoint: Checkpoint) -> PlanFile:
         ModelRefusedError: it is no plan, or one for another model.
     """
     try:
-        plan = PlanFile.model_validate(parse_json(path.read_bytes(), _LIMITS))
+        content = path.read_bytes()
+        parse_json(content, _LIMITS)
+        plan = PlanFile.model_validate_json(content, strict=True)
     except FileNotFoundError as error:
         raise ModelRefusedError(f"there is no {PLAN_NAME}; name the folder of a job's result that has one") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ModelRefusedError(f"{PLAN_NAME} is not a plan: {where}: {first['msg'][:200]}") from error
+        where = ".".join(map(str, first["loc"])) or "its content"
+        raise ModelRefusedError(f"{PLAN_NAME} is not a plan ({where}: {first['msg'][:200]}); {_REMEDY}") from error
     except (UnreadableJsonError, OSError) as error:
-        raise ModelRefusedError(f"{PLAN_NAME} cannot be read: {error}") from error
+        raise ModelRefusedError(f"{PLAN_NAME} is not a file that can be read as JSON; {_REMEDY}") from error
     ours, theirs = ModelIdentity.of(checkpoint).model_dump(), plan.model.model_dump()
     for name, value in ours.items():
         if value != theirs[name] and not (name == "tokenizer" and plan.vocabulary is None):
-            raise ModelRefusedError(f"the plan is for another model: its {name} is {theirs[name]!r}, not {value!r}")
+            problem = f"the plan is for another model, with {name} {theirs[name]!r} and not {value!r}"
+            raise ModelRefusedError(f"{problem}; {_REMEDY}")
     for problem in _misfits(plan, checkpoint):
-        raise ModelRefusedError(f"the plan does not fit the model: {problem}")
+        raise ModelRefusedError(f"the plan does not fit the model: {problem}; {_REMEDY}")
     return plan
 
 
 def _misfits(plan: PlanFile, checkpoint: Checkpoint) -> Iterator[str]:
     removed = [entry.block for entry in plan.removed_blocks]
     if len(set(removed)) != len(removed) or len(removed) >= checkpoint.num_blocks:
-        yield f"it removes blocks {removed} of {checkpoint.num_blocks}"
+        yield f"it removes {len(removed)} blocks, {len(set(removed))} different ones, of {checkpoint.num_blocks}"
     if any(block >= checkpoint.num_blocks for block in removed):
         yield f"it removes block {max(removed)}, and there are {checkpoint.num_blocks}"
     if plan.vocabulary is not None and plan.vocabulary.last >= plan.model.rows:
@@ -190,9 +194,10 @@ def _misfits(plan: PlanFile, checkpoint: Checkpoint) -> Iterator[str]:
         if layout is None or (axis == "feed_forward" and layout.size is None):
             yield f"{axis} of {checkpoint.model_type} models cannot be narrowed"
             return
+        entries: tuple[NarrowedPlan, ...] = getattr(plan, axis)
         found = plan.narrowed(axis)
-        if sorted(found) != kept:
-            yield f"{axis} is given for blocks {sorted(found)}, and {kept} are kept"
+        if sorted(found) != kept or len(entries) != len(kept):
+            yield f"{axis} is not given once for each block that is kept"
             return
         if len({len(units) for units in found.values()}) != 1:
             yield f"{axis} has to be as wide in every block"
@@ -200,8 +205,15 @@ def _misfits(plan: PlanFile, checkpoint: Checkpoint) -> Iterator[str]:
             count = units_of(checkpoint, index, axis).count
             if units[-1] >= count:
                 yield f"{axis} of block {index}: {units[-1]} is kept, and there are {count}"
+        if any(entry.before != units_of(checkpoint, entry.block, axis).count for entry in entries):
+            yield f"{axis} had another number of units before"
     if not (plan.axes or removed or plan.vocabulary):
         yield "it removes nothing"
+
+
+def plan_folder(uri: str) -> str:
+    """The folder of a plan that may have been named itself."""
+    return uri.removesuffix(f"/{PLAN_NAME}")
 
 
 def plan_files(names: Collection[str]) -> list[str]:

@@ -373,6 +373,9 @@ class _Job:
             return targets_from_json(json.loads(path.read_bytes()))
         targets = allocate(model, self.spec, calibration, self.observer, self.stopwatch, self.meter)
         names = self.plan.names
+        if self.spec.pruning and self.spec.pruning.overrides and len(names) < len(self.checkpoint.tensors):
+            message = "overrides name layers as in the dense model; those of removed blocks have no effect"
+            self.observer.log("warning", message)
         targets = {names[name]: target for name, target in targets.items() if name in names}
         write_durably(path, json.dumps(targets_to_json(targets)).encode())
         return targets

@@ -38,6 +38,7 @@ from secateur_service.models.plan_file import (
     VocabularyPlan,
     kept_units,
     plan_files,
+    plan_folder,
     ranges,
     read_plan,
 )
@@ -53,7 +54,7 @@ from secateur_service.pipeline.narrowing import KeptUnits
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE, choose_rows
 from secateur_service.records.blocks import Axis, BlockRecord
-from secateur_service.sources import Sources
+from secateur_service.sources import ReferenceRefusedError, Sources
 from secateur_service.spec import PruneSpec, ShrinkSpec, VocabularySpec
 
 COUNTED_BYTES = 32 << 20
@@ -97,7 +98,7 @@ class Shrinkage:
     @classmethod
     def of(cls, plan: OutputPlan) -> Shrinkage:
         """Of a plan of which nothing else is known."""
-        return cls(plan, PlanFile(model=ModelIdentity.of(plan.dense)))
+        return cls(plan, PlanFile(format=1, model=ModelIdentity.of(plan.dense)))
 
 
 class Shrinker:
@@ -137,15 +138,15 @@ class Shrinker:
         """Decide what is written, except for the blocks to remove: `remove_blocks` does that.
 
         Raises:
-            ModelRefusedError: the vocabulary cannot be trimmed, or the plan of another job does not fit the model.
+            ModelRefusedError: the vocabulary cannot be trimmed.
             CorpusRefusedError: the corpus cannot be read.
-            PermanentError: more rows have to be kept than were asked for.
+            PermanentError: more rows have to be kept than were asked for, or the plan of another job does not fit.
         """
         asked, checkpoint = self._spec.shrink, self._checkpoint
         shrinkage = Shrinkage.of(OutputPlan.identity(checkpoint))
         if asked is None:
             return shrinkage
-        given = self._given(asked.plan) if asked.plan else None
+        given = self._given(asked.plan, asked.plan_sha256) if asked.plan else None
         if given is not None and given.vocabulary is not None:
             self._check_rows(given.vocabulary.indices)
             shrinkage = self._trimmed(given.vocabulary)
@@ -211,18 +212,23 @@ class Shrinker:
         )
         return replace(shrinkage, plan=plan, file=shrinkage.file.model_copy(update={"removed_blocks": removals}))
 
-    def _given(self, uri: str) -> PlanFile:
+    def _given(self, uri: str, sha256: str | None) -> PlanFile:
         """The plan of another job, copied so that a later attempt has the same."""
         path = self._workdir / "given" / PLAN_NAME
         if not path.exists():
-            with self._sources.open(uri).outline(plan_files) as folder:
-                source = folder / PLAN_NAME
-                content = source.read_bytes() if source.exists() else None
-            if content is None:
-                raise ModelRefusedError(f"shrink.plan: {uri} holds no {PLAN_NAME}")
+            try:
+                with self._sources.open(plan_folder(uri)).outline(plan_files) as folder:
+                    content = (folder / PLAN_NAME).read_bytes()
+            except (OSError, ReferenceRefusedError) as error:
+                raise _plan_refused(f"{uri} holds no {PLAN_NAME} any more") from error
+            if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+                raise _plan_refused(f"the {PLAN_NAME} of {uri} has changed since the job was submitted")
             path.parent.mkdir(exist_ok=True)
             write_durably(path, content)
-        return read_plan(path, self._checkpoint)
+        try:
+            return read_plan(path, self._checkpoint)
+        except ModelRefusedError as error:
+            raise _plan_refused(str(error)) from error
 
     def _trimmed(self, vocabulary: VocabularyPlan | None) -> Shrinkage:
         """Only some rows of the vocabulary."""
@@ -246,7 +252,7 @@ class Shrinker:
             left_out=trimmed.left_out,
         )
         coverage = {name: _coverage(sample, rows) for name, sample in self._text.evaluation.items()}
-        published = PlanFile(model=ModelIdentity.of(checkpoint), vocabulary=vocabulary)
+        published = PlanFile(format=1, model=ModelIdentity.of(checkpoint), vocabulary=vocabulary)
         return Shrinkage(plan, published, coverage)
 
     def _chosen(self, asked: VocabularySpec) -> VocabularyPlan | None:
@@ -263,16 +269,15 @@ class Shrinker:
         """Rows that somebody else chose must make up a vocabulary.
 
         Raises:
-            ModelRefusedError: tokens or parts of tokens are missing.
+            PermanentError: tokens or parts of tokens are missing.
         """
         parents, mandatory = self._needed(load_tokenizer(self._checkpoint.tokenizer_folder), ())[1:]
         kept = set(rows)
         missing = {number for number in mandatory if number < self._rows_before} - kept
         missing |= {piece for number in kept for piece in parents.get(number, ())} - kept
         if missing:
-            raise ModelRefusedError(
-                f"shrink.plan: the rows of the plan lack {len(missing)} that the tokenizer or the model's files need, "
-                f"such as {min(missing)}"
+            raise _plan_refused(
+                f"its rows lack {len(missing)} that the tokenizer or the model's files need, such as {min(missing)}"
             )
 
     def _choose(self, asked: VocabularySpec) -> dict[str, Any]:
@@ -305,7 +310,9 @@ class Shrinker:
         """The share of each token in the words of a language, if it is to be used and is known."""
         if asked.prior != "words":
             return None
-        words, observer = words_of(language), self._observer
+        observer = self._observer
+        observer.log("info", "encoding the words of a language", language=language)
+        words = words_of(language)
         if not words:
             observer.log("warning", "no word frequencies are known; the prior is that of ranks", language=language)
             return None
@@ -360,6 +367,12 @@ class Shrinker:
             left -= len(document.encode())
             if left <= 0:
                 return
+
+
+def _plan_refused(problem: str) -> PermanentError:
+    return PermanentError(
+        f"shrink.plan: {problem}; submit the job again with the result of a job on this model", reason="PLAN_REFUSED"
+    )
 
 
 def check_tokens(shrinkage: Shrinkage, folder: Path, text: JobText, check: Callable[[], None]) -> None:

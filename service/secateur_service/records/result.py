@@ -26,7 +26,7 @@ class Estimate:
     Attributes:
         parameters: those of the dense model; 0 if unknown, as in estimates of older releases.
         output_parameters: those of the output model, at most: how many rows of the vocabulary go is only known in
-            advance if their number was given, and nothing is known of the plan of another job.
+            advance if their number was given.
         output_bytes: all its tensors, at most.
     """
 

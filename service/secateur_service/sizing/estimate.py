@@ -16,13 +16,14 @@ languages, hidden size d, vocabulary V, and layers m×n that share distinct inpu
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 from secateur_service.models.budget import HEAD_SLICE_BYTES, LOGITS_SLICE_BYTES
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan import OutputPlan
+from secateur_service.models.plan_file import PlanFile
 from secateur_service.models.safetensors import DTYPE_BYTES
 from secateur_service.models.units import adds_to_states, heads_of, inputs_of, units_of
 from secateur_service.pruning.budget import BATCH_TILES, EXPERT_TILE_TOKENS, TILE_TOKENS, sample_tokens
@@ -45,7 +46,12 @@ _BLOCKS_ON_DISK = 4
 
 
 def estimate_cost(
-    checkpoint: Checkpoint, spec: PruneSpec, *, on_device: bool, shortages: Collection[Shortage] = ()
+    checkpoint: Checkpoint,
+    spec: PruneSpec,
+    *,
+    on_device: bool,
+    shortages: Collection[Shortage] = (),
+    plan: PlanFile | None = None,
 ) -> Estimate:
     """Estimate a job.
 
@@ -54,6 +60,7 @@ def estimate_cost(
         spec: the resolved specification.
         on_device: whether an accelerator computes; its memory is then counted separately from the host's.
         shortages: kinds of memory that the job has to save.
+        plan: that of another job, if the specification names it and it was read.
     """
     length = spec.calibration.sequence_length or 1
     axes, follows, removed = _shrinking(spec, checkpoint)
@@ -100,7 +107,7 @@ def estimate_cost(
         sum(info.size_bytes for info in checkpoint.block_tensors(index)) for index in range(checkpoint.num_blocks)
     )
     outer = sum(info.size_bytes for info in checkpoint.other_tensors())
-    output = _output(checkpoint, spec.shrink) if spec.shrink else checkpoint
+    output = _output(checkpoint, spec.shrink, plan) if spec.shrink else checkpoint
     return Estimate(
         checkpoint_bytes=checkpoint.size_bytes,
         # One block is read or written while another is pruned.
@@ -114,7 +121,7 @@ def estimate_cost(
     )
 
 
-def _output(checkpoint: Checkpoint, shrink: ShrinkSpec) -> Checkpoint:
+def _output(checkpoint: Checkpoint, shrink: ShrinkSpec, given: PlanFile | None) -> Checkpoint:
     """The largest model that the job may write."""
     plan = OutputPlan.identity(checkpoint)
     counts: dict[Axis, int] = {}
@@ -122,11 +129,16 @@ def _output(checkpoint: Checkpoint, shrink: ShrinkSpec) -> Checkpoint:
         counts["attention"] = heads_of(checkpoint).keys - shrink.kv_heads.remove
     if shrink.feed_forward is not None:
         counts["feed_forward"] = shrink.feed_forward.channels_of(units_of(checkpoint, 0, "feed_forward").count)
-    kept = {}
+    kept: dict[str, dict[int, Sequence[int]]] = {}
     if shrink.vocabulary is not None and shrink.vocabulary.rows is not None:
-        rows = range(-(-shrink.vocabulary.rows // ROWS_MULTIPLE) * ROWS_MULTIPLE)
+        rows: Sequence[int] = range(-(-shrink.vocabulary.rows // ROWS_MULTIPLE) * ROWS_MULTIPLE)
         kept = {name: {0: rows} for name in (checkpoint.embedding_name, checkpoint.head_name)}
     blocks = plan.blocks[shrink.blocks.remove :] if shrink.blocks else plan.blocks
+    if given is not None:
+        counts = {axis: len(units) for axis in given.axes for units in given.narrowed(axis).values()}
+        rows = given.vocabulary.indices if given.vocabulary else ()
+        kept = {name: {0: rows} for name in (checkpoint.embedding_name, checkpoint.head_name) if rows}
+        blocks = plan.blocks[len(given.removed_blocks) :]
     return replace(plan, narrowed=counts, kept=kept, blocks=blocks).output()
 
 

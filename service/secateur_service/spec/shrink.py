@@ -101,7 +101,11 @@ class ShrinkSpec(Part):
     blocks: BlocksSpec | None = Field(default=None, description=f"a part with {', '.join(BlocksSpec.model_fields)}")
     kv_heads: KvHeadsSpec | None = Field(default=None, description=f"a part with {', '.join(KvHeadsSpec.model_fields)}")
     plan: Uri | None = Field(
-        default=None, description="the plan.json of another job on the same model: s3://… or file:///absolute/path"
+        default=None,
+        description="the folder of another job's result on the same model: s3://bucket/prefix or file:///absolute/path",
+    )
+    plan_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        default=None, description="SHA-256 of its plan.json, 64 hexadecimal digits; filled in at submission"
     )
     keep_languages: LanguageTags = Field(
         default=(), description="languages of the mix that the smaller model has to serve, each once"
