@@ -7,6 +7,7 @@ sometimes at the beginning of a line.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,11 +27,7 @@ _RAREST = 5e-8
 
 def has_words() -> bool:
     """Whether the package is installed."""
-    try:
-        import wordfreq  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return importlib.util.find_spec("wordfreq") is not None
 
 
 def words_of(language: str) -> dict[str, float]:
