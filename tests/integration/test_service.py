@@ -251,8 +251,11 @@ def test_a_job_that_exceeds_a_limit_fails_and_its_report_can_be_read_for_ever(se
     job.download(tmp_path / "out")
     found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert found == {"manifest.json", "plan.json", "provenance.json", "report/report.html", "report/report.json"}
-    with pytest.raises(secateur.JobFailedError):
-        job.result()
+    command = [sys.executable, "-m", "secateur", "report", job.name, "--endpoint", service.endpoint]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    output, dense = report["output"]["parameters"], report["model"]["parameters"]
+    assert f"parameters {output} of {dense}" in shown
+    assert "en: bits per byte grew by" in shown
 
 
 def bad_specs(service):

@@ -275,11 +275,10 @@ def report(session: Session, *, job: JobArgument) -> None:
     if session.as_json:
         session.show("", found)
         return
-    ended = handle.get()
-    text = "\n".join([result_text(reported_result(found)), *verdict_lines(found)])
-    if ended.result is not None:
-        text += f"\nmanifest {clean(ended.result.manifest_uri)}"
-    session.show(text, None)
+    result = handle.get().result
+    lines = [result_text(result or reported_result(found)), *verdict_lines(found)]
+    lines += [f"manifest {clean(result.manifest_uri)}"] if result else []
+    session.show("\n".join(lines), None)
 
 
 @app.command(epilog=_EPILOG)

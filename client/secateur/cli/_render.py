@@ -111,7 +111,7 @@ def _figure(value: float) -> str:
 
 
 def reported_result(report: Mapping[str, Any]) -> PublishedResult:
-    """The headline figures of a report, which a job that exceeds a limit has as well."""
+    """The headline figures of a report, for a job that has one and no result because it exceeds a limit."""
     names = [field.name for field in fields(LanguageResult)]
     languages = [LanguageResult(**{name: entry[name] for name in names}) for entry in report["evaluation"]]
     return PublishedResult(
@@ -119,8 +119,8 @@ def reported_result(report: Mapping[str, Any]) -> PublishedResult:
         manifest_sha256="",
         sparsity=report["sparsity"]["pruned_layers"],
         languages={entry.language: entry for entry in languages},
-        parameters=report["output"]["parameters"] if "output" in report else 0,
-        dense_parameters=report["model"]["parameters"] if "output" in report else 0,
+        parameters=report["output"]["parameters"],
+        dense_parameters=report["model"]["parameters"],
     )
 
 
