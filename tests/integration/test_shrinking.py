@@ -495,6 +495,16 @@ def test_a_dry_run_says_what_is_left_at_most_where_rows_are_not_counted_yet(mode
     assert estimate.output_parameters == estimate.parameters
 
 
+@pytest.mark.parametrize("shrink", [WIDTH, HEADS, DEPTH], ids="-".join)
+def test_blocks_make_up_for_what_earlier_ones_have_lost(model, corpora, tmp_path, shrink, monkeypatch):
+    data = data_of(model, corpora, **shrink)
+    data["calibration"]["samples"] = 64
+    follows = run(data, tmp_path / "follows").report.blocks[-1].snr_db["uk"]
+    monkeypatch.setattr(shrinking, "adds_to_states", lambda _checkpoint: False)
+    alone = run(data, tmp_path / "alone").report.blocks[-1].snr_db["uk"]
+    assert follows > alone + 0.2  # dB, of the hidden states of held-out text against the dense model's
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The demo's model after some of its training: enough for its blocks to matter."""
