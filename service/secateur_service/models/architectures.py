@@ -43,12 +43,11 @@ class Attention:
     """The attention of a block, whose key/value heads can be removed together with their query heads.
 
     Attributes:
-        inputs: linear layers and norms with rows of the heads, relative to the block, and of whose heads their rows
-            are, one part below the other: `q` for those of the queries, `k` for those of the keys or values.
+        inputs: linear layers and norms that have rows of each head, relative to the block.
         output: the linear layer that reads what the heads produce.
     """
 
-    inputs: Mapping[str, str]
+    inputs: tuple[str, ...]
     output: str
 
 
@@ -156,8 +155,8 @@ def _experts(config: Config, names: tuple[str, str, str]) -> Inputs:
 _GATED = FeedForward(("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", "intermediate_size")
 _NORMED = replace(_GATED, normed=True)
 
-_HEADS = Attention({"self_attn.q_proj": "q", "self_attn.k_proj": "k", "self_attn.v_proj": "k"}, "self_attn.o_proj")
-_NORMED_HEADS = replace(_HEADS, inputs={**_HEADS.inputs, "self_attn.q_norm": "q", "self_attn.k_norm": "k"})
+_HEADS = Attention(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "self_attn.o_proj")
+_NORMED_HEADS = replace(_HEADS, inputs=(*_HEADS.inputs, "self_attn.q_norm", "self_attn.k_norm"))
 
 
 def _wide(size: str | None) -> FeedForward:

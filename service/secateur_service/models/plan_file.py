@@ -7,7 +7,7 @@ checked against the model before it is used. Does not import torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from secateur_service.bounded import JsonLimits, UnreadableJsonError, parse_json
 from secateur_service.durable import file_digest
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
-from secateur_service.models.units import units_of
+from secateur_service.models.units import KeptUnits, units_of
 from secateur_service.records.blocks import AXES, Axis, BlockRecord, NarrowedRecord
 
 PLAN_NAME = "plan.json"
@@ -129,6 +129,11 @@ class PlanFile(_Part):
         entries: tuple[NarrowedPlan, ...] = getattr(self, axis)
         return {entry.block: entry.indices for entry in entries}
 
+    @property
+    def units(self) -> KeptUnits:
+        """The units that are kept along all axes."""
+        return {axis: self.narrowed(axis) for axis in self.axes}
+
     def with_blocks(self, blocks: Sequence[int], records: Sequence[BlockRecord]) -> PlanFile:
         """With what became of the finished blocks.
 
@@ -230,8 +235,3 @@ def ranges(numbers: Sequence[int]) -> tuple[_Range, ...]:
         else:
             found.append((number, number))
     return tuple(found)
-
-
-def kept_units(plan: PlanFile) -> Mapping[Axis, Mapping[int, tuple[int, ...]]]:
-    """The units that a plan keeps, by axis and by the number of the block in the dense model."""
-    return {axis: plan.narrowed(axis) for axis in plan.axes}

@@ -15,6 +15,9 @@ from secateur_service.models.configuration import read_configuration
 from secateur_service.models.safetensors import TensorInfo
 from secateur_service.records.blocks import Axis
 
+KeptUnits = Mapping[Axis, Mapping[int, tuple[int, ...]]]
+"""Units to keep, by axis and by the number of the block in the dense model."""
+
 
 @dataclass(frozen=True)
 class Heads:
@@ -93,12 +96,12 @@ def units_of(checkpoint: Checkpoint, index: int, axis: Axis) -> Units:
     layout, heads = architecture.attention, heads_of(checkpoint)
     assert layout is not None
     output = checkpoint.linear_weight(index, layout.output)
-    rows = {}
-    for module, parts in layout.inputs.items():
-        shares = [heads.queries if part == "q" else 1 for part in parts]
-        for name in _named(checkpoint, index, module):
-            each = checkpoint.tensors[name].shape[0] // (heads.keys * sum(shares))
-            rows[name] = tuple(each * share for share in shares)
+    # Rows of a key/value head, or of the query heads that belong to it.
+    rows = {
+        name: (checkpoint.tensors[name].shape[0] // heads.keys,)
+        for module in layout.inputs
+        for name in _named(checkpoint, index, module)
+    }
     return Units(heads.keys, layout.output, output, heads.queries * heads.width, rows)
 
 

@@ -249,7 +249,8 @@ class _Job:
         """Decide which blocks are removed, and with that all that can be decided before the pass."""
         spec, text, meter = self.spec, self.text.calibration, self.meter
         mix, kept = spec.calibration.mix, spec.kept_languages
-        conditions = hashlib.sha256(json.dumps(self._conditions(), sort_keys=True).encode()).hexdigest()
+        asked = spec.shrink and spec.shrink.model_dump(mode="json")
+        conditions = hashlib.sha256(json.dumps([self._conditions(), asked], sort_keys=True).encode()).hexdigest()
         alone = spec.shrink and spec.model_copy(update={"shrink": spec.shrink.model_copy(update={"blocks": None})})
         if alone:
             on_device = self.device.type != "cpu"

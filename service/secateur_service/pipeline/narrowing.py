@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
-from secateur_service.models.units import Units, units_of
+from secateur_service.models.units import KeptUnits, Units, units_of
 from secateur_service.pipeline.batches import Batch
 from secateur_service.pipeline.stepwise import stepwise_forwards
 from secateur_service.pruning.methods import Moments
@@ -36,8 +36,6 @@ from secateur_service.records.blocks import Axis, NarrowedRecord
 
 Tensors = dict[str, Tensor]
 Narrowed = Mapping[Axis, NarrowedRecord]
-KeptUnits = Mapping[Axis, Mapping[int, tuple[int, ...]]]
-"""Units to keep, by axis and by the number of the block in the dense model."""
 
 
 @dataclass(frozen=True)

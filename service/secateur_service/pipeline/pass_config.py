@@ -10,11 +10,10 @@ from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.cutting import CutReader
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
-from secateur_service.models.units import inputs_of
+from secateur_service.models.units import KeptUnits, inputs_of
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.pruning.patterns import Target
-from secateur_service.records.blocks import Axis
 from secateur_service.sizing.operations import Work, groups_of
 
 Samples = Mapping[str, TextSample]
@@ -39,7 +38,7 @@ class Output:
     reader: CutReader
     calibration: Samples
     evaluation: Samples
-    units: Mapping[Axis, Mapping[int, tuple[int, ...]]] = field(default_factory=dict)
+    units: KeptUnits = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

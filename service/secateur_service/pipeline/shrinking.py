@@ -36,7 +36,6 @@ from secateur_service.models.plan_file import (
     PlanFile,
     RemovedBlock,
     VocabularyPlan,
-    kept_units,
     plan_files,
     plan_folder,
     ranges,
@@ -47,10 +46,9 @@ from secateur_service.models.tensors import output_tensor
 from secateur_service.models.token_graph import TokenGraph
 from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.models.trimmed_tokenizer import trim_files
-from secateur_service.models.units import adds_to_states, heads_of, settings_of, units_of
+from secateur_service.models.units import KeptUnits, adds_to_states, heads_of, settings_of, units_of
 from secateur_service.pipeline.depth_search import DepthSearch
 from secateur_service.pipeline.job_text import JobText, calibration_corpus
-from secateur_service.pipeline.narrowing import KeptUnits
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE, choose_rows
 from secateur_service.records.blocks import Axis, BlockRecord
@@ -154,7 +152,7 @@ class Shrinker:
             shrinkage = self._trimmed(self._chosen(asked.vocabulary))
         counts = self._counts(asked)
         if given is not None:
-            shrinkage = replace(shrinkage, units=kept_units(given))
+            shrinkage = replace(shrinkage, units=given.units)
             self._order = tuple(entry.block for entry in given.removed_blocks)
             counts = {axis: len(next(iter(kept.values()))) for axis, kept in shrinkage.units.items()}
         config = dict(shrinkage.plan.config)
