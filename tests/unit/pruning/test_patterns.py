@@ -48,6 +48,7 @@ def test_large_matrices_are_selected_from_exactly_with_ties_and_without(shape):
         assert bool(((tied & ~selected).cummax(1).values & tied & selected).sum() == 0)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("shape", [(1, 5_000_000), (4000, 1300), (1_300_000, 4), (40_000, 32)])
 def test_a_gpu_selects_as_the_cpu_does(shape):

@@ -187,6 +187,7 @@ def test_a_matrix_that_no_damping_helps_is_reported():
         sparsegpt([torch.ones(2, 3)], hessian, Unstructured(0.5))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("target", [Unstructured(0.5, "layer"), Unstructured(0.5), NofM(2, 4)])
 def test_a_gpu_prunes_as_the_cpu_does(target):

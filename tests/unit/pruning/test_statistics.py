@@ -183,6 +183,7 @@ def test_for_one_language_all_ways_of_summing_are_the_same():
     torch.testing.assert_close(of_mix.gram.diagonal().double(), of_mix.mean_squares(), rtol=1e-5, atol=0)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("size", [3, 4, 20])

@@ -80,6 +80,7 @@ def test_the_kernel_does_what_torch_does(kernel, columns, rows, groups):
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @PATTERNS
 def test_a_gpu_sweeps_as_the_cpu_does(groups):
