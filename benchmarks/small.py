@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import random
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from secateur_service.commands.demo.tokenizer import BOS_ID, EOS_ID, VOCABULARY_
 
 RESULTS = Path(__file__).parent / "results"
 LENGTH = 64
+SENTENCES = 20
+"""Of a document that `lengthen` writes."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Material:
     model: Path
     calibration: Path
     evaluation: Path
+    separator: str = "newline"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,26 +50,42 @@ def add_separator(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--separator", choices=choices, default=choices[0], help="between documents; default newline")
 
 
-def write_material(folder: Path, *, languages: int = 2, words: int = 0) -> Material:
-    """Write a Llama of two blocks with random weights, and the demo's text in the given number of languages.
+def add_material(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the user's model and text."""
+    parser.add_argument("--model", type=Path, help="folder of the model")
+    parser.add_argument("--calibration", type=Path, help="folder with one text file per language")
+    parser.add_argument("--evaluation", type=Path, help="folder with the same files, other text")
+    add_separator(parser)
+
+
+def write_material(folder: Path, *, languages: int = 2, words: int = 0, **sizes: Any) -> Material:
+    """Write a Llama with random weights, and text and tokenizer as `write_text` does.
+
+    It has two blocks, or as many as `sizes` says, which replaces values of its configuration.
+    """
+    torch.manual_seed(0)
+    defaults = {
+        "vocab_size": words or VOCABULARY_SIZE,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4 * LENGTH,
+        "initializer_range": 0.1,
+        "bos_token_id": BOS_ID,
+        "eos_token_id": EOS_ID,
+    }
+    LlamaForCausalLM(LlamaConfig(**defaults | sizes)).save_pretrained(folder / "model")
+    return write_text(folder, languages=languages, words=words)
+
+
+def write_text(folder: Path, *, languages: int = 2, words: int = 0) -> Material:
+    """Write the demo's text in the given number of languages, and a tokenizer into `folder`/model.
 
     Its tokens are bytes, or `words` of byte-pair encoding, trained on the text.
     """
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=words or VOCABULARY_SIZE,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4 * LENGTH,
-        initializer_range=0.1,
-        bos_token_id=BOS_ID,
-        eos_token_id=EOS_ID,
-    )
     model = folder / "model"
-    LlamaForCausalLM(config).save_pretrained(model)
     calibration, evaluation = write_corpora(folder)
     if words:
         _save_word_tokenizer(model, calibration, words)
@@ -75,6 +95,17 @@ def write_material(folder: Path, *, languages: int = 2, words: int = 0) -> Mater
         for path in sorted(corpus.glob("*.txt"))[languages:]:
             path.unlink()
     return Material(model, calibration, evaluation)
+
+
+def lengthen(corpus: Path, size_bytes: int) -> None:
+    """Replace every file of a folder by documents of its own sentences, drawn at random, of at least so many bytes."""
+    for path in sorted(corpus.glob("*.txt")):
+        sentences = path.read_text(encoding="utf-8").splitlines()
+        draw, documents, written = random.Random(0), [], 0
+        while written < size_bytes:
+            documents.append(" ".join(draw.sample(sentences, min(len(sentences), SENTENCES))))
+            written += len(documents[-1].encode())
+        path.write_text("\n".join(documents) + "\n", encoding="utf-8")
 
 
 def _save_word_tokenizer(folder: Path, corpus: Path, words: int) -> None:
@@ -103,10 +134,7 @@ def options_with_text(parser: argparse.ArgumentParser, *, words: int = 0, **smal
         words: of the small form's vocabulary, see `write_material`.
         small: values of these options in the small form.
     """
-    parser.add_argument("--model", type=Path, help="folder of the model")
-    parser.add_argument("--calibration", type=Path, help="folder with one text file per language")
-    parser.add_argument("--evaluation", type=Path, help="folder with the same files, other text")
-    add_separator(parser)
+    add_material(parser)
     add_options(parser)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)

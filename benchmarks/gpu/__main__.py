@@ -1,17 +1,22 @@
 """The engine on one accelerator: blocks of real shapes compared with their floor, within a given time.
 
-    python -m benchmarks.gpu [--seconds 600] [--device cuda|cpu] [--small] [--output DIR] [--case SHAPE/METHOD...]
+    python -m benchmarks.gpu [--seconds 420] [--device cuda|cpu] [--small] [--output DIR] [--case SHAPE/METHOD...]
+                             [--model DIR --calibration DIR --evaluation DIR]
 
 Measures, in this order, as far as time permits:
 
 - whether the device prunes as the host does;
+- whether jobs that make a model smaller write the same bytes twice, and keep what the host keeps: of the model that is
+  given, or of a random one;
 - seconds per block of Llama-3-8B's shape, with Wanda and with the default;
+- a whole job on a model of Llama-3.2-1B's shape, from its files to its report;
+- tokens per second of that shape, beside one with fewer blocks, channels and tokens;
 - whether a block's output depends on how many sequences share a batch;
 - what the report costs; 70B; 2:4 and order `block`; 405B; the other methods.
 
 Seconds per block are the median over all blocks except the first and the last, which do more or less than the others.
 Everything runs through the engine's own pass. gpu-DEVICE.json is rewritten after every block, so that no measurement is
-lost if the run is cut short.
+lost if the run is cut short; of a measurement that fails, its traceback and what it had measured are kept.
 `--case` replaces the list: SHAPE/METHOD[+UPDATE][/TARGET[/ORDER]][/report], for example llama-3-8b/wanda+cg/2:4/block.
 """
 
@@ -24,6 +29,7 @@ import re
 import shutil
 import subprocess
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import metadata
@@ -32,8 +38,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu.decoding import measure_decoding
 from benchmarks.gpu.floor import Rates
 from benchmarks.gpu.generated import SHAPES
+from benchmarks.gpu.jobs import measure_job, measure_shrinking
 from benchmarks.gpu.measurements import (
     Case,
     Figures,
@@ -43,7 +51,7 @@ from benchmarks.gpu.measurements import (
     measure_case,
     parse_case,
 )
-from benchmarks.small import add_options
+from benchmarks.small import Material, add_material, add_options
 from secateur_service.errors import PreemptedError
 
 # For an H200, whose matrix products are as fast as an H100's, and for one core of a server processor.
@@ -65,10 +73,15 @@ LATER = [
 ]
 SMALL = [Case("tiny", "wanda"), Case("tiny", "sparsegpt", "cg", report=True)]
 
+SHOWN = ("seconds_per_block", "times_floor", "peak_device_bytes", "same_bytes", "times_dense")
+"""Figures that are also printed."""
+
 Measurement = Callable[[float, Callable[[Figures], None]], Figures]
 
 
-def measurements(setting: Setting, cases: list[Case], *, small: bool) -> Iterator[tuple[str, Measurement]]:
+def measurements(
+    setting: Setting, cases: list[Case], given: Material | None, *, small: bool
+) -> Iterator[tuple[str, Measurement]]:
     """Names and functions; each function takes a deadline and a callback for unfinished figures."""
 
     def case(chosen: Case) -> tuple[str, Measurement]:
@@ -78,7 +91,11 @@ def measurements(setting: Setting, cases: list[Case], *, small: bool) -> Iterato
         yield from map(case, cases)
         return
     yield "agreement with the host", lambda deadline, _: measure_agreement(setting, deadline)
+    yield "shrinking", partial(measure_shrinking, setting, given, small=small)
     yield from map(case, SMALL if small else FIRST)
+    whole = SHAPES["tiny" if small else "llama-3.2-1b"]
+    yield "a real job", partial(measure_job, whole, setting)
+    yield "decoding", partial(measure_decoding, whole, setting, small=small)
     shape = SHAPES["tiny" if small else "llama-3-8b"]
     yield "batch size", lambda deadline, _: measure_batch_size(shape, setting, deadline)
     if not small:
@@ -132,8 +149,10 @@ class Results:
 def measure(name: str, measurement: Measurement, deadline: float, results: Results) -> None:
     """Run one measurement, save and print its figures; a failure does not stop the others."""
     began = time.monotonic()
+    known: Figures = {}
 
     def tell(figures: Figures) -> None:
+        known.update(figures)
         results.keep(name, figures | {"state": "running"})
 
     if began > deadline:
@@ -143,12 +162,13 @@ def measure(name: str, measurement: Measurement, deadline: float, results: Resul
             figures = measurement(deadline, tell)
             figures["state"] = "stopped, the time was over" if figures.pop("stopped", False) else "finished"
         except PreemptedError:
-            figures = {"state": "stopped, the time was over"}
+            figures = known | {"state": "stopped, the time was over"}
         except Exception as error:  # noqa: BLE001 - for example out of memory: the next shape may fit
-            figures = {"state": f"failed: {type(error).__name__}: {str(error)[:500]}"}
+            failure = {"state": f"failed: {type(error).__name__}: {str(error)[:500]}"}
+            figures = known | failure | {"traceback": traceback.format_exc().splitlines()}
     figures["measured_seconds"] = round(time.monotonic() - began, 2)
     results.keep(name, figures)
-    told = {key: figures[key] for key in ("seconds_per_block", "times_floor", "peak_device_bytes") if key in figures}
+    told = {key: figures[key] for key in SHOWN if key in figures}
     print(f"{name:<45} {figures['state']}  {told}", flush=True)
 
 
@@ -156,15 +176,20 @@ def main() -> None:
     """Measure until time runs out."""
     began = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=600.0, help="the time for all, the imports left out")
+    parser.add_argument("--seconds", type=float, default=420.0, help="the time for all, the imports left out")
     parser.add_argument("--case", type=parse_case, action="append", default=[], help="instead of the list; repeatable")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--sequences", type=int, help="of calibration; default 128")
     parser.add_argument("--length", type=int, help="tokens per sequence; default 2048")
     parser.add_argument("--blocks", type=int, default=5, help="blocks to run, at least 3; the model may have more")
     parser.add_argument("--tflops", type=float, nargs=2, help="of products in 16 bits, and of float32")
+    add_material(parser)
     add_options(parser)
     options = parser.parse_args()
+    folders = (options.model, options.calibration, options.evaluation)
+    if any(folders) and not all(folders):
+        parser.error("give --model, --calibration and --evaluation, or none of them")
+    given = Material(*folders, options.separator) if all(folders) else None
     device = torch.device(options.device)
     setting = Setting(
         device,
@@ -186,7 +211,7 @@ def main() -> None:
     name = re.sub(r"\W+", "-", found["device"]).strip("-").lower()
     results = Results(options.output / f"gpu-{name}.json", content)
     run = partial(measure, deadline=began + options.seconds, results=results)
-    for title, measurement in measurements(setting, options.case, small=options.small):
+    for title, measurement in measurements(setting, options.case, given, small=options.small):
         run(title, measurement)
     print(f"written: {results.path}")
 

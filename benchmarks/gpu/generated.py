@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from secateur_service.commands.demo.tokenizer import BOS_ID, EOS_ID
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.safetensors import OutputTensor, TensorInfo
@@ -21,7 +22,7 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES, TensorReader
 
 _STANDARD_DEVIATION = 0.02
-_HEAD_SIZE = 128
+_POSITIONS = 131072
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Shape:
         key_value: width of the keys, and of the values, k.
         blocks: number of decoder blocks.
         vocabulary: number of tokens.
+        head: width of a head.
+        tied: whether the embedding is the head too.
     """
 
     hidden: int
@@ -41,6 +44,8 @@ class Shape:
     key_value: int
     blocks: int
     vocabulary: int = 128256
+    head: int = 128
+    tied: bool = False
 
     @property
     def layers(self) -> tuple[tuple[int, int], ...]:
@@ -51,6 +56,7 @@ class Shape:
 
 SHAPES = {
     "tiny": Shape(hidden=256, intermediate=704, key_value=128, blocks=4, vocabulary=1000),
+    "llama-3.2-1b": Shape(hidden=2048, intermediate=8192, key_value=512, blocks=16, head=64, tied=True),
     "llama-3-8b": Shape(hidden=4096, intermediate=14336, key_value=1024, blocks=32),
     "70b": Shape(hidden=8192, intermediate=28672, key_value=1024, blocks=80),
     "405b": Shape(hidden=16384, intermediate=53248, key_value=1024, blocks=126),
@@ -99,20 +105,35 @@ class GeneratedModel(StreamedModel):
 
 def generated_model(shape: Shape, blocks: int, device: torch.device, dtype: torch.dtype) -> GeneratedModel:
     """A Llama of the given shape, with `blocks` blocks."""
-    config = LlamaConfig(
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=blocks,
-        num_attention_heads=shape.hidden // _HEAD_SIZE,
-        num_key_value_heads=shape.key_value // _HEAD_SIZE,
-        vocab_size=shape.vocabulary,
-        tie_word_embeddings=False,
-    )
+    config = _config(replace(shape, blocks=blocks))
     with torch.device("meta"):
         parameters = dict(LlamaForCausalLM(config).named_parameters())
     tensors = {name: _info(name, tuple(parameter.shape)) for name, parameter in parameters.items()}
     checkpoint = Checkpoint(Path("generated"), config.to_dict(), ARCHITECTURES["llama"], tensors, blocks)
     return GeneratedModel(checkpoint, device, dtype)
+
+
+def random_llama(shape: Shape, device: torch.device, dtype: torch.dtype) -> LlamaForCausalLM:
+    """A Llama of the given shape in memory, with random weights."""
+    torch.manual_seed(0)
+    with device:
+        return AutoModelForCausalLM.from_config(_config(shape), dtype=dtype).to(device).eval()
+
+
+def _config(shape: Shape) -> LlamaConfig:
+    return LlamaConfig(
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.blocks,
+        num_attention_heads=shape.hidden // shape.head,
+        num_key_value_heads=shape.key_value // shape.head,
+        head_dim=shape.head,
+        vocab_size=shape.vocabulary,
+        max_position_embeddings=_POSITIONS,
+        bos_token_id=BOS_ID,
+        eos_token_id=EOS_ID,
+        tie_word_embeddings=shape.tied,
+    )
 
 
 def _info(name: str, shape: Sequence[int]) -> TensorInfo:

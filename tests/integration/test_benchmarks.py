@@ -65,7 +65,29 @@ def test_the_accelerators_benchmark_ends_when_its_time_is_over_and_keeps_what_it
     assert finished.returncode == 0, finished.stdout + finished.stderr
     (path,) = tmp_path.glob("gpu-*.json")
     measured = json.loads(path.read_text())["measurements"]
+    assert {"agreement with the host", "shrinking", "a real job", "decoding", "batch size"} < measured.keys()
     assert {figures["state"] for figures in measured.values()} == {"not run, the time was over"}
+
+
+def test_a_job_that_is_measured_twice_writes_the_same_model_and_one_that_runs_on_the_host_keeps_the_same(tmp_path):
+    finished = run("gpu", "--output", str(tmp_path), folder=tmp_path)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    (path,) = tmp_path.glob("gpu-*.json")
+    measured = json.loads(path.read_text())["measurements"]
+    assert {figures["state"] for figures in measured.values()} == {"finished"}
+    shrinking = measured["shrinking"]
+    chosen = [share for job in shrinking.values() if isinstance(job, dict) for share in job["equal_choices"].values()]
+    assert shrinking["same_bytes"]
+    assert chosen == [1.0] * 4  # here the host is the device
+
+
+def test_a_measurement_that_fails_is_kept_with_its_traceback(tmp_path):
+    finished = run("gpu", "--case", "tiny/wanda", "--sequences", "-1", "--output", str(tmp_path), folder=tmp_path)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    (path,) = tmp_path.glob("gpu-*.json")
+    (figures,) = json.loads(path.read_text())["measurements"].values()
+    assert figures["state"].startswith("failed: ")
+    assert any("measure_case" in line for line in figures["traceback"])
 
 
 def test_every_benchmark_is_found():
