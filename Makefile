@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test campaign images lint format proto schema clean
+.PHONY: help setup demo test gpu-check campaign images lint format proto schema clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 setup: $(VENV)/.installed  ## the virtual environment, with everything that development needs
 
@@ -22,6 +22,10 @@ demo: setup  ## train a tiny multilingual model, prune it through the service, s
 
 test: setup  ## all tests
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+
+gpu-check: setup  ## on a machine with a GPU: the tests that need one, then jobs, kernels and decoding measured (8 minutes)
+	$(BIN)/python -m pytest -m gpu tests/unit/pruning
+	$(BIN)/python -m benchmarks.gpu --seconds 420
 
 campaign: setup  ## 200 random faults over at least 40 jobs, then every promise of docs/reliability.md checked (15 minutes)
 	cd tests && ../$(BIN)/python -m faults.campaign --database sqlite
