@@ -48,6 +48,8 @@ def shrink(
         "remove_blocks": options.remove_blocks,
         **({**rows, "vocabulary_prior": options.prior} if not options.whole_vocabulary else {}),
     }
+    if options.budget:
+        smaller = {"keep_languages": keep, "shrink_to": options.budget, "vocabulary_prior": options.prior}
     spec = secateur.prune_spec(
         options.model.resolve().as_uri(),
         corpus=options.calibration.resolve().as_uri(),
@@ -62,6 +64,7 @@ def shrink(
     )
     with tempfile.TemporaryDirectory() as folder:
         report = prune(spec, Path(folder), threads=torch.get_num_threads()).report
+        plan = "" if zeros else (Path(folder) / "plan.json").read_text()
     return {
         "rows": report.vocabulary.rows if report.vocabulary else None,
         "parameters": report.output.parameters - report.sparsity.zeros,
@@ -70,6 +73,7 @@ def shrink(
             entry.language: entry.pruned_bits_per_byte / entry.dense_bits_per_byte - 1 for entry in report.evaluation
         },
         "removed_blocks": [entry.block for entry in report.removed_blocks],
+        **({"budget": json.loads(plan)["budget"]} if options.budget and not zeros else {}),
         "tokens": {entry.language: entry.tokens for entry in report.evaluation},
     }
 
@@ -86,6 +90,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, help="feed-forward channels to keep; default all")
     parser.add_argument("--english", action="store_true", help="also calibrate single languages on English")
     parser.add_argument("--sparsity", type=float, help="compare with so many zeros in the pruned layers")
+    parser.add_argument("--budget", type=float, help="share of parameters; the amounts follow from it instead")
     parser.add_argument("--remove-kv-heads", type=int, help="key/value heads to remove from every block")
     parser.add_argument("--remove-blocks", type=int, help="blocks to remove")
     parser.add_argument("--sequences", type=int, default=64, help="calibration sequences per language")

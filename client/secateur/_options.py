@@ -190,6 +190,15 @@ OPTIONS: Mapping[str, Option] = {
         ("shrink", "kv_heads", "remove"),
         "Remove so many key/value heads, with their query heads, from every block.",
     ),
+    "shrink_to": Option(
+        ("shrink", "budget", "parameters"),
+        "Let the service choose what is removed: the share of the parameters that the result may have, e.g. 0.5.",
+    ),
+    "shrink_axes": Option(
+        ("shrink", "budget", "axes"),
+        "With a budget: what may be removed, of vocabulary, blocks, kv_heads and feed_forward.",
+        "all that the model allows",
+    ),
     "shrink_plan": Option(
         ("shrink", "plan"),
         "Keep what another job on the same model kept: the folder of its result, s3://bucket/prefix or file:///folder.",
@@ -303,6 +312,8 @@ class SpecOptions(TypedDict, total=False):
     feed_forward_multiple_of: int | None
     remove_blocks: int | None
     remove_kv_heads: int | None
+    shrink_to: float | None
+    shrink_axes: Sequence[str] | None
     shrink_plan: str | None
     shrink_plan_sha256: str | None
     keep_languages: Sequence[str] | None

@@ -26,7 +26,7 @@ from secateur_service.models.plan_file import PLAN_NAME, PlanFile, plan_files, p
 from secateur_service.models.token_graph import TokenGraph
 from secateur_service.records.result import Estimate
 from secateur_service.sizing.estimate import estimate_cost
-from secateur_service.sizing.fitting import misfits_of_pruning, misfits_of_shrinking
+from secateur_service.sizing.fitting import axes_of, misfits_of_pruning, misfits_of_shrinking
 from secateur_service.sources import ReferenceRefusedError, Source, Sources, open_sources
 from secateur_service.sources.reference import HubReference
 from secateur_service.spec import (
@@ -295,6 +295,9 @@ class _Review:
         shrink = spec.shrink
         if shrink is not None and shrink.plan is not None:
             shrink = shrink.model_copy(update={"plan_sha256": shrink.plan_sha256 or self._plan_sha256})
+        if shrink is not None and shrink.budget is not None:
+            budget = shrink.budget.model_copy(update={"axes": self._budget_axes})
+            shrink = shrink.model_copy(update={"budget": budget})
         parts = {"model": self._model, "calibration": calibration, "evaluation": evaluation, "shrink": shrink}
         return spec.model_copy(update=parts)
 
@@ -323,18 +326,26 @@ class _Review:
         self._at("shrink")
         for violation in misfits_of_shrinking(shrink, checkpoint):
             self._refuse(violation.field, violation.description)
-        if shrink.vocabulary is None:
-            return
-        if shrink.vocabulary.prior == "words" and not has_words():
+        if shrink.vocabulary is not None and shrink.vocabulary.prior == "words" and not has_words():
             problem = "this service has no word frequencies (the package wordfreq); choose ranks"
             self._refuse("shrink.vocabulary.prior", problem)
+        able = axes_of(checkpoint)
+        if shrink.budget is not None:
+            self._budget_axes = shrink.budget.axes or able
+        if shrink.vocabulary is None and "vocabulary" not in self._budget_axes:
+            return
         self._at("shrink.vocabulary")
         assert self._source is not None
         try:
             with self._source.outline(lambda names: [name for name in names if name == "tokenizer.json"]) as folder:
                 TokenGraph.open(folder)
         except ModelRefusedError as error:
-            self._refuse("shrink.vocabulary", f"{error}; leave it out")
+            if shrink.vocabulary is not None:
+                self._refuse("shrink.vocabulary", f"{error}; leave it out")
+            elif shrink.budget is not None and shrink.budget.axes:
+                self._refuse("shrink.budget.axes", f"vocabulary: {error}; leave it out")
+            else:
+                self._budget_axes = tuple(axis for axis in able if axis != "vocabulary")
 
     def plan(self, uri: str, checkpoint: Checkpoint) -> PlanFile | None:
         """The plan of another job, checked against the model."""

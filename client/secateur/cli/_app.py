@@ -130,6 +130,14 @@ def submit(
         list[str] | None,
         typer.Option(metavar="TEXT", help="Text whose tokens are kept in a trimmed vocabulary. Repeat it."),
     ] = None,
+    shrink_axis: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="AXIS",
+            help="With a budget: vocabulary, blocks, kv_heads or feed_forward may be removed; by default all that the "
+            "model allows. Repeat it.",
+        ),
+    ] = None,
     keep_language: Annotated[
         list[str] | None,
         typer.Option(
@@ -188,6 +196,7 @@ def submit(
             "overrides": [_override(text) for text in override] if override else None,
             "evaluation_languages": evaluation_language or None,
             "keep_texts": keep_text or None,
+            "shrink_axes": shrink_axis or None,
             "keep_languages": keep_language or None,
             "limits": _limits(limit or ()) or None,
         },

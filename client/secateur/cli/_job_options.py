@@ -15,6 +15,7 @@ SPELLED_OTHERWISE = {
     "generation": "self_generated",
     "overrides": "override",
     "keep_texts": "keep_text",
+    "shrink_axes": "shrink_axis",
     "keep_languages": "keep_language",
     "limits": "limit",
     "evaluation_languages": "evaluation_language",

@@ -217,7 +217,7 @@ class LayerOverride(_message.Message):
     def __init__(self, layers: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., dense: _Optional[bool] = ...) -> None: ...
 
 class ShrinkSpec(_message.Message):
-    __slots__ = ("vocabulary", "keep_languages", "feed_forward", "blocks", "kv_heads", "plan", "plan_sha256")
+    __slots__ = ("vocabulary", "keep_languages", "feed_forward", "blocks", "kv_heads", "plan", "plan_sha256", "budget")
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     KEEP_LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     FEED_FORWARD_FIELD_NUMBER: _ClassVar[int]
@@ -225,6 +225,7 @@ class ShrinkSpec(_message.Message):
     KV_HEADS_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     PLAN_SHA256_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
     vocabulary: VocabularySpec
     keep_languages: _containers.RepeatedScalarFieldContainer[str]
     feed_forward: FeedForwardSpec
@@ -232,7 +233,16 @@ class ShrinkSpec(_message.Message):
     kv_heads: KvHeadsSpec
     plan: str
     plan_sha256: str
-    def __init__(self, vocabulary: _Optional[_Union[VocabularySpec, _Mapping]] = ..., keep_languages: _Optional[_Iterable[str]] = ..., feed_forward: _Optional[_Union[FeedForwardSpec, _Mapping]] = ..., blocks: _Optional[_Union[BlocksSpec, _Mapping]] = ..., kv_heads: _Optional[_Union[KvHeadsSpec, _Mapping]] = ..., plan: _Optional[str] = ..., plan_sha256: _Optional[str] = ...) -> None: ...
+    budget: BudgetSpec
+    def __init__(self, vocabulary: _Optional[_Union[VocabularySpec, _Mapping]] = ..., keep_languages: _Optional[_Iterable[str]] = ..., feed_forward: _Optional[_Union[FeedForwardSpec, _Mapping]] = ..., blocks: _Optional[_Union[BlocksSpec, _Mapping]] = ..., kv_heads: _Optional[_Union[KvHeadsSpec, _Mapping]] = ..., plan: _Optional[str] = ..., plan_sha256: _Optional[str] = ..., budget: _Optional[_Union[BudgetSpec, _Mapping]] = ...) -> None: ...
+
+class BudgetSpec(_message.Message):
+    __slots__ = ("parameters", "axes")
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    AXES_FIELD_NUMBER: _ClassVar[int]
+    parameters: float
+    axes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, parameters: _Optional[float] = ..., axes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class BlocksSpec(_message.Message):
     __slots__ = ("remove",)

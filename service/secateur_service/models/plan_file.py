@@ -17,6 +17,7 @@ from secateur_service.bounded import JsonLimits, UnreadableJsonError, parse_json
 from secateur_service.durable import file_digest
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.units import KeptUnits, units_of
+from secateur_service.pruning.structured.amounts import Amounts
 from secateur_service.records.blocks import AXES, Axis, BlockRecord, NarrowedRecord
 
 PLAN_NAME = "plan.json"
@@ -109,6 +110,31 @@ class NarrowedPlan(Kept):
         return cls(block=index, kept=ranges(record.kept), before=record.before, errors=dict(record.errors))
 
 
+class TriedPlan(_Part):
+    """A plan that was tried for a budget, on calibration text that nothing was fitted to."""
+
+    rows: int = Field(ge=1, lt=2**31)
+    removed: int = Field(ge=0, lt=2**31, description="blocks")
+    heads: int = Field(ge=0, lt=2**31, description="key/value heads that each block keeps")
+    channels: int = Field(ge=0, lt=2**31, description="channels that each feed-forward layer keeps")
+    parameters: int = Field(ge=1)
+    predicted: _Shares = Field(description="growth of bits per byte by language")
+    measured: _Shares = Field(description="the same, as it was measured")
+
+    @property
+    def amounts(self) -> Amounts:
+        """What stays of each axis."""
+        return Amounts(self.rows, self.removed, self.heads, self.channels)
+
+
+class BudgetPlan(_Part):
+    """How the amounts were found."""
+
+    parameters: float = Field(description="the share of the model's parameters that the result may have")
+    tried: tuple[TriedPlan, ...] = Field(description="in the order of the trials")
+    chosen: int = Field(ge=0, description="the number of the chosen one")
+
+
 class PlanFile(_Part):
     """plan.json."""
 
@@ -116,6 +142,7 @@ class PlanFile(_Part):
     model: ModelIdentity
     vocabulary: VocabularyPlan | None = None
     removed_blocks: tuple[RemovedBlock, ...] = Field(default=(), description="in the order of their removal")
+    budget: BudgetPlan | None = Field(default=None, description="null if the amounts were given")
     attention: tuple[NarrowedPlan, ...] = ()
     feed_forward: tuple[NarrowedPlan, ...] = ()
 

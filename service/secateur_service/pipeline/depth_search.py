@@ -15,7 +15,7 @@ model stays as servers know it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +32,7 @@ from secateur_service.pipeline.stepwise import stepwise_forwards
 from secateur_service.pruning.methods import Moments
 from secateur_service.pruning.statistics import InputStatistics
 from secateur_service.pruning.structured.width import CrossMoments, resolve
-from secateur_service.sizing.depth import SCORED_EVERY, depth_sequences, search_operations
+from secateur_service.sizing.depth import SCORED_EVERY, Kind, depth_sequences, search_operations
 from secateur_service.sizing.operations import forward_operations, groups_of
 
 Growth = dict[str, float]
@@ -126,12 +126,15 @@ class DepthSearch:
         self._forward = sum(each) / len(each)
 
     @torch.no_grad()
-    def remove(self, count: int, order: Sequence[int] = ()) -> Depth:
+    def remove(
+        self, count: int, order: Sequence[int] = (), too_much: Callable[[Growth], bool] = lambda _: False
+    ) -> Depth:
         """Remove blocks.
 
         Args:
             count: how many.
             order: which ones, if that is known.
+            too_much: whether a growth is too much; the search ends before it.
 
         Raises:
             FloatingPointError: weights, inputs or losses that are not finite.
@@ -140,14 +143,19 @@ class DepthSearch:
         solved: dict[int, Tensor] = {}
         removals: list[Removal] = []
         dense: dict[str, float] = {}
-        for kind, amount in self._work(count, len(order) > 0).items():
-            self._meter.plan(kind, amount)  # type: ignore[arg-type]
+        work = self._work(count, len(order) > 0)
+        for kind, amount in work.items():
+            self._meter.plan(kind, amount)
         for number in range(count):
             candidates = [order[number]] if order else chain
             losses, corrected, found = self._round(chain, solved, candidates)
             dense = dense or found
             growth = {block: {name: nats[name] / dense[name] - 1 for name in dense} for block, nats in losses.items()}
             block = min(growth, key=lambda index: (max(growth[index].values()), index))
+            if too_much(growth[block]):
+                for kind, amount in self._work(number + 1, is_known=False).items():
+                    self._meter.skip(kind, work[kind] - amount)
+                break
             removals.append(Removal(block, growth[block]))
             place = chain.index(block)
             if block in corrected:
@@ -158,7 +166,7 @@ class DepthSearch:
             tuple(removals), {self._name(index): self._stored(index, solved[index]) for index in sorted(solved)}
         )
 
-    def _work(self, count: int, is_known: bool) -> dict[str, float]:  # noqa: FBT001
+    def _work(self, count: int, is_known: bool) -> Mapping[Kind, float]:  # noqa: FBT001
         fitted, scored = (sum(batch.tokens.numel() for batch in some) for some in (self._fitted, self._scored))
         blocks, each = self._model.num_blocks, self._forward
         vocabulary, hidden = self._model.checkpoint.tensors[self._model.checkpoint.head_name].shape

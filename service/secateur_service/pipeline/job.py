@@ -8,8 +8,8 @@ import itertools
 import json
 import resource
 import shutil
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from operator import attrgetter
@@ -40,6 +40,7 @@ from secateur_service.models.tensors import DTYPES, Reader, TensorReader
 from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.pipeline.allocation import allocate, targets_from_json, targets_to_json
 from secateur_service.pipeline.attempt import Attempt, FinishedJob, Machine, Ports
+from secateur_service.pipeline.budget_search import BudgetSearch, Text
 from secateur_service.pipeline.depth_search import DepthSearch
 from secateur_service.pipeline.device import open_device
 from secateur_service.pipeline.fetching import FetchedModel, fetch_model
@@ -59,6 +60,7 @@ from secateur_service.records.result import Estimate, Shortage
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.sizing.preflight import find_room
 from secateur_service.sources import ReferenceRefusedError
+from secateur_service.spec import PruneSpec, ShrinkSpec
 from secateur_service.telemetry import tracing
 
 
@@ -99,6 +101,7 @@ class _Job:
     fetched: FetchedModel
     text: JobText
     shrinker: Shrinker
+    asked: ShrinkSpec | None
     shrinkage: Shrinkage
     plan: OutputPlan
     companions: Companions
@@ -201,7 +204,10 @@ class _Job:
         else:
             sources, observer = self.ports.sources, self.observer
             self.shrinker = Shrinker(self.spec, checkpoint, companions, self.text, sources, observer, self.workdir)
-            self.shrinkage = self.shrinker.shrink()
+            self.asked = self.spec.shrink
+            if self.asked is not None and self.asked.budget is not None:
+                self.asked = None  # until the amounts are found, once the model can be run
+            self.shrinkage = self.shrinker.shrink(self.asked)
         self._settle()
         check_tokens(self.shrinkage, self.companions.folder, self.text, self.observer.check)
 
@@ -213,9 +219,11 @@ class _Job:
             model = self._load(self.checkpoint, self.reader, dtype)
         self.meter.begin(model.num_blocks)
         if not self.attempt.plan:
+            if self.spec.shrink is not None and self.spec.shrink.budget is not None:
+                self._fit_budget(model)
             self._remove_blocks(model)
         faults.reached("job.planned")
-        current = self._conditions()
+        current = self._conditions(self.plan)
         encoded = json.dumps(current, sort_keys=True).encode()
         shards = Shards(
             self.workdir / "checkpoint",
@@ -226,7 +234,7 @@ class _Job:
         self._clear_others(current, encoded, shards.folder)
         with contextlib.closing(shards):
             with self.stopwatch.measure("load"):
-                output = None if self.plan.is_identity else self._output(dtype)
+                output = None if self.plan.is_identity else self._output(self.shrinkage, calibration, evaluation)
             config = PassConfig(
                 recipe=self.spec.recipe,
                 targets=self._targets(model, calibration),
@@ -240,29 +248,71 @@ class _Job:
                 layer_snr=self.spec.evaluation.layer_snr and self.spec.pruning is not None,
                 output=output,
             )
+            self.meter.detail()
             self.meter.plan("package", self.outer_bytes)
             self.meter.plan("publish", self.outer_bytes)
             self.passed = run_pass(model, config, self.ports.ledger, self.observer, self.stopwatch, self.meter)
             shards.settle(self.observer.check)
 
+    def _fit_budget(self, model: StreamedModel) -> None:
+        """Find out how much of each axis is removed."""
+        spec, calibration = self.spec, self.text.calibration
+        self._foresee(spec)
+        search = BudgetSearch(
+            spec,
+            model,
+            self.shrinker,
+            partial(self._planned, model),
+            self._output,
+            partial(self._depth_search, model),
+            Text.of(calibration, spec.calibration.mix, spec.kept_languages),
+            self.observer,
+            self.stopwatch,
+            self.meter,
+            self.workdir,
+            self._digest(self.shrinkage.plan, spec.shrink),
+        )
+        self.asked, self.shrinker.order, found = search.choose()
+        shrinkage = self.shrinker.shrink(self.asked)
+        self.shrinkage = replace(shrinkage, file=shrinkage.file.model_copy(update={"budget": found}))
+        self._settle()
+        check_tokens(self.shrinkage, self.companions.folder, self.text, self.observer.check)
+
+    def _planned(self, model: StreamedModel, asked: ShrinkSpec, order: Sequence[int]) -> Shrinkage:
+        """The plan of these amounts, with the blocks that go."""
+        shrinkage, search = self.shrinker.shrink(asked), partial(self._depth_search, model)
+        conditions = self._digest(shrinkage.plan, asked)
+        return self.shrinker.remove_blocks(shrinkage, len(order), order, search, conditions)
+
     def _remove_blocks(self, model: StreamedModel) -> None:
         """Decide which blocks are removed, and with that all that can be decided before the pass."""
-        spec, text, meter = self.spec, self.text.calibration, self.meter
-        mix, kept = spec.calibration.mix, spec.kept_languages
-        asked = spec.shrink and spec.shrink.model_dump(mode="json")
-        conditions = hashlib.sha256(json.dumps([self._conditions(), asked], sort_keys=True).encode()).hexdigest()
-        alone = spec.shrink and spec.model_copy(update={"shrink": spec.shrink.model_copy(update={"blocks": None})})
-        if alone:
-            on_device = self.device.type != "cpu"
-            cost = estimate_cost(self.checkpoint, alone, on_device=on_device, shortages=self.shortages)
-            meter.foresee("calibrate", cost.flops)
+        asked, order = self.asked, self.shrinker.order
+        count = asked.blocks.remove if asked and asked.blocks else len(order)
+        if asked:
+            alone = asked.model_copy(update={"blocks": None})
+            self._foresee(self.spec.model_copy(update={"shrink": alone}))
+        search, conditions = partial(self._depth_search, model), self._digest(self.plan, asked)
         with self.stopwatch.measure("prune"):
-            search = partial(DepthSearch, model, mix, kept, text, meter)
-            self.shrinkage = self.shrinker.remove_blocks(self.shrinkage, search, conditions)
+            self.shrinkage = self.shrinker.remove_blocks(self.shrinkage, count, order, search, conditions)
         self._settle()
         if not self.plan.is_identity:
             after, before = self.written.parameters, self.checkpoint.parameters
             self.observer.log("info", "the model becomes smaller", parameters=after, of_parameters=before)
+
+    def _depth_search(self, model: StreamedModel) -> DepthSearch:
+        spec = self.spec
+        return DepthSearch(model, spec.calibration.mix, spec.kept_languages, self.text.calibration, self.meter)
+
+    def _foresee(self, spec: PruneSpec) -> None:
+        """Announce the work of a job roughly, before it can be planned."""
+        on_device = self.device.type != "cpu"
+        cost = estimate_cost(self.checkpoint, spec, on_device=on_device, shortages=self.shortages)
+        self.meter.foresee("calibrate", cost.flops)
+
+    def _digest(self, plan: OutputPlan, asked: ShrinkSpec | None) -> str:
+        """Identifies everything that numbers depend on which are found out before the pass."""
+        named = asked and asked.model_dump(mode="json")
+        return hashlib.sha256(json.dumps([self._conditions(plan), named], sort_keys=True).encode()).hexdigest()
 
     def _settle(self) -> None:
         """Take over what was decided."""
@@ -270,13 +320,11 @@ class _Job:
         self.companions = self.plan.rewrite(self.fetched.companions, self.workdir / "written")
         self.written = self.plan.output(self.companions.folder)
 
-    def _conditions(self) -> dict[str, Any]:
+    def _conditions(self, plan: OutputPlan) -> dict[str, Any]:
         """The conditions under which finished work is valid."""
         text, small = self.text, Shortage.DEVICE in self.shortages
         dtype = self._compute_dtype()
-        return fingerprint(
-            self.plan, self.spec, text.calibration, text.evaluation, self.device, dtype, small_batches=small
-        )
+        return fingerprint(plan, self.spec, text.calibration, text.evaluation, self.device, dtype, small_batches=small)
 
     def pack(self) -> None:
         """Package what goes with the blocks: the other tensors, the model's files, report and card."""
@@ -343,26 +391,28 @@ class _Job:
             model.states_folder = self.workdir
         return model
 
-    def _output(self, dtype: torch.dtype) -> Output:
-        """The output model and its text, in its own tokens."""
-        text, reader = self.text, CutReader(self.plan, self.reader)
-        calibration, evaluation = text.calibration, text.evaluation
-        if not self.plan.keeps_tokens:
-            tokenizer, separator = load_tokenizer(self.companions.folder), self.spec.calibration.document_separator
+    def _output(self, shrinkage: Shrinkage, calibration: Samples, evaluation: Samples) -> Output:
+        """The output model of a plan and its text, in its own tokens."""
+        plan, reader = shrinkage.plan, CutReader(shrinkage.plan, self.reader)
+        folder = self.companions.folder
+        if plan is not self.plan:
+            folder = plan.rewrite(self.fetched.companions, self.workdir / "tried").folder
+        if not plan.keeps_tokens:
+            tokenizer, separator = load_tokenizer(folder), self.spec.calibration.document_separator
             longest = self.checkpoint.max_sequence_length
             again = partial(
                 again_tokenised, tokenizer=tokenizer, check=self.observer.check, separator=separator, longest=longest
             )
-            calibration = {name: again(sample, pads=False) for name, sample in calibration.items()}
+            before, calibration = evaluation, {name: again(each, pads=False) for name, each in calibration.items()}
             evaluation = {name: again(sample, pads=True) for name, sample in evaluation.items()}
-            self._report_cut(evaluation)
-        model = self._load(self.written, reader, dtype)
-        return Output(self.plan, model, reader, calibration, evaluation, self.shrinkage.units)
+            self._report_cut(before, evaluation)
+        model = self._load(plan.output(folder), reader, self._compute_dtype())
+        return Output(plan, model, reader, calibration, evaluation, shrinkage.units)
 
-    def _report_cut(self, evaluation: Samples) -> None:
+    def _report_cut(self, before: Samples, after: Samples) -> None:
         """Warn of languages whose windows no longer fit into the model's context."""
-        for name, sample in evaluation.items():
-            left_out = 1 - sample.num_bytes / self.text.evaluation[name].num_bytes
+        for name, sample in after.items():
+            left_out = 1 - sample.num_bytes / before[name].num_bytes
             if left_out > 0:
                 message = "in the smaller vocabulary, evaluation windows exceed the model's maximum length and are cut"
                 self.observer.log("warning", message, language=name, share_of_bytes=round(left_out, 4))

@@ -9,8 +9,9 @@ so far has shown.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 from secateur_service.pipeline.observer import JobObserver
@@ -54,6 +55,7 @@ class Meter:
         effort: Callable[[], float] | None = None,
     ) -> None:
         self.blocks_done = 0
+        self._is_trial = False
         self.effort = effort or clock
         self._observer = observer
         self._blocks = blocks
@@ -125,8 +127,17 @@ class Meter:
 
     def block_done(self) -> None:
         """Count a finished block."""
-        self.blocks_done += 1
+        self.blocks_done += not self._is_trial
         self.report()
+
+    @contextlib.contextmanager
+    def trial(self) -> Iterator[None]:
+        """Blocks that finish in the context do not count: they are of a model that is only tried."""
+        self._is_trial = True
+        try:
+            yield
+        finally:
+            self._is_trial = False
 
     def finish(self) -> None:
         """Report that everything is done, whatever was counted."""

@@ -57,6 +57,7 @@ class PassConfig:
         minimax: whether `mix` is only the starting point of the search for the minimax mix.
         layer_snr: whether to measure each layer's signal-to-noise ratio per language.
         output: the output model; None for the dense model with its weights pruned.
+        writes: whether finished blocks are written; otherwise only the losses are of interest.
     """
 
     recipe: Recipe
@@ -70,6 +71,7 @@ class PassConfig:
     minimax: bool = False
     layer_snr: bool = True
     output: Output | None = None
+    writes: bool = True
 
     def work(self, checkpoint: Checkpoint, calibration: Samples, evaluation: Samples) -> Work:
         """The work of the pass, for counting operations, on the model whose tokens the text is in."""

@@ -50,7 +50,7 @@ from secateur_service.models.units import KeptUnits, adds_to_states, heads_of, s
 from secateur_service.pipeline.depth_search import DepthSearch
 from secateur_service.pipeline.job_text import JobText, calibration_corpus
 from secateur_service.pipeline.observer import JobObserver
-from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE, choose_rows
+from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE, Rows, choose_rows
 from secateur_service.records.blocks import Axis, BlockRecord
 from secateur_service.sources import ReferenceRefusedError, Sources
 from secateur_service.spec import PruneSpec, ShrinkSpec, VocabularySpec
@@ -60,6 +60,7 @@ COUNTED_BYTES = 32 << 20
 _COUNTED_OF_PRESETS = 8 << 20  # which are streamed
 _BATCH_DOCUMENTS = 256
 _FORMAT = 1
+_EXTRA_TOKENS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)  # what a budget looks at
 _HEAD = ("lm_head.weight", "lm_head.bias")
 
 
@@ -99,6 +100,16 @@ class Shrinkage:
         return cls(plan, PlanFile(format=1, model=ModelIdentity.of(plan.dense)))
 
 
+@dataclass(frozen=True)
+class _Tokens:
+    """What is known of a vocabulary: see `choose_rows`."""
+
+    frequencies: Mapping[str, Sequence[float]]
+    parents: Mapping[int, tuple[int, ...]]
+    mandatory: set[int]
+    counted_bytes: Mapping[str, int]
+
+
 class Shrinker:
     """Decides which parts of a model are written.
 
@@ -110,6 +121,9 @@ class Shrinker:
         sources: where the calibration corpus may be.
         observer: receives the progress and may stop the job.
         workdir: where the outcome is kept.
+
+    Attributes:
+        order: the blocks to remove in their order, where another job's plan says them.
     """
 
     def __init__(
@@ -130,17 +144,21 @@ class Shrinker:
         self._observer = observer
         self._workdir = workdir
         self._rows_before = _rows_of(checkpoint)
-        self._order: tuple[int, ...] = ()  # of the blocks to remove, where another job's plan says it
+        self.order: tuple[int, ...] = ()
+        self._tokens: _Tokens | None = None
 
-    def shrink(self) -> Shrinkage:
+    def shrink(self, asked: ShrinkSpec | None) -> Shrinkage:
         """Decide what is written, except for the blocks to remove: `remove_blocks` does that.
+
+        Args:
+            asked: what is to be removed, with its amounts.
 
         Raises:
             ModelRefusedError: the vocabulary cannot be trimmed.
             CorpusRefusedError: the corpus cannot be read.
             PermanentError: more rows have to be kept than were asked for, or the plan of another job does not fit.
         """
-        asked, checkpoint = self._spec.shrink, self._checkpoint
+        checkpoint = self._checkpoint
         shrinkage = Shrinkage.of(OutputPlan.identity(checkpoint))
         if asked is None:
             return shrinkage
@@ -153,7 +171,7 @@ class Shrinker:
         counts = self._counts(asked)
         if given is not None:
             shrinkage = replace(shrinkage, units=given.units)
-            self._order = tuple(entry.block for entry in given.removed_blocks)
+            self.order = tuple(entry.block for entry in given.removed_blocks)
             counts = {axis: len(next(iter(kept.values()))) for axis, kept in shrinkage.units.items()}
         config = dict(shrinkage.plan.config)
         for axis, count in counts.items():
@@ -171,16 +189,23 @@ class Shrinker:
             counts["feed_forward"] = asked.feed_forward.channels_of(width)
         return counts
 
-    def remove_blocks(self, shrinkage: Shrinkage, search: Callable[[], DepthSearch], conditions: str) -> Shrinkage:
+    def remove_blocks(
+        self,
+        shrinkage: Shrinkage,
+        count: int,
+        order: Sequence[int],
+        search: Callable[[], DepthSearch],
+        conditions: str,
+    ) -> Shrinkage:
         """Decide which blocks go, and what makes up for them.
 
         Args:
             shrinkage: what `shrink` decided.
+            count: how many go.
+            order: which ones, if that is known.
             search: looks for them.
             conditions: identifies everything that the numbers depend on.
         """
-        blocks = self._spec.shrink.blocks if self._spec.shrink else None
-        count = blocks.remove if blocks else len(self._order)
         if not count:
             return shrinkage
         plan, folder, path = shrinkage.plan, self._workdir / "solved", self._workdir / "blocks.json"
@@ -188,7 +213,7 @@ class Shrinker:
         if found is None:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            depth = search().remove(count, self._order)
+            depth = search().remove(count, order)
             removed = [{"block": removal.block, "growth": removal.growth} for removal in depth.removals]
             shard = ""
             if depth.solved:
@@ -253,9 +278,17 @@ class Shrinker:
         published = PlanFile(format=1, model=ModelIdentity.of(checkpoint), vocabulary=vocabulary)
         return Shrinkage(plan, published, coverage)
 
+    def tokens_by_rows(self, asked: VocabularySpec) -> dict[int, dict[str, float]]:
+        """The further tokens that each language is expected to take, by the number of rows that stay."""
+        rows = {self._rows_before: dict.fromkeys(self._spec.kept_languages, 0.0)}
+        for share in _EXTRA_TOKENS:
+            chosen = self._choose_rows(asked.model_copy(update={"extra_tokens": share}))
+            rows[len(chosen.kept)] = chosen.extra_tokens
+        return rows
+
     def _chosen(self, asked: VocabularySpec) -> VocabularyPlan | None:
         """The rows that the kept languages need; None if they are all of them."""
-        path, key = self._workdir / "rows.json", _key(self._spec, self._checkpoint)
+        path, key = self._workdir / "rows.json", _key(self._spec, asked, self._checkpoint)
         found = _recall(path, key)
         if found is None:
             found = self._choose(asked)
@@ -279,19 +312,7 @@ class Shrinker:
             )
 
     def _choose(self, asked: VocabularySpec) -> dict[str, Any]:
-        checkpoint, check = self._checkpoint, self._observer.check
-        tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
-        graph, parents, mandatory = self._needed(tokenizer, asked.keep_texts)
-        counts = self._count(tokenizer)
-        own = graph.tokens.keys() - graph.added.keys()
-        texts = [graph.text(number) if number in own else "" for number in range(self._rows_before)]
-        frequencies = {
-            language: token_frequencies(found, texts, self._words(tokenizer, asked, language))
-            for language, found in counts.items()
-        }
-        chosen = choose_rows(
-            frequencies, parents, mandatory, extra_tokens=asked.extra_tokens, rows=asked.rows, check=check
-        )
+        chosen = self._choose_rows(asked)
         if asked.rows is not None and len(chosen.kept) > -(-asked.rows // ROWS_MULTIPLE) * ROWS_MULTIPLE:
             raise PermanentError(
                 f"shrink.vocabulary.rows: {len(chosen.kept)} of the {self._rows_before} rows have to stay (bytes, "
@@ -301,8 +322,35 @@ class Shrinker:
         return {
             "kept": list(chosen.kept),
             "extra_tokens": chosen.extra_tokens,
-            "counted_bytes": {language: found.num_bytes for language, found in counts.items()},
+            "counted_bytes": dict(self._known_of(asked).counted_bytes),
         }
+
+    def _choose_rows(self, asked: VocabularySpec) -> Rows:
+        known = self._known_of(asked)
+        return choose_rows(
+            known.frequencies,
+            known.parents,
+            known.mandatory,
+            extra_tokens=asked.extra_tokens,
+            rows=asked.rows,
+            check=self._observer.check,
+        )
+
+    def _known_of(self, asked: VocabularySpec) -> _Tokens:
+        """What is known of the tokens; kept in memory, since a budget chooses rows several times."""
+        if self._tokens is None:
+            tokenizer = load_tokenizer(self._checkpoint.tokenizer_folder)
+            graph, parents, mandatory = self._needed(tokenizer, asked.keep_texts)
+            counts = self._count(tokenizer)
+            own = graph.tokens.keys() - graph.added.keys()
+            texts = [graph.text(number) if number in own else "" for number in range(self._rows_before)]
+            frequencies = {
+                language: token_frequencies(found, texts, self._words(tokenizer, asked, language))
+                for language, found in counts.items()
+            }
+            counted_bytes = {language: found.num_bytes for language, found in counts.items()}
+            self._tokens = _Tokens(frequencies, parents, mandatory, counted_bytes)
+        return self._tokens
 
     def _words(self, tokenizer: Any, asked: VocabularySpec, language: str) -> Sequence[float] | None:
         """The share of each token in the words of a language, if it is to be used and is known."""
@@ -416,12 +464,11 @@ def _rows_of(checkpoint: Checkpoint) -> int:
     return checkpoint.tensors[checkpoint.embedding_name].shape[0]
 
 
-def _key(spec: PruneSpec, checkpoint: Checkpoint) -> str:
-    """What the choice depends on."""
-    assert spec.shrink is not None
+def _key(spec: PruneSpec, asked: VocabularySpec, checkpoint: Checkpoint) -> str:
+    """What the choice of rows depends on."""
     tokenizer = file_digest(checkpoint.tokenizer_folder / "tokenizer.json")
     parts = [str(_FORMAT), spec.calibration.model_dump_json(), spec.evaluation.model_dump_json()]
-    parts += [spec.shrink.model_dump_json(), tokenizer, checkpoint.structure_digest()]
+    parts += [asked.model_dump_json(), *spec.kept_languages, tokenizer, checkpoint.structure_digest()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

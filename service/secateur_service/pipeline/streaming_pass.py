@@ -37,7 +37,7 @@ from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.pass_config import PassConfig, Samples
 from secateur_service.pipeline.read_ahead import BlockReader
 from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.write_behind import BlockWriter
+from secateur_service.pipeline.write_behind import BlockDiscarder, BlockWriter
 from secateur_service.pruning.methods import Moments
 from secateur_service.records.blocks import BlockRecord, LayerRecord
 from secateur_service.sizing.operations import Work
@@ -154,7 +154,8 @@ class _Pass:
         narrows = output is not None and bool(output.plan.solved_axes)
         self.calibration = self._divide({} if config.moments is Moments.NONE and not narrows else text)
         self.reader = BlockReader(model, stopwatch, observer.check)
-        self.writer = BlockWriter(config.shards, config.fingerprint, ledger, observer, stopwatch)
+        kind = BlockWriter if config.writes else BlockDiscarder
+        self.writer = kind(config.shards, config.fingerprint, ledger, observer, stopwatch)
         self.pruner = BlockPruner(
             self.pruned.model,
             config,
@@ -254,7 +255,6 @@ class _Pass:
     def _plan(self, finished: Mapping[int, BlockRecord], states: Sequence[Tensor]) -> None:
         """Announce the work; what earlier attempts did counts as done."""
         self.meter.lap()
-        self.meter.detail()
         for index in range(self.model.num_blocks):
             self.meter.plan("evaluate", self.dense.work.evaluating(index) / 2)
             self.meter.plan("calibrate", self.dense.work.following(index))
@@ -352,7 +352,7 @@ class _Pass:
                 self._propagate(self.pruned, written, place, states.pruned)
                 snr_db = self._snr_db(states.dense, states.pruned)
             if record is None:
-                outputs = self.pruned.model.output_tensors(written, place)
+                outputs = self.pruned.model.output_tensors(written, place) if self.config.writes else []
                 self.writer.submit(place, outputs, layers, snr_db, time.monotonic() - began, narrowed)
 
     def _narrow(

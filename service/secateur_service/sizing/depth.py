@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+Kind = Literal["calibrate", "head"]
+
 DEPTH_TOKENS = 65_536
 """Of all languages together, at most, unless one sequence of each is more."""
 SCORED_EVERY = 4
@@ -15,7 +19,7 @@ def depth_sequences(length: int, languages: int) -> int:
 
 def search_operations(
     blocks: int, count: int, fitted: int, scored: int, forward: float, head: float, known: int | None = None
-) -> dict[str, float]:
+) -> dict[Kind, float]:
     """Floating-point operations by the kind of work.
 
     Args:

@@ -12,7 +12,16 @@ from secateur_service.models.plan_file import PlanFile
 from secateur_service.models.safetensors import TensorInfo
 from secateur_service.models.units import heads_of, units_of
 from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
-from secateur_service.spec import FeedForwardSpec, KvHeadsSpec, LayerOverride, PruningSpec, ShrinkSpec, VocabularySpec
+from secateur_service.spec import (
+    BUDGET_AXES,
+    BudgetAxis,
+    FeedForwardSpec,
+    KvHeadsSpec,
+    LayerOverride,
+    PruningSpec,
+    ShrinkSpec,
+    VocabularySpec,
+)
 
 
 def misfits_of_pruning(
@@ -52,6 +61,23 @@ def misfits_of_shrinking(shrink: ShrinkSpec, checkpoint: Checkpoint) -> Iterator
         yield from _heads(shrink.kv_heads, checkpoint)
     if shrink.blocks is not None and shrink.blocks.remove >= checkpoint.num_blocks:
         yield FieldViolation("shrink.blocks.remove", f"the model has {checkpoint.num_blocks} blocks; remove fewer")
+    able = axes_of(checkpoint)
+    for position, axis in enumerate(shrink.budget.axes if shrink.budget else ()):
+        if axis not in able:
+            problem = f"{axis} of this {checkpoint.model_type} model cannot be removed; {', '.join(able)} can"
+            yield FieldViolation(f"shrink.budget.axes[{position}]", problem)
+
+
+def axes_of(checkpoint: Checkpoint) -> tuple[BudgetAxis, ...]:
+    """What can be removed of a model, by its shapes; whether its vocabulary can depends on its tokenizer too."""
+    architecture = checkpoint.architecture
+    able: dict[BudgetAxis, bool] = {
+        "vocabulary": True,
+        "blocks": checkpoint.num_blocks > 1,
+        "kv_heads": architecture.attention is not None and heads_of(checkpoint).keys > 1,
+        "feed_forward": architecture.feed_forward is not None and architecture.feed_forward.size is not None,
+    }
+    return tuple(axis for axis in BUDGET_AXES if able[axis])
 
 
 def _rows(asked: VocabularySpec, checkpoint: Checkpoint) -> Iterator[FieldViolation]:

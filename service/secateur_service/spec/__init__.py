@@ -14,7 +14,16 @@ from secateur_service.spec.pruning import (
     LayerOverride,
     PruningSpec,
 )
-from secateur_service.spec.shrink import BlocksSpec, FeedForwardSpec, KvHeadsSpec, ShrinkSpec, VocabularySpec
+from secateur_service.spec.shrink import (
+    BUDGET_AXES,
+    BlocksSpec,
+    BudgetAxis,
+    BudgetSpec,
+    FeedForwardSpec,
+    KvHeadsSpec,
+    ShrinkSpec,
+    VocabularySpec,
+)
 from secateur_service.spec.specification import (
     SPEC_FORMAT,
     EvaluationSpec,
@@ -28,6 +37,7 @@ from secateur_service.spec.specification import (
 
 __all__ = [
     "ALLOCATIONS",
+    "BUDGET_AXES",
     "DEFAULT_METHOD",
     "DEFAULT_OUTLIER",
     "DEFAULT_SEQUENCE_LENGTH",
@@ -37,6 +47,8 @@ __all__ = [
     "SPEC_FORMAT",
     "AllocationSpec",
     "BlocksSpec",
+    "BudgetAxis",
+    "BudgetSpec",
     "CalibrationSpec",
     "EvaluationSpec",
     "ExecutionSpec",

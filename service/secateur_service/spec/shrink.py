@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from secateur_service.spec.base import Broken, LanguageTags, Part, Uri
 
 
 class VocabularySpec(Part):
-    """How many rows of the vocabulary are kept. Exactly one of `extra_tokens` and `rows` is given."""
+    """How many rows of the vocabulary are kept: `extra_tokens` or `rows`, or with a budget neither."""
 
     extra_tokens: float | None = Field(
         default=None,
@@ -32,15 +32,6 @@ class VocabularySpec(Part):
     keep_texts: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(
         default=(), max_length=256, description="texts whose tokens are kept, such as names of products"
     )
-
-    def broken_rules(self) -> Iterator[Broken]:
-        """Check that there is one target."""
-        if (self.extra_tokens is None) == (self.rows is None):
-            yield Broken(
-                "extra_tokens",
-                "exactly one of extra_tokens and rows is needed",
-                "e.g. extra_tokens 0.005, or rows 32768",
-            )
 
 
 _LARGEST_MULTIPLE = 256  # what quantised formats and tensor parallelism ask for
@@ -89,6 +80,28 @@ class KvHeadsSpec(Part):
     remove: int = Field(ge=1, le=10_000, description="the number of key/value heads to remove from every block")
 
 
+BudgetAxis = Literal["vocabulary", "blocks", "kv_heads", "feed_forward"]
+BUDGET_AXES: tuple[BudgetAxis, ...] = get_args(BudgetAxis)
+
+
+class BudgetSpec(Part):
+    """How large the result may be; the service chooses what is removed."""
+
+    parameters: float = Field(
+        gt=0,
+        lt=1,
+        description="the share of the model's parameters that the result may have, between 0 and 1, e.g. 0.5",
+    )
+    axes: tuple[BudgetAxis, ...] = Field(
+        default=(), max_length=len(BUDGET_AXES), description=f"what may be removed: some of {', '.join(BUDGET_AXES)}"
+    )
+
+    def broken_rules(self) -> Iterator[Broken]:
+        """Check that no axis is named twice."""
+        if len(set(self.axes)) < len(self.axes):
+            yield Broken("axes", "names an axis twice", "name each once")
+
+
 class ShrinkSpec(Part):
     """What is removed from the model as a whole."""
 
@@ -100,6 +113,9 @@ class ShrinkSpec(Part):
     )
     blocks: BlocksSpec | None = Field(default=None, description=f"a part with {', '.join(BlocksSpec.model_fields)}")
     kv_heads: KvHeadsSpec | None = Field(default=None, description=f"a part with {', '.join(KvHeadsSpec.model_fields)}")
+    budget: BudgetSpec | None = Field(
+        default=None, description=f"instead of the amounts, a part with {', '.join(BudgetSpec.model_fields)}"
+    )
     plan: Uri | None = Field(
         default=None,
         description="the folder of another job's result on the same model: s3://bucket/prefix or file:///absolute/path",
@@ -112,19 +128,47 @@ class ShrinkSpec(Part):
     )
 
     def broken_rules(self) -> Iterator[Broken]:
-        """Check that something is removed."""
-        parts = [
+        """Check that something is removed, and that each amount is given once."""
+        amounts = [
             name for name in ("vocabulary", "blocks", "feed_forward", "kv_heads") if getattr(self, name) is not None
         ]
-        if not parts and self.plan is None:
-            remedy = "give vocabulary, blocks, feed_forward, kv_heads or plan, or leave shrink out"
+        if not amounts and self.plan is None and self.budget is None:
+            remedy = "give vocabulary, blocks, feed_forward, kv_heads, budget or plan, or leave shrink out"
             yield Broken("vocabulary", "nothing is to be removed", remedy)
         if self.plan is not None:
-            for name in parts:
+            for name in [*amounts, *["budget"] * (self.budget is not None)]:
                 yield Broken(name, "the plan says what is removed", "leave one out")
+        elif self.budget is not None:
+            for name in amounts:
+                if name != "vocabulary":
+                    yield Broken(name, "with a budget, the service chooses how much of it is removed", "leave one out")
+        yield from self._broken_rows()
+
+    def _broken_rows(self) -> Iterator[Broken]:
+        """Check that the vocabulary has one target; in a budget, none."""
+        asked = self.vocabulary
+        if asked is None or self.plan is not None:
+            return
+        given = [name for name in ("extra_tokens", "rows") if getattr(asked, name) is not None]
+        if self.budget is not None:
+            for name in given:
+                yield Broken(f"vocabulary.{name}", "with a budget, the service chooses the rows", "leave one out")
+            if self.budget.axes and "vocabulary" not in self.budget.axes:
+                yield Broken("vocabulary", "budget.axes leaves the vocabulary as it is", "leave one out")
+        elif len(given) != 1:
+            yield Broken(
+                "vocabulary.extra_tokens",
+                "exactly one of extra_tokens and rows is needed",
+                "e.g. extra_tokens 0.005, or rows 32768",
+            )
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        """The axes along which every block becomes narrower; with the plan of another job, those along which it may."""
+        """The axes along which every block becomes narrower; or may, by a budget or the plan of another job."""
         asked: dict[Axis, object] = {"attention": self.kv_heads, "feed_forward": self.feed_forward}
-        return tuple(axis for axis, part in asked.items() if part is not None or self.plan is not None)
+        open_axes: dict[Axis, BudgetAxis] = {"attention": "kv_heads", "feed_forward": "feed_forward"}
+        return tuple(
+            axis
+            for axis, part in asked.items()
+            if part is not None or self.plan is not None or (self.budget and open_axes[axis] in self.budget.axes)
+        )

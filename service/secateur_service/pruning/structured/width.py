@@ -45,12 +45,20 @@ def choose_channels(weight_MN: Tensor, gram_NN: Tensor, count: int) -> Tensor:
     Raises:
         FloatingPointError: the moments are not finite.
     """
+    is_kept = torch.ones(weight_MN.shape[1], dtype=torch.bool, device=weight_MN.device)
+    is_kept[drop_channels(weight_MN, gram_NN, count)] = False
+    return is_kept.nonzero().flatten()
+
+
+def drop_channels(weight_MN: Tensor, gram_NN: Tensor, count: int) -> list[int]:
+    """The channels to drop until `count` are left, in their order: the arguments are those of `choose_channels`."""
     solved_MN = weight_MN.double().clone()
     solved_MN[:, gram_NN.diagonal() == 0] = 0.0  # a channel that is never used costs nothing, whatever the damping
     inverse_NN = torch.cholesky_inverse(_factor(_damped(gram_NN)))
     width = len(inverse_NN)
     is_kept = torch.ones(width, dtype=torch.bool, device=inverse_NN.device)
     left = width - count
+    order: list[int] = []
     while left:
         step = min(left, -(-width // _ROUNDS))
         saliency_N = solved_MN.square().sum(0) / inverse_NN.diagonal()
@@ -63,14 +71,16 @@ def choose_channels(weight_MN: Tensor, gram_NN: Tensor, count: int) -> Tensor:
         inverse_NN -= change_ND @ inverse_NN[dropped]
         inverse_NN.diagonal()[dropped] = 1.0
         is_kept[dropped] = False
+        order += dropped.tolist()
         left -= step
-    return is_kept.nonzero().flatten()
+    return order
 
 
 def _cheapest(solved_MC: Tensor, inverse_CC: Tensor, count: int) -> Tensor:
-    """Positions of the channels among the candidates that are dropped, one after the other."""
+    """Positions of the channels among the candidates that are dropped, in their order."""
     solved_MC, inverse_CC = solved_MC.clone(), inverse_CC.clone()
     is_dropped = torch.zeros(len(inverse_CC), dtype=torch.bool, device=inverse_CC.device)
+    order = []
     for _ in range(count):
         saliency_C = solved_MC.square().sum(0) / inverse_CC.diagonal()
         channel = int(saliency_C.masked_fill(is_dropped, torch.inf).argmin())
@@ -79,7 +89,8 @@ def _cheapest(solved_MC: Tensor, inverse_CC: Tensor, count: int) -> Tensor:
         inverse_CC -= torch.outer(inverse_CC[:, channel], row_C)
         inverse_CC[channel, channel] = 1.0
         is_dropped[channel] = True
-    return is_dropped.nonzero().flatten()
+        order.append(channel)
+    return torch.tensor(order, device=inverse_CC.device)
 
 
 def choose_heads(weight_MN: Tensor, gram_NN: Tensor, count: int, width: int) -> Tensor:
@@ -97,9 +108,17 @@ def choose_heads(weight_MN: Tensor, gram_NN: Tensor, count: int, width: int) -> 
     Raises:
         FloatingPointError: the moments are not finite.
     """
+    heads = weight_MN.shape[1] // width
+    dropped = drop_heads(weight_MN, gram_NN, count, width)
+    return torch.tensor(sorted(set(range(heads)) - set(dropped)), device=weight_MN.device)
+
+
+def drop_heads(weight_MN: Tensor, gram_NN: Tensor, count: int, width: int) -> list[int]:
+    """The heads to drop until `count` are left, in their order: the arguments are those of `choose_heads`."""
     solved_MN = weight_MN.double().clone()
     inverse_NN = torch.cholesky_inverse(_factor(_damped(gram_NN)))
     left = list(range(len(inverse_NN) // width))
+    order: list[int] = []
     while len(left) > count:
         columns = {head: slice(head * width, (head + 1) * width) for head in left}
         costs = {
@@ -112,7 +131,8 @@ def choose_heads(weight_MN: Tensor, gram_NN: Tensor, count: int, width: int) -> 
         solved_MN -= solved_MN[:, at] @ change_NW.T
         inverse_NN -= change_NW @ inverse_NN[at]
         left.remove(head)
-    return torch.tensor(left, device=inverse_NN.device)
+        order.append(head)
+    return order
 
 
 class CrossMoments:

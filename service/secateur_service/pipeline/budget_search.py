@@ -1,0 +1,454 @@
+"""Finds out how much of each axis to remove, for a budget of parameters: predicts, tries, and learns from it.
+
+The costs along each axis come first: further tokens by the number of rows; the loss by the number of removed blocks
+(`depth_search`); and what every projection loses by the number of heads and channels, in closed form from second
+moments of the dense model. Then the plan is tried that is predicted to be the best: the streaming pass runs without
+writing anything, on a part of the calibration text, and is scored on another. What was wrong with the prediction
+changes the next one, until no other plan promises more, or a few were tried. The best of those is taken.
+
+Everything that is found out is kept in the work directory, so that a later attempt goes on from there.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur_service import faults
+from secateur_service.calibration.sampling import TextSample
+from secateur_service.durable import write_durably
+from secateur_service.errors import PermanentError
+from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.plan_file import BudgetPlan, TriedPlan
+from secateur_service.models.streaming import StreamedModel
+from secateur_service.models.units import Units, adds_to_states, heads_of, units_of
+from secateur_service.pipeline.batches import Batch, batch_sequences, divide
+from secateur_service.pipeline.depth_search import DepthSearch
+from secateur_service.pipeline.ledger import FileLedger
+from secateur_service.pipeline.meter import Meter
+from secateur_service.pipeline.observer import JobObserver
+from secateur_service.pipeline.pass_config import Output, PassConfig, Samples
+from secateur_service.pipeline.shards import Shards
+from secateur_service.pipeline.shrinking import Shrinkage, Shrinker
+from secateur_service.pipeline.stepwise import stepwise_forwards
+from secateur_service.pipeline.stopwatch import Stopwatch
+from secateur_service.pipeline.streaming_pass import run_pass
+from secateur_service.pruning.methods import Moments, Recipe
+from secateur_service.pruning.statistics import InputStatistics
+from secateur_service.pruning.structured.amounts import (
+    Amounts,
+    BlockSizes,
+    Costs,
+    Growth,
+    Prediction,
+    Sizes,
+    candidates,
+    choose_amounts,
+    worst,
+)
+from secateur_service.pruning.structured.width import drop_channels, drop_heads, relative_errors, resolve
+from secateur_service.records.blocks import Axis
+from secateur_service.sizing.budget_search import TRIALS, grid_of, most_removed, multiple_of
+from secateur_service.sizing.depth import SCORED_EVERY, depth_sequences
+from secateur_service.sizing.operations import forward_operations, groups_of
+from secateur_service.spec import PruneSpec, ShrinkSpec, VocabularySpec
+
+_SLOPE = 1.0
+_LEAST_LIMIT = 0.001
+Lost = list[dict[int, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Text:
+    """The two parts of a job's calibration text: what is fitted is fitted to one, and scored on the other."""
+
+    fitted: Samples
+    scored: Samples
+
+    @classmethod
+    def of(cls, calibration: Samples, mix: Mapping[str, float], languages: Sequence[str]) -> Text:
+        """As much of it as the search for blocks takes; its end is scored.
+
+        So the two do not meet where the text is divided again into the tokens of a smaller vocabulary.
+        """
+        used = [name for name, weight in mix.items() if weight]
+        length = next(iter(calibration.values())).tokens.shape[1]
+        count = depth_sequences(length, len(used))
+        fitted, scored = {}, {}
+        for name in used:
+            sample = calibration[name]
+            used_count = min(count, len(sample.tokens))
+            few = used_count < SCORED_EVERY
+            scored_count = used_count if few else used_count // SCORED_EVERY
+            fitted[name] = _part(sample, 0, used_count if few else used_count - scored_count)
+            if name in languages:
+                scored[name] = _part(sample, used_count - scored_count, used_count)
+        return cls(fitted, scored)
+
+
+class BudgetSearch:
+    """A search for the amounts of one job.
+
+    Args:
+        spec: the resolved specification, with a budget.
+        model: the dense model.
+        shrinker: knows the vocabulary.
+        plan: turns amounts, and the blocks that go, into a plan.
+        output: opens the output model of a plan, with its calibration and evaluation text.
+        depth: looks for blocks to remove.
+        text: as much calibration text as is used.
+        observer: receives the log and may stop the job.
+        stopwatch: is charged for the work.
+        meter: counts the work.
+        workdir: where what is found is kept.
+        conditions: identifies everything that the numbers depend on.
+    """
+
+    def __init__(
+        self,
+        spec: PruneSpec,
+        model: StreamedModel,
+        shrinker: Shrinker,
+        plan: Callable[[ShrinkSpec, Sequence[int]], Shrinkage],
+        output: Callable[[Shrinkage, Samples, Samples], Output],
+        depth: Callable[[], DepthSearch],
+        text: Text,
+        observer: JobObserver,
+        stopwatch: Stopwatch,
+        meter: Meter,
+        workdir: Path,
+        conditions: str,
+    ) -> None:
+        assert spec.shrink is not None
+        assert spec.shrink.budget is not None
+        self._asked, self._budget = spec.shrink, spec.shrink.budget
+        self._spec = spec
+        self._model = model
+        self._checkpoint = model.checkpoint
+        self._shrinker = shrinker
+        self._plan = plan
+        self._output = output
+        self._depth = depth
+        self._text = text
+        self._observer = observer
+        self._stopwatch = stopwatch
+        self._meter = meter
+        self._workdir = workdir
+        self._path = workdir / "budget.json"
+        self._known: dict[str, Any] = {"key": conditions}
+        self._sizes = sizes_of(self._checkpoint)
+        self._limits = limits_of(spec)
+
+    def choose(self) -> tuple[ShrinkSpec, tuple[int, ...], BudgetPlan]:
+        """The amounts as a specification, the blocks that go in their order, and how they were found.
+
+        Raises:
+            PermanentError: nothing within the budget is left of the model.
+        """
+        self._recall()
+        parameters = int(self._budget.parameters * self._checkpoint.parameters)
+        costs = self._costs(parameters)
+        found = list(candidates(self._sizes, costs, parameters))
+        if not found:
+            raise self._too_small(costs)
+        prediction = Prediction(costs, dict.fromkeys(self._spec.kept_languages, _SLOPE), {})
+        tried: list[TriedPlan] = []
+        while found and len(tried) < TRIALS:
+            amounts = choose_amounts(found, prediction, self._limits)
+            expected = prediction.growth(amounts)
+            if tried and worst(expected, self._limits) >= min(worst(plan.measured, self._limits) for plan in tried):
+                break
+            found.remove(amounts)
+            if amounts.rows < self._sizes.dense.rows and amounts.rows not in prediction.vocabularies:
+                only = replace(self._sizes.dense, rows=amounts.rows)
+                prediction.vocabularies[amounts.rows] = self._measure(only, costs)
+            measured = self._measure(amounts, costs)
+            prediction.learn(amounts, measured)
+            size = self._sizes.parameters(amounts, costs.order[: amounts.removed])
+            tried.append(TriedPlan(**asdict(amounts), parameters=size, predicted=expected, measured=measured))
+            told = {f"growth_{language}": round(share, 6) for language, share in measured.items()}
+            self._observer.log("info", "plan tried", **asdict(amounts), parameters=size, **told)
+        best = min(range(len(tried)), key=lambda at: (worst(tried[at].measured, self._limits), at))
+        chosen = tried[best].amounts
+        plan = BudgetPlan(parameters=self._budget.parameters, tried=tuple(tried), chosen=best)
+        return self._asked_for(chosen), tuple(costs.order[: chosen.removed]), plan
+
+    def _costs(self, parameters: int) -> Costs:
+        axes, nothing = self._budget.axes, dict.fromkeys(self._spec.kept_languages, 0.0)
+        rows = {str(self._sizes.dense.rows): nothing}
+        if "vocabulary" in axes:
+            asked = self._asked.vocabulary or VocabularySpec()
+            rows = self._remember("rows", lambda: self._shrinker.tokens_by_rows(asked))
+        asked_axes: dict[Axis, bool] = {"attention": "kv_heads" in axes, "feed_forward": "feed_forward" in axes}
+        narrow = [axis for axis, is_asked in asked_axes.items() if is_asked]
+        lost = self._remember("lost", lambda: survey(self._model, self._spec, self._text, narrow, self._meter))
+        removed = self._remember("removed", lambda: self._search_blocks(parameters) if "blocks" in axes else [])
+        width = self._sizes.dense.channels
+        return Costs(
+            rows=_numbered(rows),
+            order=[block for block, _ in removed],
+            blocks=[nothing, *(growth for _, growth in removed)],
+            heads=[_numbered(curve) for curve in lost.get("attention", [])],
+            channels=[_numbered(curve) for curve in lost.get("feed_forward", [])],
+            multiple=multiple_of(width) if width else 1,
+        )
+
+    def _search_blocks(self, parameters: int) -> list[tuple[int, Growth]]:
+        """The blocks that may be removed in their order, with the growth without them."""
+        count = most_removed(self._checkpoint, parameters)
+        if not count:
+            return []
+        found = self._depth().remove(count, too_much=lambda growth: worst(growth, self._limits) > 1)
+        return [(removal.block, removal.growth) for removal in found.removals]
+
+    def _measure(self, amounts: Amounts, costs: Costs) -> dict[str, float]:
+        """By how much the loss for each byte grows with these amounts."""
+        name = "/".join(map(str, asdict(amounts).values()))
+        return dict(self._remember(name, lambda: self._try(amounts, tuple(costs.order[: amounts.removed]))))
+
+    def _try(self, amounts: Amounts, removed: tuple[int, ...]) -> dict[str, float]:
+        """Run the pass without writing anything."""
+        shrinkage = self._plan(self._asked_for(amounts), removed)
+        config = PassConfig(
+            recipe=Recipe.of("magnitude"),
+            targets={},
+            order=self._spec.order,
+            mix=self._spec.calibration.mix,
+            calibration=self._text.fitted,
+            evaluation=self._text.scored,
+            shards=Shards(self._workdir / "tried"),
+            layer_snr=False,
+            output=self._output(shrinkage, self._text.fitted, self._text.scored),
+            writes=False,
+        )
+        ledger = FileLedger(self._workdir / "tried.json")
+        with self._meter.trial():
+            found = run_pass(self._model, config, ledger, self._observer, self._stopwatch, self._meter)
+        growth = {}
+        for language, dense in found.dense.items():
+            after = found.pruned[language]
+            growth[language] = (after.nats / after.bytes) / (dense.nats / dense.bytes) - 1
+        return growth
+
+    def _asked_for(self, amounts: Amounts) -> ShrinkSpec:
+        """These amounts as a specification."""
+        dense, checkpoint = self._sizes.dense, self._checkpoint
+        parts: dict[str, Any] = {"vocabulary": None, "feed_forward": None, "kv_heads": None, "blocks": None}
+        if amounts.rows < dense.rows:
+            given = self._asked.vocabulary.model_dump() if self._asked.vocabulary else {}
+            parts["vocabulary"] = {**given, "rows": amounts.rows}
+        if amounts.channels < dense.channels:
+            parts["feed_forward"] = {"channels": amounts.channels}
+        if amounts.heads < dense.heads:
+            parts["kv_heads"] = {"remove": heads_of(checkpoint).keys - amounts.heads}
+        if amounts.removed:
+            parts["blocks"] = {"remove": amounts.removed}
+        if not any(parts.values()):  # the budget leaves the model as it is
+            return self._asked.model_copy(update={"budget": None})
+        return ShrinkSpec(**parts, keep_languages=self._asked.keep_languages)
+
+    def _too_small(self, costs: Costs) -> PermanentError:
+        least = min(
+            self._sizes.parameters(
+                Amounts(
+                    min(costs.rows),
+                    removed,
+                    min((min(known) for known in costs.heads), default=self._sizes.dense.heads),
+                    min((min(known) for known in costs.channels), default=self._sizes.dense.channels),
+                ),
+                costs.order[:removed],
+            )
+            for removed in range(len(costs.blocks))
+        )
+        share = least / self._checkpoint.parameters
+        return PermanentError(
+            f"shrink.budget.parameters: removing {', '.join(self._budget.axes)} leaves at least {share:.3f} of this "
+            f"model's parameters, which is more than {self._budget.parameters}; raise it, or allow more axes",
+            reason="BUDGET_TOO_SMALL",
+        )
+
+    def _recall(self) -> None:
+        if self._path.exists():
+            found = json.loads(self._path.read_bytes())
+            if found["key"] == self._known["key"]:
+                self._known = found
+
+    def _remember(self, name: str, find: Callable[[], Any]) -> Any:
+        """What is known under a name; otherwise it is found out, and kept."""
+        if name not in self._known:
+            self._known[name] = find()
+            write_durably(self._path, json.dumps(self._known).encode())
+            faults.reached("budget.found")
+        return self._known[name]
+
+
+def limits_of(spec: PruneSpec) -> dict[str, float]:
+    """How much each kept language may lose; one without a limit may lose as much as the one that may lose most."""
+    given = {entry.language: entry.growth for entry in (spec.limits.languages if spec.limits else ())}
+    most = max(given.values(), default=1.0)
+    return {language: max(given.get(language, most), _LEAST_LIMIT) for language in spec.kept_languages}
+
+
+def sizes_of(checkpoint: Checkpoint) -> Sizes:
+    """The parameters of a model by what can be removed."""
+    rows = checkpoint.tensors[checkpoint.embedding_name].shape[0]
+    named = {checkpoint.embedding_name, checkpoint.head_name}
+    others = checkpoint.other_tensors()
+    of_rows = sum(math.prod(info.shape) for info in others if info.name in named or _is_head(info.name))
+    blocks = []
+    heads = channels = 0
+    for index in range(checkpoint.num_blocks):
+        counts = {"attention": 0, "feed_forward": 0}
+        for axis in counts:
+            layout = getattr(checkpoint.architecture, axis)
+            if layout is None or (axis == "feed_forward" and layout.size is None):
+                continue
+            units = units_of(checkpoint, index, axis)  # type: ignore[arg-type]
+            counts[axis] = _unit_parameters(checkpoint, units)
+            if axis == "attention":
+                heads = units.count
+            else:
+                channels = units.count
+        whole = sum(math.prod(info.shape) for info in checkpoint.block_tensors(index))
+        blocks.append(BlockSizes(whole, counts["attention"], counts["feed_forward"]))
+    outside = sum(math.prod(info.shape) for info in others) - of_rows
+    return Sizes(Amounts(rows, 0, heads, channels), outside, of_rows // rows, blocks)
+
+
+@torch.no_grad()
+def survey(model: StreamedModel, spec: PruneSpec, text: Text, axes: Sequence[Axis], meter: Meter) -> dict[Axis, Lost]:
+    """What the projections of each block lose of the hidden states, by the number of heads or channels that stay.
+
+    One pass of the dense model over the text that things are fitted to.
+
+    Returns:
+        By axis and block: by the number of units, ‖X(W − Ŵ)ᵀ‖² / ‖h‖² of each kept language, where h are the hidden
+        states after the block. Where what the layer writes is normalised, ‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖² instead.
+    """
+    if not axes:
+        return {}
+    mix = {name: weight for name, weight in spec.calibration.mix.items() if weight}
+    tokens = {name: text.fitted[name].tokens for name in mix}
+    length = next(iter(tokens.values())).shape[1]
+    batches = divide(tokens, batch_sequences(length, model.device, small=model.small_batches))
+    checkpoint = model.checkpoint
+    hidden = checkpoint.tensors[checkpoint.embedding_name].shape[1]
+    blocks = range(checkpoint.num_blocks)
+    each = [forward_operations(list(groups_of(checkpoint, index)), 1, length, hidden) for index in blocks]
+    count = sum(batch.tokens.numel() for batch in batches)
+    meter.plan("calibrate", count * sum(each))
+    lost: dict[Axis, Lost] = {axis: [] for axis in axes}
+    states = model.embed([batch.tokens for batch in batches])
+    for index in blocks:
+        with model.block(index) as block:
+            statistics, power = _observe(model, block, index, axes, mix, batches, states, meter, each[index])
+        for axis, found in statistics.items():
+            units = units_of(model.checkpoint, index, axis)
+            try:
+                lost[axis].append(_curve(model, units, axis, found, spec.kept_languages, power))
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{units.output.name}: {error}") from error
+            meter.check()
+    return lost
+
+
+def _observe(
+    model: StreamedModel,
+    block: nn.Module,
+    index: int,
+    axes: Sequence[Axis],
+    mix: Mapping[str, float],
+    batches: Sequence[Batch],
+    states: list[torch.Tensor],
+    meter: Meter,
+    operations: float,
+) -> tuple[dict[Axis, InputStatistics], dict[str, float]]:
+    """Run all text through a block, in place: the inputs of its projections, and Σ‖h‖²/T after it by language."""
+    tokens = dict.fromkeys(mix, 0)
+    for batch in batches:
+        tokens[batch.language] += batch.tokens.numel()
+    names = {axis: units_of(model.checkpoint, index, axis).linear for axis in axes}
+    linears = {name: block.get_submodule(name) for name in names.values()}
+    statistics = {
+        axis: InputStatistics(linears[name].in_features, mix, tokens, model.device, moments=Moments.BY_LANGUAGE)  # type: ignore[arg-type]
+        for axis, name in names.items()
+    }
+    power = dict.fromkeys(mix, 0.0)
+    for position, batch in enumerate(batches):
+        run = functools.partial(model.run_block, block, index, states[position])
+        with stepwise_forwards([run], [(name,) for name in names.values()], linears) as (forward,):  # type: ignore[arg-type]
+            for axis in names:
+                statistics[axis].update(forward.advance(), batch.language)
+            states[position] = forward.finish()
+        power[batch.language] += float(states[position].float().square().sum()) / tokens[batch.language]
+        meter.tick("calibrate", batch.tokens.numel() * operations)
+    return statistics, power
+
+
+def _curve(
+    model: StreamedModel,
+    units: Units,
+    axis: Axis,
+    statistics: InputStatistics,
+    languages: Sequence[str],
+    power: Mapping[str, float],
+) -> dict[int, dict[str, float]]:
+    """What a projection loses by the number of its units that stay."""
+    weight_MN = model.reader.read(units.output).to(model.device)
+    gram_NN = statistics.gram
+    assert gram_NN is not None
+    grams = {name: statistics.language_gram(name) for name in languages}
+    grid = grid_of(units.count)
+    order = (
+        drop_channels(weight_MN, gram_NN, grid[-1])
+        if axis == "feed_forward"
+        else drop_heads(weight_MN, gram_NN, grid[-1], units.columns)
+    )
+    shares = dict.fromkeys(languages, 1.0)
+    if adds_to_states(model.checkpoint):
+        dense_MN = weight_MN.double()
+        shares = {
+            name: float((dense_MN @ gram.double() * dense_MN).sum()) / power[name] for name, gram in grams.items()
+        }
+    curve = {units.count: dict.fromkeys(languages, 0.0)}
+    for count in grid[1:]:
+        kept = sorted(set(range(units.count)) - set(order[: units.count - count]))
+        columns = torch.tensor(units.columns_of(kept), device=model.device)
+        errors = relative_errors(weight_MN, resolve(weight_MN, gram_NN, columns), columns, grams)
+        curve[count] = {name: share * shares[name] for name, share in errors.items()}
+    return curve
+
+
+def _numbered(known: Mapping[Any, Growth]) -> dict[int, Growth]:
+    """With numbers as keys, which JSON does not have."""
+    return {int(count): growth for count, growth in known.items()}
+
+
+def _unit_parameters(checkpoint: Checkpoint, units: Units) -> int:
+    """The parameters of one unit."""
+    rows = sum(sum(each) * math.prod(checkpoint.tensors[name].shape[1:]) for name, each in units.inputs.items())
+    return rows + units.columns * units.output.shape[0]
+
+
+def _is_head(name: str) -> bool:
+    return name.endswith(("lm_head.weight", "lm_head.bias"))
+
+
+def _part(sample: TextSample, start: int, stop: int) -> TextSample:
+    """Some of a sample's sequences, one after the other."""
+    passages = sample.passages
+    return replace(
+        sample,
+        tokens=sample.tokens[start:stop],
+        token_bytes=sample.token_bytes[start:stop],
+        is_text=sample.is_text[start:stop],
+        passages=passages and replace(passages, spans=passages.spans[start:stop]),
+    )

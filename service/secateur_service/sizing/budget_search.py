@@ -1,0 +1,43 @@
+"""How much work the search for the amounts of a budget is. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+
+from secateur_service.models.checkpoint import Checkpoint
+
+TRIALS = 4
+"""Plans that are tried at most."""
+_MULTIPLES = ((2048, 256), (64, 32))  # of so many units and more
+_POINTS = 12
+_LEAST_LEFT = 0.25
+
+
+def grid_of(count: int) -> list[int]:
+    """The numbers of units for which it is found out what is lost, from all of them to a quarter.
+
+    Few units are taken one by one; many, in multiples of what quantised formats and tensor parallelism ask for.
+    """
+    multiple = multiple_of(count)
+    steps = count // multiple
+    fewest = max(1, math.ceil(steps * _LEAST_LEFT))
+    stride = max(1, -(-(steps - fewest) // _POINTS))
+    return [*range(count, fewest * multiple, -stride * multiple), fewest * multiple]
+
+
+def multiple_of(count: int) -> int:
+    """What the number of units that stay is a multiple of: 256 or 32 where it can be, 1 of a few heads."""
+    largest = next((each for least, each in _MULTIPLES if count >= least), 1)
+    return math.gcd(count, largest)
+
+
+def most_removed(checkpoint: Checkpoint, parameters: int) -> int:
+    """How many blocks are tried to be removed: what the budget could ask for, and a third of them at most."""
+    each = (checkpoint.parameters - outside_of(checkpoint)) / checkpoint.num_blocks
+    needed = math.ceil((checkpoint.parameters - parameters) / each)
+    return min(needed, checkpoint.num_blocks // 3)
+
+
+def outside_of(checkpoint: Checkpoint) -> int:
+    """Parameters outside the blocks."""
+    return sum(math.prod(info.shape) for info in checkpoint.other_tensors())
