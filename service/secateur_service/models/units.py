@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.configuration import read_configuration
 from secateur_service.models.safetensors import TensorInfo
 from secateur_service.records.blocks import Axis
@@ -43,6 +43,22 @@ def heads_of(checkpoint: Checkpoint) -> Heads:
         one = config.multi_query and not config.new_decoder_architecture
         keys = 1 if one else config.num_kv_heads
     return Heads(queries // keys, keys, getattr(config, "head_dim", None) or config.hidden_size // queries)
+
+
+def possible_heads(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The numbers of key/value heads, fewer than now, with which transformers builds the model.
+
+    Some classes want the hidden size to be a multiple of the number of query heads, whatever the width of a head.
+    """
+    return tuple(kept for kept in range(1, heads_of(checkpoint).keys) if _is_possible(checkpoint, kept))
+
+
+def _is_possible(checkpoint: Checkpoint, kept: int) -> bool:
+    try:
+        read_configuration({**checkpoint.config, **settings_of(checkpoint, "attention", kept)}, checkpoint.model_type)
+    except ModelRefusedError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

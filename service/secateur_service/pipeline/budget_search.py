@@ -4,7 +4,8 @@ The costs along each axis come first: further tokens by the number of rows; the 
 (`depth_search`); and what every projection loses by the number of heads and channels, in closed form from second
 moments of the dense model. Then the plan is tried that is predicted to be the best: the streaming pass runs without
 writing anything, on a part of the calibration text, and is scored on another. What was wrong with the prediction
-changes the next one, until no other plan promises more, or a few were tried. The best of those is taken.
+changes the next one. Where no other plan promises more, those beside the best so far are tried. The best of all is
+taken.
 
 Everything that is found out is kept in the work directory, so that a later attempt goes on from there.
 """
@@ -29,7 +30,7 @@ from secateur_service.errors import PermanentError
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan_file import BudgetPlan, TriedPlan
 from secateur_service.models.streaming import StreamedModel
-from secateur_service.models.units import Units, adds_to_states, heads_of, units_of
+from secateur_service.models.units import Units, adds_to_states, heads_of, possible_heads, units_of
 from secateur_service.pipeline.batches import Batch, batch_sequences, divide
 from secateur_service.pipeline.depth_search import DepthSearch
 from secateur_service.pipeline.ledger import FileLedger
@@ -52,6 +53,7 @@ from secateur_service.pruning.structured.amounts import (
     Sizes,
     candidates,
     choose_amounts,
+    neighbours,
     worst,
 )
 from secateur_service.pruning.structured.width import drop_channels, drop_heads, relative_errors, resolve
@@ -161,13 +163,9 @@ class BudgetSearch:
             raise self._too_small(costs)
         prediction = Prediction(costs, dict.fromkeys(self._spec.kept_languages, _SLOPE), {})
         tried: list[TriedPlan] = []
-        while found and len(tried) < TRIALS:
-            amounts = choose_amounts(found, prediction, self._limits)
+        while len(tried) < TRIALS and (amounts := self._next(found, tried, prediction)):
             expected = prediction.growth(amounts)
-            if tried and worst(expected, self._limits) >= min(worst(plan.measured, self._limits) for plan in tried):
-                break
-            found.remove(amounts)
-            if amounts.rows < self._sizes.dense.rows and amounts.rows not in prediction.vocabularies:
+            if amounts.rows < self._sizes.dense.rows and not prediction.vocabularies:
                 only = replace(self._sizes.dense, rows=amounts.rows)
                 prediction.vocabularies[amounts.rows] = self._measure(only, costs)
             measured = self._measure(amounts, costs)
@@ -180,6 +178,20 @@ class BudgetSearch:
         chosen = tried[best].amounts
         plan = BudgetPlan(parameters=self._budget.parameters, tried=tuple(tried), chosen=best)
         return self._asked_for(chosen), tuple(costs.order[: chosen.removed]), plan
+
+    def _next(self, found: Sequence[Amounts], tried: Sequence[TriedPlan], prediction: Prediction) -> Amounts | None:
+        """The plan to try next: the one that promises most, or one beside the best so far."""
+        left = [amounts for amounts in found if amounts not in [plan.amounts for plan in tried]]
+        if not left:
+            return None
+        first = choose_amounts(left, prediction, self._limits)
+        if not tried:
+            return first
+        best = min(tried, key=lambda plan: worst(plan.measured, self._limits))
+        if worst(prediction.growth(first), self._limits) < worst(best.measured, self._limits):
+            return first
+        near = [plan for plan in neighbours(found, best.amounts, prediction, self._limits) if plan in left]
+        return choose_amounts(near, prediction, self._limits) if near else None
 
     def _costs(self, parameters: int) -> Costs:
         axes, nothing = self._budget.axes, dict.fromkeys(self._spec.kept_languages, 0.0)
@@ -407,6 +419,9 @@ def _curve(
     assert gram_NN is not None
     grams = {name: statistics.language_gram(name) for name in languages}
     grid = grid_of(units.count)
+    if axis == "attention":
+        possible = possible_heads(model.checkpoint)
+        grid = [units.count, *(count for count in reversed(possible) if count >= grid[-1])]
     order = (
         drop_channels(weight_MN, gram_NN, grid[-1])
         if axis == "feed_forward"

@@ -6,7 +6,7 @@ import math
 
 from secateur_service.models.checkpoint import Checkpoint
 
-TRIALS = 4
+TRIALS = 6
 """Plans that are tried at most."""
 _MULTIPLES = ((2048, 256), (64, 32))  # of so many units and more
 _POINTS = 12

@@ -10,7 +10,7 @@ from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan_file import PlanFile
 from secateur_service.models.safetensors import TensorInfo
-from secateur_service.models.units import heads_of, units_of
+from secateur_service.models.units import heads_of, possible_heads, units_of
 from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
 from secateur_service.spec import (
     BUDGET_AXES,
@@ -74,7 +74,7 @@ def axes_of(checkpoint: Checkpoint) -> tuple[BudgetAxis, ...]:
     able: dict[BudgetAxis, bool] = {
         "vocabulary": True,
         "blocks": checkpoint.num_blocks > 1,
-        "kv_heads": architecture.attention is not None and heads_of(checkpoint).keys > 1,
+        "kv_heads": architecture.attention is not None and bool(possible_heads(checkpoint)),
         "feed_forward": architecture.feed_forward is not None and architecture.feed_forward.size is not None,
     }
     return tuple(axis for axis in BUDGET_AXES if able[axis])
@@ -115,6 +115,14 @@ def _heads(asked: KvHeadsSpec, checkpoint: Checkpoint) -> Iterator[FieldViolatio
     if asked.remove >= heads.keys:
         problem = f"every block has {heads.keys} key/value heads, and one at least has to stay"
         remedy = "remove fewer" if heads.keys > 1 else "leave kv_heads out"
+        yield FieldViolation("shrink.kv_heads.remove", f"{problem}; {remedy}")
+        return
+    possible, kept = possible_heads(checkpoint), heads.keys - asked.remove
+    if kept not in possible:
+        problem = f"transformers builds no {checkpoint.model_type} model of this size with {kept} key/value heads and "
+        problem += f"{kept * heads.queries} query heads"
+        others = ", ".join(str(heads.keys - count) for count in reversed(possible))
+        remedy = f"remove one of these numbers: {others}" if others else "leave kv_heads out"
         yield FieldViolation("shrink.kv_heads.remove", f"{problem}; {remedy}")
 
 

@@ -25,6 +25,7 @@ Growth = Mapping[str, float]
 
 TOKENS_SLOPE = 1.5
 """Growth of the loss for each further token: a word in pieces is harder to predict. Measured between 1 and 2."""
+_STEPS = 24  # of a width, that plans next to each other are apart at least
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class Prediction:
 def candidates(sizes: Sizes, costs: Costs, parameters: int) -> Iterator[Amounts]:
     """All plans within a budget of parameters, each with as many rows as it leaves."""
     channels = _multiples(costs.channels, sizes.dense.channels, costs.multiple)
-    heads = _multiples(costs.heads, sizes.dense.heads, 1)
+    heads = sorted(costs.heads[0], reverse=True) if costs.heads else [sizes.dense.heads]
     fewest, most = min(costs.rows), max(costs.rows)
     for removed, kept, width in itertools.product(range(len(costs.blocks)), heads, channels):
         left = parameters - sizes.outside - sizes.in_blocks(kept, width, costs.order[:removed])
@@ -181,6 +182,24 @@ def choose_amounts(found: Sequence[Amounts], prediction: Prediction, limits: Gro
         limits: by language, positive.
     """
     return min(found, key=lambda amounts: (worst(prediction.growth(amounts), limits), -amounts.rows))
+
+
+def neighbours(found: Sequence[Amounts], amounts: Amounts, prediction: Prediction, limits: Growth) -> list[Amounts]:
+    """The plans next to one: a step wider or narrower, and with a block or a head more or less.
+
+    Where a plan has another number of blocks or heads, its width is the one that is predicted to be the best.
+    """
+    width = max(plan.channels for plan in found)
+    step = width / _STEPS
+    near: list[Amounts] = []
+    for sign in (1, -1):
+        same = [plan for plan in found if (plan.removed, plan.heads) == (amounts.removed, amounts.heads)]
+        on = [plan for plan in same if sign * (plan.channels - amounts.channels) >= step]
+        near += sorted(on, key=lambda plan: abs(plan.channels - amounts.channels))[:1]
+        for removed, heads in ((amounts.removed + sign, amounts.heads), (amounts.removed, amounts.heads + sign)):
+            other = [plan for plan in found if (plan.removed, plan.heads) == (removed, heads)]
+            near += [choose_amounts(other, prediction, limits)] if other else []
+    return near
 
 
 def worst(growth: Growth, limits: Growth) -> float:
