@@ -31,6 +31,7 @@ from secateur_service.sources import ReferenceRefusedError, Source, Sources, ope
 from secateur_service.sources.reference import HubReference
 from secateur_service.spec import (
     DEFAULT_SEQUENCE_LENGTH,
+    BudgetAxis,
     CalibrationSpec,
     EvaluationSpec,
     GenerationSpec,
@@ -208,6 +209,7 @@ class _Review:
         self._source: Source | None = None
         self._corpora: dict[str, str] = {}
         self._plan_sha256 = ""
+        self._budget_axes: tuple[BudgetAxis, ...] = ()
 
     def _at(self, field: str) -> None:
         self.place = field

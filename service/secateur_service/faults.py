@@ -13,6 +13,7 @@ POINTS = (
     "job.fetched",
     "job.sampled",
     "job.shrunk",
+    "budget.found",  # a part of what a budget needs, such as what a plan that was tried costs
     "job.planned",  # the blocks to remove are found
     "block.written",  # its shard is on disk
     "block.recorded",  # and it is in the ledger

@@ -18,7 +18,7 @@ def test_a_job_whose_worker_is_killed_once_at_every_step_publishes_the_same_byte
     undisturbed = site.submit()
     until(ended(site, undisturbed), site.failing())
     job_id = site.submit()
-    points = [point for point in faults.POINTS if point != "worker.succeeded"]
+    points = [point for point in faults.POINTS if point not in ("worker.succeeded", "budget.found")]
     job = until(ended(site, job_id), site.failing(*(f"{point}=kill" for point in points)))
     assert job.state is JobState.SUCCEEDED
     assert job.attempt == len(points) + 1, "a point was not reached"
@@ -56,6 +56,21 @@ def test_a_job_that_makes_a_model_smaller_in_every_way_is_killed_at_every_step(m
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, len(points) + 1)
     assert site.published(job_id) == site.published(undisturbed)
     assert [body["index"] for body in site.events(job_id, EventKind.BLOCK)] == [0, 1]
+
+
+def test_a_job_that_looks_for_what_to_remove_is_killed_after_everything_that_it_finds(make_site, tmp_path):
+    files = tmp_path / "files"
+    save_scene(files / "model")
+    save_corpora(files)
+    site = make_site(files=files)
+    shrink = {"budget": {"parameters": 0.6}}
+    undisturbed = site.submit(shrink=shrink)
+    until(ended(site, undisturbed), site.failing())
+    job_id = site.submit(shrink=shrink)
+    kills = ["budget.found=kill"] * 4
+    job = until(ended(site, job_id), site.failing(*kills))
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, len(kills) + 1)
+    assert site.published(job_id) == site.published(undisturbed)
 
 
 def test_a_worker_that_is_killed_after_its_job_has_ended_changes_nothing(site):

@@ -1,29 +1,34 @@
 """Models with a smaller vocabulary: read by transformers alone, equal on covered text, resumed, and refused in time."""
 
-import hashlib
 import json
 import shutil
 
 import pytest
 import torch
-from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from secateur_service.admission import AccessPolicy, admit
 from secateur_service.commands.demo.training import ensure_model
-from secateur_service.errors import CancelledError, InvalidSpecError, PermanentError
-from secateur_service.library import run_here
+from secateur_service.errors import CancelledError, PermanentError
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.pipeline import shrinking
-from secateur_service.pipeline.attempt import Machine
 from secateur_service.pipeline.observer import RecordingObserver
-from secateur_service.settings import Settings
-from secateur_service.sources import open_sources
 from support.models import CONFIGS, save_corpora
 from support.reloading import bits_per_byte, held_out, loaded
+from support.shrinking import (
+    AXES,
+    DEPTH,
+    HEADS,
+    LANGUAGES,
+    VOCABULARY,
+    WIDTH,
+    Stops,
+    admitted,
+    assert_reloads,
+    data_of,
+    refusals,
+    run,
+)
 from support.vocabularies import KINDS, LINES, save_scene
-
-LANGUAGES = ["uk", "en"]
 
 
 @pytest.fixture(scope="module")
@@ -34,56 +39,6 @@ def corpora(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return save_scene(tmp_path_factory.mktemp("model"))
-
-
-VOCABULARY = {"vocabulary": {"extra_tokens": 0.02}}
-WIDTH, HEADS, DEPTH = {"feed_forward": {"channels": 48}}, {"kv_heads": {"remove": 1}}, {"blocks": {"remove": 1}}
-AXES = [VOCABULARY, WIDTH, HEADS, DEPTH, {**VOCABULARY, **WIDTH, **HEADS, **DEPTH}]
-
-
-PARTS = {"vocabulary", "feed_forward", "blocks", "kv_heads", "plan"}
-
-
-def data_of(model, corpora, *, pruning=None, mix=(("uk", 1.0),), **shrink):
-    calibration, evaluation = corpora
-    return {
-        "model": {"uri": model.as_uri()},
-        "calibration": {
-            "corpus": calibration.as_uri(),
-            "languages": [{"language": language, "weight": weight} for language, weight in mix],
-            "samples": 4,
-            "sequence_length": 64,
-        },
-        **({"pruning": pruning} if pruning else {}),
-        "shrink": shrink if shrink.keys() & PARTS else {**VOCABULARY, **shrink},
-        "evaluation": {"corpus": evaluation.as_uri(), "languages": LANGUAGES, "tokens_per_language": 512},
-    }
-
-
-def admitted(data):
-    return admit(data, AccessPolicy(open_sources(Settings(), everywhere=True), destinations=None, on_device=False))
-
-
-def run(data, folder, observer=None):
-    sources = open_sources(Settings(), everywhere=True)
-    machine = Machine(folder / ".work", threads=1)
-    return run_here(admitted(data).resolved, sources, folder, machine, observer or RecordingObserver())
-
-
-def assert_reloads(model, corpora, folder, report):
-    """transformers reads the result, and finds in it what the report says."""
-    smaller, tokenizer = loaded(folder / "checkpoint")
-    assert smaller.num_parameters() == report.output.parameters < report.model.parameters
-    if report.vocabulary:
-        assert smaller.get_input_embeddings().num_embeddings == report.vocabulary.rows
-        tokens = Tokenizer.from_file(str(folder / "checkpoint" / "tokenizer.json"))  # transformers may add its own
-        assert sorted(tokens.get_vocab().values()) == list(range(report.vocabulary.rows))
-    samples = held_out(model, *corpora, LANGUAGES)
-    for entry in report.evaluation:
-        after, tokens, size = bits_per_byte(smaller, tokenizer, samples[entry.language])
-        assert (entry.pruned_tokens, entry.pruned_bytes) == (tokens, size)
-        assert entry.pruned_bits_per_byte == pytest.approx(after, rel=1e-5)
-    return smaller, tokenizer
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
@@ -303,14 +258,6 @@ def test_weights_are_pruned_as_well_where_that_is_asked_for(model, corpora, tmp_
     assert_reloads(model, corpora, tmp_path, report)
 
 
-class Stops(RecordingObserver):
-    """Stops the job once its first block is finished."""
-
-    def check(self):
-        if self.blocks:
-            raise CancelledError("enough")
-
-
 @pytest.mark.parametrize("pruning", [None, {"method": "sparsegpt", "sparsity": 0.5}], ids=["alone", "with a mask"])
 @pytest.mark.parametrize("shrink", AXES, ids="-".join)
 def test_an_interrupted_job_resumes_with_the_same_bytes(model, corpora, tmp_path, pruning, shrink, monkeypatch):
@@ -330,12 +277,6 @@ def test_an_interrupted_job_resumes_with_the_same_bytes(model, corpora, tmp_path
         for name in ("whole", "twice")
     )
     assert first == second
-
-
-def refusals(data):
-    with pytest.raises(InvalidSpecError) as caught:
-        admitted(data)
-    return {violation.field: violation.description for violation in caught.value.violations}
 
 
 @pytest.mark.parametrize(
@@ -529,164 +470,3 @@ def test_what_makes_up_for_a_block_pays_in_every_language_on_text_that_it_was_no
     for entry in report.evaluation:
         without, _, _ = bits_per_byte(raw, tokenizer, samples[entry.language])
         assert entry.pruned_bits_per_byte < without
-
-
-# What a job may cost.
-
-
-def limited(model, corpora, growth, **shrink):
-    return {**data_of(model, corpora, **shrink), "limits": {"languages": [{"language": "en", "growth": growth}]}}
-
-
-def test_a_job_that_costs_more_than_it_may_publishes_its_report_and_its_plan_alone(model, corpora, tmp_path):
-    with pytest.raises(PermanentError, match=r"limits\.languages: en: bits per byte grew by .*%, more than") as caught:
-        run(limited(model, corpora, 0.0, **VOCABULARY), tmp_path / "out")
-    assert caught.value.reason == "LIMIT_EXCEEDED"
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
-    names = {file["path"] for file in manifest["files"]}
-    assert names == {"plan.json", "provenance.json", "report/report.html", "report/report.json"}
-    report = json.loads((tmp_path / "out" / "report" / "report.json").read_bytes())
-    (verdict,) = [entry for entry in report["verdicts"] if entry["kind"] == "LIMIT_EXCEEDED"]
-    (en,) = [entry for entry in report["evaluation"] if entry["language"] == "en"]
-    growth = en["pruned_bits_per_byte"] / en["dense_bits_per_byte"] - 1
-    assert verdict["language"] == "en"
-    assert float(caught.value.metadata["growth_en"]) == pytest.approx(growth, abs=1e-6)
-    page = (tmp_path / "out" / "report" / "report.html").read_text(encoding="utf-8")
-    assert "There is no checkpoint" in page
-    assert "from_pretrained" not in page
-
-
-def test_a_job_within_its_limits_is_published(model, corpora, tmp_path):
-    report = run(limited(model, corpora, 5.0, **WIDTH), tmp_path).report
-    assert not report.exceeded
-    assert (tmp_path / "checkpoint" / "config.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("limits", "field", "told"),
-    [
-        ([{"language": "ar", "growth": 0.1}], "limits.languages[0]", "ar is not evaluated"),
-        ([{"language": "uk", "growth": -0.1}], "limits.languages[0].growth", "greater than or equal to 0"),
-        ([{"language": "uk"}], "limits.languages[0].growth", "required"),
-        ([{"language": "uk", "growth": 1}, {"language": "UK", "growth": 2}], "limits.languages", "one language"),
-        ([], "limits.languages", "at least 1"),
-    ],
-)
-def test_limits_that_make_no_sense_are_refused(model, corpora, limits, field, told):
-    assert told in refusals({**data_of(model, corpora), "limits": {"languages": limits}})[field]
-
-
-# The plan of another job.
-
-EVERYTHING = {**VOCABULARY, **WIDTH, **HEADS, **DEPTH}
-
-
-@pytest.fixture(scope="module")
-def planned(model, corpora, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("planned")
-    return folder, run(data_of(model, corpora, **EVERYTHING), folder).report
-
-
-def test_the_plan_of_another_job_keeps_the_same_parts(model, corpora, tmp_path, planned, monkeypatch):
-    folder, before = planned
-    monkeypatch.setattr(shrinking, "calibration_corpus", None)  # no token is counted
-    report = run(data_of(model, corpora, plan=folder.as_uri()), tmp_path).report
-    one, other = (json.loads((each / "plan.json").read_bytes()) for each in (folder, tmp_path))
-    assert one == other
-    tensors = [
-        {path.name: path.read_bytes() for path in (each / "checkpoint").glob("*.safetensors")}
-        for each in (folder, tmp_path)
-    ]
-    assert tensors[0] == tensors[1]  # with the same calibration text, the same values too
-    assert report.evaluation == before.evaluation
-
-
-def test_a_plan_survives_the_end_of_the_result_that_it_is_from(model, corpora, tmp_path, planned):
-    folder = tmp_path / "plan"
-    folder.mkdir()
-    shutil.copy(planned[0] / "plan.json", folder)
-    data = data_of(model, corpora, plan=folder.as_uri())
-    spec = admitted(data).resolved
-    sources = open_sources(Settings(), everywhere=True)
-    with pytest.raises(CancelledError):
-        run_here(spec, sources, tmp_path / "out", Machine(tmp_path / "out" / ".work", threads=1), Stops())
-    shutil.rmtree(folder)
-    run_here(spec, sources, tmp_path / "out", Machine(tmp_path / "out" / ".work", threads=1), RecordingObserver())
-    assert (tmp_path / "out" / "plan.json").read_bytes() == (planned[0] / "plan.json").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (lambda plan: plan.update(format=2), "format"),
-        (lambda plan: plan.update(more=1), "Extra inputs"),
-        (lambda plan: plan["model"].update(parameters=1), "for another model, with parameters 1"),
-        (lambda plan: plan["model"].update(tokenizer="0" * 64), "for another model, with tokenizer"),
-        (lambda plan: plan["vocabulary"].update(kept=[[0, 2**31 - 1]]), "keeps row 2147483647"),
-        (lambda plan: plan["vocabulary"].update(kept=[[0, 2**40]]), "less than 2147483648"),
-        (lambda plan: plan["vocabulary"].update(kept=[[5, 3]]), "ascend"),
-        (lambda plan: plan["vocabulary"].update(kept=[[0, 9], [4, 12]]), "ascend"),
-        (lambda plan: plan["feed_forward"][0].update(kept=[[0, 95], [96, 96]]), "has to be as wide in every block"),
-        (
-            lambda plan: [entry.update(kept=[[60, 107]]) for entry in plan["feed_forward"]],
-            "107 is kept, and there are 96",
-        ),
-        (lambda plan: plan["feed_forward"].pop(), "feed_forward is not given once for each block"),
-        (lambda plan: plan["feed_forward"].append(plan["feed_forward"][0]), "feed_forward is not given once for each"),
-        (lambda plan: plan["attention"][0].update(before=1), "another number of units before"),
-        (lambda plan: plan["attention"][0].update(block="0"), "valid integer"),
-        (lambda plan: plan["attention"][0].update(kept=[[True, 1]]), "valid integer"),
-        (lambda plan: plan.pop("format"), "format"),
-        (lambda plan: plan["attention"][0].update(kept=[]), "at least 1"),
-        (lambda plan: plan.update(removed_blocks=[{"block": 9}]), "removes block 9"),
-        (lambda plan: plan.update(removed_blocks=[{"block": 1}] * 2), "removes 2 blocks, 1 different ones"),
-        (
-            lambda plan: plan.update(vocabulary=None, removed_blocks=[], attention=[], feed_forward=[]),
-            "removes nothing",
-        ),
-    ],
-)
-def test_a_plan_that_does_not_fit_is_refused_at_submission(model, corpora, tmp_path, planned, change, told):
-    plan = json.loads((planned[0] / "plan.json").read_bytes())
-    change(plan)
-    (tmp_path / "plan.json").write_text(json.dumps(plan))
-    assert told in refusals(data_of(model, corpora, plan=tmp_path.as_uri()))["shrink.plan"]
-
-
-def test_a_plan_that_changes_after_the_submission_is_refused(model, corpora, tmp_path, planned):
-    (tmp_path / "plan").mkdir()
-    path = tmp_path / "plan" / "plan.json"
-    shutil.copy(planned[0] / "plan.json", path)
-    admission = admitted(data_of(model, corpora, plan=path.as_uri()))  # the file may be named as well as the folder
-    assert admission.resolved.shrink.plan_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert admission.estimate.output_parameters == planned[1].output.parameters
-    path.write_bytes(path.read_bytes() + b" ")
-    sources = open_sources(Settings(), everywhere=True)
-    machine = Machine(tmp_path / "out" / ".work", threads=1)
-    with pytest.raises(PermanentError, match=r"shrink\.plan: .* has changed since") as caught:
-        run_here(admission.resolved, sources, tmp_path / "out", machine, RecordingObserver())
-    assert caught.value.reason == "PLAN_REFUSED"
-
-
-def test_a_plan_whose_rows_make_up_no_vocabulary_is_refused(model, corpora, tmp_path, planned):
-    plan = json.loads((planned[0] / "plan.json").read_bytes())
-    (tmp_path / "plan").mkdir()
-    plan["vocabulary"]["kept"] = [[300, 400]]
-    (tmp_path / "plan" / "plan.json").write_text(json.dumps(plan))
-    with pytest.raises(PermanentError, match=r"shrink\.plan: its rows lack"):
-        run(data_of(model, corpora, plan=(tmp_path / "plan").as_uri()), tmp_path / "out")
-
-
-def test_a_file_that_is_no_plan_is_refused(model, corpora, tmp_path):
-    assert "there is no plan.json" in refusals(data_of(model, corpora, plan=tmp_path.as_uri()))["shrink.plan"]
-    (tmp_path / "plan.json").write_text("[" * 100_000)
-    assert "not a file that can be read" in refusals(data_of(model, corpora, plan=tmp_path.as_uri()))["shrink.plan"]
-
-
-def test_a_pattern_has_to_divide_what_a_plan_keeps(model, corpora, tmp_path, planned):
-    plan = json.loads((planned[0] / "plan.json").read_bytes())
-    for entry in plan["feed_forward"]:
-        entry["kept"] = [[0, 49]]
-    (tmp_path / "plan.json").write_text(json.dumps(plan))
-    data = data_of(model, corpora, pruning={"method": "wanda", "pattern": "2:4"}, plan=tmp_path.as_uri())
-    assert any("groups of 4 do not divide the 50 inputs" in told for told in refusals(data).values())

@@ -261,6 +261,26 @@ class RemovedBlockPart(Part):
     )
 
 
+class TriedPart(Part):
+    """A plan that was tried for a budget."""
+
+    rows: int = Field(description="of the vocabulary")
+    removed: int = Field(description="blocks that go")
+    heads: int = Field(description="key/value heads of every block")
+    channels: int = Field(description="channels of every feed-forward layer")
+    parameters: int
+    predicted: dict[str, float] = Field(description="growth of bits per byte, per kept language")
+    measured: dict[str, float] = Field(description="the same, measured on calibration text that nothing was fitted to")
+
+
+class BudgetPart(Part):
+    """How the service chose what to remove."""
+
+    parameters: float = Field(description="the share of the parameters that the result may have")
+    tried: tuple[TriedPart, ...] = Field(description="in the order of the trials")
+    chosen: int = Field(description="the number of the chosen one, from 0")
+
+
 class BlockPart(Part):
     """One decoder block of the output model."""
 

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from secateur_service.evaluation.parts import (
     BlockPart,
+    BudgetPart,
     CalibrationLanguage,
     EvaluationLanguage,
     JobPart,
@@ -46,6 +47,7 @@ class Report(Part):
     evaluation: tuple[EvaluationLanguage, ...]
     vocabulary: VocabularyPart | None = Field(default=None, description="null if the vocabulary was not trimmed")
     removed_blocks: tuple[RemovedBlockPart, ...] = Field(default=(), description="in the order of their removal")
+    budget: BudgetPart | None = Field(default=None, description="null if the specification gives the amounts")
     sparsity: SparsityPart
     blocks: tuple[BlockPart, ...]
     verdicts: tuple[Verdict, ...]
@@ -73,6 +75,7 @@ def build_report(
     blocks: Iterable[BlockRecord],
     vocabulary: VocabularyPart | None = None,
     removed_blocks: Iterable[RemovedBlockPart] = (),
+    budget: BudgetPart | None = None,
 ) -> Report:
     """The report of a job, including the sparsity and the verdicts computed from the other figures.
 
@@ -87,6 +90,7 @@ def build_report(
         blocks: all pruned blocks.
         vocabulary: what became of the vocabulary if it was trimmed.
         removed_blocks: blocks of the dense model that the output lacks.
+        budget: how the service chose what to remove, if it did.
     """
     mix, languages = tuple(calibration), tuple(evaluation)
     parts = tuple(BlockPart.of(record) for record in sorted(blocks, key=lambda record: record.index))
@@ -104,6 +108,7 @@ def build_report(
         evaluation=languages,
         vocabulary=vocabulary,
         removed_blocks=tuple(removed_blocks),
+        budget=budget,
         sparsity=SparsityPart(
             pruned_layers=zeros / max(size, 1), all_parameters=zeros / output.parameters, zeros=zeros, weights=size
         ),

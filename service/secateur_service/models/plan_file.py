@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from secateur_service.bounded import JsonLimits, UnreadableJsonError, parse_json
 from secateur_service.durable import file_digest
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
-from secateur_service.models.units import KeptUnits, units_of
+from secateur_service.models.units import KeptUnits, heads_of, possible_heads, units_of
 from secateur_service.pruning.structured.amounts import Amounts
 from secateur_service.records.blocks import AXES, Axis, BlockRecord, NarrowedRecord
 
@@ -231,8 +231,11 @@ def _misfits(plan: PlanFile, checkpoint: Checkpoint) -> Iterator[str]:
         if sorted(found) != kept or len(entries) != len(kept):
             yield f"{axis} is not given once for each block that is kept"
             return
-        if len({len(units) for units in found.values()}) != 1:
+        counts = {len(units) for units in found.values()}
+        if len(counts) != 1:
             yield f"{axis} has to be as wide in every block"
+        elif axis == "attention" and not counts <= {heads_of(checkpoint).keys, *possible_heads(checkpoint)}:
+            yield f"transformers builds no such model with {counts.pop()} key/value heads"
         for index, units in found.items():
             count = units_of(checkpoint, index, axis).count
             if units[-1] >= count:

@@ -60,10 +60,11 @@ from secateur_service.pruning.structured.width import drop_channels, drop_heads,
 from secateur_service.records.blocks import Axis
 from secateur_service.sizing.budget_search import TRIALS, grid_of, most_removed, multiple_of
 from secateur_service.sizing.depth import SCORED_EVERY, depth_sequences
+from secateur_service.sizing.estimate import search_operations_of
 from secateur_service.sizing.operations import forward_operations, groups_of
 from secateur_service.spec import PruneSpec, ShrinkSpec, VocabularySpec
 
-_SLOPE = 1.0
+_SLOPES = (3.0, 1.0)  # until they are measured: the growth of the loss for what is lost with heads, and with channels
 _LEAST_LIMIT = 0.001
 Lost = list[dict[int, dict[str, float]]]
 
@@ -112,6 +113,7 @@ class BudgetSearch:
         meter: counts the work.
         workdir: where what is found is kept.
         conditions: identifies everything that the numbers depend on.
+        ahead: operations of the whole job.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class BudgetSearch:
         meter: Meter,
         workdir: Path,
         conditions: str,
+        ahead: float,
     ) -> None:
         assert spec.shrink is not None
         assert spec.shrink.budget is not None
@@ -148,6 +151,8 @@ class BudgetSearch:
         self._known: dict[str, Any] = {"key": conditions}
         self._sizes = sizes_of(self._checkpoint)
         self._limits = limits_of(spec)
+        self._ahead = ahead
+        self._search_operations, self._trial_operations = search_operations_of(self._checkpoint, spec)
 
     def choose(self) -> tuple[ShrinkSpec, tuple[int, ...], BudgetPlan]:
         """The amounts as a specification, the blocks that go in their order, and how they were found.
@@ -161,7 +166,8 @@ class BudgetSearch:
         found = list(candidates(self._sizes, costs, parameters))
         if not found:
             raise self._too_small(costs)
-        prediction = Prediction(costs, dict.fromkeys(self._spec.kept_languages, _SLOPE), {})
+        heads, channels = (dict.fromkeys(self._spec.kept_languages, slope) for slope in _SLOPES)
+        prediction = Prediction(costs, (heads, channels), {})
         tried: list[TriedPlan] = []
         while len(tried) < TRIALS and (amounts := self._next(found, tried, prediction)):
             expected = prediction.growth(amounts)
@@ -201,7 +207,7 @@ class BudgetSearch:
             rows = self._remember("rows", lambda: self._shrinker.tokens_by_rows(asked))
         asked_axes: dict[Axis, bool] = {"attention": "kv_heads" in axes, "feed_forward": "feed_forward" in axes}
         narrow = [axis for axis, is_asked in asked_axes.items() if is_asked]
-        lost = self._remember("lost", lambda: survey(self._model, self._spec, self._text, narrow, self._meter))
+        lost = self._remember("lost", lambda: self._survey(narrow))
         removed = self._remember("removed", lambda: self._search_blocks(parameters) if "blocks" in axes else [])
         width = self._sizes.dense.channels
         return Costs(
@@ -213,12 +219,24 @@ class BudgetSearch:
             multiple=multiple_of(width) if width else 1,
         )
 
+    def _survey(self, axes: Sequence[Axis]) -> Mapping[Axis, Lost]:
+        self._begin(self._trial_operations)
+        with self._stopwatch.measure("prune"):
+            return survey(self._model, self._spec, self._text, axes, self._meter)
+
+    def _begin(self, operations: float) -> None:
+        """From here on, a piece of the work is planned more precisely than it was foreseen."""
+        self._ahead = max(0.0, self._ahead - operations)
+        self._meter.foresee("calibrate", self._ahead)
+
     def _search_blocks(self, parameters: int) -> list[tuple[int, Growth]]:
         """The blocks that may be removed in their order, with the growth without them."""
         count = most_removed(self._checkpoint, parameters)
         if not count:
             return []
-        found = self._depth().remove(count, too_much=lambda growth: worst(growth, self._limits) > 1)
+        self._begin(self._search_operations)
+        with self._stopwatch.measure("prune"):
+            found = self._depth().remove(count, too_much=lambda growth: worst(growth, self._limits) > 1)
         return [(removal.block, removal.growth) for removal in found.removals]
 
     def _measure(self, amounts: Amounts, costs: Costs) -> dict[str, float]:
@@ -228,6 +246,7 @@ class BudgetSearch:
 
     def _try(self, amounts: Amounts, removed: tuple[int, ...]) -> dict[str, float]:
         """Run the pass without writing anything."""
+        self._begin(self._trial_operations)
         shrinkage = self._plan(self._asked_for(amounts), removed)
         config = PassConfig(
             recipe=Recipe.of("magnitude"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from secateur_service import __version__
 from secateur_service.evaluation.parts import (
+    BudgetPart,
     CalibrationLanguage,
     EvaluationLanguage,
     JobPart,
@@ -90,6 +91,7 @@ def report_of(
         blocks=passed.blocks,
         vocabulary=_vocabulary(shrinkage, passed),
         removed_blocks=[RemovedBlockPart.model_validate(entry.model_dump()) for entry in shrinkage.file.removed_blocks],
+        budget=BudgetPart.model_validate(found.model_dump()) if (found := shrinkage.file.budget) else None,
     )
 
 

@@ -257,7 +257,6 @@ class _Job:
     def _fit_budget(self, model: StreamedModel) -> None:
         """Find out how much of each axis is removed."""
         spec, calibration = self.spec, self.text.calibration
-        self._foresee(spec)
         search = BudgetSearch(
             spec,
             model,
@@ -271,6 +270,7 @@ class _Job:
             self.meter,
             self.workdir,
             self._digest(self.shrinkage.plan, spec.shrink),
+            self._estimate(self.shortages).flops,
         )
         self.asked, self.shrinker.order, found = search.choose()
         shrinkage = self.shrinker.shrink(self.asked)

@@ -32,6 +32,7 @@ from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
 from secateur_service.records.blocks import Axis
 from secateur_service.records.result import Estimate, Shortage
 from secateur_service.sizing.budget import HEAP_SLACK_BYTES
+from secateur_service.sizing.budget_search import TRIALS, most_removed
 from secateur_service.sizing.depth import SCORED_EVERY, depth_sequences, search_operations
 from secateur_service.sizing.operations import Group, Work, groups_of
 from secateur_service.spec import PruneSpec, ShrinkSpec
@@ -63,9 +64,68 @@ def estimate_cost(
         plan: that of another job, if the specification names it and it was read.
     """
     length = spec.calibration.sequence_length or 1
-    axes, follows, removed = _shrinking(spec, checkpoint)
     vocabulary, hidden = checkpoint.tensors[checkpoint.head_name].shape
-    work = Work(
+    work = _work_of(checkpoint, spec)
+    flops = work.head()
+    for index, groups in enumerate(work.blocks):
+        flops += work.evaluating(index) + work.calibrating(index) + work.narrowing(index) + work.following(index)
+        flops += work.carrying(index) if work.order == "block" else 0.0
+        flops += sum(work.solving(group) + work.judging(group) for group in groups)
+        if spec.pruning and spec.pruning.allocation.policy != "uniform":
+            flops += work.forward(work.calibration, index)
+    searched = _Search.of(work, _most_removed(spec, checkpoint))
+    flops += searched.flops
+    if spec.shrink is not None and spec.shrink.budget is not None:
+        flops += (TRIALS + 1) * _trial_operations(work, spec)
+    device, item = ("cuda", DTYPE_BYTES[checkpoint.weight_dtype]) if on_device else ("cpu", 4)
+    peaks = {"cpu": 0, "cuda": 0, "disk": 0}
+    peaks[device] += _working_bytes(work, spec, hidden, device, item, small=Shortage.DEVICE in shortages)
+    if spec.calibration.generation is not None:
+        written = spec.calibration.generation.resolved(length)
+        texts = _BATCH_TEXTS * ((written.prefix_tokens or 0) + (written.new_tokens or 0))
+        cached = 2 * texts * hidden * checkpoint.num_blocks * item  # keys and values, as wide as the hidden states
+        peaks[device] = max(
+            peaks[device], checkpoint.parameters * item + cached + texts // _BATCH_TEXTS * vocabulary * item
+        )
+        flops += 4.0 * checkpoint.parameters * work.calibration / (1 - written.dropped_share)
+    if spec.shrink is not None and spec.shrink.trims:
+        peaks["cpu"] = max(peaks["cpu"], _VOCABULARY_BYTES * vocabulary)
+    peaks[_place_of_states(device, shortages)] += max(_states_values(work, hidden), searched.values) * item
+    largest = max(
+        sum(info.size_bytes for info in checkpoint.block_tensors(index)) for index in range(checkpoint.num_blocks)
+    )
+    outer = sum(info.size_bytes for info in checkpoint.other_tensors())
+    output = _output(checkpoint, spec.shrink, plan) if spec.shrink else checkpoint
+    budget = spec.shrink.budget if spec.shrink else None
+    share = budget.parameters if budget else 1.0
+    return Estimate(
+        checkpoint_bytes=checkpoint.size_bytes,
+        # One block is read or written while another is pruned.
+        peak_host_bytes=_PROCESS_BYTES + HEAP_SLACK_BYTES + 2 * largest + peaks["cpu"],
+        peak_device_bytes=peaks["cuda"],
+        disk_bytes=min(checkpoint.size_bytes, _BLOCKS_ON_DISK * largest + outer) + peaks["disk"],
+        flops=flops,
+        parameters=checkpoint.parameters,
+        output_parameters=int(share * output.parameters),
+        output_bytes=int(share * output.size_bytes),
+    )
+
+
+def search_operations_of(checkpoint: Checkpoint, spec: PruneSpec) -> tuple[float, float]:
+    """The work of finding the amounts of a budget: the search for blocks, and every plan that is tried.
+
+    What the projections lose is found out at about the price of a trial.
+    """
+    work = _work_of(checkpoint, spec)
+    return _Search.of(work, _most_removed(spec, checkpoint)).flops, _trial_operations(work, spec)
+
+
+def _work_of(checkpoint: Checkpoint, spec: PruneSpec) -> Work:
+    """The work of the pass, and of what goes before it."""
+    length = spec.calibration.sequence_length or 1
+    axes, follows = _solved(spec, checkpoint)
+    vocabulary, hidden = checkpoint.tensors[checkpoint.head_name].shape
+    return Work(
         blocks=[list(groups_of(checkpoint, index)) for index in range(checkpoint.num_blocks)],
         hidden=hidden,
         vocabulary=vocabulary,
@@ -80,45 +140,30 @@ def estimate_cost(
         narrowed=inputs_of(checkpoint, axes),
         follows=follows and spec.order != "dense",
     )
-    flops = work.head()
-    for index, groups in enumerate(work.blocks):
-        flops += work.evaluating(index) + work.calibrating(index) + work.narrowing(index) + work.following(index)
-        flops += work.carrying(index) if work.order == "block" else 0.0
-        flops += sum(work.solving(group) + work.judging(group) for group in groups)
-        if spec.pruning and spec.pruning.allocation.policy != "uniform":
-            flops += work.forward(work.calibration, index)
-    searched = _Search.of(work, removed)
-    flops += searched.flops
-    device, item = ("cuda", DTYPE_BYTES[checkpoint.weight_dtype]) if on_device else ("cpu", 4)
-    peaks = {"cpu": 0, "cuda": 0, "disk": 0}
-    peaks[device] += _working_bytes(work, spec, hidden, device, item, small=Shortage.DEVICE in shortages)
-    if spec.calibration.generation is not None:
-        written = spec.calibration.generation.resolved(length)
-        texts = _BATCH_TEXTS * ((written.prefix_tokens or 0) + (written.new_tokens or 0))
-        cached = 2 * texts * hidden * checkpoint.num_blocks * item  # keys and values, as wide as the hidden states
-        peaks[device] = max(
-            peaks[device], checkpoint.parameters * item + cached + texts // _BATCH_TEXTS * vocabulary * item
-        )
-        flops += 4.0 * checkpoint.parameters * work.calibration / (1 - written.dropped_share)
-    if spec.shrink is not None and spec.shrink.vocabulary is not None:
-        peaks["cpu"] = max(peaks["cpu"], _VOCABULARY_BYTES * vocabulary)
-    peaks[_place_of_states(device, shortages)] += max(_states_values(work, hidden), searched.values) * item
-    largest = max(
-        sum(info.size_bytes for info in checkpoint.block_tensors(index)) for index in range(checkpoint.num_blocks)
+
+
+def _trial_operations(work: Work, spec: PruneSpec) -> float:
+    """The work of trying a plan: the pass without pruning, on a part of the calibration text."""
+    fitted, scored = _searched_tokens(work)
+    kept = len(spec.kept_languages) / max(1, work.languages)
+    tried = replace(
+        work,
+        calibration=fitted,
+        evaluation=int(kept * scored),
+        recipe=Recipe.of("magnitude"),
+        layer_snr=False,
+        minimax=False,
     )
-    outer = sum(info.size_bytes for info in checkpoint.other_tensors())
-    output = _output(checkpoint, spec.shrink, plan) if spec.shrink else checkpoint
-    return Estimate(
-        checkpoint_bytes=checkpoint.size_bytes,
-        # One block is read or written while another is pruned.
-        peak_host_bytes=_PROCESS_BYTES + HEAP_SLACK_BYTES + 2 * largest + peaks["cpu"],
-        peak_device_bytes=peaks["cuda"],
-        disk_bytes=min(checkpoint.size_bytes, _BLOCKS_ON_DISK * largest + outer) + peaks["disk"],
-        flops=flops,
-        parameters=checkpoint.parameters,
-        output_parameters=output.parameters,
-        output_bytes=output.size_bytes,
-    )
+    blocks = range(len(work.blocks))
+    each = (tried.evaluating(at) + tried.narrowing(at) + tried.following(at) + tried.carrying(at) for at in blocks)
+    return tried.head() + sum(each)
+
+
+def _searched_tokens(work: Work) -> tuple[int, int]:
+    """Tokens that something is fitted to before the pass, and tokens that are scored."""
+    tokens = min(work.calibration, depth_sequences(work.length, work.languages) * work.length * work.languages)
+    scored = tokens // SCORED_EVERY
+    return tokens - scored, scored
 
 
 def _output(checkpoint: Checkpoint, shrink: ShrinkSpec, given: PlanFile | None) -> Checkpoint:
@@ -148,19 +193,29 @@ def _states_values(work: Work, hidden: int) -> int:
     return (copies * work.calibration + 2 * work.evaluation) * hidden
 
 
-def _shrinking(spec: PruneSpec, checkpoint: Checkpoint) -> tuple[tuple[Axis, ...], bool, int]:
-    """The axes whose projections are solved anew, whether blocks follow the dense model, and how many are removed.
+def _solved(spec: PruneSpec, checkpoint: Checkpoint) -> tuple[tuple[Axis, ...], bool]:
+    """The axes whose projections are solved anew, and whether blocks follow the dense model.
 
-    With the plan of another job, which is not looked at here, all that it can ask for.
+    With a budget or the plan of another job, which is not looked at here, all that they can ask for.
     """
     if spec.shrink is None:
-        return (), False, 0
-    removed = spec.shrink.blocks.remove if spec.shrink.blocks else int(spec.shrink.plan is not None)
+        return (), False
     axes = spec.shrink.axes
-    follows = bool(axes or removed) and adds_to_states(checkpoint)
+    follows = bool(axes or _most_removed(spec, checkpoint)) and adds_to_states(checkpoint)
     if follows and "feed_forward" not in axes:
         axes = (*axes, "feed_forward")
-    return axes, follows, removed
+    return axes, follows
+
+
+def _most_removed(spec: PruneSpec, checkpoint: Checkpoint) -> int:
+    """The number of blocks that are searched for at most; of another job's plan, one, which stands for all of it."""
+    shrink = spec.shrink
+    if shrink is None:
+        return 0
+    if shrink.budget is not None:
+        parameters = int(shrink.budget.parameters * checkpoint.parameters)
+        return most_removed(checkpoint, parameters) if "blocks" in shrink.budget.axes else 0
+    return shrink.blocks.remove if shrink.blocks else int(shrink.plan is not None)
 
 
 @dataclass(frozen=True)
@@ -175,14 +230,15 @@ class _Search:
         if not removed:
             return cls()
         blocks = len(work.blocks)
-        tokens = min(work.calibration, depth_sequences(work.length, work.languages) * work.length * work.languages)
-        scored = tokens // SCORED_EVERY
+        fitted, scored = _searched_tokens(work)
         forward = sum(work.forward(1, index) for index in range(blocks)) / blocks
         head = 2.0 * work.vocabulary * work.hidden
-        amounts = search_operations(blocks, removed, tokens - scored, scored, forward, head)
+        amounts = search_operations(blocks, removed, fitted, scored, forward, head)
         widest = max(groups[-1].width for groups in work.blocks)
         # Two sets of states and of inputs, and a copy of the scored text's states for every block.
-        return cls(sum(amounts.values()), 2 * tokens * (work.hidden + widest) + blocks * scored * work.hidden)
+        return cls(
+            sum(amounts.values()), 2 * (fitted + scored) * (work.hidden + widest) + blocks * scored * work.hidden
+        )
 
 
 def _place_of_states(device: str, shortages: Collection[Shortage]) -> str:

@@ -163,6 +163,11 @@ class ShrinkSpec(Part):
             )
 
     @property
+    def trims(self) -> bool:
+        """Whether the vocabulary is trimmed, or may be by a budget."""
+        return self.vocabulary is not None or (self.budget is not None and "vocabulary" in self.budget.axes)
+
+    @property
     def axes(self) -> tuple[Axis, ...]:
         """The axes along which every block becomes narrower; or may, by a budget or the plan of another job."""
         asked: dict[Axis, object] = {"attention": self.kv_heads, "feed_forward": self.feed_forward}

@@ -5,7 +5,7 @@ What a plan costs a language is predicted as a sum, by which its loss for each b
 - for the vocabulary, with the share of further tokens that the text takes;
 - for removed blocks, as the search for them measured it;
 - for narrower blocks, with what the projections lose of the hidden states: ‖X(W − Ŵ)ᵀ‖² / ‖h‖², summed over the blocks,
-  times a slope. It is fitted to what narrow models were measured to lose.
+  times a slope for heads and one for channels. They are fitted to what narrow models were measured to lose.
 
 There are a few hundred to a few thousand plans, because the rows follow from the rest of a plan: as many as the budget
 leaves. So all are compared. The best is the one in which the language that loses most, as a share of what it may lose,
@@ -108,14 +108,16 @@ class Costs:
         """Expected share of further tokens, between the numbers of rows for which it is known."""
         return _between(self.rows, rows)
 
-    def lost(self, amounts: Amounts) -> dict[str, float]:
-        """What the blocks that are left lose of the hidden states, summed."""
+    def lost(self, amounts: Amounts) -> tuple[dict[str, float], dict[str, float]]:
+        """What the blocks that are left lose of the hidden states, summed: with heads, and with channels."""
+        return self._sum(self.heads, amounts.heads, amounts), self._sum(self.channels, amounts.channels, amounts)
+
+    def _sum(self, parts: Sequence[Mapping[int, Growth]], count: int, amounts: Amounts) -> dict[str, float]:
         total = dict.fromkeys(self.blocks[0], 0.0)
-        for parts, count in ((self.heads, amounts.heads), (self.channels, amounts.channels)):
-            for index, known in enumerate(parts):
-                if index not in self.order[: amounts.removed]:
-                    for language, share in _between(known, count).items():
-                        total[language] += share
+        for index, known in enumerate(parts):
+            if index not in self.order[: amounts.removed]:
+                for language, share in _between(known, count).items():
+                    total[language] += share
         return total
 
 
@@ -125,25 +127,30 @@ class Prediction:
 
     Attributes:
         costs: along each axis.
-        slopes: growth of the loss for what the blocks lose of the hidden states, by language.
+        slopes: by language, growth of the loss for what the blocks lose of the hidden states; for heads, for channels.
         vocabularies: measured growth by the number of rows, where nothing else was removed.
     """
 
     costs: Costs
-    slopes: dict[str, float]
+    slopes: tuple[dict[str, float], dict[str, float]]
     vocabularies: dict[int, Growth]
 
     def growth(self, amounts: Amounts) -> dict[str, float]:
         """The predicted growth by language."""
-        lost, apart = self.costs.lost(amounts), self._apart(amounts)
-        return {language: apart[language] + self.slopes[language] * lost[language] for language in apart}
+        found = self._apart(amounts)
+        for lost, slopes in zip(self.costs.lost(amounts), self.slopes, strict=True):
+            for language in found:
+                found[language] += slopes[language] * lost[language]
+        return found
 
     def learn(self, amounts: Amounts, measured: Growth) -> None:
-        """Fit the slopes to what a plan was measured to cost."""
-        lost, apart = self.costs.lost(amounts), self._apart(amounts)
+        """Fit a slope to what a plan was measured to cost: that of heads if it has fewer, else that of channels."""
+        axis = 0 if any(self.costs.lost(amounts)[0].values()) else 1
+        expected, lost, slopes = self.growth(amounts), self.costs.lost(amounts)[axis], self.slopes[axis]
         for language, share in measured.items():
             if lost[language] > 0:  # a model may gain by chance, but no plan is good because it loses more
-                self.slopes[language] = max((share - apart[language]) / lost[language], 0.1 * self.slopes[language])
+                fitted = slopes[language] + (share - expected[language]) / lost[language]
+                slopes[language] = max(fitted, 0.1 * slopes[language])
 
     def _apart(self, amounts: Amounts) -> dict[str, float]:
         """What is measured apart from the width of the blocks: the vocabulary's part and that of removed blocks."""

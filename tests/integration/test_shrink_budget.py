@@ -1,0 +1,200 @@
+"""The service chooses what to remove: within the budget, by what it measured, and resumed without trying twice."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from secateur_service.errors import CancelledError, PermanentError
+from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.plan import OutputPlan
+from secateur_service.models.streaming import StreamedModel
+from secateur_service.models.units import heads_of, settings_of
+from secateur_service.pipeline import budget_search
+from secateur_service.pipeline.budget_search import Text, sizes_of, survey
+from secateur_service.pipeline.meter import Meter
+from secateur_service.pipeline.observer import RecordingObserver
+from secateur_service.pruning.structured.amounts import Amounts
+from secateur_service.pruning.structured.width import choose_channels, resolve
+from secateur_service.sizing.budget_search import TRIALS
+from support.models import CONFIGS, save_corpora, save_model
+from support.passes import samples_of
+from support.shrinking import admitted, assert_reloads, data_of, refusals, run
+from support.vocabularies import save_scene
+
+BUDGET = {"budget": {"parameters": 0.6}}
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    return save_corpora(tmp_path_factory.mktemp("corpora"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_scene(tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_every_architecture_fits_a_budget(tmp_path, corpora, architecture):
+    model = save_scene(tmp_path / "model", architecture=architecture)
+    data = data_of(model, corpora, budget={"parameters": 0.7})
+    axes = admitted(data).resolved.shrink.budget.axes
+    report = run(data, tmp_path / "out").report
+    assert_reloads(model, corpora, tmp_path / "out", report)
+    assert report.output.parameters <= 0.7 * report.model.parameters
+    chosen = report.budget.tried[report.budget.chosen]
+    assert chosen.parameters == report.output.parameters
+    assert max(chosen.measured.values()) == min(max(plan.measured.values()) for plan in report.budget.tried)
+    assert {"vocabulary", "blocks"} <= set(axes)
+    plan = json.loads((tmp_path / "out" / "plan.json").read_bytes())
+    assert plan["budget"] == report.budget.model_dump(mode="json")
+    assert len(plan["removed_blocks"]) == chosen.removed
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_the_parameters_of_every_plan_are_those_of_its_model(tmp_path, architecture):
+    checkpoint = open_checkpoint(save_scene(tmp_path / "model", architecture=architecture))
+    sizes, plan = sizes_of(checkpoint), OutputPlan.identity(checkpoint)
+    assert sizes.parameters(sizes.dense, ()) == checkpoint.parameters
+    rows = {
+        name: {0: range(512)}
+        for name in {checkpoint.embedding_name, checkpoint.head_name, "lm_head.bias"} & checkpoint.tensors.keys()
+    }
+    narrowed = {}
+    amounts = Amounts(512, 1, sizes.dense.heads, sizes.dense.channels)
+    if sizes.dense.channels:
+        narrowed["feed_forward"] = 60
+        amounts = Amounts(512, 1, sizes.dense.heads, 60)
+    if sizes.dense.heads:
+        narrowed["attention"] = 1
+        amounts = Amounts(512, 1, 1, amounts.channels)
+        assert settings_of(checkpoint, "attention", 1)["num_key_value_heads"] < heads_of(checkpoint).keys
+    smaller = OutputPlan(checkpoint, checkpoint.config, (0, *plan.blocks[2:]), kept=rows, narrowed=narrowed).output()
+    assert sizes.parameters(amounts, (1,)) == smaller.parameters
+
+
+def test_what_narrower_layers_lose_is_what_transformers_computes(corpora, tmp_path):
+    """‖X(W − Ŵ)ᵀ‖² / ‖h‖² from the inputs that hooks see."""
+    folder = save_model(tmp_path / "model")
+    checkpoint = open_checkpoint(folder)
+    text = samples_of(("de", "uk"), 8, 32)
+    spec = admitted(data_of(folder, corpora, mix=(("de", 0.5), ("uk", 0.5)), **BUDGET)).resolved
+    model = StreamedModel(checkpoint, torch.device("cpu"), torch.float32)
+    found = survey(model, spec, Text(text, text), ["feed_forward"], Meter(RecordingObserver(), 2))["feed_forward"]
+    dense, seen = AutoModelForCausalLM.from_pretrained(folder).eval(), {}
+    layer = dense.model.layers[1]
+    layer.mlp.down_proj.register_forward_pre_hook(lambda _, inputs: seen.update(x=inputs[0].flatten(0, 1).double()))
+    layer.register_forward_hook(lambda _, _inputs, output: seen.update(h=output.flatten(0, 1).double()))
+    inputs, states = {}, {}
+    with torch.no_grad():
+        for name, sample in text.items():
+            dense(sample.tokens)
+            inputs[name], states[name] = seen["x"], seen["h"]
+    weight = layer.mlp.down_proj.weight.detach()
+    grams = {name: x.T @ x / len(x) for name, x in inputs.items()}
+    mixed = sum(0.5 * gram for gram in grams.values()).float()
+    for count in sorted(found[1])[:-1]:
+        kept = choose_channels(weight, mixed, count)
+        rest = weight.double().clone()
+        rest[:, kept] -= resolve(weight, mixed, kept)
+        for name, x in inputs.items():
+            expected = float((x @ rest.T).square().sum() / states[name].square().sum())
+            assert found[1][count][name] == pytest.approx(expected, rel=1e-3)
+    assert found[1][weight.shape[1]] == {"de": 0.0, "uk": 0.0}
+
+
+class StopsAfter(RecordingObserver):
+    """Stops the job once so many plans were tried."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.count = count
+
+    def check(self):
+        if sum(line == "plan tried" for _, line, _ in self.lines) >= self.count:
+            raise CancelledError("enough")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_interrupted_search_goes_on_where_it_was(model, corpora, tmp_path, monkeypatch, count):
+    data = data_of(model, corpora, pruning={"sparsity": 0.5}, mix=(("uk", 0.5), ("en", 0.5)), **BUDGET)
+    whole = run(data, tmp_path / "whole")
+    assert len(whole.report.budget.tried) > count
+    with pytest.raises(CancelledError):
+        run(data, tmp_path / "twice", StopsAfter(count))
+    passes = []
+    run_pass = budget_search.run_pass
+    monkeypatch.setattr(budget_search, "run_pass", lambda *given: passes.append(1) or run_pass(*given))
+    monkeypatch.setattr(budget_search, "survey", None)
+    resumed = run(data, tmp_path / "twice")
+    assert len(passes) == len(whole.report.budget.tried) - count
+    assert resumed.report.to_bytes() == whole.report.to_bytes()
+    files = [
+        {path.name: path.read_bytes() for path in (tmp_path / name / "checkpoint").iterdir()}
+        for name in ("whole", "twice")
+    ]
+    assert files[0] == files[1]
+
+
+def test_a_budget_is_kept_with_the_axes_that_are_allowed(model, corpora, tmp_path):
+    data = data_of(model, corpora, budget={"parameters": 0.9, "axes": ["feed_forward"]})
+    report = run(data, tmp_path).report
+    assert report.output.parameters <= 0.9 * report.model.parameters
+    assert report.vocabulary is None
+    assert not report.removed_blocks
+    assert all(block.attention is None for block in report.blocks)
+    assert len(report.budget.tried) <= TRIALS
+
+
+def test_progress_reaches_its_end_and_counts_no_block_of_a_trial(model, corpora, tmp_path):
+    observer = RecordingObserver()
+    report = run(data_of(model, corpora, **BUDGET), tmp_path, observer).report
+    fractions = [progress.fraction for progress in observer.history]
+    assert fractions == sorted(fractions)
+    assert fractions[-2] > 0.97
+    assert len(set(fractions)) > 20
+    assert max(progress.blocks_done for progress in observer.history) == report.model.blocks
+
+
+def test_a_budget_that_cannot_be_kept_says_what_can(model, corpora, tmp_path):
+    with pytest.raises(PermanentError, match=r"shrink\.budget\.parameters: .* leaves at least 0\.\d+ of") as caught:
+        run(data_of(model, corpora, budget={"parameters": 0.1, "axes": ["feed_forward"]}), tmp_path)
+    assert caught.value.reason == "BUDGET_TOO_SMALL"
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "told"),
+    [
+        ({"budget": {}}, "shrink.budget.parameters", "required"),
+        ({"budget": {"parameters": 1.0}}, "shrink.budget.parameters", "less than 1"),
+        ({"budget": {"parameters": 0.0}}, "shrink.budget.parameters", "greater than 0"),
+        ({"budget": {"parameters": 0.5, "axes": ["width"]}}, "shrink.budget.axes[0]", "vocabulary"),
+        ({"budget": {"parameters": 0.5, "axes": ["blocks", "blocks"]}}, "shrink.budget.axes", "twice"),
+        ({**BUDGET, "blocks": {"remove": 1}}, "shrink.blocks", "the service chooses"),
+        ({**BUDGET, "feed_forward": {"share": 0.5}}, "shrink.feed_forward", "the service chooses"),
+        ({**BUDGET, "vocabulary": {"rows": 512}}, "shrink.vocabulary.rows", "the service chooses"),
+        ({**BUDGET, "plan": "file:///nowhere"}, "shrink.budget", "leave one out"),
+        (
+            {"budget": {"parameters": 0.5, "axes": ["blocks"]}, "vocabulary": {"prior": "ranks"}},
+            "shrink.vocabulary",
+            "leaves the vocabulary as it is",
+        ),
+    ],
+)
+def test_budgets_that_make_no_sense_are_refused(model, corpora, change, field, told):
+    assert told in refusals(data_of(model, corpora, **change))[field]
+
+
+def test_an_axis_that_the_model_does_not_have_is_refused(corpora, tmp_path):
+    model = save_scene(tmp_path / "model", architecture="bloom")
+    data = data_of(model, corpora, budget={"parameters": 0.9, "axes": ["feed_forward"]})
+    assert "vocabulary, blocks can" in refusals(data)["shrink.budget.axes[0]"]
+
+
+def test_a_dry_run_says_how_large_the_result_may_be_and_counts_the_search(model, corpora):
+    estimate = admitted(data_of(model, corpora, **BUDGET)).estimate
+    alone = admitted(data_of(model, corpora, feed_forward={"channels": 48})).estimate
+    assert estimate.output_parameters == int(0.6 * estimate.parameters)
+    assert estimate.flops > 2 * alone.flops

@@ -1,0 +1,76 @@
+"""Jobs that make a model smaller, run here, and read back by transformers alone."""
+
+import pytest
+from tokenizers import Tokenizer
+
+from secateur_service.admission import AccessPolicy, admit
+from secateur_service.errors import CancelledError, InvalidSpecError
+from secateur_service.library import run_here
+from secateur_service.pipeline.attempt import Machine
+from secateur_service.pipeline.observer import RecordingObserver
+from secateur_service.settings import Settings
+from secateur_service.sources import open_sources
+from support.reloading import bits_per_byte, held_out, loaded
+
+LANGUAGES = ["uk", "en"]
+VOCABULARY = {"vocabulary": {"extra_tokens": 0.02}}
+WIDTH, HEADS, DEPTH = {"feed_forward": {"channels": 48}}, {"kv_heads": {"remove": 1}}, {"blocks": {"remove": 1}}
+AXES = [VOCABULARY, WIDTH, HEADS, DEPTH, {**VOCABULARY, **WIDTH, **HEADS, **DEPTH}]
+
+PARTS = {"vocabulary", "feed_forward", "blocks", "kv_heads", "plan", "budget"}
+
+
+class Stops(RecordingObserver):
+    """Stops the job once its first block is finished."""
+
+    def check(self):
+        if self.blocks:
+            raise CancelledError("enough")
+
+
+def data_of(model, corpora, *, pruning=None, mix=(("uk", 1.0),), **shrink):
+    calibration, evaluation = corpora
+    return {
+        "model": {"uri": model.as_uri()},
+        "calibration": {
+            "corpus": calibration.as_uri(),
+            "languages": [{"language": language, "weight": weight} for language, weight in mix],
+            "samples": 4,
+            "sequence_length": 64,
+        },
+        **({"pruning": pruning} if pruning else {}),
+        "shrink": shrink if shrink.keys() & PARTS else {**VOCABULARY, **shrink},
+        "evaluation": {"corpus": evaluation.as_uri(), "languages": LANGUAGES, "tokens_per_language": 512},
+    }
+
+
+def admitted(data):
+    return admit(data, AccessPolicy(open_sources(Settings(), everywhere=True), destinations=None, on_device=False))
+
+
+def run(data, folder, observer=None):
+    sources = open_sources(Settings(), everywhere=True)
+    machine = Machine(folder / ".work", threads=1)
+    return run_here(admitted(data).resolved, sources, folder, machine, observer or RecordingObserver())
+
+
+def assert_reloads(model, corpora, folder, report):
+    """transformers reads the result, and finds in it what the report says."""
+    smaller, tokenizer = loaded(folder / "checkpoint")
+    assert smaller.num_parameters() == report.output.parameters < report.model.parameters
+    if report.vocabulary:
+        assert smaller.get_input_embeddings().num_embeddings == report.vocabulary.rows
+        tokens = Tokenizer.from_file(str(folder / "checkpoint" / "tokenizer.json"))  # transformers may add its own
+        assert sorted(tokens.get_vocab().values()) == list(range(report.vocabulary.rows))
+    samples = held_out(model, *corpora, LANGUAGES)
+    for entry in report.evaluation:
+        after, tokens, size = bits_per_byte(smaller, tokenizer, samples[entry.language])
+        assert (entry.pruned_tokens, entry.pruned_bytes) == (tokens, size)
+        assert entry.pruned_bits_per_byte == pytest.approx(after, rel=1e-5)
+    return smaller, tokenizer
+
+
+def refusals(data):
+    with pytest.raises(InvalidSpecError) as caught:
+        admitted(data)
+    return {violation.field: violation.description for violation in caught.value.violations}
