@@ -63,11 +63,12 @@ def test_a_job_that_looks_for_what_to_remove_is_killed_after_everything_that_it_
     save_scene(files / "model")
     save_corpora(files)
     site = make_site(files=files)
-    shrink = {"budget": {"parameters": 0.6}}
+    axes = ["vocabulary", "blocks", "kv_heads", "feed_forward"]  # admission fills them in
+    shrink = {"budget": {"parameters": 0.6, "axes": axes}}
     undisturbed = site.submit(shrink=shrink)
     until(ended(site, undisturbed), site.failing())
     job_id = site.submit(shrink=shrink)
-    kills = ["budget.found=kill"] * 4
+    kills = ["budget.found=kill"] * 5
     job = until(ended(site, job_id), site.failing(*kills))
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, len(kills) + 1)
     assert site.published(job_id) == site.published(undisturbed)
