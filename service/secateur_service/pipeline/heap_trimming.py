@@ -3,6 +3,8 @@
 Matrices of a few megabytes come from the heap, which glibc neither shares between threads nor returns while a small
 allocation lies above them: the process would grow with every block, although nothing of the block is left. Returning
 everything all the time would cost as much as it saves, because every page that is allocated again has to be cleared.
+Asking malloc how much it holds is slow too where it holds many small pieces, so it is only asked once the process has
+grown.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 from secateur_service.sizing.budget import HEAP_SLACK_BYTES
 
 _M_ARENA_MAX = -8  # malloc.h
+_STEP_BYTES = HEAP_SLACK_BYTES // 8
 
 
 class HeapTrimmer:
@@ -26,22 +29,35 @@ class HeapTrimmer:
     def __init__(self) -> None:
         self._library = _glibc()
         self._others = 0  # memory not from malloc, such as an accelerator driver's, or that cannot be returned
+        self._size = 0  # of the process, when malloc was asked last, or less
         if self._library is not None:
             self._library.mallopt(_M_ARENA_MAX, 1)
             self.trim()
 
     def trim(self) -> None:
         """Return free memory to the system, if there is enough of it to be worthwhile."""
-        if self._library is not None and self._held_bytes() - self._others > HEAP_SLACK_BYTES:
+        if self._library is None:
+            return
+        size = _private_bytes()
+        if size <= self._size + _STEP_BYTES:
+            self._size = min(self._size, size)
+            return
+        self._size = size
+        if self._held_bytes() - self._others > HEAP_SLACK_BYTES:
             self._library.malloc_trim(0)
-            self._others = self._held_bytes()
+            self._others, self._size = self._held_bytes(), _private_bytes()
 
     def _held_bytes(self) -> int:
         """Memory that the process holds but malloc's callers do not: free, or not from malloc."""
         assert self._library is not None
-        resident, shared = (int(pages) for pages in Path("/proc/self/statm").read_bytes().split()[1:3])
         info = self._library.mallinfo2()
-        return (resident - shared) * os.sysconf("SC_PAGESIZE") - info.uordblks - info.hblkhd
+        return _private_bytes() - info.uordblks - info.hblkhd
+
+
+def _private_bytes() -> int:
+    """Resident memory of the process that it shares with no other."""
+    resident, shared = (int(pages) for pages in Path("/proc/self/statm").read_bytes().split()[1:3])
+    return (resident - shared) * os.sysconf("SC_PAGESIZE")
 
 
 class _MallInfo2(ctypes.Structure):
