@@ -12,12 +12,12 @@ from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.units import heads_of, settings_of
 from secateur_service.pipeline import budget_search
-from secateur_service.pipeline.budget_search import Text, sizes_of, survey
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import RecordingObserver
+from secateur_service.pipeline.survey import Survey
 from secateur_service.pruning.structured.amounts import Amounts
 from secateur_service.pruning.structured.width import choose_channels, resolve
-from secateur_service.sizing.budget_search import TRIALS
+from secateur_service.sizing.budget_search import TRIALS, sizes_of
 from support.models import CONFIGS, save_corpora, save_model
 from support.passes import samples_of
 from support.shrinking import admitted, assert_reloads, data_of, refusals, run
@@ -75,14 +75,14 @@ def test_the_parameters_of_every_plan_are_those_of_its_model(tmp_path, architect
     assert sizes.parameters(amounts, (1,)) == smaller.parameters
 
 
-def test_what_narrower_layers_lose_is_what_transformers_computes(corpora, tmp_path):
+def test_what_narrower_layers_lose_is_what_transformers_computes(tmp_path):
     """‖X(W − Ŵ)ᵀ‖² / ‖h‖² from the inputs that hooks see."""
     folder = save_model(tmp_path / "model")
     checkpoint = open_checkpoint(folder)
     text = samples_of(("de", "uk"), 8, 32)
-    spec = admitted(data_of(folder, corpora, mix=(("de", 0.5), ("uk", 0.5)), **BUDGET)).resolved
     model = StreamedModel(checkpoint, torch.device("cpu"), torch.float32)
-    found = survey(model, spec, Text(text, text), ["feed_forward"], Meter(RecordingObserver(), 2))["feed_forward"]
+    survey = Survey(model, {"de": 0.5, "uk": 0.5}, text, ("de", "uk"), Meter(RecordingObserver(), 2))
+    found = survey.run(["feed_forward"])["feed_forward"]
     dense, seen = AutoModelForCausalLM.from_pretrained(folder).eval(), {}
     layer = dense.model.layers[1]
     layer.mlp.down_proj.register_forward_pre_hook(lambda _, inputs: seen.update(x=inputs[0].flatten(0, 1).double()))
@@ -127,7 +127,7 @@ def test_an_interrupted_search_goes_on_where_it_was(model, corpora, tmp_path, mo
     passes = []
     run_pass = budget_search.run_pass
     monkeypatch.setattr(budget_search, "run_pass", lambda *given: passes.append(1) or run_pass(*given))
-    monkeypatch.setattr(budget_search, "survey", None)
+    monkeypatch.setattr(budget_search, "Survey", None)
     resumed = run(data, tmp_path / "twice")
     assert len(passes) == len(whole.report.budget.tried) - count
     assert resumed.report.to_bytes() == whole.report.to_bytes()

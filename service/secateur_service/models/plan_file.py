@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from secateur_service.bounded import JsonLimits, UnreadableJsonError, parse_json
 from secateur_service.durable import file_digest
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
-from secateur_service.models.units import KeptUnits, heads_of, possible_heads, units_of
+from secateur_service.models.units import KeptUnits, has_axis, heads_of, possible_heads, units_of
 from secateur_service.pruning.structured.amounts import Amounts
 from secateur_service.records.blocks import AXES, Axis, BlockRecord, NarrowedRecord
 
@@ -222,8 +222,7 @@ def _misfits(plan: PlanFile, checkpoint: Checkpoint) -> Iterator[str]:
         yield f"it keeps row {plan.vocabulary.last}, and there are {plan.model.rows}"
     kept = [index for index in range(checkpoint.num_blocks) if index not in removed]
     for axis in plan.axes:
-        layout = getattr(checkpoint.architecture, axis)
-        if layout is None or (axis == "feed_forward" and layout.size is None):
+        if not has_axis(checkpoint, axis):
             yield f"{axis} of {checkpoint.model_type} models cannot be narrowed"
             return
         entries: tuple[NarrowedPlan, ...] = getattr(plan, axis)

@@ -121,6 +121,14 @@ def units_of(checkpoint: Checkpoint, index: int, axis: Axis) -> Units:
     return Units(heads.keys, layout.output, output, heads.queries * heads.width, rows)
 
 
+def has_axis(checkpoint: Checkpoint, axis: Axis) -> bool:
+    """Whether a model's architecture says how units of an axis are removed."""
+    if axis == "attention":
+        return checkpoint.architecture.attention is not None
+    layout = checkpoint.architecture.feed_forward
+    return layout is not None and layout.size is not None
+
+
 def adds_to_states(checkpoint: Checkpoint) -> bool:
     """Whether what the feed-forward layers write is added to the hidden states as it is.
 

@@ -12,26 +12,19 @@ Everything that is found out is kept in the work directory, so that a later atte
 
 from __future__ import annotations
 
-import functools
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from secateur_service import faults
 from secateur_service.calibration.sampling import TextSample
 from secateur_service.durable import write_durably
 from secateur_service.errors import PermanentError
-from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan_file import BudgetPlan, TriedPlan
 from secateur_service.models.streaming import StreamedModel
-from secateur_service.models.units import Units, adds_to_states, heads_of, possible_heads, units_of
-from secateur_service.pipeline.batches import Batch, batch_sequences, divide
+from secateur_service.models.units import heads_of
 from secateur_service.pipeline.depth_search import DepthSearch
 from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.meter import Meter
@@ -39,34 +32,28 @@ from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.pass_config import Output, PassConfig, Samples
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.shrinking import Shrinkage, Shrinker
-from secateur_service.pipeline.stepwise import stepwise_forwards
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import run_pass
-from secateur_service.pruning.methods import Moments, Recipe
-from secateur_service.pruning.statistics import InputStatistics
+from secateur_service.pipeline.survey import Lost, Survey
+from secateur_service.pruning.methods import Recipe
 from secateur_service.pruning.structured.amounts import (
     Amounts,
-    BlockSizes,
     Costs,
     Growth,
     Prediction,
-    Sizes,
     candidates,
     choose_amounts,
     neighbours,
     worst,
 )
-from secateur_service.pruning.structured.width import drop_channels, drop_heads, relative_errors, resolve
 from secateur_service.records.blocks import Axis
-from secateur_service.sizing.budget_search import TRIALS, grid_of, most_removed, multiple_of
+from secateur_service.sizing.budget_search import TRIALS, most_removed, multiple_of, sizes_of
 from secateur_service.sizing.depth import SCORED_EVERY, depth_sequences
 from secateur_service.sizing.estimate import search_operations_of
-from secateur_service.sizing.operations import forward_operations, groups_of
 from secateur_service.spec import PruneSpec, ShrinkSpec, VocabularySpec
 
 _SLOPES = (3.0, 1.0)  # until they are measured: the growth of the loss for what is lost with heads, and with channels
 _LEAST_LIMIT = 0.001
-Lost = list[dict[int, dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -221,8 +208,9 @@ class BudgetSearch:
 
     def _survey(self, axes: Sequence[Axis]) -> Mapping[Axis, Lost]:
         self._begin(self._trial_operations)
+        mix, languages = self._spec.calibration.mix, self._spec.kept_languages
         with self._stopwatch.measure("prune"):
-            return survey(self._model, self._spec, self._text, axes, self._meter)
+            return Survey(self._model, mix, self._text.fitted, languages, self._meter).run(axes)
 
     def _begin(self, operations: float) -> None:
         """From here on, a piece of the work is planned more precisely than it was foreseen."""
@@ -328,152 +316,9 @@ def limits_of(spec: PruneSpec) -> dict[str, float]:
     return {language: max(given.get(language, most), _LEAST_LIMIT) for language in spec.kept_languages}
 
 
-def sizes_of(checkpoint: Checkpoint) -> Sizes:
-    """The parameters of a model by what can be removed."""
-    rows = checkpoint.tensors[checkpoint.embedding_name].shape[0]
-    named = {checkpoint.embedding_name, checkpoint.head_name}
-    others = checkpoint.other_tensors()
-    of_rows = sum(math.prod(info.shape) for info in others if info.name in named or _is_head(info.name))
-    blocks = []
-    heads = channels = 0
-    for index in range(checkpoint.num_blocks):
-        counts = {"attention": 0, "feed_forward": 0}
-        for axis in counts:
-            layout = getattr(checkpoint.architecture, axis)
-            if layout is None or (axis == "feed_forward" and layout.size is None):
-                continue
-            units = units_of(checkpoint, index, axis)  # type: ignore[arg-type]
-            counts[axis] = _unit_parameters(checkpoint, units)
-            if axis == "attention":
-                heads = units.count
-            else:
-                channels = units.count
-        whole = sum(math.prod(info.shape) for info in checkpoint.block_tensors(index))
-        blocks.append(BlockSizes(whole, counts["attention"], counts["feed_forward"]))
-    outside = sum(math.prod(info.shape) for info in others) - of_rows
-    return Sizes(Amounts(rows, 0, heads, channels), outside, of_rows // rows, blocks)
-
-
-@torch.no_grad()
-def survey(model: StreamedModel, spec: PruneSpec, text: Text, axes: Sequence[Axis], meter: Meter) -> dict[Axis, Lost]:
-    """What the projections of each block lose of the hidden states, by the number of heads or channels that stay.
-
-    One pass of the dense model over the text that things are fitted to.
-
-    Returns:
-        By axis and block: by the number of units, ‖X(W − Ŵ)ᵀ‖² / ‖h‖² of each kept language, where h are the hidden
-        states after the block. Where what the layer writes is normalised, ‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖² instead.
-    """
-    if not axes:
-        return {}
-    mix = {name: weight for name, weight in spec.calibration.mix.items() if weight}
-    tokens = {name: text.fitted[name].tokens for name in mix}
-    length = next(iter(tokens.values())).shape[1]
-    batches = divide(tokens, batch_sequences(length, model.device, small=model.small_batches))
-    checkpoint = model.checkpoint
-    hidden = checkpoint.tensors[checkpoint.embedding_name].shape[1]
-    blocks = range(checkpoint.num_blocks)
-    each = [forward_operations(list(groups_of(checkpoint, index)), 1, length, hidden) for index in blocks]
-    count = sum(batch.tokens.numel() for batch in batches)
-    meter.plan("calibrate", count * sum(each))
-    lost: dict[Axis, Lost] = {axis: [] for axis in axes}
-    states = model.embed([batch.tokens for batch in batches])
-    for index in blocks:
-        with model.block(index) as block:
-            statistics, power = _observe(model, block, index, axes, mix, batches, states, meter, each[index])
-        for axis, found in statistics.items():
-            units = units_of(model.checkpoint, index, axis)
-            try:
-                lost[axis].append(_curve(model, units, axis, found, spec.kept_languages, power))
-            except FloatingPointError as error:
-                raise FloatingPointError(f"{units.output.name}: {error}") from error
-            meter.check()
-    return lost
-
-
-def _observe(
-    model: StreamedModel,
-    block: nn.Module,
-    index: int,
-    axes: Sequence[Axis],
-    mix: Mapping[str, float],
-    batches: Sequence[Batch],
-    states: list[torch.Tensor],
-    meter: Meter,
-    operations: float,
-) -> tuple[dict[Axis, InputStatistics], dict[str, float]]:
-    """Run all text through a block, in place: the inputs of its projections, and Σ‖h‖²/T after it by language."""
-    tokens = dict.fromkeys(mix, 0)
-    for batch in batches:
-        tokens[batch.language] += batch.tokens.numel()
-    names = {axis: units_of(model.checkpoint, index, axis).linear for axis in axes}
-    linears = {name: block.get_submodule(name) for name in names.values()}
-    statistics = {
-        axis: InputStatistics(linears[name].in_features, mix, tokens, model.device, moments=Moments.BY_LANGUAGE)  # type: ignore[arg-type]
-        for axis, name in names.items()
-    }
-    power = dict.fromkeys(mix, 0.0)
-    for position, batch in enumerate(batches):
-        run = functools.partial(model.run_block, block, index, states[position])
-        with stepwise_forwards([run], [(name,) for name in names.values()], linears) as (forward,):  # type: ignore[arg-type]
-            for axis in names:
-                statistics[axis].update(forward.advance(), batch.language)
-            states[position] = forward.finish()
-        power[batch.language] += float(states[position].float().square().sum()) / tokens[batch.language]
-        meter.tick("calibrate", batch.tokens.numel() * operations)
-    return statistics, power
-
-
-def _curve(
-    model: StreamedModel,
-    units: Units,
-    axis: Axis,
-    statistics: InputStatistics,
-    languages: Sequence[str],
-    power: Mapping[str, float],
-) -> dict[int, dict[str, float]]:
-    """What a projection loses by the number of its units that stay."""
-    weight_MN = model.reader.read(units.output).to(model.device)
-    gram_NN = statistics.gram
-    assert gram_NN is not None
-    grams = {name: statistics.language_gram(name) for name in languages}
-    grid = grid_of(units.count)
-    if axis == "attention":
-        possible = possible_heads(model.checkpoint)
-        grid = [units.count, *(count for count in reversed(possible) if count >= grid[-1])]
-    order = (
-        drop_channels(weight_MN, gram_NN, grid[-1])
-        if axis == "feed_forward"
-        else drop_heads(weight_MN, gram_NN, grid[-1], units.columns)
-    )
-    shares = dict.fromkeys(languages, 1.0)
-    if adds_to_states(model.checkpoint):
-        dense_MN = weight_MN.double()
-        shares = {
-            name: float((dense_MN @ gram.double() * dense_MN).sum()) / power[name] for name, gram in grams.items()
-        }
-    curve = {units.count: dict.fromkeys(languages, 0.0)}
-    for count in grid[1:]:
-        kept = sorted(set(range(units.count)) - set(order[: units.count - count]))
-        columns = torch.tensor(units.columns_of(kept), device=model.device)
-        errors = relative_errors(weight_MN, resolve(weight_MN, gram_NN, columns), columns, grams)
-        curve[count] = {name: share * shares[name] for name, share in errors.items()}
-    return curve
-
-
 def _numbered(known: Mapping[Any, Growth]) -> dict[int, Growth]:
     """With numbers as keys, which JSON does not have."""
     return {int(count): growth for count, growth in known.items()}
-
-
-def _unit_parameters(checkpoint: Checkpoint, units: Units) -> int:
-    """The parameters of one unit."""
-    rows = sum(sum(each) * math.prod(checkpoint.tensors[name].shape[1:]) for name, each in units.inputs.items())
-    return rows + units.columns * units.output.shape[0]
-
-
-def _is_head(name: str) -> bool:
-    return name.endswith(("lm_head.weight", "lm_head.bias"))
 
 
 def _part(sample: TextSample, start: int, stop: int) -> TextSample:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 
 from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.units import Units, has_axis, units_of
+from secateur_service.pruning.structured.amounts import Amounts, BlockSizes, Sizes
+from secateur_service.records.blocks import AXES, Axis
 
 TRIALS = 6
 """Plans that are tried at most."""
@@ -41,3 +44,33 @@ def most_removed(checkpoint: Checkpoint, parameters: int) -> int:
 def outside_of(checkpoint: Checkpoint) -> int:
     """Parameters outside the blocks."""
     return sum(math.prod(info.shape) for info in checkpoint.other_tensors())
+
+
+def sizes_of(checkpoint: Checkpoint) -> Sizes:
+    """The parameters of a model by what can be removed."""
+    rows = checkpoint.tensors[checkpoint.embedding_name].shape[0]
+    named = {checkpoint.embedding_name, checkpoint.head_name}
+    others = checkpoint.other_tensors()
+    of_rows = sum(math.prod(info.shape) for info in others if info.name in named or _is_head(info.name))
+    axes = [axis for axis in AXES if has_axis(checkpoint, axis)]
+    blocks = []
+    counts: dict[Axis, int] = {}
+    for index in range(checkpoint.num_blocks):
+        each: dict[Axis, int] = {}
+        for axis in axes:
+            units = units_of(checkpoint, index, axis)
+            counts[axis], each[axis] = units.count, _unit_parameters(checkpoint, units)
+        whole = sum(math.prod(info.shape) for info in checkpoint.block_tensors(index))
+        blocks.append(BlockSizes(whole, each.get("attention", 0), each.get("feed_forward", 0)))
+    dense = Amounts(rows, 0, counts.get("attention", 0), counts.get("feed_forward", 0))
+    return Sizes(dense, outside_of(checkpoint) - of_rows, of_rows // rows, blocks)
+
+
+def _unit_parameters(checkpoint: Checkpoint, units: Units) -> int:
+    """The parameters of one unit."""
+    rows = sum(sum(each) * math.prod(checkpoint.tensors[name].shape[1:]) for name, each in units.inputs.items())
+    return rows + units.columns * units.output.shape[0]
+
+
+def _is_head(name: str) -> bool:
+    return name.endswith(("lm_head.weight", "lm_head.bias"))

@@ -10,7 +10,7 @@ from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan_file import PlanFile
 from secateur_service.models.safetensors import TensorInfo
-from secateur_service.models.units import heads_of, possible_heads, units_of
+from secateur_service.models.units import has_axis, heads_of, possible_heads, units_of
 from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
 from secateur_service.spec import (
     BUDGET_AXES,
@@ -70,12 +70,11 @@ def misfits_of_shrinking(shrink: ShrinkSpec, checkpoint: Checkpoint) -> Iterator
 
 def axes_of(checkpoint: Checkpoint) -> tuple[BudgetAxis, ...]:
     """What can be removed of a model, by its shapes; whether its vocabulary can depends on its tokenizer too."""
-    architecture = checkpoint.architecture
     able: dict[BudgetAxis, bool] = {
         "vocabulary": True,
         "blocks": checkpoint.num_blocks > 1,
-        "kv_heads": architecture.attention is not None and bool(possible_heads(checkpoint)),
-        "feed_forward": architecture.feed_forward is not None and architecture.feed_forward.size is not None,
+        "kv_heads": has_axis(checkpoint, "attention") and bool(possible_heads(checkpoint)),
+        "feed_forward": has_axis(checkpoint, "feed_forward"),
     }
     return tuple(axis for axis in BUDGET_AXES if able[axis])
 

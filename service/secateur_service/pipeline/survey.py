@@ -1,0 +1,141 @@
+"""What the projections of a dense model lose with some of their inputs, in one pass over some text."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from secateur_service.calibration.sampling import TextSample
+from secateur_service.models.streaming import StreamedModel
+from secateur_service.models.units import Units, adds_to_states, possible_heads, units_of
+from secateur_service.pipeline.batches import batch_sequences, divide
+from secateur_service.pipeline.meter import Meter
+from secateur_service.pipeline.stepwise import stepwise_forwards
+from secateur_service.pruning.methods import Moments
+from secateur_service.pruning.statistics import InputStatistics
+from secateur_service.pruning.structured.width import drop_channels, drop_heads, relative_errors, resolve
+from secateur_service.records.blocks import Axis
+from secateur_service.sizing.budget_search import grid_of
+from secateur_service.sizing.operations import forward_operations, groups_of
+
+Lost = list[dict[int, dict[str, float]]]
+"""For every block: by the number of units that stay, what is lost by language."""
+
+
+class Survey:
+    """A pass over a model.
+
+    Args:
+        model: the dense model.
+        mix: weight of each calibration language.
+        text: calibration text by language.
+        languages: those for which it is found out what is lost.
+        meter: counts the work, and stops the job if it is asked to.
+    """
+
+    def __init__(
+        self,
+        model: StreamedModel,
+        mix: Mapping[str, float],
+        text: Mapping[str, TextSample],
+        languages: Sequence[str],
+        meter: Meter,
+    ) -> None:
+        self._model = model
+        self._mix = {name: weight for name, weight in mix.items() if weight}
+        self._languages = languages
+        self._meter = meter
+        tokens = {name: text[name].tokens for name in self._mix}
+        length = next(iter(tokens.values())).shape[1]
+        self._tokens = {name: found.numel() for name, found in tokens.items()}
+        self._batches = divide(tokens, batch_sequences(length, model.device, small=model.small_batches))
+        checkpoint = model.checkpoint
+        hidden = checkpoint.tensors[checkpoint.embedding_name].shape[1]
+        blocks = range(checkpoint.num_blocks)
+        self._each = [forward_operations(list(groups_of(checkpoint, index)), 1, length, hidden) for index in blocks]
+
+    @torch.no_grad()
+    def run(self, axes: Sequence[Axis]) -> dict[Axis, Lost]:
+        """What the projections of each block lose of the hidden states, by the number of heads or channels that stay.
+
+        Returns:
+            By axis and block: by the number of units, ‖X(W − Ŵ)ᵀ‖² / ‖h‖² of each language, where h are the hidden
+            states after the block. Where what the layer writes is normalised, ‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖² instead.
+
+        Raises:
+            FloatingPointError: weights or inputs that are not finite; the message names the layer.
+        """
+        lost: dict[Axis, Lost] = {axis: [] for axis in axes}
+        if not axes:
+            return lost
+        self._meter.plan("calibrate", sum(self._tokens.values()) * sum(self._each))
+        states = self._model.embed([batch.tokens for batch in self._batches])
+        for index in range(self._model.num_blocks):
+            units = {axis: units_of(self._model.checkpoint, index, axis) for axis in axes}
+            with self._model.block(index) as block:
+                statistics, power = self._observe(block, index, units, states)
+            for axis, found in statistics.items():
+                self._meter.check()
+                try:
+                    lost[axis].append(self._curve(axis, units[axis], found, power))
+                except FloatingPointError as error:
+                    raise FloatingPointError(f"{units[axis].output.name}: {error}") from error
+        return lost
+
+    def _observe(
+        self, block: nn.Module, index: int, units: Mapping[Axis, Units], states: list[Tensor]
+    ) -> tuple[dict[Axis, InputStatistics], dict[str, float]]:
+        """Run all text through a block, in place: the inputs of its projections, and Σ‖h‖²/T after it by language."""
+        linears: dict[str, nn.Linear] = {}
+        statistics: dict[Axis, InputStatistics] = {}
+        for axis, found in units.items():
+            linear = block.get_submodule(found.linear)
+            assert isinstance(linear, nn.Linear)
+            linears[found.linear] = linear
+            statistics[axis] = InputStatistics(
+                linear.in_features, self._mix, self._tokens, self._model.device, moments=Moments.BY_LANGUAGE
+            )
+        power = dict.fromkeys(self._mix, 0.0)
+        stops = [(name,) for name in linears]
+        for position, batch in enumerate(self._batches):
+            run = functools.partial(self._model.run_block, block, index, states[position])
+            with stepwise_forwards([run], stops, linears) as (forward,):
+                for one in statistics.values():
+                    one.update(forward.advance(), batch.language)
+                states[position] = forward.finish()
+            power[batch.language] += float(states[position].float().square().sum()) / self._tokens[batch.language]
+            self._meter.tick("calibrate", batch.tokens.numel() * self._each[index])
+        return statistics, power
+
+    def _curve(
+        self, axis: Axis, units: Units, statistics: InputStatistics, power: Mapping[str, float]
+    ) -> dict[int, dict[str, float]]:
+        """What a projection loses by the number of its units that stay."""
+        model = self._model
+        weight_MN = model.reader.read(units.output).to(model.device)
+        gram_NN = statistics.gram
+        assert gram_NN is not None
+        grams = {name: statistics.language_gram(name) for name in self._languages}
+        grid = grid_of(units.count)
+        if axis == "attention":
+            grid = [units.count, *(count for count in reversed(possible_heads(model.checkpoint)) if count >= grid[-1])]
+            order = drop_heads(weight_MN, gram_NN, grid[-1], units.columns)
+        else:
+            order = drop_channels(weight_MN, gram_NN, grid[-1])
+        shares = dict.fromkeys(self._languages, 1.0)
+        if adds_to_states(model.checkpoint):
+            dense_MN = weight_MN.double()
+            shares = {
+                name: float((dense_MN @ gram.double() * dense_MN).sum()) / power[name] for name, gram in grams.items()
+            }
+        curve = {units.count: dict.fromkeys(self._languages, 0.0)}
+        for count in grid[1:]:
+            self._meter.check()
+            kept = sorted(set(range(units.count)) - set(order[: units.count - count]))
+            columns = torch.tensor(units.columns_of(kept), device=model.device)
+            errors = relative_errors(weight_MN, resolve(weight_MN, gram_NN, columns), columns, grams)
+            curve[count] = {name: share * shares[name] for name, share in errors.items()}
+        return curve
