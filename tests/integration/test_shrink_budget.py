@@ -148,6 +148,26 @@ def test_a_budget_is_kept_with_the_axes_that_are_allowed(model, corpora, tmp_pat
     assert len(report.budget.tried) <= TRIALS
 
 
+def test_the_patterns_of_the_pruning_divide_what_is_left(model, corpora, tmp_path):
+    overrides = [{"layers": "*down_proj*", "pattern": "1:3"}]
+    axes = ["feed_forward", "kv_heads"]
+    data = data_of(
+        model, corpora, pruning={"sparsity": 0.5, "overrides": overrides}, budget={"parameters": 0.9, "axes": axes}
+    )
+    report = run(data, tmp_path).report
+    chosen = report.budget.tried[report.budget.chosen]
+    assert all(plan.channels % 3 == 0 for plan in report.budget.tried)
+    assert {layer.shape[1] for layer in report.blocks[0].layers if "down_proj" in layer.name} == {chosen.channels}
+
+
+def test_too_little_text_is_warned_of(model, corpora, tmp_path):
+    data = data_of(model, corpora, mix=(("uk", 0.5), ("en", 0.5)), **BUDGET)
+    data["calibration"]["samples"] = 2
+    observer = RecordingObserver()
+    run(data, tmp_path, observer)
+    assert [level for level, line, _ in observer.lines if "too few sequences" in line] == ["warning"]
+
+
 def test_progress_reaches_its_end_and_counts_no_block_of_a_trial(model, corpora, tmp_path):
     observer = RecordingObserver()
     report = run(data_of(model, corpora, **BUDGET), tmp_path, observer).report

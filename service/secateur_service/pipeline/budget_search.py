@@ -13,7 +13,8 @@ Everything that is found out is kept in the work directory, so that a later atte
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Text:
 
     fitted: Samples
     scored: Samples
+    is_one: bool = False  # of some language there are too few sequences to divide them
 
     @classmethod
     def of(cls, calibration: Samples, mix: Mapping[str, float], languages: Sequence[str]) -> Text:
@@ -72,16 +74,17 @@ class Text:
         used = [name for name, weight in mix.items() if weight]
         length = next(iter(calibration.values())).tokens.shape[1]
         count = depth_sequences(length, len(used))
-        fitted, scored = {}, {}
+        fitted, scored, is_one = {}, {}, False
         for name in used:
             sample = calibration[name]
             used_count = min(count, len(sample.tokens))
             few = used_count < SCORED_EVERY
+            is_one |= few
             scored_count = used_count if few else used_count // SCORED_EVERY
             fitted[name] = _part(sample, 0, used_count if few else used_count - scored_count)
             if name in languages:
                 scored[name] = _part(sample, used_count - scored_count, used_count)
-        return cls(fitted, scored)
+        return cls(fitted, scored, is_one)
 
 
 class BudgetSearch:
@@ -148,6 +151,9 @@ class BudgetSearch:
             PermanentError: nothing within the budget is left of the model.
         """
         self._recall()
+        if self._text.is_one:
+            message = "too few sequences of calibration: plans are measured on the text that they are fitted to"
+            self._observer.log("warning", message, needed_per_language=SCORED_EVERY)
         parameters = int(self._budget.parameters * self._checkpoint.parameters)
         costs = self._costs(parameters)
         found = list(candidates(self._sizes, costs, parameters))
@@ -196,14 +202,16 @@ class BudgetSearch:
         narrow = [axis for axis, is_asked in asked_axes.items() if is_asked]
         lost = self._remember("lost", lambda: self._survey(narrow))
         removed = self._remember("removed", lambda: self._search_blocks(parameters) if "blocks" in axes else [])
-        width = self._sizes.dense.channels
+        width, group = self._sizes.dense.channels, group_of(self._spec)
+        heads, inputs = self._sizes.dense.heads, heads_of(self._checkpoint)
+        fitting = {count for count in range(heads) if not count * inputs.queries * inputs.width % group} | {heads}
         return Costs(
             rows=_numbered(rows),
             order=[block for block, _ in removed],
             blocks=[nothing, *(growth for _, growth in removed)],
-            heads=[_numbered(curve) for curve in lost.get("attention", [])],
+            heads=[_numbered(curve, fitting) for curve in lost.get("attention", [])],
             channels=[_numbered(curve) for curve in lost.get("feed_forward", [])],
-            multiple=multiple_of(width) if width else 1,
+            multiple=math.lcm(multiple_of(width), group),
         )
 
     def _survey(self, axes: Sequence[Axis]) -> Mapping[Axis, Lost]:
@@ -275,18 +283,9 @@ class BudgetSearch:
         return ShrinkSpec(**parts, keep_languages=self._asked.keep_languages)
 
     def _too_small(self, costs: Costs) -> PermanentError:
-        least = min(
-            self._sizes.parameters(
-                Amounts(
-                    min(costs.rows),
-                    removed,
-                    min((min(known) for known in costs.heads), default=self._sizes.dense.heads),
-                    min((min(known) for known in costs.channels), default=self._sizes.dense.channels),
-                ),
-                costs.order[:removed],
-            )
-            for removed in range(len(costs.blocks))
-        )
+        everything = candidates(self._sizes, costs, self._checkpoint.parameters)
+        smallest = (replace(amounts, rows=min(costs.rows)) for amounts in everything)
+        least = min(self._sizes.parameters(amounts, costs.order[: amounts.removed]) for amounts in smallest)
         share = least / self._checkpoint.parameters
         return PermanentError(
             f"shrink.budget.parameters: removing {', '.join(self._budget.axes)} leaves at least {share:.3f} of this "
@@ -309,6 +308,14 @@ class BudgetSearch:
         return self._known[name]
 
 
+def group_of(spec: PruneSpec) -> int:
+    """What the inputs of every layer have to be a multiple of, so that the patterns of the pruning divide them."""
+    if spec.pruning is None:
+        return 1
+    patterns = [spec.pruning.kept_of_group, *(override.kept_of_group for override in spec.pruning.overrides)]
+    return math.lcm(*(pattern[1] for pattern in patterns if pattern))
+
+
 def limits_of(spec: PruneSpec) -> dict[str, float]:
     """How much each kept language may lose; one without a limit may lose as much as the one that may lose most."""
     given = {entry.language: entry.growth for entry in (spec.limits.languages if spec.limits else ())}
@@ -316,9 +323,9 @@ def limits_of(spec: PruneSpec) -> dict[str, float]:
     return {language: max(given.get(language, most), _LEAST_LIMIT) for language in spec.kept_languages}
 
 
-def _numbered(known: Mapping[Any, Growth]) -> dict[int, Growth]:
-    """With numbers as keys, which JSON does not have."""
-    return {int(count): growth for count, growth in known.items()}
+def _numbered(known: Mapping[Any, Growth], only: Collection[int] | None = None) -> dict[int, Growth]:
+    """With numbers as keys, which JSON does not have; perhaps only some of them."""
+    return {int(count): growth for count, growth in known.items() if only is None or int(count) in only}
 
 
 def _part(sample: TextSample, start: int, stop: int) -> TextSample:

@@ -8,8 +8,8 @@ import itertools
 import json
 import resource
 import shutil
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from operator import attrgetter
@@ -40,8 +40,6 @@ from secateur_service.models.tensors import DTYPES, Reader, TensorReader
 from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.pipeline.allocation import allocate, targets_from_json, targets_to_json
 from secateur_service.pipeline.attempt import Attempt, FinishedJob, Machine, Ports
-from secateur_service.pipeline.budget_search import BudgetSearch, Text
-from secateur_service.pipeline.depth_search import DepthSearch
 from secateur_service.pipeline.device import open_device
 from secateur_service.pipeline.fetching import FetchedModel, fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
@@ -49,6 +47,7 @@ from secateur_service.pipeline.fingerprint import fingerprint
 from secateur_service.pipeline.job_text import JobText, draw_job_text
 from secateur_service.pipeline.package import Package
 from secateur_service.pipeline.pass_config import Output, PassConfig, Samples
+from secateur_service.pipeline.planning import Planner, Tools
 from secateur_service.pipeline.provenance import Provenance
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.shrinking import Shrinkage, Shrinker, check_tokens
@@ -60,7 +59,7 @@ from secateur_service.records.result import Estimate, Shortage
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.sizing.preflight import find_room
 from secateur_service.sources import ReferenceRefusedError
-from secateur_service.spec import PruneSpec, ShrinkSpec
+from secateur_service.spec import PruneSpec
 from secateur_service.telemetry import tracing
 
 
@@ -101,7 +100,6 @@ class _Job:
     fetched: FetchedModel
     text: JobText
     shrinker: Shrinker
-    asked: ShrinkSpec | None
     shrinkage: Shrinkage
     plan: OutputPlan
     companions: Companions
@@ -204,12 +202,10 @@ class _Job:
         else:
             sources, observer = self.ports.sources, self.observer
             self.shrinker = Shrinker(self.spec, checkpoint, companions, self.text, sources, observer, self.workdir)
-            self.asked = self.spec.shrink
-            if self.asked is not None and self.asked.budget is not None:
-                self.asked = None  # until the amounts are found, once the model can be run
-            self.shrinkage = self.shrinker.shrink(self.asked)
+            asked = self.spec.shrink
+            # The amounts of a budget are found once the model can be run.
+            self.shrinkage = self.shrinker.shrink(None if asked and asked.budget else asked)
         self._settle()
-        check_tokens(self.shrinkage, self.companions.folder, self.text, self.observer.check)
 
     def prune(self) -> None:
         """Run the streaming pass: every block is pruned, evaluated and moved to the store."""
@@ -219,9 +215,7 @@ class _Job:
             model = self._load(self.checkpoint, self.reader, dtype)
         self.meter.begin(model.num_blocks)
         if not self.attempt.plan:
-            if self.spec.shrink is not None and self.spec.shrink.budget is not None:
-                self._fit_budget(model)
-            self._remove_blocks(model)
+            self._decide(model)
         faults.reached("job.planned")
         current = self._conditions(self.plan)
         encoded = json.dumps(current, sort_keys=True).encode()
@@ -254,65 +248,29 @@ class _Job:
             self.passed = run_pass(model, config, self.ports.ledger, self.observer, self.stopwatch, self.meter)
             shards.settle(self.observer.check)
 
-    def _fit_budget(self, model: StreamedModel) -> None:
-        """Find out how much of each axis is removed."""
-        spec, calibration = self.spec, self.text.calibration
-        search = BudgetSearch(
-            spec,
-            model,
+    def _decide(self, model: StreamedModel) -> None:
+        """Decide what is removed, as far as it takes the model: amounts for a budget, and blocks."""
+        planner = Planner(
+            self.spec,
             self.shrinker,
-            partial(self._planned, model),
-            self._output,
-            partial(self._depth_search, model),
-            Text.of(calibration, spec.calibration.mix, spec.kept_languages),
+            model,
+            self.text.calibration,
+            Tools(self._output, self._conditions, self._flops),
             self.observer,
             self.stopwatch,
             self.meter,
             self.workdir,
-            self._digest(self.shrinkage.plan, spec.shrink),
-            self._estimate(self.shortages).flops,
         )
-        self.asked, self.shrinker.order, found = search.choose()
-        shrinkage = self.shrinker.shrink(self.asked)
-        self.shrinkage = replace(shrinkage, file=shrinkage.file.model_copy(update={"budget": found}))
+        self.shrinkage = planner.decide(self.shrinkage)
         self._settle()
         check_tokens(self.shrinkage, self.companions.folder, self.text, self.observer.check)
-
-    def _planned(self, model: StreamedModel, asked: ShrinkSpec, order: Sequence[int]) -> Shrinkage:
-        """The plan of these amounts, with the blocks that go."""
-        shrinkage, search = self.shrinker.shrink(asked), partial(self._depth_search, model)
-        conditions = self._digest(shrinkage.plan, asked)
-        return self.shrinker.remove_blocks(shrinkage, len(order), order, search, conditions)
-
-    def _remove_blocks(self, model: StreamedModel) -> None:
-        """Decide which blocks are removed, and with that all that can be decided before the pass."""
-        asked, order = self.asked, self.shrinker.order
-        count = asked.blocks.remove if asked and asked.blocks else len(order)
-        if asked:
-            alone = asked.model_copy(update={"blocks": None})
-            self._foresee(self.spec.model_copy(update={"shrink": alone}))
-        search, conditions = partial(self._depth_search, model), self._digest(self.plan, asked)
-        with self.stopwatch.measure("prune"):
-            self.shrinkage = self.shrinker.remove_blocks(self.shrinkage, count, order, search, conditions)
-        self._settle()
         if not self.plan.is_identity:
             after, before = self.written.parameters, self.checkpoint.parameters
             self.observer.log("info", "the model becomes smaller", parameters=after, of_parameters=before)
 
-    def _depth_search(self, model: StreamedModel) -> DepthSearch:
-        spec = self.spec
-        return DepthSearch(model, spec.calibration.mix, spec.kept_languages, self.text.calibration, self.meter)
-
-    def _foresee(self, spec: PruneSpec) -> None:
-        """Announce the work of a job roughly, before it can be planned."""
+    def _flops(self, spec: PruneSpec) -> float:
         on_device = self.device.type != "cpu"
-        cost = estimate_cost(self.checkpoint, spec, on_device=on_device, shortages=self.shortages)
-        self.meter.foresee("calibrate", cost.flops)
-
-    def _digest(self, plan: OutputPlan, asked: ShrinkSpec | None) -> str:
-        """Identifies everything that numbers depend on which are found out before the pass."""
-        named = asked and asked.model_dump(mode="json")
-        return hashlib.sha256(json.dumps([self._conditions(plan), named], sort_keys=True).encode()).hexdigest()
+        return estimate_cost(self.checkpoint, spec, on_device=on_device, shortages=self.shortages).flops
 
     def _settle(self) -> None:
         """Take over what was decided."""

@@ -11,7 +11,8 @@ from secateur_service.records.blocks import AXES, Axis
 
 TRIALS = 6
 """Plans that are tried at most."""
-_MULTIPLES = ((2048, 256), (64, 32))  # of so many units and more
+_LARGEST_MULTIPLE = 256
+_STEPS = 16
 _POINTS = 12
 _LEAST_LEFT = 0.25
 
@@ -29,9 +30,11 @@ def grid_of(count: int) -> list[int]:
 
 
 def multiple_of(count: int) -> int:
-    """What the number of units that stay is a multiple of: 256 or 32 where it can be, 1 of a few heads."""
-    largest = next((each for least, each in _MULTIPLES if count >= least), 1)
-    return math.gcd(count, largest)
+    """What the number of units that stay is a multiple of: a power of two up to 256, in sixteen steps at least."""
+    multiple = _LARGEST_MULTIPLE
+    while multiple > 1 and (count % multiple or multiple * _STEPS > count):
+        multiple //= 2
+    return multiple
 
 
 def most_removed(checkpoint: Checkpoint, parameters: int) -> int:
