@@ -25,6 +25,7 @@ from secateur_service.models.files import checkpoint_files
 from secateur_service.models.plan_file import PLAN_NAME, PlanFile, plan_files, plan_folder, read_plan
 from secateur_service.models.token_graph import TokenGraph
 from secateur_service.records.result import Estimate
+from secateur_service.sizing.depth import SCORED_EVERY
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.sizing.fitting import axes_of, misfits_of_pruning, misfits_of_shrinking
 from secateur_service.sources import ReferenceRefusedError, Source, Sources, open_sources
@@ -152,6 +153,8 @@ def admit(
     plan = review.plan(shrink.plan, checkpoint) if shrink and shrink.plan and checkpoint else None
     if parts.get("pruning") and checkpoint:
         review.layers(parts["pruning"], checkpoint, shrink, plan)
+    if shrink and shrink.budget and calibration:
+        review.scored_text(calibration)
     if "output" in parts:
         review.destination(parts["output"])
     length = review.sequence_length(calibration, evaluation, checkpoint)
@@ -348,6 +351,14 @@ class _Review:
                 self._refuse("shrink.budget.axes", f"vocabulary: {error}; leave it out")
             else:
                 self._budget_axes = tuple(axis for axis in able if axis != "vocabulary")
+
+    def scored_text(self, calibration: CalibrationSpec) -> None:
+        """Plans are measured on text that nothing is fitted to."""
+        each = calibration.samples_per_language
+        if each < SCORED_EVERY:
+            needed = SCORED_EVERY * len(calibration.languages)
+            problem = f"{each} sequences of each language are too few to try plans on a part of them"
+            self._refuse("calibration.samples", f"{problem}; a budget needs {needed} in all")
 
     def plan(self, uri: str, checkpoint: Checkpoint) -> PlanFile | None:
         """The plan of another job, checked against the model."""

@@ -1,6 +1,7 @@
 """The service chooses what to remove: within the budget, by what it measured, and resumed without trying twice."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -120,6 +121,7 @@ class StopsAfter(RecordingObserver):
 @pytest.mark.parametrize("count", [1, 2])
 def test_an_interrupted_search_goes_on_where_it_was(model, corpora, tmp_path, monkeypatch, count):
     data = data_of(model, corpora, pruning={"sparsity": 0.5}, mix=(("uk", 0.5), ("en", 0.5)), **BUDGET)
+    data["calibration"]["samples"] = 8
     whole = run(data, tmp_path / "whole")
     assert len(whole.report.budget.tried) > count
     with pytest.raises(CancelledError):
@@ -160,12 +162,21 @@ def test_the_patterns_of_the_pruning_divide_what_is_left(model, corpora, tmp_pat
     assert {layer.shape[1] for layer in report.blocks[0].layers if "down_proj" in layer.name} == {chosen.channels}
 
 
-def test_too_little_text_is_warned_of(model, corpora, tmp_path):
+def test_a_language_without_weight_is_evaluated_and_not_heeded(model, corpora, tmp_path):
+    data = data_of(model, corpora, mix=(("uk", 1.0), ("en", 0.0)), **BUDGET)
+    data["calibration"]["samples"] = 8
+    report = run(data, tmp_path).report
+    assert report.output.parameters <= 0.6 * report.model.parameters
+    assert report.budget.tried[0].measured.keys() == {"uk"}
+
+
+def test_little_text_is_warned_of_and_too_little_refused(model, corpora, tmp_path):
     data = data_of(model, corpora, mix=(("uk", 0.5), ("en", 0.5)), **BUDGET)
-    data["calibration"]["samples"] = 2
+    assert "needs 8 in all" in refusals(data)["calibration.samples"]
+    data["calibration"]["samples"] = 8
     observer = RecordingObserver()
     run(data, tmp_path, observer)
-    assert [level for level, line, _ in observer.lines if "too few sequences" in line] == ["warning"]
+    assert [level for level, line, _ in observer.lines if "told apart by few tokens" in line] == ["warning"]
 
 
 def test_progress_reaches_its_end_and_counts_no_block_of_a_trial(model, corpora, tmp_path):
@@ -179,9 +190,28 @@ def test_progress_reaches_its_end_and_counts_no_block_of_a_trial(model, corpora,
 
 
 def test_a_budget_that_cannot_be_kept_says_what_can(model, corpora, tmp_path):
-    with pytest.raises(PermanentError, match=r"shrink\.budget\.parameters: .* leaves at least 0\.\d+ of") as caught:
-        run(data_of(model, corpora, budget={"parameters": 0.1, "axes": ["feed_forward"]}), tmp_path)
+    limits = {"languages": [{"language": "uk", "growth": 0.0}]}
+    data = {**data_of(model, corpora, budget={"parameters": 0.75, "axes": ["blocks"]}), "limits": limits}
+    with pytest.raises(
+        PermanentError, match=r"at least 1\.000 of .*; raise limits\.languages, .* or allow more"
+    ) as caught:
+        run(data, tmp_path / "limits")
     assert caught.value.reason == "BUDGET_TOO_SMALL"
+    with pytest.raises(PermanentError, match=r"at least 0\.\d+ of") as caught:
+        run(data_of(model, corpora, budget={"parameters": 0.5, "axes": ["vocabulary"]}), tmp_path / "small")
+    least = float(re.search(r"at least (0\.\d+)", caught.value.message)[1])
+    report = run(
+        data_of(model, corpora, budget={"parameters": least, "axes": ["vocabulary"]}), tmp_path / "least"
+    ).report
+    assert report.output.parameters <= least * report.model.parameters
+
+
+def test_a_budget_that_the_shapes_rule_out_is_refused_at_submission(model, corpora):
+    told = refusals(data_of(model, corpora, budget={"parameters": 0.1, "axes": ["feed_forward"]}))
+    told = told["shrink.budget.parameters"]
+    least = float(re.search(r"leaves at least (0\.\d+)", told)[1])
+    assert told.endswith("raise it, or allow more axes")
+    assert admitted(data_of(model, corpora, budget={"parameters": least, "axes": ["feed_forward"]}))
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def test_an_interrupted_job_resumes_with_the_same_bytes(model, corpora, tmp_path
     with monkeypatch.context() as patched:  # the corpus need not be read again
         patched.setattr(shrinking, "calibration_corpus", None)
         resumed = run(data, tmp_path / "twice")
-    assert 1 <= resumed.resumed_blocks < len(whole.report.blocks)
+    assert resumed.resumed_blocks >= 1
     assert resumed.report.to_bytes() == whole.report.to_bytes()
     plans = [(tmp_path / name / "plan.json").read_bytes() for name in ("whole", "twice")]
     assert plans[0] == plans[1]

@@ -78,8 +78,9 @@ def plan_text(plan: Plan) -> str:
         ("disk", size(cost.disk_bytes)),
         ("operations", f"{cost.flops:.2e} FLOP"),
     ]
-    if "shrink" in plan.resolved_spec and cost.parameters:
-        most = "" if cost.output_parameters < cost.parameters else "at most "
+    shrink = plan.resolved_spec.get("shrink")
+    if shrink and cost.parameters:
+        most = "at most " if "budget" in shrink or cost.output_parameters >= cost.parameters else ""
         share = 1 - cost.output_parameters / cost.parameters
         less = f" of {cost.parameters:,} ({share:.1%} fewer)" if share else ""
         rows.append(("result", f"{most}{size(cost.output_bytes)}, {cost.output_parameters:,} parameters{less}"))

@@ -51,10 +51,11 @@ from secateur_service.records.blocks import Axis
 from secateur_service.sizing.budget_search import TRIALS, most_removed, multiple_of, sizes_of
 from secateur_service.sizing.depth import SCORED_EVERY, depth_sequences
 from secateur_service.sizing.estimate import search_operations_of
-from secateur_service.spec import PruneSpec, ShrinkSpec, VocabularySpec
+from secateur_service.spec import BUDGET_AXES, PruneSpec, ShrinkSpec, VocabularySpec
 
 _SLOPES = (3.0, 1.0)  # until they are measured: the growth of the loss for what is lost with heads, and with channels
 _LEAST_LIMIT = 0.001
+_FEW_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,6 @@ class Text:
 
     fitted: Samples
     scored: Samples
-    is_one: bool = False  # of some language there are too few sequences to divide them
 
     @classmethod
     def of(cls, calibration: Samples, mix: Mapping[str, float], languages: Sequence[str]) -> Text:
@@ -74,17 +74,15 @@ class Text:
         used = [name for name, weight in mix.items() if weight]
         length = next(iter(calibration.values())).tokens.shape[1]
         count = depth_sequences(length, len(used))
-        fitted, scored, is_one = {}, {}, False
+        fitted, scored = {}, {}
         for name in used:
             sample = calibration[name]
-            used_count = min(count, len(sample.tokens))
-            few = used_count < SCORED_EVERY
-            is_one |= few
-            scored_count = used_count if few else used_count // SCORED_EVERY
-            fitted[name] = _part(sample, 0, used_count if few else used_count - scored_count)
+            end = min(count, len(sample.tokens))
+            middle = max(1, end - max(1, end // SCORED_EVERY))
+            fitted[name] = _part(sample, 0, middle)
             if name in languages:
-                scored[name] = _part(sample, used_count - scored_count, used_count)
-        return cls(fitted, scored, is_one)
+                scored[name] = _part(sample, min(middle, end - 1), end)
+        return cls(fitted, scored)
 
 
 class BudgetSearch:
@@ -126,6 +124,7 @@ class BudgetSearch:
         assert spec.shrink.budget is not None
         self._asked, self._budget = spec.shrink, spec.shrink.budget
         self._spec = spec
+        self._mix = {name: weight for name, weight in spec.calibration.mix.items() if weight}
         self._model = model
         self._checkpoint = model.checkpoint
         self._shrinker = shrinker
@@ -151,9 +150,10 @@ class BudgetSearch:
             PermanentError: nothing within the budget is left of the model.
         """
         self._recall()
-        if self._text.is_one:
-            message = "too few sequences of calibration: plans are measured on the text that they are fitted to"
-            self._observer.log("warning", message, needed_per_language=SCORED_EVERY)
+        least = min(sample.text_tokens for sample in self._text.scored.values())
+        if least < _FEW_TOKENS:
+            message = "plans are told apart by few tokens; give calibration.samples or sequence_length more"
+            self._observer.log("warning", message, tokens_of_a_language=least)
         parameters = int(self._budget.parameters * self._checkpoint.parameters)
         costs = self._costs(parameters)
         found = list(candidates(self._sizes, costs, parameters))
@@ -164,15 +164,15 @@ class BudgetSearch:
         tried: list[TriedPlan] = []
         while len(tried) < TRIALS and (amounts := self._next(found, tried, prediction)):
             expected = prediction.growth(amounts)
+            size = self._sizes.parameters(amounts, costs.order[: amounts.removed])
+            self._log("trying a plan", amounts, expected, parameters=size)
             if amounts.rows < self._sizes.dense.rows and not prediction.vocabularies:
                 only = replace(self._sizes.dense, rows=amounts.rows)
                 prediction.vocabularies[amounts.rows] = self._measure(only, costs)
             measured = self._measure(amounts, costs)
             prediction.learn(amounts, measured)
-            size = self._sizes.parameters(amounts, costs.order[: amounts.removed])
             tried.append(TriedPlan(**asdict(amounts), parameters=size, predicted=expected, measured=measured))
-            told = {f"growth_{language}": round(share, 6) for language, share in measured.items()}
-            self._observer.log("info", "plan tried", **asdict(amounts), parameters=size, **told)
+            self._log("plan tried", amounts, measured)
         best = min(range(len(tried)), key=lambda at: (worst(tried[at].measured, self._limits), at))
         chosen = tried[best].amounts
         plan = BudgetPlan(parameters=self._budget.parameters, tried=tuple(tried), chosen=best)
@@ -190,7 +190,7 @@ class BudgetSearch:
         if worst(prediction.growth(first), self._limits) < worst(best.measured, self._limits):
             return first
         near = [plan for plan in neighbours(found, best.amounts, prediction, self._limits) if plan in left]
-        return choose_amounts(near, prediction, self._limits) if near else None
+        return choose_amounts(near or left, prediction, self._limits)
 
     def _costs(self, parameters: int) -> Costs:
         axes, nothing = self._budget.axes, dict.fromkeys(self._spec.kept_languages, 0.0)
@@ -216,14 +216,14 @@ class BudgetSearch:
 
     def _survey(self, axes: Sequence[Axis]) -> Mapping[Axis, Lost]:
         self._begin(self._trial_operations)
-        mix, languages = self._spec.calibration.mix, self._spec.kept_languages
         with self._stopwatch.measure("prune"):
-            return Survey(self._model, mix, self._text.fitted, languages, self._meter).run(axes)
+            return Survey(self._model, self._mix, self._text.fitted, self._spec.kept_languages, self._meter).run(axes)
 
     def _begin(self, operations: float) -> None:
         """From here on, a piece of the work is planned more precisely than it was foreseen."""
         self._ahead = max(0.0, self._ahead - operations)
         self._meter.foresee("calibrate", self._ahead)
+        self._meter.lap()
 
     def _search_blocks(self, parameters: int) -> list[tuple[int, Growth]]:
         """The blocks that may be removed in their order, with the growth without them."""
@@ -248,7 +248,7 @@ class BudgetSearch:
             recipe=Recipe.of("magnitude"),
             targets={},
             order=self._spec.order,
-            mix=self._spec.calibration.mix,
+            mix=self._mix,
             calibration=self._text.fitted,
             evaluation=self._text.scored,
             shards=Shards(self._workdir / "tried"),
@@ -286,12 +286,21 @@ class BudgetSearch:
         everything = candidates(self._sizes, costs, self._checkpoint.parameters)
         smallest = (replace(amounts, rows=min(costs.rows)) for amounts in everything)
         least = min(self._sizes.parameters(amounts, costs.order[: amounts.removed]) for amounts in smallest)
-        share = least / self._checkpoint.parameters
+        share = math.ceil(1000 * least / self._checkpoint.parameters) / 1000
+        remedies = ["raise it"] if share < 1 else []
+        if "blocks" in self._budget.axes and self._spec.limits:
+            remedies.append("raise limits.languages, by which blocks stay")
+        if set(self._budget.axes) < set(BUDGET_AXES):
+            remedies.append("allow more axes")
         return PermanentError(
             f"shrink.budget.parameters: removing {', '.join(self._budget.axes)} leaves at least {share:.3f} of this "
-            f"model's parameters, which is more than {self._budget.parameters}; raise it, or allow more axes",
+            f"model's parameters, which is more than {self._budget.parameters}; {', or '.join(remedies)}",
             reason="BUDGET_TOO_SMALL",
         )
+
+    def _log(self, message: str, amounts: Amounts, growth: Growth, **figures: int) -> None:
+        told = {f"growth_{language}": round(share, 6) for language, share in growth.items()}
+        self._observer.log("info", message, **asdict(amounts), **figures, **told)
 
     def _recall(self) -> None:
         if self._path.exists():

@@ -143,6 +143,7 @@ class DepthSearch:
         solved: dict[int, Tensor] = {}
         removals: list[Removal] = []
         dense: dict[str, float] = {}
+        self._meter.lap()
         work = self._work(count, len(order) > 0)
         for kind, amount in work.items():
             self._meter.plan(kind, amount)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from secateur_service.models.checkpoint import Checkpoint
-from secateur_service.models.units import Units, has_axis, units_of
+from secateur_service.models.units import Units, has_axis, possible_heads, units_of
 from secateur_service.pruning.structured.amounts import Amounts, BlockSizes, Sizes
+from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
 from secateur_service.records.blocks import AXES, Axis
+from secateur_service.spec import BudgetAxis
 
 TRIALS = 6
 """Plans that are tried at most."""
@@ -42,6 +45,22 @@ def most_removed(checkpoint: Checkpoint, parameters: int) -> int:
     each = (checkpoint.parameters - outside_of(checkpoint)) / checkpoint.num_blocks
     needed = math.ceil((checkpoint.parameters - parameters) / each)
     return min(needed, checkpoint.num_blocks // 3)
+
+
+def least_parameters(checkpoint: Checkpoint, axes: Collection[BudgetAxis]) -> int:
+    """The fewest parameters that can be left by a model's shapes; its text may show that more have to stay."""
+    sizes, most = sizes_of(checkpoint), checkpoint.num_blocks // 3
+    dense = sizes.dense
+    rows = ROWS_MULTIPLE if "vocabulary" in axes else dense.rows
+    heads, channels = dense.heads, dense.channels
+    if "kv_heads" in axes:
+        fewest = grid_of(heads)[-1]
+        heads = min(count for count in (*possible_heads(checkpoint), heads) if count >= fewest)
+    if "feed_forward" in axes:
+        channels = grid_of(channels)[-1]
+    largest = sorted(range(checkpoint.num_blocks), key=lambda index: -sizes.blocks[index].all)
+    removed = largest[:most] if "blocks" in axes else []
+    return sizes.parameters(Amounts(rows, 0, heads, channels), removed)
 
 
 def outside_of(checkpoint: Checkpoint) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 
 from secateur_service.errors import FieldViolation
 from secateur_service.models.architectures import ARCHITECTURES
@@ -12,9 +13,11 @@ from secateur_service.models.plan_file import PlanFile
 from secateur_service.models.safetensors import TensorInfo
 from secateur_service.models.units import has_axis, heads_of, possible_heads, units_of
 from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
+from secateur_service.sizing.budget_search import least_parameters
 from secateur_service.spec import (
     BUDGET_AXES,
     BudgetAxis,
+    BudgetSpec,
     FeedForwardSpec,
     KvHeadsSpec,
     LayerOverride,
@@ -66,6 +69,16 @@ def misfits_of_shrinking(shrink: ShrinkSpec, checkpoint: Checkpoint) -> Iterator
         if axis not in able:
             problem = f"{axis} of this {checkpoint.model_type} model cannot be removed; {', '.join(able)} can"
             yield FieldViolation(f"shrink.budget.axes[{position}]", problem)
+    if shrink.budget is not None and set(shrink.budget.axes) <= set(able):
+        yield from _budget(shrink.budget, shrink.budget.axes or able, checkpoint)
+
+
+def _budget(asked: BudgetSpec, axes: Collection[BudgetAxis], checkpoint: Checkpoint) -> Iterator[FieldViolation]:
+    share = least_parameters(checkpoint, axes) / checkpoint.parameters
+    if share > asked.parameters:
+        more = ", or allow more axes" if set(axes) < set(axes_of(checkpoint)) else ""
+        problem = f"removing {', '.join(axes)} leaves at least {math.ceil(1000 * share) / 1000:.3f} of the parameters"
+        yield FieldViolation("shrink.budget.parameters", f"{problem}; raise it{more}")
 
 
 def axes_of(checkpoint: Checkpoint) -> tuple[BudgetAxis, ...]:
