@@ -191,7 +191,7 @@ def test_progress_reaches_its_end_and_counts_no_block_of_a_trial(model, corpora,
 
 def test_a_budget_that_cannot_be_kept_says_what_can(model, corpora, tmp_path):
     limits = {"languages": [{"language": "uk", "growth": 0.0}]}
-    data = {**data_of(model, corpora, budget={"parameters": 0.75, "axes": ["blocks"]}), "limits": limits}
+    data = {**data_of(model, corpora, budget={"parameters": 0.9, "axes": ["blocks"]}), "limits": limits}
     with pytest.raises(
         PermanentError, match=r"at least 1\.000 of .*; raise limits\.languages, .* or allow more"
     ) as caught:
