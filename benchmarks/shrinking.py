@@ -4,11 +4,11 @@
     python benchmarks/shrinking.py --small
 
 Runs jobs that make the model smaller, as the options say: for every language alone and for all languages, or for the
-sets that --keep gives. With --english, single languages are also calibrated on English text, to show what the language
-of the text is worth; the vocabulary stays that of the language, and blocks go by the loss of the language. With
---sparsity, the same sets are also pruned to zeros by the default method, for comparison. Prints effective parameters,
-that is those that are not zero, and growth of bits per byte on text that was not used for calibration. Written to
-shrinking-MODEL.json as results arrive.
+sets that --keep gives. With --budget, the service chooses the amounts. With --english, single languages are also
+calibrated on English text, to show what the language of the text is worth; the vocabulary stays that of the language,
+and blocks go by the loss of the language. With --sparsity, the same sets are also pruned to zeros by the default
+method, for comparison. Prints effective parameters, that is those that are not zero, and growth of bits per byte on
+text that was not used for calibration. Written to shrinking-MODEL.json as results arrive.
 """
 
 from __future__ import annotations
@@ -110,6 +110,7 @@ def main() -> None:
         for keep, calibration, zeros in jobs:
             name = " ".join(keep) + ("" if keep == calibration else f", calibrated on {' '.join(calibration)}")
             name += f", {options.sparsity:.0%} zeros" if zeros else ""
+            name += f", budget {options.budget:g}" if options.budget and not zeros else ""
             content[name] = shrink(options, keep, calibration, zeros=zeros)
             path.write_text(json.dumps(content, indent=1) + "\n")
             show({name: content[name]})
