@@ -37,7 +37,7 @@ from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.pass_config import PassConfig, Samples
 from secateur_service.pipeline.read_ahead import BlockReader
 from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.write_behind import BlockDiscarder, BlockWriter
+from secateur_service.pipeline.write_behind import BlockWriter
 from secateur_service.pruning.methods import Moments
 from secateur_service.records.blocks import BlockRecord, LayerRecord
 from secateur_service.sizing.operations import Work
@@ -154,8 +154,7 @@ class _Pass:
         narrows = output is not None and bool(output.plan.solved_axes)
         self.calibration = self._divide({} if config.moments is Moments.NONE and not narrows else text)
         self.reader = BlockReader(model, stopwatch, observer.check)
-        kind = BlockWriter if config.writes else BlockDiscarder
-        self.writer = kind(config.shards, config.fingerprint, ledger, observer, stopwatch)
+        self.writer = BlockWriter(config.shards, config.fingerprint, ledger, observer, stopwatch)
         self.pruner = BlockPruner(
             self.pruned.model,
             config,
@@ -351,8 +350,8 @@ class _Pass:
             with measure("evaluate"):
                 self._propagate(self.pruned, written, place, states.pruned)
                 snr_db = self._snr_db(states.dense, states.pruned)
-            if record is None:
-                outputs = self.pruned.model.output_tensors(written, place) if self.config.writes else []
+            if record is None and self.config.writes:
+                outputs = self.pruned.model.output_tensors(written, place)
                 self.writer.submit(place, outputs, layers, snr_db, time.monotonic() - began, narrowed)
 
     def _narrow(

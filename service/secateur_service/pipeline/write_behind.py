@@ -113,18 +113,3 @@ class BlockWriter:
         faults.reached("block.recorded")
         self._observer.block(record)
         self._shards.move(record, self._observer.check)
-
-
-class BlockDiscarder(BlockWriter):
-    """Writes nothing, where only the losses of a model are of interest."""
-
-    def submit(
-        self,
-        index: int,
-        outputs: list[OutputTensor],
-        layers: Sequence[LayerRecord],
-        snr_db: Mapping[str, float],
-        seconds: float,
-        narrowed: Mapping[Axis, NarrowedRecord],
-    ) -> None:
-        """Discard a block."""
