@@ -61,27 +61,42 @@ FEWER_HEADS = [name for name in CONFIGS if row_of(name).attention]
 @pytest.mark.parametrize("architecture", NARROW)
 def test_every_architecture_loads_with_narrower_feed_forward_layers(tmp_path, corpora, architecture):
     model = save_scene(tmp_path / "model", architecture=architecture)
-    report = run(data_of(model, corpora, feed_forward={"channels": 60}), tmp_path / "out").report
+    report = run(data_of(model, corpora, feed_forward={"channels": 36}), tmp_path / "out").report
     smaller, _ = assert_reloads(model, corpora, tmp_path / "out", report)
     dense, _ = loaded(model)
     layout = row_of(architecture).feed_forward
-    assert getattr(smaller.config, layout.size) == 60
+    assert getattr(smaller.config, layout.size) == 36
     plan = json.loads((tmp_path / "out" / "plan.json").read_bytes())["feed_forward"]
-    assert [entry["block"] for entry in plan] == [0, 1, 2]
-    path = row_of(architecture).blocks
+    path, width = row_of(architecture).blocks, getattr(dense.config, layout.size)
+    experts = {index: experts_of(dense, path, index) for index in range(3)} if layout.of_experts else {}
+    assert [entry["block"] for entry in plan] == [index for index in range(3) if experts.get(index, 1)]
     for entry in plan:
         kept = [channel for first, last in entry["kept"] for channel in range(first, last + 1)]
-        assert len(kept) == 60 < entry["before"] == 96
+        count = experts.get(entry["block"], 1)
+        assert (len(kept), entry["before"]) == (36 * count, width * count)
         assert 0 < entry["errors"]["uk"] < 1
-        rows = [channel + part * 96 for part in range(layout.fused) for channel in kept]
+        before, after = (each.get_submodule(f"{path}.{entry['block']}") for each in (dense, smaller))
+        if layout.of_experts:
+            for number in range(count):
+                channels = [channel - width * number for channel in kept if channel // width == number]
+                rows = [*channels, *(channel + width for channel in channels)]  # gate and up projection in one
+                one, other = (each.mlp.experts.gate_up_proj[number] for each in (before, after))
+                assert torch.equal(other, one[rows])
+            continue
+        rows = [channel + part * width for part in range(layout.fused) for channel in kept]
         for name in layout.inputs:
-            before, after = (each.get_submodule(f"{path}.{entry['block']}.{name}") for each in (dense, smaller))
-            assert torch.equal(after.weight, before.weight[rows])
-            assert before.bias is None or torch.equal(after.bias, before.bias[rows])
+            one, other = (each.get_submodule(name) for each in (before, after))
+            assert torch.equal(other.weight, one.weight[rows])
+            assert one.bias is None or torch.equal(other.bias, one.bias[rows])
 
 
-def test_bloom_and_mixtures_of_experts_are_not_narrowed():
-    assert {*CONFIGS} - {*NARROW} == {"bloom", "mixtral", "qwen3_moe"}
+def experts_of(model, path, index):
+    """The number of experts of a block."""
+    return getattr(getattr(model.get_submodule(f"{path}.{index}").mlp, "experts", None), "num_experts", 0)
+
+
+def test_channels_of_every_architecture_but_bloom_can_go():
+    assert {*CONFIGS} - {*NARROW} == {"bloom"}
 
 
 @pytest.mark.parametrize("architecture", FEWER_HEADS)
@@ -130,7 +145,7 @@ def test_every_architecture_loads_with_fewer_blocks(tmp_path, corpora, architect
             if not torch.equal(one, other):
                 changed.add((index, name))
     # The block before makes up for the one that is gone, and those after it for what is left of the difference.
-    follows = layout and not layout.normed and architecture != "opt projected"
+    follows = layout and not (layout.normed or layout.of_experts) and architecture != "opt projected"
     after = [index for index in kept if index >= removed.block - 1] if follows else []
     assert changed == {(index, f"{layout.output}.weight") for index in after}
 

@@ -23,6 +23,8 @@ _MAX_EXPERTS = 4096
 class FeedForward:
     """The feed-forward layers of a block, whose channels can be removed.
 
+    In a mixture of experts each expert has its own; `*` in the names stands for the number of an expert.
+
     Attributes:
         inputs: linear layers that write the channels, relative to the block.
         output: the linear layer that reads them.
@@ -36,6 +38,11 @@ class FeedForward:
     size: str | None
     fused: int = 1
     normed: bool = False
+
+    @property
+    def of_experts(self) -> bool:
+        """Whether each expert has its own."""
+        return "*" in self.output
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Architecture:
         unread: names, relative to a block, of tensors that some checkpoints have and no loader reads.
         base: transformers' class without a head, where its name does not follow from `class_name`.
         experts: names of an expert's gate, up and down projection, in architectures that mix experts.
-        feed_forward: the feed-forward layers, where all blocks have the same.
+        feed_forward: the feed-forward layers, where all blocks have the same; in a mixture, those of the experts.
         attention: the attention, where heads can be removed: the configuration can say how wide a head is, and each
             head's queries and keys are normalised by themselves if at all.
         returns_tuple: whether a block returns a tuple whose first item is the hidden states.
@@ -168,6 +175,12 @@ _MIXTRAL_EXPERT = ("w1", "w3", "w2")
 _QWEN_EXPERT = ("gate_proj", "up_proj", "down_proj")
 
 
+def _each_expert(names: tuple[str, str, str], size: str) -> FeedForward:
+    """The feed-forward layers of every expert."""
+    gate, up, down = (f"mlp.experts.*.{name}" for name in names)
+    return FeedForward((gate, up), down, size)
+
+
 def _mixtral(config: Config, index: int) -> Inputs:  # noqa: ARG001
     return (*_ATTENTION, *_experts(config, _MIXTRAL_EXPERT))
 
@@ -191,6 +204,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         excluded=("block_sparse_moe.gate.weight",),  # the router
         renamed=((".mlp.", ".block_sparse_moe."),),
         experts=_MIXTRAL_EXPERT,
+        feed_forward=_each_expert(_MIXTRAL_EXPERT, "intermediate_size"),
         attention=_HEADS,
     ),
     "qwen2": Architecture("Qwen2ForCausalLM", _LLAMA, feed_forward=_GATED, attention=_HEADS),
@@ -200,6 +214,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         _qwen3_moe,
         excluded=("mlp.gate.weight",),  # the router
         experts=_QWEN_EXPERT,
+        feed_forward=_each_expert(_QWEN_EXPERT, "moe_intermediate_size"),
         attention=_HEADS,
     ),
     "gemma2": Architecture("Gemma2ForCausalLM", _LLAMA, tied=True, feed_forward=_NORMED, attention=_HEADS),

@@ -40,7 +40,7 @@ class OutputPlan:
         blocks: which blocks are kept, by their position in the dense model, in order.
         kept: what is kept of tensors, by their name in the dense model; tensors that are not named are kept whole.
         files: new contents of files that go with the model, by name; the others are copied.
-        narrowed: how many units of an axis each block keeps; which ones is chosen when the block is in memory.
+        narrowed: how many units of an axis each projection keeps; which ones is chosen when the block is in memory.
         follows: whether the feed-forward layers make up for what earlier blocks lost: see `pipeline.narrowing`.
         solved: tensors of the dense model that have other values in the output, by their name: where those are.
         left_out: the companion files that are not published, each with the reason.
@@ -121,7 +121,8 @@ class OutputPlan:
             name: sizes
             for axis, kept in self.narrowed.items()
             for index in self.blocks
-            for name, sizes in units_of(self.dense, index, axis).sizes(kept)
+            for units in units_of(self.dense, index, axis)
+            for name, sizes in units.sizes(kept)
         }
 
     @cached_property

@@ -161,6 +161,14 @@ class PlanFile(_Part):
         """The units that are kept along all axes."""
         return {axis: self.narrowed(axis) for axis in self.axes}
 
+    def counts(self, checkpoint: Checkpoint) -> dict[Axis, int]:
+        """How many units each projection keeps of the model that the plan is for."""
+        found: dict[Axis, int] = {}
+        for axis in self.axes:
+            index, kept = next(iter(self.narrowed(axis).items()))
+            found[axis] = len(kept) // len(units_of(checkpoint, index, axis))
+        return found
+
     def with_blocks(self, blocks: Sequence[int], records: Sequence[BlockRecord]) -> PlanFile:
         """With what became of the finished blocks.
 
@@ -227,19 +235,20 @@ def _misfits(plan: PlanFile, checkpoint: Checkpoint) -> Iterator[str]:
             return
         entries: tuple[NarrowedPlan, ...] = getattr(plan, axis)
         found = plan.narrowed(axis)
-        if sorted(found) != kept or len(entries) != len(kept):
+        projections = {index: units for index in kept if (units := units_of(checkpoint, index, axis))}
+        if sorted(found) != [*projections] or len(entries) != len(projections):
             yield f"{axis} is not given once for each block that is kept"
             return
-        counts = {len(units) for units in found.values()}
-        if len(counts) != 1:
-            yield f"{axis} has to be as wide in every block"
+        counts = {len(units.among(found[index])) for index, each in projections.items() for units in each}
+        if len(counts) != 1 or 0 in counts:
+            yield f"{axis} has to be as wide in every block, and in every expert"
         elif axis == "attention" and not counts <= {heads_of(checkpoint).keys, *possible_heads(checkpoint)}:
             yield f"transformers builds no such model with {counts.pop()} key/value heads"
+        before = {index: sum(units.count for units in each) for index, each in projections.items()}
         for index, units in found.items():
-            count = units_of(checkpoint, index, axis).count
-            if units[-1] >= count:
-                yield f"{axis} of block {index}: {units[-1]} is kept, and there are {count}"
-        if any(entry.before != units_of(checkpoint, entry.block, axis).count for entry in entries):
+            if units[-1] >= before[index]:
+                yield f"{axis} of block {index}: {units[-1]} is kept, and there are {before[index]}"
+        if any(entry.before != before[entry.block] for entry in entries):
             yield f"{axis} had another number of units before"
     if not (plan.axes or removed or plan.vocabulary):
         yield "it removes nothing"

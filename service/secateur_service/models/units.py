@@ -6,6 +6,7 @@ axis have as many of each. Does not import torch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,10 @@ from secateur_service.models.safetensors import TensorInfo
 from secateur_service.records.blocks import Axis
 
 KeptUnits = Mapping[Axis, Mapping[int, tuple[int, ...]]]
-"""Units to keep, by axis and by the number of the block in the dense model."""
+"""Units to keep, by axis and by the number of the block in the dense model.
+
+The channels of a block's experts are numbered one expert after the other.
+"""
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,11 @@ def _is_possible(checkpoint: Checkpoint, kept: int) -> bool:
 
 @dataclass(frozen=True)
 class Units:
-    """The units of one axis of a block.
+    """The units that one projection reads: all of an axis of a block, or the channels of one expert.
 
     Attributes:
         count: how many there are.
+        first: the number of the first one in the block.
         linear: the linear layer that reads them, relative to the block.
         output: its weight.
         columns: how many of its columns belong to each unit; they are one after the other.
@@ -79,6 +84,11 @@ class Units:
     output: TensorInfo
     columns: int
     inputs: Mapping[str, tuple[int, ...]]
+    first: int = 0
+
+    def among(self, numbers: Iterable[int]) -> list[int]:
+        """Which of these units are kept, of those that the block keeps."""
+        return [number - self.first for number in numbers if 0 <= number - self.first < self.count]
 
     def columns_of(self, kept: Sequence[int]) -> list[int]:
         """The columns of the units that are kept."""
@@ -100,15 +110,25 @@ class Units:
         yield self.output.name, {1: kept * self.columns}
 
 
-def units_of(checkpoint: Checkpoint, index: int, axis: Axis) -> Units:
-    """The units of a block; the architecture must have the axis."""
+def units_of(checkpoint: Checkpoint, index: int, axis: Axis) -> tuple[Units, ...]:
+    """The units of a block by the projection that reads them; the architecture must have the axis.
+
+    All projections of a block have as many. There is more than one in a mixture of experts, and none in those of its
+    blocks that have no experts.
+    """
     architecture = checkpoint.architecture
     if axis == "feed_forward":
         channels = architecture.feed_forward
         assert channels is not None
-        output = checkpoint.linear_weight(index, channels.output)
-        rows = {name: (1,) * channels.fused for linear in channels.inputs for name in _named(checkpoint, index, linear)}
-        return Units(output.shape[1], channels.output, output, 1, rows)
+        found: list[Units] = []
+        for output in _readers(checkpoint, index, axis):
+            expert = checkpoint.expert_of(output)
+            inputs = [name.replace("*", str(expert)) for name in channels.inputs]
+            weight = checkpoint.linear_weight(index, output)
+            count = weight.shape[1]
+            rows = {name: (1,) * channels.fused for linear in inputs for name in _named(checkpoint, index, linear)}
+            found.append(Units(count, output, weight, 1, rows, first=len(found) * count))
+        return tuple(found)
     layout, heads = architecture.attention, heads_of(checkpoint)
     assert layout is not None
     output = checkpoint.linear_weight(index, layout.output)
@@ -118,7 +138,24 @@ def units_of(checkpoint: Checkpoint, index: int, axis: Axis) -> Units:
         for module in layout.inputs
         for name in _named(checkpoint, index, module)
     }
-    return Units(heads.keys, layout.output, output, heads.queries * heads.width, rows)
+    return (Units(heads.keys, layout.output, output, heads.queries * heads.width, rows),)
+
+
+def unit_count(checkpoint: Checkpoint, axis: Axis) -> int:
+    """How many units each projection of an axis reads."""
+    blocks = (units_of(checkpoint, index, axis) for index in range(checkpoint.num_blocks))
+    return next(units[0].count for units in blocks if units)
+
+
+def _readers(checkpoint: Checkpoint, index: int, axis: Axis) -> list[str]:
+    """The projections of a block that read units of an axis, in the order in which the block runs them."""
+    layout = getattr(checkpoint.architecture, axis)
+    return [group[0] for group in checkpoint.inputs(index) if _pattern(layout.output).fullmatch(group[0])]
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """What matches a layer's name, in which `*` stands for the number of an expert."""
+    return re.compile(re.escape(name).replace(r"\*", r"\d+"))
 
 
 def has_axis(checkpoint: Checkpoint, axis: Axis) -> bool:
@@ -132,17 +169,23 @@ def has_axis(checkpoint: Checkpoint, axis: Axis) -> bool:
 def adds_to_states(checkpoint: Checkpoint) -> bool:
     """Whether what the feed-forward layers write is added to the hidden states as it is.
 
-    Not so where it is normalised first, or afterwards with the hidden states.
+    Not so where it is normalised first, or afterwards with the hidden states, or where experts write it, each for the
+    tokens that are routed to it.
     """
     layout = checkpoint.architecture.feed_forward
-    return layout is not None and not layout.normed and bool(checkpoint.config.get("do_layer_norm_before", True))
+    if layout is None or layout.normed or layout.of_experts:
+        return False
+    return bool(checkpoint.config.get("do_layer_norm_before", True))
 
 
-def inputs_of(checkpoint: Checkpoint, axes: Iterable[Axis]) -> tuple[int, ...]:
-    """Which inputs of a block the projections have that read the units of these axes."""
-    rows = [layout for axis in axes if (layout := getattr(checkpoint.architecture, axis)) is not None]
-    inputs = checkpoint.inputs(0)
-    return tuple(position for row in rows for position, group in enumerate(inputs) if row.output in group)
+def inputs_of(checkpoint: Checkpoint, axes: Iterable[Axis]) -> tuple[tuple[int, ...], ...]:
+    """Which inputs of each block the projections have that read the units of these axes."""
+    able = [axis for axis in axes if getattr(checkpoint.architecture, axis) is not None]
+    found = []
+    for index in range(checkpoint.num_blocks):
+        readers = {name for axis in able for name in _readers(checkpoint, index, axis)}
+        found.append(tuple(at for at, group in enumerate(checkpoint.inputs(index)) if readers & {*group}))
+    return tuple(found)
 
 
 def settings_of(checkpoint: Checkpoint, axis: Axis, kept: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from secateur_service.pipeline.batches import Batch
 from secateur_service.pipeline.meter import Kind
 from secateur_service.pipeline.pass_config import PassConfig
 from secateur_service.pipeline.stepwise import StepwiseForward, stepwise_forwards
+from secateur_service.pruning.budget import MIN_EXPERT_TOKENS
 from secateur_service.pruning.fidelity import InputSample, snr_db
 from secateur_service.pruning.methods import METHODS, Moments, Recipe
 from secateur_service.pruning.minimax import solve_minimax
@@ -34,8 +35,6 @@ from secateur_service.pruning.statistics import InputStatistics
 from secateur_service.records.blocks import LayerRecord
 from secateur_service.sizing.operations import Work
 
-# Fewer tokens say too little about an expert: it is pruned by magnitude.
-MIN_EXPERT_TOKENS = 32
 # Rows of a matrix checked at once, because the check takes memory too.
 _ROWS = 1024
 

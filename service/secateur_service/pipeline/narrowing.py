@@ -5,7 +5,8 @@ are narrow and pruned already. Attention comes first, so that the channels are c
 
 The projection that reads the channels writes into the hidden states that all later blocks read, so it also makes up for
 what they have lost so far: its target is the dense model's hidden states after the block. So it is solved anew too
-where only heads or whole blocks are removed. Not so where its output is normalised before it is added.
+where only heads or whole blocks are removed. Not so where its output is normalised before it is added, and in mixtures
+of experts, where each expert is narrowed by the tokens that are routed to it.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.units import KeptUnits, Units, units_of
 from secateur_service.pipeline.batches import Batch
 from secateur_service.pipeline.stepwise import stepwise_forwards
+from secateur_service.pruning.budget import MIN_EXPERT_TOKENS
 from secateur_service.pruning.methods import Moments
 from secateur_service.pruning.statistics import InputStatistics
 from secateur_service.pruning.structured.width import (
     CrossMoments,
+    Loss,
     choose_channels,
     choose_heads,
-    relative_errors,
+    losses,
     resolve,
 )
 from secateur_service.records.blocks import Axis, NarrowedRecord
@@ -107,50 +110,59 @@ class Narrower:
         cut: Tensors = {}
         records: dict[Axis, NarrowedRecord] = {}
         with contextlib.ExitStack() as changed:
-            for axis, units in self._axes(index):
-                weight_MN = stored[units.output.name].to(self._model.device)
-                inputs = self._observe(block, place, units, states, goal if axis == "feed_forward" else ())
-                try:
-                    kept, solved_MK, errors = self._solve(axis, index, units, weight_MN, inputs)
-                except FloatingPointError as error:
-                    raise FloatingPointError(f"{units.output.name}: {error}") from error
-                columns = torch.tensor(units.columns_of(kept), device=self._model.device)
-                linear = block.get_submodule(units.linear)
-                assert isinstance(linear, nn.Linear)
-                changed.enter_context(_with_columns(linear, columns, solved_MK))
-                cut[units.output.name] = solved_MK.cpu()
-                cut |= {
-                    name: stored[name].index_select(0, torch.tensor(units.rows_of(name, kept))) for name in units.inputs
-                }
-                if len(kept) < units.count:
-                    records[axis] = NarrowedRecord(tuple(kept), units.count, errors)
+            for axis in self._plan.solved_axes:
+                units = units_of(self._plan.dense, index, axis)
+                numbers: list[int] = []
+                found: dict[str, Loss] = {}
+                followed = goal if axis == "feed_forward" else ()
+                with contextlib.closing(self._observed(block, place, units, states, followed)) as observed:
+                    for one, inputs in observed:
+                        weight_MN = stored[one.output.name].to(self._model.device)
+                        try:
+                            kept, solved_MK, lost = self._solve(axis, index, one, weight_MN, inputs)
+                        except FloatingPointError as error:
+                            raise FloatingPointError(f"{one.output.name}: {error}") from error
+                        cut[one.output.name] = solved_MK.cpu()
+                        cut |= {
+                            name: stored[name].index_select(0, torch.tensor(one.rows_of(name, kept)))
+                            for name in one.inputs
+                        }
+                        numbers += [one.first + unit for unit in kept]
+                        found = {language: found.get(language, Loss()) + loss for language, loss in lost.items()}
+                if axis != self._plan.solved_axes[-1]:  # the next axis sees the block without these units
+                    (one,) = units
+                    columns = torch.tensor(one.columns_of(numbers), device=self._model.device)
+                    changed.enter_context(_with_columns(_linear(block, one), columns, cut[one.output.name]))
+                before = sum(one.count for one in units)
+                if len(numbers) < before:
+                    errors = {language: loss.share for language, loss in found.items()}
+                    records[axis] = NarrowedRecord(tuple(numbers), before, errors)
         return cut, records
 
     def placeholders(self, index: int, stored: Tensors) -> Tensors:
         """Tensors of the right shapes, for a block whose values come from its shard."""
         cut = {}
-        for axis, units in self._axes(index):
-            for name, sizes in units.sizes(self._plan.narrowed.get(axis, units.count)):
-                tensor = stored[name]
-                for dimension, size in sizes.items():
-                    tensor = tensor.narrow(dimension, 0, size)
-                cut[name] = tensor.contiguous()
-        return cut
-
-    def _axes(self, index: int) -> Iterator[tuple[Axis, Units]]:
         for axis in self._plan.solved_axes:
-            yield axis, units_of(self._plan.dense, index, axis)
+            for units in units_of(self._plan.dense, index, axis):
+                for name, sizes in units.sizes(self._plan.narrowed.get(axis, units.count)):
+                    tensor = stored[name]
+                    for dimension, size in sizes.items():
+                        tensor = tensor.narrow(dimension, 0, size)
+                    cut[name] = tensor.contiguous()
+        return cut
 
     def _solve(
         self, axis: Axis, index: int, units: Units, weight_MN: Tensor, inputs: _Inputs
-    ) -> tuple[list[int], Tensor, dict[str, float]]:
+    ) -> tuple[list[int], Tensor, dict[str, Loss]]:
         """The units to keep, the projection on their columns, and what is lost by language."""
         grams = {name: inputs.statistics.language_gram(name) for name, share in self._mix.items() if share}
         gram_NN, count = inputs.statistics.gram, self._plan.narrowed.get(axis, units.count)
         assert gram_NN is not None
+        if sum(inputs.statistics.seen.values()) < MIN_EXPERT_TOKENS:
+            gram_NN = torch.eye(len(gram_NN), device=gram_NN.device)  # by the norms of columns alone
         self._check()
         if axis in self._units:
-            kept = list(self._units[axis][index])
+            kept = units.among(self._units[axis][index])
         elif axis == "attention":
             kept = choose_heads(weight_MN, gram_NN, count, units.columns).tolist()
         else:
@@ -161,17 +173,42 @@ class Narrower:
         solved_MK = resolve(weight_MN, gram_NN, columns, drift_MN).to(weight_MN.dtype)
         # What goes with the units, apart from what the projection does about earlier blocks.
         alone_MK = solved_MK if drift_MN is None else resolve(weight_MN, gram_NN, columns)
-        return kept, solved_MK, relative_errors(weight_MN, alone_MK, columns, grams)
+        return kept, solved_MK, losses(weight_MN, alone_MK, columns, grams)
+
+    def _observed(
+        self, block: nn.Module, place: int, units: Sequence[Units], states: Sequence[Tensor], goal: Sequence[Tensor]
+    ) -> Iterator[tuple[Units, _Inputs]]:
+        """The inputs of each projection that reads units of an axis."""
+        if any(self._is_experts(one) for one in units):
+            yield from self._observed_experts(block, place, units, states)
+        else:
+            for one in units:
+                yield one, self._observe(block, place, one, states, goal)
+
+    def _observed_experts(
+        self, block: nn.Module, place: int, units: Sequence[Units], states: Sequence[Tensor]
+    ) -> Iterator[tuple[Units, _Inputs]]:
+        """The inputs of every expert, one after the other, while all text waits in the block.
+
+        So there are second moments of one expert at a time.
+        """
+        linears = {one.linear: _linear(block, one) for one in units}
+        runs = [functools.partial(self._model.run_block, block, place, before) for before in states]
+        with stepwise_forwards(runs, [(name,) for name in linears], linears) as forwards:
+            for one in units:
+                statistics = self._statistics(one, linears[one.linear])
+                for batch, forward in zip(self._batches, forwards, strict=True):
+                    self._check()
+                    statistics.update(forward.advance(), batch.language)
+                _require_finite(statistics, one, place)
+                yield one, _Inputs(statistics, None)
 
     def _observe(
         self, block: nn.Module, place: int, units: Units, states: Sequence[Tensor], goal: Sequence[Tensor]
     ) -> _Inputs:
         """The inputs of the projection that reads the units."""
-        linear = block.get_submodule(units.linear)
-        assert isinstance(linear, nn.Linear)
-        statistics = InputStatistics(
-            linear.in_features, self._mix, self._tokens, self._model.device, moments=Moments.BY_LANGUAGE
-        )
+        linear = _linear(block, units)
+        statistics = self._statistics(units, linear)
         drift = CrossMoments(self._mix, self._tokens) if goal else None
         for position, (batch, before) in enumerate(zip(self._batches, states, strict=True)):
             self._check()
@@ -183,9 +220,32 @@ class Narrower:
                     reached = forward.finish().to(self._model.device).float()
                     wanted = goal[position].to(self._model.device).float() - reached
                     drift.update(wanted, inputs, batch.language)
-        if not statistics.is_finite():
-            raise FloatingPointError(f"{units.linear} of block {place}: its inputs are not finite")
+        _require_finite(statistics, units, place)
         return _Inputs(statistics, drift)
+
+    def _statistics(self, units: Units, linear: nn.Linear) -> InputStatistics:
+        return InputStatistics(
+            linear.in_features,
+            self._mix,
+            self._tokens,
+            self._model.device,
+            moments=Moments.BY_LANGUAGE,
+            is_expert=self._is_experts(units),
+        )
+
+    def _is_experts(self, units: Units) -> bool:
+        return self._plan.dense.expert_of(units.linear) is not None
+
+
+def _linear(block: nn.Module, units: Units) -> nn.Linear:
+    linear = block.get_submodule(units.linear)
+    assert isinstance(linear, nn.Linear)
+    return linear
+
+
+def _require_finite(statistics: InputStatistics, units: Units, place: int) -> None:
+    if not statistics.is_finite():
+        raise FloatingPointError(f"{units.linear} of block {place}: its inputs are not finite")
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ from secateur_service.models.tensors import output_tensor
 from secateur_service.models.token_graph import TokenGraph
 from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.models.trimmed_tokenizer import trim_files
-from secateur_service.models.units import KeptUnits, adds_to_states, heads_of, settings_of, units_of
+from secateur_service.models.units import KeptUnits, adds_to_states, heads_of, settings_of, unit_count
 from secateur_service.pipeline.depth_search import DepthSearch
 from secateur_service.pipeline.job_text import JobText, calibration_corpus
 from secateur_service.pipeline.observer import JobObserver
@@ -172,7 +172,7 @@ class Shrinker:
         if given is not None:
             shrinkage = replace(shrinkage, units=given.units)
             self.order = tuple(entry.block for entry in given.removed_blocks)
-            counts = {axis: len(next(iter(kept.values()))) for axis, kept in shrinkage.units.items()}
+            counts = given.counts(checkpoint)
         config = dict(shrinkage.plan.config)
         for axis, count in counts.items():
             config |= settings_of(checkpoint, axis, count)
@@ -185,8 +185,7 @@ class Shrinker:
         if asked.kv_heads is not None:
             counts["attention"] = heads_of(self._checkpoint).keys - asked.kv_heads.remove
         if asked.feed_forward is not None:
-            width = units_of(self._checkpoint, 0, "feed_forward").count
-            counts["feed_forward"] = asked.feed_forward.channels_of(width)
+            counts["feed_forward"] = asked.feed_forward.channels_of(unit_count(self._checkpoint, "feed_forward"))
         return counts
 
     def remove_blocks(

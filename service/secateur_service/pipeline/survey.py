@@ -16,7 +16,7 @@ from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.stepwise import stepwise_forwards
 from secateur_service.pruning.methods import Moments
 from secateur_service.pruning.statistics import InputStatistics
-from secateur_service.pruning.structured.width import drop_channels, drop_heads, relative_errors, resolve
+from secateur_service.pruning.structured.width import drop_channels, drop_heads, losses, resolve
 from secateur_service.records.blocks import Axis
 from secateur_service.sizing.budget_search import grid_of
 from secateur_service.sizing.operations import forward_operations, groups_of
@@ -74,7 +74,7 @@ class Survey:
         self._meter.plan("calibrate", sum(self._tokens.values()) * sum(self._each))
         states = self._model.embed([batch.tokens for batch in self._batches])
         for index in range(self._model.num_blocks):
-            units = {axis: units_of(self._model.checkpoint, index, axis) for axis in axes}
+            units = {axis: units_of(self._model.checkpoint, index, axis)[0] for axis in axes}
             with self._model.block(index) as block:
                 statistics, power = self._observe(block, index, units, states)
             for axis, found in statistics.items():
@@ -125,17 +125,12 @@ class Survey:
             order = drop_heads(weight_MN, gram_NN, grid[-1], units.columns)
         else:
             order = drop_channels(weight_MN, gram_NN, grid[-1])
-        shares = dict.fromkeys(self._languages, 1.0)
-        if adds_to_states(model.checkpoint):
-            dense_MN = weight_MN.double()
-            shares = {
-                name: float((dense_MN @ gram.double() * dense_MN).sum()) / power[name] for name, gram in grams.items()
-            }
+        adds = adds_to_states(model.checkpoint)
         curve = {units.count: dict.fromkeys(self._languages, 0.0)}
         for count in grid[1:]:
             self._meter.check()
             kept = sorted(set(range(units.count)) - set(order[: units.count - count]))
             columns = torch.tensor(units.columns_of(kept), device=model.device)
-            errors = relative_errors(weight_MN, resolve(weight_MN, gram_NN, columns), columns, grams)
-            curve[count] = {name: share * shares[name] for name, share in errors.items()}
+            found = losses(weight_MN, resolve(weight_MN, gram_NN, columns), columns, grams)
+            curve[count] = {name: loss.lost / power[name] if adds else loss.share for name, loss in found.items()}
         return curve

@@ -25,6 +25,8 @@ DEVICE_TILE_TOKENS = 16384
 BATCH_TILES = {"cpu": 1, "cuda": 16}
 # Smaller for an expert: its tile waits for more tokens, as do those of all other experts and languages.
 EXPERT_TILE_TOKENS = 256
+# Fewer tokens say too little about an expert: only the norms of its weights count then.
+MIN_EXPERT_TOKENS = 32
 
 _GRAM_PRODUCTS = 9 / 8
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection
 
 from secateur_service.models.checkpoint import Checkpoint
-from secateur_service.models.units import Units, has_axis, possible_heads, units_of
+from secateur_service.models.units import Units, has_axis, possible_heads, unit_count, units_of
 from secateur_service.pruning.structured.amounts import Amounts, BlockSizes, Sizes
 from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
 from secateur_service.records.blocks import AXES, Axis
@@ -81,7 +81,8 @@ def sizes_of(checkpoint: Checkpoint) -> Sizes:
         each: dict[Axis, int] = {}
         for axis in axes:
             units = units_of(checkpoint, index, axis)
-            counts[axis], each[axis] = units.count, _unit_parameters(checkpoint, units)
+            counts[axis] = unit_count(checkpoint, axis)
+            each[axis] = sum(_unit_parameters(checkpoint, one) for one in units)
         whole = sum(math.prod(info.shape) for info in checkpoint.block_tensors(index))
         blocks.append(BlockSizes(whole, each.get("attention", 0), each.get("feed_forward", 0)))
     dense = Amounts(rows, 0, counts.get("attention", 0), counts.get("feed_forward", 0))

@@ -25,7 +25,7 @@ from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.plan_file import PlanFile
 from secateur_service.models.safetensors import DTYPE_BYTES
-from secateur_service.models.units import adds_to_states, heads_of, inputs_of, units_of
+from secateur_service.models.units import adds_to_states, heads_of, inputs_of, unit_count, units_of
 from secateur_service.pruning.budget import BATCH_TILES, EXPERT_TILE_TOKENS, TILE_TOKENS, sample_tokens
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
@@ -173,14 +173,14 @@ def _output(checkpoint: Checkpoint, shrink: ShrinkSpec, given: PlanFile | None) 
     if shrink.kv_heads is not None:
         counts["attention"] = heads_of(checkpoint).keys - shrink.kv_heads.remove
     if shrink.feed_forward is not None:
-        counts["feed_forward"] = shrink.feed_forward.channels_of(units_of(checkpoint, 0, "feed_forward").count)
+        counts["feed_forward"] = shrink.feed_forward.channels_of(unit_count(checkpoint, "feed_forward"))
     kept: dict[str, dict[int, Sequence[int]]] = {}
     if shrink.vocabulary is not None and shrink.vocabulary.rows is not None:
         rows: Sequence[int] = range(-(-shrink.vocabulary.rows // ROWS_MULTIPLE) * ROWS_MULTIPLE)
         kept = {name: {0: rows} for name in (checkpoint.embedding_name, checkpoint.head_name)}
     blocks = plan.blocks[shrink.blocks.remove :] if shrink.blocks else plan.blocks
     if given is not None:
-        counts = {axis: len(units) for axis in given.axes for units in given.narrowed(axis).values()}
+        counts = given.counts(checkpoint)
         rows = given.vocabulary.indices if given.vocabulary else ()
         kept = {name: {0: rows} for name in (checkpoint.embedding_name, checkpoint.head_name) if rows}
         blocks = plan.blocks[len(given.removed_blocks) :]
@@ -249,11 +249,14 @@ def _place_of_states(device: str, shortages: Collection[Shortage]) -> str:
 
 def _working_bytes(work: Work, spec: PruneSpec, hidden: int, device: str, item: int, *, small: bool) -> int:
     """Memory where blocks are computed: a block, states waiting inside it, statistics, the largest piece of work."""
-    groups = max(work.blocks, key=lambda groups: sum(group.parameters for group in groups))
+    largest = max(range(len(work.blocks)), key=lambda at: sum(group.parameters for group in work.blocks[at]))
+    groups, narrowed = work.blocks[largest], work.narrowed_groups(largest)
     stages = not work.all_open
     waiting = 0
     if stages and work.needs_data:  # every batch waits inside the block, with its input and its residual
         waiting = work.calibration * (max(group.width for group in groups) + hidden)
+    if experts := [group for group in narrowed if group.experts]:  # and with the sum of the experts' outputs
+        waiting = max(waiting, int(work.calibration * (3 * hidden + experts[0].share * experts[0].width)))
     grams = [4 * group.width**2 * work.needs_gram for group in groups]
     each = [
         gram * (work.languages if work.minimax else 1) + _waiting_bytes(work, group, item)
@@ -271,7 +274,10 @@ def _working_bytes(work: Work, spec: PruneSpec, hidden: int, device: str, item: 
         + waiting * item
         + statistics
         + max(
-            solving, _narrowing_bytes(work, groups), activations, HEAD_SLICE_BYTES[device] + LOGITS_SLICE_BYTES[device]
+            solving,
+            _narrowing_bytes(work, narrowed),
+            activations,
+            HEAD_SLICE_BYTES[device] + LOGITS_SLICE_BYTES[device],
         )
     )
 
@@ -288,11 +294,11 @@ def _solving_bytes(recipe: Recipe, group: Group, item: int) -> int:
     return stacks * 4 * group.parameters + squares * square + layers * tallest
 
 
-def _narrowing_bytes(work: Work, groups: list[Group]) -> int:
+def _narrowing_bytes(work: Work, narrowed: list[Group]) -> int:
     """Memory for choosing channels or heads: second moments per language and mixed, and three matrices in float64."""
     each = [
         4 * group.width**2 * (work.languages + 1) + 3 * 8 * (group.width**2 + group.parameters)
-        for group in (groups[position] for position in work.narrowed)
+        for group in narrowed
     ]
     return max(each, default=0)
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from secateur_service.errors import FieldViolation
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan_file import PlanFile
 from secateur_service.models.safetensors import TensorInfo
-from secateur_service.models.units import has_axis, heads_of, possible_heads, units_of
+from secateur_service.models.units import has_axis, heads_of, possible_heads, unit_count, units_of
 from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
+from secateur_service.records.blocks import Axis
 from secateur_service.sizing.budget_search import least_parameters
 from secateur_service.spec import (
     BUDGET_AXES,
@@ -87,7 +88,7 @@ def axes_of(checkpoint: Checkpoint) -> tuple[BudgetAxis, ...]:
         "vocabulary": True,
         "blocks": checkpoint.num_blocks > 1,
         "kv_heads": has_axis(checkpoint, "attention") and bool(possible_heads(checkpoint)),
-        "feed_forward": has_axis(checkpoint, "feed_forward"),
+        "feed_forward": has_axis(checkpoint, "feed_forward") and not _has_experts(checkpoint),
     }
     return tuple(axis for axis in BUDGET_AXES if able[axis])
 
@@ -106,7 +107,7 @@ def _channels(asked: FeedForwardSpec, checkpoint: Checkpoint) -> Iterator[FieldV
         problem = f"channels of {checkpoint.model_type} models cannot be removed; those of {able} can"
         yield FieldViolation("shrink.feed_forward", problem)
         return
-    width = checkpoint.linear_weight(0, layout.output).shape[1]
+    width = unit_count(checkpoint, "feed_forward")
     kept = asked.channels_of(width)
     would = f"{kept} of {width} channels would be kept"
     if kept >= width and asked.channels is not None:
@@ -140,26 +141,30 @@ def _heads(asked: KvHeadsSpec, checkpoint: Checkpoint) -> Iterator[FieldViolatio
 
 def _narrow_inputs(shrink: ShrinkSpec | None, checkpoint: Checkpoint) -> dict[str, int]:
     """The number of inputs of layers that have fewer of them in the output, by the name of the weight."""
-    found: dict[str, int] = {}
+    counts: dict[Axis, int] = {}
     row = checkpoint.architecture
-    blocks = range(checkpoint.num_blocks)
     if shrink is not None and shrink.feed_forward is not None and row.feed_forward is not None:
-        readers = [checkpoint.linear_weight(index, row.feed_forward.output) for index in blocks]
-        found |= {info.name: shrink.feed_forward.channels_of(info.shape[1]) for info in readers}
+        counts["feed_forward"] = shrink.feed_forward.channels_of(unit_count(checkpoint, "feed_forward"))
     if shrink is not None and shrink.kv_heads is not None and row.attention is not None:
-        heads = heads_of(checkpoint)
-        width = (heads.keys - shrink.kv_heads.remove) * heads.queries * heads.width
-        found |= {checkpoint.linear_weight(index, row.attention.output).name: width for index in blocks}
-    return found
+        counts["attention"] = heads_of(checkpoint).keys - shrink.kv_heads.remove
+    return _inputs_left(counts, checkpoint)
 
 
 def _planned_inputs(plan: PlanFile | None, checkpoint: Checkpoint) -> dict[str, int]:
     """The same where the plan of another job says what is kept."""
-    found: dict[str, int] = {}
-    if plan is None:
-        return found
-    for axis in plan.axes:
-        for index, kept in plan.narrowed(axis).items():
-            units = units_of(checkpoint, index, axis)
-            found[units.output.name] = len(kept) * units.columns
-    return found
+    return _inputs_left(plan.counts(checkpoint), checkpoint) if plan else {}
+
+
+def _inputs_left(counts: Mapping[Axis, int], checkpoint: Checkpoint) -> dict[str, int]:
+    """By the number of units that each projection keeps."""
+    return {
+        units.output.name: kept * units.columns
+        for axis, kept in counts.items()
+        for index in range(checkpoint.num_blocks)
+        for units in units_of(checkpoint, index, axis)
+    }
+
+
+def _has_experts(checkpoint: Checkpoint) -> bool:
+    layout = checkpoint.architecture.feed_forward
+    return layout is not None and layout.of_experts

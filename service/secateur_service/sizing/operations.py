@@ -74,7 +74,7 @@ class Work:
         order: one of `spec.ORDERS`.
         minimax: whether the mix is searched for.
         layer_snr: whether each layer's signal-to-noise ratio is measured.
-        narrowed: which inputs of every block have their projections solved anew, by position.
+        narrowed: which inputs of each block have their projections solved anew, by position.
         follows: whether the calibration text also runs through the dense blocks, see `pipeline.narrowing`.
     """
 
@@ -89,7 +89,7 @@ class Work:
     order: str
     minimax: bool
     layer_snr: bool
-    narrowed: tuple[int, ...] = ()
+    narrowed: tuple[tuple[int, ...], ...] = ()
     follows: bool = False
 
     @property
@@ -100,7 +100,7 @@ class Work:
     @property
     def needs_data(self) -> bool:
         """Whether the calibration text runs through the blocks."""
-        return self.moments is not Moments.NONE or bool(self.narrowed)
+        return self.moments is not Moments.NONE or any(self.narrowed)
 
     @property
     def needs_gram(self) -> bool:
@@ -173,13 +173,21 @@ class Work:
     def narrowing(self, index: int) -> float:
         """Choosing the channels and heads of a block.
 
-        For each axis a pass of the calibration text, second moments per language, and solving.
+        For each axis a pass of the calibration text, which serves all experts; for each projection second moments per
+        language, and solving.
         """
-        work = 0.0
-        for group in (self.blocks[index][position] for position in self.narrowed):
-            solved = 4.0 * group.width**3 + 4.0 * group.parameters * group.width
-            work += self.forward(self.calibration, index) + _GRAM_PRODUCTS * self.calibration * group.width**2 + solved
+        work, experts = 0.0, False
+        for group in self.narrowed_groups(index):
+            if not (group.experts and experts):
+                work += self.forward(self.calibration, index)
+            experts = experts or bool(group.experts)
+            work += _GRAM_PRODUCTS * self.calibration * group.share * group.width**2
+            work += 4.0 * group.width**3 + 4.0 * group.parameters * group.width
         return work
+
+    def narrowed_groups(self, index: int) -> list[Group]:
+        """The inputs of a block whose projections are solved anew."""
+        return [self.blocks[index][position] for position in self.narrowed[index]] if self.narrowed else []
 
     def following(self, index: int) -> float:
         """Running the calibration text through a dense block beside the narrow one."""

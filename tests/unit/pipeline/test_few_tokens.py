@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from secateur_service.pipeline.block_pruning import MIN_EXPERT_TOKENS
+from secateur_service.pruning.budget import MIN_EXPERT_TOKENS
 from secateur_service.pruning.budget import EXPERT_TILE_TOKENS
 from secateur_service.pruning.fidelity import InputSample
 from secateur_service.pruning.methods import METHODS, Moments, Recipe

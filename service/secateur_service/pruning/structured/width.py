@@ -23,6 +23,7 @@ for each other one stays. Least squares on the kept columns is also the step of 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -187,19 +188,38 @@ def resolve(weight_MN: Tensor, gram_NN: Tensor, kept: Tensor, drift_MN: Tensor |
     return weight_MN[:, kept] + torch.cholesky_solve(lost_MK.T, lower_KK).T
 
 
-def relative_errors(
-    weight_MN: Tensor, solved_MK: Tensor, kept: Tensor, grams_NN: Mapping[str, Tensor]
-) -> dict[str, float]:
-    """‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖² per language, from the second moments of its inputs."""
+@dataclass(frozen=True)
+class Loss:
+    """What a projection loses of its output; losses of several projections add up.
+
+    Attributes:
+        lost: ‖X(W − Ŵ)ᵀ‖².
+        whole: ‖XWᵀ‖².
+    """
+
+    lost: float = 0.0
+    whole: float = 0.0
+
+    def __add__(self, other: Loss) -> Loss:
+        return Loss(self.lost + other.lost, self.whole + other.whole)
+
+    @property
+    def share(self) -> float:
+        """The share of the output that is lost."""
+        return self.lost / self.whole if self.whole else 0.0
+
+
+def losses(weight_MN: Tensor, solved_MK: Tensor, kept: Tensor, grams_NN: Mapping[str, Tensor]) -> dict[str, Loss]:
+    """What is lost per language, from the second moments of its inputs."""
     weight_MN = weight_MN.double()
     rest_MN = weight_MN.clone()
     rest_MN[:, kept] -= solved_MK.double()
-    errors = {}
+    found = {}
     for language, gram in grams_NN.items():
         gram_NN = gram.double()
-        whole = float((weight_MN @ gram_NN * weight_MN).sum())
-        errors[language] = float((rest_MN @ gram_NN * rest_MN).sum()) / whole if whole else 0.0
-    return errors
+        lost, whole = (float((matrix @ gram_NN * matrix).sum()) for matrix in (rest_MN, weight_MN))
+        found[language] = Loss(lost, whole)
+    return found
 
 
 def _damped(gram_NN: Tensor) -> Tensor:
