@@ -245,9 +245,9 @@ def _misfits(plan: PlanFile, checkpoint: Checkpoint) -> Iterator[str]:
         elif axis == "attention" and not counts <= {heads_of(checkpoint).keys, *possible_heads(checkpoint)}:
             yield f"transformers builds no such model with {counts.pop()} key/value heads"
         before = {index: sum(units.count for units in each) for index, each in projections.items()}
-        for index, units in found.items():
-            if units[-1] >= before[index]:
-                yield f"{axis} of block {index}: {units[-1]} is kept, and there are {before[index]}"
+        for index, numbers in found.items():
+            if numbers[-1] >= before[index]:
+                yield f"{axis} of block {index}: {numbers[-1]} is kept, and there are {before[index]}"
         if any(entry.before != before[entry.block] for entry in entries):
             yield f"{axis} had another number of units before"
     if not (plan.axes or removed or plan.vocabulary):

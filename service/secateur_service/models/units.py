@@ -121,13 +121,12 @@ def units_of(checkpoint: Checkpoint, index: int, axis: Axis) -> tuple[Units, ...
         channels = architecture.feed_forward
         assert channels is not None
         found: list[Units] = []
-        for output in _readers(checkpoint, index, axis):
-            expert = checkpoint.expert_of(output)
-            inputs = [name.replace("*", str(expert)) for name in channels.inputs]
-            weight = checkpoint.linear_weight(index, output)
-            count = weight.shape[1]
+        for reader in _readers(checkpoint, index, axis):
+            inputs = [name.replace("*", str(checkpoint.expert_of(reader))) for name in channels.inputs]
+            output = checkpoint.linear_weight(index, reader)
+            count = output.shape[1]
             rows = {name: (1,) * channels.fused for linear in inputs for name in _named(checkpoint, index, linear)}
-            found.append(Units(count, output, weight, 1, rows, first=len(found) * count))
+            found.append(Units(count, reader, output, 1, rows, first=len(found) * count))
         return tuple(found)
     layout, heads = architecture.attention, heads_of(checkpoint)
     assert layout is not None
@@ -163,7 +162,9 @@ def has_axis(checkpoint: Checkpoint, axis: Axis) -> bool:
     if axis == "attention":
         return checkpoint.architecture.attention is not None
     layout = checkpoint.architecture.feed_forward
-    return layout is not None and layout.size is not None
+    if layout is None or layout.size is None:
+        return False
+    return any(_readers(checkpoint, index, axis) for index in range(checkpoint.num_blocks))
 
 
 def adds_to_states(checkpoint: Checkpoint) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -177,7 +177,7 @@ class Narrower:
 
     def _observed(
         self, block: nn.Module, place: int, units: Sequence[Units], states: Sequence[Tensor], goal: Sequence[Tensor]
-    ) -> Iterator[tuple[Units, _Inputs]]:
+    ) -> Generator[tuple[Units, _Inputs], None, None]:
         """The inputs of each projection that reads units of an axis."""
         if any(self._is_experts(one) for one in units):
             yield from self._observed_experts(block, place, units, states)

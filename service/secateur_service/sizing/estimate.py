@@ -25,7 +25,7 @@ from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.plan_file import PlanFile
 from secateur_service.models.safetensors import DTYPE_BYTES
-from secateur_service.models.units import adds_to_states, heads_of, inputs_of, unit_count, units_of
+from secateur_service.models.units import adds_to_states, heads_of, inputs_of, unit_count
 from secateur_service.pruning.budget import BATCH_TILES, EXPERT_TILE_TOKENS, TILE_TOKENS, sample_tokens
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
@@ -297,8 +297,7 @@ def _solving_bytes(recipe: Recipe, group: Group, item: int) -> int:
 def _narrowing_bytes(work: Work, narrowed: list[Group]) -> int:
     """Memory for choosing channels or heads: second moments per language and mixed, and three matrices in float64."""
     each = [
-        4 * group.width**2 * (work.languages + 1) + 3 * 8 * (group.width**2 + group.parameters)
-        for group in narrowed
+        4 * group.width**2 * (work.languages + 1) + 3 * 8 * (group.width**2 + group.parameters) for group in narrowed
     ]
     return max(each, default=0)
 

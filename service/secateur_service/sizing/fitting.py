@@ -101,8 +101,7 @@ def _rows(asked: VocabularySpec, checkpoint: Checkpoint) -> Iterator[FieldViolat
 
 
 def _channels(asked: FeedForwardSpec, checkpoint: Checkpoint) -> Iterator[FieldViolation]:
-    layout = checkpoint.architecture.feed_forward
-    if layout is None or layout.size is None:
+    if not has_axis(checkpoint, "feed_forward"):
         able = ", ".join(name for name, row in ARCHITECTURES.items() if row.feed_forward and row.feed_forward.size)
         problem = f"channels of {checkpoint.model_type} models cannot be removed; those of {able} can"
         yield FieldViolation("shrink.feed_forward", problem)

@@ -5,8 +5,7 @@ import re
 import pytest
 import torch
 
-from secateur_service.pruning.budget import MIN_EXPERT_TOKENS
-from secateur_service.pruning.budget import EXPERT_TILE_TOKENS
+from secateur_service.pruning.budget import EXPERT_TILE_TOKENS, MIN_EXPERT_TOKENS
 from secateur_service.pruning.fidelity import InputSample
 from secateur_service.pruning.methods import METHODS, Moments, Recipe
 from secateur_service.pruning.patterns import Unstructured, target_count
