@@ -85,7 +85,9 @@ def main() -> None:
     parser.add_argument("--keep", nargs="+", action="append", help="languages to keep together; may be repeated")
     parser.add_argument("--extra-tokens", type=float, default=0.005, help="default %(default)s")
     parser.add_argument("--rows", type=int, help="rows of the vocabulary to keep, instead")
-    parser.add_argument("--prior", choices=("ranks", "words"), default="ranks", help="of the vocabulary; default ranks")
+    parser.add_argument(
+        "--prior", choices=("model", "ranks", "words"), default="model", help="of the vocabulary; default model"
+    )
     parser.add_argument("--whole-vocabulary", action="store_true", help="keep all rows")
     parser.add_argument("--channels", type=int, help="feed-forward channels to keep; default all")
     parser.add_argument("--english", action="store_true", help="also calibrate single languages on English")

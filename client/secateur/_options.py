@@ -159,9 +159,9 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "vocabulary_prior": Option(
         ("shrink", "vocabulary", "prior"),
-        "What is known of tokens that the text did not show: ranks, their order in the vocabulary, or words, also how "
-        "often the language uses each word.",
-        "ranks",
+        "What is known of tokens that the text did not show: model, how often it expects them; ranks, their order in "
+        "the vocabulary; or words, how often the language uses each word.",
+        "model",
     ),
     "keep_texts": Option(
         ("shrink", "vocabulary", "keep_texts"),

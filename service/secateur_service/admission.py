@@ -332,7 +332,7 @@ class _Review:
         for violation in misfits_of_shrinking(shrink, checkpoint):
             self._refuse(violation.field, violation.description)
         if shrink.vocabulary is not None and shrink.vocabulary.prior == "words" and not has_words():
-            problem = "this service has no word frequencies (the package wordfreq); choose ranks"
+            problem = "this service has no word frequencies (the package wordfreq); choose model"
             self._refuse("shrink.vocabulary.prior", problem)
         able = axes_of(checkpoint)
         if shrink.budget is not None:

@@ -5,9 +5,9 @@ discounting (Ney, Essen and Kneser 1994, "On structuring probabilistic dependenc
 each token that occurs gives up a share d of one occurrence, d = n1 / (n1 + 2 n2) for n1 tokens that occur once and n2
 that occur twice, and a prior distributes what was given up. The prior gives tokens that the language's letters spell a
 weight of rank^-s, in the order in which the tokenizer learnt them (Zipf's law); s is the one by which the halves of the
-text foretell each other best. Where the frequencies of the language's words are known (`word_frequencies`), they are
-the prior, with a little of the other, and what was given up goes to tokens that do not occur: words that occur are the
-commonest, and would take nearly all of it.
+text foretell each other best. Where more is known, what a model expects (`pipeline.expected_tokens`) or the frequencies
+of the language's words (`word_frequencies`), that is the prior, with a little of the other, and what was given up goes
+to tokens that do not occur: those that occur are the commonest, and would take nearly all of it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LARGE_SCRIPT = 400
 # What a token that the language's letters do not spell weighs beside one that they do.
 _FOREIGN_PRIOR = 1e-3
 _EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_SHARE_OF_WORDS = 0.99
+_SHARE_OF_KNOWN = 0.99
 # Occurrences that are given up at the least, so that every token stays possible.
 _LEAST_GIVEN_UP = 1.0
 
@@ -91,27 +91,30 @@ def count_tokens(
     return TokenCounts((dense[0], dense[1]), letters, num_bytes)
 
 
-def token_frequencies(counts: TokenCounts, texts: Sequence[str], words: Sequence[float] | None = None) -> list[float]:
+def token_frequencies(counts: TokenCounts, texts: Sequence[str], known: Sequence[float] | None = None) -> list[float]:
     """How often each token is expected to occur in text of the language; shares of one.
 
     Args:
         counts: of text of the language.
         texts: what each token stands for, by its id; empty for those that stand for no text.
-        words: the share of each token in the words of the language, if that is known.
+        known: the share of each token by what else is known of the language: by its words, or by a model.
     """
     native = _native(counts.letters, texts)
     priors = [_prior(native, exponent) for exponent in _EXPONENTS]
     first, second = counts.halves
     prior = min(priors, key=lambda each: _surprise(first, second, each) + _surprise(second, first, each))
     total = [sum(pair) for pair in zip(first, second, strict=True)]
-    if words is None:
-        return _smoothed(total, prior)
+    return _smoothed(total, prior if known is None else _of_unseen(total, prior, known))
+
+
+def _of_unseen(counts: Sequence[int], prior: Sequence[float], known: Sequence[float]) -> list[float]:
+    """The known shares of tokens that do not occur, with a little of the prior; shares of one."""
     unseen = [
-        0.0 if count else (1 - _SHARE_OF_WORDS) * share + _SHARE_OF_WORDS * word
-        for count, share, word in zip(total, prior, words, strict=True)
+        0.0 if count else (1 - _SHARE_OF_KNOWN) * share + _SHARE_OF_KNOWN * other
+        for count, share, other in zip(counts, prior, known, strict=True)
     ]
     mass = sum(unseen)
-    return _smoothed(total, [share / mass for share in unseen] if mass else prior)
+    return [share / mass for share in unseen] if mass else list(prior)
 
 
 def _smoothed(counts: Sequence[int], prior: Sequence[float]) -> list[float]:

@@ -88,6 +88,40 @@ class Head:
         ]
 
     @torch.no_grad()
+    def expected_tokens(self, states: list[Tensor], on_piece: Callable[[float], None] = lambda _: None) -> Tensor:
+        """How often each token is expected to come next: the sum of the predictions at all positions.
+
+        Runs over the vocabulary twice, first for the sums that probabilities are relative to.
+
+        Args:
+            states: hidden states B×S×d of every batch after the last block; overwritten.
+            on_piece: called with the floating-point operations of every piece of work; may raise to stop.
+
+        Returns:
+            V numbers in float64, on the host.
+        """
+        for position, batch in enumerate(states):
+            states[position] = self._inputs(batch)
+        after = self._after if self._is_followed() else None
+        log_sums = [torch.full((batch.numel() // batch.shape[-1],), -torch.inf) for batch in states]
+        expected = torch.zeros(self.shape[0], dtype=torch.float64)
+        for is_first in (True, False):
+            for start, stop in self._slices():
+                weight = self.rows(start, stop)
+                for batch, log_sum in zip(states, log_sums, strict=True):
+                    for piece in self._pieces(batch, stop - start):
+                        inputs = batch.view(-1, batch.shape[-1])[piece].to(self.device)
+                        logits = _logits(inputs, weight, after)
+                        if is_first:
+                            log_sum[piece] = torch.logaddexp(log_sum[piece], logits.logsumexp(-1).cpu())
+                        else:
+                            shares = logits.sub_(log_sum[piece, None].to(logits.device)).exp_()
+                            expected[start:stop] += shares.sum(0).double().cpu()
+                        on_piece(2.0 * len(inputs) * weight.numel())
+                del weight
+        return expected
+
+    @torch.no_grad()
     def time(self, states: Tensor, operations: float, clock: Callable[[], float]) -> tuple[float, float]:
         """Measure how fast the head is by running a piece of it, if that is a small part of its work.
 
@@ -187,11 +221,16 @@ class _Logits:
 
     def accumulate(self, inputs: Tensor, piece: slice) -> None:
         """Add the head's logits for the inputs t×d of a piece of the tokens."""
-        logits = torch.nn.functional.linear(inputs, self._weight)
-        logits = (logits if self._after is None else self._after(logits)).float()
+        logits = _logits(inputs, self._weight, self._after)
         rows = len(self._weight)
         self._log_sum[piece] = torch.logaddexp(self._log_sum[piece], logits.logsumexp(-1).cpu())
         local = self._targets[piece] - self._start
         inside = (local >= 0) & (local < rows)
         picked = logits.gather(-1, local.clamp(0, rows - 1).to(logits.device)[:, None])[:, 0].cpu()
         self._chosen[piece] = torch.where(inside, picked, self._chosen[piece])
+
+
+def _logits(inputs: Tensor, weight: Tensor, after: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """Logits t×v in float32 for the head's inputs t×d."""
+    logits = torch.nn.functional.linear(inputs, weight)
+    return (logits if after is None else after(logits)).float()

@@ -203,8 +203,8 @@ class _Job:
             sources, observer = self.ports.sources, self.observer
             self.shrinker = Shrinker(self.spec, checkpoint, companions, self.text, sources, observer, self.workdir)
             asked = self.spec.shrink
-            # The amounts of a budget are found once the model can be run.
-            self.shrinkage = self.shrinker.shrink(None if asked and asked.budget else asked)
+            # What takes the model is decided once that can be run.
+            self.shrinkage = self.shrinker.shrink(None if asked and asked.needs_model else asked)
         self._settle()
 
     def prune(self) -> None:

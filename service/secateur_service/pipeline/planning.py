@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.budget_search import BudgetSearch, Text
 from secateur_service.pipeline.depth_search import DepthSearch
+from secateur_service.pipeline.expected_tokens import expected_tokens
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.pass_config import Output, Samples
@@ -85,6 +87,11 @@ class Planner:
         asked, order = self._spec.shrink, self._shrinker.order
         if asked is None:
             return shrinkage
+        languages = self._spec.kept_languages
+        self._shrinker.expected = partial(expected_tokens, self._model, self._calibration, languages, self._meter)
+        if asked.needs_model and asked.budget is None:
+            with self._stopwatch.measure("sample"):
+                shrinkage = self._shrinker.shrink(asked)
         if asked.budget is not None:
             search = self._budget_search(shrinkage)
             asked, order, found = search.choose()

@@ -124,7 +124,10 @@ class Shrinker:
 
     Attributes:
         order: the blocks to remove in their order, where another job's plan says them.
+        expected: how often the model expects each token, by kept language; set once the model can be run.
     """
+
+    expected: Callable[[], Mapping[str, Sequence[float]]]
 
     def __init__(
         self,
@@ -341,20 +344,27 @@ class Shrinker:
             tokenizer = load_tokenizer(self._checkpoint.tokenizer_folder)
             graph, parents, mandatory = self._needed(tokenizer, asked.keep_texts)
             counts = self._count(tokenizer)
+            known = self._known_shares(tokenizer, asked)
             own = graph.tokens.keys() - graph.added.keys()
             texts = [graph.text(number) if number in own else "" for number in range(self._rows_before)]
             frequencies = {
-                language: token_frequencies(found, texts, self._words(tokenizer, asked, language))
-                for language, found in counts.items()
+                language: token_frequencies(found, texts, known.get(language)) for language, found in counts.items()
             }
             counted_bytes = {language: found.num_bytes for language, found in counts.items()}
             self._tokens = _Tokens(frequencies, parents, mandatory, counted_bytes)
         return self._tokens
 
-    def _words(self, tokenizer: Any, asked: VocabularySpec, language: str) -> Sequence[float] | None:
-        """The share of each token in the words of a language, if it is to be used and is known."""
-        if asked.prior != "words":
-            return None
+    def _known_shares(self, tokenizer: Any, asked: VocabularySpec) -> Mapping[str, Sequence[float] | None]:
+        """By language, what is known of the share of each token from elsewhere than its text."""
+        if asked.prior == "model":
+            self._observer.log("info", "running the model to see which tokens it expects")
+            return self.expected()
+        if asked.prior == "words":
+            return {language: self._words(tokenizer, language) for language in self._spec.kept_languages}
+        return {}
+
+    def _words(self, tokenizer: Any, language: str) -> Sequence[float] | None:
+        """The share of each token in the words of a language, if these are known."""
         observer = self._observer
         observer.log("info", "encoding the words of a language", language=language)
         words = words_of(language)

@@ -8,6 +8,7 @@ languages, hidden size d, vocabulary V, and layers m×n that share distinct inpu
 - where they are not kept per language, a sample of each language's inputs is held until the layers are judged;
 - channels to be removed are chosen with second moments per language and float64 copies of them;
 - for experts, inputs that do not fill a tile are held until more arrive, per expert and language;
+- a model that is asked which tokens it expects runs over some of the text, and its head twice;
 - text that the model generates itself takes 2 operations per parameter and token, and as many to judge it; the whole
   model is then in memory, with keys and values of a batch of texts, and the logits of one;
 - the work directory holds four blocks at a time, because finished ones are moved to the store, and in the end the
@@ -31,7 +32,7 @@ from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
 from secateur_service.records.blocks import Axis
 from secateur_service.records.result import Estimate, Shortage
-from secateur_service.sizing.budget import HEAP_SLACK_BYTES
+from secateur_service.sizing.budget import EXPECTED_OVER_TOKENS, HEAP_SLACK_BYTES
 from secateur_service.sizing.budget_search import TRIALS, most_removed
 from secateur_service.sizing.depth import SCORED_EVERY, depth_sequences, search_operations
 from secateur_service.sizing.operations import Group, Work, groups_of
@@ -74,7 +75,7 @@ def estimate_cost(
         if spec.pruning and spec.pruning.allocation.policy != "uniform":
             flops += work.forward(work.calibration, index)
     searched = _Search.of(work, _most_removed(spec, checkpoint))
-    flops += searched.flops
+    flops += searched.flops + _expecting(work, spec)
     if spec.shrink is not None and spec.shrink.budget is not None:
         flops += (TRIALS + 1) * _trial_operations(work, spec)
     device, item = ("cuda", DTYPE_BYTES[checkpoint.weight_dtype]) if on_device else ("cpu", 4)
@@ -157,6 +158,17 @@ def _trial_operations(work: Work, spec: PruneSpec) -> float:
     blocks = range(len(work.blocks))
     each = (tried.evaluating(at) + tried.narrowing(at) + tried.following(at) + tried.carrying(at) for at in blocks)
     return tried.head() + sum(each)
+
+
+def _expecting(work: Work, spec: PruneSpec) -> float:
+    """The work of asking the model which tokens it expects: a pass, and the head twice."""
+    asked = spec.shrink and spec.shrink.vocabulary
+    if not asked or asked.prior != "model":
+        return 0.0
+    each = min(work.calibration // max(1, work.languages), max(work.length, EXPECTED_OVER_TOKENS))
+    tokens = each * len(spec.kept_languages)
+    forward = sum(work.forward(tokens, index) for index in range(len(work.blocks)))
+    return forward + 4.0 * tokens * work.vocabulary * work.hidden
 
 
 def _searched_tokens(work: Work) -> tuple[int, int]:

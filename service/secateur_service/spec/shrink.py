@@ -24,10 +24,10 @@ class VocabularySpec(Part):
     rows: int | None = Field(
         default=None, ge=1, lt=2**31, description="the number of rows to keep, rounded up to a multiple of 64"
     )
-    prior: Literal["ranks", "words"] = Field(
-        default="ranks",
-        description="what is known of tokens that were not counted: ranks, their order in the vocabulary, or words, "
-        "also how often the language uses each word",
+    prior: Literal["model", "ranks", "words"] = Field(
+        default="model",
+        description="what is known of tokens that were not counted: model, how often it expects them; ranks, their "
+        "order in the vocabulary; or words, how often the language uses each word",
     )
     keep_texts: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(
         default=(), max_length=256, description="texts whose tokens are kept, such as names of products"
@@ -161,6 +161,11 @@ class ShrinkSpec(Part):
                 "exactly one of extra_tokens and rows is needed",
                 "e.g. extra_tokens 0.005, or rows 32768",
             )
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the model has to be run to decide what is removed, apart from blocks."""
+        return self.budget is not None or (self.vocabulary is not None and self.vocabulary.prior == "model")
 
     @property
     def trims(self) -> bool:
