@@ -213,6 +213,26 @@ OPTIONS: Mapping[str, Option] = {
         "Languages of the mix that a smaller model has to serve.",
         "those of the mix",
     ),
+    "reconstruction_epochs": Option(
+        ("reconstruction", "epochs"),
+        "Train each block to do what the dense model does there, going so often through the calibration text, e.g. 4.",
+        "no training",
+    ),
+    "reconstruction_learning_rate": Option(
+        ("reconstruction", "learning_rate"),
+        "With training: the first step's size as a share of the weights' root mean square.",
+        "0.01",
+    ),
+    "reconstruction_batch": Option(
+        ("reconstruction", "batch"),
+        "With training: sequences of each step.",
+        "4",
+    ),
+    "reconstruction_seed": Option(
+        ("reconstruction", "seed"),
+        "With training: decides the order of the sequences.",
+        "0",
+    ),
     "evaluation_corpus": Option(
         ("evaluation", "corpus"),
         "Evaluation text; a folder like that of the calibration text.",
@@ -317,6 +337,10 @@ class SpecOptions(TypedDict, total=False):
     shrink_plan: str | None
     shrink_plan_sha256: str | None
     keep_languages: Sequence[str] | None
+    reconstruction_epochs: int | None
+    reconstruction_learning_rate: float | None
+    reconstruction_batch: int | None
+    reconstruction_seed: int | None
     evaluation_corpus: str | None
     evaluation_text_field: str | None
     evaluation_chat_template: bool | None

@@ -91,7 +91,7 @@ class PruneJob(_message.Message):
     def __init__(self, name: _Optional[str] = ..., uid: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., spec: _Optional[_Union[PruneSpec, _Mapping]] = ..., resolved_spec: _Optional[_Union[PruneSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., stage: _Optional[_Union[JobStage, str]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., max_attempts: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., estimate: _Optional[_Union[Estimate, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., last_sequence: _Optional[int] = ..., retry_of: _Optional[str] = ...) -> None: ...
 
 class PruneSpec(_message.Message):
-    __slots__ = ("model", "calibration", "pruning", "evaluation", "output", "execution", "shrink", "limits")
+    __slots__ = ("model", "calibration", "pruning", "evaluation", "output", "execution", "shrink", "limits", "reconstruction")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     PRUNING_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,7 @@ class PruneSpec(_message.Message):
     EXECUTION_FIELD_NUMBER: _ClassVar[int]
     SHRINK_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    RECONSTRUCTION_FIELD_NUMBER: _ClassVar[int]
     model: ModelSpec
     calibration: CalibrationSpec
     pruning: PruningSpec
@@ -108,7 +109,8 @@ class PruneSpec(_message.Message):
     execution: ExecutionSpec
     shrink: ShrinkSpec
     limits: LimitsSpec
-    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., calibration: _Optional[_Union[CalibrationSpec, _Mapping]] = ..., pruning: _Optional[_Union[PruningSpec, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationSpec, _Mapping]] = ..., output: _Optional[_Union[OutputSpec, _Mapping]] = ..., execution: _Optional[_Union[ExecutionSpec, _Mapping]] = ..., shrink: _Optional[_Union[ShrinkSpec, _Mapping]] = ..., limits: _Optional[_Union[LimitsSpec, _Mapping]] = ...) -> None: ...
+    reconstruction: ReconstructionSpec
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., calibration: _Optional[_Union[CalibrationSpec, _Mapping]] = ..., pruning: _Optional[_Union[PruningSpec, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationSpec, _Mapping]] = ..., output: _Optional[_Union[OutputSpec, _Mapping]] = ..., execution: _Optional[_Union[ExecutionSpec, _Mapping]] = ..., shrink: _Optional[_Union[ShrinkSpec, _Mapping]] = ..., limits: _Optional[_Union[LimitsSpec, _Mapping]] = ..., reconstruction: _Optional[_Union[ReconstructionSpec, _Mapping]] = ...) -> None: ...
 
 class ModelSpec(_message.Message):
     __slots__ = ("uri", "revision")
@@ -277,6 +279,18 @@ class VocabularySpec(_message.Message):
     keep_texts: _containers.RepeatedScalarFieldContainer[str]
     prior: str
     def __init__(self, extra_tokens: _Optional[float] = ..., rows: _Optional[int] = ..., keep_texts: _Optional[_Iterable[str]] = ..., prior: _Optional[str] = ...) -> None: ...
+
+class ReconstructionSpec(_message.Message):
+    __slots__ = ("epochs", "learning_rate", "batch", "seed")
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    epochs: int
+    learning_rate: float
+    batch: int
+    seed: int
+    def __init__(self, epochs: _Optional[int] = ..., learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class LimitsSpec(_message.Message):
     __slots__ = ("languages",)

@@ -190,9 +190,13 @@ class StreamedModel:
     @torch.no_grad()
     def run_block(self, block: nn.Module, index: int, states: Tensor) -> Tensor:
         """Run a block that is in memory on hidden states B×S×d."""
+        return self.put_aside(self.trace(block, index, states))
+
+    def trace(self, block: nn.Module, index: int, states: Tensor) -> Tensor:
+        """The same so that gradients can be taken; the output stays where it was computed."""
         args, kwargs = self._arguments[(states.shape[0], states.shape[1])][index]
         output = block(states.to(self.device), *args, **kwargs)
-        return self.put_aside(output[0] if isinstance(output, tuple) else output)
+        return output[0] if isinstance(output, tuple) else output
 
     def linears(self, block: nn.Module, index: int) -> dict[str, nn.Linear]:
         """The pruned linear layers of a block by their name relative to it, in the order of their inputs."""

@@ -99,7 +99,7 @@ class BlockPruner:
         model: the blocks in the shapes to be written, but dense.
         config: what to do.
         batches: the calibration text.
-        carries: whether a block's output becomes the next states; in order `dense`, not if blocks lost parts.
+        carries: whether a block's output becomes the next states; otherwise they are left as they are.
         check: called between two pieces of work; may raise to stop.
         tick: called for every counted piece of work, see `Meter.tick`.
         work: the counted work.
@@ -135,7 +135,7 @@ class BlockPruner:
             block: in memory, dense.
             index: its position in the model.
             states: hidden states of the calibration text before the block; replaced in place by those after it, if the
-                block carries them.
+                pruner carries them.
 
         Raises:
             FloatingPointError: weights or statistics that are not finite; the message names the layer.
@@ -155,7 +155,7 @@ class BlockPruner:
         records = []
         for number, observed in enumerate(inputs):
             records += self._solve(opened, number, observed)
-        if self._config.order == "block" and not self._is_last(index):
+        if self._config.order == "block" and self._carries and not self._is_last(index):
             self.carry(self._model, block, index, states, self._work.carrying(index))
         return records
 
@@ -190,7 +190,7 @@ class BlockPruner:
                     observed.update(forward.advance(), batch.language)
                     self._tick_stage(block.index, number, batch)
                 records += self._solve(block, number, observed)
-            if not self._is_last(block.index):
+            if self._carries and not self._is_last(block.index):
                 for position, (batch, forward) in enumerate(zip(self._batches, forwards, strict=True)):
                     self._check()
                     states[position] = forward.finish()

@@ -45,7 +45,9 @@ def fingerprint(
         "batch_sequences": batch_sequences(length, device, small=small_batches),
         "model": plan.dense.structure_digest(),
         **({} if plan.is_identity else {"plan": plan.digest()}),
-        "spec": spec.model_dump(mode="json", include={"model", "calibration", "pruning", "evaluation"}),
+        "spec": spec.model_dump(
+            mode="json", include={"model", "calibration", "pruning", "reconstruction", "evaluation"}
+        ),
         "calibration": {name: sample.digest() for name, sample in calibration.items()},
         "evaluation": {name: sample.digest() for name, sample in evaluation.items()},
     }

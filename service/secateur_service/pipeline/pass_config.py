@@ -15,6 +15,7 @@ from secateur_service.pipeline.shards import Shards
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.pruning.patterns import Target
 from secateur_service.sizing.operations import Work, groups_of
+from secateur_service.spec import ReconstructionSpec
 
 Samples = Mapping[str, TextSample]
 """Text by language."""
@@ -57,6 +58,7 @@ class PassConfig:
         minimax: whether `mix` is only the starting point of the search for the minimax mix.
         layer_snr: whether to measure each layer's signal-to-noise ratio per language.
         output: the output model; None for the dense model with its weights pruned.
+        reconstruction: how blocks are trained; None for not at all.
         writes: whether finished blocks are written; otherwise only the losses are of interest.
     """
 
@@ -71,6 +73,7 @@ class PassConfig:
     minimax: bool = False
     layer_snr: bool = True
     output: Output | None = None
+    reconstruction: ReconstructionSpec | None = None
     writes: bool = True
 
     def work(self, checkpoint: Checkpoint, calibration: Samples, evaluation: Samples) -> Work:
@@ -91,8 +94,14 @@ class PassConfig:
             layer_snr=self.layer_snr,
             narrowed=inputs_of(checkpoint, self.output.plan.solved_axes if self.output else ()),
             # In order `dense`, the calibration text is on the dense model's way already.
-            follows=self.output is not None and self.output.plan.follows and self.order != "dense",
+            follows=self.order != "dense" and (self.reconstruction is not None or self.solves_towards_dense),
+            epochs=self.reconstruction.epochs if self.reconstruction else 0,
         )
+
+    @property
+    def solves_towards_dense(self) -> bool:
+        """Whether feed-forward layers make up for what earlier blocks lost."""
+        return self.output is not None and self.output.plan.follows
 
     @property
     def moments(self) -> Moments:

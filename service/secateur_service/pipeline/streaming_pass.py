@@ -18,7 +18,7 @@ import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ from secateur_service.pipeline.narrowing import Narrowed, Narrower
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.pass_config import PassConfig, Samples
 from secateur_service.pipeline.read_ahead import BlockReader
+from secateur_service.pipeline.reconstruction import Reconstructor
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.write_behind import BlockWriter
 from secateur_service.pruning.methods import Moments
@@ -152,7 +153,8 @@ class _Pass:
         self.work = self.pruned.work
         # A recipe that needs no data sends no calibration text through the model.
         narrows = output is not None and bool(output.plan.solved_axes)
-        self.calibration = self._divide({} if config.moments is Moments.NONE and not narrows else text)
+        needs_text = config.moments is not Moments.NONE or narrows or config.reconstruction is not None
+        self.calibration = self._divide(text if needs_text else {})
         self.reader = BlockReader(model, stopwatch, observer.check)
         self.writer = BlockWriter(config.shards, config.fingerprint, ledger, observer, stopwatch)
         self.pruner = BlockPruner(
@@ -162,11 +164,17 @@ class _Pass:
             self._check,
             meter.tick,
             self.work,
-            carries=output is None,
+            # In order `dense` the states are the dense model's, which a block that lost parts does not compute.
+            carries=output is None if config.order == "dense" else config.reconstruction is None,
         )
         self.narrower = None
         if output is not None and narrows:
             self.narrower = Narrower(output.plan, output.model, config.mix, self.calibration, self._check, output.units)
+        self.reconstructor = None
+        if config.reconstruction is not None:
+            self.reconstructor = Reconstructor(
+                config.reconstruction, self.pruned.model, config.mix, self.calibration, self._tick_training
+            )
 
     def run(self) -> PassResult:
         self._place_states()
@@ -200,9 +208,12 @@ class _Pass:
         """Hidden states before the first block."""
         tokens = [[batch.tokens for batch in batches] for batches in self._batches()]
         count = len(tokens[0])
+        if self.reconstructor is not None:  # the model has to see the shape of its batches too
+            self.pruned.model.embed([tokens[0][0][:1].repeat(self.reconstructor.batch, 1)])
         if self.output is None:
             states = self.model.embed([*tokens[0], *tokens[1]])
-            return _States(states[:count], [], states[count:], states[count:])
+            goal = states[:count] if self.dense.work.follows else []
+            return _States(states[:count], goal, states[count:], states[count:])
         shapes = [torch.zeros_like(batch) for batch in tokens[0]]  # one model sees only the shape of the other's text
         if self.config.order == "dense":
             states = self.model.embed([*tokens[0], *tokens[1]])
@@ -265,7 +276,7 @@ class _Pass:
             if self.config.targets:
                 solving = sum(map(self.work.choosing, self.work.blocks[place]))
                 calibrating = self._calibrating(index, place)
-            calibrating += self.dense.work.narrowing(index)
+            calibrating += self.dense.work.narrowing(index) + self.work.training(place)
             self.meter.plan("evaluate", self.work.evaluating(place) / 2)
             self.meter.plan("calibrate", calibrating)
             self.meter.plan("solve", solving)
@@ -282,7 +293,7 @@ class _Pass:
         calibrating = self.work.calibrating(place)
         if self.output is not None and self.config.order == "dense":
             calibrating += self._carrying(index) - self.work.leaving(place)
-        elif self.config.order == "block":
+        elif self.config.order == "block" or self.reconstructor is not None:
             calibrating += self._carrying(index)
         return calibrating
 
@@ -344,7 +355,14 @@ class _Pass:
             if record is not None:
                 with measure("load"):
                     self._restore(place, record)
-            if not prunes and self.config.order != "dense" and place + 1 < self.pruned.model.num_blocks:
+            reconstruction = None
+            if self.reconstructor is not None and record is None:
+                self._training = place
+                with measure("prune"):
+                    reconstruction = self.reconstructor.train(written, place, states.calibration, states.goal)
+                    layers = self._counted(written, place, layers)
+            carried = prunes and self.reconstructor is None
+            if not carried and self.config.order != "dense" and place + 1 < self.pruned.model.num_blocks:
                 with measure("prune"):
                     self.pruner.carry(self.pruned.model, written, place, states.calibration, self.work.carrying(place))
             with measure("evaluate"):
@@ -352,7 +370,8 @@ class _Pass:
                 snr_db = self._snr_db(states.dense, states.pruned)
             if record is None and self.config.writes:
                 outputs = self.pruned.model.output_tensors(written, place)
-                self.writer.submit(place, outputs, layers, snr_db, time.monotonic() - began, narrowed)
+                seconds = time.monotonic() - began
+                self.writer.submit(place, outputs, layers, snr_db, seconds, narrowed, reconstruction)
 
     def _narrow(
         self,
@@ -370,10 +389,23 @@ class _Pass:
         if narrower is not None and record is not None:
             stored = {**stored, **narrower.placeholders(index, stored)}
         elif narrower is not None:
-            cut, narrowed = narrower.narrow(block, index, place, stored, states.calibration, states.goal)
+            goal = states.goal if self.config.solves_towards_dense else ()
+            cut, narrowed = narrower.narrow(block, index, place, stored, states.calibration, goal)
             self.meter.tick("calibrate", self.dense.work.narrowing(index))
             stored = {**stored, **cut}
         return self.output.reader.cut_block(stored), narrowed
+
+    def _tick_training(self, share: float) -> None:
+        self.meter.tick("calibrate", share * self.work.training(self._training))
+
+    def _counted(self, block: nn.Module, place: int, layers: Sequence[LayerRecord]) -> list[LayerRecord]:
+        """The layers with their zeros counted again."""
+        checkpoint = self.pruned.model.checkpoint
+        zeros = {
+            checkpoint.linear_weight(place, name).name: linear.weight.numel() - int(linear.weight.count_nonzero())
+            for name, linear in self.pruned.model.linears(block, place).items()
+        }
+        return [replace(layer, zeros=zeros[layer.name]) for layer in layers]
 
     def _carry_dense(self, block: nn.Module, index: int, calibration: list[Tensor]) -> None:
         if self.config.order == "dense" and index + 1 < self.model.num_blocks:

@@ -19,7 +19,7 @@ from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.waiting import wait_for
-from secateur_service.records.blocks import Axis, BlockRecord, LayerRecord, NarrowedRecord
+from secateur_service.records.blocks import Axis, BlockRecord, LayerRecord, NarrowedRecord, ReconstructionRecord
 
 
 class BlockWriter:
@@ -69,6 +69,7 @@ class BlockWriter:
         snr_db: Mapping[str, float],
         seconds: float,
         narrowed: Mapping[Axis, NarrowedRecord],
+        reconstruction: ReconstructionRecord | None,
     ) -> None:
         """Start writing a block; waits while the previous one is being written.
 
@@ -95,6 +96,7 @@ class BlockWriter:
                 fingerprint=self._fingerprint,
                 feed_forward=narrowed.get("feed_forward"),
                 attention=narrowed.get("attention"),
+                reconstruction=reconstruction,
             )
 
         self._pending = self._thread.submit(write)

@@ -53,13 +53,28 @@ class NarrowedRecord:
 
 
 @dataclass(frozen=True)
+class ReconstructionRecord:
+    """What training a block brought, on calibration sequences that it was not trained on.
+
+    Attributes:
+        epoch: after which its weights were best; 0 if that was before.
+        before: ‖h − g‖² / ‖g‖² of the hidden states after it, h, and the dense model's, g, by language.
+        after: the same with the weights that are written.
+    """
+
+    epoch: int
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class BlockRecord:
     """A finished decoder block: the ledger's entry.
 
     `shard` is the file name in `checkpoint/`, which contains the content's digest; `tensors` names what it holds.
     `snr_db` is 10·log10(‖h‖² / ‖h − ĥ‖²) of the evaluation states after the block, per language; `fingerprint` is the
     digest of everything that its bytes depend on; `feed_forward` and `attention` are None where no channels and no
-    heads were removed.
+    heads were removed, `reconstruction` where it was not trained.
     """
 
     index: int
@@ -73,6 +88,7 @@ class BlockRecord:
     fingerprint: str = ""
     feed_forward: NarrowedRecord | None = None
     attention: NarrowedRecord | None = None
+    reconstruction: ReconstructionRecord | None = None
 
     @property
     def sparsity(self) -> float:

@@ -70,7 +70,8 @@ def estimate_cost(
     flops = work.head()
     for index, groups in enumerate(work.blocks):
         flops += work.evaluating(index) + work.calibrating(index) + work.narrowing(index) + work.following(index)
-        flops += work.carrying(index) if work.order == "block" else 0.0
+        flops += work.training(index)
+        flops += work.carrying(index) if work.order == "block" or work.epochs else 0.0
         flops += sum(work.solving(group) + work.judging(group) for group in groups)
         if spec.pruning and spec.pruning.allocation.policy != "uniform":
             flops += work.forward(work.calibration, index)
@@ -139,7 +140,8 @@ def _work_of(checkpoint: Checkpoint, spec: PruneSpec) -> Work:
         minimax=spec.calibration.policy == "minimax",
         layer_snr=spec.evaluation.layer_snr and spec.pruning is not None,
         narrowed=inputs_of(checkpoint, axes),
-        follows=follows and spec.order != "dense",
+        follows=(follows or spec.reconstruction is not None) and spec.order != "dense",
+        epochs=spec.reconstruction.epochs if spec.reconstruction else 0,
     )
 
 
@@ -154,6 +156,7 @@ def _trial_operations(work: Work, spec: PruneSpec) -> float:
         recipe=Recipe.of("magnitude"),
         layer_snr=False,
         minimax=False,
+        epochs=0,
     )
     blocks = range(len(work.blocks))
     each = (tried.evaluating(at) + tried.narrowing(at) + tried.following(at) + tried.carrying(at) for at in blocks)
@@ -288,6 +291,7 @@ def _working_bytes(work: Work, spec: PruneSpec, hidden: int, device: str, item: 
         + max(
             solving,
             _narrowing_bytes(work, narrowed),
+            _training_bytes(work, spec, groups, hidden, item),
             activations,
             HEAD_SLICE_BYTES[device] + LOGITS_SLICE_BYTES[device],
         )
@@ -312,6 +316,17 @@ def _narrowing_bytes(work: Work, narrowed: list[Group]) -> int:
         4 * group.width**2 * (work.languages + 1) + 3 * 8 * (group.width**2 + group.parameters) for group in narrowed
     ]
     return max(each, default=0)
+
+
+def _training_bytes(work: Work, spec: PruneSpec, groups: list[Group], hidden: int, item: int) -> int:
+    """Memory for training a block, beside the block: its weights several times, and what a step keeps for gradients."""
+    if spec.reconstruction is None:
+        return 0
+    parameters = sum(group.parameters for group in groups)
+    # Gradients, two moments, an epoch's weights, the best ones; a copy in float32 where there is none yet; a mask.
+    copies = 4 * parameters * (5 + (item < 4)) + parameters
+    values = sum(int(group.share * 2 * (group.width + group.rows)) for group in groups) + 12 * hidden
+    return int(copies + 4 * spec.reconstruction.batch * work.length * values)
 
 
 def _waiting_bytes(work: Work, group: Group, item: int) -> int:

@@ -12,6 +12,7 @@ is routed to it):
   one of them in each of some 60 iterations (35 to 60 were observed, the limit is 300), an inverse of n³ in every third,
   and conjugate gradients on two masks. `minimax` does all of this five times, and takes 4·L·m·n² to judge each;
 - the layers' signal-to-noise ratio is counted by `fidelity.snr_operations`;
+- training a block is three passes an epoch, and one to judge it, of their parts of the text;
 - the head is 2·T_e·V·d for each copy.
 
 Nothing here imports torch.
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.pruning.budget import MINIMAX_ROUNDS, sample_tokens, snr_operations
 from secateur_service.pruning.methods import Moments, Recipe
+from secateur_service.sizing.reconstruction import training_operations
 
 _GRAM_PRODUCTS = 9 / 8
 _MINIMAX_SOLVES = 1 + MINIMAX_ROUNDS
@@ -75,7 +77,9 @@ class Work:
         minimax: whether the mix is searched for.
         layer_snr: whether each layer's signal-to-noise ratio is measured.
         narrowed: which inputs of each block have their projections solved anew, by position.
-        follows: whether the calibration text also runs through the dense blocks, see `pipeline.narrowing`.
+        follows: whether the calibration text also runs through the dense blocks: see `pipeline.narrowing` and
+            `pipeline.reconstruction`.
+        epochs: how often blocks are trained on the calibration text.
     """
 
     blocks: list[list[Group]]
@@ -91,6 +95,7 @@ class Work:
     layer_snr: bool
     narrowed: tuple[tuple[int, ...], ...] = ()
     follows: bool = False
+    epochs: int = 0
 
     @property
     def moments(self) -> Moments:
@@ -100,7 +105,7 @@ class Work:
     @property
     def needs_data(self) -> bool:
         """Whether the calibration text runs through the blocks."""
-        return self.moments is not Moments.NONE or any(self.narrowed)
+        return self.moments is not Moments.NONE or any(self.narrowed) or bool(self.epochs)
 
     @property
     def needs_gram(self) -> bool:
@@ -129,7 +134,7 @@ class Work:
         """Running the calibration text to each input of a block, including its second moments; last, to the output."""
         groups, is_last = self.blocks[index], index + 1 == len(self.blocks)
         ways = [0.0, *(2.0 * self.calibration * group.share * group.parameters for group in groups)]
-        if self.order == "block" or is_last:
+        if self.order == "block" or is_last or self.epochs:
             ways[-1] = 0.0
         ways[1] += 2.0 * self.calibration * self.length * self.hidden
         return [way + moments for way, moments in zip(ways, [*map(self.moments_of, groups), 0.0], strict=True)]
@@ -192,6 +197,10 @@ class Work:
     def following(self, index: int) -> float:
         """Running the calibration text through a dense block beside the narrow one."""
         return self.forward(self.calibration, index) if self.follows else 0.0
+
+    def training(self, index: int) -> float:
+        """Training a block."""
+        return training_operations(self.forward(self.calibration, index), self.epochs) if self.epochs else 0.0
 
     def head(self) -> float:
         """The norm and head for both copies of the evaluation text."""

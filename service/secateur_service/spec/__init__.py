@@ -14,6 +14,7 @@ from secateur_service.spec.pruning import (
     LayerOverride,
     PruningSpec,
 )
+from secateur_service.spec.reconstruction import ReconstructionSpec
 from secateur_service.spec.shrink import (
     BUDGET_AXES,
     BlocksSpec,
@@ -64,6 +65,7 @@ __all__ = [
     "Part",
     "PruneSpec",
     "PruningSpec",
+    "ReconstructionSpec",
     "ShrinkSpec",
     "VocabularySpec",
     "parse_parts",

@@ -163,6 +163,11 @@ class ShrinkSpec(Part):
             )
 
     @property
+    def changes_blocks(self) -> bool:
+        """Whether blocks may lose something, and not only the vocabulary."""
+        return any((self.feed_forward, self.blocks, self.kv_heads, self.plan, self.budget))
+
+    @property
     def needs_model(self) -> bool:
         """Whether the model has to be run to decide what is removed, apart from blocks."""
         return self.budget is not None or (self.vocabulary is not None and self.vocabulary.prior == "model")

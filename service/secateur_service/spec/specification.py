@@ -28,6 +28,7 @@ from secateur_service.spec.base import (
 from secateur_service.spec.calibration import CalibrationSpec
 from secateur_service.spec.limits import LimitsSpec
 from secateur_service.spec.pruning import DEFAULT_ORDER, PruningSpec
+from secateur_service.spec.reconstruction import ReconstructionSpec
 from secateur_service.spec.shrink import ShrinkSpec
 from secateur_service.spec.validation_errors import independent, model_in, violations_of
 
@@ -85,6 +86,7 @@ class PruneSpec(Part):
     calibration: CalibrationSpec
     pruning: PruningSpec | None = None
     shrink: ShrinkSpec | None = None
+    reconstruction: ReconstructionSpec | None = None
     evaluation: EvaluationSpec = EvaluationSpec()
     limits: LimitsSpec | None = None
     output: OutputSpec = OutputSpec()
@@ -126,7 +128,7 @@ def parse_parts(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldViol
         kind = model_in(field.annotation)
         assert kind is not None
         if data.get(name) is None and (
-            name in ("shrink", "limits") or (name == "pruning" and data.get("shrink") is not None)
+            name in ("shrink", "reconstruction", "limits") or (name == "pruning" and data.get("shrink") is not None)
         ):
             parts[name] = None
             continue
@@ -138,6 +140,7 @@ def parse_parts(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldViol
     if "calibration" in parts:
         between = [
             *_broken_between(parts["calibration"], parts.get("pruning"), parts.get("shrink")),
+            *_unreconstructable(parts.get("reconstruction"), parts.get("pruning"), parts.get("shrink")),
             *_unmeasured(parts["calibration"], parts.get("evaluation"), parts.get("limits")),
         ]
         violations += [FieldViolation(rule.field, f"{rule.problem}; {rule.remedy}") for rule in between]
@@ -175,6 +178,19 @@ def _broken_between(
                 f"{language} has no weight in the mix, so nothing is known of it",
                 "add it to calibration.languages, or leave it out",
             )
+
+
+def _unreconstructable(
+    asked: ReconstructionSpec | None, pruning: PruningSpec | None, shrink: ShrinkSpec | None
+) -> Iterator[Broken]:
+    """Blocks that lose nothing, or that do not see what earlier ones lost."""
+    if asked is None:
+        return
+    if pruning is not None and pruning.order == "dense":
+        problem = "in order dense no block sees what earlier ones have lost"
+        yield Broken("reconstruction", problem, "choose another order, or leave it out")
+    if pruning is None and shrink is not None and not shrink.changes_blocks:
+        yield Broken("reconstruction", "the blocks stay as they are", "leave it out")
 
 
 def _unmeasured(

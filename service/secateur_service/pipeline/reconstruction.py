@@ -1,0 +1,212 @@
+"""Trains the kept weights of a block so that it does what the dense model does there.
+
+Solvers fit one layer at a time. But a block is more than its layers: what one of them has lost another can make up for,
+so that all of them together come closer to the dense model's hidden states (EBFT, Guo et al., arXiv 2402.12419; Free
+Lunch, arXiv 2510.14444). The block's inputs are those of the output, which earlier blocks have changed already; the
+target is what the dense model has after the block. With the hidden states h_ℓ of a language and the dense model's g_ℓ,
+
+    loss = Σ_ℓ w_ℓ · ‖h_ℓ − g_ℓ‖² / ‖g_ℓ‖²
+
+is minimised by Adam (Kingma and Ba, arXiv 1412.6980) in float32, one block at a time. Zeros stay zeros. Steps are
+relative to the root mean square of a layer's weights, so that one learning rate serves models of all sizes; it falls
+linearly to zero. Some sequences are held out: after every epoch the weights, rounded as they will be written, are
+judged by them, and the best are kept, which may be those from before. So by text that it was not trained on no block
+ends worse than it began.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from secateur_service.models.streaming import StreamedModel
+from secateur_service.models.tensors import DTYPES
+from secateur_service.pipeline.batches import Batch
+from secateur_service.records.blocks import ReconstructionRecord
+from secateur_service.sizing.reconstruction import HELD_OUT_EVERY
+from secateur_service.spec import ReconstructionSpec
+
+_BETAS = (0.9, 0.95)
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    """A sequence of the calibration text: a row of one of its batches."""
+
+    language: str
+    batch: int
+    row: int
+
+
+class Reconstructor:
+    """Trains blocks.
+
+    Args:
+        asked: how.
+        model: the model that is written.
+        mix: weight of each calibration language.
+        batches: the calibration text, with two sequences of each language at least.
+        tick: called with the share of a block's training that is done.
+    """
+
+    def __init__(
+        self,
+        asked: ReconstructionSpec,
+        model: StreamedModel,
+        mix: Mapping[str, float],
+        batches: Sequence[Batch],
+        tick: Callable[[float], None],
+    ) -> None:
+        self._asked = asked
+        self._model = model
+        self._tick = tick
+        self._mix = {name: weight for name, weight in mix.items() if weight}
+        self._held_out: list[_Sequence] = []
+        self._trained: list[_Sequence] = []
+        for language in self._mix:
+            own = [
+                _Sequence(language, number, row)
+                for number, batch in enumerate(batches)
+                if batch.language == language
+                for row in range(len(batch.tokens))
+            ]
+            held_out = own[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY] or own[-1:]
+            self._held_out += held_out
+            self._trained += [one for one in own if one not in held_out]
+        self.batch = min(asked.batch, len(self._trained))
+
+    def train(
+        self, block: nn.Module, place: int, states: Sequence[Tensor], goal: Sequence[Tensor]
+    ) -> ReconstructionRecord:
+        """Train a block; afterwards its weights are as they will be written, rounded to the checkpoint's type.
+
+        Args:
+            block: in memory, as it would be written.
+            place: its position in the output.
+            states: hidden states before it, of every batch.
+            goal: those of the dense model after it.
+        """
+        weights = {name: linear.weight for name, linear in self._model.linears(block, place).items()}
+        block.float()
+        try:
+            return self._train(_Task(block, place, states, goal, self._powers(goal), weights))
+        finally:
+            for weight in weights.values():
+                weight.requires_grad = False
+                weight.grad = None
+            block.to(self._model.dtype)
+
+    def _train(self, task: _Task) -> ReconstructionRecord:
+        before = after = self._errors(task)
+        best, kept, best_epoch = self._loss(before), self._rounded(task), 0
+        kept_weights = {name: weight != 0 for name, weight in task.weights.items()}
+        optimizer = torch.optim.Adam([self._group(weight) for weight in task.weights.values()], betas=_BETAS)
+        first_rates = [group["lr"] for group in optimizer.param_groups]
+        generator = torch.Generator().manual_seed(self._asked.seed + task.place)
+        steps, done = self._asked.epochs * (len(self._trained) // self.batch), 0
+        for epoch in range(self._asked.epochs):
+            order = torch.randperm(len(self._trained), generator=generator).tolist()
+            for start in range(0, len(order) - self.batch + 1, self.batch):
+                for group, rate in zip(optimizer.param_groups, first_rates, strict=True):
+                    group["lr"] = rate * (1 - done / steps)
+                self._step(task, [self._trained[at] for at in order[start : start + self.batch]])
+                for name, weight in task.weights.items():
+                    assert weight.grad is not None
+                    weight.grad.mul_(kept_weights[name])
+                optimizer.step()
+                optimizer.zero_grad()
+                done += 1
+                self._tick(1 / steps)
+            exact = {name: weight.clone() for name, weight in task.weights.items()}
+            rounded = self._rounded(task)
+            _put(task, rounded)
+            errors = self._errors(task)
+            if self._loss(errors) < best:
+                best, kept, after, best_epoch = self._loss(errors), rounded, errors, epoch + 1
+            _put(task, exact)
+        _put(task, kept)
+        return ReconstructionRecord(best_epoch, before, after)
+
+    def _group(self, weight: Tensor) -> dict[str, object]:
+        """A layer's weights, with their first step."""
+        mean_square = float(weight.square().sum()) / max(1, int(weight.count_nonzero()))
+        return {"params": [weight.requires_grad_()], "lr": self._asked.learning_rate * math.sqrt(mean_square)}
+
+    def _step(self, task: _Task, sequences: Sequence[_Sequence]) -> None:
+        """Add the gradient of the loss by some of the text."""
+        counts = {name: sum(one.language == name for one in self._trained) for name in self._mix}
+        with torch.enable_grad():
+            wrong_BT = self._difference(task, sequences).square().sum(-1)
+            share = len(self._trained) / len(sequences) / wrong_BT.shape[1]
+            scale = [self._mix[one.language] / counts[one.language] / task.powers[one.language] for one in sequences]
+            (torch.tensor(scale, device=wrong_BT.device)[:, None] * wrong_BT).sum().mul(share).backward()
+
+    def _difference(self, task: _Task, sequences: Sequence[_Sequence]) -> Tensor:
+        """Hidden states after the block less those of the dense model: B×S×d."""
+        model = self._model
+        inputs, goal = (
+            torch.stack([held[one.batch][one.row] for one in sequences]).to(model.device).float()
+            for held in (task.states, task.goal)
+        )
+        with torch.autocast(model.device.type, dtype=model.dtype, enabled=model.dtype is not torch.float32):
+            return model.trace(task.block, task.place, inputs).float() - goal
+
+    def _errors(self, task: _Task) -> dict[str, float]:
+        """‖h − g‖² / ‖g‖² of the sequences that are held out, by language."""
+        wrong, tokens = dict.fromkeys(self._mix, 0.0), dict.fromkeys(self._mix, 0)
+        for start in range(0, len(self._held_out), self.batch):
+            some = self._held_out[start : start + self.batch]
+            filled = [*some, *[some[0]] * (self.batch - len(some))]  # every batch has the same shape
+            for one, difference in zip(some, self._difference(task, filled), strict=False):
+                wrong[one.language] += float(difference.square().sum())
+                tokens[one.language] += len(difference)
+        return {name: wrong[name] / tokens[name] / task.powers[name] for name in self._mix}
+
+    def _powers(self, goal: Sequence[Tensor]) -> dict[str, float]:
+        """‖g‖² of a token, by language; 1 where the states are zero."""
+        power, tokens = dict.fromkeys(self._mix, 0.0), dict.fromkeys(self._mix, 0)
+        for one in (*self._trained, *self._held_out):
+            states = goal[one.batch][one.row].float()
+            power[one.language] += float(states.square().sum())
+            tokens[one.language] += len(states)
+        return {name: power[name] / tokens[name] or 1.0 for name in self._mix}
+
+    def _loss(self, errors: Mapping[str, float]) -> float:
+        return sum(weight * errors[name] for name, weight in self._mix.items())
+
+    def _rounded(self, task: _Task) -> dict[str, Tensor]:
+        """Copies of the weights, rounded to the checkpoint's type."""
+        checkpoint = self._model.checkpoint
+        types = {name: DTYPES[checkpoint.linear_weight(task.place, name).dtype] for name in task.weights}
+        return {name: weight.to(types[name], copy=True) for name, weight in task.weights.items()}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A block to train.
+
+    Attributes:
+        block: in memory.
+        place: its position in the output.
+        states: hidden states before it.
+        goal: those of the dense model after it.
+        powers: ‖g‖² of a token of the latter, by language.
+        weights: what is trained, by the name of the layer.
+    """
+
+    block: nn.Module
+    place: int
+    states: Sequence[Tensor]
+    goal: Sequence[Tensor]
+    powers: Mapping[str, float]
+    weights: Mapping[str, Tensor]
+
+
+@torch.no_grad()
+def _put(task: _Task, values: Mapping[str, Tensor]) -> None:
+    for name, weight in task.weights.items():
+        weight.copy_(values[name])
