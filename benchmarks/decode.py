@@ -7,8 +7,8 @@
 Each model continues the prompts greedily, one text at a time, with a key/value cache: in transformers, on the device
 that is given (default: the CPU, with one thread), or in llama.cpp on the CPU. The models take turns, so that load on
 the machine meets all of them. Prints tokens per second of the median round, the ratio to the dense model, and the bytes
-of weights that each token reads, which is what the ratio should follow. On a CPU the time is the process's, not the
-clock's.
+of weights that each token reads, in the checkpoint's type, which is what the ratio should follow. On a CPU the time is
+the process's, not the clock's.
 
 For llama.cpp (pip install -e '.[llama-cpp]') scripts/convert_to_gguf.py makes a temporary GGUF file of each folder.
 With --text, llama.cpp and transformers encode lines of text, and those with the same ids are counted.

@@ -6,7 +6,7 @@
 By the ids of a fixed text the converter recognises how a tokenizer splits text (`tokenizer.ggml.pre`). A smaller
 vocabulary has other ids but splits text as before, so the dense model's tokenizer is shown instead. If the converter
 does not know that one either, `--pre` says how it splits. Special tokens beyond the embedding, which the model cannot
-read, are left out. All other options go to the converter.
+read, are left out. All other options, after the folders, go to the converter.
 
 Refused: a tokenizer that does not split text as DENSE's does; and a model without some of DENSE's blocks if these
 differ in their attention, because llama.cpp tells them apart by their numbers: in Gemma 3, every sixth sees everything.
