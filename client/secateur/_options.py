@@ -215,13 +215,14 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "reconstruction_epochs": Option(
         ("reconstruction", "epochs"),
-        "Train each block to do what the dense model does there, going so often through the calibration text, e.g. 4.",
-        "no training",
+        "Train each block to do what the dense model does there: how often to go through the calibration text. Without "
+        "this and the options that follow, nothing is trained.",
+        "4",
     ),
     "reconstruction_learning_rate": Option(
         ("reconstruction", "learning_rate"),
         "With training: the first step's size as a share of the weights' root mean square.",
-        "0.01",
+        "0.03",
     ),
     "reconstruction_batch": Option(
         ("reconstruction", "batch"),

@@ -28,6 +28,7 @@ from secateur_service.records.result import Estimate
 from secateur_service.sizing.depth import SCORED_EVERY
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.sizing.fitting import axes_of, misfits_of_pruning, misfits_of_shrinking
+from secateur_service.sizing.reconstruction import HELD_OUT_EVERY
 from secateur_service.sources import ReferenceRefusedError, Source, Sources, open_sources
 from secateur_service.sources.reference import HubReference
 from secateur_service.spec import (
@@ -155,6 +156,8 @@ def admit(
         review.layers(parts["pruning"], checkpoint, shrink, plan)
     if shrink and shrink.budget and calibration:
         review.scored_text(calibration)
+    if parts.get("reconstruction") and calibration:
+        review.judging_text(calibration)
     if "output" in parts:
         review.destination(parts["output"])
     length = review.sequence_length(calibration, evaluation, checkpoint)
@@ -359,6 +362,14 @@ class _Review:
             needed = SCORED_EVERY * len(calibration.languages)
             problem = f"{each} sequences of each language are too few to try plans on a part of them"
             self._refuse("calibration.samples", f"{problem}; a budget needs {needed} in all")
+
+    def judging_text(self, calibration: CalibrationSpec) -> None:
+        """Trained blocks are judged by text that they are not trained on."""
+        each = calibration.samples_per_language
+        if each < HELD_OUT_EVERY:
+            needed = HELD_OUT_EVERY * len(calibration.languages)
+            problem = f"{each} sequences of each language are too few to train blocks on some and judge them by others"
+            self._refuse("calibration.samples", f"{problem}; reconstruction needs {needed} in all")
 
     def plan(self, uri: str, checkpoint: Checkpoint) -> PlanFile | None:
         """The plan of another job, checked against the model."""

@@ -62,6 +62,7 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
             ("attention layers", "heads", _narrowed_chart(report, "attention", "heads")),
             ("feed-forward layers", "channels", _narrowed_chart(report, "feed_forward", "channels")),
         ],
+        training_chart=_training_chart(report),
         sizes=_sizes(report),
         not_calibrated=[entry.language for entry in report.evaluation if not entry.in_mix],
         sparsity_range=_range([layer.sparsity for block in report.blocks for layer in block.layers]),
@@ -88,6 +89,8 @@ def recipe(report: Report) -> list[str]:
         found.append(f"{part.kept:,} of {part.before:,} {units}")
     if pruning:
         found += [label(pruning["method"], pruning["update"]), target(pruning)]
+    if report.spec.get("reconstruction"):
+        found.append(f"blocks trained for {_count(report.spec['reconstruction']['epochs'], 'epoch')}")
     return found
 
 
@@ -199,6 +202,23 @@ def _narrowed_chart(report: Report, axis: Axis, units: str) -> Markup:
         return Markup("")
     title = f"Error of every block's projection of {units}, per language"
     return heat_map(rows, title=title, x_label="block", full=max(1e-6, *values))
+
+
+def _training_chart(report: Report) -> Markup:
+    """How much closer training has brought each block to the dense model, on text that it was not trained on."""
+    trained = [block.reconstruction for block in report.blocks]
+    nearer = {
+        entry.language: [
+            100 * (1 - part.after[entry.language] / part.before[entry.language])
+            if part and part.before.get(entry.language)
+            else None
+            for part in trained
+        ]
+        for entry in report.calibration
+        if entry.weight > 0
+    }
+    title = "Share of the error of the hidden states that training has removed, per block and language"
+    return lines(nearer, _colours(report), title=title, unit="%")
 
 
 def _sizes(report: Report) -> list[tuple[str, int, int]]:

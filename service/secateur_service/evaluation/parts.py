@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from secateur_service.evaluation.perplexity import Losses, bits_per_byte, perplexity
-from secateur_service.records.blocks import BlockRecord, LayerRecord, NarrowedRecord
+from secateur_service.records.blocks import BlockRecord, LayerRecord, NarrowedRecord, ReconstructionRecord
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -251,6 +251,21 @@ class NarrowedPart(Part):
         return cls(kept=len(record.kept), before=record.before, errors=dict(record.errors))
 
 
+class ReconstructionPart(Part):
+    """What training a block brought, on calibration text that it was not trained on."""
+
+    epoch: int = Field(ge=0, description="after which its weights were best; 0 if that was before")
+    before: dict[str, float] = Field(
+        description="‖h − g‖² / ‖g‖² of the hidden states after it, h, and the dense model's, g, by language"
+    )
+    after: dict[str, float] = Field(description="the same with the weights that were written")
+
+    @classmethod
+    def of(cls, record: ReconstructionRecord) -> Self:
+        """The report part of it."""
+        return cls(epoch=record.epoch, before=dict(record.before), after=dict(record.after))
+
+
 class RemovedBlockPart(Part):
     """A decoder block of the dense model that the output lacks."""
 
@@ -293,6 +308,7 @@ class BlockPart(Part):
     layers: tuple[LayerPart, ...]
     feed_forward: NarrowedPart | None = Field(default=None, description="null if no channels were removed")
     attention: NarrowedPart | None = Field(default=None, description="null if no key/value heads were removed")
+    reconstruction: ReconstructionPart | None = Field(default=None, description="null if it was not trained")
 
     @classmethod
     def of(cls, record: BlockRecord) -> Self:
@@ -305,6 +321,7 @@ class BlockPart(Part):
             layers=layers,
             feed_forward=record.feed_forward and NarrowedPart.of(record.feed_forward),
             attention=record.attention and NarrowedPart.of(record.attention),
+            reconstruction=record.reconstruction and ReconstructionPart.of(record.reconstruction),
         )
 
 

@@ -42,7 +42,8 @@ def test_long_text_is_read_in_part(tmp_path, monkeypatch):
     text = samples_of(["de"], 8, 32)
     part = {"de": text["de"].__class__(**{**vars(text["de"]), "tokens": text["de"].tokens[:2]})}
     meters = [Meter(RecordingObserver(), 3) for _ in range(2)]
-    whole, short = (
-        expected_tokens(streamed(tmp_path), each, ["de"], meter) for each, meter in zip((text, part), meters)
-    )
-    assert whole == short
+    found = [
+        expected_tokens(streamed(tmp_path), each, ["de"], meter)
+        for each, meter in zip((text, part), meters, strict=True)
+    ]
+    assert found[0] == found[1]
