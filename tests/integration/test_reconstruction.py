@@ -159,6 +159,22 @@ def test_training_pays_in_every_language_on_text_that_the_job_did_not_see(traine
         assert "blocks trained for 4 epochs" in page
 
 
+def test_minimax_lowers_the_largest_error_of_a_language(trained, corpora, tmp_path):
+    mix = (("uk", 0.95), ("de", 0.05))
+    reports = {}
+    for policy in ("weights", "minimax"):
+        data = trained_by(trained, corpora, pruning={"method": "sparsegpt", "sparsity": 0.6}, mix=mix, epochs=6)
+        data["calibration"]["policy"] = policy
+        reports[policy] = run(data, tmp_path / policy).report
+    worst = {
+        policy: [max(block.reconstruction.after.values()) for block in report.blocks]
+        for policy, report in reports.items()
+    }
+    for block in reports["minimax"].blocks:
+        assert max(block.reconstruction.after.values()) <= max(block.reconstruction.before.values())
+    assert worst["minimax"][-1] < worst["weights"][-1]
+
+
 EVERYTHING = {"vocabulary": {"extra_tokens": 0.02, "prior": "ranks"}, **WIDTH, **HEADS, **DEPTH}
 
 

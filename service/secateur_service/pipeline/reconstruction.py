@@ -12,17 +12,20 @@ relative to the root mean square of a layer's weights, so that one learning rate
 linearly to zero. After an epoch that made things worse, training goes on from the best weights with steps a quarter as
 large. Some sequences are held out: after every epoch the weights, rounded as they will be written, are
 judged by them, and the best are kept, which may be those from before. So by text that it was not trained on no block
-ends worse than it began.
+ends worse than it began. With the policy minimax the largest error of a language decides instead of the sum, and after
+each epoch the weights w move towards the languages whose errors are larger than others'.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES
@@ -54,6 +57,7 @@ class Reconstructor:
         mix: weight of each calibration language.
         batches: the calibration text, with two sequences of each language at least.
         tick: called with the share of a block's training that is done.
+        minimax: whether the largest error of a language counts, and the mix is only where weights begin.
     """
 
     def __init__(
@@ -63,7 +67,10 @@ class Reconstructor:
         mix: Mapping[str, float],
         batches: Sequence[Batch],
         tick: Callable[[float], None],
+        *,
+        minimax: bool = False,
     ) -> None:
+        self._minimax = minimax
         self._asked = asked
         self._model = model
         self._tick = tick
@@ -106,6 +113,7 @@ class Reconstructor:
     def _train(self, task: _Task) -> ReconstructionRecord:
         before = after = self._errors(task)
         best, kept, best_epoch = self._loss(before), self._rounded(task), 0
+        mix = self._mix
         kept_weights = {name: weight != 0 for name, weight in task.weights.items()}
         rate = self._asked.learning_rate
         optimizer = self._optimizer(task)
@@ -116,7 +124,7 @@ class Reconstructor:
             for start in range(0, len(order) - self.batch + 1, self.batch):
                 for group in optimizer.param_groups:
                     group["lr"] = group["size"] * rate * (1 - done / steps)
-                self._step(task, [self._trained[at] for at in order[start : start + self.batch]])
+                self._step(task, [self._trained[at] for at in order[start : start + self.batch]], mix)
                 for name, weight in task.weights.items():
                     assert weight.grad is not None
                     weight.grad.mul_(kept_weights[name])
@@ -135,6 +143,8 @@ class Reconstructor:
                 rate *= _AFTER_FAILURE
                 optimizer = self._optimizer(task)
                 _put(task, kept)
+            if self._minimax:
+                mix = _towards_worst(mix, errors)
         _put(task, kept)
         return ReconstructionRecord(best_epoch, before, after)
 
@@ -146,13 +156,13 @@ class Reconstructor:
             groups.append({"params": [weight.requires_grad_()], "size": math.sqrt(mean_square)})
         return torch.optim.Adam(groups, betas=_BETAS)
 
-    def _step(self, task: _Task, sequences: Sequence[_Sequence]) -> None:
+    def _step(self, task: _Task, sequences: Sequence[_Sequence], mix: Mapping[str, float]) -> None:
         """Add the gradient of the loss by some of the text."""
         counts = {name: sum(one.language == name for one in self._trained) for name in self._mix}
-        with torch.enable_grad():
+        with torch.enable_grad(), _reproducible_attention():
             wrong_BT = self._difference(task, sequences).square().sum(-1)
             share = len(self._trained) / len(sequences) / wrong_BT.shape[1]
-            scale = [self._mix[one.language] / counts[one.language] / task.powers[one.language] for one in sequences]
+            scale = [mix[one.language] / counts[one.language] / task.powers[one.language] for one in sequences]
             (torch.tensor(scale, device=wrong_BT.device)[:, None] * wrong_BT).sum().mul(share).backward()
 
     def _difference(self, task: _Task, sequences: Sequence[_Sequence]) -> Tensor:
@@ -186,7 +196,8 @@ class Reconstructor:
         return {name: power[name] / tokens[name] or 1.0 for name in self._mix}
 
     def _loss(self, errors: Mapping[str, float]) -> float:
-        return sum(weight * errors[name] for name, weight in self._mix.items())
+        """What decides."""
+        return max(errors.values()) if self._minimax else sum(self._mix[name] * error for name, error in errors.items())
 
     def _rounded(self, task: _Task) -> dict[str, Tensor]:
         """Copies of the weights, rounded to the checkpoint's type."""
@@ -214,6 +225,18 @@ class _Task:
     goal: Sequence[Tensor]
     powers: Mapping[str, float]
     weights: Mapping[str, Tensor]
+
+
+def _towards_worst(mix: Mapping[str, float], errors: Mapping[str, float]) -> dict[str, float]:
+    """The weights with those of languages whose errors are larger raised."""
+    raised = {name: weight * errors[name] for name, weight in mix.items()}
+    total = sum(raised.values())
+    return {name: weight / total for name, weight in raised.items()} if total else dict(mix)
+
+
+def _reproducible_attention() -> contextlib.AbstractContextManager[None]:
+    """Attention whose gradients are the same every time, which the fast kernels of accelerators do not promise."""
+    return sdpa_kernel(SDPBackend.MATH) if torch.cuda.is_available() else contextlib.nullcontext()
 
 
 @torch.no_grad()

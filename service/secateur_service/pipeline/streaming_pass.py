@@ -173,7 +173,12 @@ class _Pass:
         self.reconstructor = None
         if config.reconstruction is not None:
             self.reconstructor = Reconstructor(
-                config.reconstruction, self.pruned.model, config.mix, self.calibration, self._tick_training
+                config.reconstruction,
+                self.pruned.model,
+                config.mix,
+                self.calibration,
+                self._tick_training,
+                minimax=config.minimax,
             )
 
     def run(self) -> PassResult:
