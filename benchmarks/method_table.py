@@ -1,5 +1,7 @@
 """The table that decides the defaults: every mask with every update, by order, target, seed and language.
 
+Some recipes are also followed by training the blocks.
+
     python benchmarks/method_table.py --model DIR --calibration DIR --evaluation DIR [--seeds 0 1 2] [--targets 0.5 2:4]
     python benchmarks/method_table.py --small [--output DIR]
 
@@ -29,6 +31,8 @@ from secateur_service.calibration.sampling import TextSample, draw_samples
 from secateur_service.library import prune_tokens
 from secateur_service.pruning.methods import METHODS, Recipe, label
 from secateur_service.pruning.patterns import NofM, Target, Unstructured
+from secateur_service.spec import ReconstructionSpec
+from secateur_service.spec.pruning import DEFAULT_ORDER
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -36,7 +40,10 @@ import matplotlib.pyplot as plt
 RECIPES = [*itertools.product(("wanda", "ria", "sparsegpt"), ("none", "cg", "obs")), ("alps", "admm")]
 # Enough to judge this order; the other orders are run with every recipe.
 RECIPES_IN_DENSE_ORDER = [("wanda", "none"), ("sparsegpt", "obs"), ("sparsegpt", "cg"), ("alps", "admm")]
-COLOURS = ("#1d6b4f", "#c9a227", "#7a4b94")
+# These are also run with the blocks trained, in the default order.
+RECIPES_TRAINED = [("wanda", "none"), ("sparsegpt", "cg"), ("alps", "admm")]
+ORDER_TRAINED = DEFAULT_ORDER + ", trained"
+COLOURS = ("#1d6b4f", "#c9a227", "#7a4b94", "#b5523b")
 Samples = tuple[dict[str, TextSample], dict[str, TextSample]]
 
 
@@ -52,13 +59,21 @@ def prune(model: Path, samples: Samples, recipe: Recipe, target: Target, order: 
     """Run one pass; returns dense and pruned perplexity per language."""
     calibration, evaluation = samples
     began = time.process_time()
+    how: dict[str, Any] = {"recipe": recipe, "target": target, "order": order}
+    if order == ORDER_TRAINED:
+        how |= {"order": DEFAULT_ORDER, "reconstruction": ReconstructionSpec()}
     with tempfile.TemporaryDirectory() as folder:
-        result = prune_tokens(model, calibration, evaluation, Path(folder), recipe=recipe, target=target, order=order)
+        result = prune_tokens(model, calibration, evaluation, Path(folder), **how)
     figures = {
         name: [math.exp(losses[name].nats / losses[name].tokens) for losses in (result.dense, result.pruned)]
         for name in evaluation
     }
     return {"perplexity": figures, "cpu_seconds": round(time.process_time() - began, 2)}
+
+
+def is_run(order: str, recipe: tuple[str, str]) -> bool:
+    """Whether a recipe is run in an order."""
+    return recipe in {"dense": RECIPES_IN_DENSE_ORDER, ORDER_TRAINED: RECIPES_TRAINED}.get(order, RECIPES)
 
 
 def growth(result: dict[str, Any]) -> float:
@@ -96,11 +111,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", default=["0.5", "0.6", "0.7", "2:4"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--orders", nargs="+", default=["block", "true_sequential", "dense"])
-    parser.add_argument("--sequences", type=int, default=8, help="calibration sequences per language")
+    orders = ["block", "true_sequential", ORDER_TRAINED, "dense"]
+    parser.add_argument("--orders", nargs="+", choices=orders, default=orders)
+    parser.add_argument("--sequences", type=int, default=8, help="calibration sequences per language, at least 2")
     parser.add_argument("--tokens", type=int, default=1024, help="evaluation tokens per language")
     parser.add_argument("--length", type=int, default=256, help="tokens per sequence")
-    small = {"targets": ["0.5", "2:4"], "orders": ["true_sequential"], "seeds": [0], "sequences": 1}
+    small = {"targets": ["0.5", "2:4"], "orders": [DEFAULT_ORDER, ORDER_TRAINED], "seeds": [0], "sequences": 2}
     with options_with_text(parser, **small, tokens=SMALL_LENGTH, length=SMALL_LENGTH) as options:
         fill(options)
 
@@ -137,7 +153,7 @@ def fill(options: argparse.Namespace) -> None:
         )
         for order, target, (method, update) in itertools.product(options.orders, options.targets, RECIPES):
             key = f"{order}/{method}/{update}/{target}/{seed}"
-            if key not in results and (order != "dense" or (method, update) in RECIPES_IN_DENSE_ORDER):
+            if key not in results and is_run(order, (method, update)):
                 recipe = Recipe.of(method, update)
                 results[key] = prune(options.model, samples, recipe, parse_target(target, method), order)
                 path.write_text(json.dumps(content, indent=1) + "\n")
@@ -152,14 +168,14 @@ def fill(options: argparse.Namespace) -> None:
                 for target in options.targets
             }
             for order in options.orders
-            if order != "dense" or (method, update) in RECIPES_IN_DENSE_ORDER
+            if is_run(order, (method, update))
         }
         for method, update in RECIPES
     }
-    print(f"\n{'recipe':<22}{'order':<18}" + "".join(f"{target:>10}" for target in options.targets))
+    print(f"\n{'recipe':<22}{'order':<26}" + "".join(f"{target:>10}" for target in options.targets))
     for name, rows in table.items():
         for order, row in rows.items():
-            print(f"{name:<22}{order:<18}" + "".join(f"{row[target]:10.4f}" for target in options.targets))
+            print(f"{name:<22}{order:<26}" + "".join(f"{row[target]:10.4f}" for target in options.targets))
     draw(table, options.targets, options.output / "method_table.png")
     print(f"written: {path}, {options.output / 'method_table.png'}")
 

@@ -7,8 +7,10 @@ Runs jobs that make the model smaller, as the options say: for every language al
 sets that --keep gives. With --budget, the service chooses the amounts. With --english, single languages are also
 calibrated on English text, to show what the language of the text is worth; the vocabulary stays that of the language,
 and blocks go by the loss of the language. With --sparsity, the same sets are also pruned to zeros by the default
-method, for comparison. Prints effective parameters, that is those that are not zero, and growth of bits per byte on
-text that was not used for calibration. Written to shrinking-MODEL.json as results arrive.
+method, for comparison. With --epochs, blocks are trained in all of these.
+
+Prints effective parameters, that is those that are not zero, and growth of bits per byte on text that was not used for
+calibration. Written to shrinking-MODEL.json as results arrive.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ def shrink(
     }
     if options.budget:
         smaller = {"keep_languages": keep, "shrink_to": options.budget, "vocabulary_prior": options.prior}
+    trained = {"reconstruction_epochs": options.epochs} if options.epochs else {}
     spec = secateur.prune_spec(
         options.model.resolve().as_uri(),
         corpus=options.calibration.resolve().as_uri(),
@@ -61,6 +64,7 @@ def shrink(
         evaluation_languages=keep,
         tokens_per_language=options.tokens,
         **({"sparsity": options.sparsity} if zeros else smaller),
+        **trained,
     )
     with tempfile.TemporaryDirectory() as folder:
         report = prune(spec, Path(folder), threads=torch.get_num_threads()).report
@@ -93,6 +97,7 @@ def main() -> None:
     parser.add_argument("--english", action="store_true", help="also calibrate single languages on English")
     parser.add_argument("--sparsity", type=float, help="compare with so many zeros in the pruned layers")
     parser.add_argument("--budget", type=float, help="share of parameters; the amounts follow from it instead")
+    parser.add_argument("--epochs", type=int, help="train blocks for so many epochs; default not at all")
     parser.add_argument("--remove-kv-heads", type=int, help="key/value heads to remove from every block")
     parser.add_argument("--remove-blocks", type=int, help="blocks to remove")
     parser.add_argument("--sequences", type=int, default=64, help="calibration sequences per language")
@@ -113,6 +118,7 @@ def main() -> None:
             name = " ".join(keep) + ("" if keep == calibration else f", calibrated on {' '.join(calibration)}")
             name += f", {options.sparsity:.0%} zeros" if zeros else ""
             name += f", budget {options.budget:g}" if options.budget and not zeros else ""
+            name += ", trained" if options.epochs else ""
             content[name] = shrink(options, keep, calibration, zeros=zeros)
             path.write_text(json.dumps(content, indent=1) + "\n")
             show({name: content[name]})

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from secateur_service.pipeline.streaming_pass import PassResult
     from secateur_service.pruning.methods import Recipe
     from secateur_service.pruning.patterns import Target
+    from secateur_service.spec import ReconstructionSpec
 
 WORK = ".work"
 """The folder inside the output that holds unfinished work; repeating the call resumes from it."""
@@ -91,6 +92,7 @@ def prune_tokens(
     mix: Mapping[str, float] | None = None,
     minimax: bool = False,
     layer_snr: bool = False,
+    reconstruction: ReconstructionSpec | None = None,
     observer: JobObserver | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> PassResult:
@@ -107,6 +109,7 @@ def prune_tokens(
         mix: share of each calibration language, summing to one; by default all are equal.
         minimax: whether to search, starting from the mix, for the one that minimises the worst language's error.
         layer_snr: whether to measure the signal-to-noise ratio of each layer per language.
+        reconstruction: how blocks are trained; by default they are not.
         observer: receives the progress and may stop the pass.
         stopwatch: records the time spent.
     """
@@ -133,6 +136,7 @@ def prune_tokens(
         shards=Shards(folder),
         minimax=minimax,
         layer_snr=layer_snr,
+        reconstruction=reconstruction,
     )
     ledger = FileLedger(folder / "ledger.json")
     return run_pass(model, config, ledger, observer or RecordingObserver(), stopwatch or Stopwatch())

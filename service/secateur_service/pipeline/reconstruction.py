@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -84,9 +85,11 @@ class Reconstructor:
                 if batch.language == language
                 for row in range(len(batch.tokens))
             ]
-            held_out = own[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY] or own[-1:]
-            self._held_out += held_out
-            self._trained += [one for one in own if one not in held_out]
+            first = min(len(own), HELD_OUT_EVERY) - 1
+            self._held_out += own[first::HELD_OUT_EVERY]
+            del own[first::HELD_OUT_EVERY]
+            self._trained += own
+        self._counts = Counter(one.language for one in self._trained)
         self.batch = min(asked.batch, len(self._trained))
 
     def train(
@@ -158,11 +161,10 @@ class Reconstructor:
 
     def _step(self, task: _Task, sequences: Sequence[_Sequence], mix: Mapping[str, float]) -> None:
         """Add the gradient of the loss by some of the text."""
-        counts = {name: sum(one.language == name for one in self._trained) for name in self._mix}
         with torch.enable_grad(), _reproducible_attention():
             wrong_BT = self._difference(task, sequences).square().sum(-1)
             share = len(self._trained) / len(sequences) / wrong_BT.shape[1]
-            scale = [mix[one.language] / counts[one.language] / task.powers[one.language] for one in sequences]
+            scale = [mix[one.language] / self._counts[one.language] / task.powers[one.language] for one in sequences]
             (torch.tensor(scale, device=wrong_BT.device)[:, None] * wrong_BT).sum().mul(share).backward()
 
     def _difference(self, task: _Task, sequences: Sequence[_Sequence]) -> Tensor:

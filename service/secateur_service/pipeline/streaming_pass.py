@@ -254,7 +254,8 @@ class _Pass:
         if self.model.states_device.type != "cuda":
             return
         hidden = self.model.checkpoint.tensors[self.model.checkpoint.embedding_name].shape[1]
-        tokens = sum(batch.tokens.numel() for batches in self._batches() for batch in batches)
+        goal = self.calibration if self.dense.work.follows else ()
+        tokens = sum(batch.tokens.numel() for batches in (*self._batches(), goal) for batch in batches)
         needed, free = tokens * hidden * self.model.dtype.itemsize, torch.cuda.mem_get_info(self.model.device)[0]
         if needed > MAX_STATES_SHARE * free:
             for side in (self.dense, self.pruned):
