@@ -1,5 +1,7 @@
 """Blocks that are trained to do what the dense model does: never worse, with their zeros, and the same every time."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -157,6 +159,28 @@ def test_training_pays_in_every_language_on_text_that_the_job_did_not_see(traine
         page = (tmp_path / name / "0" / "report" / "report.html").read_text(encoding="utf-8")
         assert "What training the blocks brought" in page
         assert "blocks trained for 4 epochs" in page
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text"])
+def test_a_block_is_trained_to_stand_for_the_removed_ones_after_it(corpora, tmp_path, architecture):
+    """Of which one is the last: what it did is lost unless the one before it does it."""
+    model = save_scene(tmp_path / "model", architecture=architecture)
+    run(data_of(model, corpora, blocks={"remove": 2}), tmp_path / "given")
+    plan = json.loads((tmp_path / "given" / "plan.json").read_bytes())
+    plan["removed_blocks"] = [{"block": 1, "growth": {}}, {"block": 2, "growth": {}}]
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan" / "plan.json").write_text(json.dumps(plan))
+    data = trained_by(model, corpora, shrink={"plan": (tmp_path / "plan").as_uri()}, pruning=None, epochs=4)
+    run(data, tmp_path / "trained")
+    run(without(data), tmp_path / "solved")
+    dense, trained, solved = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        for folder in (model, tmp_path / "trained" / "checkpoint", tmp_path / "solved" / "checkpoint")
+    )
+    text = held_out(model, *corpora, ["uk"])["uk"].tokens
+    with torch.no_grad():
+        goal, one, other = (each.base_model(text).last_hidden_state for each in (dense, trained, solved))
+    assert (one - goal).square().mean() < (other - goal).square().mean()
 
 
 def test_minimax_lowers_the_largest_error_of_a_language(trained, corpora, tmp_path):

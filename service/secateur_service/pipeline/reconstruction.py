@@ -3,7 +3,8 @@
 Solvers fit one layer at a time. But a block is more than its layers: what one of them has lost another can make up for,
 so that all of them together come closer to the dense model's hidden states (EBFT, Guo et al., arXiv 2402.12419; Free
 Lunch, arXiv 2510.14444). The block's inputs are those of the output, which earlier blocks have changed already; the
-target is what the dense model has after the block. With the hidden states h_ℓ of a language and the dense model's g_ℓ,
+target is what the dense model has after the block, or after those that follow it and were removed. With the hidden
+states h_ℓ of a language and the dense model's g_ℓ,
 
     loss = Σ_ℓ w_ℓ · ‖h_ℓ − g_ℓ‖² / ‖g_ℓ‖²
 
@@ -101,7 +102,7 @@ class Reconstructor:
             block: in memory, as it would be written.
             place: its position in the output.
             states: hidden states before it, of every batch.
-            goal: those of the dense model after it.
+            goal: those of the dense model that it is to come to.
         """
         weights = {name: linear.weight for name, linear in self._model.linears(block, place).items()}
         block.float()

@@ -15,6 +15,7 @@ its bytes are on disk.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -282,7 +283,7 @@ class _Pass:
             if self.config.targets:
                 solving = sum(map(self.work.choosing, self.work.blocks[place]))
                 calibrating = self._calibrating(index, place)
-            calibrating += self.dense.work.narrowing(index) + self.work.training(place)
+            calibrating += self.dense.work.narrowing(index) + self._training_work(index, place)
             self.meter.plan("evaluate", self.work.evaluating(place) / 2)
             self.meter.plan("calibrate", calibrating)
             self.meter.plan("solve", solving)
@@ -363,9 +364,10 @@ class _Pass:
                     self._restore(place, record)
             reconstruction = None
             if self.reconstructor is not None and record is None:
-                self._training = place
+                self._trained_place = place
                 with measure("prune"):
-                    reconstruction = self.reconstructor.train(written, place, states.calibration, states.goal)
+                    goal = self._beyond_removed(index, states.goal)
+                    reconstruction = self.reconstructor.train(written, place, states.calibration, goal)
                     layers = self._counted(written, place, layers)
             carried = prunes and self.reconstructor is None
             if not carried and self.config.order != "dense" and place + 1 < self.pruned.model.num_blocks:
@@ -402,7 +404,29 @@ class _Pass:
         return self.output.reader.cut_block(stored), narrowed
 
     def _tick_training(self, share: float) -> None:
-        self.meter.tick("calibrate", share * self.work.training(self._training))
+        self.meter.tick("calibrate", share * self.work.training(self._trained_place))
+
+    def _training_work(self, index: int, place: int) -> float:
+        """The work of training a block, and of finding out what the dense model has beyond it."""
+        if self.reconstructor is None:
+            return 0.0
+        return self.work.training(place) + sum(map(self.dense.work.following, self._removed_after(index)))
+
+    def _removed_after(self, index: int) -> list[int]:
+        """The removed blocks between a block and the next that is kept."""
+        following = range(index + 1, self.model.num_blocks)
+        return list(itertools.takewhile(lambda at: self._place(at) is None, following))
+
+    def _beyond_removed(self, index: int, goal: list[Tensor]) -> list[Tensor]:
+        """What the dense model has after a block, or after the removed ones that follow it, which it has to stand for.
+
+        These blocks are read once more for this.
+        """
+        beyond = list(goal)
+        for removed in self._removed_after(index):
+            with self.model.block(removed) as block:
+                self.pruner.carry(self.model, block, removed, beyond, self.dense.work.following(removed))
+        return beyond
 
     def _counted(self, block: nn.Module, place: int, layers: Sequence[LayerRecord]) -> list[LayerRecord]:
         """The layers with their zeros counted again."""
