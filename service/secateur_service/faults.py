@@ -15,6 +15,7 @@ POINTS = (
     "job.shrunk",
     "budget.found",  # a part of what a budget needs, such as what a plan that was tried costs
     "job.planned",  # the blocks to remove are found
+    "block.judged",  # after an epoch of its training
     "block.written",  # its shard is on disk
     "block.recorded",  # and it is in the ledger
     "block.stored",  # and it is in the object store

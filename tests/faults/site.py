@@ -41,10 +41,10 @@ class RealSite(Site):
         """Let a worker take a step."""
         (self.settings.data_dir / "step").touch()
 
-    def submit(self, *, max_attempts=50, shrink=None, **evaluation):
+    def submit(self, *, max_attempts=50, shrink=None, reconstruction=None, **evaluation):
         data = spec_data(self.files / "model", self.files / "calibration", self.files / "evaluation")
         data["evaluation"].update(evaluation)
-        data["shrink"] = shrink
+        data |= {"shrink": shrink, "reconstruction": reconstruction}
         destination = {"destination": self.settings.destinations[0]}
         resolved = parse_spec({**data, "output": destination, "execution": {"max_attempts": max_attempts}})
         return self.store.create(new_job(resolved=resolved)).id

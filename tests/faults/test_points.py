@@ -18,7 +18,7 @@ def test_a_job_whose_worker_is_killed_once_at_every_step_publishes_the_same_byte
     undisturbed = site.submit()
     until(ended(site, undisturbed), site.failing())
     job_id = site.submit()
-    points = [point for point in faults.POINTS if point not in ("worker.succeeded", "budget.found")]
+    points = [point for point in faults.POINTS if point not in ("worker.succeeded", "budget.found", "block.judged")]
     job = until(ended(site, job_id), site.failing(*(f"{point}=kill" for point in points)))
     assert job.state is JobState.SUCCEEDED
     assert job.attempt == len(points) + 1, "a point was not reached"
@@ -40,13 +40,15 @@ def test_a_job_that_makes_a_model_smaller_in_every_way_is_killed_at_every_step(m
         "kv_heads": {"remove": 1},
         "feed_forward": {"channels": 48},
     }
-    undisturbed = site.submit(shrink=shrink)
+    training = {"epochs": 2}
+    undisturbed = site.submit(shrink=shrink, reconstruction=training)
     until(ended(site, undisturbed), site.failing())
-    job_id = site.submit(shrink=shrink)
+    job_id = site.submit(shrink=shrink, reconstruction=training)
     points = [
         "job.sampled",
         "job.shrunk",
         "job.planned",
+        "block.judged",
         "block.written",
         "block.recorded",
         "job.pruned",
