@@ -118,6 +118,7 @@ def main() -> None:
             name = " ".join(keep) + ("" if keep == calibration else f", calibrated on {' '.join(calibration)}")
             name += f", {options.sparsity:.0%} zeros" if zeros else ""
             name += f", budget {options.budget:g}" if options.budget and not zeros else ""
+            name += f", prior {options.prior}" if options.prior != "model" else ""
             name += ", trained" if options.epochs else ""
             content[name] = shrink(options, keep, calibration, zeros=zeros)
             path.write_text(json.dumps(content, indent=1) + "\n")

@@ -155,9 +155,9 @@ def admit(
     if parts.get("pruning") and checkpoint:
         review.layers(parts["pruning"], checkpoint, shrink, plan)
     if shrink and shrink.budget and calibration:
-        review.scored_text(calibration)
+        review.sequences(calibration, SCORED_EVERY, "a budget")
     if parts.get("reconstruction") and calibration:
-        review.judging_text(calibration)
+        review.sequences(calibration, HELD_OUT_EVERY, "reconstruction")
     if "output" in parts:
         review.destination(parts["output"])
     length = review.sequence_length(calibration, evaluation, checkpoint)
@@ -355,21 +355,13 @@ class _Review:
             else:
                 self._budget_axes = tuple(axis for axis in able if axis != "vocabulary")
 
-    def scored_text(self, calibration: CalibrationSpec) -> None:
-        """Plans are measured on text that nothing is fitted to."""
+    def sequences(self, calibration: CalibrationSpec, least: int, purpose: str) -> None:
+        """Some of the sequences of each language must be left for what nothing is fitted to."""
         each = calibration.samples_per_language
-        if each < SCORED_EVERY:
-            needed = SCORED_EVERY * len(calibration.languages)
-            problem = f"{each} sequences of each language are too few to try plans on a part of them"
-            self._refuse("calibration.samples", f"{problem}; a budget needs {needed} in all")
-
-    def judging_text(self, calibration: CalibrationSpec) -> None:
-        """Trained blocks are judged by text that they are not trained on."""
-        each = calibration.samples_per_language
-        if each < HELD_OUT_EVERY:
-            needed = HELD_OUT_EVERY * len(calibration.languages)
-            problem = f"{each} sequences of each language are too few to train blocks on some and judge them by others"
-            self._refuse("calibration.samples", f"{problem}; reconstruction needs {needed} in all")
+        if each < least:
+            problem = f"{each} sequences of each language are too few: {purpose} fits to some and judges by others"
+            needed = least * len(calibration.languages)
+            self._refuse("calibration.samples", f"{problem}; {purpose} needs {needed} in all")
 
     def plan(self, uri: str, checkpoint: Checkpoint) -> PlanFile | None:
         """The plan of another job, checked against the model."""

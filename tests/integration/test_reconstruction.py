@@ -9,35 +9,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.sampling import draw_samples
-from secateur_service.commands.demo.training import ensure_model
 from secateur_service.errors import CancelledError
 from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.pipeline.reconstruction import Reconstructor
-from support.models import CONFIGS, save_corpora
+from support.models import CONFIGS
 from support.reloading import bits_per_byte, held_out, loaded
 from support.shrinking import DEPTH, HEADS, LANGUAGES, WIDTH, Stops, admitted, data_of, refusals, run
 from support.vocabularies import save_scene
 
 SPARSE = {"method": "wanda", "sparsity": 0.6}
 SOME = ["llama", "gemma3_text", "qwen3_moe", "mixtral", "falcon", "opt", "cohere", "bloom"]
-
-
-@pytest.fixture(scope="module")
-def corpora(tmp_path_factory):
-    return save_corpora(tmp_path_factory.mktemp("corpora"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_scene(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A small model that was really trained, on text of its own."""
-    folder = tmp_path_factory.mktemp("trained") / "model"
-    ensure_model(folder, steps=40)
-    return folder
 
 
 def trained_by(model, corpora, *, shrink=None, pruning=SPARSE, mix=(("uk", 0.7), ("de", 0.3)), **options):

@@ -19,22 +19,12 @@ from secateur_service.pipeline.survey import Survey
 from secateur_service.pruning.structured.amounts import Amounts
 from secateur_service.pruning.structured.width import choose_channels, resolve
 from secateur_service.sizing.budget_search import TRIALS, sizes_of
-from support.models import CONFIGS, save_corpora, save_model
+from support.models import CONFIGS, save_model
 from support.passes import samples_of
 from support.shrinking import admitted, assert_reloads, data_of, refusals, run
 from support.vocabularies import save_scene
 
 BUDGET = {"budget": {"parameters": 0.6}}
-
-
-@pytest.fixture(scope="module")
-def corpora(tmp_path_factory):
-    return save_corpora(tmp_path_factory.mktemp("corpora"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_scene(tmp_path_factory.mktemp("model"))
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)

@@ -11,17 +11,11 @@ from secateur_service.calibration.sampling import draw_samples
 from secateur_service.errors import CancelledError
 from secateur_service.pruning.budget import MIN_EXPERT_TOKENS
 from secateur_service.pruning.structured.width import choose_channels, resolve
-from support.models import save_corpora
 from support.reloading import loaded
 from support.shrinking import HEADS, Stops, data_of, refusals, run
 from support.vocabularies import save_scene
 
 WIDTH = {"feed_forward": {"channels": 32}}
-
-
-@pytest.fixture(scope="module")
-def corpora(tmp_path_factory):
-    return save_corpora(tmp_path_factory.mktemp("corpora"))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from secateur_service.errors import PermanentError
-from support.models import save_corpora
 from support.shrinking import (
     VOCABULARY,
     WIDTH,
@@ -13,17 +12,6 @@ from support.shrinking import (
     refusals,
     run,
 )
-from support.vocabularies import save_scene
-
-
-@pytest.fixture(scope="module")
-def corpora(tmp_path_factory):
-    return save_corpora(tmp_path_factory.mktemp("corpora"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_scene(tmp_path_factory.mktemp("model"))
 
 
 def limited(model, corpora, growth, **shrink):

@@ -13,7 +13,6 @@ from secateur_service.pipeline.attempt import Machine
 from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.settings import Settings
 from secateur_service.sources import open_sources
-from support.models import save_corpora
 from support.shrinking import (
     DEPTH,
     HEADS,
@@ -25,18 +24,6 @@ from support.shrinking import (
     refusals,
     run,
 )
-from support.vocabularies import save_scene
-
-
-@pytest.fixture(scope="module")
-def corpora(tmp_path_factory):
-    return save_corpora(tmp_path_factory.mktemp("corpora"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_scene(tmp_path_factory.mktemp("model"))
-
 
 EVERYTHING = {**VOCABULARY, **WIDTH, **HEADS, **DEPTH}
 

@@ -7,12 +7,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from secateur_service.commands.demo.training import ensure_model
 from secateur_service.errors import CancelledError, PermanentError
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.pipeline import shrinking
 from secateur_service.pipeline.observer import RecordingObserver
-from support.models import CONFIGS, save_corpora
+from support.models import CONFIGS
 from support.reloading import bits_per_byte, held_out, loaded
 from support.shrinking import (
     AXES,
@@ -29,16 +28,6 @@ from support.shrinking import (
     run,
 )
 from support.vocabularies import KINDS, LINES, save_scene
-
-
-@pytest.fixture(scope="module")
-def corpora(tmp_path_factory):
-    return save_corpora(tmp_path_factory.mktemp("corpora"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_scene(tmp_path_factory.mktemp("model"))
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
@@ -459,14 +448,6 @@ def test_blocks_make_up_for_what_earlier_ones_have_lost(model, corpora, tmp_path
     monkeypatch.setattr(shrinking, "adds_to_states", lambda _checkpoint: False)
     alone = run(data, tmp_path / "alone").report.blocks[-1].snr_db["uk"]
     assert follows > alone + 0.2  # dB, of the hidden states of held-out text against the dense model's
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The demo's model after some of its training: enough for its blocks to matter."""
-    folder = tmp_path_factory.mktemp("trained") / "model"
-    ensure_model(folder, steps=40)
-    return folder
 
 
 def test_what_makes_up_for_a_block_pays_in_every_language_on_text_that_it_was_not_fitted_to(trained, corpora, tmp_path):
