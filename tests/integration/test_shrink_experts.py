@@ -131,6 +131,23 @@ def test_an_expert_that_no_token_is_routed_to_keeps_its_largest_columns(corpora,
         assert torch.equal(after[number], before[number][:, expected])
 
 
+def test_a_width_that_transformers_cannot_multiply_is_refused(model, corpora):
+    told = refusals(data_of(model, corpora, feed_forward={"channels": 36}))
+    assert "36 of 48 channels would be kept of each expert" in told["shrink.feed_forward.channels"]
+    told = refusals(data_of(model, corpora, feed_forward={"share": 0.25, "multiple_of": 6}))
+    assert "a multiple of 8" in told["shrink.feed_forward.multiple_of"]
+
+
+def test_the_report_and_the_card_tell_the_width_of_an_expert(narrowed):
+    report = json.loads((narrowed / "report" / "report.json").read_bytes())
+    widths = [
+        block["feed_forward"] and (block["feed_forward"]["kept"], block["feed_forward"]["before"])
+        for block in report["blocks"]
+    ]
+    assert widths == [(32, 48), None, (32, 48)]
+    assert "32 of 48" in (narrowed / "checkpoint" / "README.md").read_text(encoding="utf-8")
+
+
 def test_a_budget_leaves_the_channels_of_experts_alone(model, corpora):
     told = refusals(data_of(model, corpora, budget={"parameters": 0.8, "axes": ["feed_forward"]}))
     assert "feed_forward of this qwen3_moe model cannot be removed" in told["shrink.budget.axes[0]"]

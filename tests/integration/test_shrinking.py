@@ -50,11 +50,11 @@ FEWER_HEADS = [name for name in CONFIGS if row_of(name).attention]
 @pytest.mark.parametrize("architecture", NARROW)
 def test_every_architecture_loads_with_narrower_feed_forward_layers(tmp_path, corpora, architecture):
     model = save_scene(tmp_path / "model", architecture=architecture)
-    report = run(data_of(model, corpora, feed_forward={"channels": 36}), tmp_path / "out").report
+    report = run(data_of(model, corpora, feed_forward={"channels": 40}), tmp_path / "out").report
     smaller, _ = assert_reloads(model, corpora, tmp_path / "out", report)
     dense, _ = loaded(model)
     layout = row_of(architecture).feed_forward
-    assert getattr(smaller.config, layout.size) == 36
+    assert getattr(smaller.config, layout.size) == 40
     plan = json.loads((tmp_path / "out" / "plan.json").read_bytes())["feed_forward"]
     path, width = row_of(architecture).blocks, getattr(dense.config, layout.size)
     experts = {index: experts_of(dense, path, index) for index in range(3)} if layout.of_experts else {}
@@ -62,7 +62,7 @@ def test_every_architecture_loads_with_narrower_feed_forward_layers(tmp_path, co
     for entry in plan:
         kept = [channel for first, last in entry["kept"] for channel in range(first, last + 1)]
         count = experts.get(entry["block"], 1)
-        assert (len(kept), entry["before"]) == (36 * count, width * count)
+        assert (len(kept), entry["before"]) == (40 * count, width * count)
         assert 0 < entry["errors"]["uk"] < 1
         before, after = (each.get_submodule(f"{path}.{entry['block']}") for each in (dense, smaller))
         if layout.of_experts:
@@ -163,6 +163,14 @@ def test_progress_reaches_its_end_where_no_weights_are_pruned(model, corpora, tm
     fractions = [progress.fraction for progress in observer.history]
     assert fractions == sorted(fractions)
     assert fractions[-2] > 0.97
+
+
+@pytest.mark.parametrize("prior", ["model", "ranks"])
+def test_the_bar_has_room_for_the_blocks_after_the_vocabulary_is_chosen(model, corpora, tmp_path, prior):
+    observer = RecordingObserver()
+    vocabulary = {"extra_tokens": 0.02, "prior": prior}
+    run(data_of(model, corpora, pruning={"sparsity": 0.5}, vocabulary=vocabulary), tmp_path, observer)
+    assert next(progress.fraction for progress in observer.history if progress.blocks_done == 1) < 0.8
 
 
 def test_what_is_calibrated_on_loses_less_than_what_is_not(model, corpora, tmp_path):

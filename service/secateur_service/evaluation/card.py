@@ -182,7 +182,7 @@ def _done(report: Report, name: str, mix: str, served: str) -> str:
     sentences = []
     if after.parameters != before.parameters:
         parts = [f"{vocabulary.rows:,} of {vocabulary.rows_before:,} tokens"] if vocabulary else []
-        parts += [f"{part.kept:,} of {part.before:,} {units} in every block" for units, part in narrowed_parts(report)]
+        parts += [f"{part.kept:,} of {part.before:,} {units}" for units, part in narrowed_parts(report)]
         parts += [f"{after.blocks} of {before.blocks} blocks"] if after.blocks != before.blocks else []
         sentences = [
             f"{name} without {1 - after.parameters / before.parameters:.1%} of its parameters: {after.parameters:,} of",

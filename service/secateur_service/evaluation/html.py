@@ -90,17 +90,20 @@ def recipe(report: Report) -> list[str]:
     if pruning:
         found += [label(pruning["method"], pruning["update"]), target(pruning)]
     if report.spec.get("reconstruction"):
-        found.append(f"blocks trained for {_count(report.spec['reconstruction']['epochs'], 'epoch')}")
+        improved = sum(bool(block.reconstruction and block.reconstruction.epoch) for block in report.blocks)
+        found.append(f"{improved} of {_count(len(report.blocks), 'block')} improved by training")
     return found
 
 
 def narrowed_parts(report: Report) -> Iterator[tuple[str, NarrowedPart]]:
-    """What every block has fewer of, in words, with the numbers; they are equal in all blocks."""
-    for block in report.blocks[:1]:
-        if block.attention:
-            yield "key/value heads", block.attention
-        if block.feed_forward:
-            yield "feed-forward channels", block.feed_forward
+    """What blocks have fewer of, in words, with the numbers; they are equal in all blocks that have the axis."""
+    heads = [block.attention for block in report.blocks if block.attention]
+    channels = [block.feed_forward for block in report.blocks if block.feed_forward]
+    if heads:
+        yield "key/value heads", heads[0]
+    if channels:
+        experts = any(".experts." in layer.name for block in report.blocks for layer in block.layers)
+        yield "channels of each expert" if experts else "feed-forward channels", channels[0]
 
 
 def target(pruning: Mapping[str, Any]) -> str:

@@ -236,7 +236,7 @@ class LayerPart(Part):
 
 
 class NarrowedPart(Part):
-    """The feed-forward channels or the key/value heads of a block, if some were removed."""
+    """The feed-forward channels or the key/value heads of a block, if some were removed; in a mixture, an expert's."""
 
     kept: int = Field(ge=1, description="those that are left")
     before: int = Field(ge=1, description="those of the dense block")
@@ -248,7 +248,8 @@ class NarrowedPart(Part):
     @classmethod
     def of(cls, record: NarrowedRecord) -> Self:
         """The report part of what became of them."""
-        return cls(kept=len(record.kept), before=record.before, errors=dict(record.errors))
+        kept, before = (count // record.projections for count in (len(record.kept), record.before))
+        return cls(kept=kept, before=before, errors=dict(record.errors))
 
 
 class ReconstructionPart(Part):

@@ -17,6 +17,8 @@ SAMPLE_TOO_SMALL
 FEW_CALIBRATION_TOKENS
     The update inverts second moments, and the language has fewer calibration tokens than the widest layer has inputs,
     so that its own share of the moments is rank-deficient.
+NOTHING_TRAINED
+    Blocks were trained, and none came closer to the dense model on text that was held out.
 LAYER_NOTES
     Layers that were pruned with difficulty, for example because a factorisation needed more damping.
 """
@@ -64,6 +66,7 @@ def judge(
     yield from _too_small(evaluation)
     if inverts:
         yield from _few_tokens(calibration, blocks)
+    yield from _nothing_trained(blocks)
     yield from _layer_notes(blocks)
 
 
@@ -152,6 +155,14 @@ def _few_tokens(calibration: Sequence[CalibrationLanguage], blocks: Sequence[Blo
                 f"{entry.language} was calibrated on {entry.tokens:,} tokens, and the widest layer has {widest:,} "
                 "inputs: its statistics do not determine every weight. Raise calibration.samples.",
             )
+
+
+def _nothing_trained(blocks: Sequence[BlockPart]) -> Iterator[Verdict]:
+    trained = [block.reconstruction for block in blocks if block.reconstruction]
+    if trained and not any(part.epoch for part in trained):
+        message = "Training brought no block closer to the dense model: all weights are those from before. "
+        message += "Lower reconstruction.learning_rate, raise calibration.samples, or leave reconstruction out."
+        yield _verdict("NOTHING_TRAINED", None, message)
 
 
 def _layer_notes(blocks: Sequence[BlockPart]) -> Iterator[Verdict]:

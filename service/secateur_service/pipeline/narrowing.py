@@ -136,7 +136,7 @@ class Narrower:
                 before = sum(one.count for one in units)
                 if len(numbers) < before:
                     errors = {language: loss.share for language, loss in found.items()}
-                    records[axis] = NarrowedRecord(tuple(numbers), before, errors)
+                    records[axis] = NarrowedRecord(tuple(numbers), before, errors, len(units))
         return cut, records
 
     def placeholders(self, index: int, stored: Tensors) -> Tensors:

@@ -89,6 +89,8 @@ class Planner:
             return shrinkage
         languages = self._spec.kept_languages
         self._shrinker.expected = partial(expected_tokens, self._model, self._calibration, languages, self._meter)
+        if asked.needs_model:
+            self._meter.foresee("calibrate", self._tools.flops(self._spec))
         if asked.needs_model and asked.budget is None:
             with self._stopwatch.measure("sample"):
                 shrinkage = self._shrinker.shrink(asked)

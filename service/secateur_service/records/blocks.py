@@ -43,6 +43,7 @@ class NarrowedRecord:
     Attributes:
         kept: those that stay, by their number in the dense block.
         before: how many there were.
+        projections: how many projections read them: one, or one of each expert, which keep as many each.
         errors: ‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖² of the projection that reads them, per calibration language, with Ŵ solved for its
             own output alone.
     """
@@ -50,6 +51,7 @@ class NarrowedRecord:
     kept: tuple[int, ...]
     before: int
     errors: Mapping[str, float]
+    projections: int = 1
 
 
 @dataclass(frozen=True)

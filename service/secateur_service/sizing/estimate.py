@@ -325,8 +325,9 @@ def _training_bytes(work: Work, spec: PruneSpec, groups: list[Group], hidden: in
     parameters = sum(group.parameters for group in groups)
     # Gradients, two moments, an epoch's weights, the best ones; a copy in float32 where there is none yet; a mask.
     copies = 4 * parameters * (5 + (item < 4)) + parameters
-    values = sum(int(group.share * 2 * (group.width + group.rows)) for group in groups) + 12 * hidden
-    return int(copies + 4 * spec.reconstruction.batch * work.length * values)
+    values = sum(int(group.share * (group.width + group.rows)) for group in groups) + 6 * hidden
+    sequences = min(spec.reconstruction.batch, work.calibration // work.length)
+    return int(copies + 4 * sequences * work.length * values)
 
 
 def _waiting_bytes(work: Work, group: Group, item: int) -> int:

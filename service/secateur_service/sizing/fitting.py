@@ -55,6 +55,10 @@ def misfits_of_pruning(
         yield FieldViolation("pruning.overrides", "every layer stays dense; let some be pruned")
 
 
+EXPERT_MULTIPLE = 8
+"""Inputs and outputs of experts take up multiples of 16 bytes, in 16 bits at least: see torch's grouped_mm."""
+
+
 def misfits_of_shrinking(shrink: ShrinkSpec, checkpoint: Checkpoint) -> Iterator[FieldViolation]:
     """Parts to be removed that the model does not have, or of which all would stay."""
     if shrink.vocabulary is not None:
@@ -109,6 +113,10 @@ def _channels(asked: FeedForwardSpec, checkpoint: Checkpoint) -> Iterator[FieldV
     width = unit_count(checkpoint, "feed_forward")
     kept = asked.channels_of(width)
     would = f"{kept} of {width} channels would be kept"
+    if _has_experts(checkpoint) and kept % EXPERT_MULTIPLE and kept < width:
+        field = "channels" if asked.channels is not None else "multiple_of"
+        problem = f"{would} of each expert, and transformers' products of experts want a multiple of {EXPERT_MULTIPLE}"
+        yield FieldViolation(f"shrink.feed_forward.{field}", f"{problem}; choose one")
     if kept >= width and asked.channels is not None:
         yield FieldViolation("shrink.feed_forward.channels", f"{would}; keep fewer")
     elif kept >= width:

@@ -165,7 +165,8 @@ class ShrinkSpec(Part):
     @property
     def changes_blocks(self) -> bool:
         """Whether blocks may lose something, and not only the vocabulary."""
-        return any((self.feed_forward, self.blocks, self.kv_heads, self.plan, self.budget))
+        axes = self.budget.axes if self.budget else ()
+        return any((self.feed_forward, self.blocks, self.kv_heads, self.plan, self.budget and axes != ("vocabulary",)))
 
     @property
     def needs_model(self) -> bool:
