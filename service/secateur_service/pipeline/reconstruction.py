@@ -150,8 +150,8 @@ class Reconstructor:
                 _put(task, exact)
             else:
                 rate *= _AFTER_FAILURE
-                optimizer = self._optimizer(task)
                 _put(task, kept)
+                optimizer = self._optimizer(task)
             if self._minimax:
                 mix = _towards_worst(mix, errors)
         _put(task, kept)
