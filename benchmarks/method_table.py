@@ -100,7 +100,7 @@ def draw(table: dict[str, dict[str, dict[str, float]]], targets: list[str], path
         axes.set_xlim(1, 1 + 1.25 * (longest - 1))
     panels[0][0].set_yticks(range(len(names)), names)
     panels[0][0].invert_yaxis()  # shared by all panels: list recipes from the top
-    panels[0][-1].legend(title="order", fontsize=8)
+    panels[0][-1].legend(title="order", fontsize=8, loc="lower right")
     figure.supxlabel("pruned / dense perplexity, geometric mean over languages (lower is better)", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
