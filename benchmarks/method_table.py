@@ -1,6 +1,6 @@
 """The table that decides the defaults: every mask with every update, by order, target, seed and language.
 
-Some recipes are also followed by training the blocks.
+Some recipes are also run with the dense model's output as their target, and followed by training the blocks.
 
     python benchmarks/method_table.py --model DIR --calibration DIR --evaluation DIR [--seeds 0 1 2] [--targets 0.5 2:4]
     python benchmarks/method_table.py --small [--output DIR]
@@ -40,10 +40,11 @@ import matplotlib.pyplot as plt
 RECIPES = [*itertools.product(("wanda", "ria", "sparsegpt"), ("none", "cg", "obs")), ("alps", "admm")]
 # Enough to judge this order; the other orders are run with every recipe.
 RECIPES_IN_DENSE_ORDER = [("wanda", "none"), ("sparsegpt", "obs"), ("sparsegpt", "cg"), ("alps", "admm")]
-# These are also run with the blocks trained, in the default order.
+# In the default order: the dense model's output as the target, the blocks trained, and both.
+ASYMMETRIC, TRAINED, BOTH = (f"{DEFAULT_ORDER}, {how}" for how in ("asymmetric", "trained", "asymmetric and trained"))
+RECIPES_ASYMMETRIC = [("ria", "cg"), ("sparsegpt", "obs"), ("sparsegpt", "cg"), ("alps", "admm")]
 RECIPES_TRAINED = [("sparsegpt", "cg"), ("alps", "admm")]
-ORDER_TRAINED = DEFAULT_ORDER + ", trained"
-COLOURS = ("#1d6b4f", "#c9a227", "#7a4b94", "#b5523b")
+COLOURS = ("#1d6b4f", "#c9a227", "#7a4b94", "#b5523b", "#3f6fa8", "#8a8a8a")
 Samples = tuple[dict[str, TextSample], dict[str, TextSample]]
 
 
@@ -59,9 +60,10 @@ def prune(model: Path, samples: Samples, recipe: Recipe, target: Target, order: 
     """Run one pass; returns dense and pruned perplexity per language."""
     calibration, evaluation = samples
     began = time.process_time()
-    how: dict[str, Any] = {"recipe": recipe, "target": target, "order": order}
-    if order == ORDER_TRAINED:
-        how |= {"order": DEFAULT_ORDER, "reconstruction": ReconstructionSpec()}
+    how: dict[str, Any] = {"recipe": recipe, "target": target, "order": order.partition(",")[0]}
+    how["asymmetric"] = order in (ASYMMETRIC, BOTH)
+    if order in (TRAINED, BOTH):
+        how["reconstruction"] = ReconstructionSpec()
     with tempfile.TemporaryDirectory() as folder:
         result = prune_tokens(model, calibration, evaluation, Path(folder), **how)
     figures = {
@@ -73,7 +75,13 @@ def prune(model: Path, samples: Samples, recipe: Recipe, target: Target, order: 
 
 def is_run(order: str, recipe: tuple[str, str]) -> bool:
     """Whether a recipe is run in an order."""
-    return recipe in {"dense": RECIPES_IN_DENSE_ORDER, ORDER_TRAINED: RECIPES_TRAINED}.get(order, RECIPES)
+    only = {
+        "dense": RECIPES_IN_DENSE_ORDER,
+        ASYMMETRIC: RECIPES_ASYMMETRIC,
+        TRAINED: RECIPES_TRAINED,
+        BOTH: RECIPES_TRAINED,
+    }
+    return recipe in only.get(order, RECIPES)
 
 
 def growth(result: dict[str, Any]) -> float:
@@ -111,12 +119,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", default=["0.5", "0.6", "0.7", "2:4"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    orders = ["block", "true_sequential", ORDER_TRAINED, "dense"]
+    orders = ["block", "true_sequential", ASYMMETRIC, TRAINED, BOTH, "dense"]
     parser.add_argument("--orders", nargs="+", choices=orders, default=orders)
     parser.add_argument("--sequences", type=int, default=8, help="calibration sequences per language, at least 2")
     parser.add_argument("--tokens", type=int, default=1024, help="evaluation tokens per language")
     parser.add_argument("--length", type=int, default=256, help="tokens per sequence")
-    small = {"targets": ["0.5", "2:4"], "orders": [DEFAULT_ORDER, ORDER_TRAINED], "seeds": [0], "sequences": 2}
+    small = {"targets": ["0.5", "2:4"], "orders": [DEFAULT_ORDER, BOTH], "seeds": [0], "sequences": 2}
     with options_with_text(parser, **small, tokens=SMALL_LENGTH, length=SMALL_LENGTH) as options:
         fill(options)
 

@@ -129,6 +129,11 @@ OPTIONS: Mapping[str, Option] = {
         "How much wanda_multilingual adds for inputs that languages use differently.",
         "0.5",
     ),
+    "asymmetric": Option(
+        ("pruning", "asymmetric"),
+        "Whether layers have the dense model's output as their target.",
+        "true where the update solves for values, unless the order is dense or blocks are trained",
+    ),
     "allocation": Option(
         ("pruning", "allocation", "policy"),
         "How sparse each block becomes: uniform, owl or multilingual.",
@@ -320,6 +325,7 @@ class SpecOptions(TypedDict, total=False):
     order: str | None
     group: str | None
     spread: float | None
+    asymmetric: bool | None
     allocation: str | None
     span: float | None
     outlier: float | None

@@ -183,7 +183,7 @@ def _resolve(spec: PruneSpec, sequence_length: int, access: AccessPolicy) -> Pru
     output = spec.output
     if output.destination is None and access.destinations:
         output = OutputSpec(destination=access.destinations[0])
-    pruning = spec.pruning and spec.pruning.resolved()
+    pruning = spec.pruning and spec.pruning.resolved(trained=spec.reconstruction is not None)
     return spec.model_copy(
         update={"calibration": calibration, "pruning": pruning, "evaluation": evaluation, "output": output}
     )

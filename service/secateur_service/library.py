@@ -91,6 +91,7 @@ def prune_tokens(
     order: str = "true_sequential",
     mix: Mapping[str, float] | None = None,
     minimax: bool = False,
+    asymmetric: bool = False,
     layer_snr: bool = False,
     reconstruction: ReconstructionSpec | None = None,
     observer: JobObserver | None = None,
@@ -108,6 +109,7 @@ def prune_tokens(
         order: one of `spec.ORDERS`.
         mix: share of each calibration language, summing to one; by default all are equal.
         minimax: whether to search, starting from the mix, for the one that minimises the worst language's error.
+        asymmetric: whether layers have the dense model's output as their target.
         layer_snr: whether to measure the signal-to-noise ratio of each layer per language.
         reconstruction: how blocks are trained; by default they are not.
         observer: receives the progress and may stop the pass.
@@ -135,6 +137,7 @@ def prune_tokens(
         evaluation=evaluation,
         shards=Shards(folder),
         minimax=minimax,
+        asymmetric=asymmetric,
         layer_snr=layer_snr,
         reconstruction=reconstruction,
     )

@@ -113,14 +113,28 @@ def test_the_error_is_that_of_the_hidden_states_of_the_sequences_that_are_held_o
         seed=0,
         check=lambda: None,
     )
-    for language, sample in calibration.items():
-        assert len(sample.tokens) == 16
-        states = [each(sample.tokens, output_hidden_states=True).hidden_states for each in (dense, pruned)]
-        for number, block in enumerate(report.blocks[:-1]):  # the last ones are normalised already
-            goal, found = (each[number + 1].double() for each in states)
-            expected = (found - goal)[[7, 15]].square().mean() / goal.square().mean()
+    states = {
+        language: [each(sample.tokens, output_hidden_states=True).hidden_states for each in (dense, pruned)]
+        for language, sample in calibration.items()
+    }
+    for number, block in enumerate(report.blocks[:-1]):  # the last ones are normalised already
+        even = {
+            language: [
+                each[number + 1].double() / each[number + 1].double().norm(dim=-1, keepdim=True) for each in both
+            ]
+            for language, both in states.items()
+        }
+        deviation = torch.cat([goal for goal, _ in even.values()]).flatten(0, 1).std(0, correction=0)
+        for language, (goal, found) in even.items():
+            assert len(goal) == 16
+            wrong, whole = (found - goal)[[7, 15]] / deviation, goal / deviation
+            expected = wrong.square().mean() / whole.square().mean()
             assert block.reconstruction.epoch > 0
             assert block.reconstruction.after[language] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_no_token_or_channel_decides_by_its_size(tmp_path, corpora):
+    """A channel, and a token, with huge hidden states."""
 
 
 def test_steps_that_lead_nowhere_leave_what_the_solver_found(model, corpora, tmp_path):

@@ -175,7 +175,7 @@ class LanguageWeight(_message.Message):
     def __init__(self, language: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class PruningSpec(_message.Message):
-    __slots__ = ("method", "sparsity", "pattern", "order", "update", "group", "spread", "allocation", "overrides")
+    __slots__ = ("method", "sparsity", "pattern", "order", "update", "group", "spread", "allocation", "overrides", "asymmetric")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     SPARSITY_FIELD_NUMBER: _ClassVar[int]
     PATTERN_FIELD_NUMBER: _ClassVar[int]
@@ -185,6 +185,7 @@ class PruningSpec(_message.Message):
     SPREAD_FIELD_NUMBER: _ClassVar[int]
     ALLOCATION_FIELD_NUMBER: _ClassVar[int]
     OVERRIDES_FIELD_NUMBER: _ClassVar[int]
+    ASYMMETRIC_FIELD_NUMBER: _ClassVar[int]
     method: str
     sparsity: float
     pattern: str
@@ -194,7 +195,8 @@ class PruningSpec(_message.Message):
     spread: float
     allocation: AllocationSpec
     overrides: _containers.RepeatedCompositeFieldContainer[LayerOverride]
-    def __init__(self, method: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., order: _Optional[str] = ..., update: _Optional[str] = ..., group: _Optional[str] = ..., spread: _Optional[float] = ..., allocation: _Optional[_Union[AllocationSpec, _Mapping]] = ..., overrides: _Optional[_Iterable[_Union[LayerOverride, _Mapping]]] = ...) -> None: ...
+    asymmetric: bool
+    def __init__(self, method: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., order: _Optional[str] = ..., update: _Optional[str] = ..., group: _Optional[str] = ..., spread: _Optional[float] = ..., allocation: _Optional[_Union[AllocationSpec, _Mapping]] = ..., overrides: _Optional[_Iterable[_Union[LayerOverride, _Mapping]]] = ..., asymmetric: _Optional[bool] = ...) -> None: ...
 
 class AllocationSpec(_message.Message):
     __slots__ = ("policy", "span", "outlier")

@@ -15,6 +15,7 @@ Shapes: B sequences, S tokens, d hidden size, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,10 @@ class StreamedModel:
             for look in looks:
                 look.remove()
             block.to("meta")
+
+    def copy_of(self, block: nn.Module) -> nn.Module:
+        """A copy of a block that is in memory, to run beside it."""
+        return copy.deepcopy(block, {id(self): self})  # its hooks stay this model's
 
     def load_into(self, index: int, tensors: dict[str, Tensor]) -> None:
         """Copy tensors, named as in the checkpoint, into a block that is in memory."""

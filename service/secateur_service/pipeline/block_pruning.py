@@ -6,6 +6,9 @@
   stages before it: one forward pass.
 - `dense`: gather statistics of the dense block, whose own output becomes the next states: one forward pass; no layer
   sees the effect of earlier pruning.
+
+In the former two, layers may have the dense model's output as their target (`pruning.asymmetry`). Then the text runs
+through the dense block too, with the dense model's states, and at last through the pruned block once more.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +25,12 @@ from torch import Tensor, nn
 from secateur_service.models.safetensors import TensorInfo
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES
+from secateur_service.models.units import adds_to_states
 from secateur_service.pipeline.batches import Batch
 from secateur_service.pipeline.meter import Kind
 from secateur_service.pipeline.pass_config import PassConfig
 from secateur_service.pipeline.stepwise import StepwiseForward, stepwise_forwards
+from secateur_service.pruning.asymmetry import CrossMoments, aim
 from secateur_service.pruning.budget import MIN_EXPERT_TOKENS
 from secateur_service.pruning.fidelity import InputSample, snr_db
 from secateur_service.pruning.methods import METHODS, Moments, Recipe
@@ -46,10 +52,35 @@ Group = Sequence[str]
 class _Block:
     """A block in memory, with its pruned layers by name, and grouped by shared input in the order it runs them."""
 
+    model: StreamedModel
     module: nn.Module
     index: int
     groups: Sequence[Group]
     linears: Mapping[str, nn.Linear]
+
+    @classmethod
+    def of(cls, model: StreamedModel, module: nn.Module, index: int) -> Self:
+        """A block of a model."""
+        return cls(model, module, index, model.checkpoint.inputs(index), model.linears(module, index))
+
+
+@dataclass(frozen=True)
+class DenseStream:
+    """The dense model beside a block that is pruned towards it.
+
+    Attributes:
+        model: the dense model.
+        block: its block, in memory, not the one that is pruned.
+        index: the position of the block.
+        states: hidden states of the calibration text before it.
+        goal: those that the pruned block is to come to: the dense model's after it.
+    """
+
+    model: StreamedModel
+    block: nn.Module
+    index: int
+    states: Sequence[Tensor]
+    goal: Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,11 +91,16 @@ class _Observed:
         statistics: its second moments.
         sample: inputs to judge layers by, where the second moments of every language are not kept.
         judges: whether layers are judged.
+        lacking: cross moments of the inputs with what the dense model has in addition: at the input, or at the output
+            if `ends` says so; None where layers repeat their own output.
+        ends: whether the layers of the input are the last, whose output is added to the hidden states.
     """
 
     statistics: InputStatistics | None
     sample: InputSample | None
     judges: bool
+    lacking: CrossMoments | None = None
+    ends: bool = False
 
     def update(self, inputs: Tensor, language: str) -> None:
         """Add the inputs of one batch."""
@@ -72,6 +108,16 @@ class _Observed:
             self.statistics.update(inputs, language)
         if self.sample is not None:
             self.sample.update(inputs, language)
+
+    def aim(self, weight_MN: Tensor) -> Tensor:
+        """What is pruned: a dense layer in float32, or what comes from it closest to the dense model's output."""
+        weight_MN = weight_MN.float()
+        if self.lacking is None:
+            return weight_MN
+        assert self.statistics is not None
+        gram_NN, cross = self.statistics.gram, self.lacking.matrix
+        assert gram_NN is not None
+        return aim(weight_MN, gram_NN, cross if self.ends else weight_MN @ cross)
 
     def judge(
         self, dense_MN: Tensor, pruned_MN: Tensor, check: Callable[[], None]
@@ -128,7 +174,9 @@ class BlockPruner:
         for batch in batches:
             self._tokens[batch.language] += batch.tokens.numel()
 
-    def prune(self, block: nn.Module, index: int, states: list[Tensor]) -> list[LayerRecord]:
+    def prune(
+        self, block: nn.Module, index: int, states: list[Tensor], dense: DenseStream | None = None
+    ) -> list[LayerRecord]:
         """Prune a block; afterwards its weights are as they will be written, rounded to the checkpoint's type.
 
         Args:
@@ -136,27 +184,39 @@ class BlockPruner:
             index: its position in the model.
             states: hidden states of the calibration text before the block; replaced in place by those after it, if the
                 pruner carries them.
+            dense: the dense model's way, where layers have its output as their target.
 
         Raises:
             FloatingPointError: weights or statistics that are not finite; the message names the layer.
         """
-        opened = _Block(block, index, self._model.checkpoint.inputs(index), self._model.linears(block, index))
+        opened = _Block.of(self._model, block, index)
         if self._config.order == "true_sequential":
-            return self._stage_by_stage(opened, states)
-        inputs = [self._observed(opened, group) for group in opened.groups]
+            records = self._stage_by_stage(opened, states, dense)
+        else:
+            records = self._at_once(opened, states, dense)
+        again = dense is not None or self._config.order == "block"
+        if again and self._carries and not self._is_last(index):
+            self.carry(self._model, block, index, states, self._work.carrying(index))
+        return records
+
+    def _at_once(self, block: _Block, states: list[Tensor], dense: DenseStream | None) -> list[LayerRecord]:
+        """Prune all layers of a block after the text has run through it."""
+        index = block.index
+        inputs = [self._observed(block, number, dense) for number in range(len(block.groups))]
         for position, batch in enumerate(self._batches):
-            with self._suspended(opened, states[position : position + 1]) as (forward,):
+            with (
+                self._suspended(block, states[position : position + 1]) as (forward,),
+                self._beside(dense, position) as (wanted,),
+            ):
                 for number, observed in enumerate(inputs):
-                    observed.update(forward.advance(), batch.language)
+                    self._observe(observed, forward, wanted, dense, position)
                     self._tick_stage(index, number, batch)
                 if self._config.order == "dense" and self._carries and not self._is_last(index):
                     states[position] = forward.finish()
                     self._tick_stage(index, -1, batch)
         records = []
         for number, observed in enumerate(inputs):
-            records += self._solve(opened, number, observed)
-        if self._config.order == "block" and self._carries and not self._is_last(index):
-            self.carry(self._model, block, index, states, self._work.carrying(index))
+            records += self._solve(block, number, observed)
         return records
 
     def carry(self, model: StreamedModel, block: nn.Module, index: int, states: list[Tensor], amount: float) -> None:
@@ -180,36 +240,68 @@ class BlockPruner:
         share = batch.tokens.numel() / self._calibration_tokens
         self._tick("calibrate", share * self._work.stages(index)[number])
 
-    def _stage_by_stage(self, block: _Block, states: list[Tensor]) -> list[LayerRecord]:
+    def _stage_by_stage(self, block: _Block, states: list[Tensor], dense: DenseStream | None) -> list[LayerRecord]:
+        """Prune the layers of each input before the text runs through them."""
         records = []
-        with self._suspended(block, states) as forwards:
-            for number, group in enumerate(block.groups):
-                observed = self._observed(block, group)
-                for batch, forward in zip(self._batches, forwards, strict=True):
+        with self._suspended(block, states) as forwards, self._beside(dense) as others:
+            for number in range(len(block.groups)):
+                observed = self._observed(block, number, dense)
+                for position, (batch, forward, other) in enumerate(zip(self._batches, forwards, others, strict=True)):
                     self._check()
-                    observed.update(forward.advance(), batch.language)
+                    self._observe(observed, forward, other, dense, position)
                     self._tick_stage(block.index, number, batch)
                 records += self._solve(block, number, observed)
-            if self._carries and not self._is_last(block.index):
+            if dense is None and self._carries and not self._is_last(block.index):
                 for position, (batch, forward) in enumerate(zip(self._batches, forwards, strict=True)):
                     self._check()
                     states[position] = forward.finish()
                     self._tick_stage(block.index, -1, batch)
         return records
 
+    def _observe(
+        self,
+        observed: _Observed,
+        forward: StepwiseForward,
+        other: StepwiseForward | None,
+        dense: DenseStream | None,
+        position: int,
+    ) -> None:
+        """Take what a batch has at the next input, and what the dense model has there."""
+        language, inputs = self._batches[position].language, forward.advance()
+        observed.update(inputs, language)
+        if dense is None or other is None:
+            return
+        wanted = other.advance()
+        if observed.ends:
+            wanted, reached = dense.goal[position].to(inputs.device), forward.finish().to(inputs.device)
+        else:
+            reached = inputs
+        if observed.lacking is not None:
+            observed.lacking.update(wanted.float() - reached.float(), inputs, language)
+
     def _suspended(
         self, block: _Block, states: Sequence[Tensor]
     ) -> contextlib.AbstractContextManager[list[StepwiseForward]]:
         """One pass of the block for each batch of states; none has started."""
         self._check()
-        runs = [functools.partial(self._model.run_block, block.module, block.index, batch) for batch in states]
+        runs = [functools.partial(block.model.run_block, block.module, block.index, batch) for batch in states]
         return stepwise_forwards(runs, block.groups, block.linears)
+
+    def _beside(
+        self, dense: DenseStream | None, position: int | None = None
+    ) -> contextlib.AbstractContextManager[Sequence[StepwiseForward | None]]:
+        """The same of the dense block, of all batches or one; nothing for each where there is none."""
+        batches = slice(None) if position is None else slice(position, position + 1)
+        if dense is None:
+            return contextlib.nullcontext([None] * len(self._batches[batches]))
+        return self._suspended(_Block.of(dense.model, dense.block, dense.index), dense.states[batches])
 
     def _is_last(self, index: int) -> bool:
         return index + 1 == self._model.num_blocks
 
-    def _observed(self, block: _Block, group: Group) -> _Observed:
+    def _observed(self, block: _Block, number: int, dense: DenseStream | None) -> _Observed:
         """Empty statistics and sample for one input."""
+        group = block.groups[number]
         width, device = block.linears[group[0]].in_features, self._model.device
         is_expert = self._model.checkpoint.expert_of(group[0]) is not None
         judges = self._config.layer_snr and bool(self._batches)
@@ -225,7 +317,14 @@ class BlockPruner:
         statistics = InputStatistics(
             width, self._config.mix, self._tokens, device, moments=self._config.moments, is_expert=is_expert
         )
-        return _Observed(statistics, sample, judges)
+        if dense is None or is_expert:  # the dense model routes other tokens to an expert
+            return _Observed(statistics, sample, judges)
+        ends = number + 1 == len(block.groups) and adds_to_states(self._model.checkpoint)
+        # A layer that lost inputs has no counterparts of the dense model's. If no layer of a block sees what the others
+        # lose, all but the last would make up for the same together, and so for too much.
+        is_one = self._config.order == "true_sequential" and dense.block.get_submodule(group[0]).in_features == width
+        lacking = CrossMoments(self._config.mix, self._tokens) if ends or is_one else None
+        return _Observed(statistics, sample, judges, lacking, ends)
 
     def _solve(self, block: _Block, number: int, observed: _Observed) -> list[LayerRecord]:
         """Prune the layers of one input; those with equal targets together, if they share a factorisation."""
@@ -241,12 +340,14 @@ class BlockPruner:
             self._check()
             target = targets[names[0]]
             try:
-                dense = [block.linears[name].weight.float() for name in names]
-                solved, mix = self._solve_alike(dense, observed, target, names)
+                aims = [block.linears[name].weight.float() for name in names]
+                if target is not None:
+                    aims = [observed.aim(weight) for weight in aims]
+                solved, mix = self._solve_alike(aims, observed, target, names)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{infos[names[0]].name}: {error}") from error
             for name in names:  # free each layer once applied: memory for one layer, not for the group
-                records[name] = self._apply(block.linears[name], infos[name], solved.pop(0), observed, mix)
+                records[name] = self._apply(block.linears[name], infos[name], aims.pop(0), solved.pop(0), observed, mix)
             self._tick("solve", amount)
         return [records[name] for name in group]
 
@@ -273,6 +374,7 @@ class BlockPruner:
         self,
         linear: nn.Linear,
         info: TensorInfo,
+        aim_MN: Tensor,
         layer: PrunedLayer,
         observed: _Observed,
         mix: Mapping[str, float],
@@ -281,7 +383,8 @@ class BlockPruner:
         del layer
         if not all(bool(torch.isfinite(part).all()) for part in rounded.split(_ROWS)):
             raise FloatingPointError(f"{info.name}: the update produced weights that are not finite")
-        ratios, tokens = observed.judge(linear.weight, rounded, self._check)
+        # In the block's type, as its inputs are.
+        ratios, tokens = observed.judge(aim_MN.to(linear.weight.dtype), rounded, self._check)
         linear.weight.copy_(rounded)
         zeros = rounded.numel() - int(rounded.count_nonzero())
         if zeros > target:

@@ -29,9 +29,10 @@ from secateur_service.models.units import adds_to_states
 from secateur_service.pipeline.batches import Batch, batch_sequences, divide
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.stepwise import stepwise_forwards
+from secateur_service.pruning.asymmetry import CrossMoments
 from secateur_service.pruning.methods import Moments
 from secateur_service.pruning.statistics import InputStatistics
-from secateur_service.pruning.structured.width import CrossMoments, resolve
+from secateur_service.pruning.structured.width import resolve
 from secateur_service.sizing.depth import SCORED_EVERY, Kind, depth_sequences, search_operations
 from secateur_service.sizing.operations import forward_operations, groups_of
 

@@ -241,6 +241,7 @@ class _Job:
                 minimax=self.spec.calibration.policy == "minimax",
                 layer_snr=self.spec.evaluation.layer_snr and self.spec.pruning is not None,
                 output=output,
+                asymmetric=bool(self.spec.pruning and self.spec.pruning.asymmetric),
                 reconstruction=self.spec.reconstruction,
             )
             self.meter.detail()

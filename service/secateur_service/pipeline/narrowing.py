@@ -24,11 +24,11 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.units import KeptUnits, Units, units_of
 from secateur_service.pipeline.batches import Batch
 from secateur_service.pipeline.stepwise import stepwise_forwards
+from secateur_service.pruning.asymmetry import CrossMoments
 from secateur_service.pruning.budget import MIN_EXPERT_TOKENS
 from secateur_service.pruning.methods import Moments
 from secateur_service.pruning.statistics import InputStatistics
 from secateur_service.pruning.structured.width import (
-    CrossMoments,
     Loss,
     choose_channels,
     choose_heads,

@@ -56,6 +56,7 @@ class PassConfig:
         shards: where the pruned blocks go.
         fingerprint: digest of everything that their bytes depend on.
         minimax: whether `mix` is only the starting point of the search for the minimax mix.
+        asymmetric: whether layers have the dense model's output as their target (`pruning.asymmetry`).
         layer_snr: whether to measure each layer's signal-to-noise ratio per language.
         output: the output model; None for the dense model with its weights pruned.
         reconstruction: how blocks are trained; None for not at all.
@@ -71,6 +72,7 @@ class PassConfig:
     shards: Shards
     fingerprint: str = ""
     minimax: bool = False
+    asymmetric: bool = False
     layer_snr: bool = True
     output: Output | None = None
     reconstruction: ReconstructionSpec | None = None
@@ -94,7 +96,9 @@ class PassConfig:
             layer_snr=self.layer_snr,
             narrowed=inputs_of(checkpoint, self.output.plan.solved_axes if self.output else ()),
             # In order `dense`, the calibration text is on the dense model's way already.
-            follows=self.order != "dense" and (self.reconstruction is not None or self.solves_towards_dense),
+            follows=self.order != "dense"
+            and (self.reconstruction is not None or self.solves_towards_dense or self.asymmetric),
+            asymmetric=self.asymmetric,
             epochs=self.reconstruction.epochs if self.reconstruction else 0,
         )
 

@@ -4,16 +4,20 @@ Solvers fit one layer at a time. But a block is more than its layers: what one o
 so that all of them together come closer to the dense model's hidden states (EBFT, Guo et al., arXiv 2402.12419; Free
 Lunch, arXiv 2510.14444). The block's inputs are those of the output, which earlier blocks have changed already; the
 target is what the dense model has after the block, or after those that follow it and were removed. With the hidden
-states h_ℓ of a language and the dense model's g_ℓ,
+states h_ℓ (T×d) of a language and the dense model's g_ℓ,
 
-    loss = Σ_ℓ w_ℓ · ‖h_ℓ − g_ℓ‖² / ‖g_ℓ‖²
+    loss = Σ_ℓ w_ℓ · ‖u(h_ℓ) − u(g_ℓ)‖² / ‖u(g_ℓ)‖²
 
-is minimised by Adam (Kingma and Ba, arXiv 1412.6980) in float32, one block at a time. Zeros stay zeros. Steps are
-relative to the root mean square of a layer's weights, so that one learning rate serves models of all sizes; they fall
-linearly to zero. After an epoch that made things worse, training goes on from the best weights with steps a quarter as
-large. Some sequences are held out: after every epoch the weights, rounded as they will be written, are
-judged by them, and the best are kept, which may be those from before. So by text that it was not trained on no block
-ends worse than it began. With the policy minimax the largest error of a language decides instead of the sum, and after
+is minimised, where u scales every token to the same length, as the norms do through which later blocks read, and then
+every channel by its standard deviation in the dense model. Otherwise a few tokens and channels would decide: the first
+token's states may be a thousand times as large as any other's (Sun et al., "Massive Activations in Large Language
+Models", arXiv 2402.17762), and in Gemma one channel holds nine tenths of all energy, but norms weigh it accordingly.
+
+Adam (Kingma and Ba, arXiv 1412.6980) runs in float32, one block at a time. Zeros stay zeros. Steps are relative to the
+root mean square of a layer's weights, so that one learning rate serves models of all sizes; they fall linearly to zero.
+After an epoch that made things worse, training goes on from the best weights with steps a quarter as large. Some
+sequences are held out: after every epoch the weights, rounded as they will be written, are judged by them, and the best
+are kept, which may be those from before. So by text that it was not trained on no block ends worse than it began. With the policy minimax the largest error of a language decides instead of the sum, and after
 each epoch the weights w move towards the languages whose errors are larger than others'.
 """
 
@@ -27,6 +31,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur_service import faults
@@ -38,6 +43,8 @@ from secateur_service.sizing.reconstruction import HELD_OUT_EVERY
 from secateur_service.spec import ReconstructionSpec
 
 _BETAS = (0.9, 0.95)
+_LEAST_VARIANCE = 1e-6
+"""Of a channel, as a share of the mean."""
 _AFTER_FAILURE = 0.25
 """What steps are multiplied by after an epoch that made things worse."""
 
@@ -108,7 +115,7 @@ class Reconstructor:
         weights = {name: linear.weight for name, linear in self._model.linears(block, place).items()}
         block.float()
         try:
-            return self._train(_Task(block, place, states, goal, self._powers(goal), weights))
+            return self._train(self._task(block, place, states, goal, weights))
         finally:
             for weight in weights.values():
                 weight.requires_grad = False
@@ -174,17 +181,18 @@ class Reconstructor:
             (torch.tensor(scale, device=wrong_BT.device)[:, None] * wrong_BT).sum().mul(share).backward()
 
     def _difference(self, task: _Task, sequences: Sequence[_Sequence]) -> Tensor:
-        """Hidden states after the block less those of the dense model: B×S×d."""
+        """u(h) − u(g): B×S×d."""
         model = self._model
         inputs, goal = (
             torch.stack([held[one.batch][one.row] for one in sequences]).to(model.device).float()
             for held in (task.states, task.goal)
         )
         with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.dtype is not torch.float32):
-            return model.trace(task.block, task.place, inputs).float() - goal
+            reached = model.trace(task.block, task.place, inputs).float()
+        return _evened(reached, task.scale) - _evened(goal, task.scale)
 
     def _errors(self, task: _Task) -> dict[str, float]:
-        """‖h − g‖² / ‖g‖² of the sequences that are held out, by language."""
+        """‖u(h) − u(g)‖² / ‖u(g)‖² of the sequences that are held out, by language."""
         wrong, tokens = dict.fromkeys(self._mix, 0.0), dict.fromkeys(self._mix, 0)
         for start in range(0, len(self._held_out), self.batch):
             some = self._held_out[start : start + self.batch]
@@ -194,14 +202,29 @@ class Reconstructor:
                 tokens[one.language] += len(difference)
         return {name: wrong[name] / tokens[name] / task.powers[name] for name in self._mix}
 
-    def _powers(self, goal: Sequence[Tensor]) -> dict[str, float]:
-        """‖g‖² of a token, by language; 1 where the states are zero."""
-        power, tokens = dict.fromkeys(self._mix, 0.0), dict.fromkeys(self._mix, 0)
+    def _task(
+        self,
+        block: nn.Module,
+        place: int,
+        states: Sequence[Tensor],
+        goal: Sequence[Tensor],
+        weights: Mapping[str, Tensor],
+    ) -> _Task:
+        """A block to train, with what makes its errors relative."""
+        device, width = self._model.device, goal[0].shape[-1]
+        sums = torch.zeros(width, dtype=torch.float64, device=device)
+        squares = {name: torch.zeros_like(sums) for name in self._mix}
+        tokens = dict.fromkeys(self._mix, 0)
         for one in (*self._trained, *self._held_out):
-            states = goal[one.batch][one.row].float()
-            power[one.language] += float(states.square().sum())
-            tokens[one.language] += len(states)
-        return {name: power[name] / tokens[name] or 1.0 for name in self._mix}
+            even = functional.normalize(goal[one.batch][one.row].to(device).float(), dim=-1)
+            tokens[one.language] += len(even)
+            sums += even.sum(0, dtype=torch.float64)
+            squares[one.language] += even.square().sum(0, dtype=torch.float64)
+        total = sum(tokens.values())
+        variance = torch.stack(list(squares.values())).sum(0) / total - (sums / total).square()
+        scale = variance.clamp(min=_LEAST_VARIANCE * float(variance.mean()) or 1.0).rsqrt()
+        powers = {name: float((squares[name] * scale.square()).sum()) / tokens[name] or 1.0 for name in self._mix}
+        return _Task(block, place, states, goal, scale.float(), powers, weights)
 
     def _loss(self, errors: Mapping[str, float]) -> float:
         """What decides."""
@@ -223,7 +246,8 @@ class _Task:
         place: its position in the output.
         states: hidden states before it.
         goal: those of the dense model after it.
-        powers: ‖g‖² of a token of the latter, by language.
+        scale: of each channel: d.
+        powers: ‖u(g)‖² of a token of the latter, by language.
         weights: what is trained, by the name of the layer.
     """
 
@@ -231,8 +255,14 @@ class _Task:
     place: int
     states: Sequence[Tensor]
     goal: Sequence[Tensor]
+    scale: Tensor
     powers: Mapping[str, float]
     weights: Mapping[str, Tensor]
+
+
+def _evened(states: Tensor, scale: Tensor) -> Tensor:
+    """Hidden states …×d with tokens of the same length and channels scaled: u."""
+    return functional.normalize(states, dim=-1) * scale
 
 
 def _towards_worst(mix: Mapping[str, float], errors: Mapping[str, float]) -> dict[str, float]:

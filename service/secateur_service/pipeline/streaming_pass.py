@@ -29,7 +29,7 @@ from secateur_service.models.safetensors import read_header
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
 from secateur_service.pipeline.batches import Batch, batch_sequences, divide
-from secateur_service.pipeline.block_pruning import BlockPruner
+from secateur_service.pipeline.block_pruning import BlockPruner, DenseStream
 from secateur_service.pipeline.heap_trimming import HeapTrimmer
 from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.meter import Meter
@@ -300,7 +300,7 @@ class _Pass:
         calibrating = self.work.calibrating(place)
         if self.output is not None and self.config.order == "dense":
             calibrating += self._carrying(index) - self.work.leaving(place)
-        elif self.config.order == "block" or self.reconstructor is not None:
+        elif self.config.order == "block" or self.config.asymmetric or self.reconstructor is not None:
             calibrating += self._carrying(index)
         return calibrating
 
@@ -337,6 +337,7 @@ class _Pass:
                 block = memory.enter_context(self.model.block(index, stored))
             with measure("evaluate"):
                 self._propagate(self.dense, block, index, states.dense)
+            before = list(states.goal)
             if states.goal:
                 with measure("prune"):
                     self.pruner.carry(self.model, block, index, states.goal, self.dense.work.following(index))
@@ -356,7 +357,12 @@ class _Pass:
             prunes = record is None and bool(self.config.targets)
             with measure("prune"):
                 if prunes:
-                    layers = self.pruner.prune(written, place, states.calibration)
+                    dense = None
+                    if self.config.asymmetric:
+                        other = block if self.output is not None else self.model.copy_of(block)
+                        dense = DenseStream(self.model, other, index, before, self._beyond_removed(index, states.goal))
+                    layers = self.pruner.prune(written, place, states.calibration, dense)
+                    del dense
                 if self.config.order == "dense" and (not prunes or self.output is not None):
                     self._carry_dense(block, index, states.calibration)
             if record is not None:

@@ -60,7 +60,7 @@ class ReconstructionRecord:
 
     Attributes:
         epoch: after which its weights were best; 0 if that was before.
-        before: ‖h − g‖² / ‖g‖² of the hidden states after it, h, and the dense model's, g, by language.
+        before: the error of the hidden states after it, by language: see `pipeline.reconstruction`.
         after: the same with the weights that are written.
     """
 

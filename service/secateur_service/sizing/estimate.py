@@ -127,6 +127,7 @@ def _work_of(checkpoint: Checkpoint, spec: PruneSpec) -> Work:
     length = spec.calibration.sequence_length or 1
     axes, follows = _solved(spec, checkpoint)
     vocabulary, hidden = checkpoint.tensors[checkpoint.head_name].shape
+    asymmetric = bool(spec.pruning and spec.pruning.asymmetric)
     return Work(
         blocks=[list(groups_of(checkpoint, index)) for index in range(checkpoint.num_blocks)],
         hidden=hidden,
@@ -140,7 +141,8 @@ def _work_of(checkpoint: Checkpoint, spec: PruneSpec) -> Work:
         minimax=spec.calibration.policy == "minimax",
         layer_snr=spec.evaluation.layer_snr and spec.pruning is not None,
         narrowed=inputs_of(checkpoint, axes),
-        follows=(follows or spec.reconstruction is not None) and spec.order != "dense",
+        follows=(follows or spec.reconstruction is not None or asymmetric) and spec.order != "dense",
+        asymmetric=asymmetric,
         epochs=spec.reconstruction.epochs if spec.reconstruction else 0,
     )
 
@@ -156,6 +158,7 @@ def _trial_operations(work: Work, spec: PruneSpec) -> float:
         recipe=Recipe.of("magnitude"),
         layer_snr=False,
         minimax=False,
+        asymmetric=False,
         epochs=0,
     )
     blocks = range(len(work.blocks))
@@ -204,7 +207,7 @@ def _output(checkpoint: Checkpoint, shrink: ShrinkSpec, given: PlanFile | None) 
 
 def _states_values(work: Work, hidden: int) -> int:
     """Number of values in all hidden states that are propagated from block to block."""
-    copies = work.needs_data + work.follows
+    copies = work.needs_data + work.follows + work.asymmetric  # the latter's goal besides what it comes from
     return (copies * work.calibration + 2 * work.evaluation) * hidden
 
 
@@ -269,23 +272,25 @@ def _working_bytes(work: Work, spec: PruneSpec, hidden: int, device: str, item: 
     stages = not work.all_open
     waiting = 0
     if stages and work.needs_data:  # every batch waits inside the block, with its input and its residual
-        waiting = work.calibration * (max(group.width for group in groups) + hidden)
+        waiting = (1 + work.asymmetric) * work.calibration * (max(group.width for group in groups) + hidden)
     if experts := [group for group in narrowed if group.experts]:  # and with the sum of the experts' outputs
         waiting = max(waiting, int(work.calibration * (3 * hidden + experts[0].share * experts[0].width)))
     grams = [4 * group.width**2 * work.needs_gram for group in groups]
     each = [
-        gram * (work.languages if work.minimax else 1) + _waiting_bytes(work, group, item)
+        gram * ((work.languages if work.minimax else 1) + work.asymmetric) + _waiting_bytes(work, group, item)
         for gram, group in zip(grams, groups, strict=True)
     ]
     statistics = max(each) if stages else sum(each)
     solving = max(_solving_bytes(spec.recipe, group, item) for group in groups)
+    if work.asymmetric:  # what is pruned instead of the layers
+        solving += 4 * max(group.parameters for group in groups)
     if work.minimax:  # the best layers so far besides those of the current round, and the matrix of its mix
         solving += 2 * 4 * max(group.parameters for group in groups) + max(grams)
     tokens = max(work.length, TILE_TOKENS * BATCH_TILES["cpu" if small else device])
     activations = 2 * tokens * max(group.rows for group in groups) * item
     block = sum(group.parameters for group in groups) * item
     return (
-        block
+        block * (1 + work.asymmetric)
         + waiting * item
         + statistics
         + max(

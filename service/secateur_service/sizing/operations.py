@@ -12,6 +12,8 @@ is routed to it):
   one of them in each of some 60 iterations (35 to 60 were observed, the limit is 300), an inverse of n³ in every third,
   and conjugate gradients on two masks. `minimax` does all of this five times, and takes 4·L·m·n² to judge each;
 - the layers' signal-to-noise ratio is counted by `fidelity.snr_operations`;
+- pruning towards the dense model's output takes a second pass on its way and one to go on, products of 2·T·n² for the
+  cross moments, and a factorisation and 4·m·n² for each input;
 - training a block is three passes an epoch, and one to judge it, of their parts of the text;
 - the head is 2·T_e·V·d for each copy.
 
@@ -79,6 +81,7 @@ class Work:
         narrowed: which inputs of each block have their projections solved anew, by position.
         follows: whether the calibration text also runs through the dense blocks: see `pipeline.narrowing` and
             `pipeline.reconstruction`.
+        asymmetric: whether layers are pruned towards the dense model's output: see `pruning.asymmetry`.
         epochs: how often blocks are trained on the calibration text.
     """
 
@@ -95,6 +98,7 @@ class Work:
     layer_snr: bool
     narrowed: tuple[tuple[int, ...], ...] = ()
     follows: bool = False
+    asymmetric: bool = False
     epochs: int = 0
 
     @property
@@ -134,9 +138,12 @@ class Work:
         """Running the calibration text to each input of a block, including its second moments; last, to the output."""
         groups, is_last = self.blocks[index], index + 1 == len(self.blocks)
         ways = [0.0, *(2.0 * self.calibration * group.share * group.parameters for group in groups)]
-        if self.order == "block" or is_last or self.epochs:
-            ways[-1] = 0.0
         ways[1] += 2.0 * self.calibration * self.length * self.hidden
+        leaving = ways.pop()
+        if self.asymmetric:  # on both ways, and to the end for what is lacking there
+            ways = [2.0 * way for way in ways]
+            ways[-1] += leaving
+        ways.append(0.0 if self.order == "block" or self.asymmetric or is_last or self.epochs else leaving)
         return [way + moments for way, moments in zip(ways, [*map(self.moments_of, groups), 0.0], strict=True)]
 
     def leaving(self, index: int) -> float:
@@ -153,15 +160,22 @@ class Work:
         return 0.0 if is_last or not self.needs_data else self.forward(self.calibration, index)
 
     def moments_of(self, group: Group) -> float:
-        """Full second moments of an input."""
-        return _GRAM_PRODUCTS * self.calibration * group.share * group.width**2 if self.needs_gram else 0.0
+        """Full second moments of an input, and those with what the dense model has there in addition."""
+        products = _GRAM_PRODUCTS * self.needs_gram + 2.0 * self._is_aimed(group)
+        return products * self.calibration * group.share * group.width**2
+
+    def _is_aimed(self, group: Group) -> bool:
+        """Whether layers are pruned towards the dense model's output; experts are not."""
+        return self.asymmetric and not group.experts
 
     def solving(self, group: Group) -> float:
         """Computing masks and values for the layers of an input; a score alone does not count."""
         once = self.recipe.operations(group.width, group.heights)
-        if not self.minimax:
-            return once
-        return _MINIMAX_SOLVES * (once + 4.0 * self.languages * group.parameters * group.width)
+        if self.minimax:
+            once = _MINIMAX_SOLVES * (once + 4.0 * self.languages * group.parameters * group.width)
+        if self._is_aimed(group):
+            once += float(group.width) ** 3 / 3 + 4.0 * group.parameters * group.width
+        return once
 
     def judging(self, group: Group) -> float:
         """The signal-to-noise ratios of the layers of an input."""

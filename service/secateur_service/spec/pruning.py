@@ -14,6 +14,7 @@ from secateur_service.pruning.methods import (
     GROUPS,
     METHODS,
     UPDATES,
+    Moments,
     Recipe,
     goes_together,
     options_of,
@@ -122,6 +123,9 @@ class PruningSpec(Part):
     spread: float | None = Field(
         default=None, ge=0, le=1e6, description="a number that is not negative; 0 makes it wanda"
     )
+    asymmetric: bool | None = Field(
+        default=None, description="true or false: whether layers have the dense model's output as their target"
+    )
     allocation: AllocationSpec = Field(default=AllocationSpec(), description="policy, span and outlier")
     overrides: tuple[LayerOverride, ...] = Field(
         default=(),
@@ -150,6 +154,12 @@ class PruningSpec(Part):
         if self.spread is not None and "spread" not in options_of(self.effective_method):
             others = ", ".join(name for name in METHODS if "spread" in options_of(name))
             yield Broken("spread", f"{self.effective_method} has none", f"leave it out, or use method {others}")
+        if self.asymmetric and self.order == "dense":
+            problem = "in order dense no layer sees what earlier ones have lost"
+            yield Broken("asymmetric", problem, "choose another order, or leave it out")
+        elif self.asymmetric and not self._can_be_asymmetric:
+            problem = f"{self.effective_method} with update {self.effective_update} solves for no values"
+            yield Broken("asymmetric", problem, "choose update cg, or leave it out")
 
     @property
     def effective_method(self) -> str:
@@ -172,6 +182,10 @@ class PruningSpec(Part):
         return Recipe.of(self.effective_method, self.effective_update, spread=self.spread)
 
     @property
+    def _can_be_asymmetric(self) -> bool:
+        return self.recipe.moments >= Moments.FULL and self.order != "dense"
+
+    @property
     def kept_of_group(self) -> tuple[int, int] | None:
         """(N, M) of the pattern, None if the pruning is unstructured."""
         return _kept_of_group(self.pattern)
@@ -190,8 +204,12 @@ class PruningSpec(Part):
         matching = (entry for entry in reversed(self.overrides) if fnmatch.fnmatchcase(weight, entry.layers))
         return next(matching, None)
 
-    def resolved(self) -> Self:
-        """A copy with all defaults filled in."""
+    def resolved(self, *, trained: bool = False) -> Self:
+        """A copy with all defaults filled in.
+
+        Args:
+            trained: whether blocks are trained afterwards.
+        """
         allocation = self.allocation
         if allocation.policy != "uniform":
             numbers = {"span": allocation.span or DEFAULT_SPAN, "outlier": allocation.outlier or DEFAULT_OUTLIER}
@@ -202,6 +220,7 @@ class PruningSpec(Part):
                 "update": self.effective_update,
                 "group": self.effective_group if self.pattern is None else None,
                 "spread": self.recipe.options.get("spread"),
+                "asymmetric": not trained and self._can_be_asymmetric if self.asymmetric is None else self.asymmetric,
                 "allocation": allocation,
             }
         )

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from secateur_service.pruning.asymmetry import CrossMoments
 from secateur_service.pruning.structured.width import (
     DAMPING,
-    CrossMoments,
     choose_channels,
     choose_heads,
     losses,

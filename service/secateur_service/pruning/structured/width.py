@@ -136,35 +136,6 @@ def drop_heads(weight_MN: Tensor, gram_NN: Tensor, count: int, width: int) -> li
     return order
 
 
-class CrossMoments:
-    """Σ_ℓ w_ℓ D_ℓᵀX_ℓ/T_ℓ of wanted additions to a layer's output and the layer's inputs.
-
-    Args:
-        mix: weight of each language.
-        tokens: number of tokens T_ℓ of each language.
-    """
-
-    def __init__(self, mix: Mapping[str, float], tokens: Mapping[str, int]) -> None:
-        self._scale = {name: weight / tokens[name] for name, weight in mix.items() if weight and tokens.get(name)}
-        self._sum_MN: Tensor | None = None
-
-    @torch.no_grad()
-    def update(self, wanted: Tensor, inputs: Tensor, language: str) -> None:
-        """Add a batch of one language: …×m and …×n."""
-        scale = self._scale.get(language)
-        if scale is None:
-            return
-        d_TM, x_TN = (part.reshape(-1, part.shape[-1]).float() for part in (wanted, inputs))
-        part_MN = (d_TM.T @ x_TN).mul_(scale)
-        self._sum_MN = part_MN if self._sum_MN is None else self._sum_MN.add_(part_MN)
-
-    @property
-    def matrix(self) -> Tensor:
-        """C: m×n, float32."""
-        assert self._sum_MN is not None
-        return self._sum_MN
-
-
 def resolve(weight_MN: Tensor, gram_NN: Tensor, kept: Tensor, drift_MN: Tensor | None = None) -> Tensor:
     """Ŵ on the kept channels: m×k, float64.
 

@@ -1,0 +1,72 @@
+"""What a layer is to produce so that the dense model's output comes out, and not its own on the inputs that it gets.
+
+Those inputs are not the dense model's: layers before it are pruned already. Let X (T×n) be the inputs that it gets, W
+(m×n) its weights, and D (T×m) what the dense model has at its output in addition to XWᵀ. That is (X_d − X)Wᵀ with the
+dense model's inputs X_d. After the last layer of a block, which writes into the hidden states, it is the difference of
+these, with all that earlier layers have lost (GPTAQ, Li et al., arXiv 2504.02692, has both for quantisation). With the
+second moments H = Σ_ℓ w_ℓ X_ℓᵀX_ℓ/T_ℓ over the languages of the mix, weights without any constraint are best at
+
+    W* = W + C (H + λI)⁻¹,    C = Σ_ℓ w_ℓ D_ℓᵀX_ℓ/T_ℓ,    λ = DAMPING · mean diag H
+
+and the error of other weights Ŵ exceeds that of W* by (Ŵ − W*) H (Ŵ − W*)ᵀ but for the damping. So to prune a layer
+towards the dense model is to prune W* instead of W, whichever solver does it, and masks follow W* too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+DAMPING = 0.01
+"""Of the mean of the diagonal."""
+
+
+class CrossMoments:
+    """Σ_ℓ w_ℓ D_ℓᵀX_ℓ/T_ℓ of wanted additions to a layer's output, or to its input, and the layer's inputs.
+
+    Args:
+        mix: weight of each language.
+        tokens: number of tokens T_ℓ of each language.
+    """
+
+    def __init__(self, mix: Mapping[str, float], tokens: Mapping[str, int]) -> None:
+        self._scale = {name: weight / tokens[name] for name, weight in mix.items() if weight and tokens.get(name)}
+        self._sum_MN: Tensor | None = None
+
+    @torch.no_grad()
+    def update(self, wanted: Tensor, inputs: Tensor, language: str) -> None:
+        """Add a batch of one language: …×m and …×n."""
+        scale = self._scale.get(language)
+        if scale is None:
+            return
+        d_TM, x_TN = (part.reshape(-1, part.shape[-1]).float() for part in (wanted, inputs))
+        part_MN = (d_TM.T @ x_TN).mul_(scale)
+        self._sum_MN = part_MN if self._sum_MN is None else self._sum_MN.add_(part_MN)
+
+    @property
+    def matrix(self) -> Tensor:
+        """C: m×n, float32."""
+        assert self._sum_MN is not None
+        return self._sum_MN
+
+
+@torch.no_grad()
+def aim(weight_MN: Tensor, gram_NN: Tensor, cross_MN: Tensor) -> Tensor:
+    """W*: m×n, float32.
+
+    Args:
+        weight_MN: the dense layer.
+        gram_NN: second moments of its inputs, H.
+        cross_MN: C.
+
+    Raises:
+        FloatingPointError: the moments are not finite.
+    """
+    damped_NN = gram_NN.clone()
+    damped_NN.diagonal().add_(DAMPING * (float(gram_NN.diagonal().mean()) or 1.0))
+    lower_NN, failed = torch.linalg.cholesky_ex(damped_NN)
+    if int(failed) or not bool(torch.isfinite(cross_MN).all()):
+        raise FloatingPointError("the second moments of its inputs are not finite")
+    return weight_MN.float() + torch.cholesky_solve(cross_MN.T, lower_NN).T

@@ -1,0 +1,103 @@
+"""What is pruned towards the dense model's output, against float64 least squares."""
+
+import pytest
+import torch
+
+from secateur_service.pruning.asymmetry import DAMPING, CrossMoments, aim
+from secateur_service.pruning.methods import Moments, Recipe
+from secateur_service.pruning.patterns import NofM, Unstructured
+from secateur_service.pruning.solver import solve
+from secateur_service.pruning.statistics import InputStatistics
+
+TOKENS, WIDTH, HEIGHT = 300, 24, 10
+MIX = {"de": 0.75, "uk": 0.25}
+
+
+@pytest.fixture
+def scene():
+    """Inputs by language, correlated; a layer; and what its output should have in addition."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    mixing = random(WIDTH, WIDTH)
+    inputs = {language: random(TOKENS, WIDTH) @ mixing for language in MIX}
+    bend = 0.3 * random(WIDTH, HEIGHT)
+    wanted = {language: x @ bend + random(TOKENS, HEIGHT) for language, x in inputs.items()}
+    return inputs, random(HEIGHT, WIDTH), wanted
+
+
+def known(inputs, wanted):
+    statistics = InputStatistics(
+        WIDTH, MIX, dict.fromkeys(MIX, TOKENS), torch.device("cpu"), moments=Moments.BY_LANGUAGE
+    )
+    cross = CrossMoments(MIX, dict.fromkeys(MIX, TOKENS))
+    for language, x in inputs.items():
+        statistics.update(x.float(), language)
+        cross.update(wanted[language], x, language)
+    return statistics, cross.matrix
+
+
+def error(inputs, weight, target):
+    """Σ_ℓ w_ℓ ‖XŴᵀ − Y‖²/T."""
+    return sum(
+        share * float((inputs[language] @ weight.double().T - target[language]).square().sum()) / TOKENS
+        for language, share in MIX.items()
+    )
+
+
+def outputs(inputs, weight, wanted):
+    return {language: x @ weight.T + wanted[language] for language, x in inputs.items()}
+
+
+def test_it_is_the_least_squares_solution_damped_towards_the_dense_layer(scene):
+    inputs, weight, wanted = scene
+    statistics, cross = known(inputs, wanted)
+    damping = DAMPING * statistics.gram.double().diagonal().mean()
+    rows = torch.cat([x * (MIX[name] / TOKENS) ** 0.5 for name, x in inputs.items()])
+    sought = torch.cat([d * (MIX[name] / TOKENS) ** 0.5 for name, d in wanted.items()])
+    rows = torch.cat([rows, damping.sqrt() * torch.eye(WIDTH, dtype=torch.float64)])
+    sought = torch.cat([sought, torch.zeros(WIDTH, HEIGHT, dtype=torch.float64)])
+    change = torch.linalg.lstsq(rows, sought).solution.T
+    assert torch.allclose(aim(weight.float(), statistics.gram, cross).double(), weight + change, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", [Unstructured(0.5, "layer"), Unstructured(0.5, "row"), NofM(2, 4)], ids=str)
+@pytest.mark.parametrize(("method", "update"), [("sparsegpt", None), ("sparsegpt", "cg"), ("alps", None)], ids=str)
+def test_every_solver_comes_closer_to_the_target_by_pruning_it(scene, method, update, target):
+    inputs, weight, wanted = scene
+    statistics, cross = known(inputs, wanted)
+    towards = outputs(inputs, weight, wanted)
+    own, aimed = (
+        solve(Recipe.of(method, update), [each.float()], statistics, target)[0]
+        for each in (weight, aim(weight.float(), statistics.gram, cross))
+    )
+    assert int(own.pruned.sum()) == int(aimed.pruned.sum())
+    assert not aimed.weight[aimed.pruned].any()
+    assert error(inputs, aimed.weight, towards) < 0.9 * error(inputs, own.weight, towards)
+
+
+def test_nothing_wanted_leaves_the_layer_as_it_is(scene):
+    inputs, weight, wanted = scene
+    statistics, cross = known(inputs, {name: torch.zeros_like(each) for name, each in wanted.items()})
+    assert torch.equal(aim(weight.float(), statistics.gram, cross), weight.float())
+
+
+def test_inputs_that_are_never_used_are_survived(scene):
+    inputs, weight, wanted = scene
+    for part in inputs.values():
+        part[:, 3] = 0
+    statistics, cross = known(inputs, wanted)
+    found = aim(weight.float(), statistics.gram, cross)
+    assert torch.allclose(found[:, 3], weight[:, 3].float(), atol=1e-4)
+    nothing = torch.zeros(WIDTH, WIDTH)
+    assert torch.equal(aim(weight.float(), nothing, torch.zeros(HEIGHT, WIDTH)), weight.float())
+
+
+def test_what_is_not_finite_is_refused(scene):
+    inputs, weight, wanted = scene
+    wanted["uk"][5, 2] = torch.nan
+    statistics, cross = known(inputs, wanted)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        aim(weight.float(), statistics.gram, cross)
