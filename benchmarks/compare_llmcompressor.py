@@ -1,14 +1,16 @@
 """Secateur against llm-compressor: the same model, the same tokens, one CPU thread each, in one run.
 
     python benchmarks/compare_llmcompressor.py [--peer-python PATH] [--repeats 2]
-        [--model DIR --calibration DIR --evaluation DIR] [--small] [--output DIR]
+        [--model DIR --calibration DIR --evaluation DIR [--beyond]] [--methods sparsegpt] [--small] [--output DIR]
 
 PATH is the interpreter of an environment that has llm-compressor (`pip install -e '.[peers]'`, preferably in a separate
 environment); without it Secateur runs alone, and there are no ratios.
 Without `--model`, a random float32 Llama is pruned (hidden 512, 8 layers, intermediate 1408, vocabulary 8192) on 32
 sequences of 256 tokens: use these figures for time and memory. With `--model`, a trained one: then the perplexity
-figures are meaningful. The sides take turns, each in fresh processes; loading and storing the model do not count.
-Prints ratios, and writes compare_llmcompressor[-MODEL].json to the output folder, benchmarks/results by default.
+figures are meaningful. With `--beyond`, also SparseGPT's mask with what this service has and the peer has not:
+conjugate gradients, the dense model's output as the target, trained blocks. The sides take turns, each in fresh
+processes; loading and storing the model do not count. Prints ratios, and writes compare_llmcompressor[-MODEL].json to
+the output folder, benchmarks/results by default.
 """
 
 from __future__ import annotations
@@ -39,6 +41,11 @@ from secateur_service.calibration.sampling import draw_samples
 from secateur_service.models.checkpoint import Checkpoint, open_checkpoint
 
 COMPARE = Path(__file__).parent / "compare"
+BEYOND: dict[str, dict[str, Any]] = {
+    "cg": {"update": "cg"},
+    "cg, asymmetric": {"update": "cg", "asymmetric": True},
+    "cg, trained": {"update": "cg", "epochs": 4},
+}
 CASES = [("wanda", "0.5"), ("wanda", "2:4"), ("sparsegpt", "0.5"), ("sparsegpt", "2:4")]
 
 
@@ -130,6 +137,16 @@ class Bench:
             }
         return row
 
+    def beyond(self, target: str) -> dict[str, dict[str, float]]:
+        """Growth of perplexity and processor time of each way that only this service has."""
+        found = {}
+        for name, job in BEYOND.items():
+            cpu = self.ours("sparsegpt", target, **job)["cpu_seconds"]
+            growth = self.judge.judge(self.folder / "ours").growth(self.judge.dense)
+            found[name] = {"perplexity_growth": growth, "cpu_seconds": cpu}
+            print(f"sparsegpt  {target:<8}{cpu:8.2f} s   {growth:.4f} secateur, {name}", flush=True)
+        return found
+
     def forwards(self) -> dict[str, float]:
         """Operations of linear layers' products in block order: counted, and by formula."""
         counted = self.ours("wanda", "0.5", order="block", count=True)
@@ -165,11 +182,15 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a trained model, with --calibration and --evaluation")
     parser.add_argument("--calibration", type=Path, help="folder with one text file per language")
     parser.add_argument("--evaluation", type=Path, help="folder with the same files, other text")
+    parser.add_argument("--methods", nargs="+", choices=("wanda", "sparsegpt"), default=["wanda", "sparsegpt"])
+    parser.add_argument("--beyond", action="store_true", help="also what only this service has")
+    parser.add_argument("--sequences", type=int, default=32, help="calibration sequences; default %(default)s")
+    parser.add_argument("--length", type=int, default=256, help="tokens per sequence; default %(default)s")
     add_separator(parser)
     add_options(parser)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    options.sequences, options.length, options.shape, cases = 32, 256, {"layers": 8}, CASES
+    options.shape, cases = {"layers": 8}, [case for case in CASES if case[0] in options.methods]
     if options.small:
         options.sequences, options.length, options.repeats, cases = 2, SMALL_LENGTH, 1, CASES[:1]
         options.shape = {"layers": 1, "hidden": 64, "intermediate": 96}
@@ -182,10 +203,13 @@ def main() -> None:
             rows[f"{method} {target}"] = row = bench.case(method, target)
             growth = ", ".join(f"{value:.4f} {side}" for side, value in row["perplexity_growth"].items())
             print(f"{method:<11}{target:<8}{_figures(row)}   {growth}", flush=True)
+        beyond = {target: bench.beyond(target) for target in ("0.5", "2:4")} if options.beyond else {}
         forwards = bench.forwards()
     print(f"block order: {forwards['counted']:.4g} products of linear layers, {forwards['formula']:.4g} by formula")
     result = {
         "cases": rows,
+        **({"beyond": beyond} if beyond else {}),
+        "tokens": bench.tokens,
         "block_order_products": forwards,
         "versions": {name: metadata.version(name) for name in ("torch", "transformers")},
     }

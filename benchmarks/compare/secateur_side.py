@@ -30,6 +30,7 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pruning.methods import METHODS, Recipe
 from secateur_service.pruning.patterns import NofM, Target, Unstructured
+from secateur_service.spec import ReconstructionSpec
 
 
 class _TimedModel(StreamedModel):
@@ -97,6 +98,8 @@ def main() -> None:
         target=target,
         order=job["order"],
         minimax=job.get("minimax", False),
+        asymmetric=job.get("asymmetric", False),
+        reconstruction=ReconstructionSpec(epochs=job["epochs"]) if "epochs" in job else None,
         layer_snr=job["report"],
         stopwatch=stopwatch,
     )

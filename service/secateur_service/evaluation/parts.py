@@ -257,7 +257,7 @@ class ReconstructionPart(Part):
 
     epoch: int = Field(ge=0, description="after which its weights were best; 0 if that was before")
     before: dict[str, float] = Field(
-        description="by language: of the hidden states after it, tokens and channels on one scale, relative to the dense model's"
+        description="by language: of the hidden states after it, on one scale, relative to the dense model's"
     )
     after: dict[str, float] = Field(description="the same with the weights that were written")
 

@@ -17,8 +17,9 @@ Adam (Kingma and Ba, arXiv 1412.6980) runs in float32, one block at a time. Zero
 root mean square of a layer's weights, so that one learning rate serves models of all sizes; they fall linearly to zero.
 After an epoch that made things worse, training goes on from the best weights with steps a quarter as large. Some
 sequences are held out: after every epoch the weights, rounded as they will be written, are judged by them, and the best
-are kept, which may be those from before. So by text that it was not trained on no block ends worse than it began. With the policy minimax the largest error of a language decides instead of the sum, and after
-each epoch the weights w move towards the languages whose errors are larger than others'.
+are kept, which may be those from before. So by text that it was not trained on no block ends worse than it began. With
+the policy minimax the largest error of a language decides instead of the sum, and after each epoch the weights w move
+towards the languages whose errors are larger than others'.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ dense model's inputs X_d. After the last layer of a block, which writes into the
 these, with all that earlier layers have lost (GPTAQ, Li et al., arXiv 2504.02692, has both for quantisation). With the
 second moments H = Σ_ℓ w_ℓ X_ℓᵀX_ℓ/T_ℓ over the languages of the mix, weights without any constraint are best at
 
-    W* = W + C (H + λI)⁻¹,    C = Σ_ℓ w_ℓ D_ℓᵀX_ℓ/T_ℓ,    λ = DAMPING · mean diag H
+    W* = W + C (H + Λ)⁻¹,    C = Σ_ℓ w_ℓ D_ℓᵀX_ℓ/T_ℓ,    Λ = DAMPING · diag H
 
 and the error of other weights Ŵ exceeds that of W* by (Ŵ − W*) H (Ŵ − W*)ᵀ but for the damping. So to prune a layer
 towards the dense model is to prune W* instead of W, whichever solver does it, and masks follow W* too.
@@ -19,8 +19,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-DAMPING = 0.01
-"""Of the mean of the diagonal."""
+DAMPING = 0.03
+"""Of each input's second moment, since they differ a thousandfold within a layer."""
+_FLOOR = 1e-4
+"""Of their mean, for inputs that are hardly ever used."""
 
 
 class CrossMoments:
@@ -65,7 +67,7 @@ def aim(weight_MN: Tensor, gram_NN: Tensor, cross_MN: Tensor) -> Tensor:
         FloatingPointError: the moments are not finite.
     """
     damped_NN = gram_NN.clone()
-    damped_NN.diagonal().add_(DAMPING * (float(gram_NN.diagonal().mean()) or 1.0))
+    damped_NN.diagonal().mul_(1 + DAMPING).add_(_FLOOR * float(gram_NN.diagonal().mean()) or 1.0)
     lower_NN, failed = torch.linalg.cholesky_ex(damped_NN)
     if int(failed) or not bool(torch.isfinite(cross_MN).all()):
         raise FloatingPointError("the second moments of its inputs are not finite")

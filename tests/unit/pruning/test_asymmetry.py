@@ -54,10 +54,11 @@ def outputs(inputs, weight, wanted):
 def test_it_is_the_least_squares_solution_damped_towards_the_dense_layer(scene):
     inputs, weight, wanted = scene
     statistics, cross = known(inputs, wanted)
-    damping = DAMPING * statistics.gram.double().diagonal().mean()
+    moments = statistics.gram.double().diagonal()
+    damping = DAMPING * moments + 1e-4 * moments.mean()
     rows = torch.cat([x * (MIX[name] / TOKENS) ** 0.5 for name, x in inputs.items()])
     sought = torch.cat([d * (MIX[name] / TOKENS) ** 0.5 for name, d in wanted.items()])
-    rows = torch.cat([rows, damping.sqrt() * torch.eye(WIDTH, dtype=torch.float64)])
+    rows = torch.cat([rows, damping.sqrt().diag()])
     sought = torch.cat([sought, torch.zeros(WIDTH, HEIGHT, dtype=torch.float64)])
     change = torch.linalg.lstsq(rows, sought).solution.T
     assert torch.allclose(aim(weight.float(), statistics.gram, cross).double(), weight + change, atol=1e-4)
