@@ -95,6 +95,10 @@ OPTIONS: Mapping[str, Option] = {
         "T of the policy temperature: 1 keeps the shares, a large one evens them out.",
         "3.33",
     ),
+    "preset": Option(
+        ("pruning", "preset"),
+        "A point on the curve of quality against time, instead of a method: fast, balanced or best.",
+    ),
     "method": Option(
         ("pruning", "method"),
         "Which weights go: magnitude, wanda, wanda_multilingual, ria, sparsegpt or alps. Left out, it is sparsegpt "
@@ -318,6 +322,7 @@ class SpecOptions(TypedDict, total=False):
     seed: int | None
     policy: str | None
     temperature: float | None
+    preset: str | None
     method: str | None
     sparsity: float | None
     pattern: str | None

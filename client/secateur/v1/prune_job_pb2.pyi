@@ -175,7 +175,7 @@ class LanguageWeight(_message.Message):
     def __init__(self, language: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class PruningSpec(_message.Message):
-    __slots__ = ("method", "sparsity", "pattern", "order", "update", "group", "spread", "allocation", "overrides", "asymmetric")
+    __slots__ = ("method", "sparsity", "pattern", "order", "update", "group", "spread", "allocation", "overrides", "asymmetric", "preset")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     SPARSITY_FIELD_NUMBER: _ClassVar[int]
     PATTERN_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +186,7 @@ class PruningSpec(_message.Message):
     ALLOCATION_FIELD_NUMBER: _ClassVar[int]
     OVERRIDES_FIELD_NUMBER: _ClassVar[int]
     ASYMMETRIC_FIELD_NUMBER: _ClassVar[int]
+    PRESET_FIELD_NUMBER: _ClassVar[int]
     method: str
     sparsity: float
     pattern: str
@@ -196,7 +197,8 @@ class PruningSpec(_message.Message):
     allocation: AllocationSpec
     overrides: _containers.RepeatedCompositeFieldContainer[LayerOverride]
     asymmetric: bool
-    def __init__(self, method: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., order: _Optional[str] = ..., update: _Optional[str] = ..., group: _Optional[str] = ..., spread: _Optional[float] = ..., allocation: _Optional[_Union[AllocationSpec, _Mapping]] = ..., overrides: _Optional[_Iterable[_Union[LayerOverride, _Mapping]]] = ..., asymmetric: _Optional[bool] = ...) -> None: ...
+    preset: str
+    def __init__(self, method: _Optional[str] = ..., sparsity: _Optional[float] = ..., pattern: _Optional[str] = ..., order: _Optional[str] = ..., update: _Optional[str] = ..., group: _Optional[str] = ..., spread: _Optional[float] = ..., allocation: _Optional[_Union[AllocationSpec, _Mapping]] = ..., overrides: _Optional[_Iterable[_Union[LayerOverride, _Mapping]]] = ..., asymmetric: _Optional[bool] = ..., preset: _Optional[str] = ...) -> None: ...
 
 class AllocationSpec(_message.Message):
     __slots__ = ("policy", "span", "outlier")

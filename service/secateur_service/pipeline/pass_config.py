@@ -96,8 +96,7 @@ class PassConfig:
             layer_snr=self.layer_snr,
             narrowed=inputs_of(checkpoint, self.output.plan.solved_axes if self.output else ()),
             # In order `dense`, the calibration text is on the dense model's way already.
-            follows=self.order != "dense"
-            and (self.reconstruction is not None or self.solves_towards_dense or self.asymmetric),
+            follows=self.order != "dense" and (self.looks_beyond or self.solves_towards_dense),
             asymmetric=self.asymmetric,
             epochs=self.reconstruction.epochs if self.reconstruction else 0,
         )
@@ -106,6 +105,11 @@ class PassConfig:
     def solves_towards_dense(self) -> bool:
         """Whether feed-forward layers make up for what earlier blocks lost."""
         return self.output is not None and self.output.plan.follows
+
+    @property
+    def looks_beyond(self) -> bool:
+        """Whether what the dense model has after a block is the target of the block or of its layers."""
+        return self.asymmetric or self.reconstruction is not None
 
     @property
     def moments(self) -> Moments:

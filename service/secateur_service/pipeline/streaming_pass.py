@@ -15,7 +15,6 @@ its bytes are on disk.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -36,6 +35,7 @@ from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.narrowing import Narrowed, Narrower
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.pass_config import PassConfig, Samples
+from secateur_service.pipeline.pass_work import PassWork
 from secateur_service.pipeline.read_ahead import BlockReader
 from secateur_service.pipeline.reconstruction import Reconstructor
 from secateur_service.pipeline.stopwatch import Stopwatch
@@ -152,6 +152,7 @@ class _Pass:
         self.dense = self._side(model, text, config.evaluation)
         self.pruned = self.dense if output is None else self._side(output.model, text, output.evaluation)
         self.work = self.pruned.work
+        self.steps = PassWork(config, self.dense.work, self.work)
         # A recipe that needs no data sends no calibration text through the model.
         narrows = output is not None and bool(output.plan.solved_axes)
         needs_text = config.moments is not Moments.NONE or narrows or config.reconstruction is not None
@@ -272,51 +273,11 @@ class _Pass:
     def _plan(self, finished: Mapping[int, BlockRecord], states: Sequence[Tensor]) -> None:
         """Announce the work; what earlier attempts did counts as done."""
         self.meter.lap()
-        for index in range(self.model.num_blocks):
-            self.meter.plan("evaluate", self.dense.work.evaluating(index) / 2)
-            self.meter.plan("calibrate", self.dense.work.following(index))
-            place = self._place(index)
-            if place is None:
-                self.meter.plan("calibrate", self._carrying(index))
-                continue
-            calibrating, solving = self._carrying(index), 0.0
-            if self.config.targets:
-                solving = sum(map(self.work.choosing, self.work.blocks[place]))
-                calibrating = self._calibrating(index, place)
-            calibrating += self.dense.work.narrowing(index) + self._training_work(index, place)
-            self.meter.plan("evaluate", self.work.evaluating(place) / 2)
-            self.meter.plan("calibrate", calibrating)
-            self.meter.plan("solve", solving)
-            if place in finished:  # its text only passes through
-                self.meter.skip("calibrate", calibrating - self._carrying(index))
-                self.meter.skip("solve", solving)
-        self.meter.plan("head", (self.dense.work.head() + self.work.head()) / 2)
+        self.steps.plan(self.meter, finished)
+        self.meter.plan("head", self.steps.head)
         if states:
             self.meter.gauge("head", *self.model.head.time(states[0], self.dense.work.head(), self.meter.effort))
             self.meter.lap()
-
-    def _calibrating(self, index: int, place: int) -> float:
-        """The work of sending the calibration text through a block that is pruned, and on to the next."""
-        calibrating = self.work.calibrating(place)
-        if self.output is not None and self.config.order == "dense":
-            calibrating += self._carrying(index) - self.work.leaving(place)
-        elif self.config.order == "block" or self.config.asymmetric or self.reconstructor is not None:
-            calibrating += self._carrying(index)
-        return calibrating
-
-    def _place(self, index: int) -> int | None:
-        """The position in the output of a block of the dense model; None if it was removed."""
-        if self.output is None:
-            return index
-        blocks = self.output.plan.blocks
-        return blocks.index(index) if index in blocks else None
-
-    def _carrying(self, index: int) -> float:
-        """The work of running the calibration text through a dense block, or through what the output has of it."""
-        if self.config.order == "dense":
-            return self.dense.work.carrying(index)
-        place = self._place(index)
-        return 0.0 if place is None else self.work.carrying(place)
 
     def _run_block(
         self,
@@ -327,7 +288,7 @@ class _Pass:
         """Run all states through one block, in place, and prune it on the way unless it is finished."""
         began = time.monotonic()
         measure = self.stopwatch.measure
-        place = self._place(index)
+        place = self.steps.place(index)
         with contextlib.ExitStack() as memory:
             with measure("load"):
                 stored = self.reader.take(index)
@@ -337,7 +298,7 @@ class _Pass:
                 block = memory.enter_context(self.model.block(index, stored))
             with measure("evaluate"):
                 self._propagate(self.dense, block, index, states.dense)
-            before = list(states.goal)
+            before = list(states.goal) if self.config.asymmetric else []
             if states.goal:
                 with measure("prune"):
                     self.pruner.carry(self.model, block, index, states.goal, self.dense.work.following(index))
@@ -354,13 +315,17 @@ class _Pass:
                     written = memory.enter_context(self.pruned.model.block(place, cut))
                 del kept, cut
             layers: Sequence[LayerRecord] = ()
+            goal: Sequence[Tensor] = ()
+            if record is None and self.config.looks_beyond:
+                with measure("prune"):
+                    goal = self._beyond_removed(index, states.goal)
             prunes = record is None and bool(self.config.targets)
             with measure("prune"):
                 if prunes:
                     dense = None
                     if self.config.asymmetric:
                         other = block if self.output is not None else self.model.copy_of(block)
-                        dense = DenseStream(self.model, other, index, before, self._beyond_removed(index, states.goal))
+                        dense = DenseStream(self.model, other, index, before, goal)
                     layers = self.pruner.prune(written, place, states.calibration, dense)
                     del dense
                 if self.config.order == "dense" and (not prunes or self.output is not None):
@@ -372,7 +337,6 @@ class _Pass:
             if self.reconstructor is not None and record is None:
                 self._trained_place = place
                 with measure("prune"):
-                    goal = self._beyond_removed(index, states.goal)
                     reconstruction = self.reconstructor.train(written, place, states.calibration, goal)
                     layers = self._counted(written, place, layers)
             carried = prunes and self.reconstructor is None
@@ -412,24 +376,13 @@ class _Pass:
     def _tick_training(self, share: float) -> None:
         self.meter.tick("calibrate", share * self.work.training(self._trained_place))
 
-    def _training_work(self, index: int, place: int) -> float:
-        """The work of training a block, and of finding out what the dense model has beyond it."""
-        if self.reconstructor is None:
-            return 0.0
-        return self.work.training(place) + sum(map(self.dense.work.following, self._removed_after(index)))
-
-    def _removed_after(self, index: int) -> list[int]:
-        """The removed blocks between a block and the next that is kept."""
-        following = range(index + 1, self.model.num_blocks)
-        return list(itertools.takewhile(lambda at: self._place(at) is None, following))
-
     def _beyond_removed(self, index: int, goal: list[Tensor]) -> list[Tensor]:
         """What the dense model has after a block, or after the removed ones that follow it, which it has to stand for.
 
         These blocks are read once more for this.
         """
         beyond = list(goal)
-        for removed in self._removed_after(index):
+        for removed in self.steps.removed_after(index):
             with self.model.block(removed) as block:
                 self.pruner.carry(self.model, block, removed, beyond, self.dense.work.following(removed))
         return beyond
@@ -445,7 +398,7 @@ class _Pass:
 
     def _carry_dense(self, block: nn.Module, index: int, calibration: list[Tensor]) -> None:
         if self.config.order == "dense" and index + 1 < self.model.num_blocks:
-            self.pruner.carry(self.model, block, index, calibration, self._carrying(index))
+            self.pruner.carry(self.model, block, index, calibration, self.steps.carrying(index))
 
     def _propagate(self, side: _Side, block: nn.Module, index: int, states: list[Tensor]) -> None:
         for position, batch in enumerate(states):

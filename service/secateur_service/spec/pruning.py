@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from secateur_service.pruning.methods import (
@@ -27,6 +27,14 @@ ALLOCATIONS = ("uniform", "owl", "multilingual")
 DEFAULT_METHOD = "sparsegpt"
 DEFAULT_UPDATE = "cg"
 DEFAULT_ORDER: Literal["block", "true_sequential", "dense"] = "true_sequential"
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "fast": {"method": "sparsegpt", "update": "cg", "asymmetric": False},
+    "balanced": {"method": "sparsegpt", "update": "cg"},
+    "best": {"method": "alps"},
+}
+"""Points on the curve of quality against time that benchmarks/pareto.py draws, by the fields that they fill in."""
+TRAINED_PRESETS = ("best",)
+"""Of these, those that also train blocks."""
 DEFAULT_SPAN = 0.08
 DEFAULT_OUTLIER = 5.0
 
@@ -106,6 +114,9 @@ class LayerOverride(Part):
 class PruningSpec(Part):
     """How much is pruned, and by which rule. Exactly one of `sparsity` and `pattern` is given."""
 
+    preset: Literal["fast", "balanced", "best"] | None = Field(
+        default=None, description=f"one of {', '.join(PRESETS)}; it fills in method, update and asymmetric"
+    )
     method: Annotated[str, AfterValidator(_method)] | None = Field(
         default=None, description="one of " + ", ".join(METHODS)
     )
@@ -132,6 +143,18 @@ class PruningSpec(Part):
         max_length=256,
         description="names of layers, each with sparsity, pattern or dense; the last one wins",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, data: Any) -> Any:
+        """Give what a preset stands for, unless a field is given itself; a method brings its own update."""
+        if not isinstance(data, Mapping):
+            return data
+        given = {name: value for name, value in data.items() if value is not None}
+        filled = dict(PRESETS.get(str(given.get("preset")), {}))
+        if "method" in given:
+            filled.pop("update", None)
+        return {**data, **filled, **given}
 
     def broken_rules(self) -> Iterator[Broken]:
         """Check that there is one target, and that the parts are compatible."""

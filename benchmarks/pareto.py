@@ -1,0 +1,148 @@
+"""Quality against time: what the presets and their neighbours on the curve keep, and what they cost, in one process.
+
+    python benchmarks/pareto.py --model DIR --calibration DIR --evaluation DIR [--target 0.7] [--seeds 0 1 2]
+    python benchmarks/pareto.py --small [--output DIR]
+
+Prunes the model in this process, calibrated equally on all languages of the folder. Prints, per way, the growth of
+perplexity (geometric mean over languages, mean of the seeds), the worst language's, the share of ALPS' excess that is
+left, in how many of the languages it is better than ALPS, and processor time as a ratio to the default's. Writes
+pareto-MODEL-TARGET.json, and draws the same as .png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from typing import Any
+
+import matplotlib as mpl
+from method_table import ASYMMETRIC, BOTH, DEFAULT_ORDER, TRAINED, parse_target, prune
+from small import LENGTH as SMALL_LENGTH
+from small import options_with_text
+from transformers import AutoTokenizer
+
+from secateur_service.calibration.corpora import FolderCorpus
+from secateur_service.calibration.sampling import draw_samples
+from secateur_service.pruning.methods import Recipe, label
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+WAYS = [
+    (("wanda", "none"), DEFAULT_ORDER),
+    (("sparsegpt", "obs"), DEFAULT_ORDER),
+    (("sparsegpt", "cg"), DEFAULT_ORDER),
+    (("sparsegpt", "cg"), ASYMMETRIC),
+    (("alps", "admm"), DEFAULT_ORDER),
+    (("alps", "admm"), ASYMMETRIC),
+    (("sparsegpt", "cg"), TRAINED),
+    (("sparsegpt", "cg"), BOTH),
+    (("alps", "admm"), TRAINED),
+    (("alps", "admm"), BOTH),
+]
+FAST, BALANCED, BEST = WAYS[2], WAYS[3], WAYS[8]
+ALPS = WAYS[4]
+PRESETS = {FAST: "fast", BALANCED: "balanced", BEST: "best"}
+
+
+def name_of(way: tuple[tuple[str, str], str]) -> str:
+    """The display name of a way."""
+    recipe, order = way
+    return label(*recipe) + order.removeprefix(DEFAULT_ORDER)
+
+
+def worst(result: dict[str, Any]) -> float:
+    """Growth of the perplexity of the language that loses most."""
+    return max(pruned / dense for dense, pruned in result["perplexity"].values())
+
+
+def logs(results: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean over the seeds of log(pruned / dense) of each language."""
+    return {
+        language: statistics.fmean(
+            math.log(pruned / dense) for dense, pruned in (r["perplexity"][language] for r in results)
+        )
+        for language in results[0]["perplexity"]
+    }
+
+
+def draw(table: dict[str, dict[str, float]], marked: dict[str, str], path: str) -> None:
+    """One point per way; the presets are named."""
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for name, row in table.items():
+        is_preset = name in marked
+        axes.plot(row["cpu"], row["excess"], "o", color="#1d6b4f" if is_preset else "#8a8a8a")
+        text = f"{marked[name]}: {name}" if is_preset else name
+        axes.annotate(text, (row["cpu"], row["excess"]), xytext=(6, 4), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(right=3 * max(row["cpu"] for row in table.values()))
+    axes.set_xlabel("processor time, 1 = the default")
+    axes.set_ylabel("growth of perplexity − 1 (lower is better)")
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Run every way on every seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", default="0.7", help="a sparsity or N:M; default %(default)s")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--sequences", type=int, default=8, help="calibration sequences per language, at least 2")
+    parser.add_argument("--tokens", type=int, default=4096, help="evaluation tokens per language")
+    parser.add_argument("--length", type=int, default=256, help="tokens per sequence")
+    small = {"seeds": [0], "sequences": 2, "tokens": SMALL_LENGTH, "length": SMALL_LENGTH}
+    with options_with_text(parser, **small) as options:
+        languages = sorted(path.stem for path in options.calibration.glob("*.txt"))
+        found: dict[str, list[dict[str, Any]]] = {name_of(way): [] for way in WAYS}
+        tokenizer = AutoTokenizer.from_pretrained(options.model)
+        for seed in options.seeds:
+            samples = draw_samples(
+                tokenizer,
+                calibration=FolderCorpus(options.calibration),
+                evaluation=FolderCorpus(options.evaluation),
+                languages=languages,
+                evaluation_languages=languages,
+                sequences=options.sequences,
+                evaluation_tokens=options.tokens,
+                sequence_length=options.length,
+                seed=seed,
+                separator=options.separator,
+                check=lambda: None,
+            )
+            for recipe, order in WAYS:
+                target = parse_target(options.target, recipe[0])
+                result = prune(options.model, samples, Recipe.of(*recipe), target, order)
+                found[name_of((recipe, order))].append(result)
+        baseline, default = logs(found[name_of(ALPS)]), found[name_of(BALANCED)]
+        excess = math.exp(statistics.fmean(baseline.values())) - 1
+        cpu = sum(result["cpu_seconds"] for result in default)
+        table = {}
+        print(f"{'way':<40}{'growth':>8}{'worst':>8}{'of ALPS':>9}{'better in':>11}{'CPU':>7}")
+        for name, results in found.items():
+            own = logs(results)
+            growth = math.exp(statistics.fmean(own.values()))
+            table[name] = {
+                "excess": growth - 1,
+                "worst": statistics.fmean(map(worst, results)),
+                "of_alps": (growth - 1) / excess,
+                "better": sum(own[language] < baseline[language] for language in own),
+                "cpu": sum(result["cpu_seconds"] for result in results) / cpu,
+            }
+            row = table[name]
+            print(
+                f"{name:<40}{growth:8.4f}{row['worst']:8.4f}{row['of_alps']:9.1%}"
+                f"{row['better']:>6} of {len(own)}{row['cpu']:7.2f}",
+                flush=True,
+            )
+        path = options.output / f"pareto-{options.model.resolve().name}-{options.target.replace(':', '-of-')}.json"
+        settings = {name: getattr(options, name) for name in ("target", "seeds", "sequences", "tokens", "length")}
+        path.write_text(json.dumps({"settings": settings, "languages": languages, "ways": table}, indent=1) + "\n")
+        draw(table, {name_of(way): preset for way, preset in PRESETS.items()}, str(path.with_suffix(".png")))
+        print(f"written: {path}, {path.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()
