@@ -18,7 +18,7 @@ import statistics
 from typing import Any
 
 import matplotlib as mpl
-from method_table import ASYMMETRIC, BOTH, DEFAULT_ORDER, TRAINED, parse_target, prune
+from method_table import ASYMMETRIC, DEFAULT_ORDER, TRAINED, parse_target, prune
 from small import LENGTH as SMALL_LENGTH
 from small import options_with_text
 from transformers import AutoTokenizer
@@ -30,6 +30,7 @@ from secateur_service.pruning.methods import Recipe, label
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+BOTH = f"{DEFAULT_ORDER}, asymmetric and trained"
 WAYS = [
     (("wanda", "none"), DEFAULT_ORDER),
     (("sparsegpt", "obs"), DEFAULT_ORDER),
@@ -93,10 +94,12 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=8, help="calibration sequences per language, at least 2")
     parser.add_argument("--tokens", type=int, default=4096, help="evaluation tokens per language")
     parser.add_argument("--length", type=int, default=256, help="tokens per sequence")
-    small = {"seeds": [0], "sequences": 2, "tokens": SMALL_LENGTH, "length": SMALL_LENGTH}
+    parser.add_argument("--presets-only", action="store_true", help="and ALPS, which they are compared with")
+    small = {"presets_only": True, "seeds": [0], "sequences": 2, "tokens": SMALL_LENGTH, "length": SMALL_LENGTH}
     with options_with_text(parser, **small) as options:
         languages = sorted(path.stem for path in options.calibration.glob("*.txt"))
-        found: dict[str, list[dict[str, Any]]] = {name_of(way): [] for way in WAYS}
+        ways = [way for way in WAYS if way in PRESETS or way == ALPS or not options.presets_only]
+        found: dict[str, list[dict[str, Any]]] = {name_of(way): [] for way in ways}
         tokenizer = AutoTokenizer.from_pretrained(options.model)
         for seed in options.seeds:
             samples = draw_samples(
@@ -112,7 +115,7 @@ def main() -> None:
                 separator=options.separator,
                 check=lambda: None,
             )
-            for recipe, order in WAYS:
+            for recipe, order in ways:
                 target = parse_target(options.target, recipe[0])
                 result = prune(options.model, samples, Recipe.of(*recipe), target, order)
                 found[name_of((recipe, order))].append(result)
