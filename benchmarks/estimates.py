@@ -39,11 +39,14 @@ JOBS: dict[str, dict[str, Any]] = {
     "sparsegpt": {"method": "sparsegpt"},
     "sparsegpt, order block": {"method": "sparsegpt", "order": "block"},
     "sparsegpt, minimax": {"method": "sparsegpt", "minimax": True},
+    "sparsegpt + cg, asymmetric": {"method": "sparsegpt", "update": "cg", "asymmetric": True},
+    "the same, order block": {"method": "sparsegpt", "update": "cg", "asymmetric": True, "order": "block"},
+    "sparsegpt + cg, trained": {"method": "sparsegpt", "update": "cg", "epochs": 4},
     "alps": {"method": "alps"},
 }
 
 
-def estimated(model: Path, *, minimax: bool = False, **pruning: str) -> dict[str, float]:
+def estimated(model: Path, *, minimax: bool = False, epochs: int = 0, **pruning: Any) -> dict[str, float]:
     """The estimate of a dry run."""
     spec = parse_spec(
         {
@@ -56,6 +59,7 @@ def estimated(model: Path, *, minimax: bool = False, **pruning: str) -> dict[str
                 "sequence_length": LENGTH,
             },
             "pruning": {"sparsity": 0.5, **pruning},
+            "reconstruction": {"epochs": epochs} if epochs else None,
             "evaluation": {"languages": list(LANGUAGES), "tokens_per_language": SEQUENCES * LENGTH},
         }
     )
@@ -89,7 +93,7 @@ def main() -> None:
         layers, size = 1, {"hidden": 64, "intermediate": 96}
         jobs = {"sparsegpt, minimax": JOBS["sparsegpt, minimax"]}
     results = {}
-    print(f"{'':24}{'operations':>12}{'estimated':>12}{'ratio':>8}{'memory':>12}{'estimated':>12}{'ratio':>8}")
+    print(f"{'':28}{'operations':>12}{'estimated':>12}{'ratio':>8}{'memory':>12}{'estimated':>12}{'ratio':>8}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_random_llama(folder / "model", layers=layers, **size)
@@ -104,7 +108,7 @@ def main() -> None:
             expected = estimated(folder / "model", **job)
             results[title] = {"measured": found, "estimated": expected}
             print(
-                f"{title:24}{found['flops']:12.3g}{expected['flops']:12.3g}{expected['flops'] / found['flops']:8.2f}"
+                f"{title:28}{found['flops']:12.3g}{expected['flops']:12.3g}{expected['flops'] / found['flops']:8.2f}"
                 f"{found['bytes'] / 2**20:8.0f} MiB{expected['bytes'] / 2**20:8.0f} MiB"
                 f"{expected['bytes'] / found['bytes']:8.2f}",
                 flush=True,

@@ -72,7 +72,8 @@ def _admm(dense_MN: Tensor, pruned_MN: Tensor, gram_NN: Tensor, target: Target, 
     """The final mask, for weights in scaled coordinates and an initial mask.
 
     For rows w of the dense weights: B = (wG − V + ρD)(G + ρ)⁻¹, D = what the target keeps of B + V/ρ,
-    V ← V + ρ(B − D), which is ρ times what the target removes from B + V/ρ.
+    V ← V + ρ(B − D), which is ρ times what the target removes from B + V/ρ. How fast ρ grows depends on how much the
+    mask has changed: those newly pruned are counted, and as many are newly kept.
     """
     goal_MN = dense_MN @ gram_NN
     kept_count = int((~pruned_MN).sum())
