@@ -30,7 +30,7 @@ from secateur_service.pipeline.batches import Batch
 from secateur_service.pipeline.meter import Kind
 from secateur_service.pipeline.pass_config import PassConfig
 from secateur_service.pipeline.stepwise import StepwiseForward, stepwise_forwards
-from secateur_service.pruning.asymmetry import CrossMoments, aim
+from secateur_service.pruning.asymmetry import CrossMoments, aims
 from secateur_service.pruning.budget import MIN_EXPERT_TOKENS
 from secateur_service.pruning.fidelity import InputSample, snr_db
 from secateur_service.pruning.methods import METHODS, Moments, Recipe
@@ -109,15 +109,14 @@ class _Observed:
         if self.sample is not None:
             self.sample.update(inputs, language)
 
-    def aim(self, weight_MN: Tensor) -> Tensor:
-        """What is pruned: a dense layer in float32, or what comes from it closest to the dense model's output."""
-        weight_MN = weight_MN.float()
+    def aims(self, weights: list[Tensor]) -> list[Tensor]:
+        """What is pruned: the dense layers, in float32, or what comes from them closest to the dense model's output."""
         if self.lacking is None:
-            return weight_MN
+            return weights
         assert self.statistics is not None
         gram_NN, cross = self.statistics.gram, self.lacking.matrix
         assert gram_NN is not None
-        return aim(weight_MN, gram_NN, cross if self.ends else weight_MN @ cross)
+        return aims(weights, [cross if self.ends else weight_MN @ cross for weight_MN in weights], gram_NN)
 
     def judge(
         self, dense_MN: Tensor, pruned_MN: Tensor, check: Callable[[], None]
@@ -340,14 +339,15 @@ class BlockPruner:
             self._check()
             target = targets[names[0]]
             try:
-                aims = [block.linears[name].weight.float() for name in names]
-                if target is not None:
-                    aims = [observed.aim(weight) for weight in aims]
-                solved, mix = self._solve_alike(aims, observed, target, names)
+                dense = [block.linears[name].weight.float() for name in names]
+                towards = dense if target is None else observed.aims(dense)
+                del dense
+                solved, mix = self._solve_alike(towards, observed, target, names)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{infos[names[0]].name}: {error}") from error
             for name in names:  # free each layer once applied: memory for one layer, not for the group
-                records[name] = self._apply(block.linears[name], infos[name], aims.pop(0), solved.pop(0), observed, mix)
+                linear, aim_MN = block.linears[name], towards.pop(0)
+                records[name] = self._apply(linear, infos[name], aim_MN, solved.pop(0), observed, mix)
             self._tick("solve", amount)
         return [records[name] for name in group]
 

@@ -14,7 +14,7 @@ towards the dense model is to prune W* instead of W, whichever solver does it, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -55,13 +55,13 @@ class CrossMoments:
 
 
 @torch.no_grad()
-def aim(weight_MN: Tensor, gram_NN: Tensor, cross_MN: Tensor) -> Tensor:
-    """W*: m×n, float32.
+def aims(weights: Sequence[Tensor], crosses: Sequence[Tensor], gram_NN: Tensor) -> list[Tensor]:
+    """W* of layers that share an input: m_i×n, float32.
 
     Args:
-        weight_MN: the dense layer.
-        gram_NN: second moments of its inputs, H.
-        cross_MN: C.
+        weights: the dense layers.
+        crosses: C of each.
+        gram_NN: second moments of their input, H.
 
     Raises:
         FloatingPointError: the moments are not finite.
@@ -69,6 +69,10 @@ def aim(weight_MN: Tensor, gram_NN: Tensor, cross_MN: Tensor) -> Tensor:
     damped_NN = gram_NN.clone()
     damped_NN.diagonal().mul_(1 + DAMPING).add_(_FLOOR * float(gram_NN.diagonal().mean()) or 1.0)
     lower_NN, failed = torch.linalg.cholesky_ex(damped_NN)
-    if int(failed) or not bool(torch.isfinite(cross_MN).all()):
+    found = [
+        weight_MN.float() + torch.cholesky_solve(cross_MN.T, lower_NN).T
+        for weight_MN, cross_MN in zip(weights, crosses, strict=True)
+    ]
+    if int(failed) or not all(bool(torch.isfinite(aim_MN).all()) for aim_MN in found):
         raise FloatingPointError("the second moments of its inputs are not finite")
-    return weight_MN.float() + torch.cholesky_solve(cross_MN.T, lower_NN).T
+    return found

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from secateur_service.pruning.asymmetry import DAMPING, CrossMoments, aim
+from secateur_service.pruning.asymmetry import DAMPING, CrossMoments, aims
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.pruning.patterns import NofM, Unstructured
 from secateur_service.pruning.solver import solve
@@ -37,6 +37,11 @@ def known(inputs, wanted):
         statistics.update(x.float(), language)
         cross.update(wanted[language], x, language)
     return statistics, cross.matrix
+
+
+def aim(weight, gram, cross):
+    (found,) = aims([weight], [cross], gram)
+    return found
 
 
 def error(inputs, weight, target):
