@@ -33,6 +33,7 @@ from secateur_service.sources import ReferenceRefusedError, Source, Sources, ope
 from secateur_service.sources.reference import HubReference
 from secateur_service.spec import (
     DEFAULT_SEQUENCE_LENGTH,
+    TRAINED_PRESETS,
     BudgetAxis,
     CalibrationSpec,
     EvaluationSpec,
@@ -157,7 +158,9 @@ def admit(
     if shrink and shrink.budget and calibration:
         review.sequences(calibration, SCORED_EVERY, "a budget")
     if parts.get("reconstruction") and calibration:
-        review.sequences(calibration, HELD_OUT_EVERY, "reconstruction")
+        by_preset = parts.get("pruning") and parts["pruning"].preset in TRAINED_PRESETS
+        purpose = f"reconstruction, which preset {parts['pruning'].preset} includes," if by_preset else "reconstruction"
+        review.sequences(calibration, HELD_OUT_EVERY, purpose)
     if "output" in parts:
         review.destination(parts["output"])
     length = review.sequence_length(calibration, evaluation, checkpoint)
@@ -359,7 +362,8 @@ class _Review:
         """Some of the sequences of each language must be left for what nothing is fitted to."""
         each = calibration.samples_per_language
         if each < least:
-            problem = f"{each} sequences of each language are too few: {purpose} fits to some and judges by others"
+            sequences = "1 sequence" if each == 1 else f"{each} sequences"
+            problem = f"{sequences} of each language are too few: {purpose} fits to some and judges by others"
             needed = least * len(calibration.languages)
             self._refuse("calibration.samples", f"{problem}; {purpose} needs {needed} in all")
 

@@ -121,6 +121,7 @@ def test_progress_reaches_its_end(model, corpora, tmp_path, shrink, order):
         ({"order": "dense"}, "in order dense no layer sees"),
         ({"method": "wanda"}, "wanda with update none solves for no values"),
         ({"method": "magnitude"}, "magnitude with update none solves for no values"),
+        ({"method": "sparsegpt", "update": "none"}, "sparsegpt with update none solves for no values"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_field(model, corpora, change, told):

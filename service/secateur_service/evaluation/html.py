@@ -88,7 +88,10 @@ def recipe(report: Report) -> list[str]:
     for units, part in narrowed_parts(report):
         found.append(f"{part.kept:,} of {part.before:,} {units}")
     if pruning:
-        found += [label(pruning["method"], pruning["update"]), target(pruning)]
+        found.append(label(pruning["method"], pruning["update"]))
+        if pruning.get("asymmetric"):
+            found.append("towards the dense model's outputs")
+        found.append(target(pruning))
     if report.spec.get("reconstruction"):
         improved = sum(bool(block.reconstruction and block.reconstruction.epoch) for block in report.blocks)
         found.append(f"{improved} of {_count(len(report.blocks), 'block')} improved by training")

@@ -116,7 +116,8 @@ class _Observed:
         assert self.statistics is not None
         gram_NN, cross = self.statistics.gram, self.lacking.matrix
         assert gram_NN is not None
-        return aims(weights, [cross if self.ends else weight_MN @ cross for weight_MN in weights], gram_NN)
+        tokens = sum(self.statistics.seen.values())
+        return aims(weights, [cross if self.ends else weight_MN @ cross for weight_MN in weights], gram_NN, tokens)
 
     def judge(
         self, dense_MN: Tensor, pruned_MN: Tensor, check: Callable[[], None]

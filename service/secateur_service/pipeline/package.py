@@ -97,8 +97,9 @@ def compression_note(spec: PruneSpec) -> dict[str, Any]:
 
     It is not a `quantization_config` or `sparsity_config`: loaders would look for formats that they have dropped.
     """
+    is_trained = spec.reconstruction is not None
     if spec.pruning is None:
-        return {"version": __version__, "languages": spec.calibration.mix}
+        return {"version": __version__, "trained": is_trained, "languages": spec.calibration.mix}
     return {
         "version": __version__,
         "method": spec.pruning.effective_method,
@@ -106,6 +107,8 @@ def compression_note(spec: PruneSpec) -> dict[str, Any]:
         "sparsity": spec.pruning.target_sparsity,
         "pattern": spec.pruning.pattern,
         "order": spec.pruning.order,
+        "asymmetric": spec.pruning.asymmetric,
+        "trained": is_trained,
         "allocation": spec.pruning.allocation.policy,
         "languages": spec.calibration.mix,
     }

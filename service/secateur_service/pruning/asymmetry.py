@@ -6,7 +6,7 @@ dense model's inputs X_d. After the last layer of a block, which writes into the
 these, with all that earlier layers have lost (GPTAQ, Li et al., arXiv 2504.02692, has both for quantisation). With the
 second moments H = Σ_ℓ w_ℓ X_ℓᵀX_ℓ/T_ℓ over the languages of the mix, weights without any constraint are best at
 
-    W* = W + C (H + Λ)⁻¹,    C = Σ_ℓ w_ℓ D_ℓᵀX_ℓ/T_ℓ,    Λ = DAMPING · diag H
+    W* = W + C (H + Λ)⁻¹,    C = Σ_ℓ w_ℓ D_ℓᵀX_ℓ/T_ℓ,    Λ = (DAMPING + BY_TOKENS · n/T) · diag H
 
 and the error of other weights Ŵ exceeds that of W* by (Ŵ − W*) H (Ŵ − W*)ᵀ but for the damping. So to prune a layer
 towards the dense model is to prune W* instead of W, whichever solver does it, and masks follow W* too.
@@ -21,6 +21,8 @@ from torch import Tensor
 
 DAMPING = 0.03
 """Of each input's second moment, since they differ a thousandfold within a layer."""
+BY_TOKENS = 2.0
+"""What is added to it for every input per token: few tokens would fit W* to chance."""
 _FLOOR = 1e-4
 """Of their mean, for inputs that are hardly ever used."""
 
@@ -55,19 +57,21 @@ class CrossMoments:
 
 
 @torch.no_grad()
-def aims(weights: Sequence[Tensor], crosses: Sequence[Tensor], gram_NN: Tensor) -> list[Tensor]:
+def aims(weights: Sequence[Tensor], crosses: Sequence[Tensor], gram_NN: Tensor, tokens: int) -> list[Tensor]:
     """W* of layers that share an input: m_i×n, float32.
 
     Args:
         weights: the dense layers.
         crosses: C of each.
         gram_NN: second moments of their input, H.
+        tokens: T, of all languages.
 
     Raises:
         FloatingPointError: the moments are not finite.
     """
     damped_NN = gram_NN.clone()
-    damped_NN.diagonal().mul_(1 + DAMPING).add_(_FLOOR * float(gram_NN.diagonal().mean()) or 1.0)
+    damping = DAMPING + BY_TOKENS * len(gram_NN) / max(1, tokens)
+    damped_NN.diagonal().mul_(1 + damping).add_(_FLOOR * float(gram_NN.diagonal().mean()) or 1.0)
     lower_NN, failed = torch.linalg.cholesky_ex(damped_NN)
     found = [
         weight_MN.float() + torch.cholesky_solve(cross_MN.T, lower_NN).T

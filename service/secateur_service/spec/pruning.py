@@ -30,7 +30,7 @@ DEFAULT_ORDER: Literal["block", "true_sequential", "dense"] = "true_sequential"
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "fast": {"method": "sparsegpt", "update": "cg", "asymmetric": False},
     "balanced": {"method": "sparsegpt", "update": "cg"},
-    "best": {"method": "alps"},
+    "best": {"method": "alps", "update": "admm"},
 }
 """Points on the curve of quality against time that benchmarks/pareto.py draws, by the fields that they fill in."""
 TRAINED_PRESETS = ("best",)
@@ -115,7 +115,7 @@ class PruningSpec(Part):
     """How much is pruned, and by which rule. Exactly one of `sparsity` and `pattern` is given."""
 
     preset: Literal["fast", "balanced", "best"] | None = Field(
-        default=None, description=f"one of {', '.join(PRESETS)}; it fills in method, update and asymmetric"
+        default=None, description=f"one of {', '.join(PRESETS)}; best also trains blocks"
     )
     method: Annotated[str, AfterValidator(_method)] | None = Field(
         default=None, description="one of " + ", ".join(METHODS)
@@ -147,13 +147,11 @@ class PruningSpec(Part):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, data: Any) -> Any:
-        """Give what a preset stands for, unless a field is given itself; a method brings its own update."""
+        """Give what a preset stands for, unless a field is given itself."""
         if not isinstance(data, Mapping):
             return data
         given = {name: value for name, value in data.items() if value is not None}
         filled = dict(PRESETS.get(str(given.get("preset")), {}))
-        if "method" in given:
-            filled.pop("update", None)
         return {**data, **filled, **given}
 
     def broken_rules(self) -> Iterator[Broken]:
@@ -162,7 +160,12 @@ class PruningSpec(Part):
             yield Broken(
                 "sparsity", "exactly one of sparsity and pattern is needed", "e.g. sparsity 0.5, or pattern 2:4"
             )
-        if not goes_together(self.effective_method, self.effective_update):
+        is_one = goes_together(self.effective_method, self.effective_update)
+        preset = PRESETS.get(self.preset or "", {})
+        if self.preset and (self.method, self.update) != (preset["method"], preset["update"]):
+            problem = f"{self.preset} is {preset['method']} with update {preset['update']}"
+            yield Broken("preset", problem, "leave the preset out, or method and update")
+        elif not is_one:
             yield Broken(
                 "update",
                 f"{self.update} does not go with {self.effective_method}",
@@ -180,7 +183,7 @@ class PruningSpec(Part):
         if self.asymmetric and self.order == "dense":
             problem = "in order dense no layer sees what earlier ones have lost"
             yield Broken("asymmetric", problem, "choose another order, or leave it out")
-        elif self.asymmetric and not self._can_be_asymmetric:
+        if self.asymmetric and is_one and not self._solves:
             problem = f"{self.effective_method} with update {self.effective_update} solves for no values"
             yield Broken("asymmetric", problem, "choose update cg, or leave it out")
 
@@ -205,8 +208,9 @@ class PruningSpec(Part):
         return Recipe.of(self.effective_method, self.effective_update, spread=self.spread)
 
     @property
-    def _can_be_asymmetric(self) -> bool:
-        return self.recipe.moments >= Moments.FULL and self.order != "dense"
+    def _solves(self) -> bool:
+        """Whether kept weights get new values from second moments."""
+        return self.effective_update != "none" and self.recipe.moments >= Moments.FULL
 
     @property
     def kept_of_group(self) -> tuple[int, int] | None:
@@ -233,6 +237,7 @@ class PruningSpec(Part):
         Args:
             trained: whether blocks are trained afterwards.
         """
+        default = self._solves and self.order != "dense" and not trained
         allocation = self.allocation
         if allocation.policy != "uniform":
             numbers = {"span": allocation.span or DEFAULT_SPAN, "outlier": allocation.outlier or DEFAULT_OUTLIER}
@@ -243,7 +248,7 @@ class PruningSpec(Part):
                 "update": self.effective_update,
                 "group": self.effective_group if self.pattern is None else None,
                 "spread": self.recipe.options.get("spread"),
-                "asymmetric": not trained and self._can_be_asymmetric if self.asymmetric is None else self.asymmetric,
+                "asymmetric": default if self.asymmetric is None else self.asymmetric,
                 "allocation": allocation,
             }
         )

@@ -138,12 +138,13 @@ def parse_parts(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldViol
             for finding in independent(error.errors()):
                 violations.extend(violations_of(name, kind, finding))
     pruning: PruningSpec | None = parts.get("pruning")
-    if pruning and pruning.preset in TRAINED_PRESETS and parts.get("reconstruction", ...) is None:
+    by_preset = bool(pruning and pruning.preset in TRAINED_PRESETS and parts.get("reconstruction", ...) is None)
+    if by_preset:
         parts["reconstruction"] = ReconstructionSpec()
     if "calibration" in parts:
         between = [
             *_broken_between(parts["calibration"], parts.get("pruning"), parts.get("shrink")),
-            *_unreconstructable(parts.get("reconstruction"), parts.get("pruning"), parts.get("shrink")),
+            *_unreconstructable(parts.get("reconstruction"), parts.get("pruning"), parts.get("shrink"), by_preset),
             *_unmeasured(parts["calibration"], parts.get("evaluation"), parts.get("limits")),
         ]
         violations += [FieldViolation(rule.field, f"{rule.problem}; {rule.remedy}") for rule in between]
@@ -184,14 +185,21 @@ def _broken_between(
 
 
 def _unreconstructable(
-    asked: ReconstructionSpec | None, pruning: PruningSpec | None, shrink: ShrinkSpec | None
+    asked: ReconstructionSpec | None,
+    pruning: PruningSpec | None,
+    shrink: ShrinkSpec | None,
+    by_preset: bool,  # noqa: FBT001
 ) -> Iterator[Broken]:
     """Blocks that lose nothing, or that do not see what earlier ones lost."""
     if asked is None:
         return
     if pruning is not None and pruning.order == "dense":
         problem = "in order dense no block sees what earlier ones have lost"
-        yield Broken("reconstruction", problem, "choose another order or preset, or leave it out")
+        if by_preset:
+            problem = f"{pruning.preset} trains blocks, but {problem}"
+            yield Broken("pruning.preset", problem, "choose another order, or preset balanced")
+        else:
+            yield Broken("reconstruction", problem, "choose another order, or leave it out")
     if pruning is None and shrink is not None and not shrink.changes_blocks:
         yield Broken("reconstruction", "the blocks stay as they are", "leave it out")
 

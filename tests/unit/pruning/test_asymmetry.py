@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from secateur_service.pruning.asymmetry import DAMPING, CrossMoments, aims
+from secateur_service.pruning.asymmetry import BY_TOKENS, DAMPING, CrossMoments, aims
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.pruning.patterns import NofM, Unstructured
 from secateur_service.pruning.solver import solve
@@ -40,7 +40,7 @@ def known(inputs, wanted):
 
 
 def aim(weight, gram, cross):
-    (found,) = aims([weight], [cross], gram)
+    (found,) = aims([weight], [cross], gram, len(MIX) * TOKENS)
     return found
 
 
@@ -60,7 +60,7 @@ def test_it_is_the_least_squares_solution_damped_towards_the_dense_layer(scene):
     inputs, weight, wanted = scene
     statistics, cross = known(inputs, wanted)
     moments = statistics.gram.double().diagonal()
-    damping = DAMPING * moments + 1e-4 * moments.mean()
+    damping = (DAMPING + BY_TOKENS * WIDTH / (len(MIX) * TOKENS)) * moments + 1e-4 * moments.mean()
     rows = torch.cat([x * (MIX[name] / TOKENS) ** 0.5 for name, x in inputs.items()])
     sought = torch.cat([d * (MIX[name] / TOKENS) ** 0.5 for name, d in wanted.items()])
     rows = torch.cat([rows, damping.sqrt().diag()])
