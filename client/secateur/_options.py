@@ -97,7 +97,8 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "preset": Option(
         ("pruning", "preset"),
-        "A point on the curve of quality against time, instead of a method: fast, balanced or best.",
+        "A point on the curve of quality against time, instead of a method: fast, balanced, or best, which also trains "
+        "blocks.",
     ),
     "method": Option(
         ("pruning", "method"),
