@@ -122,6 +122,8 @@ _ROPE_KEYS: tuple[tuple[str, Accepts, str], ...] = (
 )
 
 # Architectures in which the number of heads must divide the hidden size whatever `head_dim` says.
+# A part of each head can be rotated in these alone; others ignore the factor, or fail where the rotation is scaled.
+_PARTLY_ROTARY = ("gpt_neox", "phi3")
 _WHOLE_HEADS = ("gpt_neox", "opt", "falcon", "bloom")
 
 # Keys that transformers reads although its classes do not declare them.
@@ -243,8 +245,12 @@ def _check_rotary(made: Any, path: str, parameters: dict[str, Any]) -> None:
     if kind == "llama3" and not parameters["low_freq_factor"] < parameters["high_freq_factor"]:
         expected = f"less than high_freq_factor, {parameters['high_freq_factor']}"
         raise _refused(f"{path}.low_freq_factor", parameters["low_freq_factor"], expected)
+    part = parameters.get("partial_rotary_factor", 1.0)
+    if part != 1 and kind != "default" and made.model_type not in _PARTLY_ROTARY:
+        expected = f"1 with rope_type {kind}, because transformers rotates whole heads in {made.model_type}"
+        raise _refused(f"{path}.partial_rotary_factor", part, expected)
     width = getattr(made, "head_dim", None) or made.hidden_size // made.num_attention_heads
-    pairs = int(width * parameters.get("partial_rotary_factor", 1.0)) // 2
+    pairs = int(width * part) // 2
     for key in ("short_factor", "long_factor") if kind == "longrope" else ():
         factors = parameters.get(key)
         if not (isinstance(factors, list) and len(factors) == pairs and all(map(_POSITIVE, factors))):

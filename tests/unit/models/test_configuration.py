@@ -39,6 +39,7 @@ ROTARY = [
         for value in VALUES
     ),
     *({"rope_type": "default", "partial_rotary_factor": value} for value in VALUES),
+    {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4, "partial_rotary_factor": 0.25},
     {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0},
     {"sliding_attention": None, "full_attention": {"rope_type": "default"}},
 ]
@@ -97,6 +98,10 @@ def test_every_value_of_every_key_is_refused_in_one_way_or_read(name, data):
         ({"hidden_act": "swiglu"}, "hidden_act is 'swiglu'; expected one of gelu"),
         ({"rope_scaling": {"rope_type": "su", "factor": 2.0}}, "rope_type is 'su'; expected one of default, dynamic"),
         ({"rope_parameters": {"rope_type": "linear"}}, "transformers refuses the configuration"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4, "partial_rotary_factor": 0.25}},
+            "partial_rotary_factor is 0.25; expected 1 with rope_type yarn, because transformers rotates whole heads in",
+        ),
         ({"pad_token_id": 2**40}, "pad_token_id is .*; expected null, or an id below vocab_size"),
         ({"rms_norm_eps": math.nan}, "rms_norm_eps is nan; expected a finite number"),
         ({"hidden_size": -64}, "hidden_size is -64; expected a whole number from 1"),
