@@ -247,7 +247,7 @@ def _check_rotary(made: Any, path: str, parameters: dict[str, Any]) -> None:
         raise _refused(f"{path}.low_freq_factor", parameters["low_freq_factor"], expected)
     part = parameters.get("partial_rotary_factor", 1.0)
     if part != 1 and kind != "default" and made.model_type not in _PARTLY_ROTARY:
-        expected = f"1 with rope_type {kind}, because transformers rotates whole heads in {made.model_type}"
+        expected = f"1 with rope_type {kind}, because transformers rotates whole heads of {made.model_type}"
         raise _refused(f"{path}.partial_rotary_factor", part, expected)
     width = getattr(made, "head_dim", None) or made.hidden_size // made.num_attention_heads
     pairs = int(width * part) // 2

@@ -100,7 +100,7 @@ def test_every_value_of_every_key_is_refused_in_one_way_or_read(name, data):
         ({"rope_parameters": {"rope_type": "linear"}}, "transformers refuses the configuration"),
         (
             {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4, "partial_rotary_factor": 0.25}},
-            "partial_rotary_factor is 0.25; expected 1 with rope_type yarn, because transformers rotates whole heads in",
+            "partial_rotary_factor is 0.25; expected 1 with rope_type yarn, because transformers rotates whole heads",
         ),
         ({"pad_token_id": 2**40}, "pad_token_id is .*; expected null, or an id below vocab_size"),
         ({"rms_norm_eps": math.nan}, "rms_norm_eps is nan; expected a finite number"),
