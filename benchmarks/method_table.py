@@ -73,6 +73,23 @@ def prune(model: Path, samples: Samples, recipe: Recipe, target: Target, order: 
     return {"perplexity": figures, "cpu_seconds": round(time.process_time() - began, 2)}
 
 
+def sampled(options: argparse.Namespace, tokenizer: Any, languages: list[str], seed: int) -> Samples:
+    """Text for calibration and evaluation, the same languages in both."""
+    return draw_samples(
+        tokenizer,
+        calibration=FolderCorpus(options.calibration),
+        evaluation=FolderCorpus(options.evaluation),
+        languages=languages,
+        evaluation_languages=languages,
+        sequences=options.sequences,
+        evaluation_tokens=options.tokens,
+        sequence_length=options.length,
+        seed=seed,
+        separator=options.separator,
+        check=lambda: None,
+    )
+
+
 def is_run(order: str, recipe: tuple[str, str]) -> bool:
     """Whether a recipe is run in an order."""
     only = {
@@ -145,19 +162,7 @@ def fill(options: argparse.Namespace) -> None:
     results = content["results"]
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     for seed in options.seeds:
-        samples = draw_samples(
-            tokenizer,
-            calibration=FolderCorpus(options.calibration),
-            evaluation=FolderCorpus(options.evaluation),
-            languages=languages,
-            evaluation_languages=languages,
-            sequences=options.sequences,
-            evaluation_tokens=options.tokens,
-            sequence_length=options.length,
-            seed=seed,
-            separator=options.separator,
-            check=lambda: None,
-        )
+        samples = sampled(options, tokenizer, languages, seed)
         for order, target, (method, update) in itertools.product(options.orders, options.targets, RECIPES):
             key = f"{order}/{method}/{update}/{target}/{seed}"
             if key not in results and is_run(order, (method, update)):

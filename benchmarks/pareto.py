@@ -18,13 +18,11 @@ import statistics
 from typing import Any
 
 import matplotlib as mpl
-from method_table import ASYMMETRIC, DEFAULT_ORDER, TRAINED, parse_target, prune
+from method_table import ASYMMETRIC, DEFAULT_ORDER, TRAINED, parse_target, prune, sampled
 from small import LENGTH as SMALL_LENGTH
 from small import options_with_text
 from transformers import AutoTokenizer
 
-from secateur_service.calibration.corpora import FolderCorpus
-from secateur_service.calibration.sampling import draw_samples
 from secateur_service.pruning.methods import Recipe, label
 
 mpl.use("Agg")
@@ -79,7 +77,7 @@ def draw(table: dict[str, dict[str, float]], marked: dict[str, str], path: str) 
         axes.annotate(text, (row["cpu"], row["excess"]), xytext=(6, 4), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlim(right=3 * max(row["cpu"] for row in table.values()))
+    axes.set_xlim(right=5 * max(row["cpu"] for row in table.values()))
     axes.set_xlabel("processor time, 1 = the default")
     axes.set_ylabel("growth of perplexity − 1 (lower is better)")
     figure.tight_layout()
@@ -102,19 +100,7 @@ def main() -> None:
         found: dict[str, list[dict[str, Any]]] = {name_of(way): [] for way in ways}
         tokenizer = AutoTokenizer.from_pretrained(options.model)
         for seed in options.seeds:
-            samples = draw_samples(
-                tokenizer,
-                calibration=FolderCorpus(options.calibration),
-                evaluation=FolderCorpus(options.evaluation),
-                languages=languages,
-                evaluation_languages=languages,
-                sequences=options.sequences,
-                evaluation_tokens=options.tokens,
-                sequence_length=options.length,
-                seed=seed,
-                separator=options.separator,
-                check=lambda: None,
-            )
+            samples = sampled(options, tokenizer, languages, seed)
             for recipe, order in ways:
                 target = parse_target(options.target, recipe[0])
                 result = prune(options.model, samples, Recipe.of(*recipe), target, order)
