@@ -5,11 +5,21 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from secateur_service.errors import CancelledError
 from secateur_service.pipeline.observer import RecordingObserver
 from support.models import CONFIGS
 from support.reloading import bits_per_byte, held_out, loaded
-from support.shrinking import DEPTH, HEADS, LANGUAGES, WIDTH, Stops, admitted, data_of, refusals, run
+from support.shrinking import (
+    DEPTH,
+    HEADS,
+    LANGUAGES,
+    WIDTH,
+    admitted,
+    assert_resumes_with_the_same_bytes,
+    data_of,
+    refusals,
+    run,
+    tensors_of,
+)
 from support.vocabularies import save_scene
 
 SOME = ["llama", "gemma3_text", "mixtral", "falcon", "opt", "cohere"]
@@ -22,13 +32,6 @@ def pruned_by(model, corpora, *, shrink=None, mix=(("uk", 0.7), ("de", 0.3)), sa
     if shrink is None:
         del data["shrink"]
     return data
-
-
-def tensors_of(folder):
-    found = {}
-    for path in sorted((folder / "checkpoint").glob("*.safetensors")):
-        found |= load_file(path)
-    return found
 
 
 @pytest.mark.parametrize(
@@ -86,14 +89,7 @@ def test_the_first_layers_have_nothing_to_make_up_for(model, corpora, tmp_path):
 def test_an_interrupted_job_resumes_with_the_same_bytes(corpora, tmp_path, shrink, dtype, order):
     model = save_scene(tmp_path / "model", dtype=dtype)
     data = pruned_by(model, corpora, shrink=shrink, asymmetric=True, order=order, samples=8)
-    whole = run(data, tmp_path / "whole")
-    with pytest.raises(CancelledError):
-        run(data, tmp_path / "twice", Stops())
-    resumed = run(data, tmp_path / "twice")
-    assert resumed.resumed_blocks >= 1
-    assert resumed.report.to_bytes() == whole.report.to_bytes()
-    one, other = (tensors_of(tmp_path / name) for name in ("whole", "twice"))
-    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert_resumes_with_the_same_bytes(data, tmp_path)
 
 
 def test_it_goes_with_minimax_and_with_training(trained, corpora, tmp_path):

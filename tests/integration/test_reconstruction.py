@@ -14,7 +14,18 @@ from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.pipeline.reconstruction import Reconstructor
 from support.models import CONFIGS
 from support.reloading import bits_per_byte, held_out, loaded
-from support.shrinking import DEPTH, HEADS, LANGUAGES, WIDTH, Stops, admitted, data_of, refusals, run
+from support.shrinking import (
+    DEPTH,
+    HEADS,
+    LANGUAGES,
+    WIDTH,
+    admitted,
+    assert_resumes_with_the_same_bytes,
+    data_of,
+    refusals,
+    run,
+    tensors_of,
+)
 from support.vocabularies import save_scene
 
 SPARSE = {"method": "wanda", "sparsity": 0.6}
@@ -31,13 +42,6 @@ def trained_by(model, corpora, *, shrink=None, pruning=SPARSE, mix=(("uk", 0.7),
 
 def without(data):
     return {name: part for name, part in data.items() if name != "reconstruction"}
-
-
-def tensors_of(folder):
-    found = {}
-    for path in sorted((folder / "checkpoint").glob("*.safetensors")):
-        found |= load_file(path)
-    return found
 
 
 def assert_never_worse(report, mix):
@@ -207,14 +211,7 @@ EVERYTHING = {"vocabulary": {"extra_tokens": 0.02, "prior": "ranks"}, **WIDTH, *
 def test_an_interrupted_job_resumes_with_the_same_bytes(corpora, tmp_path, shrink, dtype):
     model = save_scene(tmp_path / "model", dtype=dtype)
     data = trained_by(model, corpora, shrink=shrink)
-    whole = run(data, tmp_path / "whole")
-    with pytest.raises(CancelledError):
-        run(data, tmp_path / "twice", Stops())
-    resumed = run(data, tmp_path / "twice")
-    assert resumed.resumed_blocks >= 1
-    assert resumed.report.to_bytes() == whole.report.to_bytes()
-    one, other = (tensors_of(tmp_path / name) for name in ("whole", "twice"))
-    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    whole = assert_resumes_with_the_same_bytes(data, tmp_path)
     assert_never_worse(whole.report, (("uk", 0.7), ("de", 0.3)))
 
 

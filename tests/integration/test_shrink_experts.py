@@ -8,11 +8,10 @@ from transformers import AutoTokenizer
 
 from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.sampling import draw_samples
-from secateur_service.errors import CancelledError
 from secateur_service.pruning.budget import MIN_EXPERT_TOKENS
 from secateur_service.pruning.structured.width import choose_channels, resolve
 from support.reloading import loaded
-from support.shrinking import HEADS, Stops, data_of, refusals, run
+from support.shrinking import HEADS, assert_resumes_with_the_same_bytes, assert_same_tensors, data_of, refusals, run
 from support.vocabularies import save_scene
 
 WIDTH = {"feed_forward": {"channels": 32}}
@@ -84,23 +83,13 @@ def plan_of(folder):
 @pytest.mark.parametrize("shrink", [WIDTH, {**WIDTH, **HEADS, "blocks": {"remove": 1}}], ids="-".join)
 def test_an_interrupted_job_resumes_with_the_same_bytes(model, corpora, tmp_path, shrink):
     data = data_of(model, corpora, **shrink)
-    whole = run(data, tmp_path / "whole")
-    with pytest.raises(CancelledError):
-        run(data, tmp_path / "twice", Stops())
-    resumed = run(data, tmp_path / "twice")
-    assert resumed.resumed_blocks >= 1
-    assert resumed.report.to_bytes() == whole.report.to_bytes()
-    assert tensors_of(tmp_path / "twice") == tensors_of(tmp_path / "whole")
-
-
-def tensors_of(folder):
-    return {path.name: path.read_bytes() for path in (folder / "checkpoint").glob("*.safetensors")}
+    assert_resumes_with_the_same_bytes(data, tmp_path)
 
 
 def test_the_plan_of_another_job_keeps_the_same_channels_of_every_expert(model, corpora, narrowed, tmp_path):
     run(data_of(model, corpora, plan=narrowed.as_uri()), tmp_path)
     assert plan_of(tmp_path) == plan_of(narrowed)
-    assert tensors_of(tmp_path) == tensors_of(narrowed)
+    assert_same_tensors(tmp_path, narrowed)
 
 
 def test_a_plan_that_keeps_more_of_one_expert_than_of_another_is_refused(model, corpora, narrowed, tmp_path):

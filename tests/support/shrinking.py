@@ -1,6 +1,8 @@
 """Jobs that make a model smaller, run here, and read back by transformers alone."""
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from secateur_service.admission import AccessPolicy, admit
@@ -68,6 +70,33 @@ def assert_reloads(model, corpora, folder, report):
         assert (entry.pruned_tokens, entry.pruned_bytes) == (tokens, size)
         assert entry.pruned_bits_per_byte == pytest.approx(after, rel=1e-5)
     return smaller, tokenizer
+
+
+def tensors_of(folder):
+    """All tensors of a result's checkpoint, by name."""
+    found = {}
+    for path in sorted((folder / "checkpoint").glob("*.safetensors")):
+        found |= load_file(path)
+    return found
+
+
+def assert_same_tensors(folder, another):
+    """Two results have the same checkpoint."""
+    one, other = tensors_of(folder), tensors_of(another)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def assert_resumes_with_the_same_bytes(data, folder):
+    """Stopped after a block and run again, a job ends like one that was not; returns the latter."""
+    whole = run(data, folder / "whole")
+    with pytest.raises(CancelledError):
+        run(data, folder / "twice", Stops())
+    resumed = run(data, folder / "twice")
+    assert resumed.resumed_blocks >= 1
+    assert resumed.report.to_bytes() == whole.report.to_bytes()
+    assert_same_tensors(folder / "whole", folder / "twice")
+    return whole
 
 
 def refusals(data):

@@ -11,7 +11,7 @@ states h_ℓ (T×d) of a language and the dense model's g_ℓ,
 is minimised, where u scales every token to the same length, as the norms do through which later blocks read, and then
 every channel by its standard deviation in the dense model. Otherwise a few tokens and channels would decide: the first
 token's states may be a thousand times as large as any other's (Sun et al., "Massive Activations in Large Language
-Models", arXiv 2402.17762), and in Gemma one channel holds nine tenths of all energy, but norms weigh it accordingly.
+Models", arXiv 2402.17762), and in Gemma one channel holds most of all energy, but norms weigh it accordingly.
 
 Adam (Kingma and Ba, arXiv 1412.6980) runs in float32, one block at a time. Zeros stay zeros. Steps are relative to the
 root mean square of a layer's weights, so that one learning rate serves models of all sizes; they fall linearly to zero.

@@ -90,6 +90,15 @@ def test_nothing_wanted_leaves_the_layer_as_it_is(scene):
     assert torch.equal(aim(weight.float(), statistics.gram, cross), weight.float())
 
 
+def test_few_tokens_are_not_fitted_to_chance():
+    """Nothing can be made up for where what is wanted has nothing to do with the inputs."""
+    generator = torch.Generator().manual_seed(1)
+    x, other, wanted = (torch.randn(30, width, generator=generator) for width in (WIDTH, WIDTH, HEIGHT))
+    weight = torch.randn(HEIGHT, WIDTH, generator=generator)
+    (found,) = aims([weight], [wanted.T @ x / 30], x.T @ x / 30, 30)
+    assert (other @ (found - weight).T).square().sum() < 0.5 * wanted.square().sum()
+
+
 def test_inputs_that_are_never_used_are_survived(scene):
     inputs, weight, wanted = scene
     for part in inputs.values():
