@@ -239,6 +239,11 @@ OPTIONS: Mapping[str, Option] = {
         "With training: sequences of each step.",
         "4",
     ),
+    "reconstruction_norms": Option(
+        ("reconstruction", "norms"),
+        "With training: train the weights of norms too.",
+        "false",
+    ),
     "reconstruction_seed": Option(
         ("reconstruction", "seed"),
         "With training: decides the order of the sequences.",
@@ -353,6 +358,7 @@ class SpecOptions(TypedDict, total=False):
     reconstruction_epochs: int | None
     reconstruction_learning_rate: float | None
     reconstruction_batch: int | None
+    reconstruction_norms: bool | None
     reconstruction_seed: int | None
     evaluation_corpus: str | None
     evaluation_text_field: str | None

@@ -155,7 +155,11 @@ class Checkpoint:
 
     def linear_weight(self, index: int, linear: str) -> TensorInfo:
         """The weight of a pruned linear layer of a block."""
-        return self.tensors[self.stored_name(f"{self.block_path(index)}.{linear}.weight")]
+        return self.block_tensor(index, f"{linear}.weight")
+
+    def block_tensor(self, index: int, name: str) -> TensorInfo:
+        """A tensor of a block, by its name within it."""
+        return self.tensors[self.stored_name(f"{self.block_path(index)}.{name}")]
 
     def linear_weights(self) -> Iterator[TensorInfo]:
         """The weights of all pruned layers, block by block."""

@@ -8,7 +8,7 @@
   sees the effect of earlier pruning.
 
 In the former two, layers may have the dense model's output as their target (`pruning.asymmetry`). Then the text runs
-through the dense block too, with the dense model's states, and at last through the pruned block once more.
+through the dense block beside it, with the dense model's states, and at last through the pruned block once more.
 """
 
 from __future__ import annotations
@@ -72,15 +72,16 @@ class DenseStream:
         model: the dense model.
         block: its block, in memory, not the one that is pruned.
         index: the position of the block.
-        states: hidden states of the calibration text before it.
-        goal: those that the pruned block is to come to: the dense model's after it.
+        states: hidden states of the calibration text before it; replaced in place by those after it, if they are the
+            goal.
+        goal: those that the pruned block is to come to, where they are known already; else the dense model's after it.
     """
 
     model: StreamedModel
     block: nn.Module
     index: int
-    states: Sequence[Tensor]
-    goal: Sequence[Tensor]
+    states: list[Tensor]
+    goal: Sequence[Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ class BlockPruner:
                 self._beside(dense, position) as (wanted,),
             ):
                 for number, observed in enumerate(inputs):
-                    self._observe(observed, forward, wanted, dense, position)
+                    self._observe(observed, forward, wanted, dense, position, is_last=number + 1 == len(inputs))
                     self._tick_stage(index, number, batch)
                 if self._config.order == "dense" and self._carries and not self._is_last(index):
                     states[position] = forward.finish()
@@ -248,7 +249,8 @@ class BlockPruner:
                 observed = self._observed(block, number, dense)
                 for position, (batch, forward, other) in enumerate(zip(self._batches, forwards, others, strict=True)):
                     self._check()
-                    self._observe(observed, forward, other, dense, position)
+                    is_last = number + 1 == len(block.groups)
+                    self._observe(observed, forward, other, dense, position, is_last=is_last)
                     self._tick_stage(block.index, number, batch)
                 records += self._solve(block, number, observed)
             if dense is None and self._carries and not self._is_last(block.index):
@@ -265,17 +267,20 @@ class BlockPruner:
         other: StepwiseForward | None,
         dense: DenseStream | None,
         position: int,
+        *,
+        is_last: bool,
     ) -> None:
         """Take what a batch has at the next input, and what the dense model has there."""
         language, inputs = self._batches[position].language, forward.advance()
         observed.update(inputs, language)
         if dense is None or other is None:
             return
-        wanted = other.advance()
+        wanted, reached = other.advance(), inputs
+        if is_last and dense.goal is None:
+            dense.states[position] = other.finish()
         if observed.ends:
-            wanted, reached = dense.goal[position].to(inputs.device), forward.finish().to(inputs.device)
-        else:
-            reached = inputs
+            goal = dense.states if dense.goal is None else dense.goal
+            wanted, reached = goal[position].to(inputs.device), forward.finish().to(inputs.device)
         if observed.lacking is not None:
             observed.lacking.update(wanted.float() - reached.float(), inputs, language)
 

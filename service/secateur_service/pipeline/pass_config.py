@@ -98,6 +98,7 @@ class PassConfig:
             # In order `dense`, the calibration text is on the dense model's way already.
             follows=self.order != "dense" and (self.looks_beyond or self.solves_towards_dense),
             asymmetric=self.asymmetric,
+            shrinks=self.output is not None,
             epochs=self.reconstruction.epochs if self.reconstruction else 0,
         )
 

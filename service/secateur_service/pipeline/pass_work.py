@@ -29,8 +29,9 @@ class PassWork:
         """Announce the work but that of the head; what earlier attempts did, by place, counts as done."""
         for index in range(len(self.dense.blocks)):
             meter.plan("evaluate", self.dense.evaluating(index) / 2)
-            meter.plan("calibrate", self.dense.following(index))
             place = self.place(index)
+            is_apart = place in finished or not self.runs_beside
+            meter.plan("calibrate", self.dense.running(index) if is_apart else 0.0)
             if place is None:
                 meter.plan("calibrate", self.carrying(index))
                 continue
@@ -45,6 +46,11 @@ class PassWork:
             if place in finished:  # its text only passes through
                 meter.skip("calibrate", calibrating - self.carrying(index))
                 meter.skip("solve", solving)
+
+    @property
+    def runs_beside(self) -> bool:
+        """Whether the text's way through a dense block is run beside the one that is pruned, and not before."""
+        return bool(self.config.targets) and self.dense.runs_beside
 
     @property
     def head(self) -> float:
@@ -81,4 +87,4 @@ class PassWork:
 
     def _looking_beyond(self, index: int) -> float:
         """The work of finding out what the dense model has beyond the removed blocks after a block."""
-        return sum(map(self.dense.following, self.removed_after(index))) if self.config.looks_beyond else 0.0
+        return sum(map(self.dense.running, self.removed_after(index))) if self.config.looks_beyond else 0.0

@@ -13,8 +13,9 @@ every channel by its standard deviation in the dense model. Otherwise a few toke
 token's states may be a thousand times as large as any other's (Sun et al., "Massive Activations in Large Language
 Models", arXiv 2402.17762), and in Gemma one channel holds most of all energy, but norms weigh it accordingly.
 
-Adam (Kingma and Ba, arXiv 1412.6980) runs in float32, one block at a time. Zeros stay zeros. Steps are relative to the
-root mean square of a layer's weights, so that one learning rate serves models of all sizes; they fall linearly to zero.
+Adam (Kingma and Ba, arXiv 1412.6980) runs in float32, one block at a time, on the weights of its layers and, if asked,
+of its norms. Zeros stay zeros. Steps are relative to the root mean square of a tensor's values, so that one learning
+rate serves models of all sizes; they fall linearly to zero.
 After an epoch that made things worse, training goes on from the best weights with steps a quarter as large. Some
 sequences are held out: after every epoch the weights, rounded as they will be written, are judged by them, and the best
 are kept, which may be those from before. So by text that it was not trained on no block ends worse than it began. With
@@ -113,7 +114,9 @@ class Reconstructor:
             states: hidden states before it, of every batch.
             goal: those of the dense model that it is to come to.
         """
-        weights = {name: linear.weight for name, linear in self._model.linears(block, place).items()}
+        weights = {f"{name}.weight": linear.weight for name, linear in self._model.linears(block, place).items()}
+        if self._asked.norms:
+            weights |= norm_weights(block)
         block.float()
         try:
             return self._train(self._task(block, place, states, goal, weights))
@@ -166,7 +169,7 @@ class Reconstructor:
         return ReconstructionRecord(best_epoch, before, after)
 
     def _optimizer(self, task: _Task) -> torch.optim.Optimizer:
-        """Adam from its beginning; knows the root mean square of each layer's weights as their `size`."""
+        """Adam from its beginning; knows the root mean square of each tensor's values as their `size`."""
         groups = []
         for weight in task.weights.values():
             mean_square = float(weight.square().sum()) / max(1, int(weight.count_nonzero()))
@@ -234,8 +237,10 @@ class Reconstructor:
     def _rounded(self, task: _Task) -> dict[str, Tensor]:
         """Copies of the weights, rounded to the checkpoint's type."""
         checkpoint = self._model.checkpoint
-        types = {name: DTYPES[checkpoint.linear_weight(task.place, name).dtype] for name in task.weights}
-        return {name: weight.to(types[name], copy=True) for name, weight in task.weights.items()}
+        return {
+            name: weight.to(DTYPES[checkpoint.block_tensor(task.place, name).dtype], copy=True)
+            for name, weight in task.weights.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -249,7 +254,7 @@ class _Task:
         goal: those of the dense model after it.
         scale: of each channel: d.
         powers: ‖u(g)‖² of a token of the latter, by language.
-        weights: what is trained, by the name of the layer.
+        weights: what is trained, by its name within the block.
     """
 
     block: nn.Module
@@ -259,6 +264,17 @@ class _Task:
     scale: Tensor
     powers: Mapping[str, float]
     weights: Mapping[str, Tensor]
+
+
+def norm_weights(block: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights and biases of a block's norms, by their names within it."""
+    return {
+        f"{name}.{part}": parameter
+        for name, module in block.named_modules()
+        if not isinstance(module, nn.Linear)
+        for part, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == 1
+    }
 
 
 def _evened(states: Tensor, scale: Tensor) -> Tensor:

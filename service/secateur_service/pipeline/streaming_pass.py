@@ -298,15 +298,17 @@ class _Pass:
                 block = memory.enter_context(self.model.block(index, stored))
             with measure("evaluate"):
                 self._propagate(self.dense, block, index, states.dense)
-            before = list(states.goal) if self.config.asymmetric else []
-            if states.goal:
+            record = finished.get(place) if place is not None else None
+            beside = self.steps.runs_beside and record is None
+            before = list(states.goal) if self.config.asymmetric and not beside else states.goal
+            if states.goal and not beside:
                 with measure("prune"):
-                    self.pruner.carry(self.model, block, index, states.goal, self.dense.work.following(index))
+                    self.pruner.carry(self.model, block, index, states.goal, self.dense.work.running(index))
             if place is None:
                 with measure("prune"):
                     self._carry_dense(block, index, states.calibration)
                 return
-            written, record = block, finished.get(place)
+            written = block
             narrowed: Narrowed = {}
             if self.output is not None:
                 with measure("prune"):
@@ -316,7 +318,7 @@ class _Pass:
                 del kept, cut
             layers: Sequence[LayerRecord] = ()
             goal: Sequence[Tensor] = ()
-            if record is None and self.config.looks_beyond:
+            if record is None and self.config.looks_beyond and not beside:
                 with measure("prune"):
                     goal = self._beyond_removed(index, states.goal)
             prunes = record is None and bool(self.config.targets)
@@ -324,10 +326,11 @@ class _Pass:
                 if prunes:
                     dense = None
                     if self.config.asymmetric:
-                        other = block if self.output is not None else self.model.copy_of(block)
-                        dense = DenseStream(self.model, other, index, before, goal)
+                        other = self.model.copy_of(block) if beside else block
+                        dense = DenseStream(self.model, other, index, before, None if beside else goal)
                     layers = self.pruner.prune(written, place, states.calibration, dense)
                     del dense
+                    goal = states.goal if beside else goal
                 if self.config.order == "dense" and (not prunes or self.output is not None):
                     self._carry_dense(block, index, states.calibration)
             if record is not None:

@@ -143,6 +143,7 @@ def _work_of(checkpoint: Checkpoint, spec: PruneSpec) -> Work:
         narrowed=inputs_of(checkpoint, axes),
         follows=(follows or spec.reconstruction is not None or asymmetric) and spec.order != "dense",
         asymmetric=asymmetric,
+        shrinks=spec.shrink is not None,
         epochs=spec.reconstruction.epochs if spec.reconstruction else 0,
     )
 
@@ -207,7 +208,8 @@ def _output(checkpoint: Checkpoint, shrink: ShrinkSpec, given: PlanFile | None) 
 
 def _states_values(work: Work, hidden: int) -> int:
     """Number of values in all hidden states that are propagated from block to block."""
-    copies = work.needs_data + work.follows + work.asymmetric  # the latter's goal besides what it comes from
+    copies = work.needs_data + work.follows
+    copies += work.asymmetric and work.shrinks  # the goal besides what it comes from
     return (copies * work.calibration + 2 * work.evaluation) * hidden
 
 

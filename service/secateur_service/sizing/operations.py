@@ -12,8 +12,8 @@ is routed to it):
   one of them in each of some 60 iterations (35 to 60 were observed, the limit is 300), an inverse of n³ in every third,
   and conjugate gradients on two masks. `minimax` does all of this five times, and takes 4·L·m·n² to judge each;
 - the layers' signal-to-noise ratio is counted by `fidelity.snr_operations`;
-- pruning towards the dense model's output takes a second pass on its way and one to go on, products of 2·T·n² for the
-  cross moments, and a factorisation and 4·m·n² for each input;
+- pruning towards the dense model's output takes a pass of the dense block beside it, or two where parts were removed,
+  and one to go on, products of 2·T·n² for the cross moments, and a factorisation and 4·m·n² for each input;
 - training a block is three passes an epoch, and one to judge it, of their parts of the text;
 - the head is 2·T_e·V·d for each copy.
 
@@ -82,6 +82,7 @@ class Work:
         follows: whether the calibration text also runs through the dense blocks: see `pipeline.narrowing` and
             `pipeline.reconstruction`.
         asymmetric: whether layers are pruned towards the dense model's output: see `pruning.asymmetry`.
+        shrinks: whether the output lacks parts of the dense model.
         epochs: how often blocks are trained on the calibration text.
     """
 
@@ -99,6 +100,7 @@ class Work:
     narrowed: tuple[tuple[int, ...], ...] = ()
     follows: bool = False
     asymmetric: bool = False
+    shrinks: bool = False
     epochs: int = 0
 
     @property
@@ -142,7 +144,7 @@ class Work:
         leaving = ways.pop()
         if self.asymmetric:  # on both ways, and to the end for what is lacking there
             ways = [2.0 * way for way in ways]
-            ways[-1] += leaving
+            ways[-1] += leaving * (1 + self.runs_beside)
         ways.append(0.0 if self.order == "block" or self.asymmetric or is_last or self.epochs else leaving)
         return [way + moments for way, moments in zip(ways, [*map(self.moments_of, groups), 0.0], strict=True)]
 
@@ -208,8 +210,17 @@ class Work:
         """The inputs of a block whose projections are solved anew."""
         return [self.blocks[index][position] for position in self.narrowed[index]] if self.narrowed else []
 
+    @property
+    def runs_beside(self) -> bool:
+        """Whether the dense block is run stage by stage beside the one that is pruned, and not also before it."""
+        return self.asymmetric and not self.shrinks
+
     def following(self, index: int) -> float:
-        """Running the calibration text through a dense block beside the narrow one."""
+        """Running the calibration text through a dense block before another is made from it."""
+        return 0.0 if self.runs_beside else self.running(index)
+
+    def running(self, index: int) -> float:
+        """Running the calibration text through a dense block, on the dense model's way."""
         return self.forward(self.calibration, index) if self.follows else 0.0
 
     def training(self, index: int) -> float:
