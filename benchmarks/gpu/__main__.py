@@ -12,12 +12,15 @@ Measures, in this order, as far as time permits:
 - a whole job on a model of Llama-3.2-1B's shape, from its files to its report;
 - tokens per second of that shape, beside one with fewer blocks, channels and tokens;
 - whether a block's output depends on how many sequences share a batch;
+- what the dense model's output as the target costs, and an epoch of training;
+- what conjugate gradients gain and lose by products in TF32 and bfloat16;
 - what the report costs; 70B; 2:4 and order `block`; 405B; the other methods.
 
 Seconds per block are the median over all blocks except the first and the last, which do more or less than the others.
 Everything runs through the engine's own pass. gpu-DEVICE.json is rewritten after every block, so that no measurement is
 lost if the run is cut short; of a measurement that fails, its traceback and what it had measured are kept.
-`--case` replaces the list: SHAPE/METHOD[+UPDATE][/TARGET[/ORDER]][/report], for example llama-3-8b/wanda+cg/2:4/block.
+`--case` replaces the list: SHAPE/METHOD[+UPDATE][/TARGET[/ORDER]][/FLAG...], for example llama-3-8b/wanda+cg/2:4/block.
+The flags are report, asymmetric and trained.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ from benchmarks.gpu.measurements import (
     measure_agreement,
     measure_batch_size,
     measure_case,
+    measure_products,
     parse_case,
 )
 from benchmarks.small import Material, add_material, add_options
@@ -57,10 +61,15 @@ from secateur_service.errors import PreemptedError
 # For an H200, whose matrix products are as fast as an H100's, and for one core of a server processor.
 TFLOPS = {"cuda": (790.0, 60.0), "cpu": (0.075, 0.075)}
 PACKAGES = ("torch", "transformers", "huggingface_hub", "tokenizers", "triton")
-FIRST = [Case("llama-3-8b", "wanda"), Case("llama-3-8b", "sparsegpt", "cg")]
+FIRST = [
+    Case("llama-3-8b", "wanda"),
+    Case("llama-3-8b", "sparsegpt", "cg"),
+    Case("llama-3-8b", "sparsegpt", "cg", flags=("asymmetric",)),
+    Case("llama-3-8b", "sparsegpt", "cg", flags=("trained",)),
+]
 LATER = [
-    Case("llama-3-8b", "wanda", report=True),
-    Case("llama-3-8b", "sparsegpt", "cg", report=True),
+    Case("llama-3-8b", "wanda", flags=("report",)),
+    Case("llama-3-8b", "sparsegpt", "cg", flags=("report",)),
     Case("llama-3-8b", "sparsegpt"),
     Case("70b", "wanda"),
     Case("70b", "sparsegpt", "cg"),
@@ -71,7 +80,11 @@ LATER = [
     Case("llama-3-8b", "alps"),
     Case("70b", "sparsegpt"),
 ]
-SMALL = [Case("tiny", "wanda"), Case("tiny", "sparsegpt", "cg", report=True)]
+SMALL = [
+    Case("tiny", "wanda"),
+    Case("tiny", "sparsegpt", "cg", flags=("report", "asymmetric")),
+    Case("tiny", "sparsegpt", "cg", flags=("trained",)),
+]
 
 SHOWN = ("seconds_per_block", "times_floor", "peak_device_bytes", "same_bytes", "times_dense")
 """Figures that are also printed."""
@@ -97,6 +110,7 @@ def measurements(
     yield "a real job", partial(measure_job, whole, setting)
     yield "decoding", partial(measure_decoding, whole, setting, small=small)
     shape = SHAPES["tiny" if small else "llama-3-8b"]
+    yield "products", lambda deadline, _: measure_products(shape, setting, deadline)
     yield "batch size", lambda deadline, _: measure_batch_size(shape, setting, deadline)
     if not small:
         yield from map(case, LATER)

@@ -33,7 +33,8 @@ Tell = Callable[[Figures], None]
 def measure_shrinking(setting: Setting, given: Material | None, deadline: float, tell: Tell, *, small: bool) -> Figures:
     """Jobs that make a model smaller: twice on the device, in fresh folders, and once on the host.
 
-    One removes blocks, heads and channels, and prunes what is left; one removes rows of the vocabulary. The host
+    One removes blocks, heads and channels, and prunes what is left; one removes rows of the vocabulary; one removes
+    channels and trains the blocks. The host
     computes in float32, the device in the type of the weights.
 
     Args:
@@ -43,7 +44,7 @@ def measure_shrinking(setting: Setting, given: Material | None, deadline: float,
         tell: called with unfinished figures.
         small: whether the random model and the texts are tiny.
     """
-    length, sequences, tokens = (64, 2, 128) if small else (256, 16, 4096)
+    length, sequences, tokens = (64, 8, 128) if small else (256, 16, 4096)
     found: Figures = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -76,7 +77,11 @@ def _name(given: Material | None) -> str:
 def _ways_to_shrink(material: Material) -> dict[str, dict[str, Any]]:
     rows = json.loads((material.model / "config.json").read_text())["vocab_size"]
     parts = {"remove_blocks": 1, "feed_forward_share": 0.25, "remove_kv_heads": 1, "sparsity": 0.5}
-    return {"blocks, heads, channels and zeros": parts, "rows of the vocabulary": {"vocabulary_rows": rows // 2}}
+    return {
+        "blocks, heads, channels and zeros": parts,
+        "rows of the vocabulary": {"vocabulary_rows": rows // 2},
+        "channels, trained": {"feed_forward_share": 0.25, "reconstruction_epochs": 2},
+    }
 
 
 def _spec(material: Material, sequences: int, length: int, tokens: int, **options: Any) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +29,18 @@ from secateur_service.models.tensors import TensorReader
 from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.streaming_pass import PassResult
+from secateur_service.pruning.conjugate_gradient import errors, refine
 from secateur_service.pruning.methods import METHODS, Moments, Recipe
-from secateur_service.pruning.patterns import NofM, Target, Unstructured
+from secateur_service.pruning.patterns import NofM, Target, Unstructured, prune
 from secateur_service.pruning.statistics import InputStatistics
 from secateur_service.records.progress import Progress
+from secateur_service.spec import ReconstructionSpec
 
+FLAGS = {
+    "report": "text is evaluated, and every layer's signal-to-noise ratio measured",
+    "asymmetric": "layers have the dense model's output as their target",
+    "trained": "blocks are trained for one epoch",
+}
 BATCH_SIZES = (1, 2, 8)
 LANGUAGES = ("one", "two")
 Figures = dict[str, Any]
@@ -67,7 +77,7 @@ class Case:
         update: replaces the method's own.
         target: a share, or `N:M`.
         order: one of `spec.ORDERS`.
-        report: whether to evaluate text and measure every layer's signal-to-noise ratio.
+        flags: of `FLAGS`.
     """
 
     shape: str
@@ -75,14 +85,14 @@ class Case:
     update: str | None = None
     target: str = "0.5"
     order: str = "true_sequential"
-    report: bool = False
+    flags: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """SHAPE/METHOD[+UPDATE]/TARGET/ORDER[/report]: what `parse_case` reads."""
+        """SHAPE/METHOD[+UPDATE]/TARGET/ORDER[/FLAG...]: what `parse_case` reads."""
         recipe = self.method if self.update is None else f"{self.method}+{self.update}"
         parts = [self.shape, recipe, self.target, self.order]
-        return "/".join(parts + ["report"] * self.report)
+        return "/".join([*parts, *self.flags])
 
     @property
     def pruning_target(self) -> Target:
@@ -100,13 +110,13 @@ def parse_case(text: str) -> Case:
         ValueError: no such case.
     """
     parts = text.split("/")
-    report = parts[-1] == "report"
-    parts = parts[:-1] if report else parts
+    flags = tuple(part for part in parts if part in FLAGS)
+    parts = [part for part in parts if part not in FLAGS]
     shape, recipe, target, order, *rest = parts + ["", "", "0.5", "true_sequential"][len(parts) :]
     method, _, update = recipe.partition("+")
     if shape not in SHAPES or method not in METHODS or rest:
-        raise ValueError(f"{text} is no case: SHAPE/METHOD[+UPDATE][/TARGET[/ORDER]][/report]")
-    return Case(shape, method, update or None, target, order, report)
+        raise ValueError(f"{text} is no case: SHAPE/METHOD[+UPDATE][/TARGET[/ORDER]][/FLAG...]")
+    return Case(shape, method, update or None, target, order, flags)
 
 
 class Clock(RecordingObserver):
@@ -178,7 +188,7 @@ def measure_case(case: Case, setting: Setting, deadline: float, tell: Callable[[
     model = generated_model(shape, max(3, setting.blocks), device, setting.dtype)
     stopped = False
     try:
-        _prune(model, recipe, case.pruning_target, case.order, setting, clock, stopwatch, report=case.report)
+        _prune(model, recipe, case, setting, clock, stopwatch)
     except PreemptedError:
         stopped = True
     seconds = clock.seconds_per_block()
@@ -188,17 +198,15 @@ def measure_case(case: Case, setting: Setting, deadline: float, tell: Callable[[
 def _prune(
     model: StreamedModel,
     recipe: Recipe,
-    target: Target,
-    order: str,
+    case: Case,
     setting: Setting,
     clock: Clock,
     stopwatch: Stopwatch,
-    *,
-    report: bool,
 ) -> None:
     vocabulary = model.checkpoint.tensors[model.checkpoint.embedding_name].shape[0]
     calibration = {"generated": _sample("generated", setting.sequences, setting.length, vocabulary, seed=0)}
     evaluation = {}
+    report = "report" in case.flags
     if report:  # half as much text as calibration, in two languages
         count = max(1, setting.sequences // 4)
         evaluation = {
@@ -211,8 +219,10 @@ def _prune(
             evaluation,
             Path(folder),
             recipe=recipe,
-            target=target,
-            order=order,
+            target=case.pruning_target,
+            order=case.order,
+            asymmetric="asymmetric" in case.flags,
+            reconstruction=ReconstructionSpec(epochs=1) if "trained" in case.flags else None,
             layer_snr=report,
             observer=clock,
             stopwatch=stopwatch,
@@ -227,21 +237,30 @@ def _sample(name: str, sequences: int, length: int, vocabulary: int, seed: int) 
 def measure_agreement(setting: Setting, deadline: float) -> Figures:
     """Compares pruning on the device and on the host, with the same model and tokens, in float32 on both.
 
-    For each recipe: the share of all mask bits that differ, ‖Ŵ_device − Ŵ_host‖ / ‖Ŵ_host‖, and the largest difference
-    in log perplexity, dense and pruned.
+    For each recipe, and for the default one with what goes beyond it: the share of all mask bits that differ,
+    ‖Ŵ_device − Ŵ_host‖ / ‖Ŵ_host‖, and the largest difference in log perplexity, dense and pruned.
     """
     found: Figures = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_random_llama(folder / "model", layers=2, hidden=128, intermediate=352)
-        for method in METHODS:
-            sides = [_pruned(folder, method, torch.device(place), deadline) for place in (setting.device, "cpu")]
+        ways: dict[str, dict[str, Any]] = {method: {"recipe": Recipe.of(method)} for method in METHODS}
+        ways["sparsegpt+cg/asymmetric"] = {"recipe": Recipe.of("sparsegpt", "cg"), "asymmetric": True}
+        training = ReconstructionSpec(epochs=2, norms=True)
+        ways["sparsegpt+cg/trained"] = {"recipe": Recipe.of("sparsegpt", "cg"), "reconstruction": training}
+        for way, options in ways.items():
+            method = re.split("[+/]", way)[0]
+            options |= {"target": Unstructured(0.5, METHODS[method].group)}
+            sides = [
+                _pruned(folder, number, torch.device(place), deadline, **options)
+                for number, place in enumerate((setting.device, "cpu"))
+            ]
             (ours, ours_tensors), (host, host_tensors) = sides
             bits = sum(tensor.numel() for tensor in host_tensors.values())
             differing = sum(int(((ours_tensors[key] == 0) != (host_tensors[key] == 0)).sum()) for key in host_tensors)
             error = sum(float((ours_tensors[key] - host_tensors[key]).square().sum()) for key in host_tensors)
             power = sum(float(host_tensors[key].square().sum()) for key in host_tensors)
-            found[method] = {
+            found[way] = {
                 "mask_bits_differing": differing / bits,
                 "relative_difference": (error / power) ** 0.5,
                 "dense_nats_difference": _largest_difference(ours.dense, host.dense),
@@ -250,20 +269,21 @@ def measure_agreement(setting: Setting, deadline: float) -> Figures:
     return found
 
 
-def _pruned(folder: Path, method: str, device: torch.device, deadline: float) -> tuple[PassResult, dict[str, Tensor]]:
+def _pruned(
+    folder: Path, number: int, device: torch.device, deadline: float, **options: Any
+) -> tuple[PassResult, dict[str, Tensor]]:
     """Run a pass over the random model; returns its result, and the tensors that it wrote."""
     model = StreamedModel(open_checkpoint(folder / "model"), device, torch.float32)
-    target = Unstructured(0.5, METHODS[method].group)
     samples = []
     for seed in range(2):
-        tokens = random_tokens(8, 64, seed)
+        tokens = random_tokens(16, 64, seed)
         samples.append(
             {"random": TextSample("random", tokens, torch.ones_like(tokens), torch.ones_like(tokens).bool(), 1)}
         )
-    shards = folder / f"{method}-{device.type}"
-    shards.mkdir(exist_ok=True)
-    clock = Clock(deadline, lambda _: None)
-    result = prune_tokens(model, *samples, shards, recipe=Recipe.of(method), target=target, observer=clock)
+    shards = folder / f"side-{number}"
+    shutil.rmtree(shards, ignore_errors=True)
+    shards.mkdir()
+    result = prune_tokens(model, *samples, shards, observer=Clock(deadline, lambda _: None), **options)
     reader, tensors = TensorReader(), {}
     for record in result.blocks:
         tensors |= {name: reader.read(info) for name, info in read_header(shards / record.shard).items()}
@@ -272,6 +292,57 @@ def _pruned(folder: Path, method: str, device: torch.device, deadline: float) ->
 
 def _largest_difference(one: Any, other: Any) -> float:
     return max(abs(one[name].nats / one[name].tokens - other[name].nats / other[name].tokens) for name in other)
+
+
+@torch.no_grad()
+def measure_products(shape: Shape, setting: Setting, deadline: float) -> Figures:
+    """Conjugate gradients with products in float32, TF32 and bfloat16, on one layer for each width of the shape.
+
+    For each: seconds, and the layer's error relative to that of float32. Inputs are random, and correlated.
+    """
+    generator = torch.Generator(setting.device).manual_seed(0)
+
+    def random(*sizes: int) -> Tensor:
+        return torch.randn(*sizes, generator=generator, device=setting.device)
+
+    def tf32(left: Tensor, right: Tensor) -> Tensor:
+        torch.backends.cuda.matmul.allow_tf32 = True
+        try:
+            return left @ right
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = False
+
+    def bfloat16(left: Tensor, right: Tensor) -> Tensor:
+        return (left.bfloat16() @ right.bfloat16()).float()
+
+    found: Figures = {}
+    clock = Clock(deadline, lambda _: None)
+    for width in (shape.hidden, shape.intermediate):
+        inputs = random(2 * width, width) @ (random(width, width) / width**0.5)
+        hessian, weight = inputs.T @ inputs / len(inputs), random(shape.hidden, width)
+        mask = prune(weight.abs(), Unstructured(0.5))
+        del inputs
+        exact = 0.0
+        products: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+            "float32": torch.matmul,
+            "tf32": tf32,
+            "bfloat16": bfloat16,
+        }
+        for name, product in products.items():
+            for exact_every in (0, 5) if name != "float32" else (0,):
+                clock.check()
+                solve = partial(refine, weight, mask, hessian, product=product, exact_every=exact_every)
+                solve()
+                if setting.device.type == "cuda":
+                    torch.cuda.synchronize()
+                began = time.perf_counter()
+                error = float(errors(weight, solve(), hessian).sum())
+                exact = exact or error
+                found[f"{width}, {name}" + (f", float32 every {exact_every}" if exact_every else "")] = {
+                    "seconds": time.perf_counter() - began,
+                    "error": error / exact,
+                }
+    return found
 
 
 @torch.no_grad()

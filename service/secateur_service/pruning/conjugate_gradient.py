@@ -23,6 +23,8 @@ def refine(
     hessian_NN: Tensor,
     *,
     steps: int = CG_STEPS,
+    product: Callable[[Tensor, Tensor], Tensor] = torch.matmul,
+    exact_every: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """The kept weights after at most `steps` steps; no row's error is larger than it was at the start.
@@ -32,6 +34,8 @@ def refine(
         pruned_MN: m×n booleans, true where the weight is zero and stays zero.
         hessian_NN: H of the layer's input, any common scale.
         steps: more than a few are not worth their cost.
+        product: of directions with H, m×n and n×n; it may be less precise than float32.
+        exact_every: after how many steps the residual is computed anew, with a product in float32; 0 for never.
         check: called between two pieces of work; raises to stop.
     """
     diagonal = hessian_NN.diagonal()
@@ -46,13 +50,16 @@ def refine(
     direction_MN = scaled_MN.clone()
     power_M1 = (residual_MN * scaled_MN).sum(1, keepdim=True)
     weight_MN = start_MN.clone()
-    for _ in range(steps):
+    for step in range(1, steps + 1):
         check()
-        image_MN = direction_MN @ hessian_NN
+        image_MN = product(direction_MN, hessian_NN)
         curvature_M1 = (direction_MN * image_MN).sum(1, keepdim=True)
         step_M1 = torch.where(curvature_M1 > 0, power_M1 / curvature_M1, 0)
         weight_MN.addcmul_(step_M1, direction_MN)
-        residual_MN.addcmul_(step_M1, image_MN.mul_(kept_MN), value=-1)
+        if exact_every and step % exact_every == 0:
+            residual_MN = ((dense_MN - weight_MN) @ hessian_NN).mul_(kept_MN)
+        else:
+            residual_MN.addcmul_(step_M1, image_MN.mul_(kept_MN), value=-1)
         scaled_MN = residual_MN * preconditioner_N
         new_power_M1 = (residual_MN * scaled_MN).sum(1, keepdim=True)
         direction_MN.mul_(torch.where(power_M1 > 0, new_power_M1 / power_M1, 0)).add_(scaled_MN)
