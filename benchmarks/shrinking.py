@@ -52,7 +52,7 @@ def shrink(
     }
     if options.budget:
         smaller = {"keep_languages": keep, "shrink_to": options.budget, "vocabulary_prior": options.prior}
-    trained = {"reconstruction_epochs": options.epochs} if options.epochs else {}
+    trained = {"reconstruction_epochs": options.epochs, "reconstruction_norms": options.norms} if options.epochs else {}
     spec = secateur.prune_spec(
         options.model.resolve().as_uri(),
         corpus=options.calibration.resolve().as_uri(),
@@ -67,7 +67,7 @@ def shrink(
         **trained,
     )
     with tempfile.TemporaryDirectory() as folder:
-        report = prune(spec, Path(folder), threads=torch.get_num_threads()).report
+        report = prune(spec, Path(folder), device=options.device, threads=torch.get_num_threads()).report
         plan = "" if zeros else (Path(folder) / "plan.json").read_text()
     return {
         "rows": report.vocabulary.rows if report.vocabulary else None,
@@ -98,6 +98,8 @@ def main() -> None:
     parser.add_argument("--sparsity", type=float, help="compare with so many zeros in the pruned layers")
     parser.add_argument("--budget", type=float, help="share of parameters; the amounts follow from it instead")
     parser.add_argument("--epochs", type=int, help="train blocks for so many epochs; default not at all")
+    parser.add_argument("--norms", action="store_true", help="train norms too")
+    parser.add_argument("--device", help="cpu or cuda; by default cuda if there is one")
     parser.add_argument("--remove-kv-heads", type=int, help="key/value heads to remove from every block")
     parser.add_argument("--remove-blocks", type=int, help="blocks to remove")
     parser.add_argument("--sequences", type=int, default=64, help="calibration sequences per language")

@@ -285,16 +285,18 @@ class VocabularySpec(_message.Message):
     def __init__(self, extra_tokens: _Optional[float] = ..., rows: _Optional[int] = ..., keep_texts: _Optional[_Iterable[str]] = ..., prior: _Optional[str] = ...) -> None: ...
 
 class ReconstructionSpec(_message.Message):
-    __slots__ = ("epochs", "learning_rate", "batch", "seed")
+    __slots__ = ("epochs", "learning_rate", "batch", "seed", "norms")
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    NORMS_FIELD_NUMBER: _ClassVar[int]
     epochs: int
     learning_rate: float
     batch: int
     seed: int
-    def __init__(self, epochs: _Optional[int] = ..., learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    norms: bool
+    def __init__(self, epochs: _Optional[int] = ..., learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., seed: _Optional[int] = ..., norms: _Optional[bool] = ...) -> None: ...
 
 class LimitsSpec(_message.Message):
     __slots__ = ("languages",)

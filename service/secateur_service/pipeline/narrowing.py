@@ -299,7 +299,7 @@ def _with_columns(linear: nn.Linear, columns: Tensor, solved_MK: Tensor) -> Iter
     dense_MN = linear.weight.clone()
     try:
         linear.weight.zero_()
-        linear.weight[:, columns] = solved_MK.to(linear.weight.dtype)
+        linear.weight[:, columns] = solved_MK.to(linear.weight)
         yield
     finally:
         linear.weight.copy_(dense_MN)

@@ -12,6 +12,10 @@ from secateur_service.pruning.methods import SCORES, UPDATES, Moments, Recipe, S
 from secateur_service.pruning.patterns import Target, prune
 from secateur_service.pruning.statistics import InputStatistics
 
+RIDGE = 1.0
+"""Of each input's second moment, where there are as many tokens as inputs."""
+_LEAST_RIDGE = 1e-3
+
 
 @dataclass(frozen=True)
 class PrunedLayer:
@@ -61,11 +65,27 @@ def solve(
     return _layers(kept, pruned, (*notes, *mended))
 
 
+def with_ridge(statistics: InputStatistics) -> Tensor:
+    """H + Λ with Λ = RIDGE · (n/T)² · diag H: what the solvers read as second moments, n×n; do not modify it.
+
+    With fewer tokens T than inputs n, H is singular, and with not many more its small eigenvalues are chance: weights
+    that fit it lose on other text. Where there is much text nothing is added.
+    """
+    gram_NN = statistics.gram
+    assert gram_NN is not None
+    ridge = RIDGE * (len(gram_NN) / max(1, sum(statistics.seen.values()))) ** 2
+    if ridge < _LEAST_RIDGE:
+        return gram_NN
+    damped_NN = gram_NN.clone()
+    damped_NN.diagonal().mul_(1 + ridge)
+    return damped_NN
+
+
 _READERS: Mapping[str, Callable[[InputStatistics], object]] = {
     "mean_squares": lambda statistics: statistics.mean_squares(),
     "language_mean_squares": lambda statistics: statistics.language_mean_squares(),
     "mix": lambda statistics: statistics.mix,
-    "gram": lambda statistics: statistics.gram,
+    "gram": with_ridge,
 }
 
 
