@@ -96,6 +96,27 @@ def test_zeros_stay_zeros_and_everything_else_of_a_layer_is_trained(model, corpo
             assert torch.equal(tensor, dense[name])
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "opt"])
+def test_norms_are_trained_too_if_that_is_asked_for(tmp_path, corpora, architecture):
+    model = save_scene(tmp_path / "model", architecture=architecture)
+    report = run(trained_by(model, corpora, norms=True), tmp_path / "out").report
+    assert_never_worse(report, (("uk", 0.7), ("de", 0.3)))
+    dense, trained = load_file(next(model.glob("*.safetensors"))), tensors_of(tmp_path / "out")
+    of_block = [name for name in trained if ".layers.0." in name and "norm" in name and name.endswith("weight")]
+    assert len(of_block) == {"llama": 2, "gemma3_text": 6, "opt": 2}[architecture]
+    assert report.blocks[0].reconstruction.epoch
+    for name, tensor in trained.items():
+        if name in of_block:
+            assert not torch.equal(tensor, dense[name]), name
+        elif "norm" in name and ".layers." not in name:
+            assert torch.equal(tensor, dense[name]), name
+    smaller, tokenizer = loaded(tmp_path / "out" / "checkpoint")
+    samples = held_out(model, *corpora, LANGUAGES)
+    for entry in report.evaluation:
+        after, _, _ = bits_per_byte(smaller, tokenizer, samples[entry.language])
+        assert entry.pruned_bits_per_byte == pytest.approx(after, rel=1e-5)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_error_is_that_of_the_hidden_states_of_the_sequences_that_are_held_out(corpora, tmp_path, dtype):
@@ -210,7 +231,7 @@ EVERYTHING = {"vocabulary": {"extra_tokens": 0.02, "prior": "ranks"}, **WIDTH, *
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_an_interrupted_job_resumes_with_the_same_bytes(corpora, tmp_path, shrink, dtype):
     model = save_scene(tmp_path / "model", dtype=dtype)
-    data = trained_by(model, corpora, shrink=shrink)
+    data = trained_by(model, corpora, shrink=shrink, norms=True)
     whole = assert_resumes_with_the_same_bytes(data, tmp_path)
     assert_never_worse(whole.report, (("uk", 0.7), ("de", 0.3)))
 

@@ -161,6 +161,7 @@ def test_an_older_database_is_migrated_and_its_half_finished_job_goes_on(revisio
         assert len(list(client.list_jobs())) == len(jobs)
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_jobs_go_on_through_an_upgrade_and_the_rollback_after_it(serve, database_url, tmp_path):
     (tmp_path / "files").mkdir()
     old, new = this_release(), next_release(tmp_path / "next")
@@ -229,6 +230,7 @@ def test_replicas_of_both_releases_run_a_job_each_and_answer_for_both(serve, tmp
                 assert str(client.job(job_id).wait(timeout_seconds=HANG_SECONDS).state) == "SUCCEEDED"
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_job_in_a_newer_format_is_shown_and_cancelled_by_the_old_release_and_run_by_the_new_one(
     serve, data, tmp_path
 ):
