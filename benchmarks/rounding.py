@@ -1,12 +1,12 @@
-"""What less precise products would cost the conjugate gradients that solve for the kept weights.
+"""What less precise products cost the iterations that solve for the kept weights.
 
     python benchmarks/rounding.py --model DIR --calibration DIR --evaluation DIR [--target 0.6] [--seeds 1] [--small]
 
-Every step multiplies all rows of a layer with the second moments of its inputs, n×n. Tensor cores do so several times
-as fast in TF32 or bfloat16 as in float32. Both are simulated, on any device, by rounding the inputs of these products,
-which are then summed in float32, as tensor cores do; with and without a residual that is computed anew in float32 every
-few steps. Prints the error of the layers' outputs relative to that of float32 (geometric mean and worst layer) and the
-growth of perplexity over text. Writes rounding-MODEL.json.
+Every step of conjugate gradients and of ALPS multiplies all rows of a layer with a matrix n×n. Tensor cores do so
+several times as fast in TF32 or bfloat16 as in float32. Both are simulated, on any device, by rounding the inputs of
+these products, which are then summed in float32, as tensor cores do; for conjugate gradients also with a residual that
+is computed anew in float32 every few steps. Prints the error of the layers' outputs relative to that of float32
+(geometric mean and worst layer) and the growth of perplexity over text. Writes rounding-MODEL.json.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,8 +29,9 @@ from transformers import AutoTokenizer
 from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.sampling import draw_samples
 from secateur_service.library import prune_tokens
+from secateur_service.pruning.alps import alps
 from secateur_service.pruning.conjugate_gradient import errors, refine
-from secateur_service.pruning.methods import UPDATES, Recipe, Update
+from secateur_service.pruning.methods import SCORES, UPDATES, Recipe, Update
 from secateur_service.pruning.patterns import Target
 
 _TF32_DROPPED = 13
@@ -83,6 +85,45 @@ def refined(
     return found, ()
 
 
+def rounded_alps(
+    weights: Sequence[Tensor],
+    hessian_NN: Tensor,
+    target: Target,
+    *,
+    variant: str,
+    rounding: Callable[[Tensor], Tensor],
+    check: Callable[[], None] = lambda: None,
+) -> tuple[list[Tensor], list[Tensor], tuple[str, ...]]:
+    """ALPS with products of rounded inputs."""
+    exact, _, _ = alps(weights, hessian_NN, target, check=check)
+    solved, pruned, notes = alps(
+        weights, hessian_NN, target, product=lambda left, right: rounding(left) @ rounding(right), check=check
+    )
+    for weight_MN, one_MN, other_MN in zip(weights, solved, exact, strict=True):
+        one, other = (float(errors(weight_MN, matrix, hessian_NN).sum()) for matrix in (one_MN, other_MN))
+        ratios.setdefault(variant, []).append(one / other if other else 1.0)
+    return solved, pruned, notes
+
+
+def variants() -> dict[str, Recipe]:
+    """The recipes that are compared, which this registers."""
+    found = {"cg, float32": Recipe.of("sparsegpt", "cg")}
+    for name, rounding in ROUNDINGS.items():
+        for every in EVERY:
+            variant = f"cg, {name}, residual in float32 every {every} steps" if every else f"cg, {name}"
+            key = f"refined_{name}_{every}"
+            globals()[key] = functools.partial(refined, variant=variant, rounding=rounding, exact_every=every)
+            UPDATES[key] = Update(f"{__name__}:{key}", ("gram",))
+            found[variant] = Recipe.of("sparsegpt", key)
+    found["alps, float32"] = Recipe.of("alps")
+    for name, rounding in ROUNDINGS.items():
+        variant, key = f"alps, {name}", f"alps_{name}"
+        globals()[key] = functools.partial(rounded_alps, variant=variant, rounding=rounding)
+        SCORES[key] = replace(SCORES["admm"], function=f"{__name__}:{key}")
+        found[variant] = Recipe(key, "admm")
+    return found
+
+
 def main() -> None:
     """Measure every variant."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -94,15 +135,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     small = {"languages": ["de", "en"], "sequences": 2, "tokens": 2 * LENGTH, "length": LENGTH}
     with options_with_text(parser, words=600, **small) as options:
-        variants: dict[str, str] = {"float32": "cg"}
-        for name, rounding in ROUNDINGS.items():
-            for every in EVERY:
-                variant = f"{name}, residual in float32 every {every} steps" if every else name
-                key = f"refined_{name}_{every}"
-                globals()[key] = functools.partial(refined, variant=variant, rounding=rounding, exact_every=every)
-                UPDATES[key] = Update(f"{__name__}:{key}", ("gram",))
-                variants[variant] = key
-        growth: dict[str, list[float]] = {variant: [] for variant in variants}
+        recipes = variants()
+        growth: dict[str, list[float]] = {variant: [] for variant in recipes}
         for seed in range(options.seeds):
             calibration, evaluation = draw_samples(
                 AutoTokenizer.from_pretrained(options.model),
@@ -117,16 +151,15 @@ def main() -> None:
                 separator=options.separator,
                 check=lambda: None,
             )
-            for variant, update in variants.items():
+            for variant, recipe in recipes.items():
                 with tempfile.TemporaryDirectory() as folder:
                     result = prune_tokens(
                         options.model,
                         calibration,
                         evaluation,
                         Path(folder),
-                        recipe=Recipe.of("sparsegpt", update),
+                        recipe=recipe,
                         target=parse_target(options.target, "sparsegpt"),
-                        asymmetric=True,
                     )
                 nats = [
                     result.pruned[name].nats / result.pruned[name].tokens

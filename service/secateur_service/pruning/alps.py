@@ -18,6 +18,7 @@ from torch import Tensor
 
 from secateur_service.pruning.conjugate_gradient import errors, refine
 from secateur_service.pruning.patterns import Target, prune
+from secateur_service.pruning.products import Product, in_tf32
 
 REGULARISATION = 0.01
 _MAX_ITERATIONS = 300
@@ -26,7 +27,12 @@ _FIRST_PENALTY = 0.1
 
 
 def alps(
-    weights: Sequence[Tensor], hessian_NN: Tensor, target: Target, *, check: Callable[[], None] = lambda: None
+    weights: Sequence[Tensor],
+    hessian_NN: Tensor,
+    target: Target,
+    *,
+    product: Product = in_tf32,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[list[Tensor], list[Tensor], tuple[str, ...]]:
     """Prune layers that share an input.
 
@@ -34,6 +40,7 @@ def alps(
         weights: one m_i×n matrix per layer, float32; not modified.
         hessian_NN: H of their common input, any common scale; not modified.
         target: how much to prune, and which weights compete.
+        product: of all rows with a matrix n×n; it may be less precise than float32.
         check: called between two pieces of work; raises to stop.
 
     Returns:
@@ -47,7 +54,7 @@ def alps(
     damped_NN.diagonal().add_(REGULARISATION * (mean or 1.0))  # all inputs may be dead
     scale_N = damped_NN.diagonal().sqrt()
     gram_NN = damped_NN / scale_N[:, None] / scale_N
-    solved = [_solve_layer(weight, damped_NN, scale_N, gram_NN, target, check) for weight in weights]
+    solved = [_solve_layer(weight, damped_NN, scale_N, gram_NN, target, product, check) for weight in weights]
     return [weight for weight, _ in solved], [pruned for _, pruned in solved], ()
 
 
@@ -57,18 +64,29 @@ def _solve_layer(
     scale_N: Tensor,
     gram_NN: Tensor,
     target: Target,
+    product: Product,
     check: Callable[[], None],
 ) -> tuple[Tensor, Tensor]:
     dense_MN = weight_MN * scale_N
     start_MN = prune(dense_MN.abs(), target)
-    pruned_MN = _admm(dense_MN, start_MN, gram_NN, target, check)
-    candidates = [(refine(weight_MN, mask_MN, damped_NN, check=check), mask_MN) for mask_MN in (pruned_MN, start_MN)]
+    pruned_MN = _admm(dense_MN, start_MN, gram_NN, target, product, check)
+    candidates = [
+        (refine(weight_MN, mask_MN, damped_NN, product=product, check=check), mask_MN)
+        for mask_MN in (pruned_MN, start_MN)
+    ]
     losses = [float(errors(weight_MN, refined_MN, damped_NN).sum()) for refined_MN, _ in candidates]
     # The problem is not convex, so ADMM may, rarely, end worse than it began.
     return candidates[0] if losses[0] <= losses[1] else candidates[1]
 
 
-def _admm(dense_MN: Tensor, pruned_MN: Tensor, gram_NN: Tensor, target: Target, check: Callable[[], None]) -> Tensor:
+def _admm(
+    dense_MN: Tensor,
+    pruned_MN: Tensor,
+    gram_NN: Tensor,
+    target: Target,
+    product: Product,
+    check: Callable[[], None],
+) -> Tensor:
     """The final mask, for weights in scaled coordinates and an initial mask.
 
     For rows w of the dense weights: B = (wG − V + ρD)(G + ρ)⁻¹, D = what the target keeps of B + V/ρ,
@@ -83,7 +101,7 @@ def _admm(dense_MN: Tensor, pruned_MN: Tensor, gram_NN: Tensor, target: Target, 
     inverse_NN = _inverse(gram_NN, penalty)
     for iteration in range(1, _MAX_ITERATIONS + 1):
         check()
-        free_MN = torch.add(goal_MN, feasible_MN, alpha=penalty).sub_(dual_MN) @ inverse_NN
+        free_MN = product(torch.add(goal_MN, feasible_MN, alpha=penalty).sub_(dual_MN), inverse_NN)
         proposal_MN = free_MN.add_(dual_MN, alpha=1 / penalty)
         pruned_MN = prune(proposal_MN.abs(), target)
         taken_MN = proposal_MN * pruned_MN

@@ -8,14 +8,14 @@ is the preconditioner, where the paper scales the inputs instead).
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from secateur_service.pruning.budget import CG_STEPS
 from secateur_service.pruning.patterns import Target
+from secateur_service.pruning.products import Product, in_tf32
 
 
 def refine(
@@ -24,7 +24,7 @@ def refine(
     hessian_NN: Tensor,
     *,
     steps: int = CG_STEPS,
-    product: Callable[[Tensor, Tensor], Tensor] | None = None,
+    product: Product = in_tf32,
     exact_every: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> Tensor:
@@ -35,13 +35,10 @@ def refine(
         pruned_MN: m×n booleans, true where the weight is zero and stays zero.
         hessian_NN: H of the layer's input, any common scale.
         steps: more than a few are not worth their cost.
-        product: of directions with H, m×n and n×n; it may be less precise than float32. By default in TF32 where the
-            device has it: 2.4 times as fast for n = 4096 on an H200, and the error is the same to six digits
-            (`benchmarks/gpu`, `benchmarks/rounding.py`).
+        product: of directions with H, m×n and n×n; it may be less precise than float32.
         exact_every: after how many steps the residual is computed anew, with a product in float32; 0 for never.
         check: called between two pieces of work; raises to stop.
     """
-    product = product or _product
     diagonal = hessian_NN.diagonal()
     preconditioner_N = torch.where(diagonal > 0, 1 / diagonal, 0)
     kept_MN = (~pruned_MN).to(dense_MN.dtype)  # multiplying is several times as fast as masked_fill
@@ -71,22 +68,6 @@ def refine(
     # Rounding may worsen a row that was already at its optimum.
     worse_M = errors(dense_MN, weight_MN, hessian_NN) > start_error_M
     return torch.where(worse_M[:, None], start_MN, weight_MN)
-
-
-def _product(left_MN: Tensor, right_NN: Tensor) -> Tensor:
-    with _tf32():
-        return left_MN @ right_NN
-
-
-@contextlib.contextmanager
-def _tf32() -> Iterator[None]:
-    """Products in TF32 where the device has it."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def errors(dense_MN: Tensor, weight_MN: Tensor, hessian_NN: Tensor) -> Tensor:
