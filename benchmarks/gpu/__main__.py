@@ -59,7 +59,7 @@ from benchmarks.small import Material, add_material, add_options
 from secateur_service.errors import PreemptedError
 
 # For an H200, whose matrix products are as fast as an H100's, and for one core of a server processor.
-TFLOPS = {"cuda": (790.0, 60.0), "cpu": (0.075, 0.075)}
+TFLOPS = {"cuda": (790.0, 395.0, 60.0), "cpu": (0.075, 0.075, 0.075)}
 PACKAGES = ("torch", "transformers", "huggingface_hub", "tokenizers", "triton")
 FIRST = [
     Case("llama-3-8b", "wanda"),
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, help="of calibration; default 128")
     parser.add_argument("--length", type=int, help="tokens per sequence; default 2048")
     parser.add_argument("--blocks", type=int, default=5, help="blocks to run, at least 3; the model may have more")
-    parser.add_argument("--tflops", type=float, nargs=2, help="of products in 16 bits, and of float32")
+    parser.add_argument("--tflops", type=float, nargs=3, help="of products in 16 bits, in TF32, and in float32")
     add_material(parser)
     add_options(parser)
     options = parser.parse_args()

@@ -174,6 +174,7 @@ def measure_case(case: Case, setting: Setting, deadline: float, tell: Callable[[
             "seconds_of_blocks": seconds,
             "floor_seconds_per_block": least,
             "product_flops_per_block": floor.product_flops,
+            "tf32_flops_per_block": floor.tf32_flops,
             "float32_flops_per_block": floor.float32_flops,
         }
         if seconds:

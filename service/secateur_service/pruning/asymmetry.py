@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from secateur_service.pruning.products import in_tf32
+
 DAMPING = 0.03
 """Of each input's second moment, since they differ a thousandfold within a layer."""
 BY_TOKENS = 2.0
@@ -46,7 +48,7 @@ class CrossMoments:
         if scale is None:
             return
         d_TM, x_TN = (part.reshape(-1, part.shape[-1]).float() for part in (wanted, inputs))
-        part_MN = (d_TM.T @ x_TN).mul_(scale)
+        part_MN = in_tf32(d_TM.T, x_TN).mul_(scale)
         self._sum_MN = part_MN if self._sum_MN is None else self._sum_MN.add_(part_MN)
 
     @property

@@ -1,4 +1,4 @@
-"""Products of many rows with a matrix n×n, which iterations repeat until they have converged."""
+"""Products that need no more precision than their inputs have, or than iterations need that correct themselves."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 Product = Callable[[Tensor, Tensor], Tensor]
 
 
-def in_tf32(left_MN: Tensor, right_NN: Tensor) -> Tensor:
+def in_tf32(left: Tensor, right: Tensor) -> Tensor:
     """A product in TF32 where the device has it, and elsewhere in float32.
 
-    Its inputs have ten bits of mantissa. What the iterations end with is hardly worse, and on an H200 they take less
-    than half the time (`benchmarks/rounding.py`, `benchmarks/gpu`).
+    Its inputs have ten bits of mantissa, more than those of bfloat16, and are summed in float32. What iterations end
+    with is hardly worse, and on an H200 they take less than half the time (`benchmarks/rounding.py`, `benchmarks/gpu`).
     """
     with _tf32():
-        return left_MN @ right_NN
+        return left @ right
 
 
 @contextlib.contextmanager
