@@ -179,12 +179,6 @@ def adds_to_states(checkpoint: Checkpoint) -> bool:
     return bool(checkpoint.config.get("do_layer_norm_before", True))
 
 
-def follows_dense(checkpoint: Checkpoint) -> bool:
-    """Whether feed-forward layers can make up for what earlier blocks lost: not experts, which see different tokens."""
-    layout = checkpoint.architecture.feed_forward
-    return layout is not None and not layout.of_experts
-
-
 def inputs_of(checkpoint: Checkpoint, axes: Iterable[Axis]) -> tuple[tuple[int, ...], ...]:
     """Which inputs of each block the projections have that read the units of these axes."""
     able = [axis for axis in axes if getattr(checkpoint.architecture, axis) is not None]

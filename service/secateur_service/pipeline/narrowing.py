@@ -5,9 +5,8 @@ are narrow and pruned already. Attention comes first, so that the channels are c
 
 The projection that reads the channels writes into the hidden states that all later blocks read, so it also makes up for
 what they have lost so far: its target is the dense model's hidden states after the block. So it is solved anew too
-where only heads or whole blocks are removed. Where its output is normalised before it is added, its target is what it
-writes in the dense model. Not so in mixtures of experts, where each expert is narrowed by the tokens that are routed to
-it.
+where only heads or whole blocks are removed. Not so where its output is normalised before it is added, and in mixtures
+of experts, where each expert is narrowed by the tokens that are routed to it.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from torch import Tensor, nn
 
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
-from secateur_service.models.units import KeptUnits, Units, adds_to_states, units_of
+from secateur_service.models.units import KeptUnits, Units, units_of
 from secateur_service.pipeline.batches import Batch
-from secateur_service.pipeline.stepwise import StepwiseForward, stepwise_forwards
+from secateur_service.pipeline.stepwise import stepwise_forwards
 from secateur_service.pruning.asymmetry import CrossMoments
 from secateur_service.pruning.budget import MIN_EXPERT_TOKENS
 from secateur_service.pruning.methods import Moments
@@ -43,31 +42,16 @@ Narrowed = Mapping[Axis, NarrowedRecord]
 
 
 @dataclass(frozen=True)
-class DenseWay:
-    """Hidden states of the calibration text in the dense model, before and after a block."""
-
-    before: Sequence[Tensor]
-    after: Sequence[Tensor]
-
-
-@dataclass(frozen=True)
 class _Inputs:
     """What is known about the inputs of a projection.
 
     Attributes:
         statistics: second moments by language.
-        drift: cross moments with what its output should have in addition, or its inputs where that output is normed;
-            None if nothing is known of that.
+        drift: cross moments with what its output should have in addition; None if nothing is known of that.
     """
 
     statistics: InputStatistics
     drift: CrossMoments | None
-
-    def lacking(self, weight_MN: Tensor, *, at_input: bool) -> Tensor | None:
-        """Cross moments with what the output should have in addition: m×n."""
-        if self.drift is None:
-            return None
-        return weight_MN.float() @ self.drift.matrix if at_input else self.drift.matrix
 
 
 class Narrower:
@@ -80,9 +64,6 @@ class Narrower:
         batches: the calibration text.
         check: called between two pieces of work; may raise to stop.
         units: those to keep, where that is known.
-
-    Attributes:
-        compares_inputs: whether the dense model's hidden states before a block are needed, not only those after it.
     """
 
     def __init__(
@@ -100,7 +81,6 @@ class Narrower:
         self._mix = dict(mix)
         self._batches = batches
         self._check = check
-        self.compares_inputs = plan.follows and not adds_to_states(plan.dense)
         self._tokens = dict.fromkeys(mix, 0)
         for batch in batches:
             self._tokens[batch.language] += batch.tokens.numel()
@@ -112,7 +92,7 @@ class Narrower:
         place: int,
         stored: Tensors,
         states: Sequence[Tensor],
-        way: DenseWay | None,
+        goal: Sequence[Tensor],
     ) -> tuple[Tensors, Narrowed]:
         """The narrow tensors of a block, and what they lose.
 
@@ -122,23 +102,20 @@ class Narrower:
             place: its position in the output.
             stored: its tensors by dense name, as stored.
             states: hidden states of the calibration text before the block.
-            way: that of the dense model, if it is to be followed.
+            goal: those of the dense model after the block; empty if they are not to be reached.
 
         Raises:
             FloatingPointError: weights or statistics that are not finite; the message names the layer.
         """
         cut: Tensors = {}
         records: dict[Axis, NarrowedRecord] = {}
-        whole = block
-        if way is not None and self.compares_inputs and "attention" in self._plan.narrowed:
-            whole = self._model.copy_of(block)  # the other loses heads first
         with contextlib.ExitStack() as changed:
             for axis in self._plan.solved_axes:
                 units = units_of(self._plan.dense, index, axis)
                 numbers: list[int] = []
                 found: dict[str, Loss] = {}
-                followed = way if axis == "feed_forward" else None
-                with contextlib.closing(self._observed(block, place, units, states, followed, whole)) as observed:
+                followed = goal if axis == "feed_forward" else ()
+                with contextlib.closing(self._observed(block, place, units, states, followed)) as observed:
                     for one, inputs in observed:
                         weight_MN = stored[one.output.name].to(self._model.device)
                         try:
@@ -192,27 +169,21 @@ class Narrower:
             kept = choose_channels(weight_MN, gram_NN, count).tolist()
         self._check()
         columns = torch.tensor(units.columns_of(kept), device=weight_MN.device)
-        drift_MN = inputs.lacking(weight_MN, at_input=self.compares_inputs)
+        drift_MN = inputs.drift.matrix if inputs.drift else None
         solved_MK = resolve(weight_MN, gram_NN, columns, drift_MN).to(weight_MN.dtype)
         # What goes with the units, apart from what the projection does about earlier blocks.
         alone_MK = solved_MK if drift_MN is None else resolve(weight_MN, gram_NN, columns)
         return kept, solved_MK, losses(weight_MN, alone_MK, columns, grams)
 
     def _observed(
-        self,
-        block: nn.Module,
-        place: int,
-        units: Sequence[Units],
-        states: Sequence[Tensor],
-        way: DenseWay | None,
-        whole: nn.Module,
+        self, block: nn.Module, place: int, units: Sequence[Units], states: Sequence[Tensor], goal: Sequence[Tensor]
     ) -> Generator[tuple[Units, _Inputs], None, None]:
         """The inputs of each projection that reads units of an axis."""
         if any(self._is_experts(one) for one in units):
             yield from self._observed_experts(block, place, units, states)
         else:
             for one in units:
-                yield one, self._observe(block, place, one, states, way, whole)
+                yield one, self._observe(block, place, one, states, goal)
 
     def _observed_experts(
         self, block: nn.Module, place: int, units: Sequence[Units], states: Sequence[Tensor]
@@ -233,40 +204,24 @@ class Narrower:
                 yield one, _Inputs(statistics, None)
 
     def _observe(
-        self,
-        block: nn.Module,
-        place: int,
-        units: Units,
-        states: Sequence[Tensor],
-        way: DenseWay | None,
-        whole: nn.Module,
+        self, block: nn.Module, place: int, units: Units, states: Sequence[Tensor], goal: Sequence[Tensor]
     ) -> _Inputs:
         """The inputs of the projection that reads the units."""
-        statistics = self._statistics(units, _linear(block, units))
-        drift = CrossMoments(self._mix, self._tokens) if way else None
+        linear = _linear(block, units)
+        statistics = self._statistics(units, linear)
+        drift = CrossMoments(self._mix, self._tokens) if goal else None
         for position, (batch, before) in enumerate(zip(self._batches, states, strict=True)):
             self._check()
-            with self._stopped(block, place, units, before) as forward:
+            run = functools.partial(self._model.run_block, block, place, before)
+            with stepwise_forwards([run], [(units.linear,)], {units.linear: linear}) as (forward,):
                 inputs = forward.advance()
                 statistics.update(inputs, batch.language)
-                if way is not None and drift is not None:
-                    if self.compares_inputs:
-                        with self._stopped(whole, place, units, way.before[position]) as dense:
-                            wanted, reached = dense.advance(), inputs
-                    else:
-                        wanted, reached = (
-                            part.to(self._model.device) for part in (way.after[position], forward.finish())
-                        )
-                    drift.update(wanted.float() - reached.float(), inputs, batch.language)
+                if drift is not None:
+                    reached = forward.finish().to(self._model.device).float()
+                    wanted = goal[position].to(self._model.device).float() - reached
+                    drift.update(wanted, inputs, batch.language)
         _require_finite(statistics, units, place)
         return _Inputs(statistics, drift)
-
-    @contextlib.contextmanager
-    def _stopped(self, block: nn.Module, place: int, units: Units, before: Tensor) -> Iterator[StepwiseForward]:
-        """A pass that stops at the projection that reads the units."""
-        run = functools.partial(self._model.run_block, block, place, before)
-        with stepwise_forwards([run], [(units.linear,)], {units.linear: _linear(block, units)}) as (forward,):
-            yield forward
 
     def _statistics(self, units: Units, linear: nn.Linear) -> InputStatistics:
         return InputStatistics(

@@ -46,7 +46,7 @@ from secateur_service.models.tensors import output_tensor
 from secateur_service.models.token_graph import TokenGraph
 from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.models.trimmed_tokenizer import trim_files
-from secateur_service.models.units import KeptUnits, follows_dense, heads_of, settings_of, unit_count
+from secateur_service.models.units import KeptUnits, adds_to_states, heads_of, settings_of, unit_count
 from secateur_service.pipeline.depth_search import DepthSearch
 from secateur_service.pipeline.job_text import JobText, calibration_corpus
 from secateur_service.pipeline.observer import JobObserver
@@ -179,7 +179,7 @@ class Shrinker:
         config = dict(shrinkage.plan.config)
         for axis, count in counts.items():
             config |= settings_of(checkpoint, axis, count)
-        follows = bool(counts) and follows_dense(checkpoint)
+        follows = bool(counts) and adds_to_states(checkpoint)
         return replace(shrinkage, plan=replace(shrinkage.plan, config=config, narrowed=counts, follows=follows))
 
     def _counts(self, asked: ShrinkSpec) -> dict[Axis, int]:
@@ -232,7 +232,7 @@ class Shrinker:
             plan,
             config=without_blocks(self._checkpoint, plan.config, kept),
             blocks=kept,
-            follows=follows_dense(self._checkpoint),
+            follows=adds_to_states(self._checkpoint),
             solved=read_header(folder / found["shard"]) if found["shard"] else {},
         )
         return replace(shrinkage, plan=plan, file=shrinkage.file.model_copy(update={"removed_blocks": removals}))

@@ -32,7 +32,7 @@ from secateur_service.pipeline.block_pruning import BlockPruner, DenseStream
 from secateur_service.pipeline.heap_trimming import HeapTrimmer
 from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.meter import Meter
-from secateur_service.pipeline.narrowing import DenseWay, Narrowed, Narrower
+from secateur_service.pipeline.narrowing import Narrowed, Narrower
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.pass_config import PassConfig, Samples
 from secateur_service.pipeline.pass_work import PassWork
@@ -300,9 +300,7 @@ class _Pass:
                 self._propagate(self.dense, block, index, states.dense)
             record = finished.get(place) if place is not None else None
             beside = self.steps.runs_beside and record is None
-            before = states.goal
-            if not beside and (self.config.asymmetric or (self.narrower and self.narrower.compares_inputs)):
-                before = list(before)
+            before = list(states.goal) if self.config.asymmetric and not beside else states.goal
             if states.goal and not beside:
                 with measure("prune"):
                     self.pruner.carry(self.model, block, index, states.goal, self.dense.work.running(index))
@@ -314,10 +312,7 @@ class _Pass:
             narrowed: Narrowed = {}
             if self.output is not None:
                 with measure("prune"):
-                    follows = bool(states.goal) and self.config.solves_towards_dense
-                    way = DenseWay(before, states.goal) if follows else None
-                    cut, narrowed = self._narrow(block, index, place, kept, states, way, record)
-                    del way
+                    cut, narrowed = self._narrow(block, index, place, kept, states, record)
                 with measure("load"):
                     written = memory.enter_context(self.pruned.model.block(place, cut))
                 del kept, cut
@@ -366,7 +361,6 @@ class _Pass:
         place: int,
         stored: dict[str, Tensor],
         states: _States,
-        way: DenseWay | None,
         record: BlockRecord | None,
     ) -> tuple[dict[str, Tensor], Narrowed]:
         """The tensors of a block of the output by their names there, and what became of its units."""
@@ -376,7 +370,8 @@ class _Pass:
         if narrower is not None and record is not None:
             stored = {**stored, **narrower.placeholders(index, stored)}
         elif narrower is not None:
-            cut, narrowed = narrower.narrow(block, index, place, stored, states.calibration, way)
+            goal = states.goal if self.config.solves_towards_dense else ()
+            cut, narrowed = narrower.narrow(block, index, place, stored, states.calibration, goal)
             self.meter.tick("calibrate", self.dense.work.narrowing(index))
             stored = {**stored, **cut}
         return self.output.reader.cut_block(stored), narrowed

@@ -26,7 +26,7 @@ from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.plan_file import PlanFile
 from secateur_service.models.safetensors import DTYPE_BYTES
-from secateur_service.models.units import follows_dense, heads_of, inputs_of, unit_count
+from secateur_service.models.units import adds_to_states, heads_of, inputs_of, unit_count
 from secateur_service.pruning.budget import BATCH_TILES, EXPERT_TILE_TOKENS, TILE_TOKENS, sample_tokens
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
@@ -221,7 +221,7 @@ def _solved(spec: PruneSpec, checkpoint: Checkpoint) -> tuple[tuple[Axis, ...], 
     if spec.shrink is None:
         return (), False
     axes = spec.shrink.axes
-    follows = bool(axes or _most_removed(spec, checkpoint)) and follows_dense(checkpoint)
+    follows = bool(axes or _most_removed(spec, checkpoint)) and adds_to_states(checkpoint)
     if follows and "feed_forward" not in axes:
         axes = (*axes, "feed_forward")
     return axes, follows
