@@ -43,12 +43,14 @@ def shrink(
     # A language that is kept needs some weight: one that is too small to matter.
     mix |= {language: 1e-9 for language in keep if not mix[language]}
     rows = {"vocabulary_rows": options.rows} if options.rows else {"extra_tokens": options.extra_tokens}
+    pairs = [pair.split("=") for pair in options.weights.split(",")] if options.weights else []
+    weights = {"vocabulary_weights": {name: float(weight) for name, weight in pairs}} if pairs else {}
     smaller: dict[str, Any] = {
         "keep_languages": keep,
         "feed_forward_channels": options.channels,
         "remove_kv_heads": options.remove_kv_heads,
         "remove_blocks": options.remove_blocks,
-        **({**rows, "vocabulary_prior": options.prior} if not options.whole_vocabulary else {}),
+        **({**rows, "vocabulary_prior": options.prior, **weights} if not options.whole_vocabulary else {}),
     }
     if options.budget:
         smaller = {"keep_languages": keep, "shrink_to": options.budget, "vocabulary_prior": options.prior}
@@ -71,6 +73,7 @@ def shrink(
         plan = "" if zeros else (Path(folder) / "plan.json").read_text()
     return {
         "rows": report.vocabulary.rows if report.vocabulary else None,
+        **({"weights": options.weights} if options.weights else {}),
         "parameters": report.output.parameters - report.sparsity.zeros,
         "parameters_before": report.model.parameters,
         "growth": {
@@ -92,6 +95,7 @@ def main() -> None:
     parser.add_argument(
         "--prior", choices=("model", "ranks", "words"), default="model", help="of the vocabulary; default model"
     )
+    parser.add_argument("--weights", help="how dear a further token is in a language, e.g. en=2,uk=1; default 1 each")
     parser.add_argument("--whole-vocabulary", action="store_true", help="keep all rows")
     parser.add_argument("--channels", type=int, help="feed-forward channels to keep; default all")
     parser.add_argument("--english", action="store_true", help="also calibrate single languages on English")
@@ -121,6 +125,7 @@ def main() -> None:
             name += f", {options.sparsity:.0%} zeros" if zeros else ""
             name += f", budget {options.budget:g}" if options.budget and not zeros else ""
             name += f", prior {options.prior}" if options.prior != "model" else ""
+            name += f", weights {options.weights}" if options.weights else ""
             name += ", trained" if options.epochs else ""
             content[name] = shrink(options, keep, calibration, zeros=zeros)
             path.write_text(json.dumps(content, indent=1) + "\n")

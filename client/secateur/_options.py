@@ -173,6 +173,12 @@ OPTIONS: Mapping[str, Option] = {
         "the vocabulary; or words, how often the language uses each word.",
         "model",
     ),
+    "vocabulary_weights": Option(
+        ("shrink", "vocabulary", "weights"),
+        "How dear a further token is in a kept language: with weight 2, it takes at most half the share of further "
+        "tokens that others take.",
+        "1 each",
+    ),
     "keep_texts": Option(
         ("shrink", "vocabulary", "keep_texts"),
         "Texts whose tokens are kept in a trimmed vocabulary.",
@@ -344,6 +350,7 @@ class SpecOptions(TypedDict, total=False):
     extra_tokens: float | None
     vocabulary_rows: int | None
     vocabulary_prior: str | None
+    vocabulary_weights: Mapping[str, float] | None
     keep_texts: Sequence[str] | None
     feed_forward_share: float | None
     feed_forward_channels: int | None

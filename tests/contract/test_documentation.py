@@ -28,6 +28,7 @@ from secateur_service.spec import (
     LanguageWeight,
     LayerOverride,
     PruneSpec,
+    TokenWeight,
     parse_spec,
 )
 from secateur_service.spec.validation_errors import model_in
@@ -64,11 +65,14 @@ def test_the_readme_names_the_architectures_that_there_are():
     assert named == {model_type.replace("_", "") for model_type in ARCHITECTURES}
 
 
+WHOLE = (GenerationSpec, LanguageLimit, LanguageWeight, LayerOverride, TokenWeight)
+
+
 def fields(kind, path=()):
     """Paths of the fields of a part and of the parts in it; lists, and what the model writes, as a whole."""
     for name, field in kind.model_fields.items():
         inner = model_in(field.annotation)
-        if inner is not None and inner not in (GenerationSpec, LanguageLimit, LanguageWeight, LayerOverride):
+        if inner is not None and inner not in WHOLE:
             yield from fields(inner, (*path, name))
         else:
             yield ".".join((*path, name)), field.default

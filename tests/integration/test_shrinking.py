@@ -302,6 +302,21 @@ def test_an_interrupted_job_resumes_with_the_same_bytes(model, corpora, tmp_path
         ({"vocabulary": {"rows": 903}}, "shrink.vocabulary.rows", "the model has 903 rows"),
         ({"vocabulary": {"rows": 897}}, "shrink.vocabulary.rows", "rounded up to a multiple of 64"),
         ({"vocabulary": {"rows": 512, "keep_texts": [""]}}, "shrink.vocabulary.keep_texts[0]", "at least 1"),
+        (
+            {"vocabulary": {"rows": 512, "weights": [{"language": "en", "weight": 2}]}},
+            "shrink.vocabulary.weights[0]",
+            "en is not kept",
+        ),
+        (
+            {"vocabulary": {"rows": 512, "weights": [{"language": "uk", "weight": 0}]}},
+            "shrink.vocabulary.weights[0].weight",
+            "greater than 0",
+        ),
+        (
+            {"vocabulary": {"rows": 512, "weights": [{"language": name, "weight": 2} for name in ("uk", "UK")]}},
+            "shrink.vocabulary.weights",
+            "one language",
+        ),
         ({"feed_forward": {}}, "shrink.feed_forward.share", "exactly one"),
         ({"feed_forward": {"share": 0.5, "channels": 8}}, "shrink.feed_forward.share", "exactly one"),
         ({"feed_forward": {"share": 1.0}}, "shrink.feed_forward.share", "less than 1"),
@@ -321,6 +336,22 @@ def test_an_interrupted_job_resumes_with_the_same_bytes(model, corpora, tmp_path
 )
 def test_what_cannot_be_is_refused_with_the_field(model, corpora, change, field, told):
     assert told in refusals(data_of(model, corpora, **change))[field]
+
+
+def test_a_language_whose_tokens_are_dearer_takes_fewer_further_ones_among_as_many_rows(model, corpora, tmp_path):
+    taken = {}
+    for name, weights in (("alike", []), ("uk", [{"language": "uk", "weight": 4}])):
+        data = data_of(
+            model,
+            corpora,
+            mix=(("uk", 0.5), ("de", 0.5)),
+            vocabulary={"rows": 448, "prior": "ranks", "weights": weights},
+        )
+        report = run(data, tmp_path / name).report
+        taken[name] = {tag: found.expected_extra_tokens for tag, found in report.vocabulary.languages.items()}
+        assert report.vocabulary.rows == 448
+    assert taken["uk"]["uk"] < 0.6 * taken["alike"]["uk"]
+    assert taken["uk"]["de"] > taken["alike"]["de"]
 
 
 def test_a_specification_that_neither_prunes_nor_shrinks_is_refused(model, corpora):

@@ -273,16 +273,18 @@ class FeedForwardSpec(_message.Message):
     def __init__(self, share: _Optional[float] = ..., channels: _Optional[int] = ..., multiple_of: _Optional[int] = ...) -> None: ...
 
 class VocabularySpec(_message.Message):
-    __slots__ = ("extra_tokens", "rows", "keep_texts", "prior")
+    __slots__ = ("extra_tokens", "rows", "keep_texts", "prior", "weights")
     EXTRA_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     KEEP_TEXTS_FIELD_NUMBER: _ClassVar[int]
     PRIOR_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     extra_tokens: float
     rows: int
     keep_texts: _containers.RepeatedScalarFieldContainer[str]
     prior: str
-    def __init__(self, extra_tokens: _Optional[float] = ..., rows: _Optional[int] = ..., keep_texts: _Optional[_Iterable[str]] = ..., prior: _Optional[str] = ...) -> None: ...
+    weights: _containers.RepeatedCompositeFieldContainer[LanguageWeight]
+    def __init__(self, extra_tokens: _Optional[float] = ..., rows: _Optional[int] = ..., keep_texts: _Optional[_Iterable[str]] = ..., prior: _Optional[str] = ..., weights: _Optional[_Iterable[_Union[LanguageWeight, _Mapping]]] = ...) -> None: ...
 
 class ReconstructionSpec(_message.Message):
     __slots__ = ("epochs", "learning_rate", "batch", "seed", "norms")

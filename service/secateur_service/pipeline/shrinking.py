@@ -335,6 +335,7 @@ class Shrinker:
             known.mandatory,
             extra_tokens=asked.extra_tokens,
             rows=asked.rows,
+            weights={language: asked.weight_of(language) for language in known.frequencies},
             check=self._observer.check,
         )
 

@@ -19,7 +19,8 @@ from secateur_service.pruning.patterns import Target
 from secateur_service.pruning.solver import PrunedLayer, solve
 from secateur_service.pruning.statistics import InputStatistics
 
-RATE = 1.0
+RATE = 3.0
+"""With four rounds, the worst language is within 1.2 % of where 24 end; with a rate of 1 within 5 %, and 8 diverges."""
 
 
 def solve_minimax(

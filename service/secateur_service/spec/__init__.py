@@ -24,6 +24,7 @@ from secateur_service.spec.shrink import (
     FeedForwardSpec,
     KvHeadsSpec,
     ShrinkSpec,
+    TokenWeight,
     VocabularySpec,
 )
 from secateur_service.spec.specification import (
@@ -69,6 +70,7 @@ __all__ = [
     "PruningSpec",
     "ReconstructionSpec",
     "ShrinkSpec",
+    "TokenWeight",
     "VocabularySpec",
     "parse_parts",
     "parse_spec",

@@ -9,7 +9,14 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from secateur_service.records.blocks import Axis
-from secateur_service.spec.base import Broken, LanguageTags, Part, Uri
+from secateur_service.spec.base import Broken, LanguageTag, LanguageTags, Part, Uri, named_twice
+
+
+class TokenWeight(Part):
+    """How dear a further token is in one language."""
+
+    language: LanguageTag = Field(description="a BCP 47 tag such as de, uk or zh-Hant")
+    weight: float = Field(gt=0, le=1e6, description="a number above 0, at most 1e6, e.g. 2")
 
 
 class VocabularySpec(Part):
@@ -29,9 +36,21 @@ class VocabularySpec(Part):
         description="what is known of tokens that were not counted: model, how often it expects them; ranks, their "
         "order in the vocabulary; or words, how often the language uses each word",
     )
+    weights: tuple[TokenWeight, ...] = Field(
+        default=(), max_length=256, description="how dear a further token is in a kept language, e.g. en: 2; else 1"
+    )
     keep_texts: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(
         default=(), max_length=256, description="texts whose tokens are kept, such as names of products"
     )
+
+    def broken_rules(self) -> Iterator[Broken]:
+        """Check that no language has two weights."""
+        for twice in named_twice(entry.language for entry in self.weights):
+            yield Broken("weights", twice, "give each language one weight")
+
+    def weight_of(self, language: str) -> float:
+        """How dear a further token is in a language."""
+        return next((entry.weight for entry in self.weights if entry.language == language), 1.0)
 
 
 _LARGEST_MULTIPLE = 256  # what quantised formats and tensor parallelism ask for

@@ -182,6 +182,16 @@ def _broken_between(
                 f"{language} has no weight in the mix, so nothing is known of it",
                 "add it to calibration.languages, or leave it out",
             )
+    kept = (
+        shrink.keep_languages if shrink and shrink.keep_languages else [name for name, weight in mix.items() if weight]
+    )
+    for position, entry in enumerate(shrink.vocabulary.weights if shrink and shrink.vocabulary else ()):
+        if entry.language not in kept:
+            yield Broken(
+                f"shrink.vocabulary.weights[{position}]",
+                f"{entry.language} is not kept, so its tokens do not count",
+                "add it to shrink.keep_languages, or leave it out",
+            )
 
 
 def _unreconstructable(

@@ -47,6 +47,19 @@ def test_what_is_kept_is_closed_and_costs_what_is_said_and_no_more_than_is_allow
         )
 
 
+@given(vocabularies(), st.floats(0.001, 0.9), st.floats(0.1, 10))
+def test_a_language_takes_as_much_less_as_its_tokens_are_dearer(vocabulary, budget, weight):
+    parents, frequencies, mandatory = vocabulary
+    rows = choose_rows(frequencies, parents, mandatory, extra_tokens=budget, multiple=1, weights={"uk": weight})
+    assert rows.extra_tokens["de"] <= budget + 1e-9
+    assert rows.extra_tokens["uk"] <= budget / weight + 1e-9
+    kept = set(rows.kept)
+    for language, shares in frequencies.items():
+        assert rows.extra_tokens[language] == pytest.approx(
+            sum(share * (pieces_of(token, kept, parents) - 1) for token, share in enumerate(shares)), abs=1e-9
+        )
+
+
 @given(vocabularies(), st.integers(1, 40))
 def test_no_more_rows_are_kept_than_are_asked_for_unless_they_are_mandatory(vocabulary, asked):
     parents, frequencies, mandatory = vocabulary

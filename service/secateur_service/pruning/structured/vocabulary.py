@@ -44,6 +44,7 @@ def choose_rows(
     *,
     extra_tokens: float | None = None,
     rows: int | None = None,
+    weights: Mapping[str, float] = {},
     multiple: int = ROWS_MULTIPLE,
     check: Callable[[], None] = lambda: None,
 ) -> Rows:
@@ -55,16 +56,19 @@ def choose_rows(
         mandatory: tokens that are always kept, with their ancestors.
         extra_tokens: drop tokens as long as no language takes a larger share of additional tokens; or
         rows: keep this many, rounded up to the multiple, so that the language that takes most takes as few as possible.
+        weights: what the share of a language is multiplied by before it is compared, 1 where nothing else is said.
         multiple: the number of kept rows is a multiple of this, reached by restoring the tokens dropped last.
         check: called often; raises to stop.
     """
+    scale = {name: weights.get(name, 1.0) for name in frequencies}
+    dear = {name: [scale[name] * share for share in shares] for name, shares in frequencies.items()}
 
     def within(limit: float) -> Rows:
-        return _drop(frequencies, parents, mandatory, limit, target, multiple, check)
+        return _drop(dear, parents, mandatory, limit, target, multiple, check)
 
     target = -(-rows // multiple) * multiple if rows is not None else 0
     if extra_tokens is not None:
-        return within(extra_tokens)
+        return _unscaled(within(extra_tokens), scale)
     # The smallest limit within which enough can be dropped: every language pays up to the same.
     best = within(_LARGEST_LIMIT)
     low, high = 0.0, max(best.extra_tokens.values())
@@ -75,7 +79,11 @@ def choose_rows(
             low = middle
         else:
             best, high = found, middle
-    return best
+    return _unscaled(best, scale)
+
+
+def _unscaled(rows: Rows, scale: Mapping[str, float]) -> Rows:
+    return Rows(rows.kept, {name: share / scale[name] for name, share in rows.extra_tokens.items()})
 
 
 def _drop(
