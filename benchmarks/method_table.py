@@ -63,7 +63,7 @@ def prune(model: Path, samples: Samples, recipe: Recipe, target: Target, order: 
     how: dict[str, Any] = {"recipe": recipe, "target": target, "order": order.partition(",")[0]}
     how["asymmetric"] = "asymmetric" in order
     if "trained" in order:
-        how["reconstruction"] = ReconstructionSpec()
+        how["reconstruction"] = ReconstructionSpec(**{"epochs": 3} if "3 epochs" in order else {})
     with tempfile.TemporaryDirectory() as folder:
         result = prune_tokens(model, calibration, evaluation, Path(folder), **how)
     figures = {

@@ -14,7 +14,7 @@ from secateur_service.pruning.statistics import InputStatistics
 
 RIDGE = 1.0
 """Of each input's second moment, where there are as many tokens as inputs."""
-_LEAST_RIDGE = 1e-3
+_LEAST_RIDGE = 5e-3
 
 
 @dataclass(frozen=True)
