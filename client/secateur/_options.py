@@ -175,8 +175,8 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "vocabulary_weights": Option(
         ("shrink", "vocabulary", "weights"),
-        "How dear a further token is in a kept language: with weight 2, it takes at most half the share of further "
-        "tokens that others take.",
+        "How dear a further token is in a kept language: its share of further tokens counts so many times. With 0.01 "
+        "extra tokens and weight 2, a language may take 0.5 %.",
         "1 each",
     ),
     "keep_texts": Option(
