@@ -16,10 +16,9 @@ from transformers import AutoModelForCausalLM
 
 @dataclass(frozen=True)
 class Quality:
-    """Perplexity per language, and how far the logits are from the dense model's: ‖logits − dense‖ / ‖dense‖."""
+    """Perplexity per language."""
 
     perplexity: dict[str, float]
-    error: float
 
     def growth(self, dense: Self) -> float:
         """Geometric mean over languages of pruned / dense perplexity."""
@@ -28,7 +27,7 @@ class Quality:
 
 
 class Judge:
-    """Keeps the dense model and its logits.
+    """Keeps the dense model and its perplexity.
 
     Args:
         model: folder of the dense model.
@@ -40,7 +39,6 @@ class Judge:
         self._stored = {name: value.clone() for name, value in self._model.state_dict().items()}
         self._types = _stored_types(model)
         self._tokens = tokens
-        self._logits: dict[str, list[Tensor]] = {}
         self.dense = self._measure()
 
     @torch.no_grad()
@@ -56,21 +54,14 @@ class Judge:
 
     @torch.no_grad()
     def _measure(self) -> Quality:
-        perplexity, noise, signal = {}, 0.0, 0.0
+        perplexity = {}
         for language, (ids, is_text) in self._tokens.items():
-            nats, remember = 0.0, language not in self._logits
-            dense = self._logits.setdefault(language, [])
-            for position, (batch, text) in enumerate(zip(ids.split(4), is_text[:, 1:].split(4), strict=True)):
-                logits = self._model(input_ids=batch, use_cache=False).logits
-                nats += float(
-                    torch.nn.functional.cross_entropy(logits[:, :-1][text], batch[:, 1:][text], reduction="sum")
-                )
-                if remember:
-                    dense.append(logits)
-                noise += float((logits - dense[position]).square().sum())
-                signal += float(dense[position].square().sum())
+            nats = 0.0
+            for sequence, text in zip(ids, is_text[:, 1:], strict=True):
+                logits = self._model(input_ids=sequence[None], use_cache=False).logits[0]
+                nats += float(torch.nn.functional.cross_entropy(logits[:-1][text], sequence[1:][text], reduction="sum"))
             perplexity[language] = math.exp(nats / int(is_text[:, 1:].sum()))
-        return Quality(perplexity, math.sqrt(noise / signal))
+        return Quality(perplexity)
 
 
 def _stored_types(model: Path) -> dict[str, torch.dtype]:
