@@ -73,13 +73,15 @@ def prune(model: Path, samples: Samples, recipe: Recipe, target: Target, order: 
     return {"perplexity": figures, "cpu_seconds": round(time.process_time() - began, 2)}
 
 
-def sampled(options: argparse.Namespace, tokenizer: Any, languages: list[str], seed: int) -> Samples:
-    """Text for calibration and evaluation, the same languages in both."""
+def sampled(
+    options: argparse.Namespace, tokenizer: Any, languages: list[str], seed: int, calibrated: list[str] | None = None
+) -> Samples:
+    """Text for evaluation, and for calibration in the same languages or in others."""
     return draw_samples(
         tokenizer,
         calibration=FolderCorpus(options.calibration),
         evaluation=FolderCorpus(options.evaluation),
-        languages=languages,
+        languages=calibrated or languages,
         evaluation_languages=languages,
         sequences=options.sequences,
         evaluation_tokens=options.tokens,
