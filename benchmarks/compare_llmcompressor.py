@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,7 @@ def draw(options: argparse.Namespace) -> tuple[dict[str, Tensor], dict[str, Tens
         languages=languages,
         evaluation_languages=languages,
         sequences=max(1, options.sequences // len(languages)),
-        evaluation_tokens=8 * options.length,
+        evaluation_tokens=options.tokens or 8 * options.length,
         sequence_length=options.length,
         seed=0,
         separator=options.separator,
@@ -116,14 +118,17 @@ class Bench:
 
     def case(self, method: str, target: str) -> dict[str, Any]:
         """One row of the table: each side's minimum processor time, its peak memory, its perplexity."""
-        runs: dict[str, list[dict[str, float]]] = {"secateur": [], "with_report": []}
+        runs: dict[str, list[dict[str, float]]] = {"secateur": []}
+        if not self.options.without_report:
+            runs["with_report"] = []
         outputs = {"secateur": self.folder / "ours"}
         if self.options.peer_python:
             runs["llmcompressor"], outputs["llmcompressor"] = [], self.folder / "peer.safetensors"
         for _ in range(self.options.repeats):
             if self.options.peer_python:
                 runs["llmcompressor"].append(self.peer(method, target))
-            runs["with_report"].append(self.ours(method, target, report=True))
+            if "with_report" in runs:
+                runs["with_report"].append(self.ours(method, target, report=True))
             runs["secateur"].append(self.ours(method, target))
         cpu = {side: min(run["cpu_seconds"] for run in found) for side, found in runs.items()}
         memory = {side: min(run["anonymous_bytes"] for run in found) for side, found in runs.items()}
@@ -132,20 +137,18 @@ class Bench:
         if self.options.peer_python:
             row |= {
                 "cpu_ratio": cpu["llmcompressor"] / cpu["secateur"],
-                "cpu_ratio_with_report": cpu["llmcompressor"] / cpu["with_report"],
+                "cpu_ratio_with_report": cpu["llmcompressor"] / cpu.get("with_report", math.nan),
                 "memory_ratio": memory["llmcompressor"] / memory["secateur"],
             }
         return row
 
-    def beyond(self, target: str) -> dict[str, dict[str, float]]:
+    def beyond(self, target: str) -> Iterator[tuple[str, dict[str, float]]]:
         """Growth of perplexity and processor time of each way that only this service has."""
-        found = {}
         for name, job in BEYOND.items():
             cpu = self.ours("sparsegpt", target, **job)["cpu_seconds"]
             growth = self.judge.judge(self.folder / "ours").growth(self.judge.dense)
-            found[name] = {"perplexity_growth": growth, "cpu_seconds": cpu}
             print(f"sparsegpt  {target:<8}{cpu:8.2f} s   {growth:.4f} secateur, {name}", flush=True)
-        return found
+            yield name, {"perplexity_growth": growth, "cpu_seconds": cpu}
 
     def forwards(self) -> dict[str, float]:
         """Operations of linear layers' products in block order: counted, and by formula."""
@@ -159,7 +162,7 @@ def _figures(row: dict[str, Any]) -> str:
     if "cpu_ratio" in row:
         return f"{row['cpu_ratio']:10.2f}{row['cpu_ratio_with_report']:13.2f}{row['memory_ratio']:14.2f}"
     cpu, memory = row["cpu_seconds"], row["anonymous_bytes"]
-    return f"{cpu['secateur']:8.2f} s{cpu['with_report']:11.2f} s{memory['secateur'] / 2**20:10.0f} MiB"
+    return f"{cpu['secateur']:8.2f} s{cpu.get('with_report', math.nan):11.2f} s{memory['secateur'] / 2**20:10.0f} MiB"
 
 
 def linear_products(checkpoint: Checkpoint, tokens: int) -> float:
@@ -185,6 +188,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=("wanda", "sparsegpt"), default=["wanda", "sparsegpt"])
     parser.add_argument("--beyond", action="store_true", help="also what only this service has")
     parser.add_argument("--sequences", type=int, default=32, help="calibration sequences; default %(default)s")
+    parser.add_argument("--tokens", type=int, help="evaluation tokens per language; default 8 sequences")
+    parser.add_argument("--without-report", action="store_true", help="leave out the runs with the report")
     parser.add_argument("--length", type=int, default=256, help="tokens per sequence; default %(default)s")
     add_separator(parser)
     add_options(parser)
@@ -198,23 +203,21 @@ def main() -> None:
         bench = Bench(options, Path(folder))
         print("theirs / ours" if options.peer_python else "ours: processor seconds, memory above the imports")
         print(f"{'method':<11}{'target':<8}{'CPU':>10}{'with report':>13}{'memory':>14}   perplexity growth")
-        rows = {}
+        path = options.output / f"compare_llmcompressor{'' if options.model is None else f'-{options.model.name}'}.json"
+        versions = {name: metadata.version(name) for name in ("torch", "transformers")}
+        result: dict[str, Any] = {"cases": {}, "tokens": bench.tokens, "versions": versions}
         for method, target in cases:
-            rows[f"{method} {target}"] = row = bench.case(method, target)
+            result["cases"][f"{method} {target}"] = row = bench.case(method, target)
             growth = ", ".join(f"{value:.4f} {side}" for side, value in row["perplexity_growth"].items())
             print(f"{method:<11}{target:<8}{_figures(row)}   {growth}", flush=True)
-        beyond = {target: bench.beyond(target) for target in ("0.5", "2:4")} if options.beyond else {}
-        forwards = bench.forwards()
+            path.write_text(json.dumps(result, indent=1) + "\n")
+            if options.beyond and method == "sparsegpt":
+                for name, found in bench.beyond(target):
+                    result.setdefault("beyond", {}).setdefault(target, {})[name] = found
+                    path.write_text(json.dumps(result, indent=1) + "\n")
+        result["block_order_products"] = forwards = bench.forwards()
+        path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"block order: {forwards['counted']:.4g} products of linear layers, {forwards['formula']:.4g} by formula")
-    result = {
-        "cases": rows,
-        **({"beyond": beyond} if beyond else {}),
-        "tokens": bench.tokens,
-        "block_order_products": forwards,
-        "versions": {name: metadata.version(name) for name in ("torch", "transformers")},
-    }
-    path = options.output / f"compare_llmcompressor{'' if options.model is None else f'-{options.model.name}'}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written: {path}")
 
 
