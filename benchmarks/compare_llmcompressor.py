@@ -135,9 +135,10 @@ class Bench:
         growth = {side: self.judge.judge(path).growth(self.judge.dense) for side, path in outputs.items()}
         row = {"perplexity_growth": growth, "cpu_seconds": cpu, "anonymous_bytes": memory}
         if self.options.peer_python:
+            if "with_report" in cpu:
+                row["cpu_ratio_with_report"] = cpu["llmcompressor"] / cpu["with_report"]
             row |= {
                 "cpu_ratio": cpu["llmcompressor"] / cpu["secateur"],
-                "cpu_ratio_with_report": cpu["llmcompressor"] / cpu.get("with_report", math.nan),
                 "memory_ratio": memory["llmcompressor"] / memory["secateur"],
             }
         return row
@@ -160,7 +161,7 @@ class Bench:
 def _figures(row: dict[str, Any]) -> str:
     """Ratios if both sides ran, else our figures: processor seconds, the same with the report, MiB."""
     if "cpu_ratio" in row:
-        return f"{row['cpu_ratio']:10.2f}{row['cpu_ratio_with_report']:13.2f}{row['memory_ratio']:14.2f}"
+        return f"{row['cpu_ratio']:10.2f}{row.get('cpu_ratio_with_report', math.nan):13.2f}{row['memory_ratio']:14.2f}"
     cpu, memory = row["cpu_seconds"], row["anonymous_bytes"]
     return f"{cpu['secateur']:8.2f} s{cpu.get('with_report', math.nan):11.2f} s{memory['secateur'] / 2**20:10.0f} MiB"
 
