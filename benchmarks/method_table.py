@@ -63,7 +63,8 @@ def prune(model: Path, samples: Samples, recipe: Recipe, target: Target, order: 
     how: dict[str, Any] = {"recipe": recipe, "target": target, "order": order.partition(",")[0]}
     how["asymmetric"] = "asymmetric" in order
     if "trained" in order:
-        how["reconstruction"] = ReconstructionSpec(**{"epochs": 3} if "3 epochs" in order else {})
+        asked: dict[str, Any] = {"epochs": 3} if "3 epochs" in order else {}
+        how["reconstruction"] = ReconstructionSpec(norms="norms" in order, **asked)
     with tempfile.TemporaryDirectory() as folder:
         result = prune_tokens(model, calibration, evaluation, Path(folder), **how)
     figures = {

@@ -31,7 +31,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 BOTH = f"{DEFAULT_ORDER}, asymmetric and trained"
-SHORTER = f"{TRAINED} for 3 epochs"
+SHORTER, NORMS = f"{TRAINED} for 3 epochs", f"{TRAINED} with norms"
 WAYS = [
     (("wanda", "none"), DEFAULT_ORDER),
     (("sparsegpt", "obs"), DEFAULT_ORDER),
@@ -44,6 +44,7 @@ WAYS = [
     (("alps", "admm"), TRAINED),
     (("alps", "admm"), BOTH),
     (("alps", "admm"), SHORTER),
+    (("alps", "admm"), NORMS),
 ]
 FAST, BALANCED, BEST = WAYS[2], WAYS[3], WAYS[8]
 ALPS = WAYS[4]

@@ -130,6 +130,13 @@ def submit(
         list[str] | None,
         typer.Option(metavar="TEXT", help="Text whose tokens are kept in a trimmed vocabulary. Repeat it."),
     ] = None,
+    vocabulary_weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TAG=WEIGHT",
+            help="How dear a further token is in a kept language, e.g. en=2; by default 1. Repeat it.",
+        ),
+    ] = None,
     shrink_axis: Annotated[
         list[str] | None,
         typer.Option(
@@ -198,7 +205,8 @@ def submit(
             "keep_texts": keep_text or None,
             "shrink_axes": shrink_axis or None,
             "keep_languages": keep_language or None,
-            "limits": _limits(limit or ()) or None,
+            "vocabulary_weights": _by_language("--vocabulary-weight", vocabulary_weight or (), "2") or None,
+            "limits": _by_language("--limit", limit or (), "0.01") or None,
         },
     )
     if not content:
@@ -399,15 +407,16 @@ def _language(text: str) -> dict[str, Any]:
         raise InvalidSpecError([FieldViolation("calibration.languages", fault)]) from None
 
 
-def _limits(texts: Sequence[str]) -> dict[str, float]:
+def _by_language(flag: str, texts: Sequence[str], example: str) -> dict[str, float]:
     found = {}
     for text in texts:
-        tag, _, growth = text.partition("=")
+        tag, _, number = text.partition("=")
         try:
-            found[tag] = float(growth)
+            found[tag] = float(number)
         except ValueError:
-            fault = f"--limit {text}: {growth!r} is not a number; expected e.g. {tag or 'uk'}=0.01"
-            raise InvalidSpecError([FieldViolation("limits.languages", fault)]) from None
+            fault = f"{flag} {text}: {number!r} is not a number; expected e.g. {tag or 'uk'}={example}"
+            field = {"--limit": "limits.languages"}.get(flag, "shrink.vocabulary.weights")
+            raise InvalidSpecError([FieldViolation(field, fault)]) from None
     return found
 
 

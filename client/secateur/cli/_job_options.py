@@ -14,6 +14,7 @@ SPELLED_OTHERWISE = {
     "languages": "language",
     "generation": "self_generated",
     "overrides": "override",
+    "vocabulary_weights": "vocabulary_weight",
     "keep_texts": "keep_text",
     "shrink_axes": "shrink_axis",
     "keep_languages": "keep_language",

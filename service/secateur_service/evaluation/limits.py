@@ -8,7 +8,7 @@ from secateur_service.records.result import LIMIT_EXCEEDED, MANIFEST_DIGEST
 
 
 def limit_exceeded(report: Report, digest: str) -> PermanentError:
-    """The failure of a job that costs more than it may: its report and its plan are published, its checkpoint is not.
+    """The failure of a job that costs more than it may: its report is published, and its plan if it has one, but not its checkpoint.
 
     Args:
         report: with the limits that are exceeded.
@@ -16,7 +16,7 @@ def limit_exceeded(report: Report, digest: str) -> PermanentError:
     """
     told = " ".join(verdict.message for verdict in report.exceeded)
     return PermanentError(
-        f"limits.languages: {told} Its report and its plan are published without a checkpoint; remove less, or raise "
+        f"limits.languages: {told} Its report is published, and its plan if it has one, without a checkpoint; remove less, or raise "
         "the limit",
         reason=LIMIT_EXCEEDED,
         metadata={

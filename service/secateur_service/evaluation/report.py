@@ -98,6 +98,7 @@ def build_report(
     size = sum(math.prod(layer.shape) for block in parts for layer in block.layers)
     limits = {entry["language"]: entry["growth"] for entry in (spec.get("limits") or {"languages": ()})["languages"]}
     inverts = bool(spec["pruning"]) and spec["pruning"]["update"] != "none"
+    trims = vocabulary is not None
     return Report(
         job=job,
         model=model,
@@ -113,7 +114,9 @@ def build_report(
             pruned_layers=zeros / max(size, 1), all_parameters=zeros / output.parameters, zeros=zeros, weights=size
         ),
         blocks=parts,
-        verdicts=tuple(judge(mix, languages, parts, inverts=inverts, prunes=bool(spec["pruning"]), limits=limits)),
+        verdicts=tuple(
+            judge(mix, languages, parts, inverts=inverts, prunes=bool(spec["pruning"]), trims=trims, limits=limits)
+        ),
     )
 
 

@@ -45,6 +45,7 @@ def judge(
     *,
     inverts: bool,
     prunes: bool = True,
+    trims: bool = False,
     limits: Mapping[str, float] | None = None,
 ) -> Iterator[Verdict]:
     """All verdicts, the most serious kinds first, languages in the order in which they were evaluated.
@@ -54,6 +55,7 @@ def judge(
         evaluation: Evaluated languages.
         blocks: Pruned blocks.
         prunes: Whether weights were pruned, and parts were not only removed.
+        trims: Whether rows of the vocabulary were removed.
         limits: The share by which bits per byte may grow, by language.
         inverts: Whether the update of the kept weights inverts second moments.
     """
@@ -61,7 +63,7 @@ def judge(
     yield from _other_language("evaluation", evaluation)
     yield from _exceeded(evaluation, limits or {})
     yield from _lost(evaluation, prunes=prunes)
-    yield from _left_behind(evaluation)
+    yield from _left_behind(evaluation, trims=trims)
     yield from _not_calibrated(evaluation)
     yield from _too_small(evaluation)
     if inverts:
@@ -107,7 +109,7 @@ def _lost(evaluation: Sequence[EvaluationLanguage], *, prunes: bool) -> Iterator
             )
 
 
-def _left_behind(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
+def _left_behind(evaluation: Sequence[EvaluationLanguage], *, trims: bool) -> Iterator[Verdict]:
     for entry in evaluation:
         others = [math.log(other.perplexity_ratio) for other in evaluation if other is not entry]
         if not others:
@@ -115,6 +117,8 @@ def _left_behind(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
         mean = math.exp(sum(others) / len(others))
         if entry.perplexity_ratio >= LEFT_BEHIND_FACTOR * mean:
             remedy = "raise its weight in the mix" if entry.in_mix else "add it to the calibration mix"
+            if trims:
+                remedy += ", and keep more rows of the vocabulary or raise its weight in shrink.vocabulary.weights"
             yield _verdict(
                 "LANGUAGE_LEFT_BEHIND",
                 entry.language,

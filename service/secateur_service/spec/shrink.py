@@ -16,7 +16,7 @@ class TokenWeight(Part):
     """How dear a further token is in one language."""
 
     language: LanguageTag = Field(description="a BCP 47 tag such as de, uk or zh-Hant")
-    weight: float = Field(gt=0, le=1e6, description="a number above 0, at most 1e6, e.g. 2")
+    weight: float = Field(ge=0.01, le=100, description="a number from 0.01 to 100, e.g. 2")
 
 
 class VocabularySpec(Part):

@@ -190,7 +190,7 @@ def _broken_between(
             yield Broken(
                 f"shrink.vocabulary.weights[{position}]",
                 f"{entry.language} is not kept, so its tokens do not count",
-                "add it to shrink.keep_languages, or leave it out",
+                "add it to shrink.keep_languages and to the mix, or leave it out",
             )
 
 

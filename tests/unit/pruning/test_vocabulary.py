@@ -1,9 +1,10 @@
 """Rows are dropped leaf by leaf, the cheapest first, and what is kept can still be made of what is kept."""
 
 import itertools
+import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur_service.pruning.structured.vocabulary import choose_rows
@@ -47,6 +48,7 @@ def test_what_is_kept_is_closed_and_costs_what_is_said_and_no_more_than_is_allow
         )
 
 
+@settings(max_examples=50)
 @given(vocabularies(), st.floats(0.001, 0.9), st.floats(0.1, 10))
 def test_a_language_takes_as_much_less_as_its_tokens_are_dearer(vocabulary, budget, weight):
     parents, frequencies, mandatory = vocabulary
@@ -126,3 +128,15 @@ def test_every_language_pays_about_the_same_for_few_rows():
     assert len(rows.kept) == 200
     assert rows.extra_tokens["de"] == pytest.approx(rows.extra_tokens["en"], abs=0.02)
     assert max(rows.extra_tokens.values()) < 0.35  # 0.4 if the cheapest tokens went, which are all English
+
+
+def test_the_same_rows_cost_a_language_less_whose_tokens_are_dearer():
+    chance = random.Random(0)
+    shares = {name: [chance.paretovariate(1) if chance.random() < 0.5 else 0.0 for _ in range(1000)] for name in "abc"}
+    shares = {name: [share / sum(each) for share in each] for name, each in shares.items()}
+    parents = dict.fromkeys(range(1000), ())
+    alike = choose_rows(shares, parents, (), rows=320, multiple=1).extra_tokens
+    assert max(alike.values()) < 1.25 * min(alike.values())
+    dearer = choose_rows(shares, parents, (), rows=320, multiple=1, weights={"a": 2, "c": 0.5}).extra_tokens
+    assert 2 * dearer["a"] == pytest.approx(dearer["b"], rel=0.25)
+    assert 0.5 * dearer["c"] == pytest.approx(dearer["b"], rel=0.25)

@@ -20,8 +20,10 @@ from dataclasses import dataclass
 ROWS_MULTIPLE = 64
 """Servers pad a vocabulary to a multiple of this, and clients fail on rows without a token, so real tokens fill it."""
 
-_LARGEST_LIMIT = 1e9
-_HALVINGS = 10
+_ROUNDS = 8
+_HALVINGS = 6
+_STEP = 0.5
+_LEAST_CHANGE = 0.1
 
 
 @dataclass(frozen=True)
@@ -62,40 +64,83 @@ def choose_rows(
     """
     scale = {name: weights.get(name, 1.0) for name in frequencies}
     dear = {name: [scale[name] * share for share in shares] for name, shares in frequencies.items()}
+    if rows is None:
+        found = _drop(dear, parents, mandatory, max, extra_tokens, 0, multiple, check)
+    else:
+        found = _drop_evenly(dear, parents, mandatory, -(-rows // multiple) * multiple, multiple, check)
+    return Rows(found.kept, {name: share / scale[name] for name, share in found.extra_tokens.items()})
 
-    def within(limit: float) -> Rows:
-        return _drop(dear, parents, mandatory, limit, target, multiple, check)
 
-    target = -(-rows // multiple) * multiple if rows is not None else 0
-    if extra_tokens is not None:
-        return _unscaled(within(extra_tokens), scale)
-    # The smallest limit within which enough can be dropped: every language pays up to the same.
-    best = within(_LARGEST_LIMIT)
+def _drop_evenly(
+    frequencies: Mapping[str, Sequence[float]],
+    parents: Mapping[int, Collection[int]],
+    mandatory: Collection[int],
+    target: int,
+    multiple: int,
+    check: Callable[[], None],
+) -> Rows:
+    """Drop tokens until `target` are left, so that the largest share of additional tokens is small.
+
+    By the largest cost, or by the sum of the costs, each times its language's price; the prices rise, round by round,
+    where a language takes a larger share than others do (multiplicative weights, as in `pruning.minimax`). At last, the
+    smallest limit on all shares is looked for within which enough tokens can go at these prices: where many are equally
+    dear, prices alone cannot choose between them.
+    """
+    names = list(frequencies)
+    prices = [1.0] * len(names)
+
+    def drop(prices: Sequence[float], limit: float | None) -> Rows:
+        def dear(cost: Sequence[float]) -> float:
+            return sum(price * share for price, share in zip(prices, cost, strict=True))
+
+        return _drop(frequencies, parents, mandatory, dear, limit, target, multiple, check)
+
+    best, at = _drop(frequencies, parents, mandatory, max, None, target, multiple, check), prices
+    if len(names) == 1:
+        return best
+    for _ in range(_ROUNDS):
+        found = drop(prices, None)
+        if max(found.extra_tokens.values()) < max(best.extra_tokens.values()):
+            best, at = found, prices
+        shares = [found.extra_tokens[name] for name in names]
+        mean = sum(shares) / len(shares)
+        if not mean:
+            return best
+        changes = [max(share / mean, _LEAST_CHANGE) ** _STEP for share in shares]
+        prices = [price * change for price, change in zip(prices, changes, strict=True)]
     low, high = 0.0, max(best.extra_tokens.values())
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        found = within(middle)
-        if len(found.kept) > target:
+        found = drop(at, middle)
+        if len(found.kept) > len(best.kept):
             low = middle
         else:
-            best, high = found, middle
-    return _unscaled(best, scale)
-
-
-def _unscaled(rows: Rows, scale: Mapping[str, float]) -> Rows:
-    return Rows(rows.kept, {name: share / scale[name] for name, share in rows.extra_tokens.items()})
+            best, high = found, max(found.extra_tokens.values())
+    return best
 
 
 def _drop(
     frequencies: Mapping[str, Sequence[float]],
     parents: Mapping[int, Collection[int]],
     mandatory: Collection[int],
-    extra_tokens: float,
+    dear: Callable[[Sequence[float]], float],
+    extra_tokens: float | None,
     target: int,
     multiple: int,
     check: Callable[[], None],
 ) -> Rows:
-    """Drop tokens until `target` are left, as long as no language takes more than this share of additional tokens."""
+    """Drop tokens until `target` are left, the least dear first.
+
+    Args:
+        frequencies: as for `choose_rows`, and so are the next two.
+        parents: likewise.
+        mandatory: likewise.
+        dear: how dear a token is by what it costs each language.
+        extra_tokens: the share of additional tokens that no language may exceed; None for no limit.
+        target: the number of rows.
+        multiple: as for `choose_rows`.
+        check: called often; raises to stop.
+    """
     names = list(frequencies)
     by_token = {token: [frequencies[name][token] for name in names] for token in parents}
     made_of_it = dict.fromkeys(parents, 0)
@@ -103,8 +148,8 @@ def _drop(
         for piece in set(pieces):
             made_of_it[piece] += 1
     required = frozenset(mandatory)
-    # By the cost to the language that it costs most; then the last token goes first.
-    leaves = [(max(by_token[token]), -token) for token, count in made_of_it.items() if not count]
+    # Of two that are as dear, the last token goes first.
+    leaves = [(dear(by_token[token]), -token) for token, count in made_of_it.items() if not count]
     leaves = [leaf for leaf in leaves if -leaf[1] not in required]
     heapq.heapify(leaves)
     spent = [0.0] * len(names)
@@ -115,7 +160,7 @@ def _drop(
         token = -negated
         cost = by_token[token]
         after = [was + more for was, more in zip(spent, cost, strict=True)]
-        if max(after) > extra_tokens:
+        if extra_tokens is not None and max(after) > extra_tokens:
             continue
         spent = after
         dropped.append(token)
@@ -129,7 +174,7 @@ def _drop(
         for piece in set(parents[token]):
             made_of_it[piece] -= 1
             if not made_of_it[piece] and piece not in required:
-                heapq.heappush(leaves, (max(by_token[piece]), -piece))
+                heapq.heappush(leaves, (dear(by_token[piece]), -piece))
     fill = min(-left % multiple, len(dropped))
     for token in reversed(dropped[len(dropped) - fill :]):
         # What was credited to its parents was counted among their costs only if they were dropped later: they are back.
