@@ -8,7 +8,7 @@ from secateur_service.records.result import LIMIT_EXCEEDED, MANIFEST_DIGEST
 
 
 def limit_exceeded(report: Report, digest: str) -> PermanentError:
-    """The failure of a job that costs more than it may: its report is published, and its plan if it has one, but not its checkpoint.
+    """The failure of a job that costs more than it may: its report, and its plan, are published, its checkpoint is not.
 
     Args:
         report: with the limits that are exceeded.
@@ -16,8 +16,8 @@ def limit_exceeded(report: Report, digest: str) -> PermanentError:
     """
     told = " ".join(verdict.message for verdict in report.exceeded)
     return PermanentError(
-        f"limits.languages: {told} Its report is published, and its plan if it has one, without a checkpoint; remove less, or raise "
-        "the limit",
+        f"limits.languages: {told} Its report, and its plan if it has one, are published without a checkpoint; remove "
+        "less, or raise the limit",
         reason=LIMIT_EXCEEDED,
         metadata={
             MANIFEST_DIGEST: digest,
