@@ -21,13 +21,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from method_table import parse_target
+from method_table import parse_target, sampled
 from small import LENGTH, options_with_text
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from secateur_service.calibration.corpora import FolderCorpus
-from secateur_service.calibration.sampling import draw_samples
 from secateur_service.library import prune_tokens
 from secateur_service.pruning.alps import alps
 from secateur_service.pruning.conjugate_gradient import errors, refine
@@ -135,22 +133,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     small = {"languages": ["de", "en"], "sequences": 2, "tokens": 2 * LENGTH, "length": LENGTH}
     with options_with_text(parser, words=600, **small) as options:
-        recipes = variants()
+        recipes, tokenizer = variants(), AutoTokenizer.from_pretrained(options.model)
         growth: dict[str, list[float]] = {variant: [] for variant in recipes}
         for seed in range(options.seeds):
-            calibration, evaluation = draw_samples(
-                AutoTokenizer.from_pretrained(options.model),
-                calibration=FolderCorpus(options.calibration),
-                evaluation=FolderCorpus(options.evaluation),
-                languages=options.languages,
-                evaluation_languages=options.languages,
-                sequences=options.sequences,
-                evaluation_tokens=options.tokens,
-                sequence_length=options.length,
-                seed=seed,
-                separator=options.separator,
-                check=lambda: None,
-            )
+            calibration, evaluation = sampled(options, tokenizer, options.languages, seed)
             for variant, recipe in recipes.items():
                 with tempfile.TemporaryDirectory() as folder:
                     result = prune_tokens(

@@ -136,6 +136,7 @@ def test_the_policies_of_a_job_can_be_given_by_flags(secateur, tmp_path):
     flags = ["--policy", "fair", "--temperature", "0.5", "--order", "sideways", "--group", "column", "--spread", "-1"]
     flags += ["--allocation", "best", "--span", "0.5", "--outlier", "0", "--no-layer-snr", "--sparsity", "0.5"]
     flags += ["--override", "*.q_proj.weight=1.5", "--override", "*.k_proj.weight=4:2", "--override", "a=b=dense"]
+    flags += ["--vocabulary-rows", "640", "--vocabulary-weight", "de=1000"]
     done = secateur("submit", str(path), *flags, "--output", "json")
     assert done.returncode == 3
     fields = {violation["field"] for violation in json.loads(done.stderr)["error"]["violations"]}
@@ -150,6 +151,7 @@ def test_the_policies_of_a_job_can_be_given_by_flags(secateur, tmp_path):
         "pruning.allocation.outlier",
         "pruning.overrides[0].sparsity",
         "pruning.overrides[1].pattern",
+        "shrink.vocabulary.weights[0].weight",
     }
 
 
@@ -197,6 +199,8 @@ def test_the_corpora_of_the_service_are_listed_in_short_and_one_of_them_with_all
         (["submit"], 2, "--model"),
         (["submit", "--model", "file:///m", "-l", "de=much"], 3, "de=0.7"),
         (["submit", "--model", "file:///m", "--override", "*.down_proj.weight"], 3, "expected LAYERS=TARGET"),
+        (["submit", "--model", "file:///m", "--vocabulary-weight", "en=two"], 3, "'two' is not a number"),
+        (["submit", "--model", "file:///m", "--limit", "uk"], 3, "expected e.g. uk=0.01"),
         (["submit", "--model", "file:///m", "--label", "novalue"], 2, "KEY=VALUE"),
         (["submit", "--model", "file:///m", "--label", "a=1", "--label", "a=2"], 2, "a is given twice"),
         (["submit", "/nowhere/spec.yaml"], 3, "cannot read"),

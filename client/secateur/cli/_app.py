@@ -205,8 +205,11 @@ def submit(
             "keep_texts": keep_text or None,
             "shrink_axes": shrink_axis or None,
             "keep_languages": keep_language or None,
-            "vocabulary_weights": _by_language("--vocabulary-weight", vocabulary_weight or (), "2") or None,
-            "limits": _by_language("--limit", limit or (), "0.01") or None,
+            "vocabulary_weights": _by_language(
+                "shrink.vocabulary.weights", "--vocabulary-weight", vocabulary_weight or (), "2"
+            )
+            or None,
+            "limits": _by_language("limits.languages", "--limit", limit or (), "0.01") or None,
         },
     )
     if not content:
@@ -407,7 +410,7 @@ def _language(text: str) -> dict[str, Any]:
         raise InvalidSpecError([FieldViolation("calibration.languages", fault)]) from None
 
 
-def _by_language(flag: str, texts: Sequence[str], example: str) -> dict[str, float]:
+def _by_language(field: str, flag: str, texts: Sequence[str], example: str) -> dict[str, float]:
     found = {}
     for text in texts:
         tag, _, number = text.partition("=")
@@ -415,7 +418,6 @@ def _by_language(flag: str, texts: Sequence[str], example: str) -> dict[str, flo
             found[tag] = float(number)
         except ValueError:
             fault = f"{flag} {text}: {number!r} is not a number; expected e.g. {tag or 'uk'}={example}"
-            field = {"--limit": "limits.languages"}.get(flag, "shrink.vocabulary.weights")
             raise InvalidSpecError([FieldViolation(field, fault)]) from None
     return found
 

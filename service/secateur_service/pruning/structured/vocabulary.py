@@ -8,7 +8,7 @@ choice. Its hidden states are bit-identical, and its loss cannot rise, because t
 Other text takes more tokens: one more for each occurrence of a dropped token, which its parents replace. So tokens are
 dropped leaf by leaf (a leaf is no kept token's parent), the cheapest first, and the occurrences of a dropped token are
 added to those of its parents (leaf pruning: Purason et al. 2025, arXiv 2512.03989; here with a count per language, of
-which the highest decides).
+which the highest decides, or for a given number of rows their sum at a price for each language).
 """
 
 from __future__ import annotations
