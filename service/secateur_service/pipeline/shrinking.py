@@ -22,7 +22,7 @@ from secateur_service.calibration.packing import Framing
 from secateur_service.calibration.sampling import TextSample, document_hash, for_evaluation
 from secateur_service.calibration.token_frequencies import TokenCounts, count_tokens, token_frequencies
 from secateur_service.calibration.tokenizing import tokenize
-from secateur_service.calibration.word_frequencies import token_shares, words_of
+from secateur_service.calibration.word_frequencies import rare_words, token_shares, words_of
 from secateur_service.durable import file_digest, write_durably
 from secateur_service.errors import PermanentError
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
@@ -344,8 +344,9 @@ class Shrinker:
         if self._tokens is None:
             tokenizer = load_tokenizer(self._checkpoint.tokenizer_folder)
             graph, parents, mandatory = self._needed(tokenizer, asked.keep_texts)
-            counts = self._count(tokenizer)
-            known = self._known_shares(tokenizer, asked)
+            corpus = calibration_corpus(self._spec, tokenizer, self._sources, self._observer)
+            counts = self._count(tokenizer, corpus)
+            known = self._known_shares(tokenizer, corpus, asked)
             own = graph.tokens.keys() - graph.added.keys()
             texts = [graph.text(number) if number in own else "" for number in range(self._rows_before)]
             frequencies = {
@@ -355,16 +356,18 @@ class Shrinker:
             self._tokens = _Tokens(frequencies, parents, mandatory, counted_bytes)
         return self._tokens
 
-    def _known_shares(self, tokenizer: Any, asked: VocabularySpec) -> Mapping[str, Sequence[float] | None]:
+    def _known_shares(
+        self, tokenizer: Any, corpus: Corpus, asked: VocabularySpec
+    ) -> Mapping[str, Sequence[float] | None]:
         """By language, what is known of the share of each token from elsewhere than its text."""
         if asked.prior == "model":
             self._observer.log("info", "running the model to see which tokens it expects")
             return self.expected()
         if asked.prior == "words":
-            return {language: self._words(tokenizer, language) for language in self._spec.kept_languages}
+            return {language: self._words(tokenizer, corpus, language) for language in self._spec.kept_languages}
         return {}
 
-    def _words(self, tokenizer: Any, language: str) -> Sequence[float] | None:
+    def _words(self, tokenizer: Any, corpus: Corpus, language: str) -> Sequence[float] | None:
         """The share of each token in the words of a language, if these are known."""
         observer = self._observer
         observer.log("info", "encoding the words of a language", language=language)
@@ -373,7 +376,8 @@ class Shrinker:
             observer.log("warning", "no word frequencies are known; the prior is that of ranks", language=language)
             return None
         observer.log("info", "word frequencies read", language=language, words=len(words))
-        return token_shares(tokenizer, words, self._rows_before, observer.check)
+        rare = rare_words(self._documents(corpus, language))
+        return token_shares(tokenizer, words, self._rows_before, rare, observer.check)
 
     def _needed(
         self, tokenizer: Any, keep_texts: Sequence[str]
@@ -395,10 +399,9 @@ class Shrinker:
         parents |= {number: () for number in mandatory if number < self._rows_before and number not in parents}
         return graph, parents, mandatory
 
-    def _count(self, tokenizer: Any) -> dict[str, TokenCounts]:
+    def _count(self, tokenizer: Any, corpus: Corpus) -> dict[str, TokenCounts]:
         """The tokens of the calibration corpus by kept language."""
         spec, observer = self._spec, self._observer
-        corpus = calibration_corpus(spec, tokenizer, self._sources, observer)
         counts = {}
         for language in spec.kept_languages:
             documents = self._documents(corpus, language)

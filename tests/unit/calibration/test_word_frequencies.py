@@ -5,7 +5,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from secateur_service.calibration.token_frequencies import count_tokens, token_frequencies
-from secateur_service.calibration.word_frequencies import has_words, token_shares, words_of
+from secateur_service.calibration.word_frequencies import has_words, rare_words, token_shares, words_of
 from support.vocabularies import LINES, tokenizer_json
 
 pytestmark = pytest.mark.skipif(not has_words(), reason="needs the package wordfreq")
@@ -29,11 +29,40 @@ def test_shares_are_those_of_the_words_as_they_stand_in_text(tokenizer):
     assert sum(shares) == pytest.approx(1)
     expected = [0.0] * size
     for word, share in (("und", 0.75), ("der", 0.25)):
-        for form, part in ((f" {word}", 0.8), (f" {word.title()}", 0.12), (word, 0.04), (word.title(), 0.04)):
+        for form, part in ((f" {word}", 0.828), (f" {word.title()}", 0.092), (word, 0.04), (word.title(), 0.04)):
             for token in tokenizer(form, add_special_tokens=False)["input_ids"]:
                 expected[token] += share * part
     total = sum(expected)
     assert shares == pytest.approx([share / total for share in expected])
+
+
+def test_capitals_are_counted_within_sentences():
+    documents = ["Das alte Haus, das Haus am See.", "Unter dem Baum steht ein Hund. Er bellt", "ab 12 Uhr"]
+    found = rare_words(documents)
+    assert found["baum"] == found["hund"] == (0, 1)
+    assert found["alte"] == (1, 0)
+    assert found["haus"] == (0, 2)
+    assert not {"er", "unter", "uhr"} & found.keys()  # they may begin a sentence
+    assert not rare_words(["한국어 한국어 문장", "עברית שפה"])  # no capitals
+    assert "haus" not in rare_words([*documents, "im Haus"])
+
+
+def test_the_text_tells_how_often_a_word_has_a_capital(tokenizer):
+    size = len(tokenizer)
+    words = {word: share for word, share in words_of("de").items() if share > 1e-5}
+    rare = rare_words(LINES)
+    assert len(rare) > 20
+    before, after = (token_shares(tokenizer, words, size, known) for known in ({}, rare))
+
+    def capitals(shares):
+        return sum(share for number, share in enumerate(shares) if tokenizer.decode([number]).strip()[:1].isupper())
+
+    always = dict.fromkeys(rare, (0, 1))
+    never = dict.fromkeys(rare, (1, 0))
+    ends = [capitals(token_shares(tokenizer, words, size, known)) for known in (never, always)]
+    assert ends[0] < capitals(before) < ends[1]
+    assert ends[0] < capitals(after) < ends[1]
+    assert sum(after) == pytest.approx(1)
 
 
 def test_counted_tokens_keep_their_counts_and_the_words_order_the_others(tokenizer):
