@@ -6,8 +6,9 @@
 Runs jobs that make the model smaller, as the options say: for every language alone and for all languages, or for the
 sets that --keep gives. With --budget, the service chooses the amounts. With --english, single languages are also
 calibrated on English text, to show what the language of the text is worth; the vocabulary stays that of the language,
-and blocks go by the loss of the language. With --sparsity, the same sets are also pruned to zeros by the default
-method, for comparison. With --epochs, blocks are trained in all of these.
+and blocks go by the loss of the language. With --oracle, the tokens of the evaluation text are counted too, which no
+user can do: this tells what better counts could bring at most. With --sparsity, the same sets are also pruned to zeros
+by the default method, for comparison. With --epochs, blocks are trained in all of these.
 
 Prints effective parameters, that is those that are not zero, and growth of bits per byte on text that was not used for
 calibration. Written to shrinking-MODEL.json as results arrive.
@@ -16,6 +17,7 @@ calibration. Written to shrinking-MODEL.json as results arrive.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import tempfile
 from pathlib import Path
@@ -85,6 +87,15 @@ def shrink(
     }
 
 
+def with_evaluation(options: argparse.Namespace, folder: Path) -> Path:
+    """The calibration text with the evaluation text, in documents of two lines: single ones would not be counted."""
+    for path in options.calibration.glob("*.txt"):
+        lines = (options.evaluation / path.name).read_text().splitlines()
+        pairs = [" ".join(lines[at : at + 2]) for at in range(0, len(lines), 2)]
+        (folder / path.name).write_text(path.read_text() + "\n".join(pairs) + "\n")
+    return folder
+
+
 def main() -> None:
     """Measure for every set of languages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,6 +109,7 @@ def main() -> None:
     parser.add_argument("--weights", help="how dear a further token is in a language, e.g. en=2,uk=1; default 1 each")
     parser.add_argument("--whole-vocabulary", action="store_true", help="keep all rows")
     parser.add_argument("--channels", type=int, help="feed-forward channels to keep; default all")
+    parser.add_argument("--oracle", action="store_true", help="also count the tokens of the evaluation text")
     parser.add_argument("--english", action="store_true", help="also calibrate single languages on English")
     parser.add_argument("--sparsity", type=float, help="compare with so many zeros in the pruned layers")
     parser.add_argument("--budget", type=float, help="share of parameters; the amounts follow from it instead")
@@ -110,9 +122,11 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512, help="tokens per sequence")
     parser.add_argument("--tokens", type=int, default=16384, help="evaluation tokens per language")
     small = {"languages": ["de", "en"], "sequences": 2, "tokens": 2 * LENGTH, "length": LENGTH, "channels": 48}
-    small |= {"remove_blocks": 1, "sparsity": 0.5, "english": True}
-    with options_with_text(parser, words=600, **small) as options:
+    small |= {"remove_blocks": 1, "sparsity": 0.5, "english": True, "oracle": True}
+    with contextlib.ExitStack() as scratch, options_with_text(parser, words=600, **small) as options:
         path = options.output / f"shrinking-{options.model.resolve().name}.json"
+        if options.oracle:
+            options.calibration = with_evaluation(options, Path(scratch.enter_context(tempfile.TemporaryDirectory())))
         content = json.loads(path.read_text()) if path.exists() else {}
         sets = options.keep or [*([language] for language in options.languages), options.languages]
         jobs = [(keep, keep, False) for keep in sets]
@@ -127,6 +141,7 @@ def main() -> None:
             name += f", prior {options.prior}" if options.prior != "model" else ""
             name += f", weights {options.weights}" if options.weights else ""
             name += ", trained" if options.epochs else ""
+            name += ", oracle" if options.oracle else ""
             content[name] = shrink(options, keep, calibration, zeros=zeros)
             path.write_text(json.dumps(content, indent=1) + "\n")
             show({name: content[name]})
