@@ -89,12 +89,14 @@ class Windows:
         tokens: N×S token ids.
         token_bytes: N×S, the UTF-8 bytes of text that each token stands for.
         is_text: N×S, whether a token stands for text, or for part of a character, and not for the framing.
+        document_of: N×S, the number of the document that a token is from; -1 before and after the text.
         spans: where each window begins and ends in the documents.
     """
 
     tokens: Tensor
     token_bytes: Tensor
     is_text: Tensor
+    document_of: Tensor
     spans: tuple[tuple[Place, Place], ...]
 
 
@@ -186,19 +188,22 @@ class Packed:
     def _windows(self, ranges: Sequence[tuple[int, int]], length: int) -> Windows:
         """Windows of tokens [at, end)."""
         beginning = list(self.framing.beginning)
-        tokens, sizes, kinds = [], [], []
+        tokens, sizes, kinds, documents = [], [], [], []
         for at, end in ranges:
             start = self._after_beginning(at)
             rest = length - len(beginning) - (end - start)
             tokens.append(beginning + self.ids[start:end] + self.ids[:1] * rest)
             sizes.append([0] * len(beginning) + self.sizes[start:end] + [0] * rest)
             kinds.append([Kind.SEPARATOR] * len(beginning) + self.kinds[start:end] + [Kind.SEPARATOR] * rest)
+            numbers = [number for number, _, _ in self.places[start:end]]
+            documents.append([-1] * len(beginning) + numbers + [-1] * rest)
         shape = (len(ranges), length)
         behind = (len(self.documents), -1, 0)
         return Windows(
             torch.tensor(tokens, dtype=torch.long).view(shape),
             torch.tensor(sizes, dtype=torch.long).view(shape),
             (torch.tensor(kinds, dtype=torch.long) == Kind.TEXT).view(shape),
+            torch.tensor(documents, dtype=torch.long).view(shape),
             tuple((self.places[at], self.places[end] if end < len(self.places) else behind) for at, end in ranges),
         )
 

@@ -70,6 +70,7 @@ class TextSample:
         cut_texts: texts of the corpus that were cut into several documents because they are long.
         document_hashes: hashes of the documents, kept while other text is drawn that must not overlap.
         passages: the text of the sequences; None where they were not made from text.
+        document_of: N×S, the number of the document that a token is from; None where they were not made from text.
     """
 
     language: str
@@ -84,6 +85,7 @@ class TextSample:
     cut_texts: int = 0
     document_hashes: frozenset[bytes] = frozenset()
     passages: Passages | None = None
+    document_of: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -231,6 +233,7 @@ def again_tokenised(
         tokens=windows.tokens[:, :longest].contiguous(),
         token_bytes=windows.token_bytes[:, :longest].contiguous(),
         is_text=windows.is_text[:, :longest].contiguous(),
+        document_of=windows.document_of[:, :longest].contiguous(),
         unknown_tokens=_unknown(tokenizer, windows),
         passages=replace(sample.passages, spans=windows.spans),
     )
@@ -355,6 +358,7 @@ def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Calla
         cut_texts=reading.cut,
         document_hashes=hashes,
         passages=Passages(tuple(touched), windows.spans),
+        document_of=windows.document_of,
     )
 
 

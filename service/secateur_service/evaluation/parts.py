@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from secateur_service.evaluation.perplexity import Losses, bits_per_byte, perplexity
+from secateur_service.evaluation.perplexity import Likeness, Losses, bits_per_byte, perplexity
 from secateur_service.records.blocks import BlockRecord, LayerRecord, NarrowedRecord, ReconstructionRecord
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -117,6 +117,26 @@ class CalibrationLanguage(Part):
         return cls(bytes_per_token=figures["bytes"] / tokens, unknown_share=unknown_tokens / tokens, **figures)
 
 
+Interval = tuple[float, float]
+
+
+class IntervalsPart(Part):
+    """Of a language's figures, with 95 % confidence: how far they depend on which documents were drawn.
+
+    How other text of the language would score, such as that of another domain, they do not say.
+    """
+
+    documents: int = Field(description="that were resampled: those with a scored token")
+    dense_perplexity: Interval
+    pruned_perplexity: Interval
+    perplexity_ratio: Interval = Field(description="of paired differences: both models read the same documents")
+    dense_bits_per_byte: Interval
+    pruned_bits_per_byte: Interval
+    bits_per_byte_growth: Interval = Field(description="of pruned / dense - 1")
+    kl_divergence: Interval | None
+    agreement: Interval | None
+
+
 class EvaluationLanguage(Part):
     """What pruning cost one language."""
 
@@ -137,6 +157,15 @@ class EvaluationLanguage(Part):
     perplexity_ratio: float = Field(description="pruned / dense; 1 means nothing was lost")
     dense_bits_per_byte: float = Field(description="nats / (ln 2 · bytes); comparable between languages and tokenizers")
     pruned_bits_per_byte: float
+    kl_divergence: float | None = Field(
+        default=None,
+        description="mean over the scored tokens of KL(dense ‖ output) of the predictions, nats per token; 0 if both "
+        "predict alike; null if the two models have different tokens",
+    )
+    agreement: Share | None = Field(
+        default=None, description="share of the scored tokens for which both find the same one most probable; likewise"
+    )
+    intervals: IntervalsPart | None = Field(default=None, description="null with fewer than 10 documents")
     rows_without_text: int = _ROWS_WITHOUT_TEXT
     cut_texts: int = _CUT_TEXTS
     identified: IdentifiedPart | None = Field(description="null if not requested, or if it cannot be determined")
@@ -147,12 +176,13 @@ class EvaluationLanguage(Part):
         return self.pruned_bits_per_byte / self.dense_bits_per_byte - 1
 
     @classmethod
-    def of(cls, *, dense: Losses, pruned: Losses, **figures: Any) -> Self:
+    def of(cls, *, dense: Losses, pruned: Losses, likeness: Likeness | None = None, **figures: Any) -> Self:
         """Compute the figures from the losses.
 
         Args:
             dense: losses of the dense model.
             pruned: losses of the output model, over the same text in its own tokens.
+            likeness: of their predictions; None where their tokens differ.
             figures: the other fields.
         """
         before = perplexity(dense.nats, dense.tokens)
@@ -167,6 +197,8 @@ class EvaluationLanguage(Part):
             perplexity_ratio=after / before,
             dense_bits_per_byte=bits_per_byte(dense.nats, dense.bytes),
             pruned_bits_per_byte=bits_per_byte(pruned.nats, pruned.bytes),
+            kl_divergence=likeness and likeness.nats / likeness.tokens,
+            agreement=likeness and likeness.agreed / likeness.tokens,
             **figures,
         )
 

@@ -9,7 +9,7 @@ they counted, a figure would depend on how a corpus is cut into documents, and w
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,32 +26,30 @@ class Losses:
         nats: sum of the cross-entropies.
         tokens: number of scored tokens.
         bytes: UTF-8 bytes of text that the scored tokens stand for.
+        documents: the same three for every document, D×3 in float64; None where they were not kept apart.
     """
 
     nats: float
     tokens: int
     bytes: int
+    documents: Tensor | None = field(default=None, compare=False, repr=False)
 
 
-def sum_losses(losses: list[Tensor], token_bytes: Tensor, is_text: Tensor) -> Losses:
-    """Sum the losses of one language.
+@dataclass(frozen=True)
+class Likeness:
+    """How like the output model's predictions are to the dense model's: sums over the scored tokens of one language.
 
-    Args:
-        losses: B×(S−1) nats per batch, together N×(S−1); a window's first token has none.
-        token_bytes: N×S bytes per token.
-        is_text: N×S, whether a token stands for text.
-
-    Raises:
-        FloatingPointError: a loss is NaN or infinite.
+    Attributes:
+        nats: sum of KL(dense ‖ output) of the predictions.
+        agreed: tokens for which both models find the same most probable.
+        tokens: number of scored tokens.
+        documents: the first two for every document, D×2 in float64.
     """
-    scored = is_text[:, 1:]
-    nats = sum(
-        float(batch[mask].sum())
-        for batch, mask in zip(losses, scored.split([len(batch) for batch in losses]), strict=True)
-    )
-    if not math.isfinite(nats):
-        raise FloatingPointError("losses that are not finite")
-    return Losses(nats, int(scored.sum()), int(token_bytes[:, 1:][scored].sum()))
+
+    nats: float
+    agreed: int
+    tokens: int
+    documents: Tensor = field(compare=False, repr=False)
 
 
 def perplexity(nats: float, tokens: int) -> float:

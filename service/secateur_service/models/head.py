@@ -67,25 +67,51 @@ class Head:
         """
         if not tokens:
             return [[] for _ in copies]
-        for copy in copies:
-            for position, states in enumerate(copy):
-                copy[position] = self._inputs(states[:, :-1])
-        follows = self._is_followed()
-        log_sums = [[torch.full(ids[:, 1:].shape, -torch.inf) for ids in tokens] for _ in copies]
-        chosen = [[torch.zeros(ids[:, 1:].shape) for ids in tokens] for _ in copies]
+        sums = [[_Sums(ids[:, 1:]) for ids in tokens] for _ in copies]
+        self._prepare(copies)
+        after = self._after if self._is_followed() else None
         for start, stop in self._slices():
             weight = self.rows(start, stop)
-            for copy, sums, picks in zip(copies, log_sums, chosen, strict=True):
-                for states, ids, total, pick in zip(copy, tokens, sums, picks, strict=True):
-                    logits = _Logits(weight, start, ids[:, 1:], total, pick, self._after if follows else None)
+            for copy, found in zip(copies, sums, strict=True):
+                for states, of_batch in zip(copy, found, strict=True):
                     for piece in self._pieces(states, stop - start):
-                        logits.accumulate(states.view(-1, states.shape[-1])[piece].to(self.device), piece)
-                        on_piece(2.0 * (piece.stop - piece.start) * weight.numel())
+                        logits = _logits(self._piece(states, piece), weight, after)
+                        of_batch.add(logits, logits.logsumexp(-1).cpu(), start, piece)
+                        on_piece(2.0 * len(logits) * weight.numel())
             del weight
-        return [
-            [(total.double() - pick.double()) for total, pick in zip(sums, picks, strict=True)]
-            for sums, picks in zip(log_sums, chosen, strict=True)
-        ]
+        return [[of_batch.losses() for of_batch in found] for found in sums]
+
+    @torch.no_grad()
+    def compare(
+        self,
+        dense: list[Tensor],
+        pruned: list[Tensor],
+        tokens: Sequence[Tensor],
+        on_piece: Callable[[float], None] = lambda _: None,
+    ) -> list[Compared]:
+        """What two models predict at every position, and how far the second is from the first.
+
+        Args:
+            dense: hidden states B×S×d of every batch after the last block of one model; overwritten.
+            pruned: the same of the other; both have this head.
+            tokens: token ids B×S of every batch.
+            on_piece: called with the floating-point operations of every piece of work; may raise to stop.
+        """
+        if not tokens:
+            return []
+        sums = [_ComparedSums(ids[:, 1:]) for ids in tokens]
+        self._prepare([dense, pruned])
+        after = self._after if self._is_followed() else None
+        for start, stop in self._slices():
+            weight = self.rows(start, stop)
+            for first, second, of_batch in zip(dense, pruned, sums, strict=True):
+                for piece in self._pieces(first, stop - start):
+                    logits = _logits(self._piece(first, piece), weight, after)
+                    on_piece(2.0 * len(logits) * weight.numel())
+                    of_batch.add(logits, _logits(self._piece(second, piece), weight, after), start, piece)
+                    on_piece(2.0 * len(logits) * weight.numel())
+            del weight
+        return [of_batch.compared() for of_batch in sums]
 
     @torch.no_grad()
     def expected_tokens(self, states: list[Tensor], on_piece: Callable[[float], None] = lambda _: None) -> Tensor:
@@ -110,14 +136,13 @@ class Head:
                 weight = self.rows(start, stop)
                 for batch, log_sum in zip(states, log_sums, strict=True):
                     for piece in self._pieces(batch, stop - start):
-                        inputs = batch.view(-1, batch.shape[-1])[piece].to(self.device)
-                        logits = _logits(inputs, weight, after)
+                        logits = _logits(self._piece(batch, piece), weight, after)
                         if is_first:
                             log_sum[piece] = torch.logaddexp(log_sum[piece], logits.logsumexp(-1).cpu())
                         else:
                             shares = logits.sub_(log_sum[piece, None].to(logits.device)).exp_()
                             expected[start:stop] += shares.sum(0).double().cpu()
-                        on_piece(2.0 * len(inputs) * weight.numel())
+                        on_piece(2.0 * len(logits) * weight.numel())
                 del weight
         return expected
 
@@ -136,7 +161,7 @@ class Head:
         start, stop = next(iter(self._slices()))
         piece = next(iter(self._pieces(states, stop - start)))
         count = piece.stop - piece.start
-        tried = 2.0 * count * (stop - start) * states.shape[-1]
+        tried = 4.0 * count * (stop - start) * states.shape[-1]
         if tried > _TRIED_SHARE * operations:
             return 0.0, 0.0
         weight = self.rows(start, stop)
@@ -144,13 +169,12 @@ class Head:
         # their exponentials underflow.
         noise = torch.randn(count, states.shape[-1], generator=torch.Generator().manual_seed(0))
         inputs = (_LOGITS_SPREAD / weight.float().norm(dim=1).mean().cpu() * noise).to(weight)
-        nothing = torch.zeros(1, count)
         seconds = 0.0
         for _ in range(2):  # the first is slower
             self.check()
-            logits = _Logits(weight, start, nothing.long(), nothing.clone(), nothing.clone(), None)
+            sums = _ComparedSums(torch.zeros(1, count, dtype=torch.long))
             began = clock()
-            logits.accumulate(inputs, slice(0, count))
+            sums.add(_logits(inputs, weight, None), _logits(inputs, weight, None), start, slice(0, count))
             seconds = clock() - began
         return tried, seconds
 
@@ -169,6 +193,15 @@ class Head:
         step = max(1, min(_MAX_HEAD_TOKENS, by_memory, by_work))
         for begin in range(0, tokens, step):
             yield slice(begin, min(begin + step, tokens))
+
+    def _prepare(self, copies: Sequence[list[Tensor]]) -> None:
+        """Replace hidden states by the head's inputs at all positions that another token follows."""
+        for copy in copies:
+            for position, states in enumerate(copy):
+                copy[position] = self._inputs(states[:, :-1])
+
+    def _piece(self, states: Tensor, piece: slice) -> Tensor:
+        return states.view(-1, states.shape[-1])[piece].to(self.device)
 
     def _inputs(self, states: Tensor) -> Tensor:
         """The head's inputs for hidden states B×S×d after the last block; their width may differ from d."""
@@ -195,39 +228,84 @@ class Head:
         return not torch.equal(self._after(logits), logits)
 
 
-class _Logits:
-    """Accumulates log-sum-exp over the vocabulary, and the targets' logits, for a batch of tokens and a slice of rows.
+@dataclass(frozen=True)
+class Compared:
+    """What two models predict for the next tokens of a batch; each B×(S−1), on the host.
 
-    Args:
-        weight: rows of the head, v×d.
-        start: the first of them.
-        targets: ids B×S.
-        log_sum: B×S, updated in place.
-        chosen: B×S, receives the logits of targets that lie in the slice.
-        after: what the model does to logits t×v; None for nothing.
+    Attributes:
+        dense: cross-entropy of the token that follows in the one, nats, float64.
+        pruned: the same in the other.
+        divergence: KL(dense ‖ pruned) = Σ p·log(p / q) over the vocabulary, nats, float64.
+        agrees: whether both hold the same token for the most probable.
     """
 
-    def __init__(
-        self,
-        weight: Tensor,
-        start: int,
-        targets: Tensor,
-        log_sum: Tensor,
-        chosen: Tensor,
-        after: Callable[[Tensor], Tensor] | None,
-    ) -> None:
-        self._weight, self._start, self._after = weight, start, after
-        self._targets, self._log_sum, self._chosen = targets.reshape(-1), log_sum.view(-1), chosen.view(-1)
+    dense: Tensor
+    pruned: Tensor
+    divergence: Tensor
+    agrees: Tensor
 
-    def accumulate(self, inputs: Tensor, piece: slice) -> None:
-        """Add the head's logits for the inputs t×d of a piece of the tokens."""
-        logits = _logits(inputs, self._weight, self._after)
-        rows = len(self._weight)
-        self._log_sum[piece] = torch.logaddexp(self._log_sum[piece], logits.logsumexp(-1).cpu())
-        local = self._targets[piece] - self._start
+
+class _Sums:
+    """Sums over the vocabulary for the tokens of a batch, of which slices arrive one after the other.
+
+    Args:
+        targets: ids B×S.
+    """
+
+    def __init__(self, targets: Tensor) -> None:
+        self._shape = targets.shape
+        self._targets = targets.reshape(-1)
+        self.log_sum = torch.full(self._targets.shape, -torch.inf)
+        self._chosen = torch.zeros(self._targets.shape)
+
+    def add(self, logits: Tensor, log_sum: Tensor, start: int, piece: slice) -> None:
+        """Add the logits t×v of a piece of the tokens for the vocabulary from `start`, and their log-sum-exp t."""
+        self.log_sum[piece] = torch.logaddexp(self.log_sum[piece], log_sum)
+        rows = logits.shape[-1]
+        local = self._targets[piece] - start
         inside = (local >= 0) & (local < rows)
         picked = logits.gather(-1, local.clamp(0, rows - 1).to(logits.device)[:, None])[:, 0].cpu()
         self._chosen[piece] = torch.where(inside, picked, self._chosen[piece])
+
+    def losses(self) -> Tensor:
+        """Cross-entropy of the targets, B×S in float64."""
+        return (self.log_sum.double() - self._chosen.double()).view(self._shape)
+
+
+class _ComparedSums:
+    """The sums of two models, with those of one weighted by the predictions of the other; as in `_Sums`."""
+
+    def __init__(self, targets: Tensor) -> None:
+        self._shape = targets.shape
+        count = targets.numel()
+        self._dense, self._pruned = _Sums(targets), _Sums(targets)
+        self._difference = torch.zeros(count)  # of the logits, as the dense model expects it
+        self._best = torch.full((count,), -torch.inf)  # of the dense model
+        self._there = torch.zeros(count)  # the pruned model's logit in the same place
+        self._best_pruned = torch.full((count,), -torch.inf)
+
+    def add(self, dense: Tensor, pruned: Tensor, start: int, piece: slice) -> None:
+        """Add the logits t×v of both, which are overwritten."""
+        peak, place = dense.max(-1)
+        odds = (dense - peak[:, None]).exp_()
+        mass = odds.sum(-1)
+        log_sum, before = (peak + mass.log()).cpu(), self._dense.log_sum[piece].clone()
+        self._dense.add(dense, log_sum, start, piece)
+        self._pruned.add(pruned, pruned.logsumexp(-1).cpu(), start, piece)
+        there = pruned.gather(-1, place[:, None])[:, 0].cpu()
+        self._there[piece] = torch.where(peak.cpu() > self._best[piece], there, self._there[piece])
+        self._best[piece] = torch.maximum(self._best[piece], peak.cpu())
+        self._best_pruned[piece] = torch.maximum(self._best_pruned[piece], pruned.amax(-1).cpu())
+        # The mean over all slices is that of each, weighted by its probability.
+        after = self._dense.log_sum[piece]
+        expected = (odds.mul_(dense.sub_(pruned)).sum(-1) / mass).cpu() * (log_sum - after).exp()
+        self._difference[piece] = self._difference[piece] * (before - after).exp() + expected
+
+    def compared(self) -> Compared:
+        """The result."""
+        divergence = self._difference.double() - self._dense.log_sum.double() + self._pruned.log_sum.double()
+        found = divergence.clamp(min=0), self._there == self._best_pruned
+        return Compared(self._dense.losses(), self._pruned.losses(), *(each.view(self._shape) for each in found))
 
 
 def _logits(inputs: Tensor, weight: Tensor, after: Callable[[Tensor], Tensor] | None) -> Tensor:

@@ -345,5 +345,6 @@ def _part(sample: TextSample, start: int, stop: int) -> TextSample:
         tokens=sample.tokens[start:stop],
         token_bytes=sample.token_bytes[start:stop],
         is_text=sample.is_text[start:stop],
+        document_of=None if sample.document_of is None else sample.document_of[start:stop],
         passages=passages and replace(passages, spans=passages.spans[start:stop]),
     )

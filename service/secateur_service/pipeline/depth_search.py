@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur_service.calibration.sampling import TextSample
-from secateur_service.evaluation.perplexity import sum_losses
+from secateur_service.evaluation.scoring import Scored
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES
 from secateur_service.models.units import adds_to_states
@@ -107,7 +107,7 @@ class DepthSearch:
         self._fitted = divide({name: used[name][~is_scored[name] | few] for name in used}, size)
         self._scored = divide({name: used[name][is_scored[name] | few] for name in languages}, size)
         self._masks = {
-            name: (
+            name: Scored(
                 calibration[name].token_bytes[:count][is_scored[name] | few],
                 calibration[name].is_text[:count][is_scored[name] | few],
             )
@@ -253,7 +253,7 @@ class DepthSearch:
         collected: dict[str, list[Tensor]] = {name: [] for name in self._masks}
         for batch, values in zip(self._scored, losses, strict=True):
             collected[batch.language].append(values)
-        return {name: sum_losses(values, *self._masks[name]).nats for name, values in collected.items()}
+        return {name: self._masks[name].losses(values).nats for name, values in collected.items()}
 
     def _tick(self, batch: Batch) -> None:
         self._meter.tick("calibrate", batch.tokens.numel() * self._forward)

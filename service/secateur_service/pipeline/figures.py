@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from secateur_service import __version__
+from secateur_service.evaluation.intervals import intervals
 from secateur_service.evaluation.parts import (
     BudgetPart,
     CalibrationLanguage,
@@ -82,6 +83,8 @@ def report_of(
                 windows=sample.tokens.shape[0],
                 dense=passed.dense[name],
                 pruned=passed.pruned[name],
+                likeness=passed.likeness.get(name),
+                intervals=intervals(name, passed.dense[name], passed.pruned[name], passed.likeness.get(name)),
                 rows_without_text=sample.rows_without_text,
                 cut_texts=sample.cut_texts,
                 identified=sample.identified,

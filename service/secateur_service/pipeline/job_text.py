@@ -39,10 +39,10 @@ from secateur_service.sources.reference import HubReference
 from secateur_service.spec import CalibrationSpec, PruneSpec
 
 Samples = dict[str, TextSample]
-_TENSORS = ("tokens", "token_bytes", "is_text")
+_TENSORS = ("tokens", "token_bytes", "is_text", "document_of")
 _NOT_FIGURES = (*_TENSORS, "document_hashes", "passages")
 # Change this when the same specification draws different text, or keeps it in a different format.
-_DRAWING = "3"
+_DRAWING = "4"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 

@@ -18,12 +18,13 @@ import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from secateur_service.evaluation.perplexity import Losses, sum_losses
+from secateur_service.evaluation.perplexity import Likeness, Losses
+from secateur_service.evaluation.scoring import Scored
 from secateur_service.models.safetensors import read_header
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
@@ -51,12 +52,21 @@ MAX_STATES_SHARE = 0.5
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a pass produced: losses per evaluation language, and the record of every block."""
+    """What a pass produced.
+
+    Attributes:
+        dense: losses of the dense model by evaluation language.
+        pruned: those of the output.
+        blocks: the record of every block.
+        resumed_blocks: how many of these an earlier attempt finished.
+        likeness: of the predictions of both, by language; empty where their tokens differ.
+    """
 
     dense: dict[str, Losses]
     pruned: dict[str, Losses]
     blocks: tuple[BlockRecord, ...]
     resumed_blocks: int
+    likeness: dict[str, Likeness] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -196,13 +206,9 @@ class _Pass:
                     self._run_block(index, finished, states)
                 self.meter.block_done()
         with self.stopwatch.measure("evaluate"):
-            losses = self._losses(states.dense, states.pruned)
-        return PassResult(
-            dense=self._by_language(self.dense, losses[0]),
-            pruned=self._by_language(self.pruned, losses[1]),
-            blocks=(*finished.values(), *self.writer.records),
-            resumed_blocks=len(finished),
-        )
+            dense, pruned, likeness = self._predictions(states.dense, states.pruned)
+        blocks = (*finished.values(), *self.writer.records)
+        return PassResult(dense, pruned, blocks, len(finished), likeness)
 
     def _side(self, model: StreamedModel, calibration: Samples, evaluation: Samples) -> _Side:
         work = self.config.work(model.checkpoint, calibration, evaluation)
@@ -237,19 +243,30 @@ class _Pass:
         """Batches of the calibration text, and of the evaluation text on both sides."""
         return self.calibration, self.dense.batches, self.pruned.batches
 
-    def _losses(self, dense: list[Tensor], pruned: list[Tensor]) -> list[list[Tensor]]:
-        """The losses of every token on both sides."""
+    def _predictions(
+        self, dense: list[Tensor], pruned: list[Tensor]
+    ) -> tuple[dict[str, Losses], dict[str, Losses], dict[str, Likeness]]:
+        """The losses of every language on both sides, and how like their predictions are."""
 
         def tick(work: float) -> None:
             self.meter.tick("head", work)
 
         tokens = [[batch.tokens for batch in side.batches] for side in (self.dense, self.pruned)]
-        if self.output is None:  # a slice of the head serves both
-            return self.model.head.token_losses([dense, pruned], tokens[0], tick)
-        return [
-            *self.model.head.token_losses([dense], tokens[0], tick),
-            *self.pruned.model.head.token_losses([pruned], tokens[1], tick),
-        ]
+        if self._keeps_tokens:  # a slice of the head serves both
+            found = self.model.head.compare(dense, pruned, tokens[0], tick)
+            divergence = self._by_language(self.dense, [each.divergence for each in found])
+            agrees = self._by_language(self.dense, [each.agrees for each in found])
+            likeness = {name: _scored(self.dense, name).likeness(divergence[name], agrees[name]) for name in divergence}
+            losses = [each.dense for each in found], [each.pruned for each in found]
+        else:
+            (first,) = self.model.head.token_losses([dense], tokens[0], tick)
+            (second,) = self.pruned.model.head.token_losses([pruned], tokens[1], tick)
+            losses, likeness = (first, second), {}
+        return self._summed(self.dense, losses[0]), self._summed(self.pruned, losses[1]), likeness
+
+    @property
+    def _keeps_tokens(self) -> bool:
+        return self.output is None or self.output.plan.keeps_tokens
 
     def _place_states(self) -> None:
         """Keep the hidden states on the host if they would take too much of an accelerator's memory."""
@@ -433,7 +450,7 @@ class _Pass:
 
         States of different tokens cannot be compared, so they have no entry.
         """
-        if self.output is not None and not self.output.plan.keeps_tokens:
+        if not self._keeps_tokens:
             return {}
         signal: dict[str, float] = {}
         noise: dict[str, float] = {}
@@ -446,12 +463,18 @@ class _Pass:
                 raise FloatingPointError(f"hidden states of language {language} that are not finite")
         return {name: 10 * math.log10(signal[name] / noise[name]) for name in signal if noise[name] > 0}
 
+    def _summed(self, side: _Side, losses: list[Tensor]) -> dict[str, Losses]:
+        return {name: _scored(side, name).losses(parts) for name, parts in self._by_language(side, losses).items()}
+
     @staticmethod
-    def _by_language(side: _Side, losses: list[Tensor]) -> dict[str, Losses]:
+    def _by_language(side: _Side, values: list[Tensor]) -> dict[str, list[Tensor]]:
+        """What was found for each batch, by language."""
         collected: dict[str, list[Tensor]] = {name: [] for name in side.text}
-        for batch, values in zip(side.batches, losses, strict=True):
-            collected[batch.language].append(values)
-        return {
-            name: sum_losses(values, side.text[name].token_bytes, side.text[name].is_text)
-            for name, values in collected.items()
-        }
+        for batch, found in zip(side.batches, values, strict=True):
+            collected[batch.language].append(found)
+        return collected
+
+
+def _scored(side: _Side, language: str) -> Scored:
+    sample = side.text[language]
+    return Scored(sample.token_bytes, sample.is_text, sample.document_of)

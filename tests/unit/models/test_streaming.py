@@ -57,6 +57,41 @@ def test_the_head_in_slices_of_the_vocabulary_equals_the_whole_head(name, tmp_pa
     torch.testing.assert_close(got[0].float(), losses_in_memory(model, ids), rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def predictions(model, states):
+    """Log-probabilities after the last block, in float64."""
+    logits = model.lm_head(model.model.norm(states)).double().flatten(0, 1)
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return torch.log_softmax(cap * torch.tanh(logits / cap) if cap else logits, -1)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_two_models_are_compared_as_their_whole_predictions_are(name, tmp_path, monkeypatch):
+    from secateur_service.models import head
+
+    model = build_model(name)
+    model.save_pretrained(tmp_path)
+    ids = torch.randint(0, 250, (3, 32), generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(head, "HEAD_SLICE_BYTES", {"cpu": 64 * 4 * 70})  # 70 rows
+    monkeypatch.setattr(head, "LOGITS_SLICE_BYTES", {"cpu": 70 * 4 * 11})  # 11 tokens
+    opened, batches = streamed(tmp_path), [ids[:2], ids[2:]]
+    draw = torch.Generator().manual_seed(2)
+    first = [torch.randn(states.shape, generator=draw) for states in opened.embed(batches)]
+    second = [states + 0.3 * torch.randn(states.shape, generator=draw) for states in first]
+    dense, pruned = (predictions(model, torch.cat(copy)[:, :-1]) for copy in (first, second))
+    found = opened.head.compare([*first], [*second], batches)
+    targets = ids[:, 1:].reshape(-1, 1)
+    for got, expected in (
+        ([each.dense for each in found], -dense.gather(1, targets)[:, 0]),
+        ([each.pruned for each in found], -pruned.gather(1, targets)[:, 0]),
+        ([each.divergence for each in found], (dense.exp() * (dense - pruned)).sum(-1)),
+    ):
+        torch.testing.assert_close(torch.cat(got).view(-1), expected, rtol=1e-4, atol=2e-5)
+    agrees = torch.cat([each.agrees for each in found]).view(-1)
+    assert torch.equal(agrees, dense.argmax(-1) == pruned.argmax(-1))
+    assert 0 < agrees.sum() < len(agrees)
+
+
 def inputs_seen(linears):
     """The first input that each layer will see, in order; held, so that no two share an identity by chance."""
     inputs = {}

@@ -65,10 +65,9 @@ def plain(drawn):
     return [
         {
             name: {
-                **{key: value for key, value in vars(sample).items() if key != "document_hashes"},
-                "tokens": sample.tokens.tolist(),
-                "token_bytes": sample.token_bytes.tolist(),
-                "is_text": sample.is_text.tolist(),
+                key: value.tolist() if isinstance(value, torch.Tensor) else value
+                for key, value in vars(sample).items()
+                if key != "document_hashes"
             }
             for name, sample in samples.items()
         }
