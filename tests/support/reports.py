@@ -5,6 +5,7 @@ import math
 from secateur_service.evaluation.parts import (
     CalibrationLanguage,
     EvaluationLanguage,
+    IntervalsPart,
     JobPart,
     ModelPart,
     OutputPart,
@@ -24,9 +25,15 @@ def Block(index, layers, snr_db=None):  # noqa: N802 - reads as the record that 
     return BlockRecord(index, f"block-{index}.safetensors", "ef" * 32, 1000, (), layers, snr_db or {}, 1.0)
 
 
-def evaluation(language, ratio, *, tokens=5000, dense=8.0, pruned_tokens=None, in_mix=True, identified=None):
+def evaluation(
+    language, ratio, *, tokens=5000, dense=8.0, pruned_tokens=None, in_mix=True, identified=None, error=None, **figures
+):
+    """The figures of a language; with the standard error of the logarithm of its growth, also their intervals."""
     nats = math.log(dense * ratio) * tokens
+    if error is not None:
+        figures["intervals"] = around(ratio, math.log(dense), error)
     return EvaluationLanguage.of(
+        **figures,
         language=language,
         in_mix=in_mix,
         windows=40,
@@ -35,6 +42,22 @@ def evaluation(language, ratio, *, tokens=5000, dense=8.0, pruned_tokens=None, i
         rows_without_text=0,
         cut_texts=0,
         identified=identified,
+    )
+
+
+def around(ratio, loss, error):
+    """Intervals of a language with a normally distributed growth."""
+    ratios = tuple(ratio * math.exp(sign * 1.959964 * error) for sign in (-1, 1))
+    return IntervalsPart(
+        documents=100,
+        dense_perplexity=(math.exp(loss), math.exp(loss)),
+        pruned_perplexity=tuple(math.exp(loss) * each for each in ratios),
+        perplexity_ratio=ratios,
+        dense_bits_per_byte=(loss, loss),
+        pruned_bits_per_byte=tuple(loss + math.log(each) for each in ratios),
+        bits_per_byte_growth=tuple(math.log(each) / loss for each in ratios),
+        kl_divergence=(0.1, 0.2),
+        agreement=(0.7, 0.8),
     )
 
 

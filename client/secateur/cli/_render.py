@@ -147,8 +147,10 @@ def result_text(result: PublishedResult) -> str:
 
 
 def verdict_lines(report: Mapping[str, Any]) -> list[str]:
-    """What the figures of a report mean, one line each."""
-    return [clean(f"- {verdict['message']}") for verdict in report.get("verdicts", ())]
+    """What the figures of a report mean, one line each; first, whether the result may ship."""
+    decision = report.get("decision")
+    answer = [clean(decision["sentence"])] if decision else []
+    return answer + [clean(f"- {verdict['message']}") for verdict in report.get("verdicts", ())]
 
 
 def info_text(info: ServiceInfo) -> str:

@@ -264,6 +264,7 @@ def _result_text(report: Report, output: Path) -> str:
     with terminal.capture() as captured:
         terminal.print(table)
     lines = [captured.get().rstrip("\n")]
+    lines += [clean(report.decision.sentence)] if report.decision else []
     lines += [f"- {clean(verdict.message)}" for verdict in report.verdicts]
     for name, path in (("report", "report/report.html"), ("checkpoint", "checkpoint"), ("manifest", MANIFEST_NAME)):
         lines.append(f"{name:<10}  {clean(str(output.resolve() / path))}")

@@ -14,6 +14,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from secateur_service.evaluation.html import mean_ratio, model_name, narrowed_parts, recipe
+from secateur_service.evaluation.parts import EvaluationLanguage
 from secateur_service.evaluation.report import Report
 from secateur_service.models.license import License
 from secateur_service.sources.reference import HubReference, ReferenceRefusedError, parse_reference
@@ -93,8 +94,8 @@ def _body(report: Report, license_: License | None) -> str:
     served = ", ".join(map(_plain, kept)) if kept else mix
     rows = "\n".join(
         f"| {_plain(entry.language)} | {'yes' if entry.in_mix else 'no'} | {entry.dense_perplexity:.2f} "
-        f"| {entry.pruned_perplexity:.2f} | ×{entry.perplexity_ratio:.2f} | {entry.dense_bits_per_byte:.3f} "
-        f"| {entry.pruned_bits_per_byte:.3f} |"
+        f"| {entry.pruned_perplexity:.2f} | {_growth(entry)} | {entry.dense_bits_per_byte:.3f} "
+        f"| {entry.pruned_bits_per_byte:.3f} | {'–' if entry.agreement is None else f'{entry.agreement:.1%}'} |"
         for entry in report.evaluation
     )
     verdicts = "\n".join(f"- {_plain(verdict.message)}" for verdict in report.verdicts)
@@ -108,16 +109,18 @@ def _body(report: Report, license_: License | None) -> str:
     return f"""# {name}, {"pruned" if pruning else "made smaller"} for {served}
 
 {_done(report, name, mix, served)}
+{_plain(report.decision.sentence) if report.decision and report.decision.answer else ""}
 Over the evaluated languages its perplexity is ×{mean_ratio(report):.2f} that of the dense model (geometric mean).
 
 {_size(report)}
 ## What pruning cost each language
 
-| language | calibrated on | perplexity, dense | pruned | growth | bits per byte, dense | pruned |
-|---|---|---:|---:|---:|---:|---:|
+| language | calibrated on | perplexity, dense | pruned | growth | bits per byte, dense | pruned | same next token |
+|---|---|---:|---:|---:|---:|---:|---:|
 {rows}
 
-Perplexity depends on the tokenizer and does not compare between languages; bits per byte does.
+Perplexity depends on the tokenizer and does not compare between languages; bits per byte does. In brackets: the 95 %
+confidence interval, by resampling the documents of the evaluation.
 
 {verdicts or "Nothing unusual was found."}
 
@@ -151,6 +154,13 @@ tokenizer = AutoTokenizer.from_pretrained("checkpoint")
 - Languages that are neither in the mix nor in the table were not measured; expect them to have lost more.
 - The limits, biases and terms of the base model remain. {inherited}
 """
+
+
+def _growth(entry: EvaluationLanguage) -> str:
+    if entry.intervals is None:
+        return f"×{entry.perplexity_ratio:.2f}"
+    low, high = entry.intervals.perplexity_ratio
+    return f"×{entry.perplexity_ratio:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _plain(text: str) -> str:

@@ -31,6 +31,17 @@ class BarGroup:
 
 
 @dataclass(frozen=True)
+class IntervalRow:
+    """A figure of one language, with the interval that it lies in and perhaps a limit."""
+
+    label: str
+    value: float
+    interval: tuple[float, float]
+    limit: float | None = None
+    faded: bool = False
+
+
+@dataclass(frozen=True)
 class HeatRow:
     """One row of a heat map; a missing cell is None."""
 
@@ -75,6 +86,42 @@ def grouped_bars(groups: Sequence[BarGroup], *, title: str) -> Markup:
             )
             parts.append(_text(left + length(value) + 5, y + row * bar + bar - 3, _short(value), css="value"))
     return _svg(height, title, parts)
+
+
+def intervals(rows: Sequence[IntervalRow], *, title: str, unit: str) -> Markup:
+    """A point with its interval for every row, on one axis that includes 0; limits are ticks with a label."""
+    if not rows:
+        return Markup("")
+    values = [0.0, *(value for row in rows for value in (*row.interval, row.value, row.limit) if value is not None)]
+    low, high, step = _axis(min(values), max(values))
+    left, right, height = _label_width(row.label for row in rows), WIDTH - 66, 26
+    bottom = 6 + height * len(rows)
+
+    def x(value: float) -> float:
+        return left + (value - low) / (high - low) * (right - left)
+
+    parts = []
+    for index in range(round((high - low) / step) + 1):
+        value = low + index * step
+        parts.append(_line(x(value), 2, x(value), bottom, "zero" if abs(value) < step / 2 else "grid"))
+        parts.append(_text(x(value), bottom + 16, f"{value:g}", anchor="middle", css="axis"))
+    parts.append(_text(right + 8, bottom + 16, unit, css="axis"))
+    for position, row in enumerate(rows):
+        y = 6 + height * (position + 0.5)
+        css = "pruned faded" if row.faded else "pruned"
+        parts.append(_text(left - 8, y + 4, row.label, anchor="end", css="label"))
+        if row.limit is not None:
+            parts.append(_line(x(row.limit), y - 9, x(row.limit), y + 9, "limit"))
+        told = f"{row.label}: {row.value:+.2f} {unit}, from {row.interval[0]:+.2f} to {row.interval[1]:+.2f}"
+        start, end = map(x, row.interval)
+        parts.append(
+            Markup('<rect class="{}" x="{}" y="{}" width="{}" height="4" rx="2"><title>{}</title></rect>').format(
+                css, _n(start), _n(y - 2), _n(max(end - start, 1)), told
+            )
+        )
+        parts.append(Markup('<circle class="{}" cx="{}" cy="{}" r="5"/>').format(css, _n(x(row.value)), _n(y)))
+        parts.append(_text(right + 8, y + 4, f"{row.value:+.2f}", css="value"))
+    return _svg(bottom + 22, title, parts)
 
 
 def lines(

@@ -18,7 +18,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur._terminal import clean_lines
-from secateur_service.evaluation.charts import COLOURS, BarGroup, HeatRow, grouped_bars, heat_map, lines, uses_log_scale
+from secateur_service.evaluation.charts import (
+    COLOURS,
+    BarGroup,
+    HeatRow,
+    IntervalRow,
+    grouped_bars,
+    heat_map,
+    intervals,
+    lines,
+    uses_log_scale,
+)
 from secateur_service.evaluation.parts import LayerPart, NarrowedPart
 from secateur_service.evaluation.report import Report
 from secateur_service.pruning.methods import label
@@ -29,6 +39,8 @@ GRAVITY = {
     "OTHER_LANGUAGE": "bad",
     "LANGUAGE_LOST": "bad",
     "LANGUAGE_LEFT_BEHIND": "bad",
+    "LIMIT_UNCLEAR": "warn",
+    "SAMPLE_TOO_SMALL": "warn",
     "NOT_CALIBRATED": "warn",
 }
 LOSSES = ("LANGUAGE_LOST", "LANGUAGE_LEFT_BEHIND")
@@ -53,8 +65,10 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
         colours=_colours(report),
         verdicts=_verdicts(report),
         gravity=GRAVITY,
+        has_likeness=all(entry.agreement is not None for entry in report.evaluation),
         log_bars=uses_log_scale(_bars(report)),
         perplexity_chart=grouped_bars(_bars(report), title="Perplexity per language, dense and pruned"),
+        growth_chart=_growth_chart(report),
         snr_chart=_snr_chart(report),
         sparsity_chart=_sparsity_chart(report),
         layer_snr_chart=_layer_snr_chart(report),
@@ -170,6 +184,19 @@ def _bars(report: Report) -> list[BarGroup]:
         BarGroup(entry.language, entry.dense_perplexity, entry.pruned_perplexity, faded=not entry.in_mix)
         for entry in report.evaluation
     ]
+
+
+def _growth_chart(report: Report) -> Markup:
+    """Growth of bits per byte with its confidence interval; empty where none is known."""
+    limits = {found.language: found.limit for found in report.decision.languages} if report.decision else {}
+    rows = []
+    for entry in report.evaluation:
+        if entry.intervals:
+            low, high = entry.intervals.bits_per_byte_growth
+            limit = 100 * limits[entry.language] if entry.language in limits else None
+            interval = 100 * low, 100 * high
+            rows.append(IntervalRow(entry.language, 100 * entry.growth, interval, limit, faded=not entry.in_mix))
+    return intervals(rows, title="Growth of bits per byte with its 95 % confidence interval, per language", unit="%")
 
 
 def _snr_chart(report: Report) -> Markup:

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from secateur_service.evaluation.perplexity import Likeness, Losses, bits_per_byte, perplexity
 from secateur_service.records.blocks import BlockRecord, LayerRecord, NarrowedRecord, ReconstructionRecord
 
+NORMAL_975 = 1.959964
+"""The 0.975 quantile of the normal distribution: half of a 95 % interval, in standard errors."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -143,6 +145,7 @@ class EvaluationLanguage(Part):
     language: str
     in_mix: bool = Field(description="whether the model was calibrated on the language")
     windows: int
+    documents: int | None = Field(default=None, description="that the windows touch; null in older reports")
     tokens: int = Field(description="scored tokens of the dense model: see `windows.scored`")
     bytes: int = Field(description="UTF-8 bytes of text that these tokens stand for")
     pruned_tokens: int = Field(
@@ -174,6 +177,14 @@ class EvaluationLanguage(Part):
     def growth(self) -> float:
         """The share by which bits per byte grew."""
         return self.pruned_bits_per_byte / self.dense_bits_per_byte - 1
+
+    @property
+    def log_growth_error(self) -> float | None:
+        """The standard error of the logarithm of the perplexity's growth, from its interval."""
+        if self.intervals is None:
+            return None
+        low, high = map(math.log, self.intervals.perplexity_ratio)
+        return (high - low) / (2 * NORMAL_975)
 
     @classmethod
     def of(cls, *, dense: Losses, pruned: Losses, likeness: Likeness | None = None, **figures: Any) -> Self:
@@ -358,9 +369,22 @@ class BlockPart(Part):
         )
 
 
+class EvidencePart(Part):
+    """The figure that a verdict rests on."""
+
+    figure: str = Field(description="what was measured")
+    estimate: float
+    threshold: float = Field(description="from which on, or below which, the verdict is given")
+    interval: Interval | None = Field(default=None, description="of the estimate, with 95 % confidence")
+    z: float | None = Field(
+        default=None, description="test statistic: how many standard errors the logarithm of the estimate is from 0"
+    )
+
+
 class Verdict(Part):
     """What the figures mean."""
 
     kind: str = Field(description="stable, UPPER_SNAKE_CASE")
     language: str | None = Field(description="null where it concerns the model as a whole")
     message: str
+    evidence: EvidencePart | None = Field(default=None, description="null where nothing was compared with a threshold")

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from secateur_service.evaluation.decision import DecisionPart, decide
 from secateur_service.evaluation.parts import (
     BlockPart,
     BudgetPart,
@@ -51,6 +52,7 @@ class Report(Part):
     sparsity: SparsityPart
     blocks: tuple[BlockPart, ...]
     verdicts: tuple[Verdict, ...]
+    decision: DecisionPart | None = Field(default=None, description="null in older reports")
 
     @property
     def exceeded(self) -> tuple[Verdict, ...]:
@@ -117,6 +119,7 @@ def build_report(
         verdicts=tuple(
             judge(mix, languages, parts, inverts=inverts, prunes=bool(spec["pruning"]), trims=trims, limits=limits)
         ),
+        decision=decide(languages, limits),
     )
 
 

@@ -8,12 +8,20 @@ LANGUAGE_LOST
     The language's perplexity grew at least `LOST_RATIO` times: the model has all but forgotten it.
 LANGUAGE_LEFT_BEHIND
     The language's perplexity grew at least `LEFT_BEHIND_FACTOR` times as much as the geometric mean of the other
-    languages' growth. Needs two languages; the mean is geometric because growth multiplies. Between languages of one
-    mix, benchmarks/languages.py finds up to 1.11 times, and 1.27 for a language with English calibrated in its place.
+    languages' growth, and that is no chance of the documents drawn: of reports in which all lost the same, at most
+    `FALSE_ALARMS` say so of any language. The standard errors of the logarithms are those of the languages' intervals,
+    and the level is divided by the number of languages (Bonferroni). Needs two languages; the mean is geometric because
+    growth multiplies. Between languages of one mix, benchmarks/languages.py finds up to 1.11 times,
+    and 1.27 for a language with English calibrated in its place.
+LIMIT_UNCLEAR
+    The language's growth is within its limit, but its confidence interval is not, or is not known.
 NOT_CALIBRATED
     The language was evaluated but has no weight in the mix: what it kept, it kept by accident.
+WITHIN_NOISE
+    The confidence interval of the growth includes 1: nothing measurable was lost, or gained.
 SAMPLE_TOO_SMALL
-    Fewer than `MIN_SCORED_TOKENS` tokens of the language were scored: its figures are rough.
+    The interval of the growth reaches further to either side than `ROUGH` and than half of the growth itself. Without
+    an interval: fewer than `MIN_SCORED_TOKENS` tokens of the language were scored, or it has too few documents.
 FEW_CALIBRATION_TOKENS
     The update inverts second moments, and the language has fewer calibration tokens than the widest layer has inputs,
     so that its own share of the moments is rank-deficient.
@@ -27,12 +35,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import NormalDist
 
-from secateur_service.evaluation.parts import BlockPart, CalibrationLanguage, EvaluationLanguage, Verdict
+from secateur_service.evaluation.decision import decide
+from secateur_service.evaluation.parts import (
+    NORMAL_975,
+    BlockPart,
+    CalibrationLanguage,
+    EvaluationLanguage,
+    EvidencePart,
+    Verdict,
+)
 
 SAME_LANGUAGE_SHARE = 0.5
 LOST_RATIO = 10.0
 LEFT_BEHIND_FACTOR = 1.2
+FALSE_ALARMS = 0.025
+ROUGH = 0.02
 MIN_SCORED_TOKENS = 1700  # 2,048 tokens of short sentences leave some 1,800 to score
 NAMED_LAYERS = 3
 _MOST_DIGITS = 1e6
@@ -62,9 +81,11 @@ def judge(
     yield from _other_language("calibration", calibration)
     yield from _other_language("evaluation", evaluation)
     yield from _exceeded(evaluation, limits or {})
+    yield from _unclear(evaluation, limits or {})
     yield from _lost(evaluation, prunes=prunes)
     yield from _left_behind(evaluation, trims=trims)
     yield from _not_calibrated(evaluation)
+    yield from _within_noise(evaluation)
     yield from _too_small(evaluation)
     if inverts:
         yield from _few_tokens(calibration, blocks)
@@ -93,6 +114,26 @@ def _exceeded(evaluation: Sequence[EvaluationLanguage], limits: Mapping[str, flo
                 "LIMIT_EXCEEDED",
                 entry.language,
                 f"{entry.language}: bits per byte grew by {entry.growth:.2%}, more than the limit of {limit:.2%}.",
+                _growth_evidence(entry, limit),
+            )
+
+
+def _unclear(evaluation: Sequence[EvaluationLanguage], limits: Mapping[str, float]) -> Iterator[Verdict]:
+    for found in decide(evaluation, limits).languages:
+        if found.answer == "CANNOT_TELL":
+            reach = f"may be up to {found.interval[1]:.2%}" if found.interval else "is not known well enough"
+            wanted = f" to about {found.needed_tokens:,}" if found.needed_tokens else ""
+            yield _verdict(
+                "LIMIT_UNCLEAR",
+                found.language,
+                f"{found.language}: bits per byte grew by {found.growth:.2%}, within the limit of {found.limit:.2%}, "
+                f"but in all text of the language it {reach}. Raise evaluation.tokens_per_language{wanted}.",
+                EvidencePart(
+                    figure="growth of bits per byte",
+                    estimate=found.growth,
+                    threshold=found.limit,
+                    interval=found.interval,
+                ),
             )
 
 
@@ -106,25 +147,46 @@ def _lost(evaluation: Sequence[EvaluationLanguage], *, prunes: bool) -> Iterator
                 "LANGUAGE_LOST",
                 entry.language,
                 f"The model has all but forgotten {entry.language}: its perplexity grew {_times(entry)}. {remedy}",
+                _ratio_evidence(entry, LOST_RATIO),
             )
 
 
 def _left_behind(evaluation: Sequence[EvaluationLanguage], *, trims: bool) -> Iterator[Verdict]:
     for entry in evaluation:
-        others = [math.log(other.perplexity_ratio) for other in evaluation if other is not entry]
+        others = [other for other in evaluation if other is not entry]
         if not others:
             continue
-        mean = math.exp(sum(others) / len(others))
-        if entry.perplexity_ratio >= LEFT_BEHIND_FACTOR * mean:
+        mean = sum(math.log(other.perplexity_ratio) for other in others) / len(others)
+        difference = math.log(entry.perplexity_ratio) - mean
+        error = _error_beside(entry, others)
+        least = NormalDist().inv_cdf(1 - FALSE_ALARMS / len(evaluation)) * (error or 0.0)
+        if difference >= max(math.log(LEFT_BEHIND_FACTOR), least):
             remedy = "raise its weight in the mix" if entry.in_mix else "add it to the calibration mix"
             if trims:
                 remedy += ", and keep more rows of the vocabulary or raise its weight in shrink.vocabulary.weights"
+            bounds = error and (math.exp(difference - NORMAL_975 * error), math.exp(difference + NORMAL_975 * error))
             yield _verdict(
                 "LANGUAGE_LEFT_BEHIND",
                 entry.language,
                 f"{entry.language} is left behind: its perplexity grew {_times(entry)}, that of the other languages "
-                f"×{mean:.2f} on average. If its speakers matter, {remedy}.",
+                f"×{math.exp(mean):.2f} on average. If its speakers matter, {remedy}.",
+                EvidencePart(
+                    figure="growth of perplexity relative to the other languages",
+                    estimate=math.exp(difference),
+                    threshold=LEFT_BEHIND_FACTOR,
+                    interval=bounds or None,
+                    z=difference / error if error else None,
+                ),
             )
+
+
+def _error_beside(entry: EvaluationLanguage, others: Sequence[EvaluationLanguage]) -> float | None:
+    """The standard error of a language's logarithmic growth less the mean of the others'."""
+    own, rest = entry.log_growth_error, [other.log_growth_error for other in others]
+    known = [error for error in rest if error is not None]
+    if own is None or len(known) < len(rest):
+        return None
+    return math.hypot(own, math.hypot(*known) / len(known))
 
 
 def _not_calibrated(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
@@ -138,14 +200,40 @@ def _not_calibrated(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdic
             )
 
 
+def _within_noise(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
+    for entry in evaluation:
+        bounds = entry.intervals and entry.intervals.perplexity_ratio
+        if bounds and bounds[0] <= 1 <= bounds[1] and bounds[0] < bounds[1]:
+            yield _verdict(
+                "WITHIN_NOISE",
+                entry.language,
+                f"{entry.language}: the growth of its perplexity is within the noise, {_times(entry)} "
+                f"(×{bounds[0]:.3f} to ×{bounds[1]:.3f}).",
+                _ratio_evidence(entry, 1.0),
+            )
+
+
 def _too_small(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
     for entry in evaluation:
-        if entry.tokens < MIN_SCORED_TOKENS:
+        error = entry.log_growth_error
+        if error is None:
+            problem = f"only {entry.tokens:,} tokens of it were scored" if entry.tokens < MIN_SCORED_TOKENS else None
+            if entry.documents is not None:
+                problem = f"its {entry.documents:,} documents are too few for a confidence interval"
+            evidence = None
+        else:
+            reach = NORMAL_975 * error
+            is_rough = reach > max(ROUGH, 0.5 * abs(math.log(entry.perplexity_ratio)))
+            low, high = entry.intervals.perplexity_ratio if entry.intervals else (math.nan, math.nan)
+            problem = f"its growth may be anything from ×{low:.2f} to ×{high:.2f}" if is_rough else None
+            evidence = _ratio_evidence(entry, 1.0)
+        if problem:
             yield _verdict(
                 "SAMPLE_TOO_SMALL",
                 entry.language,
-                f"Only {entry.tokens:,} tokens of {entry.language} were scored; below {MIN_SCORED_TOKENS:,} the figures"
-                " are rough. Raise evaluation.tokens_per_language.",
+                f"The figures of {entry.language} are rough: {problem}. Raise evaluation.tokens_per_language, and give "
+                "it more documents.",
+                evidence,
             )
 
 
@@ -184,5 +272,25 @@ def _times(entry: EvaluationLanguage) -> str:
     )
 
 
-def _verdict(kind: str, language: str | None, message: str) -> Verdict:
-    return Verdict(kind=kind, language=language, message=message)
+def _ratio_evidence(entry: EvaluationLanguage, threshold: float) -> EvidencePart:
+    error = entry.log_growth_error
+    return EvidencePart(
+        figure="growth of perplexity",
+        estimate=entry.perplexity_ratio,
+        threshold=threshold,
+        interval=entry.intervals and entry.intervals.perplexity_ratio,
+        z=math.log(entry.perplexity_ratio) / error if error else None,
+    )
+
+
+def _growth_evidence(entry: EvaluationLanguage, limit: float) -> EvidencePart:
+    return EvidencePart(
+        figure="growth of bits per byte",
+        estimate=entry.growth,
+        threshold=limit,
+        interval=entry.intervals and entry.intervals.bits_per_byte_growth,
+    )
+
+
+def _verdict(kind: str, language: str | None, message: str, evidence: EvidencePart | None = None) -> Verdict:
+    return Verdict(kind=kind, language=language, message=message, evidence=evidence)

@@ -81,6 +81,7 @@ def report_of(
                 language=name,
                 in_mix=weights.get(name, 0) > 0,
                 windows=sample.tokens.shape[0],
+                documents=sample.documents,
                 dense=passed.dense[name],
                 pruned=passed.pruned[name],
                 likeness=passed.likeness.get(name),

@@ -1,5 +1,6 @@
 import json
 import math
+import random
 from pathlib import Path
 
 import jsonschema
@@ -89,6 +90,60 @@ def test_a_language_far_above_the_others_is_left_behind():
 
 def test_a_language_alone_cannot_be_left_behind():
     assert kinds(make_report(ratios={"de": 3.0})) == set()
+
+
+def test_a_language_is_left_behind_only_beyond_the_noise():
+    def found(error):
+        ratios = {"de": 1.1, "en": 1.1, "es": 1.4}
+        return make_report(evaluation=[evaluation(name, ratio, error=error) for name, ratio in ratios.items()])
+
+    verdicts = {verdict.kind: verdict for verdict in found(0.05).verdicts}
+    evidence = verdicts["LANGUAGE_LEFT_BEHIND"].evidence
+    assert evidence.estimate == pytest.approx(1.4 / 1.1)
+    assert evidence.threshold == 1.2
+    assert evidence.z == pytest.approx(math.log(1.4 / 1.1) / math.hypot(0.05, 0.05 / math.sqrt(2)))
+    assert evidence.interval[0] < evidence.estimate < evidence.interval[1]
+    assert "LANGUAGE_LEFT_BEHIND" not in {kind for kind, _ in kinds(found(0.2))}
+    assert ("SAMPLE_TOO_SMALL", "es") in kinds(found(0.2))
+
+
+def test_no_language_is_left_behind_where_all_lost_the_same():
+    draw = random.Random(0)
+    raised = 0
+    for _ in range(400):
+        ratios = {name: 1.3 * math.exp(draw.gauss(0, 0.1)) for name in ("ar", "de", "en", "uk")}
+        report = make_report(evaluation=[evaluation(name, ratio, error=0.1) for name, ratio in ratios.items()])
+        raised += any(kind == "LANGUAGE_LEFT_BEHIND" for kind, _ in kinds(report))
+    assert raised <= 400 * 0.05
+    assert raised  # the level is not so strict that nothing is ever found
+
+
+def test_growth_within_the_noise_is_called_so():
+    report = make_report(evaluation=[evaluation("de", 1.004, error=0.004), evaluation("en", 1.01, error=0.004)])
+    noise = [verdict for verdict in report.verdicts if verdict.kind == "WITHIN_NOISE"]
+    assert [verdict.language for verdict in noise] == ["de"]
+    assert noise[0].evidence.z == pytest.approx(math.log(1.004) / 0.004)
+
+
+def test_a_sample_is_too_small_if_its_interval_is_wide_for_what_was_lost():
+    for ratio, error, is_small in ((1.0, 0.009, False), (1.0, 0.012, True), (2.0, 0.1, False), (2.0, 0.2, True)):
+        report = make_report(evaluation=[evaluation("de", ratio, error=error)])
+        assert (("SAMPLE_TOO_SMALL", "de") in kinds(report)) == is_small, (ratio, error)
+    few = make_report(evaluation=[evaluation("de", 1.1, documents=7)])
+    message = next(verdict.message for verdict in few.verdicts if verdict.kind == "SAMPLE_TOO_SMALL")
+    assert "its 7 documents are too few" in message
+
+
+def test_a_limit_within_the_interval_is_unclear_and_one_beyond_it_is_kept():
+    spec = make_report().spec | {"limits": {"languages": [{"language": "de", "growth": 0.02}]}}
+    for growth, expected in ((0.019, "LIMIT_UNCLEAR"), (0.021, "LIMIT_EXCEEDED"), (0.01, None)):
+        ratio = math.exp(growth * math.log(8.0))
+        report = make_report(spec=spec, evaluation=[evaluation("de", ratio, error=0.002 * math.log(8.0))])
+        found = {kind for kind, _ in kinds(report)} & {"LIMIT_UNCLEAR", "LIMIT_EXCEEDED"}
+        assert found == ({expected} if expected else set())
+        assert (
+            report.decision.answer == {"LIMIT_UNCLEAR": "CANNOT_TELL", "LIMIT_EXCEEDED": "FAIL", None: "PASS"}[expected]
+        )
 
 
 def test_the_remedy_for_a_language_left_behind_depends_on_the_mix():
