@@ -21,6 +21,14 @@ to the `logging` module, under the name `secateur`.
 from secateur._aio import AsyncClient, AsyncJobHandle
 from secateur._artifact import Artifact, CorpusPreset, ServiceInfo
 from secateur._client import Client
+from secateur._comparison import (
+    ComparedJob,
+    ComparedLanguage,
+    Comparison,
+    Contender,
+    Recommendation,
+    TradeoffPoint,
+)
 from secateur._config import ClientConfig
 from secateur._download import DownloadProgress
 from secateur._errors import (
@@ -52,6 +60,7 @@ from secateur._errors import (
     WaitTimeoutError,
 )
 from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
+from secateur._gate import Gate, GateLanguage, gate
 from secateur._handle import JobHandle
 from secateur._job import (
     Estimate,
@@ -77,7 +86,11 @@ __all__ = [
     "Client",
     "ClientClosedError",
     "ClientConfig",
+    "ComparedJob",
+    "ComparedLanguage",
+    "Comparison",
     "ConfigError",
+    "Contender",
     "CorpusPreset",
     "DamagedResultError",
     "DeadlineError",
@@ -87,6 +100,8 @@ __all__ = [
     "Event",
     "Failure",
     "FieldViolation",
+    "Gate",
+    "GateLanguage",
     "IntegrityError",
     "InvalidRequestError",
     "InvalidSpecError",
@@ -109,6 +124,7 @@ __all__ = [
     "Progress",
     "ProgressEvent",
     "PublishedResult",
+    "Recommendation",
     "RequestError",
     "SecateurError",
     "SequenceExpiredError",
@@ -118,8 +134,10 @@ __all__ = [
     "SpecOptions",
     "StageEvent",
     "StateEvent",
+    "TradeoffPoint",
     "UnauthenticatedError",
     "UnavailableError",
     "WaitTimeoutError",
+    "gate",
     "prune_spec",
 ]

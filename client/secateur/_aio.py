@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from secateur._artifact import Artifact, ServiceInfo
 from secateur._channel import connection
+from secateur._comparison import Comparison
 from secateur._config import load_config
 from secateur._download_flow import ProgressCallback, download
 from secateur._drive import AsyncDriver
 from secateur._event import Event, LogEvent
+from secateur._gate import Gate
 from secateur._job import Job, JobResult, JobState, Plan, job_name
 from secateur._operations import Operations
 from secateur._options import SpecOptions, prune_spec
@@ -60,6 +62,12 @@ class AsyncJobHandle:
     async def report(self) -> dict[str, Any]:
         """See `JobHandle.report`."""
         return await self._driver.run(self._operations.report(self._name))
+
+    async def gate(self, max_growth: float, *, languages: Collection[str] = (), bits_per_byte: bool = False) -> Gate:
+        """See `JobHandle.gate`."""
+        return await self._driver.run(
+            self._operations.gate(self._name, max_growth, languages, bits_per_byte=bits_per_byte)
+        )
 
     async def cancel(self) -> Job:
         """See `JobHandle.cancel`."""
@@ -162,6 +170,17 @@ class AsyncClient:
     def list_jobs(self, *, states: Collection[JobState | str] = (), page_size: int = 0) -> AsyncIterator[Job]:
         """See `Client.list_jobs`; iterate with `async for`."""
         return self._driver.iterate(self._operations.list_jobs(states, page_size))
+
+    async def compare(
+        self,
+        jobs: Iterable[str],
+        *,
+        target_languages: Iterable[str] = (),
+        max_growth: float | None = None,
+        html: bool = False,
+    ) -> Comparison:
+        """See `Client.compare`."""
+        return await self._driver.run(self._operations.compare(jobs, target_languages, max_growth, html=html))
 
     async def info(self) -> ServiceInfo:
         """See `Client.info`."""

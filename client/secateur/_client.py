@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self, Unpack
 
 from secateur._artifact import ServiceInfo
 from secateur._channel import connection
+from secateur._comparison import Comparison
 from secateur._config import load_config
 from secateur._drive import Driver
 from secateur._handle import JobHandle
@@ -129,6 +130,29 @@ class Client:
             page_size: Jobs per call; 0 for the service's default.
         """
         return self._driver.iterate(self._operations.list_jobs(states, page_size))
+
+    def compare(
+        self,
+        jobs: Iterable[str],
+        *,
+        target_languages: Iterable[str] = (),
+        max_growth: float | None = None,
+        html: bool = False,
+    ) -> Comparison:
+        """Put jobs that have a report side by side: what each language lost in each, and which job to take.
+
+        Args:
+            jobs: Names or ids of 1 to 50 jobs.
+            target_languages: Languages that the recommended job has to serve; by default all that every job evaluated.
+            max_growth: What each of them may lose at most, as a ratio to the dense model: 1.05 permits five per cent.
+                The smallest job within it is recommended; without it the one whose worst language loses least.
+            html: Whether to ask for the page, too.
+
+        Raises:
+            NotReadyError: a job has no report, or one that cannot be compared; the message names it.
+            InvalidRequestError: a language is none, or the limit is no ratio.
+        """
+        return self._driver.run(self._operations.compare(jobs, target_languages, max_growth, html=html))
 
     def info(self) -> ServiceInfo:
         """What the service can do."""

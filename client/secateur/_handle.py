@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from secateur._artifact import Artifact
 from secateur._download_flow import ProgressCallback, download
 from secateur._drive import Driver
 from secateur._event import Event, LogEvent
+from secateur._gate import Gate
 from secateur._job import Job, JobResult
 from secateur._operations import Operations
 
@@ -80,6 +81,20 @@ class JobHandle:
             NotReadyError: the job has not succeeded.
         """
         return self._driver.run(self._operations.report(self._name))
+
+    def gate(self, max_growth: float, *, languages: Collection[str] = (), bits_per_byte: bool = False) -> Gate:
+        """Check that a job that has succeeded lost no more than it may.
+
+        Args:
+            max_growth: What a language may lose at most, as the ratio of pruned to dense: 1.05 permits five per cent.
+            languages: What to check; by default all languages of the mix.
+            bits_per_byte: Whether bits per byte may grow so much, and not perplexity.
+
+        Raises:
+            JobFailedError, JobCancelledError, NotReadyError: the job has no result.
+            InvalidRequestError: a language was not evaluated, or the limit is no ratio.
+        """
+        return self._driver.run(self._operations.gate(self._name, max_growth, languages, bits_per_byte=bits_per_byte))
 
     def cancel(self) -> Job:
         """Ask the job to stop, and return it; harmless if it has ended."""

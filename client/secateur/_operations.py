@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import os
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from secateur._artifact import Artifact, ServiceInfo
+from secateur._comparison import Comparison, comparison_of
 from secateur._convert import artifact_from, info_from, job_from, plain_struct, plan_from, state_value
 from secateur._errors import JobCancelledError, JobFailedError, NotReadyError
 from secateur._event import LogEvent
 from secateur._flow import Emit, Flow, Run, call, select
-from secateur._job import Failure, Job, JobResult, JobState, Plan, PublishedResult
+from secateur._gate import Gate, gate
+from secateur._job import Failure, Job, JobResult, JobState, Plan, PublishedResult, job_name
 from secateur._spec import SpecSource, load_spec, spec_message
 from secateur._watch import Reconnect, watch
 from secateur.v1 import prune_job_pb2 as pb
@@ -116,6 +118,29 @@ class Operations:
         """Read the report of a job that succeeded."""
         response = yield from self._ask("GetPruneReport", service_pb.GetPruneReportRequest(name=name))
         return plain_struct(response.report)
+
+    def gate(self, name: str, max_growth: float, languages: Collection[str], *, bits_per_byte: bool) -> Flow[Gate]:
+        """Check what a job that has ended has lost.
+
+        Raises:
+            JobFailedError, JobCancelledError, NotReadyError: it has no result.
+        """
+        published_result((yield from self.get(name)))
+        report = yield from self.report(name)
+        return gate(report, max_growth=max_growth, languages=languages, bits_per_byte=bits_per_byte)
+
+    def compare(
+        self, jobs: Iterable[str], target_languages: Iterable[str], max_growth: float | None, *, html: bool
+    ) -> Flow[Comparison]:
+        """Put jobs side by side."""
+        request = service_pb.ComparePruneJobsRequest(
+            names=[job_name(job) for job in jobs],
+            target_languages=target_languages,
+            max_growth=max_growth,
+            include_html=html,
+        )
+        response = yield from self._ask("ComparePruneJobs", request)
+        return comparison_of(plain_struct(response.comparison), response.html or None)
 
     def artifacts(self, name: str) -> Flow[list[Artifact]]:
         """List the files of a job that succeeded."""

@@ -13,11 +13,15 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from secateur._download import DownloadProgress
-from secateur._errors import FieldViolation, InvalidSpecError
+from secateur._errors import FieldViolation, InvalidSpecError, NotReadyError
+from secateur._gate import gate as judge
+from secateur._gate import read_report
 from secateur._job import JobState
 from secateur._options import with_options
 from secateur._spec import MAX_FILE_BYTES, layer_override, parse_yaml, read_spec
 from secateur._terminal import clean, console, prepare_streams, show_exception, write
+from secateur.cli._comparing import comparison_text, gate_text
+from secateur.cli._exit import ExitCode
 from secateur.cli._job_options import with_job_options
 from secateur.cli._render import (
     info_text,
@@ -35,8 +39,8 @@ from secateur.cli._watching import follow
 
 _EPILOG = """Exit codes: 0 done (a watched job succeeded), 1 the job failed, 2 wrong command line or configuration,
 3 the specification breaks rules, 4 no such job, 5 the service, or what it needs, cannot be reached, 6 the job was
-cancelled, 7 refused for another reason, 8 download failed, 9 token missing or invalid, 130 interrupted (a watched
-job keeps running)."""
+cancelled, 7 refused for another reason, 8 download failed, 9 token missing or invalid, 10 a gate did not pass,
+130 interrupted (a watched job keeps running)."""
 
 app = typer.Typer(
     name="secateur",
@@ -48,6 +52,10 @@ app = typer.Typer(
 )
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job, pruneJobs/ID, or its ID alone.")]
+MaxGrowthOption = typer.Option(
+    metavar="RATIO",
+    help="What a language may lose at most, as the ratio of pruned to dense: 1.05 permits five per cent.",
+)
 
 
 def main() -> None:
@@ -299,6 +307,89 @@ def report(session: Session, *, job: JobArgument) -> None:
     lines = [result_text(result or reported_result(found)), *verdict_lines(found)]
     lines += [f"manifest {clean(result.manifest_uri)}"] if result else []
     session.show("\n".join(lines), None)
+
+
+@app.command(epilog=_EPILOG)
+@connected
+def compare(
+    session: Session,
+    *,
+    jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Names or IDs of up to 50 jobs.")],
+    language: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--language",
+            "-l",
+            metavar="TAG",
+            help="Language that the recommended job has to serve; by default all that every job evaluated. Repeat it.",
+        ),
+    ] = None,
+    max_growth: Annotated[float | None, MaxGrowthOption] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the comparison as a page.")] = None,
+) -> None:
+    """Put jobs side by side: what each language lost in each, size, time, and which job to take.
+
+    With --max-growth the smallest job in which no language loses more is recommended; without it, the job whose worst
+    language loses least.
+
+    \b
+    Examples:
+      secateur compare pruneJobs/ONE pruneJobs/TWO --language uk --language en
+      secateur compare pruneJobs/ONE pruneJobs/TWO --max-growth 1.05 --html comparison.html
+    """  # noqa: D301 - \b keeps the lines of the examples
+    found = session.client.compare(jobs, target_languages=language or (), max_growth=max_growth, html=html is not None)
+    session.show(comparison_text(found), found.content)
+    if html is not None and found.html is not None:
+        try:
+            html.write_text(found.html, encoding="utf-8")
+        except OSError as error:
+            raise typer.BadParameter(f"--html {html}: cannot be written: {error.strerror}") from error
+        session.note(f"the page is in {html}")
+
+
+@app.command(epilog=_EPILOG)
+@connected
+def gate(
+    session: Session,
+    *,
+    job: Annotated[
+        str, typer.Argument(metavar="JOB", help="Name or ID of the job, or the folder that it was downloaded to.")
+    ],
+    max_growth: Annotated[float, MaxGrowthOption],
+    language: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--language",
+            "-l",
+            metavar="TAG",
+            help="Language to check; by default all languages of the mix. Repeat it.",
+        ),
+    ] = None,
+    bits_per_byte: Annotated[
+        bool, typer.Option("--bits-per-byte", help="Check the growth of bits per byte, and not of perplexity.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job has ended.")] = False,
+) -> None:
+    """Check that no language lost more than it may; ends with exit code 10 if one did.
+
+    \b
+    Examples:
+      secateur gate pruneJobs/ID --max-growth 1.05 --language de --language uk
+      secateur gate results/ --max-growth 1.01 --bits-per-byte
+    """  # noqa: D301 - \b keeps the lines of the examples
+    downloaded = Path(job) / "report" / "report.json"
+    checked = language or ()
+    if downloaded.is_file():
+        found = judge(read_report(downloaded), max_growth=max_growth, languages=checked, bits_per_byte=bits_per_byte)
+    else:
+        handle = session.client.job(job)
+        state = (handle.wait() if wait else handle.get()).state
+        if not state.is_terminal:
+            raise NotReadyError(f"{handle.name} is {state} and has no result yet; give --wait, or watch it to its end")
+        found = handle.gate(max_growth, languages=checked, bits_per_byte=bits_per_byte)
+    session.show(gate_text(found), found)
+    if not found.passed:
+        raise typer.Exit(ExitCode.GATE_FAILED)
 
 
 @app.command(epilog=_EPILOG)

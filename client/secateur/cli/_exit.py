@@ -37,6 +37,7 @@ class ExitCode(enum.IntEnum):
     REFUSED = 7
     DOWNLOAD_FAILED = 8
     UNAUTHENTICATED = 9
+    GATE_FAILED = 10
     INTERRUPTED = 130
     OUTPUT_LOST = EXIT_OUTPUT_LOST
 

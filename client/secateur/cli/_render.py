@@ -16,7 +16,7 @@ from secateur._artifact import CorpusPreset, ServiceInfo
 from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
 from secateur._job import Failure, Job, JobStage, LanguageResult, Plan, Progress, PublishedResult
 from secateur._terminal import clean
-from secateur.cli._text import columns, duration, size
+from secateur._text import columns, duration, size
 
 _MOST_LANGUAGES = 12
 

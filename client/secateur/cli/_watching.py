@@ -16,9 +16,9 @@ from secateur._job import JobStage
 from secateur._job import Progress as JobProgress
 from secateur._operations import published_result
 from secateur._terminal import clean, console, write
+from secateur._text import duration
 from secateur.cli._render import event_json, event_text, result_text
 from secateur.cli._session import Session
-from secateur.cli._text import duration
 
 _STEP = 0.1
 

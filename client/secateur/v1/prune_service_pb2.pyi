@@ -90,6 +90,26 @@ class PruneReport(_message.Message):
     report: _struct_pb2.Struct
     def __init__(self, name: _Optional[str] = ..., report: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
+class ComparePruneJobsRequest(_message.Message):
+    __slots__ = ("names", "target_languages", "max_growth", "include_html")
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    TARGET_LANGUAGES_FIELD_NUMBER: _ClassVar[int]
+    MAX_GROWTH_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_HTML_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    target_languages: _containers.RepeatedScalarFieldContainer[str]
+    max_growth: float
+    include_html: bool
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., target_languages: _Optional[_Iterable[str]] = ..., max_growth: _Optional[float] = ..., include_html: _Optional[bool] = ...) -> None: ...
+
+class ComparePruneJobsResponse(_message.Message):
+    __slots__ = ("comparison", "html")
+    COMPARISON_FIELD_NUMBER: _ClassVar[int]
+    HTML_FIELD_NUMBER: _ClassVar[int]
+    comparison: _struct_pb2.Struct
+    html: str
+    def __init__(self, comparison: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., html: _Optional[str] = ...) -> None: ...
+
 class ListArtifactsRequest(_message.Message):
     __slots__ = ("name",)
     NAME_FIELD_NUMBER: _ClassVar[int]

@@ -55,6 +55,11 @@ class PruneServiceStub:
                 request_serializer=secateur_dot_v1_dot_prune__service__pb2.GetPruneReportRequest.SerializeToString,
                 response_deserializer=secateur_dot_v1_dot_prune__service__pb2.PruneReport.FromString,
                 _registered_method=True)
+        self.ComparePruneJobs = channel.unary_unary(
+                '/secateur.v1.PruneService/ComparePruneJobs',
+                request_serializer=secateur_dot_v1_dot_prune__service__pb2.ComparePruneJobsRequest.SerializeToString,
+                response_deserializer=secateur_dot_v1_dot_prune__service__pb2.ComparePruneJobsResponse.FromString,
+                _registered_method=True)
         self.ListArtifacts = channel.unary_unary(
                 '/secateur.v1.PruneService/ListArtifacts',
                 request_serializer=secateur_dot_v1_dot_prune__service__pb2.ListArtifactsRequest.SerializeToString,
@@ -125,6 +130,14 @@ class PruneServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ComparePruneJobs(self, request, context):
+        """Several jobs that have a report side by side: what each language lost in each, the best job of every language, and
+        the one to take for some languages. A job without a report is refused by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListArtifacts(self, request, context):
         """The files of a job that succeeded, from its manifest.
         """
@@ -176,6 +189,11 @@ def add_PruneServiceServicer_to_server(servicer, server):
                     servicer.GetPruneReport,
                     request_deserializer=secateur_dot_v1_dot_prune__service__pb2.GetPruneReportRequest.FromString,
                     response_serializer=secateur_dot_v1_dot_prune__service__pb2.PruneReport.SerializeToString,
+            ),
+            'ComparePruneJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ComparePruneJobs,
+                    request_deserializer=secateur_dot_v1_dot_prune__service__pb2.ComparePruneJobsRequest.FromString,
+                    response_serializer=secateur_dot_v1_dot_prune__service__pb2.ComparePruneJobsResponse.SerializeToString,
             ),
             'ListArtifacts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListArtifacts,
@@ -381,6 +399,33 @@ class PruneService:
             '/secateur.v1.PruneService/GetPruneReport',
             secateur_dot_v1_dot_prune__service__pb2.GetPruneReportRequest.SerializeToString,
             secateur_dot_v1_dot_prune__service__pb2.PruneReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ComparePruneJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secateur.v1.PruneService/ComparePruneJobs',
+            secateur_dot_v1_dot_prune__service__pb2.ComparePruneJobsRequest.SerializeToString,
+            secateur_dot_v1_dot_prune__service__pb2.ComparePruneJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

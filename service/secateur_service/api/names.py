@@ -28,8 +28,8 @@ def new_job_id(now_seconds: float) -> str:
     )
 
 
-def parse_job_name(name: str) -> str:
-    """The id in a resource name.
+def parse_job_name(name: str, field: str = "name") -> str:
+    """The id in a resource name, which a field of a request holds.
 
     Raises:
         InvalidRequestError: it is not the name of a job.
@@ -37,7 +37,7 @@ def parse_job_name(name: str) -> str:
     job_id = name.removeprefix(NAME_PREFIX)
     if not name.startswith(NAME_PREFIX) or not _ID.fullmatch(job_id):
         remedy = "not the name of a job; expected pruneJobs/{id} as CreatePruneJob returned it"
-        raise InvalidRequestError([FieldViolation("name", remedy)])
+        raise InvalidRequestError([FieldViolation(field, remedy)])
     return job_id
 
 

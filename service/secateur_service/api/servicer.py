@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur.v1 import prune_service_pb2_grpc as service_grpc
-from secateur_service.api import conversion, names, pages
+from secateur_service.api import comparing, conversion, names, pages
 from secateur_service.api.published_results import PublishedResults
 from secateur_service.api.thread_pool import ThreadPool
 from secateur_service.api.tokens import CALLER
@@ -191,6 +191,19 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         job = await self._store_pool.call(self._store.get, job_id)
         async with self._file_shares.slot(_caller(context)):
             return await self._file_pool.call(self._report, job)
+
+    async def ComparePruneJobs(
+        self, request: service_pb.ComparePruneJobsRequest, context: Any
+    ) -> service_pb.ComparePruneJobsResponse:
+        """Jobs that have a report side by side; the reports are read one by one, in turn with other callers' calls."""
+        asked = comparing.parse_request(request)
+        jobs = [await self._store_pool.call(self._store.get, job_id) for job_id in asked.job_ids]
+        candidates = []
+        for job in jobs:
+            async with self._file_shares.slot(_caller(context)):
+                candidates.append(await self._file_pool.call(comparing.candidate, self._results, job))
+        async with self._file_shares.slot(_caller(context)):
+            return await self._file_pool.call(comparing.answer, asked, candidates)
 
     async def ListArtifacts(
         self, request: service_pb.ListArtifactsRequest, context: Any

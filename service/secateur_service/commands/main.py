@@ -262,6 +262,39 @@ def run(
     raise _JobEndedError(run_command(spec, output, device, threads, settings, as_json=as_json))
 
 
+@app.command("compare")
+def compare_results(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="Results of `run`, or downloaded ones; at most 50.")
+    ],
+    *,
+    language: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--language",
+            "-l",
+            metavar="TAG",
+            help="Language that the recommended result has to serve; by default all that each evaluated. Repeat it.",
+        ),
+    ] = None,
+    max_growth: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATIO",
+            help="What a language may lose at most, as the ratio of pruned to dense: 1.05 permits five per cent. The "
+            "smallest result within it is recommended.",
+        ),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the comparison as a page.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+) -> None:
+    """Put results side by side: what each language lost in each, size, time, and which one to take."""
+    from secateur_service.commands.compare import compare_folders
+
+    _settings()
+    sys.exit(compare_folders(folders, language or (), max_growth, html, as_json=as_json))
+
+
 @app.command()
 def presets(
     names: Annotated[list[str] | None, typer.Argument(metavar="[PRESET]...", help="Only these.")] = None,

@@ -16,6 +16,8 @@ from markupsafe import Markup
 WIDTH = 480
 COLOURS = 8  # number of colours in the style sheet
 LOG_SCALE_FROM = 30.0  # ratio of largest to smallest value from which bars are drawn on a logarithmic axis
+WIDE_RATIO = 20.0  # ratio of largest to smallest value from which an axis of a scatter plot is logarithmic
+_MOST_TICKS = 7
 _LABEL_CHARACTER = 7.4  # width of a character in a label, in units
 _LABEL_HEIGHT = 13.0
 
@@ -47,6 +49,16 @@ class HeatRow:
 
     label: str
     values: Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a scatter plot; `marked` ones are on its front."""
+
+    label: str
+    x: float
+    y: float
+    marked: bool = False
 
 
 def uses_log_scale(groups: Iterable[BarGroup]) -> bool:
@@ -226,6 +238,46 @@ def heat_map(
     return _svg(bottom + 36, title, parts)
 
 
+def scatter(
+    points: Sequence[Point],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    show_x: Callable[[float], str],
+    show_y: Callable[[float], str],
+) -> Markup:
+    """Points as discs with their labels; a line joins the marked ones, which are filled.
+
+    An axis whose values differ by more than `WIDE_RATIO` is logarithmic.
+    """
+    if not points:
+        return Markup("")
+    x, x_ticks = _scale([point.x for point in points], 58, WIDTH - 30)
+    y, y_ticks = _scale([point.y for point in points], 258, 34)
+    parts = [_text(2, 12, y_label, css="axis")]
+    for tick in y_ticks:
+        parts.append(_line(44, y(tick), WIDTH - 6, y(tick), "grid"))
+        parts.append(_text(39, y(tick) + 4, show_y(tick), anchor="end", css="axis"))
+    for tick in x_ticks:
+        parts.append(_line(x(tick), 22, x(tick), 268, "grid"))
+        parts.append(_text(x(tick), 284, show_x(tick), anchor="middle", css="axis"))
+    parts.append(_text((44 + WIDTH) / 2, 302, x_label, anchor="middle", css="axis"))
+    front = sorted((point.x, point.y) for point in points if point.marked)
+    path = " ".join(f"{_n(x(at_x))},{_n(y(at_y))}" for at_x, at_y in front)
+    parts.append(Markup('<polyline class="front" points="{}"/>').format(path))
+    for point in sorted(points, key=lambda point: point.marked):
+        css = "disc marked" if point.marked else "disc"
+        told = f"{point.label}: {show_x(point.x)}, {show_y(point.y)}"
+        parts.append(
+            Markup('<circle class="{}" cx="{}" cy="{}" r="9"><title>{}</title></circle>').format(
+                css, _n(x(point.x)), _n(y(point.y)), told
+            )
+        )
+        parts.append(_text(x(point.x), y(point.y) + 4, point.label, anchor="middle", css=css.replace("disc", "letter")))
+    return _svg(308, title, parts)
+
+
 def _svg(height: float, title: str, parts: Iterable[Markup]) -> Markup:
     return Markup(
         '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" xmlns="http://www.w3.org/2000/svg">{}</svg>'
@@ -270,6 +322,23 @@ def _axis(low: float, high: float) -> tuple[float, float, float]:
             break
     first, last = math.floor(low / step) * step, math.ceil(high / step) * step
     return (first, last, step) if last > first else (first, first + step, step)
+
+
+def _scale(values: Sequence[float], start: float, end: float) -> tuple[Callable[[float], float], list[float]]:
+    """Where an axis that covers the values has each of them, between two places, and its two to seven ticks."""
+    low, high = min(values), max(values)
+    if low > 0 and high > WIDE_RATIO * low:
+        steps = [mantissa * 10.0**power for power in range(-3, 19) for mantissa in (1, 2, 5)]
+        first = max(step for step in steps if step <= low)
+        last = min(step for step in steps if step >= high)
+        ticks = [step for step in steps if first <= step <= last]
+        while len(ticks) > _MOST_TICKS:
+            ticks = ticks[::2]
+        span = math.log(last / first)
+        return (lambda value: start + (end - start) * math.log(value / first) / span), ticks
+    first, last, step = _axis(low, high)
+    ticks = [first + step * number for number in range(round((last - first) / step) + 1)]
+    return (lambda value: start + (end - start) * (value - first) / (last - first)), ticks
 
 
 def _ticks(count: int) -> list[int]:

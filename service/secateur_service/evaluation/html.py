@@ -54,7 +54,7 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
         report: The figures.
         digests: More digests for the provenance table, by what they identify.
     """
-    page = _environment().get_template("report.html.j2").render(
+    page = environment().get_template("report.html.j2").render(
         report=report,
         name=model_name(report.model.uri),
         recipe=recipe(report),
@@ -282,8 +282,9 @@ def _layer_rows(report: Report, figure: Callable[[LayerPart], float | None]) -> 
 
 
 @functools.cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """The templates of this package, with the filters that they use."""
+    made = Environment(
         loader=PackageLoader("secateur_service.evaluation", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -292,10 +293,10 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         finalize=_shown,
     )
-    environment.filters["number"] = lambda value: f"{value:,}"
-    environment.filters["percent"] = lambda value, digits=2: f"{100 * value:.{digits}f}\u202f%"
-    environment.filters["perplexity"] = _perplexity
-    return environment
+    made.filters["number"] = lambda value: f"{value:,}"
+    made.filters["percent"] = lambda value, digits=2: f"{100 * value:.{digits}f}\u202f%"
+    made.filters["perplexity"] = _perplexity
+    return made
 
 
 def _shown(value: Any) -> Any:

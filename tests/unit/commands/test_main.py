@@ -12,6 +12,7 @@ COMMANDS = {
     "work": ["work", "--job", "x", "--attempt", "1", "--slot", "0"],
     "migrate": ["migrate"],
     "run": ["run", "spec.yaml", "--output", "out"],
+    "compare": ["compare", "out"],
     "presets": ["presets"],
     "tokens create": ["tokens", "create", "name"],
     "tokens list": ["tokens", "list"],

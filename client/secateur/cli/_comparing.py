@@ -1,0 +1,101 @@
+"""How a comparison of jobs and the outcome of a gate look as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from secateur._comparison import ComparedJob, Comparison
+from secateur._gate import Gate
+from secateur._terminal import clean
+from secateur._text import columns, duration, size
+
+_LANGUAGES_ACROSS = 8
+_EQUAL = 0.005
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """The jobs, what each language lost in each, and which one to take."""
+    parts = [_jobs_text(list(comparison.jobs.values()))]
+    languages = list(comparison.best)
+    parts += [
+        _growth_text(comparison, languages[start : start + _LANGUAGES_ACROSS])
+        for start in range(0, len(languages), _LANGUAGES_ACROSS)
+    ]
+    advice = comparison.recommendation
+    for label, job in comparison.jobs.items():
+        if job.differences:
+            parts.append("\n".join(clean(f"{label} does not compare: {reason}") for reason in job.differences))
+    chosen = comparison.recommended
+    named = f"recommended for {', '.join(advice.languages)}: {chosen.name} ({chosen.label})" if chosen else ""
+    lines = [clean(named)] if named else []
+    lines += [clean(advice.evidence), *(clean(f"- {caveat}") for caveat in advice.caveats)]
+    lines += [
+        clean(f"- {label} was not considered: {reason}")
+        for label, reason in advice.left_out.items()
+        if not comparison.jobs[label].differences
+    ]
+    return "\n\n".join([*parts, "\n".join(lines)])
+
+
+def gate_text(outcome: Gate) -> str:
+    """A line for each language, then the reason."""
+    rows = [
+        (
+            "PASS" if entry.passed else "FAIL",
+            entry.language,
+            _times(entry.growth, 4),
+            f"{outcome.measure.replace('_', ' ')} {_figure(entry.dense)} -> {_figure(entry.pruned)}",
+        )
+        for entry in outcome.languages
+    ]
+    return f"{columns(rows, right=[2])}\n{'PASS' if outcome.passed else 'FAIL'}: {clean(outcome.reason)}"
+
+
+def _jobs_text(jobs: Sequence[ComparedJob]) -> str:
+    rows = [("", "NAME", "MIX", "WHAT WAS DONE", "PARAMETERS", "NOT ZERO", "SIZE", "PER TOKEN", "TIME")]
+    rows += [
+        (
+            job.label,
+            job.name,
+            _mix(job),
+            "; ".join(job.recipe) + ("" if job.has_checkpoint else "; no checkpoint"),
+            str(job.parameters),
+            str(job.nonzero_parameters),
+            size(job.size_bytes),
+            size(job.decoding_bytes),
+            "-" if job.seconds is None else duration(job.seconds),
+        )
+        for job in jobs
+    ]
+    return columns(rows, right=[4, 5, 6, 7, 8])
+
+
+def _growth_text(comparison: Comparison, languages: Sequence[str]) -> str:
+    rows = [("", *(f"{language}  " for language in languages))]
+    for label, job in comparison.jobs.items():
+        cells = []
+        for language in languages:
+            entry = job.languages.get(language)
+            if entry is None:
+                cells.append("-  ")
+                continue
+            marks = ("*" if label in comparison.best[language] else " ") + (" " if entry.in_mix else "~")
+            cells.append(_times(entry.growth, 3) + marks)
+        rows.append((label, *cells))
+    measured = "perplexity" if comparison.measure == "perplexity" else "bits per byte, against the best dense model"
+    told = f"growth of {measured}; * least of the language; ~ not in the job's mix"
+    return f"{columns(rows, right=list(range(1, len(languages) + 1)))}\n{told}"
+
+
+def _mix(job: ComparedJob) -> str:
+    if max(job.mix.values(), default=1) - min(job.mix.values(), default=1) < _EQUAL:
+        return ",".join(job.mix)
+    return ",".join(f"{language}={share:.2f}" for language, share in job.mix.items())
+
+
+def _times(growth: float, digits: int) -> str:
+    return f"×{growth:.2e}" if growth >= 1e6 else f"×{growth:.{digits}f}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2e}" if value >= 1e6 else f"{value:.4f}"

@@ -1,0 +1,427 @@
+"""Compares jobs by their reports: per language, by size and by time, and says which one to take for some languages.
+
+Only like is compared with like. Of one dense model, two jobs compare if they evaluated the same text: the same tokens,
+bytes and, but for rounding, dense perplexity. Of two dense models, whose tokens differ, they compare if the text was
+chosen in the same way; then nothing but bits per byte means the same for both, and what counts is how far a job is from
+the best dense model. Most jobs decide: those that compare with fewer of the others are shown, but are never the best.
+
+Nothing here reads files or the clock.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+from secateur._text import size
+from secateur_service.errors import NotReadyError
+from secateur_service.evaluation.comparison_parts import (
+    Axis,
+    ComparedColumn,
+    ComparedJob,
+    ComparedLanguage,
+    Comparison,
+    Contender,
+    Measure,
+    Recommendation,
+    Tradeoff,
+    TradeoffPoint,
+)
+from secateur_service.evaluation.html import recipe
+from secateur_service.evaluation.parts import EvaluationLanguage, ModelPart, OutputPart, Verdict
+from secateur_service.evaluation.report import Report
+
+MAX_JOBS = 50
+SAME_DENSE = 0.01
+"""By how large a share dense perplexities of the same text may differ, on other devices and in other types."""
+SHOWN_DIGITS = 3
+"""Digits of a growth that are shown; jobs that look the same there are told apart by size."""
+
+_NOT_TASKS = "Perplexity says what a model predicts, not what it can do: measure the tasks that you ship."
+_ONE_RUN = "Each job is one run on one sample of text: a small difference may be chance."
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a comparison needs of a job; much less than its report.
+
+    Attributes:
+        name: of the job, or of the folder with its result.
+        seconds: how long it took; None if that is not known.
+        settings: what the text of the evaluation depends on, by the name of the field.
+    """
+
+    name: str
+    seconds: float | None
+    model: ModelPart
+    output: OutputPart
+    recipe: tuple[str, ...]
+    mix: Mapping[str, float]
+    zeros: int
+    sparsity: float
+    evaluation: tuple[EvaluationLanguage, ...]
+    verdicts: tuple[Verdict, ...]
+    settings: Mapping[str, str]
+
+    @classmethod
+    def of(cls, name: str, report: Report, seconds: float | None = None) -> Self:
+        """Pick what is needed from a report."""
+        return cls(
+            name=name,
+            seconds=seconds,
+            model=report.model,
+            output=report.output,
+            recipe=tuple(recipe(report)),
+            mix={entry.language: entry.weight for entry in report.calibration if entry.weight > 0},
+            zeros=report.sparsity.zeros,
+            sparsity=report.sparsity.pruned_layers,
+            evaluation=report.evaluation,
+            verdicts=report.verdicts,
+            settings=_settings(report),
+        )
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a model to take."""
+        return all(verdict.kind != "LIMIT_EXCEEDED" for verdict in self.verdicts)
+
+
+def readable_report(name: str, content: Any) -> Report:
+    """A published report.json, which may be of a newer release and say more than this one knows.
+
+    Raises:
+        NotReadyError: it is of another release, and what is needed is not in it.
+    """
+    try:
+        return Report.model_validate(content, extra="ignore")
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise NotReadyError(
+            f"the report of {name} cannot be compared: it is of another release ({where}: {fault['msg']}); run the job "
+            "again with this one",
+            reason="REPORT_NOT_COMPARABLE",
+            metadata={"job": name},
+        ) from error
+
+
+def compare(
+    candidates: Sequence[Candidate], targets: Iterable[str] = (), max_growth: float | None = None
+) -> Comparison:
+    """Compare jobs.
+
+    Args:
+        candidates: The jobs, each once.
+        targets: Languages, in canonical form, that the recommended job has to serve; by default all that every
+            comparable job evaluated.
+        max_growth: What each of them may lose at most, as a ratio. The smallest job within it is recommended; without
+            it the one in which the worst language loses least.
+    """
+    differences = _differences(candidates)
+    comparable = [candidate for candidate, found in zip(candidates, differences, strict=True) if not found]
+    measure: Measure = "perplexity" if len({entry.model.digest for entry in comparable}) <= 1 else "bits_per_byte"
+    dense = _best_dense(comparable)
+    jobs = tuple(
+        _compared(label, candidate, found, measure, {} if found else dense)
+        for label, candidate, found in zip(labels(len(candidates)), candidates, differences, strict=True)
+    )
+    languages = list(dict.fromkeys(entry.language for job in jobs for entry in job.languages))
+    stated = tuple(dict.fromkeys(targets))
+    wanted = stated or _common(job for job in jobs if not job.differences)
+    return Comparison(
+        measure=measure,
+        columns=tuple(_column(language, jobs) for language in languages),
+        jobs=jobs,
+        tradeoffs=tuple(_tradeoffs(jobs, wanted)),
+        recommendation=_recommend(jobs, wanted, stated=bool(stated), max_growth=max_growth, measure=measure),
+    )
+
+
+def labels(count: int) -> list[str]:
+    """Short names: A, B, …, Z, AA, AB and so on."""
+    letters = string.ascii_uppercase
+    return [*letters, *(first + second for first in letters for second in letters)][:count]
+
+
+def growths(job: ComparedJob, languages: Iterable[str]) -> dict[str, float] | None:
+    """The growth of each of the languages; None if the job did not evaluate all of them."""
+    found = {entry.language: entry.growth for entry in job.languages}
+    wanted = list(languages)
+    return {language: found[language] for language in wanted} if wanted and found.keys() >= set(wanted) else None
+
+
+def times(growth: float) -> str:
+    """A growth as display text."""
+    if growth >= 1e6:
+        return f"×{growth:.2e}"
+    return f"×{growth:.{SHOWN_DIGITS}f}" if growth < 100 else f"×{growth:,.0f}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as a list in a sentence."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def _settings(report: Report) -> dict[str, str]:
+    calibration, evaluation = report.spec["calibration"], report.spec.get("evaluation") or {}
+    corpus = evaluation.get("corpus") or f"a part of {calibration.get('corpus')}"
+    return {
+        "evaluation.corpus": str(corpus),
+        "evaluation.text_field": str(evaluation.get("text_field")),
+        "evaluation.chat_template": str(evaluation.get("chat_template")).lower(),
+        "evaluation.tokens_per_language": str(evaluation.get("tokens_per_language")),
+        "calibration.seed": str(calibration.get("seed")),
+        "calibration.sequence_length": str(report.windows.tokens),
+        "calibration.document_separator": str(calibration.get("document_separator")),
+    }
+
+
+def _differences(candidates: Sequence[Candidate]) -> list[tuple[str, ...]]:
+    """For each job why it is left out; nothing for those that all compare with each other, as many as are found."""
+    against = [[_difference(one, other) for other in candidates] for one in candidates]
+    accepted: list[int] = []
+    found: list[tuple[str, ...]] = [()] * len(candidates)
+    for number in sorted(range(len(candidates)), key=lambda number: sum(map(bool, against[number]))):
+        found[number] = tuple(next((against[number][other] for other in accepted if against[number][other]), ()))
+        if not found[number]:
+            accepted.append(number)
+    return found
+
+
+def _difference(one: Candidate, reference: Candidate) -> list[str]:
+    """Why a job does not compare with another; nothing if it does."""
+    changed = [
+        f"{name} is {value}, and not {reference.settings[name]}"
+        for name, value in one.settings.items()
+        if value != reference.settings[name]
+    ]
+    theirs = {entry.language: entry for entry in reference.evaluation}
+    both = [(entry, theirs[entry.language]) for entry in one.evaluation if entry.language in theirs]
+    if one.model.digest != reference.model.digest or not both:
+        return changed
+    other = [entry.language for entry, their in both if not _same_text(entry, their)]
+    if not other:
+        return []
+    return changed or [f"the evaluation text of {listed(other)} is another, although it is named alike"]
+
+
+def _same_text(one: EvaluationLanguage, other: EvaluationLanguage) -> bool:
+    """Whether one dense model has seen the same text twice."""
+    counts = all(getattr(one, name) == getattr(other, name) for name in ("windows", "tokens", "bytes"))
+    return counts and math.isclose(one.dense_perplexity, other.dense_perplexity, rel_tol=SAME_DENSE)
+
+
+def _best_dense(candidates: Iterable[Candidate]) -> dict[str, float]:
+    """The fewest bits per byte that any dense model needs, by language."""
+    found: dict[str, float] = {}
+    for candidate in candidates:
+        for entry in candidate.evaluation:
+            bits = entry.dense_bits_per_byte
+            found[entry.language] = min(found.get(entry.language, bits), bits)
+    return found
+
+
+def _compared(
+    label: str, candidate: Candidate, differences: tuple[str, ...], measure: Measure, dense: Mapping[str, float]
+) -> ComparedJob:
+    verdicts: dict[str, tuple[str, ...]] = {}
+    for verdict in candidate.verdicts:
+        named = (verdict.language,) if verdict.language else ()
+        verdicts[verdict.kind] = tuple(dict.fromkeys(verdicts.get(verdict.kind, ()) + named))
+    return ComparedJob(
+        label=label,
+        name=candidate.name,
+        model=candidate.model.uri,
+        model_digest=candidate.model.digest,
+        recipe=candidate.recipe,
+        mix=dict(candidate.mix),
+        parameters=candidate.output.parameters,
+        dense_parameters=candidate.model.parameters,
+        nonzero_parameters=candidate.output.parameters - candidate.zeros,
+        size_bytes=candidate.output.size_bytes,
+        decoding_bytes=candidate.output.decoding_bytes,
+        sparsity=candidate.sparsity,
+        seconds=candidate.seconds,
+        has_checkpoint=candidate.has_checkpoint,
+        languages=tuple(_compared_language(entry, measure, dense) for entry in candidate.evaluation),
+        verdicts=verdicts,
+        differences=differences,
+    )
+
+
+def _compared_language(entry: EvaluationLanguage, measure: Measure, dense: Mapping[str, float]) -> ComparedLanguage:
+    best = dense.get(entry.language, entry.dense_bits_per_byte)
+    growth = entry.perplexity_ratio if measure == "perplexity" else entry.pruned_bits_per_byte / best
+    return ComparedLanguage(
+        language=entry.language,
+        in_mix=entry.in_mix,
+        growth=growth,
+        perplexity_ratio=entry.perplexity_ratio,
+        bits_per_byte_ratio=entry.pruned_bits_per_byte / entry.dense_bits_per_byte,
+        dense_bits_per_byte=entry.dense_bits_per_byte,
+        pruned_bits_per_byte=entry.pruned_bits_per_byte,
+    )
+
+
+def _common(jobs: Iterable[ComparedJob]) -> tuple[str, ...]:
+    """The languages that every job evaluated, in the first one's order."""
+    evaluated = [[entry.language for entry in job.languages] for job in jobs]
+    first = evaluated[0] if evaluated else []
+    return tuple(language for language in first if all(language in others for others in evaluated))
+
+
+def _column(language: str, jobs: Sequence[ComparedJob]) -> ComparedColumn:
+    found = {
+        job.label: growth[language] for job in jobs if not job.differences and (growth := growths(job, [language]))
+    }
+    least = min(found.values(), default=0.0)
+    best = tuple(label for label, growth in found.items() if growth == least) if len(found) > 1 else ()
+    return ComparedColumn(language=language, best=best)
+
+
+def _contender(job: ComparedJob, languages: Iterable[str]) -> Contender | None:
+    found = growths(job, languages)
+    if found is None:
+        return None
+    worst = max(found, key=lambda language: found[language])
+    return Contender(job=job.label, language=worst, growth=found[worst])
+
+
+def _tradeoffs(jobs: Sequence[ComparedJob], languages: Sequence[str]) -> Iterable[Tradeoff]:
+    axes: tuple[Axis, ...] = ("size_bytes", "nonzero_parameters", "seconds")
+    for axis in axes:
+        found = [
+            (job.label, float(amount), contender.growth)
+            for job in jobs
+            if not job.differences
+            and (contender := _contender(job, languages)) is not None
+            and (amount := getattr(job, axis)) is not None
+        ]
+        if len({amount for _, amount, _ in found}) < 2:
+            continue
+        yield Tradeoff(
+            axis=axis,
+            points=tuple(
+                TradeoffPoint(
+                    job=label,
+                    amount=amount,
+                    growth=growth,
+                    optimal=not any(
+                        other_amount <= amount
+                        and other_growth <= growth
+                        and (other_amount, other_growth) != (amount, growth)
+                        for _, other_amount, other_growth in found
+                    ),
+                )
+                for label, amount, growth in found
+            ),
+        )
+
+
+def _recommend(
+    jobs: Sequence[ComparedJob], languages: Sequence[str], *, stated: bool, max_growth: float | None, measure: Measure
+) -> Recommendation:
+    left_out, contenders = {}, []
+    for job in jobs:
+        contender = _contender(job, languages)
+        if job.differences:
+            left_out[job.label] = f"its figures do not compare: {'; '.join(job.differences)}"
+        elif not job.has_checkpoint:
+            left_out[job.label] = "it exceeded a limit of its specification and has no checkpoint"
+        elif contender is None and languages:
+            missing = [language for language in languages if growths(job, [language]) is None]
+            left_out[job.label] = f"it did not evaluate {listed(missing)}"
+        elif contender is not None:
+            contenders.append((job, contender))
+    within = [(job, contender) for job, contender in contenders if max_growth is None or contender.growth <= max_growth]
+
+    def order(entry: tuple[ComparedJob, Contender]) -> tuple[float, ...]:
+        job, contender = entry
+        size_, loss = (job.size_bytes, job.nonzero_parameters), (round(contender.growth, SHOWN_DIGITS),)
+        return (*loss, *size_) if max_growth is None else (*size_, *loss)
+
+    ranked = sorted(within, key=order)
+    chosen = ranked[0] if ranked else None
+    return Recommendation(
+        languages=tuple(languages),
+        stated=stated,
+        max_growth=max_growth,
+        chosen=chosen[1] if chosen else None,
+        runner_up=ranked[1][1] if len(ranked) > 1 else None,
+        evidence=_evidence(ranked, contenders, languages, max_growth, measure),
+        caveats=tuple(_caveats(chosen[0] if chosen else None, languages, measure)),
+        left_out=left_out,
+    )
+
+
+def _evidence(
+    ranked: Sequence[tuple[ComparedJob, Contender]],
+    contenders: Sequence[tuple[ComparedJob, Contender]],
+    languages: Sequence[str],
+    max_growth: float | None,
+    measure: Measure,
+) -> str:
+    if not languages:
+        return "There is no language that every job evaluated: name the languages that the model has to serve."
+    if not contenders:
+        return f"No job with a checkpoint and comparable figures evaluated {listed(languages)}."
+    figure = "perplexity grows" if measure == "perplexity" else "bits per byte grow"
+    if not ranked:
+        _, nearest = min(contenders, key=lambda entry: entry[1].growth)
+        return (
+            f"No job keeps {listed(languages)} within {times(max_growth or 0)}: the nearest, {nearest.job}, has "
+            f"{_worst(nearest)}."
+        )
+    job, best = ranked[0]
+    cost = f"where {figure} at most {_worst(best)}"
+    follows = f"; {ranked[1][1].job} follows with {_worst(ranked[1][1])}" if len(ranked) > 1 else ""
+    if max_growth is None and not follows:
+        return f"{best.job} is the only one with a checkpoint that evaluated {listed(languages)}, {cost}."
+    if max_growth is None:
+        least = listed(languages) if len(languages) == 1 else f"Of {listed(languages)}, the one that loses most"
+        return f"{least} loses least in {best.job}, {cost}{follows}."
+    within = f"{listed(languages)} within {times(max_growth or 0)}"
+    if not follows:
+        return f"{best.job} is the only one that keeps {within}: {_sizes(job)}, {cost}."
+    second = ranked[1][0]
+    if (job.size_bytes, job.nonzero_parameters) == (second.size_bytes, second.nonzero_parameters):
+        return f"{best.job} loses least of the smallest that keep {within}: {_sizes(job)}, {cost}{follows}."
+    rank = f"the smallest of {len(ranked)} that keep"
+    return f"{best.job} is {rank} {within}: {_sizes(job)}, {cost}{follows} and {_sizes(second)}."
+
+
+def _worst(contender: Contender) -> str:
+    return f"{times(contender.growth)} ({contender.language})"
+
+
+def _sizes(job: ComparedJob) -> str:
+    if job.nonzero_parameters == job.parameters:
+        return size(job.size_bytes)
+    return f"{size(job.size_bytes)} with {job.nonzero_parameters:,} weights that are not zero"
+
+
+def _caveats(job: ComparedJob | None, languages: Sequence[str], measure: Measure) -> Iterable[str]:
+    if job is None:
+        return
+    yield _NOT_TASKS
+    yield _ONE_RUN
+    if measure == "bits_per_byte":
+        yield (
+            "The jobs have different base models: each is measured in bits per byte against the dense model that "
+            "needs the fewest for the language."
+        )
+    outside = [entry.language for entry in job.languages if entry.language in languages and not entry.in_mix]
+    if outside:
+        yield f"{job.label} was not calibrated on {listed(outside)}: what it kept, it kept by accident."
+    for kind, told in (
+        ("SAMPLE_TOO_SMALL", "few tokens were scored, and the figures are rough"),
+        ("OTHER_LANGUAGE", "some of its text seems to be in another language"),
+    ):
+        named = [language for language in job.verdicts.get(kind, ()) if language in languages]
+        if named:
+            yield f"{listed(named)}: {told}."

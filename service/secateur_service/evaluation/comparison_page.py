@@ -1,0 +1,105 @@
+"""A comparison as a page: one file without scripts or external resources, readable on phones, on paper and in the dark.
+
+Everything that comes from a report is escaped by the template, and wrapped in a bidirectional isolate.
+"""
+
+from __future__ import annotations
+
+import math
+
+from markupsafe import Markup
+
+from secateur._text import duration, size
+from secateur_service.evaluation.charts import Point, scatter
+from secateur_service.evaluation.comparison import listed, times
+from secateur_service.evaluation.comparison_parts import Axis, ComparedJob, ComparedLanguage, Comparison, Tradeoff
+from secateur_service.evaluation.html import GRAVITY, environment, model_name
+
+EQUAL = 0.005
+FULL_GROWTH = 2.0
+"""The growth from which a cell's colour is as strong as can be."""
+
+_AXES: dict[Axis, tuple[str, str, str]] = {
+    "size_bytes": (
+        "Against the size of the checkpoint",
+        "bytes of all tensors",
+        "Zeros take as much room as any other weight.",
+    ),
+    "nonzero_parameters": (
+        "Against the weights that are left",
+        "parameters that are not zero",
+        "What counts where zeros are made use of: in sparse kernels, or in compression.",
+    ),
+    "seconds": ("Against the time that the job took", "time", "From its first start to its end."),
+}
+_MEASURES = {
+    "perplexity": "pruned divided by dense perplexity: ×1 means that nothing was lost",
+    "bits_per_byte": "bits per byte divided by the fewest that any of the dense models needs for the language, since "
+    "perplexity does not compare between base models",
+}
+
+
+def render_comparison(comparison: Comparison) -> bytes:
+    """Render the page."""
+    advice = comparison.recommendation
+    by_label = {job.label: job for job in comparison.jobs}
+    page = environment().get_template("comparison.html.j2").render(
+        comparison=comparison,
+        advice=advice,
+        chosen=by_label[advice.chosen.job] if advice.chosen else None,
+        measure=_MEASURES[comparison.measure],
+        models=[model_name(uri) for uri in dict.fromkeys(job.model for job in comparison.jobs)],
+        titles={job.label: title(job) for job in comparison.jobs},
+        cells={job.label: {entry.language: entry for entry in job.languages} for job in comparison.jobs},
+        best={column.language: set(column.best) for column in comparison.columns},
+        apart=[job for job in comparison.jobs if job.differences],
+        plots=[(*_AXES[tradeoff.axis], plot(tradeoff)) for tradeoff in comparison.tradeoffs],
+        any_verdicts=any(job.verdicts for job in comparison.jobs),
+        gravity=GRAVITY,
+        depth=depth,
+        mix_parts=mix_parts,
+        duration=duration,
+        size=size,
+        times=times,
+        listed=listed,
+    )  # fmt: skip
+    return page.encode()
+
+
+def title(job: ComparedJob) -> str:
+    """What a job did, and for whom, in a line."""
+    return f"{'; '.join(job.recipe)}; for {', '.join(mix_parts(job))}"
+
+
+def mix_parts(job: ComparedJob) -> list[str]:
+    """The calibration languages, with their shares unless these are equal."""
+    if max(job.mix.values(), default=1) - min(job.mix.values(), default=1) < EQUAL:
+        return list(job.mix)
+    return [f"{language} {share:.0%}" for language, share in job.mix.items()]
+
+
+def depth(entry: ComparedLanguage) -> float:
+    """How strong a cell's colour is: from 0 where nothing was lost to 1, by the logarithm of the growth."""
+    return min(max(math.log(max(entry.growth, 1.0)) / math.log(FULL_GROWTH), 0.0), 1.0)
+
+
+def plot(tradeoff: Tradeoff) -> Markup:
+    """What the jobs lost against what they take."""
+    heading, label, _ = _AXES[tradeoff.axis]
+    show = {"size_bytes": size, "nonzero_parameters": _count, "seconds": duration}[tradeoff.axis]
+    return scatter(
+        [Point(point.job, point.amount, point.growth, point.optimal) for point in tradeoff.points],
+        title=f"Growth in the worst language. {heading}",
+        x_label=label,
+        y_label="growth, worst language",
+        show_x=show,
+        show_y=lambda growth: f"×{growth:.4g}",
+    )
+
+
+def _count(number: float) -> str:
+    for unit in ("", "k", "M"):
+        if number < 1000:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g}B"
