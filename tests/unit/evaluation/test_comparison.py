@@ -1,0 +1,230 @@
+"""Jobs side by side: what compares with what, what is best, and which one to take."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur_service.errors import NotReadyError
+from secateur_service.evaluation.comparison import Candidate, compare, labels, readable_report
+from secateur_service.evaluation.parts import ModelPart, OutputPart, Verdict
+from support.reports import evaluation, make_report
+
+GERMAN, ENGLISH = {"de": 1.0}, {"en": 1.0}
+
+
+def smaller(parameters, size_bytes):
+    return OutputPart(parameters=parameters, blocks=2, size_bytes=size_bytes, decoding_bytes=size_bytes, cache_bytes=64)
+
+
+def job(name, ratios, *, seconds=None, **changes):
+    return Candidate.of(name, make_report(ratios=ratios, **changes), seconds)
+
+
+def other_model(digest="cd" * 32):
+    return ModelPart(
+        uri="file:///models/other",
+        digest=digest,
+        model_type="llama",
+        parameters=4000,
+        blocks=2,
+        size_bytes=8000,
+        decoding_bytes=6000,
+        cache_bytes=64,
+        dtype="bfloat16",
+    )
+
+
+def with_settings(report, **evaluation_settings):
+    return report.model_copy(update={"spec": {**report.spec, "evaluation": evaluation_settings}})
+
+
+def best(comparison):
+    return {column.language: column.best for column in comparison.columns}
+
+
+def test_the_best_of_every_column_is_the_job_that_calibrated_on_it():
+    found = compare([job("one", {"de": 1.1, "en": 1.4}, mix=GERMAN), job("two", {"de": 1.5, "en": 1.2}, mix=ENGLISH)])
+    assert best(found) == {"de": ("A",), "en": ("B",)}
+    assert [entry.in_mix for entry in found.jobs[0].languages] == [True, False]
+    assert found.measure == "perplexity"
+    assert found.jobs[0].languages[1].growth == pytest.approx(1.4)
+
+
+def test_without_a_limit_the_job_is_taken_whose_worst_target_language_loses_least():
+    jobs = [job("one", {"de": 1.05, "en": 1.30, "uk": 1.0}), job("two", {"de": 1.20, "en": 1.10, "uk": 9.0})]
+    both = compare(jobs, ["de", "en"]).recommendation
+    assert (both.chosen.job, both.chosen.language, both.runner_up.job) == ("B", "de", "A")
+    assert both.evidence == (
+        "Of de and en, the one that loses most loses least in B, where perplexity grows at most ×1.200 (de); A follows "
+        "with ×1.300 (en)."
+    )
+    assert compare(jobs, ["de"]).recommendation.chosen.job == "A"
+    everything = compare(jobs).recommendation
+    assert (everything.languages, everything.stated, everything.chosen.job) == (("de", "en", "uk"), False, "A")
+
+
+def test_of_jobs_that_look_alike_the_smaller_is_taken():
+    jobs = [job("one", {"de": 1.1000}), job("two", {"de": 1.1001}, output=smaller(3000, 6000))]
+    assert compare(jobs, ["de"]).recommendation.chosen.job == "B"
+
+
+def test_within_a_limit_the_smallest_is_taken_although_another_loses_less():
+    jobs = [
+        job("one", {"de": 1.01}),
+        job("two", {"de": 1.04}, output=smaller(3000, 6000)),
+        job("three", {"de": 1.20}, output=smaller(2000, 4000)),
+    ]
+    found = compare(jobs, ["de"], max_growth=1.05).recommendation
+    assert (found.chosen.job, found.runner_up.job) == ("B", "A")
+    assert "B is the smallest of 2 that keep de within ×1.050: 6.0 kB" in found.evidence
+    assert compare(jobs, ["de"]).recommendation.chosen.job == "A"
+
+
+def test_the_nearest_is_named_where_no_job_is_within_the_limit():
+    found = compare([job("one", {"de": 1.3}), job("two", {"de": 1.2})], ["de"], max_growth=1.05).recommendation
+    assert found.chosen is found.runner_up is None
+    assert found.evidence == "No job keeps de within ×1.050: the nearest, B, has ×1.200 (de)."
+    assert found.caveats == ()
+
+
+def test_a_job_that_did_not_evaluate_a_target_or_has_no_checkpoint_is_not_taken():
+    exceeded = make_report(ratios={"de": 1.0, "uk": 1.0})
+    verdict = Verdict(kind="LIMIT_EXCEEDED", language="de", message="too much")
+    exceeded = exceeded.model_copy(update={"verdicts": (*exceeded.verdicts, verdict)})
+    jobs = [
+        job("one", {"de": 1.01}),
+        job("two", {"de": 1.2, "uk": 1.2}),
+        Candidate.of("three", exceeded),
+    ]
+    found = compare(jobs, ["de", "uk"])
+    assert found.recommendation.chosen.job == "B"
+    assert found.recommendation.left_out == {
+        "A": "it did not evaluate uk",
+        "C": "it exceeded a limit of its specification and has no checkpoint",
+    }
+    assert "B is the only one with a checkpoint that evaluated de and uk" in found.recommendation.evidence
+    assert not found.jobs[2].has_checkpoint
+
+
+def test_jobs_without_a_language_in_common_leave_the_choice_to_the_caller():
+    found = compare([job("one", {"de": 1.1}), job("two", {"en": 1.1})])
+    assert found.recommendation.chosen is None
+    assert found.recommendation.evidence.startswith("There is no language that every job evaluated")
+    assert best(found) == {"de": (), "en": ()}
+
+
+def test_figures_of_other_text_are_shown_but_never_best():
+    ours = with_settings(make_report(ratios={"de": 1.3}), tokens_per_language=5000)
+    longer = make_report(ratios={"de": 1.0}, tokens=9000)
+    longer = with_settings(longer, tokens_per_language=9000)
+    jobs = [Candidate.of("one", ours), Candidate.of("two", longer), Candidate.of("three", ours)]
+    found = compare(jobs, ["de"])
+    assert found.jobs[1].differences == ("evaluation.tokens_per_language is 9000, and not 5000",)
+    assert found.jobs[0].differences == found.jobs[2].differences == ()
+    assert "B" not in best(found)["de"]
+    assert found.recommendation.left_out["B"].startswith("its figures do not compare: evaluation.tokens_per_language")
+    assert "B" not in {point.job for tradeoff in found.tradeoffs for point in tradeoff.points}
+
+
+def test_text_that_changed_behind_one_name_is_noticed_by_the_dense_model():
+    changed = make_report(evaluation=[evaluation("de", 1.0, dense=9.0)])
+    found = compare([job("one", {"de": 1.3}), job("two", {"de": 1.2}), Candidate.of("three", changed)])
+    assert found.jobs[2].differences == ("the evaluation text of de is another, although it is named alike",)
+
+
+def test_the_same_text_compares_wherever_it_was_measured_and_lay():
+    device = with_settings(make_report(evaluation=[evaluation("de", 1.2, dense=8.01)]), corpus="file:///elsewhere")
+    found = compare([job("one", {"de": 1.3}), Candidate.of("two", device)])
+    assert [entry.differences for entry in found.jobs] == [(), ()]
+
+
+def test_two_jobs_that_agree_with_a_third_but_not_with_each_other_are_not_put_together():
+    first = make_report(evaluation=[evaluation("de", 1.2), evaluation("uk", 1.2, dense=8.0)])
+    second = make_report(evaluation=[evaluation("de", 1.2), evaluation("uk", 1.1, dense=20.0)])
+    found = compare([Candidate.of("one", first), Candidate.of("two", second), job("three", {"de": 1.3})])
+    assert sum(bool(entry.differences) for entry in found.jobs) == 1
+    assert best(found)["uk"] == ()
+
+
+def test_base_models_compare_by_bits_per_byte_against_the_best_of_them():
+    weak = make_report(model=other_model(), evaluation=[evaluation("de", 1.0, dense=16.0)])
+    strong = make_report(evaluation=[evaluation("de", 1.5, dense=8.0)])
+    found = compare([Candidate.of("one", weak), Candidate.of("two", strong)], ["de"])
+    assert found.measure == "bits_per_byte"
+    ratio = math.log(16) / math.log(8)
+    assert found.jobs[0].languages[0].growth == pytest.approx(ratio)
+    assert found.jobs[0].languages[0].bits_per_byte_ratio == pytest.approx(1.0)
+    assert found.jobs[1].languages[0].growth == pytest.approx(math.log(12) / math.log(8))
+    assert found.recommendation.chosen.job == "B"
+    assert any("different base models" in caveat for caveat in found.recommendation.caveats)
+
+
+def test_what_a_recommendation_does_not_show_is_said():
+    found = compare([job("one", {"de": 1.1, "uk": 1.1}, mix=GERMAN, tokens=100)], ["uk"]).recommendation
+    assert any("measure the tasks" in caveat for caveat in found.caveats)
+    assert "A was not calibrated on uk: what it kept, it kept by accident." in found.caveats
+    assert "uk: few tokens were scored, and the figures are rough." in found.caveats
+
+
+def test_size_is_left_out_where_all_are_as_large():
+    found = compare([job("one", {"de": 1.1}, seconds=10), job("two", {"de": 1.2}, seconds=5)])
+    (tradeoff,) = found.tradeoffs
+    assert tradeoff.axis == "seconds"
+    assert [(point.job, point.optimal) for point in tradeoff.points] == [("A", True), ("B", True)]
+    assert compare([job("one", {"de": 1.1}), job("two", {"de": 1.2})]).tradeoffs == ()
+
+
+def test_a_report_of_a_newer_release_is_read_and_one_that_lacks_figures_is_refused_by_name():
+    content = json.loads(make_report().to_bytes())
+    newer = {**content, "tasks": [], "evaluation": [{**entry, "new": 1} for entry in content["evaluation"]]}
+    assert readable_report("pruneJobs/x", newer) == make_report()
+    for broken in ({**content, "schema_version": "1"}, {"schema_version": "2"}, [], None):
+        with pytest.raises(NotReadyError, match="the report of pruneJobs/x cannot be compared") as caught:
+            readable_report("pruneJobs/x", broken)
+        assert caught.value.reason == "REPORT_NOT_COMPARABLE"
+
+
+def test_every_job_has_a_letter_of_its_own():
+    assert labels(3) == ["A", "B", "C"]
+    assert len(set(labels(50))) == 50
+
+
+GROWTHS = st.lists(
+    st.tuples(
+        st.floats(0.9, 3.0), st.floats(0.9, 3.0), st.integers(1, 5).map(lambda blocks: blocks * 1000), st.floats(1, 9)
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(GROWTHS, st.none() | st.floats(0.9, 3.0))
+def test_the_recommendation_and_the_front_are_those_of_an_exhaustive_search(rows, max_growth):
+    jobs = [
+        job(str(number), {"de": de, "uk": uk}, output=smaller(size, 2 * size), blocks=(), seconds=seconds)
+        for number, (de, uk, size, seconds) in enumerate(rows)
+    ]
+    found = compare(jobs, ["de", "uk"], max_growth)
+    worst = [max(entry.growth for entry in compared.languages) for compared in found.jobs]
+    sizes = [compared.size_bytes for compared in found.jobs]
+    chosen = found.recommendation.chosen
+    within = [number for number, growth in enumerate(worst) if max_growth is None or growth <= max_growth]
+    assert (chosen is None) == (not within)
+    if chosen is not None:
+        number = labels(len(jobs)).index(chosen.job)
+        assert number in within
+        if max_growth is None:
+            assert round(worst[number], 3) == min(round(worst[other], 3) for other in within)
+        else:
+            assert sizes[number] == min(sizes[other] for other in within)
+    for tradeoff in found.tradeoffs:
+        for point in tradeoff.points:
+            beaten = any(
+                (other.amount <= point.amount and other.growth < point.growth)
+                or (other.amount < point.amount and other.growth <= point.growth)
+                for other in tradeoff.points
+            )
+            assert point.optimal == (not beaten)

@@ -1,0 +1,79 @@
+"""The page that compares jobs: whole by itself, safe, and readable without colours."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from secateur_service.evaluation.charts import Point, scatter
+from secateur_service.evaluation.comparison import Candidate, compare
+from secateur_service.evaluation.comparison_page import render_comparison
+from support.pages import Page, loads_nothing
+from support.reports import make_report
+
+HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&lt;{{ 7*7 }}\u202e"
+
+
+def comparison(names=("one", "two"), **changes):
+    jobs = [
+        Candidate.of(names[0], make_report(ratios={"de": 1.1, "en": 1.4}, mix={"de": 1.0}, **changes), 60.0),
+        Candidate.of(names[1], make_report(ratios={"de": 1.5, "en": 1.2}, mix={"en": 1.0}, **changes), 4000.0),
+    ]
+    return compare(jobs, ["de"])
+
+
+def text_of(content):
+    return " ".join(" ".join(Page(content).text).split())
+
+
+def test_the_page_is_well_formed_and_loads_nothing_from_outside():
+    content = render_comparison(comparison())
+    loads_nothing(Page(content))
+    style = re.search(r"<style>(.*?)</style>", content.decode(), re.DOTALL)[1]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_the_page_says_what_to_take_and_marks_the_best_by_more_than_colour():
+    content = render_comparison(comparison())
+    text = text_of(content)
+    assert "Recommended for de" in text
+    assert "de loses least in A, where perplexity grows at most ×1.100 (de); B follows with ×1.500 (de)." in text
+    assert "measure the tasks that you ship" in text
+    cells = re.findall(r'<td class="cell([^"]*)"[^>]*><span class="growth">([^<]*)</span>', content.decode())
+    assert cells == [(" best", "×1.100"), (" outside", "×1.400"), (" outside", "×1.500"), (" best", "×1.200")]
+    assert "★" in content.decode()
+
+
+def test_a_comparison_without_a_choice_says_so():
+    jobs = [Candidate.of("one", make_report(ratios={"de": 1.1})), Candidate.of("two", make_report(ratios={"en": 1.1}))]
+    assert "No recommendation" in text_of(render_comparison(compare(jobs)))
+    assert "No job will do." in text_of(render_comparison(compare(jobs, ["de"], max_growth=1.0)))
+
+
+def test_what_does_not_compare_is_told_apart_with_the_reason():
+    jobs = [Candidate.of(str(n), make_report(ratios={"de": 1.1}, tokens=tokens)) for n, tokens in enumerate((5, 5, 9))]
+    content = render_comparison(compare(jobs))
+    assert content.count(b'<tr class="apart">') == 1
+    assert "the evaluation text of de is another, although it is named alike" in text_of(content)
+
+
+def test_names_of_jobs_models_and_languages_cannot_inject_markup():
+    report = make_report(uri=f"file:///{HOSTILE}", ratios={HOSTILE: 1.5}, mix={HOSTILE: 1.0})
+    page = Page(render_comparison(compare([Candidate.of(HOSTILE, report, 1.0), Candidate.of("b", report, 2.0)])))
+    loads_nothing(page)
+    assert not any("\u202e" in text for text in page.text)
+    assert any("alert" in text for text in page.text)
+
+
+@pytest.mark.parametrize("values", [[1.0, 1.0], [1.0, 1.02], [1.1, 900.0], [0.99, 1.5, 1e9], [5.0]])
+def test_a_scatter_plot_keeps_every_point_on_the_paper(values):
+    points = [Point(chr(65 + n), 10.0**n, value, marked=n == 0) for n, value in enumerate(values)]
+    drawn = scatter(points, title="t", x_label="x", y_label="y", show_x=str, show_y=str)
+    root = ET.fromstring(drawn)
+    _, _, width, height = map(float, root.get("viewBox").split())
+    discs = [element for element in root if element.tag.endswith("circle")]
+    assert len(discs) == len(points)
+    for disc in discs:
+        assert 9 <= float(disc.get("cx")) <= width - 9
+        assert 9 <= float(disc.get("cy")) <= height - 9
