@@ -10,9 +10,11 @@ from typer.main import get_command
 from secateur._options import OPTIONS, SpecOptions
 from secateur._spec import parse_yaml, spec_message
 from secateur.cli._app import app
+from secateur.cli._exit import ExitCode
 from secateur.cli._job_options import SPELLED_OTHERWISE
 from secateur_service.api.conversion import spec_to_dict
 from secateur_service.calibration.mixing import DEFAULT_TEMPERATURE, POLICIES
+from secateur_service.commands.main import app as service_app
 from secateur_service.jobs.states import TRANSITIONS
 from secateur_service.metrics.registry import Metrics
 from secateur_service.models.architectures import ARCHITECTURES
@@ -36,6 +38,7 @@ from secateur_service.spec.validation_errors import model_in
 ROOT = Path(__file__).parents[2]
 JOBS = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")
 SPECIFICATION = (ROOT / "docs" / "specification.md").read_text(encoding="utf-8")
+COMPARING = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -114,6 +117,26 @@ def test_the_example_of_a_specification_is_one():
     example = SPECIFICATION.split("```yaml\n")[1].split("```")[0]
     spec = parse_spec(spec_to_dict(spec_message(parse_yaml(example.encode(), "the example"))))
     assert spec.pruning.override_of("model.layers.3.mlp.down_proj.weight").sparsity == 0.6
+
+
+def test_the_documented_exit_codes_are_those_of_the_command():
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \| ", COMPARING, re.MULTILINE)}
+    assert documented == {int(code) for code in ExitCode} - {ExitCode.OUTPUT_LOST}
+
+
+def test_the_readme_lists_the_commands_that_there_are():
+    (listed,) = re.findall(r"`([a-z ]*\bsubmit\b[a-z ]*)`\)? and exit codes", README)
+    assert set(listed.split()) == set(get_command(app).commands)
+
+
+def test_every_command_that_compares_or_gates_is_one_with_the_flags_that_are_shown():
+    known = {"secateur": get_command(app).commands, "secateur-service": get_command(service_app).commands}
+    shown = re.findall(r"^(?: {4}|job=\$\()?(secateur(?:-service)?) ([a-z]+)([^\n`]*)", COMPARING, re.MULTILINE)
+    shown += re.findall(r"`(secateur(?:-service)?) ([a-z]+)([^\n`]*)`", COMPARING)
+    assert {name for _, name, _ in shown} == {"compare", "gate", "submit", "watch", "download", "run"}
+    for program, name, rest in shown:
+        flags = {flag for parameter in known[program][name].params for flag in parameter.opts}
+        assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest)) <= flags, (name, rest)
 
 
 def test_what_happens_to_each_file_of_a_model_is_documented():

@@ -13,6 +13,7 @@ import pytest
 from secateur_service.calibration.presets import presets
 from secateur_service.jobs.job import EventKind, Failure
 from support.models import save_corpora, save_model
+from support.reports import make_report
 from support.service import FILES, REPORT, Service
 from support.waiting import HANG_SECONDS
 
@@ -80,7 +81,8 @@ def cancelled(service):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "submit", "watch", "logs", "list", "get", "report", "cancel", "download", "info"]
+    "command",
+    ["", "submit", "watch", "logs", "list", "get", "report", "compare", "gate", "cancel", "download", "info"],
 )
 def test_help_has_the_exit_codes_and_the_common_options(secateur, command):
     done = secateur(*filter(None, [command]), "--help")
@@ -204,6 +206,12 @@ def test_the_corpora_of_the_service_are_listed_in_short_and_one_of_them_with_all
         (["submit", "--model", "file:///m", "--label", "novalue"], 2, "KEY=VALUE"),
         (["submit", "--model", "file:///m", "--label", "a=1", "--label", "a=2"], 2, "a is given twice"),
         (["submit", "/nowhere/spec.yaml"], 3, "cannot read"),
+        (["compare"], 2, "JOB"),
+        (["compare", "nope"], 4, "nope"),
+        (["compare", "a", "a"], 2, "names[1]"),
+        (["compare", "a", "-l", "not a tag", "--max-growth", "0.05"], 2, "1.05 permits"),
+        (["gate", "nope"], 2, "--max-growth"),
+        (["gate", "nope", "--max-growth", "1.05"], 4, "nope"),
         (["submit", "--samples", "few"], 2, "--samples"),
         (["frobnicate"], 2, "frobnicate"),
         (["list", "--state", "SLEEPING"], 2, "SLEEPING"),
@@ -339,6 +347,67 @@ def test_a_report_that_is_not_there_yet_is_refused_with_the_state(secateur, serv
         done = secateur(*arguments)
         assert done.returncode == 7
         assert "RUNNING" in done.stderr
+
+
+def evaluated(service, **changes):
+    """A job with a whole report."""
+    job_id = service.running_job()
+    service.publish(job_id, {**FILES, "report/report.json": make_report(**changes).to_bytes()})
+    return job_id
+
+
+def test_jobs_are_compared_and_the_page_is_written(secateur, service, tmp_path):
+    jobs = [evaluated(service, ratios={"de": ratio}, mix={"de": 1.0}) for ratio in (1.3, 1.1)]
+    page = tmp_path / "page.html"
+    done = secateur("compare", *jobs, "--html", str(page))
+    assert done.returncode == 0, done.stderr
+    assert f"recommended for de: pruneJobs/{jobs[1]} (B)" in done.stdout
+    assert str(page) in done.stderr
+    assert "loses least in B" in page.read_text(encoding="utf-8")
+    found = json.loads(secateur("compare", *jobs, "--max-growth", "1.2", "-o", "json").stdout)
+    assert found["recommendation"]["chosen"]["job"] == "B"
+    assert secateur("compare", *jobs, "--html", "/nowhere/page.html").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "last"),
+    [
+        (["--max-growth", "1.1"], 0, "PASS: perplexity grew at most ×1.0600 (en), within ×1.1"),
+        (["--max-growth", "1.055"], 10, "FAIL: perplexity grew more than ×1.055: en ×1.0600"),
+        (["--max-growth", "1.055", "-l", "de", "-l", "uk"], 0, "PASS: perplexity grew at most ×1.0500 (de)"),
+        (["--max-growth", "1.1", "-l", "es"], 10, "FAIL: perplexity grew more than ×1.1: es ×1.5000"),
+    ],
+)
+def test_the_gate_prints_a_line_for_each_language_and_ends_with_its_code(secateur, service, arguments, code, last):
+    done = secateur("gate", evaluated(service), *arguments)
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (code, "")
+    assert lines[-1].startswith(last)
+    assert all(line.startswith(("PASS  ", "FAIL  ")) for line in lines[:-1])
+
+
+def test_the_gate_names_what_was_evaluated_where_a_language_was_not(secateur, service):
+    done = secateur("gate", evaluated(service), "--max-growth", "1.1", "-l", "fr")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "fr was not evaluated; the report has de, en, es, uk" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "told"),
+    [
+        (Service.running_job, 7, "is RUNNING and has no result yet; give --wait"),
+        (failed, 1, "a NaN in layer 3"),
+        (cancelled, 6, "cancelled"),
+    ],
+)
+def test_a_job_without_a_result_ends_gate_and_comparison_with_the_reason(secateur, service, make, code, told):
+    job_id = make(service)
+    done = secateur("gate", job_id, "--max-growth", "1.1")
+    assert (done.returncode, done.stdout) == (code, "")
+    assert told in done.stderr
+    compared = secateur("compare", evaluated(service), job_id)
+    assert compared.returncode == 7
+    assert job_id in compared.stderr
 
 
 def test_cancelling_is_harmless_when_repeated(secateur, service):

@@ -17,6 +17,7 @@ from secateur.cli._render import plan_text
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur.v1 import prune_service_pb2_grpc as service_grpc
 from secateur_service.jobs.job import Failure
+from support.reports import make_report
 from support.service import FILES, REPORT, Service
 from support.waiting import HANG_SECONDS, until, until_async
 
@@ -344,6 +345,43 @@ async def test_the_asynchronous_client_does_the_same(own, tmp_path):
         await job.download(tmp_path / "out")
         digest = hashlib.sha256((tmp_path / "out/report/report.json").read_bytes()).hexdigest()
         assert digest == {item.path: item.sha256 for item in await job.artifacts()}["report/report.json"]
+
+
+def evaluated(service, **changes):
+    """A job with a whole report."""
+    job_id = service.running_job()
+    service.publish(job_id, {**FILES, "report/report.json": make_report(**changes).to_bytes()})
+    return job_id
+
+
+async def test_jobs_are_compared_and_gated_alike_by_both_clients(service, client):
+    jobs = [evaluated(service, ratios={"de": ratio}, mix={"de": 1.0}) for ratio in (1.3, 1.1)]
+    found = client.compare(jobs, target_languages=["de"], max_growth=1.2, html=True)
+    assert found.recommended.name == f"pruneJobs/{jobs[1]}"
+    assert found.jobs["A"].languages["de"].growth == pytest.approx(1.3)
+    assert found.html.startswith("<!doctype html>")
+    assert client.job(jobs[1]).gate(1.2).passed
+    async with secateur.AsyncClient(service.endpoint) as other:
+        assert await other.compare(jobs, target_languages=["de"], max_growth=1.2, html=True) == found
+        refused = await other.job(jobs[0]).gate(1.2, languages=["de"])
+    assert (refused.passed, refused.languages[0].passed) == (False, False)
+    assert refused == client.job(jobs[0]).gate(1.2)
+
+
+def test_what_cannot_be_compared_or_gated_is_an_error_with_a_reason(service, client):
+    whole, running = evaluated(service), service.running_job()
+    old = service.running_job()
+    service.publish(old, FILES)
+    with pytest.raises(secateur.NotReadyError, match=running):
+        client.compare([whole, running])
+    with pytest.raises(secateur.NotReadyError):
+        client.job(running).gate(1.1)
+    with pytest.raises(secateur.PreconditionError, match=old) as caught:
+        client.compare([whole, old])
+    assert caught.value.reason == "REPORT_NOT_COMPARABLE"
+    with pytest.raises(secateur.InvalidRequestError) as refused:
+        client.compare([whole, whole], target_languages=["?"])
+    assert [violation.field for violation in refused.value.violations] == ["names[1]", "target_languages[0]"]
 
 
 async def test_cancelling_a_task_ends_its_watch_and_closing_ends_the_others(service):
