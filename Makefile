@@ -47,8 +47,9 @@ format: setup  ## let the formatter have its way
 proto: setup  ## generate the stubs in client/secateur/v1
 	$(BIN)/python scripts/generate_stubs.py
 
-schema: setup  ## generate docs/report.schema.json
+schema: setup  ## generate docs/report.schema.json and docs/comparison.schema.json
 	$(BIN)/python -m secateur_service.evaluation.report > docs/report.schema.json
+	$(BIN)/python -m secateur_service.evaluation.comparison_parts > docs/comparison.schema.json
 
 clean:  ## remove what can be made again
 	rm -rf $(VENV) demo-data build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

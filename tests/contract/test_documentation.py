@@ -125,7 +125,7 @@ def test_the_documented_exit_codes_are_those_of_the_command():
 
 
 def test_the_readme_lists_the_commands_that_there_are():
-    (listed,) = re.findall(r"`([a-z ]*\bsubmit\b[a-z ]*)`\)? and exit codes", README)
+    (listed,) = re.findall(r"`([a-z ]*\bsubmit\b[a-z ]*)`\)? and\nexit codes", README)
     assert set(listed.split()) == set(get_command(app).commands)
 
 

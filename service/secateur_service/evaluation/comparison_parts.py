@@ -1,7 +1,13 @@
-"""The parts of a comparison of jobs: each figure once, with its meaning."""
+"""The parts of a comparison of jobs: each figure once, with its meaning.
+
+The published schema is generated from them:
+
+python -m secateur_service.evaluation.comparison_parts > docs/comparison.schema.json
+"""
 
 from __future__ import annotations
 
+import json
 from typing import Literal
 
 from pydantic import Field
@@ -113,3 +119,16 @@ class Comparison(Part):
     jobs: tuple[ComparedJob, ...]
     tradeoffs: tuple[Tradeoff, ...]
     recommendation: Recommendation
+
+
+def schema_bytes() -> bytes:
+    """The JSON Schema of a comparison (draft 2020-12), as published in docs/comparison.schema.json."""
+    schema = Comparison.model_json_schema(mode="serialization")
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Secateur comparison"}
+    return (json.dumps(whole, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.buffer.write(schema_bytes())

@@ -2,17 +2,23 @@
 
 import json
 import math
+from pathlib import Path
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur_service.errors import NotReadyError
 from secateur_service.evaluation.comparison import Candidate, compare, labels, readable_report
+from secateur_service.evaluation.comparison_parts import schema_bytes
 from secateur_service.evaluation.parts import ModelPart, OutputPart, Verdict
 from support.reports import evaluation, make_report
 
 GERMAN, ENGLISH = {"de": 1.0}, {"en": 1.0}
+
+
+SCHEMA = Path(__file__).parents[3] / "docs" / "comparison.schema.json"
 
 
 def smaller(parameters, size_bytes):
@@ -190,6 +196,13 @@ def test_a_report_of_a_newer_release_is_read_and_one_that_lacks_figures_is_refus
 def test_every_job_has_a_letter_of_its_own():
     assert labels(3) == ["A", "B", "C"]
     assert len(set(labels(50))) == 50
+
+
+def test_the_published_schema_is_that_of_the_code_and_describes_a_comparison():
+    message = "run: python -m secateur_service.evaluation.comparison_parts > docs/comparison.schema.json"
+    assert SCHEMA.read_bytes() == schema_bytes(), message
+    found = compare([job("one", {"de": 1.1}), job("two", {"de": 1.2}, seconds=3)], max_growth=1.15)
+    jsonschema.validate(found.model_dump(mode="json"), json.loads(schema_bytes()))
 
 
 GROWTHS = st.lists(
