@@ -26,6 +26,7 @@ from secateur._comparison import (
     ComparedLanguage,
     Comparison,
     Contender,
+    Overlap,
     Recommendation,
     TradeoffPoint,
 )
@@ -117,6 +118,7 @@ __all__ = [
     "LogEvent",
     "NotFoundError",
     "NotReadyError",
+    "Overlap",
     "OverloadedError",
     "PermissionDeniedError",
     "Plan",

@@ -91,6 +91,23 @@ class TradeoffPoint:
 
 
 @dataclass(frozen=True)
+class Overlap:
+    """How far two jobs on one model removed the same weights, on samples of their masks; the mean over the layers.
+
+    Attributes:
+        jobs: Their labels.
+        shared: Weights that both removed over weights that one of them removed.
+        chance: The same of two masks that have nothing to do with each other.
+        beyond_chance: `shared` corrected for that: 1 for equal masks, 0 for chance.
+    """
+
+    jobs: tuple[str, str]
+    shared: float
+    chance: float
+    beyond_chance: float
+
+
+@dataclass(frozen=True)
 class Contender:
     """A job, by the language that loses most in it.
 
@@ -140,6 +157,7 @@ class Comparison:
         jobs: The jobs, by label, in the order in which they were named.
         best: By language, the labels of the jobs in which it lost least; none if too few evaluated it.
         tradeoffs: Jobs against `size_bytes`, `nonzero_parameters` and `seconds`, where they differ in it.
+        overlaps: How far pairs of jobs removed the same weights, where they pruned the same matrices.
         recommendation: Which job to take.
         html: The page, if it was asked for.
         content: All of it as plain data, as `secateur compare --output json` prints it.
@@ -149,6 +167,7 @@ class Comparison:
     jobs: Mapping[str, ComparedJob]
     best: Mapping[str, tuple[str, ...]]
     tradeoffs: Mapping[str, tuple[TradeoffPoint, ...]]
+    overlaps: tuple[Overlap, ...]
     recommendation: Recommendation
     html: str | None
     content: Mapping[str, Any]
@@ -173,6 +192,15 @@ def comparison_of(content: Mapping[str, Any], html: str | None = None) -> Compar
             )
             for entry in content["tradeoffs"]
         },
+        overlaps=tuple(
+            Overlap(
+                jobs=(pair["jobs"][0], pair["jobs"][1]),
+                shared=float(pair["shared"]),
+                chance=float(pair["chance"]),
+                beyond_chance=float(pair["beyond_chance"]),
+            )
+            for pair in content["overlaps"]
+        ),
         recommendation=_recommendation(content["recommendation"]),
         html=html,
         content=content,

@@ -11,6 +11,7 @@ from secateur._text import columns, duration, size
 
 _LANGUAGES_ACROSS = 8
 _EQUAL = 0.005
+_MOST_PAIRS = 12
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -21,6 +22,8 @@ def comparison_text(comparison: Comparison) -> str:
         _growth_text(comparison, languages[start : start + _LANGUAGES_ACROSS])
         for start in range(0, len(languages), _LANGUAGES_ACROSS)
     ]
+    if comparison.overlaps:
+        parts.append(_overlaps_text(comparison))
     advice = comparison.recommendation
     for label, job in comparison.jobs.items():
         if job.differences:
@@ -85,6 +88,17 @@ def _growth_text(comparison: Comparison, languages: Sequence[str]) -> str:
     measured = "perplexity" if comparison.measure == "perplexity" else "bits per byte, against the best dense model"
     told = f"growth of {measured}; * least of the language; ~ not in the job's mix"
     return f"{columns(rows, right=list(range(1, len(languages) + 1)))}\n{told}"
+
+
+def _overlaps_text(comparison: Comparison) -> str:
+    rows = [("", "SHARED", "BY CHANCE", "BEYOND CHANCE")]
+    rows += [
+        (" ".join(pair.jobs), f"{pair.shared:.3f}", f"{pair.chance:.3f}", f"{pair.beyond_chance:.3f}")
+        for pair in sorted(comparison.overlaps, key=lambda pair: -pair.beyond_chance)[:_MOST_PAIRS]
+    ]
+    left = len(comparison.overlaps) - _MOST_PAIRS
+    more = f"\nand {left} more pairs" if left > 0 else ""
+    return f"{columns(rows, right=[1, 2, 3])}{more}\nweights that both removed, of those that one of two jobs removed"
 
 
 def _mix(job: ComparedJob) -> str:

@@ -10,6 +10,7 @@ Nothing here reads files or the clock.
 
 from __future__ import annotations
 
+import itertools
 import math
 import string
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,11 +29,13 @@ from secateur_service.evaluation.comparison_parts import (
     Comparison,
     Contender,
     Measure,
+    Overlap,
     Recommendation,
     Tradeoff,
     TradeoffPoint,
 )
 from secateur_service.evaluation.html import recipe
+from secateur_service.evaluation.overlap import Masks, overlap
 from secateur_service.evaluation.parts import EvaluationLanguage, ModelPart, OutputPart, Verdict
 from secateur_service.evaluation.report import Report
 
@@ -67,6 +70,7 @@ class Candidate:
     evaluation: tuple[EvaluationLanguage, ...]
     verdicts: tuple[Verdict, ...]
     settings: Mapping[str, str]
+    masks: Masks | None
 
     @classmethod
     def of(cls, name: str, report: Report, seconds: float | None = None) -> Self:
@@ -83,6 +87,7 @@ class Candidate:
             evaluation=report.evaluation,
             verdicts=report.verdicts,
             settings=_settings(report),
+            masks=Masks.of(report),
         )
 
     @property
@@ -138,6 +143,7 @@ def compare(
         columns=tuple(_column(language, jobs) for language in languages),
         jobs=jobs,
         tradeoffs=tuple(_tradeoffs(jobs, wanted)),
+        overlaps=tuple(_overlaps(candidates)),
         recommendation=_recommend(jobs, wanted, stated=bool(stated), max_growth=max_growth, measure=measure),
     )
 
@@ -299,6 +305,7 @@ def _tradeoffs(jobs: Sequence[ComparedJob], languages: Sequence[str]) -> Iterabl
             (job.label, float(amount), contender.growth)
             for job in jobs
             if not job.differences
+            and job.has_checkpoint
             and (contender := _contender(job, languages)) is not None
             and (amount := getattr(job, axis)) is not None
         ]
@@ -321,6 +328,20 @@ def _tradeoffs(jobs: Sequence[ComparedJob], languages: Sequence[str]) -> Iterabl
                 for label, amount, growth in found
             ),
         )
+
+
+def _overlaps(candidates: Sequence[Candidate]) -> Iterable[Overlap]:
+    """Of all pairs; the text of the evaluation does not matter here."""
+    named = zip(labels(len(candidates)), candidates, strict=True)
+    for (label, one), (other_label, other) in itertools.combinations(named, 2):
+        found = overlap(one.masks, other.masks) if one.masks and other.masks else None
+        if found is not None:
+            yield Overlap(
+                jobs=(label, other_label),
+                shared=found.shared,
+                chance=found.chance,
+                beyond_chance=found.beyond_chance,
+            )
 
 
 def _recommend(

@@ -54,6 +54,8 @@ def render_comparison(comparison: Comparison) -> bytes:
         best={column.language: set(column.best) for column in comparison.columns},
         apart=[job for job in comparison.jobs if job.differences],
         plots=[(*_AXES[tradeoff.axis], plot(tradeoff)) for tradeoff in comparison.tradeoffs],
+        pairs={pair: entry for entry in comparison.overlaps for pair in (entry.jobs, entry.jobs[::-1])},
+        paired=[job.label for job in comparison.jobs if any(job.label in entry.jobs for entry in comparison.overlaps)],
         any_verdicts=any(job.verdicts for job in comparison.jobs),
         gravity=GRAVITY,
         depth=depth,

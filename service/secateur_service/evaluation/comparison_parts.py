@@ -80,7 +80,7 @@ class TradeoffPoint(Part):
 
 
 class Tradeoff(Part):
-    """What comparable jobs lost against what they take; left out where they do not differ in it."""
+    """What comparable jobs with a checkpoint lost against what they take; left out where they do not differ in it."""
 
     axis: Axis
     points: tuple[TradeoffPoint, ...]
@@ -107,6 +107,17 @@ class Recommendation(Part):
     left_out: dict[str, str] = Field(description="jobs that were not considered, by label, with the reason")
 
 
+class Overlap(Part):
+    """How far two jobs on one model removed the same weights, on samples of their masks; the mean over the layers."""
+
+    jobs: tuple[str, str] = Field(description="their labels")
+    shared: Share = Field(description="weights that both removed / weights that one of them removed")
+    chance: Share = Field(
+        description="the same of two masks that have nothing to do with each other: s₁s₂ / (s₁ + s₂ − s₁s₂)"
+    )
+    beyond_chance: float = Field(description="(shared − chance) / (1 − chance): 1 for equal masks, 0 for chance")
+
+
 class Comparison(Part):
     """Jobs side by side."""
 
@@ -118,6 +129,9 @@ class Comparison(Part):
     columns: tuple[ComparedColumn, ...]
     jobs: tuple[ComparedJob, ...]
     tradeoffs: tuple[Tradeoff, ...]
+    overlaps: tuple[Overlap, ...] = Field(
+        description="of all pairs of jobs that pruned matrices of the same shapes, none narrowed, of one dense model"
+    )
     recommendation: Recommendation
 
 

@@ -262,6 +262,11 @@ class LayerPart(Part):
     weights: dict[str, float] = Field(
         description="the mix that `minimax` found for the layer; empty if the mix was given"
     )
+    mask_sample: str = Field(
+        default="",
+        description="which of 4,096 weights (of an expert 256), drawn by the layer's name and shape, are zero, a bit "
+        "each in hexadecimal digits; equal positions of two jobs on one model compare",
+    )
 
     @classmethod
     def of(cls, record: LayerRecord) -> Self:
@@ -275,6 +280,7 @@ class LayerPart(Part):
             snr_db=dict(record.snr_db),
             snr_tokens=dict(record.snr_tokens),
             weights=dict(record.weights),
+            mask_sample=record.mask_sample,
         )
 
 

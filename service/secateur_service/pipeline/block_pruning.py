@@ -33,6 +33,7 @@ from secateur_service.pipeline.stepwise import StepwiseForward, stepwise_forward
 from secateur_service.pruning.asymmetry import CrossMoments, aims
 from secateur_service.pruning.budget import MIN_EXPERT_TOKENS
 from secateur_service.pruning.fidelity import InputSample, snr_db
+from secateur_service.pruning.mask_sample import sample_mask
 from secateur_service.pruning.methods import METHODS, Moments, Recipe
 from secateur_service.pruning.minimax import solve_minimax
 from secateur_service.pruning.patterns import Target, Unstructured
@@ -395,7 +396,8 @@ class BlockPruner:
         zeros = rounded.numel() - int(rounded.count_nonzero())
         if zeros > target:
             notes = (*notes, f"{zeros - target} weights were zero without being pruned")
-        return LayerRecord(info.name, (rounded.shape[0], rounded.shape[1]), zeros, notes, ratios, dict(mix), tokens)
+        shape, sample = (rounded.shape[0], rounded.shape[1]), sample_mask(info.name, rounded)
+        return LayerRecord(info.name, shape, zeros, notes, ratios, dict(mix), tokens, sample)
 
 
 def _affordable(recipe: Recipe, tokens: int, width: int) -> tuple[str | None, str]:

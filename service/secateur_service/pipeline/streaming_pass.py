@@ -41,6 +41,7 @@ from secateur_service.pipeline.read_ahead import BlockReader
 from secateur_service.pipeline.reconstruction import Reconstructor
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.write_behind import BlockWriter
+from secateur_service.pruning.mask_sample import sample_mask
 from secateur_service.pruning.methods import Moments
 from secateur_service.records.blocks import BlockRecord, LayerRecord
 from secateur_service.sizing.operations import Work
@@ -408,13 +409,20 @@ class _Pass:
         return beyond
 
     def _counted(self, block: nn.Module, place: int, layers: Sequence[LayerRecord]) -> list[LayerRecord]:
-        """The layers with their zeros counted again."""
+        """The layers with their zeros counted, and their masks sampled, again."""
         checkpoint = self.pruned.model.checkpoint
-        zeros = {
-            checkpoint.linear_weight(place, name).name: linear.weight.numel() - int(linear.weight.count_nonzero())
+        weights = {
+            checkpoint.linear_weight(place, name).name: linear.weight
             for name, linear in self.pruned.model.linears(block, place).items()
         }
-        return [replace(layer, zeros=zeros[layer.name]) for layer in layers]
+        return [
+            replace(
+                layer,
+                zeros=weights[layer.name].numel() - int(weights[layer.name].count_nonzero()),
+                mask_sample=sample_mask(layer.name, weights[layer.name]),
+            )
+            for layer in layers
+        ]
 
     def _carry_dense(self, block: nn.Module, index: int, calibration: list[Tensor]) -> None:
         if self.config.order == "dense" and index + 1 < self.model.num_blocks:

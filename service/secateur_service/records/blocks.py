@@ -25,6 +25,7 @@ class LayerRecord:
         snr_db: 10·log10(‖XWᵀ‖² / ‖X(W − Ŵ)ᵀ‖²) per calibration language, on inputs that the layer saw.
         snr_tokens: number of these inputs, per calibration language.
         weights: mixing weight of each language, if they were searched for.
+        mask_sample: which of the layer's sampled weights are zero: see `pruning.mask_sample`.
     """
 
     name: str
@@ -34,6 +35,7 @@ class LayerRecord:
     snr_db: Mapping[str, float] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     snr_tokens: Mapping[str, int] = field(default_factory=dict)
+    mask_sample: str = ""
 
 
 @dataclass(frozen=True)

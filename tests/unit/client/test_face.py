@@ -48,6 +48,7 @@ FACE = {
     "LogEvent",
     "NotFoundError",
     "NotReadyError",
+    "Overlap",
     "OverloadedError",
     "PermissionDeniedError",
     "Plan",

@@ -113,6 +113,12 @@ def test_a_job_that_did_not_evaluate_a_target_or_has_no_checkpoint_is_not_taken(
     }
     assert "B is the only one with a checkpoint that evaluated de and uk" in found.recommendation.evidence
     assert not found.jobs[2].has_checkpoint
+    timed = [
+        Candidate.of("one", exceeded, 1.0),
+        job("two", {"de": 1.1}, seconds=2),
+        job("three", {"de": 1.2}, seconds=3),
+    ]
+    assert [point.job for point in compare(timed, ["de"]).tradeoffs[0].points] == ["B", "C"]
 
 
 def test_jobs_without_a_language_in_common_leave_the_choice_to_the_caller():
