@@ -42,6 +42,8 @@ from secateur_service.evaluation.report import Report
 MAX_JOBS = 50
 SAME_DENSE = 0.01
 """By how large a share dense perplexities of the same text may differ, on other devices and in other types."""
+LEAST_SPREAD = 0.01
+"""By how large a share jobs have to differ in size or time for a plot to say something."""
 SHOWN_DIGITS = 3
 """Digits of a growth that are shown; jobs that look the same there are told apart by size."""
 
@@ -309,7 +311,8 @@ def _tradeoffs(jobs: Sequence[ComparedJob], languages: Sequence[str]) -> Iterabl
             and (contender := _contender(job, languages)) is not None
             and (amount := getattr(job, axis)) is not None
         ]
-        if len({amount for _, amount, _ in found}) < 2:
+        amounts = [amount for _, amount, _ in found]
+        if not amounts or max(amounts) < (1 + LEAST_SPREAD) * min(amounts):
             continue
         yield Tradeoff(
             axis=axis,

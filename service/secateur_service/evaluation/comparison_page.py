@@ -6,6 +6,7 @@ Everything that comes from a report is escaped by the template, and wrapped in a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
@@ -88,20 +89,27 @@ def depth(entry: ComparedLanguage) -> float:
 def plot(tradeoff: Tradeoff) -> Markup:
     """What the jobs lost against what they take."""
     heading, label, _ = _AXES[tradeoff.axis]
-    show = {"size_bytes": size, "nonzero_parameters": _count, "seconds": duration}[tradeoff.axis]
     return scatter(
         [Point(point.job, point.amount, point.growth, point.optimal) for point in tradeoff.points],
         title=f"Growth in the worst language. {heading}",
         x_label=label,
         y_label="growth, worst language",
-        show_x=show,
+        show_x=_SHOW[tradeoff.axis],
         show_y=lambda growth: f"×{growth:.4g}",
     )
 
 
-def _count(number: float) -> str:
-    for unit in ("", "k", "M"):
+def _scaled(number: float, units: Sequence[str]) -> str:
+    """A number with four digits, so that neighbouring ticks of an axis do not look alike."""
+    for unit in units[:-1]:
         if number < 1000:
-            return f"{number:.3g}{unit}"
+            return f"{number:.4g}{unit}"
         number /= 1000
-    return f"{number:.3g}B"
+    return f"{number:.4g}{units[-1]}"
+
+
+_SHOW: dict[Axis, Callable[[float], str]] = {
+    "size_bytes": lambda number: _scaled(number, (" B", " kB", " MB", " GB")),
+    "nonzero_parameters": lambda number: _scaled(number, ("", "k", "M", "B")),
+    "seconds": lambda number: f"{number:.4g} s" if number < 60 else duration(number),
+}

@@ -80,7 +80,7 @@ class TradeoffPoint(Part):
 
 
 class Tradeoff(Part):
-    """What comparable jobs with a checkpoint lost against what they take; left out where they do not differ in it."""
+    """What comparable jobs with a checkpoint lost against what they take; left out where all take as much, to 1 %."""
 
     axis: Axis
     points: tuple[TradeoffPoint, ...]

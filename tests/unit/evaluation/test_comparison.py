@@ -187,6 +187,7 @@ def test_size_is_left_out_where_all_are_as_large():
     assert tradeoff.axis == "seconds"
     assert [(point.job, point.optimal) for point in tradeoff.points] == [("A", True), ("B", True)]
     assert compare([job("one", {"de": 1.1}), job("two", {"de": 1.2})]).tradeoffs == ()
+    assert compare([job("one", {"de": 1.1}, seconds=1000), job("two", {"de": 1.2}, seconds=1009)]).tradeoffs == ()
 
 
 def test_a_report_of_a_newer_release_is_read_and_one_that_lacks_figures_is_refused_by_name():
