@@ -156,7 +156,7 @@ class Comparison:
             over the fewest that any of the dense models needs for the language.
         jobs: The jobs, by label, in the order in which they were named.
         best: By language, the labels of the jobs in which it lost least; none if too few evaluated it.
-        tradeoffs: Jobs against `size_bytes`, `nonzero_parameters` and `seconds`, where they differ in it by 1 % or more.
+        tradeoffs: Jobs against `size_bytes`, `nonzero_parameters` and `seconds`, where they differ by 1 %.
         overlaps: How far pairs of jobs removed the same weights, where they pruned the same matrices.
         recommendation: Which job to take.
         html: The page, if it was asked for.
