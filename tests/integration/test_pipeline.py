@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import secateur
+from secateur_service.pruning.mask_sample import sample_mask
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service
 from support.waiting import HANG_SECONDS
@@ -110,6 +112,18 @@ def test_the_gate_says_the_same_of_a_job_and_of_its_folder(shell, passed):
     assert [entry["language"] for entry in json.loads(of_job.stdout)["languages"]] == ["uk", "de"]
 
 
+def test_the_sampled_masks_are_those_of_the_published_weights(passed):
+    _, directory = passed
+    report = json.loads((directory / "report" / "report.json").read_text(encoding="utf-8"))
+    sampled = {layer["name"]: layer["mask_sample"] for block in report["blocks"] for layer in block["layers"]}
+    seen = {}
+    for shard in (directory / "checkpoint").glob("*.safetensors"):
+        weights = load_file(shard)
+        seen |= {name: sample_mask(name, weights[name]) for name in sampled.keys() & weights.keys()}
+    assert seen == sampled
+    assert sampled
+
+
 def test_jobs_are_compared_on_the_command_line_and_in_python(shell, service, spec, passed, tmp_path):
     job, _ = passed
     with secateur.Client(service.endpoint) as client:
@@ -124,6 +138,7 @@ def test_jobs_are_compared_on_the_command_line_and_in_python(shell, service, spe
         assert found.measure == "perplexity"
         assert found.html is None
         assert all(compared.seconds > 0 and not compared.differences for compared in found.jobs.values())
+        assert [pair.jobs for pair in found.overlaps] == [("A", "B")]
         assert found.recommended.label in found.best["de"]
         printed = shell("secateur", "compare", job, other.name, "-l", "de", "-o", "json").stdout
         assert json.loads(printed) == found.content
