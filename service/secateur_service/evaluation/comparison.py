@@ -437,7 +437,7 @@ def _caveats(job: ComparedJob | None, languages: Sequence[str], measure: Measure
     if measure == "bits_per_byte":
         yield (
             "The jobs have different base models: each is measured in bits per byte against the dense model that "
-            "needs the fewest for the language."
+            "needs the fewest for the language. Their text was chosen alike, but as many tokens are not as much text."
         )
     outside = [entry.language for entry in job.languages if entry.language in languages and not entry.in_mix]
     if outside:
