@@ -15,6 +15,7 @@ class ComparedLanguage:
         language: BCP 47 tag.
         in_mix: Whether the job calibrated on it.
         growth: By the comparison's `measure`; 1 means nothing was lost.
+        interval: Of the growth, with 95 % confidence; None if the report has none.
         perplexity_ratio: Pruned over dense perplexity.
         bits_per_byte_ratio: Pruned over dense bits per byte.
         dense_bits_per_byte: Bits per byte of text of the dense model.
@@ -24,6 +25,7 @@ class ComparedLanguage:
     language: str
     in_mix: bool
     growth: float
+    interval: tuple[float, float] | None
     perplexity_ratio: float
     bits_per_byte_ratio: float
     dense_bits_per_byte: float
@@ -231,10 +233,12 @@ def _job(entry: Mapping[str, Any]) -> ComparedJob:
 
 
 def _language(entry: Mapping[str, Any]) -> ComparedLanguage:
+    interval = entry.get("interval")
     return ComparedLanguage(
         language=entry["language"],
         in_mix=entry["in_mix"],
         growth=float(entry["growth"]),
+        interval=(float(interval[0]), float(interval[1])) if interval else None,
         perplexity_ratio=float(entry["perplexity_ratio"]),
         bits_per_byte_ratio=float(entry["bits_per_byte_ratio"]),
         dense_bits_per_byte=float(entry["dense_bits_per_byte"]),

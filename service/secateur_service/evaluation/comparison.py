@@ -36,7 +36,7 @@ from secateur_service.evaluation.comparison_parts import (
 )
 from secateur_service.evaluation.html import recipe
 from secateur_service.evaluation.overlap import Masks, overlap
-from secateur_service.evaluation.parts import EvaluationLanguage, ModelPart, OutputPart, Verdict
+from secateur_service.evaluation.parts import EvaluationLanguage, Interval, ModelPart, OutputPart, Verdict
 from secateur_service.evaluation.report import Report
 
 MAX_JOBS = 50
@@ -49,6 +49,7 @@ SHOWN_DIGITS = 3
 
 _NOT_TASKS = "Perplexity says what a model predicts, not what it can do: measure the tasks that you ship."
 _ONE_RUN = "Each job is one run on one sample of text: a small difference may be chance."
+_OTHER_TEXT = "Each job is one run, and intervals say nothing of text of another kind."
 
 
 @dataclass(frozen=True)
@@ -264,11 +265,16 @@ def _compared(
 
 def _compared_language(entry: EvaluationLanguage, measure: Measure, dense: Mapping[str, float]) -> ComparedLanguage:
     best = dense.get(entry.language, entry.dense_bits_per_byte)
-    growth = entry.perplexity_ratio if measure == "perplexity" else entry.pruned_bits_per_byte / best
+    growth, interval = entry.pruned_bits_per_byte / best, entry.intervals and entry.intervals.pruned_bits_per_byte
+    if interval:
+        interval = interval[0] / best, interval[1] / best
+    if measure == "perplexity":
+        growth, interval = entry.perplexity_ratio, entry.intervals and entry.intervals.perplexity_ratio
     return ComparedLanguage(
         language=entry.language,
         in_mix=entry.in_mix,
         growth=growth,
+        interval=interval,
         perplexity_ratio=entry.perplexity_ratio,
         bits_per_byte_ratio=entry.pruned_bits_per_byte / entry.dense_bits_per_byte,
         dense_bits_per_byte=entry.dense_bits_per_byte,
@@ -378,7 +384,7 @@ def _recommend(
         chosen=chosen[1] if chosen else None,
         runner_up=ranked[1][1] if len(ranked) > 1 else None,
         evidence=_evidence(ranked, contenders, languages, max_growth, measure),
-        caveats=tuple(_caveats(chosen[0] if chosen else None, languages, measure)),
+        caveats=tuple(_caveats(ranked, languages, measure)),
         left_out=left_out,
     )
 
@@ -419,6 +425,11 @@ def _evidence(
     return f"{best.job} is {rank} {within}: {_sizes(job)}, {cost}{follows} and {_sizes(second)}."
 
 
+def _bounds(job: ComparedJob, contender: Contender) -> Interval | None:
+    """The interval of the language that loses most."""
+    return next(entry.interval for entry in job.languages if entry.language == contender.language)
+
+
 def _worst(contender: Contender) -> str:
     return f"{times(contender.growth)} ({contender.language})"
 
@@ -429,11 +440,22 @@ def _sizes(job: ComparedJob) -> str:
     return f"{size(job.size_bytes)} with {job.nonzero_parameters:,} weights that are not zero"
 
 
-def _caveats(job: ComparedJob | None, languages: Sequence[str], measure: Measure) -> Iterable[str]:
-    if job is None:
+def _caveats(
+    ranked: Sequence[tuple[ComparedJob, Contender]], languages: Sequence[str], measure: Measure
+) -> Iterable[str]:
+    if not ranked:
         return
+    job, contender = ranked[0]
     yield _NOT_TASKS
-    yield _ONE_RUN
+    bounds = _bounds(job, contender)
+    yield _OTHER_TEXT if bounds else _ONE_RUN
+    alike = []
+    for other, theirs in ranked[1:]:
+        their_bounds = _bounds(other, theirs)
+        if bounds and their_bounds and bounds[0] <= their_bounds[1] and their_bounds[0] <= bounds[1]:
+            alike.append(other.label)
+    if alike:
+        yield f"By their confidence intervals {job.label} and {listed(alike)} may have lost the same."
     if measure == "bits_per_byte":
         yield (
             "The jobs have different base models: each is measured in bits per byte against the dense model that "

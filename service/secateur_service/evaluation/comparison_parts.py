@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from secateur_service.evaluation.parts import Part, Share
+from secateur_service.evaluation.parts import Interval, Part, Share
 
 Measure = Literal["perplexity", "bits_per_byte"]
 Axis = Literal["size_bytes", "nonzero_parameters", "seconds"]
@@ -26,6 +26,9 @@ class ComparedLanguage(Part):
     language: str
     in_mix: bool = Field(description="whether the job calibrated on the language")
     growth: float = Field(description="by the comparison's `measure`; 1 means nothing was lost")
+    interval: Interval | None = Field(
+        default=None, description="of the growth, with 95 % confidence; null if the report has none"
+    )
     perplexity_ratio: float = Field(description="pruned / dense perplexity, as in the report")
     bits_per_byte_ratio: float = Field(description="pruned / dense bits per byte")
     dense_bits_per_byte: float

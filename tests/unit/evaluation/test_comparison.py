@@ -181,6 +181,20 @@ def test_what_a_recommendation_does_not_show_is_said():
     assert "uk: few tokens were scored, and the figures are rough." in found.caveats
 
 
+def test_jobs_that_the_noise_may_have_told_apart_are_named():
+    def measured(name, ratio, error):
+        return Candidate.of(name, make_report(evaluation=[evaluation("de", ratio, error=error)]), 1.0)
+
+    found = compare([measured("one", 1.30, 0.01), measured("two", 1.31, 0.01), measured("three", 1.5, 0.01)])
+    entry = found.jobs[0].languages[0]
+    assert entry.interval[0] < entry.growth < entry.interval[1]
+    assert any("A and B may have lost the same" in caveat for caveat in found.recommendation.caveats)
+    clear = compare([measured("one", 1.30, 0.001), measured("two", 1.31, 0.001)])
+    assert not any("may have lost the same" in caveat for caveat in clear.recommendation.caveats)
+    unknown = compare([job("one", {"de": 1.3}), job("two", {"de": 1.31})])
+    assert any("may be chance" in caveat for caveat in unknown.recommendation.caveats)
+
+
 def test_size_is_left_out_where_all_are_as_large():
     found = compare([job("one", {"de": 1.1}, seconds=10), job("two", {"de": 1.2}, seconds=5)])
     (tradeoff,) = found.tradeoffs
