@@ -176,7 +176,7 @@ def main() -> None:
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
         (options.output / "recompute_perplexity.json").write_text(json.dumps({"largest_difference": worst}) + "\n")
-    sys.exit(worst > TOLERANCE)
+    sys.exit(int(worst > TOLERANCE))
 
 
 def publish_small(options: argparse.Namespace, folder: Path) -> None:
