@@ -76,6 +76,7 @@ from secateur._job import (
     PublishedResult,
 )
 from secateur._options import SpecOptions, prune_spec
+from secateur._report import Decision, LanguageReport, Report, TaskReport, Verdict
 
 __all__ = [
     "AlreadyExistsError",
@@ -95,6 +96,7 @@ __all__ = [
     "CorpusPreset",
     "DamagedResultError",
     "DeadlineError",
+    "Decision",
     "DownloadError",
     "DownloadProgress",
     "Estimate",
@@ -114,6 +116,7 @@ __all__ = [
     "JobResult",
     "JobStage",
     "JobState",
+    "LanguageReport",
     "LanguageResult",
     "LogEvent",
     "NotFoundError",
@@ -127,6 +130,7 @@ __all__ = [
     "ProgressEvent",
     "PublishedResult",
     "Recommendation",
+    "Report",
     "RequestError",
     "SecateurError",
     "SequenceExpiredError",
@@ -136,9 +140,11 @@ __all__ = [
     "SpecOptions",
     "StageEvent",
     "StateEvent",
+    "TaskReport",
     "TradeoffPoint",
     "UnauthenticatedError",
     "UnavailableError",
+    "Verdict",
     "WaitTimeoutError",
     "gate",
     "prune_spec",

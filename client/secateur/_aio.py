@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 from secateur._artifact import Artifact, ServiceInfo
 from secateur._channel import connection
@@ -19,6 +19,7 @@ from secateur._gate import Gate
 from secateur._job import Job, JobResult, JobState, Plan, job_name
 from secateur._operations import Operations
 from secateur._options import SpecOptions, prune_spec
+from secateur._report import Report
 from secateur._spec import SpecSource
 from secateur._watch import Reconnect
 
@@ -59,7 +60,7 @@ class AsyncJobHandle:
         """See `JobHandle.result`."""
         return await self._driver.run(self._operations.result(self._name, timeout_seconds))
 
-    async def report(self) -> dict[str, Any]:
+    async def report(self) -> Report:
         """See `JobHandle.report`."""
         return await self._driver.run(self._operations.report(self._name))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 from secateur._artifact import Artifact
 from secateur._download_flow import ProgressCallback, download
@@ -14,6 +13,7 @@ from secateur._event import Event, LogEvent
 from secateur._gate import Gate
 from secateur._job import Job, JobResult
 from secateur._operations import Operations
+from secateur._report import Report
 
 
 class JobHandle:
@@ -74,8 +74,8 @@ class JobHandle:
         """
         return self._driver.run(self._operations.result(self._name, timeout_seconds))
 
-    def report(self) -> dict[str, Any]:
-        """The report.json of a job that has succeeded, or that exceeded a limit.
+    def report(self) -> Report:
+        """The report.json of a job that has succeeded, or that exceeded a limit: plain data, with typed figures.
 
         Raises:
             NotReadyError: the job has not succeeded.

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from secateur._report import Report
+
 NAME_PREFIX = "pruneJobs/"
 
 
@@ -203,11 +205,11 @@ class JobResult(PublishedResult):
 
     Attributes:
         job: The job.
-        report: report.json as plain data; its JSON Schema is published with the service.
+        report: report.json as plain data, whose JSON Schema is published with the service, with typed figures.
     """
 
     job: Job
-    report: Mapping[str, Any]
+    report: Report
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from secateur._event import LogEvent
 from secateur._flow import Emit, Flow, Run, call, select
 from secateur._gate import Gate, gate
 from secateur._job import Failure, Job, JobResult, JobState, Plan, PublishedResult, job_name
+from secateur._report import Report
 from secateur._spec import SpecSource, load_spec, spec_message
 from secateur._watch import Reconnect, watch
 from secateur.v1 import prune_job_pb2 as pb
@@ -114,10 +115,10 @@ class Operations:
         values = {field.name: getattr(published, field.name) for field in fields(PublishedResult)}
         return JobResult(**values, job=job, report=report)
 
-    def report(self, name: str) -> Flow[dict[str, Any]]:
+    def report(self, name: str) -> Flow[Report]:
         """Read the report of a job that succeeded."""
         response = yield from self._ask("GetPruneReport", service_pb.GetPruneReportRequest(name=name))
-        return plain_struct(response.report)
+        return Report(plain_struct(response.report))
 
     def gate(self, name: str, max_growth: float, languages: Collection[str], *, bits_per_byte: bool) -> Flow[Gate]:
         """Check what a job that has ended has lost.

@@ -1,0 +1,183 @@
+"""A report.json: plain data, with its figures as typed objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class LanguageReport:
+    """What pruning cost one language.
+
+    Attributes:
+        language: BCP 47 tag.
+        in_mix: Whether the job calibrated on it.
+        tokens: Scored tokens of the dense model.
+        dense_perplexity: Of the dense model.
+        pruned_perplexity: Of the output, per token of the dense model.
+        perplexity_ratio: Pruned over dense.
+        dense_bits_per_byte: Of the dense model.
+        pruned_bits_per_byte: Of the output.
+        kl_divergence: Mean KL(dense ‖ pruned) of the predictions, nats per token; None if the vocabulary was trimmed.
+        agreement: Share of tokens for which both find the same one most probable; likewise.
+        intervals: 95 % confidence intervals by the name of the figure; also of `bits_per_byte_growth`. Empty with few
+            documents, and in reports of older releases.
+    """
+
+    language: str
+    in_mix: bool
+    tokens: int
+    dense_perplexity: float
+    pruned_perplexity: float
+    perplexity_ratio: float
+    dense_bits_per_byte: float
+    pruned_bits_per_byte: float
+    kl_divergence: float | None
+    agreement: float | None
+    intervals: Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """What pruning cost in one metric of a task; None is what cannot be computed.
+
+    Attributes:
+        task: lm-evaluation-harness' name of it.
+        language: BCP 47 tag; None if neither the task nor its name says.
+        metric: lm-evaluation-harness' name of it.
+        samples: Items, the same for both models.
+        dense: Of the dense model.
+        pruned: Of the output.
+        dense_stderr: Standard error of `dense`.
+        pruned_stderr: Standard error of `pruned`.
+        difference: Pruned less dense.
+        difference_stderr: Its standard error, item by item.
+        flips: Share of items that one model has right and the other wrong.
+    """
+
+    task: str
+    language: str | None
+    metric: str
+    samples: int
+    dense: float | None
+    pruned: float | None
+    dense_stderr: float | None
+    pruned_stderr: float | None
+    difference: float | None
+    difference_stderr: float | None
+    flips: float | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the figures mean.
+
+    Attributes:
+        kind: Stable, in upper case.
+        language: BCP 47 tag; None where it concerns the model as a whole.
+        message: In words.
+        evidence: The figure that it rests on: `figure`, `estimate`, `threshold`, perhaps `interval` and `z`.
+    """
+
+    kind: str
+    language: str | None
+    message: str
+    evidence: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether the result may ship, as far as the limits of its specification say.
+
+    Attributes:
+        answer: `PASS`, `FAIL` or `CANNOT_TELL`; None if there are no limits.
+        sentence: The answer in words.
+        languages: The answer of each language that has a limit.
+    """
+
+    answer: str | None
+    sentence: str
+    languages: Mapping[str, str]
+
+
+class Report(dict[str, Any]):
+    """report.json as the service published it, with its figures as objects.
+
+    It is the plain data itself: `report["evaluation"]` is what the JSON Schema in docs/report.schema.json describes.
+    """
+
+    @property
+    def languages(self) -> dict[str, LanguageReport]:
+        """The evaluated languages by BCP 47 tag."""
+        return {entry["language"]: _language(entry) for entry in self["evaluation"]}
+
+    @property
+    def tasks(self) -> list[TaskReport]:
+        """Every metric of the tasks that the job had, in the report's order."""
+        names = [field.name for field in fields(TaskReport)]
+        return [TaskReport(**{name: entry[name] for name in names}) for entry in self.get("tasks") or ()]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """All verdicts, the most serious kinds first."""
+        return [
+            Verdict(entry["kind"], entry["language"], entry["message"], entry.get("evidence"))
+            for entry in self["verdicts"]
+        ]
+
+    @property
+    def decision(self) -> Decision | None:
+        """Whether the result may ship; None in reports of older releases."""
+        found = self.get("decision")
+        if found is None:
+            return None
+        answers = {entry["language"]: entry["answer"] for entry in found["languages"]}
+        return Decision(found["answer"], found["sentence"], answers)
+
+    def frame(self) -> Any:
+        """The languages as a DataFrame of pandas, one row each; bounds of intervals are `FIGURE_low` and `FIGURE_high`.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        import pandas as pd  # type: ignore[import-untyped]
+
+        rows = []
+        for entry in self.languages.values():
+            row = asdict(entry)
+            for figure, (low, high) in row.pop("intervals").items():
+                row |= {f"{figure}_low": low, f"{figure}_high": high}
+            rows.append(row)
+        return pd.DataFrame(rows).set_index("language")
+
+
+def _language(entry: Mapping[str, Any]) -> LanguageReport:
+    intervals = entry.get("intervals") or {}
+    return LanguageReport(
+        language=entry["language"],
+        in_mix=entry["in_mix"],
+        tokens=int(entry["tokens"]),
+        dense_perplexity=float(entry["dense_perplexity"]),
+        pruned_perplexity=float(entry["pruned_perplexity"]),
+        perplexity_ratio=float(entry["perplexity_ratio"]),
+        dense_bits_per_byte=float(entry["dense_bits_per_byte"]),
+        pruned_bits_per_byte=float(entry["pruned_bits_per_byte"]),
+        kl_divergence=_number(entry.get("kl_divergence")),
+        agreement=_number(entry.get("agreement")),
+        intervals={
+            figure: (float(bounds[0]), float(bounds[1])) for figure, bounds in intervals.items() if _is_pair(bounds)
+        },
+    )
+
+
+def _is_pair(bounds: Any) -> bool:
+    """Whether it is an interval; beside them stands the number of documents."""
+    return isinstance(bounds, list | tuple)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)

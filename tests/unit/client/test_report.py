@@ -1,0 +1,61 @@
+"""A report as the SDK gives it: the plain data, and its figures as objects."""
+
+import json
+
+import pytest
+
+from secateur import Report
+from support.reports import evaluation, make_report
+
+
+def report_of(**changes):
+    return Report(json.loads(make_report(**changes).to_bytes()))
+
+
+def test_it_is_the_plain_data():
+    report = report_of()
+    assert report == json.loads(make_report().to_bytes())
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_languages_have_their_figures_and_intervals():
+    figures = {"de": 1.1, "uk": 1.2}
+    report = report_of(evaluation=[evaluation(name, ratio, error=0.01) for name, ratio in figures.items()])
+    assert list(report.languages) == ["de", "uk"]
+    found, plain = report.languages["uk"], report["evaluation"][1]
+    assert found.perplexity_ratio == plain["perplexity_ratio"] == pytest.approx(1.2)
+    assert found.intervals["perplexity_ratio"] == tuple(plain["intervals"]["perplexity_ratio"])
+    assert "documents" not in found.intervals
+    assert found.kl_divergence is None
+    assert report.tasks == []
+
+
+def test_verdicts_have_their_evidence_and_limits_an_answer():
+    spec = make_report().spec | {"limits": {"languages": [{"language": "de", "growth": 0.02}]}}
+    report = report_of(spec=spec, evaluation=[evaluation("de", 1.2, error=0.01), evaluation("en", 1.0, error=0.01)])
+    verdict = next(verdict for verdict in report.verdicts if verdict.kind == "LIMIT_EXCEEDED")
+    assert (verdict.language, verdict.evidence["threshold"]) == ("de", 0.02)
+    assert report.decision.answer == "FAIL"
+    assert report.decision.languages == {"de": "FAIL"}
+    assert report_of().decision.answer is None
+
+
+def test_a_report_of_an_older_release_lacks_what_that_did_not_know():
+    content = report_of()
+    del content["decision"]
+    for entry in content["evaluation"]:
+        del entry["intervals"], entry["kl_divergence"], entry["agreement"]
+    report = Report(content)
+    assert report.decision is None
+    assert report.languages["de"].intervals == {}
+    assert report.languages["de"].agreement is None
+
+
+def test_languages_are_a_table_of_pandas():
+    pytest.importorskip("pandas")
+    report = report_of(evaluation=[evaluation("de", 1.1, error=0.01), evaluation("uk", 1.2)])
+    frame = report.frame()
+    assert list(frame.index) == ["de", "uk"]
+    assert frame.loc["de", "perplexity_ratio"] == pytest.approx(1.1)
+    assert frame.loc["de", "perplexity_ratio_low"] < 1.1 < frame.loc["de", "perplexity_ratio_high"]
+    assert frame["perplexity_ratio_low"].isna().tolist() == [False, True]
