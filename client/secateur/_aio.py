@@ -64,10 +64,12 @@ class AsyncJobHandle:
         """See `JobHandle.report`."""
         return await self._driver.run(self._operations.report(self._name))
 
-    async def gate(self, max_growth: float, *, languages: Collection[str] = (), bits_per_byte: bool = False) -> Gate:
+    async def gate(
+        self, max_growth: float, *, languages: Collection[str] = (), bits_per_byte: bool = False, sure: bool = False
+    ) -> Gate:
         """See `JobHandle.gate`."""
         return await self._driver.run(
-            self._operations.gate(self._name, max_growth, languages, bits_per_byte=bits_per_byte)
+            self._operations.gate(self._name, max_growth, languages, bits_per_byte=bits_per_byte, sure=sure)
         )
 
     async def cancel(self) -> Job:

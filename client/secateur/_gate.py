@@ -25,13 +25,15 @@ class GateLanguage:
         dense: Its figure for the dense model.
         pruned: Its figure for the pruned model.
         growth: Pruned over dense.
-        passed: Whether that is within the limit.
+        interval: Of the growth, with 95 % confidence; None if the report has none.
+        passed: Whether it is within the limit.
     """
 
     language: str
     dense: float
     pruned: float
     growth: float
+    interval: tuple[float, float] | None
     passed: bool
 
 
@@ -55,7 +57,12 @@ class Gate:
 
 
 def gate(
-    report: Mapping[str, Any], *, max_growth: float, languages: Collection[str] = (), bits_per_byte: bool = False
+    report: Mapping[str, Any],
+    *,
+    max_growth: float,
+    languages: Collection[str] = (),
+    bits_per_byte: bool = False,
+    sure: bool = False,
 ) -> Gate:
     """Check a report.json against a limit.
 
@@ -64,6 +71,7 @@ def gate(
         max_growth: What a language may lose at most, as the ratio of pruned to dense: 1.05 permits five per cent.
         languages: What to check; by default all languages of the mix.
         bits_per_byte: Whether bits per byte may grow so much, and not perplexity.
+        sure: Whether the whole confidence interval has to be within the limit, and not only the growth measured.
 
     Raises:
         InvalidRequestError: a language was not evaluated, or the limit is no ratio.
@@ -73,12 +81,12 @@ def gate(
     if not {"evaluation", "calibration", "verdicts"} <= report.keys():
         raise InvalidRequestError([FieldViolation("report", "is not the report of a job")])
     measure = "bits_per_byte" if bits_per_byte else "perplexity"
-    checked = tuple(_checked(entry, measure, max_growth) for entry in _entries(report, languages))
+    checked = tuple(_checked(entry, measure, max_growth, sure=sure) for entry in _entries(report, languages))
     exceeded = any(verdict["kind"] == "LIMIT_EXCEEDED" for verdict in report["verdicts"])
     failed = [entry for entry in checked if not entry.passed]
     return Gate(
         passed=not failed and not exceeded,
-        reason=_reason(checked, failed, measure, max_growth, exceeded=exceeded),
+        reason=_reason(checked, failed, measure, max_growth, exceeded=exceeded, sure=sure),
         measure=measure,
         max_growth=max_growth,
         languages=checked,
@@ -121,20 +129,50 @@ def _spelled(language: str) -> str:
     return language.replace("_", "-").casefold()
 
 
-def _checked(entry: Mapping[str, Any], measure: str, max_growth: float) -> GateLanguage:
+def _checked(entry: Mapping[str, Any], measure: str, max_growth: float, *, sure: bool) -> GateLanguage:
     dense, pruned = float(entry[f"dense_{measure}"]), float(entry[f"pruned_{measure}"])
-    growth = pruned / dense
-    return GateLanguage(entry["language"], dense, pruned, growth, growth <= max_growth)
+    interval = _interval(entry.get("intervals"), measure)
+    most = pruned / dense
+    if sure:
+        most = interval[1] if interval else math.inf
+    return GateLanguage(entry["language"], dense, pruned, pruned / dense, interval, most <= max_growth)
+
+
+def _interval(intervals: Mapping[str, Any] | None, measure: str) -> tuple[float, float] | None:
+    """Of the growth as a ratio."""
+    if not intervals:
+        return None
+    if measure == "perplexity":
+        low, high = intervals["perplexity_ratio"]
+    else:
+        low, high = (1 + bound for bound in intervals["bits_per_byte_growth"])
+    return float(low), float(high)
 
 
 def _reason(
-    checked: Sequence[GateLanguage], failed: Sequence[GateLanguage], measure: str, max_growth: float, *, exceeded: bool
+    checked: Sequence[GateLanguage],
+    failed: Sequence[GateLanguage],
+    measure: str,
+    max_growth: float,
+    *,
+    exceeded: bool,
+    sure: bool,
 ) -> str:
     grew = "perplexity" if measure == "perplexity" else "bits per byte"
-    if failed:
-        named = ", ".join(f"{entry.language} ×{entry.growth:.4f}" for entry in failed)
+    beyond = [entry for entry in failed if entry.growth > max_growth]
+    if beyond:
+        named = ", ".join(f"{entry.language} ×{entry.growth:.4f}" for entry in beyond)
         return f"{grew} grew more than ×{max_growth:g}: {named}"
+    if failed:
+        named = ", ".join(
+            f"{entry.language} up to ×{entry.interval[1]:.4f}"
+            if entry.interval
+            else f"{entry.language} has no interval"
+            for entry in failed
+        )
+        return f"{grew} may have grown more than ×{max_growth:g}: {named}; evaluate on more text to be sure"
     if exceeded:
         return "the job exceeded a limit of its specification and has no checkpoint"
     worst = max(checked, key=lambda entry: entry.growth)
-    return f"{grew} grew at most ×{worst.growth:.4f} ({worst.language}), within ×{max_growth:g}"
+    surely = " with its whole confidence interval" if sure else ""
+    return f"{grew} grew at most ×{worst.growth:.4f} ({worst.language}), within ×{max_growth:g}{surely}"

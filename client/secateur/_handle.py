@@ -82,19 +82,24 @@ class JobHandle:
         """
         return self._driver.run(self._operations.report(self._name))
 
-    def gate(self, max_growth: float, *, languages: Collection[str] = (), bits_per_byte: bool = False) -> Gate:
+    def gate(
+        self, max_growth: float, *, languages: Collection[str] = (), bits_per_byte: bool = False, sure: bool = False
+    ) -> Gate:
         """Check that a job that has succeeded lost no more than it may.
 
         Args:
             max_growth: What a language may lose at most, as the ratio of pruned to dense: 1.05 permits five per cent.
             languages: What to check; by default all languages of the mix.
             bits_per_byte: Whether bits per byte may grow so much, and not perplexity.
+            sure: Whether the whole confidence interval has to be within the limit, and not only the growth measured.
 
         Raises:
             JobFailedError, JobCancelledError, NotReadyError: the job has no result.
             InvalidRequestError: a language was not evaluated, or the limit is no ratio.
         """
-        return self._driver.run(self._operations.gate(self._name, max_growth, languages, bits_per_byte=bits_per_byte))
+        return self._driver.run(
+            self._operations.gate(self._name, max_growth, languages, bits_per_byte=bits_per_byte, sure=sure)
+        )
 
     def cancel(self) -> Job:
         """Ask the job to stop, and return it; harmless if it has ended."""

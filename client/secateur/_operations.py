@@ -120,7 +120,9 @@ class Operations:
         response = yield from self._ask("GetPruneReport", service_pb.GetPruneReportRequest(name=name))
         return Report(plain_struct(response.report))
 
-    def gate(self, name: str, max_growth: float, languages: Collection[str], *, bits_per_byte: bool) -> Flow[Gate]:
+    def gate(
+        self, name: str, max_growth: float, languages: Collection[str], *, bits_per_byte: bool, sure: bool
+    ) -> Flow[Gate]:
         """Check what a job that has ended has lost.
 
         Raises:
@@ -128,7 +130,7 @@ class Operations:
         """
         published_result((yield from self.get(name)))
         report = yield from self.report(name)
-        return gate(report, max_growth=max_growth, languages=languages, bits_per_byte=bits_per_byte)
+        return gate(report, max_growth=max_growth, languages=languages, bits_per_byte=bits_per_byte, sure=sure)
 
     def compare(
         self, jobs: Iterable[str], target_languages: Iterable[str], max_growth: float | None, *, html: bool

@@ -368,6 +368,9 @@ def gate(
     bits_per_byte: Annotated[
         bool, typer.Option("--bits-per-byte", help="Check the growth of bits per byte, and not of perplexity.")
     ] = False,
+    sure: Annotated[
+        bool, typer.Option("--sure", help="The whole 95 % confidence interval has to be within the limit.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the job has ended.")] = False,
 ) -> None:
     """Check that no language lost more than it may; ends with exit code 10 if one did.
@@ -380,13 +383,15 @@ def gate(
     downloaded = Path(job) / "report" / "report.json"
     checked = language or ()
     if downloaded.is_file():
-        found = judge(read_report(downloaded), max_growth=max_growth, languages=checked, bits_per_byte=bits_per_byte)
+        found = judge(
+            read_report(downloaded), max_growth=max_growth, languages=checked, bits_per_byte=bits_per_byte, sure=sure
+        )
     else:
         handle = session.client.job(job)
         state = (handle.wait() if wait else handle.get()).state
         if not state.is_terminal:
             raise NotReadyError(f"{handle.name} is {state} and has no result yet; give --wait, or watch it to its end")
-        found = handle.gate(max_growth, languages=checked, bits_per_byte=bits_per_byte)
+        found = handle.gate(max_growth, languages=checked, bits_per_byte=bits_per_byte, sure=sure)
     session.show(gate_text(found), found)
     if not found.passed:
         raise typer.Exit(ExitCode.GATE_FAILED)

@@ -47,6 +47,7 @@ def gate_text(outcome: Gate) -> str:
             "PASS" if entry.passed else "FAIL",
             entry.language,
             _times(entry.growth, 4),
+            f"({entry.interval[0]:.4f} to {entry.interval[1]:.4f})" if entry.interval else "",
             f"{outcome.measure.replace('_', ' ')} {_figure(entry.dense)} -> {_figure(entry.pruned)}",
         )
         for entry in outcome.languages

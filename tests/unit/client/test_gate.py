@@ -1,13 +1,14 @@
 """Whether a report may go on."""
 
 import json
+import math
 
 import pytest
 
 from secateur import InvalidRequestError, gate
 from secateur.cli._comparing import gate_text
 from secateur_service.evaluation.parts import Verdict
-from support.reports import RATIOS, make_report
+from support.reports import RATIOS, evaluation, make_report
 
 
 def report_of(**changes):
@@ -81,3 +82,23 @@ def test_a_result_without_a_checkpoint_does_not_pass():
 def test_something_else_than_a_report_is_refused():
     with pytest.raises(InvalidRequestError, match="is not the report of a job"):
         gate({"a": 1}, max_growth=1.1)
+
+
+def test_to_be_sure_the_whole_interval_has_to_be_within_the_limit():
+    measured = [evaluation("de", 1.04, error=0.01), evaluation("uk", 1.01, error=0.001)]
+    report = report_of(evaluation=measured, mix={"de": 0.5, "uk": 0.5})
+    assert gate(report, max_growth=1.05).passed
+    found = gate(report, max_growth=1.05, sure=True)
+    assert [entry.passed for entry in found.languages if entry.language == "de"] == [False]
+    assert "de up to ×1.06" in found.reason
+    assert gate(report, max_growth=1.05, languages=["uk"], sure=True).passed
+    high = found.languages[0].interval[1]
+    assert high == pytest.approx(1.04 * math.exp(1.96 * 0.01), rel=1e-4)
+    assert gate(report, max_growth=1.0625, sure=True).passed
+    bits = gate(report, max_growth=1.05, bits_per_byte=True, sure=True)
+    assert bits.languages[0].interval[1] == pytest.approx(1 + math.log(high) / math.log(8), rel=1e-6)
+
+
+def test_without_an_interval_nothing_is_sure():
+    report = report_of(ratios={"de": 1.0}, mix={"de": 1.0})
+    assert "de has no interval" in gate(report, max_growth=1.05, sure=True).reason
