@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from secateur._comparison import ComparedJob, Comparison
-from secateur._gate import Gate
+from secateur._gate import Gate, GateLanguage
 from secateur._terminal import clean
 from secateur._text import columns, duration, size
 
@@ -47,12 +47,16 @@ def gate_text(outcome: Gate) -> str:
             "PASS" if entry.passed else "FAIL",
             entry.language,
             _times(entry.growth, 4),
-            f"({entry.interval[0]:.4f} to {entry.interval[1]:.4f})" if entry.interval else "",
+            *([_between(entry)] if any(each.interval for each in outcome.languages) else []),
             f"{outcome.measure.replace('_', ' ')} {_figure(entry.dense)} -> {_figure(entry.pruned)}",
         )
         for entry in outcome.languages
     ]
     return f"{columns(rows, right=[2])}\n{'PASS' if outcome.passed else 'FAIL'}: {clean(outcome.reason)}"
+
+
+def _between(entry: GateLanguage) -> str:
+    return f"({entry.interval[0]:.4f} to {entry.interval[1]:.4f})" if entry.interval else ""
 
 
 def _jobs_text(jobs: Sequence[ComparedJob]) -> str:
