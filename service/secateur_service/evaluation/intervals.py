@@ -72,7 +72,9 @@ def intervals(language: str, dense: Losses, pruned: Losses, likeness: Likeness |
         return None
     nats, tokens, size, pruned_nats, _, pruned_size, *rest = torch.cat(list(_draws(language, sums_DK))).unbind(1)
     bits, pruned_bits = (each / math.log(2) for each in (nats / size, pruned_nats / pruned_size))
-    loss, pruned_loss = nats / tokens, pruned_nats * (size / pruned_size) / tokens
+    loss, pruned_loss = (
+        (each / tokens).clamp(max=MAX_NATS) for each in (nats, pruned_nats * (size / pruned_size))
+    )  # a perplexity has a limit, see `perplexity`
 
     def of(values: Tensor) -> Interval:
         low, high = torch.quantile(values, torch.tensor(_levels(count), dtype=values.dtype)).tolist()
@@ -80,9 +82,9 @@ def intervals(language: str, dense: Losses, pruned: Losses, likeness: Likeness |
 
     return Intervals(
         documents=count,
-        dense_perplexity=of(loss.clamp(max=MAX_NATS).exp()),
-        pruned_perplexity=of(pruned_loss.clamp(max=MAX_NATS).exp()),
-        perplexity_ratio=of((pruned_loss - loss).clamp(max=MAX_NATS).exp()),
+        dense_perplexity=of(loss.exp()),
+        pruned_perplexity=of(pruned_loss.exp()),
+        perplexity_ratio=of((pruned_loss - loss).exp()),
         dense_bits_per_byte=of(bits),
         pruned_bits_per_byte=of(pruned_bits),
         bits_per_byte_growth=of(pruned_bits / bits - 1),

@@ -163,7 +163,7 @@ class EvaluationLanguage(Part):
     kl_divergence: float | None = Field(
         default=None,
         description="mean over the scored tokens of KL(dense ‖ output) of the predictions, nats per token; 0 if both "
-        "predict alike; null if the two models have different tokens",
+        "predict alike; null if the two models have different tokens, or if it is no number",
     )
     agreement: Share | None = Field(
         default=None, description="share of the scored tokens for which both find the same one most probable; likewise"

@@ -42,8 +42,8 @@ class Scored:
             raise FloatingPointError("losses that are not finite")
         return Losses(nats, len(nats_T), int(bytes_T.sum()), found)
 
-    def likeness(self, divergence: Sequence[Tensor], agrees: Sequence[Tensor]) -> Likeness:
-        """Sum what two models' predictions have in common.
+    def likeness(self, divergence: Sequence[Tensor], agrees: Sequence[Tensor]) -> Likeness | None:
+        """Sum what two models' predictions have in common; None if that is no number, as where logits are infinite.
 
         Args:
             divergence: B×(S−1) nats per batch.
@@ -51,6 +51,8 @@ class Scored:
         """
         both_T2 = torch.stack([self._of_scored(divergence).double(), self._of_scored(agrees).double()], 1)
         nats, agreed = both_T2.sum(0).tolist()
+        if not math.isfinite(nats):
+            return None
         return Likeness(nats, int(agreed), len(both_T2), self._by_document(both_T2))
 
     @property

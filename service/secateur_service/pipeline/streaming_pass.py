@@ -257,7 +257,8 @@ class _Pass:
             found = self.model.head.compare(dense, pruned, tokens[0], tick)
             divergence = self._by_language(self.dense, [each.divergence for each in found])
             agrees = self._by_language(self.dense, [each.agrees for each in found])
-            likeness = {name: _scored(self.dense, name).likeness(divergence[name], agrees[name]) for name in divergence}
+            known = {name: _scored(self.dense, name).likeness(divergence[name], agrees[name]) for name in divergence}
+            likeness = {name: found for name, found in known.items() if found is not None}
             losses = [each.dense for each in found], [each.pruned for each in found]
         else:
             (first,) = self.model.head.token_losses([dense], tokens[0], tick)

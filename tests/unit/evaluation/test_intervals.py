@@ -104,6 +104,16 @@ def test_few_documents_give_none_and_documents_without_scored_tokens_do_not_coun
     assert intervals("de", some, some).documents == 12
 
 
+def test_losses_beyond_all_measure_have_intervals_that_json_can_hold():
+    dense, pruned, _ = corpus(20, seed=5)
+    lost = Losses(1e7, pruned.tokens, pruned.bytes, pruned.documents * torch.tensor([1e4, 1, 1]).double())
+    for pair in ((dense, lost), (lost, dense)):
+        found = intervals("de", *pair)
+        bounds = [bound for pair in vars(found).values() if isinstance(pair, tuple) for bound in pair]
+        assert all(math.isfinite(bound) for bound in bounds)
+        assert found.perplexity_ratio[0] > 0
+
+
 def test_a_last_document_that_only_one_side_has_is_counted_there():
     dense, pruned, _ = corpus(20, seed=4)
     shorter = Losses(pruned.nats, pruned.tokens, pruned.bytes, pruned.documents[:-1])

@@ -56,6 +56,12 @@ def test_documents_are_kept_apart_wherever_windows_cut_them():
     assert (likeness.agreed, likeness.tokens) == (3, 5)
 
 
+def test_predictions_that_have_no_divergence_are_not_compared():
+    scored = Scored(torch.ones(1, 3).long(), torch.ones(1, 3).bool())
+    assert scored.likeness([torch.tensor([[0.1, math.nan]])], [torch.ones(1, 2).bool()]) is None
+    assert scored.likeness([torch.tensor([[0.1, 0.2]])], [torch.ones(1, 2).bool()]).agreed == 2
+
+
 def test_without_documents_every_window_is_one():
     ones = torch.ones(3, 4)
     found = Scored(ones.long(), ones.bool()).losses([torch.arange(9.0).view(3, 3)])
