@@ -300,7 +300,7 @@ def _working_bytes(work: Work, spec: PruneSpec, hidden: int, device: str, item: 
             _narrowing_bytes(work, narrowed),
             _training_bytes(work, spec, groups, hidden, item),
             activations,
-            HEAD_SLICE_BYTES[device] + LOGITS_SLICE_BYTES[device],
+            HEAD_SLICE_BYTES[device] + 3 * LOGITS_SLICE_BYTES[device],  # of both models, and their exponentials
         )
     )
 
