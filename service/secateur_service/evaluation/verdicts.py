@@ -18,7 +18,7 @@ LIMIT_UNCLEAR
 NOT_CALIBRATED
     The language was evaluated but has no weight in the mix: what it kept, it kept by accident.
 WITHIN_NOISE
-    The confidence interval of the growth includes 1: nothing measurable was lost, or gained.
+    The confidence interval of the growth includes 1 and is narrow: nothing measurable was lost, or gained.
 SAMPLE_TOO_SMALL
     The interval of the growth reaches further to either side than `ROUGH` and than half of the growth itself. Without
     an interval: fewer than `MIN_SCORED_TOKENS` tokens of the language were scored, or it has too few documents.
@@ -203,7 +203,7 @@ def _not_calibrated(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdic
 def _within_noise(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
     for entry in evaluation:
         bounds = entry.intervals and entry.intervals.perplexity_ratio
-        if bounds and bounds[0] <= 1 <= bounds[1] and bounds[0] < bounds[1]:
+        if bounds and bounds[0] <= 1 <= bounds[1] and bounds[0] < bounds[1] and not _is_rough(entry):
             yield _verdict(
                 "WITHIN_NOISE",
                 entry.language,
@@ -222,10 +222,8 @@ def _too_small(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
                 problem = f"its {entry.documents:,} documents are too few for a confidence interval"
             evidence = None
         else:
-            reach = NORMAL_975 * error
-            is_rough = reach > max(ROUGH, 0.5 * abs(math.log(entry.perplexity_ratio)))
             low, high = entry.intervals.perplexity_ratio if entry.intervals else (math.nan, math.nan)
-            problem = f"its growth may be anything from ×{low:.2f} to ×{high:.2f}" if is_rough else None
+            problem = f"its growth may be anything from ×{low:.2f} to ×{high:.2f}" if _is_rough(entry) else None
             evidence = _ratio_evidence(entry, 1.0)
         if problem:
             yield _verdict(
@@ -235,6 +233,12 @@ def _too_small(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
                 "it more documents.",
                 evidence,
             )
+
+
+def _is_rough(entry: EvaluationLanguage) -> bool:
+    """Whether the interval reaches far, in itself and beside the growth."""
+    error = entry.log_growth_error
+    return error is not None and NORMAL_975 * error > max(ROUGH, 0.5 * abs(math.log(entry.perplexity_ratio)))
 
 
 def _few_tokens(calibration: Sequence[CalibrationLanguage], blocks: Sequence[BlockPart]) -> Iterator[Verdict]:
