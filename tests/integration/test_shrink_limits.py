@@ -5,6 +5,7 @@ import json
 import pytest
 
 from secateur_service.errors import PermanentError
+from secateur_service.pipeline.observer import RecordingObserver
 from support.shrinking import (
     VOCABULARY,
     WIDTH,
@@ -37,8 +38,12 @@ def test_a_job_that_costs_more_than_it_may_publishes_its_report_and_its_plan_alo
 
 
 def test_a_job_within_its_limits_is_published(model, corpora, tmp_path):
-    report = run(limited(model, corpora, 5.0, **WIDTH), tmp_path).report
+    observer = RecordingObserver()
+    report = run(limited(model, corpora, 5.0, **WIDTH), tmp_path, observer=observer).report
     assert not report.exceeded
+    decision = report.decision
+    assert [entry.language for entry in decision.languages] == ["en"]
+    assert ("info", decision.sentence, {"decision": decision.answer}) in observer.lines
     assert (tmp_path / "checkpoint" / "config.json").exists()
 
 

@@ -133,6 +133,9 @@ class _Job:
                     if step.point:
                         faults.reached(step.point)
         self.meter.finish()
+        decision = self.report.decision
+        if decision and decision.answer:
+            self.observer.log("info", decision.sentence, decision=decision.answer)
         for verdict in self.report.verdicts:
             self.observer.log("info", verdict.message, verdict=verdict.kind)
         seconds, cpu_seconds = self.stopwatch.totals()
