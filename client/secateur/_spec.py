@@ -24,6 +24,9 @@ SpecSource: TypeAlias = "Mapping[str, Any] | str | os.PathLike[str]"
 """A specification as a mapping, or the path of a YAML file that holds one."""
 
 MAX_FILE_BYTES = 2**18
+SWEEP = "sweep"
+"""The section that makes a file the specification of a sweep."""
+
 _LIMITS = _yaml.YamlLimits(MAX_FILE_BYTES)
 _LANGUAGE_WEIGHT = pb.LanguageWeight.DESCRIPTOR
 _LAYER_OVERRIDE = pb.LayerOverride.DESCRIPTOR
@@ -96,7 +99,7 @@ def parse_yaml(content: bytes, source: str) -> dict[str, Any]:
         raise _not_a_spec(f"{source}{place} is not YAML of a specification: {error}") from error
     if not isinstance(data, dict):
         known = ", ".join(field.name for field in pb.PruneSpec.DESCRIPTOR.fields)
-        raise _not_a_spec(f"{source} holds {_kind(data)} and not a specification; expected a mapping with {known}")
+        raise _not_a_spec(f"{source} holds {described(data)} and not a specification; expected a mapping with {known}")
     return data
 
 
@@ -127,7 +130,7 @@ def _set(message: Message, field: FieldDescriptor, value: Any, path: str, report
             part.SetInParent()
             _fill(part, value, path, report)
         else:
-            report(path, f"expected a mapping, not {_kind(value)}")
+            report(path, f"expected a mapping, not {described(value)}")
     elif field.message_type is None:
         items = _items(value, "a list", path, report)
         for position, item in enumerate(items):
@@ -171,13 +174,13 @@ def _entries(kind: Descriptor, value: Any, path: str, report: _Report) -> Iterab
         elif mix and isinstance(item, str):
             yield f"{path}[{position}]", {"language": item}
         else:
-            report(f"{path}[{position}]", f"expected {'a language' if mix else 'a mapping'}, not {_kind(item)}")
+            report(f"{path}[{position}]", f"expected {'a language' if mix else 'a mapping'}, not {described(item)}")
 
 
 def _items(value: Any, expected: str, path: str, report: _Report) -> Sequence[Any]:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return value
-    report(path, f"expected {expected}, not {_kind(value)}")
+    report(path, f"expected {expected}, not {described(value)}")
     return ()
 
 
@@ -185,18 +188,18 @@ def _scalar_fault(field: FieldDescriptor, value: Any) -> str:
     """What is wrong with a field's value; empty if nothing is."""
     if field.type == FieldDescriptor.TYPE_STRING:
         if not isinstance(value, str):
-            return f"expected a text, not {_kind(value)}; put it in quotes if it is meant literally"
+            return f"expected a text, not {described(value)}; put it in quotes if it is meant literally"
         return "" if _is_unicode(value) else "holds characters that are no Unicode text"
     if field.type == FieldDescriptor.TYPE_BOOL:
-        return "" if isinstance(value, bool) else f"expected true or false, not {_kind(value)}"
+        return "" if isinstance(value, bool) else f"expected true or false, not {described(value)}"
     if field.type in _INTEGER_BITS:
         if not isinstance(value, int) or isinstance(value, bool):
-            return f"expected a whole number, not {_kind(value)}"
+            return f"expected a whole number, not {described(value)}"
         limit = 2 ** (_INTEGER_BITS[field.type] - 1)
         return "" if -limit <= value < limit else f"{value} is too large; expected less than {limit}"
     assert field.type == FieldDescriptor.TYPE_DOUBLE, field.full_name
     if not isinstance(value, int | float) or isinstance(value, bool):
-        return f"expected a number, not {_kind(value)}"
+        return f"expected a number, not {described(value)}"
     return "" if isinstance(value, float) or abs(value) < 2**1023 else "too large for a number"
 
 
@@ -209,6 +212,8 @@ def _is_unicode(text: str) -> bool:
 
 
 def _unknown(key: object, kind: Descriptor) -> str:
+    if key == SWEEP and kind is pb.PruneSpec.DESCRIPTOR:
+        return "is a section of sweeps; submit the file with `secateur sweep`, or take the section out"
     known = [field.name for field in kind.fields]
     close = difflib.get_close_matches(str(key), known, n=1)
     hint = f", did you mean {close[0]}?" if close else ";"
@@ -219,7 +224,7 @@ def _joined(path: str, key: object) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
-def _kind(value: object) -> str:
+def described(value: object) -> str:
     """A description of a value for people, with its type."""
     if value is None:
         return "nothing"
