@@ -122,3 +122,15 @@ def select(flow: Flow[Any], *, wanted: Callable[[Any], bool], last: Callable[[An
                 error = raised
     finally:
         flow.close()
+
+
+def collect(flow: Flow[Any]) -> Flow[list[Any]]:
+    """Run a flow, and return what it emits."""
+    found: list[Any] = []
+
+    def keep(value: Any) -> bool:
+        found.append(value)
+        return False
+
+    yield from select(flow, wanted=keep, last=lambda _: False)
+    return found

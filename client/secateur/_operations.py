@@ -56,15 +56,18 @@ class Operations:
         """Read a job."""
         return job_from((yield from self._ask("GetPruneJob", service_pb.GetPruneJobRequest(name=name))))
 
-    def list_jobs(self, states: Collection[JobState | str], page_size: int) -> Flow[None]:
-        """Emit all jobs, newest first, page by page."""
+    def list_jobs(
+        self, states: Collection[JobState | str], page_size: int, labels: Mapping[str, str] | None = None
+    ) -> Flow[None]:
+        """Emit all jobs that have the labels, newest first, page by page."""
         values = [state_value(JobState(state)) for state in states]
         token = ""
         while True:
             request = service_pb.ListPruneJobsRequest(page_size=page_size, page_token=token, states=values)
             response = yield from self._ask("ListPruneJobs", request)
             for job in response.jobs:
-                yield Emit(job_from(job))
+                if (labels or {}).items() <= job.labels.items():
+                    yield Emit(job_from(job))
             token = response.next_page_token
             if not token:
                 return

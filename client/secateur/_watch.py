@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import grpc
 
@@ -32,6 +33,7 @@ from secateur._flow import Emit, Flow, Open, Receive, Sleep, call
 from secateur.v1 import prune_service_pb2 as service_pb
 
 _log = logging.getLogger("secateur")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,35 @@ def watch(
             delay = min(delay, max(0.0, deadline - clock()))
         _log.warning("lost the connection while watching %s (%s); trying again in %.1f s", name, lost.message, delay)
         yield Sleep(delay)
+
+
+def patiently(reconnect: Reconnect, ask: Callable[[], Flow[T]]) -> Flow[T]:
+    """Do what is safe to repeat, again and again while the service is away.
+
+    Raises:
+        UnavailableError: the service was away for too long.
+        RequestError: the service refused it.
+    """
+    lost_since: float | None = None
+    failures = 0
+    while True:
+        try:
+            return (yield from ask())
+        except RequestError as error:
+            if not _is_disconnect(error):
+                raise
+            lost = error
+        failures += 1
+        if lost_since is None:
+            lost_since = reconnect.clock()
+            _log.warning("no answer (%s); trying again", lost.message)
+        away = reconnect.clock() - lost_since
+        if away >= reconnect.total_seconds:
+            raise UnavailableError(
+                f"gave up after {away:.0f} seconds without an answer ({lost.message}); jobs are not affected",
+                reason=lost.reason,
+            ) from lost
+        yield Sleep(reconnect.delay_seconds(failures, lost.retry_after_seconds))
 
 
 def _has_ended(name: str, position: int, timeout_seconds: float) -> Flow[bool]:
