@@ -18,7 +18,7 @@
 to the `logging` module, under the name `secateur`.
 """
 
-from secateur._aio import AsyncClient, AsyncJobHandle
+from secateur._aio import AsyncClient, AsyncJobHandle, AsyncSweep
 from secateur._artifact import Artifact, CorpusPreset, ServiceInfo
 from secateur._client import Client
 from secateur._comparison import (
@@ -77,12 +77,14 @@ from secateur._job import (
 )
 from secateur._options import SpecOptions, prune_spec
 from secateur._report import Decision, LanguageReport, Report, TaskReport, Verdict
+from secateur._sweep import Sweep
 
 __all__ = [
     "AlreadyExistsError",
     "Artifact",
     "AsyncClient",
     "AsyncJobHandle",
+    "AsyncSweep",
     "BlockEvent",
     "CertificateError",
     "Client",
@@ -140,6 +142,7 @@ __all__ = [
     "SpecOptions",
     "StageEvent",
     "StateEvent",
+    "Sweep",
     "TaskReport",
     "TradeoffPoint",
     "UnauthenticatedError",

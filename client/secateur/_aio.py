@@ -21,6 +21,17 @@ from secateur._operations import Operations
 from secateur._options import SpecOptions, prune_spec
 from secateur._report import Report
 from secateur._spec import SpecSource
+from secateur._sweep_flow import (
+    SweepJobs,
+    cancel_sweep,
+    compare_sweep,
+    find_sweep,
+    get_sweep,
+    plan_sweep,
+    submit_sweep,
+    sweep_results,
+    watch_sweep,
+)
 from secateur._watch import Reconnect
 
 
@@ -98,6 +109,62 @@ class AsyncJobHandle:
         )
 
 
+class AsyncSweep:
+    """The jobs of a sweep; the async version of `Sweep`."""
+
+    def __init__(self, driver: AsyncDriver, operations: Operations, found: SweepJobs) -> None:
+        self._driver = driver
+        self._operations = operations
+        self._grid = found.grid
+        self._names = {point: job.name for point, job in found.jobs.items()}
+
+    def __repr__(self) -> str:
+        return f"<secateur.AsyncSweep {self.name}: {len(self._names)} of {len(self._grid.points)} jobs>"
+
+    @property
+    def name(self) -> str:
+        """See `Sweep.name`."""
+        return self._grid.name
+
+    @property
+    def points(self) -> dict[str, dict[str, object]]:
+        """See `Sweep.points`."""
+        return {point.name: dict(point.values) for point in self._grid.points}
+
+    @property
+    def jobs(self) -> dict[str, AsyncJobHandle]:
+        """See `Sweep.jobs`."""
+        return {point: AsyncJobHandle(self._driver, self._operations, name) for point, name in self._names.items()}
+
+    async def get(self) -> dict[str, Job]:
+        """See `Sweep.get`."""
+        return await self._driver.run(get_sweep(self._operations, self._names))
+
+    def watch(self) -> AsyncIterator[tuple[str, Job]]:
+        """See `Sweep.watch`; iterate with `async for`."""
+        return self._driver.iterate(watch_sweep(self._operations, self._names))
+
+    async def wait(self, timeout_seconds: float | None = None) -> dict[str, Job]:
+        """See `Sweep.wait`."""
+        return await self._driver.run(watch_sweep(self._operations, self._names, timeout_seconds))
+
+    async def result(self, timeout_seconds: float | None = None) -> dict[str, JobResult]:
+        """See `Sweep.result`."""
+        return await self._driver.run(sweep_results(self._operations, self._names, timeout_seconds))
+
+    async def compare(
+        self, *, target_languages: Iterable[str] = (), max_growth: float | None = None, html: bool = False
+    ) -> Comparison:
+        """See `Sweep.compare`."""
+        return await self._driver.run(
+            compare_sweep(self._operations, self._names, target_languages, max_growth, html=html)
+        )
+
+    async def cancel(self) -> dict[str, Job]:
+        """See `Sweep.cancel`."""
+        return await self._driver.run(cancel_sweep(self._operations, self._names))
+
+
 class AsyncClient:
     """Talks to a Secateur service; the async version of `Client`. Belongs to the event loop in which it is created.
 
@@ -166,13 +233,33 @@ class AsyncClient:
         """See `Client.plan`."""
         return await self._driver.run(self._operations.plan(spec, labels))
 
+    async def sweep(self, spec: SpecSource, *, name: str | None = None, retry: bool = False) -> AsyncSweep:
+        """See `Client.sweep`."""
+        found = await self._driver.run(submit_sweep(self._operations, spec, name, retry=retry))
+        return AsyncSweep(self._driver, self._operations, found)
+
+    async def find_sweep(self, spec: SpecSource, *, name: str | None = None) -> AsyncSweep:
+        """See `Client.find_sweep`."""
+        found = await self._driver.run(find_sweep(self._operations, spec, name))
+        return AsyncSweep(self._driver, self._operations, found)
+
+    async def plan_sweep(self, spec: SpecSource, *, name: str | None = None) -> dict[str, Plan]:
+        """See `Client.plan_sweep`."""
+        return await self._driver.run(plan_sweep(self._operations, spec, name))
+
     def job(self, name: str) -> AsyncJobHandle:
         """See `Client.job`."""
         return AsyncJobHandle(self._driver, self._operations, job_name(name))
 
-    def list_jobs(self, *, states: Collection[JobState | str] = (), page_size: int = 0) -> AsyncIterator[Job]:
+    def list_jobs(
+        self,
+        *,
+        states: Collection[JobState | str] = (),
+        labels: Mapping[str, str] | None = None,
+        page_size: int = 0,
+    ) -> AsyncIterator[Job]:
         """See `Client.list_jobs`; iterate with `async for`."""
-        return self._driver.iterate(self._operations.list_jobs(states, page_size))
+        return self._driver.iterate(self._operations.list_jobs(states, page_size, labels))
 
     async def compare(
         self,

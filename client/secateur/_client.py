@@ -16,6 +16,8 @@ from secateur._job import Job, JobState, Plan, job_name
 from secateur._operations import Operations
 from secateur._options import SpecOptions, prune_spec
 from secateur._spec import SpecSource
+from secateur._sweep import Sweep
+from secateur._sweep_flow import find_sweep, plan_sweep, submit_sweep
 from secateur._watch import Reconnect
 
 
@@ -118,18 +120,59 @@ class Client:
         """
         return self._driver.run(self._operations.plan(spec, labels))
 
+    def sweep(self, spec: SpecSource, *, name: str | None = None, retry: bool = False) -> Sweep:
+        """Submit a job for every combination of the values that a specification lists in its section `sweep`.
+
+        Nothing is submitted unless every job is admitted. Calling it again submits nothing twice: points that have a
+        job keep it, whatever became of it.
+
+        Args:
+            spec: A specification with `sweep: {FIELD: [value, ...], ...}`: a mapping or the path of a YAML file.
+            name: Name of the sweep, up to 63 letters, digits, dots, dashes and underscores; by default it is derived
+                from the specifications, so that the same content is the same sweep.
+            retry: Whether jobs that failed or were cancelled are retried.
+
+        Raises:
+            InvalidSpecError: the section is not clear, or points break rules; the error lists everything.
+        """
+        found = self._driver.run(submit_sweep(self._operations, spec, name, retry=retry))
+        return Sweep(self._driver, self._operations, found)
+
+    def find_sweep(self, spec: SpecSource, *, name: str | None = None) -> Sweep:
+        """The sweep that `sweep` would submit, with the jobs that it has by now; submits nothing.
+
+        Raises:
+            InvalidSpecError: the section is not clear; the error lists every fault.
+        """
+        return Sweep(self._driver, self._operations, self._driver.run(find_sweep(self._operations, spec, name)))
+
+    def plan_sweep(self, spec: SpecSource, *, name: str | None = None) -> dict[str, Plan]:
+        """Have every point of a sweep checked and its cost estimated, by point, without submitting anything.
+
+        Raises:
+            InvalidSpecError: the section is not clear, or points break rules; the error lists everything.
+        """
+        return self._driver.run(plan_sweep(self._operations, spec, name))
+
     def job(self, name: str) -> JobHandle:
         """A handle on a job by its name or id; sends no request."""
         return JobHandle(self._driver, self._operations, job_name(name))
 
-    def list_jobs(self, *, states: Collection[JobState | str] = (), page_size: int = 0) -> Iterator[Job]:
+    def list_jobs(
+        self,
+        *,
+        states: Collection[JobState | str] = (),
+        labels: Mapping[str, str] | None = None,
+        page_size: int = 0,
+    ) -> Iterator[Job]:
         """Yield jobs, newest first, fetching page by page.
 
         Args:
             states: Only jobs in one of these; all when empty.
+            labels: Only jobs with all of these labels. They are picked here, out of all that the service lists.
             page_size: Jobs per call; 0 for the service's default.
         """
-        return self._driver.iterate(self._operations.list_jobs(states, page_size))
+        return self._driver.iterate(self._operations.list_jobs(states, page_size, labels))
 
     def compare(
         self,

@@ -12,6 +12,7 @@ FACE = {
     "Artifact",
     "AsyncClient",
     "AsyncJobHandle",
+    "AsyncSweep",
     "BlockEvent",
     "CertificateError",
     "Client",
@@ -69,6 +70,7 @@ FACE = {
     "SpecOptions",
     "StageEvent",
     "StateEvent",
+    "Sweep",
     "TaskReport",
     "TradeoffPoint",
     "UnauthenticatedError",
@@ -105,6 +107,7 @@ def test_the_asynchronous_face_has_the_methods_and_parameters_of_the_synchronous
 
     assert methods(secateur.AsyncClient) == methods(secateur.Client)
     assert methods(secateur.AsyncJobHandle) == methods(secateur.JobHandle)
+    assert methods(secateur.AsyncSweep) == methods(secateur.Sweep)
 
 
 def test_all_errors_are_one_tree_with_stable_reasons():
