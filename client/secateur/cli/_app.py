@@ -12,13 +12,15 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from secateur._comparison import Comparison
 from secateur._download import DownloadProgress
 from secateur._errors import FieldViolation, InvalidSpecError, NotReadyError
 from secateur._gate import gate as judge
-from secateur._gate import read_report
+from secateur._gate import growth_problem, read_report
 from secateur._job import JobState
 from secateur._options import with_options
 from secateur._spec import MAX_FILE_BYTES, layer_override, parse_yaml, read_spec
+from secateur._sweep_flow import has_report
 from secateur._terminal import clean, console, prepare_streams, show_exception, write
 from secateur.cli._comparing import comparison_text, gate_text
 from secateur.cli._exit import ExitCode
@@ -35,12 +37,13 @@ from secateur.cli._render import (
     verdict_lines,
 )
 from secateur.cli._session import EndpointOption, OutputOption, Session, Shared, TokenOption, connected
+from secateur.cli._sweeping import cancel_jobs, run_sweep, show_plans, sweep_code, sweep_text, sweep_value
 from secateur.cli._watching import follow
 
 _EPILOG = """Exit codes: 0 done (a watched job succeeded), 1 the job failed, 2 wrong command line or configuration,
 3 the specification breaks rules, 4 no such job, 5 the service, or what it needs, cannot be reached, 6 the job was
 cancelled, 7 refused for another reason, 8 download failed, 9 token missing or invalid, 10 a gate did not pass,
-130 interrupted (a watched job keeps running)."""
+or no job of a sweep is within --max-growth, 130 interrupted (a watched job keeps running)."""
 
 app = typer.Typer(
     name="secateur",
@@ -56,6 +59,13 @@ MaxGrowthOption = typer.Option(
     metavar="RATIO",
     help="What a language may lose at most, as the ratio of pruned to dense: 1.05 permits five per cent.",
 )
+TargetLanguageOption = typer.Option(
+    "--language",
+    "-l",
+    metavar="TAG",
+    help="Language that the recommended job has to serve; by default all that every job evaluated. Repeat it.",
+)
+PageOption = typer.Option(metavar="FILE", help="Also write the comparison as a page.")
 
 
 def main() -> None:
@@ -272,10 +282,14 @@ def list_(
     state: Annotated[
         list[JobState] | None, typer.Option(case_sensitive=False, help="Only jobs in this state. Repeat it.")
     ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only jobs with this label. Repeat it.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most jobs to print.")] = 100,
 ) -> None:
     """List jobs, newest first."""
-    jobs = islice(session.client.list_jobs(states=state or (), page_size=min(limit, 100)), limit)
+    labels = _labels(label or ())
+    jobs = islice(session.client.list_jobs(states=state or (), labels=labels, page_size=min(limit, 100)), limit)
     if session.as_json:
         for job in jobs:
             session.show("", job)
@@ -315,17 +329,9 @@ def compare(
     session: Session,
     *,
     jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Names or IDs of up to 50 jobs.")],
-    language: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--language",
-            "-l",
-            metavar="TAG",
-            help="Language that the recommended job has to serve; by default all that every job evaluated. Repeat it.",
-        ),
-    ] = None,
+    language: Annotated[list[str] | None, TargetLanguageOption] = None,
     max_growth: Annotated[float | None, MaxGrowthOption] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the comparison as a page.")] = None,
+    html: Annotated[Path | None, PageOption] = None,
 ) -> None:
     """Put jobs side by side: what each language lost in each, size, time, and which job to take.
 
@@ -339,12 +345,70 @@ def compare(
     """  # noqa: D301 - \b keeps the lines of the examples
     found = session.client.compare(jobs, target_languages=language or (), max_growth=max_growth, html=html is not None)
     session.show(comparison_text(found), found.content)
-    if html is not None and found.html is not None:
-        try:
-            html.write_text(found.html, encoding="utf-8")
-        except OSError as error:
-            raise typer.BadParameter(f"--html {html}: cannot be written: {error.strerror}") from error
-        session.note(f"the page is in {html}")
+    _write_page(session, found, html)
+
+
+@app.command(epilog=_EPILOG)
+@connected
+def sweep(
+    session: Session,
+    *,
+    spec: Annotated[
+        Path,
+        typer.Argument(metavar="SPEC.yaml", help="Specification with a section `sweep`; - reads the standard input."),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the sweep, and label of its jobs; by default derived from the specifications."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check every point and estimate its cost.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Retry points that failed or were cancelled.")] = False,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Only ask the jobs of the sweep that have not ended to stop.")
+    ] = False,
+    language: Annotated[list[str] | None, TargetLanguageOption] = None,
+    max_growth: Annotated[float | None, MaxGrowthOption] = None,
+    html: Annotated[Path | None, PageOption] = None,
+) -> None:
+    """Submit a job for every combination of listed values, follow all of them, and compare them.
+
+    The same command goes on after any interruption: what was submitted is not submitted again, and a job that has ended
+    stays as it is. --retry retries those that failed or were cancelled. Ctrl-C leaves the jobs running.
+
+    \b
+    Examples:
+      secateur sweep sweep.yaml --dry-run
+      secateur sweep sweep.yaml --name mixes --language uk --max-growth 1.05 --html comparison.html
+      secateur list --label sweep=mixes
+
+    \b
+    A sweep of four jobs:
+      model: {uri: file:///models/m}
+      calibration: {corpus: file:///corpora/c, samples: 128}
+      pruning: {method: wanda}
+      sweep:
+        calibration.languages: [{de: 1}, {de: 0.5, uk: 0.5}]
+        pruning.sparsity: [0.5, 0.6]
+    """  # noqa: D301 - \b keeps the lines of the examples
+    if dry_run + retry + cancel > 1:
+        raise typer.BadParameter("--dry-run, --retry and --cancel do not go together; give one of them")
+    if max_growth is not None and (problem := growth_problem(max_growth)) is not None:
+        raise typer.BadParameter(f"--max-growth {problem}")
+    content = _read(spec)
+    if dry_run:
+        show_plans(session, content, name)
+    elif cancel:
+        cancel_jobs(session, content, name)
+    else:
+        made, jobs = run_sweep(session, content, name, retry=retry)
+        found = None
+        if any(map(has_report, jobs.values())):
+            found = made.compare(target_languages=language or (), max_growth=max_growth, html=html is not None)
+        session.show(sweep_text(made, jobs, found), sweep_value(made, jobs, found))
+        if found is not None:
+            _write_page(session, found, html)
+        if (code := sweep_code(jobs, found)) is not ExitCode.DONE:
+            raise typer.Exit(code)
 
 
 @app.command(epilog=_EPILOG)
@@ -479,6 +543,15 @@ def info(
         known = ", ".join(preset.name for preset in found.presets)
         raise typer.BadParameter(f"--corpus {clean(corpus)}: no such preset; the service has {known}")
     session.show(preset_text(preset), preset)
+
+
+def _write_page(session: Session, found: Comparison, html: Path | None) -> None:
+    if html is not None and found.html is not None:
+        try:
+            html.write_text(found.html, encoding="utf-8")
+        except OSError as error:
+            raise typer.BadParameter(f"--html {html}: cannot be written: {error.strerror}") from error
+        session.note(f"the page is in {html}")
 
 
 def _read(path: Path | None) -> dict[str, Any]:

@@ -58,13 +58,17 @@ def job_text(job: Job) -> str:
 
 def jobs_text(jobs: list[Job]) -> str:
     """A table of jobs."""
-    rows = [("NAME", "STATE", "PROGRESS", "CREATED (UTC)", "MODEL", "LANGUAGES")]
+    titles = ["NAME", "STATE", "PROGRESS", "CREATED (UTC)", "MODEL", "LANGUAGES"]
+    labelled = any(job.labels for job in jobs)
+    rows = [[*titles, "LABELS"] if labelled else titles]
     for job in jobs:
         calibration = job.resolved_spec.get("calibration", {})
         done = f"{job.progress.fraction:.0%}" if job.progress is not None else "-"
         created = f"{job.create_time:%Y-%m-%d %H:%M:%S}" if job.create_time else "-"
         model = job.resolved_spec.get("model", {}).get("uri", "-")
-        rows.append((job.name, job.state.value, done, created, model, ",".join(_languages(calibration))))
+        row = [job.name, job.state.value, done, created, model, ",".join(_languages(calibration))]
+        labels = ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items()))
+        rows.append([*row, labels] if labelled else row)
     return columns(rows, right=[2])
 
 

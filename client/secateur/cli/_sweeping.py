@@ -1,0 +1,236 @@
+"""Following a sweep: a line for each job, then how the points ended. On a terminal the lines stay in their places."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from secateur._comparison import Comparison
+from secateur._grid import grid_of
+from secateur._job import Job, JobState, Plan
+from secateur._sweep import Sweep
+from secateur._terminal import clean, console, write
+from secateur._text import columns, duration, size
+from secateur.cli._comparing import comparison_text
+from secateur.cli._exit import ExitCode
+from secateur.cli._render import failure_text, progress_text
+from secateur.cli._session import Session
+
+_STEP = 0.1
+_POINT_WIDTH = 48
+_Show = Callable[[str, Job], None]
+
+
+def run_sweep(
+    session: Session, content: Mapping[str, Any], name: str | None, *, retry: bool
+) -> tuple[Sweep, dict[str, Job]]:
+    """Submit a sweep and show its jobs until all have ended; the jobs by point."""
+    grid = grid_of(content, name)
+    session.note(f"sweep {grid.name}: {len(grid.points)} points; checking those that have no job yet")
+    try:
+        sweep = session.client.sweep(content, name=name, retry=retry)
+        jobs = {}
+        with _view(session, list(sweep.jobs)) as show:
+            for point, job in sweep.watch():
+                jobs[point] = job
+                show(point, job)
+    except KeyboardInterrupt:
+        session.note(
+            "stopped; the jobs that were submitted keep running. The same command goes on from here, and with --cancel "
+            f"it ends them. To see them: secateur list --label sweep={grid.name}"
+        )
+        raise
+    return sweep, {point: jobs[point] for point in sweep.jobs}
+
+
+def show_plans(session: Session, content: Mapping[str, Any], name: str | None) -> None:
+    """Show the points of a sweep with what each would cost."""
+    grid = grid_of(content, name)
+    plans = session.client.plan_sweep(content, name=name)
+    value = {
+        "sweep": grid.name,
+        "points": [{"point": point.name, "values": point.values, **vars(plans[point.name])} for point in grid.points],
+    }
+    session.show(f"sweep {grid.name}\n\n{_plans_text(plans)}", value)
+
+
+def cancel_jobs(session: Session, content: Mapping[str, Any], name: str | None) -> None:
+    """Ask the jobs of a sweep that have not ended to stop, and show all of them."""
+    sweep = session.client.find_sweep(content, name=name)
+    jobs = sweep.cancel()
+    session.show(_points_text(sweep, jobs, None), sweep_value(sweep, jobs, None))
+
+
+def sweep_text(sweep: Sweep, jobs: Mapping[str, Job], comparison: Comparison | None) -> str:
+    """How the points ended, why some have no result, and the comparison of the others."""
+    parts = [f"\nsweep {sweep.name}", _points_text(sweep, jobs, comparison)]
+    failed = [clean(f"{point}: {failure_text(job.failure)}") for point, job in jobs.items() if job.failure is not None]
+    if failed:
+        parts.append("\n".join(failed))
+    if comparison is not None:
+        parts.append(comparison_text(comparison))
+    if any(job.state is not JobState.SUCCEEDED for job in jobs.values()):
+        parts.append("to retry what failed or was cancelled, run the same command with --retry")
+    return "\n\n".join(parts)
+
+
+def sweep_value(sweep: Sweep, jobs: Mapping[str, Job], comparison: Comparison | None) -> dict[str, Any]:
+    """The same for programs."""
+    points = []
+    for point, values in sweep.points.items():
+        job = jobs.get(point)
+        points.append(
+            {
+                "point": point,
+                "values": values,
+                "job": job and job.name,
+                "state": job and job.state,
+                "failure": job and job.failure,
+            }
+        )
+    return {"sweep": sweep.name, "points": points, "comparison": comparison and comparison.content}
+
+
+def sweep_code(jobs: Mapping[str, Job], comparison: Comparison | None) -> ExitCode:
+    """How the command ends: a job that failed counts more than one that was cancelled, and both more than the limit."""
+    states = {job.state for job in jobs.values()}
+    if JobState.FAILED in states:
+        return ExitCode.JOB_FAILED
+    if JobState.CANCELLED in states:
+        return ExitCode.JOB_CANCELLED
+    advice = None if comparison is None else comparison.recommendation
+    if advice is not None and advice.max_growth is not None and advice.chosen is None:
+        return ExitCode.GATE_FAILED
+    return ExitCode.DONE
+
+
+def seconds_left(jobs: Mapping[str, Job], points: int) -> float | None:
+    """The time until all points have ended; None while it is not known, as when a job waits for its turn."""
+    left = [
+        None if job.progress is None or job.state is not JobState.RUNNING else job.progress.eta_seconds
+        for job in jobs.values()
+        if not job.state.is_terminal
+    ]
+    known = [seconds for seconds in left if seconds is not None]
+    return max(known) if known and len(known) == len(left) and len(jobs) == points else None
+
+
+def _points_text(sweep: Sweep, jobs: Mapping[str, Job], comparison: Comparison | None) -> str:
+    labels = {job.name: label for label, job in comparison.jobs.items()} if comparison is not None else {}
+    rows = [("", "POINT", "JOB", "STATE")]
+    for point in sweep.points:
+        job = jobs.get(point)
+        rows.append((labels.get(job.name, ""), point, job.name, job.state.value) if job else ("", point, "-", "-"))
+    return columns(rows)
+
+
+def _plans_text(plans: Mapping[str, Plan]) -> str:
+    rows = [("POINT", "HOST MEMORY", "DEVICE MEMORY", "DISK", "OPERATIONS", "RESULT")]
+    for point, plan in plans.items():
+        cost = plan.estimate
+        device = size(cost.peak_device_bytes) if cost.peak_device_bytes else "none"
+        operations = f"{cost.flops:.2e} FLOP"
+        result = size(cost.output_bytes) if cost.output_bytes else "-"
+        rows.append((point, size(cost.peak_host_bytes), device, size(cost.disk_bytes), operations, result))
+    total = sum(plan.estimate.flops for plan in plans.values())
+    return f"{columns(rows, right=[1, 2, 3, 4, 5])}\n{len(plans)} jobs, {total:.2e} FLOP in all"
+
+
+@contextmanager
+def _view(session: Session, points: list[str]) -> Iterator[_Show]:
+    """What shows jobs, in the way that suits where the output goes; programs want only the end."""
+    if session.as_json:
+        yield lambda _point, _job: None
+    elif sys.stdout is not None and sys.stdout.isatty():
+        with _Bars(points) as bars:
+            yield bars.show
+    else:
+        yield _Lines().show
+
+
+class _Lines:
+    """A line when a job's state changes, and each tenth of a job."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, tuple[JobState, float]] = {}
+
+    def show(self, point: str, job: Job) -> None:
+        """Print a job, if that is news."""
+        fraction = job.progress.fraction if job.progress is not None else 0.0
+        state, shown = self._shown.get(point, (JobState.UNSPECIFIED, 0.0))
+        if job.state is state and fraction < shown + _STEP:
+            return
+        self._shown[point] = job.state, fraction
+        write(clean(f"{point}: {_state_text(job)}"), stream=sys.stdout)
+
+
+class _Bars:
+    """A line for each job with its state, blocks and expected time, and one for all of them."""
+
+    def __init__(self, points: list[str]) -> None:
+        self._points = points
+        self._jobs: dict[str, Job] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.fields[state]}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[details]}", markup=False),
+            console=console(),
+        )
+        self._tasks = {point: self._progress.add_task(_cut(point), total=1.0, state="", details="") for point in points}
+        self._all = self._progress.add_task("all", total=float(len(points)), state="", details="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, point: str, job: Job) -> None:
+        """Move a job's bar, and the one of all."""
+        self._jobs[point] = job
+        blocks, left = "", None
+        if job.progress is not None and job.state is JobState.RUNNING:
+            left = job.progress.eta_seconds
+            if job.progress.blocks_total:
+                blocks = f"block {job.progress.blocks_done}/{job.progress.blocks_total}"
+        self._progress.update(
+            self._tasks[point], completed=_done(job), state=job.state.value, details=_joined(blocks, left)
+        )
+        ended = sum(found.state.is_terminal for found in self._jobs.values())
+        self._progress.update(
+            self._all,
+            completed=sum(map(_done, self._jobs.values())),
+            state=f"{ended} of {len(self._points)} ended",
+            details=_joined("", seconds_left(self._jobs, len(self._points))),
+        )
+
+
+def _state_text(job: Job) -> str:
+    if job.failure is not None:
+        return f"{job.state}, {failure_text(job.failure)}"
+    if job.progress is None or job.state is not JobState.RUNNING:
+        return job.state.value
+    return f"{job.state}, {progress_text(job.progress)}"
+
+
+def _done(job: Job) -> float:
+    if job.state.is_terminal:
+        return 1.0
+    return job.progress.fraction if job.progress is not None else 0.0
+
+
+def _joined(blocks: str, left_seconds: float | None) -> str:
+    left = "" if left_seconds is None else f"{duration(left_seconds)} left"
+    return " ".join(filter(None, [blocks, left]))
+
+
+def _cut(point: str) -> str:
+    shown = clean(point)
+    return shown if len(shown) <= _POINT_WIDTH else f"{shown[: _POINT_WIDTH - 1]}…"

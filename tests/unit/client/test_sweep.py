@@ -1,0 +1,98 @@
+"""What a sweep says while it goes on, and how long it waits for a service that is away."""
+
+import logging
+
+import grpc
+import pytest
+
+import secateur
+from secateur._convert import job_from
+from secateur._flow import Call, Finished, Sleep, advance, call
+from secateur._sweep_flow import has_report
+from secateur._watch import Reconnect, patiently
+from secateur.cli._exit import ExitCode
+from secateur.cli._sweeping import seconds_left, sweep_code
+from secateur.v1 import prune_job_pb2 as pb
+from secateur.v1 import prune_service_pb2 as service_pb
+from support.rpc import Refused
+
+GONE = Refused(grpc.StatusCode.UNAVAILABLE, "gone")
+
+
+def job(state, *, left=None, reason=""):
+    return job_from(
+        pb.PruneJob(
+            state=pb.JobState.Value(f"JOB_STATE_{state}"),
+            progress=None if left is None else pb.Progress(eta_seconds=left),
+            failure=pb.Failure(reason=reason) if reason else None,
+        )
+    )
+
+
+def play(answers, **given):
+    """Ask patiently, against a server that gives these answers; its result, and the waits."""
+    now, waits = [0.0], []
+    reconnect = Reconnect(clock=lambda: now[0], jitter=lambda: 1.0, **given)
+    flow = patiently(reconnect, lambda: call("GetServiceInfo", service_pb.GetServiceInfoRequest(), 9))
+    answers, answer, error = iter(answers), None, None
+    while not isinstance(step := advance(flow, answer, error), Finished):
+        answer, error = None, None
+        match step:
+            case Call():
+                answer = next(answers)
+                if isinstance(answer, grpc.RpcError):
+                    answer, error = None, answer
+            case Sleep(seconds):
+                waits.append(seconds)
+                now[0] += seconds
+    return step.value, waits
+
+
+def test_a_service_that_is_away_is_waited_for_longer_and_longer_and_told_of_once(caplog):
+    with caplog.at_level(logging.WARNING, logger="secateur"):
+        assert play([GONE, GONE, GONE, "here"], base_seconds=1, max_seconds=3) == ("here", [1, 2, 3])
+    assert [record.message for record in caplog.records] == ["no answer (gone); trying again"]
+
+
+def test_a_service_that_stays_away_is_given_up():
+    with pytest.raises(secateur.UnavailableError, match="gave up after 10 seconds without an answer"):
+        play([GONE] * 50, base_seconds=1, max_seconds=1, total_seconds=10)
+
+
+def test_a_refusal_is_not_asked_again():
+    with pytest.raises(secateur.NotFoundError):
+        play([GONE, Refused(grpc.StatusCode.NOT_FOUND)])
+
+
+@pytest.mark.parametrize(
+    ("jobs", "left"),
+    [
+        ([job("RUNNING", left=20), job("RUNNING", left=30), job("SUCCEEDED", left=99)], 30),
+        ([job("RUNNING", left=20), job("QUEUED"), job("SUCCEEDED")], None),  # nobody knows when its turn comes
+        ([job("RUNNING", left=20), job("RUNNING"), job("SUCCEEDED")], None),
+        ([job("RUNNING", left=20), job("QUEUED", left=30), job("SUCCEEDED")], None),  # from its attempt before
+        ([job("RUNNING", left=20), job("SUCCEEDED")], None),  # the third was not seen yet
+        ([job("SUCCEEDED"), job("FAILED"), job("SUCCEEDED")], None),
+    ],
+)
+def test_the_time_left_is_said_only_where_it_is_known(jobs, left):
+    assert seconds_left(dict(enumerate(jobs)), 3) == left
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        (["SUCCEEDED", "SUCCEEDED"], ExitCode.DONE),
+        (["CANCELLED", "SUCCEEDED"], ExitCode.JOB_CANCELLED),
+        (["CANCELLED", "FAILED"], ExitCode.JOB_FAILED),
+    ],
+)
+def test_the_worst_end_of_a_job_is_the_end_of_the_command(states, code):
+    assert sweep_code(dict(enumerate(map(job, states))), None) is code
+
+
+def test_a_job_that_exceeded_a_limit_is_compared_and_one_that_failed_otherwise_is_not():
+    assert has_report(job("FAILED", reason="LIMIT_EXCEEDED"))
+    assert not has_report(job("FAILED", reason="NON_FINITE"))
+    assert has_report(job("SUCCEEDED"))
+    assert not has_report(job("RUNNING"))
