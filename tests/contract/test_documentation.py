@@ -7,6 +7,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from typer.main import get_command
 
+from secateur._grid import grid_of
 from secateur._options import OPTIONS, SpecOptions
 from secateur._spec import parse_yaml, spec_message
 from secateur.cli._app import app
@@ -125,7 +126,7 @@ def test_the_documented_exit_codes_are_those_of_the_command():
 
 
 def test_the_readme_lists_the_commands_that_there_are():
-    (listed,) = re.findall(r"`([a-z ]*\bsubmit\b[a-z ]*)`\)? and\nexit codes", README)
+    (listed,) = re.findall(r"`([a-z ]*\bsubmit\b[a-z ]*)`\)?\s+and\s+exit codes", README)
     assert set(listed.split()) == set(get_command(app).commands)
 
 
@@ -133,10 +134,20 @@ def test_every_command_that_compares_or_gates_is_one_with_the_flags_that_are_sho
     known = {"secateur": get_command(app).commands, "secateur-service": get_command(service_app).commands}
     shown = re.findall(r"^(?: {4}|job=\$\()?(secateur(?:-service)?) ([a-z]+)([^\n`]*)", COMPARING, re.MULTILINE)
     shown += re.findall(r"`(secateur(?:-service)?) ([a-z]+)([^\n`]*)`", COMPARING)
-    assert {name for _, name, _ in shown} == {"compare", "gate", "submit", "watch", "download", "run"}
+    assert {name for _, name, _ in shown} == {
+        *("compare", "sweep", "list", "retry", "gate", "submit", "watch", "download", "run")
+    }
     for program, name, rest in shown:
         flags = {flag for parameter in known[program][name].params for flag in parameter.opts}
         assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest)) <= flags, (name, rest)
+
+
+def test_the_documented_sweep_is_one():
+    example = parse_yaml(COMPARING.split("```yaml\n")[1].split("```")[0].encode(), "the example")
+    (_, second, _, last) = grid_of(example).points
+    assert second.name == "languages={de:1} method=sparsegpt"
+    parsed = parse_spec(spec_to_dict(spec_message(last.spec)))
+    assert [entry.weight for entry in parsed.calibration.languages] == [0.5, 0.5]
 
 
 def test_what_happens_to_each_file_of_a_model_is_documented():

@@ -82,7 +82,7 @@ def cancelled(service):
 
 @pytest.mark.parametrize(
     "command",
-    ["", "submit", "watch", "logs", "list", "get", "report", "compare", "gate", "cancel", "download", "info"],
+    ["", "submit", "watch", "logs", "list", "get", "report", "compare", "sweep", "gate", "cancel", "download", "info"],
 )
 def test_help_has_the_exit_codes_and_the_common_options(secateur, command):
     done = secateur(*filter(None, [command]), "--help")

@@ -18,7 +18,7 @@ from support.reports import make_report
 from support.service import FILES, WITH_WORKERS, Service
 from support.waiting import HANG_SECONDS, until
 
-COMMAND = [sys.executable, "-m", "secateur"]
+COMMAND = ["env", "--default-signal=INT", sys.executable, "-m", "secateur"]  # what runs in the background ignores it
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,6 @@ def start(service, *arguments, output):
             env=environment,
             stdout=file,
             stderr=file,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - what runs in the background ignores it
         )
 
 
@@ -193,6 +192,11 @@ def test_a_point_without_a_result_stays_so_until_it_is_retried(idle, sweep, cont
         assert value["points"][0]["values"] == {"pruning.method": "wanda", "calibration.languages": {"de": 1}}
         assert value["comparison"] == retried.compare(max_growth=1.05).content
         assert sweep("--name", "ends", "--max-growth", "1.25")[0] == 0
+        output = tmp_path / "listed"
+        assert start(idle, "list", "--label", "sweep=ends", "--limit", "5", output=output).wait(HANG_SECONDS) == 0
+        listed = output.read_text().splitlines()
+        assert len(listed) == 6
+        assert all(line.endswith("sweep=ends") and "point=method=" in line for line in listed[1:])
 
 
 def test_a_sweep_is_cancelled_as_a_whole_and_does_not_begin_anew_by_itself(idle, sweep, content):
