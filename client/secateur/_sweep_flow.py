@@ -6,13 +6,14 @@ interrupted, the client, the service or the connection, doing it again goes on w
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from secateur._comparison import Comparison
-from secateur._errors import InvalidRequestError, InvalidSpecError, NotReadyError, WaitTimeoutError
+from secateur._errors import InvalidRequestError, InvalidSpecError, NotReadyError, UnavailableError, WaitTimeoutError
 from secateur._flow import Emit, Flow, Run, Sleep, collect
 from secateur._grid import Grid, Point, at_points, content_of, grid_of, retry_id
 from secateur._job import Job, JobResult, JobState, Plan
@@ -61,13 +62,10 @@ def submit_sweep(operations: Operations, spec: SpecSource, name: str | None, *, 
     yield from _plans(grid, missing, lambda point: patiently(operations.reconnect, partial(plan, point)))
     jobs = {}
     for point in grid.points:
-        job = found.jobs.get(point.name)
-        if job is None:
-            create = partial(operations.create, point.spec, grid.labels(point), grid.request_id(point))
-            job = yield from patiently(operations.reconnect, create)
-        if retry and job.state in (JobState.FAILED, JobState.CANCELLED):
-            job = yield from patiently(operations.reconnect, partial(operations.retry, job.name, retry_id(job)))
-        jobs[point.name] = job
+        try:
+            jobs[point.name] = yield from _job(operations, grid, point, found.jobs.get(point.name), retry=retry)
+        except InvalidRequestError as error:  # what was admitted before is refused now
+            raise InvalidSpecError(at_points({point.name: error.violations}, len(grid.points))) from error
     return SweepJobs(grid, jobs)
 
 
@@ -97,19 +95,24 @@ def watch_sweep(
 ) -> Flow[dict[str, Job]]:
     """Emit every job, given by point, with its point, and again whenever it has changed, until all have ended.
 
-    Reads them in turn, so fifty jobs take no more calls than a few. A service that is away is waited for.
+    Makes at most about ten calls a second, however many jobs there are. A service that is away is waited for.
 
     Raises:
         WaitTimeoutError: the time ran out before all had ended.
         UnavailableError: the service was away for too long.
     """
     clock = operations.reconnect.clock
-    deadline = None if timeout_seconds is None else clock() + timeout_seconds
+    deadline = math.inf if timeout_seconds is None else clock() + timeout_seconds
     seen: dict[str, Job] = {}
     going = dict(jobs)
     while True:
         for point, name in list(going.items()):
-            job = yield from patiently(operations.reconnect, partial(operations.get, name))
+            try:
+                job = yield from patiently(operations.reconnect, partial(operations.get, name), deadline=deadline)
+            except UnavailableError:
+                if clock() < deadline:
+                    raise
+                break
             if seen.get(point) != job:
                 seen[point] = job
                 yield Emit((point, job))
@@ -117,15 +120,13 @@ def watch_sweep(
                 del going[point]
         if not going:
             return seen
+        if clock() >= deadline:
+            raise WaitTimeoutError(
+                f"{len(going)} of {len(jobs)} jobs have not ended within {timeout_seconds:g} seconds; they keep "
+                "running, so wait again or cancel them"
+            )
         wait = max(_LEAST_WAIT_SECONDS, len(going) / _CALLS_PER_SECOND)
-        if deadline is not None:
-            if clock() >= deadline:
-                raise WaitTimeoutError(
-                    f"{len(going)} of {len(jobs)} jobs have not ended within {timeout_seconds:g} seconds; they keep "
-                    "running, so wait again or cancel them"
-                )
-            wait = min(wait, max(0.0, deadline - clock()))
-        yield Sleep(wait)
+        yield Sleep(min(wait, max(0.0, deadline - clock())))
 
 
 def sweep_results(
@@ -178,6 +179,16 @@ def _grid(spec: SpecSource, name: str | None) -> Flow[Grid]:
     if not isinstance(spec, str | os.PathLike):
         raise TypeError(f"a sweep is a mapping or the path of a YAML file, not {type(spec).__name__}")
     return grid_of((yield Run(lambda: read_spec(spec))), name)
+
+
+def _job(operations: Operations, grid: Grid, point: Point, job: Job | None, *, retry: bool) -> Flow[Job]:
+    """The job of a point: the one that it has, or a new one; optionally a retry of one without a result."""
+    if job is None:
+        create = partial(operations.create, point.spec, grid.labels(point), grid.request_id(point))
+        job = yield from patiently(operations.reconnect, create)
+    if retry and job.state in (JobState.FAILED, JobState.CANCELLED):
+        job = yield from patiently(operations.reconnect, partial(operations.retry, job.name, retry_id(job)))
+    return job
 
 
 def _plan(operations: Operations, grid: Grid, point: Point) -> Flow[Plan]:

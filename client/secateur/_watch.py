@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -142,8 +143,13 @@ def watch(
         yield Sleep(delay)
 
 
-def patiently(reconnect: Reconnect, ask: Callable[[], Flow[T]]) -> Flow[T]:
+def patiently(reconnect: Reconnect, ask: Callable[[], Flow[T]], *, deadline: float = math.inf) -> Flow[T]:
     """Do what is safe to repeat, again and again while the service is away.
+
+    Args:
+        reconnect: How often, and for how long.
+        ask: What to do.
+        deadline: When to give up at the latest, by the clock of `reconnect`.
 
     Raises:
         UnavailableError: the service was away for too long.
@@ -163,12 +169,13 @@ def patiently(reconnect: Reconnect, ask: Callable[[], Flow[T]]) -> Flow[T]:
             lost_since = reconnect.clock()
             _log.warning("no answer (%s); trying again", lost.message)
         away = reconnect.clock() - lost_since
-        if away >= reconnect.total_seconds:
+        if away >= reconnect.total_seconds or reconnect.clock() >= deadline:
             raise UnavailableError(
                 f"gave up after {away:.0f} seconds without an answer ({lost.message}); jobs are not affected",
                 reason=lost.reason,
             ) from lost
-        yield Sleep(reconnect.delay_seconds(failures, lost.retry_after_seconds))
+        delay = reconnect.delay_seconds(failures, lost.retry_after_seconds)
+        yield Sleep(min(delay, max(0.0, deadline - reconnect.clock())))
 
 
 def _has_ended(name: str, position: int, timeout_seconds: float) -> Flow[bool]:

@@ -136,13 +136,16 @@ def test_a_sweep_whose_client_and_server_are_killed_has_every_job_once_and_ends_
         assert [job.name for job in found.jobs.values()] == [job.name for job in made.jobs.values()]
         assert {job.name for job in sdk.list_jobs(labels={"sweep": made.name})} == set(map("pruneJobs/{}".format, jobs))
 
-    async def compared():
-        async with secateur.AsyncClient(working.endpoint) as other:
-            again = await other.sweep(path)
-            watched = [point async for point, job in again.watch() if job.state.is_terminal]
-            return watched, await again.compare(target_languages=["de"])
+        async def compared():
+            async with secateur.AsyncClient(working.endpoint) as other:
+                again = await other.sweep(path)
+                watched = [point async for point, job in again.watch() if job.state.is_terminal]
+                return watched, await again.compare(target_languages=["de"])
 
-    assert asyncio.run(compared()) == (list(made.points), found)
+        assert asyncio.run(compared()) == (list(made.points), found)
+        working.kill()
+        with pytest.raises(secateur.WaitTimeoutError, match="4 of 4"):
+            made.wait(timeout_seconds=1)
 
 
 def play(service, job, *, ratio=None):

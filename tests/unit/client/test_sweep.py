@@ -1,6 +1,7 @@
 """What a sweep says while it goes on, and how long it waits for a service that is away."""
 
 import logging
+import math
 
 import grpc
 import pytest
@@ -29,11 +30,12 @@ def job(state, *, left=None, reason=""):
     )
 
 
-def play(answers, **given):
+def play(answers, *, deadline=math.inf, **given):
     """Ask patiently, against a server that gives these answers; its result, and the waits."""
     now, waits = [0.0], []
     reconnect = Reconnect(clock=lambda: now[0], jitter=lambda: 1.0, **given)
-    flow = patiently(reconnect, lambda: call("GetServiceInfo", service_pb.GetServiceInfoRequest(), 9))
+    request = service_pb.GetServiceInfoRequest()
+    flow = patiently(reconnect, lambda: call("GetServiceInfo", request, 9), deadline=deadline)
     answers, answer, error = iter(answers), None, None
     while not isinstance(step := advance(flow, answer, error), Finished):
         answer, error = None, None
@@ -57,6 +59,11 @@ def test_a_service_that_is_away_is_waited_for_longer_and_longer_and_told_of_once
 def test_a_service_that_stays_away_is_given_up():
     with pytest.raises(secateur.UnavailableError, match="gave up after 10 seconds without an answer"):
         play([GONE] * 50, base_seconds=1, max_seconds=1, total_seconds=10)
+
+
+def test_a_service_that_is_away_at_the_deadline_is_given_up_then():
+    with pytest.raises(secateur.UnavailableError, match="gave up after 4 seconds"):
+        play([GONE] * 50, base_seconds=3, max_seconds=3, deadline=4)
 
 
 def test_a_refusal_is_not_asked_again():
