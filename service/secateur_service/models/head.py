@@ -147,6 +147,40 @@ class Head:
         return expected
 
     @torch.no_grad()
+    def score(
+        self,
+        copies: list[Tensor],
+        positions: Tensor,
+        targets: Tensor,
+        on_piece: Callable[[float], None] = lambda _: None,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What given tokens are predicted with, and whether they are the most probable ones, for several copies.
+
+        Starts with the last rows of the head, which `token_losses` has read last.
+
+        Args:
+            copies: for each copy, hidden states N×d after the last block; overwritten.
+            positions: for each of M targets, the row of the states that predicts it; ascending.
+            targets: token ids M.
+            on_piece: called with the floating-point operations of every piece of work; may raise to stop.
+
+        Returns:
+            For each copy, log-probabilities M in nats, in float64, and booleans M, on the host.
+        """
+        after = self._after if self._is_followed() else None
+        for copy, states in enumerate(copies):
+            copies[copy] = self._inputs(states[None])[0]
+        scorers = [_Scorer(inputs, positions, targets) for inputs in copies]
+        for start, stop in reversed(list(self._slices())):
+            weight = self.rows(start, stop)
+            for scorer in scorers:
+                for piece in self._pieces(scorer.inputs, stop - start):
+                    scorer.see(_logits(scorer.inputs[piece].to(self.device), weight, after), piece, start)
+                    on_piece(2.0 * (piece.stop - piece.start) * weight.numel())
+            del weight
+        return [scorer.found() for scorer in scorers]
+
+    @torch.no_grad()
     def time(self, states: Tensor, operations: float, clock: Callable[[], float]) -> tuple[float, float]:
         """Measure how fast the head is by running a piece of it, if that is a small part of its work.
 
@@ -306,6 +340,42 @@ class _ComparedSums:
         divergence = self._difference.double() - self._dense.log_sum.double() + self._pruned.log_sum.double()
         found = divergence.clamp(min=0), self._there == self._best_pruned
         return Compared(self._dense.losses(), self._pruned.losses(), *(each.view(self._shape) for each in found))
+
+
+class _Scorer:
+    """Accumulates what is known of some targets, over slices of the vocabulary that start with its last rows.
+
+    Args:
+        inputs: the head's inputs N×d.
+        positions: rows of them that predict the targets, M, ascending.
+        targets: ids M.
+    """
+
+    def __init__(self, inputs: Tensor, positions: Tensor, targets: Tensor) -> None:
+        self.inputs = inputs
+        self._positions, self._targets = positions, targets
+        self._log_sums, self._chosen = torch.full((len(inputs),), -torch.inf), torch.zeros(len(targets))
+        self._highest = torch.full((len(inputs),), -torch.inf)
+        self._best = torch.zeros(len(inputs), dtype=torch.long)
+
+    def see(self, logits: Tensor, piece: slice, start: int) -> None:
+        """Add logits t×v of a piece of the inputs, for the rows of the head from `start` on."""
+        self._log_sums[piece] = torch.logaddexp(self._log_sums[piece], logits.logsumexp(-1).cpu())
+        values, tokens = (found.cpu() for found in logits.max(-1))
+        is_higher = values >= self._highest[piece]  # of equal ones the first, whose rows come last
+        self._best[piece] = torch.where(is_higher, start + tokens, self._best[piece])
+        self._highest[piece] = torch.where(is_higher, values, self._highest[piece])
+        some = slice(*torch.searchsorted(self._positions, torch.tensor([piece.start, piece.stop])).tolist())
+        rows, local = self._positions[some] - piece.start, self._targets[some] - start
+        inside = (local >= 0) & (local < logits.shape[1])
+        at = local.clamp(0, logits.shape[1] - 1)
+        picked = logits[rows.to(logits.device), at.to(logits.device)].cpu()
+        self._chosen[some] = torch.where(inside, picked, self._chosen[some])
+
+    def found(self) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the targets, in float64, and whether they are the most probable tokens."""
+        nats = self._chosen.double() - self._log_sums[self._positions].double()
+        return nats, self._best[self._positions] == self._targets
 
 
 def _logits(inputs: Tensor, weight: Tensor, after: Callable[[Tensor], Tensor] | None) -> Tensor:

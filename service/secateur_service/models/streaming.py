@@ -5,7 +5,8 @@ blocks, get memory and their tensors while they are used. The model's own forwar
 masks, rotary embeddings, soft-caps and scales are the architecture's and not ours:
 
 - `embed` runs it with every block replaced by a recorder, which also records the keyword arguments of each block;
-- `run_block` runs one block with the arguments recorded for the shape of its batch;
+- `run_block` runs one block with the arguments recorded for the shape of its batch; `run_branches` does so for
+  sequences that share beginnings, which run once;
 - `head` runs it with hidden states injected at block 0, every other block an identity, and the head replaced by a
   recorder of its input; and again, where something follows the head, with logits injected there.
 
@@ -22,8 +23,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from secateur_service.models.belonging import check_tensors
+from secateur_service.models.branches import Branches, of_groups, remembering, with_cache
 from secateur_service.models.building import build_without_memory
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.head import Head
@@ -92,7 +95,10 @@ class StreamedModel:
             put_aside=self.put_aside,
             check=self._look,
         )
-        self._arguments: dict[tuple[int, int], list[BlockArguments]] = {}
+        # By number of sequences, tokens of each, and tokens before them in a cache; None without a cache.
+        self._arguments: dict[tuple[int, int, int | None], list[BlockArguments]] = {}
+        self._keeps_rows = False
+        self._last_rows: tuple[tuple[int, int], Tensor] | None = None
         self._check_shapes()
         self._load_outer()
 
@@ -102,18 +108,20 @@ class StreamedModel:
         return len(self._blocks)
 
     @torch.no_grad()
-    def embed(self, batches: Sequence[Tensor]) -> list[Tensor]:
+    def embed(self, batches: Sequence[Tensor], branches: Sequence[Branches] = ()) -> list[Tensor]:
         """Embed batches of tokens and record the arguments of every block for each batch shape.
 
         Only the rows of the embedding that the tokens need are read.
 
         Args:
             batches: token ids, each B×S.
+            branches: sequences that share beginnings.
 
         Returns:
-            The hidden states before the first block, each B×S×d.
+            The hidden states before the first block, each B×S×d; then those of all parts of the branches.
         """
-        used = torch.unique(torch.cat([batch.flatten() for batch in batches]))
+        parts = [part for each in branches for part in each.parts]
+        used = torch.unique(torch.cat([part.flatten() for part in (*batches, *parts)]))
         table = self.checkpoint.tensors[self.checkpoint.embedding_name]
         if int(used[-1]) >= table.shape[0]:
             raise ModelRefusedError(
@@ -127,25 +135,37 @@ class StreamedModel:
         self._embedding.weight = self._parameter(torch.cat(rows))
         del rows
         self._embedding.padding_idx = None
-        states: list[Tensor] = []
-        for batch in batches:
-            self.check()
-            shape = (batch.shape[0], batch.shape[1])
-            recording = shape not in self._arguments
-            if recording:
-                self._arguments[shape] = []
-
-            def record(index: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-                if index == 0:
-                    states.append(self.put_aside(hidden))
-                if recording:  # noqa: B023 - called before the loop goes on
-                    self._arguments[shape].append((args, kwargs))  # noqa: B023
-                return hidden
-
-            with self._blocks_replaced(record):
-                self._run_base(torch.searchsorted(used, batch).to(self.device))
+        states = [self._embed(batch, used) for batch in batches]
+        for each in branches:
+            cached = [0, *[each.shared] * len(each.rests)] if each.shared else [None] * len(each.rests)
+            states += [self._embed(part, used, before) for part, before in zip(each.parts, cached, strict=True)]
         self._embedding.weight = nn.Parameter(self._embedding.weight[:1].clone(), requires_grad=False)
         return states
+
+    def _embed(self, batch: Tensor, used: Tensor, before: int | None = None) -> Tensor:
+        """Hidden states of a batch before the first block; `before` tokens are taken to be in a cache.
+
+        Args:
+            batch: token ids B×S.
+            used: ascending ids of the tokens whose embedding is loaded.
+            before: number of tokens in the cache; None for no cache.
+        """
+        self.check()
+        states: list[Tensor] = []
+        shape = (batch.shape[0], batch.shape[1], before)
+        arguments = None if shape in self._arguments else self._arguments.setdefault(shape, [])
+
+        def record(index: int, hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+            if index == 0:
+                states.append(self.put_aside(hidden))
+            if arguments is not None:
+                arguments.append((args, kwargs))
+            return hidden
+
+        cache = None if before is None else remembering(before, self.num_blocks)
+        with self._blocks_replaced(record):
+            self._run_base(torch.searchsorted(used, batch).to(self.device), cache)
+        return states[0]
 
     def read_block(self, index: int) -> dict[str, Tensor]:
         """The dense weights of a block as stored, by name; may run in another thread.
@@ -199,9 +219,40 @@ class StreamedModel:
 
     def trace(self, block: nn.Module, index: int, states: Tensor) -> Tensor:
         """The same so that gradients can be taken; the output stays where it was computed."""
-        args, kwargs = self._arguments[(states.shape[0], states.shape[1])][index]
-        output = block(states.to(self.device), *args, **kwargs)
-        return output[0] if isinstance(output, tuple) else output
+        args, kwargs = self._arguments[(states.shape[0], states.shape[1], None)][index]
+        return self._output_of(block(states.to(self.device), *args, **kwargs))
+
+    @torch.no_grad()
+    def run_branches(self, block: nn.Module, index: int, branches: Branches, states: Sequence[Tensor]) -> list[Tensor]:
+        """Run a block that is in memory on sequences that share beginnings.
+
+        Args:
+            block: the block.
+            index: its position.
+            branches: the sequences.
+            states: hidden states of their parts, G×P×d of the beginnings if there are any, and R×K×d of the rests.
+
+        Returns:
+            The same after the block.
+        """
+        if not branches.shared:
+            return [self.run_block(block, index, part) for part in states]
+
+        def run(part: Tensor, before: int, cache: DynamicCache) -> Tensor:
+            args, kwargs = self._arguments[(part.shape[0], part.shape[1], before)][index]
+            return self.put_aside(self._output_of(block(part.to(self.device), *args, **with_cache(kwargs, cache))))
+
+        cache = DynamicCache()
+        after = [run(states[0], 0, cache)]
+        for rests, part in zip(branches.rests, states[1:], strict=True):
+            of_rests = of_groups(cache, index, rests.groups.to(self.device))
+            after.append(run(part, branches.shared, of_rests))
+        return after
+
+    @staticmethod
+    def _output_of(returned: Any) -> Tensor:
+        output: Tensor = returned[0] if isinstance(returned, tuple) else returned
+        return output
 
     def linears(self, block: nn.Module, index: int) -> dict[str, nn.Linear]:
         """The pruned linear layers of a block by their name relative to it, in the order of their inputs."""
@@ -270,8 +321,8 @@ class StreamedModel:
                 del block.forward
 
     @torch.no_grad()
-    def _run_base(self, tokens: Tensor) -> None:
-        self._model.base_model(input_ids=tokens, use_cache=False)
+    def _run_base(self, tokens: Tensor, cache: DynamicCache | None) -> None:
+        self._model.base_model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None)
 
     def _load_outer(self) -> None:
         """Allocate and load everything except blocks, embedding and head: norms, rotary frequencies."""
@@ -308,11 +359,26 @@ class StreamedModel:
         if module._non_persistent_buffers_set:
             self._model._init_weights(module)
 
+    @contextlib.contextmanager
+    def rows_kept(self) -> Iterator[None]:
+        """Keep those rows of the head that were used last, for whoever starts with them."""
+        self._keeps_rows = True
+        try:
+            yield
+        finally:
+            self._keeps_rows, self._last_rows = False, None
+
     def _load_head(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of the head."""
         self.check()
+        if self._last_rows is not None and self._last_rows[0] == (start, stop):
+            return self._last_rows[1]
+        self._last_rows = None  # never two in memory
         info = self.checkpoint.tensors[self.checkpoint.head_name]
-        return self.reader.read_rows(info, start, stop).to(device=self.device, dtype=self.dtype)
+        rows = self.reader.read_rows(info, start, stop).to(device=self.device, dtype=self.dtype)
+        if self._keeps_rows:
+            self._last_rows = (start, stop), rows
+        return rows
 
     def _parameter(self, tensor: Tensor) -> nn.Parameter:
         return nn.Parameter(tensor.to(device=self.device, dtype=self.dtype), requires_grad=False)
