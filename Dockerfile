@@ -33,7 +33,7 @@ RUN python -m venv /opt/secateur \
     && touch client/secateur/__init__.py service/secateur_service/__init__.py
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install -c constraints.txt '.[api,words,postgres,traces]'
+    pip install -c constraints.txt '.[api,words,tasks,postgres,traces]'
 
 
 FROM api-build AS worker-build
@@ -41,7 +41,7 @@ FROM api-build AS worker-build
 ARG TORCH_INDEX=
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install -c constraints.txt --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch \
-    && pip install -c constraints.txt '.[service,words,postgres,traces]'
+    && pip install -c constraints.txt '.[service,words,tasks,postgres,traces]'
 COPY client client
 COPY service service
 RUN --mount=type=cache,target=/root/.cache/pip \

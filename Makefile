@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "installing (torch is large; this takes a few minutes the first time)"
-	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[service,words,postgres,traces,benchmarks,dev]'
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[service,words,tasks,postgres,traces,benchmarks,dev]'
 	touch $@
 
 demo: setup  ## train a tiny multilingual model, prune it through the service, show what each language lost

@@ -412,6 +412,7 @@ class Settings(BaseSettings):
             "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_EVALUATE_OFFLINE": "1",  # metrics of the hub are code
         }
 
     def secrets(self) -> Iterator[str]:

@@ -22,7 +22,7 @@ LAYERS = (
     "jobs",
     "spec evaluation",
     "sources",
-    "models artifacts",
+    "models artifacts tasks",
     "calibration",
     "pruning records",
     "telemetry health settings",

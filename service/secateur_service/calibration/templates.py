@@ -73,12 +73,13 @@ def strftime_now(template: str) -> str:
     return _DIRECTIVE.sub(_expand, str(template))
 
 
-def render_conversation(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> str:
+def render_conversation(tokenizer: Any, messages: Sequence[dict[str, Any]], **options: bool) -> str:
     """Render a conversation with a tokenizer's chat template.
 
     Args:
         tokenizer: a tokenizer of transformers, with a chat template.
         messages: with `role` and `content`.
+        options: how the conversation ends, as transformers' `apply_chat_template` takes it.
 
     Raises:
         TemplateError: the template is broken, does not accept the conversation, or prints the address of an object.
@@ -87,7 +88,7 @@ def render_conversation(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> s
     compiled.environment.globals["strftime_now"] = strftime_now
     compiled.environment.globals.pop("lipsum", None)
     compiled.environment.filters["random"] = _first
-    text = str(tokenizer.apply_chat_template(list(messages), tokenize=False))
+    text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
     if len(_ADDRESS.findall(text)) > len(_ADDRESS.findall(repr(messages))):
         raise TemplateError("it prints the address of an object, which differs in every run")
     return text

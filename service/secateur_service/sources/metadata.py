@@ -20,6 +20,7 @@ from secateur_service.models.tokenizer import TOKENIZER_BYTES
 from secateur_service.models.weights import CONFIG_LIMITS, INDEX_LIMITS
 from secateur_service.sources.reference import ReferenceRefusedError
 from secateur_service.sources.remote import RemoteFile, RemoteFolder
+from secateur_service.tasks.task_files import TASK_FILE_BYTES
 
 _FIRST_BYTES = 1 << 16
 _CONNECTIONS = 8
@@ -78,6 +79,8 @@ def _size_limit(name: str) -> int | None:
         return INDEX_LIMITS.size_bytes
     if name == "config.json":
         return CONFIG_LIMITS.size_bytes
+    if name.endswith(".yaml"):
+        return TASK_FILE_BYTES
     return TOKENIZER_BYTES.get(name)
 
 
