@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from secateur._artifact import CorpusPreset, ServiceInfo
 from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
 from secateur._job import Failure, Job, JobStage, LanguageResult, Plan, Progress, PublishedResult
+from secateur._report import Report
 from secateur._terminal import clean
 from secateur._text import columns, duration, size
 
@@ -112,7 +113,7 @@ def _tokens_text(spec: Mapping[str, Any]) -> str:
 
 
 def _figure(value: float) -> str:
-    return f"{value:.2e}" if value >= 1e6 else f"{value:.3f}"
+    return f"{value:.2e}" if abs(value) >= 1e6 else f"{value:.3f}"
 
 
 def reported_result(report: Mapping[str, Any]) -> PublishedResult:
@@ -148,6 +149,32 @@ def result_text(result: PublishedResult) -> str:
         less = 1 - result.parameters / result.dense_parameters
         lines.append(f"parameters {result.parameters} of {result.dense_parameters}, {less:.1%} fewer")
     return "\n".join(lines)
+
+
+def task_lines(report: Report) -> list[str]:
+    """What pruning cost in every metric of the tasks, as a table; empty if the job had none."""
+    if not report.tasks:
+        return []
+
+    def with_error(value: float | None, error: float | None) -> str:
+        shown = "-" if value is None else _figure(value)
+        return shown if error is None else f"{shown} ± {_figure(error)}"
+
+    rows = [("TASK", "LANGUAGE", "METRIC", "ITEMS", "DENSE", "PRUNED", "DIFFERENCE", "FLIPS")]
+    rows += [
+        (
+            clean(entry.task),
+            clean(entry.language or "-"),
+            clean(entry.metric),
+            f"{entry.samples:.0f}",
+            with_error(entry.dense, entry.dense_stderr),
+            with_error(entry.pruned, entry.pruned_stderr),
+            with_error(entry.difference, entry.difference_stderr),
+            "-" if entry.flips is None else f"{entry.flips:.1%}",
+        )
+        for entry in report.tasks
+    ]
+    return [columns(rows, right=[3, 4, 5, 6, 7])]
 
 
 def verdict_lines(report: Mapping[str, Any]) -> list[str]:

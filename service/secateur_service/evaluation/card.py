@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Iterable
 
 import langcodes
@@ -123,7 +124,7 @@ Perplexity depends on the tokenizer and does not compare between languages; bits
 confidence interval, by resampling the documents of the evaluation.
 
 {verdicts or "Nothing unusual was found."}
-
+{_tasks(report)}
 ## Recipe
 
 | | |
@@ -161,6 +162,22 @@ def _growth(entry: EvaluationLanguage) -> str:
         return f"×{entry.perplexity_ratio:.2f}"
     low, high = entry.intervals.perplexity_ratio
     return f"×{entry.perplexity_ratio:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _tasks(report: Report) -> str:
+    """A line on what the tasks showed; empty if there were none whose items are right or wrong."""
+    judged = [part for part in report.tasks if part.flips is not None and None not in (part.dense, part.pruned)]
+    first = list({part.task: part for part in reversed(judged)}.values())
+    if not first:
+        return ""
+    before, after = (
+        statistics.fmean(float(getattr(part, side) or 0) for part in first) for side in ("dense", "pruned")
+    )
+    count = "1 task" if len(first) == 1 else f"{len(first)} tasks"
+    return (
+        f"\nOn {count} of lm-evaluation-harness, {before:.1%} of the answers were right before and {after:.1%} are now "
+        "(mean over tasks); `report/` has each with its error.\n"
+    )
 
 
 def _plain(text: str) -> str:

@@ -12,6 +12,7 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -29,7 +30,7 @@ from secateur_service.evaluation.charts import (
     lines,
     uses_log_scale,
 )
-from secateur_service.evaluation.parts import LayerPart, NarrowedPart
+from secateur_service.evaluation.parts import LayerPart, NarrowedPart, TaskPart
 from secateur_service.evaluation.report import Report
 from secateur_service.pruning.methods import label
 from secateur_service.records.blocks import Axis
@@ -45,6 +46,7 @@ GRAVITY = {
 }
 LOSSES = ("LANGUAGE_LOST", "LANGUAGE_LEFT_BEHIND")
 FULL_RATIO_BAR = 2.0  # perplexity growth that fills the bar
+NORMAL_95 = 1.96  # standard errors to either side that hold 95 % of a normal distribution
 
 
 def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> bytes:
@@ -78,6 +80,7 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
         ],
         training_chart=_training_chart(report),
         sizes=_sizes(report),
+        tasks=_tasks(report),
         not_calibrated=[entry.language for entry in report.evaluation if not entry.in_mix],
         sparsity_range=_range([layer.sparsity for block in report.blocks for layer in block.layers]),
         notes=[(layer.name, layer.notes) for block in report.blocks for layer in block.layers if layer.notes],
@@ -265,6 +268,39 @@ def _sizes(report: Report) -> list[tuple[str, int, int]]:
     ]
 
 
+@dataclass(frozen=True)
+class TaskRow:
+    """A metric of a task in the table of tasks.
+
+    Attributes:
+        part: its figures.
+        left: where the 95 % interval of the difference begins, in percent of the width of its column.
+        width: its width there; 0 if there is no interval.
+        is_clear: whether the interval excludes zero.
+    """
+
+    part: TaskPart
+    left: float
+    width: float
+    is_clear: bool
+
+
+def _tasks(report: Report) -> list[TaskRow]:
+    """The metrics of all tasks; those that are shares of right answers have intervals, on one scale."""
+    ends = {}
+    for part in report.tasks:
+        if part.flips is not None and part.difference is not None and part.difference_stderr is not None:
+            margin = NORMAL_95 * part.difference_stderr
+            ends[part.task, part.metric] = part.difference - margin, part.difference + margin
+    scale = max([abs(end) for pair in ends.values() for end in pair] or [0.0]) or 1.0
+    rows = []
+    for part in report.tasks:
+        low, high = ends.get((part.task, part.metric), (0.0, 0.0))
+        left, right = (50 + 50 * end / scale for end in (low, high))
+        rows.append(TaskRow(part, left, right - left, low > 0 or high < 0))
+    return rows
+
+
 def _layer_rows(report: Report, figure: Callable[[LayerPart], float | None]) -> list[HeatRow]:
     """A figure for every layer, as rows of layers by blocks; layers that share a row are averaged."""
     cells: dict[str, dict[int, list[float]]] = {}
@@ -296,12 +332,19 @@ def environment() -> Environment:
     made.filters["number"] = lambda value: f"{value:,}"
     made.filters["percent"] = lambda value, digits=2: f"{100 * value:.{digits}f}\u202f%"
     made.filters["perplexity"] = _perplexity
+    made.filters["metric"] = _metric
     return made
 
 
 def _shown(value: Any) -> Any:
     """Show control characters in untrusted text as escapes, so that it cannot change direction or hide anything."""
     return clean_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _metric(value: float | None, error: float | None = None) -> str:
+    """A figure, with its standard error where that is known."""
+    found = [value] if error is None else [value, error]
+    return " ± ".join("–" if each is None else f"{each:.3f}" if abs(each) < 1000 else f"{each:.2g}" for each in found)
 
 
 def _perplexity(value: float) -> str:

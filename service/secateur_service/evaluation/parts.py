@@ -375,6 +375,26 @@ class BlockPart(Part):
         )
 
 
+class TaskPart(Part):
+    """What pruning cost in a metric of a task; null is what cannot be computed, such as the error of one item."""
+
+    task: str = Field(description="lm-evaluation-harness' name of it")
+    language: str | None = Field(description="null if neither the task nor its name says")
+    metric: str = Field(description="lm-evaluation-harness' name of it")
+    samples: int = Field(ge=1, description="items, the same for both models")
+    dense: float | None
+    pruned: float | None
+    dense_stderr: float | None = Field(description="standard error: of a mean s/√n, else by the jackknife")
+    pruned_stderr: float | None
+    difference: float | None = Field(description="pruned − dense")
+    difference_stderr: float | None = Field(
+        description="standard error of the difference, item by item: smaller than those of both figures suggest"
+    )
+    flips: float | None = Field(
+        description="share of items that one model has right and the other wrong; null if items are not right or wrong"
+    )
+
+
 class EvidencePart(Part):
     """The figure that a verdict rests on."""
 

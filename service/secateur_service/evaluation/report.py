@@ -27,6 +27,7 @@ from secateur_service.evaluation.parts import (
     Part,
     RemovedBlockPart,
     SparsityPart,
+    TaskPart,
     Verdict,
     VocabularyPart,
     WindowsPart,
@@ -49,6 +50,9 @@ class Report(Part):
     vocabulary: VocabularyPart | None = Field(default=None, description="null if the vocabulary was not trimmed")
     removed_blocks: tuple[RemovedBlockPart, ...] = Field(default=(), description="in the order of their removal")
     budget: BudgetPart | None = Field(default=None, description="null if the specification gives the amounts")
+    tasks: tuple[TaskPart, ...] = Field(
+        default=(), description="every metric of every task; absent if none was asked for", exclude_if=lambda it: not it
+    )
     sparsity: SparsityPart
     blocks: tuple[BlockPart, ...]
     verdicts: tuple[Verdict, ...]
@@ -78,6 +82,7 @@ def build_report(
     vocabulary: VocabularyPart | None = None,
     removed_blocks: Iterable[RemovedBlockPart] = (),
     budget: BudgetPart | None = None,
+    tasks: Iterable[TaskPart] = (),
 ) -> Report:
     """The report of a job, including the sparsity and the verdicts computed from the other figures.
 
@@ -93,6 +98,7 @@ def build_report(
         vocabulary: what became of the vocabulary if it was trimmed.
         removed_blocks: blocks of the dense model that the output lacks.
         budget: how the service chose what to remove, if it did.
+        tasks: every metric of every task.
     """
     mix, languages = tuple(calibration), tuple(evaluation)
     parts = tuple(BlockPart.of(record) for record in sorted(blocks, key=lambda record: record.index))
@@ -112,6 +118,7 @@ def build_report(
         vocabulary=vocabulary,
         removed_blocks=tuple(removed_blocks),
         budget=budget,
+        tasks=tuple(tasks),
         sparsity=SparsityPart(
             pruned_layers=zeros / max(size, 1), all_parameters=zeros / output.parameters, zeros=zeros, weights=size
         ),

@@ -16,6 +16,7 @@ from rich.progress import Progress, TextColumn
 from secateur import _event, _job
 from secateur._artifact import CorpusPreset, ServiceInfo
 from secateur._errors import FieldViolation, InvalidSpecError, JobFailedError, SecateurError, UnavailableError
+from secateur._report import Report, TaskReport
 from secateur._terminal import UNSAFE, OutputLostError, clean, clean_lines, console, first_unsafe, say, write
 from secateur.cli import _exit, _render
 
@@ -107,6 +108,7 @@ def texts_of(text):
     yield _render.info_text(info)
     yield _render.preset_text(info.presets[0])
     yield from _render.verdict_lines({"verdicts": [{"message": text}]})
+    yield from _render.task_lines(Report(tasks=[dataclasses.asdict(filled(TaskReport, text))]))
     for kind in EVENTS:
         yield _render.event_text(filled(kind, text))
     for error in (
@@ -195,3 +197,30 @@ def test_a_closed_stream_takes_everything(monkeypatch):
     console().print("x")
     console(stderr=True).print("x")
     assert os.fstat(1)
+
+
+def test_tasks_are_a_table_with_errors_and_a_dash_for_what_is_not_known():
+    known = {"task": "xnli_de", "language": "de", "metric": "acc", "samples": 100.0, "dense": 0.5, "pruned": 0.45}
+    errors = {"dense_stderr": 0.05, "pruned_stderr": 0.05, "difference": -0.05, "difference_stderr": 0.02}
+    unknown = dict.fromkeys((*errors, "pruned", "language"))
+    rows = [{**known, **errors, "flips": 0.125}, {**known, **unknown, "metric": "perplexity", "flips": None}]
+    (table,) = _render.task_lines(Report(tasks=rows))
+    first, second = (line.split() for line in table.splitlines()[1:])
+    assert first == [
+        "xnli_de",
+        "de",
+        "acc",
+        "100",
+        "0.500",
+        "±",
+        "0.050",
+        "0.450",
+        "±",
+        "0.050",
+        "-0.050",
+        "±",
+        "0.020",
+        "12.5%",
+    ]
+    assert second == ["xnli_de", "-", "perplexity", "100", "0.500", "-", "-", "-"]
+    assert _render.task_lines(Report()) == []

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur_service.evaluation.card import base_model, languages_of, render_card
+from secateur_service.evaluation.parts import TaskPart
 from secateur_service.models.license import IDENTIFIERS, License
 from support.reports import make_report
 
@@ -152,3 +153,16 @@ def test_the_card_gives_the_figures_of_every_language_and_says_what_zeros_are_no
     assert "| de | yes |" in card
     assert "Zeros alone make a model neither smaller nor faster to serve** in today's general servers." in card
     assert "es is left behind" in card
+
+
+def test_the_card_has_a_line_on_tasks_whose_answers_are_right_or_wrong():
+    known = {"language": None, "samples": 10, "dense_stderr": None, "pruned_stderr": None, "difference_stderr": None}
+    tasks = [
+        TaskPart(task="a", metric="acc", dense=0.5, pruned=0.25, difference=-0.25, flips=0.25, **known),
+        TaskPart(task="a", metric="acc_norm", dense=0.9, pruned=0.9, difference=0.0, flips=0.0, **known),
+        TaskPart(task="b", metric="acc", dense=0.3, pruned=0.25, difference=-0.05, flips=0.05, **known),
+        TaskPart(task="c", metric="perplexity", dense=9.0, pruned=10.0, difference=1.0, flips=None, **known),
+    ]
+    line = "On 2 tasks of lm-evaluation-harness, 40.0% of the answers were right before and 25.0% are now"
+    assert line in render_card(make_report(tasks=tasks)).decode()
+    assert "lm-evaluation-harness" not in render_card(make_report()).decode()

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from secateur_service.evaluation.html import mean_ratio, model_name, render_html, row_label, target
-from secateur_service.evaluation.parts import JobPart, OutputPart, WindowsPart
+from secateur_service.evaluation.parts import JobPart, OutputPart, TaskPart, WindowsPart
 from support.pages import Page, loads_nothing
 from support.reports import Block, Layer, make_report
 
@@ -119,3 +119,40 @@ def test_the_page_says_what_was_written_where_it_is_smaller():
     smaller = OutputPart(parameters=3000, blocks=1, size_bytes=6000, decoding_bytes=5000, cache_bytes=32)
     assert "written: 1 blocks, 3,000 parameters" in render_html(make_report(output=smaller)).decode()
     assert "written:" not in render_html(make_report()).decode()
+
+
+def task(name, difference, error, *, metric="acc", flips=0.25, dense=0.5):
+    return TaskPart(
+        task=name,
+        language="de",
+        metric=metric,
+        samples=100,
+        dense=dense,
+        pruned=None if difference is None else dense + difference,
+        dense_stderr=0.05,
+        pruned_stderr=0.05,
+        difference=difference,
+        difference_stderr=error,
+        flips=flips,
+    )
+
+
+def test_tasks_have_a_table_with_intervals_on_one_scale():
+    tasks = [
+        task("lost", -0.2, 0.05),
+        task("same", 0.02, 0.04),
+        task("words", -3.0, 1.0, metric="perplexity", flips=None),
+        task("unknown", None, None),
+    ]
+    page = Page(render_html(make_report(tasks=tasks)))
+    marks = [(name, value) for tag, name, value in page.attributes if tag == "i"]
+    bars = [(name, value) for name, value in marks if "left:" in value or value == "clear"]
+    assert bars == [("class", "clear"), ("style", "left:0.0%;width:32.9%"), ("style", "left:40.2%;width:26.3%")]
+    assert {"0.300 ± 0.050", "-0.200 ± 0.050", "25.0\u202f%", "words"} <= set(page.text)
+    assert "Tasks" not in Page(render_html(make_report())).text
+
+
+def test_names_of_tasks_stay_text():
+    page = Page(render_html(make_report(tasks=[task(HOSTILE, 0.0, 0.1)])))
+    assert "script" not in page.elements
+    assert HOSTILE in page.text
