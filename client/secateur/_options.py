@@ -285,6 +285,32 @@ OPTIONS: Mapping[str, Option] = {
         "Measure every layer's signal-to-noise ratio.",
         "true",
     ),
+    "tasks": Option(
+        ("evaluation", "tasks"),
+        "Tasks of lm-evaluation-harness that both models answer, and groups of them: those of task_files, or those "
+        "that it comes with.",
+        "none",
+    ),
+    "task_files": Option(
+        ("evaluation", "task_files"),
+        "Folder with a file NAME.yaml for each task and its items in files of JSON lines.",
+        "none",
+    ),
+    "task_limit": Option(
+        ("evaluation", "task_limit"),
+        "The most items of each task, which usually has one language.",
+        "100",
+    ),
+    "task_shots": Option(
+        ("evaluation", "task_shots"),
+        "Examples before each question of a task.",
+        "what each task says",
+    ),
+    "task_chat_template": Option(
+        ("evaluation", "task_chat_template"),
+        "Put the questions of tasks into the model's chat template.",
+        "false",
+    ),
     "limits": Option(
         ("limits", "languages"),
         'What languages may lose at most, as growth of their bits per byte: {"uk": 0.01}. A job that exceeds it ends '
@@ -373,6 +399,11 @@ class SpecOptions(TypedDict, total=False):
     evaluation_languages: Sequence[str] | None
     tokens_per_language: int | None
     layer_snr: bool | None
+    tasks: Sequence[str] | None
+    task_files: str | None
+    task_limit: int | None
+    task_shots: int | None
+    task_chat_template: bool | None
     limits: Mapping[str, float] | None
     destination: str | None
     max_attempts: int | None

@@ -33,6 +33,7 @@ from secateur_service.sources import ReferenceRefusedError, Source, Sources, ope
 from secateur_service.sources.reference import HubReference
 from secateur_service.spec import (
     DEFAULT_SEQUENCE_LENGTH,
+    DEFAULT_TASK_LIMIT,
     TRAINED_PRESETS,
     BudgetAxis,
     CalibrationSpec,
@@ -45,6 +46,8 @@ from secateur_service.spec import (
     ShrinkSpec,
     parse_parts,
 )
+from secateur_service.tasks import has_harness
+from secateur_service.tasks.task_files import TaskFolder, TasksRefusedError, task_file_names
 
 if TYPE_CHECKING:
     from secateur_service.artifacts.instrumented import RequestCounter
@@ -146,6 +149,8 @@ def admit(
             corpus = evaluation.corpus or (calibration.corpus if calibration else "")
             if evaluation.corpus or evaluation.languages:
                 review.corpus("evaluation", corpus, evaluation.languages or mix)
+        if evaluation and evaluation.tasks:
+            review.tasks(evaluation)
     except TransientError as error:
         message = f"{review.place}: {error.message}"
         raise TransientError(message, reason=error.reason, metadata=error.metadata) from error
@@ -181,6 +186,7 @@ def _resolve(spec: PruneSpec, sequence_length: int, access: AccessPolicy) -> Pru
             "text_field": spec.evaluation.text_field or calibration.text_field,
             "chat_template": _either(spec.evaluation.chat_template, calibration.chat_template),
             "languages": spec.evaluation.languages or tuple(entry.language for entry in calibration.languages),
+            "task_limit": (spec.evaluation.task_limit or DEFAULT_TASK_LIMIT) if spec.evaluation.tasks else None,
         }
     )
     output = spec.output
@@ -217,6 +223,7 @@ class _Review:
         self._model: ModelSpec | None = None
         self._source: Source | None = None
         self._corpora: dict[str, str] = {}
+        self._task_files: str | None = None
         self._plan_sha256 = ""
         self._budget_axes: tuple[BudgetAxis, ...] = ()
 
@@ -296,6 +303,33 @@ class _Review:
         self._languages(part, known, find)
         return str(PresetReference(preset, data_set.commit))
 
+    def tasks(self, evaluation: EvaluationSpec) -> None:
+        """What can be known of tasks without their harness, which is only loaded in workers."""
+        self._at("evaluation.tasks")
+        if not has_harness():
+            problem = "this service has no lm-evaluation-harness (the extra `tasks`, the package lm-eval)"
+            self._refuse("evaluation.tasks", f"{problem}; leave them out")
+            return
+        if evaluation.task_files is None:
+            if self._access.sources.open_hub is None:
+                problem = "their items are read from the hub, and this service has none"
+                self._refuse("evaluation.tasks", f"{problem}; give evaluation.task_files")
+            return
+        self._at("evaluation.task_files")
+        try:
+            source = self._access.sources.open(evaluation.task_files)
+            with source.outline(task_file_names) as folder:
+                found = TaskFolder(folder)
+        except (TasksRefusedError, ReferenceRefusedError) as error:
+            self._refuse("evaluation.task_files", str(error))
+            return
+        for position, name in enumerate(evaluation.tasks):
+            try:
+                found.find(name)
+            except TasksRefusedError as error:
+                self._refuse(f"evaluation.tasks[{position}]", str(error))
+        self._task_files = source.pinned_uri
+
     def pinned(self, spec: PruneSpec) -> PruneSpec:
         """The specification, with the versions of the model and corpora that were checked."""
         assert self._model is not None
@@ -303,6 +337,8 @@ class _Review:
         evaluation = spec.evaluation
         if evaluation.corpus is not None:
             evaluation = evaluation.model_copy(update={"corpus": self._corpora[evaluation.corpus]})
+        if self._task_files is not None:
+            evaluation = evaluation.model_copy(update={"task_files": self._task_files})
         shrink = spec.shrink
         if shrink is not None and shrink.plan is not None:
             shrink = shrink.model_copy(update={"plan_sha256": shrink.plan_sha256 or self._plan_sha256})

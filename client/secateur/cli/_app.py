@@ -34,6 +34,7 @@ from secateur.cli._render import (
     preset_text,
     reported_result,
     result_text,
+    task_lines,
     verdict_lines,
 )
 from secateur.cli._session import EndpointOption, OutputOption, Session, Shared, TokenOption, connected
@@ -170,6 +171,12 @@ def submit(
             help="Language of the mix that a smaller model has to serve; by default all of them. Repeat it.",
         ),
     ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Task of lm-evaluation-harness that both models answer, or a group. Repeat it."
+        ),
+    ] = None,
     limit: Annotated[
         list[str] | None,
         typer.Option(
@@ -227,6 +234,7 @@ def submit(
                 "shrink.vocabulary.weights", "--vocabulary-weight", vocabulary_weight or (), "2"
             )
             or None,
+            "tasks": task or None,
             "limits": _by_language("limits.languages", "--limit", limit or (), "0.01") or None,
         },
     )
@@ -318,7 +326,7 @@ def report(session: Session, *, job: JobArgument) -> None:
         session.show("", found)
         return
     result = handle.get().result
-    lines = [result_text(result or reported_result(found)), *verdict_lines(found)]
+    lines = [result_text(result or reported_result(found)), *task_lines(found), *verdict_lines(found)]
     lines += [f"manifest {clean(result.manifest_uri)}"] if result else []
     session.show("\n".join(lines), None)
 

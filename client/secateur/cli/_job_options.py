@@ -18,6 +18,7 @@ SPELLED_OTHERWISE = {
     "keep_texts": "keep_text",
     "shrink_axes": "shrink_axis",
     "keep_languages": "keep_language",
+    "tasks": "task",
     "limits": "limit",
     "evaluation_languages": "evaluation_language",
 }

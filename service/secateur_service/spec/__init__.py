@@ -28,6 +28,7 @@ from secateur_service.spec.shrink import (
     VocabularySpec,
 )
 from secateur_service.spec.specification import (
+    DEFAULT_TASK_LIMIT,
     SPEC_FORMAT,
     EvaluationSpec,
     ExecutionSpec,
@@ -45,6 +46,7 @@ __all__ = [
     "DEFAULT_OUTLIER",
     "DEFAULT_SEQUENCE_LENGTH",
     "DEFAULT_SPAN",
+    "DEFAULT_TASK_LIMIT",
     "DEFAULT_UPDATE",
     "ORDERS",
     "SPEC_FORMAT",

@@ -16,6 +16,10 @@ CORPUS = (
     "file:///absolute/path"
 )
 CHAT_TEMPLATE = "true or false: whether documents are put into the model's chat template"
+TASK_FILES = (
+    "a folder with a file NAME.yaml for each task and its items in files of JSON lines: hf://datasets/org/name, "
+    "s3://bucket/prefix or file:///absolute/path"
+)
 TEXT_FIELD = "the name that the text has in JSON objects and parquet tables, text by default"
 
 
@@ -47,8 +51,17 @@ def _each_once(languages: tuple[str, ...]) -> tuple[str, ...]:
     return languages
 
 
+def _all_differ(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise PydanticCustomError("value", "names a task twice: {twice}", {"twice": ", ".join(twice)})
+    return names
+
+
 LanguageTag = Annotated[str, Field(max_length=64), AfterValidator(_known_language)]
 LanguageTags = Annotated[tuple[LanguageTag, ...], Field(max_length=256), AfterValidator(_each_once)]
+TaskName = Annotated[str, Field(max_length=128, pattern=r"^[^\s/\\][^/\\]*$")]
+TaskNames = Annotated[tuple[TaskName, ...], Field(max_length=256), AfterValidator(_all_differ)]
 TextField = Annotated[str, Field(min_length=1, max_length=128)]
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 

@@ -18,10 +18,12 @@ from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.spec.base import (
     CHAT_TEMPLATE,
     CORPUS,
+    TASK_FILES,
     TEXT_FIELD,
     Broken,
     LanguageTags,
     Part,
+    TaskNames,
     TextField,
     Uri,
 )
@@ -37,6 +39,7 @@ SPEC_FORMAT = 1
 A job records the format of its specification; replicas that only know smaller numbers do not claim it."""
 
 DEFAULT_TOKENS_PER_LANGUAGE = 65536
+DEFAULT_TASK_LIMIT = 100
 
 
 class ModelSpec(Part):
@@ -46,6 +49,10 @@ class ModelSpec(Part):
     revision: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
         default=None, description="of a repository: a branch, tag or commit; its main branch by default"
     )
+
+
+def _is_nothing(value: object) -> bool:
+    return value is None or value == ()
 
 
 class EvaluationSpec(Part):
@@ -59,6 +66,26 @@ class EvaluationSpec(Part):
         default=DEFAULT_TOKENS_PER_LANGUAGE, ge=2, le=2**31 - 1, description="at least one sequence"
     )
     layer_snr: bool = Field(default=True, description="true or false: whether every layer's noise is measured")
+    # Left out of the plain form where there are none, so that it is that of a specification without tasks.
+    tasks: TaskNames = Field(default=(), exclude_if=_is_nothing, description="names of tasks or groups, each once")
+    task_files: Uri | None = Field(default=None, exclude_if=_is_nothing, description=TASK_FILES)
+    task_limit: int | None = Field(
+        default=None, ge=1, le=100_000, exclude_if=_is_nothing, description="items of each task, at least 1"
+    )
+    task_shots: int | None = Field(
+        default=None, ge=0, le=100, exclude_if=_is_nothing, description="examples before each question, from 0 to 100"
+    )
+    task_chat_template: bool | None = Field(
+        default=None,
+        exclude_if=_is_nothing,
+        description="true or false: whether questions are put into the model's chat template",
+    )
+
+    def broken_rules(self) -> Iterator[Broken]:
+        """What is said about tasks needs tasks."""
+        for field in ("task_files", "task_limit", "task_shots", "task_chat_template"):
+            if not self.tasks and getattr(self, field) is not None:
+                yield Broken(field, "no task is named", "name the tasks in evaluation.tasks, or leave it out")
 
 
 class OutputSpec(Part):
