@@ -122,3 +122,13 @@ def save_scene(
         tokenizer_file=str(folder / "tokenizer.json"), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     ).save_pretrained(folder)
     return folder
+
+
+def forget_beginning(folder: Path) -> Path:
+    """Make a saved tokenizer one that adds nothing to a text, and has no token for its beginning."""
+    content = json.loads((folder / "tokenizer.json").read_bytes())
+    (folder / "tokenizer.json").write_text(json.dumps({**content, "post_processor": None}), encoding="utf-8")
+    PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), eos_token="</s>", pad_token="<pad>"
+    ).save_pretrained(folder)
+    return folder

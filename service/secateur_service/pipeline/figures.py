@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from secateur_service import __version__
 from secateur_service.evaluation.intervals import intervals
 from secateur_service.evaluation.parts import (
@@ -12,6 +14,7 @@ from secateur_service.evaluation.parts import (
     ModelPart,
     OutputPart,
     RemovedBlockPart,
+    TaskPart,
     VocabularyLanguage,
     VocabularyPart,
     WindowsPart,
@@ -27,9 +30,15 @@ from secateur_service.spec import PruneSpec
 
 
 def report_of(
-    job_id: str, spec: PruneSpec, shrinkage: Shrinkage, model_digest: str, text: JobText, passed: PassResult
+    job_id: str,
+    spec: PruneSpec,
+    shrinkage: Shrinkage,
+    model_digest: str,
+    text: JobText,
+    tasks: Sequence[TaskPart],
+    passed: PassResult,
 ) -> Report:
-    """The report of a job, from the sampled text and the measured losses."""
+    """The report of a job, from the sampled text, the figures of its tasks, and the measured losses."""
     weights = spec.calibration.mix
     dense, output = shrinkage.plan.dense, shrinkage.plan.output()
     return build_report(
@@ -96,6 +105,7 @@ def report_of(
         vocabulary=_vocabulary(shrinkage, passed),
         removed_blocks=[RemovedBlockPart.model_validate(entry.model_dump()) for entry in shrinkage.file.removed_blocks],
         budget=BudgetPart.model_validate(found.model_dump()) if (found := shrinkage.file.budget) else None,
+        tasks=tasks,
     )
 
 

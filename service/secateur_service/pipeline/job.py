@@ -9,7 +9,7 @@ import json
 import resource
 import shutil
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from operator import attrgetter
@@ -44,6 +44,7 @@ from secateur_service.pipeline.device import open_device
 from secateur_service.pipeline.fetching import FetchedModel, fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
 from secateur_service.pipeline.fingerprint import fingerprint
+from secateur_service.pipeline.job_tasks import JobTasks, open_job_tasks
 from secateur_service.pipeline.job_text import JobText, draw_job_text
 from secateur_service.pipeline.package import Package
 from secateur_service.pipeline.pass_config import Output, PassConfig, Samples
@@ -60,6 +61,7 @@ from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.sizing.preflight import find_room
 from secateur_service.sources import ReferenceRefusedError
 from secateur_service.spec import PruneSpec
+from secateur_service.tasks.task_files import TasksRefusedError
 from secateur_service.telemetry import tracing
 
 
@@ -81,6 +83,8 @@ def run_job(attempt: Attempt, machine: Machine, ports: Ports) -> FinishedJob:
         raise PermanentError(message, reason="MODEL_REFUSED") from error
     except CorpusRefusedError as error:
         raise PermanentError(f"calibration and evaluation text: {error}", reason="CORPUS_REFUSED") from error
+    except TasksRefusedError as error:
+        raise PermanentError(f"evaluation.tasks: {error}", reason="TASKS_REFUSED") from error
     except ReferenceRefusedError as error:
         raise PermanentError(f"model or corpus: {error}", reason="REFERENCE_REFUSED") from error
     except FloatingPointError as error:
@@ -98,6 +102,7 @@ class _Job:
     """The steps, in order, and what each passes on to later ones."""
 
     fetched: FetchedModel
+    tasks: JobTasks | None = None
     text: JobText
     shrinker: Shrinker
     shrinkage: Shrinkage
@@ -186,6 +191,12 @@ class _Job:
             bytes=checkpoint.size_bytes,
         )
 
+    def question(self) -> None:
+        """Read the tasks and make requests of them."""
+        self.tasks = open_job_tasks(self.spec, self.checkpoint, self.ports.sources, self.observer)
+        if self.tasks:
+            self._find_room()  # how long the questions are is only known now
+
     def sample(self) -> None:
         """Draw the text, as windows of tokens."""
         self.text = draw_job_text(
@@ -232,6 +243,8 @@ class _Job:
         with contextlib.closing(shards):
             with self.stopwatch.measure("load"):
                 output = None if self.plan.is_identity else self._output(self.shrinkage, calibration, evaluation)
+                if self.tasks and output is not None:
+                    output = replace(output, requests=self.tasks.in_output(self.plan, self.companions.folder).requests)
             config = PassConfig(
                 recipe=self.spec.recipe,
                 targets=self._targets(model, calibration),
@@ -246,6 +259,7 @@ class _Job:
                 output=output,
                 asymmetric=bool(self.spec.pruning and self.spec.pruning.asymmetric),
                 reconstruction=self.spec.reconstruction,
+                requests=self.tasks.dense.requests if self.tasks else (),
             )
             self.meter.detail()
             self.meter.plan("package", self.outer_bytes)
@@ -295,7 +309,8 @@ class _Job:
         self.reader.on_read = lambda size_bytes: self.meter.tick("package", size_bytes)
         self.package.add_checkpoint(self.written, self.passed.blocks, self.spec, self.writes, self.companions)
         digest = self.reader.model_digest(self.checkpoint.tensors.values())
-        self.report = report_of(self.attempt.job_id, self.spec, self.shrinkage, digest, self.text, self.passed)
+        tasks = self.tasks.figures(self.passed) if self.tasks else []
+        self.report = report_of(self.attempt.job_id, self.spec, self.shrinkage, digest, self.text, tasks, self.passed)
         self.package.add_file("report/report.json", self.report.to_bytes())
         self.package.add_file("report/report.html", render_html(self.report))
         self.package.add_file("checkpoint/README.md", render_card(self.report, self.companions.license))
@@ -342,7 +357,13 @@ class _Job:
         self.shortages = room
 
     def _estimate(self, shortages: Collection[Shortage]) -> Estimate:
-        return estimate_cost(self.checkpoint, self.spec, on_device=self.device.type != "cpu", shortages=shortages)
+        return estimate_cost(
+            self.checkpoint,
+            self.spec,
+            on_device=self.device.type != "cpu",
+            shortages=shortages,
+            asked=self.tasks.size if self.tasks else None,
+        )
 
     def _load(self, checkpoint: Checkpoint, reader: Reader, dtype: torch.dtype) -> StreamedModel:
         model = StreamedModel(checkpoint, self.device, dtype, reader)
@@ -463,6 +484,7 @@ class Step:
 
 STEPS = (
     Step(Stage.FETCHING, _Job.fetch, "job.fetched", "fetch"),
+    Step(Stage.SAMPLING, _Job.question, charged="sample"),
     Step(Stage.SAMPLING, _Job.sample, "job.sampled", "sample"),
     Step(Stage.SAMPLING, _Job.shrink, "job.shrunk", "sample"),
     Step(Stage.PRUNING, _Job.prune, "job.pruned"),

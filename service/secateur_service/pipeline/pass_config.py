@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from secateur_service.calibration.sampling import TextSample
@@ -16,6 +16,7 @@ from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.pruning.patterns import Target
 from secateur_service.sizing.operations import Work, groups_of
 from secateur_service.spec import ReconstructionSpec
+from secateur_service.tasks.requests import Request
 
 Samples = Mapping[str, TextSample]
 """Text by language."""
@@ -32,6 +33,7 @@ class Output:
         calibration: calibration text in its tokens.
         evaluation: evaluation text in its tokens: each sequence stands for the same text as in the config.
         units: heads and channels to keep, where that is known, by axis and by the number of the block.
+        requests: those of the tasks in its tokens, one for one those in the config.
     """
 
     plan: OutputPlan
@@ -40,6 +42,7 @@ class Output:
     calibration: Samples
     evaluation: Samples
     units: KeptUnits = field(default_factory=dict)
+    requests: Sequence[Request] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class PassConfig:
         layer_snr: whether to measure each layer's signal-to-noise ratio per language.
         output: the output model; None for the dense model with its weights pruned.
         reconstruction: how blocks are trained; None for not at all.
+        requests: what both models are asked for tasks, in the tokens of the dense model.
         writes: whether finished blocks are written; otherwise only the losses are of interest.
     """
 
@@ -76,6 +80,7 @@ class PassConfig:
     layer_snr: bool = True
     output: Output | None = None
     reconstruction: ReconstructionSpec | None = None
+    requests: Sequence[Request] = ()
     writes: bool = True
 
     def work(self, checkpoint: Checkpoint, calibration: Samples, evaluation: Samples) -> Work:

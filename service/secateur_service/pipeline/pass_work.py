@@ -28,7 +28,7 @@ class PassWork:
     def plan(self, meter: Meter, finished: Container[int]) -> None:
         """Announce the work but that of the head; what earlier attempts did, by place, counts as done."""
         for index in range(len(self.dense.blocks)):
-            meter.plan("evaluate", self.dense.evaluating(index) / 2)
+            meter.plan("evaluate", (self.dense.evaluating(index) + self.dense.asking(index)) / 2)
             place = self.place(index)
             is_apart = place in finished or not self.runs_beside
             meter.plan("calibrate", self.dense.running(index) if is_apart else 0.0)
@@ -40,7 +40,7 @@ class PassWork:
                 solving = sum(map(self.output.choosing, self.output.blocks[place]))
                 calibrating = self._calibrating(index, place)
             calibrating += self.dense.narrowing(index) + self._looking_beyond(index) + self.output.training(place)
-            meter.plan("evaluate", self.output.evaluating(place) / 2)
+            meter.plan("evaluate", (self.output.evaluating(place) + self.output.asking(place)) / 2)
             meter.plan("calibrate", calibrating)
             meter.plan("solve", solving)
             if place in finished:  # its text only passes through
@@ -54,7 +54,7 @@ class PassWork:
 
     @property
     def head(self) -> float:
-        """The work of the head, for both copies of the evaluation text."""
+        """The work of the head, for both copies of the evaluation text and of the requests of tasks."""
         return (self.dense.head() + self.output.head()) / 2
 
     def place(self, index: int) -> int | None:

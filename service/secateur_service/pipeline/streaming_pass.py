@@ -3,7 +3,7 @@
 Three sets of hidden states are propagated from block to block: those of the calibration text, and those of the
 evaluation text through the dense and through the pruned blocks. After the last block, final norm and head turn the
 latter two into dense and pruned perplexity per language. A block that is already finished is read back and only
-propagates.
+propagates. The requests of tasks, if there are any, travel with the evaluation text on both ways (`questions`).
 
 The output need not have the shape of the dense model (`models.plan`): the evaluation has two sides, each with its own
 model, tokens and states. A block that is not in the output is only run on the dense side.
@@ -37,6 +37,7 @@ from secateur_service.pipeline.narrowing import Narrowed, Narrower
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.pass_config import PassConfig, Samples
 from secateur_service.pipeline.pass_work import PassWork
+from secateur_service.pipeline.questions import Questions
 from secateur_service.pipeline.read_ahead import BlockReader
 from secateur_service.pipeline.reconstruction import Reconstructor
 from secateur_service.pipeline.stopwatch import Stopwatch
@@ -45,6 +46,7 @@ from secateur_service.pruning.mask_sample import sample_mask
 from secateur_service.pruning.methods import Moments
 from secateur_service.records.blocks import BlockRecord, LayerRecord
 from secateur_service.sizing.operations import Work
+from secateur_service.tasks.requests import Answer, Request
 from secateur_service.telemetry import tracing
 
 # Share of an accelerator's free memory that hidden states may take; the rest is for a block and its statistics.
@@ -61,6 +63,8 @@ class PassResult:
         blocks: the record of every block.
         resumed_blocks: how many of these an earlier attempt finished.
         likeness: of the predictions of both, by language; empty where their tokens differ.
+        dense_answers: of the dense model, to each request.
+        pruned_answers: those of the output.
     """
 
     dense: dict[str, Losses]
@@ -68,6 +72,8 @@ class PassResult:
     blocks: tuple[BlockRecord, ...]
     resumed_blocks: int
     likeness: dict[str, Likeness] = field(default_factory=dict)
+    dense_answers: Sequence[Answer] = ()
+    pruned_answers: Sequence[Answer] = ()
 
 
 @torch.no_grad()
@@ -112,12 +118,14 @@ class _Side:
         model: the dense model or the output model.
         text: evaluation text in its tokens.
         batches: the same text, in batches.
+        questions: the requests of tasks in its tokens.
         work: the work of a pass through it, counted as if it were the only model.
     """
 
     model: StreamedModel
     text: Samples
     batches: Sequence[Batch]
+    questions: Questions
     work: Work
 
 
@@ -130,12 +138,16 @@ class _States:
         goal: of the same text on the way through the dense blocks, where the output's are to follow them; else empty.
         dense: of the evaluation text in the dense model.
         pruned: of the evaluation text in the output.
+        asked_dense: of the requests of tasks in the dense model, two tensors for each of the branches.
+        asked_pruned: of the same in the output.
     """
 
     calibration: list[Tensor]
     goal: list[Tensor]
     dense: list[Tensor]
     pruned: list[Tensor]
+    asked_dense: list[Tensor]
+    asked_pruned: list[Tensor]
 
 
 class _Pass:
@@ -160,8 +172,10 @@ class _Pass:
         length = next(iter(config.calibration.values())).tokens.shape[1]
         self.batch_sequences = batch_sequences(length, model.device, small=model.small_batches)
         text = config.calibration if output is None or config.order == "dense" else output.calibration
-        self.dense = self._side(model, text, config.evaluation)
-        self.pruned = self.dense if output is None else self._side(output.model, text, output.evaluation)
+        self.dense = self._side(model, text, config.evaluation, config.requests)
+        self.pruned = self.dense
+        if output is not None:
+            self.pruned = self._side(output.model, text, output.evaluation, output.requests)
         self.work = self.pruned.work
         self.steps = PassWork(config, self.dense.work, self.work)
         # A recipe that needs no data sends no calibration text through the model.
@@ -206,14 +220,19 @@ class _Pass:
                 with tracing.span("block", {tracing.BLOCK: index}):
                     self._run_block(index, finished, states)
                 self.meter.block_done()
-        with self.stopwatch.measure("evaluate"):
+        with self.stopwatch.measure("evaluate"), self.model.rows_kept(), self.pruned.model.rows_kept():
             dense, pruned, likeness = self._predictions(states.dense, states.pruned)
+            answers = self._answers(states.asked_dense, states.asked_pruned)
         blocks = (*finished.values(), *self.writer.records)
-        return PassResult(dense, pruned, blocks, len(finished), likeness)
+        return PassResult(dense, pruned, blocks, len(finished), likeness, *answers)
 
-    def _side(self, model: StreamedModel, calibration: Samples, evaluation: Samples) -> _Side:
+    def _side(
+        self, model: StreamedModel, calibration: Samples, evaluation: Samples, requests: Sequence[Request]
+    ) -> _Side:
+        questions = Questions.of(requests, model)
         work = self.config.work(model.checkpoint, calibration, evaluation)
-        return _Side(model, evaluation, self._divide(evaluation), work)
+        work = replace(work, asked=questions.tokens, answered=questions.scored)
+        return _Side(model, evaluation, self._divide(evaluation), questions, work)
 
     def _divide(self, samples: Samples) -> list[Batch]:
         return divide({name: sample.tokens for name, sample in samples.items()}, self.batch_sequences)
@@ -224,21 +243,23 @@ class _Pass:
         count = len(tokens[0])
         if self.reconstructor is not None:  # the model has to see the shape of its batches too
             self.pruned.model.embed([tokens[0][0][:1].repeat(self.reconstructor.batch, 1)])
+        text, asked = count + len(tokens[1]), self.dense.questions.branches
         if self.output is None:
-            states = self.model.embed([*tokens[0], *tokens[1]])
+            states = self.model.embed([*tokens[0], *tokens[1]], asked)
             goal = states[:count] if self.dense.work.follows else []
-            return _States(states[:count], goal, states[count:], states[count:])
+            evaluation, questions = states[count:text], states[text:]
+            return _States(states[:count], goal, evaluation, list(evaluation), questions, list(questions))
         shapes = [torch.zeros_like(batch) for batch in tokens[0]]  # one model sees only the shape of the other's text
-        if self.config.order == "dense":
-            states = self.model.embed([*tokens[0], *tokens[1]])
-            # The statistics are those of the output's blocks on the dense model's states.
-            pruned = self.pruned.model.embed([*shapes, *tokens[2]])[count:]
-            return _States(states[:count], [], states[count:], pruned)
-        dense = self.model.embed([*shapes, *tokens[1]])[count:]
-        states = self.pruned.model.embed([*tokens[0], *tokens[2]])
+        in_dense = self.config.order == "dense"
+        # In that order, the statistics are those of the output's blocks on the dense model's states.
+        dense = self.model.embed([*(tokens[0] if in_dense else shapes), *tokens[1]], asked)
+        pruned = self.pruned.model.embed(
+            [*(shapes if in_dense else tokens[0]), *tokens[2]], self.pruned.questions.branches
+        )
+        calibration = (dense if in_dense else pruned)[:count]
         # Tokens that are kept have the same embedding in both models.
-        goal = states[:count] if self.dense.work.follows else []
-        return _States(states[:count], list(goal), dense, states[count:])
+        goal = list(calibration) if self.dense.work.follows and not in_dense else []
+        return _States(calibration, goal, dense[count:text], pruned[count:text], dense[text:], pruned[text:])
 
     def _batches(self) -> tuple[Sequence[Batch], Sequence[Batch], Sequence[Batch]]:
         """Batches of the calibration text, and of the evaluation text on both sides."""
@@ -270,6 +291,19 @@ class _Pass:
     def _keeps_tokens(self) -> bool:
         return self.output is None or self.output.plan.keeps_tokens
 
+    def _answers(self, dense: list[Tensor], pruned: list[Tensor]) -> list[list[Answer]]:
+        """What both sides say to the requests of tasks."""
+
+        def tick(work: float) -> None:
+            self.meter.tick("head", work)
+
+        if self._keeps_tokens:  # a slice of the head serves both
+            return self.dense.questions.answers(self.model.head, [dense, pruned], tick, self._check)
+        return [
+            *self.dense.questions.answers(self.model.head, [dense], tick, self._check),
+            *self.pruned.questions.answers(self.pruned.model.head, [pruned], tick, self._check),
+        ]
+
     def _place_states(self) -> None:
         """Keep the hidden states on the host if they would take too much of an accelerator's memory."""
         if self.model.states_device.type != "cuda":
@@ -277,6 +311,7 @@ class _Pass:
         hidden = self.model.checkpoint.tensors[self.model.checkpoint.embedding_name].shape[1]
         goal = self.calibration if self.dense.work.follows else ()
         tokens = sum(batch.tokens.numel() for batches in (*self._batches(), goal) for batch in batches)
+        tokens += self.dense.questions.tokens + self.pruned.questions.tokens
         needed, free = tokens * hidden * self.model.dtype.itemsize, torch.cuda.mem_get_info(self.model.device)[0]
         if needed > MAX_STATES_SHARE * free:
             for side in (self.dense, self.pruned):
@@ -316,7 +351,7 @@ class _Pass:
                     kept = {**stored, **self.output.reader.solved(stored.keys())}
                 block = memory.enter_context(self.model.block(index, stored))
             with measure("evaluate"):
-                self._propagate(self.dense, block, index, states.dense)
+                self._propagate(self.dense, block, index, states.dense, states.asked_dense)
             record = finished.get(place) if place is not None else None
             beside = self.steps.runs_beside and record is None
             before = list(states.goal) if self.config.asymmetric and not beside else states.goal
@@ -366,7 +401,7 @@ class _Pass:
                 with measure("prune"):
                     self.pruner.carry(self.pruned.model, written, place, states.calibration, self.work.carrying(place))
             with measure("evaluate"):
-                self._propagate(self.pruned, written, place, states.pruned)
+                self._propagate(self.pruned, written, place, states.pruned, states.asked_pruned)
                 snr_db = self._snr_db(states.dense, states.pruned)
             if record is None and self.config.writes:
                 outputs = self.pruned.model.output_tensors(written, place)
@@ -429,12 +464,18 @@ class _Pass:
         if self.config.order == "dense" and index + 1 < self.model.num_blocks:
             self.pruner.carry(self.model, block, index, calibration, self.steps.carrying(index))
 
-    def _propagate(self, side: _Side, block: nn.Module, index: int, states: list[Tensor]) -> None:
+    def _propagate(self, side: _Side, block: nn.Module, index: int, states: list[Tensor], asked: list[Tensor]) -> None:
         for position, batch in enumerate(states):
             self._check()
             states[position] = side.model.run_block(block, index, batch)
             share = side.batches[position].tokens.numel() / side.work.evaluation
             self.meter.tick("evaluate", share * side.work.evaluating(index) / 2)
+
+        def tick(tokens: int) -> None:
+            self._check()
+            self.meter.tick("evaluate", tokens / side.work.asked * side.work.asking(index) / 2)
+
+        side.questions.propagate(side.model, block, index, asked, tick)
 
     def _finished_blocks(self) -> dict[int, BlockRecord]:
         """The leading blocks that are in the ledger, have this pass's fingerprint, and still exist."""

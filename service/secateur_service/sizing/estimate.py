@@ -11,6 +11,7 @@ languages, hidden size d, vocabulary V, and layers m×n that share distinct inpu
 - a model that is asked which tokens it expects runs over some of the text, and its head twice;
 - text that the model generates itself takes 2 operations per parameter and token, and as many to judge it; the whole
   model is then in memory, with keys and values of a batch of texts, and the logits of one;
+- requests of tasks run through both models, and the head for what they score;
 - the work directory holds four blocks at a time, because finished ones are moved to the store, and in the end the
   tensors outside the blocks.
 """
@@ -40,9 +41,14 @@ from secateur_service.spec import PruneSpec, ShrinkSpec
 
 # Resident memory of a process that has imported everything and run a tiny job, measured with the pinned versions.
 _PROCESS_BYTES = 480 << 20
+# The harness of tasks and its items, measured with 840 of them.
+_HARNESS_BYTES = 160 << 20
 _BATCH_TEXTS = 16
 # Vocabulary, merges and counts in Python while rows are chosen, per token; measured on Gemma's.
 _VOCABULARY_BYTES = 4 << 10
+# Tokens of an item of a task that run through the blocks, and those of them that are scored, before they are known:
+# a question of a paragraph with four short answers.
+_ITEM_TOKENS, _ITEM_ANSWERS = 256, 32
 # Being written, waiting, and being moved to the object store.
 _BLOCKS_ON_DISK = 4
 
@@ -54,6 +60,7 @@ def estimate_cost(
     on_device: bool,
     shortages: Collection[Shortage] = (),
     plan: PlanFile | None = None,
+    asked: tuple[int, int] | None = None,
 ) -> Estimate:
     """Estimate a job.
 
@@ -63,13 +70,22 @@ def estimate_cost(
         on_device: whether an accelerator computes; its memory is then counted separately from the host's.
         shortages: kinds of memory that the job has to save.
         plan: that of another job, if the specification names it and it was read.
+        asked: tokens of the requests of tasks, and those of them that are scored, once they are known; before, each
+            name in the specification is taken for one task with as many items as the limit allows.
     """
     length = spec.calibration.sequence_length or 1
     vocabulary, hidden = checkpoint.tensors[checkpoint.head_name].shape
-    work = _work_of(checkpoint, spec)
+    tokens, answers = asked or _expected_questions(spec)
+    work = replace(_work_of(checkpoint, spec), asked=tokens, answered=answers)
     flops = work.head()
     for index, groups in enumerate(work.blocks):
-        flops += work.evaluating(index) + work.calibrating(index) + work.narrowing(index) + work.following(index)
+        flops += (
+            work.asking(index)
+            + work.evaluating(index)
+            + work.calibrating(index)
+            + work.narrowing(index)
+            + work.following(index)
+        )
         flops += work.training(index)
         flops += work.carrying(index) if work.order == "block" or work.asymmetric or work.epochs else 0.0
         flops += sum(work.solving(group) + work.judging(group) for group in groups)
@@ -92,6 +108,8 @@ def estimate_cost(
         flops += 4.0 * checkpoint.parameters * work.calibration / (1 - written.dropped_share)
     if spec.shrink is not None and spec.shrink.trims:
         peaks["cpu"] = max(peaks["cpu"], _VOCABULARY_BYTES * vocabulary)
+    if spec.evaluation.tasks:
+        peaks["cpu"] += _HARNESS_BYTES
     peaks[_place_of_states(device, shortages)] += max(_states_values(work, hidden), searched.values) * item
     largest = max(
         sum(info.size_bytes for info in checkpoint.block_tensors(index)) for index in range(checkpoint.num_blocks)
@@ -157,6 +175,8 @@ def _trial_operations(work: Work, spec: PruneSpec) -> float:
         calibration=fitted,
         evaluation=int(kept * scored),
         recipe=Recipe.of("magnitude"),
+        asked=0,
+        answered=0,
         layer_snr=False,
         minimax=False,
         asymmetric=False,
@@ -165,6 +185,12 @@ def _trial_operations(work: Work, spec: PruneSpec) -> float:
     blocks = range(len(work.blocks))
     each = (tried.evaluating(at) + tried.narrowing(at) + tried.following(at) + tried.carrying(at) for at in blocks)
     return tried.head() + sum(each)
+
+
+def _expected_questions(spec: PruneSpec) -> tuple[int, int]:
+    """Tokens of the requests of tasks, and those of them that are scored, as far as the specification says."""
+    items = len(spec.evaluation.tasks) * (spec.evaluation.task_limit or 0)
+    return items * _ITEM_TOKENS, items * _ITEM_ANSWERS
 
 
 def _expecting(work: Work, spec: PruneSpec) -> float:
@@ -210,7 +236,7 @@ def _states_values(work: Work, hidden: int) -> int:
     """Number of values in all hidden states that are propagated from block to block."""
     copies = work.needs_data + work.follows
     copies += work.asymmetric and work.shrinks  # the goal besides what it comes from
-    return (copies * work.calibration + 2 * work.evaluation) * hidden
+    return (copies * work.calibration + 2 * (work.evaluation + work.asked)) * hidden
 
 
 def _solved(spec: PruneSpec, checkpoint: Checkpoint) -> tuple[tuple[Axis, ...], bool]:

@@ -15,7 +15,9 @@ is routed to it):
 - pruning towards the dense model's output takes a pass of the dense block beside it, or two where parts were removed,
   and one to go on, products of 2·T·n² for the cross moments, and a factorisation and 4·m·n² for each input;
 - training a block is three passes an epoch, and one to judge it, of their parts of the text;
-- the head is 2·T_e·V·d for each copy.
+- the head is 2·T_e·V·d for each copy;
+- requests of tasks are passes of T_q tokens in the dense and the pruned model, with what they share counted once, and
+  the head for those of their tokens that are scored.
 
 Nothing here imports torch.
 """
@@ -84,6 +86,8 @@ class Work:
         asymmetric: whether layers are pruned towards the dense model's output: see `pruning.asymmetry`.
         shrinks: whether the output lacks parts of the dense model.
         epochs: how often blocks are trained on the calibration text.
+        asked: tokens of the requests of tasks that run through the blocks, T_q.
+        answered: those of them whose predictions are needed.
     """
 
     blocks: list[list[Group]]
@@ -102,6 +106,8 @@ class Work:
     asymmetric: bool = False
     shrinks: bool = False
     epochs: int = 0
+    asked: int = 0
+    answered: int = 0
 
     @property
     def moments(self) -> Moments:
@@ -135,6 +141,10 @@ class Work:
     def evaluating(self, index: int) -> float:
         """Running both copies of the evaluation text through a block."""
         return 2 * self.forward(self.evaluation, index)
+
+    def asking(self, index: int) -> float:
+        """Running both copies of the requests of tasks through a block."""
+        return 2 * self.forward(self.asked, index)
 
     def stages(self, index: int) -> list[float]:
         """Running the calibration text to each input of a block, including its second moments; last, to the output."""
@@ -228,8 +238,8 @@ class Work:
         return training_operations(self.forward(self.calibration, index), self.epochs) if self.epochs else 0.0
 
     def head(self) -> float:
-        """The norm and head for both copies of the evaluation text."""
-        return 2 * 2.0 * self.evaluation * self.vocabulary * self.hidden
+        """The norm and head for both copies of the evaluation text and of the requests of tasks."""
+        return 2 * 2.0 * (self.evaluation + self.answered) * self.vocabulary * self.hidden
 
 
 def forward_operations(groups: Iterable[Group], tokens: int, length: int, hidden: int) -> float:
