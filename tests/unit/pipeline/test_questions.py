@@ -87,9 +87,10 @@ def passed(tmp_path):
             shards=Shards(tmp_path / name),
             requests=requests,
         )
-        ledger = FileLedger(tmp_path / name / "ledger.json")
-        result = run_pass(streamed, config, ledger, RecordingObserver(), Stopwatch())
+        ledger, observer = FileLedger(tmp_path / name / "ledger.json"), RecordingObserver()
+        result = run_pass(streamed, config, ledger, observer, Stopwatch())
         counts.append(reader.counts)
+        assert observer.history[-1].fraction == pytest.approx(1, abs=0.01)  # no more was counted in advance
     return model, tmp_path / "asked", result, counts
 
 
