@@ -126,6 +126,20 @@ def test_what_requests_share_runs_once(tmp_path):
     assert [each.rests[0].numbers for each in again.branches] == [each.rests[0].numbers for each in questions.branches]
 
 
+def test_states_that_wait_in_files_give_the_same_answers(tmp_path):
+    folder, found = save_model(tmp_path / "model"), []
+    for states_folder in (None, tmp_path):
+        model = StreamedModel(open_checkpoint(folder), torch.device("cpu"), torch.float32)
+        model.states_folder = states_folder
+        questions = Questions.of(requests_of(), model)
+        states = model.embed([], questions.branches)
+        for index in range(model.num_blocks):
+            with model.block(index) as block:
+                questions.propagate(model, block, index, states, lambda _: None)
+        found += questions.answers(model.head, [states], lambda _: None)
+    assert found[0] == found[1]
+
+
 def test_a_model_that_is_lost_ends_the_job(tmp_path):
     model = StreamedModel(open_checkpoint(save_model(tmp_path)), torch.device("cpu"), torch.float32)
     questions = Questions.of([Request((1, 2, 3), 2)], model)
