@@ -24,8 +24,9 @@ from secateur_service.tasks.harness import Asked, HarnessTasks, Template
 from secateur_service.tasks.requests import RequestSet
 from secateur_service.tasks.task_files import TaskFolder, TasksRefusedError, task_file_names
 
-# What the harness takes for a model that does not say how long a text it takes.
+# What the harness takes for a model that does not say how long a text it takes, and whose tokenizer does not either.
 _LONGEST = 2048
+_NO_LIMIT = 10**9  # transformers' tokenizers say a number beyond it
 
 
 @dataclass
@@ -61,10 +62,12 @@ class JobTasks:
         return self.output
 
     def figures(self, passed: PassResult) -> list[TaskPart]:
-        """Every metric of every task, from what a pass found."""
+        """Every metric of every task that both models have for the same number of items, from what a pass found."""
         dense = self.tasks.scores(self.dense.joined(passed.dense_answers))
         pruned = self.tasks.scores(self.output.joined(passed.pruned_answers))
-        return [compare(before, after) for before, after in zip(dense, pruned, strict=True)]
+        of_output = {(scores.task, scores.metric, len(scores.values)): scores for scores in pruned}
+        pairs = [(before, of_output.get((before.task, before.metric, len(before.values)))) for before in dense]
+        return [compare(before, after) for before, after in pairs if after is not None]
 
 
 def open_job_tasks(spec: PruneSpec, checkpoint: Checkpoint, sources: Sources, observer: JobObserver) -> JobTasks | None:
@@ -95,7 +98,8 @@ def open_job_tasks(spec: PruneSpec, checkpoint: Checkpoint, sources: Sources, ob
         evaluation.languages,
     )
     tasks = _open(evaluation, asked, sources, observer)
-    longest = checkpoint.max_sequence_length or _LONGEST
+    of_tokenizer = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else _LONGEST
+    longest = checkpoint.max_sequence_length or of_tokenizer
     requests = tasks.requests(tokenizer, longest)
     observer.log("info", "tasks read", tasks=", ".join(tasks.names), requests=len(requests.requests))
     return JobTasks(tasks, requests, requests, longest)

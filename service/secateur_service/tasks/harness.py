@@ -79,7 +79,10 @@ class HarnessTasks:
                 with _refusals(name):
                     self._build(name, task)
         # If a metric cannot be computed, it shows now, and not after hours.
-        self.scores([Answer(-1.0 - number % 7, number % 2 == 0) for number in range(len(self._instances))])
+        tried = [Answer(-1.0 - number % 7, number % 2 == 0) for number in range(len(self._instances))]
+        for scores in self.scores(tried):
+            with _refusals(scores.task):
+                scores.aggregate(scores.values)
 
     @classmethod
     def named(cls, names: Sequence[str], asked: Asked) -> HarnessTasks:
@@ -213,7 +216,6 @@ class HarnessTasks:
         found = []
         for metric, each in values.items():
             aggregate = task.aggregation().get(metric.partition(",")[0], mean)
-            aggregate(each)
             found.append(Scores(name, language, metric, each, aggregate, aggregate is mean))
         return found
 
