@@ -40,6 +40,8 @@ GRAVITY = {
     "OTHER_LANGUAGE": "bad",
     "LANGUAGE_LOST": "bad",
     "LANGUAGE_LEFT_BEHIND": "bad",
+    "PERPLEXITY_KEPT_TASKS_LOST": "bad",
+    "TASKS_LOST": "bad",
     "LIMIT_UNCLEAR": "warn",
     "SAMPLE_TOO_SMALL": "warn",
     "NOT_CALIBRATED": "warn",

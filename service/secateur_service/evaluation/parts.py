@@ -403,7 +403,9 @@ class EvidencePart(Part):
     threshold: float = Field(description="from which on, or below which, the verdict is given")
     interval: Interval | None = Field(default=None, description="of the estimate, with 95 % confidence")
     z: float | None = Field(
-        default=None, description="test statistic: how many standard errors the logarithm of the estimate is from 0"
+        default=None,
+        description="test statistic: how many standard errors the logarithm of the estimate is from 0; of a task "
+        "McNemar's, the difference over the square root of the items that flipped",
     )
 
 

@@ -100,7 +100,7 @@ def build_report(
         budget: how the service chose what to remove, if it did.
         tasks: every metric of every task.
     """
-    mix, languages = tuple(calibration), tuple(evaluation)
+    mix, languages, answered = tuple(calibration), tuple(evaluation), tuple(tasks)
     parts = tuple(BlockPart.of(record) for record in sorted(blocks, key=lambda record: record.index))
     zeros = sum(layer.zeros for block in parts for layer in block.layers)
     size = sum(math.prod(layer.shape) for block in parts for layer in block.layers)
@@ -118,13 +118,22 @@ def build_report(
         vocabulary=vocabulary,
         removed_blocks=tuple(removed_blocks),
         budget=budget,
-        tasks=tuple(tasks),
+        tasks=answered,
         sparsity=SparsityPart(
             pruned_layers=zeros / max(size, 1), all_parameters=zeros / output.parameters, zeros=zeros, weights=size
         ),
         blocks=parts,
         verdicts=tuple(
-            judge(mix, languages, parts, inverts=inverts, prunes=bool(spec["pruning"]), trims=trims, limits=limits)
+            judge(
+                mix,
+                languages,
+                parts,
+                answered,
+                inverts=inverts,
+                prunes=bool(spec["pruning"]),
+                trims=trims,
+                limits=limits,
+            )
         ),
         decision=decide(languages, limits),
     )

@@ -15,6 +15,10 @@ LANGUAGE_LEFT_BEHIND
     and 1.27 for a language with English calibrated in its place.
 LIMIT_UNCLEAR
     The language's growth is within its limit, but its confidence interval is not, or is not known.
+PERPLEXITY_KEPT_TASKS_LOST, TASKS_LOST
+    Of the items of a task more are lost than won, by the exact one-sided test of McNemar (1947) on those that flipped;
+    of reports in which nothing was lost, at most `FALSE_ALARMS` say so of any task. The first kind if the perplexity of
+    the task's language grew at most `KEPT_RATIO` times: the figure that most look at did not show it.
 NOT_CALIBRATED
     The language was evaluated but has no weight in the mix: what it kept, it kept by accident.
 WITHIN_NOISE
@@ -44,12 +48,14 @@ from secateur_service.evaluation.parts import (
     CalibrationLanguage,
     EvaluationLanguage,
     EvidencePart,
+    TaskPart,
     Verdict,
 )
 
 SAME_LANGUAGE_SHARE = 0.5
 LOST_RATIO = 10.0
 LEFT_BEHIND_FACTOR = 1.2
+KEPT_RATIO = 1.1
 FALSE_ALARMS = 0.025
 ROUGH = 0.02
 MIN_SCORED_TOKENS = 1700  # 2,048 tokens of short sentences leave some 1,800 to score
@@ -61,6 +67,7 @@ def judge(
     calibration: Sequence[CalibrationLanguage],
     evaluation: Sequence[EvaluationLanguage],
     blocks: Sequence[BlockPart],
+    tasks: Sequence[TaskPart] = (),
     *,
     inverts: bool,
     prunes: bool = True,
@@ -73,6 +80,7 @@ def judge(
         calibration: Languages of the mix.
         evaluation: Evaluated languages.
         blocks: Pruned blocks.
+        tasks: Every metric of every task.
         prunes: Whether weights were pruned, and parts were not only removed.
         trims: Whether rows of the vocabulary were removed.
         limits: The share by which bits per byte may grow, by language.
@@ -83,6 +91,7 @@ def judge(
     yield from _exceeded(evaluation, limits or {})
     yield from _unclear(evaluation, limits or {})
     yield from _lost(evaluation, prunes=prunes)
+    yield from _tasks_lost(tasks, evaluation)
     yield from _left_behind(evaluation, trims=trims)
     yield from _not_calibrated(evaluation)
     yield from _within_noise(evaluation)
@@ -187,6 +196,40 @@ def _error_beside(entry: EvaluationLanguage, others: Sequence[EvaluationLanguage
     if own is None or len(known) < len(rest):
         return None
     return math.hypot(own, math.hypot(*known) / len(known))
+
+
+def _tasks_lost(tasks: Sequence[TaskPart], evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
+    # Metrics of one task are of the same items: the first that is right or wrong stands for it.
+    judged = {entry.task: entry for entry in reversed(tasks) if entry.flips is not None}
+    ratios = {entry.language: entry.perplexity_ratio for entry in evaluation}
+    for entry in (entry for entry in tasks if judged.get(entry.task) is entry):
+        if entry.flips is None or entry.difference is None:
+            continue
+        flipped = round(entry.flips * entry.samples)
+        lost = round((entry.flips - entry.difference) * entry.samples / 2)
+        if not flipped or _at_least(lost, flipped) > FALSE_ALARMS / len(judged):
+            continue
+        growth = ratios.get(entry.language or "", math.inf)
+        kept = growth <= KEPT_RATIO
+        grew = f", although its perplexity grew only ×{growth:.2f}" if kept else ""
+        yield _verdict(
+            "PERPLEXITY_KEPT_TASKS_LOST" if kept else "TASKS_LOST",
+            entry.language,
+            f"{entry.task}: {entry.metric} fell from {entry.dense:.3f} to {entry.pruned:.3f}{grew}: of "
+            f"{entry.samples:,} items {lost:,} were lost and {flipped - lost:,} won. Prune less, or calibrate on the "
+            "language.",
+            EvidencePart(
+                figure=f"{entry.metric} of {entry.task}, pruned − dense",
+                estimate=entry.difference,
+                threshold=0.0,
+                z=(flipped - 2 * lost) / math.sqrt(flipped),
+            ),
+        )
+
+
+def _at_least(lost: int, flipped: int) -> float:
+    """How likely so many of the items that flipped are lost if each is lost or won with the same chance."""
+    return sum(math.comb(flipped, count) for count in range(lost, flipped + 1)) / 2**flipped
 
 
 def _not_calibrated(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:

@@ -1,12 +1,14 @@
 import json
 import math
 import random
+import statistics
 from pathlib import Path
 
 import jsonschema
 import pytest
 from pydantic import ValidationError
 
+from secateur_service.evaluation.parts import TaskPart
 from secateur_service.evaluation.report import Report, report_schema, schema_bytes
 from secateur_service.evaluation.verdicts import MIN_SCORED_TOKENS
 from support.reports import Block, Layer, blocks, evaluation, kinds, make_report
@@ -116,6 +118,60 @@ def test_no_language_is_left_behind_where_all_lost_the_same():
         raised += any(kind == "LANGUAGE_LEFT_BEHIND" for kind, _ in kinds(report))
     assert raised <= 400 * 0.05
     assert raised  # the level is not so strict that nothing is ever found
+
+
+def task(name, before, after, *, language="de", metric="acc"):
+    """A task with answers that are right or wrong."""
+    apart = [late - early for early, late in zip(before, after, strict=True)]
+    return TaskPart(
+        task=name,
+        language=language,
+        metric=metric,
+        samples=len(before),
+        dense=statistics.fmean(before),
+        pruned=statistics.fmean(after),
+        dense_stderr=0.03,
+        pruned_stderr=0.03,
+        difference=statistics.fmean(apart),
+        difference_stderr=0.02,
+        flips=statistics.fmean(map(abs, apart)),
+    )
+
+
+def test_tasks_that_were_lost_while_perplexity_was_kept_are_pointed_out():
+    lost = task("xnli_de", [1] * 60 + [0] * 40, [1] * 40 + [0] * 55 + [1] * 5)  # 20 lost, 5 won
+    for ratio, kind in ((1.05, "PERPLEXITY_KEPT_TASKS_LOST"), (1.5, "TASKS_LOST")):
+        report = make_report(ratios={"de": ratio}, tasks=[lost])
+        (verdict,) = [verdict for verdict in report.verdicts if verdict.kind == kind]
+        assert "20 were lost and 5 won" in verdict.message
+        assert verdict.evidence.z == pytest.approx(-15 / 5)
+        assert verdict.evidence.estimate == pytest.approx(-0.15)
+    few = task("xnli_de", [1] * 60 + [0] * 40, [1] * 50 + [0] * 43 + [1] * 7)  # 10 lost, 7 won
+    assert not any("TASKS_LOST" in kind for kind, _ in kinds(make_report(ratios={"de": 1.05}, tasks=[few])))
+    won = task("xnli_de", [0] * 100, [1] * 100)
+    assert not any("TASKS_LOST" in kind for kind, _ in kinds(make_report(ratios={"de": 1.05}, tasks=[won])))
+
+
+def test_a_task_counts_once_however_many_metrics_it_has():
+    answers = [1] * 60 + [0] * 40, [1] * 40 + [0] * 55 + [1] * 5
+    both = [task("xnli_de", *answers), task("xnli_de", *answers, metric="acc_norm")]
+    report = make_report(ratios={"de": 1.05}, tasks=both)
+    assert sum("TASKS_LOST" in verdict.kind for verdict in report.verdicts) == 1
+
+
+def test_no_task_is_lost_where_items_flip_by_chance():
+    draw = random.Random(0)
+    raised = 0
+    for _ in range(200):
+        tasks = []
+        for name in ("xnli_de", "xnli_uk", "belebele_deu", "belebele_ukr"):
+            before = [int(draw.random() < 0.6) for _ in range(100)]
+            after = [1 - answer if draw.random() < 0.2 else answer for answer in before]
+            fair = [late if draw.random() < 0.5 else early for early, late in zip(before, after, strict=True)]
+            swapped = [early + late - one for early, late, one in zip(before, after, fair, strict=True)]
+            tasks.append(task(name, fair, swapped))  # which of the two models is the pruned one is a coin's choice
+        raised += any("TASKS_LOST" in kind for kind, _ in kinds(make_report(ratios={"de": 1.05}, tasks=tasks)))
+    assert raised <= 200 * 0.05
 
 
 def test_growth_within_the_noise_is_called_so():
