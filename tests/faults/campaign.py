@@ -17,7 +17,6 @@ import argparse
 import collections
 import contextlib
 import logging
-import os
 import random
 import signal
 import sys
@@ -25,7 +24,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,17 +39,16 @@ from secateur_service.control.janitor import Janitor
 from secateur_service.executors.workdir import LocalFolders
 from secateur_service.jobs.job import Event, EventKind, Job
 from secateur_service.jobs.states import JobState
-from support import processes
+from support import processes, worker_forks
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service
 from support.waiting import HANG_SECONDS, until
 
 LEASE_SECONDS = 10.0
 BLOCKS = 12
-SHAPE = {"num_hidden_layers": BLOCKS, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+SHAPE = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
 SLOTS = 2
 MEAN_PAUSE_SECONDS = 2.0
-UNDER_WAY = 4  # jobs at a time
 METHODS: tuple[dict[str, Any], ...] = (
     {"method": "wanda", "sparsity": 0.5},
     {"method": "sparsegpt", "sparsity": 0.6, "order": "block"},
@@ -140,24 +138,37 @@ class Campaign:
         folder: for models and the data of the server.
         around: what the server stands on.
         rng: decides what happens when.
+        blocks: of the model.
+        methods: of the jobs.
+        started: start workers as an installation does, instead of forking them off a process that is ready.
     """
 
-    def __init__(self, folder: Path, around: Surroundings, rng: random.Random) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        around: Surroundings,
+        rng: random.Random,
+        *,
+        blocks: int = BLOCKS,
+        methods: Sequence[dict[str, Any]] = METHODS,
+        started: bool = True,
+    ) -> None:
+        self.blocks = blocks
         self.rng = rng
         self.around = around
         files = folder / "files"
-        save_model(files / "model", "llama", dtype=torch.bfloat16, **SHAPE)
+        save_model(files / "model", "llama", dtype=torch.bfloat16, num_hidden_layers=blocks, **SHAPE)
         save_corpora(files)
         self.specs = [
             {
                 **spec_data(files / "model", files / "calibration", files / "evaluation", **pruning),
                 "execution": {"max_attempts": 100},
             }
-            for pruning in METHODS
+            for pruning in methods
         ]
         self.service = Service(
             folder,
-            started=True,  # a stand-in that is stopped would leave its worker running
+            started=started,
             **{
                 **WITH_WORKERS,
                 "SECATEUR_DEVICES": ",".join(["cpu"] * SLOTS),
@@ -174,14 +185,14 @@ class Campaign:
         }
         self._undo: list[tuple[float, Callable[[], None]]] = []
 
-    def run(self, jobs: int, kills: int) -> None:
-        """Undisturbed runs, then the disturbed ones."""
+    def run(self, jobs: int, kills: int, under_way: int = 4) -> None:
+        """Undisturbed runs, then the disturbed ones, so many at a time."""
         undisturbed = [self.watchers.submit(spec, number) for number, spec in enumerate(self.specs)]
         for watched in undisturbed:
             watched.handle.result(timeout_seconds=HANG_SECONDS)
         self.expected = [self._published(watched) for watched in undisturbed]
         while self.kills < kills or len(self.jobs) < jobs:
-            self._keep_submitting(jobs if self.kills >= kills else 10**9)
+            self._keep_submitting(under_way, jobs if self.kills >= kills else 10**9)
             time.sleep(self.rng.expovariate(1 / MEAN_PAUSE_SECONDS))
             self._undo_what_is_due()
             if self.kills < kills:
@@ -207,9 +218,9 @@ class Campaign:
     def store_job(self, watched: Watched) -> Job:
         return self.service.store.get(watched.id)
 
-    def _keep_submitting(self, most: int) -> None:
-        under_way = sum(not self.store_job(watched).state.is_terminal for watched in self.jobs)
-        for _ in range(min(UNDER_WAY - under_way, most - len(self.jobs))):
+    def _keep_submitting(self, under_way: int, most: int) -> None:
+        unfinished = sum(not self.store_job(watched).state.is_terminal for watched in self.jobs)
+        for _ in range(min(under_way - unfinished, most - len(self.jobs))):
             method = self.rng.randrange(len(self.specs))
             self.jobs.append(self.watchers.submit(self.specs[method], method))
 
@@ -240,10 +251,10 @@ class Campaign:
         number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "end": signal.SIGTERM}[what]
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
             job_id = _argument(pid, "--job")
-            os.kill(pid, number)
+            worker_forks.send(pid, number)
             self.hits[fault, self._stage(job_id)] += 1
             if what == "stop":
-                self._undo_later(3 * LEASE_SECONDS, partial(os.kill, pid, signal.SIGCONT))
+                self._undo_later(3 * LEASE_SECONDS, partial(worker_forks.send, pid, signal.SIGCONT))
 
     def _stage(self, job_id: str) -> str:
         job = self.service.store.get(job_id)
@@ -252,7 +263,7 @@ class Campaign:
         if job.stage is None:
             return "STARTING"
         blocks = len(self.service.store.blocks(job_id))
-        return f"{job.stage} {blocks}/{BLOCKS}" if job.stage == "PRUNING" else str(job.stage)
+        return f"{job.stage} {blocks}/{self.blocks}" if job.stage == "PRUNING" else str(job.stage)
 
     def _undo_later(self, seconds: float, undo: Callable[[], None]) -> None:
         self._undo.append((time.monotonic() + seconds, undo))
@@ -290,7 +301,7 @@ class Campaign:
         yield "it ends once", sum(JobState(state).is_terminal for state in states) == 1 and states[-1] == job.state
         yield "its events are numbered without a gap", [e.sequence for e in events] == list(range(1, len(events) + 1))
         yield "an attempt writes nothing once its successor has begun", attempts == sorted(attempts)
-        yield "a finished block is not computed again", blocks == list(range(BLOCKS))
+        yield "a finished block is not computed again", blocks == list(range(self.blocks))
         yield f"its watcher is well: {watched.error}", not watched.error
         yield "its watcher saw every event once and in order", watched.history == [e.sequence for e in events]
         yield "its watcher saw its states", watched.states == states

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from faults.campaign import Campaign
+from faults.campaign import METHODS, Campaign
 from faults.surroundings import KINDS
 from servers import postgres_folder
 
@@ -15,9 +15,9 @@ def test_no_promise_is_broken_under_random_faults(tmp_path, kind):
     print(f"seed {seed}")
     rng = random.Random(seed)
     with KINDS[kind](tmp_path, rng) as around:
-        campaign = Campaign(tmp_path, around, rng)
+        campaign = Campaign(tmp_path, around, rng, blocks=6, methods=rng.sample(METHODS, 2), started=False)
         try:
-            campaign.run(jobs=2, kills=3)
+            campaign.run(jobs=2, kills=3, under_way=2)
             assert campaign.violations() == []
             assert campaign.kills == 3
         finally:

@@ -41,12 +41,17 @@ def stand_in():
 
 def kill(pid):
     """Kill a worker by the process id that its service knows; a stand-in alone would leave it a moment."""
+    send(pid, signal.SIGKILL)
+
+
+def send(pid, number):
+    """Signal a worker by the process id that its service knows, and its stand-in, which passes on SIGTERM itself."""
     with contextlib.suppress(OSError, ValueError):
         command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        if __file__ in command:
-            os.kill(int(_path_of(command[command.index("ask") + 1], pid).read_text()), signal.SIGKILL)
+        if __file__ in command and number != signal.SIGTERM:
+            os.kill(int(_path_of(command[command.index("ask") + 1], pid).read_text()), number)
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
 
 
 def ask(address, arguments):
