@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.streaming_pass import PassResult
 from secateur_service.pruning.methods import Recipe
-from secateur_service.pruning.patterns import Target
+from secateur_service.pruning.patterns import Target, Unstructured
 
 MIX = {"de": 0.5, "uk": 0.3, "es": 0.2}
 Samples = tuple[dict[str, TextSample], dict[str, TextSample]]
@@ -96,3 +97,13 @@ def prune(
 def pruned_tensors(result: PassResult, shards: Path) -> dict[str, Tensor]:
     """All tensors of the blocks that a pass wrote."""
     return {name: tensor for record in result.blocks for name, tensor in load_file(shards / record.shard).items()}
+
+
+def print_growth(folders: tuple[Path, Path]) -> None:
+    """Prune a model on corpora in a folder; print how many bytes more than before the process has held at once."""
+    model, corpora = folders
+    samples = draw(model, corpora / "calibration", corpora / "evaluation", MIX, sequences=1, evaluation_tokens=64)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (model / "shards").mkdir()
+    prune(model, samples, MIX, "wanda", Unstructured(0.5), model / "shards")
+    print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))

@@ -10,8 +10,9 @@ from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.pruning.patterns import NofM, Unstructured
 from secateur_service.spec import ORDERS
+from support.forking import run_forked
 from support.models import save_corpora, save_model
-from support.passes import MIX, draw, prune, pruned_tensors
+from support.passes import MIX, draw, print_growth, prune, pruned_tensors
 from support.shared import CORPORA, TRAINED_MODEL, needs_shared
 
 STAGES = (
@@ -195,33 +196,13 @@ def test_the_signal_to_noise_ratio_of_a_layer_is_that_of_its_products_per_langua
 
 def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path):
     """Weights of all blocks together are many times what the pass may hold of them."""
-    import subprocess
-    import sys
-
-    script = """
-import resource, sys, torch
-from pathlib import Path
-sys.path[:0] = sys.argv[3:]
-from support.passes import MIX, draw, prune
-from secateur_service.pruning.patterns import Unstructured
-model, base = Path(sys.argv[1]), Path(sys.argv[2])
-samples = draw(model, base / "calibration", base / "evaluation", MIX)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-shards = base / model.name / "shards"
-shards.mkdir()
-prune(model, samples, MIX, "wanda", Unstructured(0.5), shards)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-    from pathlib import Path
-
     save_corpora(tmp_path)
-    paths = [str(Path(__file__).parents[2])]
     growth = {}
     for blocks in (3, 12):
         options = {"hidden_size": 512, "intermediate_size": 1024, "head_dim": 128, "num_hidden_layers": blocks}
         model = save_model(tmp_path / f"blocks-{blocks}", "llama", **options)
-        command = [sys.executable, "-c", script, str(model), str(tmp_path), *paths]
-        finished = subprocess.run(command, capture_output=True, text=True, check=True)
-        growth[blocks] = int(finished.stdout.split()[-1]) * 1024
+        finished = run_forked(print_growth, (model, tmp_path), tmp_path)
+        assert finished.returncode == 0, finished.stderr
+        growth[blocks] = int(finished.stdout.split()[-1])
     block_bytes = 4 * (2 * 512 * 512 + 2 * 512 * 256 + 3 * 512 * 1024)
     assert growth[12] - growth[3] < 3 * block_bytes, f"{growth} for 9 further blocks of {block_bytes} bytes"
