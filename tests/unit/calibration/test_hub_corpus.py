@@ -1,4 +1,4 @@
-"""The true `datasets` against a hub that answers as the real one, each time in a process of its own.
+"""The true `datasets` against a hub that answers as the real one, in a process of its own.
 
 The library takes the hub's address from its environment when it is loaded, so that it knows one for a process's life.
 """
@@ -14,6 +14,7 @@ import pytest
 from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.presets import presets
 from secateur_service.settings import Settings
+from support import processes
 from support.hub import hub_server
 
 READ = """
@@ -21,30 +22,48 @@ import itertools, json, sys
 from secateur_service.calibration.presets import presets
 from secateur_service.calibration.hub_corpus import HubCorpus
 
-endpoint, token, commit, language, *seeds = sys.argv[1:]
-corpus = HubCorpus(presets()["mc4"], commit, endpoint, token or None)
-try:
-    print(json.dumps([list(itertools.islice(corpus.documents(language, int(seed)), 100)) for seed in seeds]))
-except Exception as error:
-    print(json.dumps([type(error).__name__, str(error)]))
+for line in sys.stdin:
+    endpoint, token, commit, language, seeds = json.loads(line)
+    corpus = HubCorpus(presets()["mc4"], commit, endpoint, token or None)
+    try:
+        answer = [list(itertools.islice(corpus.documents(language, seed), 100)) for seed in seeds]
+    except Exception as error:
+        answer = [type(error).__name__, str(error)]
+    print(json.dumps(answer), flush=True)
 """
 
 
-@pytest.fixture
-def hub():
+@pytest.fixture(scope="module")
+def only_hub():
     with hub_server() as hub:
         yield hub
 
 
 @pytest.fixture
-def read(hub, tmp_path):
-    def run(commit, language, *seeds, token="", endpoint=None):
-        environment = {**os.environ, **Settings(hub_endpoint=hub.endpoint, cache_dir=tmp_path).library_environment()}
-        arguments = [sys.executable, "-c", READ, endpoint or hub.endpoint, token, commit, language, *map(str, seeds)]
-        ran = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
-        return json.loads(ran.stdout)
+def hub(only_hub):
+    only_hub.requests.clear()
+    return only_hub
 
-    return run
+
+@pytest.fixture(scope="module")
+def reader(only_hub, tmp_path_factory):
+    """Loading `datasets` takes seconds."""
+    settings = Settings(hub_endpoint=only_hub.endpoint, cache_dir=tmp_path_factory.mktemp("cache"))
+    environment = {**os.environ, **settings.library_environment()}
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with processes.start([sys.executable, "-c", READ], env=environment, **streams) as reader:
+        yield reader
+        reader.stdin.close()
+
+
+@pytest.fixture
+def read(hub, reader):
+    def ask(commit, language, *seeds, token="", endpoint=None):
+        reader.stdin.write(json.dumps([endpoint or hub.endpoint, token, commit, language, seeds]) + "\n")
+        reader.stdin.flush()
+        return json.loads(reader.stdout.readline())
+
+    return ask
 
 
 def test_the_seed_chooses_the_order_of_the_files_and_an_interruption_changes_nothing(hub, read):
