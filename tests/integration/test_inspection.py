@@ -10,12 +10,14 @@ import shutil
 import signal
 import socket
 import time
+import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 import torch
 from transformers import Qwen3MoeConfig
 
@@ -26,11 +28,13 @@ from secateur_service.inspection import InspectionPool
 from secateur_service.inspection.budget import Budget
 from secateur_service.inspection.child import Requests
 from secateur_service.settings import Settings
+from support import processes
 from support.models import save_corpora, save_model, spec_data
 from support.service import Service
 
 PATIENCE = 60
 AWAY = "hf://org/never-answers"
+on_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 
 class Silence:
@@ -60,6 +64,16 @@ class Site:
         self.settings = settings
         self.here = spec_data(folder / "model", folder / "calibration", folder / "evaluation")
         self.away = {**self.here, "model": {"uri": AWAY}}
+
+    async def forget(self) -> None:
+        """Be as after the start: no children, no connections, and a model away that nobody has asked for."""
+        children = self.children()
+        for pid in children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await self.gone(children)
+        self.hub.connections = 0
+        self.away = {**self.here, "model": {"uri": f"{AWAY}-{uuid.uuid4()}"}}
 
     @property
     def zygote(self) -> int:
@@ -98,12 +112,21 @@ async def opened(files: Path, data_dir: Path, **budgets: Budget) -> AsyncIterato
             await pool.close()
 
 
-@pytest.fixture
-async def site(files: Path, tmp_path: Path) -> AsyncIterator[Site]:
-    async with opened(files, tmp_path) as site:
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def only_site(files: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    """Loading what a zygote loads takes seconds."""
+    async with opened(files, tmp_path_factory.mktemp("site")) as site:
+        await site.pool.admit(site.here, "alice")
         yield site
 
 
+@pytest_asyncio.fixture(loop_scope="module")
+async def site(only_site: Site) -> Site:
+    await only_site.forget()
+    return only_site
+
+
+@on_one_loop
 async def test_the_answer_is_that_of_the_rules(site: Site):
     expected = admit(site.here, AccessPolicy.from_settings(site.settings))
     assert await site.pool.admit(site.here, "alice") == expected
@@ -115,6 +138,7 @@ async def test_the_answer_is_that_of_the_rules(site: Site):
     assert told.value.violations == judged.value.violations
 
 
+@on_one_loop
 async def test_a_process_is_used_again(site: Site):
     await site.pool.admit(site.here, "alice")
     used = site.children()
@@ -124,6 +148,7 @@ async def test_a_process_is_used_again(site: Site):
     assert len(used) == 1
 
 
+@on_one_loop
 async def test_creations_that_wait_for_a_network_keep_nobody_elses_waiting(site: Site):
     crowd = [asyncio.create_task(site.pool.admit(site.away, "crowd")) for _ in range(24)]
     await site.hub.asked(2)
@@ -138,6 +163,7 @@ async def test_creations_that_wait_for_a_network_keep_nobody_elses_waiting(site:
     await asyncio.gather(*crowd, *others, return_exceptions=True)
 
 
+@on_one_loop
 async def test_a_process_whose_caller_is_gone_is_ended(site: Site):
     call = asyncio.create_task(site.pool.admit(site.away, "alice"))
     await site.hub.asked(1)
@@ -149,6 +175,7 @@ async def test_a_process_whose_caller_is_gone_is_ended(site: Site):
     assert (await site.pool.admit(site.here, "alice")).resolved
 
 
+@on_one_loop
 async def test_what_takes_too_long_is_given_up(files: Path, tmp_path: Path):
     async with opened(files, tmp_path, small=Budget(seconds=0.5, cpu_seconds=20, memory_bytes=32 << 20)) as site:
         with pytest.raises(TransientError, match=r"model\.uri: .* took more than") as caught:
@@ -161,6 +188,7 @@ async def test_what_takes_too_long_is_given_up(files: Path, tmp_path: Path):
     ("number", "what"),
     [(signal.SIGXCPU, "20 s of processor time"), (signal.SIGKILL, "768 MiB of memory"), (signal.SIGABRT, "768 MiB")],
 )
+@on_one_loop
 async def test_a_process_that_the_kernel_ends_is_a_refusal_with_field_and_remedy(site: Site, number: int, what: str):
     call = asyncio.create_task(site.pool.admit(site.away, "alice"))
     tried = 0
@@ -169,7 +197,9 @@ async def test_a_process_that_the_kernel_ends_is_a_refusal_with_field_and_remedy
         await site.hub.asked(tried)
         for pid in site.children():
             os.kill(pid, number)
-        await asyncio.wait([call, asyncio.create_task(site.hub.asked(tried + 1))], return_when="FIRST_COMPLETED")
+        asked = asyncio.create_task(site.hub.asked(tried + 1))
+        await asyncio.wait([call, asked], return_when="FIRST_COMPLETED")
+        asked.cancel()
     with pytest.raises(InvalidSpecError) as caught:
         await asyncio.wait_for(call, PATIENCE)
     (violation,) = caught.value.violations
@@ -178,6 +208,7 @@ async def test_a_process_that_the_kernel_ends_is_a_refusal_with_field_and_remedy
     assert "name something smaller" in violation.description
 
 
+@on_one_loop
 async def test_what_needs_more_memory_than_most_is_looked_at_with_more(files: Path, tmp_path: Path):
     """A megabyte is not enough for this."""
     async with opened(files, tmp_path, small=Budget(seconds=120, cpu_seconds=20, memory_bytes=1 << 18)) as site:
@@ -187,6 +218,7 @@ async def test_what_needs_more_memory_than_most_is_looked_at_with_more(files: Pa
         assert site.children() == large, "it was tried with little again"
 
 
+@on_one_loop
 async def test_with_too_little_memory_at_all_it_is_a_refusal(files: Path, tmp_path: Path):
     tiny = Budget(seconds=120, cpu_seconds=20, memory_bytes=1 << 18)
     async with opened(files, tmp_path, small=tiny, large=tiny) as site:
@@ -194,6 +226,7 @@ async def test_with_too_little_memory_at_all_it_is_a_refusal(files: Path, tmp_pa
             await site.pool.admit(site.here, "alice")
 
 
+@on_one_loop
 async def test_a_new_zygote_takes_the_place_of_one_that_is_gone(site: Site):
     call = asyncio.create_task(site.pool.admit(site.away, "alice"))
     await site.hub.asked(1)
@@ -204,17 +237,20 @@ async def test_a_new_zygote_takes_the_place_of_one_that_is_gone(site: Site):
     await site.gone(children)
     assert (await site.pool.admit(site.here, "alice")).resolved
     assert site.zygote != before
+    processes.share(site.zygote)
 
 
-async def test_nothing_is_left_when_it_is_closed(site: Site):
-    call = asyncio.create_task(site.pool.admit(site.away, "alice"))
-    await site.hub.asked(1)
-    await site.pool.admit(site.here, "alice")
-    processes = [site.zygote, *site.children()]
-    assert len(processes) == 3
-    await site.pool.close()
-    await site.gone(processes)
-    assert isinstance((await asyncio.gather(call, return_exceptions=True))[0], InvalidSpecError | TransientError)
+@on_one_loop
+async def test_nothing_is_left_when_it_is_closed(files: Path, tmp_path: Path):
+    async with opened(files, tmp_path) as site:
+        call = asyncio.create_task(site.pool.admit(site.away, "alice"))
+        await site.hub.asked(1)
+        await site.pool.admit(site.here, "alice")
+        started = [site.zygote, *site.children()]
+        assert len(started) == 3
+        await site.pool.close()
+        await site.gone(started)
+        assert isinstance((await asyncio.gather(call, return_exceptions=True))[0], InvalidSpecError | TransientError)
 
 
 def qwen3_235b() -> dict[str, list[int]]:
@@ -255,6 +291,7 @@ def write_holes(folder: Path, shapes: dict[str, list[int]], shards: int) -> None
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
 
+@on_one_loop
 async def test_a_model_of_37_thousand_tensors_in_118_files_is_admitted(files: Path, site: Site):
     folder = files / "qwen3-235b"
     shutil.copytree(files / "model", folder)
