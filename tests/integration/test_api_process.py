@@ -67,20 +67,34 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
     server.process.wait()
 
 
-def test_the_log_and_the_ready_file_tell_the_addresses_that_were_bound(server: ServerProcess):
-    (line,) = [line for line in server.lines() if line["event"] == "serving"]
-    assert {"grpc": line["grpc"], "metrics": line["metrics"], "pid": line["pid"]} == server.addresses
-    assert server.addresses["pid"] == server.process.pid
-    channel = grpc.insecure_channel(server.addresses["grpc"])
+SECRETS = {"SECATEUR_S3_ACCESS_KEY": "an-access-key", "SECATEUR_S3_SECRET_KEY": "a-secret-key"}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """For tests that only look at a server; it has secrets."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, secret in SECRETS.items():
+            patch.setenv(name, secret)
+        server = ServerProcess(tmp_path_factory.mktemp("running") / "data").start()
+    yield server
+    processes.end_tree(server.process)
+
+
+def test_the_log_and_the_ready_file_tell_the_addresses_that_were_bound(running: ServerProcess):
+    (line,) = [line for line in running.lines() if line["event"] == "serving"]
+    assert {"grpc": line["grpc"], "metrics": line["metrics"], "pid": line["pid"]} == running.addresses
+    assert running.addresses["pid"] == running.process.pid
+    channel = grpc.insecure_channel(running.addresses["grpc"])
     health = health_pb2_grpc.HealthStub(channel)
     for service in ("", "secateur.v1.PruneService"):
         assert health.Check(health_pb2.HealthCheckRequest(service=service)).status
     assert service_grpc.PruneServiceStub(channel).GetServiceInfo(service_pb.GetServiceInfoRequest()).version
 
 
-def test_metrics_are_served_on_their_own_port(server: ServerProcess):
-    server.stub().GetServiceInfo(service_pb.GetServiceInfoRequest())
-    with urllib.request.urlopen(f"http://{server.addresses['metrics']}/metrics", timeout=HANG_SECONDS) as answer:
+def test_metrics_are_served_on_their_own_port(running: ServerProcess):
+    running.stub().GetServiceInfo(service_pb.GetServiceInfoRequest())
+    with urllib.request.urlopen(f"http://{running.addresses['metrics']}/metrics", timeout=HANG_SECONDS) as answer:
         families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
     assert {
         "secateur_rpc_requests",
@@ -89,7 +103,7 @@ def test_metrics_are_served_on_their_own_port(server: ServerProcess):
         "secateur_watch_streams",
     } <= families.keys()
     methods = {sample.labels["method"] for sample in families["secateur_rpc_requests"].samples}
-    assert methods == {"/secateur.v1.PruneService/GetServiceInfo"}
+    assert methods - {"/grpc.health.v1.Health/Check"} == {"/secateur.v1.PruneService/GetServiceInfo"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -131,16 +145,10 @@ def test_a_killed_server_comes_back_with_every_job_and_watchers_resume_without_a
     store.close()
 
 
-def test_the_settings_are_logged_at_start_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("SECATEUR_S3_ACCESS_KEY", "an-access-key")
-    monkeypatch.setenv("SECATEUR_S3_SECRET_KEY", "a-secret-key")
-    server = ServerProcess(tmp_path / "data").start()
-    server.process.terminate()
-    assert server.process.wait(HANG_SECONDS) == 0
-    (line,) = [line for line in server.lines() if line["event"] == "settings"]
-    assert line["data_dir"] == str(tmp_path / "data")
-    assert "a-secret-key" not in server.log_file.read_text()
-    assert "an-access-key" not in server.log_file.read_text()
+def test_the_settings_are_logged_at_start_without_secrets(running: ServerProcess):
+    (line,) = [line for line in running.lines() if line["event"] == "settings"]
+    assert line["data_dir"] == str(running.data_dir)
+    assert not any(secret in running.log_file.read_text() for secret in SECRETS.values())
 
 
 def _serve(tmp_path: Path, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
