@@ -5,10 +5,11 @@ import json
 import torch
 
 from faults.published import published
-from faults.worker import FaultyExecutor
+from faults.worker import work
 from secateur_service.artifacts import open_store
 from secateur_service.jobs.job import EventKind
 from secateur_service.spec import parse_spec
+from support.forking import ForkingExecutor
 from support.jobs import new_job
 from support.models import save_corpora, save_model, spec_data
 from support.site import Site
@@ -27,7 +28,7 @@ class RealSite(Site):
         self.blocks = json.loads((files / "model" / "config.json").read_text())["num_hidden_layers"]
 
     def executor(self, faulty):
-        return FaultyExecutor(self.settings, faulty)
+        return ForkingExecutor(self.settings, work, faulty)
 
     def failing(self, *faults, **given):
         """A dispatcher whose workers' n-th attempt meets the n-th fault."""

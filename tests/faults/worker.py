@@ -1,4 +1,4 @@
-"""Real workers that fail at a fault point, and an executor for them.
+"""Real workers that fail at a fault point: the n-th attempt of a job at the n-th of the faults, `POINT=ACTION`.
 
 Actions at a point: `kill`, `stop` (until somebody continues it), `hold` (until there is a file `go` in the data
 folder), `step` (until there is a file `step`, which is removed), `disk-full`, `little-memory` (from there on).
@@ -13,11 +13,8 @@ import time
 from pathlib import Path
 
 from secateur_service import faults
-from secateur_service.executors.local import LocalExecutor, LocalWorker
-from secateur_service.executors.workdir import attempt_log
 from secateur_service.settings import Settings
 from secateur_service.worker.attempt import run_attempt
-from support.forking import ForkedProcess
 
 M_MMAP_THRESHOLD = -3
 
@@ -57,23 +54,3 @@ def work(faulty, job_id, attempt, slot):
         point, action = faulty[attempt - 1].split("=")
         faults.arm(point, ACTIONS[action])
     sys.exit(run_attempt(Settings(), job_id, attempt, slot))
-
-
-class FaultyExecutor(LocalExecutor):
-    """Forks workers off a process that has loaded PyTorch, which takes most of a worker's start otherwise.
-
-    The n-th attempt of a job meets the n-th of the faults, `POINT=ACTION`; further attempts go well.
-    """
-
-    def __init__(self, settings, faulty):
-        super().__init__(settings)
-        self._faulty = faulty
-
-    def start(self, job_id, attempt, slot):
-        log = attempt_log(self._data_dir, job_id, attempt)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        environment = self._environment
-        process = ForkedProcess(work, self._faulty, job_id, attempt, slot, environment=environment, output=log)
-        worker = LocalWorker(job_id, attempt, slot, log, process)
-        self._workers.append(worker)
-        return worker

@@ -1,11 +1,15 @@
 """Processes forked off one that has loaded PyTorch, which otherwise takes most of their start."""
 
+import contextlib
 import multiprocessing
 import os
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+from secateur_service.executors.local import LocalExecutor, LocalWorker
+from secateur_service.executors.workdir import attempt_log
 from support import pace
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -14,6 +18,7 @@ _FORKS.set_forkserver_preload(
         "secateur_service.pipeline.job",
         "secateur_service.commands.run",
         "transformers.models.llama.modeling_llama",
+        "support.toy_worker",
         __name__,
     ]
 )
@@ -35,6 +40,9 @@ class ForkedProcess:
         self._process = _FORKS.Process(target=_be, args=(target, arguments, dict(environment), *places), daemon=True)
         self._process.start()
         self.pid = self._process.pid
+        with contextlib.suppress(ProcessLookupError):  # it may have ended
+            while os.getpgid(self.pid) != self.pid:  # who kills its group finds none before
+                time.sleep(0.001)
 
     @property
     def returncode(self):
@@ -47,11 +55,37 @@ class ForkedProcess:
         self._process.join(seconds)
         return self._process.exitcode
 
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
     def terminate(self):
         self._process.terminate()
 
     def kill(self):
         self._process.kill()
+
+
+class ForkingExecutor(LocalExecutor):
+    """Forks workers off a process that has loaded PyTorch, which takes most of a worker's start otherwise.
+
+    Args:
+        target: called with `given`, the job's id, the attempt and the slot; the worker ends with its SystemExit.
+    """
+
+    def __init__(self, settings, target, given, *, environment=os.environ):
+        super().__init__(settings, environment=environment)
+        self._target = target
+        self._given = given
+
+    def start(self, job_id, attempt, slot):
+        log = attempt_log(self._data_dir, job_id, attempt)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        arguments = (self._given, job_id, attempt, slot)
+        process = ForkedProcess(self._target, *arguments, environment=self._environment, output=log)
+        worker = LocalWorker(job_id, attempt, slot, log, process)
+        self._workers.append(worker)
+        return worker
 
 
 def forked_command(arguments, **places):

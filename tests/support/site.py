@@ -10,6 +10,8 @@ from secateur_service.executors.local import LocalExecutor
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.store import open_job_store
 from secateur_service.settings import Settings
+from support import toy_worker
+from support.forking import ForkingExecutor
 from support.jobs import new_job
 
 TESTS = Path(__file__).parents[1]
@@ -26,7 +28,12 @@ class Site:
         self.dispatchers = []
 
     def executor(self, behaviour):
-        """Of `toy_worker`, or of `late_worker` where the behaviour begins with "late "."""
+        """Of `toy_worker`, or of `late_worker` where the behaviour begins with "late ".
+
+        Workers are forked off a process that is ready, but for those whose interpreter's start or end is looked at.
+        """
+        if not behaviour.startswith("late ") and behaviour != "lingers":
+            return ForkingExecutor(self.settings, toy_worker.work, behaviour, environment={})
         program = "late_worker.py" if behaviour.startswith("late ") else "toy_worker.py"
         command = (sys.executable, str(TESTS / "support" / program), behaviour.removeprefix("late "))
         return LocalExecutor(self.settings, command=command, environment={"PYTHONPATH": PYTHONPATH})

@@ -86,6 +86,11 @@ def wait(observer, until=None):
         time.sleep(0.02)
 
 
+def work(behaviour, job_id, attempt, slot):
+    """Be a worker."""
+    sys.exit(run_attempt(Settings(), job_id, attempt, slot, pipeline=pipeline(behaviour)))
+
+
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser()
     arguments.add_argument("behaviour")
@@ -93,6 +98,5 @@ if __name__ == "__main__":
     arguments.add_argument("--attempt", type=int)
     arguments.add_argument("--slot", type=int)
     given = arguments.parse_args()
-    toy = pipeline(given.behaviour)
     lingering = Lingering() if given.behaviour == "lingers" else None
-    sys.exit(run_attempt(Settings(), given.job, given.attempt, given.slot, pipeline=toy))
+    work(given.behaviour, given.job, given.attempt, given.slot)
