@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import traceback
 
 import pytest
@@ -21,6 +19,7 @@ from secateur_service.settings import FILE_VARIABLE, PREFIX, Settings
 from secateur_service.sources.hub import Hub
 from secateur_service.sources.reference import ReferenceRefusedError, parse_reference
 from servers import free_port, http_server
+from support.forking import run_command
 
 SECRET = "Kx-secret-0123456789-Zq"
 AROUND = st.text(st.sampled_from(" \t\n\r\v\f\x85\u2028\ufeff"), max_size=4)
@@ -255,16 +254,10 @@ def test_no_command_prints_a_secret(value, tmp_path):
         "HTTPS_PROXY": f"http://u:{value.strip()}@h",
         "SECATEUR_DATABASE_URL": f"postgresql://u:{value.strip()}@127.0.0.1:1/d",
     }
-    for command in (["migrate"], ["presets", "mc4", "--check"], ["run", "spec.yaml", "--output", "out"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "secateur_service", *command],
-            env={**os.environ, **given},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode != 0
+    run = ["run", str(tmp_path / "spec.yaml"), "--output", str(tmp_path / "out")]
+    for command in (["migrate"], ["presets", "mc4", "--check"], run):
+        done = run_command(command, tmp_path, environment={**os.environ, **given})
+        assert done.returncode not in (0, None)
         assert SECRET not in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
 
