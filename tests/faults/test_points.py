@@ -12,13 +12,19 @@ from support.site import ended
 from support.vocabularies import save_scene
 from support.waiting import HANG_SECONDS, until
 
+# What a worker has done so far lies in its own folder, whatever the database and the object store are.
+LOCAL = {"job.fetched", "job.sampled", "job.shrunk", "job.planned", "block.written"}
+# Reached only by jobs that train, or look for what to remove, and by a worker whose job has ended.
+OTHERS = {"worker.succeeded", "budget.found", "block.judged"}
+
 
 def test_a_job_whose_worker_is_killed_once_at_every_step_publishes_the_same_bytes_once(any_site):
     site = any_site
     undisturbed = site.submit()
     until(ended(site, undisturbed), site.failing())
     job_id = site.submit()
-    points = [point for point in faults.POINTS if point not in ("worker.succeeded", "budget.found", "block.judged")]
+    left_out = OTHERS if site.settings.database_url.startswith("sqlite") else OTHERS | LOCAL
+    points = [point for point in faults.POINTS if point not in left_out]
     job = until(ended(site, job_id), site.failing(*(f"{point}=kill" for point in points)))
     assert job.state is JobState.SUCCEEDED
     assert job.attempt == len(points) + 1, "a point was not reached"
@@ -49,9 +55,7 @@ def test_a_job_that_makes_a_model_smaller_in_every_way_is_killed_at_every_step(m
         "job.shrunk",
         "job.planned",
         "block.judged",
-        "block.written",
         "block.recorded",
-        "job.pruned",
         "job.packaged",
     ]
     job = until(ended(site, job_id), site.failing(*(f"{point}=kill" for point in points)))
