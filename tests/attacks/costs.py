@@ -24,12 +24,7 @@ class Cost:
 
 def cost_of(call, *, cpu_seconds=20, memory_bytes=2 << 30):
     """Call something in a process that is ended when it takes more."""
-    before = _forked(lambda: None, cpu_seconds, memory_bytes)
-    after = _forked(call, cpu_seconds, memory_bytes)
-    return Cost(after.cpu_seconds, max(0, after.memory_bytes - before.memory_bytes), after.ended)
-
-
-def _forked(call, cpu_seconds, memory_bytes):
+    reader, writer = os.pipe()
     process = os.fork()
     if process == 0:
         code = 1
@@ -41,10 +36,14 @@ def _forked(call, cpu_seconds, memory_bytes):
             signal.signal(signal.SIGXCPU, signal.SIG_DFL)
             size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (size + memory_bytes,) * 2)
+            os.write(writer, b"%d" % resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
             with contextlib.suppress(ValueError):  # refusals are
                 call()
             code = 0
         finally:
             os._exit(code)
-    _, status, used = os.wait4(process, 0)
-    return Cost(used.ru_utime + used.ru_stime, used.ru_maxrss << 10, status == 0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as before:
+        _, status, used = os.wait4(process, 0)
+        memory_bytes = (used.ru_maxrss - int(before.read())) << 10
+    return Cost(used.ru_utime + used.ru_stime, memory_bytes, status == 0)

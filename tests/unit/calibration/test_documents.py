@@ -26,7 +26,7 @@ from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 ODD = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\ufeff", "\u00a0", "\u3000", "\r", "\t", " ", "\u0301"]
 LETTERS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\0"), min_size=1, max_size=30)
 DOCUMENTS = st.lists(st.lists(LETTERS | st.sampled_from(ODD), min_size=1, max_size=6).map("".join), min_size=1)
-LONG = st.builds(lambda text, count: text * count, LETTERS, st.integers(1, 2 * LONGEST_CHARACTERS))
+LONG = st.builds(lambda text, length: text * (length // len(text) + 1), LETTERS, st.integers(1, 4 * LONGEST_CHARACTERS))
 
 
 def lines(documents, end="\n"):
@@ -112,7 +112,7 @@ def outcome(tokenizer, corpus):
         return re.findall("has .* tokens where|different ones for [a-z]+: [0-9]+", str(error))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(documents=st.one_of(DOCUMENTS, st.builds(lambda few, long: [*few, long], DOCUMENTS, LONG)))
 def test_every_container_gives_the_same_sample(tokenizer, tmp_path_factory, documents):
     documents += [f"Satz {number}" for number in range(len(documents))]  # of rows, half may be without text
@@ -232,7 +232,7 @@ def test_a_line_of_any_length_takes_the_same_memory_and_is_not_tokenised_whole(t
             return getattr(tokenizer, name)
 
     peaks = []
-    for count in (100_000, 1_000_000):  # 3 and 34 MB
+    for count in (30_000, 200_000):  # 1 and 7 MB
         with gzip.open(tmp_path / "de.txt.gz", "wb", compresslevel=1) as file:
             for number in range(0, count, 1000):
                 sentences = (f"Satz Nummer {at} steht hier nun. " for at in range(number, number + 1000))
