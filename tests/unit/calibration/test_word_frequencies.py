@@ -1,7 +1,7 @@
 """Word frequencies rank the tokens that a text did not show."""
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from secateur_service.calibration.token_frequencies import count_tokens, token_frequencies
@@ -81,3 +81,24 @@ def test_counted_tokens_keep_their_counts_and_the_words_order_the_others(tokeniz
     for number in range(size):
         if seen[number] > 3:
             assert found[number] == pytest.approx(plain[number], rel=0.5)
+
+
+def test_words_that_take_fewer_tokens_with_a_capital_have_one_more_often():
+    nouns, verbs = ["garten", "haus", "baum", "hund"], ["laufen", "singen", "lesen", "malen"]
+    text = " ".join([*(noun.capitalize() for noun in nouns), *verbs])
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trained.train_from_iterator(
+        [f" {text}"] * 9, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained)
+    rare = {**dict.fromkeys(nouns[:3], (0, 1)), **dict.fromkeys(verbs[:3], (1, 0))}
+
+    def capital(word):
+        """The share of the token that is the word with a capital, or of its first letter."""
+        words = {**dict.fromkeys(rare, 1e-9), word: 1.0}
+        shares = token_shares(tokenizer, words, len(tokenizer), rare)
+        return shares[tokenizer(f" {word.capitalize()}")["input_ids"][0]]
+
+    assert capital("hund") > 2 * capital("malen")
