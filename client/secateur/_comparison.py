@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from secateur._report import TaskReport
+
 
 @dataclass(frozen=True)
 class ComparedLanguage:
@@ -52,6 +54,7 @@ class ComparedJob:
         seconds: From its first start to its end, interruptions included; None if that is not known.
         has_checkpoint: False if it exceeded a limit of its specification.
         languages: What it cost each language, by BCP 47 tag.
+        tasks: Every metric of the tasks that it had.
         verdicts: Kinds of its report's verdicts, each with its languages.
         differences: Why its figures do not compare with those of the other jobs; empty if they do.
     """
@@ -71,6 +74,7 @@ class ComparedJob:
     seconds: float | None
     has_checkpoint: bool
     languages: Mapping[str, ComparedLanguage]
+    tasks: tuple[TaskReport, ...]
     verdicts: Mapping[str, tuple[str, ...]]
     differences: tuple[str, ...]
 
@@ -227,6 +231,7 @@ def _job(entry: Mapping[str, Any]) -> ComparedJob:
         seconds=None if seconds is None else float(seconds),
         has_checkpoint=entry["has_checkpoint"],
         languages={language["language"]: _language(language) for language in entry["languages"]},
+        tasks=tuple(map(TaskReport.of, entry.get("tasks") or ())),
         verdicts={kind: tuple(languages) for kind, languages in entry["verdicts"].items()},
         differences=tuple(entry["differences"]),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 Interval = tuple[float, float]
 
@@ -71,6 +71,11 @@ class TaskReport:
     difference_stderr: float | None
     flips: float | None
 
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Self:
+        """From plain data."""
+        return cls(**{field.name: entry[field.name] for field in fields(cls)})
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -118,8 +123,7 @@ class Report(dict[str, Any]):
     @property
     def tasks(self) -> list[TaskReport]:
         """Every metric of the tasks that the job had, in the report's order."""
-        names = [field.name for field in fields(TaskReport)]
-        return [TaskReport(**{name: entry[name] for name in names}) for entry in self.get("tasks") or ()]
+        return list(map(TaskReport.of, self.get("tasks") or ()))
 
     @property
     def verdicts(self) -> list[Verdict]:

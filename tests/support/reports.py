@@ -1,6 +1,7 @@
 """Raw figures of a job, to build reports from."""
 
 import math
+import statistics
 
 from secateur_service.evaluation.parts import (
     CalibrationLanguage,
@@ -9,6 +10,7 @@ from secateur_service.evaluation.parts import (
     JobPart,
     ModelPart,
     OutputPart,
+    TaskPart,
     WindowsPart,
 )
 from secateur_service.evaluation.perplexity import Losses
@@ -58,6 +60,24 @@ def around(ratio, loss, error):
         bits_per_byte_growth=tuple(math.log(each) / loss for each in ratios),
         kl_divergence=(0.1, 0.2),
         agreement=(0.7, 0.8),
+    )
+
+
+def task(name, before, after, *, language="de", metric="acc"):
+    """A task with answers that are right or wrong."""
+    apart = [late - early for early, late in zip(before, after, strict=True)]
+    return TaskPart(
+        task=name,
+        language=language,
+        metric=metric,
+        samples=len(before),
+        dense=statistics.fmean(before),
+        pruned=statistics.fmean(after),
+        dense_stderr=0.03,
+        pruned_stderr=0.03,
+        difference=statistics.fmean(apart),
+        difference_stderr=0.02,
+        flips=statistics.fmean(map(abs, apart)),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from secateur._comparison import ComparedJob, Comparison
 from secateur._gate import Gate, GateLanguage
+from secateur._report import TaskReport
 from secateur._terminal import clean
 from secateur._text import columns, duration, size
 
@@ -22,6 +23,8 @@ def comparison_text(comparison: Comparison) -> str:
         _growth_text(comparison, languages[start : start + _LANGUAGES_ACROSS])
         for start in range(0, len(languages), _LANGUAGES_ACROSS)
     ]
+    if any(job.tasks for job in comparison.jobs.values()):
+        parts.append(_tasks_text(comparison))
     if comparison.overlaps:
         parts.append(_overlaps_text(comparison))
     advice = comparison.recommendation
@@ -93,6 +96,30 @@ def _growth_text(comparison: Comparison, languages: Sequence[str]) -> str:
     measured = "perplexity" if comparison.measure == "perplexity" else "bits per byte, against the best dense model"
     told = f"growth of {measured}; * least of the language; ~ not in the job's mix"
     return f"{columns(rows, right=list(range(1, len(languages) + 1)))}\n{told}"
+
+
+def _tasks_text(comparison: Comparison) -> str:
+    first: dict[tuple[str, str], TaskReport] = {}
+    for label, job in comparison.jobs.items():
+        for entry in job.tasks:
+            first.setdefault((entry.task, label), entry)
+    rows = [("TASK", "METRIC", "", "DENSE", "PRUNED", "DIFFERENCE")]
+    rows += [
+        (task, entry.metric, label, _score(entry.dense), _score(entry.pruned), _change(entry))
+        for (task, label), entry in sorted(first.items())
+    ]
+    return columns(rows, right=[3, 4, 5])
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _change(entry: TaskReport) -> str:
+    if entry.difference is None:
+        return "-"
+    error = "" if entry.difference_stderr is None else f" ± {entry.difference_stderr:.3f}"
+    return f"{entry.difference:+.3f}{error}"
 
 
 def _overlaps_text(comparison: Comparison) -> str:

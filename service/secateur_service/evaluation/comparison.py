@@ -36,7 +36,14 @@ from secateur_service.evaluation.comparison_parts import (
 )
 from secateur_service.evaluation.html import recipe
 from secateur_service.evaluation.overlap import Masks, overlap
-from secateur_service.evaluation.parts import EvaluationLanguage, Interval, ModelPart, OutputPart, Verdict
+from secateur_service.evaluation.parts import (
+    EvaluationLanguage,
+    Interval,
+    ModelPart,
+    OutputPart,
+    TaskPart,
+    Verdict,
+)
 from secateur_service.evaluation.report import Report
 
 MAX_JOBS = 50
@@ -48,6 +55,7 @@ SHOWN_DIGITS = 3
 """Digits of a growth that are shown; jobs that look the same there are told apart by size."""
 
 _NOT_TASKS = "Perplexity says what a model predicts, not what it can do: measure the tasks that you ship."
+_TASKS_NOT_WEIGHED = "Perplexity decided, and not the tasks: look at what became of those."
 _ONE_RUN = "Each job is one run on one sample of text: a small difference may be chance."
 _OTHER_TEXT = "Each job is one run, and intervals say nothing of text of another kind."
 
@@ -71,6 +79,7 @@ class Candidate:
     zeros: int
     sparsity: float
     evaluation: tuple[EvaluationLanguage, ...]
+    tasks: tuple[TaskPart, ...]
     verdicts: tuple[Verdict, ...]
     settings: Mapping[str, str]
     masks: Masks | None
@@ -88,6 +97,7 @@ class Candidate:
             zeros=report.sparsity.zeros,
             sparsity=report.sparsity.pruned_layers,
             evaluation=report.evaluation,
+            tasks=report.tasks,
             verdicts=report.verdicts,
             settings=_settings(report),
             masks=Masks.of(report),
@@ -258,6 +268,7 @@ def _compared(
         seconds=candidate.seconds,
         has_checkpoint=candidate.has_checkpoint,
         languages=tuple(_compared_language(entry, measure, dense) for entry in candidate.evaluation),
+        tasks=candidate.tasks,
         verdicts=verdicts,
         differences=differences,
     )
@@ -446,7 +457,7 @@ def _caveats(
     if not ranked:
         return
     job, contender = ranked[0]
-    yield _NOT_TASKS
+    yield _TASKS_NOT_WEIGHED if job.tasks else _NOT_TASKS
     bounds = _bounds(job, contender)
     yield _OTHER_TEXT if bounds else _ONE_RUN
     alike = []

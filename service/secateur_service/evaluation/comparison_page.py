@@ -15,6 +15,7 @@ from secateur_service.evaluation.charts import Point, scatter
 from secateur_service.evaluation.comparison import listed, times
 from secateur_service.evaluation.comparison_parts import Axis, ComparedJob, ComparedLanguage, Comparison, Tradeoff
 from secateur_service.evaluation.html import GRAVITY, environment, model_name
+from secateur_service.evaluation.parts import TaskPart
 
 EQUAL = 0.005
 FULL_GROWTH = 2.0
@@ -52,6 +53,7 @@ def render_comparison(comparison: Comparison) -> bytes:
         models=[model_name(uri) for uri in dict.fromkeys(job.model for job in comparison.jobs)],
         titles={job.label: title(job) for job in comparison.jobs},
         cells={job.label: {entry.language: entry for entry in job.languages} for job in comparison.jobs},
+        tasks=first_metrics(comparison),
         best={column.language: set(column.best) for column in comparison.columns},
         apart=[job for job in comparison.jobs if job.differences],
         plots=[(*_AXES[tradeoff.axis], plot(tradeoff)) for tradeoff in comparison.tradeoffs],
@@ -67,6 +69,15 @@ def render_comparison(comparison: Comparison) -> bytes:
         listed=listed,
     )  # fmt: skip
     return page.encode()
+
+
+def first_metrics(comparison: Comparison) -> dict[str, dict[str, TaskPart]]:
+    """The first metric of each task, by task and job; jobs without the task are left out."""
+    found: dict[str, dict[str, TaskPart]] = {}
+    for job in comparison.jobs:
+        for entry in job.tasks:
+            found.setdefault(entry.task, {}).setdefault(job.label, entry)
+    return found
 
 
 def title(job: ComparedJob) -> str:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from secateur_service.evaluation.parts import Interval, Part, Share
+from secateur_service.evaluation.parts import Interval, Part, Share, TaskPart
 
 Measure = Literal["perplexity", "bits_per_byte"]
 Axis = Literal["size_bytes", "nonzero_parameters", "seconds"]
@@ -56,6 +56,7 @@ class ComparedJob(Part):
     )
     has_checkpoint: bool = Field(description="false if the job exceeded a limit of its specification")
     languages: tuple[ComparedLanguage, ...]
+    tasks: tuple[TaskPart, ...] = Field(default=(), description="every metric of every task, as in the report")
     verdicts: dict[str, tuple[str, ...]] = Field(
         description="kinds of the report's verdicts, each with its languages; none where it concerns the whole model"
     )

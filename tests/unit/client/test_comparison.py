@@ -6,7 +6,7 @@ from secateur._comparison import comparison_of
 from secateur._terminal import UNSAFE
 from secateur.cli._comparing import comparison_text
 from secateur_service.evaluation.comparison import Candidate, compare
-from support.reports import make_report
+from support.reports import make_report, task
 
 HOSTILE = "x\x1b[2J\u202e\ny"
 
@@ -47,6 +47,15 @@ def test_the_text_has_the_jobs_the_matrix_and_what_to_take():
     assert lines[5].split() == ["A", "×1.100*", "×1.400", "~"]
     assert lines[6].split() == ["B", "×1.500", "×1.200*"]
     assert "recommended for de: pruneJobs/one (A)" in lines
+
+
+def test_tasks_stand_beside_with_their_differences():
+    tasks = [task("xnli_de", [1] * 60 + [0] * 40, [1] * 40 + [0] * 60), task("xnli_de", [0], [1], metric="acc_norm")]
+    content = content_of(Candidate.of("one", make_report(tasks=tasks)), Candidate.of("two", make_report()))
+    found = comparison_of(content)
+    assert [entry.metric for entry in found.jobs["A"].tasks] == ["acc", "acc_norm"]
+    assert found.jobs["B"].tasks == ()
+    assert "xnli_de  acc     A  0.600   0.400  -0.200 ± 0.020" in comparison_text(found)
 
 
 def test_many_languages_are_shown_in_several_tables():

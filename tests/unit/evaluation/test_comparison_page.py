@@ -9,7 +9,7 @@ from secateur_service.evaluation.charts import Point, scatter
 from secateur_service.evaluation.comparison import Candidate, compare
 from secateur_service.evaluation.comparison_page import render_comparison
 from support.pages import Page, loads_nothing
-from support.reports import make_report
+from support.reports import make_report, task
 
 HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&lt;{{ 7*7 }}\u202e"
 
@@ -43,6 +43,20 @@ def test_the_page_says_what_to_take_and_marks_the_best_by_more_than_colour():
     cells = re.findall(r'<td class="cell([^"]*)"[^>]*><span class="growth">([^<]*)</span>', content.decode())
     assert cells == [(" best", "×1.100"), (" outside", "×1.400"), (" outside", "×1.500"), (" best", "×1.200")]
     assert "★" in content.decode()
+
+
+def test_tasks_stand_beside_with_their_differences():
+    tasks = [task("xnli_de", [1] * 60 + [0] * 40, [1] * 40 + [0] * 60), task("xnli_de", [0], [1], metric="acc_norm")]
+    jobs = [
+        Candidate.of("one", make_report(ratios={"de": 1.1}, tasks=tasks), 1.0),
+        Candidate.of("two", make_report(ratios={"de": 1.2}), 1.0),
+    ]
+    found = compare(jobs)
+    page = render_comparison(found).decode()
+    assert "What became of the tasks" in page
+    assert "0.400<small>-0.200 ± 0.020</small>" in page
+    assert "acc_norm" not in page
+    assert any("not the tasks" in caveat for caveat in found.recommendation.caveats)
 
 
 def test_a_comparison_without_a_choice_says_so():

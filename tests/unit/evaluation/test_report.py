@@ -1,17 +1,15 @@
 import json
 import math
 import random
-import statistics
 from pathlib import Path
 
 import jsonschema
 import pytest
 from pydantic import ValidationError
 
-from secateur_service.evaluation.parts import TaskPart
 from secateur_service.evaluation.report import Report, report_schema, schema_bytes
 from secateur_service.evaluation.verdicts import MIN_SCORED_TOKENS
-from support.reports import Block, Layer, blocks, evaluation, kinds, make_report
+from support.reports import Block, Layer, blocks, evaluation, kinds, make_report, task
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "report.schema.json"
 
@@ -118,24 +116,6 @@ def test_no_language_is_left_behind_where_all_lost_the_same():
         raised += any(kind == "LANGUAGE_LEFT_BEHIND" for kind, _ in kinds(report))
     assert raised <= 400 * 0.05
     assert raised  # the level is not so strict that nothing is ever found
-
-
-def task(name, before, after, *, language="de", metric="acc"):
-    """A task with answers that are right or wrong."""
-    apart = [late - early for early, late in zip(before, after, strict=True)]
-    return TaskPart(
-        task=name,
-        language=language,
-        metric=metric,
-        samples=len(before),
-        dense=statistics.fmean(before),
-        pruned=statistics.fmean(after),
-        dense_stderr=0.03,
-        pruned_stderr=0.03,
-        difference=statistics.fmean(apart),
-        difference_stderr=0.02,
-        flips=statistics.fmean(map(abs, apart)),
-    )
 
 
 def test_tasks_that_were_lost_while_perplexity_was_kept_are_pointed_out():
