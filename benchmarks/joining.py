@@ -109,6 +109,7 @@ class Sampler:
             packed.ids += [0] * missing  # causal attention: later tokens do not affect earlier ones
             packed.sizes += [0] * missing
             packed.kinds += [Kind.TEMPLATE] * missing
+            packed.places += [(len(packed.documents), -1, 0)] * missing
             windows = packed.windows(count, length)
             assert windows is not None
             parts.append(windows)

@@ -25,6 +25,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM as _LlamaF
 
 from secateur_service.calibration.sampling import TextSample
 from secateur_service.library import prune_tokens
+from secateur_service.models.branches import Branches
 from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.stopwatch import Stopwatch
@@ -38,9 +39,9 @@ class _TimedModel(StreamedModel):
 
     embedding_cpu_seconds = 0.0
 
-    def embed(self, batches: Sequence[Tensor]) -> list[Tensor]:
+    def embed(self, batches: Sequence[Tensor], branches: Sequence[Branches] = ()) -> list[Tensor]:
         began = time.process_time()
-        states = super().embed(batches)
+        states = super().embed(batches, branches)
         self.embedding_cpu_seconds += time.process_time() - began
         return states
 
