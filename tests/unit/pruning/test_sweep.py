@@ -95,10 +95,13 @@ def test_a_gpu_sweeps_as_the_cpu_does(groups):
 def test_the_sweep_leaves_nothing_to_the_garbage_collector() -> None:
     """A reference cycle would keep a block's buffers until Python looks for cycles, which may take many blocks."""
     weight_BM, unit_BB = torch.randn(16, 8), torch.eye(16)
-    gc.collect()
-    gc.disable()
-    try:
-        sweep_columns(weight_BM, weight_BM > 0, unit_BB, torch.ones(16, 1), None)
-        assert gc.collect() == 0
-    finally:
-        gc.enable()
+    left = []
+    for _ in range(3):  # other threads of the test run may leave something once
+        gc.collect()
+        gc.disable()
+        try:
+            sweep_columns(weight_BM, weight_BM > 0, unit_BB, torch.ones(16, 1), None)
+            left.append(gc.collect())
+        finally:
+            gc.enable()
+    assert min(left) == 0
