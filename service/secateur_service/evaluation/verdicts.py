@@ -229,7 +229,12 @@ def _tasks_lost(tasks: Sequence[TaskPart], evaluation: Sequence[EvaluationLangua
 
 def _at_least(lost: int, flipped: int) -> float:
     """How likely so many of the items that flipped are lost if each is lost or won with the same chance."""
-    return sum(math.comb(flipped, count) for count in range(lost, flipped + 1)) / 2**flipped
+
+    def log_chance(count: int) -> float:
+        ways = math.lgamma(flipped + 1) - math.lgamma(count + 1) - math.lgamma(flipped - count + 1)
+        return ways - flipped * math.log(2)
+
+    return sum(math.exp(log_chance(count)) for count in range(lost, flipped + 1))
 
 
 def _not_calibrated(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:

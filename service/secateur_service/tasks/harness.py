@@ -243,7 +243,7 @@ def _encoder_of(tokenizer: Any) -> Any:
     from lm_eval.api.model import TemplateLM
 
     class Encoder(TemplateLM):  # type: ignore[misc]
-        """Hands out the tokens instead of asking a model."""
+        """Hands out the tokens instead of asking a model; it is asked for nothing else."""
 
         eot_token_id = tokenizer.eos_token_id
         prefix_token_id = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id

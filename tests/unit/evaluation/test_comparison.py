@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from secateur_service.errors import NotReadyError
 from secateur_service.evaluation.comparison import Candidate, compare, labels, readable_report
 from secateur_service.evaluation.comparison_parts import schema_bytes
-from secateur_service.evaluation.parts import ModelPart, OutputPart, Verdict
+from secateur_service.evaluation.parts import OutputPart, Verdict
 from support.reports import evaluation, make_report
 
 GERMAN, ENGLISH = {"de": 1.0}, {"en": 1.0}
@@ -30,17 +30,7 @@ def job(name, ratios, *, seconds=None, **changes):
 
 
 def other_model(digest="cd" * 32):
-    return ModelPart(
-        uri="file:///models/other",
-        digest=digest,
-        model_type="llama",
-        parameters=4000,
-        blocks=2,
-        size_bytes=8000,
-        decoding_bytes=6000,
-        cache_bytes=64,
-        dtype="bfloat16",
-    )
+    return make_report().model.model_copy(update={"uri": "file:///models/other", "digest": digest})
 
 
 def with_settings(report, **evaluation_settings):
