@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
+from secateur_service.models.measurements import TokenLosses
 from secateur_service.models.streaming import StreamedModel
 from support.inline import run_inline
 from support.models import build_model, config_of, save_corpora, spec_data
@@ -40,7 +41,9 @@ def dense_losses(folder, ids):
     for index in range(streamed.num_blocks):
         with streamed.block(index) as block:
             states = [streamed.run_block(block, index, state) for state in states]
-    return streamed.head.token_losses([states], [ids])[0][0].float()
+    losses = TokenLosses(states, [ids])
+    streamed.head.measure([losses])
+    return losses.losses()[0].float()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

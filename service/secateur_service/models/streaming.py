@@ -97,8 +97,6 @@ class StreamedModel:
         )
         # By number of sequences, tokens of each, and tokens before them in a cache; None without a cache.
         self._arguments: dict[tuple[int, int, int | None], list[BlockArguments]] = {}
-        self._keeps_rows = False
-        self._last_rows: tuple[tuple[int, int], Tensor] | None = None
         self._check_shapes()
         self._load_outer()
 
@@ -359,26 +357,11 @@ class StreamedModel:
         if module._non_persistent_buffers_set:
             self._model._init_weights(module)
 
-    @contextlib.contextmanager
-    def rows_kept(self) -> Iterator[None]:
-        """Keep those rows of the head that were used last, for whoever starts with them."""
-        self._keeps_rows = True
-        try:
-            yield
-        finally:
-            self._keeps_rows, self._last_rows = False, None
-
     def _load_head(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of the head."""
         self.check()
-        if self._last_rows is not None and self._last_rows[0] == (start, stop):
-            return self._last_rows[1]
-        self._last_rows = None  # never two in memory
         info = self.checkpoint.tensors[self.checkpoint.head_name]
-        rows = self.reader.read_rows(info, start, stop).to(device=self.device, dtype=self.dtype)
-        if self._keeps_rows:
-            self._last_rows = (start, stop), rows
-        return rows
+        return self.reader.read_rows(info, start, stop).to(device=self.device, dtype=self.dtype)
 
     def _parameter(self, tensor: Tensor) -> nn.Parameter:
         return nn.Parameter(tensor.to(device=self.device, dtype=self.dtype), requires_grad=False)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from secateur_service.calibration.sampling import TextSample
 from secateur_service.evaluation.scoring import Scored
+from secateur_service.models.measurements import TokenLosses
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES
 from secateur_service.models.units import adds_to_states
@@ -203,8 +204,9 @@ class DepthSearch:
         self._meter.check()
         ends = [states[len(self._fitted) :], *copies.values()]
         tokens = [batch.tokens for batch in self._scored]
-        found = self._model.head.token_losses(ends, tokens, lambda amount: self._meter.tick("head", amount))
-        nats = [self._by_language(values) for values in found]
+        found = [TokenLosses(end, tokens) for end in ends]
+        self._model.head.measure(found, lambda amount: self._meter.tick("head", amount))
+        nats = [self._by_language(each.losses()) for each in found]
         return dict(zip(copies, nats[1:], strict=True)), corrected, nats[0]
 
     def _pass(self, block: nn.Module, index: int, batches: Sequence[Batch], states: Sequence[Tensor]) -> _Passed:

@@ -9,6 +9,7 @@ Shapes: R sequences, K tokens of the longest rest, d hidden size.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur_service.models.branches import Branches, Rests, TokenSequence, branch, may_share
-from secateur_service.models.head import Head
+from secateur_service.models.measurements import TargetScores
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.batches import batch_sequences
 from secateur_service.tasks.requests import Answer, Request
@@ -91,42 +92,45 @@ class Questions:
             on_tokens(each.tokens)
             start = place.stop
 
-    def answers(
-        self,
-        head: Head,
-        copies: Sequence[list[Tensor]],
-        on_piece: Callable[[float], None],
-        check: Callable[[], None] = lambda: None,
-    ) -> list[list[Answer]]:
-        """What models with one head say to each request.
+    def scores(self, states: list[Tensor], check: Callable[[], None] = lambda: None) -> list[TargetScores]:
+        """What a head is to measure for the requests; nothing where there are none.
 
         Args:
-            head: what follows the last block.
-            copies: for each model, hidden states after it; emptied.
-            on_piece: called with the floating-point operations of every piece of work; may raise to stop.
+            states: hidden states of all parts after the last block; emptied.
             check: called when states are dropped.
+        """
+        if not self.requests:
+            return []
+        positions, _, targets = self._scored_tokens
+        needed = self._needed(states)
+        check()
+        return [TargetScores(needed, positions, targets)]
+
+    def answers(self, scores: Sequence[TargetScores]) -> list[Answer]:
+        """What the model says to each request.
+
+        Args:
+            scores: what `scores` returned, measured by now.
 
         Raises:
             FloatingPointError: a log-likelihood is not finite.
         """
-        if not self.requests:
-            return [[] for _ in copies]
+        return [answer for each in scores for answer in self._summed(*each.found())]
+
+    @functools.cached_property
+    def _scored_tokens(self) -> Tensor:
+        """For each of the scored tokens in ascending order of the first, 3×M: needed state, request, token."""
         starts = self._starts()
         triples = sorted(
             (starts[sequence] + self.sequences[sequence].needed - request.scored + step, number, token)
             for number, (request, sequence) in enumerate(zip(self.requests, self.sequence_of, strict=True))
             for step, token in enumerate(request.tokens[-request.scored :])
         )
-        positions, owners, targets = torch.tensor(triples).t().contiguous()
-        needed = []
-        for states in copies:
-            needed.append(self._needed(states))
-            check()
-        scored = head.score(needed, positions, targets, on_piece)
-        return [self._summed(owners, *found) for found in scored]
+        return torch.tensor(triples).t().contiguous()
 
-    def _summed(self, owners: Tensor, nats: Tensor, is_greedy: Tensor) -> list[Answer]:
-        """The answers from what is known of every scored token, M, each of a request."""
+    def _summed(self, nats: Tensor, is_greedy: Tensor) -> list[Answer]:
+        """The answers from what is known of every scored token, M."""
+        owners = self._scored_tokens[1]
         totals = torch.zeros(len(self.requests), dtype=torch.float64).index_add_(0, owners, nats).tolist()
         misses = torch.zeros(len(self.requests), dtype=torch.long).index_add_(0, owners, (~is_greedy).long()).tolist()
         if not all(map(math.isfinite, totals)):

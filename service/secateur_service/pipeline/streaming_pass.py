@@ -15,16 +15,13 @@ its bytes are on disk.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from secateur_service.evaluation.perplexity import Likeness, Losses
-from secateur_service.evaluation.scoring import Scored
 from secateur_service.models.safetensors import read_header
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
@@ -37,43 +34,32 @@ from secateur_service.pipeline.narrowing import Narrowed, Narrower
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.pass_config import PassConfig, Samples
 from secateur_service.pipeline.pass_work import PassWork
-from secateur_service.pipeline.questions import Questions
+from secateur_service.pipeline.predictions import Predictions, predict_apart, predict_together
 from secateur_service.pipeline.read_ahead import BlockReader
 from secateur_service.pipeline.reconstruction import Reconstructor
+from secateur_service.pipeline.side import Side, snr_db
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.write_behind import BlockWriter
 from secateur_service.pruning.mask_sample import sample_mask
 from secateur_service.pruning.methods import Moments
 from secateur_service.records.blocks import BlockRecord, LayerRecord
-from secateur_service.sizing.operations import Work
-from secateur_service.tasks.requests import Answer, Request
 from secateur_service.telemetry import tracing
 
 # Share of an accelerator's free memory that hidden states may take; the rest is for a block and its statistics.
 MAX_STATES_SHARE = 0.5
 
 
-@dataclass(frozen=True)
-class PassResult:
-    """What a pass produced.
+@dataclass(frozen=True, kw_only=True)
+class PassResult(Predictions):
+    """What a pass produced, and what both models predict after it.
 
     Attributes:
-        dense: losses of the dense model by evaluation language.
-        pruned: those of the output.
         blocks: the record of every block.
         resumed_blocks: how many of these an earlier attempt finished.
-        likeness: of the predictions of both, by language; empty where their tokens differ.
-        dense_answers: of the dense model, to each request.
-        pruned_answers: those of the output.
     """
 
-    dense: dict[str, Losses]
-    pruned: dict[str, Losses]
     blocks: tuple[BlockRecord, ...]
     resumed_blocks: int
-    likeness: dict[str, Likeness] = field(default_factory=dict)
-    dense_answers: Sequence[Answer] = ()
-    pruned_answers: Sequence[Answer] = ()
 
 
 @torch.no_grad()
@@ -110,44 +96,17 @@ def meter_of(device: torch.device, observer: JobObserver) -> Meter:
     return Meter(observer, effort=time.process_time if device.type == "cpu" else None)
 
 
-@dataclass(frozen=True)
-class _Side:
-    """One of the two models that are compared.
-
-    Attributes:
-        model: the dense model or the output model.
-        text: evaluation text in its tokens.
-        batches: the same text, in batches.
-        questions: the requests of tasks in its tokens.
-        work: the work of a pass through it, counted as if it were the only model.
-    """
-
-    model: StreamedModel
-    text: Samples
-    batches: Sequence[Batch]
-    questions: Questions
-    work: Work
-
-
 @dataclass
-class _States:
-    """Hidden states of every batch, between two blocks.
+class _Calibration:
+    """Hidden states of every batch of the calibration text, between two blocks.
 
     Attributes:
-        calibration: of the calibration text, on the way through the pruned blocks; in order `dense` the dense ones.
-        goal: of the same text on the way through the dense blocks, where the output's are to follow them; else empty.
-        dense: of the evaluation text in the dense model.
-        pruned: of the evaluation text in the output.
-        asked_dense: of the requests of tasks in the dense model, two tensors for each of the branches.
-        asked_pruned: of the same in the output.
+        states: on the way through the pruned blocks; in order `dense` the dense ones.
+        goal: on the way through the dense blocks, where the output's are to follow them; else empty.
     """
 
-    calibration: list[Tensor]
+    states: list[Tensor]
     goal: list[Tensor]
-    dense: list[Tensor]
-    pruned: list[Tensor]
-    asked_dense: list[Tensor]
-    asked_pruned: list[Tensor]
 
 
 class _Pass:
@@ -172,10 +131,12 @@ class _Pass:
         length = next(iter(config.calibration.values())).tokens.shape[1]
         self.batch_sequences = batch_sequences(length, model.device, small=model.small_batches)
         text = config.calibration if output is None or config.order == "dense" else output.calibration
-        self.dense = self._side(model, text, config.evaluation, config.requests)
-        self.pruned = self.dense
-        if output is not None:
-            self.pruned = self._side(output.model, text, output.evaluation, output.requests)
+        sequences = self.batch_sequences
+        self.dense = Side.of(model, config, text, config.evaluation, config.requests, sequences)
+        if output is None:
+            self.pruned = replace(self.dense)
+        else:
+            self.pruned = Side.of(output.model, config, text, output.evaluation, output.requests, sequences)
         self.work = self.pruned.work
         self.steps = PassWork(config, self.dense.work, self.work)
         # A recipe that needs no data sends no calibration text through the model.
@@ -211,98 +172,53 @@ class _Pass:
     def run(self) -> PassResult:
         self._place_states()
         with self.stopwatch.measure("load"):
-            states = self._embed()
+            calibration = self._embed()
         finished = self._finished_blocks()
-        self._plan(finished, states.dense)
+        self._plan(finished)
         with self.reader, self.writer:
             for index in range(self.model.num_blocks):
                 self._check()
                 with tracing.span("block", {tracing.BLOCK: index}):
-                    self._run_block(index, finished, states)
+                    self._run_block(index, finished, calibration)
                 self.meter.block_done()
-        with self.stopwatch.measure("evaluate"), self.model.rows_kept(), self.pruned.model.rows_kept():
-            dense, pruned, likeness = self._predictions(states.dense, states.pruned)
-            answers = self._answers(states.asked_dense, states.asked_pruned)
+        with self.stopwatch.measure("evaluate"):
+            predict = predict_together if self._keeps_tokens else predict_apart
+            predictions = predict(self.dense, self.pruned, self._tick_head, self._check)
         blocks = (*finished.values(), *self.writer.records)
-        return PassResult(dense, pruned, blocks, len(finished), likeness, *answers)
-
-    def _side(
-        self, model: StreamedModel, calibration: Samples, evaluation: Samples, requests: Sequence[Request]
-    ) -> _Side:
-        questions = Questions.of(requests, model)
-        work = self.config.work(model.checkpoint, calibration, evaluation)
-        work = replace(work, asked=questions.tokens, answered=questions.scored)
-        return _Side(model, evaluation, self._divide(evaluation), questions, work)
+        return PassResult(**vars(predictions), blocks=blocks, resumed_blocks=len(finished))
 
     def _divide(self, samples: Samples) -> list[Batch]:
         return divide({name: sample.tokens for name, sample in samples.items()}, self.batch_sequences)
 
-    def _embed(self) -> _States:
+    def _embed(self) -> _Calibration:
         """Hidden states before the first block."""
-        tokens = [[batch.tokens for batch in batches] for batches in self._batches()]
-        count = len(tokens[0])
+        dense, pruned = self.dense, self.pruned
+        tokens = [batch.tokens for batch in self.calibration]
         if self.reconstructor is not None:  # the model has to see the shape of its batches too
-            self.pruned.model.embed([tokens[0][0][:1].repeat(self.reconstructor.batch, 1)])
-        text, asked = count + len(tokens[1]), self.dense.questions.branches
+            pruned.model.embed([tokens[0][:1].repeat(self.reconstructor.batch, 1)])
+        count, text = len(tokens), len(tokens) + len(dense.batches)
         if self.output is None:
-            states = self.model.embed([*tokens[0], *tokens[1]], asked)
-            goal = states[:count] if self.dense.work.follows else []
-            evaluation, questions = states[count:text], states[text:]
-            return _States(states[:count], goal, evaluation, list(evaluation), questions, list(questions))
-        shapes = [torch.zeros_like(batch) for batch in tokens[0]]  # one model sees only the shape of the other's text
+            states = self.model.embed([*tokens, *dense.tokens], dense.questions.branches)
+            dense.states, dense.asked = states[count:text], states[text:]
+            pruned.states, pruned.asked = [*dense.states], [*dense.asked]
+            return _Calibration(states[:count], states[:count] if dense.work.follows else [])
+        shapes = [torch.zeros_like(batch) for batch in tokens]  # one model sees only the shape of the other's text
         in_dense = self.config.order == "dense"
         # In that order, the statistics are those of the output's blocks on the dense model's states.
-        dense = self.model.embed([*(tokens[0] if in_dense else shapes), *tokens[1]], asked)
-        pruned = self.pruned.model.embed(
-            [*(shapes if in_dense else tokens[0]), *tokens[2]], self.pruned.questions.branches
-        )
-        calibration = (dense if in_dense else pruned)[:count]
+        found = {}
+        for side, own in ((dense, in_dense), (pruned, not in_dense)):
+            embedded = side.model.embed([*(tokens if own else shapes), *side.tokens], side.questions.branches)
+            side.states, side.asked = embedded[count:text], embedded[text:]
+            found[own] = embedded[:count]
         # Tokens that are kept have the same embedding in both models.
-        goal = list(calibration) if self.dense.work.follows and not in_dense else []
-        return _States(calibration, goal, dense[count:text], pruned[count:text], dense[text:], pruned[text:])
-
-    def _batches(self) -> tuple[Sequence[Batch], Sequence[Batch], Sequence[Batch]]:
-        """Batches of the calibration text, and of the evaluation text on both sides."""
-        return self.calibration, self.dense.batches, self.pruned.batches
-
-    def _predictions(
-        self, dense: list[Tensor], pruned: list[Tensor]
-    ) -> tuple[dict[str, Losses], dict[str, Losses], dict[str, Likeness]]:
-        """The losses of every language on both sides, and how like their predictions are."""
-
-        def tick(work: float) -> None:
-            self.meter.tick("head", work)
-
-        tokens = [[batch.tokens for batch in side.batches] for side in (self.dense, self.pruned)]
-        if self._keeps_tokens:  # a slice of the head serves both
-            found = self.model.head.compare(dense, pruned, tokens[0], tick)
-            divergence = self._by_language(self.dense, [each.divergence for each in found])
-            agrees = self._by_language(self.dense, [each.agrees for each in found])
-            known = {name: _scored(self.dense, name).likeness(divergence[name], agrees[name]) for name in divergence}
-            likeness = {name: found for name, found in known.items() if found is not None}
-            losses = [each.dense for each in found], [each.pruned for each in found]
-        else:
-            (first,) = self.model.head.token_losses([dense], tokens[0], tick)
-            (second,) = self.pruned.model.head.token_losses([pruned], tokens[1], tick)
-            losses, likeness = (first, second), {}
-        return self._summed(self.dense, losses[0]), self._summed(self.pruned, losses[1]), likeness
+        return _Calibration(found[True], [*found[True]] if dense.work.follows and not in_dense else [])
 
     @property
     def _keeps_tokens(self) -> bool:
         return self.output is None or self.output.plan.keeps_tokens
 
-    def _answers(self, dense: list[Tensor], pruned: list[Tensor]) -> list[list[Answer]]:
-        """What both sides say to the requests of tasks."""
-
-        def tick(work: float) -> None:
-            self.meter.tick("head", work)
-
-        if self._keeps_tokens:  # a slice of the head serves both
-            return self.dense.questions.answers(self.model.head, [dense, pruned], tick, self._check)
-        return [
-            *self.dense.questions.answers(self.model.head, [dense], tick, self._check),
-            *self.pruned.questions.answers(self.pruned.model.head, [pruned], tick, self._check),
-        ]
+    def _tick_head(self, work: float) -> None:
+        self.meter.tick("head", work)
 
     def _place_states(self) -> None:
         """Keep the hidden states on the host if they would take too much of an accelerator's memory."""
@@ -310,7 +226,8 @@ class _Pass:
             return
         hidden = self.model.checkpoint.tensors[self.model.checkpoint.embedding_name].shape[1]
         goal = self.calibration if self.dense.work.follows else ()
-        tokens = sum(batch.tokens.numel() for batches in (*self._batches(), goal) for batch in batches)
+        batches = (*self.calibration, *goal, *self.dense.batches, *self.pruned.batches)
+        tokens = sum(batch.tokens.numel() for batch in batches)
         tokens += self.dense.questions.tokens + self.pruned.questions.tokens
         needed, free = tokens * hidden * self.model.dtype.itemsize, torch.cuda.mem_get_info(self.model.device)[0]
         if needed > MAX_STATES_SHARE * free:
@@ -324,20 +241,22 @@ class _Pass:
         self.writer.settle()
         self.observer.check()
 
-    def _plan(self, finished: Mapping[int, BlockRecord], states: Sequence[Tensor]) -> None:
+    def _plan(self, finished: Mapping[int, BlockRecord]) -> None:
         """Announce the work; what earlier attempts did counts as done."""
         self.meter.lap()
         self.steps.plan(self.meter, finished)
         self.meter.plan("head", self.steps.head)
-        if states:
-            self.meter.gauge("head", *self.model.head.time(states[0], self.dense.work.head(), self.meter.effort))
+        if self.dense.states:
+            self.meter.gauge(
+                "head", *self.model.head.time(self.dense.states[0], self.dense.work.head(), self.meter.effort)
+            )
             self.meter.lap()
 
     def _run_block(
         self,
         index: int,
         finished: Mapping[int, BlockRecord],
-        states: _States,
+        calibration: _Calibration,
     ) -> None:
         """Run all states through one block, in place, and prune it on the way unless it is finished."""
         began = time.monotonic()
@@ -351,22 +270,22 @@ class _Pass:
                     kept = {**stored, **self.output.reader.solved(stored.keys())}
                 block = memory.enter_context(self.model.block(index, stored))
             with measure("evaluate"):
-                self._propagate(self.dense, block, index, states.dense, states.asked_dense)
+                self.dense.propagate(block, index, self.meter, self._check)
             record = finished.get(place) if place is not None else None
             beside = self.steps.runs_beside and record is None
-            before = list(states.goal) if self.config.asymmetric and not beside else states.goal
-            if states.goal and not beside:
+            before = list(calibration.goal) if self.config.asymmetric and not beside else calibration.goal
+            if calibration.goal and not beside:
                 with measure("prune"):
-                    self.pruner.carry(self.model, block, index, states.goal, self.dense.work.running(index))
+                    self.pruner.carry(self.model, block, index, calibration.goal, self.dense.work.running(index))
             if place is None:
                 with measure("prune"):
-                    self._carry_dense(block, index, states.calibration)
+                    self._carry_dense(block, index, calibration.states)
                 return
             written = block
             narrowed: Narrowed = {}
             if self.output is not None:
                 with measure("prune"):
-                    cut, narrowed = self._narrow(block, index, place, kept, states, record)
+                    cut, narrowed = self._narrow(block, index, place, kept, calibration, record)
                 with measure("load"):
                     written = memory.enter_context(self.pruned.model.block(place, cut))
                 del kept, cut
@@ -374,7 +293,7 @@ class _Pass:
             goal: Sequence[Tensor] = ()
             if record is None and self.config.looks_beyond and not beside:
                 with measure("prune"):
-                    goal = self._beyond_removed(index, states.goal)
+                    goal = self._beyond_removed(index, calibration.goal)
             prunes = record is None and bool(self.config.targets)
             with measure("prune"):
                 if prunes:
@@ -382,11 +301,11 @@ class _Pass:
                     if self.config.asymmetric:
                         other = self.model.copy_of(block) if beside else block
                         dense = DenseStream(self.model, other, index, before, None if beside else goal)
-                    layers = self.pruner.prune(written, place, states.calibration, dense)
+                    layers = self.pruner.prune(written, place, calibration.states, dense)
                     del dense
-                    goal = states.goal if beside else goal
+                    goal = calibration.goal if beside else goal
                 if self.config.order == "dense" and (not prunes or self.output is not None):
-                    self._carry_dense(block, index, states.calibration)
+                    self._carry_dense(block, index, calibration.states)
             if record is not None:
                 with measure("load"):
                     self._restore(place, record)
@@ -394,19 +313,20 @@ class _Pass:
             if self.reconstructor is not None and record is None:
                 self._trained_place = place
                 with measure("prune"):
-                    reconstruction = self.reconstructor.train(written, place, states.calibration, goal)
+                    reconstruction = self.reconstructor.train(written, place, calibration.states, goal)
                     layers = self._counted(written, place, layers)
             carried = prunes and self.reconstructor is None
             if not carried and self.config.order != "dense" and place + 1 < self.pruned.model.num_blocks:
                 with measure("prune"):
-                    self.pruner.carry(self.pruned.model, written, place, states.calibration, self.work.carrying(place))
+                    self.pruner.carry(self.pruned.model, written, place, calibration.states, self.work.carrying(place))
             with measure("evaluate"):
-                self._propagate(self.pruned, written, place, states.pruned, states.asked_pruned)
-                snr_db = self._snr_db(states.dense, states.pruned)
+                self.pruned.propagate(written, place, self.meter, self._check)
+                # States of different tokens cannot be compared.
+                noise = snr_db(self.dense, self.pruned, self._check) if self._keeps_tokens else {}
             if record is None and self.config.writes:
                 outputs = self.pruned.model.output_tensors(written, place)
                 seconds = time.monotonic() - began
-                self.writer.submit(place, outputs, layers, snr_db, seconds, narrowed, reconstruction)
+                self.writer.submit(place, outputs, layers, noise, seconds, narrowed, reconstruction)
 
     def _narrow(
         self,
@@ -414,7 +334,7 @@ class _Pass:
         index: int,
         place: int,
         stored: dict[str, Tensor],
-        states: _States,
+        calibration: _Calibration,
         record: BlockRecord | None,
     ) -> tuple[dict[str, Tensor], Narrowed]:
         """The tensors of a block of the output by their names there, and what became of its units."""
@@ -424,8 +344,8 @@ class _Pass:
         if narrower is not None and record is not None:
             stored = {**stored, **narrower.placeholders(index, stored)}
         elif narrower is not None:
-            goal = states.goal if self.config.solves_towards_dense else ()
-            cut, narrowed = narrower.narrow(block, index, place, stored, states.calibration, goal)
+            goal = calibration.goal if self.config.solves_towards_dense else ()
+            cut, narrowed = narrower.narrow(block, index, place, stored, calibration.states, goal)
             self.meter.tick("calibrate", self.dense.work.narrowing(index))
             stored = {**stored, **cut}
         return self.output.reader.cut_block(stored), narrowed
@@ -464,19 +384,6 @@ class _Pass:
         if self.config.order == "dense" and index + 1 < self.model.num_blocks:
             self.pruner.carry(self.model, block, index, calibration, self.steps.carrying(index))
 
-    def _propagate(self, side: _Side, block: nn.Module, index: int, states: list[Tensor], asked: list[Tensor]) -> None:
-        for position, batch in enumerate(states):
-            self._check()
-            states[position] = side.model.run_block(block, index, batch)
-            share = side.batches[position].tokens.numel() / side.work.evaluation
-            self.meter.tick("evaluate", share * side.work.evaluating(index) / 2)
-
-        def tick(tokens: int) -> None:
-            self._check()
-            self.meter.tick("evaluate", tokens / side.work.asked * side.work.asking(index) / 2)
-
-        side.questions.propagate(side.model, block, index, asked, tick)
-
     def _finished_blocks(self) -> dict[int, BlockRecord]:
         """The leading blocks that are in the ledger, have this pass's fingerprint, and still exist."""
         finished: dict[int, BlockRecord] = {}
@@ -494,37 +401,3 @@ class _Pass:
         header = read_header(self.config.shards.fetch(record))
         self.pruned.model.load_into(index, {name: reader.read(info) for name, info in header.items()})
         self.config.shards.move(record)
-
-    def _snr_db(self, dense: list[Tensor], pruned: list[Tensor]) -> dict[str, float]:
-        """10·log10(‖h‖² / ‖h − ĥ‖²) over the evaluation states of each language; omitted where nothing differs.
-
-        States of different tokens cannot be compared, so they have no entry.
-        """
-        if not self._keeps_tokens:
-            return {}
-        signal: dict[str, float] = {}
-        noise: dict[str, float] = {}
-        for batch, clean, noisy in zip(self.dense.batches, dense, pruned, strict=True):
-            self._check()
-            signal[batch.language] = signal.get(batch.language, 0.0) + float(clean.float().square().sum())
-            noise[batch.language] = noise.get(batch.language, 0.0) + float((clean - noisy).float().square().sum())
-        for language, power in noise.items():
-            if not math.isfinite(power):
-                raise FloatingPointError(f"hidden states of language {language} that are not finite")
-        return {name: 10 * math.log10(signal[name] / noise[name]) for name in signal if noise[name] > 0}
-
-    def _summed(self, side: _Side, losses: list[Tensor]) -> dict[str, Losses]:
-        return {name: _scored(side, name).losses(parts) for name, parts in self._by_language(side, losses).items()}
-
-    @staticmethod
-    def _by_language(side: _Side, values: list[Tensor]) -> dict[str, list[Tensor]]:
-        """What was found for each batch, by language."""
-        collected: dict[str, list[Tensor]] = {name: [] for name in side.text}
-        for batch, found in zip(side.batches, values, strict=True):
-            collected[batch.language].append(found)
-        return collected
-
-
-def _scored(side: _Side, language: str) -> Scored:
-    sample = side.text[language]
-    return Scored(sample.token_bytes, sample.is_text, sample.document_of)

@@ -7,6 +7,7 @@ import torch
 
 from secateur_service.models.branches import TokenSequence, branch, may_share
 from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.measurements import TargetScores
 from secateur_service.models.streaming import StreamedModel
 from support.models import CONFIGS, build_model
 
@@ -24,6 +25,13 @@ def questions():
         question = random_tokens(length)
         sequences += [TokenSequence(question + random_tokens(answer), answer + 1) for answer in answers]
     return [*sequences, TokenSequence(random_tokens(7), 7)]
+
+
+def scores_of(streamed, states, targets):
+    """What each of the targets is predicted with by the state in its place, and whether it is the most probable."""
+    scores = TargetScores(states, torch.arange(len(targets)), targets)
+    streamed.head.measure([scores])
+    return scores.found()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -52,13 +60,13 @@ def test_scores_equal_those_of_the_whole_model(name, tmp_path):
             sequence, length = sequences[number], rests.lengths[row]
             needed = part[row, length - sequence.needed : length]
             targets = torch.tensor(random_tokens(sequence.needed))
-            ((got, greedy),) = streamed.head.score([needed], torch.arange(sequence.needed), targets)
+            got, greedy = scores_of(streamed, needed, targets)
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([sequence.tokens]), use_cache=False).logits[0].float()
             expected = logits[-sequence.needed :].log_softmax(-1)
             torch.testing.assert_close(got.float(), expected.gather(1, targets[:, None])[:, 0], rtol=1e-4, atol=2e-4)
             assert torch.equal(greedy, expected.argmax(-1) == targets)
-            ((_, best),) = streamed.head.score([needed], torch.arange(sequence.needed), expected.argmax(-1))
+            _, best = scores_of(streamed, needed, expected.argmax(-1))
             assert best.all()
 
 

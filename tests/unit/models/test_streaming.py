@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
+from secateur_service.models.measurements import Comparison, TokenLosses
 from secateur_service.models.safetensors import write_shard
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
@@ -30,7 +31,9 @@ def losses_streamed(model, batches):
     for index in range(model.num_blocks):
         with model.block(index) as block:
             states = [model.run_block(block, index, batch) for batch in states]
-    return model.head.token_losses([states], batches)[0]
+    losses = TokenLosses(states, batches)
+    model.head.measure([losses])
+    return losses.losses()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -79,7 +82,9 @@ def test_two_models_are_compared_as_their_whole_predictions_are(name, tmp_path, 
     first = [torch.randn(states.shape, generator=draw) for states in opened.embed(batches)]
     second = [states + 0.3 * torch.randn(states.shape, generator=draw) for states in first]
     dense, pruned = (predictions(model, torch.cat(copy)[:, :-1]) for copy in (first, second))
-    found = opened.head.compare([*first], [*second], batches)
+    comparison = Comparison([*first], [*second], batches)
+    opened.head.measure([comparison])
+    found = comparison.compared()
     targets = ids[:, 1:].reshape(-1, 1)
     for got, expected in (
         ([each.dense for each in found], -dense.gather(1, targets)[:, 0]),

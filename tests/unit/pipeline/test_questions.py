@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from secateur_service.models import head
 from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
@@ -67,9 +68,16 @@ def plainly(model, request):
     return float(logits.gather(1, targets[:, None]).sum()), bool((logits.argmax(-1) == targets).all())
 
 
+def answers_of(questions, model, states):
+    scores = questions.scores(states)
+    model.head.measure(scores)
+    return questions.answers(scores)
+
+
 @pytest.fixture
-def passed(tmp_path):
+def passed(tmp_path, monkeypatch):
     """A pass with requests over a model, the reads of its tensors, and the reads of a pass without requests."""
+    monkeypatch.setattr(head, "HEAD_SLICE_BYTES", {"cpu": 64 * 4 * 70})  # 70 of its 256 rows
     model = save_model(tmp_path / "model")
     counts, result = [], None
     for name, requests in (("plain", []), ("asked", requests_of())):
@@ -97,6 +105,8 @@ def passed(tmp_path):
 def test_no_tensor_is_read_more_than_once_whether_or_not_something_is_asked(passed):
     _, _, _, (plain, asked) = passed
     assert asked == plain
+    heads = {name: asked.pop(name) for name in [*asked] if "head" in name}
+    assert list(heads.values()) == [4]  # every slice once
     assert set(asked.values()) == {1}
 
 
@@ -136,7 +146,7 @@ def test_states_that_wait_in_files_give_the_same_answers(tmp_path):
         for index in range(model.num_blocks):
             with model.block(index) as block:
                 questions.propagate(model, block, index, states, lambda _: None)
-        found += questions.answers(model.head, [states], lambda _: None)
+        found.append(answers_of(questions, model, states))
     assert found[0] == found[1]
 
 
@@ -146,4 +156,4 @@ def test_a_model_that_is_lost_ends_the_job(tmp_path):
     states = model.embed([], questions.branches)
     states[-1] = torch.full_like(states[-1], torch.nan)
     with pytest.raises(FloatingPointError, match="log-likelihoods of tasks"):
-        questions.answers(model.head, [states], lambda _: None)
+        answers_of(questions, model, states)

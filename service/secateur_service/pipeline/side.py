@@ -1,0 +1,123 @@
+"""One of the two models that a pass compares, with the evaluation text on its way through it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor, nn
+
+from secateur_service.evaluation.scoring import Scored
+from secateur_service.models.streaming import StreamedModel
+from secateur_service.pipeline.batches import Batch, divide
+from secateur_service.pipeline.meter import Meter
+from secateur_service.pipeline.pass_config import PassConfig, Samples
+from secateur_service.pipeline.questions import Questions
+from secateur_service.sizing.operations import Work
+from secateur_service.tasks.requests import Request
+
+
+@dataclass
+class Side:
+    """The dense model or the output.
+
+    Attributes:
+        model: the model.
+        text: evaluation text in its tokens.
+        batches: the same text, in batches.
+        questions: the requests of tasks in its tokens.
+        work: the work of a pass through it, counted as if it were the only model.
+        states: hidden states B×S×d of every batch, between two blocks.
+        asked: those of the requests, of all parts of the branches.
+    """
+
+    model: StreamedModel
+    text: Samples
+    batches: Sequence[Batch]
+    questions: Questions
+    work: Work
+    states: list[Tensor] = field(default_factory=list)
+    asked: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        model: StreamedModel,
+        config: PassConfig,
+        calibration: Samples,
+        evaluation: Samples,
+        requests: Sequence[Request],
+        sequences: int,
+    ) -> Side:
+        """A side before the pass.
+
+        Args:
+            model: the model.
+            config: what the pass does.
+            calibration: calibration text in its tokens.
+            evaluation: evaluation text in its tokens.
+            requests: of tasks, in its tokens.
+            sequences: of a batch, at most.
+        """
+        questions = Questions.of(requests, model)
+        work = config.work(model.checkpoint, calibration, evaluation)
+        work = replace(work, asked=questions.tokens, answered=questions.scored)
+        batches = divide({name: sample.tokens for name, sample in evaluation.items()}, sequences)
+        return cls(model, evaluation, batches, questions, work)
+
+    @property
+    def tokens(self) -> list[Tensor]:
+        """The token ids B×S of every batch."""
+        return [batch.tokens for batch in self.batches]
+
+    def propagate(self, block: nn.Module, index: int, meter: Meter, check: Callable[[], None]) -> None:
+        """Run all states through a block.
+
+        Args:
+            block: of the model, in memory.
+            index: its position.
+            meter: counts the work.
+            check: called before every piece of work; raises to stop.
+        """
+        for position, batch in enumerate(self.batches):
+            check()
+            self.states[position] = self.model.run_block(block, index, self.states[position])
+            share = batch.tokens.numel() / self.work.evaluation
+            meter.tick("evaluate", share * self.work.evaluating(index) / 2)
+
+        def tick(tokens: int) -> None:
+            check()
+            meter.tick("evaluate", tokens / self.work.asked * self.work.asking(index) / 2)
+
+        self.questions.propagate(self.model, block, index, self.asked, tick)
+
+    def by_language(self, values: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+        """What was found for each batch, by language."""
+        collected: dict[str, list[Tensor]] = {name: [] for name in self.text}
+        for batch, found in zip(self.batches, values, strict=True):
+            collected[batch.language].append(found)
+        return collected
+
+    def scored(self, language: str) -> Scored:
+        """Which tokens of a language's text count."""
+        sample = self.text[language]
+        return Scored(sample.token_bytes, sample.is_text, sample.document_of)
+
+
+def snr_db(dense: Side, pruned: Side, check: Callable[[], None]) -> dict[str, float]:
+    """10·log10(‖h‖² / ‖h − ĥ‖²) over the evaluation states of each language; omitted where nothing differs.
+
+    Raises:
+        FloatingPointError: states that are not finite.
+    """
+    signal: dict[str, float] = {}
+    noise: dict[str, float] = {}
+    for batch, clean, noisy in zip(dense.batches, dense.states, pruned.states, strict=True):
+        check()
+        signal[batch.language] = signal.get(batch.language, 0.0) + float(clean.float().square().sum())
+        noise[batch.language] = noise.get(batch.language, 0.0) + float((clean - noisy).float().square().sum())
+    for language, power in noise.items():
+        if not math.isfinite(power):
+            raise FloatingPointError(f"hidden states of language {language} that are not finite")
+    return {name: 10 * math.log10(signal[name] / noise[name]) for name in signal if noise[name] > 0}
