@@ -153,6 +153,13 @@ class Settings(BaseSettings):
         description="the most that fetched models and corpora may take; what was not used for longest goes first; 0: "
         "as much as the disk has",
     )
+    shared_states_bytes: int = Field(
+        default=4 << 30,
+        ge=0,
+        description="the most that hidden states in the cache folder may take, beside cache_bytes: what blocks of "
+        "dense models made of evaluation text, so that jobs with the same model and text need not run it again; on a "
+        "CPU alone; 0: none",
+    )
     devices: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("cpu",),
         description="one worker slot per entry, each the torch device its worker uses: cpu, cuda:0, cuda:1; "

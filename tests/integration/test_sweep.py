@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
 
 import secateur
-from secateur_service.jobs.job import Failure
+from secateur_service.jobs.job import EventKind, Failure
+from secateur_service.metrics import attempt_figures
 from support.models import save_corpora, save_model, spec_data
 from support.pace import PACED, Pace
 from support.reports import make_report
@@ -87,6 +89,16 @@ def sweep(idle, path, tmp_path):
     return run
 
 
+def dense_blocks(service, jobs):
+    """How often the attempts that ended ran a block of the dense model, and how often they did not have to."""
+    total = Counter()
+    for job in jobs:
+        for event in service.store.events(job, after=0, limit=1000):
+            if event.kind is EventKind.LOG and event.body["message"] == attempt_figures.MESSAGE:
+                total.update(event.body["fields"].get(attempt_figures.DENSE_BLOCKS, {}))
+    return total
+
+
 def test_a_sweep_whose_client_and_server_are_killed_has_every_job_once_and_ends_in_the_comparison(
     working, content, path, tmp_path
 ):
@@ -121,6 +133,7 @@ def test_a_sweep_whose_client_and_server_are_killed_has_every_job_once_and_ends_
     assert "recommended for" in shown
     assert "A  method=wanda languages={de:1} " in shown
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert dense_blocks(working, jobs) == {"computed": 2, "found": 6}  # once for all
 
     with secateur.Client(working.endpoint) as sdk:
         made = sdk.sweep(content)

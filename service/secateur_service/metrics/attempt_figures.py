@@ -16,6 +16,7 @@ REQUESTS = "object_store_requests"
 BYTES = "object_store_bytes"
 CALIBRATION_TOKENS = "calibration_tokens"
 PEAK_DEVICE_BYTES = "peak_device_bytes"
+DENSE_BLOCKS = "dense_blocks"
 
 
 class AttemptFigures:
@@ -36,7 +37,7 @@ class AttemptFigures:
         with self._lock:
             self._bytes[direction] += size_bytes
 
-    def fields(self, others: Mapping[str, int]) -> dict[str, Any]:
+    def fields(self, others: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of the log line, including other figures by name."""
         with self._lock:
             return {**others, REQUESTS: dict(self._requests), BYTES: dict(self._bytes)}

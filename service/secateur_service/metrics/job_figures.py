@@ -99,6 +99,8 @@ class JobFigures:
         """Count what an attempt reports."""
         self._metrics.calibration_tokens.inc(fields.get(attempt_figures.CALIBRATION_TOKENS, 0))
         self._metrics.device_memory_peak.set(fields.get(attempt_figures.PEAK_DEVICE_BYTES, 0))
+        for source, count in fields.get(attempt_figures.DENSE_BLOCKS, {}).items():
+            self._metrics.dense_blocks.labels(source=source).inc(count)
         for request, count in fields.get(attempt_figures.REQUESTS, {}).items():
             operation, _, outcome = request.partition(" ")
             self._metrics.object_store_requests.labels(operation=operation, outcome=outcome).inc(count)

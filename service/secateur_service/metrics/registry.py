@@ -95,6 +95,13 @@ class Metrics:
         self.calibration_tokens = Counter(
             "calibration_tokens", "Tokens that attempts calibrated on.", namespace=NAMESPACE, registry=registry
         )
+        self.dense_blocks = Counter(
+            "dense_blocks",
+            "Blocks of dense models that evaluation text went through: computed, or found, as an earlier job did it.",
+            ["source"],
+            namespace=NAMESPACE,
+            registry=registry,
+        )
         self.object_store_requests = Counter(
             "object_store_requests",
             "Requests to object stores by outcome, OK or the reason of an error; of workers when an attempt ends.",

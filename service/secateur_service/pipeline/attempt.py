@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from secateur_service.artifacts import ObjectStore
 from secateur_service.evaluation.report import Report
+from secateur_service.metrics import attempt_figures
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan import OutputPlan
 from secateur_service.pipeline.ledger import BlockLedger
@@ -48,11 +50,15 @@ class Machine:
         workdir: private to the job; keeps what an interrupted attempt finished.
         device: `cpu`, `cuda` or `cuda:0`.
         threads: CPU threads; 0 keeps torch's default.
+        states_dir: what blocks made of evaluation text, for jobs with the same model and text; None to keep nothing.
+        states_bytes: the most that it may hold.
     """
 
     workdir: Path
     device: str = "cpu"
     threads: int = 0
+    states_dir: Path | None = None
+    states_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class FinishedJob:
         seconds: wall seconds by kind of work.
         cpu_seconds: processor seconds by kind of work.
         peak_device_bytes: 0 on a CPU.
+        dense_blocks: how often a block of the dense model ran on evaluation text, and how often that was not needed.
     """
 
     result: JobResult
@@ -91,11 +98,13 @@ class FinishedJob:
     cpu_seconds: dict[str, float]
     peak_rss_bytes: int
     peak_device_bytes: int
+    dense_blocks: Mapping[str, int]
 
     @property
-    def figures(self) -> dict[str, int]:
+    def figures(self) -> dict[str, Any]:
         """What the job used, for the service's metrics."""
         return {
+            attempt_figures.DENSE_BLOCKS: dict(self.dense_blocks),
             "calibration_tokens": sum(entry.tokens for entry in self.report.calibration),
             "peak_host_bytes": self.peak_rss_bytes,
             "peak_device_bytes": self.peak_device_bytes,

@@ -34,14 +34,7 @@ def fingerprint(
     """Everything that a result's bytes depend on, as plain JSON types."""
     length = next(iter(evaluation.values())).tokens.shape[1]
     return {
-        "secateur": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "device": device_name(device),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "dtype": str(dtype).removeprefix("torch."),
+        **arithmetic(device, dtype),
         "batch_sequences": batch_sequences(length, device, small=small_batches),
         "model": plan.dense.structure_digest(),
         **({} if plan.is_identity else {"plan": plan.digest()}),
@@ -50,6 +43,20 @@ def fingerprint(
         ),
         "calibration": {name: sample.digest() for name, sample in calibration.items()},
         "evaluation": {name: sample.digest() for name, sample in evaluation.items()},
+    }
+
+
+def arithmetic(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Everything that the result of a sum depends on beside its terms, as plain JSON types."""
+    return {
+        "secateur": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": device_name(device),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "dtype": str(dtype).removeprefix("torch."),
     }
 
 

@@ -51,6 +51,7 @@ from secateur_service.pipeline.pass_config import Output, PassConfig, Samples
 from secateur_service.pipeline.planning import Planner, Tools
 from secateur_service.pipeline.provenance import Provenance
 from secateur_service.pipeline.shards import Shards
+from secateur_service.pipeline.shared_states import SharedStates
 from secateur_service.pipeline.shrinking import Shrinkage, Shrinker, check_tokens
 from secateur_service.pipeline.stopwatch import Kind, Stopwatch
 from secateur_service.pipeline.streaming_pass import PassResult, meter_of, run_pass
@@ -103,6 +104,7 @@ class _Job:
 
     fetched: FetchedModel
     tasks: JobTasks | None = None
+    shared: SharedStates | None = None
     text: JobText
     shrinker: Shrinker
     shrinkage: Shrinkage
@@ -119,6 +121,7 @@ class _Job:
             torch.set_num_threads(machine.threads)
         self.attempt = attempt
         self.spec = attempt.spec
+        self.machine = machine
         self.workdir = machine.workdir
         self.ports = ports
         self.observer = ports.observer
@@ -155,6 +158,7 @@ class _Job:
             cpu_seconds=cpu_seconds,
             peak_rss_bytes=_peak_rss_bytes(),
             peak_device_bytes=self.peak_device_bytes(),
+            dense_blocks=self.shared.counts if self.shared else {},
         )
 
     @property
@@ -245,6 +249,7 @@ class _Job:
                 output = None if self.plan.is_identity else self._output(self.shrinkage, calibration, evaluation)
                 if self.tasks and output is not None:
                     output = replace(output, requests=self.tasks.in_output(self.plan, self.companions.folder).requests)
+            self.shared = SharedStates.of(self.machine, model)
             config = PassConfig(
                 recipe=self.spec.recipe,
                 targets=self._targets(model, calibration),
@@ -260,6 +265,7 @@ class _Job:
                 asymmetric=bool(self.spec.pruning and self.spec.pruning.asymmetric),
                 reconstruction=self.spec.reconstruction,
                 requests=self.tasks.dense.requests if self.tasks else (),
+                shared=self.shared,
             )
             self.meter.detail()
             self.meter.plan("package", self.outer_bytes)

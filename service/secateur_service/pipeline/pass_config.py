@@ -12,6 +12,7 @@ from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.units import KeptUnits, inputs_of
 from secateur_service.pipeline.shards import Shards
+from secateur_service.pipeline.shared_states import SharedStates
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.pruning.patterns import Target
 from secateur_service.sizing.operations import Work, groups_of
@@ -65,6 +66,7 @@ class PassConfig:
         reconstruction: how blocks are trained; None for not at all.
         requests: what both models are asked for tasks, in the tokens of the dense model.
         writes: whether finished blocks are written; otherwise only the losses are of interest.
+        shared: what blocks of the dense model made of the evaluation text in earlier passes; None to compute it.
     """
 
     recipe: Recipe
@@ -82,6 +84,7 @@ class PassConfig:
     reconstruction: ReconstructionSpec | None = None
     requests: Sequence[Request] = ()
     writes: bool = True
+    shared: SharedStates | None = None
 
     def work(self, checkpoint: Checkpoint, calibration: Samples, evaluation: Samples) -> Work:
         """The work of the pass, for counting operations, on the model whose tokens the text is in."""

@@ -64,6 +64,11 @@ class Questions:
         return sum(each.tokens for each in self.branches)
 
     @property
+    def groups(self) -> list[list[int]]:
+        """The group that each of the sequences of all rests belongs to, for every rest."""
+        return [rests.groups.tolist() for rests in self._rests]
+
+    @property
     def scored(self) -> int:
         """Tokens whose predictions are needed."""
         return sum(sequence.needed for sequence in self.sequences)

@@ -14,6 +14,7 @@ from secateur_service.pipeline.batches import Batch, divide
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.pass_config import PassConfig, Samples
 from secateur_service.pipeline.questions import Questions
+from secateur_service.pipeline.shared_states import SharedStates
 from secateur_service.sizing.operations import Work
 from secateur_service.tasks.requests import Request
 
@@ -39,6 +40,7 @@ class Side:
     work: Work
     states: list[Tensor] = field(default_factory=list)
     asked: list[Tensor] = field(default_factory=list)
+    _shared: SharedStates | None = None
 
     @classmethod
     def of(
@@ -71,6 +73,15 @@ class Side:
         """The token ids B×S of every batch."""
         return [batch.tokens for batch in self.batches]
 
+    def share(self, shared: SharedStates) -> None:
+        """Take over from earlier jobs what blocks make of the states, and keep for later ones what they do not have.
+
+        Called once the model has embedded the text and the requests.
+        """
+        self._shared = shared
+        parts = [part for each in self.questions.branches for part in each.parts]
+        shared.begin([*self.states, *self.asked], [*self.tokens, *parts], self.questions.groups, self.model.num_blocks)
+
     def propagate(self, block: nn.Module, index: int, meter: Meter, check: Callable[[], None]) -> None:
         """Run all states through a block.
 
@@ -80,6 +91,19 @@ class Side:
             meter: counts the work.
             check: called before every piece of work; raises to stop.
         """
+        shared = self._shared
+        if shared is not None:
+            states = [*self.states, *self.asked]
+            if shared.recall(index, states, self.model.put_aside):
+                self.states, self.asked = states[: len(self.states)], states[len(self.states) :]
+                meter.skip("evaluate", (self.work.evaluating(index) + self.work.asking(index)) / 2)
+                meter.lap()
+                return
+        self._run(block, index, meter, check)
+        if shared is not None:
+            shared.keep([*self.states, *self.asked])
+
+    def _run(self, block: nn.Module, index: int, meter: Meter, check: Callable[[], None]) -> None:
         for position, batch in enumerate(self.batches):
             check()
             self.states[position] = self.model.run_block(block, index, self.states[position])

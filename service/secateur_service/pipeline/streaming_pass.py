@@ -173,6 +173,8 @@ class _Pass:
         self._place_states()
         with self.stopwatch.measure("load"):
             calibration = self._embed()
+            if self.config.shared is not None:
+                self.dense.share(self.config.shared)
         finished = self._finished_blocks()
         self._plan(finished)
         with self.reader, self.writer:

@@ -15,7 +15,7 @@ import signal
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from opentelemetry.trace import Span, SpanKind
@@ -65,7 +65,7 @@ class Outcome(Protocol):
         """What was published."""
 
     @property
-    def figures(self) -> Mapping[str, int]:
+    def figures(self) -> Mapping[str, Any]:
         """Figures of the attempt by name; `metrics.job_figures` counts those it knows."""
 
 
@@ -160,7 +160,13 @@ def _run_pipeline(
                 origins=_origins(store, job),
                 shortages=job.shortages,
             ),
-            Machine(workdir, settings.devices[slot], settings.worker_threads),
+            Machine(
+                workdir,
+                settings.devices[slot],
+                settings.worker_threads,
+                settings.cache_dir / "states",
+                settings.shared_states_bytes,
+            ),
             Ports(
                 sources=open_sources(settings, figures),
                 ledger=StoreLedger(store, job.id, job.attempt, lease),
