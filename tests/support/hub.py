@@ -172,7 +172,8 @@ class HubServer:
         if not _large(file, content):
             return self._content(request, content, headers)
         linked = {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
-        return _send(request, 302, b"", {**headers, **linked, "Location": f"{self.endpoint}/store/{digest}"})
+        store = self.endpoint.replace("127.0.0.1", "localhost")  # another host, as the hub's store is
+        return _send(request, 302, b"", {**headers, **linked, "Location": f"{store}/store/{digest}"})
 
     def _by_digest(self, digest):
         contents = [content for repository in self.repositories.values() for content in repository.files.values()]
