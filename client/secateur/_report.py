@@ -57,6 +57,7 @@ class TaskReport:
         difference: Pruned less dense.
         difference_stderr: Its standard error, item by item.
         flips: Share of items that one model has right and the other wrong.
+        items: SHA-256 of the items and of what was asked of them, equal where the same was asked; empty if unknown.
     """
 
     task: str
@@ -70,11 +71,13 @@ class TaskReport:
     difference: float | None
     difference_stderr: float | None
     flips: float | None
+    items: str = ""
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Self:
         """From plain data."""
-        return cls(**{field.name: entry[field.name] for field in fields(cls)})
+        known = {"items": "", **entry}  # reports of earlier releases do not have it
+        return cls(**{field.name: known[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True)

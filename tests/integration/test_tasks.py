@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import os
+import subprocess
 import sys
 
 import pytest
@@ -15,9 +17,10 @@ from secateur_service.pipeline.attempt import Machine
 from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.settings import Settings
 from secateur_service.sources import open_sources
+from support.hub import hub_server
 from support.models import spec_data
 from support.shrinking import VOCABULARY, Stops
-from support.tasks import TASKS, in_the_harness, needs_harness, save_tasks
+from support.tasks import TASKS, in_the_harness, needs_harness, rows_of, save_tasks
 from support.vocabularies import forget_beginning, save_scene
 
 pytestmark = needs_harness
@@ -133,6 +136,35 @@ def test_a_service_without_a_hub_refuses_the_tasks_of_the_harness(model, corpora
     without = dataclasses.replace(SOURCES, open_hub=None)
     with pytest.raises(InvalidSpecError, match=r"evaluation\.tasks: their items are read from the hub"):
         admit(data, AccessPolicy(without, destinations=None, on_device=False))
+
+
+def test_tasks_of_the_harness_are_read_from_the_hub(model, corpora, tmp_path):
+    data = spec_data(model, *corpora)
+    data["evaluation"] |= {"tasks": ["belebele_deu_Latn", "belebele_ukr_Cyrl"], "task_limit": LIMIT}
+    (tmp_path / "job.json").write_text(json.dumps(data))
+    command = [sys.executable, "-m", "secateur_service", "run", "job.json", "--output", "out"]
+    with hub_server() as hub:
+        hub.add_belebele({"deu_Latn": belebele("de"), "ukr_Cyrl": belebele("uk")})
+        environment = {**os.environ, "SECATEUR_HUB_ENDPOINT": hub.endpoint, "SECATEUR_DATA_DIR": str(tmp_path)}
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    found = json.loads((tmp_path / "out" / "report" / "report.json").read_bytes())["tasks"]
+    asked = [(part["task"], part["language"], part["metric"], part["samples"]) for part in found]
+    assert ("belebele_deu_Latn", "de", "acc", LIMIT) in asked
+    assert ("belebele_ukr_Cyrl", "uk", "acc", LIMIT) in asked
+    assert len({part["items"] for part in found}) == 2
+
+
+def belebele(language):
+    """Questions in the form of Belebele."""
+    return [
+        {
+            "flores_passage": row["question"],
+            "question": "?",
+            **{f"mc_answer{number}": hour for number, hour in enumerate(row["hours"], 1)},
+            "correct_answer_num": str(row["gold"] + 1),
+        }
+        for row in rows_of(language, 20)
+    ]
 
 
 def test_an_estimate_grows_with_the_items_of_tasks(model, corpora, tasks):

@@ -88,6 +88,16 @@ class HubServer:
         self.repositories["datasets/allenai/c4"] = Repository(files)
         return self.repositories["datasets/allenai/c4"]
 
+    def add_belebele(self, rows):
+        """Publish questions by language, with their answers, as Belebele has them."""
+        files, configurations = {}, []
+        for name, questions in rows.items():
+            files[f"data/{name}.jsonl"] = "".join(f"{json.dumps(row)}\n" for row in questions).encode()
+            data_files = [{"split": "test", "path": f"data/{name}.jsonl"}]
+            configurations.append({"config_name": name, "data_files": data_files})
+        files["README.md"] = f"---\nconfigs: {json.dumps(configurations)}\n---\n# Belebele\n".encode()
+        self.repositories["datasets/facebook/belebele"] = Repository(files)
+
     def answer(self, request):
         path = unquote(urlsplit(request.path).path)
         self.requests.append(f"{request.command} {path}")

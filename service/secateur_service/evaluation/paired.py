@@ -50,6 +50,7 @@ def compare(dense: Scores, pruned: Scores) -> TaskPart:
         difference=_finite(difference, items),
         difference_stderr=errors[2],
         flips=_flips(before, after),
+        items=dense.items,
     )
 
 

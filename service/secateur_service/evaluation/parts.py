@@ -393,6 +393,9 @@ class TaskPart(Part):
     flips: float | None = Field(
         description="share of items that one model has right and the other wrong; null if items are not right or wrong"
     )
+    items: str = Field(
+        default="", description="SHA-256 of the items and of what was asked of them: equal where the same was asked"
+    )
 
 
 class EvidencePart(Part):

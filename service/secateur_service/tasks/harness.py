@@ -11,7 +11,9 @@ templates are rendered in Jinja's sandbox, which keeps them from everything but 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -213,10 +215,11 @@ class HarnessTasks:
                 for metric, value in task.process_results(instances[0].doc, responses).items():
                     values.setdefault(metric if kind == "none" else f"{metric},{kind}", []).append(value)
         language = language_of(name, (task.get_config("metadata") or {}).get("language"), self._asked.languages)
+        items = _digest(task.instances)
         found = []
         for metric, each in values.items():
             aggregate = task.aggregation().get(metric.partition(",")[0], mean)
-            found.append(Scores(name, language, metric, each, aggregate, aggregate is mean))
+            found.append(Scores(name, language, metric, each, aggregate, aggregate is mean, items))
         return found
 
 
@@ -226,6 +229,15 @@ def _request(context: Sequence[int], continuation: Sequence[int], longest: int) 
     if len(continuation) > longest:
         raise TasksRefusedError(f"an answer has {len(continuation)} tokens, and the model takes {longest}; shorten it")
     return Request((*context, *continuation)[-(longest + 1) :], len(continuation))
+
+
+def _digest(instances: Sequence[Any]) -> str:
+    """SHA-256 of the items of a task, as they are read, and of the texts that are made of them."""
+    digest = hashlib.sha256()
+    for instance in instances:
+        content = [instance.doc, instance.request_type, instance.args]
+        digest.update(json.dumps(content, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
 
 
 def _items(task: LocalTask) -> Callable[..., Any]:

@@ -73,6 +73,7 @@ class Scores:
         values: one for each item, in the order of the items.
         aggregate: makes the figure of all items, or of some.
         is_mean: whether that is the mean.
+        items: digest of the items and of what was asked of them.
     """
 
     task: str
@@ -81,6 +82,7 @@ class Scores:
     values: Sequence[Any]
     aggregate: Callable[[Sequence[Any]], float]
     is_mean: bool
+    items: str = ""
 
 
 def language_of(name: str, stated: object, evaluated: Sequence[str]) -> str | None:

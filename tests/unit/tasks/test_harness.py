@@ -43,6 +43,23 @@ def test_answers_to_a_question_are_asked_for_after_the_beginning_of_text(tmp_pat
     assert asked.requests[1].scored == 1
 
 
+def test_items_that_differ_in_anything_have_another_digest(tmp_path):
+    def digest(**changes):
+        tasks = built(changed(tmp_path, "trains_en", **changes), "trains_en")
+        (scores, *_) = tasks.scores([Answer(-1.0, True)] * 16)
+        return scores.items
+
+    first = digest()
+    assert first == digest()
+    assert digest(doc_to_text="{{question}} about") != first
+    tasks = built(save_tasks(tmp_path, ["trains_en"]), "trains_en", limit=3)
+    assert tasks.scores([Answer(-1.0, True)] * 12)[0].items != first
+    rows = (tmp_path / "en.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "en.jsonl").write_text(rows.replace('"gold": 0', '"gold": 1'), encoding="utf-8")
+    (scores, *_) = built(tmp_path, "trains_en").scores([Answer(-1.0, True)] * 16)
+    assert scores.items != first  # though the questions are the same
+
+
 def test_examples_come_before_a_question_and_a_task_that_says_0_keeps_0(tmp_path):
     few = built(save_tasks(tmp_path, ["trains_de"]), "trains_de").requests(tokenizer(), 1024).requests[0]
     more = built(tmp_path, "trains_de", shots=3).requests(tokenizer(), 1024).requests[0]
