@@ -146,7 +146,8 @@ def test_tasks_of_the_harness_are_read_from_the_hub(model, corpora, tmp_path):
     with hub_server() as hub:
         hub.add_belebele({"deu_Latn": belebele("de"), "ukr_Cyrl": belebele("uk")})
         environment = {**os.environ, "SECATEUR_HUB_ENDPOINT": hub.endpoint, "SECATEUR_DATA_DIR": str(tmp_path)}
-        subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+        shown = subprocess.run(command, cwd=tmp_path, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    assert "belebele_ukr_Cyrl  uk" in shown.stdout
     found = json.loads((tmp_path / "out" / "report" / "report.json").read_bytes())["tasks"]
     asked = [(part["task"], part["language"], part["metric"], part["samples"]) for part in found]
     assert ("belebele_deu_Latn", "de", "acc", LIMIT) in asked

@@ -24,8 +24,10 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from secateur import InvalidSpecError as MisshapenSpecError
+from secateur import Report as PlainReport
 from secateur._spec import load_spec
 from secateur._terminal import OutputLostError, clean, console, say, write
+from secateur.cli._render import task_lines
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.api.conversion import spec_to_dict
 from secateur_service.artifacts.directory import DirectoryStore
@@ -263,7 +265,7 @@ def _result_text(report: Report, output: Path) -> str:
         )
     with terminal.capture() as captured:
         terminal.print(table)
-    lines = [captured.get().rstrip("\n")]
+    lines = [captured.get().rstrip("\n"), *task_lines(PlainReport(report.model_dump(mode="json")))]
     lines += [clean(report.decision.sentence)] if report.decision else []
     lines += [f"- {clean(verdict.message)}" for verdict in report.verdicts]
     for name, path in (("report", "report/report.html"), ("checkpoint", "checkpoint"), ("manifest", MANIFEST_NAME)):
