@@ -25,6 +25,7 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from secateur._foreign import detail_of
+from secateur_service.errors import TransientError
 from secateur_service.tasks.requests import Answer, Request, RequestSet, Scores, language_of
 from secateur_service.tasks.task_files import GENERATES, LocalTask, TasksRefusedError
 
@@ -33,6 +34,7 @@ _SEED, _OTHER_SEED = 0, 1234
 # Errors of a task itself, not of the way to its items.
 _TELLING = (TemplateError, LookupError, ValueError, TypeError, AssertionError, SyntaxError, ArithmeticError)
 _SHOWN_CHARACTERS = 200
+_THROTTLED = 429
 
 Template = Callable[..., str]
 """Renders the messages of a conversation; `add_generation_prompt` says whether the model is to answer."""
@@ -92,6 +94,7 @@ class HarnessTasks:
 
         Raises:
             TasksRefusedError: the harness has no such task, or it cannot be used, or its items cannot be read.
+            TransientError: the hub cannot be reached.
         """
         from lm_eval.tasks import TaskManager
 
@@ -315,11 +318,27 @@ def _refusals(name: str) -> Iterator[None]:
         prefix = "" if name in str(error) else f"task {name}: "
         raise TasksRefusedError(f"{prefix}{error}") from error
     except Exception as error:
+        if _is_outage(error):
+            message = f"the items of task {name} cannot be read: the hub cannot be reached ({detail_of(error)})"
+            raise TransientError(message, reason="HUB_UNREACHABLE") from error
         if isinstance(error, _TELLING):
             detail, remedy = f"{type(error).__name__}: {str(error)[:_SHOWN_CHARACTERS]}", "correct it"
         else:
             detail, remedy = detail_of(error), "retry the job where its items can be read"
         raise TasksRefusedError(f"task {name} cannot be used ({detail}); {remedy}, or leave it out") from error
+
+
+def _is_outage(error: BaseException | None) -> bool:
+    """Whether what failed in the end is a request to the hub that may succeed later."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+    from huggingface_hub.errors import HfHubHTTPError
+
+    while error is not None and not HF_HUB_OFFLINE:
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+        if status == _THROTTLED or status >= 500 or isinstance(error, ConnectionError | TimeoutError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextlib.contextmanager

@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 
+import httpx
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
 from secateur_service.commands.demo.tokenizer import byte_tokenizer
+from secateur_service.errors import TransientError
 from secateur_service.tasks.requests import Answer
 from secateur_service.tasks.task_files import TaskFolder, TasksRefusedError
 from support.tasks import needs_harness, save_tasks
@@ -66,6 +69,26 @@ def test_examples_come_before_a_question_and_a_task_that_says_0_keeps_0(tmp_path
     assert len(few.tokens) < len(more.tokens)
     none = built(changed(tmp_path, "trains_de", num_fewshot=0), "trains_de", shots=3)
     assert len(none.requests(tokenizer(), 1024).requests[0].tokens) < len(few.tokens)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(503, TransientError), (429, TransientError), (404, TasksRefusedError)]
+)
+def test_a_hub_that_cannot_be_reached_is_no_fault_of_the_tasks(status, expected):
+    from secateur_service.tasks.harness import _refusals
+
+    def read():
+        """As the harness' libraries do: what the hub answered is the cause of another error."""
+        response = httpx.Response(status, request=httpx.Request("GET", "http://hub/"))
+        try:
+            raise HfHubHTTPError("answered", response=response)
+        except HfHubHTTPError as error:
+            raise FileNotFoundError("not found") from error
+
+    with pytest.raises(expected, match="xnli_de"), _refusals("xnli_de"):
+        read()
+    with pytest.raises(TransientError, match="items of task xnli_de cannot be read"), _refusals("xnli_de"):
+        raise ConnectionError("refused")
 
 
 def test_long_questions_are_cut_on_the_left_and_long_answers_refused(tmp_path):
