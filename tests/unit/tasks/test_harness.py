@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-import httpx
+import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -79,7 +79,7 @@ def test_a_hub_that_cannot_be_reached_is_no_fault_of_the_tasks(status, expected)
 
     def read():
         """As the harness' libraries do: what the hub answered is the cause of another error."""
-        response = httpx.Response(status, request=httpx.Request("GET", "http://hub/"))
+        response = httpx2.Response(status, request=httpx2.Request("GET", "http://hub/"))
         try:
             raise HfHubHTTPError("answered", response=response)
         except HfHubHTTPError as error:
