@@ -9,7 +9,6 @@ from typing import Any
 
 from secateur_service.artifacts import ObjectStore
 from secateur_service.evaluation.report import Report
-from secateur_service.metrics import attempt_figures
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan import OutputPlan
 from secateur_service.pipeline.ledger import BlockLedger
@@ -104,7 +103,7 @@ class FinishedJob:
     def figures(self) -> dict[str, Any]:
         """What the job used, for the service's metrics."""
         return {
-            attempt_figures.DENSE_BLOCKS: dict(self.dense_blocks),
+            "dense_blocks": dict(self.dense_blocks),
             "calibration_tokens": sum(entry.tokens for entry in self.report.calibration),
             "peak_host_bytes": self.peak_rss_bytes,
             "peak_device_bytes": self.peak_device_bytes,
