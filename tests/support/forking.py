@@ -15,6 +15,7 @@ from support import pace
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     [
+        "secateur.cli",
         "secateur_service.pipeline.job",
         "secateur_service.commands.run",
         "transformers.models.llama.modeling_llama",
@@ -98,6 +99,11 @@ def run_command(arguments, folder, **places):
     return run_forked(_command, arguments, folder, **places)
 
 
+def run_client(arguments, folder, **places):
+    """`secateur` with these arguments, likewise."""
+    return run_forked(_client, arguments, folder, **places)
+
+
 def run_forked(target, arguments, folder, **places):
     """`target(arguments)` to its end in a process: exit code, output and errors, which go through files in `folder`."""
     output, errors = folder / "stdout", folder / "stderr"
@@ -116,6 +122,13 @@ def _be(target, arguments, environment, output, errors):
         with Path(path).open("ab") as file:
             os.dup2(file.fileno(), number)
     target(*arguments)
+
+
+def _client(arguments):
+    from secateur.cli import main
+
+    sys.argv = ["secateur", *arguments]
+    main()
 
 
 def _command(arguments):
