@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,9 +95,9 @@ def forked_command(arguments, **places):
     return ForkedProcess(_command, arguments, **places)
 
 
-def run_command(arguments, folder, **places):
+def run_command(arguments, folder, *, umask=None, **places):
     """The same, to its end: exit code, output and errors."""
-    return run_forked(_command, arguments, folder, **places)
+    return run_forked(_command if umask is None else partial(_command, umask=umask), arguments, folder, **places)
 
 
 def run_client(arguments, folder, **places):
@@ -131,9 +132,11 @@ def _client(arguments):
     main()
 
 
-def _command(arguments):
+def _command(arguments, *, umask=None):
     from secateur_service.commands.main import main
 
+    if umask is not None:
+        os.umask(umask)
     if "TESTS_PACE" in os.environ:
         pace.arm(Path(os.environ["TESTS_PACE"]))
     sys.argv = ["secateur-service", *arguments]
