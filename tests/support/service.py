@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -98,14 +97,13 @@ class Service:
 
     def worker_pids(self):
         """The workers of this data folder, orphans of a killed server included."""
-        found = subprocess.run(
-            ["pgrep", "-f", "secateur_service work|toy_worker"], capture_output=True, text=True, check=False
-        )
         own = []
-        for pid in found.stdout.split():
-            with contextlib.suppress(OSError):
-                if f"SECATEUR_DATA_DIR={self.data_dir}\0" in Path(f"/proc/{pid}/environ").read_text():
-                    own.append(int(pid))
+        for process in processes.running():
+            command = process.command
+            if "secateur_service work" in command or "toy_worker" in command:
+                with contextlib.suppress(OSError):
+                    if f"SECATEUR_DATA_DIR={self.data_dir}\0" in Path(f"/proc/{process.pid}/environ").read_text():
+                        own.append(process.pid)
         return own
 
     def kill_workers(self):

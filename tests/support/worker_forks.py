@@ -29,17 +29,22 @@ WORKER, ZYGOTE = "work", "inspect"
 
 def stand_in():
     """The command of a worker's stand-in; the first call starts the process that forks workers, one for all tests."""
-    return [sys.executable, "-S", "-E", __file__, "ask", _forks(WORKER), "secateur_service", WORKER]
+    return _asking(WORKER)
 
 
 def zygote_stand_in():
     """The same of a zygote's, whose argument is a descriptor."""
-    return [sys.executable, "-S", "-E", __file__, "ask", _forks(ZYGOTE), "secateur_service", ZYGOTE]
+    return _asking(ZYGOTE)
+
+
+def _asking(program):
+    address, _ = _forks(program)
+    return [sys.executable, "-S", "-E", __file__, "ask", address, "secateur_service", program]
 
 
 @functools.cache
 def _forks(program):
-    """The address of the process that forks such processes."""
+    """The process that forks such processes, and its address."""
     from secateur_service.inspection.children import zygote_environment
     from secateur_service.settings import Settings
     from support import forking, processes
@@ -52,7 +57,7 @@ def _forks(program):
         forks = processes.start([sys.executable, __file__, "serve", address], stdin=subprocess.PIPE, env=environment)
     processes.help_all(forks.pid)
     processes.await_ready(forks, _ready(address).exists)
-    return address
+    return address, forks
 
 
 def _ready(address):
@@ -87,7 +92,7 @@ def ask(address, program, arguments):
     while len(answer) < 4:
         part = connection.recv(4 - len(answer))
         if not part:
-            sys.exit("the process that forks workers is gone")
+            sys.exit("the process that forks is gone")
         answer += part
     status = int.from_bytes(answer, "big")
     if os.WIFSIGNALED(status):
