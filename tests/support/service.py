@@ -80,7 +80,8 @@ class Service:
     def _workers(self):
         """What starts its workers, where it is not what an installation starts."""
         if self.toy:
-            return {"worker": [sys.executable, str(TOY_WORKER), self.toy]}
+            started = [sys.executable, str(TOY_WORKER), self.toy]
+            return {"worker": started if self.started else worker_forks.toy_stand_in(self.toy)}
         if self.settings["SECATEUR_DEVICES"] and not self.started:
             return {"worker": worker_forks.stand_in()}
         return {}

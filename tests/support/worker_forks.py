@@ -24,12 +24,17 @@ import tempfile
 import traceback
 from pathlib import Path
 
-WORKER, ZYGOTE = "work", "inspect"
+WORKER, TOY, ZYGOTE = "secateur_service work", "toy_worker", "zygote"
 
 
 def stand_in():
     """The command of a worker's stand-in; the first call starts the process that forks workers, one for all tests."""
     return _asking(WORKER)
+
+
+def toy_stand_in(behaviour):
+    """The same of a worker with a toy pipeline."""
+    return [*_asking(TOY), behaviour]
 
 
 def zygote_stand_in():
@@ -38,23 +43,23 @@ def zygote_stand_in():
 
 
 def _asking(program):
-    address, _ = _forks(program)
-    return [sys.executable, "-S", "-E", __file__, "ask", address, "secateur_service", program]
+    address, _ = _forks(zygotes=program == ZYGOTE)
+    return [sys.executable, "-S", "-E", __file__, "ask", address, program]
 
 
 @functools.cache
-def _forks(program):
+def _forks(*, zygotes):
     """The process that forks such processes, and its address."""
     from secateur_service.inspection.children import zygote_environment
     from secateur_service.settings import Settings
     from support import forking, processes
 
     address = str(Path(tempfile.mkdtemp(prefix="forks-")) / "socket")
-    if program == WORKER:
-        forks = forking.ForkedProcess(serve_workers, address)
-    else:
+    if zygotes:
         environment = {**zygote_environment(Settings(), os.environ), "PYTHONPATH": str(Path(__file__).parents[1])}
         forks = processes.start([sys.executable, __file__, "serve", address], stdin=subprocess.PIPE, env=environment)
+    else:
+        forks = forking.ForkedProcess(serve_workers, address)
     processes.help_all(forks.pid)
     processes.await_ready(forks, _ready(address).exists)
     return address, forks
@@ -83,7 +88,8 @@ def ask(address, program, arguments):
     """The stand-in. Only the standard library is imported, and little of it."""
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(address)
-    request = json.dumps({"arguments": arguments, "environment": dict(os.environ), "umask": _umask()}).encode()
+    asked = {"program": program, "arguments": arguments, "environment": dict(os.environ), "umask": _umask()}
+    request = json.dumps(asked).encode()
     descriptors = array.array("i", [1, 2, int(arguments[0])] if program == ZYGOTE else [1, 2])
     connection.sendmsg([len(request).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
     connection.sendall(request)
@@ -226,7 +232,7 @@ def _forked(be, request, descriptors, inherited):
         return pid
     try:
         _begin(request, descriptors, inherited)
-        be(request["arguments"], *descriptors[2:])
+        be(request["program"], request["arguments"], *descriptors[2:])
     except SystemExit as end:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -256,7 +262,11 @@ def _begin(request, descriptors, inherited):
     os.environ.update(request["environment"])
 
 
-def _be_worker(arguments):
+def _be_worker(program, arguments):
+    if program == TOY:
+        from support.toy_worker import main as be_toy
+
+        be_toy(arguments)
     if "paced" in os.environ.get("PYTHONPATH", ""):
         from support.pace import arm
 
@@ -267,7 +277,7 @@ def _be_worker(arguments):
     main()
 
 
-def _be_zygote(_arguments, control):
+def _be_zygote(_program, _arguments, control):
     from secateur_service.inspection.zygote import main
 
     sys.argv = ["zygote", str(control)]
@@ -278,4 +288,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve_zygotes(sys.argv[2])
     else:
-        ask(sys.argv[2], sys.argv[4], sys.argv[5:])  # behind the words by which workers are found
+        ask(sys.argv[2], sys.argv[3], sys.argv[4:])  # the program is the words by which workers are found
