@@ -20,8 +20,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup  ## train a tiny multilingual model, prune it through the service, show what each language lost
 	$(BIN)/secateur-service demo --data-dir demo-data
 
+# In the order of the folders: by number of tests, which is the default, long files with few would be last.
 test: setup  ## all tests
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 gpu-check: setup  ## on a machine with a GPU: the tests that need one, then jobs, kernels and decoding measured (8 minutes)
 	$(BIN)/python -m pytest -m gpu tests/unit/pruning

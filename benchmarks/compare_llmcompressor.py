@@ -108,7 +108,7 @@ class Bench:
         output.mkdir()
         job = {"report": False, "order": order, "tokens": str(self.folder / "tokens.safetensors"), **job}
         job |= {"model": str(self.model), "method": method, "target": target, "output": str(output)}
-        return run_side(sys.executable, COMPARE / "secateur_side.py", job)
+        return run_side(None if self.options.small else sys.executable, COMPARE / "secateur_side.py", job)
 
     def peer(self, method: str, target: str) -> dict[str, float]:
         """Run llm-compressor with its defaults; the pruned weights are in `peer.safetensors`."""

@@ -67,16 +67,14 @@ def estimated(model: Path, *, minimax: bool = False, epochs: int = 0, **pruning:
     return {"flops": estimate.flops, "bytes": estimate.peak_host_bytes}
 
 
-def measured(model: Path, tokens: Path, output: Path, job: dict[str, Any]) -> dict[str, float]:
+def measured(model: Path, tokens: Path, output: Path, python: str | None, job: dict[str, Any]) -> dict[str, float]:
     """The actual cost: counted in one process, watched in another, because counting takes memory too."""
     found = {}
     for counting in (True, False):
         folder = output / ("counted" if counting else "watched")
         folder.mkdir(parents=True)
         common = {"model": str(model), "tokens": str(tokens), "output": str(folder), "target": "0.5", "report": True}
-        found[counting] = run_side(
-            sys.executable, SIDE, {"order": "true_sequential", **common, "count": counting, **job}
-        )
+        found[counting] = run_side(python, SIDE, {"order": "true_sequential", **common, "count": counting, **job})
     counted = sum(count for name, count in found[True].items() if name.startswith("aten."))
     return {"flops": counted, "bytes": found[False]["highest_resident_bytes"]}
 
@@ -88,9 +86,9 @@ def main() -> None:
     add_options(parser)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    layers, jobs, size = options.layers, JOBS, {}
+    layers, jobs, size, python = options.layers, JOBS, {}, sys.executable
     if options.small:
-        layers, size = 1, {"hidden": 64, "intermediate": 96}
+        layers, size, python = 1, {"hidden": 64, "intermediate": 96}, None
         jobs = {"sparsegpt, minimax": JOBS["sparsegpt, minimax"]}
     results = {}
     print(f"{'':28}{'operations':>12}{'estimated':>12}{'ratio':>8}{'memory':>12}{'estimated':>12}{'ratio':>8}")
@@ -104,7 +102,7 @@ def main() -> None:
         }
         save_file(tokens, folder / "tokens.safetensors")
         for title, job in jobs.items():
-            found = measured(folder / "model", folder / "tokens.safetensors", folder / title, job)
+            found = measured(folder / "model", folder / "tokens.safetensors", folder / title, python, job)
             expected = estimated(folder / "model", **job)
             results[title] = {"measured": found, "estimated": expected}
             print(

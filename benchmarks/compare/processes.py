@@ -1,10 +1,13 @@
-"""Fresh processes for the two sides: one thread each, watched from outside.
+"""Processes for the two sides: one thread each, watched from outside.
 
 A side is a script that takes a job as JSON, calls `imported` when all its imports are done, and `report` at the end.
 Its memory is read from /proc, mostly by the process that started it, so that measuring costs the side nothing:
 
 - resident: VmHWM, the kernel's own record of the peak resident set;
 - anonymous: RssAnon, sampled; it excludes the pages of mapped files, which the system may drop.
+
+A process is fresh where it is measured. The small form forks ours off the benchmark, which has loaded most of what a
+side takes seconds to load.
 
 Both sides import this module, so it imports only the standard library.
 """
@@ -13,13 +16,16 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
+import sys
 import tempfile
 import threading
-import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn
 
 _ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -57,11 +63,11 @@ def _say(stage: str, **figures: float) -> None:
     print(json.dumps({"side": stage, **figures}), flush=True)
 
 
-def run_side(python: str, script: Path, job: Mapping[str, Any], every: float = 0.02) -> dict[str, float]:
+def run_side(python: str | None, script: Path, job: Mapping[str, Any], every: float = 0.02) -> dict[str, float]:
     """Run a side to its end.
 
     Args:
-        python: interpreter.
+        python: interpreter; None forks this process, whose memory is then in the baseline.
         script: the side.
         job: what it has to do.
         every: seconds between two samples of its memory.
@@ -73,24 +79,22 @@ def run_side(python: str, script: Path, job: Mapping[str, Any], every: float = 0
     Raises:
         RuntimeError: it failed; the message ends with its error output.
     """
-    command = [python, str(script), json.dumps(dict(job))]
+    command = [str(script), json.dumps(dict(job))]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **_ONE_THREAD}
-        )
-        peak = [0]
+        pid, output, wait = _forked(command, errors) if python is None else _started([python, *command], errors)
+        peak, ended = [0], threading.Event()
 
         def watch() -> None:
-            while process.poll() is None:
-                peak[0] = max(peak[0], memory_bytes(process.pid, "RssAnon"))
-                time.sleep(every)
+            while not ended.wait(every):
+                peak[0] = max(peak[0], memory_bytes(pid, "RssAnon"))
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
-        assert process.stdout is not None
-        # The peak is taken at the time of its report: what it stores for the judge afterwards does not count.
-        said = [json.loads(line) | {"anonymous_peak": peak[0]} for line in process.stdout if line.startswith(_MARK)]
-        code = process.wait()
+        with closing(output):
+            # The peak is taken at the time of its report: what it stores for the judge afterwards does not count.
+            said = [json.loads(line) | {"anonymous_peak": peak[0]} for line in output if line.startswith(_MARK)]
+        code = wait()
+        ended.set()
         watcher.join()
         if code or len(said) != 2:
             errors.seek(0)
@@ -102,3 +106,39 @@ def run_side(python: str, script: Path, job: Mapping[str, Any], every: float = 0
         "resident_bytes": figures["resident"] - baseline["resident"],
         "anonymous_bytes": figures["anonymous_peak"] - baseline["anonymous"],
     }
+
+
+_Side = tuple[int, IO[str], Callable[[], int]]
+"""Its process id, its output, and what waits for its exit code."""
+
+
+def _started(command: list[str], errors: IO[str]) -> _Side:
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **_ONE_THREAD}
+    )
+    assert process.stdout is not None
+    return process.pid, process.stdout, process.wait
+
+
+def _forked(command: list[str], errors: IO[str]) -> _Side:
+    ours, theirs = os.pipe()
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        _be(command, theirs, errors.fileno())
+    os.close(theirs)
+    return pid, os.fdopen(ours, encoding="utf-8"), lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _be(command: list[str], output: int, errors: int) -> NoReturn:
+    for number, descriptor in ((1, output), (2, errors)):
+        os.dup2(descriptor, number)
+    os.close(output)
+    sys.argv = command
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+        sys.stdout.flush()
+        os._exit(0)
+    except BaseException:  # noqa: BLE001 - as an interpreter ends
+        traceback.print_exc()
+    os._exit(1)

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -23,6 +24,7 @@ from secateur.v1 import prune_service_pb2 as service_pb
 from secateur.v1 import prune_service_pb2_grpc as service_grpc
 from secateur_service.jobs.store import SqlJobStore, open_job_store
 from support import processes
+from support.forking import forked_command, run_command
 from support.jobs import new_job
 from support.waiting import HANG_SECONDS
 
@@ -30,20 +32,25 @@ COMMAND = [sys.executable, "-m", "secateur_service"]
 
 
 class ServerProcess:
-    """`secateur-service serve` without device slots, so that jobs stay queued."""
+    """`secateur-service serve` without device slots, so that jobs stay queued; `forked` off a process that is ready."""
 
-    def __init__(self, data_dir: Path, *flags: str) -> None:
+    def __init__(self, data_dir: Path, *flags: str, forked: bool = False) -> None:
         self.data_dir = data_dir
         self.ready_file = data_dir.parent / "ready.json"
         self.log_file = data_dir.parent / f"log-{time.monotonic_ns()}"
         self._flags = flags
+        self._forked = forked
 
     def start(self) -> ServerProcess:
         self.ready_file.unlink(missing_ok=True)
-        command = [*COMMAND, "serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]
-        command += ["--data-dir", str(self.data_dir), "--ready-file", str(self.ready_file), *self._flags]
+        arguments = ["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]
+        arguments += ["--data-dir", str(self.data_dir), "--ready-file", str(self.ready_file), *self._flags]
+        environment = {**os.environ, "SECATEUR_DEVICES": ""}
         with self.log_file.open("wb") as log:
-            self.process = processes.start(command, stderr=log, env={**os.environ, "SECATEUR_DEVICES": ""})
+            if self._forked:
+                self.process = forked_command(arguments, environment=environment, errors=self.log_file)
+            else:
+                self.process = processes.start([*COMMAND, *arguments], stderr=log, env=environment)
         processes.await_ready(self.process, self.ready_file.exists, self.log_file)
         self.addresses = json.loads(self.ready_file.read_text())
         return self
@@ -151,10 +158,9 @@ def test_the_settings_are_logged_at_start_without_secrets(running: ServerProcess
     assert not any(secret in running.log_file.read_text() for secret in SECRETS.values())
 
 
-def _serve(tmp_path: Path, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, "serve", "--data-dir", str(tmp_path), "--metrics-listen", "", *flags]
-    environment = {**os.environ, "SECATEUR_DEVICES": "", **variables}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
+def _serve(tmp_path: Path, *flags: str, **variables: str) -> SimpleNamespace:
+    command = ["serve", "--data-dir", str(tmp_path), "--metrics-listen", "", *flags]
+    return run_command(command, tmp_path, environment={**os.environ, "SECATEUR_DEVICES": "", **variables})
 
 
 def test_listening_where_other_machines_reach_must_be_asked_for(tmp_path: Path):
@@ -165,7 +171,7 @@ def test_listening_where_other_machines_reach_must_be_asked_for(tmp_path: Path):
 
 
 def test_listening_publicly_on_demand_is_logged_as_unsafe(tmp_path: Path):
-    server = ServerProcess(tmp_path / "data", "--listen", "0.0.0.0:0", "--allow-public-listen").start()
+    server = ServerProcess(tmp_path / "data", "--listen", "0.0.0.0:0", "--allow-public-listen", forked=True).start()
     server.process.terminate()
     assert server.process.wait(HANG_SECONDS) == 0
     [warning] = [line for line in server.lines() if line["level"] == "warning"]
@@ -174,7 +180,7 @@ def test_listening_publicly_on_demand_is_logged_as_unsafe(tmp_path: Path):
 
 
 def test_metrics_that_other_machines_can_read_are_told_and_are_no_warning(tmp_path: Path):
-    server = ServerProcess(tmp_path / "data", "--metrics-listen", "0.0.0.0:0").start()
+    server = ServerProcess(tmp_path / "data", "--metrics-listen", "0.0.0.0:0", forked=True).start()
     server.process.terminate()
     assert server.process.wait(HANG_SECONDS) == 0
     assert [line for line in server.lines() if line["level"] == "warning"] == []
@@ -220,7 +226,7 @@ def test_help_names_every_command_for_people_and_hides_the_workers():
 
 def test_settings_without_effect_are_told_of_at_start(tmp_path, monkeypatch):
     monkeypatch.setenv("SECATEUR_DEVICE", "cuda:0")
-    server = ServerProcess(tmp_path / "data", "--file-root", str(tmp_path / "nope")).start()
+    server = ServerProcess(tmp_path / "data", "--file-root", str(tmp_path / "nope"), forked=True).start()
     processes.end_tree(server.process)
     told = {line.get("variable") or line.get("file_root") for line in server.lines() if line["level"] == "warning"}
     assert told == {"SECATEUR_DEVICE", str(tmp_path / "nope")}

@@ -12,6 +12,7 @@ import pytest
 
 from secateur_service.calibration.presets import presets
 from secateur_service.jobs.job import EventKind, Failure
+from support.forking import run_client
 from support.models import save_corpora, save_model
 from support.reports import make_report
 from support.service import FILES, REPORT, Service
@@ -38,17 +39,11 @@ def environment(service, tmp_path):
 
 
 @pytest.fixture
-def secateur(environment):
+def secateur(environment, tmp_path):
+    """The command, forked off a process that has loaded it."""
+
     def run(*arguments, **variables):
-        return subprocess.run(
-            [*COMMAND, *arguments],
-            env={**environment, **variables},
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=HANG_SECONDS,
-            input="",
-        )
+        return run_client(arguments, tmp_path, environment={**environment, **variables})
 
     return run
 
@@ -84,9 +79,9 @@ def cancelled(service):
     "command",
     ["", "submit", "watch", "logs", "list", "get", "report", "compare", "sweep", "gate", "cancel", "download", "info"],
 )
-def test_help_has_the_exit_codes_and_the_common_options(secateur, command):
-    done = secateur(*filter(None, [command]), "--help")
-    assert done.returncode == 0
+def test_help_has_the_exit_codes_and_the_common_options(environment, command):
+    command = [*COMMAND, *filter(None, [command]), "--help"]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=HANG_SECONDS)
     text = " ".join(done.stdout.split())
     assert "130 interrupted" in text
     assert "--endpoint" in text

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,9 @@ from secateur_service.commands.main import app as service_command
 from secateur_service.jobs.store import open_job_store
 from support import processes
 from support.certificates import Authority, put
+from support.forking import forked_command, run_command
 from support.jobs import new_job
-from support.waiting import HANG_SECONDS, until
+from support.waiting import until
 
 WRONG = "sct_" + "w" * 43
 
@@ -41,13 +40,13 @@ class Site:
         self.tokens_file = folder / "tokens.json"
         self.token = tokens(self.tokens_file, "create", "ci").stdout.strip()
         ready = folder / "ready.json"
-        command = [sys.executable, "-m", "secateur_service", "serve", "--listen", "0.0.0.0:0", "--metrics-listen", ""]
+        command = ["serve", "--listen", "0.0.0.0:0", "--metrics-listen", ""]
         command += ["--tls-certificate", str(self.pair.certificate), "--tls-key", str(self.pair.key)]
         command += ["--tokens-file", str(self.tokens_file), "--data-dir", str(folder / "data")]
         command += ["--ready-file", str(ready)]
         environment = {**os.environ, "SECATEUR_DEVICES": "", **settings}
-        with (folder / "log").open("wb") as log:
-            self.process = processes.start(command, stderr=log, env=environment)
+        (folder / "log").touch()
+        self.process = forked_command(command, environment=environment, errors=folder / "log")
         processes.await_ready(self.process, ready.exists, folder / "log")
         self.port = json.loads(ready.read_text())["grpc"].rpartition(":")[2]
         # Not localhost, which may be two addresses: gRPC then tells why it did not reach the second.
@@ -246,17 +245,10 @@ def test_the_tokens_command_asks_where_the_tokens_are():
 def test_a_server_refuses_to_start_with_files_that_it_cannot_use(tmp_path: Path, authority: Authority, fault: str):
     pair, other = authority.issue("server"), authority.issue("other")
     key = other.key if fault.startswith("the key") else pair.key
-    command = [sys.executable, "-m", "secateur_service", "serve", "--data-dir", str(tmp_path / "data")]
+    command = ["serve", "--data-dir", str(tmp_path / "data")]
     command += ["--tls-certificate", str(pair.certificate), "--tls-key", str(key), "--listen", "127.0.0.1:0"]
     command += ["--tokens-file", str(tmp_path / "none"), "--metrics-listen", ""]
-    ended = subprocess.run(
-        command,
-        env={**os.environ, "SECATEUR_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=HANG_SECONDS,
-        check=False,
-    )
+    ended = run_command(command, tmp_path, environment={**os.environ, "SECATEUR_DEVICES": ""})
     setting, remedy = ("tls_key", "issued together") if key == other.key else ("tokens_file", "tokens create NAME")
     last = ended.stderr.splitlines()[-1]
     assert ended.returncode == 1

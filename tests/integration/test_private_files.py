@@ -6,18 +6,17 @@ import shutil
 import socket
 import stat
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
 import secateur
+from support.forking import run_command
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service, folder_of
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
-COMMAND = [sys.executable, "-m", "secateur_service"]
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +99,13 @@ def test_what_is_published_elsewhere_has_the_mode_that_the_users_umask_gives(ope
 
 
 @pytest.mark.parametrize("given", [0o022, 0o027, 0o077])
-def test_a_single_run_leaves_its_artifacts_as_the_umask_says(service, open_folder, given):
+def test_a_single_run_leaves_its_artifacts_as_the_umask_says(service, open_folder, tmp_path, given):
     files = service.file_root
     spec = open_folder / f"spec-{given}.yaml"
     spec.write_text(json.dumps(spec_data(files / "model", files / "calibration", files / "evaluation")))
     output = open_folder / f"out-{given}"
-    subprocess.run([*COMMAND, "run", spec, "--output", output, "--json"], check=True, capture_output=True, umask=given)
+    ended = run_command(["run", str(spec), "--output", str(output), "--json"], tmp_path, umask=given)
+    assert ended.returncode == 0, ended.stderr
     for path in (output, *output.rglob("*")):
         assert mode_of(path) == (0o777 if path.is_dir() else 0o666) & ~given
 
@@ -113,7 +113,7 @@ def test_a_single_run_leaves_its_artifacts_as_the_umask_says(service, open_folde
 @pytest.fixture
 def tokens(tmp_path):
     file = tmp_path / "tokens.json"
-    subprocess.run([*COMMAND, "tokens", "create", "a", "--tokens-file", file], check=True, capture_output=True)
+    assert run_command(["tokens", "create", "a", "--tokens-file", str(file)], tmp_path).returncode == 0
     assert mode_of(file) == 0o600
     return file
 
@@ -152,7 +152,7 @@ def start_server(tmp_path, **settings):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         environment = {**os.environ, "SECATEUR_DATA_DIR": str(tmp_path / "data"), "SECATEUR_DEVICES": "", **settings}
-        command = [*COMMAND, "serve", "--listen", "127.0.0.1:0", "--metrics-listen", address]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        command = ["serve", "--listen", "127.0.0.1:0", "--metrics-listen", address]
+        ended = run_command(command, tmp_path, environment=environment)
     assert ended.returncode != 0
     return ended.stderr

@@ -1,7 +1,6 @@
 """Two replicas on one PostgreSQL, each with workers and a data folder of its own: either may go at any moment."""
 
 import threading
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -99,13 +98,15 @@ def test_jobs_are_spread_over_replicas_and_every_replica_answers_for_all(replica
     data = spec_data(files / "model", files / "calibration", files / "evaluation", method="magnitude", sparsity=0.5)
     clients = [secateur.Client(replica.endpoint) for replica in replicas]
     older = {found.name for found in clients[0].list_jobs()}
-    jobs = [client.submit(data) for client in clients for _ in range(3)]  # so many that one is slow to do them all
-    busy = set()
+    paces = [Pace(replica.data_dir) for replica in replicas]
+    for pace in paces:
+        pace.hold()
+    jobs = [clients[number % 2].submit(data) for number in range(3)]
+    until(lambda: all(replica.worker_pids() for replica in replicas))
+    for pace in paces:
+        pace.let_go()
     for job in jobs:
-        while not job.get().state.is_terminal:
-            busy |= {replica.folder.name for replica in replicas if replica.worker_pids()}
-            time.sleep(0.05)
-    assert busy == {"a", "b"}
+        job.wait(timeout_seconds=HANG_SECONDS)
     for client in clients:
         assert {found.name for found in client.list_jobs()} - older == {job.name for job in jobs}
         for job in jobs:

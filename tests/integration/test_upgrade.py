@@ -47,7 +47,7 @@ def serve(tmp_path, database_url):
                 folder,
                 file_root=tmp_path / "files",
                 toy=toy,
-                started=True,
+                started=release != this_release(),
                 **{**WITH_WORKERS, **common, **release, **settings},
             )
             services.callback(service.close)

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from support import pace
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     [
+        "secateur.cli",
         "secateur_service.pipeline.job",
         "secateur_service.commands.run",
         "transformers.models.llama.modeling_llama",
@@ -93,9 +95,14 @@ def forked_command(arguments, **places):
     return ForkedProcess(_command, arguments, **places)
 
 
-def run_command(arguments, folder, **places):
+def run_command(arguments, folder, *, umask=None, **places):
     """The same, to its end: exit code, output and errors."""
-    return run_forked(_command, arguments, folder, **places)
+    return run_forked(_command if umask is None else partial(_command, umask=umask), arguments, folder, **places)
+
+
+def run_client(arguments, folder, **places):
+    """`secateur` with these arguments, likewise."""
+    return run_forked(_client, arguments, folder, **places)
 
 
 def run_forked(target, arguments, folder, **places):
@@ -118,9 +125,18 @@ def _be(target, arguments, environment, output, errors):
     target(*arguments)
 
 
-def _command(arguments):
+def _client(arguments):
+    from secateur.cli import main
+
+    sys.argv = ["secateur", *arguments]
+    main()
+
+
+def _command(arguments, *, umask=None):
     from secateur_service.commands.main import main
 
+    if umask is not None:
+        os.umask(umask)
     if "TESTS_PACE" in os.environ:
         pace.arm(Path(os.environ["TESTS_PACE"]))
     sys.argv = ["secateur-service", *arguments]

@@ -124,11 +124,15 @@ class _Guard:
         return process.pid in self.shared | self.helpers | own
 
     def leftovers(self) -> list[Found]:
-        forks = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-        return [process for process in below(os.getpid(), without=self.is_others) if process.pid != forks]
+        return [process for process in below(os.getpid(), without=self.is_others) if process.pid != _forkserver()]
 
 
 _guard = _Guard()
+
+
+def _forkserver() -> int | None:
+    """What `support.forking` forks off."""
+    return forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined, no-any-return]
 
 
 class _Adoption:
@@ -201,10 +205,11 @@ def look() -> None:
 @contextlib.contextmanager
 def shared() -> Iterator[None]:
     """What is started meanwhile, and what takes its place, may outlive the test."""
-    before = {process.pid for process in below(os.getpid())}
+    before: set[int | None] = {process.pid for process in below(os.getpid())}
     try:
         yield
     finally:
+        before.add(_forkserver())  # only what it forks meanwhile
         _guard.shared.update(process.pid for process in below(os.getpid()) if process.pid not in before)
 
 
@@ -225,9 +230,14 @@ def start(
 ) -> subprocess.Popen[Any]:
     """`subprocess.Popen`; the process belongs to whom the other one belonged."""
     process: subprocess.Popen[Any] = subprocess.Popen(command, **given)
-    if instead_of is not None and instead_of.pid in _guard.shared:
-        _guard.shared.add(process.pid)
+    replace(instead_of, process)
     return process
+
+
+def replace(before: Any, process: Any) -> None:
+    """A process that takes another's place, if there was one, belongs to whom that belonged."""
+    if before is not None and before.pid in _guard.shared:
+        _guard.shared.add(process.pid)
 
 
 def share(pid: int) -> None:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from secateur_service.jobs.job import EventKind, JobResult, LanguageResult
 from secateur_service.jobs.store import open_job_store
 from support import processes, worker_forks
 from support.clock import let_pass
+from support.forking import ForkedProcess
 from support.jobs import new_job
+from support.server import serve
 
 SERVER = Path(__file__).with_name("server.py")
 TOY_WORKER = Path(__file__).with_name("toy_worker.py")
@@ -35,8 +36,9 @@ WITH_WORKERS = {
 class Service:
     """`secateur-service serve` on a port that stays the same over restarts; `settings` are its environment.
 
-    With a `toy`, its workers run the toy pipeline and behave so. Others are forked off a process that has loaded
-    PyTorch (`worker_forks`), unless they are to be `started` as an installation starts them.
+    With a `toy`, its workers run the toy pipeline and behave so. Unless they are to be `started` as an installation
+    starts them, it and its other processes are forked off ones that have loaded what they need (`forking`,
+    `worker_forks`).
     """
 
     def __init__(self, folder, *, file_root=None, metrics="", toy=None, started=False, **settings):
@@ -60,17 +62,35 @@ class Service:
     def start(self):
         ready = self.folder / "ready.json"
         ready.unlink(missing_ok=True)
-        program = ["-m", "secateur_service", "serve"]
+        arguments = ["--listen", self.endpoint, "--metrics-listen", self.metrics, "--data-dir", str(self.data_dir)]
+        arguments += ["--file-root", str(self.file_root), "--ready-file", str(ready)]
+        log, environment = self.folder / "log", {**os.environ, **self.settings}
+        before, workers = self.process, self._workers()
+        if self.started:
+            program = [str(SERVER), json.dumps(workers)] if workers else ["-m", "secateur_service", "serve"]
+            with log.open("ab") as errors:
+                self.process = processes.start([sys.executable, *program, *arguments], stderr=errors, env=environment)
+        else:
+            log.touch()
+            commands = {**workers, **self._zygote()}
+            self.process = ForkedProcess(serve, commands, arguments, environment=environment, errors=log)
+        processes.replace(before, self.process)
+        processes.await_ready(self.process, ready.exists, log)
+
+    def _workers(self):
+        """What starts its workers, where it is not what an installation starts."""
         if self.toy:
-            program = [str(SERVER), json.dumps([sys.executable, str(TOY_WORKER), self.toy])]
-        elif self.settings["SECATEUR_DEVICES"] and not self.started:
-            program = [str(SERVER), json.dumps(worker_forks.stand_in())]
-        command = [sys.executable, *program, "--listen", self.endpoint, "--metrics-listen", self.metrics]
-        command += ["--data-dir", str(self.data_dir), "--file-root", str(self.file_root), "--ready-file", str(ready)]
-        with (self.folder / "log").open("ab") as log:
-            environment = {**os.environ, **self.settings}
-            self.process = processes.start(command, instead_of=self.process, stderr=log, env=environment)
-        processes.await_ready(self.process, ready.exists, self.folder / "log")
+            started = [sys.executable, str(TOY_WORKER), self.toy]
+            return {"worker": started if self.started else worker_forks.toy_stand_in(self.toy)}
+        if self.settings["SECATEUR_DEVICES"] and not self.started:
+            return {"worker": worker_forks.stand_in()}
+        return {}
+
+    def _zygote(self):
+        """The same of what inspects specifications."""
+        if "SECATEUR_HUB_ENDPOINT" in self.settings:  # the hub's library reads it when it is loaded
+            return {}
+        return {"zygote": worker_forks.zygote_stand_in()}
 
     def kill(self):
         self.process.kill()
@@ -78,14 +98,13 @@ class Service:
 
     def worker_pids(self):
         """The workers of this data folder, orphans of a killed server included."""
-        found = subprocess.run(
-            ["pgrep", "-f", "secateur_service work|toy_worker"], capture_output=True, text=True, check=False
-        )
         own = []
-        for pid in found.stdout.split():
-            with contextlib.suppress(OSError):
-                if f"SECATEUR_DATA_DIR={self.data_dir}\0" in Path(f"/proc/{pid}/environ").read_text():
-                    own.append(int(pid))
+        for process in processes.running():
+            command = process.command
+            if "secateur_service work" in command or "toy_worker" in command:
+                with contextlib.suppress(OSError):
+                    if f"SECATEUR_DATA_DIR={self.data_dir}\0" in Path(f"/proc/{process.pid}/environ").read_text():
+                        own.append(process.pid)
         return own
 
     def kill_workers(self):

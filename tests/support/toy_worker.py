@@ -91,12 +91,21 @@ def work(behaviour, job_id, attempt, slot):
     sys.exit(run_attempt(Settings(), job_id, attempt, slot, pipeline=pipeline(behaviour)))
 
 
-if __name__ == "__main__":
+def main(words=None):
+    """Be the worker of a command line."""
+    given = parsed(words)
+    work(given.behaviour, given.job, given.attempt, given.slot)
+
+
+def parsed(words=None):
     arguments = argparse.ArgumentParser()
     arguments.add_argument("behaviour")
     arguments.add_argument("--job")
     arguments.add_argument("--attempt", type=int)
     arguments.add_argument("--slot", type=int)
-    given = arguments.parse_args()
-    lingering = Lingering() if given.behaviour == "lingers" else None
-    work(given.behaviour, given.job, given.attempt, given.slot)
+    return arguments.parse_args(words)
+
+
+if __name__ == "__main__":
+    lingering = Lingering() if parsed().behaviour == "lingers" else None
+    main()

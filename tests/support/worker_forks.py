@@ -1,15 +1,17 @@
-"""Workers of real services without the seconds that loading PyTorch takes: forked off a process that has loaded it.
+"""Processes of real services without the seconds that loading libraries takes: forked off ones that have loaded them.
 
-What a service starts as its worker is a *stand-in* (`worker_forks.py ask`): it has the
-worker's process id, environment and command line, sends its arguments and its streams to the *forks*
-(`worker_forks.py serve`), and ends as the worker that is forked there ends. The worker is killed when its stand-in is,
-and gets its SIGTERM; what stops a stand-in does not stop the worker. The service (`server.py`) differs from the real
-one in this command alone.
+What a service starts as its worker, or as the zygote of its inspections, is a *stand-in* (`worker_forks.py ask`): it
+has the process's id, environment and command line, sends its arguments and its descriptors to the *forks* (`serve`),
+and ends as the process that is forked there ends. That is killed when its stand-in is, and gets its SIGTERM; what
+stops a stand-in does not stop it. The service (`server.py`) differs from the real one in these commands alone.
+
+Workers' forks have loaded PyTorch; the zygotes' have what a zygote loads, and like it can never load PyTorch.
 """
 
 import array
 import contextlib
 import functools
+import gc
 import json
 import os
 import selectors
@@ -22,21 +24,49 @@ import tempfile
 import traceback
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1]
+WORKER, TOY, ZYGOTE = "secateur_service work", "toy_worker", "zygote"
+
+
+def stand_in():
+    """The command of a worker's stand-in; the first call starts the process that forks workers, one for all tests."""
+    return _asking(WORKER)
+
+
+def toy_stand_in(behaviour):
+    """The same of a worker with a toy pipeline."""
+    return [*_asking(TOY), behaviour]
+
+
+def zygote_stand_in():
+    """The same of a zygote's, whose argument is a descriptor."""
+    return _asking(ZYGOTE)
+
+
+def _asking(program):
+    address, _ = _forks(zygotes=program == ZYGOTE)
+    return [sys.executable, "-S", "-E", __file__, "ask", address, program]
 
 
 @functools.cache
-def stand_in():
-    """The command of a stand-in; the first call starts the process that forks workers, one for all tests."""
-    from support import processes
+def _forks(*, zygotes):
+    """The process that forks such processes, and its address."""
+    from secateur_service.inspection.children import zygote_environment
+    from secateur_service.settings import Settings
+    from support import forking, processes
 
     address = str(Path(tempfile.mkdtemp(prefix="forks-")) / "socket")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
-    command = [sys.executable, __file__, "serve", address]
-    forks = processes.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    if zygotes:
+        environment = {**zygote_environment(Settings(), os.environ), "PYTHONPATH": str(Path(__file__).parents[1])}
+        forks = processes.start([sys.executable, __file__, "serve", address], stdin=subprocess.PIPE, env=environment)
+    else:
+        forks = forking.ForkedProcess(serve_workers, address)
     processes.help_all(forks.pid)
-    assert forks.stdout.readline() == b"ready\n"
-    return [sys.executable, "-S", "-E", __file__, "ask", address, "secateur_service", "work"]
+    processes.await_ready(forks, _ready(address).exists)
+    return address, forks
+
+
+def _ready(address):
+    return Path(address).with_name("ready")
 
 
 def kill(pid):
@@ -54,20 +84,21 @@ def send(pid, number):
         os.kill(pid, number)
 
 
-def ask(address, arguments):
+def ask(address, program, arguments):
     """The stand-in. Only the standard library is imported, and little of it."""
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(address)
-    request = json.dumps({"arguments": arguments, "environment": dict(os.environ), "umask": _umask()}).encode()
-    streams = array.array("i", [1, 2])
-    connection.sendmsg([len(request).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
+    asked = {"program": program, "arguments": arguments, "environment": dict(os.environ), "umask": _umask()}
+    request = json.dumps(asked).encode()
+    descriptors = array.array("i", [1, 2, int(arguments[0])] if program == ZYGOTE else [1, 2])
+    connection.sendmsg([len(request).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
     connection.sendall(request)
     signal.signal(signal.SIGTERM, lambda *_: connection.send(b"T"))
     answer = b""
     while len(answer) < 4:
         part = connection.recv(4 - len(answer))
         if not part:
-            sys.exit("the process that forks workers is gone")
+            sys.exit("the process that forks is gone")
         answer += part
     status = int.from_bytes(answer, "big")
     if os.WIFSIGNALED(status):
@@ -82,10 +113,24 @@ def _umask():
     return mask
 
 
-def serve(address):
-    """Fork workers until standard input ends."""
-    import transformers.models.llama.modeling_llama  # noqa: F401 - what most tests prune
+def serve_workers(address):
+    """Fork workers until pytest ends."""
+    import multiprocessing
 
+    _serve(address, _be_worker, multiprocessing.parent_process().sentinel)
+
+
+def serve_zygotes(address):
+    """Fork zygotes until standard input ends."""
+    from secateur_service.inspection.zygote import load
+
+    load()
+    gc.collect()
+    gc.freeze()
+    _serve(address, _be_zygote, 0)
+
+
+def _serve(address, be, over):
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(16)
@@ -94,13 +139,13 @@ def serve(address):
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     events = selectors.DefaultSelector()
-    for thing in (listener, wakes, 0):
+    for thing in (listener, wakes, over):
         events.register(thing, selectors.EVENT_READ)
     workers = {}
-    print("ready", flush=True)
+    _ready(address).touch()
     while True:
         for key, _ in events.select():
-            if key.fileobj == 0:
+            if key.fileobj == over:
                 for pid in workers:
                     os.killpg(pid, signal.SIGKILL)
                 return
@@ -110,7 +155,7 @@ def serve(address):
                 if request is None:  # it was killed while it asked
                     connection.close()
                     continue
-                pid = _forked(*request, [listener, wakes, wake, connection])
+                pid = _forked(be, *request, [listener, wakes, wake, connection])
                 workers[pid] = connection
                 _path_of(address, _peer_of(connection)).write_text(str(pid))
                 events.register(connection, selectors.EVENT_READ)
@@ -159,46 +204,53 @@ def _hear(workers, events):
 
 
 def _request(connection):
-    """What a stand-in asks for, and its streams; None where it is gone before it has said all."""
-    streams = array.array("i")
+    """What a stand-in asks for, and its descriptors; None where it is gone before it has said all."""
+    descriptors = array.array("i")
     try:
-        head, ancillary, _, _ = connection.recvmsg(8, socket.CMSG_SPACE(2 * streams.itemsize))
+        head, ancillary, _, _ = connection.recvmsg(8, socket.CMSG_SPACE(3 * descriptors.itemsize))
         for _, _, content in ancillary:
-            streams.frombytes(content[: 2 * streams.itemsize])
+            descriptors.frombytes(content[: len(content) // descriptors.itemsize * descriptors.itemsize])
         content, part = b"", head
         while part and len(content) < int.from_bytes(head, "big"):
             part = connection.recv(1 << 16)
             content += part
-        if len(streams) == 2 and part:
-            return json.loads(content), streams
+        if len(descriptors) >= 2 and part:
+            return json.loads(content), descriptors
     except OSError:
         pass
-    for stream in streams:
-        os.close(stream)
+    for descriptor in descriptors:
+        os.close(descriptor)
     return None
 
 
-def _forked(request, streams, inherited):
-    """Fork a worker."""
+def _forked(be, request, descriptors, inherited):
+    """Fork a process."""
     pid = os.fork()
     if pid:
-        for stream in streams:
-            os.close(stream)
+        for descriptor in descriptors:
+            os.close(descriptor)
         return pid
     try:
-        _be_worker(request, streams, inherited)
+        _begin(request, descriptors, inherited)
+        be(request["program"], request["arguments"], *descriptors[2:])
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)
     except BaseException:  # noqa: BLE001 - as an interpreter ends
         traceback.print_exc()
-    finally:
         os._exit(1)
+    finally:
+        os._exit(0)
 
 
-def _be_worker(request, streams, inherited):
+def _begin(request, descriptors, inherited):
+    """Be as an interpreter is that the stand-in has started."""
     os.setsid()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    for number, stream in enumerate(streams, 1):
+    for number, stream in enumerate(descriptors[:2], 1):
         os.dup2(stream, number)
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     for thing in inherited:
@@ -208,23 +260,32 @@ def _be_worker(request, streams, inherited):
     os.umask(request["umask"])
     os.environ.clear()
     os.environ.update(request["environment"])
+
+
+def _be_worker(program, arguments):
+    if program == TOY:
+        from support.toy_worker import main as be_toy
+
+        be_toy(arguments)
     if "paced" in os.environ.get("PYTHONPATH", ""):
         from support.pace import arm
 
         arm(Path(os.environ["SECATEUR_DATA_DIR"]))
     from secateur_service.commands.main import main
 
-    sys.argv = ["secateur-service", "work", *request["arguments"]]
-    try:
-        main()
-    except SystemExit as end:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(end.code if isinstance(end.code, int) else 1)
+    sys.argv = ["secateur-service", "work", *arguments]
+    main()
+
+
+def _be_zygote(_program, _arguments, control):
+    from secateur_service.inspection.zygote import main
+
+    sys.argv = ["zygote", str(control)]
+    main()
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
-        serve(sys.argv[2])
+        serve_zygotes(sys.argv[2])
     else:
-        ask(sys.argv[2], sys.argv[5:])  # behind the words by which workers are found
+        ask(sys.argv[2], sys.argv[3], sys.argv[4:])  # the program is the words by which workers are found

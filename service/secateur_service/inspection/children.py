@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any, BinaryIO, Self
 
 import structlog
@@ -18,11 +19,25 @@ from secateur_service.inspection import frames
 from secateur_service.inspection.child import NOTE_BYTES
 from secateur_service.settings import Settings
 
+ZYGOTE_COMMAND = (sys.executable, "-m", "secateur_service.inspection.zygote")
+"""Its argument is the descriptor of the connection to the server."""
+
 LOST = -1000
 """The exit code of a child whose zygote is gone: its fate is unknown."""
 
 _EXIT_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
+
+
+def zygote_environment(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the zygote of a server that has this one."""
+    return {
+        **process_environment(settings, environment),
+        **settings.library_environment(),
+        "MALLOC_ARENA_MAX": "2",  # each arena reserves memory that the budget would count
+        "TOKENIZERS_PARALLELISM": "false",  # so do its threads
+        "TRANSFORMERS_VERBOSITY": "critical",  # it would quote untrusted text
+    }
 
 
 class Child:
@@ -90,19 +105,12 @@ class Nursery:
         """Start the zygote; children can be started as soon as it is ready."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(0)
-        environment = {
-            **process_environment(self._settings, os.environ),
-            **self._settings.library_environment(),
-            "MALLOC_ARENA_MAX": "2",  # each arena reserves memory that the budget would count
-            "TOKENIZERS_PARALLELISM": "false",  # so do its threads
-            "TRANSFORMERS_VERBOSITY": "critical",  # it would quote untrusted text
-        }
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "secateur_service.inspection.zygote", str(theirs.fileno())],
+                [*ZYGOTE_COMMAND, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env=environment,
+                env=zygote_environment(self._settings, os.environ),
                 pass_fds=[theirs.fileno()],
             )
         self._control = ours

@@ -32,16 +32,12 @@ class Zygote:
 
     def run(self) -> None:
         """Carry out the server's requests until it is gone."""
+        load()
         from secateur._redaction import protect
-        from secateur_service.artifacts import s3  # noqa: F401
-        from secateur_service.inspection.child import serve  # load once whatever children need
-        from secateur_service.models.belonging import load_libraries
+        from secateur_service.inspection.child import serve
         from secateur_service.settings import Settings
-        from secateur_service.sources import hub  # noqa: F401
         from secateur_service.telemetry.logging import configure_logging
 
-        sys.modules["torch"] = None  # type: ignore[assignment] # makes imports fail: torch would take 300 MB
-        load_libraries()
         settings = Settings()
         protect(settings.secrets())
         configure_logging(level=settings.log_level, log_format=settings.log_format)
@@ -106,6 +102,18 @@ class Zygote:
                 return
             number = self._children.pop(process)
             self._control.send(b"ended %d %d" % (number, os.waitstatus_to_exitcode(status)))
+
+
+def load() -> None:
+    """Load once whatever children need."""
+    from secateur_service.artifacts import s3  # noqa: F401
+    from secateur_service.inspection import child  # noqa: F401
+    from secateur_service.models.belonging import load_libraries
+    from secateur_service.sources import hub  # noqa: F401
+    from secateur_service.telemetry import logging  # noqa: F401
+
+    sys.modules["torch"] = None  # type: ignore[assignment] # makes imports fail: torch would take 300 MB
+    load_libraries()
 
 
 def main() -> None:
