@@ -25,6 +25,7 @@ from secateur_service.models.files import checkpoint_files
 from secateur_service.models.plan_file import PLAN_NAME, PlanFile, plan_files, plan_folder, read_plan
 from secateur_service.models.token_graph import TokenGraph
 from secateur_service.records.result import Estimate
+from secateur_service.sizing.continuations import default_continuations
 from secateur_service.sizing.depth import SCORED_EVERY
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.sizing.fitting import axes_of, misfits_of_pruning, misfits_of_shrinking
@@ -172,14 +173,17 @@ def admit(
     if violations:
         raise InvalidSpecError(violations)
     assert checkpoint is not None
-    resolved = _resolve(review.pinned(PruneSpec(**parts)), length, access)
+    resolved = _resolve(review.pinned(PruneSpec(**parts)), length, checkpoint, access)
     return Admission(
         resolved, estimate_cost(checkpoint, resolved, on_device=access.on_device, plan=plan), review.model_identity
     )
 
 
-def _resolve(spec: PruneSpec, sequence_length: int, access: AccessPolicy) -> PruneSpec:
+def _resolve(spec: PruneSpec, sequence_length: int, checkpoint: Checkpoint, access: AccessPolicy) -> PruneSpec:
     calibration = spec.calibration.resolved(sequence_length)
+    continuations = spec.evaluation.continuations
+    if continuations is None:
+        continuations = default_continuations(checkpoint, on_device=access.on_device)
     evaluation = spec.evaluation.model_copy(
         update={
             "corpus": spec.evaluation.corpus or calibration.corpus,
@@ -187,6 +191,7 @@ def _resolve(spec: PruneSpec, sequence_length: int, access: AccessPolicy) -> Pru
             "chat_template": _either(spec.evaluation.chat_template, calibration.chat_template),
             "languages": spec.evaluation.languages or tuple(entry.language for entry in calibration.languages),
             "task_limit": (spec.evaluation.task_limit or DEFAULT_TASK_LIMIT) if spec.evaluation.tasks else None,
+            "continuations": continuations,
         }
     )
     output = spec.output

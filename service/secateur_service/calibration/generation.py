@@ -9,11 +9,11 @@ numbers.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -29,8 +29,8 @@ BATCH_TEXTS = 16
 # The maximum number of times that every document is continued.
 _MOST_ROUNDS = 64
 _LOGIT_ROWS = 256
-# What the bytes of a character cut off by the limit are decoded to.
-_CUT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+CUT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+"""What the bytes of a character cut off by the limit are decoded to."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,47 @@ class Sampling:
     top_k: int
     repetition_penalty: float
     dropped_share: float
+
+
+def ends_of(model: Any, tokenizer: Any) -> list[int]:
+    """The ids of the tokens that end a text: those that the model's generation settings name, else the tokenizer's."""
+    ends = model.generation_config.eos_token_id
+    ends = tokenizer.eos_token_id if ends is None else ends
+    return [] if ends is None else list(ends) if isinstance(ends, list) else [ends]
+
+
+@torch.no_grad()
+def write_on(
+    model: Any, prefixes: Sequence[Sequence[int]], configuration: GenerationConfig, check: Callable[[], None]
+) -> list[list[int]]:
+    """The token ids that a model adds to each of several texts, up to and without the first one that ends a text.
+
+    The model's own generation settings are put aside: they would fill in what the given ones leave open.
+
+    Args:
+        model: a causal language model of transformers that is in memory as a whole, in evaluation mode.
+        prefixes: token ids of the texts, which run as one batch.
+        configuration: how tokens are chosen, with the ids that end a text and one for padding.
+        check: called for every token; raises to stop.
+    """
+    device, padding = model.device, configuration.pad_token_id
+    width = max(len(ids) for ids in prefixes)
+    padded_BS = torch.tensor([[padding] * (width - len(ids)) + list(ids) for ids in prefixes], device=device)
+    mask_BS = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prefixes], device=device)
+
+    def stop(ids_BS: Tensor, _scores: object, **_: object) -> Tensor:
+        check()
+        return torch.zeros(len(ids_BS), dtype=torch.bool, device=ids_BS.device)
+
+    own, model.generation_config = model.generation_config, configuration
+    try:
+        written_BS = model.generate(
+            padded_BS, attention_mask=mask_BS, generation_config=configuration, stopping_criteria=[stop]
+        )
+    finally:
+        model.generation_config = own
+    ends = set(configuration.eos_token_id or ())
+    return [list(takewhile(lambda token: token not in ends, ids[width:])) for ids in written_BS.tolist()]
 
 
 @dataclass(frozen=True)
@@ -85,10 +126,7 @@ class SelfWriter:
         self._seed = seed
         self._on_progress = on_progress
         self._start = list(Framing.of(tokenizer).beginning)
-        ends = model.generation_config.eos_token_id
-        ends = tokenizer.eos_token_id if ends is None else ends
-        self._ends: list[int] = [] if ends is None else list(ends) if isinstance(ends, list) else [ends]
-        self._padding = self._ends[0] if self._ends else 0
+        self._ends = ends_of(model, tokenizer)
 
     def write(self, language: str, documents: Sequence[str], needed: int, check: Callable[[], None]) -> Written:
         """Texts with at least `needed` tokens together, without the improbable ones; none without documents.
@@ -120,38 +158,13 @@ class SelfWriter:
                 encoded = tokenize(self._tokenizer, batch)["input_ids"]
                 yield [self._start + ids[: min(self._sampling.prefix_tokens, (len(ids) + 1) // 2)] for ids in encoded]
 
-    @torch.no_grad()
     def _go_on(self, prefixes: list[list[int]], seed: str, check: Callable[[], None]) -> list[_Text]:
         device = self._model.device
-        width = max(len(ids) for ids in prefixes)
-        padded_BS = torch.tensor([[self._padding] * (width - len(ids)) + ids for ids in prefixes], device=device)
-        mask_BS = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prefixes], device=device)
-
-        def stop(ids_BS: Tensor, _scores: object, **_: object) -> Tensor:
-            check()
-            return torch.zeros(len(ids_BS), dtype=torch.bool, device=ids_BS.device)
-
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
-            with self._configured() as configuration:
-                written_BS = self._model.generate(
-                    padded_BS, attention_mask=mask_BS, generation_config=configuration, stopping_criteria=[stop]
-                )
-        texts = (
-            self._text(len(prefix), ids[width - len(prefix) :])
-            for prefix, ids in zip(prefixes, written_BS.tolist(), strict=True)
-        )
+            written = write_on(self._model, prefixes, self._configuration(), check)
+        texts = (self._text(prefix, added) for prefix, added in zip(prefixes, written, strict=True))
         return [text for text in texts if text is not None]
-
-    @contextlib.contextmanager
-    def _configured(self) -> Iterator[GenerationConfig]:
-        """Disable the model's own generation configuration, which would fill in what ours leaves open."""
-        own = self._model.generation_config
-        self._model.generation_config = self._configuration()
-        try:
-            yield self._model.generation_config
-        finally:
-            self._model.generation_config = own
 
     def _configuration(self) -> GenerationConfig:
         return GenerationConfig(
@@ -162,17 +175,17 @@ class SelfWriter:
             top_k=self._sampling.top_k,
             repetition_penalty=self._sampling.repetition_penalty,
             eos_token_id=self._ends or None,
-            pad_token_id=self._padding,
+            pad_token_id=self._ends[0] if self._ends else 0,
         )
 
-    def _text(self, prefix_tokens: int, ids: list[int]) -> _Text | None:
-        """The text of a sequence up to its first end-of-text token; None if nothing was added."""
-        end = next((at for at in range(prefix_tokens, len(ids)) if ids[at] in self._ends), len(ids))
-        if end == prefix_tokens:
+    @torch.no_grad()
+    def _text(self, prefix: list[int], added: list[int]) -> _Text | None:
+        """The text of a prefix and what was added to it; None if nothing was."""
+        if not added:
             return None
-        text = self._tokenizer.decode(ids[:end], skip_special_tokens=True).rstrip(_CUT_CHARACTER)
+        text = self._tokenizer.decode(prefix + added, skip_special_tokens=True).rstrip(CUT_CHARACTER)
         tokens = len(tokenize(self._tokenizer, [text])["input_ids"][0])
-        return _Text(text, tokens, self._nats(ids[:end], prefix_tokens)) if text.strip() else None
+        return _Text(text, tokens, self._nats(prefix + added, len(prefix))) if text.strip() else None
 
     def _nats(self, ids: list[int], prefix_tokens: int) -> float:
         """Mean cross-entropy of the tokens after the prefix."""

@@ -1,11 +1,13 @@
 """Checks whether text is in its claimed language, by guessing for each document (py3langid, naive Bayes over bytes).
 
 The guess is right for 95 to 100 of 100 short sentences in well-known languages, so a few hundred documents are enough
-to detect a file with the wrong name. It knows some 140 languages, and is not used for others.
+to detect a file with the wrong name. It knows some 140 languages, and is not used for others. Of those, the script may
+still tell that a text is in another one.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from itertools import islice
 from typing import Any
 
 import langcodes
+
+from secateur_service.calibration.languages import script_of
 
 MOST_DOCUMENTS = 200
 # The beginning of a long document is enough.
@@ -24,6 +28,42 @@ _NEAR = 14
 _PART_OF = {"arz": "ar", "ary": "ar", "wuu": "zh", "yue": "zh", "hr": "sr", "bs": "sr", "nn": "no", "ms": "id"}
 # Text in an unusual script, such as romanised Hindi, cannot be identified; these exceptions can.
 _ALSO_WRITTEN = {("sr", "Latn"), ("zh", "Hant")}
+# With what Unicode's names of a script's letters begin; other scripts are not told apart.
+_LETTERS = {
+    "Latn": ("LATIN",),
+    "Cyrl": ("CYRILLIC",),
+    "Grek": ("GREEK",),
+    "Armn": ("ARMENIAN",),
+    "Geor": ("GEORGIAN",),
+    "Hebr": ("HEBREW",),
+    "Arab": ("ARABIC",),
+    "Thaa": ("THAANA",),
+    "Syrc": ("SYRIAC",),
+    "Ethi": ("ETHIOPIC",),
+    "Deva": ("DEVANAGARI",),
+    "Beng": ("BENGALI",),
+    "Guru": ("GURMUKHI",),
+    "Gujr": ("GUJARATI",),
+    "Orya": ("ORIYA",),
+    "Taml": ("TAMIL",),
+    "Telu": ("TELUGU",),
+    "Knda": ("KANNADA",),
+    "Mlym": ("MALAYALAM",),
+    "Sinh": ("SINHALA",),
+    "Thai": ("THAI",),
+    "Laoo": ("LAO",),
+    "Tibt": ("TIBETAN",),
+    "Mymr": ("MYANMAR",),
+    "Khmr": ("KHMER",),
+    "Mong": ("MONGOLIAN",),
+    "Tfng": ("TIFINAGH",),
+    "Olck": ("OL CHIKI",),
+    "Nkoo": ("NKO",),
+    "Hans": ("CJK",),
+    "Hant": ("CJK",),
+    "Jpan": ("CJK", "HIRAGANA", "KATAKANA"),
+    "Kore": ("HANGUL", "CJK"),
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +100,33 @@ def identify(language: str, documents: Sequence[str]) -> Identified | None:
     others = [(count, label) for label, count in guesses.items() if not _is_same(language, label)]
     most, other = max(others, default=(0, ""))
     return Identified(total, 1 - sum(count for count, _ in others) / total, other, most / total)
+
+
+def off_language(language: str, texts: Sequence[str]) -> float | None:
+    """The share of texts that do not seem to be in a language; None without texts, or if that cannot be told.
+
+    A text without a letter is in no language. Of the others the language is guessed; if the claimed one cannot be
+    identified, a text counts if most of its letters are in another script.
+
+    Args:
+        language: the canonical BCP 47 tag.
+        texts: of a sentence or more each.
+    """
+    if not texts:
+        return None
+    written = [text for text in texts if any(map(str.isalpha, text))]
+    found = identify(language, written) if written else None
+    if found is not None:
+        return 1 - found.share * len(written) / len(texts)
+    names = _LETTERS.get(script_of(language) or "")
+    if not written:
+        return 1.0
+    return sum(not _is_written_with(names, text) for text in texts) / len(texts) if names else None
+
+
+def _is_written_with(names: tuple[str, ...], text: str) -> bool:
+    letters = [unicodedata.name(character, "") for character in text if character.isalpha()]
+    return 2 * sum(name.startswith(names) for name in letters) > len(letters)
 
 
 @cache

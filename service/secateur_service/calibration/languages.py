@@ -21,6 +21,8 @@ import langcodes
 from langcodes.data_dicts import LIKELY_SUBTAGS, NORMALIZED_MACROLANGUAGES
 
 _ISO_639_1 = 2
+# Scripts in use that are written from right to left.
+_RIGHT_TO_LEFT = frozenset({"Adlm", "Arab", "Aran", "Hebr", "Mand", "Nkoo", "Rohg", "Samr", "Syrc", "Thaa"})
 _members = Counter(NORMALIZED_MACROLANGUAGES.values())
 _COMMON_CODES = {
     member: macro
@@ -67,6 +69,11 @@ def script_of(language: str) -> str | None:
     """
     parsed = langcodes.Language.get(language)
     return parsed.script or _likely_script(parsed.language, parsed.territory)
+
+
+def is_right_to_left(language: str) -> bool:
+    """Whether text of a language, by its canonical tag, runs from right to left."""
+    return script_of(language) in _RIGHT_TO_LEFT
 
 
 def without_region(language: str) -> str:

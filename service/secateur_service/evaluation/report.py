@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from secateur_service.evaluation.continuations import ContinuedLanguage
 from secateur_service.evaluation.decision import DecisionPart, decide
 from secateur_service.evaluation.parts import (
     BlockPart,
@@ -53,6 +54,11 @@ class Report(Part):
     tasks: tuple[TaskPart, ...] = Field(
         default=(), description="every metric of every task; absent if none was asked for", exclude_if=lambda it: not it
     )
+    continuations: tuple[ContinuedLanguage, ...] = Field(
+        default=(),
+        description="how both models continue a few texts of each evaluated language; absent if none was asked for",
+        exclude_if=lambda it: not it,
+    )
     sparsity: SparsityPart
     blocks: tuple[BlockPart, ...]
     verdicts: tuple[Verdict, ...]
@@ -83,6 +89,7 @@ def build_report(
     removed_blocks: Iterable[RemovedBlockPart] = (),
     budget: BudgetPart | None = None,
     tasks: Iterable[TaskPart] = (),
+    continuations: Iterable[ContinuedLanguage] = (),
 ) -> Report:
     """The report of a job, including the sparsity and the verdicts computed from the other figures.
 
@@ -99,6 +106,7 @@ def build_report(
         removed_blocks: blocks of the dense model that the output lacks.
         budget: how the service chose what to remove, if it did.
         tasks: every metric of every task.
+        continuations: how both models continue a few texts of each language.
     """
     mix, languages, answered = tuple(calibration), tuple(evaluation), tuple(tasks)
     parts = tuple(BlockPart.of(record) for record in sorted(blocks, key=lambda record: record.index))
@@ -119,6 +127,7 @@ def build_report(
         removed_blocks=tuple(removed_blocks),
         budget=budget,
         tasks=answered,
+        continuations=tuple(continuations),
         sparsity=SparsityPart(
             pruned_layers=zeros / max(size, 1), all_parameters=zeros / output.parameters, zeros=zeros, weights=size
         ),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
@@ -29,6 +31,55 @@ def build_without_memory(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     if checkpoint.architecture.experts:
         replace_experts(model.get_submodule(checkpoint.architecture.blocks), checkpoint.architecture.experts)
     return model.requires_grad_(requires_grad=False)
+
+
+def restore_buffers(model: Any, module: nn.Module) -> None:
+    """Fill a module's buffers that no checkpoint stores, such as rotary frequencies, as the model initialises them."""
+    if module._non_persistent_buffers_set:
+        model._init_weights(module)
+
+
+@torch.no_grad()
+def assemble(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, pieces: Iterable[tuple[str, int, Tensor]]
+) -> Any:
+    """The whole model in memory, out of tensors that may be anywhere; none is in memory a second time.
+
+    Args:
+        checkpoint: the model; only its shapes and its configuration are read here.
+        device: where it computes.
+        dtype: type of the weights while computing.
+        pieces: rows of all its tensors: the name in the checkpoint, the first row's number, and the rows.
+
+    Raises:
+        ModelRefusedError: transformers cannot build it, or a tensor is missing.
+    """
+    model = build_without_memory(checkpoint, dtype)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = torch.empty_like(buffer, device=device)
+        restore_buffers(model, module)  # its weights, which are on the meta device, stay as they are
+    tied = checkpoint.head_name == checkpoint.embedding_name
+    head = model.get_output_embeddings() if tied else None
+    places: dict[str, Tensor] = {}
+    for path, module in model.named_modules():
+        if module is head:
+            continue
+        for name, empty in module.named_parameters(recurse=False):
+            place = nn.Parameter(torch.empty_like(empty, device=device), requires_grad=False)
+            setattr(module, name, place)
+            places[checkpoint.stored_name(f"{path}.{name}")] = place
+    if head is not None:
+        head.weight = model.get_input_embeddings().weight
+    left = {name: place.shape[0] for name, place in places.items()}
+    for name, first, rows in pieces:
+        places[name][first : first + len(rows)].copy_(rows)
+        left[name] -= len(rows)
+    missing = [name for name, count in left.items() if count]
+    if missing:
+        raise ModelRefusedError(f"{min(missing)} was not read as a whole; check that the checkpoint is complete")
+    model.generation_config = _generation(checkpoint, model.config)
+    return model
 
 
 def load_whole(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:

@@ -27,7 +27,7 @@ from transformers import DynamicCache
 
 from secateur_service.models.belonging import check_tensors
 from secateur_service.models.branches import Branches, of_groups, remembering, with_cache
-from secateur_service.models.building import build_without_memory
+from secateur_service.models.building import build_without_memory, restore_buffers
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.head import Head
 from secateur_service.models.safetensors import OutputTensor, TensorInfo
@@ -337,25 +337,20 @@ class StreamedModel:
         self._embedding.weight = nn.Parameter(self._embedding.weight[:1], requires_grad=False)
         self._embedding.padding_idx = None
         self._embedding.to_empty(device=self.device)
-        self._restore_buffers(self._embedding)
+        restore_buffers(self._model, self._embedding)
 
     def _materialise(
         self, module: nn.Module, path: str, read: Callable[[TensorInfo], Tensor], *, recurse: bool = True
     ) -> None:
         module.to_empty(device=self.device, recurse=recurse)
         for submodule in module.modules() if recurse else (module,):
-            self._restore_buffers(submodule)
+            restore_buffers(self._model, submodule)
         for name, parameter in module.named_parameters(recurse=recurse):
             self.check()
             info = self.checkpoint.tensors[self.checkpoint.stored_name(f"{path}.{name}")]
             tensor = read(info)
             refuse_non_finite(info.name, info.shape, count_non_finite(tensor))
             parameter.copy_(tensor)
-
-    def _restore_buffers(self, module: nn.Module) -> None:
-        """Fill buffers that no checkpoint stores, such as rotary frequencies, with the model's own initialisation."""
-        if module._non_persistent_buffers_set:
-            self._model._init_weights(module)
 
     def _load_head(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of the head."""

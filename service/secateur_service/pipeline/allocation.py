@@ -7,14 +7,18 @@ text runs through every dense block once, while the mean squares of its layers' 
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur_service.calibration.sampling import TextSample
+from secateur_service.durable import write_durably
+from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.batches import Batch, batch_sequences, divide
 from secateur_service.pipeline.meter import Meter
@@ -72,6 +76,33 @@ def allocate(
         target = _target(pruning, info.name, shares)
         if target is not None:
             targets[info.name] = target
+    return targets
+
+
+def settle_targets(
+    workdir: Path,
+    plan: OutputPlan,
+    model: StreamedModel,
+    spec: PruneSpec,
+    calibration: Mapping[str, TextSample],
+    observer: JobObserver,
+    stopwatch: Stopwatch,
+    meter: Meter | None = None,
+) -> dict[str, Target]:
+    """How much of each layer of the output to prune; kept in the work directory, because judging blocks takes a pass.
+
+    Targets have the names that the weights have in the output. For the other arguments and the errors see `allocate`.
+    """
+    path = workdir / "targets.json"
+    if path.exists():
+        return targets_from_json(json.loads(path.read_bytes()))
+    targets = allocate(model, spec, calibration, observer, stopwatch, meter)
+    names = plan.names
+    if spec.pruning and spec.pruning.overrides and len(names) < len(plan.dense.tensors):
+        message = "overrides name layers as in the dense model; those of removed blocks have no effect"
+        observer.log("warning", message)
+    targets = {names[name]: target for name, target in targets.items() if name in names}
+    write_durably(path, json.dumps(targets_to_json(targets)).encode())
     return targets
 
 

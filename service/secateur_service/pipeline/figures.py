@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from secateur_service import __version__
+from secateur_service.evaluation.continuations import ContinuedLanguage
 from secateur_service.evaluation.intervals import intervals
 from secateur_service.evaluation.parts import (
     BudgetPart,
@@ -36,9 +37,10 @@ def report_of(
     model_digest: str,
     text: JobText,
     tasks: Sequence[TaskPart],
+    continuations: Sequence[ContinuedLanguage],
     passed: PassResult,
 ) -> Report:
-    """The report of a job, from the sampled text, the figures of its tasks, and the measured losses."""
+    """The report of a job, from its text, the figures of its tasks, what was continued, and the measured losses."""
     weights = spec.calibration.mix
     dense, output = shrinkage.plan.dense, shrinkage.plan.output()
     return build_report(
@@ -106,6 +108,7 @@ def report_of(
         removed_blocks=[RemovedBlockPart.model_validate(entry.model_dump()) for entry in shrinkage.file.removed_blocks],
         budget=BudgetPart.model_validate(found.model_dump()) if (found := shrinkage.file.budget) else None,
         tasks=tasks,
+        continuations=continuations,
     )
 
 

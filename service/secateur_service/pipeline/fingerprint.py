@@ -7,8 +7,12 @@ would match neither result.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +20,10 @@ import transformers
 
 from secateur_service import __version__
 from secateur_service.calibration.sampling import TextSample
+from secateur_service.durable import write_durably
 from secateur_service.models.plan import OutputPlan
 from secateur_service.pipeline.batches import batch_sequences
+from secateur_service.pipeline.observer import JobObserver
 from secateur_service.spec import PruneSpec
 
 
@@ -58,6 +64,30 @@ def arithmetic(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "dtype": str(dtype).removeprefix("torch."),
     }
+
+
+def begin_under(conditions: Mapping[str, Any], workdir: Path, shards: Path, observer: JobObserver) -> str:
+    """Keep the conditions in the work directory; empties the folder of finished blocks that were made under others.
+
+    Args:
+        conditions: see `fingerprint`.
+        workdir: the job's work directory, with `fingerprint.json`.
+        shards: the folder of finished blocks.
+        observer: is told of what changed.
+
+    Returns:
+        Their SHA-256, which goes with every block.
+    """
+    path, encoded = workdir / "fingerprint.json", json.dumps(conditions, sort_keys=True).encode()
+    if path.exists() and path.read_bytes() != encoded:
+        before = json.loads(path.read_bytes())
+        changed = sorted(key for key in conditions if before.get(key) != conditions[key])
+        observer.log("warning", "starting again: finished blocks were made under other conditions", changed=changed)
+        shutil.rmtree(shards, ignore_errors=True)
+        (workdir / "targets.json").unlink(missing_ok=True)
+    shards.mkdir(parents=True, exist_ok=True)
+    write_durably(path, encoded)
+    return hashlib.sha256(encoded).hexdigest()
 
 
 def device_name(device: torch.device) -> str:

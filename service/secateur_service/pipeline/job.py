@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import resource
-import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,9 +20,9 @@ from secateur_service.artifacts import Manifest, publish
 from secateur_service.calibration.corpora import CorpusRefusedError
 from secateur_service.calibration.sampling import again_tokenised
 from secateur_service.calibration.tokenizing import TokenizerFailedError
-from secateur_service.durable import write_durably
 from secateur_service.errors import PermanentError, ResourceError
 from secateur_service.evaluation.card import render_card
+from secateur_service.evaluation.continuations import ContinuedLanguage
 from secateur_service.evaluation.html import render_html
 from secateur_service.evaluation.limits import limit_exceeded
 from secateur_service.evaluation.report import Report
@@ -38,12 +35,13 @@ from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES, Reader, TensorReader
 from secateur_service.models.tokenizer import load_tokenizer
-from secateur_service.pipeline.allocation import allocate, targets_from_json, targets_to_json
+from secateur_service.pipeline.allocation import settle_targets
 from secateur_service.pipeline.attempt import Attempt, FinishedJob, Machine, Ports
+from secateur_service.pipeline.continuations import Continuer, StoredModel
 from secateur_service.pipeline.device import open_device
 from secateur_service.pipeline.fetching import FetchedModel, fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
-from secateur_service.pipeline.fingerprint import fingerprint
+from secateur_service.pipeline.fingerprint import begin_under, fingerprint
 from secateur_service.pipeline.job_tasks import JobTasks, open_job_tasks
 from secateur_service.pipeline.job_text import JobText, draw_job_text
 from secateur_service.pipeline.package import Package
@@ -55,7 +53,6 @@ from secateur_service.pipeline.shared_states import SharedStates
 from secateur_service.pipeline.shrinking import Shrinkage, Shrinker, check_tokens
 from secateur_service.pipeline.stopwatch import Kind, Stopwatch
 from secateur_service.pipeline.streaming_pass import PassResult, meter_of, run_pass
-from secateur_service.pruning.patterns import Target
 from secateur_service.records.progress import Stage
 from secateur_service.records.result import Estimate, Shortage
 from secateur_service.sizing.estimate import estimate_cost
@@ -112,6 +109,7 @@ class _Job:
     companions: Companions
     written: Checkpoint
     passed: PassResult
+    continued: Sequence[ContinuedLanguage] = ()
     package: Package
     report: Report
     digest: str
@@ -235,16 +233,8 @@ class _Job:
         if not self.attempt.plan:
             self._decide(model)
         faults.reached("job.planned")
-        current = self._conditions(self.plan)
-        encoded = json.dumps(current, sort_keys=True).encode()
-        shards = Shards(
-            self.workdir / "checkpoint",
-            store=self.ports.store,
-            prefixes=[self.attempt.prefix, *self.attempt.origins],
-            measure=lambda: self.stopwatch.measure_background("publish"),
-        )
-        self._clear_others(current, encoded, shards.folder)
-        with contextlib.closing(shards):
+        with contextlib.closing(self._shards()) as shards:
+            digest = begin_under(self._conditions(self.plan), self.workdir, shards.folder, self.observer)
             with self.stopwatch.measure("load"):
                 output = None if self.plan.is_identity else self._output(self.shrinkage, calibration, evaluation)
                 if self.tasks and output is not None:
@@ -252,13 +242,15 @@ class _Job:
             self.shared = SharedStates.of(self.machine, model)
             config = PassConfig(
                 recipe=self.spec.recipe,
-                targets=self._targets(model, calibration),
+                targets=settle_targets(
+                    self.workdir, self.plan, model, self.spec, calibration, self.observer, self.stopwatch, self.meter
+                ),
                 order=self.spec.order,
                 mix=self.spec.calibration.mix,
                 calibration=calibration,
                 evaluation=evaluation,
                 shards=shards,
-                fingerprint=hashlib.sha256(encoded).hexdigest(),
+                fingerprint=digest,
                 minimax=self.spec.calibration.policy == "minimax",
                 layer_snr=self.spec.evaluation.layer_snr and self.spec.pruning is not None,
                 output=output,
@@ -268,10 +260,33 @@ class _Job:
                 shared=self.shared,
             )
             self.meter.detail()
+            self._continuer.plan(self.checkpoint, self.written)
             self.meter.plan("package", self.outer_bytes)
             self.meter.plan("publish", self.outer_bytes)
             self.passed = run_pass(model, config, self.ports.ledger, self.observer, self.stopwatch, self.meter)
             shards.settle(self.observer.check)
+
+    def look(self) -> None:
+        """Have both models continue a few texts, if that was asked for."""
+        if not self.spec.evaluation.continuations:
+            return
+        with contextlib.closing(self._shards()) as shards:
+            dense = StoredModel(self.checkpoint, self.reader)
+            output = StoredModel(self.written, self.writes, shards, self.passed.blocks)
+            self.continued = self._continuer.run(self.text.evaluation, dense, output)
+            shards.settle(self.observer.check)
+
+    @property
+    def _continuer(self) -> Continuer:
+        return Continuer(self.spec, self.device, self._compute_dtype(), self.observer, self.meter)
+
+    def _shards(self) -> Shards:
+        return Shards(
+            self.workdir / "checkpoint",
+            store=self.ports.store,
+            prefixes=[self.attempt.prefix, *self.attempt.origins],
+            measure=lambda: self.stopwatch.measure_background("publish"),
+        )
 
     def _decide(self, model: StreamedModel) -> None:
         """Decide what is removed, as far as it takes the model: amounts for a budget, and blocks."""
@@ -316,7 +331,9 @@ class _Job:
         self.package.add_checkpoint(self.written, self.passed.blocks, self.spec, self.writes, self.companions)
         digest = self.reader.model_digest(self.checkpoint.tensors.values())
         tasks = self.tasks.figures(self.passed) if self.tasks else []
-        self.report = report_of(self.attempt.job_id, self.spec, self.shrinkage, digest, self.text, tasks, self.passed)
+        self.report = report_of(
+            self.attempt.job_id, self.spec, self.shrinkage, digest, self.text, tasks, self.continued, self.passed
+        )
         self.package.add_file("report/report.json", self.report.to_bytes())
         self.package.add_file("report/report.html", render_html(self.report))
         self.package.add_file("checkpoint/README.md", render_card(self.report, self.companions.license))
@@ -407,38 +424,10 @@ class _Job:
                 message = "in the smaller vocabulary, evaluation windows exceed the model's maximum length and are cut"
                 self.observer.log("warning", message, language=name, share_of_bytes=round(left_out, 4))
 
-    def _targets(self, model: StreamedModel, calibration: Samples) -> dict[str, Target]:
-        """How much of each layer of the output to prune; saved, because judging the blocks takes a separate pass."""
-        path = self.workdir / "targets.json"
-        if path.exists():
-            return targets_from_json(json.loads(path.read_bytes()))
-        targets = allocate(model, self.spec, calibration, self.observer, self.stopwatch, self.meter)
-        names = self.plan.names
-        if self.spec.pruning and self.spec.pruning.overrides and len(names) < len(self.checkpoint.tensors):
-            message = "overrides name layers as in the dense model; those of removed blocks have no effect"
-            self.observer.log("warning", message)
-        targets = {names[name]: target for name, target in targets.items() if name in names}
-        write_durably(path, json.dumps(targets_to_json(targets)).encode())
-        return targets
-
     def _compute_dtype(self) -> torch.dtype:
         """float32 on a CPU, whose half-precision products are slow and rounded; the stored type on an accelerator."""
         stored = DTYPES[self.checkpoint.weight_dtype]
         return torch.float32 if self.device.type == "cpu" else stored
-
-    def _clear_others(self, current: dict[str, Any], encoded: bytes, shards: Path) -> None:
-        """Empty the folder of finished blocks if they were made under other conditions."""
-        path = self.workdir / "fingerprint.json"
-        if path.exists() and path.read_bytes() != encoded:
-            before = json.loads(path.read_bytes())
-            changed = sorted(key for key in current if before.get(key) != current[key])
-            self.observer.log(
-                "warning", "starting again: finished blocks were made under other conditions", changed=changed
-            )
-            shutil.rmtree(shards, ignore_errors=True)
-            (self.workdir / "targets.json").unlink(missing_ok=True)
-        shards.mkdir(parents=True, exist_ok=True)
-        write_durably(path, encoded)
 
     def _provenance(self) -> Provenance:
         seconds, cpu_seconds = self.stopwatch.totals()
@@ -494,6 +483,7 @@ STEPS = (
     Step(Stage.SAMPLING, _Job.sample, "job.sampled", "sample"),
     Step(Stage.SAMPLING, _Job.shrink, "job.shrunk", "sample"),
     Step(Stage.PRUNING, _Job.prune, "job.pruned"),
+    Step(Stage.PRUNING, _Job.look, charged="evaluate"),
     Step(Stage.PACKAGING, _Job.pack, "job.packaged", "package"),
     Step(Stage.PUBLISHING, _Job.publish, charged="publish"),
 )

@@ -17,7 +17,7 @@ from typing import Literal
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.records.progress import Progress
 
-Kind = Literal["evaluate", "calibrate", "solve", "head", "package", "publish"]
+Kind = Literal["evaluate", "calibrate", "solve", "head", "generate", "package", "publish"]
 
 # Which kinds stand in for a kind that is not measured yet: passes and the head are products of the same number type.
 _LIKE: Mapping[Kind, tuple[Kind, ...]] = {
@@ -25,11 +25,13 @@ _LIKE: Mapping[Kind, tuple[Kind, ...]] = {
     "calibrate": ("evaluate", "head", "solve"),
     "solve": ("calibrate", "evaluate", "head"),
     "head": ("evaluate", "calibrate", "solve"),
+    "generate": (),
     "package": ("publish",),
     "publish": ("package",),
 }
-# Rates per second until they are measured: a modest disk or network, in bytes, and a modest processor, in operations.
-_MODEST_RATES: Mapping[Kind, float] = {"package": 2e8, "publish": 2e8}
+# Rates per second until they are measured: modest memory, disk or network, in bytes, and a modest processor, in
+# operations.
+_MODEST_RATES: Mapping[Kind, float] = {"generate": 5e9, "package": 2e8, "publish": 2e8}
 _MODEST_RATE = 3e10
 
 
@@ -77,7 +79,7 @@ class Meter:
         self._began = self._last
 
     def plan(self, kind: Kind, amount: float) -> None:
-        """Announce work, in operations; packaging and publishing in bytes."""
+        """Announce work, in operations; writing of text (weights read), packaging and publishing in bytes."""
         self._planned[kind] = self._planned.get(kind, 0.0) + amount
 
     def foresee(self, kind: Kind, amount: float) -> None:

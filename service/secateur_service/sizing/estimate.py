@@ -11,6 +11,8 @@ languages, hidden size d, vocabulary V, and layers m×n that share distinct inpu
 - a model that is asked which tokens it expects runs over some of the text, and its head twice;
 - text that the model generates itself takes 2 operations per parameter and token, and as many to judge it; the whole
   model is then in memory, with keys and values of a batch of texts, and the logits of one;
+- continuations of evaluation text take the whole model too, the dense one and then the written one, and 2 operations
+  per parameter and token with each;
 - requests of tasks run through both models, and the head for what they score;
 - the work directory holds four blocks at a time, because finished ones are moved to the store, and in the end the
   tensors outside the blocks.
@@ -26,7 +28,6 @@ from secateur_service.models.budget import HEAD_SLICE_BYTES, LOGITS_SLICE_BYTES
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.plan_file import PlanFile
-from secateur_service.models.safetensors import DTYPE_BYTES
 from secateur_service.models.units import adds_to_states, heads_of, inputs_of, unit_count
 from secateur_service.pruning.budget import BATCH_TILES, EXPERT_TILE_TOKENS, TILE_TOKENS, sample_tokens
 from secateur_service.pruning.methods import Moments, Recipe
@@ -35,6 +36,7 @@ from secateur_service.records.blocks import Axis
 from secateur_service.records.result import Estimate, Shortage
 from secateur_service.sizing.budget import EXPECTED_OVER_TOKENS, HEAP_SLACK_BYTES
 from secateur_service.sizing.budget_search import TRIALS, most_removed
+from secateur_service.sizing.continuations import Continuing, item_bytes
 from secateur_service.sizing.depth import SCORED_EVERY, depth_sequences, search_operations
 from secateur_service.sizing.operations import Group, Work, groups_of
 from secateur_service.spec import PruneSpec, ShrinkSpec
@@ -95,7 +97,7 @@ def estimate_cost(
     flops += searched.flops + _expecting(work, spec)
     if spec.shrink is not None and spec.shrink.budget is not None:
         flops += (TRIALS + 1) * _trial_operations(work, spec)
-    device, item = ("cuda", DTYPE_BYTES[checkpoint.weight_dtype]) if on_device else ("cpu", 4)
+    device, item = "cuda" if on_device else "cpu", item_bytes(checkpoint, on_device=on_device)
     peaks = {"cpu": 0, "cuda": 0, "disk": 0}
     peaks[device] += _working_bytes(work, spec, hidden, device, item, small=Shortage.DEVICE in shortages)
     if spec.calibration.generation is not None:
@@ -106,6 +108,9 @@ def estimate_cost(
             peaks[device], checkpoint.parameters * item + cached + texts // _BATCH_TEXTS * vocabulary * item
         )
         flops += 4.0 * checkpoint.parameters * work.calibration / (1 - written.dropped_share)
+    continuing = Continuing.of(checkpoint, spec, on_device=on_device)
+    peaks[device] = max(peaks[device], continuing.peak_bytes)
+    flops += 2 * continuing.flops
     if spec.shrink is not None and spec.shrink.trims:
         peaks["cpu"] = max(peaks["cpu"], _VOCABULARY_BYTES * vocabulary)
     if spec.evaluation.tasks:

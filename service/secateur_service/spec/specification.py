@@ -80,6 +80,10 @@ class EvaluationSpec(Part):
         exclude_if=_is_nothing,
         description="true or false: whether questions are put into the model's chat template",
     )
+    # None in specifications that an older release resolved; those have none.
+    continuations: int | None = Field(
+        default=None, ge=0, le=50, exclude_if=_is_nothing, description="texts per language, from 0 to 50"
+    )
 
     def broken_rules(self) -> Iterator[Broken]:
         """What is said about tasks needs tasks."""
