@@ -76,7 +76,15 @@ from secateur._job import (
     PublishedResult,
 )
 from secateur._options import SpecOptions, prune_spec
-from secateur._report import Decision, LanguageReport, Report, TaskReport, Verdict
+from secateur._report import (
+    Continuation,
+    ContinuedLanguage,
+    Decision,
+    LanguageReport,
+    Report,
+    TaskReport,
+    Verdict,
+)
 from secateur._sweep import Sweep
 
 __all__ = [
@@ -95,6 +103,8 @@ __all__ = [
     "Comparison",
     "ConfigError",
     "Contender",
+    "Continuation",
+    "ContinuedLanguage",
     "CorpusPreset",
     "DamagedResultError",
     "DeadlineError",

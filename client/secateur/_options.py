@@ -311,6 +311,12 @@ OPTIONS: Mapping[str, Option] = {
         "Put the questions of tasks into the model's chat template.",
         "false",
     ),
+    "continuations": Option(
+        ("evaluation", "continuations"),
+        "Texts of each language that both models continue, for a look at the report; 0 for none. The whole model has "
+        "to fit in memory.",
+        "3 if its weights take at most 2 GB, else 0",
+    ),
     "limits": Option(
         ("limits", "languages"),
         'What languages may lose at most, as growth of their bits per byte: {"uk": 0.01}. A job that exceeds it ends '
@@ -404,6 +410,7 @@ class SpecOptions(TypedDict, total=False):
     task_limit: int | None
     task_shots: int | None
     task_chat_template: bool | None
+    continuations: int | None
     limits: Mapping[str, float] | None
     destination: str | None
     max_attempts: int | None

@@ -81,6 +81,44 @@ class TaskReport:
 
 
 @dataclass(frozen=True)
+class Continuation:
+    """A text that both models continued.
+
+    Attributes:
+        prompt: The beginning of a document of the evaluation text.
+        dense: What the dense model added; empty if it ended the text.
+        pruned: What the output added.
+    """
+
+    prompt: str
+    dense: str
+    pruned: str
+
+
+@dataclass(frozen=True)
+class ContinuedLanguage:
+    """A few texts of a language that both models continued: a look at them, and no evidence of quality.
+
+    Attributes:
+        language: BCP 47 tag.
+        dense_repetition: Share of sequences of four tokens that occurred before in the continuation, mean over the
+            texts; None if none is long enough.
+        pruned_repetition: Of the output.
+        dense_off_language: Share of the continuations that do not seem to be in the language; None if that cannot be
+            told.
+        pruned_off_language: Of the output.
+        texts: The texts.
+    """
+
+    language: str
+    dense_repetition: float | None
+    pruned_repetition: float | None
+    dense_off_language: float | None
+    pruned_off_language: float | None
+    texts: tuple[Continuation, ...]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What the figures mean.
 
@@ -127,6 +165,11 @@ class Report(dict[str, Any]):
     def tasks(self) -> list[TaskReport]:
         """Every metric of the tasks that the job had, in the report's order."""
         return list(map(TaskReport.of, self.get("tasks") or ()))
+
+    @property
+    def continuations(self) -> dict[str, ContinuedLanguage]:
+        """How both models continue a few texts, by BCP 47 tag of the language; empty if the job was told not to."""
+        return {entry["language"]: _continued(entry) for entry in self.get("continuations") or ()}
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -179,6 +222,12 @@ def _language(entry: Mapping[str, Any]) -> LanguageReport:
             figure: (float(bounds[0]), float(bounds[1])) for figure, bounds in intervals.items() if _is_pair(bounds)
         },
     )
+
+
+def _continued(entry: Mapping[str, Any]) -> ContinuedLanguage:
+    texts = tuple(Continuation(text["prompt"], text["dense"], text["pruned"]) for text in entry["texts"])
+    rates = (f"{model}_{rate}" for rate in ("repetition", "off_language") for model in ("dense", "pruned"))
+    return ContinuedLanguage(entry["language"], texts=texts, **{name: _number(entry[name]) for name in rates})
 
 
 def _is_pair(bounds: Any) -> bool:

@@ -26,6 +26,7 @@ from secateur.cli._comparing import comparison_text, gate_text
 from secateur.cli._exit import ExitCode
 from secateur.cli._job_options import with_job_options
 from secateur.cli._render import (
+    continuation_lines,
     info_text,
     job_text,
     jobs_text,
@@ -326,7 +327,8 @@ def report(session: Session, *, job: JobArgument) -> None:
         session.show("", found)
         return
     result = handle.get().result
-    lines = [result_text(result or reported_result(found)), *task_lines(found), *verdict_lines(found)]
+    lines = [result_text(result or reported_result(found)), *task_lines(found), *continuation_lines(found)]
+    lines += verdict_lines(found)
     lines += [f"manifest {clean(result.manifest_uri)}"] if result else []
     session.show("\n".join(lines), None)
 

@@ -177,6 +177,23 @@ def task_lines(report: Report) -> list[str]:
     return [columns(rows, right=[3, 4, 5, 6, 7])]
 
 
+def continuation_lines(report: Report) -> list[str]:
+    """One line on how both models continue texts, means over the languages; empty if the job was told not to."""
+    found = report.continuations.values()
+    if not found:
+        return []
+
+    def mean(values: list[float | None]) -> str:
+        known = [value for value in values if value is not None]
+        return f"{sum(known) / len(known):.0%}" if known else "-"
+
+    repeated = [mean([each.dense_repetition for each in found]), mean([each.pruned_repetition for each in found])]
+    off = [mean([each.dense_off_language for each in found]), mean([each.pruned_off_language for each in found])]
+    texts = sum(len(each.texts) for each in found)
+    rates = f"repetition {' -> '.join(repeated)}, off-language {' -> '.join(off)}"
+    return [f"{texts} texts continued, dense -> pruned: {rates}; report.html shows them"]
+
+
 def verdict_lines(report: Mapping[str, Any]) -> list[str]:
     """What the figures of a report mean, one line each; first, whether the result may ship."""
     decision = report.get("decision")

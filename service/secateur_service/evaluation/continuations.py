@@ -51,7 +51,8 @@ class ContinuedLanguage(Part):
     pruned_repetition: Share | None = Field(description="likewise; in the output model's own tokens")
     dense_off_language: Share | None = Field(
         description="share of the continuations that do not seem to be in the language: guessed, or by their script "
-        "where the language cannot be identified; null if neither can tell, or if nothing was added"
+        "where the language cannot be identified; without those of less than 40 bytes of letters; null if none is left "
+        "or if neither can tell"
     )
     pruned_off_language: Share | None
     texts: tuple[Continuation, ...]
@@ -74,8 +75,8 @@ class ContinuedLanguage(Part):
             language=language,
             dense_repetition=_mean(repetition(added.tokens) for added in dense),
             pruned_repetition=_mean(repetition(added.tokens) for added in pruned),
-            dense_off_language=off_language(language, [added.text for added in dense if added.text]),
-            pruned_off_language=off_language(language, [added.text for added in pruned if added.text]),
+            dense_off_language=off_language(language, [added.text for added in dense]),
+            pruned_off_language=off_language(language, [added.text for added in pruned]),
             texts=tuple(texts),
         )
 

@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur._terminal import clean_lines
+from secateur_service.calibration.languages import is_right_to_left
 from secateur_service.evaluation.charts import (
     COLOURS,
     BarGroup,
@@ -83,6 +84,7 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
         training_chart=_training_chart(report),
         sizes=_sizes(report),
         tasks=_tasks(report),
+        direction=lambda language: "rtl" if is_right_to_left(language) else "ltr",
         not_calibrated=[entry.language for entry in report.evaluation if not entry.in_mix],
         sparsity_range=_range([layer.sparsity for block in report.blocks for layer in block.layers]),
         notes=[(layer.name, layer.notes) for block in report.blocks for layer in block.layers if layer.notes],

@@ -23,6 +23,8 @@ FACE = {
     "Comparison",
     "ConfigError",
     "Contender",
+    "Continuation",
+    "ContinuedLanguage",
     "CorpusPreset",
     "DamagedResultError",
     "DeadlineError",
