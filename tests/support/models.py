@@ -186,5 +186,10 @@ def spec_data(model: Path, calibration: Path, evaluation: Path, **pruning: Any) 
             "sequence_length": 64,
         },
         "pruning": pruning or {"method": "wanda", "sparsity": 0.5},
-        "evaluation": {"corpus": evaluation.as_uri(), "languages": ["de", "uk", "en"], "tokens_per_language": 512},
+        "evaluation": {
+            "corpus": evaluation.as_uri(),
+            "languages": ["de", "uk", "en"],
+            "tokens_per_language": 512,
+            "continuations": 0,
+        },
     }

@@ -3,6 +3,7 @@
 import math
 import statistics
 
+from secateur_service.evaluation.continuations import Continuation, ContinuedLanguage
 from secateur_service.evaluation.parts import (
     CalibrationLanguage,
     EvaluationLanguage,
@@ -78,6 +79,19 @@ def task(name, before, after, *, language="de", metric="acc"):
         difference=statistics.fmean(apart),
         difference_stderr=0.02,
         flips=statistics.fmean(map(abs, apart)),
+    )
+
+
+def continued(language="de", *texts):
+    """A language with texts that both models continued, each as (prompt, dense, pruned)."""
+    texts = texts or (("Es war", " einmal ein Wald", " einmal, einmal, einmal"),)
+    return ContinuedLanguage(
+        language=language,
+        dense_repetition=0.25,
+        pruned_repetition=0.5,
+        dense_off_language=0.0,
+        pruned_off_language=None,
+        texts=tuple(Continuation(prompt=prompt, dense=dense, pruned=pruned) for prompt, dense, pruned in texts),
     )
 
 

@@ -42,7 +42,12 @@ def data_of(model, corpora, *, pruning=None, mix=(("uk", 1.0),), **shrink):
         },
         **({"pruning": pruning} if pruning else {}),
         "shrink": shrink if shrink.keys() & PARTS else {**VOCABULARY, **shrink},
-        "evaluation": {"corpus": evaluation.as_uri(), "languages": LANGUAGES, "tokens_per_language": 512},
+        "evaluation": {
+            "corpus": evaluation.as_uri(),
+            "languages": LANGUAGES,
+            "tokens_per_language": 512,
+            "continuations": 0,
+        },
     }
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from secateur_service.calibration.identification import MOST_DOCUMENTS, Identified, identify
+from secateur_service.calibration.identification import MOST_DOCUMENTS, Identified, identify, off_language
 from support.models import TEXT
 from support.shared import CORPORA, needs_shared
 
@@ -141,3 +141,23 @@ def test_shares_are_those_of_the_documents():
     mixed = [*lines("de")[:60], *lines("en")[:30], *lines("es")[:10]]
     assert identify("de", mixed) == Identified(100, pytest.approx(0.6), "en", pytest.approx(0.3))
     assert identify("uk", mixed) == Identified(100, 0, "de", pytest.approx(0.6))
+
+
+def test_texts_in_another_language_are_told_by_a_guess():
+    german, english = ((TEXT / f"{name}.txt").read_text(encoding="utf-8").splitlines()[:2] for name in ("de", "en"))
+    assert off_language("de", german) == 0
+    assert off_language("de", [*german, *english]) == 0.5
+
+
+def test_where_no_guess_is_possible_the_script_tells_and_else_nothing():
+    transcribed = "yeh ek chhota sa vaakya hai jo hindi mein likha gaya hai"
+    assert identify("hi-Latn", [transcribed]) is None
+    assert off_language("hi-Latn", [transcribed]) == 0
+    assert off_language("hi-Latn", [transcribed, "यह एक छोटा सा वाक्य है जो हिंदी में लिखा गया है"]) == 0.5
+    assert off_language("tlh-Piqd", [transcribed]) is None
+
+
+def test_texts_of_a_few_letters_are_not_judged():
+    assert off_language("de", []) is None
+    assert off_language("de", ["1 234,5 " * 20, "", "This is short."]) is None
+    assert off_language("de", ["This is short.", "This is an English sentence, and long enough to be judged."]) == 1

@@ -11,7 +11,13 @@ from langcodes.data_dicts import LANGUAGE_REPLACEMENTS, LIKELY_SUBTAGS
 
 from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus, corpus_files
 from secateur_service.calibration.identification import identify
-from secateur_service.calibration.languages import parse_language, script_of, spelling_of, without_region
+from secateur_service.calibration.languages import (
+    is_right_to_left,
+    parse_language,
+    script_of,
+    spelling_of,
+    without_region,
+)
 from secateur_service.calibration.mixing import MC4_TOKENS
 from secateur_service.calibration.presets import presets
 
@@ -251,3 +257,8 @@ def test_archives_are_refused_with_the_remedy(tmp_path, name):
 @pytest.mark.parametrize("tag", ["uz-AF", "kk-CN", "pa-PK", "az-IR"])
 def test_text_in_the_script_of_a_region_is_not_called_another_language(tag):
     assert identify(parse_language(tag), ["متن"]) is None
+
+
+def test_text_runs_as_its_script_does():
+    assert all(map(is_right_to_left, ("ar", "fa", "he", "ur", "yi", "dv", "ks", "az-Arab", "pa-PK")))
+    assert not any(map(is_right_to_left, ("de", "zh", "hi", "az", "ar-Latn", "ks-Deva")))

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from secateur import Report
-from support.reports import evaluation, make_report
+from secateur import Continuation, Report
+from secateur.cli._render import continuation_lines
+from support.reports import continued, evaluation, make_report
 
 
 def report_of(**changes):
@@ -28,6 +29,19 @@ def test_languages_have_their_figures_and_intervals():
     assert "documents" not in found.intervals
     assert found.kl_divergence is None
     assert report.tasks == []
+
+
+def test_texts_that_both_models_continued_stand_by_language_and_in_one_line():
+    report = report_of(continuations=[continued("de"), continued("uk", ("a", "b", "c"), ("d", "e", "f"))])
+    assert list(report.continuations) == ["de", "uk"]
+    found = report.continuations["uk"]
+    assert (found.dense_repetition, found.pruned_repetition) == (0.25, 0.5)
+    assert (found.dense_off_language, found.pruned_off_language) == (0, None)
+    assert found.texts == (Continuation("a", "b", "c"), Continuation("d", "e", "f"))
+    (line,) = continuation_lines(report)
+    assert line.startswith("3 texts continued, dense -> pruned: repetition 25% -> 50%, off-language 0% -> -;")
+    assert report_of().continuations == {}
+    assert continuation_lines(report_of()) == []
 
 
 def test_verdicts_have_their_evidence_and_limits_an_answer():

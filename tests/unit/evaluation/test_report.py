@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from secateur_service.evaluation.report import Report, report_schema, schema_bytes
 from secateur_service.evaluation.verdicts import MIN_SCORED_TOKENS
-from support.reports import Block, Layer, blocks, evaluation, kinds, make_report, task
+from support.reports import Block, Layer, blocks, continued, evaluation, kinds, make_report, task
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "report.schema.json"
 
@@ -69,7 +69,8 @@ def test_a_figure_that_is_not_finite_is_refused():
 
 def test_a_report_is_valid_against_the_published_schema():
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    document = json.loads(make_report(blocks=blocks(notes=("damping raised",))).to_bytes())
+    report = make_report(blocks=blocks(notes=("damping raised",)), continuations=[continued()])
+    document = json.loads(report.to_bytes())
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(document, schema)
     del document["sparsity"]

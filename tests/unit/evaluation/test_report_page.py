@@ -6,7 +6,7 @@ import pytest
 from secateur_service.evaluation.html import mean_ratio, model_name, render_html, row_label, target
 from secateur_service.evaluation.parts import JobPart, OutputPart, TaskPart, WindowsPart
 from support.pages import Page, loads_nothing
-from support.reports import Block, Layer, make_report
+from support.reports import Block, Layer, continued, make_report
 
 HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&lt;{{ 7*7 }}"
 
@@ -38,6 +38,22 @@ def test_names_of_models_languages_and_layers_cannot_inject_markup():
     assert any(HOSTILE in text for text in page.text)
     assert any(HOSTILE in value for _, name, value in page.attributes if name == "aria-label")
     assert b"{{ 7*7 }}" in content
+
+
+def test_texts_that_models_wrote_are_text_in_their_language_and_direction():
+    report = make_report(continuations=[continued("de", (HOSTILE, HOSTILE, " ")), continued("ar-EG"), continued("hi")])
+    page = Page(render_html(report))
+    loads_nothing(page)
+    assert not {"script", "img"} & set(page.elements)
+    assert any(HOSTILE in text for text in page.text)
+    found = [(name, value) for element, name, value in page.attributes if element == "p" and name in ("lang", "dir")]
+    each = {"de": "ltr", "ar-EG": "rtl", "hi": "ltr"}
+    expected = [(("lang", name), ("dir", way)) for name, way in each.items() for _ in range(3)]
+    assert found == [pair for both in expected for pair in both]
+    text = " ".join(" ".join(page.text).split())
+    assert "nothing was added" in text
+    assert "de 1 25 % 50 % 0 % – ar-EG 1" in text
+    assert "Look and see" not in render_html(make_report()).decode()
 
 
 def test_every_plot_is_an_svg_that_an_xml_parser_reads():

@@ -1,5 +1,7 @@
 """The expected cost of a job against counts made otherwise."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,6 +13,7 @@ from secateur_service.pruning.patterns import Unstructured
 from secateur_service.pruning.solver import solve
 from secateur_service.pruning.statistics import InputStatistics
 from secateur_service.records.result import Shortage
+from secateur_service.sizing.continuations import DEFAULT_CONTINUATIONS, default_continuations
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.spec import parse_spec
 from support.models import save_model
@@ -43,6 +46,28 @@ def specification(calibration, pruning):
             "evaluation": {"languages": ["de"], "tokens_per_language": 4 * LENGTH, "layer_snr": False},
         }
     )
+
+
+def test_continuations_take_the_whole_model_and_two_operations_per_weight_and_token(model):
+    checkpoint, spec = open_checkpoint(model), specification({}, {})
+    evaluation = spec.evaluation.model_copy(update={"languages": ("de", "uk"), "continuations": 10})
+    others = spec.evaluation.model_copy(update={"languages": ("de", "uk"), "continuations": 0})
+    some, none = (
+        estimate_cost(checkpoint, spec.model_copy(update={"evaluation": each}), on_device=True)
+        for each in (evaluation, others)
+    )
+    assert some.flops - none.flops == 2 * 2.0 * checkpoint.parameters * 20 * (32 + 48)
+    assert some.peak_device_bytes >= max(4 * checkpoint.parameters, none.peak_device_bytes)
+    assert some.peak_host_bytes == none.peak_host_bytes
+
+
+def test_models_are_continued_by_default_only_if_they_are_small(model):
+    small = open_checkpoint(model)
+    info = small.tensors[small.embedding_name]
+    per_row = small.parameters // info.shape[0] + 1
+    large = replace(small, tensors={**small.tensors, info.name: replace(info, shape=(10**9 // per_row, per_row))})
+    assert default_continuations(small, on_device=False) == DEFAULT_CONTINUATIONS
+    assert default_continuations(large, on_device=False) == 0
 
 
 def flops(model, **options):

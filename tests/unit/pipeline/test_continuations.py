@@ -1,0 +1,74 @@
+"""Which texts models continue, and whole models out of tensors that lie anywhere."""
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from secateur_service.calibration.sampling import Passages, TextSample
+from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
+from secateur_service.models.building import assemble, load_whole
+from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
+from secateur_service.models.tensors import TensorReader
+from secateur_service.pipeline.continuations import prompts_of
+from secateur_service.sizing.continuations import lengths
+from support.models import save_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_byte_tokenizer(folder, max_length=256)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def sample_of(*documents):
+    nothing = torch.zeros(1, 1)
+    return TextSample("de", nothing, nothing, nothing, len(documents), passages=Passages(documents, ()))
+
+
+def test_prompts_are_beginnings_and_at_most_half_of_the_first_documents_short_ones_last(tokenizer):
+    sample = sample_of("kurz und gut", "Es war einmal ein Wald am Meer.", "  ", "Im Wald stand ein altes Haus.")
+    assert prompts_of(sample, tokenizer, 3, 8) == ["Es war e", "Im Wald", "kurz u"]
+    assert prompts_of(sample, tokenizer, 1, 8) == ["Es war e"]
+    assert prompts_of(sample, tokenizer, 9, 1000) == ["kurz u", "Es war einmal ei", "Im Wald stand e"]
+
+
+def test_a_prompt_ends_after_a_whole_character(tokenizer):
+    assert prompts_of(sample_of("їжак біжить"), tokenizer, 1, 3) == ["їж"]
+    assert prompts_of(sample_of(), tokenizer, 3, 8) == []
+
+
+def test_a_model_with_a_short_context_takes_and_adds_fewer_tokens():
+    assert lengths(None) == lengths(2048) == (32, 48)
+    assert lengths(64) == (16, 32)
+    assert sum(lengths(2)) <= 2
+
+
+def pieces_of(checkpoint, rows):
+    reader = TensorReader()
+    for info in checkpoint.tensors.values():
+        for first in range(0, info.shape[0], rows):
+            yield info.name, first, reader.read_rows(info, first, min(first + rows, info.shape[0]))
+
+
+# Tied and not, with buffers that no checkpoint stores, with experts, with positions that are learnt.
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "mixtral", "opt projected", "bloom"])
+def test_a_model_out_of_pieces_is_the_one_that_transformers_loads(architecture, tmp_path):
+    checkpoint = open_checkpoint(save_model(tmp_path / "model", architecture))
+    state = torch.get_rng_state()
+    ours = assemble(checkpoint, CPU, torch.float32, pieces_of(checkpoint, 50))
+    assert torch.equal(torch.get_rng_state(), state)
+    theirs = load_whole(checkpoint, CPU, torch.float32)
+    tokens = torch.arange(3, 33).view(2, 15)
+    assert torch.allclose(ours(input_ids=tokens).logits, theirs(input_ids=tokens).logits, atol=1e-5)
+    assert ours.generation_config.eos_token_id == theirs.generation_config.eos_token_id
+    assert sum(parameter.numel() for parameter in ours.parameters()) == checkpoint.parameters
+
+
+def test_a_model_of_which_a_piece_is_missing_is_refused(tmp_path):
+    checkpoint = open_checkpoint(save_model(tmp_path / "model"))
+    some = (piece for piece in pieces_of(checkpoint, 50) if piece[:2] != ("model.embed_tokens.weight", 50))
+    with pytest.raises(ModelRefusedError, match=r"model\.embed_tokens\.weight was not read as a whole"):
+        assemble(checkpoint, CPU, torch.float32, some)
