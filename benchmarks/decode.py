@@ -56,6 +56,7 @@ def folders_of(options: argparse.Namespace) -> Iterator[tuple[Path, list[Path]]]
             samples=4,
             sequence_length=64,
             tokens_per_language=128,
+            continuations=0,
             feed_forward_channels=48,
         )
         prune(spec, Path(folder) / "result")

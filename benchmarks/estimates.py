@@ -60,7 +60,7 @@ def estimated(model: Path, *, minimax: bool = False, epochs: int = 0, **pruning:
             },
             "pruning": {"sparsity": 0.5, **pruning},
             "reconstruction": {"epochs": epochs} if epochs else None,
-            "evaluation": {"languages": list(LANGUAGES), "tokens_per_language": SEQUENCES * LENGTH},
+            "evaluation": {"languages": list(LANGUAGES), "tokens_per_language": SEQUENCES * LENGTH, "continuations": 0},
         }
     )
     estimate = estimate_cost(open_checkpoint(model), spec, on_device=False)

@@ -122,7 +122,7 @@ def write_spec(path: Path, model: Path) -> None:
         "model": {"uri": model.as_uri()},
         "calibration": {"corpus": TEXT.as_uri(), "languages": list(LANGUAGES), "samples": 16, "sequence_length": 128},
         "pruning": {"method": "wanda", "sparsity": 0.5},
-        "evaluation": {"tokens_per_language": 256},
+        "evaluation": {"tokens_per_language": 256, "continuations": 0},
     }
     path.write_text(json.dumps(spec))  # JSON is YAML
 

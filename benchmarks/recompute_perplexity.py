@@ -198,6 +198,7 @@ def publish_small(options: argparse.Namespace, folder: Path) -> None:
             "corpus": material.evaluation.as_uri(),
             "languages": ["de", "en"],
             "tokens_per_language": 4 * LENGTH,
+            "continuations": 0,
         },
     }
     run_job(spec, folder)

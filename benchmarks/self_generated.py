@@ -45,6 +45,7 @@ def prune(name: str, calibration: dict[str, Any], options: argparse.Namespace) -
             "corpus": options.evaluation.resolve().as_uri(),
             "languages": sorted(path.stem for path in options.evaluation.glob("*.txt")),
             "tokens_per_language": options.tokens,
+            "continuations": 0,
         },
     }
     figures = run_job(spec, options.work / name)["perplexity"]

@@ -67,6 +67,7 @@ def shrink(
         evaluation_corpus=options.evaluation.resolve().as_uri(),
         evaluation_languages=keep,
         tokens_per_language=options.tokens,
+        continuations=0,
         **({"sparsity": options.sparsity} if zeros else smaller),
         **trained,
     )

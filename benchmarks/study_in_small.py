@@ -40,6 +40,7 @@ def prune(calibration_language: str, languages: list[str], options: argparse.Nam
             "corpus": options.evaluation.resolve().as_uri(),
             "languages": languages,
             "tokens_per_language": options.tokens,
+            "continuations": 0,
         },
     }
     return run_job(spec, options.work / calibration_language)

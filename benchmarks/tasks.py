@@ -85,6 +85,7 @@ def measure(options: argparse.Namespace, mix: list[str], names: list[str], tasks
         evaluation_corpus=options.evaluation.resolve().as_uri(),
         evaluation_languages=options.languages,
         tokens_per_language=options.tokens,
+        continuations=0,
         tasks=names,
         task_files=tasks.resolve().as_uri(),
         task_limit=options.items,

@@ -126,6 +126,7 @@ def measure(options: argparse.Namespace, keep: list[str], folder: Path) -> dict[
         evaluation_corpus=options.evaluation.resolve().as_uri(),
         evaluation_languages=options.languages,
         tokens_per_language=options.tokens,
+        continuations=0,
         keep_languages=keep,
         **({"vocabulary_rows": options.rows} if options.rows else {"extra_tokens": options.extra_tokens}),
     )

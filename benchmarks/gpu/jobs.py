@@ -105,6 +105,7 @@ def _spec(material: Material, sequences: int, length: int, tokens: int, **option
         identify_languages=False,
         evaluation_corpus=material.evaluation.resolve().as_uri(),
         tokens_per_language=tokens,
+        continuations=0,
         **options,
     )
 

@@ -38,7 +38,12 @@ def trimmed(tmp_path):
     calibration, evaluation = save_corpora(tmp_path)
     job["calibration"] = {"corpus": calibration.as_uri(), "languages": [{"language": "uk"}]}
     job["calibration"] |= {"samples": 4, "sequence_length": 64}
-    job["evaluation"] = {"corpus": evaluation.as_uri(), "languages": ["uk"], "tokens_per_language": 128}
+    job["evaluation"] = {
+        "corpus": evaluation.as_uri(),
+        "languages": ["uk"],
+        "tokens_per_language": 128,
+        "continuations": 0,
+    }
     run(job, tmp_path / "result")
     return dense, tmp_path / "result" / "checkpoint"
 

@@ -436,4 +436,5 @@ def admissible_spec(root):
         samples=4,
         sequence_length=16,
         tokens_per_language=64,
+        continuations=0,
     )

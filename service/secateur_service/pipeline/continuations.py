@@ -88,8 +88,11 @@ class Continuer:
         self._meter = meter
 
     def plan(self, *models: Checkpoint) -> None:
-        """Announce the work with each model."""
+        """Announce the work with each model, if there is any."""
+        if not self._spec.evaluation.continuations:
+            return
         for checkpoint in models:
+            self._meter.plan("package", checkpoint.size_bytes)
             self._meter.plan("generate", self._work(checkpoint).moved_bytes)
 
     def run(
@@ -132,23 +135,24 @@ class Continuer:
     def _continue(self, model: StoredModel, prompts: Sequence[str], side: str) -> list[Added]:
         work, done = self._work(model.checkpoint), 0.0
 
-        def tick(amount: float) -> None:
-            nonlocal done
-            self._meter.tick("generate", amount)
-            done += amount
-
         def counted() -> Iterator[_Piece]:
+            self._meter.lap()
             for piece in model.pieces(self._meter):
                 yield piece
-                tick(piece[2].numel() * self._dtype.itemsize)
+                self._meter.tick("package", piece[2].nbytes)
 
-        self._meter.lap()
+        def tick() -> None:
+            nonlocal done
+            self._meter.tick("generate", work.weights_bytes)
+            done += work.weights_bytes
+
         tokenizer = load_tokenizer(model.checkpoint.tokenizer_folder)
         whole = assemble(model.checkpoint, self._device, self._dtype, counted())
+        self._meter.lap()
         writer = _Writer(whole, tokenizer, work.new, model.checkpoint.max_sequence_length)
         added: list[Added] = []
         for first in range(0, len(prompts), BATCH_TEXTS):
-            added += writer.write(prompts[first : first + BATCH_TEXTS], lambda: tick(work.weights_bytes))
+            added += writer.write(prompts[first : first + BATCH_TEXTS], tick)
         self._meter.skip("generate", max(0.0, work.moved_bytes - done))  # texts that ended early
         self._observer.log("info", "texts continued", model=side, texts=len(added))
         del whole, writer

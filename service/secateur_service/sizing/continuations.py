@@ -69,9 +69,8 @@ class Continuing:
 
     @property
     def moved_bytes(self) -> float:
-        """Bytes of weights that are read with one model: once to load it, and for every token of a batch."""
-        batches = -(-self.texts // BATCH_TEXTS)
-        return float(self.weights_bytes) * (1 + batches * self.new) if self.texts else 0.0
+        """Bytes of weights that are read with one model, all of them for every token of a batch."""
+        return float(self.weights_bytes) * self.new * -(-self.texts // BATCH_TEXTS)
 
 
 def item_bytes(checkpoint: Checkpoint, *, on_device: bool) -> int:
