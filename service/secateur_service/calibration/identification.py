@@ -108,13 +108,15 @@ def off_language(language: str, texts: Sequence[str]) -> float | None:
     """The share of texts that do not seem to be in a language; None if that cannot be told.
 
     The language is guessed; if the claimed one cannot be identified, a text counts if half of its letters or more are
-    in another script. Texts of a few letters say too little and are left out.
+    in another script. Texts of a few letters, each word counted once, say too little and are left out: a guess at what
+    only repeats itself is often wrong.
 
     Args:
         language: the canonical BCP 47 tag.
         texts: of a sentence or so each.
     """
-    judged = [text for text in texts if len("".join(_letters(text)).encode()) >= LEAST_BYTES]
+    once = [" ".join(dict.fromkeys(text.split())) for text in texts]
+    judged = [text for text in once if len("".join(_letters(text)).encode()) >= LEAST_BYTES]
     if not judged:
         return None
     found = identify(language, judged)

@@ -51,8 +51,8 @@ class ContinuedLanguage(Part):
     pruned_repetition: Share | None = Field(description="likewise; in the output model's own tokens")
     dense_off_language: Share | None = Field(
         description="share of the continuations that do not seem to be in the language: guessed, or by their script "
-        "where the language cannot be identified; without those of less than 40 bytes of letters; null if none is left "
-        "or if neither can tell"
+        "where the language cannot be identified; without those of less than 40 bytes of letters, each word counted "
+        "once; null if none is left or if neither can tell"
     )
     pruned_off_language: Share | None
     texts: tuple[Continuation, ...]

@@ -163,7 +163,7 @@ class Continuer:
 def prompts_of(sample: TextSample, tokenizer: Any, count: int, tokens: int) -> list[str]:
     """The beginnings of the first documents, at most half of each, so that there is text to be continued.
 
-    Documents that are too short for so many tokens come last.
+    Documents that are too short for so many tokens come last. A prompt ends with a word where blanks say what one is.
 
     Args:
         sample: evaluation text of a language, which is the same in every job with this corpus.
@@ -178,10 +178,19 @@ def prompts_of(sample: TextSample, tokenizer: Any, count: int, tokens: int) -> l
     found = []
     for document, offsets in zip(documents, encoded, strict=True):
         taken = min(tokens, (len(offsets) + 1) // 2)
-        prompt = document[: offsets[taken - 1][1]].rstrip() if taken else ""
+        prompt = _whole_words(document, offsets[taken - 1][1]) if taken else ""
         if prompt:
             found.append((taken < tokens, prompt))
     return [prompt for _, prompt in sorted(found, key=lambda entry: entry[0])[:count]]
+
+
+def _whole_words(document: str, end: int) -> str:
+    """The text up to a place, without a word that goes on there, unless that is most of it."""
+    head = document[:end].rstrip()
+    if document[end - 1 : end + 1].isalnum() and end < len(document):
+        *before, last = head.rsplit(maxsplit=1)
+        head = before[0] if before and len(last) < len(head) / 2 else head
+    return head
 
 
 class _Writer:

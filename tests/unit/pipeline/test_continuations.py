@@ -30,13 +30,14 @@ def sample_of(*documents):
 
 def test_prompts_are_beginnings_and_at_most_half_of_the_first_documents_short_ones_last(tokenizer):
     sample = sample_of("kurz und gut", "Es war einmal ein Wald am Meer.", "  ", "Im Wald stand ein altes Haus.")
-    assert prompts_of(sample, tokenizer, 3, 8) == ["Es war e", "Im Wald", "kurz u"]
-    assert prompts_of(sample, tokenizer, 1, 8) == ["Es war e"]
-    assert prompts_of(sample, tokenizer, 9, 1000) == ["kurz u", "Es war einmal ei", "Im Wald stand e"]
+    assert prompts_of(sample, tokenizer, 3, 8) == ["Es war", "Im Wald", "kurz"]
+    assert prompts_of(sample, tokenizer, 1, 8) == ["Es war"]
+    assert prompts_of(sample, tokenizer, 9, 1000) == ["kurz", "Es war einmal", "Im Wald stand"]
 
 
 def test_a_prompt_ends_after_a_whole_character(tokenizer):
-    assert prompts_of(sample_of("їжак біжить"), tokenizer, 1, 3) == ["їж"]
+    assert prompts_of(sample_of("їжак біжить"), tokenizer, 1, 3) == ["їж"]  # the word is all there is
+    assert prompts_of(sample_of("他是尚穆王世子尚济"), tokenizer, 1, 7) == ["他是尚"]  # no blanks
     assert prompts_of(sample_of(), tokenizer, 3, 8) == []
 
 
