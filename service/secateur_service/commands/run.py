@@ -27,7 +27,7 @@ from secateur import InvalidSpecError as MisshapenSpecError
 from secateur import Report as PlainReport
 from secateur._spec import load_spec
 from secateur._terminal import OutputLostError, clean, console, say, write
-from secateur.cli._render import task_lines
+from secateur.cli._render import continuation_lines, task_lines
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.api.conversion import spec_to_dict
 from secateur_service.artifacts.directory import DirectoryStore
@@ -265,7 +265,8 @@ def _result_text(report: Report, output: Path) -> str:
         )
     with terminal.capture() as captured:
         terminal.print(table)
-    lines = [captured.get().rstrip("\n"), *task_lines(PlainReport(report.model_dump(mode="json")))]
+    plain = PlainReport(report.model_dump(mode="json"))
+    lines = [captured.get().rstrip("\n"), *task_lines(plain), *continuation_lines(plain)]
     lines += [clean(report.decision.sentence)] if report.decision else []
     lines += [f"- {clean(verdict.message)}" for verdict in report.verdicts]
     for name, path in (("report", "report/report.html"), ("checkpoint", "checkpoint"), ("manifest", MANIFEST_NAME)):
