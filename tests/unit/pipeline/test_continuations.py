@@ -9,9 +9,12 @@ from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 from secateur_service.models.building import assemble, load_whole
 from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
 from secateur_service.models.tensors import TensorReader
-from secateur_service.pipeline.continuations import prompts_of
+from secateur_service.pipeline.continuations import Continuer, StoredModel, prompts_of
+from secateur_service.pipeline.meter import Meter
+from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.sizing.continuations import lengths
-from support.models import save_model
+from secateur_service.spec import parse_spec
+from support.models import save_model, spec_data
 
 CPU = torch.device("cpu")
 
@@ -73,3 +76,23 @@ def test_a_model_of_which_a_piece_is_missing_is_refused(tmp_path):
     some = (piece for piece in pieces_of(checkpoint, 50) if piece[:2] != ("model.embed_tokens.weight", 50))
     with pytest.raises(ModelRefusedError, match=r"model\.embed_tokens\.weight was not read as a whole"):
         assemble(checkpoint, CPU, torch.float32, some)
+
+
+class NoRoom(TensorReader):
+    """Reads tensors until the memory of a device is full."""
+
+    def read_rows(self, info, start, stop):
+        raise torch.OutOfMemoryError(f"CUDA out of memory at rows {start} to {stop} of {info.name}")
+
+
+def test_a_device_that_is_too_full_costs_the_look_and_not_the_job(tmp_path):
+    model = save_model(tmp_path / "model")
+    data = spec_data(model, tmp_path, tmp_path)
+    data["evaluation"] |= {"languages": ["de"], "continuations": 2}
+    observer = RecordingObserver()
+    continuer = Continuer(parse_spec(data), CPU, torch.float32, observer, Meter(observer))
+    samples = {"de": sample_of("Es war einmal ein Wald am Meer.")}
+    full, free = (StoredModel(open_checkpoint(model), reader) for reader in (NoRoom(), TensorReader()))
+    assert continuer.run(samples, free, full) == []
+    (warning,) = (message for level, message, _ in observer.lines if level == "warning")
+    assert warning.startswith("evaluation.continuations: the device has no room for the whole model")
