@@ -115,8 +115,7 @@ def off_language(language: str, texts: Sequence[str]) -> float | None:
         language: the canonical BCP 47 tag.
         texts: of a sentence or so each.
     """
-    once = [" ".join(dict.fromkeys(text.split())) for text in texts]
-    judged = [text for text in once if len("".join(_letters(text)).encode()) >= LEAST_BYTES]
+    judged = [text for text in texts if len("".join(set(_words(text))).encode()) >= LEAST_BYTES]
     if not judged:
         return None
     found = identify(language, judged)
@@ -126,12 +125,13 @@ def off_language(language: str, texts: Sequence[str]) -> float | None:
     return sum(not _is_written_with(names, text) for text in judged) / len(judged) if names else None
 
 
-def _letters(text: str) -> list[str]:
-    return [character for character in text if character.isalpha()]
+def _words(text: str) -> list[str]:
+    """What stands between anything but letters and their marks."""
+    return "".join(character if unicodedata.category(character)[0] in "LM" else " " for character in text).split()
 
 
 def _is_written_with(names: tuple[str, ...], text: str) -> bool:
-    letters = [unicodedata.name(letter, "") for letter in _letters(text)]
+    letters = [unicodedata.name(character, "") for character in text if character.isalpha()]
     return 2 * sum(name.startswith(names) for name in letters) > len(letters)
 
 

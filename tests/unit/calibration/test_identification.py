@@ -160,5 +160,5 @@ def test_where_no_guess_is_possible_the_script_tells_and_else_nothing():
 def test_texts_of_a_few_letters_are_not_judged():
     assert off_language("de", []) is None
     assert off_language("de", ["1 234,5 " * 20, "", "This is short."]) is None
-    assert off_language("de", ["This is short. " * 20]) is None
+    assert off_language("de", ["This is short. " * 20, "the 2000-er-was-was-was-was-was-was-was-was-was"]) is None
     assert off_language("de", ["This is short.", "This is an English sentence, and long enough to be judged."]) == 1
