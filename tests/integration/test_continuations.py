@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from secateur_service.errors import CancelledError
 from secateur_service.pipeline.observer import RecordingObserver
+from secateur_service.sizing import continuations, preflight
 from support.shrinking import DEPTH, VOCABULARY, WIDTH, admitted, data_of, run
 from support.vocabularies import save_scene
 
@@ -84,6 +85,18 @@ def test_both_models_write_as_transformers_reads_them_and_a_resumed_job_the_same
     resumed = run(data(model, corpora), tmp_path / "twice")
     assert resumed.resumed_blocks == len(whole.blocks)
     assert resumed.report.to_bytes() == whole.to_bytes()
+
+
+def test_where_the_whole_model_does_not_fit_nothing_is_continued(corpora, tmp_path, monkeypatch):
+    asked = data_of(save_scene(tmp_path / "model"), corpora, pruning={"method": "magnitude", "sparsity": 0.5})
+    asked["evaluation"]["continuations"] = 0
+    needed = admitted(asked).estimate.peak_host_bytes
+    monkeypatch.setattr(preflight, "host_memory_bytes", lambda: needed)
+    monkeypatch.setattr(continuations, "_LOGITS_COPIES", 10**6)  # as if the model were larger than what it is run in
+    asked["evaluation"]["continuations"] = 1
+    observer = RecordingObserver()
+    assert not run(asked, tmp_path / "out", observer).report.continuations
+    assert [line for line in observer.lines if "evaluation.continuations: the whole model does not fit" in line[1]]
 
 
 def test_a_default_is_filled_in_once_and_none_is_none(model, corpora):

@@ -88,9 +88,7 @@ class Continuer:
         self._meter = meter
 
     def plan(self, *models: Checkpoint) -> None:
-        """Announce the work with each model, if there is any."""
-        if not self._spec.evaluation.continuations:
-            return
+        """Announce the work with each model."""
         for checkpoint in models:
             self._meter.plan("package", checkpoint.size_bytes)
             self._meter.plan("generate", self._work(checkpoint).moved_bytes)

@@ -125,6 +125,7 @@ class _Job:
         self.observer = ports.observer
         self.device = open_device(machine.device)
         self.shortages = attempt.shortages
+        self.continues = bool(attempt.spec.evaluation.continuations)
         self.stopwatch = Stopwatch()
         self.started = datetime.now(UTC)
         self.meter = meter_of(self.device, ports.observer)
@@ -260,7 +261,8 @@ class _Job:
                 shared=self.shared,
             )
             self.meter.detail()
-            self._continuer.plan(self.checkpoint, self.written)
+            if self.continues:
+                self._continuer.plan(self.checkpoint, self.written)
             self.meter.plan("package", self.outer_bytes)
             self.meter.plan("publish", self.outer_bytes)
             self.passed = run_pass(model, config, self.ports.ledger, self.observer, self.stopwatch, self.meter)
@@ -268,7 +270,7 @@ class _Job:
 
     def look(self) -> None:
         """Have both models continue a few texts, if that was asked for."""
-        if not self.spec.evaluation.continuations:
+        if not self.continues:
             return
         with contextlib.closing(self._shards()) as shards:
             dense = StoredModel(self.checkpoint, self.reader)
@@ -372,17 +374,30 @@ class _Job:
             raise limit_exceeded(self.report, self.digest)
 
     def _find_room(self) -> None:
-        """Switch to modes that need less memory, where memory is short."""
-        room = find_room(self._estimate, self.workdir, device_bytes=self._device_bytes(), shortages=self.shortages)
+        """Switch to modes that need less memory, where memory is short; continue no texts where there is none for it."""
+        find = partial(find_room, workdir=self.workdir, device_bytes=self._device_bytes())
+        self.continues, continues = False, self.continues
+        room = find(self._estimate, shortages=self.shortages)
         if room:
             how = "memory is short: hidden states wait elsewhere between two blocks, which takes longer"
             self.observer.log("warning", how, short_of=sorted(room))
         self.shortages = room
+        if continues:
+            self.continues = True
+            with contextlib.suppress(ResourceError):
+                self.continues = find(self._estimate, shortages=room) == room
+            if not self.continues:
+                problem = "evaluation.continuations: the whole model does not fit in memory, so no texts are continued"
+                self.observer.log("warning", problem)
 
     def _estimate(self, shortages: Collection[Shortage]) -> Estimate:
+        spec = self.spec
+        if not self.continues:
+            evaluation = spec.evaluation.model_copy(update={"continuations": 0})
+            spec = spec.model_copy(update={"evaluation": evaluation})
         return estimate_cost(
             self.checkpoint,
-            self.spec,
+            spec,
             on_device=self.device.type != "cpu",
             shortages=shortages,
             asked=self.tasks.size if self.tasks else None,

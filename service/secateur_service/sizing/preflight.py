@@ -76,9 +76,8 @@ def _require_memory(kind: str, reason: str, expected: int, there: int) -> None:
     if expected > _MEMORY_MARGIN * there:
         raise ResourceError(
             f"the job is expected to need {_gigabytes(expected)} of {kind}, and there are {_gigabytes(there)}; use a "
-            "larger machine, fewer calibration samples or shorter sequences, order true_sequential, a smaller "
-            "reconstruction.batch where blocks are trained, or no evaluation.continuations, for which the whole model "
-            "has to fit",
+            "larger machine, fewer calibration samples or shorter sequences, order true_sequential, or a smaller "
+            "reconstruction.batch where blocks are trained",
             reason=reason,
         )
 
