@@ -61,7 +61,7 @@ from secateur._errors import (
     WaitTimeoutError,
 )
 from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
-from secateur._gate import Gate, GateLanguage, gate
+from secateur._gate import Gate, GateLanguage, GateTask, gate
 from secateur._handle import JobHandle
 from secateur._job import (
     Estimate,
@@ -107,6 +107,7 @@ __all__ = [
     "FieldViolation",
     "Gate",
     "GateLanguage",
+    "GateTask",
     "IntegrityError",
     "InvalidRequestError",
     "InvalidSpecError",

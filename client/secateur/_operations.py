@@ -7,7 +7,7 @@ import os
 import uuid
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Unpack
 
 from secateur._artifact import Artifact, ServiceInfo
 from secateur._comparison import Comparison, comparison_of
@@ -15,7 +15,7 @@ from secateur._convert import artifact_from, info_from, job_from, plain_struct, 
 from secateur._errors import JobCancelledError, JobFailedError, NotReadyError
 from secateur._event import LogEvent
 from secateur._flow import Emit, Flow, Run, call, select
-from secateur._gate import Gate, gate
+from secateur._gate import Gate, GateLimits, gate
 from secateur._job import Failure, Job, JobResult, JobState, Plan, PublishedResult, job_name
 from secateur._report import Report
 from secateur._spec import SpecSource, load_spec, spec_message
@@ -123,17 +123,15 @@ class Operations:
         response = yield from self._ask("GetPruneReport", service_pb.GetPruneReportRequest(name=name))
         return Report(plain_struct(response.report))
 
-    def gate(
-        self, name: str, max_growth: float, languages: Collection[str], *, bits_per_byte: bool, sure: bool
-    ) -> Flow[Gate]:
-        """Check what a job that has ended has lost.
+    def gate(self, name: str, **limits: Unpack[GateLimits]) -> Flow[Gate]:
+        """Check what a job that has ended has lost, by the limits that `gate` takes.
 
         Raises:
             JobFailedError, JobCancelledError, NotReadyError: it has no result.
         """
         published_result((yield from self.get(name)))
         report = yield from self.report(name)
-        return gate(report, max_growth=max_growth, languages=languages, bits_per_byte=bits_per_byte, sure=sure)
+        return gate(report, **limits)
 
     def compare(
         self, jobs: Iterable[str], target_languages: Iterable[str], max_growth: float | None, *, html: bool

@@ -121,6 +121,10 @@ def test_a_task_that_fails_ends_the_job_before_anything_is_computed(model, corpo
     with pytest.raises(PermanentError, match="task trains_de") as caught:
         run(data, tmp_path / "out", observer)
     assert caught.value.reason == "TASKS_REFUSED"
+    data = data_of(model, corpora, save_tasks(tmp_path / "whole", ["whole_uk"]), tasks=["whole_uk"])
+    with pytest.raises(PermanentError, match=r"limits\.task_loss: whole_uk has no metric") as caught:
+        run({**data, "limits": {"task_loss": 0.02}}, tmp_path / "out", observer)
+    assert caught.value.reason == "TASKS_REFUSED"
     assert not observer.blocks
 
 
@@ -182,5 +186,7 @@ def test_a_specification_without_tasks_says_nothing_of_them(model, corpora, task
     assert admitted(resolved.model_dump(mode="json")).resolved == resolved
     with pytest.raises(InvalidSpecError, match=r"evaluation\.task_limit: no task is named"):
         admitted({**data, "evaluation": {**data["evaluation"], "task_limit": 5}})
+    with pytest.raises(InvalidSpecError, match=r"limits\.task_loss: no task is evaluated"):
+        admitted({**data, "limits": {"task_loss": 0.02}})
     with pytest.raises(InvalidSpecError, match=r"evaluation\.tasks\[0\]"):
         admitted(data_of(model, corpora, tasks, tasks=["/etc/own.yaml"]))

@@ -44,7 +44,15 @@ def comparison_text(comparison: Comparison) -> str:
 
 
 def gate_text(outcome: Gate) -> str:
-    """A line for each language, then the reason."""
+    """A line for each language and for each metric of a task, then the reason."""
+    parts = [_gate_of_languages(outcome)] if outcome.languages else []
+    parts += [_gate_of_tasks(outcome)] if outcome.tasks else []
+    if outcome.not_limited:
+        parts.append(clean(f"not checked, since no amount limits it: {', '.join(outcome.not_limited)}"))
+    return "\n".join([*parts, f"{'PASS' if outcome.passed else 'FAIL'}: {clean(outcome.reason)}"])
+
+
+def _gate_of_languages(outcome: Gate) -> str:
     rows = [
         (
             "PASS" if entry.passed else "FAIL",
@@ -55,7 +63,21 @@ def gate_text(outcome: Gate) -> str:
         )
         for entry in outcome.languages
     ]
-    return f"{columns(rows, right=[2])}\n{'PASS' if outcome.passed else 'FAIL'}: {clean(outcome.reason)}"
+    return columns(rows, right=[2])
+
+
+def _gate_of_tasks(outcome: Gate) -> str:
+    rows = [
+        (
+            "PASS" if entry.passed else "FAIL",
+            entry.task,
+            "-" if entry.loss is None else f"{-entry.loss:+.4f}",
+            f"({-entry.interval[1]:+.4f} to {-entry.interval[0]:+.4f})" if entry.interval else "",
+            f"{entry.metric} {_score(entry.dense)} -> {_score(entry.pruned)}",
+        )
+        for entry in outcome.tasks
+    ]
+    return columns(rows, right=[2])
 
 
 def _between(entry: GateLanguage) -> str:

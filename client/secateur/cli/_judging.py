@@ -9,8 +9,8 @@ import typer
 
 from secateur._comparison import Comparison
 from secateur._errors import NotReadyError
+from secateur._gate import GateLimits, growth_problem, read_report
 from secateur._gate import gate as judge
-from secateur._gate import growth_problem, read_report
 from secateur._sweep_flow import has_report
 from secateur.cli._arguments import read_content
 from secateur.cli._comparing import comparison_text, gate_text
@@ -124,15 +124,25 @@ def gate(
     job: Annotated[
         str, typer.Argument(metavar="JOB", help="Name or ID of the job, or the folder that it was downloaded to.")
     ],
-    max_growth: Annotated[float, MaxGrowthOption],
+    max_growth: Annotated[float | None, MaxGrowthOption] = None,
+    max_task_loss: Annotated[
+        float | None,
+        typer.Option(
+            metavar="AMOUNT",
+            help="What a metric of a task may lose at most, as an amount of it: 0.02 permits two items of a hundred.",
+        ),
+    ] = None,
     language: Annotated[
         list[str] | None,
         typer.Option(
             "--language",
             "-l",
             metavar="TAG",
-            help="Language to check; by default all languages of the mix. Repeat it.",
+            help="Language to check, with its tasks; by default all languages of the mix, and all tasks. Repeat it.",
         ),
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Task to check; by default all. Repeat it.")
     ] = None,
     bits_per_byte: Annotated[
         bool, typer.Option("--bits-per-byte", help="Check the growth of bits per byte, and not of perplexity.")
@@ -142,25 +152,33 @@ def gate(
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the job has ended.")] = False,
 ) -> None:
-    """Check that no language lost more than it may; ends with exit code 10 if one did.
+    """Check that no language and no task lost more than it may; ends with exit code 10 if one did.
 
     \b
     Examples:
       secateur gate pruneJobs/ID --max-growth 1.05 --language de --language uk
+      secateur gate pruneJobs/ID --max-growth 1.05 --max-task-loss 0.02 --sure
       secateur gate results/ --max-growth 1.01 --bits-per-byte
     """  # noqa: D301 - \b keeps the lines of the examples
     downloaded = Path(job) / "report" / "report.json"
-    checked = language or ()
+    limits: GateLimits = {
+        "max_growth": max_growth,
+        "max_task_loss": max_task_loss,
+        "languages": language or (),
+        "tasks": task or (),
+        "bits_per_byte": bits_per_byte,
+        "sure": sure,
+    }
+    if max_growth is None and max_task_loss is None:
+        raise typer.BadParameter("there is no limit; give --max-growth, --max-task-loss or both")
     if downloaded.is_file():
-        found = judge(
-            read_report(downloaded), max_growth=max_growth, languages=checked, bits_per_byte=bits_per_byte, sure=sure
-        )
+        found = judge(read_report(downloaded), **limits)
     else:
         handle = session.client.job(job)
         state = (handle.wait() if wait else handle.get()).state
         if not state.is_terminal:
             raise NotReadyError(f"{handle.name} is {state} and has no result yet; give --wait, or watch it to its end")
-        found = handle.gate(max_growth, languages=checked, bits_per_byte=bits_per_byte, sure=sure)
+        found = handle.gate(**limits)
     session.show(gate_text(found), found)
     if not found.passed:
         raise typer.Exit(ExitCode.GATE_FAILED)

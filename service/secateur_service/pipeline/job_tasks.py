@@ -98,6 +98,8 @@ def open_job_tasks(spec: PruneSpec, checkpoint: Checkpoint, sources: Sources, ob
         evaluation.languages,
     )
     tasks = _open(evaluation, asked, sources, observer)
+    if spec.limits is not None and spec.limits.task_loss is not None:
+        tasks.check_amounts()
     of_tokenizer = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else _LONGEST
     longest = checkpoint.max_sequence_length or of_tokenizer
     requests = tasks.requests(tokenizer, longest)

@@ -35,6 +35,7 @@ FACE = {
     "FieldViolation",
     "Gate",
     "GateLanguage",
+    "GateTask",
     "IntegrityError",
     "InvalidRequestError",
     "InvalidSpecError",
