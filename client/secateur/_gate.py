@@ -83,7 +83,7 @@ class Gate:
 
     Attributes:
         passed: Whether it may go on.
-        reason: Why, in a sentence for each limit.
+        reason: Why: by which limits not, or by all of them.
         measure: `perplexity` or `bits_per_byte`.
         max_growth: What a language may lose at most, as a ratio: 1.05 permits five per cent; None for no such limit.
         languages: What was checked of the languages.
@@ -136,23 +136,24 @@ def gate(
     checked: tuple[GateLanguage, ...] = ()
     of_tasks: tuple[GateTask, ...] = ()
     not_limited: tuple[str, ...] = ()
-    reasons = []
+    told: list[tuple[str, bool]] = []
     if max_growth is not None:
         entries = _entries(report, languages)
         checked = tuple(_checked(entry, measure, max_growth, sure=sure) for entry in entries)
-        reasons.append(_reason(checked, measure, max_growth, sure=sure))
+        reason = _reason(checked, measure, max_growth, sure=sure)
+        told.append((reason, all(entry.passed for entry in checked)))
     if max_task_loss is not None:
         figures = _figures(report, languages, tasks, growth_too=max_growth is not None)
         of_tasks = tuple(_checked_task(entry, max_task_loss, sure=sure) for entry in figures if can_be_limited(entry))
         not_limited = tuple(f"{entry.metric} of {entry.task}" for entry in figures if not can_be_limited(entry))
-        reasons.append(_reason_of_tasks(of_tasks, max_task_loss, sure=sure))
-    within = all(entry.passed for entry in checked) and all(entry.passed for entry in of_tasks)
-    exceeded = any(verdict["kind"] == "LIMIT_EXCEEDED" for verdict in report["verdicts"])
-    if within and exceeded:
-        reasons = ["the job exceeded a limit of its specification and has no checkpoint"]
+        reason = _reason_of_tasks(of_tasks, max_task_loss, sure=sure)
+        told.append((reason, all(entry.passed for entry in of_tasks)))
+    against = [reason for reason, passed in told if not passed]
+    if not against and any(verdict["kind"] == "LIMIT_EXCEEDED" for verdict in report["verdicts"]):
+        against = ["the job exceeded a limit of its specification and has no checkpoint"]
     return Gate(
-        passed=within and not exceeded,
-        reason="; ".join(reasons),
+        passed=not against,
+        reason="; ".join(against or [reason for reason, _ in told]),
         measure=measure,
         max_growth=max_growth,
         languages=checked,

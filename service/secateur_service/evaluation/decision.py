@@ -9,7 +9,7 @@ been beyond the limit, and the answer is that this evaluation cannot tell.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -18,6 +18,7 @@ from secateur._task_loss import can_be_limited, is_beyond, loss_interval, task_l
 from secateur_service.evaluation.parts import EvaluationLanguage, Interval, Part, TaskPart
 
 Answer = Literal["PASS", "FAIL", "CANNOT_TELL"]
+_ANSWERS: tuple[Answer, ...] = ("FAIL", "CANNOT_TELL", "PASS")
 _NAMED_TASKS = 5
 
 
@@ -87,23 +88,27 @@ def decide(
             "the service then checks it."
         )
         return DecisionPart(answer=None, sentence=sentence)
-    sentences, worst = [], None
-    for answer in ("FAIL", "CANNOT_TELL", "PASS"):
+    sentences: list[str] = []
+    worst: Answer | None = None
+    for answer in _ANSWERS:
         spoken = [found for found in languages if found.answer == answer]
         asked = [found for found in metrics if found.answer == answer]
-        sentences += [_SENTENCES[answer].format(_listed(names), told) for names, told in _groups(spoken, asked)]
-        if answer == "CANNOT_TELL":
-            sentences += _wanted(spoken, asked)
+        sentences += _sentences(answer, spoken, asked)
         worst = worst or (answer if spoken or asked else None)
     if unlimited:
         sentences.append(f"No limit applies to {_some(unlimited)}.")
     return DecisionPart(answer=worst, sentence=" ".join(sentences), languages=tuple(languages), tasks=tuple(metrics))
 
 
-_SENTENCES: Mapping[Answer, str] = {
+_OF_LANGUAGES: Mapping[Answer, str] = {
     "FAIL": "This may not ship for {}: {}.",
     "CANNOT_TELL": "Whether it may ship for {} cannot be told: {}.",
     "PASS": "It is within the limits for {}: {}.",
+}
+_OF_TASKS: Mapping[Answer, str] = {
+    "FAIL": "This may not ship by its tasks, which may lose {:g}: {}.",
+    "CANNOT_TELL": "Whether tasks lost at most {:g} cannot be told: {}.",
+    "PASS": "Within the limit of {:g} for tasks: {}.",
 }
 
 
@@ -158,25 +163,21 @@ def _needed(count: int, measured: float, interval: Interval, limit: float) -> in
     return math.ceil(wanted / unit) * unit  # two digits
 
 
-def _groups(languages: Sequence[LanguageDecision], tasks: Sequence[TaskDecision]) -> list[tuple[Sequence[str], str]]:
-    """What has one answer: names, and what is told of them; languages and tasks have a sentence each."""
-    found: list[tuple[Sequence[str], str]] = []
+def _sentences(answer: Answer, languages: Sequence[LanguageDecision], tasks: Sequence[TaskDecision]) -> Iterator[str]:
+    """What is told of all that has one answer."""
     if languages:
-        found.append(([each.language for each in languages], _told(languages)))
+        yield _OF_LANGUAGES[answer].format(_listed([each.language for each in languages]), _told(languages))
     if tasks:
-        shown = sorted(tasks, key=lambda each: -math.inf if each.loss is None else -each.loss)
-        names = list(dict.fromkeys(each.task for each in shown))
-        found.append((_cut(names), "; ".join(_cut([_told_of_task(each) for each in shown]))))
-    return found
+        worst_first = sorted(tasks, key=lambda each: -math.inf if each.loss is None else -each.loss)
+        told = _some([_told_of_task(each) for each in worst_first])
+        yield _OF_TASKS[answer].format(tasks[0].limit, told)
+    if answer == "CANNOT_TELL":
+        yield from _wanted(languages, tasks)
 
 
-def _cut(texts: Sequence[str]) -> list[str]:
+def _some(texts: Sequence[str]) -> str:
     more = len(texts) - _NAMED_TASKS
-    return [*texts[:_NAMED_TASKS], *([f"{more} more"] if more > 0 else [])]
-
-
-def _some(names: Sequence[str]) -> str:
-    return _listed(_cut(names))
+    return "; ".join([*texts[:_NAMED_TASKS], *([f"{more} more"] if more > 0 else [])])
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -195,16 +196,15 @@ def _told(found: Sequence[LanguageDecision]) -> str:
 def _told_of_task(found: TaskDecision) -> str:
     if found.loss is None:
         return f"{found.metric} of {found.task} is no number"
-    between = f" ({found.interval[0]:+.3f} to {found.interval[1]:+.3f})" if found.interval else ""
-    return f"{found.metric} of {found.task} lost {found.loss:+.3f}{between}, limit {found.limit:g}"
+    between = f" ({-found.interval[1]:+.3f} to {-found.interval[0]:+.3f})" if found.interval else ""
+    return f"{found.metric} of {found.task} {'lost' if found.loss >= 0 else 'gained'} {abs(found.loss):.3f}{between}"
 
 
-def _wanted(languages: Sequence[LanguageDecision], tasks: Sequence[TaskDecision]) -> list[str]:
-    wanted = []
+def _wanted(languages: Sequence[LanguageDecision], tasks: Sequence[TaskDecision]) -> Iterator[str]:
     if languages:
         tokens = _most([each.needed_tokens for each in languages])
         field = "evaluation.tokens_per_language"
-        wanted.append(
+        yield (
             f"About {tokens:,} tokens would settle it if the growth stays the same ({field})."
             if tokens
             else f"Give the evaluation more documents ({field}, evaluation.corpus)."
@@ -212,8 +212,7 @@ def _wanted(languages: Sequence[LanguageDecision], tasks: Sequence[TaskDecision]
     if tasks:
         samples = _most([each.needed_samples for each in tasks])
         about = f" to about {samples:,}, where tasks have so many items" if samples else ""
-        wanted.append(f"Raise evaluation.task_limit{about}.")
-    return wanted
+        yield f"Raise evaluation.task_limit{about}."
 
 
 def _most(counts: Sequence[int | None]) -> int | None:

@@ -208,6 +208,8 @@ def test_tasks_are_checked_by_language_and_by_name():
     assert both.reason == (
         "perplexity grew at most ×1.0600 (en), within ×1.1; tasks lost at most 0.0100 (acc of trains_uk), within 0.02"
     )
+    one = gate(report, max_growth=1.1, max_task_loss=0.02)
+    assert one.reason == "tasks lost more than 0.02: acc of trains_de 0.0400"
 
 
 @pytest.mark.parametrize(

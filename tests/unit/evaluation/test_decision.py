@@ -86,8 +86,8 @@ def test_a_task_passes_with_its_whole_interval_and_fails_by_its_loss():
         ("worse", "FAIL"),
     ]
     assert found.answer == "FAIL"
-    assert found.sentence.startswith("This may not ship for worse: acc of worse lost +0.050 (")
-    assert "Whether it may ship for few cannot be told" in found.sentence
+    assert found.sentence.startswith("This may not ship by its tasks, which may lose 0.02: acc of worse lost 0.050 (")
+    assert "Whether tasks lost at most 0.02 cannot be told: acc of few lost 0.010 (" in found.sentence
     assert f"Raise evaluation.task_limit to about {found.tasks[1].needed_samples:,}" in found.sentence
     assert "within the limits for de: bits per byte" in found.sentence
     assert found.sentence.endswith("No limit applies to word_perplexity of whole.")
