@@ -28,6 +28,7 @@ from secateur._comparison import (
     Contender,
     Overlap,
     Recommendation,
+    RelatedJobs,
     TradeoffPoint,
 )
 from secateur._config import ClientConfig
@@ -133,6 +134,7 @@ __all__ = [
     "ProgressEvent",
     "PublishedResult",
     "Recommendation",
+    "RelatedJobs",
     "Report",
     "RequestError",
     "SecateurError",

@@ -75,6 +75,10 @@ class AsyncJobHandle:
         """See `JobHandle.report`."""
         return await self._driver.run(self._operations.report(self._name))
 
+    async def report_page(self) -> str:
+        """See `JobHandle.report_page`."""
+        return await self._driver.run(self._operations.report_page(self._name))
+
     async def gate(
         self,
         max_growth: float | None = None,
@@ -283,9 +287,12 @@ class AsyncClient:
         target_languages: Iterable[str] = (),
         max_growth: float | None = None,
         html: bool = False,
+        related: bool = False,
     ) -> Comparison:
         """See `Client.compare`."""
-        return await self._driver.run(self._operations.compare(jobs, target_languages, max_growth, html=html))
+        return await self._driver.run(
+            self._operations.compare(jobs, target_languages, max_growth, html=html, related=related)
+        )
 
     async def info(self) -> ServiceInfo:
         """See `Client.info`."""

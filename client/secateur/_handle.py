@@ -82,6 +82,17 @@ class JobHandle:
         """
         return self._driver.run(self._operations.report(self._name))
 
+    def report_page(self) -> str:
+        """The report as a page: one file without scripts.
+
+        It is the published page and, where the service has other jobs of the same dense model with a report, a section
+        that compares the job with the newest of them, at most 20.
+
+        Raises:
+            NotReadyError: the job has not succeeded, or the service is of an older release.
+        """
+        return self._driver.run(self._operations.report_page(self._name))
+
     def gate(
         self,
         max_growth: float | None = None,

@@ -63,9 +63,11 @@ class Operations:
         values = [state_value(JobState(state)) for state in states]
         token = ""
         while True:
-            request = service_pb.ListPruneJobsRequest(page_size=page_size, page_token=token, states=values)
+            request = service_pb.ListPruneJobsRequest(
+                page_size=page_size, page_token=token, states=values, labels=labels or {}
+            )
             response = yield from self._ask("ListPruneJobs", request)
-            for job in response.jobs:
+            for job in response.jobs:  # a service of an older release lists all
                 if (labels or {}).items() <= job.labels.items():
                     yield Emit(job_from(job))
             token = response.next_page_token
@@ -123,6 +125,18 @@ class Operations:
         response = yield from self._ask("GetPruneReport", service_pb.GetPruneReportRequest(name=name))
         return Report(plain_struct(response.report))
 
+    def report_page(self, name: str) -> Flow[str]:
+        """Read the page of a job's report, with a section about the other jobs of its model.
+
+        Raises:
+            NotReadyError: the service is of an older release.
+        """
+        request = service_pb.GetPruneReportRequest(name=name, include_html=True)
+        response = yield from self._ask("GetPruneReport", request)
+        if not response.html:
+            raise NotReadyError(f"this service is too old to give the page of {name}; download the job: it has one")
+        return str(response.html)
+
     def gate(self, name: str, **limits: Unpack[GateLimits]) -> Flow[Gate]:
         """Check what a job that has ended has lost, by the limits that `gate` takes.
 
@@ -134,17 +148,31 @@ class Operations:
         return gate(report, **limits)
 
     def compare(
-        self, jobs: Iterable[str], target_languages: Iterable[str], max_growth: float | None, *, html: bool
+        self,
+        jobs: Iterable[str],
+        target_languages: Iterable[str],
+        max_growth: float | None,
+        *,
+        html: bool,
+        related: bool = False,
     ) -> Flow[Comparison]:
-        """Put jobs side by side."""
+        """Put jobs side by side.
+
+        Raises:
+            NotReadyError: related jobs were asked for, and the service is of an older release.
+        """
         request = service_pb.ComparePruneJobsRequest(
             names=[job_name(job) for job in jobs],
             target_languages=target_languages,
             max_growth=max_growth,
             include_html=html,
+            include_related=related,
         )
         response = yield from self._ask("ComparePruneJobs", request)
-        return comparison_of(plain_struct(response.comparison), response.html or None)
+        comparison = comparison_of(plain_struct(response.comparison), response.html or None)
+        if related and comparison.related is None:
+            raise NotReadyError("this service is too old to look for other jobs of the model; name them")
+        return comparison
 
     def artifacts(self, name: str) -> Flow[list[Artifact]]:
         """List the files of a job that succeeded."""

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from secateur_service.calibration.presets import presets
+from secateur_service.evaluation.html import render_html
 from secateur_service.jobs.job import EventKind, Failure
 from support.forking import run_client
 from support.models import save_corpora, save_model
@@ -348,7 +349,10 @@ def test_a_report_that_is_not_there_yet_is_refused_with_the_state(secateur, serv
 def evaluated(service, **changes):
     """A job with a whole report."""
     job_id = service.running_job()
-    service.publish(job_id, {**FILES, "report/report.json": make_report(**changes).to_bytes()})
+    report = make_report(**changes)
+    service.publish(
+        job_id, {**FILES, "report/report.json": report.to_bytes(), "report/report.html": render_html(report)}
+    )
     return job_id
 
 
@@ -363,6 +367,12 @@ def test_jobs_are_compared_and_the_page_is_written(secateur, service, tmp_path):
     found = json.loads(secateur("compare", *jobs, "--max-growth", "1.2", "-o", "json").stdout)
     assert found["recommendation"]["chosen"]["job"] == "B"
     assert secateur("compare", *jobs, "--html", "/nowhere/page.html").returncode == 2
+    found = json.loads(secateur("compare", jobs[0], "--related", "-o", "json").stdout)
+    assert [job["name"] for job in found["jobs"]][:2] == [f"pruneJobs/{jobs[0]}", f"pruneJobs/{jobs[1]}"]
+    page.unlink()
+    done = secateur("report", jobs[1], "--html", str(page))
+    assert (done.returncode, done.stderr) == (0, f"the page is in {page}\n")
+    assert f"pruneJobs/{jobs[0]}" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,22 @@ def test_a_service_without_the_harness_refuses_tasks_with_the_remedy(model, corp
         admitted(data_of(model, corpora, tasks))
 
 
+def test_a_replica_that_serves_the_api_only_admits_tasks_and_a_worker_without_the_harness_ends_the_job_at_once(
+    model, corpora, tasks, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    api_only = AccessPolicy(SOURCES, destinations=None, on_device=False, runs_jobs=False)
+    assert not AccessPolicy.from_settings(Settings(devices=())).runs_jobs
+    admitted_there = admit(data_of(model, corpora, tasks), api_only).resolved
+    with pytest.raises(InvalidSpecError, match=r"evaluation\.tasks\[0\]"):
+        admit(data_of(model, corpora, tasks, tasks=["trains_fr"]), api_only)
+    observer = RecordingObserver()
+    with pytest.raises(PermanentError, match="this worker has no lm-evaluation-harness; install the extra") as caught:
+        run_here(admitted_there, SOURCES, tmp_path / "out", Machine(tmp_path / ".work", threads=1), observer)
+    assert caught.value.reason == "TASKS_REFUSED"
+    assert not [line for line in observer.lines if "model opened" in line]
+
+
 def test_a_service_without_a_hub_refuses_the_tasks_of_the_harness(model, corpora):
     data = spec_data(model, *corpora)
     data["evaluation"] |= {"tasks": ["xnli_de"]}

@@ -17,7 +17,7 @@ from secateur._options import with_options
 from secateur._terminal import clean, console, prepare_streams, show_exception, write
 from secateur.cli._arguments import generation_of, labels_of, numbers_by_language, override_of, read_content, weight_of
 from secateur.cli._job_options import with_job_options
-from secateur.cli._judging import compare, gate, sweep
+from secateur.cli._judging import compare, gate, sweep, write_page
 from secateur.cli._render import (
     info_text,
     job_text,
@@ -296,13 +296,27 @@ def get(session: Session, *, job: JobArgument) -> None:
 
 @app.command(epilog=_EPILOG)
 @connected
-def report(session: Session, *, job: JobArgument) -> None:
+def report(
+    session: Session,
+    *,
+    job: JobArgument,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write the page: the published one, and where there are other jobs of the same model, a section "
+            "that compares with the newest of them, at most 20.",
+        ),
+    ] = None,
+) -> None:
     """Print what pruning cost each language, and what to know before using the model.
 
     With --output json: the whole report.json.
     """
     handle = session.client.job(job)
     found = handle.report()
+    if html is not None:
+        write_page(session, handle.report_page(), html)
     if session.as_json:
         session.show("", found)
         return

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from secateur._comparison import Comparison
 from secateur._errors import NotReadyError
 from secateur._gate import GateLimits, growth_problem, read_report
 from secateur._gate import gate as judge
@@ -38,6 +37,9 @@ def compare(
     jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Names or IDs of up to 50 jobs.")],
     language: Annotated[list[str] | None, TargetLanguageOption] = None,
     max_growth: Annotated[float | None, MaxGrowthOption] = None,
+    related: Annotated[
+        bool, typer.Option("--related", help="Also compare the newest other jobs of the same model, at most 20.")
+    ] = False,
     html: Annotated[Path | None, PageOption] = None,
 ) -> None:
     """Put jobs side by side: what each language lost in each, size, time, and which job to take.
@@ -49,10 +51,13 @@ def compare(
     Examples:
       secateur compare pruneJobs/ONE pruneJobs/TWO --language uk --language en
       secateur compare pruneJobs/ONE pruneJobs/TWO --max-growth 1.05 --html comparison.html
+      secateur compare pruneJobs/ONE --related
     """  # noqa: D301 - \b keeps the lines of the examples
-    found = session.client.compare(jobs, target_languages=language or (), max_growth=max_growth, html=html is not None)
+    found = session.client.compare(
+        jobs, target_languages=language or (), max_growth=max_growth, html=html is not None, related=related
+    )
     session.show(comparison_text(found), found.content)
-    _write_page(session, found, html)
+    write_page(session, found.html, html)
 
 
 @connected
@@ -112,7 +117,7 @@ def sweep(
             found = made.compare(target_languages=language or (), max_growth=max_growth, html=html is not None)
         session.show(sweep_text(made, jobs, found), sweep_value(made, jobs, found))
         if found is not None:
-            _write_page(session, found, html)
+            write_page(session, found.html, html)
         if (code := sweep_code(jobs, found)) is not ExitCode.DONE:
             raise typer.Exit(code)
 
@@ -184,10 +189,11 @@ def gate(
         raise typer.Exit(ExitCode.GATE_FAILED)
 
 
-def _write_page(session: Session, found: Comparison, html: Path | None) -> None:
-    if html is not None and found.html is not None:
+def write_page(session: Session, page: str | None, html: Path | None) -> None:
+    """Put a page where the caller wants it, if anywhere."""
+    if html is not None and page is not None:
         try:
-            html.write_text(found.html, encoding="utf-8")
+            html.write_text(page, encoding="utf-8")
         except OSError as error:
             raise typer.BadParameter(f"--html {html}: cannot be written: {error.strerror}") from error
         session.note(f"the page is in {html}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from secateur_service.errors import PermanentError
 from secateur_service.evaluation.report import Report
-from secateur_service.records.result import LIMIT_EXCEEDED, MANIFEST_DIGEST
+from secateur_service.records.result import LIMIT_EXCEEDED, MANIFEST_DIGEST, MODEL_DIGEST
 
 
 def limit_exceeded(report: Report, digest: str) -> PermanentError:
@@ -28,6 +28,7 @@ def limit_exceeded(report: Report, digest: str) -> PermanentError:
         reason=LIMIT_EXCEEDED,
         metadata={
             MANIFEST_DIGEST: digest,
+            MODEL_DIGEST: report.model.digest,
             **{f"growth_{entry.language}": f"{entry.growth:.6f}" for entry in report.evaluation},
         },
     )

@@ -44,7 +44,7 @@ from secateur_service.pipeline.device import open_device
 from secateur_service.pipeline.fetching import FetchedModel, fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
 from secateur_service.pipeline.fingerprint import fingerprint
-from secateur_service.pipeline.job_tasks import JobTasks, open_job_tasks
+from secateur_service.pipeline.job_tasks import JobTasks, check_harness, open_job_tasks
 from secateur_service.pipeline.job_text import JobText, draw_job_text
 from secateur_service.pipeline.package import Package
 from secateur_service.pipeline.pass_config import Output, PassConfig, Samples
@@ -178,6 +178,7 @@ class _Job:
 
     def fetch(self) -> None:
         """Fetch the model to this machine, and check that it can be pruned here."""
+        check_harness(self.spec)  # before gigabytes are fetched
         needs_all = self.spec.calibration.generation is not None  # generating text takes the whole model
         self.fetched = fetch_model(
             self.ports.sources, self.observer, self.spec.model, self.workdir, needs_all=needs_all

@@ -61,6 +61,7 @@ FACE = {
     "ProgressEvent",
     "PublishedResult",
     "Recommendation",
+    "RelatedJobs",
     "Report",
     "RequestError",
     "SecateurError",
