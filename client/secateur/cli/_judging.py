@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +12,14 @@ from secateur._errors import NotReadyError
 from secateur._gate import GateLimits, growth_problem, read_report
 from secateur._gate import gate as judge
 from secateur._sweep_flow import has_report
+from secateur._terminal import clean
 from secateur.cli._arguments import read_content
 from secateur.cli._comparing import comparison_text, gate_text
 from secateur.cli._exit import ExitCode
 from secateur.cli._session import Session, connected
 from secateur.cli._sweeping import cancel_jobs, run_sweep, show_plans, sweep_code, sweep_text, sweep_value
+
+_TAG = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")
 
 MaxGrowthOption = typer.Option(
     metavar="RATIO",
@@ -105,6 +109,9 @@ def sweep(
         raise typer.BadParameter("--dry-run, --retry and --cancel do not go together; give one of them")
     if max_growth is not None and (problem := growth_problem(max_growth)) is not None:
         raise typer.BadParameter(f"--max-growth {problem}")
+    for tag in language or ():  # the service would say so of the comparison, when all jobs have ended
+        if not _TAG.fullmatch(tag):
+            raise typer.BadParameter(f"--language {clean(tag)!r} is not a language; expected a BCP 47 tag, e.g. de")
     content = read_content(spec)
     if dry_run:
         show_plans(session, content, name)
