@@ -191,3 +191,26 @@ def test_names_of_tasks_stay_text():
     page = Page(render_html(make_report(tasks=[task(HOSTILE, 0.0, 0.1)])))
     assert "script" not in page.elements
     assert HOSTILE in page.text
+
+
+def luminance(colour):
+    """WCAG 2's relative luminance of #rgb or #rrggbb."""
+    digits = colour.lstrip("#")
+    digits = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
+    parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_text_can_be_read_in_every_colour_on_screen_in_the_dark_and_on_paper():
+    style = re.search(r"<style>(.*?)</style>", render_html(make_report()).decode(), re.DOTALL)[1]
+    palettes = [
+        dict(re.findall(r"--(\w+): (#\w+)", block)) for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    ]
+    assert len(palettes) == 3
+    for palette in palettes:
+        for name, colour in palette.items():
+            for ground in ("paper", "soft"):
+                light, dark = sorted((luminance(colour), luminance(palette[ground])), reverse=True)
+                if name not in {"paper", "soft", "rule", "dense"}:
+                    assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, colour, ground)
