@@ -315,6 +315,7 @@ def environment() -> Environment:
     made.filters["percent"] = lambda value, digits=2: f"{100 * value:.{digits}f}\u202f%"
     made.filters["perplexity"] = _perplexity
     made.filters["metric"] = _metric
+    made.filters["breakable"] = _breakable
     made.filters["signed"] = functools.partial(_metric, sign="+")
     return made
 
@@ -322,6 +323,11 @@ def environment() -> Environment:
 def _shown(value: Any) -> Any:
     """Show control characters in untrusted text as escapes, so that it cannot change direction or hide anything."""
     return clean_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _breakable(name: str) -> Markup:
+    """A long name that a narrow column may break after its underscores."""
+    return Markup("_<wbr>").join(clean_lines(name).split("_"))
 
 
 def _metric(value: float | None, sign: str = "-") -> str:

@@ -191,6 +191,10 @@ def test_names_of_tasks_stay_text():
     page = Page(render_html(make_report(tasks=[task(HOSTILE, 0.0, 0.1)])))
     assert "script" not in page.elements
     assert HOSTILE in page.text
+    long = Page(render_html(make_report(tasks=[task("mmlu_<b>_\u202e", 0.0, 0.1)])))
+    start = long.text.index("mmlu_")
+    assert "".join(long.text[start : start + 3]) == "mmlu_<b>_\\u202e"
+    assert long.elements.count("wbr") == 2
 
 
 def luminance(colour):
