@@ -33,7 +33,7 @@ RUN python -m venv /opt/secateur \
     && touch client/secateur/__init__.py service/secateur_service/__init__.py
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install -c constraints.txt '.[api,words,tasks,postgres,traces]'
+    pip install -c constraints.txt '.[api,words,postgres,traces]'
 
 
 FROM api-build AS worker-build

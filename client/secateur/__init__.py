@@ -28,6 +28,7 @@ from secateur._comparison import (
     Contender,
     Overlap,
     Recommendation,
+    RelatedJobs,
     TradeoffPoint,
 )
 from secateur._config import ClientConfig
@@ -61,7 +62,7 @@ from secateur._errors import (
     WaitTimeoutError,
 )
 from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
-from secateur._gate import Gate, GateLanguage, gate
+from secateur._gate import Gate, GateLanguage, GateTask, gate
 from secateur._handle import JobHandle
 from secateur._job import (
     Estimate,
@@ -117,6 +118,7 @@ __all__ = [
     "FieldViolation",
     "Gate",
     "GateLanguage",
+    "GateTask",
     "IntegrityError",
     "InvalidRequestError",
     "InvalidSpecError",
@@ -142,6 +144,7 @@ __all__ = [
     "ProgressEvent",
     "PublishedResult",
     "Recommendation",
+    "RelatedJobs",
     "Report",
     "RequestError",
     "SecateurError",

@@ -75,12 +75,31 @@ class AsyncJobHandle:
         """See `JobHandle.report`."""
         return await self._driver.run(self._operations.report(self._name))
 
+    async def report_page(self) -> str:
+        """See `JobHandle.report_page`."""
+        return await self._driver.run(self._operations.report_page(self._name))
+
     async def gate(
-        self, max_growth: float, *, languages: Collection[str] = (), bits_per_byte: bool = False, sure: bool = False
+        self,
+        max_growth: float | None = None,
+        *,
+        max_task_loss: float | None = None,
+        languages: Collection[str] = (),
+        tasks: Collection[str] = (),
+        bits_per_byte: bool = False,
+        sure: bool = False,
     ) -> Gate:
         """See `JobHandle.gate`."""
         return await self._driver.run(
-            self._operations.gate(self._name, max_growth, languages, bits_per_byte=bits_per_byte, sure=sure)
+            self._operations.gate(
+                self._name,
+                max_growth=max_growth,
+                max_task_loss=max_task_loss,
+                languages=languages,
+                tasks=tasks,
+                bits_per_byte=bits_per_byte,
+                sure=sure,
+            )
         )
 
     async def cancel(self) -> Job:
@@ -268,9 +287,12 @@ class AsyncClient:
         target_languages: Iterable[str] = (),
         max_growth: float | None = None,
         html: bool = False,
+        related: bool = False,
     ) -> Comparison:
         """See `Client.compare`."""
-        return await self._driver.run(self._operations.compare(jobs, target_languages, max_growth, html=html))
+        return await self._driver.run(
+            self._operations.compare(jobs, target_languages, max_growth, html=html, related=related)
+        )
 
     async def info(self) -> ServiceInfo:
         """See `Client.info`."""

@@ -169,7 +169,7 @@ class Client:
 
         Args:
             states: Only jobs in one of these; all when empty.
-            labels: Only jobs with all of these labels. They are picked here, out of all that the service lists.
+            labels: Only jobs with all of these labels.
             page_size: Jobs per call; 0 for the service's default.
         """
         return self._driver.iterate(self._operations.list_jobs(states, page_size, labels))
@@ -181,6 +181,7 @@ class Client:
         target_languages: Iterable[str] = (),
         max_growth: float | None = None,
         html: bool = False,
+        related: bool = False,
     ) -> Comparison:
         """Put jobs that have a report side by side: what each language lost in each, and which job to take.
 
@@ -190,12 +191,16 @@ class Client:
             max_growth: What each of them may lose at most, as a ratio to the dense model: 1.05 permits five per cent.
                 The smallest job within it is recommended; without it the one whose worst language loses least.
             html: Whether to ask for the page, too.
+            related: Whether to compare with the newest other jobs of the same dense models as well: those that have a
+                report, at most 20, and 50 jobs in all. Then the named jobs decide which text is compared.
 
         Raises:
             NotReadyError: a job has no report, or one that cannot be compared; the message names it.
             InvalidRequestError: a language is none, or the limit is no ratio.
         """
-        return self._driver.run(self._operations.compare(jobs, target_languages, max_growth, html=html))
+        return self._driver.run(
+            self._operations.compare(jobs, target_languages, max_growth, html=html, related=related)
+        )
 
     def info(self) -> ServiceInfo:
         """What the service can do."""

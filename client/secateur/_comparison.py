@@ -114,6 +114,21 @@ class Overlap:
 
 
 @dataclass(frozen=True)
+class RelatedJobs:
+    """The jobs that were not named, and were found by their dense models.
+
+    Attributes:
+        jobs: Their labels, the newest first.
+        left_out: Older jobs of these models that have a report, too.
+        unreadable: Names of jobs whose reports cannot be compared, with the reason.
+    """
+
+    jobs: tuple[str, ...]
+    left_out: int
+    unreadable: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Contender:
     """A job, by the language that loses most in it.
 
@@ -165,6 +180,7 @@ class Comparison:
         tradeoffs: Jobs against `size_bytes`, `nonzero_parameters` and `seconds`, where they differ by 1 %.
         overlaps: How far pairs of jobs removed the same weights, where they pruned the same matrices.
         recommendation: Which job to take.
+        related: What was found beside the named jobs; None if that was not asked for.
         html: The page, if it was asked for.
         content: All of it as plain data, as `secateur compare --output json` prints it.
     """
@@ -175,6 +191,7 @@ class Comparison:
     tradeoffs: Mapping[str, tuple[TradeoffPoint, ...]]
     overlaps: tuple[Overlap, ...]
     recommendation: Recommendation
+    related: RelatedJobs | None
     html: str | None
     content: Mapping[str, Any]
 
@@ -208,6 +225,7 @@ def comparison_of(content: Mapping[str, Any], html: str | None = None) -> Compar
             for pair in content["overlaps"]
         ),
         recommendation=_recommendation(content["recommendation"]),
+        related=_related(content.get("related")),
         html=html,
         content=content,
     )
@@ -263,6 +281,10 @@ def _recommendation(entry: Mapping[str, Any]) -> Recommendation:
         caveats=tuple(entry["caveats"]),
         left_out=dict(entry["left_out"]),
     )
+
+
+def _related(entry: Mapping[str, Any] | None) -> RelatedJobs | None:
+    return None if entry is None else RelatedJobs(tuple(entry["jobs"]), int(entry["left_out"]), entry["unreadable"])
 
 
 def _contender(entry: Mapping[str, Any] | None) -> Contender | None:

@@ -82,23 +82,52 @@ class JobHandle:
         """
         return self._driver.run(self._operations.report(self._name))
 
+    def report_page(self) -> str:
+        """The report as a page: one file without scripts.
+
+        It is the published page and, where the service has other jobs of the same dense model with a report, a section
+        that compares the job with the newest of them, at most 20.
+
+        Raises:
+            NotReadyError: the job has not succeeded, or the service is of an older release.
+        """
+        return self._driver.run(self._operations.report_page(self._name))
+
     def gate(
-        self, max_growth: float, *, languages: Collection[str] = (), bits_per_byte: bool = False, sure: bool = False
+        self,
+        max_growth: float | None = None,
+        *,
+        max_task_loss: float | None = None,
+        languages: Collection[str] = (),
+        tasks: Collection[str] = (),
+        bits_per_byte: bool = False,
+        sure: bool = False,
     ) -> Gate:
-        """Check that a job that has succeeded lost no more than it may.
+        """Check that a job that has succeeded lost no more than it may; at least one limit is needed.
 
         Args:
             max_growth: What a language may lose at most, as the ratio of pruned to dense: 1.05 permits five per cent.
-            languages: What to check; by default all languages of the mix.
+            max_task_loss: What a metric of a task may lose at most, as an amount of it: 0.02 permits two items of a
+                hundred. Metrics that no amount limits, such as perplexities, are left out.
+            languages: What to check; by default all languages of the mix, and tasks of any language.
+            tasks: Names of the tasks to check; by default all, or all of the stated languages.
             bits_per_byte: Whether bits per byte may grow so much, and not perplexity.
-            sure: Whether the whole confidence interval has to be within the limit, and not only the growth measured.
+            sure: Whether the whole confidence interval has to be within the limit, and not only what was measured.
 
         Raises:
             JobFailedError, JobCancelledError, NotReadyError: the job has no result.
-            InvalidRequestError: a language was not evaluated, or the limit is no ratio.
+            InvalidRequestError: there is no limit, or it is none; or the report has no figures of a language or task.
         """
         return self._driver.run(
-            self._operations.gate(self._name, max_growth, languages, bits_per_byte=bits_per_byte, sure=sure)
+            self._operations.gate(
+                self._name,
+                max_growth=max_growth,
+                max_task_loss=max_task_loss,
+                languages=languages,
+                tasks=tasks,
+                bits_per_byte=bits_per_byte,
+                sure=sure,
+            )
         )
 
     def cancel(self) -> Job:

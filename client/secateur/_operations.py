@@ -7,7 +7,7 @@ import os
 import uuid
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Unpack
 
 from secateur._artifact import Artifact, ServiceInfo
 from secateur._comparison import Comparison, comparison_of
@@ -15,7 +15,7 @@ from secateur._convert import artifact_from, info_from, job_from, plain_struct, 
 from secateur._errors import JobCancelledError, JobFailedError, NotReadyError
 from secateur._event import LogEvent
 from secateur._flow import Emit, Flow, Run, call, select
-from secateur._gate import Gate, gate
+from secateur._gate import Gate, GateLimits, gate
 from secateur._job import Failure, Job, JobResult, JobState, Plan, PublishedResult, job_name
 from secateur._report import Report
 from secateur._spec import SpecSource, load_spec, spec_message
@@ -63,9 +63,11 @@ class Operations:
         values = [state_value(JobState(state)) for state in states]
         token = ""
         while True:
-            request = service_pb.ListPruneJobsRequest(page_size=page_size, page_token=token, states=values)
+            request = service_pb.ListPruneJobsRequest(
+                page_size=page_size, page_token=token, states=values, labels=labels or {}
+            )
             response = yield from self._ask("ListPruneJobs", request)
-            for job in response.jobs:
+            for job in response.jobs:  # a service of an older release lists all
                 if (labels or {}).items() <= job.labels.items():
                     yield Emit(job_from(job))
             token = response.next_page_token
@@ -123,30 +125,54 @@ class Operations:
         response = yield from self._ask("GetPruneReport", service_pb.GetPruneReportRequest(name=name))
         return Report(plain_struct(response.report))
 
-    def gate(
-        self, name: str, max_growth: float, languages: Collection[str], *, bits_per_byte: bool, sure: bool
-    ) -> Flow[Gate]:
-        """Check what a job that has ended has lost.
+    def report_page(self, name: str) -> Flow[str]:
+        """Read the page of a job's report, with a section about the other jobs of its model.
+
+        Raises:
+            NotReadyError: the service is of an older release.
+        """
+        request = service_pb.GetPruneReportRequest(name=name, include_html=True)
+        response = yield from self._ask("GetPruneReport", request)
+        if not response.html:
+            raise NotReadyError(f"this service is too old to give the page of {name}; download the job: it has one")
+        return str(response.html)
+
+    def gate(self, name: str, **limits: Unpack[GateLimits]) -> Flow[Gate]:
+        """Check what a job that has ended has lost, by the limits that `gate` takes.
 
         Raises:
             JobFailedError, JobCancelledError, NotReadyError: it has no result.
         """
         published_result((yield from self.get(name)))
         report = yield from self.report(name)
-        return gate(report, max_growth=max_growth, languages=languages, bits_per_byte=bits_per_byte, sure=sure)
+        return gate(report, **limits)
 
     def compare(
-        self, jobs: Iterable[str], target_languages: Iterable[str], max_growth: float | None, *, html: bool
+        self,
+        jobs: Iterable[str],
+        target_languages: Iterable[str],
+        max_growth: float | None,
+        *,
+        html: bool,
+        related: bool = False,
     ) -> Flow[Comparison]:
-        """Put jobs side by side."""
+        """Put jobs side by side.
+
+        Raises:
+            NotReadyError: related jobs were asked for, and the service is of an older release.
+        """
         request = service_pb.ComparePruneJobsRequest(
             names=[job_name(job) for job in jobs],
             target_languages=target_languages,
             max_growth=max_growth,
             include_html=html,
+            include_related=related,
         )
         response = yield from self._ask("ComparePruneJobs", request)
-        return comparison_of(plain_struct(response.comparison), response.html or None)
+        comparison = comparison_of(plain_struct(response.comparison), response.html or None)
+        if related and comparison.related is None:
+            raise NotReadyError("this service is too old to look for other jobs of the model; name them")
+        return comparison
 
     def artifacts(self, name: str) -> Flow[list[Artifact]]:
         """List the files of a job that succeeded."""

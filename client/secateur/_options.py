@@ -323,6 +323,12 @@ OPTIONS: Mapping[str, Option] = {
         "without a checkpoint, with its report.",
         "none",
     ),
+    "max_task_loss": Option(
+        ("limits", "task_loss"),
+        "What a metric of a task may lose at most, as an amount of it, e.g. 0.02 for two items of a hundred. A job "
+        "that exceeds it ends without a checkpoint, with its report.",
+        "none",
+    ),
     "destination": Option(
         ("output", "destination"),
         "Where to publish: s3://bucket/prefix or file:///folder.",
@@ -412,6 +418,7 @@ class SpecOptions(TypedDict, total=False):
     task_chat_template: bool | None
     continuations: int | None
     limits: Mapping[str, float] | None
+    max_task_loss: float | None
     destination: str | None
     max_attempts: int | None
     queue_deadline_seconds: int | None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Self
 
 Interval = tuple[float, float]
+_GRAVITY = ("PASS", "CANNOT_TELL", "FAIL")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class TaskReport:
         difference_stderr: Its standard error, item by item.
         flips: Share of items that one model has right and the other wrong.
         items: SHA-256 of the items and of what was asked of them, equal where the same was asked; empty if unknown.
+        higher_is_better: Of the metric; None if the task does not say, and in reports of older releases.
     """
 
     task: str
@@ -72,12 +74,13 @@ class TaskReport:
     difference_stderr: float | None
     flips: float | None
     items: str = ""
+    higher_is_better: bool | None = None
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Self:
         """From plain data."""
-        known = {"items": "", **entry}  # reports of earlier releases do not have it
-        return cls(**{field.name: known[field.name] for field in fields(cls)})
+        known = [field.name for field in fields(cls) if field.name in entry or field.default is MISSING]
+        return cls(**{name: entry[name] for name in known})
 
 
 @dataclass(frozen=True)
@@ -143,11 +146,13 @@ class Decision:
         answer: `PASS`, `FAIL` or `CANNOT_TELL`; None if there are no limits.
         sentence: The answer in words.
         languages: The answer of each language that has a limit.
+        tasks: The worst answer of each task's metrics, if tasks have a limit.
     """
 
     answer: str | None
     sentence: str
     languages: Mapping[str, str]
+    tasks: Mapping[str, str]
 
 
 class Report(dict[str, Any]):
@@ -186,7 +191,11 @@ class Report(dict[str, Any]):
         if found is None:
             return None
         answers = {entry["language"]: entry["answer"] for entry in found["languages"]}
-        return Decision(found["answer"], found["sentence"], answers)
+        of_tasks: dict[str, str] = {}
+        for entry in found.get("tasks") or ():
+            worst = of_tasks.setdefault(entry["task"], entry["answer"])
+            of_tasks[entry["task"]] = max(worst, entry["answer"], key=_GRAVITY.index)
+        return Decision(found["answer"], found["sentence"], answers, of_tasks)
 
     def frame(self) -> Any:
         """The languages as a DataFrame of pandas, one row each; bounds of intervals are `FIGURE_low` and `FIGURE_high`.

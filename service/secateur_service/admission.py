@@ -65,11 +65,14 @@ class AccessPolicy:
         sources: where models and corpora may come from.
         destinations: URIs below which results may go, the default first; None allows any.
         on_device: whether jobs run on an accelerator; the estimate depends on it.
+        runs_jobs: whether jobs run on this installation. On a replica that serves the API only, nothing is known of
+            what the workers have installed; they check it themselves, before anything else.
     """
 
     sources: Sources
     destinations: Sequence[str] | None
     on_device: bool
+    runs_jobs: bool = True
 
     @classmethod
     def from_settings(cls, settings: Settings, counter: RequestCounter | None = None) -> AccessPolicy:
@@ -78,6 +81,7 @@ class AccessPolicy:
             sources=open_sources(settings, counter),
             destinations=tuple(settings.destinations),
             on_device=any(not device.startswith("cpu") for device in settings.devices),
+            runs_jobs=bool(settings.devices),
         )
 
 
@@ -311,7 +315,7 @@ class _Review:
     def tasks(self, evaluation: EvaluationSpec) -> None:
         """What can be known of tasks without their harness, which is only loaded in workers."""
         self._at("evaluation.tasks")
-        if not has_harness():
+        if self._access.runs_jobs and not has_harness():
             problem = "this service has no lm-evaluation-harness (the extra `tasks`, the package lm-eval)"
             self._refuse("evaluation.tasks", f"{problem}; leave them out")
             return

@@ -141,7 +141,9 @@ JSON_PARSERS = {
     "a row": row,
     "a file that goes with a model": companion,
     "a manifest": lambda _folder, content: refusing(lambda: manifest.parse_manifest(content)),
-    "a page token": lambda _folder, content: refusing(lambda: pages.decode_token(content.decode("latin-1"), [])),
+    "a page token": lambda _folder, content: refusing(
+        lambda: pages.decode_token(content.decode("latin-1"), pages.Filter())
+    ),
 }
 
 

@@ -135,7 +135,7 @@ def test_every_command_that_compares_or_gates_is_one_with_the_flags_that_are_sho
     shown = re.findall(r"^(?: {4}|job=\$\()?(secateur(?:-service)?) ([a-z]+)([^\n`]*)", COMPARING, re.MULTILINE)
     shown += re.findall(r"`(secateur(?:-service)?) ([a-z]+)([^\n`]*)`", COMPARING)
     assert {name for _, name, _ in shown} == {
-        *("compare", "sweep", "list", "retry", "gate", "submit", "watch", "download", "run")
+        *("compare", "sweep", "list", "retry", "gate", "submit", "watch", "download", "run", "report")
     }
     for program, name, rest in shown:
         flags = {flag for parameter in known[program][name].params for flag in parameter.opts}

@@ -11,10 +11,11 @@ import sys
 import pytest
 
 from secateur_service.calibration.presets import presets
+from secateur_service.evaluation.html import render_html
 from secateur_service.jobs.job import EventKind, Failure
 from support.forking import run_client
 from support.models import save_corpora, save_model
-from support.reports import make_report
+from support.reports import answered, make_report
 from support.service import FILES, REPORT, Service
 from support.waiting import HANG_SECONDS
 
@@ -207,6 +208,7 @@ def test_the_corpora_of_the_service_are_listed_in_short_and_one_of_them_with_all
         (["compare", "a", "-l", "not a tag", "--max-growth", "0.05"], 2, "1.05 permits"),
         (["gate", "nope"], 2, "--max-growth"),
         (["gate", "nope", "--max-growth", "1.05"], 4, "nope"),
+        (["gate", "nope", "--max-task-loss", "0.05"], 4, "nope"),
         (["submit", "--samples", "few"], 2, "--samples"),
         (["frobnicate"], 2, "frobnicate"),
         (["list", "--state", "SLEEPING"], 2, "SLEEPING"),
@@ -347,7 +349,10 @@ def test_a_report_that_is_not_there_yet_is_refused_with_the_state(secateur, serv
 def evaluated(service, **changes):
     """A job with a whole report."""
     job_id = service.running_job()
-    service.publish(job_id, {**FILES, "report/report.json": make_report(**changes).to_bytes()})
+    report = make_report(**changes)
+    service.publish(
+        job_id, {**FILES, "report/report.json": report.to_bytes(), "report/report.html": render_html(report)}
+    )
     return job_id
 
 
@@ -362,6 +367,12 @@ def test_jobs_are_compared_and_the_page_is_written(secateur, service, tmp_path):
     found = json.loads(secateur("compare", *jobs, "--max-growth", "1.2", "-o", "json").stdout)
     assert found["recommendation"]["chosen"]["job"] == "B"
     assert secateur("compare", *jobs, "--html", "/nowhere/page.html").returncode == 2
+    found = json.loads(secateur("compare", jobs[0], "--related", "-o", "json").stdout)
+    assert [job["name"] for job in found["jobs"]][:2] == [f"pruneJobs/{jobs[0]}", f"pruneJobs/{jobs[1]}"]
+    page.unlink()
+    done = secateur("report", jobs[1], "--html", str(page))
+    assert (done.returncode, done.stderr) == (0, f"the page is in {page}\n")
+    assert f"pruneJobs/{jobs[0]}" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -371,10 +382,13 @@ def test_jobs_are_compared_and_the_page_is_written(secateur, service, tmp_path):
         (["--max-growth", "1.055"], 10, "FAIL: perplexity grew more than ×1.055: en ×1.0600"),
         (["--max-growth", "1.055", "-l", "de", "-l", "uk"], 0, "PASS: perplexity grew at most ×1.0500 (de)"),
         (["--max-growth", "1.1", "-l", "es"], 10, "FAIL: perplexity grew more than ×1.1: es ×1.5000"),
+        (["--max-task-loss", "0.02"], 10, "FAIL: tasks lost more than 0.02: acc of trains_de 0.0400"),
+        (["--max-task-loss", "0.04", "--max-growth", "1.1"], 0, "PASS: perplexity grew at most ×1.0600 (en), within"),
+        (["--max-task-loss", "0.04", "--task", "trains_de", "--sure"], 10, "FAIL: tasks may have lost more than 0.04"),
     ],
 )
 def test_the_gate_prints_a_line_for_each_language_and_ends_with_its_code(secateur, service, arguments, code, last):
-    done = secateur("gate", evaluated(service), *arguments)
+    done = secateur("gate", evaluated(service, tasks=[answered("trains_de", lost=6, won=2)]), *arguments)
     lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (code, "")
     assert lines[-1].startswith(last)

@@ -125,7 +125,7 @@ def test_the_sampled_masks_are_those_of_the_published_weights(passed):
 
 
 def test_jobs_are_compared_on_the_command_line_and_in_python(shell, service, spec, passed, tmp_path):
-    job, _ = passed
+    job, directory = passed
     with secateur.Client(service.endpoint) as client:
         other = client.submit({**json.loads(spec.read_text()), "pruning": {"method": "magnitude", "sparsity": 0.9}})
         assert shell("secateur", "gate", other.name, "--max-growth", "1000", "--wait").returncode == 0
@@ -142,3 +142,9 @@ def test_jobs_are_compared_on_the_command_line_and_in_python(shell, service, spe
         assert found.recommended.label in found.best["de"]
         printed = shell("secateur", "compare", job, other.name, "-l", "de", "-o", "json").stdout
         assert json.loads(printed) == found.content
+        related = client.compare([job], related=True)
+        assert other.name in [compared.name for compared in related.jobs.values()]
+        assert related.related.unreadable == {}
+        published = (directory / "report" / "report.html").read_text(encoding="utf-8")
+        assert other.name in client.job(job).report_page()
+        assert other.name not in published

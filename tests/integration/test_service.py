@@ -248,6 +248,9 @@ def test_a_job_that_exceeds_a_limit_fails_and_its_report_can_be_read_for_ever(se
     janitor(service).clean()
     report = job.report()
     assert "LIMIT_EXCEEDED" in {verdict["kind"] for verdict in report["verdicts"]}
+    digest = report["model"]["digest"]
+    (stored,), _ = service.store.jobs_of_models([digest], except_for=[], limit=1)
+    assert stored.id == job.name.removeprefix("pruneJobs/")
     job.download(tmp_path / "out")
     found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert found == {"manifest.json", "plan.json", "provenance.json", "report/report.html", "report/report.json"}

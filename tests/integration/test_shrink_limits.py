@@ -54,7 +54,7 @@ def test_a_job_within_its_limits_is_published(model, corpora, tmp_path):
         ([{"language": "uk", "growth": -0.1}], "limits.languages[0].growth", "greater than or equal to 0"),
         ([{"language": "uk"}], "limits.languages[0].growth", "required"),
         ([{"language": "uk", "growth": 1}, {"language": "UK", "growth": 2}], "limits.languages", "one language"),
-        ([], "limits.languages", "at least 1"),
+        ([], "limits.languages", "there is no limit"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(model, corpora, limits, field, told):

@@ -250,6 +250,7 @@ def test_one_point_that_is_refused_keeps_all_from_being_submitted(idle, sweep, c
     [
         (["--dry-run", "--cancel"], 2, "do not go together"),
         (["--max-growth", "0.05"], 2, "1.05 permits"),
+        (["--language", "de=0.5"], 2, "expected a BCP 47 tag"),
         (["--name", "a/b"], 2, "is no name"),
     ],
 )

@@ -121,6 +121,10 @@ def test_a_task_that_fails_ends_the_job_before_anything_is_computed(model, corpo
     with pytest.raises(PermanentError, match="task trains_de") as caught:
         run(data, tmp_path / "out", observer)
     assert caught.value.reason == "TASKS_REFUSED"
+    data = data_of(model, corpora, save_tasks(tmp_path / "whole", ["whole_uk"]), tasks=["whole_uk"])
+    with pytest.raises(PermanentError, match=r"limits\.task_loss: whole_uk has no metric") as caught:
+        run({**data, "limits": {"task_loss": 0.02}}, tmp_path / "out", observer)
+    assert caught.value.reason == "TASKS_REFUSED"
     assert not observer.blocks
 
 
@@ -128,6 +132,22 @@ def test_a_service_without_the_harness_refuses_tasks_with_the_remedy(model, corp
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(InvalidSpecError, match=r"evaluation\.tasks: this service has no lm-evaluation-harness .*leave"):
         admitted(data_of(model, corpora, tasks))
+
+
+def test_a_replica_that_serves_the_api_only_admits_tasks_and_a_worker_without_the_harness_ends_the_job_at_once(
+    model, corpora, tasks, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    api_only = AccessPolicy(SOURCES, destinations=None, on_device=False, runs_jobs=False)
+    assert not AccessPolicy.from_settings(Settings(devices=())).runs_jobs
+    admitted_there = admit(data_of(model, corpora, tasks), api_only).resolved
+    with pytest.raises(InvalidSpecError, match=r"evaluation\.tasks\[0\]"):
+        admit(data_of(model, corpora, tasks, tasks=["trains_fr"]), api_only)
+    observer = RecordingObserver()
+    with pytest.raises(PermanentError, match="this worker has no lm-evaluation-harness; install the extra") as caught:
+        run_here(admitted_there, SOURCES, tmp_path / "out", Machine(tmp_path / ".work", threads=1), observer)
+    assert caught.value.reason == "TASKS_REFUSED"
+    assert not [line for line in observer.lines if "model opened" in line]
 
 
 def test_a_service_without_a_hub_refuses_the_tasks_of_the_harness(model, corpora):
@@ -182,5 +202,7 @@ def test_a_specification_without_tasks_says_nothing_of_them(model, corpora, task
     assert admitted(resolved.model_dump(mode="json")).resolved == resolved
     with pytest.raises(InvalidSpecError, match=r"evaluation\.task_limit: no task is named"):
         admitted({**data, "evaluation": {**data["evaluation"], "task_limit": 5}})
+    with pytest.raises(InvalidSpecError, match=r"limits\.task_loss: no task is evaluated"):
+        admitted({**data, "limits": {"task_loss": 0.02}})
     with pytest.raises(InvalidSpecError, match=r"evaluation\.tasks\[0\]"):
         admitted(data_of(model, corpora, tasks, tasks=["/etc/own.yaml"]))

@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "br", "img", "link", "input"}
+VOID = {"meta", "br", "img", "link", "input", "wbr"}
 
 
 class Page(HTMLParser):

@@ -154,7 +154,8 @@ class Service:
         self.store.commit_manifest(job_id, 1, manifest.digest())
         language = LanguageResult("de", 10.0, 12.5, 1.0, 1.25)
         uri = (folder / "manifest.json").as_uri()
-        self.store.succeed(job_id, 1, JobResult(uri, manifest.digest(), 0.5, (language,)))
+        model = json.loads(contents["report/report.json"]).get("model", {}).get("digest", "")
+        self.store.succeed(job_id, 1, JobResult(uri, manifest.digest(), 0.5, (language,), model_digest=model))
         return folder
 
 

@@ -12,7 +12,7 @@ Exit codes:
     7    the service refused for another reason, which the message says
     8    a file could not be downloaded, or is not what was published
     9    the service requires a token, or does not take the one that it was shown
-    10   `gate`: a language lost more than it may; `sweep`: in every job one did
+    10   `gate`: a language or a task lost more than it may; `sweep`: in every job one did
     130  interrupted by Ctrl-C; a job that was watched goes on
 
 Data goes to the standard output, everything else to the standard error.

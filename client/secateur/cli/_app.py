@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -12,19 +11,13 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from secateur._comparison import Comparison
 from secateur._download import DownloadProgress
-from secateur._errors import FieldViolation, InvalidSpecError, NotReadyError
-from secateur._gate import gate as judge
-from secateur._gate import growth_problem, read_report
 from secateur._job import JobState
 from secateur._options import with_options
-from secateur._spec import MAX_FILE_BYTES, layer_override, parse_yaml, read_spec
-from secateur._sweep_flow import has_report
 from secateur._terminal import clean, console, prepare_streams, show_exception, write
-from secateur.cli._comparing import comparison_text, gate_text
-from secateur.cli._exit import ExitCode
+from secateur.cli._arguments import generation_of, labels_of, numbers_by_language, override_of, read_content, weight_of
 from secateur.cli._job_options import with_job_options
+from secateur.cli._judging import compare, gate, sweep, write_page
 from secateur.cli._render import (
     continuation_lines,
     info_text,
@@ -39,7 +32,6 @@ from secateur.cli._render import (
     verdict_lines,
 )
 from secateur.cli._session import EndpointOption, OutputOption, Session, Shared, TokenOption, connected
-from secateur.cli._sweeping import cancel_jobs, run_sweep, show_plans, sweep_code, sweep_text, sweep_value
 from secateur.cli._watching import follow
 
 _EPILOG = """Exit codes: 0 done (a watched job succeeded), 1 the job failed, 2 wrong command line or configuration,
@@ -57,17 +49,6 @@ app = typer.Typer(
 )
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job, pruneJobs/ID, or its ID alone.")]
-MaxGrowthOption = typer.Option(
-    metavar="RATIO",
-    help="What a language may lose at most, as the ratio of pruned to dense: 1.05 permits five per cent.",
-)
-TargetLanguageOption = typer.Option(
-    "--language",
-    "-l",
-    metavar="TAG",
-    help="Language that the recommended job has to serve; by default all that every job evaluated. Repeat it.",
-)
-PageOption = typer.Option(metavar="FILE", help="Also write the comparison as a page.")
 
 
 def main() -> None:
@@ -217,31 +198,31 @@ def submit(
       pruning: {method: sparsegpt, sparsity: 0.5}
       evaluation: {corpus: file:///corpora/e, languages: [de, en, uk]}
     """  # noqa: D301 - \b keeps the lines of the examples
-    content = _read(spec)
+    content = read_content(spec)
     if model is not None:
         content = {**content, "model": {"uri": model}}
     content = with_options(
         content,
         {
             **options,
-            "generation": _generation(content) if self_generated else None,
-            "languages": [_language(text) for text in language] if language else None,
-            "overrides": [_override(text) for text in override] if override else None,
+            "generation": generation_of(content) if self_generated else None,
+            "languages": [weight_of(text) for text in language] if language else None,
+            "overrides": [override_of(text) for text in override] if override else None,
             "evaluation_languages": evaluation_language or None,
             "keep_texts": keep_text or None,
             "shrink_axes": shrink_axis or None,
             "keep_languages": keep_language or None,
-            "vocabulary_weights": _by_language(
+            "vocabulary_weights": numbers_by_language(
                 "shrink.vocabulary.weights", "--vocabulary-weight", vocabulary_weight or (), "2"
             )
             or None,
             "tasks": task or None,
-            "limits": _by_language("limits.languages", "--limit", limit or (), "0.01") or None,
+            "limits": numbers_by_language("limits.languages", "--limit", limit or (), "0.01") or None,
         },
     )
     if not content:
         raise typer.BadParameter("give a SPEC.yaml, or at least --model, --language and --sparsity or --extra-tokens")
-    labels = _labels(label or ())
+    labels = labels_of(label or ())
     if dry_run:
         plan = session.client.plan(content, labels=labels)
         session.show(plan_text(plan), plan)
@@ -297,7 +278,7 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, help="Most jobs to print.")] = 100,
 ) -> None:
     """List jobs, newest first."""
-    labels = _labels(label or ())
+    labels = labels_of(label or ())
     jobs = islice(session.client.list_jobs(states=state or (), labels=labels, page_size=min(limit, 100)), limit)
     if session.as_json:
         for job in jobs:
@@ -316,13 +297,27 @@ def get(session: Session, *, job: JobArgument) -> None:
 
 @app.command(epilog=_EPILOG)
 @connected
-def report(session: Session, *, job: JobArgument) -> None:
+def report(
+    session: Session,
+    *,
+    job: JobArgument,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write the page: the published one, and where there are other jobs of the same model, a section "
+            "that compares with the newest of them, at most 20.",
+        ),
+    ] = None,
+) -> None:
     """Print what pruning cost each language, and what to know before using the model.
 
     With --output json: the whole report.json.
     """
     handle = session.client.job(job)
     found = handle.report()
+    if html is not None:
+        write_page(session, handle.report_page(), html)
     if session.as_json:
         session.show("", found)
         return
@@ -333,142 +328,9 @@ def report(session: Session, *, job: JobArgument) -> None:
     session.show("\n".join(lines), None)
 
 
-@app.command(epilog=_EPILOG)
-@connected
-def compare(
-    session: Session,
-    *,
-    jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Names or IDs of up to 50 jobs.")],
-    language: Annotated[list[str] | None, TargetLanguageOption] = None,
-    max_growth: Annotated[float | None, MaxGrowthOption] = None,
-    html: Annotated[Path | None, PageOption] = None,
-) -> None:
-    """Put jobs side by side: what each language lost in each, size, time, and which job to take.
-
-    With --max-growth the smallest job in which no language loses more is recommended; without it, the job whose worst
-    language loses least.
-
-    \b
-    Examples:
-      secateur compare pruneJobs/ONE pruneJobs/TWO --language uk --language en
-      secateur compare pruneJobs/ONE pruneJobs/TWO --max-growth 1.05 --html comparison.html
-    """  # noqa: D301 - \b keeps the lines of the examples
-    found = session.client.compare(jobs, target_languages=language or (), max_growth=max_growth, html=html is not None)
-    session.show(comparison_text(found), found.content)
-    _write_page(session, found, html)
-
-
-@app.command(epilog=_EPILOG)
-@connected
-def sweep(
-    session: Session,
-    *,
-    spec: Annotated[
-        Path,
-        typer.Argument(metavar="SPEC.yaml", help="Specification with a section `sweep`; - reads the standard input."),
-    ],
-    name: Annotated[
-        str | None,
-        typer.Option(help="Name of the sweep, and label of its jobs; by default derived from the specifications."),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check every point and estimate its cost.")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Retry points that failed or were cancelled.")] = False,
-    cancel: Annotated[
-        bool, typer.Option("--cancel", help="Only ask the jobs of the sweep that have not ended to stop.")
-    ] = False,
-    language: Annotated[list[str] | None, TargetLanguageOption] = None,
-    max_growth: Annotated[float | None, MaxGrowthOption] = None,
-    html: Annotated[Path | None, PageOption] = None,
-) -> None:
-    """Submit a job for every combination of listed values, follow all of them, and compare them.
-
-    The same command goes on after any interruption: what was submitted is not submitted again, and a job that has ended
-    stays as it is. --retry retries those that failed or were cancelled. Ctrl-C leaves the jobs running.
-
-    \b
-    Examples:
-      secateur sweep sweep.yaml --dry-run
-      secateur sweep sweep.yaml --name mixes --language uk --max-growth 1.05 --html comparison.html
-      secateur list --label sweep=mixes
-
-    \b
-    A sweep of four jobs:
-      model: {uri: file:///models/m}
-      calibration: {corpus: file:///corpora/c, samples: 128}
-      pruning: {method: wanda}
-      sweep:
-        calibration.languages: [{de: 1}, {de: 0.5, uk: 0.5}]
-        pruning.sparsity: [0.5, 0.6]
-    """  # noqa: D301 - \b keeps the lines of the examples
-    if dry_run + retry + cancel > 1:
-        raise typer.BadParameter("--dry-run, --retry and --cancel do not go together; give one of them")
-    if max_growth is not None and (problem := growth_problem(max_growth)) is not None:
-        raise typer.BadParameter(f"--max-growth {problem}")
-    content = _read(spec)
-    if dry_run:
-        show_plans(session, content, name)
-    elif cancel:
-        cancel_jobs(session, content, name)
-    else:
-        made, jobs = run_sweep(session, content, name, retry=retry)
-        found = None
-        if any(map(has_report, jobs.values())):
-            found = made.compare(target_languages=language or (), max_growth=max_growth, html=html is not None)
-        session.show(sweep_text(made, jobs, found), sweep_value(made, jobs, found))
-        if found is not None:
-            _write_page(session, found, html)
-        if (code := sweep_code(jobs, found)) is not ExitCode.DONE:
-            raise typer.Exit(code)
-
-
-@app.command(epilog=_EPILOG)
-@connected
-def gate(
-    session: Session,
-    *,
-    job: Annotated[
-        str, typer.Argument(metavar="JOB", help="Name or ID of the job, or the folder that it was downloaded to.")
-    ],
-    max_growth: Annotated[float, MaxGrowthOption],
-    language: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--language",
-            "-l",
-            metavar="TAG",
-            help="Language to check; by default all languages of the mix. Repeat it.",
-        ),
-    ] = None,
-    bits_per_byte: Annotated[
-        bool, typer.Option("--bits-per-byte", help="Check the growth of bits per byte, and not of perplexity.")
-    ] = False,
-    sure: Annotated[
-        bool, typer.Option("--sure", help="The whole 95 % confidence interval has to be within the limit.")
-    ] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job has ended.")] = False,
-) -> None:
-    """Check that no language lost more than it may; ends with exit code 10 if one did.
-
-    \b
-    Examples:
-      secateur gate pruneJobs/ID --max-growth 1.05 --language de --language uk
-      secateur gate results/ --max-growth 1.01 --bits-per-byte
-    """  # noqa: D301 - \b keeps the lines of the examples
-    downloaded = Path(job) / "report" / "report.json"
-    checked = language or ()
-    if downloaded.is_file():
-        found = judge(
-            read_report(downloaded), max_growth=max_growth, languages=checked, bits_per_byte=bits_per_byte, sure=sure
-        )
-    else:
-        handle = session.client.job(job)
-        state = (handle.wait() if wait else handle.get()).state
-        if not state.is_terminal:
-            raise NotReadyError(f"{handle.name} is {state} and has no result yet; give --wait, or watch it to its end")
-        found = handle.gate(max_growth, languages=checked, bits_per_byte=bits_per_byte, sure=sure)
-    session.show(gate_text(found), found)
-    if not found.passed:
-        raise typer.Exit(ExitCode.GATE_FAILED)
+app.command(epilog=_EPILOG)(compare)
+app.command(epilog=_EPILOG)(sweep)
+app.command(epilog=_EPILOG)(gate)
 
 
 @app.command(epilog=_EPILOG)
@@ -553,77 +415,3 @@ def info(
         known = ", ".join(preset.name for preset in found.presets)
         raise typer.BadParameter(f"--corpus {clean(corpus)}: no such preset; the service has {known}")
     session.show(preset_text(preset), preset)
-
-
-def _write_page(session: Session, found: Comparison, html: Path | None) -> None:
-    if html is not None and found.html is not None:
-        try:
-            html.write_text(found.html, encoding="utf-8")
-        except OSError as error:
-            raise typer.BadParameter(f"--html {html}: cannot be written: {error.strerror}") from error
-        session.note(f"the page is in {html}")
-
-
-def _read(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    if str(path) == "-":
-        return parse_yaml(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), "the standard input")
-    return read_spec(path)
-
-
-def _generation(content: Mapping[str, Any]) -> Any:
-    """What the file says of text that the model writes, or the defaults."""
-    calibration = content.get("calibration")
-    return (calibration.get("generation") if isinstance(calibration, Mapping) else None) or {}
-
-
-def _language(text: str) -> dict[str, Any]:
-    tag, separator, weight = text.partition("=")
-    if not separator:
-        return {"language": tag}
-    try:
-        return {"language": tag, "weight": float(weight)}
-    except ValueError:
-        fault = f"--language {text}: {weight!r} is not a number; expected e.g. {tag or 'de'}=0.7"
-        raise InvalidSpecError([FieldViolation("calibration.languages", fault)]) from None
-
-
-def _by_language(field: str, flag: str, texts: Sequence[str], example: str) -> dict[str, float]:
-    found = {}
-    for text in texts:
-        tag, _, number = text.partition("=")
-        try:
-            found[tag] = float(number)
-        except ValueError:
-            fault = f"{flag} {text}: {number!r} is not a number; expected e.g. {tag or 'uk'}={example}"
-            raise InvalidSpecError([FieldViolation(field, fault)]) from None
-    return found
-
-
-def _override(text: str) -> dict[str, Any]:
-    layers, separator, target = text.rpartition("=")
-    if not separator:
-        fault = f"--override {text}: expected LAYERS=TARGET, e.g. '*.down_proj.weight=0.4'"
-        raise InvalidSpecError([FieldViolation("pruning.overrides", fault)])
-    try:
-        return layer_override(layers, float(target))
-    except ValueError:
-        return layer_override(layers, target)
-
-
-def _labels(texts: Sequence[str]) -> dict[str, str]:
-    labels: dict[str, str] = {}
-    for text in texts:
-        key, value = _label(text)
-        if key in labels:
-            raise typer.BadParameter(f"--label {text}: {key} is given twice; name each label once")
-        labels[key] = value
-    return labels
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise typer.BadParameter(f"--label {text}: expected KEY=VALUE, e.g. team=search")
-    return key, value

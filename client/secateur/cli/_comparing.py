@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from secateur._comparison import ComparedJob, Comparison
+from secateur._comparison import ComparedJob, Comparison, RelatedJobs
 from secateur._gate import Gate, GateLanguage
 from secateur._report import TaskReport
 from secateur._terminal import clean
@@ -18,6 +18,7 @@ _MOST_PAIRS = 12
 def comparison_text(comparison: Comparison) -> str:
     """The jobs, what each language lost in each, and which one to take."""
     parts = [_jobs_text(list(comparison.jobs.values()))]
+    parts += [_related_text(comparison.related)] if comparison.related else []
     languages = list(comparison.best)
     parts += [
         _growth_text(comparison, languages[start : start + _LANGUAGES_ACROSS])
@@ -43,8 +44,29 @@ def comparison_text(comparison: Comparison) -> str:
     return "\n\n".join([*parts, "\n".join(lines)])
 
 
+def _related_text(related: RelatedJobs) -> str:
+    if not related.jobs and not related.unreadable:
+        return "there is no other job of the same model with a report"
+    lines = [f"{_range(related.jobs)}: the newest other jobs of the same model"] if related.jobs else []
+    lines += [f"and {related.left_out} older, left out; name those that matter"] if related.left_out else []
+    lines += [f"{name} is left out: {reason}" for name, reason in related.unreadable.items()]
+    return clean("; ".join(lines))
+
+
+def _range(labels: Sequence[str]) -> str:
+    return labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
+
+
 def gate_text(outcome: Gate) -> str:
-    """A line for each language, then the reason."""
+    """A line for each language and for each metric of a task, then the reason."""
+    parts = [_gate_of_languages(outcome)] if outcome.languages else []
+    parts += [_gate_of_tasks(outcome)] if outcome.tasks else []
+    if outcome.not_limited:
+        parts.append(clean(f"not checked, since no amount limits it: {', '.join(outcome.not_limited)}"))
+    return "\n".join([*parts, f"{'PASS' if outcome.passed else 'FAIL'}: {clean(outcome.reason)}"])
+
+
+def _gate_of_languages(outcome: Gate) -> str:
     rows = [
         (
             "PASS" if entry.passed else "FAIL",
@@ -55,7 +77,21 @@ def gate_text(outcome: Gate) -> str:
         )
         for entry in outcome.languages
     ]
-    return f"{columns(rows, right=[2])}\n{'PASS' if outcome.passed else 'FAIL'}: {clean(outcome.reason)}"
+    return columns(rows, right=[2])
+
+
+def _gate_of_tasks(outcome: Gate) -> str:
+    rows = [
+        (
+            "PASS" if entry.passed else "FAIL",
+            entry.task,
+            "-" if entry.loss is None else f"{-entry.loss:+.4f}",
+            f"({-entry.interval[1]:+.4f} to {-entry.interval[0]:+.4f})" if entry.interval else "",
+            f"{entry.metric} {_score(entry.dense)} -> {_score(entry.pruned)}",
+        )
+        for entry in outcome.tasks
+    ]
+    return columns(rows, right=[2])
 
 
 def _between(entry: GateLanguage) -> str:

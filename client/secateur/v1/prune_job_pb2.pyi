@@ -301,10 +301,12 @@ class ReconstructionSpec(_message.Message):
     def __init__(self, epochs: _Optional[int] = ..., learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., seed: _Optional[int] = ..., norms: _Optional[bool] = ...) -> None: ...
 
 class LimitsSpec(_message.Message):
-    __slots__ = ("languages",)
+    __slots__ = ("languages", "task_loss")
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
+    TASK_LOSS_FIELD_NUMBER: _ClassVar[int]
     languages: _containers.RepeatedCompositeFieldContainer[LanguageLimit]
-    def __init__(self, languages: _Optional[_Iterable[_Union[LanguageLimit, _Mapping]]] = ...) -> None: ...
+    task_loss: float
+    def __init__(self, languages: _Optional[_Iterable[_Union[LanguageLimit, _Mapping]]] = ..., task_loss: _Optional[float] = ...) -> None: ...
 
 class LanguageLimit(_message.Message):
     __slots__ = ("language", "growth")

@@ -37,14 +37,23 @@ class GetPruneJobRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class ListPruneJobsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token", "states")
+    __slots__ = ("page_size", "page_token", "states", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     STATES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
     states: _containers.RepeatedScalarFieldContainer[_prune_job_pb2.JobState]
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., states: _Optional[_Iterable[_Union[_prune_job_pb2.JobState, str]]] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., states: _Optional[_Iterable[_Union[_prune_job_pb2.JobState, str]]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ListPruneJobsResponse(_message.Message):
     __slots__ = ("jobs", "next_page_token")
@@ -77,30 +86,36 @@ class WatchPruneJobRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., after_sequence: _Optional[int] = ...) -> None: ...
 
 class GetPruneReportRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "include_html")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_HTML_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    include_html: bool
+    def __init__(self, name: _Optional[str] = ..., include_html: _Optional[bool] = ...) -> None: ...
 
 class PruneReport(_message.Message):
-    __slots__ = ("name", "report")
+    __slots__ = ("name", "report", "html")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
+    HTML_FIELD_NUMBER: _ClassVar[int]
     name: str
     report: _struct_pb2.Struct
-    def __init__(self, name: _Optional[str] = ..., report: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    html: str
+    def __init__(self, name: _Optional[str] = ..., report: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., html: _Optional[str] = ...) -> None: ...
 
 class ComparePruneJobsRequest(_message.Message):
-    __slots__ = ("names", "target_languages", "max_growth", "include_html")
+    __slots__ = ("names", "target_languages", "max_growth", "include_html", "include_related")
     NAMES_FIELD_NUMBER: _ClassVar[int]
     TARGET_LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     MAX_GROWTH_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_HTML_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_RELATED_FIELD_NUMBER: _ClassVar[int]
     names: _containers.RepeatedScalarFieldContainer[str]
     target_languages: _containers.RepeatedScalarFieldContainer[str]
     max_growth: float
     include_html: bool
-    def __init__(self, names: _Optional[_Iterable[str]] = ..., target_languages: _Optional[_Iterable[str]] = ..., max_growth: _Optional[float] = ..., include_html: _Optional[bool] = ...) -> None: ...
+    include_related: bool
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., target_languages: _Optional[_Iterable[str]] = ..., max_growth: _Optional[float] = ..., include_html: _Optional[bool] = ..., include_related: _Optional[bool] = ...) -> None: ...
 
 class ComparePruneJobsResponse(_message.Message):
     __slots__ = ("comparison", "html")

@@ -11,11 +11,13 @@ from secateur_service.api import conversion, names
 from secateur_service.api.published_results import PublishedResults
 from secateur_service.calibration.languages import parse_language
 from secateur_service.errors import FieldViolation, InvalidRequestError
-from secateur_service.evaluation.comparison import MAX_JOBS, Candidate, compare, readable_report
-from secateur_service.evaluation.comparison_page import render_comparison
+from secateur_service.evaluation.comparison import MAX_JOBS, Candidate, Found, compare, readable_report
+from secateur_service.evaluation.comparison_page import render_comparison, with_others
 from secateur_service.jobs.job import Job
 
 MAX_TARGETS = 500
+MAX_RELATED = 20
+"""Reports of other jobs that are read for one call."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Asked:
     targets: tuple[str, ...]
     max_growth: float | None
     include_html: bool
+    include_related: bool
 
 
 def parse_request(request: service_pb.ComparePruneJobsRequest) -> Asked:
@@ -59,7 +62,7 @@ def parse_request(request: service_pb.ComparePruneJobsRequest) -> Asked:
         violations.append(FieldViolation("max_growth", problem))
     if violations:
         raise InvalidRequestError(violations)
-    return Asked(tuple(job_ids), tuple(targets), max_growth, request.include_html)
+    return Asked(tuple(job_ids), tuple(targets), max_growth, request.include_html, request.include_related)
 
 
 def candidate(results: PublishedResults, job: Job) -> Candidate:
@@ -74,13 +77,19 @@ def candidate(results: PublishedResults, job: Job) -> Candidate:
     return Candidate.of(name, readable_report(name, results.report(job)), seconds)
 
 
-def answer(asked: Asked, candidates: Sequence[Candidate]) -> service_pb.ComparePruneJobsResponse:
+def answer(asked: Asked, named: Sequence[Candidate], found: Found | None) -> service_pb.ComparePruneJobsResponse:
     """The comparison, and the page if it was asked for."""
-    comparison = compare(candidates, asked.targets, asked.max_growth)
+    comparison = compare(named, asked.targets, asked.max_growth, found=found)
     return service_pb.ComparePruneJobsResponse(
         comparison=conversion.to_struct(comparison.model_dump(mode="json")),
         html=render_comparison(comparison).decode() if asked.include_html else "",
     )
+
+
+def page_of(results: PublishedResults, job: Job, one: Candidate | None, found: Found | None) -> str:
+    """The published page of a job, with a section about the others of its model if there are any."""
+    page = results.page(job)
+    return with_others(page, compare([one], found=found)) if one and found and found.candidates else page
 
 
 def _too_many(request: service_pb.ComparePruneJobsRequest) -> Iterator[FieldViolation]:

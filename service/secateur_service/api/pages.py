@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from secateur_service.errors import FieldViolation, InvalidRequestError
@@ -28,27 +30,48 @@ def check_page_size(page_size: int) -> int:
     return min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
-def encode_token(before: int | None, states: Collection[JobState]) -> str:
+@dataclass(frozen=True)
+class Filter:
+    """Which jobs a list has.
+
+    Attributes:
+        states: in order, each once; all where there is none.
+        labels: that a job has to have, all of them.
+    """
+
+    states: tuple[JobState, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """What a token has of it; labels may be long, so that a digest stands for them."""
+        if not self.labels:
+            return {"states": list(self.states)}
+        canonical = json.dumps(self.labels, sort_keys=True, separators=(",", ":"))
+        return {"states": list(self.states), "labels": hashlib.sha256(canonical.encode()).hexdigest()[:16]}
+
+
+def encode_token(before: int | None, wanted: Filter) -> str:
     """The token for the page of jobs older than number `before`; empty if there is no such page."""
     if before is None:
         return ""
-    content = json.dumps({"before": before, "states": sorted(states)}, separators=(",", ":"))
+    content = json.dumps({"before": before, **wanted.plain}, separators=(",", ":"))
     return base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
 
 
-def decode_token(token: str, states: Collection[JobState]) -> int | None:
+def decode_token(token: str, wanted: Filter) -> int | None:
     """The number in a token; None for the first page.
 
     Raises:
-        InvalidRequestError: the token is not one of ours, or belongs to a list with other states.
+        InvalidRequestError: the token is not one of ours, or belongs to a list with another filter.
     """
     if not token:
         return None
     before, filtered = _content(token)
     if type(before) is not int or not 0 <= before <= _LARGEST_NUMBER:
         raise InvalidRequestError([FieldViolation("page_token", "not a token of this service; start without one")])
-    if filtered != sorted(states):
-        remedy = "belongs to a list with other states; repeat its states, or start without a token"
+    if filtered != wanted.plain:
+        remedy = "belongs to a list with other states or labels; repeat those, or start without a token"
         raise InvalidRequestError([FieldViolation("page_token", remedy)])
     return before
 
@@ -60,6 +83,7 @@ def _content(token: str) -> tuple[Any, Any]:
     try:
         padded = token + "=" * (-len(token) % 4)
         content = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        return content["before"], content["states"]
-    except (binascii.Error, ValueError, KeyError, TypeError, RecursionError):
+        before = content.pop("before")
+    except (binascii.Error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None, None
+    return before, content

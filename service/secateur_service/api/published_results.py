@@ -18,6 +18,7 @@ from secateur_service.errors import DamagedResultError, NotReadyError, Permanent
 from secateur_service.jobs.job import Job
 
 REPORT_PATH = "report/report.json"
+PAGE_PATH = "report/report.html"
 DOWNLOAD_URL_SECONDS = 3600.0
 # The size that a response may have, and the number of values that fit into a client's memory.
 _REPORT_LIMITS = JsonLimits(64 << 20, values=2_000_000)
@@ -36,16 +37,21 @@ class PublishedResults:
             NotReadyError: the job has no result.
             DamagedResultError: the report is missing or differs from what was published.
         """
-        store, manifest = self._manifest(job)
-        for file in manifest.files:
-            if file.path == REPORT_PATH:
-                content = _read(store, f"{job.id}/{REPORT_PATH}", file.sha256, _REPORT_LIMITS.size_bytes)
-                try:
-                    report: dict[str, Any] = parse_json(content, _REPORT_LIMITS)
-                except UnreadableJsonError as error:
-                    raise DamagedResultError(f"the report of job {job.id} cannot be read: {error}") from error
-                return report
-        raise DamagedResultError(f"the manifest of job {job.id} names no {REPORT_PATH}")
+        content = self._file(job, REPORT_PATH)
+        try:
+            report: dict[str, Any] = parse_json(content, _REPORT_LIMITS)
+        except UnreadableJsonError as error:
+            raise DamagedResultError(f"the report of job {job.id} cannot be read: {error}") from error
+        return report
+
+    def page(self, job: Job) -> str:
+        """The report of a job as a page.
+
+        Raises:
+            NotReadyError: the job has no result.
+            DamagedResultError: the page is missing or differs from what was published.
+        """
+        return self._file(job, PAGE_PATH).decode(errors="replace")
 
     def artifacts(self, job: Job) -> list[service_pb.Artifact]:
         """All published files of a job, the manifest first, each with a download URL.
@@ -74,6 +80,13 @@ class PublishedResults:
             if expires is not None:
                 artifact.download_url_expire_time.CopyFrom(conversion.timestamp(expires))
         return [own, *files]
+
+    def _file(self, job: Job, path: str) -> bytes:
+        store, manifest = self._manifest(job)
+        for file in manifest.files:
+            if file.path == path:
+                return _read(store, f"{job.id}/{path}", file.sha256, _REPORT_LIMITS.size_bytes)
+        raise DamagedResultError(f"the manifest of job {job.id} names no {path}")
 
     def _manifest(self, job: Job) -> tuple[ObjectStore, Manifest]:
         published = job.published_sha256

@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -23,7 +23,15 @@ from secateur_service.api.published_results import PublishedResults
 from secateur_service.api.thread_pool import ThreadPool
 from secateur_service.api.tokens import CALLER
 from secateur_service.api.watch import JobWatcher, WatchHub
-from secateur_service.errors import DrainingError, FieldViolation, InvalidRequestError, InvalidSpecError, NotReadyError
+from secateur_service.errors import (
+    DamagedResultError,
+    DrainingError,
+    FieldViolation,
+    InvalidRequestError,
+    InvalidSpecError,
+    NotReadyError,
+)
+from secateur_service.evaluation.comparison import MAX_JOBS, Candidate, Found
 from secateur_service.inspection.shares import Shares
 from secateur_service.jobs.job import Estimate, Job, NewJob
 from secateur_service.jobs.port import Jobs
@@ -158,15 +166,15 @@ class PruneServicer(service_grpc.PruneServiceServicer):
     ) -> service_pb.ListPruneJobsResponse:
         """A page of jobs, newest first; shorter than asked for if the jobs are large."""
         page_size = pages.check_page_size(request.page_size)
-        states = _states(request)
-        before = pages.decode_token(request.page_token, states)
+        wanted = _filter(request)
+        before = pages.decode_token(request.page_token, wanted)
         while True:
             jobs, following = await self._store_pool.call(
-                self._store.list_jobs, limit=page_size, before=before, states=states
+                self._store.list_jobs, limit=page_size, before=before, states=wanted.states, labels=wanted.labels
             )
             response = service_pb.ListPruneJobsResponse(
                 jobs=[conversion.job_to_message(job) for job in jobs],
-                next_page_token=pages.encode_token(following, states),
+                next_page_token=pages.encode_token(following, wanted),
             )
             if response.ByteSize() <= _MAX_PAGE_BYTES or page_size == 1:
                 return response
@@ -186,11 +194,18 @@ class PruneServicer(service_grpc.PruneServiceServicer):
                 await context.write(message)
 
     async def GetPruneReport(self, request: service_pb.GetPruneReportRequest, context: Any) -> service_pb.PruneReport:
-        """The report of a job that succeeded."""
+        """The report of a job that succeeded, and its page with the other jobs of its model if that is asked for."""
         job_id = names.parse_job_name(request.name)
         job = await self._store_pool.call(self._store.get, job_id)
-        async with self._file_shares.slot(_caller(context)):
-            return await self._file_pool.call(self._report, job)
+        response: service_pb.PruneReport = await self._read(context, self._report, job)
+        if request.include_html:
+            try:
+                one = await self._read(context, comparing.candidate, self._results, job)
+            except NotReadyError:  # of another release: the page is still there
+                one = None
+            found = await self._found([one], [job_id], context) if one else None
+            response.html = await self._read(context, comparing.page_of, self._results, job, one, found)
+        return response
 
     async def ComparePruneJobs(
         self, request: service_pb.ComparePruneJobsRequest, context: Any
@@ -198,12 +213,12 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         """Jobs that have a report side by side; the reports are read one by one, in turn with other callers' calls."""
         asked = comparing.parse_request(request)
         jobs = [await self._store_pool.call(self._store.get, job_id) for job_id in asked.job_ids]
-        candidates = []
-        for job in jobs:
-            async with self._file_shares.slot(_caller(context)):
-                candidates.append(await self._file_pool.call(comparing.candidate, self._results, job))
-        async with self._file_shares.slot(_caller(context)):
-            return await self._file_pool.call(comparing.answer, asked, candidates)
+        candidates = [await self._read(context, comparing.candidate, self._results, job) for job in jobs]
+        found = await self._found(candidates, asked.job_ids, context) if asked.include_related else None
+        response: service_pb.ComparePruneJobsResponse = await self._read(
+            context, comparing.answer, asked, candidates, found
+        )
+        return response
 
     async def ListArtifacts(
         self, request: service_pb.ListArtifactsRequest, context: Any
@@ -211,8 +226,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         """The files of a job that succeeded."""
         job_id = names.parse_job_name(request.name)
         job = await self._store_pool.call(self._store.get, job_id)
-        async with self._file_shares.slot(_caller(context)):
-            artifacts = await self._file_pool.call(self._results.artifacts, job)
+        artifacts = await self._read(context, self._results.artifacts, job)
         return service_pb.ListArtifactsResponse(artifacts=artifacts)
 
     async def GetServiceInfo(self, request: service_pb.GetServiceInfoRequest, context: Any) -> service_pb.ServiceInfo:
@@ -232,6 +246,26 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         if violations:
             raise InvalidRequestError(violations)
         return admitted
+
+    async def _found(self, named: Sequence[Candidate], job_ids: Collection[str], context: Any) -> Found:
+        """The newest other jobs of the models of some; a report that cannot be read is no reason to show none."""
+        limit = min(comparing.MAX_RELATED, MAX_JOBS - len(named))
+        digests = {one.model.digest for one in named}
+        jobs, left_out = await self._store_pool.call(
+            self._store.jobs_of_models, digests, except_for=job_ids, limit=limit
+        )
+        found, unreadable = [], {}
+        for job in jobs:
+            try:
+                found.append(await self._read(context, comparing.candidate, self._results, job))
+            except (NotReadyError, DamagedResultError) as error:
+                unreadable[conversion.job_name(job.id)] = error.message
+        return Found(tuple(found), left_out, unreadable)
+
+    async def _read(self, context: Any, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Read published files, in turn with other callers' calls."""
+        async with self._file_shares.slot(_caller(context)):
+            return await self._file_pool.call(work, *arguments)
 
     def _report(self, job: Job) -> service_pb.PruneReport:
         report = conversion.to_struct(self._results.report(job))
@@ -263,11 +297,11 @@ def request_digest(spec: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _states(request: service_pb.ListPruneJobsRequest) -> list[JobState]:
-    """The states to list, each once.
+def _filter(request: service_pb.ListPruneJobsRequest) -> pages.Filter:
+    """Which jobs to list.
 
     Raises:
-        InvalidRequestError: a value is unspecified or unknown.
+        InvalidRequestError: a state is unspecified or unknown, or no job can have the labels.
     """
     if len(request.states) > len(JobState):
         raise InvalidRequestError(
@@ -282,6 +316,8 @@ def _states(request: service_pb.ListPruneJobsRequest) -> list[JobState]:
             violations.append(FieldViolation(f"states[{position}]", f"no state to list; expected one of {known}"))
         else:
             states.add(state)
+    labels = dict(request.labels)
+    violations += names.check_labels(labels)
     if violations:
         raise InvalidRequestError(violations)
-    return sorted(states)
+    return pages.Filter(tuple(sorted(states)), labels)

@@ -309,7 +309,7 @@ def _short(value: float) -> str:
 
 
 def _label_width(labels: Iterable[str]) -> float:
-    return min(150, 18 + _LABEL_CHARACTER * max((len(label) for label in labels), default=0))
+    return min(200, 18 + _LABEL_CHARACTER * max((len(label) for label in labels), default=0))
 
 
 def _axis(low: float, high: float) -> tuple[float, float, float]:

@@ -31,6 +31,7 @@ from secateur_service.evaluation.comparison_parts import (
     Measure,
     Overlap,
     Recommendation,
+    Related,
     Tradeoff,
     TradeoffPoint,
 )
@@ -128,19 +129,40 @@ def readable_report(name: str, content: Any) -> Report:
         ) from error
 
 
+@dataclass(frozen=True)
+class Found:
+    """Jobs that nobody named: what was found of the models of the named ones.
+
+    Attributes:
+        candidates: the newest first.
+        left_out: how many older ones there are.
+        unreadable: names of those whose reports cannot be compared, with the reason.
+    """
+
+    candidates: tuple[Candidate, ...]
+    left_out: int
+    unreadable: Mapping[str, str]
+
+
 def compare(
-    candidates: Sequence[Candidate], targets: Iterable[str] = (), max_growth: float | None = None
+    named: Sequence[Candidate],
+    targets: Iterable[str] = (),
+    max_growth: float | None = None,
+    *,
+    found: Found | None = None,
 ) -> Comparison:
     """Compare jobs.
 
     Args:
-        candidates: The jobs, each once.
+        named: The jobs, each once.
         targets: Languages, in canonical form, that the recommended job has to serve; by default all that every
             comparable job evaluated.
         max_growth: What each of them may lose at most, as a ratio. The smallest job within it is recommended; without
             it the one in which the worst language loses least.
+        found: Other jobs of their models; the named ones decide which text is compared.
     """
-    differences = _differences(candidates)
+    candidates = [*named, *(found.candidates if found else ())]
+    differences = _differences(candidates, len(named))
     comparable = [candidate for candidate, found in zip(candidates, differences, strict=True) if not found]
     measure: Measure = "perplexity" if len({entry.model.digest for entry in comparable}) <= 1 else "bits_per_byte"
     dense = _best_dense(comparable)
@@ -158,6 +180,12 @@ def compare(
         tradeoffs=tuple(_tradeoffs(jobs, wanted)),
         overlaps=tuple(_overlaps(candidates)),
         recommendation=_recommend(jobs, wanted, stated=bool(stated), max_growth=max_growth, measure=measure),
+        related=found
+        and Related(
+            jobs=tuple(job.label for job in jobs[len(named) :]),
+            left_out=found.left_out,
+            unreadable=dict(found.unreadable),
+        ),
     )
 
 
@@ -200,12 +228,16 @@ def _settings(report: Report) -> dict[str, str]:
     }
 
 
-def _differences(candidates: Sequence[Candidate]) -> list[tuple[str, ...]]:
-    """For each job why it is left out; nothing for those that all compare with each other, as many as are found."""
+def _differences(candidates: Sequence[Candidate], named: int) -> list[tuple[str, ...]]:
+    """For each job why it is left out; nothing for those that all compare with each other, as many as are found.
+
+    The first ones, which were named, come first.
+    """
     against = [[_difference(one, other) for other in candidates] for one in candidates]
     accepted: list[int] = []
     found: list[tuple[str, ...]] = [()] * len(candidates)
-    for number in sorted(range(len(candidates)), key=lambda number: sum(map(bool, against[number]))):
+    apart = [sum(map(bool, each)) for each in against]
+    for number in sorted(range(len(candidates)), key=lambda number: (number >= named, apart[number])):
         found[number] = tuple(next((against[number][other] for other in accepted if against[number][other]), ()))
         if not found[number]:
             accepted.append(number)

@@ -41,12 +41,35 @@ _MEASURES = {
 }
 
 
+OTHERS_HERE = "<!-- other jobs -->"
+"""Where a report's page has a place for a section about other jobs; its texts are escaped and cannot hold this."""
+
+
 def render_comparison(comparison: Comparison) -> bytes:
     """Render the page."""
+    return _render("comparison.html.j2", comparison, heading="h2").encode()
+
+
+def with_others(page: str, comparison: Comparison) -> str:
+    """The page of a report with a section that compares it with others; the report is the comparison's first job.
+
+    Args:
+        page: As it was published, perhaps by another release.
+        comparison: With `related`.
+    """
+    style = environment().get_template("comparison.css").render()
+    section = _render("others.html.j2", comparison, heading="h3")
+    page = page.replace("</style>", f"{style}</style>", 1)
+    before, place, after = page.rpartition(OTHERS_HERE if OTHERS_HERE in page else "</main>")
+    return f"{before}{section}{place}{after}"
+
+
+def _render(template: str, comparison: Comparison, *, heading: str) -> str:
     advice = comparison.recommendation
     by_label = {job.label: job for job in comparison.jobs}
-    page = environment().get_template("comparison.html.j2").render(
+    return environment().get_template(template).render(
         comparison=comparison,
+        heading=heading,
         advice=advice,
         chosen=by_label[advice.chosen.job] if advice.chosen else None,
         measure=_MEASURES[comparison.measure],
@@ -68,7 +91,6 @@ def render_comparison(comparison: Comparison) -> bytes:
         times=times,
         listed=listed,
     )  # fmt: skip
-    return page.encode()
 
 
 def first_metrics(comparison: Comparison) -> dict[str, dict[str, TaskPart]]:

@@ -122,6 +122,14 @@ class Overlap(Part):
     beyond_chance: float = Field(description="(shared − chance) / (1 − chance): 1 for equal masks, 0 for chance")
 
 
+class Related(Part):
+    """The jobs that were not named, and were found by their dense models."""
+
+    jobs: tuple[str, ...] = Field(description="their labels, the newest first")
+    left_out: int = Field(description="older jobs of these models that have a report, too")
+    unreadable: dict[str, str] = Field(description="names of jobs whose reports cannot be compared, with the reason")
+
+
 class Comparison(Part):
     """Jobs side by side."""
 
@@ -137,6 +145,9 @@ class Comparison(Part):
         description="of all pairs of jobs that pruned matrices of the same shapes, none narrowed, of one dense model"
     )
     recommendation: Recommendation
+    related: Related | None = Field(
+        default=None, description="absent if all jobs were named", exclude_if=lambda it: it is None
+    )
 
 
 def schema_bytes() -> bytes:

@@ -1,22 +1,25 @@
 """Whether a result may ship: what its report says about the limits that its specification names.
 
-A limit is the share by which a language's bits per byte may grow. A language passes if its whole confidence interval is
-within the limit, and fails if the measured growth is beyond it, whatever the interval: such a job ends as
-LIMIT_EXCEEDED. In between, other text of the language might have been beyond the limit, and the answer is that this
-evaluation cannot tell.
+A limit of a language is the share by which its bits per byte may grow; a limit of tasks is what any of their metrics
+may lose. What has a limit passes if its whole confidence interval is within it, and fails if what was measured is
+beyond it, whatever the interval: such a job ends as LIMIT_EXCEEDED. In between, other text, or other items, might have
+been beyond the limit, and the answer is that this evaluation cannot tell.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
 
-from secateur_service.evaluation.parts import EvaluationLanguage, Interval, Part
+from secateur._task_loss import can_be_limited, is_beyond, loss_interval, task_loss
+from secateur_service.evaluation.parts import EvaluationLanguage, Interval, Part, TaskPart
 
 Answer = Literal["PASS", "FAIL", "CANNOT_TELL"]
+_ANSWERS: tuple[Answer, ...] = ("FAIL", "CANNOT_TELL", "PASS")
+_NAMED_TASKS = 5
 
 
 class LanguageDecision(Part):
@@ -33,42 +36,80 @@ class LanguageDecision(Part):
     )
 
 
+class TaskDecision(Part):
+    """The answer for a metric of a task, where tasks have a limit."""
+
+    task: str
+    language: str | None
+    metric: str
+    limit: float = Field(description="what the metric may lose")
+    loss: float | None = Field(description="what it lost; negative if it gained, null if a figure is no number")
+    interval: Interval | None = Field(description="of the loss, with 95 % confidence; null if it is not known")
+    answer: Answer
+    needed_samples: int | None = Field(
+        description="with about so many items the interval would be within the limit if the loss stayed the same; null "
+        "where the answer is clear, or nothing is known of the interval"
+    )
+
+
 class DecisionPart(Part):
     """Whether the result may ship as far as its limits say."""
 
-    answer: Answer | None = Field(description="the worst of the languages' answers; null if there are no limits")
+    answer: Answer | None = Field(description="the worst of all answers; null if there are no limits")
     sentence: str
     languages: tuple[LanguageDecision, ...] = ()
+    tasks: tuple[TaskDecision, ...] = Field(
+        default=(), description="absent if tasks have no limit", exclude_if=lambda it: not it
+    )
 
 
-def decide(evaluation: Sequence[EvaluationLanguage], limits: Mapping[str, float]) -> DecisionPart:
+def decide(
+    evaluation: Sequence[EvaluationLanguage],
+    limits: Mapping[str, float],
+    tasks: Sequence[TaskPart] = (),
+    task_loss_limit: float | None = None,
+) -> DecisionPart:
     """The answer to "may this ship?".
 
     Args:
         evaluation: evaluated languages.
         limits: by language.
+        tasks: every metric of every task.
+        task_loss_limit: what any of them may lose; None for no limit. It says nothing of metrics without a scale.
     """
     languages = [_of_language(entry, limits[entry.language]) for entry in evaluation if entry.language in limits]
-    if not languages:
+    metrics, unlimited = [], []
+    if task_loss_limit is not None:
+        metrics = [_of_task(entry, task_loss_limit) for entry in tasks if can_be_limited(entry)]
+        unlimited = [f"{entry.metric} of {entry.task}" for entry in tasks if not can_be_limited(entry)]
+    if not languages and not metrics:
         sentence = (
-            "Whether it may ship depends on how much a language may lose: limits.languages says so, and the service "
-            "then checks it."
+            "Whether it may ship depends on how much may be lost: limits.languages and limits.task_loss say so, and "
+            "the service then checks it."
         )
         return DecisionPart(answer=None, sentence=sentence)
-    by_answer: dict[Answer, list[LanguageDecision]] = {"FAIL": [], "CANNOT_TELL": [], "PASS": []}
-    for found in languages:
-        by_answer[found.answer].append(found)
-    sentences = []
-    if failed := by_answer["FAIL"]:
-        sentences.append(f"This may not ship for {_listed(failed)}: {_told(failed)}.")
-    if unclear := by_answer["CANNOT_TELL"]:
-        sentences.append(
-            f"Whether it may ship for {_listed(unclear)} cannot be told: {_told(unclear)}. {_wanted(unclear)}"
-        )
-    if passed := by_answer["PASS"]:
-        sentences.append(f"It is within the limits for {_listed(passed)}: {_told(passed)}.")
-    worst = next(answer for answer, found in by_answer.items() if found)
-    return DecisionPart(answer=worst, sentence=" ".join(sentences), languages=tuple(languages))
+    sentences: list[str] = []
+    worst: Answer | None = None
+    for answer in _ANSWERS:
+        spoken = [found for found in languages if found.answer == answer]
+        asked = [found for found in metrics if found.answer == answer]
+        sentences += _sentences(answer, spoken, asked)
+        worst = worst or (answer if spoken or asked else None)
+    if unlimited:
+        sentences.append(f"No limit applies to {_some(unlimited)}.")
+    return DecisionPart(answer=worst, sentence=" ".join(sentences), languages=tuple(languages), tasks=tuple(metrics))
+
+
+_OF_LANGUAGES: Mapping[Answer, str] = {
+    "FAIL": "This may not ship for {}: {}.",
+    "CANNOT_TELL": "Whether it may ship for {} cannot be told: {}.",
+    "PASS": "It is within the limits for {}: {}.",
+}
+_OF_TASKS: Mapping[Answer, str] = {
+    "FAIL": "This may not ship by its tasks, which may lose {:g}: {}.",
+    "CANNOT_TELL": "Whether tasks lost at most {:g} cannot be told: {}.",
+    "PASS": "Within the limit of {:g} for tasks: {}.",
+}
 
 
 def _of_language(entry: EvaluationLanguage, limit: float) -> LanguageDecision:
@@ -79,9 +120,8 @@ def _of_language(entry: EvaluationLanguage, limit: float) -> LanguageDecision:
         answer = "FAIL"
     elif interval is not None and interval[1] <= limit:
         answer = "PASS"
-    elif interval is not None and entry.growth < limit:
-        # The width falls with the square root of the number of tokens.
-        needed = _rounded_up(entry.tokens * ((interval[1] - entry.growth) / (limit - entry.growth)) ** 2)
+    elif interval is not None:
+        needed = _needed(entry.tokens, entry.growth, interval, limit)
     return LanguageDecision(
         language=entry.language,
         limit=limit,
@@ -92,14 +132,55 @@ def _of_language(entry: EvaluationLanguage, limit: float) -> LanguageDecision:
     )
 
 
-def _rounded_up(value: float) -> int:
-    """To two digits."""
-    unit = 10 ** max(0, math.floor(math.log10(value)) - 1)
-    return math.ceil(value / unit) * unit
+def _of_task(entry: TaskPart, limit: float) -> TaskDecision:
+    loss, interval = task_loss(entry), loss_interval(entry)
+    answer: Answer = "CANNOT_TELL"
+    needed = None
+    if loss is None or is_beyond(loss, limit):
+        answer = "FAIL"
+    elif interval is not None and not is_beyond(interval[1], limit):
+        answer = "PASS"
+    elif interval is not None:
+        needed = _needed(entry.samples, loss, interval, limit)
+    return TaskDecision(
+        task=entry.task,
+        language=entry.language,
+        metric=entry.metric,
+        limit=limit,
+        loss=loss,
+        interval=interval,
+        answer=answer,
+        needed_samples=needed,
+    )
 
 
-def _listed(found: Sequence[LanguageDecision]) -> str:
-    names = [each.language for each in found]
+def _needed(count: int, measured: float, interval: Interval, limit: float) -> int | None:
+    """How many tokens or items would settle it: the width falls with the square root of their number."""
+    if measured >= limit:
+        return None
+    wanted = count * ((interval[1] - measured) / (limit - measured)) ** 2
+    unit = 10 ** max(0, math.floor(math.log10(wanted)) - 1)
+    return math.ceil(wanted / unit) * unit  # two digits
+
+
+def _sentences(answer: Answer, languages: Sequence[LanguageDecision], tasks: Sequence[TaskDecision]) -> Iterator[str]:
+    """What is told of all that has one answer."""
+    if languages:
+        yield _OF_LANGUAGES[answer].format(_listed([each.language for each in languages]), _told(languages))
+    if tasks:
+        worst_first = sorted(tasks, key=lambda each: -math.inf if each.loss is None else -each.loss)
+        told = _some([_told_of_task(each) for each in worst_first])
+        yield _OF_TASKS[answer].format(tasks[0].limit, told)
+    if answer == "CANNOT_TELL":
+        yield from _wanted(languages, tasks)
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = len(texts) - _NAMED_TASKS
+    return "; ".join([*texts[:_NAMED_TASKS], *([f"{more} more"] if more > 0 else [])])
+
+
+def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -112,9 +193,29 @@ def _told(found: Sequence[LanguageDecision]) -> str:
     return "; ".join(parts)
 
 
-def _wanted(found: Sequence[LanguageDecision]) -> str:
-    needed = [each.needed_tokens for each in found]
-    known = [count for count in needed if count is not None]
-    if len(known) < len(needed):
-        return "Give the evaluation more documents (evaluation.tokens_per_language, evaluation.corpus)."
-    return f"About {max(known):,} tokens would settle it if the growth stays the same (evaluation.tokens_per_language)."
+def _told_of_task(found: TaskDecision) -> str:
+    if found.loss is None:
+        return f"{found.metric} of {found.task} is no number"
+    between = f" ({-found.interval[1]:+.3f} to {-found.interval[0]:+.3f})" if found.interval else ""
+    return f"{found.metric} of {found.task} {'lost' if found.loss >= 0 else 'gained'} {abs(found.loss):.3f}{between}"
+
+
+def _wanted(languages: Sequence[LanguageDecision], tasks: Sequence[TaskDecision]) -> Iterator[str]:
+    if languages:
+        tokens = _most([each.needed_tokens for each in languages])
+        field = "evaluation.tokens_per_language"
+        yield (
+            f"About {tokens:,} tokens would settle it if the growth stays the same ({field})."
+            if tokens
+            else f"Give the evaluation more documents ({field}, evaluation.corpus)."
+        )
+    if tasks:
+        samples = _most([each.needed_samples for each in tasks])
+        about = f" to about {samples:,}, where tasks have so many items" if samples else ""
+        yield f"Raise evaluation.task_limit{about}."
+
+
+def _most(counts: Sequence[int | None]) -> int | None:
+    """The largest of numbers that are all known."""
+    known = [count for count in counts if count is not None]
+    return max(known) if known and len(known) == len(counts) else None

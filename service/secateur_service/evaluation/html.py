@@ -12,7 +12,6 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -20,6 +19,7 @@ from markupsafe import Markup
 
 from secateur._terminal import clean_lines
 from secateur_service.calibration.languages import is_right_to_left
+from secateur_service.evaluation.chart_tables import with_blocks, with_table
 from secateur_service.evaluation.charts import (
     COLOURS,
     BarGroup,
@@ -31,8 +31,9 @@ from secateur_service.evaluation.charts import (
     lines,
     uses_log_scale,
 )
-from secateur_service.evaluation.parts import LayerPart, NarrowedPart, TaskPart
+from secateur_service.evaluation.parts import LayerPart, NarrowedPart
 from secateur_service.evaluation.report import Report
+from secateur_service.evaluation.task_rows import task_rows
 from secateur_service.pruning.methods import label
 from secateur_service.records.blocks import Axis
 
@@ -49,7 +50,6 @@ GRAVITY = {
 }
 LOSSES = ("LANGUAGE_LOST", "LANGUAGE_LEFT_BEHIND")
 FULL_RATIO_BAR = 2.0  # perplexity growth that fills the bar
-NORMAL_95 = 1.96  # standard errors to either side that hold 95 % of a normal distribution
 
 
 def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> bytes:
@@ -83,8 +83,8 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
         ],
         training_chart=_training_chart(report),
         sizes=_sizes(report),
-        tasks=_tasks(report),
         direction=lambda language: "rtl" if is_right_to_left(language) else "ltr",
+        tasks=task_rows(report),
         not_calibrated=[entry.language for entry in report.evaluation if not entry.in_mix],
         sparsity_range=_range([layer.sparsity for block in report.blocks for layer in block.layers]),
         notes=[(layer.name, layer.notes) for block in report.blocks for layer in block.layers if layer.notes],
@@ -196,14 +196,20 @@ def _bars(report: Report) -> list[BarGroup]:
 def _growth_chart(report: Report) -> Markup:
     """Growth of bits per byte with its confidence interval; empty where none is known."""
     limits = {found.language: found.limit for found in report.decision.languages} if report.decision else {}
-    rows = []
+    rows: list[IntervalRow] = []
     for entry in report.evaluation:
         if entry.intervals:
             low, high = entry.intervals.bits_per_byte_growth
             limit = 100 * limits[entry.language] if entry.language in limits else None
             interval = 100 * low, 100 * high
             rows.append(IntervalRow(entry.language, 100 * entry.growth, interval, limit, faded=not entry.in_mix))
-    return intervals(rows, title="Growth of bits per byte with its 95 % confidence interval, per language", unit="%")
+    title = "Growth of bits per byte with its 95 % confidence interval, per language"
+    figures = [
+        (row.label, ["–" if value is None else f"{value:+.2f} %" for value in (row.value, *row.interval, row.limit)])
+        for row in rows
+    ]
+    columns = ["Language", "Growth", "From", "To", "Limit"]
+    return with_table(intervals(rows, title=title, unit="%"), title, columns, figures)
 
 
 def _snr_chart(report: Report) -> Markup:
@@ -217,7 +223,8 @@ def _snr_chart(report: Report) -> Markup:
 
 def _sparsity_chart(report: Report) -> Markup:
     rows = _layer_rows(report, lambda layer: layer.sparsity)
-    return heat_map(rows, title="Sparsity of every pruned layer", x_label="block")
+    title = "Sparsity of every pruned layer"
+    return with_blocks(heat_map(rows, title=title, x_label="block"), title, _series(rows), "{:.2%}".format)
 
 
 def _layer_snr_chart(report: Report) -> Markup:
@@ -226,7 +233,8 @@ def _layer_snr_chart(report: Report) -> Markup:
     if not values:
         return Markup("")
     title = "Signal-to-noise ratio of every pruned layer in the language that it serves worst"
-    return heat_map(rows, title=title, x_label="block", full=max(1.0, *values), show=lambda value: f"{value:.0f} dB")
+    chart = heat_map(rows, title=title, x_label="block", full=max(1.0, *values), show=lambda value: f"{value:.0f} dB")
+    return with_blocks(chart, title, _series(rows), "{:.1f} dB".format)
 
 
 def _narrowed_chart(report: Report, axis: Axis, units: str) -> Markup:
@@ -241,7 +249,8 @@ def _narrowed_chart(report: Report, axis: Axis, units: str) -> Markup:
     if not values:
         return Markup("")
     title = f"Error of every block's projection of {units}, per language"
-    return heat_map(rows, title=title, x_label="block", full=max(1e-6, *values))
+    chart = heat_map(rows, title=title, x_label="block", full=max(1e-6, *values))
+    return with_blocks(chart, title, _series(rows), "{:.2%}".format)
 
 
 def _training_chart(report: Report) -> Markup:
@@ -258,7 +267,7 @@ def _training_chart(report: Report) -> Markup:
         if entry.weight > 0
     }
     title = "Share of the error of the hidden states that training has removed, per block and language"
-    return lines(nearer, _colours(report), title=title, unit="%")
+    return with_blocks(lines(nearer, _colours(report), title=title, unit="%"), title, nearer, "{:.1f} %".format)
 
 
 def _sizes(report: Report) -> list[tuple[str, int, int]]:
@@ -272,37 +281,8 @@ def _sizes(report: Report) -> list[tuple[str, int, int]]:
     ]
 
 
-@dataclass(frozen=True)
-class TaskRow:
-    """A metric of a task in the table of tasks.
-
-    Attributes:
-        part: its figures.
-        left: where the 95 % interval of the difference begins, in percent of the width of its column.
-        width: its width there; 0 if there is no interval.
-        is_clear: whether the interval excludes zero.
-    """
-
-    part: TaskPart
-    left: float
-    width: float
-    is_clear: bool
-
-
-def _tasks(report: Report) -> list[TaskRow]:
-    """The metrics of all tasks; those that are shares of right answers have intervals, on one scale."""
-    ends = {}
-    for part in report.tasks:
-        if part.flips is not None and part.difference is not None and part.difference_stderr is not None:
-            margin = NORMAL_95 * part.difference_stderr
-            ends[part.task, part.metric] = part.difference - margin, part.difference + margin
-    scale = max([abs(end) for pair in ends.values() for end in pair] or [0.0]) or 1.0
-    rows = []
-    for part in report.tasks:
-        low, high = ends.get((part.task, part.metric), (0.0, 0.0))
-        left, right = (50 + 50 * end / scale for end in (low, high))
-        rows.append(TaskRow(part, left, right - left, low > 0 or high < 0))
-    return rows
+def _series(rows: Sequence[HeatRow]) -> dict[str, Sequence[float | None]]:
+    return {row.label: row.values for row in rows}
 
 
 def _layer_rows(report: Report, figure: Callable[[LayerPart], float | None]) -> list[HeatRow]:
@@ -337,6 +317,8 @@ def environment() -> Environment:
     made.filters["percent"] = lambda value, digits=2: f"{100 * value:.{digits}f}\u202f%"
     made.filters["perplexity"] = _perplexity
     made.filters["metric"] = _metric
+    made.filters["breakable"] = _breakable
+    made.filters["signed"] = functools.partial(_metric, sign="+")
     return made
 
 
@@ -345,10 +327,16 @@ def _shown(value: Any) -> Any:
     return clean_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _metric(value: float | None, error: float | None = None) -> str:
-    """A figure, with its standard error where that is known."""
-    found = [value] if error is None else [value, error]
-    return " ± ".join("–" if each is None else f"{each:.3f}" if abs(each) < 1000 else f"{each:.2g}" for each in found)
+def _breakable(name: str) -> Markup:
+    """A long name that a narrow column may break after its underscores."""
+    return Markup("_<wbr>").join(clean_lines(name).split("_"))
+
+
+def _metric(value: float | None, sign: str = "-") -> str:
+    """A figure of a task; with sign `+` a difference."""
+    if value is None:
+        return "–"
+    return f"{value:{sign}.3f}" if abs(value) < 1000 else f"{value:{sign}.2g}"
 
 
 def _perplexity(value: float) -> str:

@@ -1,10 +1,10 @@
-"""The end of a job whose result costs a language more than its specification allows."""
+"""The end of a job whose result costs a language or a task more than its specification allows."""
 
 from __future__ import annotations
 
 from secateur_service.errors import PermanentError
 from secateur_service.evaluation.report import Report
-from secateur_service.records.result import LIMIT_EXCEEDED, MANIFEST_DIGEST
+from secateur_service.records.result import LIMIT_EXCEEDED, MANIFEST_DIGEST, MODEL_DIGEST
 
 
 def limit_exceeded(report: Report, digest: str) -> PermanentError:
@@ -15,12 +15,20 @@ def limit_exceeded(report: Report, digest: str) -> PermanentError:
         digest: of the manifest.
     """
     told = " ".join(verdict.message for verdict in report.exceeded)
+    decision = report.decision
+    assert decision is not None, "what exceeds a limit was decided on"
+    beyond = {
+        "limits.languages": any(found.answer == "FAIL" for found in decision.languages),
+        "limits.task_loss": any(found.answer == "FAIL" for found in decision.tasks),
+    }
+    named = " and ".join(field for field, is_beyond in beyond.items() if is_beyond)
     return PermanentError(
-        f"limits.languages: {told} Its report, and its plan if it has one, are published without a checkpoint; remove "
+        f"{named}: {told} Its report, and its plan if it has one, are published without a checkpoint; remove "
         "less, or raise the limit",
         reason=LIMIT_EXCEEDED,
         metadata={
             MANIFEST_DIGEST: digest,
+            MODEL_DIGEST: report.model.digest,
             **{f"growth_{entry.language}": f"{entry.growth:.6f}" for entry in report.evaluation},
         },
     )

@@ -49,8 +49,9 @@ def compare(dense: Scores, pruned: Scores) -> TaskPart:
         pruned_stderr=errors[1],
         difference=_finite(difference, items),
         difference_stderr=errors[2],
-        flips=_flips(before, after),
+        flips=_flips(before, after) if dense.is_right_or_wrong and pruned.is_right_or_wrong else None,
         items=dense.items,
+        higher_is_better=dense.higher_is_better,
     )
 
 
@@ -81,8 +82,6 @@ def _jackknife(figure: Callable[[Sequence[int]], float], count: int) -> float | 
     return math.sqrt((groups - 1) * statistics.pvariance(known))
 
 
-def _flips(before: Sequence[Any], after: Sequence[Any]) -> float | None:
-    """The share of items that one model has right and the other wrong; None if items are not right or wrong."""
-    if not all(isinstance(value, int | float) and value in (0, 1) for value in (*before, *after)):
-        return None
+def _flips(before: Sequence[Any], after: Sequence[Any]) -> float:
+    """The share of items that one model has right and the other wrong."""
     return sum(early != late for early, late in zip(before, after, strict=True)) / len(before)

@@ -396,6 +396,9 @@ class TaskPart(Part):
     items: str = Field(
         default="", description="SHA-256 of the items and of what was asked of them: equal where the same was asked"
     )
+    higher_is_better: bool | None = Field(
+        default=None, description="of the metric; null if the task does not say, and in older reports"
+    )
 
 
 class EvidencePart(Part):

@@ -112,7 +112,8 @@ def build_report(
     parts = tuple(BlockPart.of(record) for record in sorted(blocks, key=lambda record: record.index))
     zeros = sum(layer.zeros for block in parts for layer in block.layers)
     size = sum(math.prod(layer.shape) for block in parts for layer in block.layers)
-    limits = {entry["language"]: entry["growth"] for entry in (spec.get("limits") or {"languages": ()})["languages"]}
+    limits = {entry["language"]: entry["growth"] for entry in (spec.get("limits") or {}).get("languages", ())}
+    decision = decide(languages, limits, answered, (spec.get("limits") or {}).get("task_loss"))
     inverts = bool(spec["pruning"]) and spec["pruning"]["update"] != "none"
     trims = vocabulary is not None
     return Report(
@@ -141,10 +142,10 @@ def build_report(
                 inverts=inverts,
                 prunes=bool(spec["pruning"]),
                 trims=trims,
-                limits=limits,
+                decision=decision,
             )
         ),
-        decision=decide(languages, limits),
+        decision=decision,
     )
 
 

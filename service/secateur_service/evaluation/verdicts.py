@@ -3,7 +3,7 @@
 OTHER_LANGUAGE
     Less than `SAME_LANGUAGE_SHARE` of the documents seem to be in their claimed language.
 LIMIT_EXCEEDED
-    The language's bits per byte grew more than the specification allows.
+    The language's bits per byte grew, or a metric of a task lost, more than the specification allows.
 LANGUAGE_LOST
     The language's perplexity grew at least `LOST_RATIO` times: the model has all but forgotten it.
 LANGUAGE_LEFT_BEHIND
@@ -14,7 +14,7 @@ LANGUAGE_LEFT_BEHIND
     growth multiplies. Between languages of one mix, benchmarks/languages.py finds up to 1.11 times,
     and 1.27 for a language with English calibrated in its place.
 LIMIT_UNCLEAR
-    The language's growth is within its limit, but its confidence interval is not, or is not known.
+    The language's growth, or a task's loss, is within its limit, but its confidence interval is not, or is not known.
 PERPLEXITY_KEPT_TASKS_LOST, TASKS_LOST
     Of the items of a task more are lost than won, by the exact one-sided test of McNemar (1947) on those that flipped;
     of reports in which nothing was lost, at most `FALSE_ALARMS` say so of any task. The first kind if the perplexity of
@@ -38,10 +38,11 @@ LAYER_NOTES
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 
-from secateur_service.evaluation.decision import decide
+from secateur._task_loss import task_loss
+from secateur_service.evaluation.decision import DecisionPart, LanguageDecision, TaskDecision
 from secateur_service.evaluation.parts import (
     NORMAL_975,
     BlockPart,
@@ -72,7 +73,7 @@ def judge(
     inverts: bool,
     prunes: bool = True,
     trims: bool = False,
-    limits: Mapping[str, float] | None = None,
+    decision: DecisionPart | None = None,
 ) -> Iterator[Verdict]:
     """All verdicts, the most serious kinds first, languages in the order in which they were evaluated.
 
@@ -83,13 +84,14 @@ def judge(
         tasks: Every metric of every task.
         prunes: Whether weights were pruned, and parts were not only removed.
         trims: Whether rows of the vocabulary were removed.
-        limits: The share by which bits per byte may grow, by language.
+        decision: What the limits say, if there are any.
         inverts: Whether the update of the kept weights inverts second moments.
     """
     yield from _other_language("calibration", calibration)
     yield from _other_language("evaluation", evaluation)
-    yield from _exceeded(evaluation, limits or {})
-    yield from _unclear(evaluation, limits or {})
+    if decision:
+        yield from _exceeded(decision)
+        yield from _unclear(decision)
     yield from _lost(evaluation, prunes=prunes)
     yield from _tasks_lost(tasks, evaluation)
     yield from _left_behind(evaluation, trims=trims)
@@ -115,20 +117,29 @@ def _other_language(purpose: str, texts: Sequence[CalibrationLanguage | Evaluati
             )
 
 
-def _exceeded(evaluation: Sequence[EvaluationLanguage], limits: Mapping[str, float]) -> Iterator[Verdict]:
-    for entry in evaluation:
-        limit = limits.get(entry.language)
-        if limit is not None and entry.growth > limit:
+def _exceeded(decision: DecisionPart) -> Iterator[Verdict]:
+    for found in decision.languages:
+        if found.answer == "FAIL":
             yield _verdict(
                 "LIMIT_EXCEEDED",
-                entry.language,
-                f"{entry.language}: bits per byte grew by {entry.growth:.2%}, more than the limit of {limit:.2%}.",
-                _growth_evidence(entry, limit),
+                found.language,
+                f"{found.language}: bits per byte grew by {found.growth:.2%}, more than the limit of "
+                f"{found.limit:.2%}.",
+                _limit_evidence(found),
+            )
+    for metric in decision.tasks:
+        if metric.answer == "FAIL":
+            lost = "is no number any more" if metric.loss is None else f"lost {metric.loss:.4f}"
+            yield _verdict(
+                "LIMIT_EXCEEDED",
+                metric.language,
+                f"{metric.task}: {metric.metric} {lost}, more than the limit of {metric.limit:g}.",
+                _loss_evidence(metric),
             )
 
 
-def _unclear(evaluation: Sequence[EvaluationLanguage], limits: Mapping[str, float]) -> Iterator[Verdict]:
-    for found in decide(evaluation, limits).languages:
+def _unclear(decision: DecisionPart) -> Iterator[Verdict]:
+    for found in decision.languages:
         if found.answer == "CANNOT_TELL":
             reach = f"may be up to {found.interval[1]:.2%}" if found.interval else "is not known well enough"
             wanted = f" to about {found.needed_tokens:,}" if found.needed_tokens else ""
@@ -137,13 +148,32 @@ def _unclear(evaluation: Sequence[EvaluationLanguage], limits: Mapping[str, floa
                 found.language,
                 f"{found.language}: bits per byte grew by {found.growth:.2%}, within the limit of {found.limit:.2%}, "
                 f"but in all text of the language it {reach}. Raise evaluation.tokens_per_language{wanted}.",
-                EvidencePart(
-                    figure="growth of bits per byte",
-                    estimate=found.growth,
-                    threshold=found.limit,
-                    interval=found.interval,
-                ),
+                _limit_evidence(found),
             )
+    for metric in decision.tasks:
+        if metric.answer == "CANNOT_TELL":
+            reach = f"may be up to {metric.interval[1]:.4f}" if metric.interval else "is not known well enough"
+            wanted = f" to about {metric.needed_samples:,}" if metric.needed_samples else ""
+            yield _verdict(
+                "LIMIT_UNCLEAR",
+                metric.language,
+                f"{metric.task}: {metric.metric} lost {metric.loss:.4f}, within the limit of {metric.limit:g}, but "
+                f"over all items of its kind the loss {reach}. Raise evaluation.task_limit{wanted}.",
+                _loss_evidence(metric),
+            )
+
+
+def _limit_evidence(found: LanguageDecision) -> EvidencePart:
+    return EvidencePart(
+        figure="growth of bits per byte", estimate=found.growth, threshold=found.limit, interval=found.interval
+    )
+
+
+def _loss_evidence(found: TaskDecision) -> EvidencePart | None:
+    if found.loss is None:
+        return None
+    figure = f"loss of {found.metric} of {found.task}"
+    return EvidencePart(figure=figure, estimate=found.loss, threshold=found.limit, interval=found.interval)
 
 
 def _lost(evaluation: Sequence[EvaluationLanguage], *, prunes: bool) -> Iterator[Verdict]:
@@ -205,8 +235,10 @@ def _tasks_lost(tasks: Sequence[TaskPart], evaluation: Sequence[EvaluationLangua
     for entry in (entry for entry in tasks if judged.get(entry.task) is entry):
         if entry.flips is None or entry.difference is None:
             continue
+        went = "rose" if entry.higher_is_better is False else "fell"
         flipped = round(entry.flips * entry.samples)
-        lost = round((entry.flips - entry.difference) * entry.samples / 2)
+        loss = task_loss(entry) or 0.0
+        lost = round((entry.flips + loss) * entry.samples / 2)
         if not flipped or _at_least(lost, flipped) > FALSE_ALARMS / len(judged):
             continue
         growth = ratios.get(entry.language or "", math.inf)
@@ -215,7 +247,7 @@ def _tasks_lost(tasks: Sequence[TaskPart], evaluation: Sequence[EvaluationLangua
         yield _verdict(
             "PERPLEXITY_KEPT_TASKS_LOST" if kept else "TASKS_LOST",
             entry.language,
-            f"{entry.task}: {entry.metric} fell from {entry.dense:.3f} to {entry.pruned:.3f}{grew}: of "
+            f"{entry.task}: {entry.metric} {went} from {entry.dense:.3f} to {entry.pruned:.3f}{grew}: of "
             f"{entry.samples:,} items {lost:,} were lost and {flipped - lost:,} won. Prune less, or calibrate on the "
             "language.",
             EvidencePart(
@@ -332,15 +364,6 @@ def _ratio_evidence(entry: EvaluationLanguage, threshold: float) -> EvidencePart
         threshold=threshold,
         interval=entry.intervals and entry.intervals.perplexity_ratio,
         z=math.log(entry.perplexity_ratio) / error if error else None,
-    )
-
-
-def _growth_evidence(entry: EvaluationLanguage, limit: float) -> EvidencePart:
-    return EvidencePart(
-        figure="growth of bits per byte",
-        estimate=entry.growth,
-        threshold=limit,
-        interval=entry.intervals and entry.intervals.bits_per_byte_growth,
     )
 
 

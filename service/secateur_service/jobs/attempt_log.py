@@ -99,7 +99,11 @@ class SqlAttemptLog(SqlAccess):
                     f"job {job_id} has committed manifest {job.manifest_sha256}, not {result.manifest_sha256}",
                     reason="OTHER_MANIFEST_COMMITTED",
                 )
-            job.set(manifest_sha256=result.manifest_sha256, result=asdict(result))
+            job.set(
+                manifest_sha256=result.manifest_sha256,
+                result=asdict(result),
+                model_digest=result.model_digest or None,
+            )
             job.move(JobState.SUCCEEDED, "published")
             job.save()
 

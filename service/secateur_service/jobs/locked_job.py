@@ -15,6 +15,7 @@ from secateur_service.jobs.job import EventKind, Failure, Job
 from secateur_service.jobs.rows import Row, run_deadline, to_job
 from secateur_service.jobs.schema import events, jobs
 from secateur_service.jobs.states import TRANSITIONS, JobState
+from secateur_service.records.result import MODEL_DIGEST
 
 MAX_UNCHARGED_ATTEMPTS = 20
 """At most this many attempts of a job are free; later ones are charged, so that no job loops for ever."""
@@ -161,7 +162,8 @@ class LockedJob:
 
     def fail(self, failure: Failure) -> None:
         """End the job."""
-        self.set(failure=asdict(failure))
+        # Only the failure of a job that published a report names the model.
+        self.set(failure=asdict(failure), model_digest=failure.details.get(MODEL_DIGEST))
         self.move(JobState.FAILED, failure.message, failure)
 
     def save(self) -> None:

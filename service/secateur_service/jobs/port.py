@@ -9,8 +9,9 @@ not in `states.TRANSITIONS`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from secateur_service.jobs.job import Event, EventKind, Failure, Job, JobResult, NewJob
@@ -74,9 +75,25 @@ class Jobs(Reading, Protocol):
         """
 
     def list_jobs(
-        self, *, limit: int, before: int | None = None, states: Collection[JobState] = ()
+        self,
+        *,
+        limit: int,
+        before: int | None = None,
+        states: Collection[JobState] = (),
+        labels: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[list[Job], int | None]:
         """A page of jobs, newest first, and the value of `before` for the next page (None after the last)."""
+
+    def jobs_of_models(
+        self, digests: Collection[str], *, except_for: Collection[str], limit: int
+    ) -> tuple[list[Job], int]:
+        """The newest jobs that have a report and one of these dense models, newest first, and how many are left out.
+
+        Args:
+            digests: of dense models, as reports have them.
+            except_for: ids of jobs that are known already.
+            limit: the most jobs.
+        """
 
     def request_cancel(self, job_id: str) -> Job:
         """QUEUED becomes CANCELLED, RUNNING becomes CANCELLING; any other state stays.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import func, insert, literal, select
@@ -66,7 +67,12 @@ class SqlJobs(SqlAccess):
             return _find_request(connection, request_id, request_digest)
 
     def list_jobs(
-        self, *, limit: int, before: int | None = None, states: Collection[JobState] = ()
+        self,
+        *,
+        limit: int,
+        before: int | None = None,
+        states: Collection[JobState] = (),
+        labels: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[list[Job], int | None]:
         """A page of jobs, newest first, and the value of `before` for the next page (None after the last)."""
         query = select(jobs).order_by(jobs.c.number.desc()).limit(limit + 1)
@@ -74,11 +80,24 @@ class SqlJobs(SqlAccess):
             query = query.where(jobs.c.number < before)
         if states:
             query = query.where(jobs.c.state.in_([state.value for state in states]))
+        for key, value in labels.items():
+            query = query.where(self._database.has_label(key, value))
         with self._reading() as connection:
             rows = connection.execute(query).mappings().all()
         page = [to_job(row) for row in rows[:limit]]
         more = len(rows) > limit and limit > 0
         return page, rows[limit - 1]["number"] if more else None
+
+    def jobs_of_models(
+        self, digests: Collection[str], *, except_for: Collection[str], limit: int
+    ) -> tuple[list[Job], int]:
+        """The newest jobs that have a report and one of these dense models, newest first, and how many are left out."""
+        wanted = (jobs.c.model_digest.in_(digests), jobs.c.id.not_in(except_for))
+        with self._reading() as connection:
+            count = connection.scalar(select(func.count()).select_from(jobs).where(*wanted)) or 0
+            query = select(jobs).where(*wanted).order_by(jobs.c.number.desc()).limit(limit)
+            found = [to_job(row) for row in connection.execute(query).mappings()]
+        return found, max(0, count - len(found))
 
     def request_cancel(self, job_id: str) -> Job:
         """QUEUED becomes CANCELLED, RUNNING becomes CANCELLING; any other state stays.

@@ -67,6 +67,7 @@ def new_row(job: NewJob, now: int) -> dict[str, Any]:
         "short_of": None,
         "swept_time": None,
         "trace": dict(job.trace) or None,
+        "model_digest": None,
     }
 
 

@@ -74,8 +74,10 @@ jobs = Table(
     Column("swept_time", BigInteger),  # when its leftovers in the object store were removed
     Column("spec_format", Integer, nullable=False, server_default="1"),  # format of `resolved`
     Column("trace", Plain),  # W3C trace context of the call that created it
+    Column("model_digest", String(64)),  # of the dense model; none before there is a report
     CheckConstraint("state IN ({})".format(", ".join(f"'{state}'" for state in JobState)), name="state"),
     Index(None, "state", "number"),
+    Index(None, "model_digest", "number"),
     sqlite_autoincrement=True,
 )
 

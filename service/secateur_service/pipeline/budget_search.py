@@ -288,7 +288,7 @@ class BudgetSearch:
         least = min(self._sizes.parameters(amounts, costs.order[: amounts.removed]) for amounts in smallest)
         share = math.ceil(1000 * least / self._checkpoint.parameters) / 1000
         remedies = ["raise it"] if share < 1 else []
-        if "blocks" in self._budget.axes and self._spec.limits:
+        if "blocks" in self._budget.axes and self._spec.limits and self._spec.limits.languages:
             remedies.append("raise limits.languages, by which blocks stay")
         if set(self._budget.axes) < set(BUDGET_AXES):
             remedies.append("allow more axes")

@@ -149,4 +149,5 @@ def result_of(report: Report, uri: str, digest: str) -> JobResult:
         ),
         parameters=report.output.parameters,
         dense_parameters=report.model.parameters,
+        model_digest=report.model.digest,
     )

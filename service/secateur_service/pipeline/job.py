@@ -42,7 +42,7 @@ from secateur_service.pipeline.device import open_device
 from secateur_service.pipeline.fetching import FetchedModel, fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
 from secateur_service.pipeline.fingerprint import begin_under, fingerprint
-from secateur_service.pipeline.job_tasks import JobTasks, open_job_tasks
+from secateur_service.pipeline.job_tasks import JobTasks, check_harness, open_job_tasks
 from secateur_service.pipeline.job_text import JobText, draw_job_text
 from secateur_service.pipeline.package import Package
 from secateur_service.pipeline.pass_config import Output, PassConfig, Samples
@@ -177,6 +177,7 @@ class _Job:
 
     def fetch(self) -> None:
         """Fetch the model to this machine, and check that it can be pruned here."""
+        check_harness(self.spec)  # before gigabytes are fetched
         needs_all = self.spec.calibration.generation is not None  # generating text takes the whole model
         self.fetched = fetch_model(
             self.ports.sources, self.observer, self.spec.model, self.workdir, needs_all=needs_all
@@ -374,7 +375,7 @@ class _Job:
             raise limit_exceeded(self.report, self.digest)
 
     def _find_room(self) -> None:
-        """Switch to modes that need less memory, where memory is short; continue no texts where there is none for it."""
+        """Switch to modes that need less memory, where memory is short, and continue no texts where it is too short."""
         find = partial(find_room, workdir=self.workdir, device_bytes=self._device_bytes())
         self.continues, continues = False, self.continues
         room = find(self._estimate, shortages=self.shortages)
@@ -384,8 +385,10 @@ class _Job:
         self.shortages = room
         if continues:
             self.continues = True
-            with contextlib.suppress(ResourceError):
+            try:
                 self.continues = find(self._estimate, shortages=room) == room
+            except ResourceError:
+                self.continues = False
             if not self.continues:
                 problem = "evaluation.continuations: the whole model does not fit in memory, so no texts are continued"
                 self.observer.log("warning", problem)

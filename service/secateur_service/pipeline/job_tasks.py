@@ -70,6 +70,19 @@ class JobTasks:
         return [compare(before, after) for before, after in pairs if after is not None]
 
 
+def check_harness(spec: PruneSpec) -> None:
+    """Check that the worker can ask the tasks at all; the replica that admitted the job may not have known.
+
+    Raises:
+        TasksRefusedError: it has no harness.
+    """
+    if spec.evaluation.tasks and not has_harness():
+        raise TasksRefusedError(
+            "evaluation.tasks: this worker has no lm-evaluation-harness; install the extra `tasks` on every worker "
+            "(pip install 'secateur[service,tasks]') and retry the job, or leave the tasks out"
+        )
+
+
 def open_job_tasks(spec: PruneSpec, checkpoint: Checkpoint, sources: Sources, observer: JobObserver) -> JobTasks | None:
     """The tasks that a specification names; None if it names none.
 
@@ -87,8 +100,6 @@ def open_job_tasks(spec: PruneSpec, checkpoint: Checkpoint, sources: Sources, ob
     evaluation = spec.evaluation
     if not evaluation.tasks:
         return None
-    if not has_harness():
-        raise TasksRefusedError("this worker has no lm-evaluation-harness; install the extra `tasks`, or leave it out")
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
     assert evaluation.task_limit is not None  # filled in at admission
     asked = Asked(
@@ -98,6 +109,8 @@ def open_job_tasks(spec: PruneSpec, checkpoint: Checkpoint, sources: Sources, ob
         evaluation.languages,
     )
     tasks = _open(evaluation, asked, sources, observer)
+    if spec.limits is not None and spec.limits.task_loss is not None:
+        tasks.check_amounts()
     of_tokenizer = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else _LONGEST
     longest = checkpoint.max_sequence_length or of_tokenizer
     requests = tasks.requests(tokenizer, longest)

@@ -11,6 +11,9 @@ LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
 MANIFEST_DIGEST = "manifest_sha256"
 """Detail of that failure: the digest of the manifest that names them."""
 
+MODEL_DIGEST = "model_digest"
+"""Detail of that failure: the digest of the dense model, as in the result of a job that succeeded."""
+
 
 class Shortage(enum.StrEnum):
     """A kind of memory that was insufficient; from then on the job saves it, at the cost of time."""
@@ -58,6 +61,7 @@ class JobResult:
     Attributes:
         parameters: those of the output model; 0 if unknown, as in results of older releases.
         dense_parameters: those of the dense model.
+        model_digest: SHA-256 over the dense model's configuration and weights; empty in results of older releases.
     """
 
     manifest_uri: str
@@ -66,6 +70,7 @@ class JobResult:
     languages: tuple[LanguageResult, ...]
     parameters: int = 0
     dense_parameters: int = 0
+    model_digest: str = ""
 
 
 @dataclass

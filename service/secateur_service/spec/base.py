@@ -58,6 +58,11 @@ def _all_differ(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def is_nothing(value: object) -> bool:
+    """Whether a field says nothing, and is left out of the plain form: that of a specification without it."""
+    return value is None or value == ()
+
+
 LanguageTag = Annotated[str, Field(max_length=64), AfterValidator(_known_language)]
 LanguageTags = Annotated[tuple[LanguageTag, ...], Field(max_length=256), AfterValidator(_each_once)]
 TaskName = Annotated[str, Field(max_length=128, pattern=r"^[^\s/\\][^/\\]*$")]

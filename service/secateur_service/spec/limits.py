@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from secateur_service.spec.base import Broken, LanguageTag, Part, named_twice
+from secateur_service.spec.base import Broken, LanguageTag, Part, is_nothing, named_twice
 
 
 class LanguageLimit(Part):
@@ -22,10 +22,19 @@ class LimitsSpec(Part):
     """What a job may cost; one that costs more ends without a checkpoint."""
 
     languages: tuple[LanguageLimit, ...] = Field(
-        min_length=1, max_length=256, description="languages with the growth that is allowed, e.g. uk: 0.01"
+        default=(), max_length=256, description="languages with the growth that is allowed, e.g. uk: 0.01"
+    )
+    task_loss: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        exclude_if=is_nothing,
+        description="what a metric of a task may lose, e.g. 0.02 for two items of a hundred",
     )
 
     def broken_rules(self) -> Iterator[Broken]:
-        """Check that no language has two limits."""
+        """There is a limit, and no language has two."""
+        if not self.languages and self.task_loss is None:
+            yield Broken("languages", "there is no limit", "name a language, give task_loss, or leave limits out")
         for twice in named_twice(entry.language for entry in self.languages):
             yield Broken("languages", twice, "give each language one limit")

@@ -26,6 +26,7 @@ from secateur_service.spec.base import (
     TaskNames,
     TextField,
     Uri,
+    is_nothing,
 )
 from secateur_service.spec.calibration import CalibrationSpec
 from secateur_service.spec.limits import LimitsSpec
@@ -51,10 +52,6 @@ class ModelSpec(Part):
     )
 
 
-def _is_nothing(value: object) -> bool:
-    return value is None or value == ()
-
-
 class EvaluationSpec(Part):
     """The text on which the dense and the pruned model are compared."""
 
@@ -67,22 +64,22 @@ class EvaluationSpec(Part):
     )
     layer_snr: bool = Field(default=True, description="true or false: whether every layer's noise is measured")
     # Left out of the plain form where there are none, so that it is that of a specification without tasks.
-    tasks: TaskNames = Field(default=(), exclude_if=_is_nothing, description="names of tasks or groups, each once")
-    task_files: Uri | None = Field(default=None, exclude_if=_is_nothing, description=TASK_FILES)
+    tasks: TaskNames = Field(default=(), exclude_if=is_nothing, description="names of tasks or groups, each once")
+    task_files: Uri | None = Field(default=None, exclude_if=is_nothing, description=TASK_FILES)
     task_limit: int | None = Field(
-        default=None, ge=1, le=100_000, exclude_if=_is_nothing, description="items of each task, at least 1"
+        default=None, ge=1, le=100_000, exclude_if=is_nothing, description="items of each task, at least 1"
     )
     task_shots: int | None = Field(
-        default=None, ge=0, le=100, exclude_if=_is_nothing, description="examples before each question, from 0 to 100"
+        default=None, ge=0, le=100, exclude_if=is_nothing, description="examples before each question, from 0 to 100"
     )
     task_chat_template: bool | None = Field(
         default=None,
-        exclude_if=_is_nothing,
+        exclude_if=is_nothing,
         description="true or false: whether questions are put into the model's chat template",
     )
     # None in specifications that an older release resolved; those have none.
     continuations: int | None = Field(
-        default=None, ge=0, le=50, exclude_if=_is_nothing, description="texts per language, from 0 to 50"
+        default=None, ge=0, le=50, exclude_if=is_nothing, description="texts per language, from 0 to 50"
     )
 
     def broken_rules(self) -> Iterator[Broken]:
@@ -248,10 +245,13 @@ def _unreconstructable(
 def _unmeasured(
     calibration: CalibrationSpec, evaluation: EvaluationSpec | None, limits: LimitsSpec | None
 ) -> Iterator[Broken]:
-    """Limits of languages that are not evaluated."""
+    """Limits of languages and tasks that are not evaluated."""
     evaluated = evaluation.languages if evaluation else ()
     known = evaluated or tuple(entry.language for entry in calibration.languages)
     for position, entry in enumerate(limits.languages if limits else ()):
         if entry.language not in known:
             problem = f"{entry.language} is not evaluated, so nothing shows what it loses"
             yield Broken(f"limits.languages[{position}]", problem, "add it to evaluation.languages, or leave it out")
+    if limits and limits.task_loss is not None and evaluation is not None and not evaluation.tasks:
+        problem = "no task is evaluated, so nothing shows what tasks lose"
+        yield Broken("limits.task_loss", problem, "name tasks in evaluation.tasks, or leave it out")

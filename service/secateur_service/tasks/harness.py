@@ -84,9 +84,11 @@ class HarnessTasks:
                     self._build(name, task)
         # If a metric cannot be computed, it shows now, and not after hours.
         tried = [Answer(-1.0 - number % 7, number % 2 == 0) for number in range(len(self._instances))]
+        self._has_amount: dict[str, bool] = {}
         for scores in self.scores(tried):
             with _refusals(scores.task):
                 scores.aggregate(scores.values)
+            self._has_amount[scores.task] = scores.has_amount or self._has_amount.get(scores.task, False)
 
     @classmethod
     def named(cls, names: Sequence[str], asked: Asked) -> HarnessTasks:
@@ -131,6 +133,17 @@ class HarnessTasks:
     def names(self) -> list[str]:
         """The names of the tasks."""
         return list(self._tasks)
+
+    def check_amounts(self) -> None:
+        """Check that every task has a metric that a limit on its loss can apply to.
+
+        Raises:
+            TasksRefusedError: one has only metrics without a scale, such as perplexities.
+        """
+        without = [name for name, has in self._has_amount.items() if not has]
+        if without:
+            problem = f"limits.task_loss: {', '.join(without)} has no metric that an amount limits"
+            raise TasksRefusedError(f"{problem}; limit the growth of its language instead, or leave the task out")
 
     def requests(self, tokenizer: Any, longest: int) -> RequestSet:
         """What a model is asked, in its own tokens.
@@ -221,8 +234,10 @@ class HarnessTasks:
         items = _digest(task.instances)
         found = []
         for metric, each in values.items():
-            aggregate = task.aggregation().get(metric.partition(",")[0], mean)
-            found.append(Scores(name, language, metric, each, aggregate, aggregate is mean, items))
+            plain = metric.partition(",")[0]
+            aggregate, higher = task.aggregation().get(plain, mean), (task.higher_is_better() or {}).get(plain)
+            higher = higher if isinstance(higher, bool) else None
+            found.append(Scores(name, language, metric, each, aggregate, aggregate is mean, items, higher))
         return found
 
 

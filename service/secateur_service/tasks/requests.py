@@ -74,6 +74,7 @@ class Scores:
         aggregate: makes the figure of all items, or of some.
         is_mean: whether that is the mean.
         items: digest of the items and of what was asked of them.
+        higher_is_better: None if the task does not say.
     """
 
     task: str
@@ -83,6 +84,17 @@ class Scores:
     aggregate: Callable[[Sequence[Any]], float]
     is_mean: bool
     items: str = ""
+    higher_is_better: bool | None = None
+
+    @property
+    def is_right_or_wrong(self) -> bool:
+        """Whether every item is one or the other, so that the mean is a share of items."""
+        return all(isinstance(value, int | float) and value in (0, 1) for value in self.values)
+
+    @property
+    def has_amount(self) -> bool:
+        """Whether an amount of the metric means something; see `secateur._task_loss`."""
+        return self.is_right_or_wrong or self.higher_is_better is True
 
 
 def language_of(name: str, stated: object, evaluated: Sequence[str]) -> str | None:

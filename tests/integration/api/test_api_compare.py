@@ -11,27 +11,31 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from secateur.v1 import prune_service_pb2 as service_pb
+from secateur_service.api.comparing import MAX_RELATED
 from secateur_service.artifacts.manifest import Manifest, ManifestFile
 from secateur_service.evaluation.comparison import MAX_JOBS
+from secateur_service.evaluation.html import render_html
 from secateur_service.jobs.job import JobResult
 from support.api import Api, refused
 from support.reports import make_report
 
 
-def publish(api: Api, content: bytes) -> str:
-    """Play a worker that publishes a report; returns the job's name."""
+def publish(api: Api, content: bytes, page: bytes = b"", digest: str = "ab" * 32) -> str:
+    """Play a worker that publishes a report, perhaps with its page; returns the job's name."""
     job = api.running_job()
     folder = Path(api.settings.destinations[0].removeprefix("file://")) / job.id
     (folder / "report").mkdir(parents=True)
-    (folder / "report" / "report.json").write_bytes(content)
-    digest = hashlib.sha256(content).hexdigest()
-    file = ManifestFile(
-        path="report/report.json", size_bytes=len(content), sha256=digest, media_type="application/json"
-    )
-    manifest = Manifest(job_id=job.id, attempt=1, files=(file,), resolved_spec={}, report_sha256=digest)
+    contents = {"report/report.json": content, **({"report/report.html": page} if page else {})}
+    files = []
+    for path, each in contents.items():
+        (folder / path).write_bytes(each)
+        sha256 = hashlib.sha256(each).hexdigest()
+        files.append(ManifestFile(path=path, size_bytes=len(each), sha256=sha256, media_type="text/plain"))
+    manifest = Manifest(job_id=job.id, attempt=1, files=tuple(files), resolved_spec={}, report_sha256=files[0].sha256)
     (folder / "manifest.json").write_bytes(manifest.to_bytes())
     api.store.commit_manifest(job.id, 1, manifest.digest())
-    api.store.succeed(job.id, 1, JobResult((folder / "manifest.json").as_uri(), manifest.digest(), 0.5, ()))
+    uri = (folder / "manifest.json").as_uri()
+    api.store.succeed(job.id, 1, JobResult(uri, manifest.digest(), 0.5, (), model_digest=digest))
     return f"pruneJobs/{job.id}"
 
 
@@ -61,6 +65,44 @@ async def test_the_page_comes_only_where_it_is_asked_for(api: Api):
     name = german(api)
     assert (await ask(api, name)).html == ""
     assert (await ask(api, name, include_html=True)).html.startswith("<!doctype html>")
+
+
+async def test_related_jobs_are_the_newest_of_the_model_and_the_named_one_decides_what_compares(api: Api):
+    spec = make_report().spec | {"evaluation": {"corpus": "file:///other"}}
+    other_text = make_report(spec=spec, tokens=4000).to_bytes()
+    named = publish(api, other_text)
+    publish(api, make_report().to_bytes(), digest="cd" * 32)
+    unreadable = publish(api, b'{"schema_version": "1", "evaluation": []}')
+    names = [german(api) for _ in range(MAX_RELATED)]
+    found = MessageToDict((await ask(api, named, include_related=True)).comparison)
+    assert [job["name"] for job in found["jobs"]] == [named, *names[::-1]]
+    assert found["related"]["left_out"] == 1
+    assert found["related"]["unreadable"] == {}
+    assert [bool(job["differences"]) for job in found["jobs"]] == [False, *[True] * MAX_RELATED]
+    found = MessageToDict((await ask(api, *names, include_related=True)).comparison)
+    assert found["related"]["jobs"] == ["U"]
+    assert list(found["related"]["unreadable"]) == [unreadable]
+    assert "related" not in MessageToDict((await ask(api, named)).comparison)
+
+
+async def test_the_page_of_a_report_gets_a_section_about_the_others_when_it_is_asked_for(api: Api):
+    report = make_report(ratios={"de": 1.1, "en": 1.4}, mix={"de": 1.0})
+    page = render_html(report)
+    name = publish(api, report.to_bytes(), page)
+
+    async def shown() -> str:
+        return (await api.stub.GetPruneReport(service_pb.GetPruneReportRequest(name=name, include_html=True))).html
+
+    assert (await api.stub.GetPruneReport(service_pb.GetPruneReportRequest(name=name))).html == ""
+    assert await shown() == page.decode()
+    other = english(api)
+    found = await shown()
+    assert "Other jobs on this model" in found
+    assert other in found
+    older = publish(api, b'{"schema_version": "1", "evaluation": []}', b"<html>old</html>")
+    request = service_pb.GetPruneReportRequest(name=older, include_html=True)
+    assert (await api.stub.GetPruneReport(request)).html == "<html>old</html>"
+    assert f"Not comparable: <code><bdi>{older}</bdi></code>." in await shown()
 
 
 async def test_as_many_jobs_as_are_allowed_fit_into_what_a_stock_client_accepts(api: Api):

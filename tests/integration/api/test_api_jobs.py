@@ -162,6 +162,17 @@ async def test_a_list_can_be_filtered_by_states(api: Api):
     assert set(refusal.violations) == {"states[1]", "states[2]"}
 
 
+async def test_a_list_can_be_filtered_by_labels(api: Api):
+    labels = [{"sweep": "a", "point": str(number)} for number in range(3)]
+    names = [f"pruneJobs/{api.new_job(labels=each).id}" for each in labels]
+    api.new_job(labels={"sweep": "b"})
+    page = await _list(api, labels={"sweep": "a"}, page_size=2)
+    rest = await _list(api, labels={"sweep": "a"}, page_size=2, page_token=page.next_page_token)
+    assert [job.name for job in (*page.jobs, *rest.jobs)] == names[::-1]
+    assert [job.name for job in (await _list(api, labels=labels[1])).jobs] == [names[1]]
+    assert set((await refused(_list(api, labels={"": "a"}))).violations) == {"labels[]"}
+
+
 async def test_page_size_has_a_default_a_maximum_and_no_negative_values(api: Api):
     for _ in range(52):
         api.new_job()
@@ -186,7 +197,8 @@ async def test_a_page_token_belongs_to_its_filter_and_foreign_ones_are_refused(a
         api.new_job()
     token = (await _list(api, page_size=1)).next_page_token
     assert (await _list(api, page_size=2, page_token=token)).jobs, "the page size may change"
-    for wrong in ({"page_token": token, "states": [pb.JOB_STATE_QUEUED]}, {"page_token": "%"}, {"page_token": "W10"}):
+    filtered = {"page_token": token, "states": [pb.JOB_STATE_QUEUED]}, {"page_token": token, "labels": {"a": "b"}}
+    for wrong in (*filtered, {"page_token": "%"}, {"page_token": "W10"}):
         assert set((await refused(_list(api, **wrong))).violations) == {"page_token"}
 
 

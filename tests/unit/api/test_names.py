@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur_service.api.names import check_labels, check_request_id, new_job_id, parse_job_name
-from secateur_service.api.pages import check_page_size, decode_token, encode_token
+from secateur_service.api.pages import Filter, check_page_size, decode_token, encode_token
 from secateur_service.errors import InvalidRequestError
 from secateur_service.jobs.states import JobState
 
@@ -47,10 +47,15 @@ def test_labels_are_limited_in_number_and_length():
 
 @given(st.integers(0, 2**63 - 1), st.sets(st.sampled_from(JobState)))
 def test_a_page_token_gives_back_its_number_to_the_same_filter_only(before: int, states: set[JobState]):
-    token = encode_token(before, states)
-    assert decode_token(token, sorted(states, reverse=True)) == before
-    with pytest.raises(InvalidRequestError):
-        decode_token(token, states ^ {JobState.FAILED})
+    wanted = Filter(tuple(sorted(states)))
+    token = encode_token(before, wanted)
+    assert decode_token(token, wanted) == before
+    labelled = encode_token(before, Filter(wanted.states, {"a": "b", "c": "d" * 63}))
+    assert decode_token(labelled, Filter(wanted.states, {"c": "d" * 63, "a": "b"})) == before
+    other = Filter(tuple(sorted(states ^ {JobState.FAILED})))
+    for mine, another in ((token, other), (token, Filter(wanted.states, {"a": "b"})), (labelled, wanted)):
+        with pytest.raises(InvalidRequestError):
+            decode_token(mine, another)
 
 
 @given(
@@ -59,12 +64,12 @@ def test_a_page_token_gives_back_its_number_to_the_same_filter_only(before: int,
 )
 def test_any_other_token_is_refused_and_never_a_defect(token: str):
     with pytest.raises(InvalidRequestError):
-        decode_token(token, [])
+        decode_token(token, Filter())
 
 
 def test_a_token_with_numbers_beyond_the_database_is_refused():
     with pytest.raises(InvalidRequestError):
-        decode_token(encode_token(2**63, []), [])
+        decode_token(encode_token(2**63, Filter()), Filter())
 
 
 def test_page_sizes():

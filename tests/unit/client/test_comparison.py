@@ -5,7 +5,7 @@ import dataclasses
 from secateur._comparison import comparison_of
 from secateur._terminal import UNSAFE
 from secateur.cli._comparing import comparison_text
-from secateur_service.evaluation.comparison import Candidate, compare
+from secateur_service.evaluation.comparison import Candidate, Found, compare
 from support.reports import make_report, task
 
 HOSTILE = "x\x1b[2J\u202e\ny"
@@ -71,3 +71,16 @@ def test_no_name_steers_the_terminal():
     text = comparison_text(comparison_of(content_of(*(Candidate.of(HOSTILE, entry) for entry in (report, other)))))
     assert not UNSAFE.search(text.replace("\n", ""))
     assert "\\x1b" in text
+
+
+def test_what_was_found_beside_the_named_jobs_is_told():
+    one, two = pair()
+    text = comparison_text(
+        comparison_of(compare([one], found=Found((two,), 3, {HOSTILE: "old"})).model_dump(mode="json"))
+    )
+    assert "B: the newest other jobs of the same model; and 3 older, left out; name those that matter; x" in text
+    assert not UNSAFE.search(text.replace("\n", ""))
+    alone = comparison_of(compare([one], found=Found((), 0, {})).model_dump(mode="json"))
+    assert alone.related.jobs == ()
+    assert "there is no other job of the same model with a report" in comparison_text(alone)
+    assert comparison_of(content_of(one)).related is None

@@ -2,13 +2,16 @@
 
 import json
 import math
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from secateur import InvalidRequestError, gate
 from secateur.cli._comparing import gate_text
 from secateur_service.evaluation.parts import Verdict
-from support.reports import RATIOS, evaluation, make_report
+from support.reports import RATIOS, answered, evaluation, make_report
 
 
 def report_of(**changes):
@@ -102,3 +105,136 @@ def test_to_be_sure_the_whole_interval_has_to_be_within_the_limit():
 def test_without_an_interval_nothing_is_sure():
     report = report_of(ratios={"de": 1.0}, mix={"de": 1.0})
     assert "de has no interval" in gate(report, max_growth=1.05, sure=True).reason
+
+
+PERPLEXITY = {"metric": "word_perplexity", "dense": 20.0, "pruned": 21.0, "difference": 1.0, "flips": None} | {
+    "higher_is_better": False
+}
+TASKS = [
+    answered("trains_de", lost=6, won=2),
+    answered("trains_uk", language="uk", lost=1),
+    answered("whole_uk", language="uk", **PERPLEXITY),
+    answered("plain", language=None),
+]
+REPORT = report_of()
+
+
+def with_task(**figures):
+    return {**REPORT, "tasks": [answered("plain", **figures).model_dump(mode="json")]}
+
+
+def test_a_task_may_lose_what_the_limit_says_and_no_more():
+    found = gate(report_of(tasks=TASKS), max_task_loss=0.02)
+    assert [(entry.task, entry.passed) for entry in found.tasks] == [
+        ("trains_de", False),
+        ("trains_uk", True),
+        ("plain", True),
+    ]
+    assert found.tasks[0].loss == pytest.approx(0.04)
+    assert found.reason == "tasks lost more than 0.02: acc of trains_de 0.0400"
+    assert found.not_limited == ("word_perplexity of whole_uk",)
+    assert found.languages == ()
+    text = gate_text(found).splitlines()
+    assert text[0].startswith("FAIL  trains_de  -0.0400  (-0.0995 to +0.0211)  acc 0.520 -> 0.480")
+    assert text[-2] == "not checked, since no amount limits it: word_perplexity of whole_uk"
+    assert text[-1] == f"FAIL: {found.reason}"
+    within = gate(report_of(tasks=TASKS), max_task_loss=0.04)
+    assert within.passed
+    assert within.reason == "tasks lost at most 0.0400 (acc of trains_de), within 0.04"
+
+
+@given(items=st.integers(1, 3000), data=st.data())
+def test_a_loss_that_equals_the_limit_is_within_it_whatever_its_binary_fraction(items, data):
+    lost = data.draw(st.integers(0, items))
+    report = with_task(items=items, lost=lost)
+    assert gate(report, max_task_loss=lost / items).passed
+    if lost:
+        assert not gate(report, max_task_loss=(lost - 0.01) / items).passed
+
+
+@given(items=st.integers(1, 3000), data=st.data())
+def test_sure_is_stricter_than_measured_and_few_items_are_never_sure(items, data):
+    lost = data.draw(st.integers(0, items))
+    won = data.draw(st.integers(0, items - lost))
+    (found,) = gate(with_task(items=items, lost=lost, won=won), max_task_loss=1.0).tasks
+    low, high = found.interval
+    assert low < high
+    assert low - 1e-9 <= found.loss <= high + 1e-9
+    if items < 100 and won <= lost:
+        assert high > 0.02
+
+
+def test_to_be_sure_of_tasks_the_whole_interval_has_to_be_within_the_limit():
+    report = report_of(tasks=[answered("few_de", items=100), answered("many_de", items=1000)])
+    found = gate(report, max_task_loss=0.01, sure=True)
+    assert [entry.passed for entry in found.tasks] == [False, True]
+    assert found.reason == (
+        "tasks may have lost more than 0.01: acc of few_de up to 0.0272; raise evaluation.task_limit to be sure"
+    )
+    assert gate(report, max_task_loss=0.01, tasks=["many_de"], sure=True).reason == (
+        "no task lost anything, within 0.01 with its whole confidence interval"
+    )
+    unknown = report_of(tasks=[answered("pairs_de", metric="f1", flips=None, difference_stderr=None)])
+    assert "f1 of pairs_de has no interval" in gate(unknown, max_task_loss=0.5, sure=True).reason
+
+
+def test_of_a_metric_of_which_less_is_better_more_is_lost():
+    worse = answered("pairs_fr", metric="pct_stereotype", won=5, higher_is_better=False)
+    (found,) = gate(report_of(tasks=[worse]), max_task_loss=0.02).tasks
+    assert (found.loss, found.passed) == (pytest.approx(0.05), False)
+    assert found.interval[1] > 0.05
+    older = {**json.loads(make_report(tasks=[answered("plain", lost=5)]).to_bytes())}
+    del older["tasks"][0]["higher_is_better"]
+    assert gate(older, max_task_loss=0.02).tasks[0].loss == pytest.approx(0.05)
+
+
+def test_a_metric_that_is_no_number_any_more_does_not_pass():
+    broken = answered("pairs_de", metric="f1", pruned=None, difference=None, flips=None)
+    found = gate(report_of(tasks=[broken]), max_task_loss=1.0)
+    assert not found.passed
+    assert found.reason == "tasks lost more than 1: f1 of pairs_de is no number"
+    assert "f1 0.500 -> -" in gate_text(found)
+
+
+def test_tasks_are_checked_by_language_and_by_name():
+    report = report_of(tasks=TASKS)
+    assert [entry.task for entry in gate(report, max_task_loss=0.1, languages=["UK"]).tasks] == ["trains_uk"]
+    assert [entry.task for entry in gate(report, max_task_loss=0.1, tasks=["plain"]).tasks] == ["plain"]
+    both = gate(report, max_growth=1.1, max_task_loss=0.02, languages=["uk", "en"])
+    assert ([entry.language for entry in both.languages], [entry.task for entry in both.tasks]) == (
+        ["uk", "en"],
+        ["trains_uk"],
+    )
+    assert both.reason == (
+        "perplexity grew at most ×1.0600 (en), within ×1.1; tasks lost at most 0.0100 (acc of trains_uk), within 0.02"
+    )
+    one = gate(report, max_growth=1.1, max_task_loss=0.02)
+    assert one.reason == "tasks lost more than 0.02: acc of trains_de 0.0400"
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({}, "max_growth: there is no limit; give max_growth, max_task_loss or both"),
+        ({"max_growth": 1.1, "tasks": ["plain"]}, "tasks: there is no limit for tasks; give max_task_loss"),
+        ({"max_task_loss": 2.0}, "max_task_loss: 2 is no loss of a metric; 0.02 permits"),
+        ({"max_task_loss": math.nan}, "max_task_loss: nan is no loss"),
+        ({"max_task_loss": 0.1, "tasks": ["trains_fr"]}, "tasks: trains_fr was not asked; the report has trains_de"),
+        ({"max_task_loss": 0.1, "tasks": ["whole_uk"]}, "whole_uk has word_perplexity, which no amount limits; limit"),
+        ({"max_task_loss": 0.1, "languages": ["en"]}, "en has no task with a limit; the report has tasks of de, uk"),
+        ({"max_task_loss": 0.1, "languages": ["de", "en"]}, "en has no task with a limit"),
+        ({"max_task_loss": 0.1, "languages": ["de"], "tasks": ["trains_uk"]}, "trains_uk is of no language that was"),
+        ({"max_growth": 1.1, "max_task_loss": 0.1, "languages": ["en"]}, "en has no task with a limit"),
+    ],
+)
+def test_a_limit_that_nothing_can_be_checked_by_is_refused(limits, told):
+    with pytest.raises(InvalidRequestError, match=re.escape(told)):
+        gate(report_of(tasks=TASKS), **limits)
+
+
+def test_a_report_without_tasks_is_refused_with_the_remedy():
+    with pytest.raises(InvalidRequestError, match=r"the report has no tasks; run the job with evaluation\.tasks"):
+        gate(report_of(), max_task_loss=0.02)
+    without = report_of(tasks=[answered("whole_uk", **PERPLEXITY)])
+    with pytest.raises(InvalidRequestError, match="whole_uk has word_perplexity, which no amount limits"):
+        gate(without, max_task_loss=0.02)

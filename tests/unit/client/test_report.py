@@ -6,7 +6,7 @@ import pytest
 
 from secateur import Continuation, Report
 from secateur.cli._render import continuation_lines
-from support.reports import continued, evaluation, make_report
+from support.reports import answered, continued, evaluation, make_report
 
 
 def report_of(**changes):
@@ -52,6 +52,10 @@ def test_verdicts_have_their_evidence_and_limits_an_answer():
     assert report.decision.answer == "FAIL"
     assert report.decision.languages == {"de": "FAIL"}
     assert report_of().decision.answer is None
+    assert report.decision.tasks == {}
+    limited = make_report().spec | {"limits": {"languages": [], "task_loss": 0.02}}
+    both = [answered("xnli_de", lost=5), answered("xnli_de", metric="acc_norm"), answered("many_de", items=2000)]
+    assert report_of(spec=limited, tasks=both).decision.tasks == {"xnli_de": "FAIL", "many_de": "PASS"}
 
 
 def test_a_report_of_an_older_release_lacks_what_that_did_not_know():

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur_service.errors import NotReadyError
-from secateur_service.evaluation.comparison import Candidate, compare, labels, readable_report
+from secateur_service.evaluation.comparison import Candidate, Found, compare, labels, readable_report
 from secateur_service.evaluation.comparison_parts import schema_bytes
 from secateur_service.evaluation.parts import OutputPart, Verdict
 from support.reports import evaluation, make_report
@@ -252,3 +252,15 @@ def test_the_recommendation_and_the_front_are_those_of_an_exhaustive_search(rows
                 for other in tradeoff.points
             )
             assert point.optimal == (not beaten)
+
+
+def test_the_named_jobs_decide_what_compares_however_many_are_found_beside():
+    others = tuple(job(f"other {number}", {"de": 1.01}) for number in range(4))
+    named = job("named", {"de": 1.3}, tokens=4000)
+    found = compare([named], found=Found(others, 7, {"gone": "no report"}))
+    assert [bool(each.differences) for each in found.jobs] == [False, True, True, True, True]
+    assert found.recommendation.chosen.job == "A"
+    assert found.related.jobs == ("B", "C", "D", "E")
+    assert (found.related.left_out, found.related.unreadable) == (7, {"gone": "no report"})
+    assert compare([named, *others]).jobs[0].differences
+    assert "related" not in compare([named]).model_dump(mode="json")

@@ -1,13 +1,15 @@
 """The page that compares jobs: whole by itself, safe, and readable without colours."""
 
+import itertools
 import re
 import xml.etree.ElementTree as ET
 
 import pytest
 
 from secateur_service.evaluation.charts import Point, scatter
-from secateur_service.evaluation.comparison import Candidate, compare
-from secateur_service.evaluation.comparison_page import render_comparison
+from secateur_service.evaluation.comparison import Candidate, Found, compare
+from secateur_service.evaluation.comparison_page import OTHERS_HERE, render_comparison, with_others
+from secateur_service.evaluation.html import render_html
 from support.pages import Page, loads_nothing
 from support.reports import make_report, task
 
@@ -91,3 +93,35 @@ def test_a_scatter_plot_keeps_every_point_on_the_paper(values):
     for disc in discs:
         assert 9 <= float(disc.get("cx")) <= width - 9
         assert 9 <= float(disc.get("cy")) <= height - 9
+
+
+def with_related(*names, left_out=0, **changes):
+    report = make_report(ratios={"de": 1.1, "en": 1.4}, mix={"de": 1.0}, **changes)
+    others = [Candidate.of(name, make_report(ratios={"de": 1.2}, mix={"de": 1.0}), 5.0) for name in names]
+    return report, compare([Candidate.of("own", report)], found=Found(tuple(others), left_out, {}))
+
+
+def test_a_report_gets_a_section_before_its_provenance_and_keeps_all_it_had():
+    report, found = with_related("other", HOSTILE, left_out=1200)
+    page = render_html(report).decode()
+    whole = with_others(page, found)
+    loads_nothing(Page(whole.encode()))
+    before, after = page.split(OTHERS_HERE)
+    assert whole.endswith(OTHERS_HERE + after)
+    assert whole.replace("</style>", "", 1).startswith(before[: before.index("</style>")])
+    text = text_of(whole.encode())
+    assert "the newest 2 other jobs of the same dense model that have a report" in text
+    assert "1,200 older ones are left out." in text
+    assert whole.index("Other jobs on this model") < whole.index("<h2>Provenance")
+    headings = [int(level) for level in re.findall(r"<h([1-6])", whole)]
+    assert all(late <= early + 1 for early, late in itertools.pairwise(headings))
+    one = text_of(with_others(page, with_related("other")[1]).encode())
+    assert "beside it stands the newest other job of the same dense model that has a report" in one
+
+
+def test_a_page_of_another_release_gets_the_section_at_its_end():
+    page = "<html><head><style>a { b }</style></head><body><main><p>old</p></main></body></html>"
+    whole = with_others(page, with_related("other")[1])
+    assert whole.startswith("<html><head><style>a { b }")
+    assert "<p>old</p><section" in whole
+    assert whole.endswith("</section>\n\n</main></body></html>")

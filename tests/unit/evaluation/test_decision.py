@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur_service.evaluation.decision import decide
-from support.reports import evaluation
+from secateur_service.evaluation.limits import limit_exceeded
+from support.reports import answered, evaluation, kinds, make_report
 
 LOSS = math.log(8.0)
 
@@ -69,3 +70,55 @@ def test_languages_are_listed_as_people_do(count):
     found = decide([language(name, 0.0) for name in names], dict.fromkeys(names, 0.01))
     assert found.answer == "PASS"
     assert ["for de:", "for de and uk:", "for de, uk and en:"][count - 1] in found.sentence
+
+
+def test_a_task_passes_with_its_whole_interval_and_fails_by_its_loss():
+    tasks = [
+        answered("many", items=1000, lost=10, won=5),
+        answered("few", items=100, lost=1),
+        answered("worse", items=100, lost=5),
+        answered("whole", metric="word_perplexity", flips=None, higher_is_better=False),
+    ]
+    found = decide([language("de", 0.0)], {"de": 0.01}, tasks, 0.02)
+    assert [(each.task, each.answer) for each in found.tasks] == [
+        ("many", "PASS"),
+        ("few", "CANNOT_TELL"),
+        ("worse", "FAIL"),
+    ]
+    assert found.answer == "FAIL"
+    assert found.sentence.startswith("This may not ship by its tasks, which may lose 0.02: acc of worse lost 0.050 (")
+    assert "Whether tasks lost at most 0.02 cannot be told: acc of few lost 0.010 (" in found.sentence
+    assert f"Raise evaluation.task_limit to about {found.tasks[1].needed_samples:,}" in found.sentence
+    assert "within the limits for de: bits per byte" in found.sentence
+    assert found.sentence.endswith("No limit applies to word_perplexity of whole.")
+
+
+@given(items=st.integers(10, 10_000), share=st.floats(0, 0.019))
+def test_with_the_items_that_it_asks_for_a_task_would_pass(items, share):
+    lost = round(share * items)
+    (found,) = decide([], {}, [answered("plain", items=items, lost=lost)], 0.02).tasks
+    if found.answer == "CANNOT_TELL" and found.needed_samples is not None:
+        assert found.needed_samples > items
+        more = answered("plain", items=found.needed_samples, lost=int(found.needed_samples * lost / items))
+        assert decide([], {}, [more], 0.02).answer == "PASS"
+
+
+def test_many_tasks_are_not_all_named():
+    tasks = [answered(f"subject_{number}", lost=10 + number) for number in range(40)]
+    found = decide([], {}, tasks, 0.02)
+    assert len(found.tasks) == 40
+    assert "subject_39" in found.sentence
+    assert "35 more" in found.sentence
+    assert len(found.sentence) < 700
+
+
+def test_a_limit_of_tasks_in_the_specification_is_judged_in_the_report():
+    spec = make_report().spec | {"limits": {"languages": [], "task_loss": 0.02}}
+    report = make_report(spec=spec, tasks=[answered("worse", lost=5), answered("few", lost=1)])
+    assert report.decision.answer == "FAIL"
+    assert {("LIMIT_EXCEEDED", "de"), ("LIMIT_UNCLEAR", "de")} <= kinds(report)
+    (told,) = report.exceeded
+    assert told.message == "worse: acc lost 0.0500, more than the limit of 0.02."
+    failure = limit_exceeded(report, "ab" * 32)
+    assert failure.message.startswith("limits.task_loss: worse: acc lost 0.0500")
+    assert "tasks" not in make_report().model_dump(mode="json")["decision"]

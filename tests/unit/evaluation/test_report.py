@@ -131,6 +131,10 @@ def test_tasks_that_were_lost_while_perplexity_was_kept_are_pointed_out():
     assert not any("TASKS_LOST" in kind for kind, _ in kinds(make_report(ratios={"de": 1.05}, tasks=[few])))
     won = task("xnli_de", [0] * 100, [1] * 100)
     assert not any("TASKS_LOST" in kind for kind, _ in kinds(make_report(ratios={"de": 1.05}, tasks=[won])))
+    less_is_better = won.model_copy(update={"higher_is_better": False})
+    (told,) = [each for each in make_report(tasks=[less_is_better]).verdicts if "TASKS_LOST" in each.kind]
+    assert "acc rose from 0.000 to 1.000" in told.message
+    assert "100 were lost and 0 won" in told.message
 
 
 def test_a_task_counts_once_however_many_metrics_it_has():

@@ -1,3 +1,5 @@
+import itertools
+import math
 import re
 import xml.etree.ElementTree as ET
 
@@ -6,7 +8,7 @@ import pytest
 from secateur_service.evaluation.html import mean_ratio, model_name, render_html, row_label, target
 from secateur_service.evaluation.parts import JobPart, OutputPart, TaskPart, WindowsPart
 from support.pages import Page, loads_nothing
-from support.reports import Block, Layer, continued, make_report
+from support.reports import Block, Layer, answered, continued, evaluation, make_report
 
 HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&lt;{{ 7*7 }}"
 
@@ -155,20 +157,80 @@ def task(name, difference, error, *, metric="acc", flips=0.25, dense=0.5):
 
 def test_tasks_have_a_table_with_intervals_on_one_scale():
     tasks = [
-        task("lost", -0.2, 0.05),
-        task("same", 0.02, 0.04),
+        answered("lost", lost=30),
+        answered("same", lost=2, won=2),
+        answered("pairs", metric="pct_stereotype", lost=10, higher_is_better=False),
         task("words", -3.0, 1.0, metric="perplexity", flips=None),
         task("unknown", None, None),
     ]
-    page = Page(render_html(make_report(tasks=tasks)))
-    marks = [(name, value) for tag, name, value in page.attributes if tag == "i"]
-    bars = [(name, value) for name, value in marks if "left:" in value or value == "clear"]
-    assert bars == [("class", "clear"), ("style", "left:0.0%;width:32.9%"), ("style", "left:40.2%;width:26.3%")]
-    assert {"0.300 ± 0.050", "-0.200 ± 0.050", "25.0\u202f%", "words"} <= set(page.text)
+    spec = make_report().spec | {"limits": {"languages": [], "task_loss": 0.1}}
+    page = Page(render_html(make_report(spec=spec, tasks=tasks)))
+    styles = [value for tag, name, value in page.attributes if tag in {"i", "b"} and name == "style"]
+    places = [tuple(float(number) for number in re.findall(r"[\d.]+(?=%)", value)) for value in styles]
+    (left, width), (point,), (limit,), (even_left, even_width), (even,), _, (better_left, _), (better,), _ = places
+    assert left == 0.0
+    assert left < point < left + width < limit < 50.0
+    assert even == 50.0 == pytest.approx(even_left + even_width / 2, abs=0.06)
+    assert 50.0 < better_left < better
+    classes = [value for tag, name, value in page.attributes if tag == "i" and name == "class"]
+    assert [value for value in classes if value in {"", "clear"}] == ["clear", "", "clear"]
+    assert {"-0.300", "-0.387 to -0.202", "-0.100", "-0.162 to -0.034", "30.0\u202f%"} <= set(page.text)
+    assert sum("(less is better)" in text for text in page.text) == 1
     assert "Tasks" not in Page(render_html(make_report())).text
+
+
+def test_every_chart_has_its_figures_as_text():
+    known = [evaluation("de", 1.05, error=0.01), evaluation("uk", 1.2, error=0.02)]
+    page = Page(render_html(make_report(evaluation=known)))
+    charts = page.elements.count("svg")
+    # Perplexities are in the first table, ratios of blocks at the end.
+    assert page.text.count("Figures") == charts - 2
+    growth = 100 * math.log(1.2) / math.log(8.0)
+    assert f"{growth:+.2f} %" in page.text
+    assert "50.00%" in page.text
+    names = [value for tag, name, value in page.attributes if name == "aria-label" and tag == "div"]
+    assert all(names)
+    assert "Sparsity of every pruned layer" in names
+
+
+def test_headings_are_in_order_and_every_scrolling_table_can_be_reached_by_keyboard():
+    page = render_html(make_report(tasks=[answered("lost", lost=3)])).decode()
+    headings = [int(level) for level in re.findall(r"<h([1-6])", page)]
+    assert headings[0] == 1
+    assert all(late <= early + 1 for early, late in itertools.pairwise(headings))
+    scrolling = re.findall(r'<div class="scroll"([^>]*)>', page)
+    assert scrolling
+    assert all('tabindex="0" role="region" aria-label="' in attributes for attributes in scrolling)
 
 
 def test_names_of_tasks_stay_text():
     page = Page(render_html(make_report(tasks=[task(HOSTILE, 0.0, 0.1)])))
     assert "script" not in page.elements
     assert HOSTILE in page.text
+    long = Page(render_html(make_report(tasks=[task("mmlu_<b>_\u202e", 0.0, 0.1)])))
+    start = long.text.index("mmlu_")
+    assert "".join(long.text[start : start + 3]) == "mmlu_<b>_\\u202e"
+    assert long.elements.count("wbr") == 2
+
+
+def luminance(colour):
+    """WCAG 2's relative luminance of #rgb or #rrggbb."""
+    digits = colour.lstrip("#")
+    digits = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
+    parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_text_can_be_read_in_every_colour_on_screen_in_the_dark_and_on_paper():
+    style = re.search(r"<style>(.*?)</style>", render_html(make_report()).decode(), re.DOTALL)[1]
+    palettes = [
+        dict(re.findall(r"--(\w+): (#\w+)", block)) for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    ]
+    assert len(palettes) == 3
+    for palette in palettes:
+        for name, colour in palette.items():
+            for ground in ("paper", "soft"):
+                light, dark = sorted((luminance(colour), luminance(palette[ground])), reverse=True)
+                if name not in {"paper", "soft", "rule", "dense"}:
+                    assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, colour, ground)

@@ -1,7 +1,9 @@
 """The store in one process; what several processes do to it is tests/integration/test_store_processes.py."""
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -129,6 +131,49 @@ def test_jobs_are_listed_by_state(store):
     assert [found.id for found in store.list_jobs(limit=9, states=[JobState.RUNNING])[0]] == [job.id]
     assert len(store.list_jobs(limit=9, states=[JobState.RUNNING, JobState.QUEUED])[0]) == 2
     assert store.list_jobs(limit=9, states=[JobState.FAILED])[0] == []
+
+
+@pytest.mark.parametrize("key", ["run", 'a"b', "a.b", "$[0]", "\\u0061", "ключ", "'", "{x}"])
+def test_jobs_are_listed_by_labels_whatever_their_keys(store, key):
+    wanted = store.create(new_job(labels={key: "first", "other": "%"}))
+    store.create(new_job(labels={key: "second", "other": "%"}))
+    store.create(new_job(labels={"else": "first"}))
+    store.create(new_job())
+    found = partial(store.list_jobs, limit=9)
+    assert [job.id for job in found(labels={key: "first"})[0]] == [wanted.id]
+    assert len(found(labels={"other": "%"})[0]) == 2
+    assert [job.id for job in found(labels={key: "first", "other": "%"}, states=[JobState.QUEUED])[0]] == [wanted.id]
+    for absent in ({key: "third"}, {key: "first", "other": "x"}, {"first": key}):
+        assert found(labels=absent)[0] == []
+
+
+def test_pages_of_jobs_with_a_label_are_complete(store):
+    created = [store.create(new_job(labels={"sweep": "a" if number % 3 else "b"})).id for number in range(12)]
+    wanted = [job_id for number, job_id in enumerate(created) if number % 3][::-1]
+    page, key = store.list_jobs(limit=5, labels={"sweep": "a"})
+    rest, last = store.list_jobs(limit=5, labels={"sweep": "a"}, before=key)
+    assert [job.id for job in (*page, *rest)] == wanted
+    assert last is None
+
+
+def test_the_newest_jobs_of_a_model_that_have_a_report_are_found(store):
+    def ended(digest, **details):
+        job = running(store)
+        if details:
+            store.release(job.id, 1, Failure("LIMIT_EXCEEDED", "too much", retryable=False, details=details))
+        else:
+            store.succeed(job.id, 1, replace(result(), model_digest=digest))
+        return job.id
+
+    first, other, second = ended("aa"), ended("bb"), ended("aa")
+    exceeded = ended("", model_digest="aa", manifest_sha256="cc")
+    running(store)
+    ended("")
+    found, left_out = store.jobs_of_models(["aa"], except_for=[first], limit=5)
+    assert ([job.id for job in found], left_out) == ([exceeded, second], 0)
+    found, left_out = store.jobs_of_models(["aa", "bb"], except_for=[], limit=2)
+    assert ([job.id for job in found], left_out) == ([exceeded, second], 2)
+    assert store.jobs_of_models(["bb"], except_for=[other], limit=5) == ([], 0)
 
 
 def test_claims_take_the_oldest_job_first_and_each_job_once(store):

@@ -107,6 +107,18 @@ def test_scores_are_those_of_the_answers_given_last(tmp_path):
         assert accuracy.values == ([1.0, 1.0] if right else [0.0, 0.0])
 
 
+def test_it_is_known_in_advance_which_tasks_a_limit_on_losses_can_apply_to(tmp_path):
+    folder = save_tasks(tmp_path)
+    measurable = built(folder, "trains_de", "last_word_en", "ranked_plain", "unasked_de")
+    measurable.check_amounts()
+    answers = [Answer(-1.0, is_greedy=True)] * len(measurable.requests(tokenizer(), 1024).parts)
+    better = {(scores.task, scores.metric): scores.higher_is_better for scores in measurable.scores(answers)}
+    assert better["trains_de", "acc"] is better["ranked_plain", "mcc"] is True
+    assert better["last_word_en", "perplexity"] is False
+    with pytest.raises(TasksRefusedError, match=r"limits\.task_loss: whole_uk has no metric that an amount limits"):
+        built(folder, "trains_de", "whole_uk").check_amounts()
+
+
 @pytest.mark.parametrize(
     "template",
     [

@@ -1,0 +1,83 @@
+"""What arguments of commands say: specifications in files, and the flags of more than one value."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from secateur._errors import FieldViolation, InvalidSpecError
+from secateur._spec import MAX_FILE_BYTES, layer_override, parse_yaml, read_spec
+
+
+def read_content(path: Path | None) -> dict[str, Any]:
+    """The specification in a file, `-` for the standard input; empty without one."""
+    if path is None:
+        return {}
+    if str(path) == "-":
+        return parse_yaml(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), "the standard input")
+    return read_spec(path)
+
+
+def generation_of(content: Mapping[str, Any]) -> Any:
+    """What the file says of text that the model writes, or the defaults."""
+    calibration = content.get("calibration")
+    return (calibration.get("generation") if isinstance(calibration, Mapping) else None) or {}
+
+
+def weight_of(text: str) -> dict[str, Any]:
+    """A language of the mix, `TAG` or `TAG=WEIGHT`."""
+    tag, separator, weight = text.partition("=")
+    if not separator:
+        return {"language": tag}
+    try:
+        return {"language": tag, "weight": float(weight)}
+    except ValueError:
+        fault = f"--language {text}: {weight!r} is not a number; expected e.g. {tag or 'de'}=0.7"
+        raise InvalidSpecError([FieldViolation("calibration.languages", fault)]) from None
+
+
+def numbers_by_language(field: str, flag: str, texts: Sequence[str], example: str) -> dict[str, float]:
+    """`TAG=NUMBER`, by tag; a fault names the field and the flag."""
+    found = {}
+    for text in texts:
+        tag, _, number = text.partition("=")
+        try:
+            found[tag] = float(number)
+        except ValueError:
+            fault = f"{flag} {text}: {number!r} is not a number; expected e.g. {tag or 'uk'}={example}"
+            raise InvalidSpecError([FieldViolation(field, fault)]) from None
+    return found
+
+
+def override_of(text: str) -> dict[str, Any]:
+    """A target of some layers, `LAYERS=TARGET`."""
+    layers, separator, target = text.rpartition("=")
+    if not separator:
+        fault = f"--override {text}: expected LAYERS=TARGET, e.g. '*.down_proj.weight=0.4'"
+        raise InvalidSpecError([FieldViolation("pruning.overrides", fault)])
+    try:
+        return layer_override(layers, float(target))
+    except ValueError:
+        return layer_override(layers, target)
+
+
+def labels_of(texts: Sequence[str]) -> dict[str, str]:
+    """Labels, `KEY=VALUE` each."""
+    labels: dict[str, str] = {}
+    for text in texts:
+        key, value = _label(text)
+        if key in labels:
+            raise typer.BadParameter(f"--label {text}: {key} is given twice; name each label once")
+        labels[key] = value
+    return labels
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise typer.BadParameter(f"--label {text}: expected KEY=VALUE, e.g. team=search")
+    return key, value
