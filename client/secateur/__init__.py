@@ -76,10 +76,11 @@ from secateur._job import (
     PublishedResult,
 )
 from secateur._options import SpecOptions, prune_spec
-from secateur._report import Decision, LanguageReport, Report, TaskReport, Verdict
+from secateur._report import AffinityReport, Decision, LanguageNeurons, LanguageReport, Report, TaskReport, Verdict
 from secateur._sweep import Sweep
 
 __all__ = [
+    "AffinityReport",
     "AlreadyExistsError",
     "Artifact",
     "AsyncClient",
@@ -118,6 +119,7 @@ __all__ = [
     "JobResult",
     "JobStage",
     "JobState",
+    "LanguageNeurons",
     "LanguageReport",
     "LanguageResult",
     "LogEvent",

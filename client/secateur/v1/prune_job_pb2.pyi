@@ -315,7 +315,7 @@ class LanguageLimit(_message.Message):
     def __init__(self, language: _Optional[str] = ..., growth: _Optional[float] = ...) -> None: ...
 
 class EvaluationSpec(_message.Message):
-    __slots__ = ("corpus", "languages", "tokens_per_language", "layer_snr", "text_field", "chat_template", "tasks", "task_files", "task_limit", "task_shots", "task_chat_template")
+    __slots__ = ("corpus", "languages", "tokens_per_language", "layer_snr", "text_field", "chat_template", "tasks", "task_files", "task_limit", "task_shots", "task_chat_template", "language_neurons")
     CORPUS_FIELD_NUMBER: _ClassVar[int]
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     TOKENS_PER_LANGUAGE_FIELD_NUMBER: _ClassVar[int]
@@ -327,6 +327,7 @@ class EvaluationSpec(_message.Message):
     TASK_LIMIT_FIELD_NUMBER: _ClassVar[int]
     TASK_SHOTS_FIELD_NUMBER: _ClassVar[int]
     TASK_CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    LANGUAGE_NEURONS_FIELD_NUMBER: _ClassVar[int]
     corpus: str
     languages: _containers.RepeatedScalarFieldContainer[str]
     tokens_per_language: int
@@ -338,7 +339,8 @@ class EvaluationSpec(_message.Message):
     task_limit: int
     task_shots: int
     task_chat_template: bool
-    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[str]] = ..., tokens_per_language: _Optional[int] = ..., layer_snr: _Optional[bool] = ..., text_field: _Optional[str] = ..., chat_template: _Optional[bool] = ..., tasks: _Optional[_Iterable[str]] = ..., task_files: _Optional[str] = ..., task_limit: _Optional[int] = ..., task_shots: _Optional[int] = ..., task_chat_template: _Optional[bool] = ...) -> None: ...
+    language_neurons: bool
+    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[str]] = ..., tokens_per_language: _Optional[int] = ..., layer_snr: _Optional[bool] = ..., text_field: _Optional[str] = ..., chat_template: _Optional[bool] = ..., tasks: _Optional[_Iterable[str]] = ..., task_files: _Optional[str] = ..., task_limit: _Optional[int] = ..., task_shots: _Optional[int] = ..., task_chat_template: _Optional[bool] = ..., language_neurons: _Optional[bool] = ...) -> None: ...
 
 class OutputSpec(_message.Message):
     __slots__ = ("destination",)

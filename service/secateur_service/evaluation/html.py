@@ -30,6 +30,7 @@ from secateur_service.evaluation.charts import (
     lines,
     uses_log_scale,
 )
+from secateur_service.evaluation.language_parts import LanguageAffinityPart, LanguageSurvivalPart
 from secateur_service.evaluation.parts import LayerPart, NarrowedPart, TaskPart
 from secateur_service.evaluation.report import Report
 from secateur_service.pruning.methods import label
@@ -43,6 +44,7 @@ GRAVITY = {
     "PERPLEXITY_KEPT_TASKS_LOST": "bad",
     "TASKS_LOST": "bad",
     "LIMIT_UNCLEAR": "warn",
+    "MIX_DOES_NOT_COVER": "warn",
     "SAMPLE_TOO_SMALL": "warn",
     "NOT_CALIBRATED": "warn",
 }
@@ -83,6 +85,7 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
         training_chart=_training_chart(report),
         sizes=_sizes(report),
         tasks=_tasks(report),
+        shared=_shared(report),
         not_calibrated=[entry.language for entry in report.evaluation if not entry.in_mix],
         sparsity_range=_range([layer.sparsity for block in report.blocks for layer in block.layers]),
         notes=[(layer.name, layer.notes) for block in report.blocks for layer in block.layers if layer.notes],
@@ -301,6 +304,18 @@ def _tasks(report: Report) -> list[TaskRow]:
         left, right = (50 + 50 * end / scale for end in (low, high))
         rows.append(TaskRow(part, left, right - left, low > 0 or high < 0))
     return rows
+
+
+def _shared(report: Report) -> list[tuple[str, LanguageAffinityPart | None, LanguageSurvivalPart | None]]:
+    """What each evaluated language shares with the mix, and what became of its neurons; empty if neither is known."""
+    if report.affinity is None and report.language_neurons is None:
+        return []
+    affinities = report.affinity.languages if report.affinity else {}
+    neurons = {
+        entry.language: entry for entry in (report.language_neurons.languages if report.language_neurons else ())
+    }
+    names = [entry.language for entry in report.evaluation]
+    return [(name, affinities.get(name), neurons.get(name)) for name in names]
 
 
 def _layer_rows(report: Report, figure: Callable[[LayerPart], float | None]) -> list[HeatRow]:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from secateur_service.evaluation.decision import DecisionPart, decide
+from secateur_service.evaluation.language_parts import AffinityPart, LanguageNeuronsPart
 from secateur_service.evaluation.parts import (
     BlockPart,
     BudgetPart,
@@ -53,6 +54,14 @@ class Report(Part):
     tasks: tuple[TaskPart, ...] = Field(
         default=(), description="every metric of every task; absent if none was asked for", exclude_if=lambda it: not it
     )
+    affinity: AffinityPart | None = Field(
+        default=None, description="null if no calibration text was used in the blocks, and in older reports"
+    )
+    language_neurons: LanguageNeuronsPart | None = Field(
+        default=None,
+        description="absent if not asked for, or if the model has no gated feed-forward layers outside of experts",
+        exclude_if=lambda it: it is None,
+    )
     sparsity: SparsityPart
     blocks: tuple[BlockPart, ...]
     verdicts: tuple[Verdict, ...]
@@ -83,6 +92,8 @@ def build_report(
     removed_blocks: Iterable[RemovedBlockPart] = (),
     budget: BudgetPart | None = None,
     tasks: Iterable[TaskPart] = (),
+    affinity: AffinityPart | None = None,
+    language_neurons: LanguageNeuronsPart | None = None,
 ) -> Report:
     """The report of a job, including the sparsity and the verdicts computed from the other figures.
 
@@ -99,6 +110,8 @@ def build_report(
         removed_blocks: blocks of the dense model that the output lacks.
         budget: how the service chose what to remove, if it did.
         tasks: every metric of every task.
+        affinity: how well the mix covers the evaluation languages.
+        language_neurons: what became of neurons that belong to a language.
     """
     mix, languages, answered = tuple(calibration), tuple(evaluation), tuple(tasks)
     parts = tuple(BlockPart.of(record) for record in sorted(blocks, key=lambda record: record.index))
@@ -119,6 +132,8 @@ def build_report(
         removed_blocks=tuple(removed_blocks),
         budget=budget,
         tasks=answered,
+        affinity=affinity,
+        language_neurons=language_neurons,
         sparsity=SparsityPart(
             pruned_layers=zeros / max(size, 1), all_parameters=zeros / output.parameters, zeros=zeros, weights=size
         ),
@@ -129,6 +144,7 @@ def build_report(
                 languages,
                 parts,
                 answered,
+                affinity,
                 inverts=inverts,
                 prunes=bool(spec["pruning"]),
                 trims=trims,

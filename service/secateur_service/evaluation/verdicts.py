@@ -19,6 +19,10 @@ PERPLEXITY_KEPT_TASKS_LOST, TASKS_LOST
     Of the items of a task more are lost than won, by the exact one-sided test of McNemar (1947) on those that flipped;
     of reports in which nothing was lost, at most `FALSE_ALARMS` say so of any task. The first kind if the perplexity of
     the task's language grew at most `KEPT_RATIO` times: the figure that most look at did not show it.
+MIX_DOES_NOT_COVER
+    The language's affinity with the calibration mix is below what parts of the mix's own text have: see
+    `pruning.affinity`. Measured before the pruning, and logged at once. benchmarks/affinity.py shows what such
+    languages lose.
 NOT_CALIBRATED
     The language was evaluated but has no weight in the mix: what it kept, it kept by accident.
 WITHIN_NOISE
@@ -38,10 +42,11 @@ LAYER_NOTES
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from statistics import NormalDist
 
 from secateur_service.evaluation.decision import decide
+from secateur_service.evaluation.language_parts import AffinityPart
 from secateur_service.evaluation.parts import (
     NORMAL_975,
     BlockPart,
@@ -68,6 +73,7 @@ def judge(
     evaluation: Sequence[EvaluationLanguage],
     blocks: Sequence[BlockPart],
     tasks: Sequence[TaskPart] = (),
+    affinity: AffinityPart | None = None,
     *,
     inverts: bool,
     prunes: bool = True,
@@ -81,6 +87,7 @@ def judge(
         evaluation: Evaluated languages.
         blocks: Pruned blocks.
         tasks: Every metric of every task.
+        affinity: Of the evaluated languages with the mix.
         prunes: Whether weights were pruned, and parts were not only removed.
         trims: Whether rows of the vocabulary were removed.
         limits: The share by which bits per byte may grow, by language.
@@ -93,6 +100,8 @@ def judge(
     yield from _lost(evaluation, prunes=prunes)
     yield from _tasks_lost(tasks, evaluation)
     yield from _left_behind(evaluation, trims=trims)
+    if affinity is not None:
+        yield from not_covered(affinity, [entry.language for entry in calibration if entry.weight > 0])
     yield from _not_calibrated(evaluation)
     yield from _within_noise(evaluation)
     yield from _too_small(evaluation)
@@ -235,6 +244,34 @@ def _at_least(lost: int, flipped: int) -> float:
         return ways - flipped * math.log(2)
 
     return sum(math.exp(log_chance(count)) for count in range(lost, flipped + 1))
+
+
+def not_covered(affinity: AffinityPart, mix: Container[str]) -> Iterator[Verdict]:
+    """The languages that the mix does not cover, which is known before the pruning.
+
+    Args:
+        affinity: Of the evaluated languages with the mix.
+        mix: Languages with a weight in it.
+    """
+    for language, found in affinity.languages.items():
+        if found.estimate < affinity.threshold:
+            remedy = "add it to the mix, or a language close to it"
+            if language in mix:
+                remedy = "raise its weight in the mix, or calibrate on text like that of the evaluation"
+            yield _verdict(
+                "MIX_DOES_NOT_COVER",
+                language,
+                f"The calibration mix covers {language} poorly: its affinity with the mix is {found.estimate:.3f}, "
+                f"that of the mix's own text {affinity.of_mix:.3f} ± {affinity.spread:.3f}. If its speakers matter, "
+                f"{remedy}.",
+                EvidencePart(
+                    figure="affinity with the calibration mix",
+                    estimate=found.estimate,
+                    threshold=affinity.threshold,
+                    interval=found.interval,
+                    z=(found.estimate - affinity.of_mix) / affinity.spread if affinity.spread else None,
+                ),
+            )
 
 
 def _not_calibrated(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:

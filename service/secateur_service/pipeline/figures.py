@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from secateur_service import __version__
 from secateur_service.evaluation.intervals import intervals
+from secateur_service.evaluation.language_parts import AffinityPart, LanguageNeuronsPart
 from secateur_service.evaluation.parts import (
     BudgetPart,
     CalibrationLanguage,
@@ -37,6 +38,7 @@ def report_of(
     text: JobText,
     tasks: Sequence[TaskPart],
     passed: PassResult,
+    affinity: AffinityPart | None = None,
 ) -> Report:
     """The report of a job, from the sampled text, the figures of its tasks, and the measured losses."""
     weights = spec.calibration.mix
@@ -106,6 +108,8 @@ def report_of(
         removed_blocks=[RemovedBlockPart.model_validate(entry.model_dump()) for entry in shrinkage.file.removed_blocks],
         budget=BudgetPart.model_validate(found.model_dump()) if (found := shrinkage.file.budget) else None,
         tasks=tasks,
+        affinity=affinity,
+        language_neurons=LanguageNeuronsPart.model_validate(passed.neurons) if passed.neurons else None,
     )
 
 

@@ -52,7 +52,7 @@ class ModelSpec(Part):
 
 
 def _is_nothing(value: object) -> bool:
-    return value is None or value == ()
+    return value is None or value is False or value == ()
 
 
 class EvaluationSpec(Part):
@@ -66,6 +66,11 @@ class EvaluationSpec(Part):
         default=DEFAULT_TOKENS_PER_LANGUAGE, ge=2, le=2**31 - 1, description="at least one sequence"
     )
     layer_snr: bool = Field(default=True, description="true or false: whether every layer's noise is measured")
+    language_neurons: bool = Field(
+        default=False,
+        exclude_if=_is_nothing,
+        description="true or false: whether neurons that belong to a language are looked for",
+    )
     # Left out of the plain form where there are none, so that it is that of a specification without tasks.
     tasks: TaskNames = Field(default=(), exclude_if=_is_nothing, description="names of tasks or groups, each once")
     task_files: Uri | None = Field(default=None, exclude_if=_is_nothing, description=TASK_FILES)
@@ -244,9 +249,12 @@ def _unreconstructable(
 def _unmeasured(
     calibration: CalibrationSpec, evaluation: EvaluationSpec | None, limits: LimitsSpec | None
 ) -> Iterator[Broken]:
-    """Limits of languages that are not evaluated."""
+    """What is asked of languages that are not evaluated, or of a single one that takes two."""
     evaluated = evaluation.languages if evaluation else ()
     known = evaluated or tuple(entry.language for entry in calibration.languages)
+    if evaluation and evaluation.language_neurons and len(known) == 1:
+        problem = f"only {known[0]} is evaluated, and a neuron belongs to a language by comparison with others"
+        yield Broken("evaluation.language_neurons", problem, "add languages to evaluation.languages, or leave it out")
     for position, entry in enumerate(limits.languages if limits else ()):
         if entry.language not in known:
             problem = f"{entry.language} is not evaluated, so nothing shows what it loses"
