@@ -255,15 +255,14 @@ def not_covered(affinity: AffinityPart, mix: Container[str]) -> Iterator[Verdict
     """
     for language, found in affinity.languages.items():
         if found.estimate < affinity.threshold:
-            remedy = "add it to the mix, or a language close to it"
+            remedy = f"Add {language} to it, or a language close to it"
             if language in mix:
-                remedy = "raise its weight in the mix, or calibrate on text like that of the evaluation"
+                remedy = "Raise its weight, or calibrate on text like that of the evaluation"
             yield _verdict(
                 "MIX_DOES_NOT_COVER",
                 language,
-                f"The calibration mix covers {language} poorly: its affinity with the mix is {found.estimate:.3f}, "
-                f"that of the mix's own text {affinity.of_mix:.3f} ± {affinity.spread:.3f}. If its speakers matter, "
-                f"{remedy}.",
+                f"The calibration mix covers {language} poorly: affinity {found.estimate:.3f}, where its own text has "
+                f"{affinity.of_mix:.3f} ± {affinity.spread:.3f}. {remedy}.",
                 EvidencePart(
                     figure="affinity with the calibration mix",
                     estimate=found.estimate,

@@ -8,6 +8,7 @@ from pathlib import Path
 import secateur
 
 FACE = {
+    "AffinityReport",
     "AlreadyExistsError",
     "Artifact",
     "AsyncClient",
@@ -46,6 +47,7 @@ FACE = {
     "JobResult",
     "JobStage",
     "JobState",
+    "LanguageNeurons",
     "LanguageReport",
     "LanguageResult",
     "LogEvent",
