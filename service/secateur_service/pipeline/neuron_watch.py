@@ -1,8 +1,8 @@
 """Counts, while the evaluation text runs through both models, on how many tokens each feed-forward neuron is active.
 
-A watch listens to the gates of blocks in memory; it runs nothing itself. What it counted of a block is a few tensors by
-name, which can be stored and given back (`Watch.counted`), so that a block need not run again for them. A finished
-block of an earlier attempt that is read back counts the same again.
+A watch listens to the gates of blocks in memory; it runs nothing itself. What it counted in the dense model is kept
+with the hidden states for later jobs (`pipeline.shared_states`). A finished block of an earlier attempt that is read
+back counts the same again.
 
 Each language's windows are divided into two halves, each of windows that follow each other, because they may share
 documents.
@@ -93,6 +93,19 @@ class Watch:
         self.counted[index] = {language: found.cpu() for language, found in counts.items()}
         if self._weighs:
             self.counted[index][WEIGHTS] = _weights(block, gate).cpu()
+
+    def counts(self, index: int) -> list[Tensor]:
+        """What was counted in a block, 2×f for each language; zeros before that, and nothing where it has no gate."""
+        gate = gate_of(self._checkpoint, index)
+        if gate is None:
+            return []
+        known = self.counted.get(index, {})
+        return [known.get(language, torch.zeros(HALVES, gate.channels, dtype=torch.long)) for language in self.tokens]
+
+    def recall(self, index: int, counts: Sequence[Tensor]) -> None:
+        """Take over what was counted in a block on the same text."""
+        if counts:
+            self.counted[index] = dict(zip(self.tokens, counts, strict=True))
 
 
 def _weights(block: nn.Module, gate: Gate) -> Tensor:

@@ -32,7 +32,9 @@ def test_it_is_one_for_equal_channels_up_to_a_factor_and_falls_with_their_ratios
     squares = sizes(0) + 1
     assert affinity(squares, 7 * squares) == pytest.approx(1)
     half = torch.tensor([1.0, 4.0] * 100, dtype=torch.float64)
-    assert affinity(half, torch.ones(CHANNELS, dtype=torch.float64)) == pytest.approx(math.exp(-math.log(2) / 2), abs=0.01)
+    assert affinity(half, torch.ones(CHANNELS, dtype=torch.float64)) == pytest.approx(
+        math.exp(-math.log(2) / 2), abs=0.01
+    )
 
 
 def test_channels_that_are_dead_count_as_very_small():
