@@ -108,7 +108,8 @@ def affinities(
     whole = _mixed(calibration, mix)
     found = {}
     for name, squares in evaluation.items():
-        parts = torch.tensor([_mean_affinity([each[part] for each in squares], whole) for part in range(PARTS)])
+        values = [_mean_affinity([each[part] for each in squares], whole) for part in range(PARTS)]
+        parts = torch.tensor(values, dtype=torch.float64)
         estimate, error = float(parts.mean()), float(parts.std()) / math.sqrt(PARTS)
         low, high = estimate - _STUDENT_975 * error, estimate + _STUDENT_975 * error
         found[name] = LanguageAffinity(estimate, (max(0.0, low), min(1.0, high)))

@@ -1,4 +1,4 @@
-"""What is measured in blocks of real models: active neurons, and the sizes of channels, however text is divided."""
+"""Active neurons are counted as the whole model has them, however the text is divided into batches."""
 
 import pytest
 import torch
@@ -7,10 +7,8 @@ from transformers import AutoModelForCausalLM
 from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.units import gate_of
-from secateur_service.pipeline.affinities import mean_squares
 from secateur_service.pipeline.batches import divide
 from secateur_service.pipeline.neuron_watch import WEIGHTS, Watch
-from secateur_service.pruning.affinity import PARTS
 from support.models import save_model
 from support.passes import samples_of
 
@@ -25,17 +23,14 @@ def text(sequences=SEQUENCES):
     return {name: sample.tokens for name, sample in samples_of(("de", "uk"), sequences, LENGTH).items()}
 
 
-def activations(folder, names, tokens):
-    """Outputs or inputs of layers in the whole model: S×T×n by name, of the gates' outputs and the other's inputs."""
+def outputs(folder, name, tokens):
+    """What a layer of the whole model makes of the tokens, S×T×n."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    seen = {}
-    for name in names:
-        model.get_submodule(name).register_forward_hook(
-            lambda _, args, output, name=name: seen.update({name: (args[0].detach(), output.detach())})
-        )
+    seen = []
+    model.get_submodule(name).register_forward_hook(lambda _, __, output: seen.append(output))
     with torch.no_grad():
         model(input_ids=tokens)
-    return seen
+    return seen[0]
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "phi3"])
@@ -53,8 +48,7 @@ def test_the_active_neurons_of_both_halves_are_counted_in_any_division_into_batc
     gate = gate_of(model.checkpoint, 0)
     assert watch.tokens["de"] == (3 * LENGTH, 2 * LENGTH)
     for language, tokens in text().items():
-        gated = activations(folder, [f"model.layers.0.{gate.linear}"], tokens)[f"model.layers.0.{gate.linear}"][1]
-        active = gated[..., : gate.channels] > 0
+        active = outputs(folder, f"model.layers.0.{gate.linear}", tokens)[..., : gate.channels] > 0
         expected = torch.stack([active[:3].sum((0, 1)), active[3:].sum((0, 1))])
         assert (watch.counted[0][language] - expected).abs().sum() <= 2  # an output next to zero, summed in other order
     nonzero, total = watch.counted[0][WEIGHTS]
@@ -70,23 +64,3 @@ def test_layers_without_a_gate_or_of_experts_are_left_out(name, tmp_path):
     with model.block(0) as block, watch.counting(block, 0):
         pass
     assert watch.counted == {}
-
-
-@pytest.mark.parametrize("size", [1, 2, 5])
-def test_the_mean_squares_of_parts_are_those_of_the_whole_model_in_any_division(size, tmp_path):
-    folder = save_model(tmp_path / "model", "llama")
-    model = streamed(folder)
-    tokens = 4 * LENGTH + PARTS  # some windows, and a part of the next
-    found = mean_squares(model, divide({"de": text()["de"]}, size), tokens, lambda: None, blocks=2)
-    assert [len(inputs) for inputs in found] == [4, 4]
-    names = ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"]
-    seen = activations(folder, names, text()["de"])
-    for name, squares_PN in zip(names, (found[0][0], found[1][3]), strict=True):
-        x_TN = seen[name][0].flatten(0, 1)[:tokens].double()
-        assert torch.allclose(squares_PN, x_TN.reshape(PARTS, -1, x_TN.shape[1]).square().mean(1), rtol=1e-4)
-
-
-def test_inputs_of_experts_are_left_out_of_the_mean_squares(tmp_path):
-    model = streamed(save_model(tmp_path / "model", "mixtral"))
-    (inputs,) = mean_squares(model, divide({"de": text()["de"]}, 2), PARTS, lambda: None)
-    assert len(inputs) == 2
