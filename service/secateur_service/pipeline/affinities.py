@@ -40,7 +40,7 @@ def foresee(spec: PruneSpec, model: StreamedModel, text: JobText, observer: JobO
         observer: receives a warning for each language that the mix does not cover, and may stop the job.
 
     Returns:
-        None where no calibration text is used in the blocks, or no layer of the first block is measured.
+        None where no calibration text is used in the blocks, or where nothing can be measured.
     """
     gates = (gate_of(model.checkpoint, index) for index in range(model.num_blocks))
     if spec.evaluation.language_neurons and not any(gates):
@@ -62,7 +62,7 @@ def foresee(spec: PruneSpec, model: StreamedModel, text: JobText, observer: JobO
 def measure_affinities(
     model: StreamedModel, calibration: Samples, evaluation: Samples, mix: Mapping[str, float], check: Callable[[], None]
 ) -> Affinities | None:
-    """The affinities of the evaluation languages with the mix; None where no layer of the first block is measured.
+    """The affinities of the evaluation languages with the mix; None where there is nothing to measure, or no number.
 
     Args:
         model: the dense model.
@@ -83,8 +83,9 @@ def measure_affinities(
         some = text[: -(-tokens // length)]
         batches = divide({name: some}, batch_sequences(length, model.device, small=model.small_batches))
         found[purpose][name] = mean_squares(model, batches, tokens, check)[0]
-    if not all(found["evaluation"].values()):
-        return None
+    inputs = [squares for texts in found.values() for each in texts.values() for squares in each]
+    if not inputs or not all(bool(torch.isfinite(squares).all()) for squares in inputs):
+        return None  # numbers that are not finite end the job in the pass, which says in which layer
     return affinities(found["calibration"], found["evaluation"], mix, tokens)
 
 

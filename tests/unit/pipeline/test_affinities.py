@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from secateur_service.models.checkpoint import open_checkpoint
@@ -66,6 +67,16 @@ def test_of_a_trained_model_all_languages_outside_the_mix_are_poorly_covered_and
     corpora = (CORPORA / "calibration", CORPORA / "evaluation")
     samples = draw(TRAINED_MODEL, *corpora, mix, sequences=8, length=256, evaluation_tokens=2048)
     assert set(measured(TRAINED_MODEL, samples, mix).poorly_covered) == {"de", "en", "uk"} - mix.keys()
+
+
+def test_inputs_that_are_not_finite_are_left_to_the_pass_to_name(tmp_path):
+    folder = save_model(tmp_path / "model", "llama")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"] *= 1e30  # products of these are beyond float32
+    weights["model.layers.0.mlp.gate_proj.weight"] *= 1e30
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    samples = samples_of(("de",), 2, LENGTH)
+    assert measured(folder, (samples, samples), {"de": 1.0}) is None
 
 
 def test_text_too_short_to_be_divided_is_not_measured(tmp_path):
