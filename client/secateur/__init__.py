@@ -78,9 +78,11 @@ from secateur._job import (
 )
 from secateur._options import SpecOptions, prune_spec
 from secateur._report import (
+    AffinityReport,
     Continuation,
     ContinuedLanguage,
     Decision,
+    LanguageNeurons,
     LanguageReport,
     Report,
     TaskReport,
@@ -89,6 +91,7 @@ from secateur._report import (
 from secateur._sweep import Sweep
 
 __all__ = [
+    "AffinityReport",
     "AlreadyExistsError",
     "Artifact",
     "AsyncClient",
@@ -130,6 +133,7 @@ __all__ = [
     "JobResult",
     "JobStage",
     "JobState",
+    "LanguageNeurons",
     "LanguageReport",
     "LanguageResult",
     "LogEvent",

@@ -285,6 +285,11 @@ OPTIONS: Mapping[str, Option] = {
         "Measure every layer's signal-to-noise ratio.",
         "true",
     ),
+    "language_neurons": Option(
+        ("evaluation", "language_neurons"),
+        "Find the neurons that belong to a language, and what became of them; needs two evaluated languages.",
+        "false",
+    ),
     "tasks": Option(
         ("evaluation", "tasks"),
         "Tasks of lm-evaluation-harness that both models answer, and groups of them: those of task_files, or those "
@@ -411,6 +416,7 @@ class SpecOptions(TypedDict, total=False):
     evaluation_languages: Sequence[str] | None
     tokens_per_language: int | None
     layer_snr: bool | None
+    language_neurons: bool | None
     tasks: Sequence[str] | None
     task_files: str | None
     task_limit: int | None

@@ -122,6 +122,60 @@ class ContinuedLanguage:
 
 
 @dataclass(frozen=True)
+class AffinityReport:
+    """How well the calibration mix covers the evaluated languages, measured before the pruning.
+
+    Attributes:
+        of_mix: Affinity of the mix's own text with the rest of it, on average.
+        spread: Its standard deviation.
+        threshold: Below it, a language is poorly covered.
+        languages: The affinity of each evaluated language with the mix, from 0 to 1.
+        intervals: The same with 95 % confidence.
+    """
+
+    of_mix: float
+    spread: float
+    threshold: float
+    languages: Mapping[str, float]
+    intervals: Mapping[str, Interval]
+
+    @property
+    def poorly_covered(self) -> list[str]:
+        """The languages below the threshold, the least covered first."""
+        below = [name for name, found in self.languages.items() if found < self.threshold]
+        return sorted(below, key=lambda name: self.languages[name])
+
+
+@dataclass(frozen=True)
+class LanguageNeurons:
+    """What became of the feed-forward neurons that belong to one language (LAPE).
+
+    Attributes:
+        language: BCP 47 tag.
+        neurons: That the dense model has.
+        kept: Those of them that the output has.
+        in_output: That the output has by its own measure.
+        found_again: Share of those found on one half of the text that the dense model has on the other half too; None
+            if there are none.
+        survived: Share of the same that the output has on the other half.
+        weights_kept: Share of the weights of those that are kept that are not zero.
+    """
+
+    language: str
+    neurons: int
+    kept: int
+    in_output: int
+    found_again: float | None
+    survived: float | None
+    weights_kept: float | None
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Self:
+        """From plain data."""
+        return cls(**{field.name: entry[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What the figures mean.
 
@@ -175,6 +229,27 @@ class Report(dict[str, Any]):
     def continuations(self) -> dict[str, ContinuedLanguage]:
         """How both models continue a few texts, by BCP 47 tag of the language; empty if the job was told not to."""
         return {entry["language"]: _continued(entry) for entry in self.get("continuations") or ()}
+
+    @property
+    def affinity(self) -> AffinityReport | None:
+        """How well the mix covers the languages; None if no text was used in the blocks, and in older reports."""
+        found = self.get("affinity")
+        if found is None:
+            return None
+        languages = found["languages"]
+        return AffinityReport(
+            float(found["of_mix"]),
+            float(found["spread"]),
+            float(found["threshold"]),
+            {name: float(entry["estimate"]) for name, entry in languages.items()},
+            {name: (float(entry["interval"][0]), float(entry["interval"][1])) for name, entry in languages.items()},
+        )
+
+    @property
+    def language_neurons(self) -> dict[str, LanguageNeurons]:
+        """What became of the neurons of each language; empty if the job did not ask for them."""
+        found = self.get("language_neurons") or {"languages": ()}
+        return {entry["language"]: LanguageNeurons.of(entry) for entry in found["languages"]}
 
     @property
     def verdicts(self) -> list[Verdict]:

@@ -94,6 +94,7 @@ def prune_tokens(
     asymmetric: bool = False,
     layer_snr: bool = False,
     reconstruction: ReconstructionSpec | None = None,
+    language_neurons: bool = False,
     observer: JobObserver | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> PassResult:
@@ -112,6 +113,7 @@ def prune_tokens(
         asymmetric: whether layers have the dense model's output as their target.
         layer_snr: whether to measure the signal-to-noise ratio of each layer per language.
         reconstruction: how blocks are trained; by default they are not.
+        language_neurons: whether to find out what becomes of the neurons that belong to a language.
         observer: receives the progress and may stop the pass.
         stopwatch: records the time spent.
     """
@@ -140,6 +142,7 @@ def prune_tokens(
         asymmetric=asymmetric,
         layer_snr=layer_snr,
         reconstruction=reconstruction,
+        language_neurons=language_neurons,
     )
     ledger = FileLedger(folder / "ledger.json")
     return run_pass(model, config, ledger, observer or RecordingObserver(), stopwatch or Stopwatch())

@@ -104,6 +104,7 @@ def test_a_job_leaves_a_verified_checkpoint_that_transformers_loads(inputs, tmp_
 
 def test_a_job_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(inputs, tmp_path):
     data = spec_data(*inputs, method="sparsegpt", sparsity=0.5)
+    data["evaluation"]["language_neurons"] = True
     assert run(tmp_path, data, "undisturbed").returncode == 0
     ledger = tmp_path / "out" / ".work" / "ledger.json"
 

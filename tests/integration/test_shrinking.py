@@ -274,6 +274,7 @@ def test_weights_are_pruned_as_well_where_that_is_asked_for(model, corpora, tmp_
 @pytest.mark.parametrize("shrink", AXES, ids="-".join)
 def test_an_interrupted_job_resumes_with_the_same_bytes(model, corpora, tmp_path, pruning, shrink, monkeypatch):
     data = data_of(model, corpora, pruning=pruning, **shrink)
+    data["evaluation"]["language_neurons"] = True
     whole = run(data, tmp_path / "whole")
     with pytest.raises(CancelledError):
         run(data, tmp_path / "twice", Stops())

@@ -31,6 +31,7 @@ from secateur_service.evaluation.charts import (
     lines,
     uses_log_scale,
 )
+from secateur_service.evaluation.language_parts import LanguageAffinityPart, LanguageSurvivalPart
 from secateur_service.evaluation.parts import LayerPart, NarrowedPart
 from secateur_service.evaluation.report import Report
 from secateur_service.evaluation.task_rows import task_rows
@@ -45,6 +46,7 @@ GRAVITY = {
     "PERPLEXITY_KEPT_TASKS_LOST": "bad",
     "TASKS_LOST": "bad",
     "LIMIT_UNCLEAR": "warn",
+    "MIX_DOES_NOT_COVER": "warn",
     "SAMPLE_TOO_SMALL": "warn",
     "NOT_CALIBRATED": "warn",
 }
@@ -85,6 +87,7 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
         sizes=_sizes(report),
         direction=lambda language: "rtl" if is_right_to_left(language) else "ltr",
         tasks=task_rows(report),
+        shared=_shared(report),
         not_calibrated=[entry.language for entry in report.evaluation if not entry.in_mix],
         sparsity_range=_range([layer.sparsity for block in report.blocks for layer in block.layers]),
         notes=[(layer.name, layer.notes) for block in report.blocks for layer in block.layers if layer.notes],
@@ -283,6 +286,18 @@ def _sizes(report: Report) -> list[tuple[str, int, int]]:
 
 def _series(rows: Sequence[HeatRow]) -> dict[str, Sequence[float | None]]:
     return {row.label: row.values for row in rows}
+
+
+def _shared(report: Report) -> list[tuple[str, LanguageAffinityPart | None, LanguageSurvivalPart | None]]:
+    """What each evaluated language shares with the mix, and what became of its neurons; empty if neither is known."""
+    if report.affinity is None and report.language_neurons is None:
+        return []
+    affinities = report.affinity.languages if report.affinity else {}
+    neurons = {
+        entry.language: entry for entry in (report.language_neurons.languages if report.language_neurons else ())
+    }
+    names = [entry.language for entry in report.evaluation]
+    return [(name, affinities.get(name), neurons.get(name)) for name in names]
 
 
 def _layer_rows(report: Report, figure: Callable[[LayerPart], float | None]) -> list[HeatRow]:

@@ -411,7 +411,8 @@ class EvidencePart(Part):
     z: float | None = Field(
         default=None,
         description="test statistic: how many standard errors the logarithm of the estimate is from 0; of a task "
-        "McNemar's, the difference over the square root of the items that flipped",
+        "McNemar's, the difference over the square root of the items that flipped; of an affinity, how many standard "
+        "deviations of the mix's own text it is from the mean of that",
     )
 
 

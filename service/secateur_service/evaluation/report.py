@@ -17,6 +17,7 @@ from pydantic import Field
 
 from secateur_service.evaluation.continuations import ContinuedLanguage
 from secateur_service.evaluation.decision import DecisionPart, decide
+from secateur_service.evaluation.language_parts import AffinityPart, LanguageNeuronsPart
 from secateur_service.evaluation.parts import (
     BlockPart,
     BudgetPart,
@@ -59,6 +60,14 @@ class Report(Part):
         description="how both models continue a few texts of each evaluated language; absent if none was asked for",
         exclude_if=lambda it: not it,
     )
+    affinity: AffinityPart | None = Field(
+        default=None, description="null if no calibration text was used in the blocks, and in older reports"
+    )
+    language_neurons: LanguageNeuronsPart | None = Field(
+        default=None,
+        description="absent if not asked for, or if the model has no gated feed-forward layers outside of experts",
+        exclude_if=lambda it: it is None,
+    )
     sparsity: SparsityPart
     blocks: tuple[BlockPart, ...]
     verdicts: tuple[Verdict, ...]
@@ -90,6 +99,8 @@ def build_report(
     budget: BudgetPart | None = None,
     tasks: Iterable[TaskPart] = (),
     continuations: Iterable[ContinuedLanguage] = (),
+    affinity: AffinityPart | None = None,
+    language_neurons: LanguageNeuronsPart | None = None,
 ) -> Report:
     """The report of a job, including the sparsity and the verdicts computed from the other figures.
 
@@ -107,6 +118,8 @@ def build_report(
         budget: how the service chose what to remove, if it did.
         tasks: every metric of every task.
         continuations: how both models continue a few texts of each language.
+        affinity: how well the mix covers the evaluation languages.
+        language_neurons: what became of neurons that belong to a language.
     """
     mix, languages, answered = tuple(calibration), tuple(evaluation), tuple(tasks)
     parts = tuple(BlockPart.of(record) for record in sorted(blocks, key=lambda record: record.index))
@@ -129,6 +142,8 @@ def build_report(
         budget=budget,
         tasks=answered,
         continuations=tuple(continuations),
+        affinity=affinity,
+        language_neurons=language_neurons,
         sparsity=SparsityPart(
             pruned_layers=zeros / max(size, 1), all_parameters=zeros / output.parameters, zeros=zeros, weights=size
         ),
@@ -139,6 +154,7 @@ def build_report(
                 languages,
                 parts,
                 answered,
+                affinity,
                 inverts=inverts,
                 prunes=bool(spec["pruning"]),
                 trims=trims,

@@ -19,6 +19,10 @@ PERPLEXITY_KEPT_TASKS_LOST, TASKS_LOST
     Of the items of a task more are lost than won, by the exact one-sided test of McNemar (1947) on those that flipped;
     of reports in which nothing was lost, at most `FALSE_ALARMS` say so of any task. The first kind if the perplexity of
     the task's language grew at most `KEPT_RATIO` times: the figure that most look at did not show it.
+MIX_DOES_NOT_COVER
+    The language's affinity with the calibration mix is below what parts of the mix's own text have: see
+    `pruning.affinity`. Measured before the pruning, and logged at once. benchmarks/affinity.py shows what such
+    languages lose.
 NOT_CALIBRATED
     The language was evaluated but has no weight in the mix: what it kept, it kept by accident.
 WITHIN_NOISE
@@ -38,11 +42,12 @@ LAYER_NOTES
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from statistics import NormalDist
 
 from secateur._task_loss import task_loss
 from secateur_service.evaluation.decision import DecisionPart, LanguageDecision, TaskDecision
+from secateur_service.evaluation.language_parts import AffinityPart
 from secateur_service.evaluation.parts import (
     NORMAL_975,
     BlockPart,
@@ -69,6 +74,7 @@ def judge(
     evaluation: Sequence[EvaluationLanguage],
     blocks: Sequence[BlockPart],
     tasks: Sequence[TaskPart] = (),
+    affinity: AffinityPart | None = None,
     *,
     inverts: bool,
     prunes: bool = True,
@@ -82,6 +88,7 @@ def judge(
         evaluation: Evaluated languages.
         blocks: Pruned blocks.
         tasks: Every metric of every task.
+        affinity: Of the evaluated languages with the mix.
         prunes: Whether weights were pruned, and parts were not only removed.
         trims: Whether rows of the vocabulary were removed.
         decision: What the limits say, if there are any.
@@ -95,6 +102,8 @@ def judge(
     yield from _lost(evaluation, prunes=prunes)
     yield from _tasks_lost(tasks, evaluation)
     yield from _left_behind(evaluation, trims=trims)
+    if affinity is not None:
+        yield from not_covered(affinity, [entry.language for entry in calibration if entry.weight > 0])
     yield from _not_calibrated(evaluation)
     yield from _within_noise(evaluation)
     yield from _too_small(evaluation)
@@ -267,6 +276,33 @@ def _at_least(lost: int, flipped: int) -> float:
         return ways - flipped * math.log(2)
 
     return sum(math.exp(log_chance(count)) for count in range(lost, flipped + 1))
+
+
+def not_covered(affinity: AffinityPart, mix: Container[str]) -> Iterator[Verdict]:
+    """The languages that the mix does not cover, which is known before the pruning.
+
+    Args:
+        affinity: Of the evaluated languages with the mix.
+        mix: Languages with a weight in it.
+    """
+    for language, found in affinity.languages.items():
+        if found.estimate < affinity.threshold:
+            remedy = f"Add {language} to it, or a language close to it"
+            if language in mix:
+                remedy = "Raise its weight, or calibrate on text like that of the evaluation"
+            yield _verdict(
+                "MIX_DOES_NOT_COVER",
+                language,
+                f"The calibration mix covers {language} poorly: affinity {found.estimate:.3f}, where its own text has "
+                f"{affinity.of_mix:.3f} ± {affinity.spread:.3f}. {remedy}.",
+                EvidencePart(
+                    figure="affinity with the calibration mix",
+                    estimate=found.estimate,
+                    threshold=affinity.threshold,
+                    interval=found.interval,
+                    z=(found.estimate - affinity.of_mix) / affinity.spread if affinity.spread else None,
+                ),
+            )
 
 
 def _not_calibrated(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:

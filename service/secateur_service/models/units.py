@@ -22,6 +22,8 @@ KeptUnits = Mapping[Axis, Mapping[int, tuple[int, ...]]]
 The channels of a block's experts are numbered one expert after the other.
 """
 
+_GATE_AND_VALUE = 2
+
 
 @dataclass(frozen=True)
 class Heads:
@@ -165,6 +167,34 @@ def has_axis(checkpoint: Checkpoint, axis: Axis) -> bool:
     if layout is None or layout.size is None:
         return False
     return any(_readers(checkpoint, index, axis) for index in range(checkpoint.num_blocks))
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The part of a linear layer whose activation gates the channels of a block's feed-forward layers.
+
+    Attributes:
+        linear: the layer, relative to the block.
+        channels: how many there are: its first outputs.
+        writers: all layers that write the channels, relative to the block.
+        reader: the layer that reads them.
+    """
+
+    linear: str
+    channels: int
+    writers: tuple[str, ...]
+    reader: str
+
+
+def gate_of(checkpoint: Checkpoint, index: int) -> Gate | None:
+    """The gate of a block; None if its feed-forward layers have none, or are those of experts."""
+    layout = checkpoint.architecture.feed_forward
+    if layout is None or layout.of_experts or len(layout.inputs) * layout.fused != _GATE_AND_VALUE:
+        return None
+    if not _readers(checkpoint, index, "feed_forward"):
+        return None
+    channels = checkpoint.linear_weight(index, layout.output).shape[1]
+    return Gate(layout.inputs[0], channels, layout.inputs, layout.output)
 
 
 def adds_to_states(checkpoint: Checkpoint) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from secateur_service import __version__
 from secateur_service.evaluation.continuations import ContinuedLanguage
 from secateur_service.evaluation.intervals import intervals
+from secateur_service.evaluation.language_parts import AffinityPart, LanguageNeuronsPart
 from secateur_service.evaluation.parts import (
     BudgetPart,
     CalibrationLanguage,
@@ -39,6 +40,7 @@ def report_of(
     tasks: Sequence[TaskPart],
     continuations: Sequence[ContinuedLanguage],
     passed: PassResult,
+    affinity: AffinityPart | None = None,
 ) -> Report:
     """The report of a job, from its text, the figures of its tasks, what was continued, and the measured losses."""
     weights = spec.calibration.mix
@@ -109,6 +111,8 @@ def report_of(
         budget=BudgetPart.model_validate(found.model_dump()) if (found := shrinkage.file.budget) else None,
         tasks=tasks,
         continuations=continuations,
+        affinity=affinity,
+        language_neurons=LanguageNeuronsPart.model_validate(passed.neurons) if passed.neurons else None,
     )
 
 

@@ -24,6 +24,7 @@ from secateur_service.errors import PermanentError, ResourceError
 from secateur_service.evaluation.card import render_card
 from secateur_service.evaluation.continuations import ContinuedLanguage
 from secateur_service.evaluation.html import render_html
+from secateur_service.evaluation.language_parts import AffinityPart
 from secateur_service.evaluation.limits import limit_exceeded
 from secateur_service.evaluation.report import Report
 from secateur_service.models.building import load_whole
@@ -35,6 +36,7 @@ from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES, Reader, TensorReader
 from secateur_service.models.tokenizer import load_tokenizer
+from secateur_service.pipeline.affinities import foresee
 from secateur_service.pipeline.allocation import settle_targets
 from secateur_service.pipeline.attempt import Attempt, FinishedJob, Machine, Ports
 from secateur_service.pipeline.continuations import Continuer, StoredModel
@@ -108,6 +110,7 @@ class _Job:
     plan: OutputPlan
     companions: Companions
     written: Checkpoint
+    affinity: AffinityPart | None
     passed: PassResult
     continued: Sequence[ContinuedLanguage] = ()
     package: Package
@@ -232,6 +235,8 @@ class _Job:
         with self.stopwatch.measure("load"):
             model = self._load(self.checkpoint, self.reader, dtype)
         self.meter.begin(model.num_blocks)
+        with self.stopwatch.measure("evaluate"):
+            self.affinity = foresee(self.spec, model, self.text, self.observer)
         if not self.attempt.plan:
             self._decide(model)
         faults.reached("job.planned")
@@ -260,6 +265,7 @@ class _Job:
                 reconstruction=self.spec.reconstruction,
                 requests=self.tasks.dense.requests if self.tasks else (),
                 shared=self.shared,
+                language_neurons=self.spec.evaluation.language_neurons,
             )
             self.meter.detail()
             if self.continues:
@@ -335,7 +341,15 @@ class _Job:
         digest = self.reader.model_digest(self.checkpoint.tensors.values())
         tasks = self.tasks.figures(self.passed) if self.tasks else []
         self.report = report_of(
-            self.attempt.job_id, self.spec, self.shrinkage, digest, self.text, tasks, self.continued, self.passed
+            self.attempt.job_id,
+            self.spec,
+            self.shrinkage,
+            digest,
+            self.text,
+            tasks,
+            self.continued,
+            self.passed,
+            self.affinity,
         )
         self.package.add_file("report/report.json", self.report.to_bytes())
         self.package.add_file("report/report.html", render_html(self.report))

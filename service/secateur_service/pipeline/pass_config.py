@@ -65,6 +65,7 @@ class PassConfig:
         output: the output model; None for the dense model with its weights pruned.
         reconstruction: how blocks are trained; None for not at all.
         requests: what both models are asked for tasks, in the tokens of the dense model.
+        language_neurons: whether to find out what becomes of the neurons that belong to a language.
         writes: whether finished blocks are written; otherwise only the losses are of interest.
         shared: what blocks of the dense model made of the evaluation text in earlier passes; None to compute it.
     """
@@ -83,6 +84,7 @@ class PassConfig:
     output: Output | None = None
     reconstruction: ReconstructionSpec | None = None
     requests: Sequence[Request] = ()
+    language_neurons: bool = False
     writes: bool = True
     shared: SharedStates | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from secateur_service.evaluation.scoring import Scored
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.batches import Batch, divide
 from secateur_service.pipeline.meter import Meter
+from secateur_service.pipeline.neuron_watch import Watch
 from secateur_service.pipeline.pass_config import PassConfig, Samples
 from secateur_service.pipeline.questions import Questions
 from secateur_service.pipeline.shared_states import SharedStates
@@ -31,6 +33,7 @@ class Side:
         work: the work of a pass through it, counted as if it were the only model.
         states: hidden states B×S×d of every batch, between two blocks.
         asked: those of the requests, of all parts of the branches.
+        watch: counts active neurons while the text runs through a block; None where they are not asked for.
     """
 
     model: StreamedModel
@@ -40,6 +43,7 @@ class Side:
     work: Work
     states: list[Tensor] = field(default_factory=list)
     asked: list[Tensor] = field(default_factory=list)
+    watch: Watch | None = None
     _shared: SharedStates | None = None
 
     @classmethod
@@ -80,7 +84,9 @@ class Side:
         """
         self._shared = shared
         parts = [part for each in self.questions.branches for part in each.parts]
-        shared.begin([*self.states, *self.asked], [*self.tokens, *parts], self.questions.groups, self.model.num_blocks)
+        counts = self.watch.counts(0) if self.watch else []
+        states = [*self.states, *self.asked, *counts]
+        shared.begin(states, [*self.tokens, *parts], self.questions.groups, self.model.num_blocks)
 
     def propagate(self, block: nn.Module, index: int, meter: Meter, check: Callable[[], None]) -> None:
         """Run all states through a block.
@@ -93,15 +99,19 @@ class Side:
         """
         shared = self._shared
         if shared is not None:
-            states = [*self.states, *self.asked]
+            states = [*self.states, *self.asked, *(self.watch.counts(index) if self.watch else [])]
             if shared.recall(index, states, self.model.put_aside):
-                self.states, self.asked = states[: len(self.states)], states[len(self.states) :]
+                text, count = len(self.states), len(self.states) + len(self.asked)
+                self.states, self.asked = states[:text], states[text:count]
+                if self.watch is not None:
+                    self.watch.recall(index, states[count:])
                 meter.skip("evaluate", (self.work.evaluating(index) + self.work.asking(index)) / 2)
                 meter.lap()
                 return
-        self._run(block, index, meter, check)
+        with self.watch.counting(block, index) if self.watch else contextlib.nullcontext():
+            self._run(block, index, meter, check)
         if shared is not None:
-            shared.keep([*self.states, *self.asked])
+            shared.keep([*self.states, *self.asked, *(self.watch.counts(index) if self.watch else [])])
 
     def _run(self, block: nn.Module, index: int, meter: Meter, check: Callable[[], None]) -> None:
         for position, batch in enumerate(self.batches):

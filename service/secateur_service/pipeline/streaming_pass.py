@@ -31,6 +31,7 @@ from secateur_service.pipeline.heap_trimming import HeapTrimmer
 from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.narrowing import Narrowed, Narrower
+from secateur_service.pipeline.neuron_watch import Watch, survey_neurons
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.pass_config import PassConfig, Samples
 from secateur_service.pipeline.pass_work import PassWork
@@ -40,6 +41,7 @@ from secateur_service.pipeline.reconstruction import Reconstructor
 from secateur_service.pipeline.side import Side, snr_db
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.write_behind import BlockWriter
+from secateur_service.pruning.language_neurons import NeuronSurvey
 from secateur_service.pruning.mask_sample import sample_mask
 from secateur_service.pruning.methods import Moments
 from secateur_service.records.blocks import BlockRecord, LayerRecord
@@ -56,10 +58,12 @@ class PassResult(Predictions):
     Attributes:
         blocks: the record of every block.
         resumed_blocks: how many of these an earlier attempt finished.
+        neurons: what became of the neurons that belong to a language; None if not asked for, or if there are none.
     """
 
     blocks: tuple[BlockRecord, ...]
     resumed_blocks: int
+    neurons: NeuronSurvey | None = None
 
 
 @torch.no_grad()
@@ -137,6 +141,9 @@ class _Pass:
             self.pruned = replace(self.dense)
         else:
             self.pruned = Side.of(output.model, config, text, output.evaluation, output.requests, sequences)
+        if config.language_neurons:
+            self.dense.watch = Watch(model.checkpoint, self.dense.batches, weighs=False)
+            self.pruned.watch = Watch(self.pruned.model.checkpoint, self.pruned.batches, weighs=True)
         self.work = self.pruned.work
         self.steps = PassWork(config, self.dense.work, self.work)
         # A recipe that needs no data sends no calibration text through the model.
@@ -187,7 +194,9 @@ class _Pass:
             predict = predict_together if self._keeps_tokens else predict_apart
             predictions = predict(self.dense, self.pruned, self._tick_head, self._check)
         blocks = (*finished.values(), *self.writer.records)
-        return PassResult(**vars(predictions), blocks=blocks, resumed_blocks=len(finished))
+        return PassResult(
+            **vars(predictions), blocks=blocks, resumed_blocks=len(finished), neurons=self._neurons(blocks)
+        )
 
     def _divide(self, samples: Samples) -> list[Batch]:
         return divide({name: sample.tokens for name, sample in samples.items()}, self.batch_sequences)
@@ -214,6 +223,15 @@ class _Pass:
             found[own] = embedded[:count]
         # Tokens that are kept have the same embedding in both models.
         return _Calibration(found[True], [*found[True]] if dense.work.follows and not in_dense else [])
+
+    def _neurons(self, blocks: Sequence[BlockRecord]) -> NeuronSurvey | None:
+        """What became of the neurons of each language, if that was asked for."""
+        if self.dense.watch is None or self.pruned.watch is None:
+            return None
+        places = {
+            index: place for index in range(self.model.num_blocks) if (place := self.steps.place(index)) is not None
+        }
+        return survey_neurons(self.dense.watch, self.pruned.watch, {block.index: block for block in blocks}, places)
 
     @property
     def _keeps_tokens(self) -> bool:

@@ -60,7 +60,7 @@ def _all_differ(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def is_nothing(value: object) -> bool:
     """Whether a field says nothing, and is left out of the plain form: that of a specification without it."""
-    return value is None or value == ()
+    return value is None or value is False or value == ()
 
 
 LanguageTag = Annotated[str, Field(max_length=64), AfterValidator(_known_language)]

@@ -63,6 +63,11 @@ class EvaluationSpec(Part):
         default=DEFAULT_TOKENS_PER_LANGUAGE, ge=2, le=2**31 - 1, description="at least one sequence"
     )
     layer_snr: bool = Field(default=True, description="true or false: whether every layer's noise is measured")
+    language_neurons: bool = Field(
+        default=False,
+        exclude_if=is_nothing,
+        description="true or false: whether neurons that belong to a language are looked for",
+    )
     # Left out of the plain form where there are none, so that it is that of a specification without tasks.
     tasks: TaskNames = Field(default=(), exclude_if=is_nothing, description="names of tasks or groups, each once")
     task_files: Uri | None = Field(default=None, exclude_if=is_nothing, description=TASK_FILES)
@@ -245,9 +250,12 @@ def _unreconstructable(
 def _unmeasured(
     calibration: CalibrationSpec, evaluation: EvaluationSpec | None, limits: LimitsSpec | None
 ) -> Iterator[Broken]:
-    """Limits of languages and tasks that are not evaluated."""
+    """What is asked of languages and tasks that are not evaluated, or of a single language that takes two."""
     evaluated = evaluation.languages if evaluation else ()
     known = evaluated or tuple(entry.language for entry in calibration.languages)
+    if evaluation and evaluation.language_neurons and len(known) == 1:
+        problem = f"only {known[0]} is evaluated, and a neuron belongs to a language by comparison with others"
+        yield Broken("evaluation.language_neurons", problem, "add languages to evaluation.languages, or leave it out")
     for position, entry in enumerate(limits.languages if limits else ()):
         if entry.language not in known:
             problem = f"{entry.language} is not evaluated, so nothing shows what it loses"

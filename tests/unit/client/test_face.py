@@ -8,6 +8,7 @@ from pathlib import Path
 import secateur
 
 FACE = {
+    "AffinityReport",
     "AlreadyExistsError",
     "Artifact",
     "AsyncClient",
@@ -49,6 +50,7 @@ FACE = {
     "JobResult",
     "JobStage",
     "JobState",
+    "LanguageNeurons",
     "LanguageReport",
     "LanguageResult",
     "LogEvent",

