@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import resource
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -34,7 +34,7 @@ from secateur_service.models.contents import check_contents
 from secateur_service.models.cutting import CutReader
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
-from secateur_service.models.tensors import DTYPES, Reader, TensorReader
+from secateur_service.models.tensors import Reader, TensorReader
 from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.pipeline.affinities import foresee
 from secateur_service.pipeline.allocation import settle_targets
@@ -50,15 +50,15 @@ from secateur_service.pipeline.package import Package
 from secateur_service.pipeline.pass_config import Output, PassConfig, Samples
 from secateur_service.pipeline.planning import Planner, Tools
 from secateur_service.pipeline.provenance import Provenance
+from secateur_service.pipeline.room import Room
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.shared_states import SharedStates
 from secateur_service.pipeline.shrinking import Shrinkage, Shrinker, check_tokens
 from secateur_service.pipeline.stopwatch import Kind, Stopwatch
 from secateur_service.pipeline.streaming_pass import PassResult, meter_of, run_pass
 from secateur_service.records.progress import Stage
-from secateur_service.records.result import Estimate, Shortage
+from secateur_service.records.result import Shortage
 from secateur_service.sizing.estimate import estimate_cost
-from secateur_service.sizing.preflight import find_room
 from secateur_service.sources import ReferenceRefusedError
 from secateur_service.spec import PruneSpec
 from secateur_service.tasks.task_files import TasksRefusedError
@@ -127,8 +127,7 @@ class _Job:
         self.ports = ports
         self.observer = ports.observer
         self.device = open_device(machine.device)
-        self.shortages = attempt.shortages
-        self.continues = bool(attempt.spec.evaluation.continuations)
+        self.room = Room(attempt.spec, self.device, machine.workdir, ports.observer, attempt.shortages)
         self.stopwatch = Stopwatch()
         self.started = datetime.now(UTC)
         self.meter = meter_of(self.device, ports.observer)
@@ -188,7 +187,7 @@ class _Job:
         checkpoint = self.checkpoint
         self.reader = TensorReader(self.fetched.open_file, lambda _: self.observer.check())
         check_contents(checkpoint, TensorReader(self.fetched.open_file), self.observer.check)
-        self._find_room()
+        self.room.find(checkpoint)
         self.observer.log(
             "info",
             "model opened",
@@ -202,7 +201,7 @@ class _Job:
         """Read the tasks and make requests of them."""
         self.tasks = open_job_tasks(self.spec, self.checkpoint, self.ports.sources, self.observer)
         if self.tasks:
-            self._find_room()  # how long the questions are is only known now
+            self.room.find(self.checkpoint, self._asked)  # how long the questions are is only known now
 
     def sample(self) -> None:
         """Draw the text, as windows of tokens."""
@@ -212,7 +211,7 @@ class _Job:
             self.ports.sources,
             self.observer,
             self.workdir,
-            partial(load_whole, self.checkpoint, self.device, self._compute_dtype()),
+            partial(load_whole, self.checkpoint, self.device, self._dtype),
         )
 
     def shrink(self) -> None:
@@ -231,9 +230,8 @@ class _Job:
     def prune(self) -> None:
         """Run the streaming pass: every block is pruned, evaluated and moved to the store."""
         calibration, evaluation = self.text.calibration, self.text.evaluation
-        dtype = self._compute_dtype()
         with self.stopwatch.measure("load"):
-            model = self._load(self.checkpoint, self.reader, dtype)
+            model = self.room.open(self.checkpoint, self.reader)
         self.meter.begin(model.num_blocks)
         with self.stopwatch.measure("evaluate"):
             self.affinity = foresee(self.spec, model, self.text, self.observer)
@@ -268,7 +266,7 @@ class _Job:
                 language_neurons=self.spec.evaluation.language_neurons,
             )
             self.meter.detail()
-            if self.continues:
+            if self.room.continues:
                 self._continuer.plan(self.checkpoint, self.written)
             self.meter.plan("package", self.outer_bytes)
             self.meter.plan("publish", self.outer_bytes)
@@ -277,7 +275,7 @@ class _Job:
 
     def look(self) -> None:
         """Have both models continue a few texts, if that was asked for."""
-        if not self.continues:
+        if not self.room.continues:
             return
         with contextlib.closing(self._shards()) as shards:
             dense = StoredModel(self.checkpoint, self.reader)
@@ -287,7 +285,7 @@ class _Job:
 
     @property
     def _continuer(self) -> Continuer:
-        return Continuer(self.spec, self.device, self._compute_dtype(), self.observer, self.meter)
+        return Continuer(self.spec, self.device, self._dtype, self.observer, self.meter)
 
     def _shards(self) -> Shards:
         return Shards(
@@ -319,7 +317,7 @@ class _Job:
 
     def _flops(self, spec: PruneSpec) -> float:
         on_device = self.device.type != "cpu"
-        return estimate_cost(self.checkpoint, spec, on_device=on_device, shortages=self.shortages).flops
+        return estimate_cost(self.checkpoint, spec, on_device=on_device, shortages=self.room.shortages).flops
 
     def _settle(self) -> None:
         """Take over what was decided."""
@@ -329,8 +327,8 @@ class _Job:
 
     def _conditions(self, plan: OutputPlan) -> dict[str, Any]:
         """The conditions under which finished work is valid."""
-        text, small = self.text, Shortage.DEVICE in self.shortages
-        dtype = self._compute_dtype()
+        text, dtype = self.text, self._dtype
+        small = Shortage.DEVICE in self.room.shortages
         return fingerprint(plan, self.spec, text.calibration, text.evaluation, self.device, dtype, small_batches=small)
 
     def pack(self) -> None:
@@ -388,48 +386,6 @@ class _Job:
         if self.report.exceeded:
             raise limit_exceeded(self.report, self.digest)
 
-    def _find_room(self) -> None:
-        """Switch to modes that need less memory, where memory is short, and continue no texts where it is too short."""
-        find = partial(find_room, workdir=self.workdir, device_bytes=self._device_bytes())
-        self.continues, continues = False, self.continues
-        room = find(self._estimate, shortages=self.shortages)
-        if room:
-            how = "memory is short: hidden states wait elsewhere between two blocks, which takes longer"
-            self.observer.log("warning", how, short_of=sorted(room))
-        self.shortages = room
-        if continues:
-            self.continues = True
-            try:
-                self.continues = find(self._estimate, shortages=room) == room
-            except ResourceError:
-                self.continues = False
-            if not self.continues:
-                problem = "evaluation.continuations: the whole model does not fit in memory, so no texts are continued"
-                self.observer.log("warning", problem)
-
-    def _estimate(self, shortages: Collection[Shortage]) -> Estimate:
-        spec = self.spec
-        if not self.continues:
-            evaluation = spec.evaluation.model_copy(update={"continuations": 0})
-            spec = spec.model_copy(update={"evaluation": evaluation})
-        return estimate_cost(
-            self.checkpoint,
-            spec,
-            on_device=self.device.type != "cpu",
-            shortages=shortages,
-            asked=self.tasks.size if self.tasks else None,
-        )
-
-    def _load(self, checkpoint: Checkpoint, reader: Reader, dtype: torch.dtype) -> StreamedModel:
-        model = StreamedModel(checkpoint, self.device, dtype, reader)
-        model.check = self.observer.check
-        if Shortage.DEVICE in self.shortages:
-            model.small_batches = True
-            model.states_device = torch.device("cpu")
-        if Shortage.HOST in self.shortages:
-            model.states_folder = self.workdir
-        return model
-
     def _output(self, shrinkage: Shrinkage, calibration: Samples, evaluation: Samples) -> Output:
         """The output model of a plan and its text, in its own tokens."""
         plan, reader = shrinkage.plan, CutReader(shrinkage.plan, self.reader)
@@ -445,7 +401,7 @@ class _Job:
             before, calibration = evaluation, {name: again(each, pads=False) for name, each in calibration.items()}
             evaluation = {name: again(sample, pads=True) for name, sample in evaluation.items()}
             self._report_cut(before, evaluation)
-        model = self._load(plan.output(folder), reader, self._compute_dtype())
+        model = self.room.open(plan.output(folder), reader)
         return Output(plan, model, reader, calibration, evaluation, shrinkage.units)
 
     def _report_cut(self, before: Samples, after: Samples) -> None:
@@ -456,10 +412,13 @@ class _Job:
                 message = "in the smaller vocabulary, evaluation windows exceed the model's maximum length and are cut"
                 self.observer.log("warning", message, language=name, share_of_bytes=round(left_out, 4))
 
-    def _compute_dtype(self) -> torch.dtype:
-        """float32 on a CPU, whose half-precision products are slow and rounded; the stored type on an accelerator."""
-        stored = DTYPES[self.checkpoint.weight_dtype]
-        return torch.float32 if self.device.type == "cpu" else stored
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.room.dtype(self.checkpoint)
+
+    @property
+    def _asked(self) -> tuple[int, int] | None:
+        return self.tasks.size if self.tasks else None
 
     def _provenance(self) -> Provenance:
         seconds, cpu_seconds = self.stopwatch.totals()
@@ -470,8 +429,8 @@ class _Job:
             started=self.started,
             seconds=seconds,
             cpu_seconds=cpu_seconds,
-            short_of=sorted(self.shortages),
-            estimate=self._estimate(self.shortages),
+            short_of=sorted(self.room.shortages),
+            estimate=self.room.estimate(self.checkpoint, self._asked),
             peak_host_bytes=_peak_rss_bytes(),
             peak_device_bytes=self.peak_device_bytes(),
             rewritten=sorted({info.path.name for info in self.checkpoint.tensors.values()}),
@@ -479,9 +438,6 @@ class _Job:
             left_out={**self.fetched.left_out, **self.plan.left_out},
             fingerprint=json.loads((self.workdir / "fingerprint.json").read_bytes()),
         )
-
-    def _device_bytes(self) -> int | None:
-        return torch.cuda.mem_get_info(self.device)[1] if self.device.type == "cuda" else None
 
     def peak_device_bytes(self) -> int:
         """The most that tensors took on the device; 0 on a CPU."""
