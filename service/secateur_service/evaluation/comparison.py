@@ -507,6 +507,8 @@ def _caveats(
     outside = [entry.language for entry in job.languages if entry.language in languages and not entry.in_mix]
     if outside:
         yield f"{job.label} was not calibrated on {listed(outside)}: what it kept, it kept by accident."
+    if apart := _asked_otherwise(job for job, _ in ranked):
+        yield f"{listed(apart)}: not all jobs were asked the same items, so these figures do not compare."
     for kind, told in (
         ("SAMPLE_TOO_SMALL", "few tokens were scored, and the figures are rough"),
         ("OTHER_LANGUAGE", "some of its text seems to be in another language"),
@@ -514,3 +516,13 @@ def _caveats(
         named = [language for language in job.verdicts.get(kind, ()) if language in languages]
         if named:
             yield f"{listed(named)}: {told}."
+
+
+def _asked_otherwise(jobs: Iterable[ComparedJob]) -> list[str]:
+    """The tasks whose items are not the same in all jobs that say which they had."""
+    items: dict[str, set[str]] = {}
+    for job in jobs:
+        for entry in job.tasks:
+            if entry.items:
+                items.setdefault(entry.task, set()).add(entry.items)
+    return [task for task, digests in items.items() if len(digests) > 1]

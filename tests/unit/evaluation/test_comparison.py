@@ -13,7 +13,7 @@ from secateur_service.errors import NotReadyError
 from secateur_service.evaluation.comparison import Candidate, Found, compare, labels, readable_report
 from secateur_service.evaluation.comparison_parts import schema_bytes
 from secateur_service.evaluation.parts import OutputPart, Verdict
-from support.reports import evaluation, make_report
+from support.reports import evaluation, make_report, task
 
 GERMAN, ENGLISH = {"de": 1.0}, {"en": 1.0}
 
@@ -60,6 +60,19 @@ def test_without_a_limit_the_job_is_taken_whose_worst_target_language_loses_leas
     assert compare(jobs, ["de"]).recommendation.chosen.job == "A"
     everything = compare(jobs).recommendation
     assert (everything.languages, everything.stated, everything.chosen.job) == (("de", "en", "uk"), False, "A")
+
+
+def test_tasks_whose_items_differ_do_not_compare():
+    def caveats(*items):
+        jobs = [
+            job(str(number), {"de": 1.1}, tasks=[task("xnli_de", [1, 0], [1, 0], items=digest)])
+            for number, digest in enumerate(items)
+        ]
+        return [told for told in compare(jobs).recommendation.caveats if "the same items" in told]
+
+    assert caveats("a", "b") == ["xnli_de: not all jobs were asked the same items, so these figures do not compare."]
+    assert not caveats("a", "a")
+    assert not caveats("a", "")  # an older report does not say
 
 
 def test_of_jobs_that_look_alike_the_smaller_is_taken():
