@@ -181,6 +181,7 @@ def test_the_metrics_after_real_jobs_are_as_prometheus_wants_them(ended, service
         "code",
         "operation",
         "direction",
+        "source",
         "le",
         "version",
     }
