@@ -20,6 +20,8 @@ from secateur_service.evaluation.parts import EvaluationLanguage, Interval, Part
 Answer = Literal["PASS", "FAIL", "CANNOT_TELL"]
 _ANSWERS: tuple[Answer, ...] = ("FAIL", "CANNOT_TELL", "PASS")
 _NAMED_TASKS = 5
+# Of the half width of an interval: what is measured so near to its limit takes 400 times the text or the items.
+_NEAR = 1 / 20
 
 
 class LanguageDecision(Part):
@@ -32,7 +34,7 @@ class LanguageDecision(Part):
     answer: Answer
     needed_tokens: int | None = Field(
         description="with about so many scored tokens the interval would be within the limit if the growth stayed the "
-        "same; null where the answer is clear, or nothing is known of the interval"
+        "same; null where the answer is clear, nothing is known of the interval, or the growth is too near to the limit"
     )
 
 
@@ -48,7 +50,7 @@ class TaskDecision(Part):
     answer: Answer
     needed_samples: int | None = Field(
         description="with about so many items the interval would be within the limit if the loss stayed the same; null "
-        "where the answer is clear, or nothing is known of the interval"
+        "where the answer is clear, nothing is known of the interval, or the loss is too near to the limit"
     )
 
 
@@ -156,7 +158,7 @@ def _of_task(entry: TaskPart, limit: float) -> TaskDecision:
 
 def _needed(count: int, measured: float, interval: Interval, limit: float) -> int | None:
     """How many tokens or items would settle it: the width falls with the square root of their number."""
-    if measured >= limit:
+    if limit - measured <= _NEAR * (interval[1] - measured):
         return None
     wanted = count * ((interval[1] - measured) / (limit - measured)) ** 2
     unit = 10 ** max(0, math.floor(math.log10(wanted)) - 1)
@@ -196,23 +198,37 @@ def _told(found: Sequence[LanguageDecision]) -> str:
 def _told_of_task(found: TaskDecision) -> str:
     if found.loss is None:
         return f"{found.metric} of {found.task} is no number"
-    between = f" ({-found.interval[1]:+.3f} to {-found.interval[0]:+.3f})" if found.interval else ""
-    return f"{found.metric} of {found.task} {'lost' if found.loss >= 0 else 'gained'} {abs(found.loss):.3f}{between}"
+    loss, (low, high) = found.loss, found.interval or (0.0, 0.0)
+    verb, bounds = ("lost", (low, high)) if loss >= 0 else ("gained", (-high, -low))
+    between = " ({:.3f} to {:.3f})".format(*(round(bound, 3) + 0.0 for bound in bounds)) if found.interval else ""
+    return f"{found.metric} of {found.task} {verb} {abs(loss):.3f}{between}"
 
 
 def _wanted(languages: Sequence[LanguageDecision], tasks: Sequence[TaskDecision]) -> Iterator[str]:
     if languages:
-        tokens = _most([each.needed_tokens for each in languages])
-        field = "evaluation.tokens_per_language"
-        yield (
-            f"About {tokens:,} tokens would settle it if the growth stays the same ({field})."
-            if tokens
-            else f"Give the evaluation more documents ({field}, evaluation.corpus)."
-        )
+        yield settling(languages)
     if tasks:
-        samples = _most([each.needed_samples for each in tasks])
-        about = f" to about {samples:,}, where tasks have so many items" if samples else ""
-        yield f"Raise evaluation.task_limit{about}."
+        yield settling_items(tasks)
+
+
+def settling(languages: Sequence[LanguageDecision]) -> str:
+    """What would settle it for languages of which it cannot be told."""
+    tokens, field = _most([each.needed_tokens for each in languages]), "evaluation.tokens_per_language"
+    if tokens:
+        return f"About {tokens:,} tokens would settle it if the growth stays the same ({field})."
+    if all(each.interval for each in languages):
+        return "What was lost is so near to the limit that no evaluation of a sensible size will tell."
+    return f"Give the evaluation more documents ({field}, evaluation.corpus)."
+
+
+def settling_items(tasks: Sequence[TaskDecision]) -> str:
+    """The same for metrics of tasks."""
+    samples = _most([each.needed_samples for each in tasks])
+    if samples:
+        return f"Raise evaluation.task_limit to about {samples:,}, where tasks have so many items."
+    if all(each.interval for each in tasks):
+        return "What was lost is so near to the limit that no number of items will tell."
+    return "Raise evaluation.task_limit."
 
 
 def _most(counts: Sequence[int | None]) -> int | None:

@@ -24,7 +24,8 @@ MIX_DOES_NOT_COVER
     `pruning.affinity`. Measured before the pruning, and logged at once. benchmarks/affinity.py shows what such
     languages lose.
 NOT_CALIBRATED
-    The language was evaluated but has no weight in the mix: what it kept, it kept by accident.
+    The language was evaluated but has no weight in the mix, and was not reported as poorly covered: what it kept, it
+    kept by accident.
 WITHIN_NOISE
     The confidence interval of the growth includes 1 and is narrow: nothing measurable was lost, or gained.
 SAMPLE_TOO_SMALL
@@ -42,11 +43,17 @@ LAYER_NOTES
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from statistics import NormalDist
 
 from secateur._task_loss import task_loss
-from secateur_service.evaluation.decision import DecisionPart, LanguageDecision, TaskDecision
+from secateur_service.evaluation.decision import (
+    DecisionPart,
+    LanguageDecision,
+    TaskDecision,
+    settling,
+    settling_items,
+)
 from secateur_service.evaluation.language_parts import AffinityPart
 from secateur_service.evaluation.parts import (
     NORMAL_975,
@@ -99,12 +106,16 @@ def judge(
     if decision:
         yield from _exceeded(decision)
         yield from _unclear(decision)
-    yield from _lost(evaluation, prunes=prunes)
+    yield from _lost(evaluation, prunes=prunes, trims=trims)
     yield from _tasks_lost(tasks, evaluation)
-    yield from _left_behind(evaluation, trims=trims)
+    mix = {entry.language for entry in calibration if entry.weight > 0}
+    yield from _left_behind(evaluation, trims=trims, mixes=len(mix) > 1)
+    uncovered = set()
     if affinity is not None:
-        yield from not_covered(affinity, [entry.language for entry in calibration if entry.weight > 0])
-    yield from _not_calibrated(evaluation)
+        for verdict in not_covered(affinity, mix):
+            uncovered.add(verdict.language)
+            yield verdict
+    yield from _not_calibrated(entry for entry in evaluation if entry.language not in uncovered)
     yield from _within_noise(evaluation)
     yield from _too_small(evaluation)
     if inverts:
@@ -151,25 +162,27 @@ def _unclear(decision: DecisionPart) -> Iterator[Verdict]:
     for found in decision.languages:
         if found.answer == "CANNOT_TELL":
             reach = f"may be up to {found.interval[1]:.2%}" if found.interval else "is not known well enough"
-            wanted = f" to about {found.needed_tokens:,}" if found.needed_tokens else ""
             yield _verdict(
                 "LIMIT_UNCLEAR",
                 found.language,
                 f"{found.language}: bits per byte grew by {found.growth:.2%}, within the limit of {found.limit:.2%}, "
-                f"but in all text of the language it {reach}. Raise evaluation.tokens_per_language{wanted}.",
+                f"but in all text of the language it {reach}. {settling([found])}",
                 _limit_evidence(found),
             )
     for metric in decision.tasks:
         if metric.answer == "CANNOT_TELL":
             reach = f"may be up to {metric.interval[1]:.4f}" if metric.interval else "is not known well enough"
-            wanted = f" to about {metric.needed_samples:,}" if metric.needed_samples else ""
             yield _verdict(
                 "LIMIT_UNCLEAR",
                 metric.language,
-                f"{metric.task}: {metric.metric} lost {metric.loss:.4f}, within the limit of {metric.limit:g}, but "
-                f"over all items of its kind the loss {reach}. Raise evaluation.task_limit{wanted}.",
+                f"{metric.task}: {metric.metric} {_lost_or_gained(metric.loss)}, within the limit of {metric.limit:g}, "
+                f"but over all items of its kind the loss {reach}. {settling_items([metric])}",
                 _loss_evidence(metric),
             )
+
+
+def _lost_or_gained(loss: float | None) -> str:
+    return f"gained {-loss:.4f}" if loss is not None and loss < 0 else f"lost {loss or 0.0:.4f}"
 
 
 def _limit_evidence(found: LanguageDecision) -> EvidencePart:
@@ -185,9 +198,9 @@ def _loss_evidence(found: TaskDecision) -> EvidencePart | None:
     return EvidencePart(figure=figure, estimate=found.loss, threshold=found.limit, interval=found.interval)
 
 
-def _lost(evaluation: Sequence[EvaluationLanguage], *, prunes: bool) -> Iterator[Verdict]:
+def _lost(evaluation: Sequence[EvaluationLanguage], *, prunes: bool, trims: bool) -> Iterator[Verdict]:
     remedy = "Remove less, or calibrate on the language and keep it, if the model has to serve it."
-    if prunes:
+    if prunes and not trims:
         remedy = "Prune less, or choose a method that corrects the weights it keeps."
     for entry in evaluation:
         if entry.perplexity_ratio >= LOST_RATIO:
@@ -199,7 +212,7 @@ def _lost(evaluation: Sequence[EvaluationLanguage], *, prunes: bool) -> Iterator
             )
 
 
-def _left_behind(evaluation: Sequence[EvaluationLanguage], *, trims: bool) -> Iterator[Verdict]:
+def _left_behind(evaluation: Sequence[EvaluationLanguage], *, trims: bool, mixes: bool) -> Iterator[Verdict]:
     for entry in evaluation:
         others = [other for other in evaluation if other is not entry]
         if not others:
@@ -209,7 +222,9 @@ def _left_behind(evaluation: Sequence[EvaluationLanguage], *, trims: bool) -> It
         error = _error_beside(entry, others)
         least = NormalDist().inv_cdf(1 - FALSE_ALARMS / len(evaluation)) * (error or 0.0)
         if difference >= max(math.log(LEFT_BEHIND_FACTOR), least):
-            remedy = "raise its weight in the mix" if entry.in_mix else "add it to the calibration mix"
+            remedy = "raise its weight in the mix" if mixes else "remove less"
+            if not entry.in_mix:
+                remedy = "add it to the calibration mix"
             if trims:
                 remedy += ", and keep more rows of the vocabulary or raise its weight in shrink.vocabulary.weights"
             bounds = error and (math.exp(difference - NORMAL_975 * error), math.exp(difference + NORMAL_975 * error))
@@ -241,6 +256,7 @@ def _tasks_lost(tasks: Sequence[TaskPart], evaluation: Sequence[EvaluationLangua
     # Metrics of one task are of the same items: the first that is right or wrong stands for it.
     judged = {entry.task: entry for entry in reversed(tasks) if entry.flips is not None}
     ratios = {entry.language: entry.perplexity_ratio for entry in evaluation}
+    mix = {entry.language for entry in evaluation if entry.in_mix}
     for entry in (entry for entry in tasks if judged.get(entry.task) is entry):
         if entry.flips is None or entry.difference is None:
             continue
@@ -252,13 +268,13 @@ def _tasks_lost(tasks: Sequence[TaskPart], evaluation: Sequence[EvaluationLangua
             continue
         growth = ratios.get(entry.language or "", math.inf)
         kept = growth <= KEPT_RATIO
+        remedy = "Prune less" if entry.language in mix else "Prune less, or calibrate on the language"
         grew = f", although its perplexity grew only ×{growth:.2f}" if kept else ""
         yield _verdict(
             "PERPLEXITY_KEPT_TASKS_LOST" if kept else "TASKS_LOST",
             entry.language,
             f"{entry.task}: {entry.metric} {went} from {entry.dense:.3f} to {entry.pruned:.3f}{grew}: of "
-            f"{entry.samples:,} items {lost:,} were lost and {flipped - lost:,} won. Prune less, or calibrate on the "
-            "language.",
+            f"{entry.samples:,} items {lost:,} were lost and {flipped - lost:,} won. {remedy}.",
             EvidencePart(
                 figure=f"{entry.metric} of {entry.task}, pruned − dense",
                 estimate=entry.difference,
@@ -287,14 +303,14 @@ def not_covered(affinity: AffinityPart, mix: Container[str]) -> Iterator[Verdict
     """
     for language, found in affinity.languages.items():
         if found.estimate < affinity.threshold:
-            remedy = f"Add {language} to it, or a language close to it"
+            remedy = f"It has no {language}: add it, or a language close to it"
             if language in mix:
                 remedy = "Raise its weight, or calibrate on text like that of the evaluation"
             yield _verdict(
                 "MIX_DOES_NOT_COVER",
                 language,
-                f"The calibration mix covers {language} poorly: affinity {found.estimate:.3f}, where its own text has "
-                f"{affinity.of_mix:.3f} ± {affinity.spread:.3f}. {remedy}.",
+                f"The calibration mix covers {language} poorly: affinity {found.estimate:.3f}, where the mix's own text "
+                f"has {affinity.of_mix:.3f} ± {affinity.spread:.3f}. {remedy}.",
                 EvidencePart(
                     figure="affinity with the calibration mix",
                     estimate=found.estimate,
@@ -305,7 +321,7 @@ def not_covered(affinity: AffinityPart, mix: Container[str]) -> Iterator[Verdict
             )
 
 
-def _not_calibrated(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
+def _not_calibrated(evaluation: Iterable[EvaluationLanguage]) -> Iterator[Verdict]:
     for entry in evaluation:
         if not entry.in_mix:
             yield _verdict(

@@ -7,10 +7,11 @@ tensor that was read whole is kept, so that a pass over a model can identify it 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _COPY_BYTES = 16 << 20
+_ORIGIN = ("_name_or_path", "transformers_version")
 
 
 def open_here(path: Path) -> BinaryIO:
@@ -139,15 +141,18 @@ class TensorReader:
                 yield chunk
         self.digests[info.name] = digest.hexdigest()
 
-    def model_digest(self, tensors: Iterable[TensorInfo]) -> str:
-        """SHA-256 over the names and contents of all tensors of a checkpoint, however they are divided into files.
+    def model_digest(self, config: Mapping[str, Any], tensors: Iterable[TensorInfo]) -> str:
+        """SHA-256 over the configuration and the tensors of a checkpoint, however they are divided into files.
 
-        Those that have not been read whole are read now.
+        Args:
+            config: the configuration; where the model came from, and what wrote it, do not count.
+            tensors: all tensors; those that have not been read whole are read now.
         """
         for info in tensors:
             if info.name not in self.digests:
                 self.read(info)
-        digest = hashlib.sha256()
+        counted = {key: value for key, value in config.items() if key not in _ORIGIN}
+        digest = hashlib.sha256(f"{json.dumps(counted, sort_keys=True)}\n".encode())
         for name in sorted(self.digests):
             digest.update(f"{name}|{self.digests[name]}\n".encode())
         return digest.hexdigest()

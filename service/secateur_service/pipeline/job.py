@@ -336,7 +336,7 @@ class _Job:
         self.package = Package(self.workdir)
         self.reader.on_read = lambda size_bytes: self.meter.tick("package", size_bytes)
         self.package.add_checkpoint(self.written, self.passed.blocks, self.spec, self.writes, self.companions)
-        digest = self.reader.model_digest(self.checkpoint.tensors.values())
+        digest = self.reader.model_digest(self.checkpoint.config, self.checkpoint.tensors.values())
         tasks = self.tasks.figures(self.passed) if self.tasks else []
         self.report = report_of(
             self.attempt.job_id,

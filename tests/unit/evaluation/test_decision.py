@@ -42,6 +42,13 @@ def test_a_language_fails_by_its_growth_whatever_the_interval():
     assert "uk and en" in found.sentence
 
 
+def test_what_is_as_large_as_its_limit_is_told_to_be_so_and_no_number_is_asked_for():
+    found = decide([language("de", 0.01 - 1e-12)], {"de": 0.01})
+    assert found.answer == "CANNOT_TELL"
+    assert found.languages[0].needed_tokens is None
+    assert "so near to the limit that no evaluation" in found.sentence
+
+
 def test_without_an_interval_nobody_can_tell_and_more_documents_would_help():
     found = decide([language("de", 0.0, known=False)], {"de": 0.01})
     assert found.answer == "CANNOT_TELL"
@@ -57,6 +64,9 @@ def test_with_the_tokens_that_it_asks_for_the_language_would_pass(growth, error,
         assert found.needed_tokens is None
         return
     assert found.answer == "CANNOT_TELL"
+    if found.needed_tokens is None:  # 400 times the text would not do
+        assert 0.01 - growth <= 1.97 * error / 20
+        return
     assert found.needed_tokens >= tokens
     narrower = error * math.sqrt(tokens / found.needed_tokens)
     assert growth + 1.95 * narrower <= 0.01 + 1e-6

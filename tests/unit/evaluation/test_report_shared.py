@@ -35,7 +35,7 @@ def text_of(report):
 def test_a_language_below_the_mixs_own_text_is_not_covered_and_the_remedy_depends_on_the_mix():
     found = [each for each in make_report(affinity=affinity()).verdicts if each.kind == "MIX_DOES_NOT_COVER"]
     assert [each.language for each in found] == ["es", "uk"]
-    assert "Add es to it" in found[0].message
+    assert "It has no es: add it" in found[0].message
     assert "Raise its weight" in found[1].message
     evidence = found[0].evidence
     assert (evidence.estimate, evidence.threshold, evidence.interval) == (0.7, 0.9, (0.69, 0.71))

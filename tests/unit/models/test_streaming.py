@@ -235,7 +235,8 @@ def test_a_stored_choice_of_attention_is_not_followed(tmp_path):
 
 
 def digest_of(folder):
-    return TensorReader().model_digest(open_checkpoint(folder).tensors.values())
+    checkpoint = open_checkpoint(folder)
+    return TensorReader().model_digest(checkpoint.config, checkpoint.tensors.values())
 
 
 def test_the_digest_of_a_model_does_not_depend_on_its_division_into_files(tmp_path):
@@ -246,6 +247,16 @@ def test_the_digest_of_a_model_does_not_depend_on_its_division_into_files(tmp_pa
     build_model("llama", seed=1).save_pretrained(tmp_path / "other")
     assert len(digests) == 1
     assert digest_of(tmp_path / "other") not in digests
+
+
+def test_the_digest_of_a_model_is_that_of_its_configuration_too(tmp_path):
+    build_model("llama").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    found = []
+    for change in ({}, {"_name_or_path": "elsewhere", "transformers_version": "9"}, {"rms_norm_eps": 1e-3}):
+        (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+        found.append(digest_of(tmp_path))
+    assert found[0] == found[1] != found[2]
 
 
 def test_a_tensor_that_the_model_does_not_have_is_refused_unless_transformers_ignores_it(tmp_path):

@@ -64,7 +64,7 @@ def test_every_tensor_is_read_as_it_is_while_no_more_than_allowed_lies_here(open
         assert torch.equal(reader.read(streamed.tensors[name]), direct.read(whole.tensors[name]))
         most = max(most, sum(shards(tmp_path / "place" / "shards").values()))
     assert 0 < most <= limit
-    assert reader.model_digest([]) == direct.model_digest([])
+    assert reader.model_digest({}, []) == direct.model_digest({}, [])
 
 
 def test_an_open_shard_stays_readable_when_it_makes_room_and_readers_do_not_disturb_each_other(open_window, model):
