@@ -493,12 +493,15 @@ def _caveats(
     bounds = _bounds(job, contender)
     yield _OTHER_TEXT if bounds else _ONE_RUN
     alike = []
-    for other, theirs in ranked[1:]:
-        their_bounds = _bounds(other, theirs)
+    for other, _ in ranked[1:]:
+        their_bounds = _bounds(other, contender)
         if bounds and their_bounds and bounds[0] <= their_bounds[1] and their_bounds[0] <= bounds[1]:
             alike.append(other.label)
     if alike:
-        yield f"By their confidence intervals {job.label} and {listed(alike)} may have lost the same."
+        yield (
+            f"{contender.language}, of which {job.label} loses most: {listed([job.label, *alike])} may have lost as "
+            "much, by their confidence intervals."
+        )
     if measure == "bits_per_byte":
         yield (
             "The jobs have different base models: each is measured in bits per byte against the dense model that "

@@ -309,8 +309,8 @@ def not_covered(affinity: AffinityPart, mix: Container[str]) -> Iterator[Verdict
             yield _verdict(
                 "MIX_DOES_NOT_COVER",
                 language,
-                f"The calibration mix covers {language} poorly: affinity {found.estimate:.3f}, where the mix's own text "
-                f"has {affinity.of_mix:.3f} ± {affinity.spread:.3f}. {remedy}.",
+                f"The calibration mix covers {language} poorly: affinity {found.estimate:.3f}, where the mix's own "
+                f"text has {affinity.of_mix:.3f} ± {affinity.spread:.3f}. {remedy}.",
                 EvidencePart(
                     figure="affinity with the calibration mix",
                     estimate=found.estimate,

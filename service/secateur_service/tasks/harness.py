@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import logging
 import random
@@ -127,6 +128,7 @@ class HarnessTasks:
             for task in tasks:
                 with _refusals(task.name):
                     built[task.name] = ConfigurableTask(config={**task.config, "custom_dataset": _items(task)})
+                    _check(built[task.name], asked.limit)
             return cls(built, asked, _sandbox)
 
     @property
@@ -247,6 +249,29 @@ def _request(context: Sequence[int], continuation: Sequence[int], longest: int) 
     if len(continuation) > longest:
         raise TasksRefusedError(f"an answer has {len(continuation)} tokens, and the model takes {longest}; shorten it")
     return Request((*context, *continuation)[-(longest + 1) :], len(continuation))
+
+
+def _check(task: Any, limit: int) -> None:
+    """Check what a user's task says of itself, and that each of its questions can be answered.
+
+    Raises:
+        TasksRefusedError: it cannot.
+    """
+    stated = (task.get_config("metadata") or {}).get("language")
+    if stated is not None and language_of("", stated, ()) is None:
+        raise TasksRefusedError(f"metadata.language: {stated!r} is no language; give a tag like de, or leave it out")
+    if task.OUTPUT_TYPE != "multiple_choice" or task.multiple_input:
+        return
+    for number, doc in enumerate(itertools.islice(task.eval_docs, limit), 1):
+        choices, right = task.doc_to_choice(doc), task.doc_to_target(doc)
+        if len(choices) < 2 or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+            raise TasksRefusedError(f"item {number} needs at least two answers, each a text that is not empty")
+        if len(set(choices)) < len(choices):
+            raise TasksRefusedError(f"item {number} has the same answer twice, so that nobody can tell them apart")
+        for answer in right if isinstance(right, list) else [right]:
+            is_there = 0 <= answer < len(choices) if isinstance(answer, int) else answer in choices
+            if not is_there:
+                raise TasksRefusedError(f"item {number}: {answer!r} is none of its {len(choices)} answers")
 
 
 def _digest(instances: Sequence[Any]) -> str:

@@ -191,7 +191,7 @@ def test_jobs_that_the_noise_may_have_told_apart_are_named():
     found = compare([measured("one", 1.30, 0.01), measured("two", 1.31, 0.01), measured("three", 1.5, 0.01)])
     entry = found.jobs[0].languages[0]
     assert entry.interval[0] < entry.growth < entry.interval[1]
-    assert any("A and B may have lost the same" in caveat for caveat in found.recommendation.caveats)
+    assert any("A and B may have lost as much" in caveat for caveat in found.recommendation.caveats)
     clear = compare([measured("one", 1.30, 0.001), measured("two", 1.31, 0.001)])
     assert not any("may have lost the same" in caveat for caveat in clear.recommendation.caveats)
     unknown = compare([job("one", {"de": 1.3}), job("two", {"de": 1.31})])

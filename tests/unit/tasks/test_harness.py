@@ -1,6 +1,7 @@
 """Tasks of users in lm-evaluation-harness: their templates, and faults that show before anything is computed."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -61,6 +62,21 @@ def test_items_that_differ_in_anything_have_another_digest(tmp_path):
     (tmp_path / "en.jsonl").write_text(rows.replace('"gold": 0', '"gold": 1'), encoding="utf-8")
     (scores, *_) = built(tmp_path, "trains_en").scores([Answer(-1.0, True)] * 16)
     assert scores.items != first  # though the questions are the same
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"doc_to_target": "{{gold + 4}}"}, "item 1: 4 is none of its 4 answers"),
+        ({"doc_to_choice": ["one"]}, "item 1 needs at least two answers"),
+        ({"doc_to_choice": ["one", " "], "doc_to_target": 0}, "item 1 needs at least two answers"),
+        ({"doc_to_choice": ["one", "two", "one", "six"]}, "item 1 has the same answer twice"),
+        ({"metadata": {"language": "klingonisch"}}, "metadata.language: 'klingonisch' is no language"),
+    ],
+)
+def test_questions_that_nobody_can_answer_are_refused(changes, told, tmp_path):
+    with pytest.raises(TasksRefusedError, match=f"trains_en: {re.escape(told)}"):
+        built(changed(tmp_path, "trains_en", **changes), "trains_en")
 
 
 def test_examples_come_before_a_question_and_a_task_that_says_0_keeps_0(tmp_path):
