@@ -67,7 +67,7 @@ def test_items_that_differ_in_anything_have_another_digest(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"doc_to_target": "{{gold + 4}}"}, "item 1: 4 is none of its 4 answers"),
+        ({"doc_to_target": "{{gold + 4 * (number == 1)}}"}, "item 2: 7 is none of its 4 answers"),
         ({"doc_to_choice": ["one"]}, "item 1 needs at least two answers"),
         ({"doc_to_choice": ["one", " "], "doc_to_target": 0}, "item 1 needs at least two answers"),
         ({"doc_to_choice": ["one", "two", "one", "six"]}, "item 1 has the same answer twice"),
