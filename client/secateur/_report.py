@@ -110,6 +110,8 @@ class ContinuedLanguage:
         dense_off_language: Share of the continuations that do not seem to be in the language; None if that cannot be
             told.
         pruned_off_language: Of the output.
+        dense_judged: How many continuations could be judged so, and `dense_off_language` is the share of.
+        pruned_judged: Of the output.
         texts: The texts.
     """
 
@@ -118,6 +120,8 @@ class ContinuedLanguage:
     pruned_repetition: float | None
     dense_off_language: float | None
     pruned_off_language: float | None
+    dense_judged: int
+    pruned_judged: int
     texts: tuple[Continuation, ...]
 
 
@@ -311,7 +315,13 @@ def _language(entry: Mapping[str, Any]) -> LanguageReport:
 def _continued(entry: Mapping[str, Any]) -> ContinuedLanguage:
     texts = tuple(Continuation(text["prompt"], text["dense"], text["pruned"]) for text in entry["texts"])
     rates = (f"{model}_{rate}" for rate in ("repetition", "off_language") for model in ("dense", "pruned"))
-    return ContinuedLanguage(entry["language"], texts=texts, **{name: _number(entry[name]) for name in rates})
+    return ContinuedLanguage(
+        entry["language"],
+        texts=texts,
+        dense_judged=int(entry["dense_judged"]),
+        pruned_judged=int(entry["pruned_judged"]),
+        **{name: _number(entry[name]) for name in rates},
+    )
 
 
 def _is_pair(bounds: Any) -> bool:

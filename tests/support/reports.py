@@ -91,17 +91,20 @@ def answered(name, *, items=100, lost=0, won=0, **figures):
     return task(name, before, [0] * lost + [1] * won + before[lost + won :], **figures)
 
 
-def continued(language="de", *texts):
+def continued(language="de", *texts, **figures):
     """A language with texts that both models continued, each as (prompt, dense, pruned)."""
     texts = texts or (("Es war", " einmal ein Wald", " einmal, einmal, einmal"),)
-    return ContinuedLanguage(
-        language=language,
-        dense_repetition=0.25,
-        pruned_repetition=0.5,
-        dense_off_language=0.0,
-        pruned_off_language=None,
-        texts=tuple(Continuation(prompt=prompt, dense=dense, pruned=pruned) for prompt, dense, pruned in texts),
-    )
+    found = {
+        "language": language,
+        "dense_repetition": 0.25,
+        "pruned_repetition": 0.5,
+        "dense_off_language": 0.0,
+        "pruned_off_language": None,
+        "dense_judged": len(texts),
+        "pruned_judged": 0,
+        "texts": tuple(Continuation(prompt=prompt, dense=dense, pruned=pruned) for prompt, dense, pruned in texts),
+    }
+    return ContinuedLanguage(**found | figures)
 
 
 def calibration(language, weight=1.0, *, tokens=4096, dropped=None, identified=None):

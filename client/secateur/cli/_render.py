@@ -178,7 +178,10 @@ def task_lines(report: Report) -> list[str]:
 
 
 def continuation_lines(report: Report) -> list[str]:
-    """One line on how both models continue texts, means over the languages; empty if the job was told not to."""
+    """One line on how both models continue texts, over all languages; empty if the job was told not to.
+
+    Off-language texts are counted, as a rate of so few would mislead, and only where both models have any to judge.
+    """
     found = report.continuations.values()
     if not found:
         return []
@@ -188,9 +191,16 @@ def continuation_lines(report: Report) -> list[str]:
         return f"{sum(known) / len(known):.0%}" if known else "-"
 
     repeated = [mean([each.dense_repetition for each in found]), mean([each.pruned_repetition for each in found])]
-    off = [mean([each.dense_off_language for each in found]), mean([each.pruned_off_language for each in found])]
+    dense = [(each.dense_off_language, each.dense_judged) for each in found if each.dense_judged]
+    pruned = [(each.pruned_off_language, each.pruned_judged) for each in found if each.pruned_judged]
+    off = [
+        f"{sum(round((rate or 0) * judged) for rate, judged in side)} of {sum(judged for _, judged in side)}"
+        for side in (dense, pruned)
+    ]
     texts = sum(len(each.texts) for each in found)
-    rates = f"repetition {' -> '.join(repeated)}, off-language {' -> '.join(off)}"
+    rates = f"repetition {' -> '.join(repeated)}"
+    if dense and pruned:
+        rates += f", off-language {' -> '.join(off)} judged"
     return [f"{texts} texts continued, dense -> pruned: {rates}; report.html shows them"]
 
 

@@ -104,8 +104,8 @@ def identify(language: str, documents: Sequence[str]) -> Identified | None:
     return Identified(total, 1 - sum(count for count, _ in others) / total, other, most / total)
 
 
-def off_language(language: str, texts: Sequence[str]) -> float | None:
-    """The share of texts that do not seem to be in a language; None if that cannot be told.
+def off_language(language: str, texts: Sequence[str]) -> tuple[int, int]:
+    """How many texts do not seem to be in a language, and of how many that can be told.
 
     The language is guessed; if the claimed one cannot be identified, a text counts if half of its letters or more are
     in another script. Texts of a few letters, each word counted once, say too little and are left out: a guess at what
@@ -116,13 +116,11 @@ def off_language(language: str, texts: Sequence[str]) -> float | None:
         texts: of a sentence or so each.
     """
     judged = [text for text in texts if len("".join(set(_words(text))).encode()) >= LEAST_BYTES]
-    if not judged:
-        return None
-    found = identify(language, judged)
+    found = identify(language, judged) if judged else None
     if found is not None:
-        return 1 - found.share
+        return round((1 - found.share) * found.documents), found.documents
     names = _LETTERS.get(script_of(language) or "")
-    return sum(not _is_written_with(names, text) for text in judged) / len(judged) if names else None
+    return (sum(not _is_written_with(names, text) for text in judged), len(judged)) if names else (0, 0)
 
 
 def _words(text: str) -> list[str]:

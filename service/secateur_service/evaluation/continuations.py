@@ -55,6 +55,10 @@ class ContinuedLanguage(Part):
         "once; null if none is left or if neither can tell"
     )
     pruned_off_language: Share | None
+    dense_judged: int = Field(
+        description="how many of the dense model's continuations its off-language rate is of; 0 where that is null"
+    )
+    pruned_judged: int = Field(description="likewise, of the output model's")
     texts: tuple[Continuation, ...]
 
     @classmethod
@@ -71,12 +75,17 @@ class ContinuedLanguage(Part):
             Continuation(prompt=prompt, dense=before.text, pruned=after.text)
             for prompt, before, after in zip(prompts, dense, pruned, strict=True)
         ]
+        (dense_off, dense_judged), (pruned_off, pruned_judged) = (
+            off_language(language, [added.text for added in side]) for side in (dense, pruned)
+        )
         return cls(
             language=language,
             dense_repetition=_mean(repetition(added.tokens) for added in dense),
             pruned_repetition=_mean(repetition(added.tokens) for added in pruned),
-            dense_off_language=off_language(language, [added.text for added in dense]),
-            pruned_off_language=off_language(language, [added.text for added in pruned]),
+            dense_off_language=dense_off / dense_judged if dense_judged else None,
+            pruned_off_language=pruned_off / pruned_judged if pruned_judged else None,
+            dense_judged=dense_judged,
+            pruned_judged=pruned_judged,
             texts=tuple(texts),
         )
 

@@ -145,20 +145,23 @@ def test_shares_are_those_of_the_documents():
 
 def test_texts_in_another_language_are_told_by_a_guess():
     german, english = ((TEXT / f"{name}.txt").read_text(encoding="utf-8").splitlines()[:2] for name in ("de", "en"))
-    assert off_language("de", german) == 0
-    assert off_language("de", [*german, *english]) == 0.5
+    assert off_language("de", german) == (0, 2)
+    assert off_language("de", [*german, *english]) == (2, 4)
 
 
 def test_where_no_guess_is_possible_the_script_tells_and_else_nothing():
     transcribed = "yeh ek chhota sa vaakya hai jo hindi mein likha gaya hai"
     assert identify("hi-Latn", [transcribed]) is None
-    assert off_language("hi-Latn", [transcribed]) == 0
-    assert off_language("hi-Latn", [transcribed, "यह एक छोटा सा वाक्य है जो हिंदी में लिखा गया है"]) == 0.5
-    assert off_language("tlh-Piqd", [transcribed]) is None
+    assert off_language("hi-Latn", [transcribed]) == (0, 1)
+    assert off_language("hi-Latn", [transcribed, "यह एक छोटा सा वाक्य है जो हिंदी में लिखा गया है"]) == (1, 2)
+    assert off_language("tlh-Piqd", [transcribed]) == (0, 0)
 
 
 def test_texts_of_a_few_letters_are_not_judged():
-    assert off_language("de", []) is None
-    assert off_language("de", ["1 234,5 " * 20, "", "This is short."]) is None
-    assert off_language("de", ["This is short. " * 20, "the 2000-er-was-was-was-was-was-was-was-was-was"]) is None
-    assert off_language("de", ["This is short.", "This is an English sentence, and long enough to be judged."]) == 1
+    assert off_language("de", []) == (0, 0)
+    assert off_language("de", ["1 234,5 " * 20, "", "This is short."]) == (0, 0)
+    assert off_language("de", ["This is short. " * 20, "the 2000-er-was-was-was-was-was-was-was-was-was"]) == (0, 0)
+    assert off_language("de", ["This is short.", "This is an English sentence, and long enough to be judged."]) == (
+        1,
+        1,
+    )

@@ -37,9 +37,13 @@ def test_texts_that_both_models_continued_stand_by_language_and_in_one_line():
     found = report.continuations["uk"]
     assert (found.dense_repetition, found.pruned_repetition) == (0.25, 0.5)
     assert (found.dense_off_language, found.pruned_off_language) == (0, None)
+    assert (found.dense_judged, found.pruned_judged) == (2, 0)
     assert found.texts == (Continuation("a", "b", "c"), Continuation("d", "e", "f"))
     (line,) = continuation_lines(report)
-    assert line.startswith("3 texts continued, dense -> pruned: repetition 25% -> 50%, off-language 0% -> -;")
+    assert line.startswith("3 texts continued, dense -> pruned: repetition 25% -> 50%; report.html")  # none was judged
+    judged = {"dense_judged": 1, "pruned_judged": 2, "pruned_off_language": 0.5}
+    (line,) = continuation_lines(report_of(continuations=[continued("de", **judged), continued("uk", **judged)]))
+    assert "50%, off-language 0 of 2 -> 2 of 4 judged; report.html" in line
     assert report_of().continuations == {}
     assert continuation_lines(report_of()) == []
 

@@ -36,7 +36,9 @@ def test_rates_are_those_of_each_model_and_short_texts_say_nothing():
     )
     assert (found.dense_repetition, found.pruned_repetition) == (pytest.approx(3 / 4 / 2), 0)
     assert (found.dense_off_language, found.pruned_off_language) == (0, 0.5)
+    assert (found.dense_judged, found.pruned_judged) == (2, 2)
     assert [text.pruned for text in found.texts] == [ENGLISH[0], GERMAN[2], "."]
     nothing = ContinuedLanguage.of("de", ["Es war"], [added("", ())], [added("!" * 48, [7] * 48)])
     assert (nothing.dense_repetition, nothing.dense_off_language) == (None, None)
+    assert (nothing.dense_judged, nothing.pruned_judged) == (0, 0)
     assert (nothing.pruned_repetition, nothing.pruned_off_language) == (pytest.approx(44 / 45), None)

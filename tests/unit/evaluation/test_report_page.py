@@ -54,7 +54,7 @@ def test_texts_that_models_wrote_are_text_in_their_language_and_direction():
     assert found == [pair for both in expected for pair in both]
     text = " ".join(" ".join(page.text).split())
     assert "nothing was added" in text
-    assert "de 25 % 50 % 0 % – ar-EG" in text
+    assert "de 25 % 50 % 0 of 1 – ar-EG" in text
     assert "Look and see" not in render_html(make_report()).decode()
 
 
