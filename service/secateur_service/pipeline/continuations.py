@@ -8,6 +8,7 @@ have outside the blocks. The prompts are text, because the output may have other
 from __future__ import annotations
 
 import gc
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ from secateur_service.spec import PruneSpec
 _PIECE_BYTES = 64 << 20
 # Documents that are looked at for each that is taken, so that few are short.
 _LOOKED_AT = 16
+_JOINERS = "\u200c\u200d"  # within words of Persian and of Indian languages
 
 _Piece = tuple[str, int, Tensor]
 
@@ -185,10 +187,15 @@ def prompts_of(sample: TextSample, tokenizer: Any, count: int, tokens: int) -> l
 def _whole_words(document: str, end: int) -> str:
     """The text up to a place, without a word that goes on there, unless that is most of it."""
     head = document[:end].rstrip()
-    if document[end - 1 : end + 1].isalnum() and end < len(document):
+    if end < len(document) and all(map(_is_of_word, document[end - 1 : end + 1])):
         *before, last = head.rsplit(maxsplit=1)
         head = before[0] if before and len(last) < len(head) / 2 else head
     return head
+
+
+def _is_of_word(character: str) -> bool:
+    """Whether it is within words: letters, digits, the marks on them, and what joins them or keeps them apart."""
+    return character.isalnum() or unicodedata.category(character)[0] == "M" or character in _JOINERS
 
 
 class _Writer:

@@ -44,6 +44,22 @@ def test_a_prompt_ends_after_a_whole_character(tokenizer):
     assert prompts_of(sample_of(), tokenizer, 3, 8) == []
 
 
+# Of Arabic with its vowels, and of Persian with a non-joiner: cut before a mark, after one, and at the non-joiner.
+@pytest.mark.parametrize(
+    ("document", "tokens"),
+    [
+        ("كَتَبَ الوَلَدُ رِسالَةً", 21),
+        ("كَتَبَ الوَلَدُ رِسالَةً", 23),
+        ("او نامه می\u200cخواند هر روز", 18),
+        ("او نامه می\u200cخواند هر روز", 22),
+    ],
+)
+def test_a_mark_or_a_joiner_does_not_end_a_word(document, tokens, tokenizer):
+    (prompt,) = prompts_of(sample_of(document), tokenizer, 1, tokens)
+    assert document.startswith(f"{prompt} ")
+    assert len(prompt.split()) < len(document.encode()[:tokens].decode(errors="ignore").split())
+
+
 def test_a_model_with_a_short_context_takes_and_adds_fewer_tokens():
     assert lengths(None) == lengths(2048) == (32, 48)
     assert lengths(64) == (16, 32)
