@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from secateur._terminal import clean
 
+_SCIENTIFIC_FROM = 10_000
+
 
 def columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Rows in aligned columns, the first being their titles; the columns in `right` are aligned right."""
@@ -19,6 +21,22 @@ def columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
         for row in cleaned
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def digits(value: float, decimals: int = 2, *, sign: str = "-") -> str:
+    """A number with at most four significant digits, so that it fits anywhere: 1.45, 1,446, 2.62e7.
+
+    Args:
+        value: The number.
+        decimals: The most digits after the point.
+        sign: `+` also signs what is positive.
+    """
+    rounded = abs(float(f"{value:.4g}"))
+    if rounded < _SCIENTIFIC_FROM:
+        places = max(0, min(decimals, 4 - len(str(int(rounded)))))
+        return f"{value:{sign},.{places}f}"
+    mantissa, _, exponent = f"{value:{sign}.2e}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
 def size(size_bytes: float) -> str:

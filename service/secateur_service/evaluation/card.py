@@ -14,6 +14,7 @@ import langcodes
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from secateur._text import digits
 from secateur_service.evaluation.html import mean_ratio, model_name, narrowed_parts, recipe
 from secateur_service.evaluation.parts import EvaluationLanguage
 from secateur_service.evaluation.report import Report
@@ -94,8 +95,8 @@ def _body(report: Report, license_: License | None) -> str:
     kept = (report.spec.get("shrink") or {}).get("keep_languages")
     served = ", ".join(map(_plain, kept)) if kept else mix
     rows = "\n".join(
-        f"| {_plain(entry.language)} | {'yes' if entry.in_mix else 'no'} | {entry.dense_perplexity:.2f} "
-        f"| {entry.pruned_perplexity:.2f} | {_growth(entry)} | {entry.dense_bits_per_byte:.3f} "
+        f"| {_plain(entry.language)} | {'yes' if entry.in_mix else 'no'} | {digits(entry.dense_perplexity)} "
+        f"| {digits(entry.pruned_perplexity)} | {_growth(entry)} | {entry.dense_bits_per_byte:.3f} "
         f"| {entry.pruned_bits_per_byte:.3f} | {'–' if entry.agreement is None else f'{entry.agreement:.1%}'} |"
         for entry in report.evaluation
     )
@@ -111,7 +112,7 @@ def _body(report: Report, license_: License | None) -> str:
 
 {_done(report, name, mix, served)}
 {_plain(report.decision.sentence) if report.decision and report.decision.answer else ""}
-Over the evaluated languages its perplexity is ×{mean_ratio(report):.2f} that of the dense model (geometric mean).
+Over the evaluated languages its perplexity is ×{digits(mean_ratio(report))} that of the dense model (geometric mean).
 
 {_size(report)}
 ## What pruning cost each language
@@ -159,9 +160,9 @@ tokenizer = AutoTokenizer.from_pretrained("checkpoint")
 
 def _growth(entry: EvaluationLanguage) -> str:
     if entry.intervals is None:
-        return f"×{entry.perplexity_ratio:.2f}"
+        return f"×{digits(entry.perplexity_ratio)}"
     low, high = entry.intervals.perplexity_ratio
-    return f"×{entry.perplexity_ratio:.2f} ({low:.2f} to {high:.2f})"
+    return f"×{digits(entry.perplexity_ratio)} ({digits(low)} to {digits(high)})"
 
 
 def _tasks(report: Report) -> str:

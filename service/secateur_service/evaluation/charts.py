@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from secateur._text import digits
+
 WIDTH = 480
 COLOURS = 8  # number of colours in the style sheet
 LOG_SCALE_FROM = 30.0  # ratio of largest to smallest value from which bars are drawn on a logarithmic axis
@@ -96,7 +98,7 @@ def grouped_bars(groups: Sequence[BarGroup], *, title: str) -> Markup:
                     css + fade, left, _n(y + row * bar), _n(max(length(value), 1)), bar - 1
                 )
             )
-            parts.append(_text(left + length(value) + 5, y + row * bar + bar - 3, _short(value), css="value"))
+            parts.append(_text(left + length(value) + 5, y + row * bar + bar - 3, digits(value), css="value"))
     return _svg(height, title, parts)
 
 
@@ -297,15 +299,6 @@ def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> Markup:
 def _n(value: float, digits: int = 1) -> str:
     """A coordinate, short."""
     return f"{value:.{digits}f}".rstrip("0").rstrip(".")
-
-
-def _short(value: float) -> str:
-    """A perplexity with about three significant digits."""
-    if value >= 1e6:
-        return f"{value:.1e}"
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 20 else f"{value:.2f}"
 
 
 def _label_width(labels: Iterable[str]) -> float:

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from secateur._text import size
+from secateur._text import digits, size
 from secateur_service.errors import NotReadyError
 from secateur_service.evaluation.comparison_parts import (
     Axis,
@@ -204,9 +204,7 @@ def growths(job: ComparedJob, languages: Iterable[str]) -> dict[str, float] | No
 
 def times(growth: float) -> str:
     """A growth as display text."""
-    if growth >= 1e6:
-        return f"×{growth:.2e}"
-    return f"×{growth:.{SHOWN_DIGITS}f}" if growth < 100 else f"×{growth:,.0f}"
+    return f"×{digits(growth, SHOWN_DIGITS)}"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -128,7 +128,7 @@ def plot(tradeoff: Tradeoff) -> Markup:
         x_label=label,
         y_label="growth, worst language",
         show_x=_SHOW[tradeoff.axis],
-        show_y=lambda growth: f"×{growth:.4g}",
+        show_y=times,
     )
 
 

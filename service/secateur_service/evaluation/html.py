@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur._terminal import clean_lines
+from secateur._text import digits
 from secateur_service.calibration.languages import is_right_to_left
 from secateur_service.evaluation.chart_tables import with_blocks, with_table
 from secateur_service.evaluation.charts import (
@@ -159,7 +160,7 @@ def _summary(report: Report) -> str:
     """The page's first sentence."""
     behind = [verdict.language for verdict in report.verdicts if verdict.kind in LOSSES]
     mean = mean_ratio(report)
-    cost = f"Perplexity grew ×{mean:.2f} on average over {_count(len(report.evaluation), 'language')}"
+    cost = f"Perplexity grew ×{digits(mean)} on average over {_count(len(report.evaluation), 'language')}"
     if behind:
         return f"{cost}, and not evenly: {', '.join(sorted({str(language) for language in behind}))} lost far more."
     if len(report.evaluation) > 1:
@@ -330,7 +331,7 @@ def environment() -> Environment:
     )
     made.filters["number"] = lambda value: f"{value:,}"
     made.filters["percent"] = lambda value, digits=2: f"{100 * value:.{digits}f}\u202f%"
-    made.filters["perplexity"] = _perplexity
+    made.filters["digits"] = digits
     made.filters["metric"] = _metric
     made.filters["breakable"] = _breakable
     made.filters["signed"] = functools.partial(_metric, sign="+")
@@ -349,12 +350,4 @@ def _breakable(name: str) -> Markup:
 
 def _metric(value: float | None, sign: str = "-") -> str:
     """A figure of a task; with sign `+` a difference."""
-    if value is None:
-        return "–"
-    return f"{value:{sign}.3f}" if abs(value) < 1000 else f"{value:{sign}.2g}"
-
-
-def _perplexity(value: float) -> str:
-    if value >= 1e6:
-        return f"{value:.2e}"
-    return f"{value:.2f}" if value < 1000 else f"{value:,.0f}"
+    return "–" if value is None else digits(value, 3, sign=sign)

@@ -47,6 +47,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from statistics import NormalDist
 
 from secateur._task_loss import task_loss
+from secateur._text import digits
 from secateur_service.evaluation.decision import (
     DecisionPart,
     LanguageDecision,
@@ -73,7 +74,6 @@ FALSE_ALARMS = 0.025
 ROUGH = 0.02
 MIN_SCORED_TOKENS = 1700  # 2,048 tokens of short sentences leave some 1,800 to score
 NAMED_LAYERS = 3
-_MOST_DIGITS = 1e6
 
 
 def judge(
@@ -232,7 +232,7 @@ def _left_behind(evaluation: Sequence[EvaluationLanguage], *, trims: bool, mixes
                 "LANGUAGE_LEFT_BEHIND",
                 entry.language,
                 f"{entry.language} is left behind: its perplexity grew {_times(entry)}, that of the other languages "
-                f"×{math.exp(mean):.2f} on average. If its speakers matter, {remedy}.",
+                f"×{digits(math.exp(mean))} on average. If its speakers matter, {remedy}.",
                 EvidencePart(
                     figure="growth of perplexity relative to the other languages",
                     estimate=math.exp(difference),
@@ -340,7 +340,7 @@ def _within_noise(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]
                 "WITHIN_NOISE",
                 entry.language,
                 f"{entry.language}: the growth of its perplexity is within the noise, {_times(entry)} "
-                f"(×{bounds[0]:.3f} to ×{bounds[1]:.3f}).",
+                f"(×{digits(bounds[0], 3)} to ×{digits(bounds[1], 3)}).",
                 _ratio_evidence(entry, 1.0),
             )
 
@@ -355,7 +355,7 @@ def _too_small(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
             evidence = None
         else:
             low, high = entry.intervals.perplexity_ratio if entry.intervals else (math.nan, math.nan)
-            problem = f"its growth may be anything from ×{low:.2f} to ×{high:.2f}" if _is_rough(entry) else None
+            problem = f"its growth may be anything from ×{digits(low)} to ×{digits(high)}" if _is_rough(entry) else None
             evidence = _ratio_evidence(entry, 1.0)
         if problem:
             yield _verdict(
@@ -403,9 +403,7 @@ def _layer_notes(blocks: Sequence[BlockPart]) -> Iterator[Verdict]:
 
 
 def _times(entry: EvaluationLanguage) -> str:
-    return (
-        f"×{entry.perplexity_ratio:.2f}" if entry.perplexity_ratio < _MOST_DIGITS else f"×{entry.perplexity_ratio:.2e}"
-    )
+    return f"×{digits(entry.perplexity_ratio)}"
 
 
 def _ratio_evidence(entry: EvaluationLanguage, threshold: float) -> EvidencePart:

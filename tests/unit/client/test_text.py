@@ -1,0 +1,37 @@
+"""Numbers as people read them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur._text import digits
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "shown"),
+    [
+        (1.1, 2, "1.10"),
+        (1.4464, 3, "1.446"),
+        (9.9996, 3, "10.00"),
+        (144.64, 2, "144.6"),
+        (1234.5, 2, "1,234"),
+        (9999.6, 2, "1.00e4"),
+        (26203485.7, 2, "2.62e7"),
+        (-26203485.7, 3, "-2.62e7"),
+        (float("inf"), 2, "inf"),
+    ],
+)
+def test_a_number_has_at_most_four_digits(value, decimals, shown):
+    assert digits(value, decimals) == shown
+
+
+def test_a_difference_has_its_sign():
+    assert digits(0.25, 3, sign="+") == "+0.250"
+    assert digits(3e5, sign="+") == "+3.00e5"
+
+
+@given(st.floats(-1e12, 1e12), st.integers(0, 3))
+def test_what_is_shown_is_short_and_as_near_as_four_digits_or_the_decimals_allow(value, decimals):
+    shown = digits(value, decimals)
+    assert len(shown.lstrip("-")) <= len("1.00e12")
+    assert float(shown.replace(",", "")) == pytest.approx(value, rel=0.0051, abs=0.51 * 10**-decimals)
