@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
@@ -80,37 +81,77 @@ def decide(
         task_loss_limit: what any of them may lose; None for no limit. It says nothing of metrics without a scale.
     """
     languages = [_of_language(entry, limits[entry.language]) for entry in evaluation if entry.language in limits]
-    metrics, unlimited = [], []
+    metrics = []
     if task_loss_limit is not None:
         metrics = [_of_task(entry, task_loss_limit) for entry in tasks if can_be_limited(entry)]
-        unlimited = [f"{entry.metric} of {entry.task}" for entry in tasks if not can_be_limited(entry)]
+    given = {found.answer for found in languages} | {found.answer for found in metrics}
+    return DecisionPart(
+        answer=next((answer for answer in _ANSWERS if answer in given), None),
+        sentence=" ".join(map(str, statements(languages, metrics, tasks, task_loss_limit))),
+        languages=tuple(languages),
+        tasks=tuple(metrics),
+    )
+
+
+@dataclass(frozen=True)
+class Statement:
+    """Part of the answer in words.
+
+    Attributes:
+        head: a sentence; without its full stop if figures follow.
+        figures: what it rests on.
+    """
+
+    head: str
+    figures: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.head}: {'; '.join(self.figures)}." if self.figures else self.head
+
+
+def statements(
+    languages: Sequence[LanguageDecision],
+    metrics: Sequence[TaskDecision],
+    tasks: Sequence[TaskPart] = (),
+    task_loss_limit: float | None = None,
+) -> list[Statement]:
+    """The answer in words, the worst first.
+
+    Args:
+        languages: those that have a limit.
+        metrics: those of tasks that have one.
+        tasks: every metric of every task.
+        task_loss_limit: as the specification has it.
+    """
     if not languages and not metrics:
-        sentence = (
-            "Whether it may ship depends on how much may be lost: limits.languages and limits.task_loss say so, and "
-            "the service then checks it."
-        )
-        return DecisionPart(answer=None, sentence=sentence)
-    sentences: list[str] = []
-    worst: Answer | None = None
+        return [_NO_LIMITS]
+    found: list[Statement] = []
     for answer in _ANSWERS:
-        spoken = [found for found in languages if found.answer == answer]
-        asked = [found for found in metrics if found.answer == answer]
-        sentences += _sentences(answer, spoken, asked)
-        worst = worst or (answer if spoken or asked else None)
-    if unlimited:
-        sentences.append(f"No limit applies to {_some(unlimited)}.")
-    return DecisionPart(answer=worst, sentence=" ".join(sentences), languages=tuple(languages), tasks=tuple(metrics))
+        spoken = [each for each in languages if each.answer == answer]
+        asked = [each for each in metrics if each.answer == answer]
+        found += _statements(answer, spoken, asked)
+    unlimited = [f"{entry.metric} of {entry.task}" for entry in tasks if not can_be_limited(entry)]
+    if task_loss_limit is None and tasks:
+        found.append(_TASKS_WITHOUT_LIMIT)
+    elif unlimited:
+        found.append(Statement(f"No limit applies to {'; '.join(_some(unlimited))}."))
+    return found
 
 
+_NO_LIMITS = Statement(
+    "Whether it may ship depends on how much may be lost: limits.languages and limits.task_loss say so, and the "
+    "service then checks it."
+)
+_TASKS_WITHOUT_LIMIT = Statement("Tasks were measured, and no limit was given for them (limits.task_loss).")
 _OF_LANGUAGES: Mapping[Answer, str] = {
-    "FAIL": "This may not ship for {}: {}.",
-    "CANNOT_TELL": "Whether it may ship for {} cannot be told: {}.",
-    "PASS": "It is within the limits for {}: {}.",
+    "FAIL": "This may not ship for {}",
+    "CANNOT_TELL": "Whether it may ship for {} cannot be told",
+    "PASS": "It is within the limits for {}",
 }
 _OF_TASKS: Mapping[Answer, str] = {
-    "FAIL": "This may not ship by its tasks, which may lose {:g}: {}.",
-    "CANNOT_TELL": "Whether tasks lost at most {:g} cannot be told: {}.",
-    "PASS": "Within the limit of {:g} for tasks: {}.",
+    "FAIL": "This may not ship by its tasks, which may lose {:g}",
+    "CANNOT_TELL": "Whether tasks lost at most {:g} cannot be told",
+    "PASS": "Within the limit of {:g} for tasks",
 }
 
 
@@ -165,34 +206,35 @@ def _needed(count: int, measured: float, interval: Interval, limit: float) -> in
     return math.ceil(wanted / unit) * unit  # two digits
 
 
-def _sentences(answer: Answer, languages: Sequence[LanguageDecision], tasks: Sequence[TaskDecision]) -> Iterator[str]:
+def _statements(
+    answer: Answer, languages: Sequence[LanguageDecision], tasks: Sequence[TaskDecision]
+) -> Iterator[Statement]:
     """What is told of all that has one answer."""
     if languages:
-        yield _OF_LANGUAGES[answer].format(_listed([each.language for each in languages]), _told(languages))
+        head = _OF_LANGUAGES[answer].format(_listed([each.language for each in languages]))
+        yield Statement(head, tuple(_told(languages)))
     if tasks:
         worst_first = sorted(tasks, key=lambda each: -math.inf if each.loss is None else -each.loss)
         told = _some([_told_of_task(each) for each in worst_first])
-        yield _OF_TASKS[answer].format(tasks[0].limit, told)
+        yield Statement(_OF_TASKS[answer].format(tasks[0].limit), tuple(told))
     if answer == "CANNOT_TELL":
         yield from _wanted(languages, tasks)
 
 
-def _some(texts: Sequence[str]) -> str:
+def _some(texts: Sequence[str]) -> list[str]:
     more = len(texts) - _NAMED_TASKS
-    return "; ".join([*texts[:_NAMED_TASKS], *([f"{more} more"] if more > 0 else [])])
+    return [*texts[:_NAMED_TASKS], *([f"{more} more"] if more > 0 else [])]
 
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _told(found: Sequence[LanguageDecision]) -> str:
-    parts = []
+def _told(found: Sequence[LanguageDecision]) -> Iterator[str]:
     for each in found:
         between = f" ({each.interval[0]:+.2%} to {each.interval[1]:+.2%})" if each.interval else ""
         subject = "bits per byte" if len(found) == 1 else each.language
-        parts.append(f"{subject} {each.growth:+.2%}{between}, limit {each.limit:+.2%}")
-    return "; ".join(parts)
+        yield f"{subject} {each.growth:+.2%}{between}, limit {each.limit:+.2%}"
 
 
 def _told_of_task(found: TaskDecision) -> str:
@@ -204,11 +246,11 @@ def _told_of_task(found: TaskDecision) -> str:
     return f"{found.metric} of {found.task} {verb} {abs(loss):.3f}{between}"
 
 
-def _wanted(languages: Sequence[LanguageDecision], tasks: Sequence[TaskDecision]) -> Iterator[str]:
+def _wanted(languages: Sequence[LanguageDecision], tasks: Sequence[TaskDecision]) -> Iterator[Statement]:
     if languages:
-        yield settling(languages)
+        yield Statement(settling(languages))
     if tasks:
-        yield settling_items(tasks)
+        yield Statement(settling_items(tasks))
 
 
 def settling(languages: Sequence[LanguageDecision]) -> str:

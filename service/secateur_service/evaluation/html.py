@@ -32,6 +32,7 @@ from secateur_service.evaluation.charts import (
     lines,
     uses_log_scale,
 )
+from secateur_service.evaluation.decision import Statement, statements
 from secateur_service.evaluation.language_parts import LanguageAffinityPart, LanguageSurvivalPart
 from secateur_service.evaluation.parts import LayerPart, NarrowedPart
 from secateur_service.evaluation.report import Report
@@ -66,6 +67,7 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
         report=report,
         name=model_name(report.model.uri),
         recipe=recipe(report),
+        statements=_statements(report),
         summary=_summary(report),
         mean_ratio=mean_ratio(report),
         worst=max(report.evaluation, key=lambda entry: entry.perplexity_ratio, default=None),
@@ -154,6 +156,14 @@ def row_label(layer: str, block: int) -> str:
     """
     name = re.sub(rf"^.*?\.{block}\.", "", layer).removesuffix(".weight")
     return re.sub(r"\.experts\.\d+\.", ".experts.*.", name)
+
+
+def _statements(report: Report) -> list[Statement]:
+    """Whether it may ship, in words."""
+    if report.decision is None:
+        return []
+    limit = (report.spec.get("limits") or {}).get("task_loss")
+    return statements(report.decision.languages, report.decision.tasks, report.tasks, limit)
 
 
 def _summary(report: Report) -> str:

@@ -206,6 +206,23 @@ def test_headings_are_in_order_and_every_scrolling_table_can_be_reached_by_keybo
     assert all('tabindex="0" role="region" aria-label="' in attributes for attributes in scrolling)
 
 
+def test_the_decision_is_a_sentence_and_a_list_and_says_what_has_no_limit():
+    limits = [{"language": name, "growth": 0.02} for name in ("de", "en")]
+    spec = make_report().spec | {"limits": {"languages": limits}}
+    lost = {"evaluation": [evaluation("de", 1.3, error=0.01), evaluation("en", 1.4, error=0.01)], "spec": spec}
+    page = render_html(make_report(**lost)).decode()
+    assert "<p><bdi>This may not ship for de and en:</bdi></p>" in page
+    assert page.count("limit +2.00%</bdi></li>") == 2
+    kept = [evaluation(name, 1.001, error=0.001) for name in ("de", "en")]
+    untold, measured = "Perplexity does not show what happens to tasks", "Tasks were measured, and no limit was given"
+    alone = render_html(make_report(spec=spec, evaluation=kept)).decode()
+    assert untold in alone
+    assert measured not in alone
+    beside = render_html(make_report(spec=spec, evaluation=kept, tasks=[answered("same", lost=2, won=2)])).decode()
+    assert untold not in beside
+    assert measured in beside
+
+
 def test_names_of_tasks_stay_text():
     page = Page(render_html(make_report(tasks=[task(HOSTILE, 0.0, 0.1)])))
     assert "script" not in page.elements
