@@ -22,6 +22,8 @@ WIDE_RATIO = 20.0  # ratio of largest to smallest value from which an axis of a 
 _MOST_TICKS = 7
 _LABEL_CHARACTER = 7.4  # width of a character in a label, in units
 _LABEL_HEIGHT = 13.0
+_TICK_CHARACTER = 7.6  # width of a character in a tick's label on a phone, in units
+_LEAST_SPAN = 0.004  # of an axis of a scatter plot, as a share of its values: labels have four digits
 
 
 @dataclass(frozen=True)
@@ -255,16 +257,17 @@ def scatter(
     """
     if not points:
         return Markup("")
-    x, x_ticks = _scale([point.x for point in points], 58, WIDTH - 30)
     y, y_ticks = _scale([point.y for point in points], 258, 34)
+    left = 12 + _TICK_CHARACTER * max(len(show_y(tick)) for tick in y_ticks)
+    x, x_ticks = _scale([point.x for point in points], left + 14, WIDTH - 30)
     parts = [_text(2, 12, y_label, css="axis")]
-    for tick in y_ticks:
-        parts.append(_line(44, y(tick), WIDTH - 6, y(tick), "grid"))
-        parts.append(_text(39, y(tick) + 4, show_y(tick), anchor="end", css="axis"))
-    for tick in x_ticks:
+    for tick, told in _told_once(y_ticks, show_y):
+        parts.append(_line(left, y(tick), WIDTH - 6, y(tick), "grid"))
+        parts.append(_text(left - 5, y(tick) + 4, told, anchor="end", css="axis"))
+    for tick, told in _told_once(x_ticks, show_x):
         parts.append(_line(x(tick), 22, x(tick), 268, "grid"))
-        parts.append(_text(x(tick), 284, show_x(tick), anchor="middle", css="axis"))
-    parts.append(_text((44 + WIDTH) / 2, 302, x_label, anchor="middle", css="axis"))
+        parts.append(_text(x(tick), 284, told, anchor="middle", css="axis"))
+    parts.append(_text((left + WIDTH) / 2, 302, x_label, anchor="middle", css="axis"))
     front = sorted((point.x, point.y) for point in points if point.marked)
     path = " ".join(f"{_n(x(at_x))},{_n(y(at_y))}" for at_x, at_y in front)
     parts.append(Markup('<polyline class="front" points="{}"/>').format(path))
@@ -329,9 +332,22 @@ def _scale(values: Sequence[float], start: float, end: float) -> tuple[Callable[
             ticks = ticks[::2]
         span = math.log(last / first)
         return (lambda value: start + (end - start) * math.log(value / first) / span), ticks
+    short = _LEAST_SPAN * max(abs(low), abs(high)) - (high - low)
+    if short > 0:
+        low, high = low - short / 2, high + short / 2
     first, last, step = _axis(low, high)
     ticks = [first + step * number for number in range(round((last - first) / step) + 1)]
     return (lambda value: start + (end - start) * (value - first) / (last - first)), ticks
+
+
+def _told_once(ticks: Iterable[float], show: Callable[[float], str]) -> Iterable[tuple[float, str]]:
+    """Ticks with their labels, without those that would look like the one before."""
+    before = None
+    for tick in ticks:
+        told = show(tick)
+        if told != before:
+            yield tick, told
+        before = told
 
 
 def _ticks(count: int) -> list[int]:

@@ -1,13 +1,15 @@
 """The page that compares jobs: whole by itself, safe, and readable without colours."""
 
+import dataclasses
 import itertools
 import re
 import xml.etree.ElementTree as ET
 
 import pytest
 
+from secateur._text import duration
 from secateur_service.evaluation.charts import Point, scatter
-from secateur_service.evaluation.comparison import Candidate, Found, compare
+from secateur_service.evaluation.comparison import Candidate, Found, compare, times
 from secateur_service.evaluation.comparison_page import OTHERS_HERE, render_comparison, with_others
 from secateur_service.evaluation.html import render_html
 from support.pages import Page, loads_nothing
@@ -93,6 +95,41 @@ def test_a_scatter_plot_keeps_every_point_on_the_paper(values):
     for disc in discs:
         assert 9 <= float(disc.get("cx")) <= width - 9
         assert 9 <= float(disc.get("cy")) <= height - 9
+
+
+@pytest.mark.parametrize("values", [[1.4464] * 3, [1.4461, 1.4464], [26203485.7] * 2, [1.2, 26203485.7]])
+def test_the_ticks_of_a_scatter_plot_differ_and_stay_on_the_paper(values):
+    points = [Point(chr(65 + n), 60.0 + 180 * n, value) for n, value in enumerate(values)]
+    root = ET.fromstring(scatter(points, title="t", x_label="x", y_label="y", show_x=duration, show_y=times))
+    texts = [each for each in root if each.tag.endswith("text")]
+    told = [each for each in texts if each.text.startswith("×")]
+    assert len(told) > 1
+    assert len({each.text for each in told}) == len(told)
+    assert all(float(each.get("x")) >= 7 * len(each.text) for each in told)
+
+
+def test_equal_reasons_are_told_once_for_all_jobs_that_have_them():
+    def spec(tokens):
+        return make_report().spec | {"evaluation": {"tokens_per_language": tokens}}
+
+    named = Candidate.of("own", make_report(ratios={"de": 1.1}, spec=spec(8192)))
+    report = make_report(ratios={"de": 1.2}, tokens=2500, spec=spec(4096))
+    others = tuple(Candidate.of(f"job-{number}", report) for number in range(10))
+    other_language = Candidate.of("uk", make_report(ratios={"uk": 1.2}, spec=spec(8192)))
+    text = text_of(render_comparison(compare([named], ["de"], found=Found((*others, other_language), 0, {}))))
+    reason = "evaluation.tokens_per_language is 4096, and not 8192"
+    assert f"Not considered: B, C and 8 others : {reason} ." in text
+    assert "Not considered: L : de was not evaluated ." in text
+    assert text.count(reason) == 1
+
+
+def test_rows_name_their_model_where_there_are_several():
+    one = Candidate.of("one", make_report(uri="file:///models/garden-llama"))
+    other = dataclasses.replace(
+        one, name="two", model=one.model.model_copy(update={"uri": "hf://org/forest-7b", "digest": "ef" * 32})
+    )
+    assert "forest-7b; wanda; 50 % sparse" in text_of(render_comparison(compare([one, other])))
+    assert "garden-llama; wanda" not in text_of(render_comparison(compare([one, one])))
 
 
 def with_related(*names, left_out=0, **changes):
