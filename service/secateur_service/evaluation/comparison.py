@@ -403,10 +403,10 @@ def _recommend(
         if job.differences:
             left_out[job.label] = f"its figures do not compare: {'; '.join(job.differences)}"
         elif not job.has_checkpoint:
-            left_out[job.label] = "it exceeded a limit of its specification and has no checkpoint"
+            left_out[job.label] = "a limit of the specification is exceeded, and there is no checkpoint"
         elif contender is None and languages:
             missing = [language for language in languages if growths(job, [language]) is None]
-            left_out[job.label] = f"it did not evaluate {listed(missing)}"
+            left_out[job.label] = f"{listed(missing)} {'was' if len(missing) == 1 else 'were'} not evaluated"
         elif contender is not None:
             contenders.append((job, contender))
     within = [(job, contender) for job, contender in contenders if max_growth is None or contender.growth <= max_growth]

@@ -18,6 +18,7 @@ from secateur_service.evaluation.html import GRAVITY, environment, model_name
 from secateur_service.evaluation.parts import TaskPart
 
 EQUAL = 0.005
+_NAMED_JOBS = 2
 FULL_GROWTH = 2.0
 """The growth from which a cell's colour is as strong as can be."""
 
@@ -67,6 +68,8 @@ def with_others(page: str, comparison: Comparison) -> str:
 def _render(template: str, comparison: Comparison, *, heading: str) -> str:
     advice = comparison.recommendation
     by_label = {job.label: job for job in comparison.jobs}
+    several = len({job.model_digest for job in comparison.jobs}) > 1
+    recipes = {job.label: [*([model_name(job.model)] if several else []), *job.recipe] for job in comparison.jobs}
     return environment().get_template(template).render(
         comparison=comparison,
         heading=heading,
@@ -74,11 +77,12 @@ def _render(template: str, comparison: Comparison, *, heading: str) -> str:
         chosen=by_label[advice.chosen.job] if advice.chosen else None,
         measure=_MEASURES[comparison.measure],
         models=[model_name(uri) for uri in dict.fromkeys(job.model for job in comparison.jobs)],
-        titles={job.label: title(job) for job in comparison.jobs},
+        recipes=recipes,
         cells={job.label: {entry.language: entry for entry in job.languages} for job in comparison.jobs},
         tasks=first_metrics(comparison),
         best={column.language: set(column.best) for column in comparison.columns},
-        apart=[job for job in comparison.jobs if job.differences],
+        apart=any(job.differences for job in comparison.jobs),
+        not_considered=not_considered(comparison),
         plots=[(*_AXES[tradeoff.axis], plot(tradeoff)) for tradeoff in comparison.tradeoffs],
         pairs={pair: entry for entry in comparison.overlaps for pair in (entry.jobs, entry.jobs[::-1])},
         paired=[job.label for job in comparison.jobs if any(job.label in entry.jobs for entry in comparison.overlaps)],
@@ -102,9 +106,18 @@ def first_metrics(comparison: Comparison) -> dict[str, dict[str, TaskPart]]:
     return found
 
 
-def title(job: ComparedJob) -> str:
-    """What a job did, and for whom, in a line."""
-    return f"{'; '.join(job.recipe)}; for {', '.join(mix_parts(job))}"
+def not_considered(comparison: Comparison) -> list[tuple[str, str]]:
+    """The jobs that the recommendation leaves out, those with equal reasons together, and the reason."""
+    differences = {job.label: "; ".join(job.differences) for job in comparison.jobs}
+    grouped: dict[str, list[str]] = {}
+    for label, reason in comparison.recommendation.left_out.items():
+        grouped.setdefault(differences[label] or reason, []).append(label)
+    return [(_named(found), reason) for reason, found in grouped.items()]
+
+
+def _named(found: Sequence[str]) -> str:
+    more = len(found) - _NAMED_JOBS
+    return listed([*found[:_NAMED_JOBS], f"{more} others"]) if more > 1 else listed(found)
 
 
 def mix_parts(job: ComparedJob) -> list[str]:

@@ -111,8 +111,8 @@ def test_a_job_that_did_not_evaluate_a_target_or_has_no_checkpoint_is_not_taken(
     found = compare(jobs, ["de", "uk"])
     assert found.recommendation.chosen.job == "B"
     assert found.recommendation.left_out == {
-        "A": "it did not evaluate uk",
-        "C": "it exceeded a limit of its specification and has no checkpoint",
+        "A": "uk was not evaluated",
+        "C": "a limit of the specification is exceeded, and there is no checkpoint",
     }
     assert "B is the only one with a checkpoint that evaluated de and uk" in found.recommendation.evidence
     assert not found.jobs[2].has_checkpoint
