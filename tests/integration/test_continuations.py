@@ -79,7 +79,7 @@ def test_both_models_write_as_transformers_reads_them_and_a_resumed_job_the_same
     assert [text.dense for text in texts] == continued(model, prompts)
     assert [text.pruned for text in texts] == continued(tmp_path / "out" / "checkpoint", prompts)
     page = (tmp_path / "out" / "report" / "report.html").read_text(encoding="utf-8")
-    assert len(re.findall(r'<p class="prompt" lang="uk" dir="ltr">', page)) == 1
+    assert len(re.findall(r'<p lang="uk" dir="ltr"><span class="prompt">', page)) == 2
     with pytest.raises(CancelledError):
         run(data(model, corpora), tmp_path / "twice", StopsBetween())
     resumed = run(data(model, corpora), tmp_path / "twice")
