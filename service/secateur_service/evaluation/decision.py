@@ -233,7 +233,7 @@ def _listed(names: Sequence[str]) -> str:
 def _told(found: Sequence[LanguageDecision]) -> Iterator[str]:
     for each in found:
         between = f" ({each.interval[0]:+.2%} to {each.interval[1]:+.2%})" if each.interval else ""
-        subject = "bits per byte" if len(found) == 1 else each.language
+        subject = "bits per byte" if len(found) == 1 else f"bits per byte of {each.language}"
         yield f"{subject} {each.growth:+.2%}{between}, limit {each.limit:+.2%}"
 
 
