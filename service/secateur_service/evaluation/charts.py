@@ -121,7 +121,7 @@ def intervals(rows: Sequence[IntervalRow], *, title: str, unit: str) -> Markup:
         value = low + index * step
         parts.append(_line(x(value), 2, x(value), bottom, "zero" if abs(value) < step / 2 else "grid"))
         parts.append(_text(x(value), bottom + 16, f"{value:g}", anchor="middle", css="axis"))
-    parts.append(_text(right + 8, bottom + 16, unit, css="axis"))
+    parts.append(_text(right + 6 + _TICK_CHARACTER * len(f"{high:g}") / 2, bottom + 16, unit, css="axis"))
     for position, row in enumerate(rows):
         y = 6 + height * (position + 0.5)
         css = "pruned faded" if row.faded else "pruned"
