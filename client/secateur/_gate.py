@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 
 from secateur._errors import FieldViolation, InvalidRequestError
 from secateur._foreign import detail_of
+from secateur._language import UNKNOWN, canonical_tag
 from secateur._report import TaskReport
 from secateur._task_loss import can_be_limited, is_beyond, loss_interval, loss_problem, task_loss
 
@@ -127,7 +128,7 @@ def gate(
     Raises:
         InvalidRequestError: there is no limit, or it is none; or the report has no figures of a language or task.
     """
-    violations = list(_misuses(max_growth, max_task_loss, tasks))
+    violations = [*_misuses(max_growth, max_task_loss, tasks), *_no_languages(languages)]
     if not violations and not {"evaluation", "calibration", "verdicts"} <= report.keys():
         violations = [FieldViolation("report", "is not the report of a job")]
     if violations:
@@ -194,11 +195,17 @@ def _misuses(max_growth: float | None, max_task_loss: float | None, tasks: Colle
         yield FieldViolation("tasks", "there is no limit for tasks; give max_task_loss, or leave the tasks out")
 
 
+def _no_languages(languages: Collection[str]) -> Iterator[FieldViolation]:
+    for language in languages:
+        if canonical_tag(language) is None:
+            yield FieldViolation("languages", f"{language!r} {UNKNOWN}; expected a tag such as de")
+
+
 def _entries(report: Mapping[str, Any], languages: Collection[str]) -> list[Mapping[str, Any]]:
-    evaluated = {_spelled(entry["language"]): entry for entry in report["evaluation"]}
+    evaluated = {_canonical(entry["language"]): entry for entry in report["evaluation"]}
     mix = [entry["language"] for entry in report["calibration"] if entry["weight"] > 0]
-    wanted = list(dict.fromkeys(map(_spelled, languages or mix)))
-    missing = [language for language in wanted if language not in evaluated]
+    wanted = {_canonical(language): language for language in languages or mix}
+    missing = [spelling for language, spelling in wanted.items() if language not in evaluated]
     if missing or not wanted:
         known = ", ".join(entry["language"] for entry in report["evaluation"]) or "no language"
         problem = f"{', '.join(missing) or 'nothing'} was not evaluated; the report has {known}"
@@ -221,17 +228,18 @@ def _figures(
         known = _some(dict.fromkeys(entry.task for entry in every))
         problem = f"{', '.join(unknown)} was not asked; the report has {known}"
         raise InvalidRequestError([FieldViolation("tasks", problem)])
-    spoken = {_spelled(language) for language in languages}
+    spoken = {_canonical(language): language for language in languages}
     found = [
         entry
         for entry in every
-        if (not tasks or entry.task in tasks) and (not spoken or _spelled(entry.language or "") in spoken)
+        if (not tasks or entry.task in tasks) and (not spoken or _canonical(entry.language or "") in spoken)
     ]
     limited = [entry for entry in found if can_be_limited(entry)]
     if unlimited := [name for name in tasks if name not in {entry.task for entry in limited}]:
         problem = _unlimited(unlimited, [entry for entry in every if entry.task in unlimited], spoken)
         raise InvalidRequestError([FieldViolation("tasks", problem)])
-    silent = sorted(spoken - {_spelled(entry.language or "") for entry in limited})
+    asked = {_canonical(entry.language or "") for entry in limited}
+    silent = [spelling for language, spelling in spoken.items() if language not in asked]
     if silent and not (growth_too and limited):
         known = _some(dict.fromkeys(entry.language for entry in every if entry.language and can_be_limited(entry)))
         problem = f"{', '.join(silent)} has no task with a limit; the report has tasks of {known or 'no language'}"
@@ -249,8 +257,8 @@ def _unlimited(names: Sequence[str], entries: Sequence[TaskReport], spoken: Coll
     return f"{_some(names)} has {metrics}, which no amount limits; limit the growth of its language by max_growth"
 
 
-def _spelled(language: str) -> str:
-    return language.replace("_", "-").casefold()
+def _canonical(language: str) -> str:
+    return canonical_tag(language) or language
 
 
 def _checked(entry: Mapping[str, Any], measure: str, max_growth: float, *, sure: bool) -> GateLanguage:

@@ -54,10 +54,23 @@ def test_bits_per_byte_grow_less_than_perplexity_and_are_judged_alone():
     assert "bits per byte 1.5000 -> 1.7925" in gate_text(found)
 
 
-@pytest.mark.parametrize("languages", [["fr"], ["de", "fr"]])
+@pytest.mark.parametrize("languages", [["deu", "UKR"], ["de-Latn", "uk_Cyrl"], ["DE", "uk", "ukr"]])
+def test_a_language_has_many_spellings_also_with_its_tasks(languages):
+    found = gate(report_of(tasks=TASKS), max_growth=1.1, max_task_loss=0.1, languages=languages)
+    assert [entry.language for entry in found.languages] == ["de", "uk"]
+    assert [entry.task for entry in found.tasks] == ["trains_de", "trains_uk"]
+
+
+@pytest.mark.parametrize("languages", [["FRA"], ["de", "FRA"]])
 def test_a_language_that_was_not_evaluated_is_an_error_that_names_those_that_were(languages):
-    with pytest.raises(InvalidRequestError, match="fr was not evaluated; the report has de, en, es, uk"):
+    with pytest.raises(InvalidRequestError, match="FRA was not evaluated; the report has de, en, es, uk"):
         gate(report_of(), max_growth=1.1, languages=languages)
+
+
+@pytest.mark.parametrize("language", ["", "german", "de uk"])
+def test_what_is_no_language_is_refused_as_such(language):
+    with pytest.raises(InvalidRequestError, match=f"'{language}' is not a language that BCP 47 knows; expected a tag"):
+        gate(report_of(tasks=TASKS), max_task_loss=0.1, languages=["de", language])
 
 
 def test_a_language_of_the_mix_that_was_not_evaluated_is_not_passed_over():
