@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
+from secateur._arguments import number, texts
 from secateur._errors import FieldViolation, InvalidRequestError
 from secateur._foreign import detail_of
 from secateur._language import UNKNOWN, canonical_tag
@@ -120,14 +121,17 @@ def gate(
         max_growth: What a language may lose at most, as the ratio of pruned to dense: 1.05 permits five per cent.
         max_task_loss: What a metric of a task may lose at most, as an amount of it: 0.02 permits two items of a
             hundred. Metrics that no amount limits, such as perplexities, are left out.
-        languages: What to check; by default all languages of the mix, and tasks of any language.
-        tasks: Names of the tasks to check; by default all, or all of the stated languages.
+        languages: What to check, in any spelling; none for all languages of the mix, and tasks of any language.
+        tasks: Names of the tasks to check; none for all, or all of the stated languages.
         bits_per_byte: Whether bits per byte may grow so much, and not perplexity.
         sure: Whether the whole confidence interval has to be within the limit, and not only what was measured.
 
     Raises:
-        InvalidRequestError: there is no limit, or it is none; or the report has no figures of a language or task.
+        InvalidRequestError: there is no limit, or it is none; or the report has no figures of a language or task; or an
+            argument is no number, or no list.
     """
+    max_growth, max_task_loss = number(max_growth, "max_growth"), number(max_task_loss, "max_task_loss")
+    languages, tasks = texts(languages, "languages"), texts(tasks, "tasks")
     violations = [*_misuses(max_growth, max_task_loss, tasks), *_no_languages(languages)]
     if not violations and not {"evaluation", "calibration", "verdicts"} <= report.keys():
         violations = [FieldViolation("report", "is not the report of a job")]

@@ -109,8 +109,8 @@ class JobHandle:
             max_growth: What a language may lose at most, as the ratio of pruned to dense: 1.05 permits five per cent.
             max_task_loss: What a metric of a task may lose at most, as an amount of it: 0.02 permits two items of a
                 hundred. Metrics that no amount limits, such as perplexities, are left out.
-            languages: What to check; by default all languages of the mix, and tasks of any language.
-            tasks: Names of the tasks to check; by default all, or all of the stated languages.
+            languages: What to check, in any spelling; none for all languages of the mix, and tasks of any language.
+            tasks: Names of the tasks to check; none for all, or all of the stated languages.
             bits_per_byte: Whether bits per byte may grow so much, and not perplexity.
             sure: Whether the whole confidence interval has to be within the limit, and not only what was measured.
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Unpack
 
+from secateur._arguments import number, texts
 from secateur._artifact import Artifact, ServiceInfo
 from secateur._comparison import Comparison, comparison_of
 from secateur._convert import artifact_from, info_from, job_from, plain_struct, plan_from, state_value
@@ -60,7 +61,7 @@ class Operations:
         self, states: Collection[JobState | str], page_size: int, labels: Mapping[str, str] | None = None
     ) -> Flow[None]:
         """Emit all jobs that have the labels, newest first, page by page."""
-        values = [state_value(JobState(state)) for state in states]
+        values = [state_value(JobState(state)) for state in texts(states, "states")]
         token = ""
         while True:
             request = service_pb.ListPruneJobsRequest(
@@ -162,9 +163,9 @@ class Operations:
             NotReadyError: related jobs were asked for, and the service is of an older release.
         """
         request = service_pb.ComparePruneJobsRequest(
-            names=[job_name(job) for job in jobs],
-            target_languages=target_languages,
-            max_growth=max_growth,
+            names=[job_name(job) for job in texts(jobs, "jobs")],
+            target_languages=texts(target_languages, "target_languages"),
+            max_growth=number(max_growth, "max_growth"),
             include_html=html,
             include_related=related,
         )

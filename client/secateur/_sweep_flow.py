@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from secateur._arguments import texts
 from secateur._comparison import Comparison
 from secateur._errors import InvalidRequestError, InvalidSpecError, NotReadyError, UnavailableError, WaitTimeoutError
 from secateur._flow import Emit, Flow, Run, Sleep, collect
@@ -157,7 +158,7 @@ def compare_sweep(
     Raises:
         NotReadyError: none has one.
     """
-    targets = list(target_languages)
+    targets = texts(target_languages, "target_languages")
     found = yield from get_sweep(operations, jobs)
     reported = [job.name for job in found.values() if has_report(job)]
     if not reported:

@@ -18,6 +18,9 @@ def report_of(**changes):
     return json.loads(make_report(**changes).to_bytes())
 
 
+REPORT = report_of()
+
+
 def test_every_language_of_the_mix_is_checked_and_no_other():
     found = gate(report_of(), max_growth=1.1)
     assert found.passed
@@ -120,6 +123,28 @@ def test_without_an_interval_nothing_is_sure():
     assert "de has no interval" in gate(report, max_growth=1.05, sure=True).reason
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"languages": "de"}, "languages: expected a list, not the text 'de'; a single one goes into a list"),
+        ({"tasks": "xnli_de"}, "tasks: expected a list, not the text 'xnli_de'"),
+        ({"languages": [None]}, "languages[0]: expected a text, not nothing"),
+        ({"languages": 1}, "languages: expected a list, not the number 1"),
+        ({"max_growth": "1.5"}, "max_growth: expected a number, not the text '1.5'"),
+        ({"max_growth": True}, "max_growth: expected a number, not the truth value True"),
+        ({"max_task_loss": "0.1"}, "max_task_loss: expected a number, not the text '0.1'"),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_refused_by_its_name(arguments, told):
+    with pytest.raises(InvalidRequestError, match=re.escape(told)):
+        gate(REPORT, **{"max_growth": 1.1, **arguments})
+
+
+def test_an_empty_list_is_the_whole_mix_and_an_iterator_is_read_once():
+    assert gate(REPORT, max_growth=1.1, languages=[]) == gate(REPORT, max_growth=1.1)
+    assert [entry.language for entry in gate(REPORT, max_growth=1.1, languages=iter(["uk"])).languages] == ["uk"]
+
+
 PERPLEXITY = {"metric": "word_perplexity", "dense": 20.0, "pruned": 21.0, "difference": 1.0, "flips": None} | {
     "higher_is_better": False
 }
@@ -129,7 +154,6 @@ TASKS = [
     answered("whole_uk", language="uk", **PERPLEXITY),
     answered("plain", language=None),
 ]
-REPORT = report_of()
 
 
 def with_task(**figures):
