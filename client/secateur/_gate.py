@@ -168,12 +168,16 @@ def gate(
     )
 
 
-def read_report(path: Path) -> dict[str, Any]:
-    """Read a report.json that was downloaded.
+def read_report(folder: Path) -> dict[str, Any]:
+    """Read the report.json of a job that was downloaded to a folder.
 
     Raises:
-        InvalidRequestError: it cannot be read.
+        InvalidRequestError: there is none, or it cannot be read.
     """
+    path = folder / "report" / "report.json"
+    if not path.is_file():
+        problem = f"the folder {folder} has no report/report.json; name one that a job was downloaded to, or a job"
+        raise InvalidRequestError([FieldViolation("report", problem)])
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -305,18 +309,20 @@ def _interval(intervals: Mapping[str, Any] | None, measure: str) -> tuple[float,
 def _reason(checked: Sequence[GateLanguage], measure: str, max_growth: float, *, sure: bool) -> str:
     grew = "perplexity" if measure == "perplexity" else "bits per byte"
     failed = [entry for entry in checked if not entry.passed]
-    beyond = [entry for entry in failed if entry.growth > max_growth]
-    if beyond:
+    told = []
+    if beyond := [entry for entry in failed if entry.growth > max_growth]:
         named = ", ".join(f"{entry.language} ×{entry.growth:.4f}" for entry in beyond)
-        return f"{grew} grew more than ×{max_growth:g}: {named}"
-    if failed:
+        told.append(f"{grew} grew more than ×{max_growth:g}: {named}")
+    if unsure := [entry for entry in failed if entry.growth <= max_growth]:
         named = ", ".join(
             f"{entry.language} up to ×{entry.interval[1]:.4f}"
             if entry.interval
             else f"{entry.language} has no interval"
-            for entry in failed
+            for entry in unsure
         )
-        return f"{grew} may have grown more than ×{max_growth:g}: {named}; evaluate on more text to be sure"
+        told.append(f"{grew} may have grown more than ×{max_growth:g}: {named}; evaluate on more text to be sure")
+    if told:
+        return "; ".join(told)
     worst = max(checked, key=lambda entry: entry.growth)
     surely = " with its whole confidence interval" if sure else ""
     return f"{grew} grew at most ×{worst.growth:.4f} ({worst.language}), within ×{max_growth:g}{surely}"
@@ -324,14 +330,16 @@ def _reason(checked: Sequence[GateLanguage], measure: str, max_growth: float, *,
 
 def _reason_of_tasks(checked: Sequence[GateTask], max_loss: float, *, sure: bool) -> str:
     failed = sorted((entry for entry in checked if not entry.passed), key=lambda entry: -_size(entry))
-    beyond = [entry for entry in failed if is_beyond(_size(entry), max_loss)]
-    if beyond:
+    told = []
+    if beyond := [entry for entry in failed if is_beyond(_size(entry), max_loss)]:
         named = _some(f"{_name(entry)} {_amount(entry.loss)}" for entry in beyond)
-        return f"tasks lost more than {max_loss:g}: {named}"
-    if failed:
-        reach = [f"up to {_amount(entry.interval[1])}" if entry.interval else "has no interval" for entry in failed]
-        named = _some(f"{_name(entry)} {told}" for entry, told in zip(failed, reach, strict=True))
-        return f"tasks may have lost more than {max_loss:g}: {named}; raise evaluation.task_limit to be sure"
+        told.append(f"tasks lost more than {max_loss:g}: {named}")
+    if unsure := [entry for entry in failed if not is_beyond(_size(entry), max_loss)]:
+        reach = [f"up to {_amount(entry.interval[1])}" if entry.interval else "has no interval" for entry in unsure]
+        named = _some(f"{_name(entry)} {ends}" for entry, ends in zip(unsure, reach, strict=True))
+        told.append(f"tasks may have lost more than {max_loss:g}: {named}; raise evaluation.task_limit to be sure")
+    if told:
+        return "; ".join(told)
     worst = max(checked, key=_size)
     surely = " with its whole confidence interval" if sure else ""
     if _size(worst) <= 0:

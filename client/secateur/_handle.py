@@ -103,7 +103,9 @@ class JobHandle:
         bits_per_byte: bool = False,
         sure: bool = False,
     ) -> Gate:
-        """Check that a job that has succeeded lost no more than it may; at least one limit is needed.
+        """Check that a job lost no more than it may; at least one limit is needed.
+
+        One that exceeded a limit of its specification has a report, too, and does not pass: it has no checkpoint.
 
         Args:
             max_growth: What a language may lose at most, as the ratio of pruned to dense: 1.05 permits five per cent.
@@ -115,7 +117,7 @@ class JobHandle:
             sure: Whether the whole confidence interval has to be within the limit, and not only what was measured.
 
         Raises:
-            JobFailedError, JobCancelledError, NotReadyError: the job has no result.
+            JobFailedError, JobCancelledError, NotReadyError: the job has no report.
             InvalidRequestError: there is no limit, or it is none; or the report has no figures of a language or task.
         """
         return self._driver.run(

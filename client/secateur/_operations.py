@@ -142,9 +142,11 @@ class Operations:
         """Check what a job that has ended has lost, by the limits that `gate` takes.
 
         Raises:
-            JobFailedError, JobCancelledError, NotReadyError: it has no result.
+            JobFailedError, JobCancelledError, NotReadyError: it has no report.
         """
-        published_result((yield from self.get(name)))
+        job = yield from self.get(name)
+        if not has_report(job):
+            published_result(job)
         report = yield from self.report(name)
         return gate(report, **limits)
 
@@ -188,6 +190,12 @@ class Operations:
         return call(method, request, self.timeout_seconds)
 
 
+def has_report(job: Job) -> bool:
+    """Whether a job can be judged: it succeeded, or exceeded a limit, which only its checkpoint does not survive."""
+    exceeded = job.failure is not None and job.failure.reason == "LIMIT_EXCEEDED"
+    return job.state is JobState.SUCCEEDED or (job.state is JobState.FAILED and exceeded)
+
+
 def manifest_digest(job: Job) -> str:
     """The digest of the manifest of what a job published: its result, or of one that exceeded a limit its report.
 
@@ -195,7 +203,7 @@ def manifest_digest(job: Job) -> str:
         JobFailedError, JobCancelledError, NotReadyError: it published nothing.
     """
     failure = job.failure
-    if job.state is JobState.FAILED and failure is not None and failure.reason == "LIMIT_EXCEEDED":
+    if job.state is JobState.FAILED and failure is not None and has_report(job):
         return failure.details["manifest_sha256"]
     return published_result(job).manifest_sha256
 

@@ -18,7 +18,7 @@ from secateur._errors import InvalidRequestError, InvalidSpecError, NotReadyErro
 from secateur._flow import Emit, Flow, Run, Sleep, collect
 from secateur._grid import Grid, Point, at_points, content_of, grid_of, retry_id
 from secateur._job import Job, JobResult, JobState, Plan
-from secateur._operations import Operations
+from secateur._operations import Operations, has_report
 from secateur._spec import SpecSource, read_spec
 from secateur._watch import patiently
 
@@ -166,12 +166,6 @@ def compare_sweep(
     return (
         yield from patiently(operations.reconnect, lambda: operations.compare(reported, targets, max_growth, html=html))
     )
-
-
-def has_report(job: Job) -> bool:
-    """Whether a job can be compared: it succeeded, or exceeded a limit, which only its checkpoint does not survive."""
-    exceeded = job.failure is not None and job.failure.reason == "LIMIT_EXCEEDED"
-    return job.state is JobState.SUCCEEDED or (job.state is JobState.FAILED and exceeded)
 
 
 def _grid(spec: SpecSource, name: str | None) -> Flow[Grid]:

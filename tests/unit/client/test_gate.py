@@ -118,6 +118,17 @@ def test_to_be_sure_the_whole_interval_has_to_be_within_the_limit():
     assert bits.languages[0].interval[1] == pytest.approx(1 + math.log(high) / math.log(8), rel=1e-6)
 
 
+def test_all_that_fails_is_named_what_has_surely_lost_and_what_may_have():
+    measured = [evaluation("de", 1.04, error=0.01), evaluation("uk", 1.2, error=0.001)]
+    asked = [answered("few_de", items=20), answered("many_uk", lost=10), answered("plain", items=10)]
+    report = report_of(evaluation=measured, mix={"de": 0.5, "uk": 0.5}, tasks=asked)
+    found = gate(report, max_growth=1.05, max_task_loss=0.05, sure=True)
+    failed = {entry.language for entry in found.languages} | {f"acc of {entry.task}" for entry in found.tasks}
+    assert not any(entry.passed for entry in (*found.languages, *found.tasks))
+    assert all(f"{name} " in found.reason for name in failed)
+    assert "acc of many_uk 0.1000; tasks may have lost more than 0.05: acc of few_de up to" in found.reason
+
+
 def test_without_an_interval_nothing_is_sure():
     report = report_of(ratios={"de": 1.0}, mix={"de": 1.0})
     assert "de has no interval" in gate(report, max_growth=1.05, sure=True).reason
