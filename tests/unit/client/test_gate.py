@@ -183,12 +183,26 @@ def test_a_task_may_lose_what_the_limit_says_and_no_more():
     assert found.not_limited == ("word_perplexity of whole_uk",)
     assert found.languages == ()
     text = gate_text(found).splitlines()
-    assert text[0].startswith("FAIL  trains_de  -0.0400  (-0.0995 to +0.0211)  acc 0.520 -> 0.480")
+    assert text[0].startswith("FAIL  trains_de  lost 0.0400  (-0.0211 to 0.0995)  acc 0.520 -> 0.480")
     assert text[-2] == "not checked, since no amount limits it: word_perplexity of whole_uk"
     assert text[-1] == f"FAIL: {found.reason}"
     within = gate(report_of(tasks=TASKS), max_task_loss=0.04)
     assert within.passed
     assert within.reason == "tasks lost at most 0.0400 (acc of trains_de), within 0.04"
+
+
+@given(items=st.integers(1, 3000), data=st.data())
+def test_a_loss_and_its_interval_are_told_with_one_sign(items, data):
+    lost = data.draw(st.integers(0, items))
+    won = data.draw(st.integers(0, items - lost))
+    found = gate(with_task(items=items, lost=lost, won=won), max_task_loss=1.0)
+    line = gate_text(found).splitlines()[0]
+    told = re.search(r" (lost|gained) (\d\.\d{4})  \((-?\d\.\d{4}) to (-?\d\.\d{4})\) ", line)
+    amount, low, high = map(float, told.groups()[1:])
+    assert (told[1] == "gained") == (won > lost)
+    assert amount == pytest.approx(abs(won - lost) / items, abs=1e-4)
+    assert low - 1e-4 <= amount <= high + 1e-4
+    assert "-0.0000" not in line
 
 
 @given(items=st.integers(1, 3000), data=st.data())
