@@ -187,7 +187,7 @@ class Client:
 
         Args:
             jobs: Names or ids of 1 to 50 jobs.
-            target_languages: Languages that the recommended job has to serve; by default all that every job evaluated.
+            target_languages: Languages that the recommended job has to serve; none for all that every job evaluated.
             max_growth: What each of them may lose at most, as a ratio to the dense model: 1.05 permits five per cent.
                 The smallest job within it is recommended; without it the one whose worst language loses least.
             html: Whether to ask for the page, too.
@@ -196,7 +196,7 @@ class Client:
 
         Raises:
             NotReadyError: a job has no report, or one that cannot be compared; the message names it.
-            InvalidRequestError: a language is none, or the limit is no ratio.
+            InvalidRequestError: a language is none, or the limit is no ratio; or an argument is no list.
         """
         return self._driver.run(
             self._operations.compare(jobs, target_languages, max_growth, html=html, related=related)

@@ -34,7 +34,7 @@ def job_from(message: pb.PruneJob) -> Job:
         failure=_failure(message.failure) if message.HasField("failure") else None,
         result=_result(message.result) if message.HasField("result") else None,
         estimate=_estimate(message.estimate) if message.HasField("estimate") else None,
-        labels=dict(message.labels),
+        labels=dict(sorted(message.labels.items())),
         spec=spec_mapping(message.spec),
         resolved_spec=spec_mapping(message.resolved_spec),
         last_sequence=message.last_sequence,
@@ -76,7 +76,7 @@ def event_from(message: pb.PruneJobEvent) -> Event | None:
                 index=block.index,
                 sparsity=block.sparsity,
                 seconds=block.seconds,
-                snr_db=dict(block.snr_db),
+                snr_db=dict(sorted(block.snr_db.items())),
             )
         case "log":
             log = message.log
@@ -132,8 +132,11 @@ def state_value(state: JobState) -> pb.JobState:
 
 
 def plain_struct(struct: struct_pb2.Struct) -> dict[str, Any]:
-    """The plain data in a Struct, which has only doubles: whole numbers become integers again."""
-    return {name: _plain_value(value) for name, value in struct.fields.items()}
+    """The plain data in a Struct.
+
+    A Struct has only doubles, so whole numbers become integers again, and its fields have no order: keys are sorted.
+    """
+    return {name: _plain_value(value) for name, value in sorted(struct.fields.items())}
 
 
 def _plain_value(value: struct_pb2.Value) -> Any:
@@ -172,7 +175,7 @@ def _progress(message: pb.Progress) -> Progress:
 
 
 def _failure(message: pb.Failure) -> Failure:
-    return Failure(message.reason, message.message, message.retryable, dict(message.details))
+    return Failure(message.reason, message.message, message.retryable, dict(sorted(message.details.items())))
 
 
 def _estimate(message: pb.Estimate) -> Estimate:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
+from secateur._arguments import number, texts
 from secateur._errors import FieldViolation, InvalidRequestError
 from secateur._foreign import detail_of
+from secateur._language import UNKNOWN, canonical_tag
 from secateur._report import TaskReport
 from secateur._task_loss import can_be_limited, is_beyond, loss_interval, loss_problem, task_loss
 
@@ -119,15 +121,18 @@ def gate(
         max_growth: What a language may lose at most, as the ratio of pruned to dense: 1.05 permits five per cent.
         max_task_loss: What a metric of a task may lose at most, as an amount of it: 0.02 permits two items of a
             hundred. Metrics that no amount limits, such as perplexities, are left out.
-        languages: What to check; by default all languages of the mix, and tasks of any language.
-        tasks: Names of the tasks to check; by default all, or all of the stated languages.
+        languages: What to check, in any spelling; none for all languages of the mix, and tasks of any language.
+        tasks: Names of the tasks to check; none for all, or all of the stated languages.
         bits_per_byte: Whether bits per byte may grow so much, and not perplexity.
         sure: Whether the whole confidence interval has to be within the limit, and not only what was measured.
 
     Raises:
-        InvalidRequestError: there is no limit, or it is none; or the report has no figures of a language or task.
+        InvalidRequestError: there is no limit, or it is none; or the report has no figures of a language or task; or an
+            argument is no number, or no list.
     """
-    violations = list(_misuses(max_growth, max_task_loss, tasks))
+    max_growth, max_task_loss = number(max_growth, "max_growth"), number(max_task_loss, "max_task_loss")
+    languages, tasks = texts(languages, "languages"), texts(tasks, "tasks")
+    violations = [*_misuses(max_growth, max_task_loss, tasks), *_no_languages(languages)]
     if not violations and not {"evaluation", "calibration", "verdicts"} <= report.keys():
         violations = [FieldViolation("report", "is not the report of a job")]
     if violations:
@@ -163,12 +168,16 @@ def gate(
     )
 
 
-def read_report(path: Path) -> dict[str, Any]:
-    """Read a report.json that was downloaded.
+def read_report(folder: Path) -> dict[str, Any]:
+    """Read the report.json of a job that was downloaded to a folder.
 
     Raises:
-        InvalidRequestError: it cannot be read.
+        InvalidRequestError: there is none, or it cannot be read.
     """
+    path = folder / "report" / "report.json"
+    if not path.is_file():
+        problem = f"the folder {folder} has no report/report.json; name one that a job was downloaded to, or a job"
+        raise InvalidRequestError([FieldViolation("report", problem)])
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -194,11 +203,17 @@ def _misuses(max_growth: float | None, max_task_loss: float | None, tasks: Colle
         yield FieldViolation("tasks", "there is no limit for tasks; give max_task_loss, or leave the tasks out")
 
 
+def _no_languages(languages: Collection[str]) -> Iterator[FieldViolation]:
+    for language in languages:
+        if canonical_tag(language) is None:
+            yield FieldViolation("languages", f"{language!r} {UNKNOWN}; expected a tag such as de")
+
+
 def _entries(report: Mapping[str, Any], languages: Collection[str]) -> list[Mapping[str, Any]]:
-    evaluated = {_spelled(entry["language"]): entry for entry in report["evaluation"]}
+    evaluated = {_canonical(entry["language"]): entry for entry in report["evaluation"]}
     mix = [entry["language"] for entry in report["calibration"] if entry["weight"] > 0]
-    wanted = list(dict.fromkeys(map(_spelled, languages or mix)))
-    missing = [language for language in wanted if language not in evaluated]
+    wanted = {_canonical(language): language for language in languages or mix}
+    missing = [spelling for language, spelling in wanted.items() if language not in evaluated]
     if missing or not wanted:
         known = ", ".join(entry["language"] for entry in report["evaluation"]) or "no language"
         problem = f"{', '.join(missing) or 'nothing'} was not evaluated; the report has {known}"
@@ -221,17 +236,18 @@ def _figures(
         known = _some(dict.fromkeys(entry.task for entry in every))
         problem = f"{', '.join(unknown)} was not asked; the report has {known}"
         raise InvalidRequestError([FieldViolation("tasks", problem)])
-    spoken = {_spelled(language) for language in languages}
+    spoken = {_canonical(language): language for language in languages}
     found = [
         entry
         for entry in every
-        if (not tasks or entry.task in tasks) and (not spoken or _spelled(entry.language or "") in spoken)
+        if (not tasks or entry.task in tasks) and (not spoken or _canonical(entry.language or "") in spoken)
     ]
     limited = [entry for entry in found if can_be_limited(entry)]
     if unlimited := [name for name in tasks if name not in {entry.task for entry in limited}]:
         problem = _unlimited(unlimited, [entry for entry in every if entry.task in unlimited], spoken)
         raise InvalidRequestError([FieldViolation("tasks", problem)])
-    silent = sorted(spoken - {_spelled(entry.language or "") for entry in limited})
+    asked = {_canonical(entry.language or "") for entry in limited}
+    silent = [spelling for language, spelling in spoken.items() if language not in asked]
     if silent and not (growth_too and limited):
         known = _some(dict.fromkeys(entry.language for entry in every if entry.language and can_be_limited(entry)))
         problem = f"{', '.join(silent)} has no task with a limit; the report has tasks of {known or 'no language'}"
@@ -249,8 +265,8 @@ def _unlimited(names: Sequence[str], entries: Sequence[TaskReport], spoken: Coll
     return f"{_some(names)} has {metrics}, which no amount limits; limit the growth of its language by max_growth"
 
 
-def _spelled(language: str) -> str:
-    return language.replace("_", "-").casefold()
+def _canonical(language: str) -> str:
+    return canonical_tag(language) or language
 
 
 def _checked(entry: Mapping[str, Any], measure: str, max_growth: float, *, sure: bool) -> GateLanguage:
@@ -293,18 +309,20 @@ def _interval(intervals: Mapping[str, Any] | None, measure: str) -> tuple[float,
 def _reason(checked: Sequence[GateLanguage], measure: str, max_growth: float, *, sure: bool) -> str:
     grew = "perplexity" if measure == "perplexity" else "bits per byte"
     failed = [entry for entry in checked if not entry.passed]
-    beyond = [entry for entry in failed if entry.growth > max_growth]
-    if beyond:
+    told = []
+    if beyond := [entry for entry in failed if entry.growth > max_growth]:
         named = ", ".join(f"{entry.language} ×{entry.growth:.4f}" for entry in beyond)
-        return f"{grew} grew more than ×{max_growth:g}: {named}"
-    if failed:
+        told.append(f"{grew} grew more than ×{max_growth:g}: {named}")
+    if unsure := [entry for entry in failed if entry.growth <= max_growth]:
         named = ", ".join(
             f"{entry.language} up to ×{entry.interval[1]:.4f}"
             if entry.interval
             else f"{entry.language} has no interval"
-            for entry in failed
+            for entry in unsure
         )
-        return f"{grew} may have grown more than ×{max_growth:g}: {named}; evaluate on more text to be sure"
+        told.append(f"{grew} may have grown more than ×{max_growth:g}: {named}; evaluate on more text to be sure")
+    if told:
+        return "; ".join(told)
     worst = max(checked, key=lambda entry: entry.growth)
     surely = " with its whole confidence interval" if sure else ""
     return f"{grew} grew at most ×{worst.growth:.4f} ({worst.language}), within ×{max_growth:g}{surely}"
@@ -312,14 +330,16 @@ def _reason(checked: Sequence[GateLanguage], measure: str, max_growth: float, *,
 
 def _reason_of_tasks(checked: Sequence[GateTask], max_loss: float, *, sure: bool) -> str:
     failed = sorted((entry for entry in checked if not entry.passed), key=lambda entry: -_size(entry))
-    beyond = [entry for entry in failed if is_beyond(_size(entry), max_loss)]
-    if beyond:
+    told = []
+    if beyond := [entry for entry in failed if is_beyond(_size(entry), max_loss)]:
         named = _some(f"{_name(entry)} {_amount(entry.loss)}" for entry in beyond)
-        return f"tasks lost more than {max_loss:g}: {named}"
-    if failed:
-        reach = [f"up to {_amount(entry.interval[1])}" if entry.interval else "has no interval" for entry in failed]
-        named = _some(f"{_name(entry)} {told}" for entry, told in zip(failed, reach, strict=True))
-        return f"tasks may have lost more than {max_loss:g}: {named}; raise evaluation.task_limit to be sure"
+        told.append(f"tasks lost more than {max_loss:g}: {named}")
+    if unsure := [entry for entry in failed if not is_beyond(_size(entry), max_loss)]:
+        reach = [f"up to {_amount(entry.interval[1])}" if entry.interval else "has no interval" for entry in unsure]
+        named = _some(f"{_name(entry)} {ends}" for entry, ends in zip(unsure, reach, strict=True))
+        told.append(f"tasks may have lost more than {max_loss:g}: {named}; raise evaluation.task_limit to be sure")
+    if told:
+        return "; ".join(told)
     worst = max(checked, key=_size)
     surely = " with its whole confidence interval" if sure else ""
     if _size(worst) <= 0:

@@ -103,19 +103,21 @@ class JobHandle:
         bits_per_byte: bool = False,
         sure: bool = False,
     ) -> Gate:
-        """Check that a job that has succeeded lost no more than it may; at least one limit is needed.
+        """Check that a job lost no more than it may; at least one limit is needed.
+
+        One that exceeded a limit of its specification has a report, too, and does not pass: it has no checkpoint.
 
         Args:
             max_growth: What a language may lose at most, as the ratio of pruned to dense: 1.05 permits five per cent.
             max_task_loss: What a metric of a task may lose at most, as an amount of it: 0.02 permits two items of a
                 hundred. Metrics that no amount limits, such as perplexities, are left out.
-            languages: What to check; by default all languages of the mix, and tasks of any language.
-            tasks: Names of the tasks to check; by default all, or all of the stated languages.
+            languages: What to check, in any spelling; none for all languages of the mix, and tasks of any language.
+            tasks: Names of the tasks to check; none for all, or all of the stated languages.
             bits_per_byte: Whether bits per byte may grow so much, and not perplexity.
             sure: Whether the whole confidence interval has to be within the limit, and not only what was measured.
 
         Raises:
-            JobFailedError, JobCancelledError, NotReadyError: the job has no result.
+            JobFailedError, JobCancelledError, NotReadyError: the job has no report.
             InvalidRequestError: there is no limit, or it is none; or the report has no figures of a language or task.
         """
         return self._driver.run(

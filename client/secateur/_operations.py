@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Unpack
 
+from secateur._arguments import number, texts
 from secateur._artifact import Artifact, ServiceInfo
 from secateur._comparison import Comparison, comparison_of
 from secateur._convert import artifact_from, info_from, job_from, plain_struct, plan_from, state_value
@@ -60,7 +61,7 @@ class Operations:
         self, states: Collection[JobState | str], page_size: int, labels: Mapping[str, str] | None = None
     ) -> Flow[None]:
         """Emit all jobs that have the labels, newest first, page by page."""
-        values = [state_value(JobState(state)) for state in states]
+        values = [state_value(JobState(state)) for state in texts(states, "states")]
         token = ""
         while True:
             request = service_pb.ListPruneJobsRequest(
@@ -141,9 +142,11 @@ class Operations:
         """Check what a job that has ended has lost, by the limits that `gate` takes.
 
         Raises:
-            JobFailedError, JobCancelledError, NotReadyError: it has no result.
+            JobFailedError, JobCancelledError, NotReadyError: it has no report.
         """
-        published_result((yield from self.get(name)))
+        job = yield from self.get(name)
+        if not has_report(job):
+            published_result(job)
         report = yield from self.report(name)
         return gate(report, **limits)
 
@@ -162,9 +165,9 @@ class Operations:
             NotReadyError: related jobs were asked for, and the service is of an older release.
         """
         request = service_pb.ComparePruneJobsRequest(
-            names=[job_name(job) for job in jobs],
-            target_languages=target_languages,
-            max_growth=max_growth,
+            names=[job_name(job) for job in texts(jobs, "jobs")],
+            target_languages=texts(target_languages, "target_languages"),
+            max_growth=number(max_growth, "max_growth"),
             include_html=html,
             include_related=related,
         )
@@ -187,6 +190,12 @@ class Operations:
         return call(method, request, self.timeout_seconds)
 
 
+def has_report(job: Job) -> bool:
+    """Whether a job can be judged: it succeeded, or exceeded a limit, which only its checkpoint does not survive."""
+    exceeded = job.failure is not None and job.failure.reason == "LIMIT_EXCEEDED"
+    return job.state is JobState.SUCCEEDED or (job.state is JobState.FAILED and exceeded)
+
+
 def manifest_digest(job: Job) -> str:
     """The digest of the manifest of what a job published: its result, or of one that exceeded a limit its report.
 
@@ -194,7 +203,7 @@ def manifest_digest(job: Job) -> str:
         JobFailedError, JobCancelledError, NotReadyError: it published nothing.
     """
     failure = job.failure
-    if job.state is JobState.FAILED and failure is not None and failure.reason == "LIMIT_EXCEEDED":
+    if job.state is JobState.FAILED and failure is not None and has_report(job):
         return failure.details["manifest_sha256"]
     return published_result(job).manifest_sha256
 

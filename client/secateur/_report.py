@@ -7,6 +7,17 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Self
 
 Interval = tuple[float, float]
+_FIGURES = (
+    "dense_perplexity",
+    "pruned_perplexity",
+    "perplexity_ratio",
+    "dense_bits_per_byte",
+    "pruned_bits_per_byte",
+    "bits_per_byte_growth",
+    "kl_divergence",
+    "agreement",
+)
+"""What has an interval, in the order of `LanguageReport`."""
 _GRAVITY = ("PASS", "CANNOT_TELL", "FAIL")
 
 
@@ -25,8 +36,8 @@ class LanguageReport:
         pruned_bits_per_byte: Of the output.
         kl_divergence: Mean KL(dense ‖ pruned) of the predictions, nats per token; None if the vocabulary was trimmed.
         agreement: Share of tokens for which both find the same one most probable; likewise.
-        intervals: 95 % confidence intervals by the name of the figure; also of `bits_per_byte_growth`. Empty with few
-            documents, and in reports of older releases.
+        intervals: 95 % confidence intervals by the name of the figure, in the order of the figures here, with that of
+            `bits_per_byte_growth` after bits per byte. Empty with few documents, and in reports of older releases.
     """
 
     language: str
@@ -217,6 +228,8 @@ class Report(dict[str, Any]):
     """report.json as the service published it, with its figures as objects.
 
     It is the plain data itself: `report["evaluation"]` is what the JSON Schema in docs/report.schema.json describes.
+    Its keys are sorted, as in the published file. A number without a fraction is an integer here, so that only a
+    download has the file's bytes.
     """
 
     @property
@@ -277,7 +290,10 @@ class Report(dict[str, Any]):
         return Decision(found["answer"], found["sentence"], answers, of_tasks)
 
     def frame(self) -> Any:
-        """The languages as a DataFrame of pandas, one row each; bounds of intervals are `FIGURE_low` and `FIGURE_high`.
+        """The languages as a DataFrame of pandas, one row each.
+
+        Columns are the figures of `LanguageReport`, then the bounds of their intervals as `FIGURE_low` and
+        `FIGURE_high`, both in the order of that class.
 
         Raises:
             ImportError: pandas is not installed.
@@ -290,7 +306,9 @@ class Report(dict[str, Any]):
             for figure, (low, high) in row.pop("intervals").items():
                 row |= {f"{figure}_low": low, f"{figure}_high": high}
             rows.append(row)
-        return pd.DataFrame(rows).set_index("language")
+        frame = pd.DataFrame(rows).set_index("language")
+        bounds = [f"{figure}_{end}" for figure in _FIGURES for end in ("low", "high")]
+        return frame[[name for name in frame if name not in bounds] + [name for name in bounds if name in frame]]
 
 
 def _language(entry: Mapping[str, Any]) -> LanguageReport:
@@ -307,7 +325,9 @@ def _language(entry: Mapping[str, Any]) -> LanguageReport:
         kl_divergence=_number(entry.get("kl_divergence")),
         agreement=_number(entry.get("agreement")),
         intervals={
-            figure: (float(bounds[0]), float(bounds[1])) for figure, bounds in intervals.items() if _is_pair(bounds)
+            figure: (float(intervals[figure][0]), float(intervals[figure][1]))
+            for figure in _FIGURES
+            if intervals.get(figure) is not None
         },
     )
 
@@ -322,11 +342,6 @@ def _continued(entry: Mapping[str, Any]) -> ContinuedLanguage:
         pruned_judged=int(entry["pruned_judged"]),
         **{name: _number(entry[name]) for name in rates},
     )
-
-
-def _is_pair(bounds: Any) -> bool:
-    """Whether it is an interval; beside them stands the number of documents."""
-    return isinstance(bounds, list | tuple)
 
 
 def _number(value: Any) -> float | None:

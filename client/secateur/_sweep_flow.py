@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from secateur._arguments import texts
 from secateur._comparison import Comparison
 from secateur._errors import InvalidRequestError, InvalidSpecError, NotReadyError, UnavailableError, WaitTimeoutError
 from secateur._flow import Emit, Flow, Run, Sleep, collect
 from secateur._grid import Grid, Point, at_points, content_of, grid_of, retry_id
 from secateur._job import Job, JobResult, JobState, Plan
-from secateur._operations import Operations
+from secateur._operations import Operations, has_report
 from secateur._spec import SpecSource, read_spec
 from secateur._watch import patiently
 
@@ -157,7 +158,7 @@ def compare_sweep(
     Raises:
         NotReadyError: none has one.
     """
-    targets = list(target_languages)
+    targets = texts(target_languages, "target_languages")
     found = yield from get_sweep(operations, jobs)
     reported = [job.name for job in found.values() if has_report(job)]
     if not reported:
@@ -165,12 +166,6 @@ def compare_sweep(
     return (
         yield from patiently(operations.reconnect, lambda: operations.compare(reported, targets, max_growth, html=html))
     )
-
-
-def has_report(job: Job) -> bool:
-    """Whether a job can be compared: it succeeded, or exceeded a limit, which only its checkpoint does not survive."""
-    exceeded = job.failure is not None and job.failure.reason == "LIMIT_EXCEEDED"
-    return job.state is JobState.SUCCEEDED or (job.state is JobState.FAILED and exceeded)
 
 
 def _grid(spec: SpecSource, name: str | None) -> Flow[Grid]:

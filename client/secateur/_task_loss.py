@@ -71,6 +71,21 @@ def loss_interval(entry: TaskFigures) -> tuple[float, float] | None:
     return max(-1.0, centre - margin), min(1.0, centre + margin)
 
 
+def loss_in_words(loss: float, digits: int) -> str:
+    """Such as `lost 0.040`; what is negative is gained."""
+    return f"{'gained' if _is_gain(loss, digits) else 'lost'} {abs(loss):.{digits}f}"
+
+
+def interval_in_words(loss: float, interval: tuple[float, float], digits: int) -> str:
+    """The interval of a loss, or of the gain where `loss_in_words` says so: `(-0.021 to 0.100)`."""
+    low, high = (-interval[1], -interval[0]) if _is_gain(loss, digits) else interval
+    return f"({low:z.{digits}f} to {high:z.{digits}f})"
+
+
+def _is_gain(loss: float, digits: int) -> bool:
+    return round(loss, digits) < 0
+
+
 def is_beyond(loss: float, limit: float) -> bool:
     """Whether a loss is more than the limit."""
     return loss > limit + _ROUNDING

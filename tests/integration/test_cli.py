@@ -12,6 +12,7 @@ import pytest
 
 from secateur_service.calibration.presets import presets
 from secateur_service.evaluation.html import render_html
+from secateur_service.evaluation.parts import Verdict
 from secateur_service.jobs.job import EventKind, Failure
 from support.forking import run_client
 from support.models import save_corpora, save_model
@@ -399,6 +400,25 @@ def test_the_gate_names_what_was_evaluated_where_a_language_was_not(secateur, se
     done = secateur("gate", evaluated(service), "--max-growth", "1.1", "-l", "fr")
     assert (done.returncode, done.stdout) == (2, "")
     assert "fr was not evaluated; the report has de, en, es, uk" in done.stderr
+
+
+def test_a_job_that_exceeded_a_limit_is_judged_alike_by_name_and_as_a_folder(secateur, service, tmp_path):
+    verdict = Verdict(kind="LIMIT_EXCEEDED", language="de", message="too much")
+    report = make_report().model_copy(update={"verdicts": (verdict,)})
+    job_id = service.running_job()
+    contents = {"report/report.json": report.to_bytes(), "report/report.html": render_html(report)}
+    service.publish(job_id, contents, exceeded=True)
+    assert secateur("download", job_id, str(tmp_path / "out")).returncode == 0
+    gates = [secateur("gate", named, "--max-growth", "3") for named in (job_id, str(tmp_path / "out"))]
+    assert gates[0].stdout == gates[1].stdout
+    assert [done.returncode for done in gates] == [10, 10]
+    assert gates[0].stdout.endswith("FAIL: the job exceeded a limit of its specification and has no checkpoint\n")
+
+
+def test_a_folder_without_a_report_is_not_taken_for_a_job(secateur, tmp_path):
+    done = secateur("gate", str(tmp_path), "--max-growth", "3")
+    assert done.returncode == 2
+    assert f"the folder {tmp_path} has no report/report.json" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -382,6 +382,11 @@ def test_what_cannot_be_compared_or_gated_is_an_error_with_a_reason(service, cli
     with pytest.raises(secateur.InvalidRequestError) as refused:
         client.compare([whole, whole], target_languages=["?"])
     assert [violation.field for violation in refused.value.violations] == ["names[1]", "target_languages[0]"]
+    for arguments in ({"jobs": whole}, {"target_languages": "de"}, {"max_growth": "1.5"}):
+        with pytest.raises(secateur.InvalidRequestError, match=f"^{next(iter(arguments))}: expected a "):
+            client.compare(**{"jobs": [whole], **arguments})
+    with pytest.raises(secateur.InvalidRequestError, match=r"^states: expected a list, not the text"):
+        list(client.list_jobs(states=secateur.JobState.RUNNING))
 
 
 async def test_cancelling_a_task_ends_its_watch_and_closing_ends_the_others(service):

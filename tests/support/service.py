@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from secateur_service.artifacts.manifest import Manifest, ManifestFile
-from secateur_service.jobs.job import EventKind, JobResult, LanguageResult
+from secateur_service.jobs.job import EventKind, Failure, JobResult, LanguageResult
 from secateur_service.jobs.store import open_job_store
 from support import processes, worker_forks
 from support.clock import let_pass
@@ -138,8 +138,8 @@ class Service:
         events = [(EventKind.LOG, {"level": "info", "message": line, "fields": {"n": 1}}) for line in lines]
         self.store.append(job_id, 1, events)
 
-    def publish(self, job_id, contents):
-        """Play the end of a worker: publish files and a manifest, and succeed."""
+    def publish(self, job_id, contents, *, exceeded=False):
+        """Play the end of a worker: publish files and a manifest, and succeed, or have exceeded a limit."""
         destination = Path(self.store.get(job_id).destination.removeprefix("file://"))
         folder = destination / job_id
         files = []
@@ -152,6 +152,10 @@ class Service:
         manifest = Manifest(job_id=job_id, attempt=1, files=tuple(files), resolved_spec={}, report_sha256=report)
         (folder / "manifest.json").write_bytes(manifest.to_bytes())
         self.store.commit_manifest(job_id, 1, manifest.digest())
+        if exceeded:
+            details = {"manifest_sha256": manifest.digest()}
+            self.store.release(job_id, 1, Failure("LIMIT_EXCEEDED", "too much", retryable=False, details=details))
+            return folder
         language = LanguageResult("de", 10.0, 12.5, 1.0, 1.25)
         uri = (folder / "manifest.json").as_uri()
         model = json.loads(contents["report/report.json"]).get("model", {}).get("digest", "")

@@ -312,7 +312,7 @@ def report(
 ) -> None:
     """Print what pruning cost each language, and what to know before using the model.
 
-    With --output json: the whole report.json.
+    With --output json: the whole report.json, on one line; its keys are sorted, so that equal reports are equal lines.
     """
     handle = session.client.job(job)
     found = handle.report()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from secateur._comparison import ComparedJob, Comparison, RelatedJobs
-from secateur._gate import Gate, GateLanguage
+from secateur._gate import Gate, GateLanguage, GateTask
 from secateur._report import TaskReport
+from secateur._task_loss import interval_in_words, loss_in_words
 from secateur._terminal import clean
 from secateur._text import columns, duration, size
 
@@ -85,13 +86,20 @@ def _gate_of_tasks(outcome: Gate) -> str:
         (
             "PASS" if entry.passed else "FAIL",
             entry.task,
-            "-" if entry.loss is None else f"{-entry.loss:+.4f}",
-            f"({-entry.interval[1]:+.4f} to {-entry.interval[0]:+.4f})" if entry.interval else "",
+            *_loss(entry),
             f"{entry.metric} {_score(entry.dense)} -> {_score(entry.pruned)}",
         )
         for entry in outcome.tasks
     ]
     return columns(rows, right=[2])
+
+
+def _loss(entry: GateTask) -> tuple[str, str]:
+    """The loss and its interval."""
+    if entry.loss is None:
+        return "-", ""
+    between = interval_in_words(entry.loss, entry.interval, 4) if entry.interval else ""
+    return loss_in_words(entry.loss, 4), between
 
 
 def _between(entry: GateLanguage) -> str:
@@ -155,7 +163,7 @@ def _change(entry: TaskReport) -> str:
     if entry.difference is None:
         return "-"
     error = "" if entry.difference_stderr is None else f" ± {entry.difference_stderr:.3f}"
-    return f"{entry.difference:+.3f}{error}"
+    return f"{entry.difference:+z.3f}{error}"
 
 
 def _overlaps_text(comparison: Comparison) -> str:

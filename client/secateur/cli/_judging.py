@@ -11,7 +11,7 @@ import typer
 from secateur._errors import NotReadyError
 from secateur._gate import GateLimits, growth_problem, read_report
 from secateur._gate import gate as judge
-from secateur._sweep_flow import has_report
+from secateur._operations import has_report
 from secateur._terminal import clean
 from secateur.cli._arguments import read_content
 from secateur.cli._comparing import comparison_text, gate_text
@@ -172,7 +172,7 @@ def gate(
       secateur gate pruneJobs/ID --max-growth 1.05 --max-task-loss 0.02 --sure
       secateur gate results/ --max-growth 1.01 --bits-per-byte
     """  # noqa: D301 - \b keeps the lines of the examples
-    downloaded = Path(job) / "report" / "report.json"
+    folder = Path(job)
     limits: GateLimits = {
         "max_growth": max_growth,
         "max_task_loss": max_task_loss,
@@ -183,8 +183,8 @@ def gate(
     }
     if max_growth is None and max_task_loss is None:
         raise typer.BadParameter("there is no limit; give --max-growth, --max-task-loss or both")
-    if downloaded.is_file():
-        found = judge(read_report(downloaded), **limits)
+    if folder.is_dir():
+        found = judge(read_report(folder), **limits)
     else:
         handle = session.client.job(job)
         state = (handle.wait() if wait else handle.get()).state

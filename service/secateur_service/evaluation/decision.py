@@ -15,7 +15,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from secateur._task_loss import can_be_limited, is_beyond, loss_interval, task_loss
+from secateur._task_loss import (
+    can_be_limited,
+    interval_in_words,
+    is_beyond,
+    loss_in_words,
+    loss_interval,
+    task_loss,
+)
 from secateur_service.evaluation.parts import EvaluationLanguage, Interval, Part, TaskPart
 
 Answer = Literal["PASS", "FAIL", "CANNOT_TELL"]
@@ -240,10 +247,8 @@ def _told(found: Sequence[LanguageDecision]) -> Iterator[str]:
 def _told_of_task(found: TaskDecision) -> str:
     if found.loss is None:
         return f"{found.metric} of {found.task} is no number"
-    loss, (low, high) = found.loss, found.interval or (0.0, 0.0)
-    verb, bounds = ("lost", (low, high)) if loss >= 0 else ("gained", (-high, -low))
-    between = " ({:.3f} to {:.3f})".format(*(round(bound, 3) + 0.0 for bound in bounds)) if found.interval else ""
-    return f"{found.metric} of {found.task} {verb} {abs(loss):.3f}{between}"
+    between = f" {interval_in_words(found.loss, found.interval, 3)}" if found.interval else ""
+    return f"{found.metric} of {found.task} {loss_in_words(found.loss, 3)}{between}"
 
 
 def _wanted(languages: Sequence[LanguageDecision], tasks: Sequence[TaskDecision]) -> Iterator[Statement]:

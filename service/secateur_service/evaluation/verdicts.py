@@ -46,7 +46,7 @@ import math
 from collections.abc import Container, Iterable, Iterator, Sequence
 from statistics import NormalDist
 
-from secateur._task_loss import task_loss
+from secateur._task_loss import loss_in_words, task_loss
 from secateur._text import digits
 from secateur_service.evaluation.decision import (
     DecisionPart,
@@ -149,7 +149,7 @@ def _exceeded(decision: DecisionPart) -> Iterator[Verdict]:
             )
     for metric in decision.tasks:
         if metric.answer == "FAIL":
-            lost = "is no number any more" if metric.loss is None else f"lost {metric.loss:.4f}"
+            lost = "is no number any more" if metric.loss is None else loss_in_words(metric.loss, 4)
             yield _verdict(
                 "LIMIT_EXCEEDED",
                 metric.language,
@@ -170,19 +170,15 @@ def _unclear(decision: DecisionPart) -> Iterator[Verdict]:
                 _limit_evidence(found),
             )
     for metric in decision.tasks:
-        if metric.answer == "CANNOT_TELL":
+        if metric.answer == "CANNOT_TELL" and metric.loss is not None:
             reach = f"may be up to {metric.interval[1]:.4f}" if metric.interval else "is not known well enough"
             yield _verdict(
                 "LIMIT_UNCLEAR",
                 metric.language,
-                f"{metric.task}: {metric.metric} {_lost_or_gained(metric.loss)}, within the limit of {metric.limit:g}, "
-                f"but over all items of its kind the loss {reach}. {settling_items([metric])}",
+                f"{metric.task}: {metric.metric} {loss_in_words(metric.loss, 4)}, within the limit of "
+                f"{metric.limit:g}, but over all items of its kind the loss {reach}. {settling_items([metric])}",
                 _loss_evidence(metric),
             )
-
-
-def _lost_or_gained(loss: float | None) -> str:
-    return f"gained {-loss:.4f}" if loss is not None and loss < 0 else f"lost {loss or 0.0:.4f}"
 
 
 def _limit_evidence(found: LanguageDecision) -> EvidencePart:

@@ -18,6 +18,9 @@ def report_of(**changes):
     return json.loads(make_report(**changes).to_bytes())
 
 
+REPORT = report_of()
+
+
 def test_every_language_of_the_mix_is_checked_and_no_other():
     found = gate(report_of(), max_growth=1.1)
     assert found.passed
@@ -54,10 +57,23 @@ def test_bits_per_byte_grow_less_than_perplexity_and_are_judged_alone():
     assert "bits per byte 1.5000 -> 1.7925" in gate_text(found)
 
 
-@pytest.mark.parametrize("languages", [["fr"], ["de", "fr"]])
+@pytest.mark.parametrize("languages", [["deu", "UKR"], ["de-Latn", "uk_Cyrl"], ["DE", "uk", "ukr"]])
+def test_a_language_has_many_spellings_also_with_its_tasks(languages):
+    found = gate(report_of(tasks=TASKS), max_growth=1.1, max_task_loss=0.1, languages=languages)
+    assert [entry.language for entry in found.languages] == ["de", "uk"]
+    assert [entry.task for entry in found.tasks] == ["trains_de", "trains_uk"]
+
+
+@pytest.mark.parametrize("languages", [["FRA"], ["de", "FRA"]])
 def test_a_language_that_was_not_evaluated_is_an_error_that_names_those_that_were(languages):
-    with pytest.raises(InvalidRequestError, match="fr was not evaluated; the report has de, en, es, uk"):
+    with pytest.raises(InvalidRequestError, match="FRA was not evaluated; the report has de, en, es, uk"):
         gate(report_of(), max_growth=1.1, languages=languages)
+
+
+@pytest.mark.parametrize("language", ["", "german", "de uk"])
+def test_what_is_no_language_is_refused_as_such(language):
+    with pytest.raises(InvalidRequestError, match=f"'{language}' is not a language that BCP 47 knows; expected a tag"):
+        gate(report_of(tasks=TASKS), max_task_loss=0.1, languages=["de", language])
 
 
 def test_a_language_of_the_mix_that_was_not_evaluated_is_not_passed_over():
@@ -102,9 +118,42 @@ def test_to_be_sure_the_whole_interval_has_to_be_within_the_limit():
     assert bits.languages[0].interval[1] == pytest.approx(1 + math.log(high) / math.log(8), rel=1e-6)
 
 
+def test_all_that_fails_is_named_what_has_surely_lost_and_what_may_have():
+    measured = [evaluation("de", 1.04, error=0.01), evaluation("uk", 1.2, error=0.001)]
+    asked = [answered("few_de", items=20), answered("many_uk", lost=10), answered("plain", items=10)]
+    report = report_of(evaluation=measured, mix={"de": 0.5, "uk": 0.5}, tasks=asked)
+    found = gate(report, max_growth=1.05, max_task_loss=0.05, sure=True)
+    failed = {entry.language for entry in found.languages} | {f"acc of {entry.task}" for entry in found.tasks}
+    assert not any(entry.passed for entry in (*found.languages, *found.tasks))
+    assert all(f"{name} " in found.reason for name in failed)
+    assert "acc of many_uk 0.1000; tasks may have lost more than 0.05: acc of few_de up to" in found.reason
+
+
 def test_without_an_interval_nothing_is_sure():
     report = report_of(ratios={"de": 1.0}, mix={"de": 1.0})
     assert "de has no interval" in gate(report, max_growth=1.05, sure=True).reason
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"languages": "de"}, "languages: expected a list, not the text 'de'; a single one goes into a list"),
+        ({"tasks": "xnli_de"}, "tasks: expected a list, not the text 'xnli_de'"),
+        ({"languages": [None]}, "languages[0]: expected a text, not nothing"),
+        ({"languages": 1}, "languages: expected a list, not the number 1"),
+        ({"max_growth": "1.5"}, "max_growth: expected a number, not the text '1.5'"),
+        ({"max_growth": True}, "max_growth: expected a number, not the truth value True"),
+        ({"max_task_loss": "0.1"}, "max_task_loss: expected a number, not the text '0.1'"),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_refused_by_its_name(arguments, told):
+    with pytest.raises(InvalidRequestError, match=re.escape(told)):
+        gate(REPORT, **{"max_growth": 1.1, **arguments})
+
+
+def test_an_empty_list_is_the_whole_mix_and_an_iterator_is_read_once():
+    assert gate(REPORT, max_growth=1.1, languages=[]) == gate(REPORT, max_growth=1.1)
+    assert [entry.language for entry in gate(REPORT, max_growth=1.1, languages=iter(["uk"])).languages] == ["uk"]
 
 
 PERPLEXITY = {"metric": "word_perplexity", "dense": 20.0, "pruned": 21.0, "difference": 1.0, "flips": None} | {
@@ -116,7 +165,6 @@ TASKS = [
     answered("whole_uk", language="uk", **PERPLEXITY),
     answered("plain", language=None),
 ]
-REPORT = report_of()
 
 
 def with_task(**figures):
@@ -135,12 +183,26 @@ def test_a_task_may_lose_what_the_limit_says_and_no_more():
     assert found.not_limited == ("word_perplexity of whole_uk",)
     assert found.languages == ()
     text = gate_text(found).splitlines()
-    assert text[0].startswith("FAIL  trains_de  -0.0400  (-0.0995 to +0.0211)  acc 0.520 -> 0.480")
+    assert text[0].startswith("FAIL  trains_de  lost 0.0400  (-0.0211 to 0.0995)  acc 0.520 -> 0.480")
     assert text[-2] == "not checked, since no amount limits it: word_perplexity of whole_uk"
     assert text[-1] == f"FAIL: {found.reason}"
     within = gate(report_of(tasks=TASKS), max_task_loss=0.04)
     assert within.passed
     assert within.reason == "tasks lost at most 0.0400 (acc of trains_de), within 0.04"
+
+
+@given(items=st.integers(1, 3000), data=st.data())
+def test_a_loss_and_its_interval_are_told_with_one_sign(items, data):
+    lost = data.draw(st.integers(0, items))
+    won = data.draw(st.integers(0, items - lost))
+    found = gate(with_task(items=items, lost=lost, won=won), max_task_loss=1.0)
+    line = gate_text(found).splitlines()[0]
+    told = re.search(r" (lost|gained) (\d\.\d{4})  \((-?\d\.\d{4}) to (-?\d\.\d{4})\) ", line)
+    amount, low, high = map(float, told.groups()[1:])
+    assert (told[1] == "gained") == (won > lost)
+    assert amount == pytest.approx(abs(won - lost) / items, abs=1e-4)
+    assert low - 1e-4 <= amount <= high + 1e-4
+    assert "-0.0000" not in line
 
 
 @given(items=st.integers(1, 3000), data=st.data())

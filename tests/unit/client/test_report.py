@@ -1,11 +1,17 @@
 """A report as the SDK gives it: the plain data, and its figures as objects."""
 
 import json
+from dataclasses import fields
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from secateur import Continuation, Report
+from secateur import Continuation, LanguageReport, Report
+from secateur._convert import plain_struct
 from secateur.cli._render import continuation_lines
+from secateur_service.api.conversion import to_struct
+from secateur_service.evaluation.parts import IntervalsPart
 from support.reports import answered, continued, evaluation, make_report
 
 
@@ -17,6 +23,35 @@ def test_it_is_the_plain_data():
     report = report_of()
     assert report == json.loads(make_report().to_bytes())
     assert json.loads(json.dumps(report)) == report
+
+
+def test_what_comes_over_the_wire_has_the_order_of_the_published_file():
+    published = json.loads(make_report(evaluation=[evaluation(name, 1.1, error=0.01) for name in "ab"]).to_bytes())
+    received = plain_struct(to_struct(published))
+    assert received == published
+    assert json.dumps(received) == json.dumps(received, sort_keys=True)
+
+
+FLAT = st.dictionaries(st.text(max_size=3), st.booleans(), max_size=6)
+NESTED = st.dictionaries(st.text(max_size=3), FLAT | st.lists(FLAT, max_size=2), max_size=4)
+
+
+@settings(max_examples=30)
+@given(NESTED)
+def test_the_same_data_have_the_same_order_however_they_were_put_together(data):
+    assert json.dumps(plain_struct(to_struct(data))) == json.dumps(data, sort_keys=True)
+
+
+def test_intervals_have_the_order_of_the_figures_also_as_columns():
+    report = report_of(evaluation=[evaluation("de", 1.1), evaluation("uk", 1.2, error=0.01)])
+    part = report["evaluation"][1]
+    part["intervals"] = dict(sorted(part["intervals"].items(), reverse=True))
+    order = [name for name in IntervalsPart.model_fields if part["intervals"].get(name) and name != "documents"]
+    assert len(order) >= 6
+    assert list(report.languages["uk"].intervals) == order
+    pytest.importorskip("pandas")
+    figures = [field.name for field in fields(LanguageReport) if field.name not in ("language", "intervals")]
+    assert list(report.frame()) == figures + [f"{name}_{end}" for name in order for end in ("low", "high")]
 
 
 def test_languages_have_their_figures_and_intervals():

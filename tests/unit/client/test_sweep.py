@@ -9,7 +9,7 @@ import pytest
 import secateur
 from secateur._convert import job_from
 from secateur._flow import Call, Finished, Sleep, advance, call
-from secateur._sweep_flow import has_report
+from secateur._operations import has_report
 from secateur._watch import Reconnect, patiently
 from secateur.cli._exit import ExitCode
 from secateur.cli._sweeping import seconds_left, sweep_code

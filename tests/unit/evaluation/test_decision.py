@@ -113,6 +113,18 @@ def test_with_the_items_that_it_asks_for_a_task_would_pass(items, share):
         assert decide([], {}, [more], 0.02).answer == "PASS"
 
 
+def test_a_loss_is_told_with_its_interval_and_a_gain_as_a_gain():
+    spec = make_report().spec | {"limits": {"languages": [], "task_loss": 0.02}}
+    report = make_report(spec=spec, tasks=[answered("worse", lost=8, won=4), answered("better", lost=4, won=6)])
+    worse, better = report.decision.tasks
+    low, high = worse.interval
+    assert f"acc of worse lost 0.040 ({low:.3f} to {high:.3f})" in report.decision.sentence
+    low, high = better.interval
+    assert f"acc of better gained 0.020 ({-high:.3f} to {-low:.3f})" in report.decision.sentence
+    (unclear,) = [verdict.message for verdict in report.verdicts if verdict.kind == "LIMIT_UNCLEAR"]
+    assert unclear.startswith("better: acc gained 0.0200, within the limit of 0.02, but over all items")
+
+
 def test_many_tasks_are_not_all_named():
     tasks = [answered(f"subject_{number}", lost=10 + number) for number in range(40)]
     found = decide([], {}, tasks, 0.02)
