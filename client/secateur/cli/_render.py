@@ -144,7 +144,9 @@ def result_text(result: PublishedResult) -> str:
         )
         for entry in result.languages.values()
     ]
-    lines = [columns(rows, right=[1, 2, 3, 4, 5]), f"sparsity {result.sparsity:.4f}"]
+    lines = [columns(rows, right=[1, 2, 3, 4, 5])]
+    if result.sparsity or result.parameters == result.dense_parameters:
+        lines.append(f"sparsity {result.sparsity:.4f}")
     if result.parameters != result.dense_parameters:
         less = 1 - result.parameters / result.dense_parameters
         lines.append(f"parameters {result.parameters} of {result.dense_parameters}, {less:.1%} fewer")
