@@ -42,6 +42,16 @@ def test_a_language_below_the_mixs_own_text_is_not_covered_and_the_remedy_depend
     assert evidence.z == pytest.approx((0.7 - 0.95) / 0.02)
 
 
+def test_a_language_that_is_not_covered_is_not_reported_as_not_calibrated_too():
+    def kinds(**changes):
+        report = make_report(ratios={"de": 1.1, "es": 1.4, "uk": 1.2}, mix={"de": 0.5, "uk": 0.5}, **changes)
+        return [each.kind for each in report.verdicts if each.language == "es"]
+
+    assert kinds().count("NOT_CALIBRATED") == 1
+    assert "NOT_CALIBRATED" not in kinds(affinity=affinity())
+    assert "MIX_DOES_NOT_COVER" in kinds(affinity=affinity())
+
+
 def test_without_spread_there_is_no_test_statistic_and_at_the_threshold_no_verdict():
     made = make_report(affinity=affinity({"de": 0.9, "es": 0.7}, spread=0.0))
     [verdict] = [each for each in made.verdicts if each.kind == "MIX_DOES_NOT_COVER"]
