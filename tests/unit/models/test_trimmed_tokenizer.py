@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -29,6 +29,7 @@ class Scene:
         self.content = json.loads(tokenizer_json(kind))
         (folder / "tokenizer.json").write_text(tokenizer_json(kind), encoding="utf-8")
         self.before = Tokenizer.from_str(tokenizer_json(kind))
+        self.special = {entry["content"] for entry in self.content["added_tokens"] if entry["special"]}
         graph = TokenGraph.open(folder)
         self.size = len(graph.tokens)
         counts = [0] * self.size
@@ -86,7 +87,10 @@ def test_every_line_is_read_as_before(scene):
 
 @settings(max_examples=300)
 @given(text=st.text(max_size=40))
+@example(text="</s>")
 def test_whatever_text_it_is_read_as_before(scene, kind, text):
+    # The name of a special token that went is text like any other from then on.
+    assume(not any(name in text for name in scene.special - scene.after.get_vocab().keys()))
     before, after = text_of(scene.before, text), text_of(scene.after, text)
     if kind in READABLE:
         assert after == before
