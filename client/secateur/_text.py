@@ -1,4 +1,4 @@
-"""Text for a terminal: columns, sizes, times."""
+"""Text for people: columns, lists, numbers, sizes, times."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
         for row in cleaned
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as a list in a sentence: a, b and c."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def digits(value: float, decimals: int = 2, *, sign: str = "-") -> str:

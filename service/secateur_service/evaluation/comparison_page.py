@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
-from secateur._text import duration, size
+from secateur._text import duration, listed, size
 from secateur_service.evaluation.charts import Point, scatter
-from secateur_service.evaluation.comparison import listed, times
 from secateur_service.evaluation.comparison_parts import Axis, ComparedJob, ComparedLanguage, Comparison, Tradeoff
 from secateur_service.evaluation.html import GRAVITY, environment, model_name
 from secateur_service.evaluation.parts import TaskPart
+from secateur_service.evaluation.recommendation import times
 
 EQUAL = 0.005
 _NAMED_JOBS = 2

@@ -23,6 +23,7 @@ from secateur._task_loss import (
     loss_interval,
     task_loss,
 )
+from secateur._text import listed
 from secateur_service.evaluation.parts import EvaluationLanguage, Interval, Part, TaskPart
 
 Answer = Literal["PASS", "FAIL", "CANNOT_TELL"]
@@ -218,7 +219,7 @@ def _statements(
 ) -> Iterator[Statement]:
     """What is told of all that has one answer."""
     if languages:
-        head = _OF_LANGUAGES[answer].format(_listed([each.language for each in languages]))
+        head = _OF_LANGUAGES[answer].format(listed([each.language for each in languages]))
         yield Statement(head, tuple(_told(languages)))
     if tasks:
         worst_first = sorted(tasks, key=lambda each: -math.inf if each.loss is None else -each.loss)
@@ -231,10 +232,6 @@ def _statements(
 def _some(texts: Sequence[str]) -> list[str]:
     more = len(texts) - _NAMED_TASKS
     return [*texts[:_NAMED_TASKS], *([f"{more} more"] if more > 0 else [])]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _told(found: Sequence[LanguageDecision]) -> Iterator[str]:

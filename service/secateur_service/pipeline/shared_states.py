@@ -63,10 +63,10 @@ class SharedStates:
     def of(cls, machine: Machine, model: StreamedModel) -> SharedStates | None:
         """Those of a model on this machine; None where nothing is to be kept."""
         reader, checkpoint = model.reader, model.checkpoint
-        is_wanted = machine.states_dir is not None and machine.states_bytes and model.device.type == "cpu"
-        if not is_wanted or not isinstance(reader, TensorReader):
+        if machine.states_dir is None or not machine.states_bytes or model.device.type != "cpu":
             return None
-        assert machine.states_dir is not None
+        if not isinstance(reader, TensorReader):  # others do not know the digests of blocks
+            return None
         conditions = {**arithmetic(model.device, model.dtype), "config": checkpoint.config}
 
         def weights(index: int) -> dict[str, str | None]:

@@ -9,9 +9,10 @@ import pytest
 
 from secateur._text import duration
 from secateur_service.evaluation.charts import Point, scatter
-from secateur_service.evaluation.comparison import Candidate, Found, compare, times
+from secateur_service.evaluation.comparison import Candidate, Found, compare
 from secateur_service.evaluation.comparison_page import OTHERS_HERE, render_comparison, with_others
 from secateur_service.evaluation.html import render_html
+from secateur_service.evaluation.recommendation import times
 from support.pages import Page, loads_nothing
 from support.reports import make_report, task
 
