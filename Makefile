@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test gpu-check campaign images lint format proto schema clean
+.PHONY: help setup demo test gpu-check campaign images lint format proto schema docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -35,11 +35,12 @@ campaign: setup  ## 200 random faults over at least 40 jobs, then every promise 
 images: setup  ## both images built by buildah, started, and a job run in one (root; 5 minutes)
 	TEST_IMAGES=1 $(BIN)/python -m pytest --capture=no --verbose tests/images
 
-lint: setup  ## style, types, and whether the generated stubs have drifted
+lint: setup  ## style, types, and whether what is generated has drifted
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/generate_stubs.py --check
+	$(BIN)/python scripts/generate_documentation.py --check
 
 format: setup  ## let the formatter have its way
 	$(BIN)/ruff check --fix .
@@ -51,6 +52,9 @@ proto: setup  ## generate the stubs in client/secateur/v1
 schema: setup  ## generate docs/report.schema.json and docs/comparison.schema.json
 	$(BIN)/python -m secateur_service.evaluation.report > docs/report.schema.json
 	$(BIN)/python -m secateur_service.evaluation.comparison_parts > docs/comparison.schema.json
+
+docs: setup  ## write docs/cli.md, docs/sdk.md and docs/settings.md from the code
+	$(BIN)/python scripts/generate_documentation.py
 
 clean:  ## remove what can be made again
 	rm -rf $(VENV) demo-data build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -114,10 +114,10 @@ class Credentials(BaseModel):
         min_length=1, description="s3://bucket/prefix, hf://org/name, hf://org or hf://datasets/org; the longest counts"
     )
     s3_endpoint: StoreUrl = Field(default=None, description="another store than the service's")
-    s3_access_key: AccessKey = None
-    s3_secret_key: Secret = None
+    s3_access_key: AccessKey = Field(default=None, description="access key of the store")
+    s3_secret_key: Secret = Field(default=None, description="secret key of the store")
     s3_region: str | None = Field(default=None, description="another region than the service's")
-    hub_token: Token = None
+    hub_token: Token = Field(default=None, description="token of the hub, for private and gated repositories")
 
     _plain = field_validator("*", mode="before")(plain)
 

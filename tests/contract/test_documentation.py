@@ -1,5 +1,6 @@
 """What the documentation says of the code is true."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -11,11 +12,10 @@ from secateur._grid import grid_of
 from secateur._options import OPTIONS, SpecOptions
 from secateur._spec import parse_yaml, spec_message
 from secateur.cli._app import app
-from secateur.cli._exit import ExitCode
+from secateur.cli._exit import MEANINGS, ExitCode
 from secateur.cli._job_options import SPELLED_OTHERWISE
 from secateur_service.api.conversion import spec_to_dict
 from secateur_service.calibration.mixing import DEFAULT_TEMPERATURE, POLICIES
-from secateur_service.commands.main import app as service_app
 from secateur_service.jobs.states import TRANSITIONS
 from secateur_service.metrics.registry import Metrics
 from secateur_service.models.architectures import ARCHITECTURES
@@ -41,6 +41,8 @@ JOBS = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")
 SPECIFICATION = (ROOT / "docs" / "specification.md").read_text(encoding="utf-8")
 COMPARING = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CHOOSING = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+FAILURES = (ROOT / "docs" / "failures.md").read_text(encoding="utf-8")
 
 
 def test_the_documented_transitions_are_those_of_the_code():
@@ -58,9 +60,9 @@ def test_every_metric_is_documented():
         assert name in documented or f"{name}_total" in documented, name
 
 
-def test_the_readme_names_every_method():
+def test_the_choice_of_a_method_names_every_method():
     for method in METHODS:
-        assert f"`{method}`" in README
+        assert f"| `{method}`" in CHOOSING
 
 
 def test_the_readme_names_the_architectures_that_there_are():
@@ -120,26 +122,48 @@ def test_the_example_of_a_specification_is_one():
     assert spec.pruning.override_of("model.layers.3.mlp.down_proj.weight").sparsity == 0.6
 
 
-def test_the_documented_exit_codes_are_those_of_the_command():
-    documented = {int(code) for code in re.findall(r"^\| (\d+) \| ", COMPARING, re.MULTILINE)}
-    assert documented == {int(code) for code in ExitCode} - {ExitCode.OUTPUT_LOST}
+def test_every_exit_code_of_the_command_has_a_meaning():
+    assert MEANINGS.keys() == set(ExitCode)
 
 
-def test_the_readme_lists_the_commands_that_there_are():
-    (listed,) = re.findall(r"`([a-z ]*\bsubmit\b[a-z ]*)`\)?\s+and\s+exit codes", README)
-    assert set(listed.split()) == set(get_command(app).commands)
+UPPER = r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*"
 
 
-def test_every_command_that_compares_or_gates_is_one_with_the_flags_that_are_shown():
-    known = {"secateur": get_command(app).commands, "secateur-service": get_command(service_app).commands}
-    shown = re.findall(r"^(?: {4}|job=\$\()?(secateur(?:-service)?) ([a-z]+)([^\n`]*)", COMPARING, re.MULTILINE)
-    shown += re.findall(r"`(secateur(?:-service)?) ([a-z]+)([^\n`]*)`", COMPARING)
-    assert {name for _, name, _ in shown} == {
-        *("compare", "sweep", "list", "retry", "gate", "submit", "watch", "download", "run", "report")
-    }
-    for program, name, rest in shown:
-        flags = {flag for parameter in known[program][name].params for flag in parameter.opts}
-        assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest)) <= flags, (name, rest)
+def reasons_in(path, constants):
+    """The reasons that a module gives to errors and failures: literals, and names of constants that hold one."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        given = []
+        if isinstance(node, ast.Call):
+            given += [keyword.value for keyword in node.keywords if keyword.arg == "reason"]
+            named = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            given += node.args[:1] if named == "Failure" else []
+        elif isinstance(node, ast.ClassDef):
+            assigned = [item for item in node.body if isinstance(item, ast.Assign | ast.AnnAssign)]
+            given += [
+                item.value
+                for item in assigned
+                for target in (item.targets if isinstance(item, ast.Assign) else [item.target])
+                if isinstance(target, ast.Name) and target.id == "reason"
+            ]
+        for value in given:
+            name = value.attr if isinstance(value, ast.Attribute) else getattr(value, "id", None)
+            text = value.value if isinstance(value, ast.Constant) else constants.get(name)
+            if isinstance(text, str) and re.fullmatch(UPPER, text):
+                yield text
+
+
+def test_every_reason_of_an_error_is_documented():
+    modules = [*(ROOT / "service").rglob("*.py"), *(ROOT / "client" / "secateur").rglob("*.py")]
+    sources = "".join(path.read_text(encoding="utf-8") for path in modules)
+    constants = dict(re.findall(rf'^({UPPER}) = "({UPPER})"', sources, re.MULTILINE))
+    given = {reason for path in modules for reason in reasons_in(path, constants)}
+    assert len(given) > 50
+    rows = [cell for row in re.findall(r"^\| ([^|]*) \|", FAILURES, re.MULTILINE) for cell in row.split(", ")]
+    documented = {cell for cell in rows if re.fullmatch(UPPER, cell)}
+    (in_the_sdk,) = re.findall(r"^The SDK has these of its own:((?:.+\n)+)", FAILURES, re.MULTILINE)
+    assert given - documented == set(re.findall(rf"\b{UPPER}\b", in_the_sdk)) - {"SDK"}
+    assert {reason for reason in documented if f'"{reason}"' not in sources} == set()
+    assert len(documented) == len([cell for cell in rows if re.fullmatch(UPPER, cell)]), "a reason stands twice"
 
 
 def test_the_documented_sweep_is_one():

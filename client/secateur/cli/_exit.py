@@ -42,6 +42,25 @@ class ExitCode(enum.IntEnum):
     OUTPUT_LOST = EXIT_OUTPUT_LOST
 
 
+MEANINGS = {
+    ExitCode.DONE: "done; where a job was watched: it succeeded",
+    ExitCode.JOB_FAILED: "the job failed; of a sweep: one did; of `gate`: it failed and has no report",
+    ExitCode.USAGE: "the command line or the configuration is wrong, or names a language or task that was not "
+    "evaluated",
+    ExitCode.INVALID_SPEC: "the specification breaks rules",
+    ExitCode.NOT_FOUND: "there is no such job",
+    ExitCode.UNAVAILABLE: "the service cannot be reached, is overloaded or did not answer in time",
+    ExitCode.JOB_CANCELLED: "the job was cancelled; of a sweep: one was, and none failed",
+    ExitCode.REFUSED: "refused for another reason, such as a job that has not ended",
+    ExitCode.DOWNLOAD_FAILED: "a file could not be downloaded, or is not what was published",
+    ExitCode.UNAUTHENTICATED: "the service requires a token, or does not take the one that it was shown",
+    ExitCode.GATE_FAILED: "`gate`: a language or a task lost more than it may, or the job exceeded a limit of its own; "
+    "`sweep`: no job is within `--max-growth`",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C; jobs that were watched go on",
+    ExitCode.OUTPUT_LOST: "whoever was to read the output has gone, as in `secateur list | head`",
+}
+"""What each code says, for the documentation."""
+
 _CODES: tuple[tuple[type[SecateurError], ExitCode], ...] = (
     (ConfigError, ExitCode.USAGE),
     (InvalidSpecError, ExitCode.INVALID_SPEC),
