@@ -22,6 +22,20 @@ everything is typed. [README](../README.md#python) has the shortest use, [compar
 `secateur.AsyncClient`, `AsyncJobHandle` and `AsyncSweep` have the same methods as coroutines, and `async for` where
 there are iterators. A method that talks to the service raises a `secateur.RequestError` if it is refused or the service
 cannot be reached.
+
+A program that has `secateur[service]` can prune without a service:
+
+```python
+from pathlib import Path
+
+import secateur
+from secateur_service.library import prune
+
+spec = secateur.prune_spec(
+    "file:///models/my-model", corpus="file:///corpora/calibration", languages=["de"], sparsity=0.5
+)
+prune(spec, Path("out"))  # what `secateur-service run` does
+```
 """
 _GROUPS: dict[str, tuple[str, ...]] = {
     "The client": ("Client", "JobHandle", "Sweep", "ClientConfig"),

@@ -1,4 +1,4 @@
-"""Pruning from Python without a service, as README shows it."""
+"""Pruning from Python without a service, as docs/sdk.md shows it."""
 
 import secateur
 from secateur_service.library import prune
