@@ -1,4 +1,4 @@
-"""What README and docs/sdk.md show, run as it stands but for the places: a job from Python, with a service and without."""
+"""The programs that README and docs/sdk.md show, run as they stand but for the places, with a service and without."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The tutorial, run as it stands: its commands in one shell, its specification, its Python, against a service and a hub."""
+"""The tutorial, run as it stands against a service and a hub: commands in one shell, specification, Python."""
 
 import os
 import random
@@ -69,9 +69,8 @@ def walked(folder, service, tmp_path_factory):
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(
-        ["sh", "-c", script], cwd=folder, env=environment, check=False, capture_output=True, text=True, timeout=HANG_SECONDS
-    )
+    options = {"cwd": folder, "env": environment, "capture_output": True, "text": True, "timeout": HANG_SECONDS}
+    done = subprocess.run(["sh", "-c", script], check=False, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -43,6 +43,6 @@ def commands(text):
     joined = re.sub(r"\\\n\s*", " ", text)
     for line in joined.splitlines():
         command = re.sub(r"\s#.*$", "", line).strip()
-        for part in re.split(r"\s(?:&&|\|\||;)\s|\$\(", command):
+        for part in re.split(r"\s(?:&&|\|\|?|;)\s|\$\(", command):
             if part and not part.startswith("#"):
                 yield part.strip(" )&")
