@@ -51,6 +51,21 @@ _LARGEST_PORT = 65535
 _NUMBERS = ("timeout_seconds", "reconnect_seconds")
 
 
+@dataclass(frozen=True)
+class ConfigSources:
+    """A configuration, and where it comes from.
+
+    Attributes:
+        config: The configuration.
+        sources: For each of its fields: `default`, the path of the file, the name of the variable or of the argument.
+        file: The file that is looked for, whether it exists or not; None if there is no place to look.
+    """
+
+    config: ClientConfig
+    sources: Mapping[str, str]
+    file: Path | None
+
+
 def load_config(
     arguments: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
 ) -> ClientConfig:
@@ -59,11 +74,22 @@ def load_config(
     Raises:
         ConfigError: a source cannot be read, or a value has the wrong type.
     """
+    return find_config(arguments, environment).config
+
+
+def find_config(
+    arguments: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
+) -> ConfigSources:
+    """The configuration as `load_config` reads it, with its sources.
+
+    Raises:
+        ConfigError: a source cannot be read, or a value has the wrong type.
+    """
     names = [entry.name for entry in fields(ClientConfig)]
     values: dict[str, tuple[Any, str]] = {}
-    path = _config_path(environment)
-    if path is not None:
-        values.update({name: (value, str(path)) for name, value in _file_values(path, names).items()})
+    file = _config_file(environment)
+    if file is not None and (environment.get(FILE_VARIABLE) or file.exists()):
+        values.update({name: (value, str(file)) for name, value in _file_values(file, names).items()})
     for name in names:
         variable = f"SECATEUR_{name.upper()}"
         if environment.get(variable):
@@ -71,11 +97,12 @@ def load_config(
     for name, value in (arguments or {}).items():
         if value is not None:
             values[name] = (value, f"the argument {name}")
-    return ClientConfig(**{name: _checked(name, value, source) for name, (value, source) in values.items()})
+    config = ClientConfig(**{name: _checked(name, value, source) for name, (value, source) in values.items()})
+    return ConfigSources(config, {name: values[name][1] if name in values else "default" for name in names}, file)
 
 
-def _config_path(environment: Mapping[str, str]) -> Path | None:
-    """The configuration file; None if there is none and none was asked for."""
+def _config_file(environment: Mapping[str, str]) -> Path | None:
+    """Where the configuration file is looked for; it has to exist if it was named."""
     named = environment.get(FILE_VARIABLE)
     if named:
         return Path(named).expanduser()
@@ -84,8 +111,7 @@ def _config_path(environment: Mapping[str, str]) -> Path | None:
         if "HOME" not in environment:
             return None
         base = str(Path(environment["HOME"]) / ".config")
-    path = Path(base) / "secateur" / "config.toml"
-    return path if path.exists() else None
+    return Path(base) / "secateur" / "config.toml"
 
 
 def _file_values(path: Path, names: list[str]) -> dict[str, Any]:

@@ -39,9 +39,10 @@ from secateur_service.jobs.store import SqlJobStore, open_job_store
 from secateur_service.metrics.registry import Metrics, StoreCollector
 from secateur_service.metrics.scrapes import MetricsServer
 from secateur_service.private_files import exposed, tighten
-from secateur_service.settings import Settings, unknown_variables
+from secateur_service.settings import Settings
 from secateur_service.telemetry.logging import configure_logging
 from secateur_service.telemetry.tracing import exporting_spans
+from secateur_service.variables import unknown_variables
 
 # For calls still open when the workers have stopped; watches have already been closed.
 _LAST_CALLS_SECONDS = 2.0
@@ -112,11 +113,17 @@ def _raise_descriptor_limit() -> None:
 
 def _tell_what_is_odd(settings: Settings) -> None:
     """Warn about settings that have no effect."""
-    for name in unknown_variables():
-        _log.warning("this variable is no setting; check its spelling", variable=name)
+    for name, meant in unknown_variables().items():
+        _log.warning(
+            "this variable is no setting and has no effect; correct or remove it", variable=name, did_you_mean=meant
+        )
     for root in settings.file_roots:
         if not root.is_dir():
-            _log.warning("no such folder, so nothing can be read below it", file_root=str(root))
+            _log.warning(
+                "no such folder, so jobs that name files below it are refused; create it, mount it, or take it out of "
+                "file_roots (--file-root, SECATEUR_FILE_ROOTS)",
+                file_root=str(root),
+            )
 
 
 def _tell_who_reaches(settings: Settings) -> None:

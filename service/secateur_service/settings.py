@@ -445,17 +445,6 @@ class Settings(BaseSettings):
         return {name: text for name, text in values.items() if text is not None}
 
 
-# Variables of the SDK and its command line, which may share an environment with a server.
-_CLIENTS_VARIABLES = ("ENDPOINT", "TOKEN", "CA_FILE", "CERTIFICATE_FILE", "KEY_FILE", "CONFIG")
-
-
-def unknown_variables() -> list[str]:
-    """Environment variables that look like settings but are not, such as misspelt ones."""
-    known = {name.upper() for name in (*Settings.model_fields, *_CLIENTS_VARIABLES)}
-    names = (name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() != FILE_VARIABLE)
-    return sorted(name for name in names if name.upper().removeprefix(PREFIX) not in known)
-
-
 def _absolute(path: Path) -> Path:
     try:
         return path.expanduser().absolute()

@@ -25,6 +25,7 @@ LAYERS = (
     "models artifacts tasks",
     "calibration",
     "pruning records",
+    "variables",
     "telemetry health settings",
     "accounts bounded destination durable faults links private_files",
     "errors",

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from secateur._redaction import redact
-from secateur_service.settings import FILE_VARIABLE, PREFIX, Settings, unknown_variables
+from secateur_service.settings import FILE_VARIABLE, PREFIX, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -386,16 +386,3 @@ def test_neither_redacted_settings_nor_accounts_nor_the_log_show_secrets():
     for text in (str(shown), str(logged), repr(settings), str(settings), repr(settings.account_of("s3://team"))):
         assert not [secret for secret in HIDDEN if secret in text]
     assert all(any(secret in value for value in settings.worker_environment().values()) for secret in HIDDEN)
-
-
-def test_variables_that_only_look_like_settings_are_known(monkeypatch):
-    known = {
-        "SECATEUR_DEVICES": "cpu",
-        "secateur_listen": "127.0.0.1:1",
-        "SECATEUR_TOKEN": "of the SDK",
-        FILE_VARIABLE: "settings.toml",
-        "OTHER_DEVICE": "cpu",
-    }
-    for name, value in {**known, "SECATEUR_DEVICE": "cuda:0", "secateur_retention": "1"}.items():
-        monkeypatch.setenv(name, value)
-    assert unknown_variables() == ["SECATEUR_DEVICE", "secateur_retention"]

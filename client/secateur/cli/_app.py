@@ -16,6 +16,7 @@ from secateur._job import JobState
 from secateur._options import with_options
 from secateur._terminal import clean, console, prepare_streams, show_exception, write
 from secateur.cli._arguments import generation_of, labels_of, numbers_by_language, override_of, read_content, weight_of
+from secateur.cli._configuring import config
 from secateur.cli._job_options import with_job_options
 from secateur.cli._judging import compare, gate, sweep, write_page
 from secateur.cli._render import (
@@ -270,7 +271,12 @@ def list_(
     session: Session,
     *,
     state: Annotated[
-        list[JobState] | None, typer.Option(case_sensitive=False, help="Only jobs in this state. Repeat it.")
+        list[JobState] | None,
+        typer.Option(
+            case_sensitive=False,
+            metavar="STATE",
+            help="Only jobs in this state: queued, running, cancelling, succeeded, failed or cancelled. Repeat it.",
+        ),
     ] = None,
     label: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only jobs with this label. Repeat it.")
@@ -331,6 +337,7 @@ def report(
 app.command(epilog=_EPILOG)(compare)
 app.command(epilog=_EPILOG)(sweep)
 app.command(epilog=_EPILOG)(gate)
+app.command(epilog=_EPILOG)(config)
 
 
 @app.command(epilog=_EPILOG)

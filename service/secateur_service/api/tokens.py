@@ -164,13 +164,14 @@ def read_tokens(path: Path) -> TokenList:
 def edited_tokens(path: Path) -> Iterator[list[TokenEntry]]:
     """Edit a tokens file: yields its entries, and writes them back atomically at the end of the block.
 
-    A missing file counts as empty. Concurrent edits wait.
+    A missing file counts as empty, and a missing folder is made. Concurrent edits wait.
 
     Raises:
         UnusableFileError: it cannot be read, or is not a tokens file.
         OSError: it cannot be written.
     """
     path = path.resolve()  # a link must stay a link
+    path.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(path.parent, os.O_RDONLY)  # every edit replaces the file itself
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

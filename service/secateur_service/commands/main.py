@@ -135,13 +135,15 @@ def serve(
     file_root: Annotated[
         list[Path] | None,
         typer.Option(
+            metavar="FOLDER",
             help="Folder below which file:// models and corpora may be read. Repeat it for several; without one no "
-            "job can name a file."
+            "job can name a file.",
         ),
     ] = None,
     destination: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="URI",
             help="Where results may be published, s3://bucket/prefix or file:///folder. Repeat it for several; the "
             "first is the default.",
             show_default="the folder `artifacts` of the data folder",
@@ -234,6 +236,14 @@ def migrate(*, data_dir: DataDir = None) -> None:
         _fail(f"the database cannot be migrated: {error}", EXIT_CANNOT_START)
     state = f"at revision {newer} of a newer release, which this one may use" if newer else "up to date"
     write(f"{settings.redacted()['database_url']} is {state}", stream=sys.stdout)
+
+
+@app.command()
+def config(*, as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False) -> None:
+    """Print the settings in force without the flags of `serve`, and where each comes from. Shows no secret."""
+    from secateur_service.commands.config import print_settings
+
+    sys.exit(print_settings(_settings(), as_json=as_json))
 
 
 @app.command()

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from secateur_service.api.reloading import UnusableFileError
 from secateur_service.api.tokens import TokenEntry, Tokens, edited_tokens, new_token, read_tokens
+from secateur_service.commands.main import app
 from secateur_service.errors import UnauthenticatedError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -177,6 +179,15 @@ def test_the_file_is_for_its_owner_only_and_a_link_to_it_stays_one(tmp_path: Pat
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [entry.name for entry in read_tokens(path).tokens] == ["one", "two"]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["real.json", "tokens.json"]
+
+
+def test_the_folder_of_the_first_token_is_made_for_its_owner_only(tmp_path: Path):
+    path = tmp_path / "run" / "secateur" / "tokens.json"
+    done = CliRunner().invoke(app, ["tokens", "create", "one", "--tokens-file", str(path)])
+    assert done.exit_code == 0, done.output
+    assert Tokens(path).caller_of(shown(done.stdout.strip())) == "one"
+    assert CliRunner().invoke(app, ["tokens", "revoke", "one", "--tokens-file", f"{tmp_path}/absent/x"]).exit_code == 1
+    assert not (tmp_path / "absent").exists()
 
 
 def test_an_edit_that_fails_leaves_the_file_as_it_was(tmp_path: Path):

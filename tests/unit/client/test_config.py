@@ -5,10 +5,12 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import secateur
 from secateur._channel import connection, service_config
 from secateur._config import ClientConfig, load_config
+from secateur.cli._app import app
 
 FIELDS = {"endpoint": st.sampled_from(["a:1", "b:2"]), "token": st.sampled_from(["t", "u"])}
 SOURCES = st.fixed_dictionaries({}, optional=FIELDS)
@@ -113,3 +115,39 @@ def test_retries_are_for_single_answers_on_unavailable_only():
 def test_a_port_that_no_machine_has_is_refused(endpoint):
     with pytest.raises(secateur.ConfigError, match=r"SECATEUR_ENDPOINT.*a port is at most 65535"):
         load_config(environment={"SECATEUR_ENDPOINT": endpoint, "HOME": "/nowhere"})
+
+
+def test_config_prints_what_is_in_force_and_where_it_comes_from(tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text('endpoint = "https://here:1"\nca_file = "ca.pem"\ntoken = "swordfish"\ntimeout_seconds = 5\n')
+    (tmp_path / "ca.pem").write_text("no certificate")
+    environment = {"SECATEUR_CONFIG": str(file), "SECATEUR_CA_FILE": str(tmp_path / "ca.pem"), "SECATEUR_TOKNE": "x"}
+    line = CliRunner().invoke(app, ["--endpoint", "localhost:1", "config", "-o", "json"], env=environment)
+    assert line.exit_code == 0, line.output
+    assert json.loads(line.stdout) == {
+        "file": str(file),
+        "file_exists": True,
+        "settings": {
+            "endpoint": {"value": "localhost:1", "source": "the argument endpoint"},
+            "token": {"value": "[redacted]", "source": str(file)},
+            "ca_file": {"value": str(tmp_path / "ca.pem"), "source": "SECATEUR_CA_FILE"},
+            "certificate_file": {"value": None, "source": "default"},
+            "key_file": {"value": None, "source": "default"},
+            "timeout_seconds": {"value": 5.0, "source": str(file)},
+            "reconnect_seconds": {"value": 300.0, "source": "default"},
+        },
+        "misspelt": {"SECATEUR_TOKNE": "SECATEUR_TOKEN"},
+    }
+    text = CliRunner().invoke(app, ["config"], env=environment)
+    assert "swordfish" not in line.output + text.output
+    assert f"https://here:1 {file}" in " ".join(text.stdout.split())
+    assert "SECATEUR_TOKNE has no effect; did you mean SECATEUR_TOKEN?" in text.stderr
+
+
+def test_config_shows_the_settings_and_says_why_no_connection_can_be_made_with_them(tmp_path):
+    environment = {"HOME": str(tmp_path), "SECATEUR_TOKEN": "swordfish", "SECATEUR_ENDPOINT": "elsewhere:1"}
+    done = CliRunner().invoke(app, ["config"], env=environment)
+    assert done.exit_code == 2
+    assert "elsewhere:1" in done.stdout
+    assert "(there is none)" in done.stdout
+    assert "in the clear" in done.stderr

@@ -11,6 +11,7 @@ COMMANDS = {
     "serve": ["serve"],
     "work": ["work", "--job", "x", "--attempt", "1", "--slot", "0"],
     "migrate": ["migrate"],
+    "config": ["config"],
     "run": ["run", "spec.yaml", "--output", "out"],
     "compare": ["compare", "out"],
     "presets": ["presets"],
