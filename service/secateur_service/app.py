@@ -66,9 +66,11 @@ def run(settings: Settings, *, ready_file: Path | None = None, work_command: Seq
         work_command: command that starts a worker, see `open_executor`.
 
     Raises:
+        ValueError: other machines could reach the server although protection is missing.
         CannotStartError: an address cannot be bound, a folder cannot be written, certificates or tokens cannot be
             read, or there is no database.
     """
+    settings.check_listen()
     protect(settings.secrets())
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     _raise_descriptor_limit()

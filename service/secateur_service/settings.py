@@ -363,13 +363,6 @@ class Settings(BaseSettings):
             raise ValueError("tls_certificate and tls_key belong together; set both or none")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("tls_client_ca needs TLS; set tls_certificate and tls_key too")
-        if self.missing_protection and not self.allow_public_listen:
-            raise ValueError(
-                f"listen is {self.listen!r}, which other machines can reach, and this server has "
-                f"{' and '.join(f'no {part}' for part in self.missing_protection)}; set tls_certificate, tls_key and "
-                "tokens_file (secateur-service tokens create NAME), or listen on 127.0.0.1, or set "
-                "SECATEUR_ALLOW_PUBLIC_LISTEN=true where a proxy in front does what is missing"
-            )
         if (self.s3_access_key is None) != (self.s3_secret_key is None):
             raise ValueError("s3_access_key and s3_secret_key belong together; set both or none")
         return self
@@ -387,6 +380,20 @@ class Settings(BaseSettings):
             return ()
         parts = {"TLS": self.tls_certificate, "tokens": self.tokens_file}
         return tuple(name for name, value in parts.items() if value is None)
+
+    def check_listen(self) -> None:
+        """Check that a server may listen with these settings; other commands may have them without.
+
+        Raises:
+            ValueError: other machines could reach it although protection is missing.
+        """
+        if self.missing_protection and not self.allow_public_listen:
+            raise ValueError(
+                f"listen is {self.listen!r}, which other machines can reach, and this server has "
+                f"{' and '.join(f'no {part}' for part in self.missing_protection)}; set tls_certificate, tls_key and "
+                "tokens_file (secateur-service tokens create NAME), or listen on 127.0.0.1, or set "
+                "SECATEUR_ALLOW_PUBLIC_LISTEN=true where a proxy in front does what is missing"
+            )
 
     @property
     def worker_threads(self) -> int:

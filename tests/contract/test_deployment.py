@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from prometheus_client import CollectorRegistry
 from ruamel.yaml import YAML
@@ -30,6 +31,26 @@ OVERLAYS = ("development", "gpu", "high-availability")
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 # What a server needs after its workers had `drain_seconds`: to kill the rest, to end the last calls.
 AFTER_DRAIN_SECONDS = 15
+# The groups that others define, and the fields of theirs that are used here: `kubernetes-validate` has no schema of them.
+OTHER_GROUPS = ("cert-manager.io", "gateway.networking.k8s.io", "monitoring.coreos.com")
+REFERENCE = {"group": str, "kind": str, "name": str}
+OTHERS: dict[str, Any] = {
+    "Issuer": {"selfSigned": {}, "ca": {"secretName": str}},
+    "Certificate": {
+        **{"secretName": str, "isCA": bool, "commonName": str, "dnsNames": [str], "duration": str, "renewBefore": str},
+        "privateKey": {"algorithm": str, "size": int, "rotationPolicy": str},
+        "issuerRef": REFERENCE,
+    },
+    "GRPCRoute": {
+        "parentRefs": [{"name": str, "namespace": str}],
+        "hostnames": [str],
+        "rules": [{"matches": [{"method": {"service": str}}], "backendRefs": [{"name": str, "port": int}]}],
+    },
+    "BackendTLSPolicy": {
+        "targetRefs": [REFERENCE],
+        "validation": {"hostname": str, "caCertificateRefs": [REFERENCE]},
+    },
+}
 
 
 def documents(path: Path) -> list[Any]:
@@ -39,6 +60,16 @@ def documents(path: Path) -> list[Any]:
 def load(path: Path) -> Any:
     (document,) = documents(path)
     return document
+
+
+def closed(fields: Any) -> dict[str, Any]:
+    """The JSON schema of fields given as types, lists of one and mappings, which has no others."""
+    if isinstance(fields, dict):
+        properties = {name: closed(inner) for name, inner in fields.items()}
+        return {"type": "object", "properties": properties, "additionalProperties": False}
+    if isinstance(fields, list):
+        return {"type": "array", "items": closed(fields[0]), "minItems": 1}
+    return {"type": {str: "string", int: "integer", bool: "boolean"}[fields]}
 
 
 def walk(value: Any) -> Iterator[dict[str, Any]]:
@@ -115,6 +146,7 @@ def test_the_settings_of_an_overlay_are_accepted(overlay: str, monkeypatch: pyte
             monkeypatch.setenv(*line.split("=", 1))
     settings = Settings()
     assert settings.public_addresses.keys() >= {"listen"}
+    assert settings.missing_protection == ()
 
 
 def test_ports_are_those_of_the_code():
@@ -141,11 +173,12 @@ def test_liveness_is_not_readiness():
     deployed = [(name, pod["containers"][0]) for name, pod in pods() if "migrate" not in name]
     assert len(deployed) == 2
     for _, container in deployed:
-        assert container["livenessProbe"]["grpc"] == {"port": port("listen")}
-        assert container["readinessProbe"]["grpc"] == {"port": port("listen"), "service": SERVICE}
-    tls = load(KUSTOMIZE / "components" / "tls" / "deployments.yaml")["spec"]["template"]["spec"]["containers"][0]
-    assert "--service" not in tls["livenessProbe"]["exec"]["command"]
-    assert tls["readinessProbe"]["exec"]["command"][-2:] == ["--service", SERVICE]
+        assert "--service" not in container["livenessProbe"]["exec"]["command"]
+        assert container["readinessProbe"]["exec"]["command"][-2:] == ["--service", SERVICE]
+    pod = load(KUSTOMIZE / "components" / "behind-proxy" / "deployments.yaml")["spec"]["template"]["spec"]
+    (plain,) = pod["containers"]
+    assert plain["livenessProbe"]["grpc"] == {"port": port("listen")}
+    assert plain["readinessProbe"]["grpc"] == {"port": port("listen"), "service": SERVICE}
 
 
 def drain_and_grace() -> Iterator[tuple[str, float, float]]:
@@ -178,8 +211,14 @@ def test_a_container_has_longer_to_end_than_its_workers_have_to_stop():
         assert grace >= drain + AFTER_DRAIN_SECONDS, name
 
 
-@pytest.mark.parametrize(("name", "pod"), list(pods()), ids=pod_ids())
-def test_a_pod_keeps_to_the_restricted_profile(name: str, pod: dict[str, Any]):
+def kinds_of_pods() -> list[tuple[str, dict[str, Any]]]:
+    loader = load(KUSTOMIZE / "loader" / "loader.yaml")["spec"]
+    found = [("Job" if "migrate" in name else "Deployment", pod) for name, pod in pods()]
+    return [*found, ("Pod", loader)]
+
+
+@pytest.mark.parametrize(("kind", "pod"), kinds_of_pods(), ids=[*pod_ids(), "loader"])
+def test_a_pod_keeps_to_the_restricted_profile(kind: str, pod: dict[str, Any]):
     context = pod["securityContext"]
     assert context["runAsNonRoot"] is True
     assert context["runAsUser"] > 0
@@ -196,10 +235,15 @@ def test_a_pod_keeps_to_the_restricted_profile(name: str, pod: dict[str, Any]):
     }
     limits = container["resources"]["limits"]
     assert {"memory", "ephemeral-storage"} <= limits.keys() <= container["resources"]["requests"].keys()
-    volumes = {volume["name"]: volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"]}
-    mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-    assert set(mounted.values()) == volumes.keys()
-    assert mounted.keys() == ({"/tmp"} if "migrate" in name else {"/data", "/tmp"})
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert all(volume["emptyDir"]["sizeLimit"] for volume in volumes.values() if "emptyDir" in volume)
+    mounts = container["volumeMounts"]
+    assert {mount["name"] for mount in mounts} == volumes.keys()
+    writable = {mount["mountPath"] for mount in mounts if not mount.get("readOnly")}
+    assert writable == {"Job": {"/tmp"}, "Deployment": {"/data", "/tmp"}, "Pod": {"/models", "/tmp"}}[kind]
+    assert {mount["mountPath"] for mount in mounts} - writable == (
+        {"/run/tls", "/run/tokens"} if kind == "Deployment" else set()
+    )
 
 
 def test_no_container_of_compose_runs_as_root():
@@ -302,7 +346,7 @@ def test_every_alert_has_a_runbook_and_a_test():
 
 
 def test_links_of_the_pages_lead_somewhere():
-    for page in (*(DEPLOY / "runbooks").glob("*.md"), ROOT / "docs" / "operations.md"):
+    for page in (*(DEPLOY / "runbooks").glob("*.md"), ROOT / "docs" / "operations.md", ROOT / "docs" / "kubernetes.md"):
         for target in re.findall(r"\]\(([^)#]*)(#[^)]*)?\)", page.read_text(encoding="utf-8")):
             path, anchor = (page.parent / target[0]) if target[0] else page, target[1]
             assert path.exists(), f"{page.name}: {target}"
@@ -371,6 +415,17 @@ def test_promtool_accepts_the_configuration_and_every_rule_does_what_its_test_sa
     succeed(promtool, "test", "rules", "alerts_test.yml", cwd=folder)
 
 
+def check_strictly(built: Path, found: list[dict[str, Any]]) -> None:
+    """Validate what Kubernetes has schemas for by those, and the kinds of others by the fields that are used."""
+    for document in found:
+        if document["kind"] in OTHERS:
+            jsonschema.validate(document["spec"], closed(OTHERS[document["kind"]]))
+    known = [document for document in found if document["apiVersion"].split("/")[0] not in OTHER_GROUPS]
+    with built.open("w", encoding="utf-8") as file:
+        YAML(typ="safe").dump_all(known, file)
+    succeed(tool("kubernetes-validate"), "--strict", built)
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_is_built_and_is_what_kubernetes_expects(overlay: str, tmp_path: Path):
     built = tmp_path / "built.yaml"
@@ -379,29 +434,74 @@ def test_an_overlay_is_built_and_is_what_kubernetes_expects(overlay: str, tmp_pa
     assert kinds.count("Deployment") == (2 if overlay == "high-availability" else 1)
     assert kinds.count("Job") == (0 if overlay == "development" else 1)
     succeed(tool("kubernetes-validate"), "--strict", built)
+    for document in documents(built):
+        if document["kind"] == "Deployment":
+            (container,) = document["spec"]["template"]["spec"]["containers"]
+            mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
+            assert all(mounts[path] for path in ("/run/tls", "/run/tokens", "/models"))
 
 
-@pytest.mark.parametrize("overlay", ["gpu", "high-availability"])
+def test_the_loader_is_what_kubernetes_expects(tmp_path: Path):
+    built = tmp_path / "built.yaml"
+    built.write_text(kustomize_overlay(KUSTOMIZE / "loader"), encoding="utf-8")
+    succeed(tool("kubernetes-validate"), "--strict", built)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_behind_a_proxy_that_ends_tls_replicas_still_ask_for_tokens(overlay: str, tmp_path: Path, monkeypatch):
+    folder = tmp_path / "deploy"
+    shutil.copytree(DEPLOY, folder)
+    own = folder / "kustomize" / "overlays" / "own"
+    own.mkdir()
+    (own / "kustomization.yaml").write_text(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: secateur\n"
+        f"resources: [../{overlay}]\ncomponents: [../../components/behind-proxy]\n",
+        encoding="utf-8",
+    )
+    built = tmp_path / "built.yaml"
+    built.write_text(kustomize_overlay(own), encoding="utf-8")
+    succeed(tool("kubernetes-validate"), "--strict", built)
+    (data,) = [document["data"] for document in documents(built) if document["kind"] == "ConfigMap"]
+    for name, value in data.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert settings.missing_protection == ("TLS",)
+    settings.check_listen()
+    for document in documents(built):
+        if document["kind"] == "Deployment":
+            pod = document["spec"]["template"]["spec"]
+            assert "tls" not in {volume["name"] for volume in pod["volumes"]}
+            assert {mount["name"] for mount in pod["containers"][0]["volumeMounts"]} >= {"tokens", "models", "data"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_takes_all_components(overlay: str, tmp_path: Path):
     folder = with_all_components(tmp_path, overlay)
     everything = tmp_path / "everything.yaml"
     everything.write_text(kustomize_overlay(folder), encoding="utf-8")
     found = documents(everything)
-    assert {"PodMonitor", "PrometheusRule"} <= {document["kind"] for document in found}
+    kinds = {document["kind"] for document in found}
+    assert kinds >= {"Ingress", "GRPCRoute", "BackendTLSPolicy", "Certificate", "Issuer", "PersistentVolumeClaim"}
+    (account,) = [document for document in found if document["kind"] == "ServiceAccount"]
+    assert account["imagePullSecrets"] == [{"name": "secateur-registry"}]
+    (certificate,) = [
+        document
+        for document in found
+        if document["metadata"]["name"] == "secateur" and document["kind"] == "Certificate"
+    ]
+    for document in found:
+        if document["kind"] == "Deployment":
+            (container,) = document["spec"]["template"]["spec"]["containers"]
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                command = container[probe]["exec"]["command"]
+                assert command[:3] == ["python", "-m", "secateur_service.health"]
+                assert command[command.index("--server-name") + 1] in certificate["spec"]["dnsNames"]
+    check_strictly(everything, found)
+    if overlay == "development":
+        return
+    assert {"PodMonitor", "PrometheusRule"} <= kinds
     dashboards = [document for document in found if "grafana_dashboard" in document["metadata"].get("labels", {})]
     assert [list(document["data"]) for document in dashboards] == [["operators.json"], ["owners.json"]]
     assert "secateur-traces" in {document["metadata"]["name"] for document in found}
     (settings,) = [document["data"] for document in found if "SECATEUR_LISTEN" in document.get("data", {})]
     assert settings["OTEL_EXPORTER_OTLP_ENDPOINT"].endswith(":4318")
-    for document in found:
-        if document["kind"] == "Deployment":
-            (container,) = document["spec"]["template"]["spec"]["containers"]
-            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-                assert "grpc" not in container[probe]
-                assert container[probe]["exec"]["command"][:3] == ["python", "-m", "secateur_service.health"]
-            assert {"/run/tls", "/run/tokens"} <= {mount["mountPath"] for mount in container["volumeMounts"]}
-    # The kinds of the Prometheus operator have no schema to be checked with.
-    known = [document for document in found if not document["apiVersion"].startswith("monitoring.coreos.com/")]
-    with everything.open("w", encoding="utf-8") as file:
-        YAML(typ="safe").dump_all(known, file)
-    succeed(tool("kubernetes-validate"), "--strict", everything)

@@ -86,20 +86,23 @@ def test_an_unknown_name_in_the_file_is_refused(monkeypatch, tmp_path):
 def test_a_public_address_needs_tls_and_tokens_or_must_be_asked_for(listen):
     tls, tokens = {"tls_certificate": "/c.pem", "tls_key": "/k.pem"}, {"tokens_file": "/t.json"}
     for given, missing in ({}, "no TLS and no tokens"), (tls, "no tokens;"), (tokens, "no TLS;"):
-        with pytest.raises(ValidationError, match=f"{missing}.*SECATEUR_ALLOW_PUBLIC_LISTEN=true"):
-            Settings(listen=listen, **given)
+        with pytest.raises(ValueError, match=f"{missing}.*SECATEUR_ALLOW_PUBLIC_LISTEN=true"):
+            Settings(listen=listen, **given).check_listen()
         allowed = Settings(listen=listen, allow_public_listen=True, **given)
+        allowed.check_listen()
         assert allowed.public_addresses == {"listen": listen}
         assert len(allowed.missing_protection) == missing.count("no ")
-    assert Settings(listen=listen, **tls, **tokens).missing_protection == ()
+    protected = Settings(listen=listen, **tls, **tokens)
+    protected.check_listen()
+    assert protected.missing_protection == ()
 
 
 def test_a_public_address_for_metrics_is_permission_enough_and_gives_none_for_calls():
     settings = Settings(metrics_listen="0.0.0.0:9464")
     assert settings.public_addresses == {"metrics_listen": "0.0.0.0:9464"}
     assert settings.missing_protection == ()
-    with pytest.raises(ValidationError, match="listen is"):
-        Settings(metrics_listen="0.0.0.0:9464", listen="0.0.0.0:1")
+    with pytest.raises(ValueError, match="listen is"):
+        Settings(metrics_listen="0.0.0.0:9464", listen="0.0.0.0:1").check_listen()
 
 
 def test_files_of_the_doors_are_absolute_and_may_be_empty(monkeypatch, tmp_path):

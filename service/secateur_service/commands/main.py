@@ -201,6 +201,10 @@ def serve(
         tokens_file=tokens_file,
     )
     try:
+        settings.check_listen()
+    except ValueError as error:
+        _fail(str(error), EXIT_USAGE)
+    try:
         application.run(settings, ready_file=ready_file)
     except application.CannotStartError as error:
         _fail(f"the server cannot start: {error}", EXIT_CANNOT_START)
@@ -244,6 +248,14 @@ def config(*, as_json: Annotated[bool, typer.Option("--json", help="Print one li
     from secateur_service.commands.config import print_settings
 
     sys.exit(print_settings(_settings(), as_json=as_json))
+
+
+@app.command()
+def devices(*, as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False) -> None:
+    """Print the devices of the setting `devices`, as this machine has them; ends with 1 if it lacks one."""
+    from secateur_service.commands.devices import print_devices
+
+    sys.exit(print_devices(_settings().devices, as_json=as_json))
 
 
 @app.command()
@@ -329,11 +341,15 @@ def demo(
     data_dir: Annotated[Path, typer.Option(help="Folder for the demo's model, text, database and results.")] = Path(
         "secateur-demo"
     ),
+    inputs_only: Annotated[
+        bool,
+        typer.Option("--inputs-only", help="Only make the model and the text, in the folder `inputs`, for other jobs."),
+    ] = False,
 ) -> None:
     """Train a tiny multilingual model, prune it through a real server, and print what each language lost."""
     from secateur_service.commands.demo.command import run_demo
 
-    sys.exit(run_demo(data_dir))
+    sys.exit(run_demo(data_dir, inputs_only=inputs_only))
 
 
 TokensFile = Annotated[

@@ -25,11 +25,12 @@ SEQUENCE_LENGTH = 128
 EVALUATION_TOKENS = 4096
 
 
-def run_demo(data_dir: Path) -> int:
+def run_demo(data_dir: Path, *, inputs_only: bool = False) -> int:
     """Run the demo.
 
     Args:
         data_dir: For everything it writes. A model trained there earlier is reused.
+        inputs_only: Make the model and the text, and prune nothing.
 
     Returns:
         The exit code: 0, or 1 with the reason on the console.
@@ -42,6 +43,10 @@ def run_demo(data_dir: Path) -> int:
         model = inputs / "garden-llama"
         _train(terminal, model)
         calibration, evaluation = write_corpora(inputs / "corpora")
+        if inputs_only:
+            for what, path in (("Model", model), ("Calibration", calibration), ("Evaluation", evaluation)):
+                terminal.print(f"{what}: {path.as_uri()}", highlight=False, soft_wrap=True)
+            return 0
         with running_service(data_dir / "service", file_root=inputs) as address:
             terminal.print(
                 f"Service: listening on {address}, log in {data_dir / 'service' / 'service.log'}", soft_wrap=True
