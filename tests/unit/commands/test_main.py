@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from secateur_service.commands.main import app
@@ -77,3 +78,34 @@ def test_a_device_that_is_none_or_not_here_ends_run_with_2_before_the_specificat
 @pytest.mark.parametrize("threads", ["0", "-1", "x", "99999999"])
 def test_a_number_of_threads_that_no_machine_has_ends_run_with_2(threads, tmp_path, monkeypatch):
     assert invoke([*COMMANDS["run"], "--threads", threads], tmp_path, monkeypatch).exit_code == 2
+
+
+def test_only_a_server_needs_protection_for_a_public_address(tmp_path, monkeypatch):
+    environment = {"SECATEUR_LISTEN": "0.0.0.0:50051", "SECATEUR_TOKENS_FILE": str(tmp_path / "tokens")}
+    refused = invoke(["serve", "--data-dir", "data"], tmp_path, monkeypatch, **environment)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert "no TLS;" in refused.stderr
+    assert not (tmp_path / "data").exists()
+    for arguments in (["migrate", "--data-dir", "."], ["tokens", "create", "me"], ["config"]):
+        done = invoke(arguments, tmp_path, monkeypatch, **environment)
+        assert done.exit_code == 0, done.output
+
+
+def test_devices_that_are_here_are_described_and_one_that_is_not_ends_with_1(tmp_path, monkeypatch):
+    here = invoke(["devices", "--json"], tmp_path, monkeypatch, SECATEUR_DEVICES="cpu,cpu")
+    (device,) = json.loads(here.stdout)["devices"]
+    assert here.exit_code == 0
+    assert device["memory_bytes"] > device["free_bytes"] > 0
+    absent = invoke(["devices"], tmp_path, monkeypatch, SECATEUR_DEVICES="cpu,cuda:999")
+    assert absent.exit_code == 1
+    assert absent.stdout.splitlines()[1].startswith("cpu")
+    assert absent.stderr.startswith("cuda:999 is not here: PyTorch ")
+    none = invoke(["devices"], tmp_path, monkeypatch, SECATEUR_DEVICES="")
+    assert (none.exit_code, none.stdout) == (0, "no devices: this replica serves the API only\n")
+
+
+def test_no_flag_that_may_be_repeated_shows_a_type_of_python():
+    for name, command in get_command(app).commands.items():
+        for parameter in command.params:
+            if parameter.param_type_name == "option" and parameter.multiple:
+                assert parameter.metavar, f"{name} {parameter.opts}"
