@@ -217,7 +217,7 @@ def test_the_sdk_shows_a_certificate_of_its_own_where_one_is_asked_for(tmp_path:
         (("revoke", "nobody"), 1, "tokens list"),
         (("list", "--tokens-file", "none.json"), 1, "cannot be read"),
         (("revoke", "ci", "--tokens-file", "none.json"), 1, "cannot be read"),
-        (("create", "x", "--tokens-file", "none/none.json"), 1, "cannot be written"),
+        (("create", "x", "--tokens-file", "tokens.json/none.json"), 1, "cannot be written"),
     ],
 )
 def test_what_the_tokens_command_cannot_do_is_one_line_with_a_remedy(
