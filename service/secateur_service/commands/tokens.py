@@ -137,7 +137,8 @@ def _refusals() -> Iterator[None]:
     except UnusableFileError as error:
         raise _RefusedError(str(error), EXIT_REFUSED) from error
     except OSError as error:
-        raise _RefusedError(f"the tokens cannot be written: {detail_of(error)}", EXIT_REFUSED) from error
+        place = f" to {error.filename}" if error.filename else ""
+        raise _RefusedError(f"the tokens cannot be written{place}: {detail_of(error)}", EXIT_REFUSED) from error
 
 
 def _refuse(refusal: _RefusedError) -> int:
