@@ -48,6 +48,8 @@ BEYOND: dict[str, dict[str, Any]] = {
     "cg, asymmetric": {"update": "cg", "asymmetric": True},
     "cg, trained": {"update": "cg", "epochs": 4},
 }
+UPDATES = {"wanda": "none", "sparsegpt": "obs"}
+"""As in the papers, which is what the peer has; here `sparsegpt` brings conjugate gradients."""
 CASES = [("wanda", "0.5"), ("wanda", "2:4"), ("sparsegpt", "0.5"), ("sparsegpt", "2:4")]
 
 
@@ -102,11 +104,12 @@ class Bench:
         self.judge = Judge(self.model, evaluation)
 
     def ours(self, method: str, target: str, *, order: str = "true_sequential", **job: Any) -> dict[str, float]:
-        """Run Secateur; the pruned blocks are in `ours`."""
+        """Run Secateur, with the peer's update unless another is given; the pruned blocks are in `ours`."""
         output = self.folder / "ours"
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir()
-        job = {"report": False, "order": order, "tokens": str(self.folder / "tokens.safetensors"), **job}
+        tokens = str(self.folder / "tokens.safetensors")
+        job = {"report": False, "order": order, "update": UPDATES[method], "tokens": tokens, **job}
         job |= {"model": str(self.model), "method": method, "target": target, "output": str(output)}
         return run_side(None if self.options.small else sys.executable, COMPARE / "secateur_side.py", job)
 

@@ -36,9 +36,9 @@ JOBS: dict[str, dict[str, Any]] = {
     "wanda, order block": {"method": "wanda", "order": "block"},
     "ria": {"method": "ria"},
     "wanda + cg": {"method": "wanda", "update": "cg"},
-    "sparsegpt": {"method": "sparsegpt"},
-    "sparsegpt, order block": {"method": "sparsegpt", "order": "block"},
-    "sparsegpt, minimax": {"method": "sparsegpt", "minimax": True},
+    "sparsegpt + obs": {"method": "sparsegpt", "update": "obs"},
+    "sparsegpt + obs, order block": {"method": "sparsegpt", "update": "obs", "order": "block"},
+    "sparsegpt + obs, minimax": {"method": "sparsegpt", "update": "obs", "minimax": True},
     "sparsegpt + cg, asymmetric": {"method": "sparsegpt", "update": "cg", "asymmetric": True},
     "the same, order block": {"method": "sparsegpt", "update": "cg", "asymmetric": True, "order": "block"},
     "sparsegpt + cg, trained": {"method": "sparsegpt", "update": "cg", "epochs": 4},
@@ -89,7 +89,7 @@ def main() -> None:
     layers, jobs, size, python = options.layers, JOBS, {}, sys.executable
     if options.small:
         layers, size, python = 1, {"hidden": 64, "intermediate": 96}, None
-        jobs = {"sparsegpt, minimax": JOBS["sparsegpt, minimax"]}
+        jobs = {"sparsegpt + obs, minimax": JOBS["sparsegpt + obs, minimax"]}
     results = {}
     print(f"{'':28}{'operations':>12}{'estimated':>12}{'ratio':>8}{'memory':>12}{'estimated':>12}{'ratio':>8}")
     with tempfile.TemporaryDirectory() as name:

@@ -33,6 +33,8 @@ import matplotlib.pyplot as plt
 
 COMPARE = Path(__file__).parent / "compare"
 SEQUENCES, LENGTH, SPARSITY = 32, 256, "0.5"
+UPDATES = {"wanda": "none", "sparsegpt": "obs"}
+"""As in the papers, which is what the peer has; here `sparsegpt` brings conjugate gradients."""
 SIDES = ("llmcompressor", "secateur", "secateur_with_report")
 _TITLES = {
     "llmcompressor": "llm-compressor",
@@ -51,7 +53,7 @@ def peaks(layers: int, method: str, peer_python: str | None, folder: Path, **siz
         drawn = {"calibration/random": random_tokens(SEQUENCES, LENGTH, 1)}
         save_file(drawn, calibration)
         save_file(drawn | {"evaluation/random": random_tokens(SEQUENCES // 2, LENGTH, 2)}, tokens)
-    common = {"model": str(model), "method": method, "target": SPARSITY}
+    common = {"model": str(model), "method": method, "update": UPDATES[method], "target": SPARSITY}
     peer = {"tokens": str(calibration), "output": str(folder / "peer.safetensors"), "batch": 1, "propagate": True}
     found = {}
     if peer_python is not None:
@@ -83,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", help="interpreter that has llm-compressor; without it, ours alone")
     parser.add_argument("--layers", type=int, nargs="+", default=[8, 16, 32, 64])
-    parser.add_argument("--methods", nargs="+", default=["wanda", "sparsegpt"])
+    parser.add_argument("--methods", nargs="+", choices=UPDATES, default=list(UPDATES))
     add_options(parser)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)

@@ -71,14 +71,14 @@ LATER = [
     Case("llama-3-8b", "wanda", flags=("report",)),
     Case("llama-3-8b", "sparsegpt", "cg", flags=("report",)),
     Case("llama-3-8b", "alps"),
-    Case("llama-3-8b", "sparsegpt"),
+    Case("llama-3-8b", "sparsegpt", "obs"),
     Case("70b", "sparsegpt", "cg"),
     Case("70b", "wanda"),
-    Case("llama-3-8b", "sparsegpt", target="2:4"),
+    Case("llama-3-8b", "sparsegpt", "obs", target="2:4"),
     Case("llama-3-8b", "wanda", order="block"),
     Case("405b", "wanda"),
     Case("llama-3-8b", "ria"),
-    Case("70b", "sparsegpt"),
+    Case("70b", "sparsegpt", "obs"),
 ]
 SMALL = [
     Case("tiny", "wanda"),

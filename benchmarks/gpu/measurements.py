@@ -246,6 +246,7 @@ def measure_agreement(setting: Setting, deadline: float) -> Figures:
         folder = Path(name)
         write_random_llama(folder / "model", layers=2, hidden=128, intermediate=352)
         ways: dict[str, dict[str, Any]] = {method: {"recipe": Recipe.of(method)} for method in METHODS}
+        ways["sparsegpt+obs"] = {"recipe": Recipe.of("sparsegpt", "obs")}
         ways["sparsegpt+cg/asymmetric"] = {"recipe": Recipe.of("sparsegpt", "cg"), "asymmetric": True}
         training = ReconstructionSpec(epochs=2, norms=True)
         ways["sparsegpt+cg/trained"] = {"recipe": Recipe.of("sparsegpt", "cg"), "reconstruction": training}

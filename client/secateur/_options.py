@@ -102,8 +102,7 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "method": Option(
         ("pruning", "method"),
-        "Which weights go: magnitude, wanda, wanda_multilingual, ria, sparsegpt or alps. Left out, it is sparsegpt "
-        "with update cg; where it is named, the update is the method's own.",
+        "Which weights go: magnitude, wanda, wanda_multilingual, ria, sparsegpt or alps. Each brings its own update.",
         "sparsegpt",
     ),
     "sparsity": Option(
@@ -117,7 +116,7 @@ OPTIONS: Mapping[str, Option] = {
     "update": Option(
         ("pruning", "update"),
         "What happens to the weights that stay: none, cg or obs; admm with alps.",
-        "the method's; cg where neither is given",
+        "the method's: cg with sparsegpt, admm with alps, else none",
     ),
     "order": Option(
         ("pruning", "order"),

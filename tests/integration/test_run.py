@@ -299,7 +299,7 @@ def test_recipes_beyond_the_plain_methods_run_and_are_named_in_the_report(inputs
     assert report["spec"]["pruning"]["update"] == pruning.get("update", "admm")
     assert report["sparsity"]["pruned_layers"] == pytest.approx(0.5 if "pattern" in pruning else 0.6, abs=1e-4)
     card = (tmp_path / "out" / "checkpoint" / "README.md").read_text()
-    assert ("alps" if pruning["method"] == "alps" else f"{pruning['method']} mask + cg") in card
+    assert ("alps" if pruning["method"] == "alps" else f"{pruning['method']} with cg") in card
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])

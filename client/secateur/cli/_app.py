@@ -196,7 +196,7 @@ def submit(
     A specification:
       model: {uri: file:///models/m}
       calibration: {corpus: file:///corpora/c, languages: {de: 0.7, en: 0.3}, samples: 128}
-      pruning: {method: sparsegpt, sparsity: 0.5}
+      pruning: {sparsity: 0.5}
       evaluation: {corpus: file:///corpora/e, languages: [de, en, uk]}
     """  # noqa: D301 - \b keeps the lines of the examples
     content = read_content(spec)

@@ -1,8 +1,8 @@
 """The registry of methods, without torch: which score, which update, and what each needs and costs.
 
 A score decides which weights to prune, an update what happens to those that are kept; the two are independent. A
-method names a pair, and a job may replace its parts: `wanda` with `cg`, `sparsegpt` with `cg` instead of its own
-sweep, `ria` compared within rows.
+method names a pair, and a job may replace its parts: `wanda` with `cg`, `sparsegpt` with its paper's own sweep,
+`ria` compared within rows.
 
 To add a method, write a file with its algorithm, and add a row here for each new part: `SCORES`, `UPDATES`, `METHODS`.
 Everything else reads these rows: the solver, the specification, the estimate, and the response of `GetServiceInfo`.
@@ -164,9 +164,10 @@ METHODS: dict[str, Method] = {
     "wanda": Method("wanda", "none", "row"),
     "wanda_multilingual": Method("wanda_multilingual", "none", "row"),
     "ria": Method("ria", "none", "layer"),
-    "sparsegpt": Method("obs", "obs", "layer"),
+    "sparsegpt": Method("obs", "cg", "layer"),
     "alps": Method("admm", "admm", "layer"),
 }
+"""`sparsegpt` brings `cg`, which was better than its paper's sweep at every target (benchmarks/method_table.py)."""
 
 # Which weights compete to be kept: those of an output row, or those of the whole layer.
 GROUPS = ("row", "layer")
@@ -241,7 +242,8 @@ def goes_together(method: str, update: str) -> bool:
 
 
 def label(method: str, update: str) -> str:
-    """The display name of a method with an update: the update is named only where it is not the method's default."""
-    if update == METHODS[method].update:
+    """The display name of a method with an update: a method goes by its name alone where it is all there is."""
+    score = SCORES[METHODS[method].score]
+    if score.is_whole or (update == "none" and score.solver is None):
         return method
-    return f"{method} mask" if update == "none" else f"{method} mask + {update}"
+    return f"{method} mask" if update == "none" else f"{method} with {update}"

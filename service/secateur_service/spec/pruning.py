@@ -25,7 +25,6 @@ ORDERS = ("block", "true_sequential", "dense")
 ALLOCATIONS = ("uniform", "owl", "multilingual")
 # According to the table of benchmarks/method_table.py: near the best at every target, at a fraction of its cost.
 DEFAULT_METHOD = "sparsegpt"
-DEFAULT_UPDATE = "cg"
 DEFAULT_ORDER: Literal["block", "true_sequential", "dense"] = "true_sequential"
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "fast": {"method": "sparsegpt", "update": "cg", "asymmetric": False},
@@ -121,7 +120,7 @@ class PruningSpec(Part):
         default=None, description="one of " + ", ".join(METHODS)
     )
     update: Annotated[str, AfterValidator(_update)] | None = Field(
-        default=None, description=f"one of {', '.join(UPDATES)}; the method's own where only a method is given"
+        default=None, description=f"one of {', '.join(UPDATES)}; the method's own where it is not given"
     )
     sparsity: Sparsity | None = Field(default=None, description=_SHARE)
     pattern: Pattern | None = Field(default=None, description=_PATTERN)
@@ -194,8 +193,8 @@ class PruningSpec(Part):
 
     @property
     def effective_update(self) -> str:
-        """The update that runs: if only a method is given, the method's own; if neither is given, the best one."""
-        return self.update or (METHODS[self.method].update if self.method else DEFAULT_UPDATE)
+        """The update that runs: that of the method unless another is given."""
+        return self.update or METHODS[self.effective_method].update
 
     @property
     def effective_group(self) -> str:

@@ -56,8 +56,9 @@ def watched_pass(folder, shards, method, order, *, sequences, length, evaluation
     """Run a pass over random tokens; returns what watched it, also where it was stopped."""
     model = StreamedModel(open_checkpoint(folder), torch.device("cpu"), torch.float32)
     shards.mkdir()
-    recipe = Recipe.of(method)
-    targets = {info.name: Unstructured(0.5, METHODS[method].group) for info in model.checkpoint.linear_weights()}
+    named, *update = method.split("+")
+    recipe = Recipe.of(named, *update)
+    targets = {info.name: Unstructured(0.5, METHODS[named].group) for info in model.checkpoint.linear_weights()}
     weights = {"de": 0.5, "uk": 0.5}
     calibration = samples_of(weights, sequences, length)
     task = PassConfig(
@@ -78,7 +79,7 @@ shapes = {
     "intermediate": st.sampled_from([96, 400]),
     "vocabulary": st.sampled_from([260, 3000]),
     "blocks": st.sampled_from([2, 5]),
-    "method": st.sampled_from(["wanda", "sparsegpt", "alps", "ria"]),
+    "method": st.sampled_from(["wanda", "sparsegpt", "sparsegpt+obs", "alps", "ria"]),
     "order": st.sampled_from(ORDERS),
     "sequences": st.sampled_from([1, 12]),
     "evaluation": st.sampled_from([1, 9, 70]),

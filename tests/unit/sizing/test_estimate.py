@@ -160,11 +160,11 @@ def test_states_go_where_memory_is_not_short(model):
 @pytest.mark.parametrize(
     ("recipe", "products"),
     [
-        (Recipe.of("sparsegpt"), lambda m, n: m * n * (n + 2 * 128)),
+        (Recipe.of("sparsegpt", "obs"), lambda m, n: m * n * (n + 2 * 128)),
         (Recipe.of("wanda", "cg"), lambda m, n: 24 * m * n**2),
         (Recipe.of("sparsegpt", "cg"), lambda m, n: m * n * (n + 2 * 128) + 24 * m * n**2),
     ],
-    ids=["sparsegpt", "wanda with cg", "sparsegpt with cg"],
+    ids=["sparsegpt with obs", "wanda with cg", "sparsegpt with cg"],
 )
 def test_solving_takes_the_products_that_the_documentation_says(recipe, products):
     width, heights = 1024, (640, 256)

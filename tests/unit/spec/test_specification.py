@@ -351,7 +351,6 @@ def test_resolving_fills_in_what_the_method_and_the_policies_have_by_default():
     assert (resolved.allocation.span, resolved.allocation.outlier) == (0.08, 5.0)
     resolved = pruning(sparsity=0.5, allocation={"policy": "multilingual"}).resolved()
     assert (resolved.method, resolved.update, resolved.group, resolved.spread) == ("sparsegpt", "cg", "layer", None)
-    assert pruning(method="sparsegpt", sparsity=0.5).resolved().update == "obs"
     assert (resolved.allocation.span, resolved.allocation.outlier) == (0.08, 5.0)
     resolved = pruning(pattern="2:4").resolved()
     assert (resolved.group, resolved.allocation.span) == (None, None)
@@ -398,6 +397,15 @@ def test_what_contradicts_a_preset_is_refused_there(given, told):
     (violation,) = caught.value.violations
     assert violation.field == "pruning.preset"
     assert told in violation.description
+
+
+def test_naming_the_default_changes_nothing_and_a_resolved_update_stays():
+    default = pruning(sparsity=0.5).resolved()
+    assert pruning(method="sparsegpt", sparsity=0.5).resolved() == default
+    assert pruning(update="cg", sparsity=0.5).resolved() == default
+    older = pruning(method="sparsegpt", update="obs", sparsity=0.5).resolved()
+    assert older.update == "obs"
+    assert pruning(**older.model_dump()).resolved() == older
 
 
 def test_what_is_given_is_not_replaced_by_a_default():
