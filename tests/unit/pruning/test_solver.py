@@ -27,7 +27,9 @@ def statistics_of(*texts):
     return found
 
 
-@pytest.mark.parametrize("recipe", [Recipe.of("sparsegpt", "cg"), Recipe.of("sparsegpt", "obs"), Recipe.of("alps")], ids=str)
+@pytest.mark.parametrize(
+    "recipe", [Recipe.of("sparsegpt", "cg"), Recipe.of("sparsegpt", "obs"), Recipe.of("alps")], ids=str
+)
 def test_what_is_fitted_to_fewer_tokens_than_inputs_loses_less_on_other_text(recipe, monkeypatch):
     weight = torch.randn(32, WIDTH, generator=torch.Generator().manual_seed(1))
     other = inputs(8192, 2)
