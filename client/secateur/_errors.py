@@ -32,7 +32,7 @@ Each carries a stable ``reason`` (UPPER_SNAKE_CASE), whether it is ``retryable``
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +118,13 @@ class InvalidRequestError(RequestError):
         self.violations = tuple(violations)
         text = "; ".join(str(violation) for violation in self.violations) or message or "the request breaks rules"
         super().__init__(text, reason=reason, metadata=metadata)
+
+    def rename(self, named: Callable[[str], str]) -> None:
+        """Give the fields other names, those that the caller knows."""
+        if self.violations:
+            self.violations = tuple(FieldViolation(named(each.field), each.description) for each in self.violations)
+            self.message = "; ".join(str(violation) for violation in self.violations)
+            self.args = (self.message,)
 
 
 class InvalidSpecError(InvalidRequestError):

@@ -12,7 +12,8 @@ from typing import Any, TypedDict
 from secateur._arguments import number, texts
 from secateur._errors import FieldViolation, InvalidRequestError
 from secateur._foreign import detail_of
-from secateur._language import UNKNOWN, canonical_tag
+from secateur._language import canonical_tag
+from secateur._language_names import language_fault
 from secateur._report import TaskReport
 from secateur._task_loss import can_be_limited, is_beyond, loss_interval, loss_problem, task_loss
 
@@ -205,8 +206,8 @@ def _misuses(max_growth: float | None, max_task_loss: float | None, tasks: Colle
 
 def _no_languages(languages: Collection[str]) -> Iterator[FieldViolation]:
     for language in languages:
-        if canonical_tag(language) is None:
-            yield FieldViolation("languages", f"{language!r} {UNKNOWN}; expected a tag such as de")
+        if (fault := language_fault(language)) is not None:
+            yield FieldViolation("languages", fault)
 
 
 def _entries(report: Mapping[str, Any], languages: Collection[str]) -> list[Mapping[str, Any]]:

@@ -11,15 +11,16 @@ from typing import Any, Unpack
 
 from secateur._arguments import number, texts
 from secateur._artifact import Artifact, ServiceInfo
+from secateur._as_written import as_written
 from secateur._comparison import Comparison, comparison_of
 from secateur._convert import artifact_from, info_from, job_from, plain_struct, plan_from, state_value
-from secateur._errors import JobCancelledError, JobFailedError, NotReadyError
+from secateur._errors import InvalidRequestError, JobCancelledError, JobFailedError, NotReadyError
 from secateur._event import LogEvent
 from secateur._flow import Emit, Flow, Run, call, select
 from secateur._gate import Gate, GateLimits, gate
 from secateur._job import Failure, Job, JobResult, JobState, Plan, PublishedResult, job_name
 from secateur._report import Report
-from secateur._spec import SpecSource, load_spec, spec_message
+from secateur._spec import SpecSource, read_spec, spec_message
 from secateur._watch import Reconnect, watch
 from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
@@ -41,17 +42,22 @@ class Operations:
 
     def create(self, spec: SpecSource, labels: Mapping[str, str] | None, request_id: str | None) -> Flow[Job]:
         """Submit a specification; the request id makes it safe to repeat."""
-        message = yield from _message(spec)
-        request = service_pb.CreatePruneJobRequest(
-            spec=message, labels=labels or {}, request_id=request_id or str(uuid.uuid4())
+        return job_from(
+            (yield from self._create(spec, labels=labels or {}, request_id=request_id or str(uuid.uuid4())))
         )
-        return job_from((yield from self._ask("CreatePruneJob", request)))
 
     def plan(self, spec: SpecSource, labels: Mapping[str, str] | None) -> Flow[Plan]:
         """Have a specification checked and its cost estimated."""
-        message = yield from _message(spec)
-        request = service_pb.CreatePruneJobRequest(spec=message, labels=labels or {}, validate_only=True)
-        return plan_from((yield from self._ask("CreatePruneJob", request)))
+        return plan_from((yield from self._create(spec, labels=labels or {}, validate_only=True)))
+
+    def _create(self, spec: SpecSource, **rest: Any) -> Flow[pb.PruneJob]:
+        content = yield from _content(spec)
+        request = service_pb.CreatePruneJobRequest(spec=spec_message(content), **rest)
+        try:
+            return (yield from self._ask("CreatePruneJob", request))
+        except InvalidRequestError as error:
+            error.rename(lambda field: as_written(field, content))
+            raise
 
     def get(self, name: str) -> Flow[Job]:
         """Read a job."""
@@ -231,10 +237,10 @@ def published_result(job: Job) -> PublishedResult:
     return job.result
 
 
-def _message(spec: SpecSource) -> Flow[pb.PruneSpec]:
-    """A specification as a message; reads files without blocking an event loop."""
+def _content(spec: SpecSource) -> Flow[Mapping[str, Any]]:
+    """A specification as plain data; reads files without blocking an event loop."""
     if isinstance(spec, Mapping):
-        return spec_message(spec)
+        return spec
     if not isinstance(spec, str | os.PathLike):
         raise TypeError(f"a specification is a mapping or the path of a YAML file, not {type(spec).__name__}")
-    return (yield Run(lambda: load_spec(spec)))
+    return (yield Run(lambda: read_spec(spec)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Required, TypeAlias, TypedDict, Unpack
 
+from secateur._suggestions import close_to, did_you_mean
+
 Languages: TypeAlias = Mapping[str, float] | Sequence[str]
 """A mix: languages (BCP 47) with their weights, or languages alone."""
 
@@ -459,9 +461,10 @@ def with_options(spec: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
     Raises:
         TypeError: an option is unknown.
     """
-    unknown = options.keys() - OPTIONS.keys()
-    if unknown:
-        raise TypeError(f"no such option: {', '.join(sorted(unknown))}; known are {', '.join(OPTIONS)}")
+    if unknown := sorted(options.keys() - OPTIONS.keys()):
+        meant = [f"{did_you_mean([near])} " for near in (close_to(name, OPTIONS) for name in unknown) if near]
+        hint = f", {''.join(meant)}".rstrip() if meant else ";"
+        raise TypeError(f"no such option: {', '.join(unknown)}{hint} known are {', '.join(OPTIONS)}")
     given = {name: value for name, value in options.items() if value is not None}
     merged = dict(spec)
     for alternatives in (("sparsity", "pattern"), ("extra_tokens", "vocabulary_rows"), _WIDTHS):

@@ -7,8 +7,8 @@ with its path. No defaults are filled in, and not-a-number and infinity pass thr
 
 from __future__ import annotations
 
-import difflib
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 
 from secateur import _yaml
 from secateur._errors import FieldViolation, InvalidSpecError
+from secateur._suggestions import close_to, did_you_mean
 from secateur.v1 import prune_job_pb2 as pb
 
 SpecSource: TypeAlias = "Mapping[str, Any] | str | os.PathLike[str]"
@@ -32,6 +33,7 @@ _LANGUAGE_WEIGHT = pb.LanguageWeight.DESCRIPTOR
 _LAYER_OVERRIDE = pb.LayerOverride.DESCRIPTOR
 _LANGUAGE_LIMIT = pb.LanguageLimit.DESCRIPTOR
 _INTEGER_BITS = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
+_NUMBER = re.compile(r"\s*([0-9]{1,9}(?:[.,][0-9]{1,9})?)\s*(%?)\s*", re.ASCII)
 _Report = Callable[[str, str], None]
 
 
@@ -199,8 +201,17 @@ def _scalar_fault(field: FieldDescriptor, value: Any) -> str:
         return "" if -limit <= value < limit else f"{value} is too large; expected less than {limit}"
     assert field.type == FieldDescriptor.TYPE_DOUBLE, field.full_name
     if not isinstance(value, int | float) or isinstance(value, bool):
-        return f"expected a number, not {described(value)}"
+        return f"expected a number, not {described(value)}{_number_meant(value)}"
     return "" if isinstance(value, float) or abs(value) < 2**1023 else "too large for a number"
+
+
+def _number_meant(value: object) -> str:
+    """The number in a text such as `50 %` or `0,5`, as a question; empty for others."""
+    match = _NUMBER.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return ""
+    number = float(match[1].replace(",", "."))
+    return f"; {did_you_mean([f'{number / 100 if match[2] else number:g}'])}"
 
 
 def _is_unicode(text: str) -> bool:
@@ -215,9 +226,21 @@ def _unknown(key: object, kind: Descriptor) -> str:
     if key == SWEEP and kind is pb.PruneSpec.DESCRIPTOR:
         return "is a section of sweeps; submit the file with `secateur sweep`, or take the section out"
     known = [field.name for field in kind.fields]
-    close = difflib.get_close_matches(str(key), known, n=1)
-    hint = f", did you mean {close[0]}?" if close else ";"
+    near = close_to(str(key), known) or _elsewhere(str(key), pb.PruneSpec.DESCRIPTOR)
+    hint = f", {did_you_mean([near])}" if near else ";"
     return f"no such field{hint} known are {', '.join(known)}"
+
+
+def _elsewhere(name: str, kind: Descriptor, path: str = "") -> str | None:
+    """The path of the first field of that name in a part and the parts within it."""
+    for field in kind.fields:
+        if field.name == name:
+            return path + name
+        if field.message_type is not None and not _is_repeated(field):
+            found = _elsewhere(name, field.message_type, f"{path}{field.name}.")
+            if found:
+                return found
+    return None
 
 
 def _joined(path: str, key: object) -> str:

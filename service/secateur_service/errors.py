@@ -26,9 +26,9 @@ Each carries a stable ``reason`` (UPPER_SNAKE_CASE), whether it is ``retryable``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 def _characters(text: str) -> str:
@@ -73,6 +73,11 @@ class InvalidRequestError(ServiceError):
     def __init__(self, violations: Sequence[FieldViolation], *, reason: str | None = None) -> None:
         super().__init__("; ".join(str(violation) for violation in violations), reason=reason)
         self.violations = tuple(violations)
+
+    def renamed(self, named: Callable[[str], str]) -> Self:
+        """The same with other names of the fields, those that the caller knows."""
+        violations = [FieldViolation(named(violation.field), violation.description) for violation in self.violations]
+        return type(self)(violations, reason=self.reason)
 
 
 class InvalidSpecError(InvalidRequestError):

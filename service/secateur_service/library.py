@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from secateur._as_written import as_written
 from secateur._spec import spec_message
-from secateur_service.admission import AccessPolicy, admit
+from secateur_service.admission import AccessPolicy, Admission, admit
 from secateur_service.api.conversion import spec_to_dict
 from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.errors import FieldViolation, InvalidSpecError
@@ -64,8 +65,7 @@ def prune(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     sources = open_sources(settings or Settings(), everywhere=True)
     on_device = not device.startswith("cpu")
-    data = spec_to_dict(spec_message(spec))  # expands the short forms
-    admitted = admit(data, AccessPolicy(sources, destinations=None, on_device=on_device)).resolved
+    admitted = admit_written(spec, AccessPolicy(sources, destinations=None, on_device=on_device)).resolved
     try:
         make_work_folder(output)
     except OSError as error:
@@ -78,6 +78,21 @@ def prune(
         Machine(output / WORK, device, threads),
         observer or RecordingObserver(),
     )
+
+
+def admit_written(spec: Mapping[str, Any], access: AccessPolicy) -> Admission:
+    """Check a specification as its author wrote it, with its short forms.
+
+    Raises:
+        secateur.InvalidSpecError: it has the wrong shape; lists every fault.
+        InvalidSpecError: it breaks rules; lists all of them, with the fields named as they are written.
+        TransientError: what it names cannot be reached.
+    """
+    data = spec_to_dict(spec_message(spec))  # expands the short forms
+    try:
+        return admit(data, access)
+    except InvalidSpecError as error:
+        raise error.renamed(lambda field: as_written(field, spec)) from error
 
 
 def prune_tokens(

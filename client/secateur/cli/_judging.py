@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from secateur._errors import NotReadyError
 from secateur._gate import GateLimits, growth_problem, read_report
 from secateur._gate import gate as judge
+from secateur._language_names import language_fault
 from secateur._operations import has_report
 from secateur._terminal import clean
 from secateur.cli._arguments import read_content
@@ -18,8 +18,6 @@ from secateur.cli._comparing import comparison_text, gate_text
 from secateur.cli._exit import ExitCode
 from secateur.cli._session import Session, connected
 from secateur.cli._sweeping import cancel_jobs, run_sweep, show_plans, sweep_code, sweep_text, sweep_value
-
-_TAG = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")
 
 MaxGrowthOption = typer.Option(
     metavar="RATIO",
@@ -110,8 +108,8 @@ def sweep(
     if max_growth is not None and (problem := growth_problem(max_growth)) is not None:
         raise typer.BadParameter(f"--max-growth {problem}")
     for tag in language or ():  # the service would say so of the comparison, when all jobs have ended
-        if not _TAG.fullmatch(tag):
-            raise typer.BadParameter(f"--language {clean(tag)!r} is not a language; expected a BCP 47 tag, e.g. de")
+        if (fault := language_fault(tag)) is not None:
+            raise typer.BadParameter(f"--language {clean(fault)}")
     content = read_content(spec)
     if dry_run:
         show_plans(session, content, name)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from secateur._gate import growth_problem
+from secateur._language_names import language_fault
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur_service.api import conversion, names
 from secateur_service.api.published_results import PublishedResults
@@ -54,10 +55,10 @@ def parse_request(request: service_pb.ComparePruneJobsRequest) -> Asked:
         job_ids[job_id] = field
     targets = []
     for position, tag in enumerate(request.target_languages):
-        try:
+        if (fault := language_fault(tag)) is not None:
+            violations.append(FieldViolation(f"target_languages[{position}]", fault))
+        else:
             targets.append(str(parse_language(tag)))
-        except ValueError as error:
-            violations.append(FieldViolation(f"target_languages[{position}]", f"{tag} {error}"))
     if max_growth is not None and (problem := growth_problem(max_growth)) is not None:
         violations.append(FieldViolation("max_growth", problem))
     if violations:

@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from secateur._language_names import in_words, nearest_languages
+from secateur._suggestions import did_you_mean
 from secateur_service.calibration.containers import is_archive, kind_of, rows_of
 from secateur_service.calibration.documents import CorpusRefusedError, Reading, Render, documents_of
 from secateur_service.calibration.languages import parse_language, spelling_of
@@ -25,6 +27,7 @@ __all__ = ["DEFAULT_TEXT_FIELD", "Corpus", "CorpusRefusedError", "FolderCorpus",
 DEFAULT_TEXT_FIELD = "text"
 # How many files of unknown languages an error message names.
 _NAMED_FILES = 5
+_NAMED_IN_WORDS = 12
 
 
 class Corpus(Protocol):
@@ -153,7 +156,9 @@ class FolderCorpus:
 
     def _missing(self, language: str) -> str:
         name = spelling_of(language)
-        known = ", ".join(self.languages()) or "none"
+        known = self.languages()
+        has = ", ".join(map(in_words, known) if len(known) <= _NAMED_IN_WORDS else known) or "none"
+        meant = did_you_mean(list(map(in_words, nearest_languages(language, known))))
         odd = [
             path.name for path in self._paths() if kind_of(path.name) and _named(path.relative_to(self.folder)) is None
         ]
@@ -161,7 +166,7 @@ class FolderCorpus:
         others = f"; named by no language that BCP 47 knows: {named}" if named else ""
         return (
             f"has no file {name}.txt, {name}.jsonl or {name}.parquet, and no folder {name} of such files; it has text "
-            f"in: {known}{others}"
+            f"in: {has}{others}{f'; {meant}' * bool(meant)}"
         )
 
 

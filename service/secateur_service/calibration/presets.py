@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+from secateur._language_names import in_words, nearest_languages
+from secateur._suggestions import close_to, did_you_mean
 from secateur_service.calibration.documents import CorpusRefusedError
 from secateur_service.calibration.languages import parse_language, script_of, spelling_of, without_region
 
@@ -72,6 +74,8 @@ class Preset:
         if script is None and len(near) == 1:
             return self.configurations[near[0]]
         hint = f"it has {', '.join(near)}" if near else "`secateur info` lists the languages of every preset"
+        if meant := nearest_languages(language, self.configurations):
+            hint = did_you_mean(list(map(in_words, meant)))
         spelling = spelling_of(language)
         wanted = spelling if not near or script is None else f"{spelling} in the script {script}"
         raise CorpusRefusedError(f"{self.name} has no {wanted}; {hint}")
@@ -106,8 +110,10 @@ def parse_preset(corpus: str) -> PresetReference | None:
     match = _REFERENCE.fullmatch(corpus) if len(corpus) <= _MOST_CHARACTERS else None
     preset = presets().get(match["name"]) if match else None
     if match is None or preset is None:
-        raise CorpusRefusedError(
-            f"no such preset; use one of {', '.join(presets())}, or a place: hf://datasets/org/name, "
-            "s3://bucket/prefix or file:///absolute/path"
+        meant = close_to(corpus.partition("@")[0], presets()) if len(corpus) <= _MOST_CHARACTERS else None
+        remedy = (
+            f"use one of {', '.join(presets())}, or a place: hf://datasets/org/name, s3://bucket/prefix or "
+            "file:///absolute/path"
         )
+        raise CorpusRefusedError(f"no such preset; {did_you_mean([meant]) if meant else remedy}")
     return PresetReference(preset, match["revision"])

@@ -25,11 +25,10 @@ from rich.table import Table
 
 from secateur import InvalidSpecError as MisshapenSpecError
 from secateur import Report as PlainReport
-from secateur._spec import load_spec
+from secateur._spec import read_spec
 from secateur._terminal import OutputLostError, clean, console, say, write
 from secateur.cli._render import continuation_lines, task_lines
-from secateur_service.admission import AccessPolicy, admit
-from secateur_service.api.conversion import spec_to_dict
+from secateur_service.admission import AccessPolicy
 from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.artifacts.leftovers import remove_leftovers
 from secateur_service.artifacts.manifest import MANIFEST_NAME, Manifest, parse_manifest
@@ -46,7 +45,7 @@ from secateur_service.errors import (
 from secateur_service.evaluation.limits import limit_exceeded
 from secateur_service.evaluation.report import Report
 from secateur_service.jobs.events import log_body
-from secateur_service.library import make_work_folder, run_here
+from secateur_service.library import admit_written, make_work_folder, run_here
 from secateur_service.pipeline.attempt import Machine
 from secateur_service.records.blocks import BlockRecord
 from secateur_service.records.progress import Progress, Stage
@@ -104,10 +103,10 @@ def run_command(
 def _run(
     spec_path: Path, output: Path, device: str | None, threads: int, settings: Settings, *, terminal: bool
 ) -> tuple[dict[str, Any], Report]:
-    data = spec_to_dict(load_spec(spec_path))
+    content = read_spec(spec_path)
     on_device = device is not None and not device.startswith("cpu")
     sources = open_sources(settings, everywhere=True)
-    admission = admit(data, AccessPolicy(sources, destinations=None, on_device=on_device))
+    admission = admit_written(content, AccessPolicy(sources, destinations=None, on_device=on_device))
     spec = admission.resolved.model_copy(update={"output": OutputSpec()})
     output = output.resolve()
     try:

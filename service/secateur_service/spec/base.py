@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from secateur._language_names import in_words, meant_languages
 from secateur._terminal import first_unsafe
 from secateur_service.calibration.languages import parse_language, spelling_of
 
@@ -28,7 +29,8 @@ def _known_language(tag: str) -> str:
     try:
         return parse_language(tag)
     except ValueError as error:
-        raise PydanticCustomError("value", "is not a language that BCP 47 knows") from error
+        meant = {"meant": list(map(in_words, meant_languages(tag)))}
+        raise PydanticCustomError("value", "is not a language that BCP 47 knows", meant) from error
 
 
 def named_twice(languages: Iterable[str]) -> list[str]:

@@ -19,6 +19,7 @@ from secateur_service.pruning.methods import (
     goes_together,
     options_of,
 )
+from secateur_service.spec import suggestions
 from secateur_service.spec.base import Broken, Part
 
 ORDERS = ("block", "true_sequential", "dense")
@@ -44,21 +45,22 @@ _PATTERN = "N:M with 0 < N < M, e.g. 2:4: N weights kept of every M consecutive 
 def _method(name: str) -> str:
     """Check that the method is registered by now."""
     if name not in METHODS:
-        raise PydanticCustomError("value", "is not a method")
+        raise PydanticCustomError("value", "is not a method", {"meant": suggestions.of(name, METHODS)})
     return name
 
 
 def _update(name: str) -> str:
     """Check that the update is registered by now."""
     if name not in UPDATES:
-        raise PydanticCustomError("value", "is not an update")
+        raise PydanticCustomError("value", "is not an update", {"meant": suggestions.of(name, UPDATES)})
     return name
 
 
 def _keeps_and_prunes(pattern: str) -> str:
     match = re.fullmatch(r"([0-9]+):([0-9]+)", pattern)
     if not match or not 0 < int(match[1]) < int(match[2]):
-        raise PydanticCustomError("value", "is not a pattern that keeps some weights and prunes some")
+        problem = "is not a pattern that keeps some weights and prunes some"
+        raise PydanticCustomError("value", problem, {"meant": suggestions.of_pattern(pattern)})
     return pattern
 
 

@@ -13,8 +13,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from secateur._suggestions import did_you_mean
 from secateur_service.errors import FieldViolation, InvalidSpecError
 from secateur_service.pruning.methods import Moments, Recipe
+from secateur_service.spec import suggestions
 from secateur_service.spec.base import (
     CHAT_TEMPLATE,
     CORPUS,
@@ -155,8 +157,9 @@ def parse_parts(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldViol
     parts: dict[str, Any] = {}
     violations = []
     for name in data.keys() - PruneSpec.model_fields.keys():
-        known = ", ".join(PruneSpec.model_fields)
-        violations.append(FieldViolation(str(name), f"no such part of a specification; known are {known}"))
+        remedy = did_you_mean(suggestions.of(name, PruneSpec.model_fields))
+        remedy = remedy or f"known are {', '.join(PruneSpec.model_fields)}"
+        violations.append(FieldViolation(str(name), f"no such part of a specification; {remedy}"))
     for name, field in PruneSpec.model_fields.items():
         kind = model_in(field.annotation)
         assert kind is not None

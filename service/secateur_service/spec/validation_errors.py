@@ -6,11 +6,13 @@ A field's description says what it accepts; a finding of type `rules` carries br
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
+from secateur._suggestions import did_you_mean
 from secateur_service.errors import FieldViolation
+from secateur_service.spec import suggestions
 
 
 def independent(findings: Sequence[Any]) -> Iterator[Any]:
@@ -26,7 +28,7 @@ def independent(findings: Sequence[Any]) -> Iterator[Any]:
 
 def violations_of(part: str, kind: type[BaseModel], finding: Any) -> list[FieldViolation]:
     """Turn one of pydantic's findings into field paths, what is wrong with them and what they accept."""
-    path, remedy = part, ""
+    path, remedy, meant = part, "", suggestions.of_finding(finding)
     for step in finding["loc"]:
         if isinstance(step, int):
             path += f"[{step}]"
@@ -34,9 +36,11 @@ def violations_of(part: str, kind: type[BaseModel], finding: Any) -> list[FieldV
         path += f".{step}"
         field = kind.model_fields.get(step)
         if field is None:
-            remedy = f"known fields are {', '.join(kind.model_fields)}"
+            remedy, meant = f"known are {', '.join(kind.model_fields)}", suggestions.of(step, kind.model_fields)
             continue
         remedy = f"expected {field.description}"
+        if finding["type"] == "literal_error":
+            meant = suggestions.of(finding["input"], choices_in(field.annotation))
         kind = model_in(field.annotation) or kind
     if finding["type"] == "rules":
         broken = finding["ctx"]["broken"]
@@ -44,10 +48,15 @@ def violations_of(part: str, kind: type[BaseModel], finding: Any) -> list[FieldV
     problem = finding["msg"][0].lower() + finding["msg"][1:]
     if finding["type"] == "too_long":
         problem = f"there are {finding['ctx']['actual_length']}; at most {finding['ctx']['max_length']} are read"
+    elif finding["type"] == "extra_forbidden":
+        problem = "no such field"
+    elif finding["type"] == "missing":
+        problem = f"{finding['loc'][-1]} is missing"
     elif finding["type"] == "value":
         problem = f"{_shortened(finding['input'])} {problem}"
-    elif finding["type"] not in ("missing", "extra_forbidden"):
+    else:
         problem += f", not {_shortened(finding['input'])}"
+    remedy = did_you_mean(meant) or remedy
     return [FieldViolation(path, f"{problem}; {remedy}" if remedy else problem)]
 
 
@@ -57,6 +66,14 @@ def model_in(annotation: Any) -> type[BaseModel] | None:
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
     return None
+
+
+def choices_in(annotation: Any) -> tuple[str, ...]:
+    """The texts that a field takes, if it takes only some."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return inner
+    return tuple(choice for part in inner for choice in choices_in(part))
 
 
 def _shortened(value: object) -> str:

@@ -151,7 +151,11 @@ def test_too_little_text_says_how_much_there_is(tokenizer, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [(None, "has text in: en, es, uk"), (b"", "is empty"), (b"gut\n\xff\xfe\n", "line 2: not UTF-8")],
+    [
+        (None, "has text in: en \\(English\\), es \\(Spanish\\), uk"),
+        (b"", "is empty"),
+        (b"gut\n\xff\xfe\n", "line 2: not UTF-8"),
+    ],
 )
 def test_a_file_that_cannot_be_used_is_named(tokenizer, tmp_path, content, complaint):
     calibration, evaluation = save_corpora(tmp_path)

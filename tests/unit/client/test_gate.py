@@ -70,9 +70,12 @@ def test_a_language_that_was_not_evaluated_is_an_error_that_names_those_that_wer
         gate(report_of(), max_growth=1.1, languages=languages)
 
 
-@pytest.mark.parametrize("language", ["", "german", "de uk"])
-def test_what_is_no_language_is_refused_as_such(language):
-    with pytest.raises(InvalidRequestError, match=f"'{language}' is not a language that BCP 47 knows; expected a tag"):
+@pytest.mark.parametrize(
+    ("language", "remedy"),
+    [("", "expected a tag"), ("german", r"did you mean de \(German\)\?"), ("de uk", "expected a tag")],
+)
+def test_what_is_no_language_is_refused_as_such(language, remedy):
+    with pytest.raises(InvalidRequestError, match=f"'{language}' is not a language that BCP 47 knows; {remedy}"):
         gate(report_of(tasks=TASKS), max_task_loss=0.1, languages=["de", language])
 
 

@@ -50,11 +50,11 @@ def test_weights_are_normalised_and_samples_divided_equally():
         ("pruning", {"pattern": "3:2"}, "pruning.pattern", "'3:2' is not a pattern that keeps some"),
         ("pruning", {"pattern": "4:4"}, "pruning.pattern", "is not a pattern"),
         ("pruning", {"pattern": "0:4"}, "pruning.pattern", "is not a pattern"),
-        ("pruning", {"pattern": "2/4"}, "pruning.pattern", "expected N:M"),
-        ("pruning", {"method": "wandaa", "sparsity": 0.5}, "pruning.method", "expected one of magnitude, wanda"),
+        ("pruning", {"pattern": "half"}, "pruning.pattern", "expected N:M"),
+        ("pruning", {"method": "random", "sparsity": 0.5}, "pruning.method", "expected one of magnitude, wanda"),
         ("pruning", {"method": "wanda", "update": "admm", "sparsity": 0.5}, "pruning.update", "does not go with wanda"),
         ("pruning", {"method": "alps", "update": "cg", "sparsity": 0.5}, "pruning.update", "does not go with alps"),
-        ("pruning", {"patern": "2:4", "sparsity": 0.5}, "pruning.patern", "known fields are preset, method"),
+        ("pruning", {"patern": "2:4", "sparsity": 0.5}, "pruning.patern", "no such field; did you mean pattern?"),
         ("calibration", {"corpus": "file:///c", "languages": []}, "calibration.languages", "at least one language"),
         (
             "calibration",
@@ -166,7 +166,7 @@ def test_weights_are_normalised_and_samples_divided_equally():
                 ("top_k", 0, "expected a whole number of at least 1"),
                 ("repetition_penalty", 0.5, "expected a number of at least 1"),
                 ("dropped_share", 1, "expected a share of at least 0 and less than 1"),
-                ("topk", 3, "known fields are prefix_tokens, new_tokens, temperature"),
+                ("heat", 3, "no such field; known are prefix_tokens, new_tokens, temperature"),
             )
         ],
         (
@@ -233,7 +233,12 @@ def test_weights_are_normalised_and_samples_divided_equally():
             "pruning.overrides[0].pattern",
             "'4:2' is not a pattern",
         ),
-        ("pruning", {"sparsity": 0.5, "overrides": [{"dense": True}]}, "pruning.overrides[0].layers", "field required"),
+        (
+            "pruning",
+            {"sparsity": 0.5, "overrides": [{"dense": True}]},
+            "pruning.overrides[0].layers",
+            "layers is missing",
+        ),
         (
             "evaluation",
             {"languages": ["de", "de"]},
@@ -248,8 +253,8 @@ def test_weights_are_normalised_and_samples_divided_equally():
             "evaluation.language_neurons",
             "only de is evaluated, and a neuron belongs to a language by comparison with others; add languages",
         ),
-        ("model", {}, "model.uri", "field required; expected a safetensors checkpoint"),
-        ("modell", {}, "modell", "no such part of a specification; known are model"),
+        ("model", {}, "model.uri", "uri is missing; expected a safetensors checkpoint"),
+        ("quantisation", {}, "quantisation", "no such part of a specification; known are model"),
     ],
 )
 def test_a_broken_rule_is_named_by_its_field_with_the_remedy_and_by_nothing_else(part, content, field, complaint):
