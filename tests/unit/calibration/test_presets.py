@@ -85,7 +85,7 @@ def test_a_preset_is_named_by_itself_or_with_a_revision_and_everything_else_is_a
         "mc4\n",
         "mc4@" + "x" * 999,
     ):
-        with pytest.raises(CorpusRefusedError, match="no such preset; (use one of mc4, fineweb-2|did you mean mc4)"):
+        with pytest.raises(CorpusRefusedError, match=r"no such preset; (use one of mc4, fineweb-2|did you mean mc4)"):
             parse_preset(wrong)
 
 
