@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 from secateur._errors import FieldViolation, InvalidRequestError, InvalidSpecError
 from secateur._job import Job
+from secateur._language import canonical_tag
 from secateur._spec import SWEEP, described, spec_mapping, spec_message
 from secateur._terminal import clean
 from secateur.v1 import prune_job_pb2 as pb
@@ -68,6 +69,16 @@ class Grid:
 
     name: str
     points: tuple[Point, ...]
+
+    @property
+    def evaluated(self) -> list[str]:
+        """The languages that points evaluate, each once, in canonical form."""
+        found = []
+        for point in self.points:
+            message = spec_message(point.spec)
+            mix = [entry.language for entry in message.calibration.languages]
+            found += [canonical_tag(tag) or tag for tag in message.evaluation.languages or mix]
+        return list(dict.fromkeys(found))
 
     @property
     def label(self) -> dict[str, str]:

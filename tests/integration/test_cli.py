@@ -362,7 +362,7 @@ def test_jobs_are_compared_and_the_page_is_written(secateur, service, tmp_path):
     page = tmp_path / "page.html"
     done = secateur("compare", *jobs, "--html", str(page))
     assert done.returncode == 0, done.stderr
-    assert f"recommended for de: pruneJobs/{jobs[1]} (B)" in done.stdout
+    assert f"recommended for de (German): pruneJobs/{jobs[1]} (B)" in done.stdout
     assert str(page) in done.stderr
     assert "loses least in B" in page.read_text(encoding="utf-8")
     found = json.loads(secateur("compare", *jobs, "--max-growth", "1.2", "-o", "json").stdout)

@@ -132,7 +132,7 @@ def test_jobs_are_compared_on_the_command_line_and_in_python(shell, service, spe
         page = tmp_path / "page.html"
         done = shell("secateur", "compare", job, other.name, "-l", "de", "--html", str(page))
         assert done.returncode == 0, done.stderr
-        assert "recommended for de: " in done.stdout
+        assert "recommended for de (German): " in done.stdout
         assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
         found = client.compare([job, other.name], target_languages=["de"])
         assert found.measure == "perplexity"

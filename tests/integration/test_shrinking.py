@@ -370,6 +370,7 @@ def test_a_pattern_has_to_divide_the_narrow_layers(model, corpora):
     ):
         (told,) = refusals(data_of(model, corpora, pruning=pruning, **narrow)).values()
         assert "groups of 4 do not divide the 50 inputs of model.layers.0.mlp.down_proj.weight" in told
+        assert told.endswith("; let shrink keep a multiple of 4, or choose an M of 2, or give a sparsity instead")
         assert admitted(data_of(model, corpora, pruning=pruning, feed_forward={"channels": 52}))
 
 

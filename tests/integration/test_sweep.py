@@ -183,7 +183,7 @@ def test_a_point_without_a_result_stays_so_until_it_is_retried(idle, sweep, cont
         code, shown = sweep("--name", "ends", "--html", tmp_path / "page.html")
         assert code == 1
         assert "method=wanda languages={de:0.5,uk:0.5}: NON_FINITE: a NaN in layer 3" in shown
-        assert f"recommended for de: {fourth.name} (B)" in shown
+        assert f"recommended for de (German): {fourth.name} (B)" in shown
         assert "run the same command with --retry" in shown
         assert (tmp_path / "page.html").exists()
         with pytest.raises(secateur.JobFailedError, match="a NaN in layer 3"):
@@ -250,7 +250,9 @@ def test_one_point_that_is_refused_keeps_all_from_being_submitted(idle, sweep, c
     [
         (["--dry-run", "--cancel"], 2, "do not go together"),
         (["--max-growth", "0.05"], 2, "1.05 permits"),
-        (["--language", "de=0.5"], 2, "expected a BCP 47 tag"),
+        (["--language", "de=0.5"], 2, "expected a tag such as de"),
+        (["--language", "german"], 2, "did you mean de (German)?"),
+        (["--language", "zh"], 2, "no point evaluates zh (Chinese); they have de (German)"),
         (["--name", "a/b"], 2, "is no name"),
     ],
 )

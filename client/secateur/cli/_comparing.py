@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from secateur._comparison import ComparedJob, Comparison, RelatedJobs
 from secateur._gate import Gate, GateLanguage, GateTask
+from secateur._language_names import in_words
 from secateur._report import TaskReport
 from secateur._task_loss import interval_in_words, loss_in_words
 from secateur._terminal import clean
 from secateur._text import columns, duration, size
+from secateur.cli._languages import language_table, legend
 
 _LANGUAGES_ACROSS = 8
 _EQUAL = 0.005
@@ -25,6 +27,8 @@ def comparison_text(comparison: Comparison) -> str:
         _growth_text(comparison, languages[start : start + _LANGUAGES_ACROSS])
         for start in range(0, len(languages), _LANGUAGES_ACROSS)
     ]
+    mixes = (language for job in comparison.jobs.values() for language in job.mix)
+    parts[-1] = "\n".join(filter(None, (parts[-1], legend([*languages, *mixes]))))
     if any(job.tasks for job in comparison.jobs.values()):
         parts.append(_tasks_text(comparison))
     if comparison.overlaps:
@@ -34,7 +38,8 @@ def comparison_text(comparison: Comparison) -> str:
         if job.differences:
             parts.append("\n".join(clean(f"{label} does not compare: {reason}") for reason in job.differences))
     chosen = comparison.recommended
-    named = f"recommended for {', '.join(advice.languages)}: {chosen.name} ({chosen.label})" if chosen else ""
+    targets = ", ".join(map(in_words, advice.languages))
+    named = f"recommended for {targets}: {chosen.name} ({chosen.label})" if chosen else ""
     lines = [clean(named)] if named else []
     lines += [clean(advice.evidence), *(clean(f"- {caveat}") for caveat in advice.caveats)]
     lines += [
@@ -78,7 +83,7 @@ def _gate_of_languages(outcome: Gate) -> str:
         )
         for entry in outcome.languages
     ]
-    return columns(rows, right=[2])
+    return language_table(rows, right=[2], tags=1)
 
 
 def _gate_of_tasks(outcome: Gate) -> str:

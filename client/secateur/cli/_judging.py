@@ -10,7 +10,9 @@ import typer
 from secateur._errors import NotReadyError
 from secateur._gate import GateLimits, growth_problem, read_report
 from secateur._gate import gate as judge
-from secateur._language_names import language_fault
+from secateur._grid import grid_of
+from secateur._language import canonical_tag
+from secateur._language_names import in_words, language_fault
 from secateur._operations import has_report
 from secateur._terminal import clean
 from secateur.cli._arguments import read_content
@@ -111,6 +113,12 @@ def sweep(
         if (fault := language_fault(tag)) is not None:
             raise typer.BadParameter(f"--language {clean(fault)}")
     content = read_content(spec)
+    evaluated = grid_of(content, name).evaluated
+    if strange := [in_words(tag) for tag in language or () if canonical_tag(tag) not in evaluated]:
+        known = ", ".join(map(in_words, evaluated))
+        raise typer.BadParameter(
+            f"--language: no point evaluates {clean(', '.join(strange))}; they have {clean(known)}"
+        )
     if dry_run:
         show_plans(session, content, name)
     elif cancel:

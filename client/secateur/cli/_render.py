@@ -15,9 +15,11 @@ from ruamel.yaml import YAML
 from secateur._artifact import CorpusPreset, ServiceInfo
 from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
 from secateur._job import Failure, Job, JobStage, LanguageResult, Plan, Progress, PublishedResult
+from secateur._language_names import in_words
 from secateur._report import Report
 from secateur._terminal import clean
 from secateur._text import columns, duration, size
+from secateur.cli._languages import language_table
 
 _MOST_LANGUAGES = 12
 
@@ -70,7 +72,7 @@ def jobs_text(jobs: list[Job]) -> str:
         row = [job.name, job.state.value, done, created, model, ",".join(_languages(calibration))]
         labels = ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items()))
         rows.append([*row, labels] if labelled else row)
-    return columns(rows, right=[2])
+    return language_table(rows, right=[2], tags=titles.index("LANGUAGES"))
 
 
 def plan_text(plan: Plan) -> str:
@@ -109,7 +111,7 @@ def _tokens_text(spec: Mapping[str, Any]) -> str:
         )
         for language in {**weights, **windows}
     ]
-    return columns(rows, right=[1, 2, 3])
+    return language_table(rows, right=[1, 2, 3])
 
 
 def _figure(value: float) -> str:
@@ -144,7 +146,7 @@ def result_text(result: PublishedResult) -> str:
         )
         for entry in result.languages.values()
     ]
-    lines = [columns(rows, right=[1, 2, 3, 4, 5])]
+    lines = [language_table(rows, right=[1, 2, 3, 4, 5])]
     if result.sparsity or result.parameters == result.dense_parameters:
         lines.append(f"sparsity {result.sparsity:.4f}")
     if result.parameters != result.dense_parameters:
@@ -176,7 +178,7 @@ def task_lines(report: Report) -> list[str]:
         )
         for entry in report.tasks
     ]
-    return [columns(rows, right=[3, 4, 5, 6, 7])]
+    return [language_table(rows, right=[3, 4, 5, 6, 7], tags=1)]
 
 
 def continuation_lines(report: Report) -> list[str]:
@@ -245,7 +247,7 @@ def preset_text(preset: CorpusPreset) -> str:
             ("license", preset.license),
             ("gated", "yes, the service's account has to accept its terms" if preset.gated else "no"),
             ("verified", "yes" if preset.verified else "no, `secateur-service presets --check` asks the hub"),
-            ("languages", " ".join(preset.languages)),
+            ("languages", ", ".join(map(in_words, preset.languages))),
         ]
     )
 

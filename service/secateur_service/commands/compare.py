@@ -9,6 +9,7 @@ from pathlib import Path
 
 from secateur._comparison import comparison_of
 from secateur._gate import growth_problem
+from secateur._language_names import language_fault
 from secateur._terminal import clean, say, write
 from secateur.cli._comparing import comparison_text
 from secateur.cli._render import to_json
@@ -67,10 +68,8 @@ def _faults(folders: Sequence[Path], languages: Sequence[str], max_growth: float
             yield f"{folder} is there already; name each folder once"
         seen.add(folder.resolve())
     for tag in languages:
-        try:
-            parse_language(tag)
-        except ValueError as error:
-            yield f"--language: {tag} {error}"
+        if (fault := language_fault(tag)) is not None:
+            yield f"--language: {fault}"
     if max_growth is not None and (problem := growth_problem(max_growth)) is not None:
         yield f"--max-growth: {problem}"
 

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from secateur import InvalidSpecError as MisshapenSpecError
 from secateur import Report as PlainReport
+from secateur._language_names import in_words
 from secateur._spec import read_spec
 from secateur._terminal import OutputLostError, clean, console, say, write
 from secateur.cli._render import continuation_lines, task_lines
@@ -255,7 +256,7 @@ def _result_text(report: Report, output: Path) -> str:
         table.add_column(heading, justify="left" if heading == "language" else "right")
     for entry in report.evaluation:
         table.add_row(
-            clean(entry.language),
+            clean(in_words(entry.language)),
             _figure(entry.dense_perplexity, 2),
             _figure(entry.pruned_perplexity, 2),
             _figure(entry.perplexity_ratio, 3),

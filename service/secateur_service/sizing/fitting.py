@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from secateur_service.errors import FieldViolation
 from secateur_service.models.architectures import ARCHITECTURES
@@ -40,19 +40,35 @@ def misfits_of_pruning(
         if not fnmatch.filter(names, override.layers):
             problem = f"{override.layers!r} matches no pruned layer; they are called {names[0]} and the like"
             yield FieldViolation(f"{fields[override]}.layers", problem)
-    odd: dict[LayerOverride | None, tuple[TensorInfo, int]] = {}
+    odd: dict[LayerOverride | None, TensorInfo] = {}
+    widths: dict[LayerOverride | None, list[int]] = {}
     narrow = {**_narrow_inputs(shrink, checkpoint), **_planned_inputs(plan, checkpoint)}
     for info, rule in rules.items():
         _, group = (rule or pruning).kept_of_group or (1, 1)
         width = narrow.get(info.name, info.shape[1])
+        widths.setdefault(rule, []).append(width)
         if width % group:
-            odd.setdefault(rule, (info, width))
-    for rule, (info, width) in odd.items():
+            odd.setdefault(rule, info)
+    for rule, info in odd.items():
         _, group = (rule or pruning).kept_of_group or (1, 1)
-        problem = f"groups of {group} do not divide the {width} inputs of {info.name}; choose another M"
-        yield FieldViolation(f"{fields[rule]}.pattern", problem)
+        width = narrow.get(info.name, info.shape[1])
+        problem = f"groups of {group} do not divide the {width} inputs of {info.name}"
+        remedy = _groups_instead(group, widths[rule], is_narrowed=info.name in narrow)
+        yield FieldViolation(f"{fields[rule]}.pattern", f"{problem}; {remedy}")
     if all(rule is not None and rule.dense for rule in rules.values()):
         yield FieldViolation("pruning.overrides", "every layer stays dense; let some be pruned")
+
+
+_LARGEST_GROUP = 16
+
+
+def _groups_instead(group: int, widths: Sequence[int], *, is_narrowed: bool) -> str:
+    """What to do about groups that do not divide the inputs of all layers."""
+    common = math.gcd(*widths)
+    fitting = [str(size) for size in range(2, _LARGEST_GROUP + 1) if common % size == 0]
+    ways = [f"let shrink keep a multiple of {group}"] if is_narrowed else []
+    ways += [f"choose an M of {' or '.join(fitting)}"] if fitting else []
+    return ", or ".join([*ways, "give a sparsity instead"])
 
 
 EXPERT_MULTIPLE = 8

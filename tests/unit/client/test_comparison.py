@@ -46,7 +46,7 @@ def test_the_text_has_the_jobs_the_matrix_and_what_to_take():
     assert lines[4].split() == ["de", "en"]
     assert lines[5].split() == ["A", "×1.100*", "×1.400", "~"]
     assert lines[6].split() == ["B", "×1.500", "×1.200*"]
-    assert "recommended for de: pruneJobs/one (A)" in lines
+    assert "recommended for de (German): pruneJobs/one (A)" in lines
 
 
 def test_tasks_stand_beside_with_their_differences():

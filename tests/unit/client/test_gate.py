@@ -35,7 +35,7 @@ def test_stated_languages_are_checked_however_they_are_spelled():
     assert not found.passed
     assert found.reason == "perplexity grew more than ×1.1: es ×1.5000"
     lines = gate_text(found).splitlines()
-    assert lines[0].startswith("FAIL  es  ×1.5000  perplexity 8.0000 -> 12.0000")
+    assert lines[0].startswith("FAIL  es (Spanish)  ×1.5000  perplexity 8.0000 -> 12.0000")
     assert lines[-1] == f"FAIL: {found.reason}"
 
 

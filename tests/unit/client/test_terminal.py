@@ -206,6 +206,6 @@ def test_tasks_are_a_table_with_errors_and_a_dash_for_what_is_not_known():
     rows = [{**known, **errors, "flips": 0.125}, {**known, **unknown, "metric": "perplexity", "flips": None}]
     (table,) = _render.task_lines(Report(tasks=rows))
     first, second = (" ".join(line.split()) for line in table.splitlines()[1:])
-    assert first == "xnli_de de acc 100 0.500 ± 0.050 0.450 ± 0.050 -0.050 ± 0.020 12.5%"
+    assert first == "xnli_de de (German) acc 100 0.500 ± 0.050 0.450 ± 0.050 -0.050 ± 0.020 12.5%"
     assert second == "xnli_de - perplexity 100 0.500 - - -"
     assert _render.task_lines(Report()) == []

@@ -32,7 +32,7 @@ def test_results_are_compared_as_text_as_json_and_as_a_page(folders, tmp_path):
     page = tmp_path / "page.html"
     done = invoke(*folders, "--language", "DE", "--html", str(page))
     assert done.exit_code == 0, done.output
-    assert f"recommended for de: {folders[0]} (A)" in done.stdout
+    assert f"recommended for de (German): {folders[0]} (A)" in done.stdout
     assert str(page) in done.stderr
     assert page.read_bytes().startswith(b"<!doctype html>")
     (line,) = invoke(*folders, "--json").stdout.splitlines()
@@ -45,7 +45,7 @@ def test_results_are_compared_as_text_as_json_and_as_a_page(folders, tmp_path):
     ("arguments", "code", "told"),
     [
         (["{0}", "{0}"], 2, "name each folder once"),
-        (["{0}", "--language", "not a tag"], 2, "not a tag is not a language"),
+        (["{0}", "--language", "not a tag"], 2, "'not a tag' is not a language"),
         (["{0}", "--max-growth", "0.05"], 2, "1.05 permits"),
         (["{0}", "/nowhere"], 10, "/nowhere/report/report.json cannot be read"),
         (["{0}", "--html", "/nowhere/page.html"], 2, "cannot be written"),
