@@ -23,8 +23,7 @@ def language_table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), *, 
 
 def legend(tags: Iterable[str]) -> str:
     """What the tags of a table stand for, on one line."""
-    names = {tag: language_name(tag) for tag in tags}
-    return ", ".join(f"{tag} {name}" for tag, name in names.items() if name)
+    return ", ".join(in_words(tag) for tag in dict.fromkeys(tags) if language_name(tag))
 
 
 def _in_words(cell: str) -> str:

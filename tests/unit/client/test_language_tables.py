@@ -16,7 +16,7 @@ def test_a_name_stands_beside_its_tag_or_below_the_table_if_the_terminal_is_too_
             "LANGUAGE    RATIO",
             "de            1.1",
             "zh-Hant,xx   1.25",
-            "de German, zh-Hant Chinese, Traditional",
+            "de (German), zh-Hant (Chinese, Traditional)",
         ]
     else:
         assert lines[1].split() == ["de", "(German)", "1.1"]
