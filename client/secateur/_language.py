@@ -35,7 +35,8 @@ def canonical_tag(tag: str) -> str | None:
         return None
     parsed = langcodes.Language.get(langcodes.standardize_tag(tag))
     language = _COMMON_CODES.get(str(parsed.language), parsed.language)
-    script = parsed.script or likely_script(language, parsed.territory)
+    # Standardising drops a script that is usual for the language, but with a region another one may be.
+    script = langcodes.Language.get(tag).script or parsed.script or likely_script(language, parsed.territory)
     usual = likely_script(language, None)
     if script == usual and script == likely_script(language, parsed.territory):
         script = None

@@ -5,7 +5,7 @@ import re
 
 import langcodes
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from langcodes.data_dicts import LANGUAGE_REPLACEMENTS, LIKELY_SUBTAGS
 
@@ -98,6 +98,7 @@ def test_the_script_is_what_language_and_region_imply_however_the_tag_is_written
 
 
 @given(pair=ANY, script=st.sampled_from(SCRIPTS))
+@example(pair=("pa", "PK"), script="Guru")
 def test_a_script_that_is_named_is_kept_whatever_the_region_implies(pair, script):
     language, region = pair
     canonical = parse_language(f"{language}-{script}-{region}")
