@@ -182,7 +182,8 @@ def test_the_corpora_of_the_service_are_listed_in_short_and_one_of_them_with_all
     assert shown.count(", ...") == len(presets())
     mc4 = secateur("info", "--corpus", "mc4")
     assert mc4.returncode == 0
-    assert mc4.stdout.splitlines()[-1].split()[1:] == list(presets()["mc4"].configurations)
+    assert re.findall(r"([\w-]+) \(", mc4.stdout.splitlines()[-1]) == list(presets()["mc4"].configurations)
+    assert "uk (Ukrainian)" in mc4.stdout
     assert "hf://datasets/allenai/c4" in mc4.stdout
     assert re.search(r"gated +no", mc4.stdout)
     assert re.search(r"gated +yes", secateur("info", "--corpus", "culturax").stdout)
