@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Annotated
 
-import click
 import typer
 
 from secateur._errors import SecateurError
@@ -25,13 +25,33 @@ from secateur.cli._table import terminal_width
 _MOST_OF_A_PAGE = 100
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _AGO = re.compile(r"(\d{1,6})([mhdw])")
-# What is asked for, and the order of that with and without --reverse.
+
+
+class ListedState(enum.StrEnum):
+    """The states to list by: those of `JobState` that a service sends."""
+
+    QUEUED = JobState.QUEUED.value
+    RUNNING = JobState.RUNNING.value
+    CANCELLING = JobState.CANCELLING.value
+    SUCCEEDED = JobState.SUCCEEDED.value
+    FAILED = JobState.FAILED.value
+    CANCELLED = JobState.CANCELLED.value
+
+
+class SortKey(enum.StrEnum):
+    """What a list can be sorted by."""
+
+    CREATED = "created"
+    ENDED = "ended"
+    GROWTH = "growth"
+
+
+# Without --reverse, and with it.
 _ORDERS = {
-    "created": ("create_time desc", "create_time"),
-    "ended": ("end_time desc", "end_time"),
-    "growth": ("worst_growth", "worst_growth desc"),
+    SortKey.CREATED: ("create_time desc", "create_time"),
+    SortKey.ENDED: ("end_time desc", "end_time"),
+    SortKey.GROWTH: ("worst_growth", "worst_growth desc"),
 }
-_STATES = [state.value for state in JobState if state is not JobState.UNSPECIFIED]
 
 
 @connected
@@ -39,10 +59,7 @@ def list_(
     session: Session,
     *,
     state: Annotated[
-        list[str] | None,
-        typer.Option(
-            click_type=click.Choice(_STATES, case_sensitive=False), help="Only jobs in this state. Repeat it."
-        ),
+        list[ListedState] | None, typer.Option(case_sensitive=False, help="Only jobs in this state. Repeat it.")
     ] = None,
     label: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only jobs with this label. Repeat it.")
@@ -55,20 +72,20 @@ def list_(
         ),
     ] = None,
     sort: Annotated[
-        str,
+        SortKey,
         typer.Option(
-            click_type=click.Choice(list(_ORDERS)),
-            help="created, ended: the newest first; growth: that of the least first. Jobs that have not ended, or have no "
+            case_sensitive=False,
+            help="created, ended: the newest first; growth: the least first. Jobs that have not ended, or have no "
             "figures, are left out.",
         ),
-    ] = "created",
+    ] = SortKey.CREATED,
     reverse: Annotated[bool, typer.Option("--reverse", "-r", help="The other way round.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Most jobs to print.")] = 100,
 ) -> None:
     """List jobs, newest first, in as many columns as fit.
 
-    GROWTH is the language of the mix that lost most, and how many times the dense model's its perplexity is. TIME is
-    how long the job took, or takes by now.
+    GROWTH is by how much perplexity grew in the language of the mix that lost most: ×1.05 is five per cent. TIME is how
+    long the job took, or takes by now.
 
     \b
     Examples:
@@ -79,7 +96,7 @@ def list_(
     labels = labels_of(label or ())
     moment = None if since is None else _moment(since)
     listed = session.client.list_jobs(
-        states=[name.upper() for name in state or ()],
+        states=[each.value for each in state or ()],
         labels=labels,
         since=moment,
         order_by=_ORDERS[sort][reverse],
@@ -162,13 +179,13 @@ def _moment(text: str) -> datetime | timedelta:
         ) from None
 
 
-def _nothing(states: Sequence[str], labels: Mapping[str, str], since: str | None, sort: str) -> str:
+def _nothing(states: Sequence[str], labels: Mapping[str, str], since: str | None, sort: SortKey) -> str:
     """That there are no such jobs, in words."""
-    asked = [" or ".join(state.upper() for state in states)] if states else []
+    asked = [" or ".join(states)] if states else []
     asked += [f"{key}={value}" for key, value in labels.items()]
     asked += [f"since {since}"] if since else []
     if asked:
         return f"no jobs: {', '.join(asked)}"
-    if sort != "created":
-        return "no job has ended yet" if sort == "ended" else "no job has figures yet"
+    if sort is not SortKey.CREATED:
+        return "no job has ended yet" if sort is SortKey.ENDED else "no job has figures yet"
     return "there are no jobs yet; submit one: secateur submit SPEC.yaml"
