@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, exists, func, select, tuple_, update
 from sqlalchemy.engine import Connection
 
 from secateur_service.jobs.database import Database
@@ -69,11 +69,16 @@ def page(
 def fill_growth(connection: Connection) -> None:
     """Write `worst_growth` of jobs that succeeded in a release without it."""
     lacking = select(jobs.c.number).where(jobs.c.state == JobState.SUCCEEDED.value, jobs.c.worst_growth.is_(None))
-    for number in connection.scalars(lacking).all():
-        row = connection.execute(select(jobs.c.resolved, jobs.c.result).where(jobs.c.number == number)).one()
-        growth = worst_growth(row.resolved, decode(JobResult, row.result))
-        if growth is not None:
-            connection.execute(update(jobs).where(jobs.c.number == number).values(worst_growth=growth))
+    write = update(jobs).where(jobs.c.number == bindparam("of")).values(worst_growth=bindparam("growth"))
+    numbers = connection.scalars(lacking).all()
+    for start in range(0, len(numbers), FEW):
+        some = jobs.c.number.in_(numbers[start : start + FEW])
+        read = select(jobs.c.number, jobs.c.resolved, jobs.c.result).where(some)
+        growths = [
+            {"of": row.number, "growth": worst_growth(row.resolved, decode(JobResult, row.result))}
+            for row in connection.execute(read)
+        ]
+        connection.execute(write, growths)
 
 
 def _jobs(connection: Connection, numbers: Sequence[int]) -> list[Job]:
