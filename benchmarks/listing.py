@@ -4,8 +4,8 @@
 
 Fills a store with jobs of half a year: four fifths succeeded, every job has labels of a team (a third of the jobs
 each), a sweep (50 jobs each) and, in the older half, an archive. Then reads pages of 50 jobs, the first of a list and
-those after it, from the store alone and through a server over gRPC. Prints the 50th and 99th percentile, and writes
-benchmarks/results/listing.json.
+those after it, from the store alone and through a server over gRPC. Prints the 50th and 99th percentile, also of this
+process's processor time, which other processes do not lengthen, and writes benchmarks/results/listing.json.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from small import add_options
@@ -128,18 +128,31 @@ ORDERS = {
 }
 
 
-def of_store(store: SqlJobStore, wanted: Filter, order: Order) -> Iterator[float]:
-    """Seconds that each page of a list takes."""
+Seconds: TypeAlias = tuple[float, float]
+"""That a page takes, and of this process's processor time."""
+
+
+@contextlib.contextmanager
+def timed(taken: list[Seconds]) -> Iterator[None]:
+    """Add what is done meanwhile."""
+    began = time.perf_counter(), time.process_time()
+    yield
+    taken.append((time.perf_counter() - began[0], time.process_time() - began[1]))
+
+
+def of_store(store: SqlJobStore, wanted: Filter, order: Order) -> list[Seconds]:
+    """What each page of a list takes."""
+    taken: list[Seconds] = []
     place = None
     for _ in range(PAGES):
-        began = time.perf_counter()
-        _, place = store.list_jobs(wanted, order, limit=PAGE, after=place)
-        yield time.perf_counter() - began
+        with timed(taken):
+            _, place = store.list_jobs(wanted, order, limit=PAGE, after=place)
         if place is None:
-            return
+            break
+    return taken
 
 
-def over_grpc(stub: Any, wanted: Filter, order_by: str) -> Iterator[float]:
+def over_grpc(stub: Any, wanted: Filter, order_by: str) -> list[Seconds]:
     """The same through a server."""
     request = service_pb.ListPruneJobsRequest(
         page_size=PAGE,
@@ -149,21 +162,23 @@ def over_grpc(stub: Any, wanted: Filter, order_by: str) -> Iterator[float]:
         id_prefix=wanted.id_prefix,
         order_by=order_by,
     )
+    taken: list[Seconds] = []
     for _ in range(PAGES):
-        began = time.perf_counter()
-        request.page_token = stub.ListPruneJobs(request).next_page_token
-        yield time.perf_counter() - began
+        with timed(taken):
+            request.page_token = stub.ListPruneJobs(request).next_page_token
         if not request.page_token:
-            return
+            break
+    return taken
 
 
-def percentiles(seconds: list[float]) -> dict[str, float]:
+def percentiles(taken: list[Seconds]) -> dict[str, float]:
     """Milliseconds."""
-    ordered = sorted(seconds)
-    return {
-        "p50_ms": round(1000 * ordered[len(ordered) // 2], 2),
-        "p99_ms": round(1000 * ordered[int(0.99 * (len(ordered) - 1))], 2),
-    }
+    found = {}
+    for name, seconds in zip(("", "processor_"), zip(*taken, strict=True), strict=True):
+        ordered = sorted(seconds)
+        found[f"{name}p50_ms"] = round(1000 * ordered[len(ordered) // 2], 2)
+        found[f"{name}p99_ms"] = round(1000 * ordered[int(0.99 * (len(ordered) - 1))], 2)
+    return found
 
 
 @contextlib.contextmanager
@@ -230,7 +245,7 @@ def measure(url: str, folder: Path, count: int, calls: int) -> dict[str, Any]:
     store.migrate()
     ids = fill(url, count)
     found: dict[str, Any] = {}
-    everything: dict[str, list[float]] = {"store": [], "grpc": []}
+    everything: dict[str, list[Seconds]] = {"store": [], "grpc": []}
     with server(url, folder) as stub:
         for (name, wanted), (order_by, order) in ((each, by) for each in filters(ids).items() for by in ORDERS.items()):
             figures = {}
@@ -238,8 +253,8 @@ def measure(url: str, folder: Path, count: int, calls: int) -> dict[str, Any]:
                 ("store", lambda wanted=wanted, order=order: of_store(store, wanted, order)),
                 ("grpc", lambda wanted=wanted, order_by=order_by: over_grpc(stub, wanted, order_by)),
             ):
-                list(pages())  # warm
-                taken: list[float] = []
+                pages()  # warm
+                taken: list[Seconds] = []
                 while len(taken) < calls:
                     taken += pages()
                 everything[side] += taken
@@ -251,11 +266,15 @@ def measure(url: str, folder: Path, count: int, calls: int) -> dict[str, Any]:
 
 def show(title: str, figures: dict[str, Any]) -> None:
     """Print a table."""
-    print(f"{title:<34}{'order':<20}{'store: p50':>14}{'p99':>10}{'gRPC: p50':>14}{'p99':>10}")
+    heads = {"store": "store", "processor": "processor", "grpc": "gRPC"}
+    print(f"{title:<32}{'order':<18}" + "".join(f"{head + ' p50':>15}{'p99':>8}" for head in heads.values()))
     rows = [(name, order, row) for name, orders in figures["filters"].items() for order, row in orders.items()]
     for name, order, row in [*rows, ("all of them", "", figures["all"])]:
-        cells = [row[side][key] for side in ("store", "grpc") for key in ("p50_ms", "p99_ms")]
-        print(f"{name:<34}{order:<20}" + "".join(f"{cell:>{14 - 4 * (at % 2)}.1f}" for at, cell in enumerate(cells)))
+        cells = [(row["store"], ""), (row["store"], "processor_"), (row["grpc"], "")]
+        print(
+            f"{name:<32}{order:<18}"
+            + "".join(f"{side[kind + 'p50_ms']:>15.1f}{side[kind + 'p99_ms']:>8.1f}" for side, kind in cells)
+        )
 
 
 def main() -> None:
@@ -268,7 +287,12 @@ def main() -> None:
     if options.small:
         options.jobs, options.calls = 200, 1
     options.output.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {"jobs": options.jobs, "page_size": PAGE, "unit": "milliseconds"}
+    content: dict[str, Any] = {
+        "jobs": options.jobs,
+        "page_size": PAGE,
+        "unit": "milliseconds",
+        "load": os.getloadavg()[0],
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         places = {each: folder / each for each in ("sqlite", "postgresql", "cluster")}
