@@ -1,6 +1,6 @@
 """How long a page of jobs takes among 100,000, by filter and order, on SQLite and, where it is installed, PostgreSQL.
 
-    python benchmarks/listing.py [--jobs 100000] [--calls 100] [--small] [--output DIR]
+    python benchmarks/listing.py [--jobs 100000] [--calls 100] [--keep DIR] [--small] [--output DIR]
 
 Fills a store with jobs of half a year: four fifths succeeded, every job has labels of a team (a third of the jobs
 each), a sweep (50 jobs each) and, in the older half, an archive. Then reads pages of 50 jobs, the first of a list and
@@ -30,7 +30,7 @@ from typing import Any, TypeAlias
 
 import grpc
 from small import add_options
-from sqlalchemy import create_engine, insert, text
+from sqlalchemy import Engine, create_engine, insert, select, text
 
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur.v1 import prune_service_pb2_grpc as service_grpc
@@ -58,13 +58,12 @@ BATCH, PAGE, PAGES = 1000, 50, 3
 FATES = {"SUCCEEDED": 80, "FAILED": 10, "CANCELLED": 5, "QUEUED": 4.9, "RUNNING": 0.1}
 
 
-def fill(url: str, count: int) -> list[str]:
-    """Write jobs into a migrated store; returns their ids."""
+def fill(engine: Engine, count: int) -> None:
+    """Write jobs into a migrated store."""
     draw = random.Random(0)
     began = datetime.now(UTC).timestamp() - DAYS * 86_400
     resolved = parse_spec(SPEC)
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
-    rows, ids = [], []
+    rows = []
     for number in range(count):
         created = began + DAYS * 86_400 * number / count
         labels = {"team": draw.choice("abc"), "sweep": f"sweep-{number // 50}"}
@@ -87,7 +86,6 @@ def fill(url: str, count: int) -> list[str]:
             plain = {**vars(result), "languages": [vars(figure) for figure in figures]}
             row |= {"result": plain, "worst_growth": worst_growth(row["resolved"], result)}
         rows.append(row)
-        ids.append(job.id)
         if len(rows) == BATCH or number == count - 1:
             with engine.begin() as connection:
                 connection.execute(insert(jobs), rows)
@@ -95,8 +93,20 @@ def fill(url: str, count: int) -> list[str]:
     if engine.dialect.name == "postgresql":  # as its autovacuum does
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("VACUUM ANALYZE"))
+
+
+def filled(url: str, count: int) -> list[str]:
+    """The ids of the jobs in a migrated store, which is filled unless it is already."""
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    oldest_first = select(jobs.c.id).order_by(jobs.c.create_time, jobs.c.number)
+    with engine.connect() as connection:
+        ids = connection.scalars(oldest_first).all()
+    if not ids:
+        fill(engine, count)
+        with engine.connect() as connection:
+            ids = connection.scalars(oldest_first).all()
     engine.dispose()
-    return ids
+    return list(ids)
 
 
 def filters(ids: list[str]) -> dict[str, Filter]:
@@ -187,7 +197,7 @@ def server(url: str, folder: Path) -> Iterator[Any]:
     ready = folder / "ready"
     command = [sys.executable, "-m", "secateur_service", "serve", "--listen", "127.0.0.1:0"]
     command += ["--data-dir", str(folder / "data"), "--ready-file", str(ready)]
-    environment = {**os.environ, "SECATEUR_DEVICES": "", "SECATEUR_DATABASE_URL": url}
+    environment = {**os.environ, "SECATEUR_DEVICES": "", "SECATEUR_METRICS_LISTEN": "", "SECATEUR_DATABASE_URL": url}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:
         while not ready.exists():
@@ -224,7 +234,8 @@ def postgresql(folder: Path) -> Iterator[tuple[str, str] | None]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     data = str(folder / "data")
-    run("initdb", "-D", data, "-A", "trust", "-U", "postgres", "--no-sync", "--no-locale", "-E", "UTF8")
+    if not (folder / "data").exists():
+        run("initdb", "-D", data, "-A", "trust", "-U", "postgres", "--no-sync", "--no-locale", "-E", "UTF8")
     options = f"-c listen_addresses=127.0.0.1 -p {port} -k {folder}"
     subprocess.run(
         [*as_nobody, str(programs / "pg_ctl"), "-D", data, "-w", "-l", str(folder / "log"), "-o", options, "start"],
@@ -236,14 +247,14 @@ def postgresql(folder: Path) -> Iterator[tuple[str, str] | None]:
     try:
         yield f"postgresql://postgres@127.0.0.1:{port}/postgres", run("postgres", "--version").split()[-1]
     finally:
-        run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+        run("pg_ctl", "-D", data, "-m", "fast", "-w", "stop")
 
 
 def measure(url: str, folder: Path, count: int, calls: int) -> dict[str, Any]:
     """Percentiles by filter and order."""
     store = open_job_store(url)
     store.migrate()
-    ids = fill(url, count)
+    ids = filled(url, count)
     found: dict[str, Any] = {}
     everything: dict[str, list[Seconds]] = {"store": [], "grpc": []}
     with server(url, folder) as stub:
@@ -282,6 +293,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--calls", type=int, default=100, help="at least so many pages of each list")
+    parser.add_argument("--keep", type=Path, help="where the stores stay, for another run; by default they are removed")
     add_options(parser)
     options = parser.parse_args()
     if options.small:
@@ -294,10 +306,11 @@ def main() -> None:
         "load": os.getloadavg()[0],
     }
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = options.keep.resolve() if options.keep else Path(name)
         places = {each: folder / each for each in ("sqlite", "postgresql", "cluster")}
         for place in places.values():
-            place.mkdir()
+            place.mkdir(parents=True, exist_ok=True)
+            (place / "ready").unlink(missing_ok=True)
         url = f"sqlite:///{places['sqlite']}/jobs.sqlite3"
         content["sqlite"] = {
             "version": sqlite3.sqlite_version,
