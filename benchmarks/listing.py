@@ -305,6 +305,7 @@ def main() -> None:
         "unit": "milliseconds",
         "load": os.getloadavg()[0],
     }
+    result = options.output / "listing.json"
     with tempfile.TemporaryDirectory() as name:
         folder = options.keep.resolve() if options.keep else Path(name)
         places = {each: folder / each for each in ("sqlite", "postgresql", "cluster")}
@@ -317,6 +318,7 @@ def main() -> None:
             **measure(url, places["sqlite"], options.jobs, options.calls),
         }
         show("SQLite", content["sqlite"])
+        result.write_text(json.dumps(content, indent=1) + "\n")
         with postgresql(places["cluster"]) as found:
             if found is None:
                 print("PostgreSQL is not installed here; only SQLite was measured")
@@ -325,8 +327,7 @@ def main() -> None:
                 figures = measure(url, places["postgresql"], options.jobs, options.calls)
                 content["postgresql"] = {"version": version, **figures}
                 show("PostgreSQL", figures)
-    result = options.output / "listing.json"
-    result.write_text(json.dumps(content, indent=1) + "\n")
+                result.write_text(json.dumps(content, indent=1) + "\n")
     print(f"written: {result}")
 
 
