@@ -245,7 +245,7 @@ def postgresql(folder: Path) -> Iterator[tuple[str, str] | None]:
         stdout=subprocess.DEVNULL,
     )
     try:
-        yield f"postgresql://postgres@127.0.0.1:{port}/postgres", run("postgres", "--version").split()[-1]
+        yield f"postgresql://postgres@127.0.0.1:{port}/postgres", run("postgres", "--version").split()[2]
     finally:
         run("pg_ctl", "-D", data, "-m", "fast", "-w", "stop")
 
