@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -15,6 +16,7 @@ from secateur._config import load_config
 from secateur._download_flow import ProgressCallback, download
 from secateur._drive import AsyncDriver
 from secateur._event import Event, LogEvent
+from secateur._filter import job_filter
 from secateur._gate import Gate
 from secateur._job import Job, JobResult, JobState, Plan, job_name
 from secateur._operations import Operations
@@ -105,6 +107,10 @@ class AsyncJobHandle:
     async def cancel(self) -> Job:
         """See `JobHandle.cancel`."""
         return await self._driver.run(self._operations.cancel(self._name))
+
+    async def delete(self, *, artifacts: bool = False) -> int:
+        """See `JobHandle.delete`."""
+        return await self._driver.run(self._operations.delete(self._name, artifacts=artifacts))
 
     async def retry(self, *, request_id: str | None = None) -> AsyncJobHandle:
         """See `JobHandle.retry`."""
@@ -270,15 +276,24 @@ class AsyncClient:
         """See `Client.job`."""
         return AsyncJobHandle(self._driver, self._operations, job_name(name))
 
+    async def find_job(self, text: str) -> AsyncJobHandle:
+        """See `Client.find_job`."""
+        return self.job(await self._driver.run(self._operations.find(text)))
+
     def list_jobs(
         self,
         *,
         states: Collection[JobState | str] = (),
         labels: Mapping[str, str] | None = None,
+        since: datetime | timedelta | None = None,
+        before: datetime | timedelta | None = None,
+        order_by: str = "",
         page_size: int = 0,
     ) -> AsyncIterator[Job]:
         """See `Client.list_jobs`; iterate with `async for`."""
-        return self._driver.iterate(self._operations.list_jobs(states, page_size, labels))
+        return self._driver.iterate(
+            self._operations.list_jobs(job_filter(states, labels, since, before), order_by, page_size)
+        )
 
     async def compare(
         self,

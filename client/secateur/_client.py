@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -11,6 +12,7 @@ from secateur._channel import connection
 from secateur._comparison import Comparison
 from secateur._config import load_config
 from secateur._drive import Driver
+from secateur._filter import job_filter
 from secateur._handle import JobHandle
 from secateur._job import Job, JobState, Plan, job_name
 from secateur._operations import Operations
@@ -158,21 +160,41 @@ class Client:
         """A handle on a job by its name or id; sends no request."""
         return JobHandle(self._driver, self._operations, job_name(name))
 
+    def find_job(self, text: str) -> JobHandle:
+        """A handle on a job by its name, its id, or the beginning of its id; asks the service where it is shortened.
+
+        Raises:
+            NotFoundError: several ids begin so; its reason is JOB_AMBIGUOUS.
+        """
+        return self.job(self._driver.run(self._operations.find(text)))
+
     def list_jobs(
         self,
         *,
         states: Collection[JobState | str] = (),
         labels: Mapping[str, str] | None = None,
+        since: datetime | timedelta | None = None,
+        before: datetime | timedelta | None = None,
+        order_by: str = "",
         page_size: int = 0,
     ) -> Iterator[Job]:
-        """Yield jobs, newest first, fetching page by page.
+        """Yield jobs, newest first unless another order is asked for, fetching page by page.
 
         Args:
             states: Only jobs in one of these; all when empty.
             labels: Only jobs with all of these labels.
+            since: Only jobs created at this time or later, or so long ago at most.
+            before: Only jobs created before this time, or longer ago than that.
+            order_by: `create_time`, `end_time` or `worst_growth` (of `Job.worst_growth`), with ` desc` the greatest
+                first; jobs without such a value are left out. Default `create_time desc`.
             page_size: Jobs per call; 0 for the service's default.
+
+        Raises:
+            InvalidRequestError: there is no such order.
         """
-        return self._driver.iterate(self._operations.list_jobs(states, page_size, labels))
+        return self._driver.iterate(
+            self._operations.list_jobs(job_filter(states, labels, since, before), order_by, page_size)
+        )
 
     def compare(
         self,

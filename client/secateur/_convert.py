@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from google.protobuf import struct_pb2
+from google.protobuf import struct_pb2, timestamp_pb2
 from google.protobuf.message import Message
 
 from secateur._artifact import Artifact, CorpusPreset, ServiceInfo
@@ -129,6 +129,13 @@ def info_from(message: service_pb.ServiceInfo) -> ServiceInfo:
 def state_value(state: JobState) -> pb.JobState:
     """The protocol's value for a state."""
     return pb.JobState.Value(_STATE_PREFIX + state.value)
+
+
+def timestamp(time: datetime) -> timestamp_pb2.Timestamp:
+    """A point in time."""
+    message = timestamp_pb2.Timestamp()
+    message.FromDatetime(time.astimezone(UTC))
+    return message
 
 
 def plain_struct(struct: struct_pb2.Struct) -> dict[str, Any]:

@@ -134,7 +134,7 @@ class InvalidSpecError(InvalidRequestError):
 
 
 class NotFoundError(RequestError):
-    """What the call names does not exist."""
+    """What the call names does not exist, or is not clear: an id's beginning of several jobs (reason JOB_AMBIGUOUS)."""
 
     reason = "NOT_FOUND"
 

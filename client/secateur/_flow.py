@@ -124,6 +124,18 @@ def select(flow: Flow[Any], *, wanted: Callable[[Any], bool], last: Callable[[An
         flow.close()
 
 
+def take(flow: Flow[Any], count: int) -> Flow[None]:
+    """Emit the first values that a flow emits."""
+    seen = 0
+
+    def last(_: Any) -> bool:
+        nonlocal seen
+        seen += 1
+        return seen >= count
+
+    yield from select(flow, wanted=lambda _: True, last=last)
+
+
 def collect(flow: Flow[Any]) -> Flow[list[Any]]:
     """Run a flow, and return what it emits."""
     found: list[Any] = []

@@ -136,6 +136,22 @@ class JobHandle:
         """Ask the job to stop, and return it; harmless if it has ended."""
         return self._driver.run(self._operations.cancel(self._name))
 
+    def delete(self, *, artifacts: bool = False) -> int:
+        """Delete the job with its events, its log and what its attempts left.
+
+        Args:
+            artifacts: Whether what it published is deleted, too: checkpoint, report, manifest.
+
+        Returns:
+            How many files went with it.
+
+        Raises:
+            PreconditionError: it has not ended (reason JOB_NOT_ENDED), or a retry that has not may use its finished
+                blocks (JOB_IN_USE).
+            DamagedResultError: the artifacts are to be deleted, and others are in their place.
+        """
+        return self._driver.run(self._operations.delete(self._name, artifacts=artifacts))
+
     def retry(self, *, request_id: str | None = None) -> JobHandle:
         """Create a new job with the same specification that reuses the finished blocks.
 

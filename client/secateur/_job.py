@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -148,6 +149,11 @@ class PublishedResult:
     parameters: int
     dense_parameters: int
 
+    @property
+    def growth(self) -> Mapping[str, float]:
+        """Pruned over dense perplexity of each evaluation language: 1 if nothing was lost."""
+        return {language: entry.perplexity_ratio for language, entry in self.languages.items()}
+
 
 @dataclass(frozen=True)
 class Job:
@@ -197,6 +203,32 @@ class Job:
     def id(self) -> str:
         """The name without its prefix."""
         return self.name.removeprefix(NAME_PREFIX)
+
+    @property
+    def duration_seconds(self) -> float | None:
+        """From the start of the first attempt to the end; None before the end, or if it never started."""
+        if self.start_time is None or self.end_time is None:
+            return None
+        return (self.end_time - self.start_time).total_seconds()
+
+    @property
+    def mix(self) -> Mapping[str, float]:
+        """The weight of each language that the job calibrates on, by BCP 47 tag."""
+        weights = self.resolved_spec.get("calibration", {}).get("languages", {})
+        if isinstance(weights, Mapping):
+            return {language: float(weight) for language, weight in weights.items()}
+        return {entry["language"]: float(entry.get("weight", 1)) for entry in weights}
+
+    @property
+    def worst_growth(self) -> tuple[str, float] | None:
+        """The language of the mix that lost most, and its growth of perplexity; None without a result.
+
+        Languages outside the mix count where none of the mix was evaluated.
+        """
+        growth = {} if self.result is None else self.result.growth
+        known = {language: each for language, each in growth.items() if not math.isnan(each)}
+        of_mix = {language: each for language, each in known.items() if self.mix.get(language)}
+        return max((of_mix or known).items(), key=lambda entry: entry[1], default=None)
 
 
 @dataclass(frozen=True)

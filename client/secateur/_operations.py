@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Unpack
 
@@ -13,17 +14,33 @@ from secateur._arguments import number, texts
 from secateur._artifact import Artifact, ServiceInfo
 from secateur._as_written import as_written
 from secateur._comparison import Comparison, comparison_of
-from secateur._convert import artifact_from, info_from, job_from, plain_struct, plan_from, state_value
-from secateur._errors import InvalidRequestError, JobCancelledError, JobFailedError, NotReadyError
+from secateur._convert import artifact_from, info_from, job_from, plain_struct, plan_from, state_value, timestamp
+from secateur._errors import InvalidRequestError, JobCancelledError, JobFailedError, NotFoundError, NotReadyError
 from secateur._event import LogEvent
-from secateur._flow import Emit, Flow, Run, call, select
+from secateur._filter import JobFilter
+from secateur._flow import Emit, Flow, Run, call, collect, select, take
 from secateur._gate import Gate, GateLimits, gate
-from secateur._job import Failure, Job, JobResult, JobState, Plan, PublishedResult, job_name
+from secateur._job import (
+    NAME_PREFIX,
+    Failure,
+    Job,
+    JobResult,
+    JobState,
+    Plan,
+    PublishedResult,
+    job_name,
+)
 from secateur._report import Report
 from secateur._spec import SpecSource, read_spec, spec_message
 from secateur._watch import Reconnect, watch
 from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
+
+ID_CHARACTERS = 22
+"""Of an id as the service makes it; a text of this length is no shortened one."""
+
+_ID_PREFIX = re.compile(r"[a-z0-9][a-z0-9-]*")
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -63,23 +80,55 @@ class Operations:
         """Read a job."""
         return job_from((yield from self._ask("GetPruneJob", service_pb.GetPruneJobRequest(name=name))))
 
-    def list_jobs(
-        self, states: Collection[JobState | str], page_size: int, labels: Mapping[str, str] | None = None
-    ) -> Flow[None]:
-        """Emit all jobs that have the labels, newest first, page by page."""
-        values = [state_value(JobState(state)) for state in texts(states, "states")]
-        token = ""
+    def list_jobs(self, wanted: JobFilter, order_by: str, page_size: int) -> Flow[None]:
+        """Emit all jobs that are wanted, page by page."""
+        request = service_pb.ListPruneJobsRequest(
+            page_size=page_size,
+            states=[state_value(state) for state in wanted.states],
+            labels=wanted.labels,
+            order_by=order_by,
+            created_from=None if wanted.since is None else timestamp(wanted.since),
+            created_before=None if wanted.before is None else timestamp(wanted.before),
+            id_prefix=wanted.id_prefix,
+        )
         while True:
-            request = service_pb.ListPruneJobsRequest(
-                page_size=page_size, page_token=token, states=values, labels=labels or {}
-            )
             response = yield from self._ask("ListPruneJobs", request)
-            for job in response.jobs:  # a service of an older release lists all
-                if (labels or {}).items() <= job.labels.items():
-                    yield Emit(job_from(job))
-            token = response.next_page_token
-            if not token:
+            for job in map(job_from, response.jobs):
+                if wanted.has(job):  # a service of an older release lists all
+                    yield Emit(job)
+            if not response.next_page_token:
                 return
+            request.page_token = response.next_page_token
+
+    def find(self, text: str) -> Flow[str]:
+        """The name of a job, given its name, its id or the beginning of its id.
+
+        A text that begins no id is returned as the name it would be, for the service to judge.
+
+        Raises:
+            NotFoundError: several ids begin so; reason JOB_AMBIGUOUS.
+        """
+        name = job_name(text)
+        prefix = name.removeprefix(NAME_PREFIX)
+        if len(prefix) == ID_CHARACTERS or not _ID_PREFIX.fullmatch(prefix):
+            return name
+        listed = self.list_jobs(JobFilter(id_prefix=prefix), "", _MOST_NAMED + 1)
+        found = yield from collect(take(listed, _MOST_NAMED + 1))
+        exact = [job.name for job in found if job.id == prefix]
+        if exact or len(found) <= 1:
+            return exact[0] if exact else found[0].name if found else name
+        named = ", ".join(f"{job.name} ({job.state})" for job in found[:_MOST_NAMED])
+        more = " and more" if len(found) > _MOST_NAMED else ""
+        raise NotFoundError(
+            f"{prefix} begins the ids of several jobs: {named}{more}; give more of the id",
+            reason="JOB_AMBIGUOUS",
+            metadata={"jobs": " ".join(job.name for job in found)},
+        )
+
+    def delete(self, name: str, *, artifacts: bool) -> Flow[int]:
+        """Delete a job; returns how many files went with it."""
+        request = service_pb.DeletePruneJobRequest(name=name, delete_artifacts=artifacts)
+        return int((yield from self._ask("DeletePruneJob", request)).deleted_files)
 
     def cancel(self, name: str) -> Flow[Job]:
         """Ask a job to stop."""

@@ -15,6 +15,7 @@ from functools import partial
 from secateur._arguments import texts
 from secateur._comparison import Comparison
 from secateur._errors import InvalidRequestError, InvalidSpecError, NotReadyError, UnavailableError, WaitTimeoutError
+from secateur._filter import JobFilter
 from secateur._flow import Emit, Flow, Run, Sleep, collect
 from secateur._grid import Grid, Point, at_points, content_of, grid_of, retry_id
 from secateur._job import Job, JobResult, JobState, Plan
@@ -73,7 +74,7 @@ def submit_sweep(operations: Operations, spec: SpecSource, name: str | None, *, 
 def find_sweep(operations: Operations, spec: SpecSource, name: str | None) -> Flow[SweepJobs]:
     """Find the jobs that a sweep has; a service that is away is not waited for."""
     grid = yield from _grid(spec, name)
-    listed = yield from collect(operations.list_jobs((), _PAGE_SIZE, grid.label))
+    listed = yield from collect(operations.list_jobs(JobFilter(labels=grid.label), "", _PAGE_SIZE))
     newest: dict[str, Job] = {}
     for job in listed:
         newest.setdefault(content_of(job), job)

@@ -79,7 +79,7 @@ def cancelled(service):
 
 @pytest.mark.parametrize(
     "command",
-    ["", "submit", "watch", "logs", "list", "get", "report", "compare", "sweep", "gate", "cancel", "download", "info"],
+    ["", *"submit watch logs list get report compare sweep gate cancel delete download info".split()],  # noqa: SIM905
 )
 def test_help_has_the_exit_codes_and_the_common_options(environment, command):
     command = [*COMMAND, *filter(None, [command]), "--help"]
@@ -214,6 +214,11 @@ def test_the_corpora_of_the_service_are_listed_in_short_and_one_of_them_with_all
         (["submit", "--samples", "few"], 2, "--samples"),
         (["frobnicate"], 2, "frobnicate"),
         (["list", "--state", "SLEEPING"], 2, "SLEEPING"),
+        (["list", "--state", "unspecified"], 2, "unspecified"),
+        (["list", "--sort", "name"], 2, "growth"),
+        (["list", "--since", "yesterday"], 2, "expected e.g. 2h"),
+        (["list", "--label", "nobody=has"], 0, "no jobs: nobody=has"),
+        (["delete", "nope"], 4, "nope"),
         (["get", "nope"], 4, "nope"),
         (["get", "a/b"], 2, "pruneJobs/{id}"),
         (["watch", "nope"], 4, "nope"),
@@ -321,7 +326,14 @@ def test_a_job_is_shown_listed_reported_and_downloaded(secateur, service, tmp_pa
     assert name in shown.stdout
     assert "SUCCEEDED" in shown.stdout
     assert json.loads(secateur("get", name, "-o", "json").stdout)["result"]["languages"]["de"]["dense_perplexity"] == 10
-    assert name in secateur("list", "--state", "succeeded").stdout
+    assert job_id in secateur("list", "--state", "succeeded", "--since", "1h", "--sort", "ended").stdout
+    assert secateur("get", job_id[:-1]).stdout == shown.stdout
+    for _ in range(16):  # now two ids begin alike
+        service.queued_job()
+    ids = [line.split()[0] for line in secateur("list").stdout.splitlines()[1:]]
+    letter = next(letter for letter in "0123456789abcdef" if sum(each.startswith(letter) for each in ids) > 1)
+    ambiguous = secateur("get", letter)
+    assert (ambiguous.returncode, "begins the ids of several jobs" in ambiguous.stderr) == (4, True)
     listed = secateur("list", "-o", "json", "--limit", "1").stdout.splitlines()
     assert len(listed) == 1
     assert "12.500" in secateur("report", name).stdout
@@ -445,3 +457,14 @@ def test_cancelling_is_harmless_when_repeated(secateur, service):
     for _ in range(2):
         done = secateur("cancel", job_id)
         assert (done.returncode, "CANCELLED" in done.stdout) == (0, True)
+
+
+def test_a_job_is_deleted_without_a_question_where_nobody_can_answer(secateur, service):
+    job_id, running = finished(service), service.running_job()
+    folder = service.data_dir / "artifacts" / job_id
+    done = secateur("delete", job_id, "--artifacts", "-o", "json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"name": f"pruneJobs/{job_id}", "deleted_files": 4})
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+    assert secateur("get", job_id).returncode == 4
+    refused = secateur("delete", running)
+    assert (refused.returncode, "cancel it" in refused.stderr) == (7, True)

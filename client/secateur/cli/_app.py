@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,18 +11,16 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from secateur._download import DownloadProgress
-from secateur._job import JobState
 from secateur._options import with_options
 from secateur._terminal import clean, console, prepare_streams, show_exception, write
 from secateur.cli._arguments import generation_of, labels_of, numbers_by_language, override_of, read_content, weight_of
 from secateur.cli._configuring import config
 from secateur.cli._job_options import with_job_options
 from secateur.cli._judging import compare, gate, sweep, write_page
+from secateur.cli._listing import delete, get, list_
 from secateur.cli._render import (
     continuation_lines,
     info_text,
-    job_text,
-    jobs_text,
     log_text,
     plan_text,
     preset_text,
@@ -32,7 +29,7 @@ from secateur.cli._render import (
     task_lines,
     verdict_lines,
 )
-from secateur.cli._session import EndpointOption, OutputOption, Session, Shared, TokenOption, connected
+from secateur.cli._session import EndpointOption, JobArgument, OutputOption, Session, Shared, TokenOption, connected
 from secateur.cli._watching import follow
 
 _EPILOG = """Exit codes: 0 done (a watched job succeeded), 1 the job failed, 2 wrong command line or configuration,
@@ -48,8 +45,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job, pruneJobs/ID, or its ID alone.")]
 
 
 def main() -> None:
@@ -249,7 +244,7 @@ def watch(
 
     Survives disconnects and restarts of the service. The exit code tells how the job ended.
     """
-    follow(session, session.client.job(job), after)
+    follow(session, session.job(job), after)
 
 
 @app.command(epilog=_EPILOG)
@@ -261,44 +256,12 @@ def logs(
     follow_: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more until the job has ended.")] = False,
 ) -> None:
     """Print the log of a job's worker."""
-    for event in session.client.job(job).logs(follow=follow_):
+    for event in session.job(job).logs(follow=follow_):
         session.show(f"{event.time:%Y-%m-%d %H:%M:%S} {log_text(event)}", {"event": event.kind, **vars(event)})
 
 
-@app.command(name="list", epilog=_EPILOG)
-@connected
-def list_(
-    session: Session,
-    *,
-    state: Annotated[
-        list[JobState] | None,
-        typer.Option(
-            case_sensitive=False,
-            metavar="STATE",
-            help="Only jobs in this state: queued, running, cancelling, succeeded, failed or cancelled. Repeat it.",
-        ),
-    ] = None,
-    label: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only jobs with this label. Repeat it.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most jobs to print.")] = 100,
-) -> None:
-    """List jobs, newest first."""
-    labels = labels_of(label or ())
-    jobs = islice(session.client.list_jobs(states=state or (), labels=labels, page_size=min(limit, 100)), limit)
-    if session.as_json:
-        for job in jobs:
-            session.show("", job)
-    else:
-        session.show(jobs_text(list(jobs)), None)
-
-
-@app.command(epilog=_EPILOG)
-@connected
-def get(session: Session, *, job: JobArgument) -> None:
-    """Print a job: where it stands, what runs and what came of it."""
-    found = session.client.job(job).get()
-    session.show(job_text(found), found)
+app.command(name="list", epilog=_EPILOG)(list_)
+app.command(epilog=_EPILOG)(get)
 
 
 @app.command(epilog=_EPILOG)
@@ -320,7 +283,7 @@ def report(
 
     With --output json: the whole report.json, on one line; its keys are sorted, so that equal reports are equal lines.
     """
-    handle = session.client.job(job)
+    handle = session.job(job)
     found = handle.report()
     if html is not None:
         write_page(session, handle.report_page(), html)
@@ -344,7 +307,7 @@ app.command(epilog=_EPILOG)(config)
 @connected
 def cancel(session: Session, *, job: JobArgument) -> None:
     """Ask a job to stop. Does nothing if it has ended."""
-    found = session.client.job(job).cancel()
+    found = session.job(job).cancel()
     session.show(f"{clean(found.name)} is {found.state}", found)
 
 
@@ -352,9 +315,12 @@ def cancel(session: Session, *, job: JobArgument) -> None:
 @connected
 def retry(session: Session, *, job: JobArgument) -> None:
     """Make a new job out of one that failed or was cancelled; finished blocks are not computed again."""
-    found = session.client.job(job).retry().get()
+    found = session.job(job).retry().get()
     session.show(clean(found.name), found)
     session.note(f"resumes {found.retry_of}")
+
+
+app.command(epilog=_EPILOG)(delete)
 
 
 @app.command(epilog=_EPILOG)
@@ -395,7 +361,7 @@ def download(
                 total=progress.bytes_total,
             )
 
-        handle = session.client.job(job)
+        handle = session.job(job)
         paths = handle.download(directory, progress=advanced, local_files=True if local_files else None)
     session.show(
         f"{len(paths)} files verified in {clean(str(directory))}",

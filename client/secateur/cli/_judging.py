@@ -58,7 +58,11 @@ def compare(
       secateur compare pruneJobs/ONE --related
     """  # noqa: D301 - \b keeps the lines of the examples
     found = session.client.compare(
-        jobs, target_languages=language or (), max_growth=max_growth, html=html is not None, related=related
+        [session.job(job).name for job in jobs],
+        target_languages=language or (),
+        max_growth=max_growth,
+        html=html is not None,
+        related=related,
     )
     session.show(comparison_text(found), found.content)
     write_page(session, found.html, html)
@@ -192,7 +196,7 @@ def gate(
     if folder.is_dir():
         found = judge(read_report(folder), **limits)
     else:
-        handle = session.client.job(job)
+        handle = session.job(job)
         state = (handle.wait() if wait else handle.get()).state
         if not state.is_terminal:
             raise NotReadyError(f"{handle.name} is {state} and has no result yet; give --wait, or watch it to its end")

@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from secateur._artifact import CorpusPreset, ServiceInfo
 from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
-from secateur._job import Failure, Job, JobStage, LanguageResult, Plan, Progress, PublishedResult
+from secateur._job import Failure, JobStage, LanguageResult, Plan, Progress, PublishedResult
 from secateur._language_names import in_words
 from secateur._report import Report
 from secateur._terminal import clean
@@ -35,44 +35,6 @@ def to_json(value: Any) -> str:
 def event_json(event: Event) -> str:
     """An event as JSON on one line, its kind first."""
     return to_json({"event": event.kind, **_jsonable(event)})
-
-
-def job_text(job: Job) -> str:
-    """All that matters about a job."""
-    rows = [("state", job.state.value)]
-    if job.stage is not JobStage.UNSPECIFIED:
-        rows.append(("stage", job.stage.value))
-    if job.progress is not None and not job.state.is_terminal:
-        rows.append(("progress", progress_text(job.progress)))
-    rows.append(("attempt", f"{job.attempt} of {job.max_attempts}"))
-    for title, time in (("created", job.create_time), ("started", job.start_time), ("ended", job.end_time)):
-        if time is not None:
-            rows.append((title, f"{time:%Y-%m-%d %H:%M:%S} UTC"))
-    if job.retry_of is not None:
-        rows.append(("retry of", job.retry_of))
-    rows += [("label", f"{key}={value}") for key, value in sorted(job.labels.items())]
-    if job.failure is not None:
-        rows.append(("failure", failure_text(job.failure)))
-    if job.result is not None:
-        rows.append(("manifest", job.result.manifest_uri))
-    text = f"{clean(job.name)}\n{columns(rows)}\n\n{yaml_text(job.resolved_spec)}"
-    return f"{text}\n\n{result_text(job.result)}" if job.result is not None else text
-
-
-def jobs_text(jobs: list[Job]) -> str:
-    """A table of jobs."""
-    titles = ["NAME", "STATE", "PROGRESS", "CREATED (UTC)", "MODEL", "LANGUAGES"]
-    labelled = any(job.labels for job in jobs)
-    rows = [[*titles, "LABELS"] if labelled else titles]
-    for job in jobs:
-        calibration = job.resolved_spec.get("calibration", {})
-        done = f"{job.progress.fraction:.0%}" if job.progress is not None else "-"
-        created = f"{job.create_time:%Y-%m-%d %H:%M:%S}" if job.create_time else "-"
-        model = job.resolved_spec.get("model", {}).get("uri", "-")
-        row = [job.name, job.state.value, done, created, model, ",".join(_languages(calibration))]
-        labels = ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items()))
-        rows.append([*row, labels] if labelled else row)
-    return language_table(rows, right=[2], tags=titles.index("LANGUAGES"))
 
 
 def plan_text(plan: Plan) -> str:
@@ -308,14 +270,10 @@ def yaml_text(spec: Mapping[str, Any]) -> str:
     return stream.getvalue().rstrip()
 
 
-def _languages(calibration: Mapping[str, Any]) -> list[str]:
-    mix = calibration.get("languages", {})
-    return list(mix) if isinstance(mix, Mapping) else [entry["language"] for entry in mix]
-
-
 def _jsonable(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return _jsonable(asdict(value))
+        own = {field.name: _jsonable(getattr(value, field.name)) for field in fields(value)}
+        return own | {"growth": _jsonable(value.growth)} if isinstance(value, PublishedResult) else own
     if isinstance(value, Mapping):
         return {key: _jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

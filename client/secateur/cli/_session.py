@@ -16,6 +16,7 @@ import typer
 from secateur._client import Client
 from secateur._config import DEFAULT_ENDPOINT
 from secateur._errors import SecateurError
+from secateur._handle import JobHandle
 from secateur._terminal import OutputLostError, clean, say, write
 from secateur._tracing import trace_of_environment
 from secateur.cli._exit import ExitCode, error_json, error_text, exit_code
@@ -49,6 +50,10 @@ OutputOption = Annotated[
     typer.Option("--output", "-o", help="json: one JSON object a line, for programs.", show_default="text"),
 ]
 
+JobArgument = Annotated[
+    str, typer.Argument(metavar="JOB", help="Name of the job, pruneJobs/ID, or its ID alone, or what that begins with.")
+]
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -69,6 +74,14 @@ class Session:
 
     client: Client
     as_json: bool
+
+    def job(self, text: str) -> JobHandle:
+        """The job that an argument names: by its name, its id, or the beginning of its id.
+
+        Raises:
+            NotFoundError: several ids begin so.
+        """
+        return self.client.find_job(text)
 
     def show(self, text: str, value: Any) -> None:
         """Print a result: the text for people, the value as JSON."""

@@ -37,7 +37,7 @@ class GetPruneJobRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class ListPruneJobsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token", "states", "labels")
+    __slots__ = ("page_size", "page_token", "states", "labels", "order_by", "created_from", "created_before", "id_prefix")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -49,11 +49,19 @@ class ListPruneJobsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     STATES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    ORDER_BY_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FROM_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    ID_PREFIX_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
     states: _containers.RepeatedScalarFieldContainer[_prune_job_pb2.JobState]
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., states: _Optional[_Iterable[_Union[_prune_job_pb2.JobState, str]]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    order_by: str
+    created_from: _timestamp_pb2.Timestamp
+    created_before: _timestamp_pb2.Timestamp
+    id_prefix: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., states: _Optional[_Iterable[_Union[_prune_job_pb2.JobState, str]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., order_by: _Optional[str] = ..., created_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., id_prefix: _Optional[str] = ...) -> None: ...
 
 class ListPruneJobsResponse(_message.Message):
     __slots__ = ("jobs", "next_page_token")
@@ -76,6 +84,20 @@ class RetryPruneJobRequest(_message.Message):
     name: str
     request_id: str
     def __init__(self, name: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class DeletePruneJobRequest(_message.Message):
+    __slots__ = ("name", "delete_artifacts")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DELETE_ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    delete_artifacts: bool
+    def __init__(self, name: _Optional[str] = ..., delete_artifacts: _Optional[bool] = ...) -> None: ...
+
+class DeletePruneJobResponse(_message.Message):
+    __slots__ = ("deleted_files",)
+    DELETED_FILES_FIELD_NUMBER: _ClassVar[int]
+    deleted_files: int
+    def __init__(self, deleted_files: _Optional[int] = ...) -> None: ...
 
 class WatchPruneJobRequest(_message.Message):
     __slots__ = ("name", "after_sequence")

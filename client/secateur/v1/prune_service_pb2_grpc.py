@@ -45,6 +45,11 @@ class PruneServiceStub:
                 request_serializer=secateur_dot_v1_dot_prune__service__pb2.RetryPruneJobRequest.SerializeToString,
                 response_deserializer=secateur_dot_v1_dot_prune__job__pb2.PruneJob.FromString,
                 _registered_method=True)
+        self.DeletePruneJob = channel.unary_unary(
+                '/secateur.v1.PruneService/DeletePruneJob',
+                request_serializer=secateur_dot_v1_dot_prune__service__pb2.DeletePruneJobRequest.SerializeToString,
+                response_deserializer=secateur_dot_v1_dot_prune__service__pb2.DeletePruneJobResponse.FromString,
+                _registered_method=True)
         self.WatchPruneJob = channel.unary_stream(
                 '/secateur.v1.PruneService/WatchPruneJob',
                 request_serializer=secateur_dot_v1_dot_prune__service__pb2.WatchPruneJobRequest.SerializeToString,
@@ -94,7 +99,7 @@ class PruneServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPruneJobs(self, request, context):
-        """Newest first.
+        """Newest first, unless another order is asked for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,6 +115,14 @@ class PruneServiceServicer:
     def RetryPruneJob(self, request, context):
         """Makes a new job out of one that failed or was cancelled: the same specification, and its finished blocks are not
         computed again. The old job stays as it is. With a request id, repeating the call gives the same job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePruneJob(self, request, context):
+        """Deletes a job that has ended, with its events and what its attempts left, and, where that is asked for, what it
+        published. Repeating a call that was interrupted goes on with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,6 +192,11 @@ def add_PruneServiceServicer_to_server(servicer, server):
                     servicer.RetryPruneJob,
                     request_deserializer=secateur_dot_v1_dot_prune__service__pb2.RetryPruneJobRequest.FromString,
                     response_serializer=secateur_dot_v1_dot_prune__job__pb2.PruneJob.SerializeToString,
+            ),
+            'DeletePruneJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePruneJob,
+                    request_deserializer=secateur_dot_v1_dot_prune__service__pb2.DeletePruneJobRequest.FromString,
+                    response_serializer=secateur_dot_v1_dot_prune__service__pb2.DeletePruneJobResponse.SerializeToString,
             ),
             'WatchPruneJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchPruneJob,
@@ -345,6 +363,33 @@ class PruneService:
             '/secateur.v1.PruneService/RetryPruneJob',
             secateur_dot_v1_dot_prune__service__pb2.RetryPruneJobRequest.SerializeToString,
             secateur_dot_v1_dot_prune__job__pb2.PruneJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePruneJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secateur.v1.PruneService/DeletePruneJob',
+            secateur_dot_v1_dot_prune__service__pb2.DeletePruneJobRequest.SerializeToString,
+            secateur_dot_v1_dot_prune__service__pb2.DeletePruneJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,13 @@ def parse_job_name(name: str, field: str = "name") -> str:
     return job_id
 
 
+def check_id_prefix(prefix: str) -> list[FieldViolation]:
+    """The rules that the beginning of an id breaks; an empty one is every id's."""
+    if not prefix or _ID.fullmatch(prefix):
+        return []
+    return [FieldViolation("id_prefix", "no id begins so; expected lower-case letters, digits and dashes")]
+
+
 def check_labels(labels: Mapping[str, str]) -> list[FieldViolation]:
     """The rules that the labels break."""
     violations = []

@@ -1,16 +1,18 @@
-"""Reads the published results of finished jobs.
+"""Reads the published results of finished jobs, and removes them.
 
 The job's row has the manifest's digest, and the manifest has everything else's; what does not match is not shown.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from typing import Any
 
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur_service.api import conversion
+from secateur_service.artifacts.leftovers import remove_leftovers, remove_result
 from secateur_service.artifacts.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from secateur_service.artifacts.port import OBJECT_NOT_FOUND, ObjectStore
 from secateur_service.bounded import JsonLimits, UnreadableJsonError, parse_json
@@ -81,6 +83,26 @@ class PublishedResults:
                 artifact.download_url_expire_time.CopyFrom(conversion.timestamp(expires))
         return [own, *files]
 
+    def remove(self, job: Job, *, result: bool) -> int:
+        """Remove what the attempts of an ended job left, and, if asked to, what it published.
+
+        Returns:
+            The number of objects and unfinished uploads removed.
+
+        Raises:
+            DamagedResultError: the result is to be removed, and is not what was published.
+        """
+        store, published = self._store_of(job), job.published_sha256
+        removed = 0
+        with contextlib.suppress(DamagedResultError):  # somebody removed or replaced it, and knows what lies beside it
+            removed = remove_leftovers(store, job.id, published)
+        return removed + (remove_result(store, job.id, published) if result and published else 0)
+
+    def _store_of(self, job: Job) -> ObjectStore:
+        destination = job.destination
+        assert destination is not None, "a resolved specification names its destination"
+        return self._open_store(destination)
+
     def _file(self, job: Job, path: str) -> bytes:
         store, manifest = self._manifest(job)
         for file in manifest.files:
@@ -96,9 +118,7 @@ class PublishedResults:
                 f"job {job.id} is {job.state} and has no result; {remedy}",
                 metadata={"state": job.state.value},
             )
-        destination = job.destination
-        assert destination is not None, "a resolved specification names its destination"
-        store = self._open_store(destination)
+        store = self._store_of(job)
         return store, parse_manifest(_read(store, f"{job.id}/{MANIFEST_NAME}", published, MAX_MANIFEST_BYTES))
 
 

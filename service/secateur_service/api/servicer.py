@@ -13,6 +13,8 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 from secateur.v1 import prune_job_pb2 as pb
@@ -33,6 +35,7 @@ from secateur_service.errors import (
 )
 from secateur_service.evaluation.comparison import MAX_JOBS, Candidate, Found
 from secateur_service.inspection.shares import Shares
+from secateur_service.jobs.filters import Filter
 from secateur_service.jobs.job import Estimate, Job, NewJob
 from secateur_service.jobs.port import Jobs
 from secateur_service.jobs.states import JobState
@@ -164,17 +167,17 @@ class PruneServicer(service_grpc.PruneServiceServicer):
     async def ListPruneJobs(
         self, request: service_pb.ListPruneJobsRequest, context: Any
     ) -> service_pb.ListPruneJobsResponse:
-        """A page of jobs, newest first; shorter than asked for if the jobs are large."""
+        """A page of jobs; shorter than asked for if the jobs are large."""
         page_size = pages.check_page_size(request.page_size)
-        wanted = _filter(request)
-        before = pages.decode_token(request.page_token, wanted)
+        wanted, order = _filter(request), pages.parse_order(request.order_by)
+        after = pages.decode_token(request.page_token, wanted, order)
         while True:
             jobs, following = await self._store_pool.call(
-                self._store.list_jobs, limit=page_size, before=before, states=wanted.states, labels=wanted.labels
+                self._store.list_jobs, wanted, order, limit=page_size, after=after
             )
             response = service_pb.ListPruneJobsResponse(
                 jobs=[conversion.job_to_message(job) for job in jobs],
-                next_page_token=pages.encode_token(following, wanted),
+                next_page_token=pages.encode_token(following, wanted, order),
             )
             if response.ByteSize() <= _MAX_PAGE_BYTES or page_size == 1:
                 return response
@@ -184,6 +187,15 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         """Ask a job to stop."""
         job_id = names.parse_job_name(request.name)
         return conversion.job_to_message(await self._store_pool.call(self._store.request_cancel, job_id))
+
+    async def DeletePruneJob(
+        self, request: service_pb.DeletePruneJobRequest, context: Any
+    ) -> service_pb.DeletePruneJobResponse:
+        """Delete a job that has ended: its files first, so that whoever is interrupted can call again."""
+        job = await self._store_pool.call(self._store.deletable, names.parse_job_name(request.name))
+        removed = await self._read(context, partial(self._results.remove, job, result=request.delete_artifacts))
+        await self._store_pool.call(self._store.delete, job.id)
+        return service_pb.DeletePruneJobResponse(deleted_files=removed)
 
     async def WatchPruneJob(self, request: service_pb.WatchPruneJobRequest, context: Any) -> None:
         """Stream a job's events; the watch is closed at once when its reader is gone."""
@@ -263,7 +275,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         return Found(tuple(found), left_out, unreadable)
 
     async def _read(self, context: Any, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Read published files, in turn with other callers' calls."""
+        """Read or remove published files, in turn with other callers' calls."""
         async with self._file_shares.slot(_caller(context)):
             return await self._file_pool.call(work, *arguments)
 
@@ -297,11 +309,11 @@ def request_digest(spec: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _filter(request: service_pb.ListPruneJobsRequest) -> pages.Filter:
+def _filter(request: service_pb.ListPruneJobsRequest) -> Filter:
     """Which jobs to list.
 
     Raises:
-        InvalidRequestError: a state is unspecified or unknown, or no job can have the labels.
+        InvalidRequestError: a state is unspecified or unknown, a time is none, or no job can have the labels or id.
     """
     if len(request.states) > len(JobState):
         raise InvalidRequestError(
@@ -317,7 +329,29 @@ def _filter(request: service_pb.ListPruneJobsRequest) -> pages.Filter:
         else:
             states.add(state)
     labels = dict(request.labels)
-    violations += names.check_labels(labels)
+    violations += names.check_labels(labels) + names.check_id_prefix(request.id_prefix)
     if violations:
         raise InvalidRequestError(violations)
-    return pages.Filter(tuple(sorted(states)), labels)
+    return Filter(
+        tuple(sorted(states)),
+        labels,
+        created_from=_time(request, "created_from"),
+        created_before=_time(request, "created_before"),
+        id_prefix=request.id_prefix,
+    )
+
+
+def _time(request: service_pb.ListPruneJobsRequest, field: str) -> datetime | None:
+    """A time in a request.
+
+    Raises:
+        InvalidRequestError: it is none.
+    """
+    if not request.HasField(field):
+        return None
+    try:
+        found: datetime = getattr(request, field).ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        remedy = "no time between the years 1 and 9999; give seconds since 1970 and nanoseconds"
+        raise InvalidRequestError([FieldViolation(field, remedy)]) from None
+    return found

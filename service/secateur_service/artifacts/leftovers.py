@@ -1,4 +1,4 @@
-"""Removes what attempts left below a job's prefix once the job has ended, but never what was published."""
+"""Removes what attempts left below a job's prefix once the job has ended, and, where asked to, what was published."""
 
 from __future__ import annotations
 
@@ -43,6 +43,33 @@ def remove_leftovers(store: ObjectStore, prefix: str, published: str | None) -> 
             store.delete(key)
             removed += 1
     return removed + store.abort_uploads(start)
+
+
+def remove_result(store: ObjectStore, prefix: str, published: str) -> int:
+    """Remove what a job published, by its manifest, which goes last: whoever is interrupted can go on.
+
+    Other files below the prefix stay; what attempts left there is for `remove_leftovers`, which has to come first.
+
+    Args:
+        store: where the job was published.
+        prefix: the job's prefix.
+        published: digest of the manifest that the job store has as the result.
+
+    Returns:
+        The number of objects removed; 0 if the manifest is gone.
+
+    Raises:
+        DamagedResultError: the manifest was replaced; nothing was removed.
+        PermanentError, TransientError: the store's own errors.
+    """
+    manifest = f"{prefix}/{MANIFEST_NAME}"
+    if store.stat(manifest) is None:
+        return 0
+    paths = _named(store, manifest, published)
+    for path in sorted(paths - {MANIFEST_NAME}):
+        store.delete(f"{prefix}/{path}")
+    store.delete(manifest)
+    return len(paths)
 
 
 def _named(store: ObjectStore, key: str, published: str | None) -> set[str]:

@@ -31,8 +31,8 @@ class Database(Protocol):
     def now(self) -> ColumnElement[int]:
         """The database's time in whole milliseconds since 1970."""
 
-    def has_label(self, key: str, value: str) -> ColumnElement[bool]:
-        """Whether a row of jobs has a label; keys may hold any character."""
+    def begins_with(self, column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+        """Whether a text begins with a prefix of lower-case letters, digits and dashes, by an index if there is one."""
 
     def migrating(self) -> contextlib.AbstractContextManager[Connection]:
         """A transaction in which the schema may be changed, one process at a time."""

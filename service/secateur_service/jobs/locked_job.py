@@ -66,6 +66,12 @@ class LockedJob:
         value: str | None = self._row["manifest_sha256"]
         return value
 
+    @property
+    def resolved(self) -> Mapping[str, Any]:
+        """The specification that runs."""
+        found: Mapping[str, Any] = self._row["resolved"]
+        return found
+
     def require_owner(self, attempt: int) -> None:
         """Enforce the fence: only the job's owner may write.
 

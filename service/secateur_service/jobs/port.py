@@ -9,11 +9,11 @@ not in `states.TRANSITIONS`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Protocol
 
+from secateur_service.jobs.filters import ALL, NEWEST_FIRST, Filter, Order, Place
 from secateur_service.jobs.job import Event, EventKind, Failure, Job, JobResult, NewJob
 from secateur_service.jobs.states import JobState
 from secateur_service.records.blocks import BlockRecord
@@ -75,14 +75,9 @@ class Jobs(Reading, Protocol):
         """
 
     def list_jobs(
-        self,
-        *,
-        limit: int,
-        before: int | None = None,
-        states: Collection[JobState] = (),
-        labels: Mapping[str, str] = MappingProxyType({}),
-    ) -> tuple[list[Job], int | None]:
-        """A page of jobs, newest first, and the value of `before` for the next page (None after the last)."""
+        self, wanted: Filter = ALL, order: Order = NEWEST_FIRST, *, limit: int, after: Place | None = None
+    ) -> tuple[list[Job], Place | None]:
+        """A page of the jobs that are wanted, and the value of `after` for the next page (None after the last)."""
 
     def jobs_of_models(
         self, digests: Collection[str], *, except_for: Collection[str], limit: int
@@ -102,6 +97,22 @@ class Jobs(Reading, Protocol):
 
         Raises:
             NotFoundError: there is no job with that id.
+        """
+
+    def deletable(self, job_id: str) -> Job:
+        """The job, if it may be deleted.
+
+        Raises:
+            NotFoundError: there is no job with that id.
+            NotReadyError: it has not ended, or a retry of it that has not may use its finished blocks.
+        """
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, with its events and its ledger.
+
+        Raises:
+            NotFoundError: there is no job with that id.
+            NotReadyError: it has not ended, or a retry of it that has not may use its finished blocks.
         """
 
     def events(self, job_id: str, *, after: int, limit: int) -> list[Event]:

@@ -17,11 +17,10 @@ import threading
 from collections.abc import Iterator
 
 import psycopg
-from sqlalchemy import BigInteger, ColumnElement, Engine, String, create_engine, func, literal, literal_column, select
+from sqlalchemy import BigInteger, ColumnElement, Engine, create_engine, func, literal_column, select
 from sqlalchemy.engine import URL, Connection
 
 from secateur_service.jobs.database import store_unavailable, to_json
-from secateur_service.jobs.schema import jobs
 
 LOCK_SECONDS = 10
 _CHANNEL = "secateur_events"
@@ -66,9 +65,9 @@ class PostgresqlDatabase:
         """The server's time in milliseconds since 1970; not the transaction's start time, which may be old."""
         return literal_column("CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)", BigInteger())
 
-    def has_label(self, key: str, value: str) -> ColumnElement[bool]:
-        """Whether a row of jobs has a label."""
-        return jobs.c.labels.op("->>")(literal(key, String)) == value
+    def begins_with(self, column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+        """Whether a text begins with a prefix."""
+        return column.like(prefix + "%")
 
     @contextlib.contextmanager
     def migrating(self) -> Iterator[Connection]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from types import MappingProxyType
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import func, insert, literal, select
+from sqlalchemy import delete, func, insert, literal, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from secateur_service.errors import RequestIdReusedError
+from secateur_service.errors import NotReadyError, RequestIdReusedError
 from secateur_service.jobs.access import OWNED, SqlAccess, is_due
+from secateur_service.jobs.filters import ALL, NEWEST_FIRST, Filter, Order, Place
 from secateur_service.jobs.job import Event, Job, NewJob
+from secateur_service.jobs.listing import page
 from secateur_service.jobs.rows import new_row, to_event, to_job
 from secateur_service.jobs.schema import blocks, events, jobs
 from secateur_service.jobs.states import JobState
@@ -67,26 +68,11 @@ class SqlJobs(SqlAccess):
             return _find_request(connection, request_id, request_digest)
 
     def list_jobs(
-        self,
-        *,
-        limit: int,
-        before: int | None = None,
-        states: Collection[JobState] = (),
-        labels: Mapping[str, str] = MappingProxyType({}),
-    ) -> tuple[list[Job], int | None]:
-        """A page of jobs, newest first, and the value of `before` for the next page (None after the last)."""
-        query = select(jobs).order_by(jobs.c.number.desc()).limit(limit + 1)
-        if before is not None:
-            query = query.where(jobs.c.number < before)
-        if states:
-            query = query.where(jobs.c.state.in_([state.value for state in states]))
-        for key, value in labels.items():
-            query = query.where(self._database.has_label(key, value))
+        self, wanted: Filter = ALL, order: Order = NEWEST_FIRST, *, limit: int, after: Place | None = None
+    ) -> tuple[list[Job], Place | None]:
+        """A page of the jobs that are wanted, and the value of `after` for the next page (None after the last)."""
         with self._reading() as connection:
-            rows = connection.execute(query).mappings().all()
-        page = [to_job(row) for row in rows[:limit]]
-        more = len(rows) > limit and limit > 0
-        return page, rows[limit - 1]["number"] if more else None
+            return page(connection, self._database, wanted, order, limit=limit, after=after)
 
     def jobs_of_models(
         self, digests: Collection[str], *, except_for: Collection[str], limit: int
@@ -115,6 +101,29 @@ class SqlJobs(SqlAccess):
                     job.move(JobState.CANCELLING, "cancellation was asked for")
             job.save()
             return job.snapshot()
+
+    def deletable(self, job_id: str) -> Job:
+        """The job, if it may be deleted.
+
+        Raises:
+            NotFoundError: there is no job with that id.
+            NotReadyError: it has not ended, or a retry of it that has not may use its finished blocks.
+        """
+        with self._reading() as connection:
+            job = self.get(job_id)
+            _check_deletable(connection, job.id, job.state)
+            return job
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, with its events and its ledger.
+
+        Raises:
+            NotFoundError: there is no job with that id.
+            NotReadyError: it has not ended, or a retry of it that has not may use its finished blocks.
+        """
+        with self._locked(job_id) as job:
+            _check_deletable(job.connection, job.id, job.state)
+            job.connection.execute(delete(jobs).where(jobs.c.id == job.id))
 
     def events(self, job_id: str, *, after: int, limit: int) -> list[Event]:
         """Events of a job with a larger sequence number, in order."""
@@ -163,6 +172,26 @@ class SqlJobs(SqlAccess):
         with self._reading() as connection:
             milliseconds = connection.scalar(query)
         return max(0.0, (milliseconds or 0) / 1000)
+
+
+def _check_deletable(connection: Connection, job_id: str, state: JobState) -> None:
+    if not state.is_terminal:
+        raise NotReadyError(
+            f"job {job_id} is {state}; cancel it, and delete it once it has ended",
+            reason="JOB_NOT_ENDED",
+            metadata={"state": state.value},
+        )
+    line = [job_id]
+    while line:
+        retries = connection.execute(select(jobs.c.id, jobs.c.state).where(jobs.c.retry_of.in_(line))).all()
+        for retry, its_state in retries:
+            if not JobState(its_state).is_terminal:
+                raise NotReadyError(
+                    f"job {job_id} has finished blocks that its retry {retry} may use; delete it once that has ended",
+                    reason="JOB_IN_USE",
+                    metadata={"retry": retry},
+                )
+        line = [retry for retry, _ in retries]
 
 
 def _find_request(connection: Connection, request_id: str, request_digest: str | None) -> Job | None:

@@ -68,6 +68,7 @@ def new_row(job: NewJob, now: int) -> dict[str, Any]:
         "swept_time": None,
         "trace": dict(job.trace) or None,
         "model_digest": None,
+        "worst_growth": None,
     }
 
 
@@ -123,6 +124,11 @@ def to_event(row: Row) -> Event:
 def to_time(milliseconds: int) -> datetime:
     """A database time as a datetime."""
     return _EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def to_milliseconds(time: datetime) -> int:
+    """A time as the database has it; what is less than a millisecond is cut off."""
+    return (time - _EPOCH) // timedelta(milliseconds=1)
 
 
 def _after(now: int, seconds: int | None) -> int | None:

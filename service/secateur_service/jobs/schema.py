@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -75,10 +76,31 @@ jobs = Table(
     Column("spec_format", Integer, nullable=False, server_default="1"),  # format of `resolved`
     Column("trace", Plain),  # W3C trace context of the call that created it
     Column("model_digest", String(64)),  # of the dense model; none before there is a report
+    Column("worst_growth", Float(53)),  # `records.growth.worst_growth`; none before there is a result
     CheckConstraint("state IN ({})".format(", ".join(f"'{state}'" for state in JobState)), name="state"),
     Index(None, "state", "number"),
     Index(None, "model_digest", "number"),
+    Index(None, "retry_of"),
+    # Of the orders of lists, with what filters need: a page reads no row but its own, see `listing`.
+    Index(None, "create_time", "number", "state"),
+    Index(None, "end_time", "number", "state", "create_time"),
+    Index(None, "worst_growth", "number", "state", "create_time"),
     sqlite_autoincrement=True,
+)
+
+# PostgreSQL's other index of ids does not serve prefixes, since it is in the order of the database's language.
+Index("ix_jobs_id_prefix", jobs.c.id, postgresql_ops={"id": "varchar_pattern_ops"}).ddl_if(dialect="postgresql")
+
+# Each label of each job, for lists. A trigger fills it, so that those of an older release's jobs are there, too.
+job_labels = Table(
+    "job_labels",
+    metadata,
+    Column("number", Counter, ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("key", String(128), primary_key=True),
+    Column("value", String(128), nullable=False),
+    Column("create_time", BigInteger, nullable=False),
+    Index(None, "key", "value", "create_time", "number"),
+    sqlite_with_rowid=False,
 )
 
 events = Table(

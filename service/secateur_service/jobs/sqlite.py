@@ -19,17 +19,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Engine, create_engine, event, exists, func, literal_column, select
+from sqlalchemy import BigInteger, ColumnElement, Engine, and_, create_engine, event, literal_column
 from sqlalchemy.engine import URL, Connection
 
 from secateur_service.jobs.database import store_unavailable, to_json
-from secateur_service.jobs.schema import jobs
 
 BUSY_TIMEOUT_SECONDS = 30.0
 
 _WRITES = "secateur_writes"
 _RETRY_SECONDS = 0.02
 _LOOK_SECONDS = 0.2
+_AFTER_ALL = "\x7f"  # after every character of an id
 
 
 class SqliteDatabase:
@@ -69,10 +69,9 @@ class SqliteDatabase:
         # unixepoch('subsec') needs SQLite 3.42, which stable distributions do not have yet.
         return literal_column("CAST(round((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)", BigInteger())
 
-    def has_label(self, key: str, value: str) -> ColumnElement[bool]:
-        """Whether a row of jobs has a label; a path in JSON could not name every key."""
-        labels = func.json_each(jobs.c.labels).table_valued("key", "value")
-        return exists(select(1).select_from(labels).where(labels.c.key == key, labels.c.value == value))
+    def begins_with(self, column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+        """Whether a text begins with a prefix: texts are compared byte by byte, and LIKE would use no index."""
+        return and_(column >= prefix, column < prefix + _AFTER_ALL)
 
     @contextlib.contextmanager
     def migrating(self) -> Iterator[Connection]:

@@ -8,6 +8,7 @@ from sqlalchemy.exc import DatabaseError
 
 from secateur_service.jobs.attempt_log import SqlAttemptLog
 from secateur_service.jobs.database import Database, answering
+from secateur_service.jobs.listing import fill_growth
 from secateur_service.jobs.migration import downgrade, upgrade
 from secateur_service.jobs.queries import SqlJobs
 from secateur_service.jobs.queue import SqlQueue
@@ -64,7 +65,10 @@ class SqlJobStore(SqlJobs, SqlQueue, SqlAttemptLog):
         try:
             with answering(), self._database.migrating() as connection:
                 if back_to is None:
-                    return upgrade(connection)
+                    newer = upgrade(connection)
+                    if newer is None:
+                        fill_growth(connection)
+                    return newer
                 downgrade(connection, back_to)
                 return None
         except DatabaseError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from secateur_service.jobs.filters import Filter
 from secateur_service.jobs.job import Event, EventKind
 from secateur_service.jobs.port import Jobs
 from secateur_service.jobs.states import JobState
@@ -43,7 +44,7 @@ class JobFigures:
 
     def seed(self) -> None:
         """Read what is needed from the past: when a job last succeeded (the newest job that did)."""
-        jobs, _ = self._store.list_jobs(limit=1, states=[JobState.SUCCEEDED])
+        jobs, _ = self._store.list_jobs(Filter(states=(JobState.SUCCEEDED,)), limit=1)
         for job in jobs:
             if job.end_time is not None:
                 self._metrics.last_success.set(job.end_time.timestamp())

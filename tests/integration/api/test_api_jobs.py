@@ -9,6 +9,7 @@ import uuid
 
 import grpc
 import pytest
+from google.protobuf import timestamp_pb2
 
 from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
@@ -171,6 +172,21 @@ async def test_a_list_can_be_filtered_by_labels(api: Api):
     assert [job.name for job in (*page.jobs, *rest.jobs)] == names[::-1]
     assert [job.name for job in (await _list(api, labels=labels[1])).jobs] == [names[1]]
     assert set((await refused(_list(api, labels={"": "a"}))).violations) == {"labels[]"}
+
+
+async def test_a_list_has_an_order_and_ranges_of_times_and_ids(api: Api):
+    older, newer = (api.new_job() for _ in range(2))
+    oldest_first = await _list(api, order_by="create_time", page_size=1)
+    assert [job.name for job in oldest_first.jobs] == [f"pruneJobs/{older.id}"]
+    rest = await _list(api, order_by="create_time", page_token=oldest_first.next_page_token)
+    assert [job.name for job in rest.jobs] == [f"pruneJobs/{newer.id}"]
+    assert not (await _list(api, order_by="end_time desc")).jobs, "none has ended"
+    assert len((await _list(api, created_from=older.create_time)).jobs) == 2
+    assert not (await _list(api, created_before=older.create_time)).jobs
+    assert [job.name for job in (await _list(api, id_prefix=older.id[:9])).jobs] == [f"pruneJobs/{older.id}"]
+    year_zero = timestamp_pb2.Timestamp(seconds=-(2**60))
+    for wrong in ({"order_by": "name"}, {"id_prefix": "%"}, {"created_from": year_zero}):
+        assert set((await refused(_list(api, **wrong))).violations) == set(wrong)
 
 
 async def test_page_size_has_a_default_a_maximum_and_no_negative_values(api: Api):

@@ -90,3 +90,34 @@ async def test_what_is_not_what_was_published_is_not_shown(api: Api, damage: str
         file.write_bytes(file.read_bytes() + b" ")
     refusal = await refused(_report(api, job))
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.DATA_LOSS, "RESULT_DAMAGED")
+
+
+async def test_a_job_is_deleted_once_it_has_ended_with_its_result_where_that_is_asked_for(api: Api):
+    (kept, kept_folder), (removed, removed_folder) = (_publish(api) for _ in range(2))
+    for folder in (kept_folder, removed_folder):
+        (folder / "mine.txt").touch()
+        (folder / f"checkpoint/model-block-0-{'a' * 12}.safetensors").touch()
+
+    async def delete(job: Job, **fields: bool) -> service_pb.DeletePruneJobResponse:
+        request = service_pb.DeletePruneJobRequest(name=f"pruneJobs/{job.id}", **fields)
+        return await api.stub.DeletePruneJob(request)
+
+    assert (await delete(kept)).deleted_files == 1, "what an attempt left"
+    files = sorted(path.name for path in kept_folder.rglob("*") if path.is_file())
+    assert files == ["config.json", "manifest.json", "mine.txt", "report.json"]
+    (removed_folder / "checkpoint/config.json").unlink()  # as a call does that is interrupted
+    assert (await delete(removed, delete_artifacts=True)).deleted_files == 4
+    assert [path.name for path in removed_folder.rglob("*") if path.is_file()] == ["mine.txt"]
+    assert (await refused(delete(removed))).code == grpc.StatusCode.NOT_FOUND
+    refusal = await refused(delete(api.running_job()))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "JOB_NOT_ENDED")
+
+
+async def test_a_replaced_result_is_deleted_only_by_its_owner(api: Api):
+    job, folder = _publish(api)
+    (folder / "manifest.json").write_text("{}")
+    name = f"pruneJobs/{job.id}"
+    asked = service_pb.DeletePruneJobRequest(name=name, delete_artifacts=True)
+    assert (await refused(api.stub.DeletePruneJob(asked))).code == grpc.StatusCode.DATA_LOSS
+    await api.stub.DeletePruneJob(service_pb.DeletePruneJobRequest(name=name))
+    assert (folder / "checkpoint/config.json").exists()

@@ -18,7 +18,7 @@ from secateur._artifact import CorpusPreset, ServiceInfo
 from secateur._errors import FieldViolation, InvalidSpecError, JobFailedError, SecateurError, UnavailableError
 from secateur._report import Report, TaskReport
 from secateur._terminal import UNSAFE, OutputLostError, clean, clean_lines, console, first_unsafe, say, write
-from secateur.cli import _exit, _render
+from secateur.cli import _exit, _jobs, _render
 
 HARMFUL = [
     *map(chr, (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))),
@@ -97,12 +97,20 @@ EVENTS = [kind for kind in vars(_event).values() if isinstance(kind, type) and i
 EVENTS = [kind for kind in EVENTS if kind is not _event.Event]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def wide_terminal():
+    """So wide that no table is told otherwise for its width."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "100000")
+        yield
+
+
 def texts_of(text):
     """All that the command prints of answers whose every text is this one; each with the lines that it has at most."""
     job, plan, result = (filled(kind, text) for kind in (_job.Job, _job.Plan, _job.PublishedResult))
     info = filled(ServiceInfo, text)
-    yield _render.job_text(job)
-    yield _render.jobs_text([job])
+    yield _jobs.job_text(job, {"verdicts": [{"message": text}]})
+    yield from (_jobs.jobs_text([job], width) for width in (None, 80))
     yield _render.plan_text(plan)
     yield _render.result_text(result)
     yield _render.info_text(info)

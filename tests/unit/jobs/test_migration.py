@@ -47,7 +47,7 @@ def test_the_migrated_schema_equals_the_metadata(store, database_url, other_url)
     engine.dispose()
     migrated, created = definitions(database_url), definitions(other_url)
     assert migrated == created
-    assert {"jobs", "events", "blocks", "schema_compatibility"} == created.keys()
+    assert {"jobs", "job_labels", "events", "blocks", "schema_compatibility"} == created.keys()
     assert created["jobs"]["checks"]
     assert created["jobs"]["indexes"]
 

@@ -3,7 +3,6 @@
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import pytest
 
@@ -103,57 +102,6 @@ def test_text_that_no_message_can_carry_is_stored_as_text_that_one_can(store):
     ended = store.release(job.id, 1, Failure("BAD_MODEL", "no tensor in caf\udce9 é", retryable=False))
     assert store.get(ended.id).failure.message == "no tensor in caf? é"
     assert bodies(store, job.id, EventKind.LOG)[0]["fields"] == {"file": "d?"}
-
-
-def test_pages_of_jobs_are_newest_first_and_complete(store):
-    created = [store.create(new_job()).id for _ in range(7)]
-    seen, key = [], None
-    while True:
-        page, key = store.list_jobs(limit=3, before=key)
-        seen += [job.id for job in page]
-        if key is None:
-            break
-        assert len(page) == 3
-    assert seen == created[::-1]
-
-
-def test_a_page_that_is_exactly_full_is_the_last_one(store):
-    for _ in range(3):
-        store.create(new_job())
-    page, key = store.list_jobs(limit=3)
-    assert len(page) == 3
-    assert key is None
-
-
-def test_jobs_are_listed_by_state(store):
-    job = running(store)
-    store.create(new_job())
-    assert [found.id for found in store.list_jobs(limit=9, states=[JobState.RUNNING])[0]] == [job.id]
-    assert len(store.list_jobs(limit=9, states=[JobState.RUNNING, JobState.QUEUED])[0]) == 2
-    assert store.list_jobs(limit=9, states=[JobState.FAILED])[0] == []
-
-
-@pytest.mark.parametrize("key", ["run", 'a"b', "a.b", "$[0]", "\\u0061", "ключ", "'", "{x}"])
-def test_jobs_are_listed_by_labels_whatever_their_keys(store, key):
-    wanted = store.create(new_job(labels={key: "first", "other": "%"}))
-    store.create(new_job(labels={key: "second", "other": "%"}))
-    store.create(new_job(labels={"else": "first"}))
-    store.create(new_job())
-    found = partial(store.list_jobs, limit=9)
-    assert [job.id for job in found(labels={key: "first"})[0]] == [wanted.id]
-    assert len(found(labels={"other": "%"})[0]) == 2
-    assert [job.id for job in found(labels={key: "first", "other": "%"}, states=[JobState.QUEUED])[0]] == [wanted.id]
-    for absent in ({key: "third"}, {key: "first", "other": "x"}, {"first": key}):
-        assert found(labels=absent)[0] == []
-
-
-def test_pages_of_jobs_with_a_label_are_complete(store):
-    created = [store.create(new_job(labels={"sweep": "a" if number % 3 else "b"})).id for number in range(12)]
-    wanted = [job_id for number, job_id in enumerate(created) if number % 3][::-1]
-    page, key = store.list_jobs(limit=5, labels={"sweep": "a"})
-    rest, last = store.list_jobs(limit=5, labels={"sweep": "a"}, before=key)
-    assert [job.id for job in (*page, *rest)] == wanted
-    assert last is None
 
 
 def test_the_newest_jobs_of_a_model_that_have_a_report_are_found(store):
