@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from secateur._artifact import CorpusPreset, ServiceInfo
 from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
-from secateur._job import Failure, Job, JobStage, LanguageResult, Plan, Progress, PublishedResult
+from secateur._job import Failure, Job, JobStage, LanguageResult, Plan, Progress, PublishedResult, Slot
 from secateur._report import Report
 from secateur._terminal import clean
 from secateur._text import columns, duration, size
@@ -76,20 +76,30 @@ def jobs_text(jobs: list[Job]) -> str:
 def plan_text(plan: Plan) -> str:
     """What a specification would do."""
     cost = plan.estimate
+    there = cost.slot or Slot(0, 0, 0)
+    device = _of(cost.peak_device_bytes, there.device_bytes) if cost.peak_device_bytes else "none, runs on the CPU"
     rows = [
         ("checkpoint", size(cost.checkpoint_bytes)),
-        ("host memory", size(cost.peak_host_bytes)),
-        ("device memory", size(cost.peak_device_bytes) if cost.peak_device_bytes else "none, runs on the CPU"),
-        ("disk", size(cost.disk_bytes)),
+        ("host memory", _of(cost.peak_host_bytes, there.host_bytes)),
+        ("device memory", device),
+        ("disk", _of(cost.disk_bytes, there.disk_bytes)),
         ("operations", f"{cost.flops:.2e} FLOP"),
     ]
+    rows += [("time", f"about {duration(seconds)} on {clean(name)}") for name, seconds in cost.seconds.items()]
     shrink = plan.resolved_spec.get("shrink")
     if shrink and cost.parameters:
         most = "at most " if "budget" in shrink or cost.output_parameters >= cost.parameters else ""
         share = 1 - cost.output_parameters / cost.parameters
         less = f" of {cost.parameters:,} ({share:.1%} fewer)" if share else ""
         rows.append(("result", f"{most}{size(cost.output_bytes)}, {cost.output_parameters:,} parameters{less}"))
-    return f"{yaml_text(plan.resolved_spec)}\n\n{_tokens_text(plan.resolved_spec)}\n\n{columns(rows)}"
+    text = f"{yaml_text(plan.resolved_spec)}\n\n{_tokens_text(plan.resolved_spec)}\n\n{columns(rows)}"
+    warnings = "\n".join(f"warning: {clean(warning)}" for warning in cost.warnings)
+    return f"{text}\n\n{warnings}" if warnings else text
+
+
+def _of(needed: int, there: int) -> str:
+    """What is needed, of what a slot has if that is known."""
+    return f"{size(needed)} of {size(there)}" if there else size(needed)
 
 
 def _tokens_text(spec: Mapping[str, Any]) -> str:
