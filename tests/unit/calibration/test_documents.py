@@ -295,8 +295,8 @@ def test_too_little_text_says_where_the_documents_went(tokenizer, tmp_path):
         draw(tokenizer, corpus, evaluation_tokens=2 * tokens)
     assert re.search(
         "^evaluation.tokens_per_language: .* needed for evaluation; documents in all: 80, different ones for "
-        rf"evaluation: {len(held_out)}, for calibration \(a hash of each decides\): {80 - shared} with repetitions; use at most "
-        "evaluation.tokens_per_language [0-9]+, or give it more text",
+        rf"evaluation: {len(held_out)}, for calibration \(a hash of each decides\): {80 - shared} with repetitions; "
+        "use at most evaluation.tokens_per_language [0-9]+, or give it more text",
         str(refused.value),
     )
     alone = FolderCorpus(tmp_path / "alone")
