@@ -103,8 +103,9 @@ def admit(
         try:
             review.destination(parts["output"])
         except (TransientError, ResourceError) as error:  # an outage, and no fault of the specification
-            message = f"output.destination: results cannot be written at the moment: {error.message}"
-            raise type(error)(message, reason=error.reason, metadata=error.metadata) from error
+            if not violations:
+                message = f"output.destination: results cannot be written at the moment: {error.message}"
+                raise type(error)(message, reason=error.reason, metadata=error.metadata) from error
     if violations:
         raise InvalidSpecError(violations)
     assert checkpoint is not None
