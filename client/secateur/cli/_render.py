@@ -20,6 +20,7 @@ from secateur._terminal import clean
 from secateur._text import columns, duration, size
 
 _MOST_LANGUAGES = 12
+_ESTIMATED_FROM_SECONDS = 60
 
 
 def to_json(value: Any) -> str:
@@ -85,7 +86,7 @@ def plan_text(plan: Plan) -> str:
         ("disk", _of(cost.disk_bytes, there.disk_bytes)),
         ("operations", f"{cost.flops:.2e} FLOP"),
     ]
-    rows += [("time", f"about {duration(seconds)} on {clean(name)}") for name, seconds in cost.seconds.items()]
+    rows += [("time", f"{_roughly(seconds)} on {clean(name)}") for name, seconds in cost.seconds.items()]
     shrink = plan.resolved_spec.get("shrink")
     if shrink and cost.parameters:
         most = "at most " if "budget" in shrink or cost.output_parameters >= cost.parameters else ""
@@ -95,6 +96,11 @@ def plan_text(plan: Plan) -> str:
     text = f"{yaml_text(plan.resolved_spec)}\n\n{_tokens_text(plan.resolved_spec)}\n\n{columns(rows)}"
     warnings = "\n".join(f"warning: {clean(warning)}" for warning in cost.warnings)
     return f"{text}\n\n{warnings}" if warnings else text
+
+
+def _roughly(seconds: float) -> str:
+    """An expected time; below a minute, what is not estimated weighs more than what is."""
+    return f"about {duration(seconds)}" if seconds >= _ESTIMATED_FROM_SECONDS else "a minute or less"
 
 
 def _of(needed: int, there: int) -> str:

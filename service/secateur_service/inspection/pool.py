@@ -72,7 +72,6 @@ class InspectionPool:
         self, settings: Settings, counter: RequestCounter, *, small: Budget = SMALL, large: Budget = LARGE
     ) -> None:
         self._nursery = Nursery(settings)
-        self._default_destination = settings.destinations[0]
         self._counter = counter
         self._here = _lane(6, small)
         self._away = _lane(4, small)
@@ -104,9 +103,7 @@ class InspectionPool:
         if named in self._needs_much:
             return await self._inspect(self._large, data, named, caller)
         try:
-            return await self._inspect(
-                self._away if _is_away(data, self._default_destination) else self._here, data, named, caller
-            )
+            return await self._inspect(self._away if _is_away(data) else self._here, data, named, caller)
         except _ExhaustedError:
             _keep(self._needs_much, named, None)
             return await self._inspect(self._large, data, named, caller)
@@ -199,17 +196,12 @@ def _too_much(at: str, what: str) -> InvalidSpecError:
     return InvalidSpecError([FieldViolation(at, f"inspecting what it names takes more than {what}; {remedy}")])
 
 
-def _is_away(data: Mapping[str, Any], destination: str) -> bool:
-    """Whether anything that the specification names may have to be asked for over a network.
-
-    Args:
-        data: the specification.
-        destination: where results go by default.
-    """
-    parts = [part for name in ("model", "calibration", "evaluation") if isinstance(part := data.get(name), Mapping)]
-    references = [part[key] for part in parts for key in ("uri", "corpus") if key in part]
-    output = data.get("output")
-    references.append((output.get("destination") if isinstance(output, Mapping) else None) or destination)
+def _is_away(data: Mapping[str, Any]) -> bool:
+    """Whether anything that the specification names may have to be asked for over a network."""
+    parts = [
+        part for name in ("model", "calibration", "evaluation", "output") if isinstance(part := data.get(name), Mapping)
+    ]
+    references = [part[key] for part in parts for key in ("uri", "corpus", "destination") if key in part]
     presets = "corpus" not in (data.get("calibration") or {})
     return presets or not all(str(reference).startswith("file:") for reference in references)
 
