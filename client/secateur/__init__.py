@@ -59,6 +59,7 @@ from secateur._errors import (
     ServiceFaultError,
     UnauthenticatedError,
     UnavailableError,
+    UnreachableError,
     WaitTimeoutError,
 )
 from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
@@ -75,6 +76,7 @@ from secateur._job import (
     Plan,
     Progress,
     PublishedResult,
+    Slot,
 )
 from secateur._options import SpecOptions, prune_spec
 from secateur._report import (
@@ -155,6 +157,7 @@ __all__ = [
     "SequenceExpiredError",
     "ServiceFaultError",
     "ServiceInfo",
+    "Slot",
     "SnapshotEvent",
     "SpecOptions",
     "StageEvent",
@@ -164,6 +167,7 @@ __all__ = [
     "TradeoffPoint",
     "UnauthenticatedError",
     "UnavailableError",
+    "UnreachableError",
     "Verdict",
     "WaitTimeoutError",
     "gate",

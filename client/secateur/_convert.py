@@ -11,7 +11,18 @@ from google.protobuf.message import Message
 
 from secateur._artifact import Artifact, CorpusPreset, ServiceInfo
 from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
-from secateur._job import Estimate, Failure, Job, JobStage, JobState, LanguageResult, Plan, Progress, PublishedResult
+from secateur._job import (
+    Estimate,
+    Failure,
+    Job,
+    JobStage,
+    JobState,
+    LanguageResult,
+    Plan,
+    Progress,
+    PublishedResult,
+    Slot,
+)
 from secateur._spec import spec_mapping
 from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
@@ -195,7 +206,14 @@ def _estimate(message: pb.Estimate) -> Estimate:
         parameters=message.parameters,
         output_parameters=message.output_parameters,
         output_bytes=message.output_bytes,
+        seconds=dict(sorted(message.seconds.items())),
+        slot=_slot(message.slot) if message.HasField("slot") else None,
+        warnings=tuple(message.warnings),
     )
+
+
+def _slot(message: pb.Slot) -> Slot:
+    return Slot(host_bytes=message.host_bytes, device_bytes=message.device_bytes, disk_bytes=message.disk_bytes)
 
 
 def _result(message: pb.Result) -> PublishedResult:

@@ -9,7 +9,8 @@
     │   ├── NotFoundError            no such job
     │   ├── AlreadyExistsError       the request id was already used for another request
     │   ├── PreconditionError        the service's state does not allow the call, and waiting does not help
-    │   │   └── NotReadyError        the job has no result, or none yet
+    │   │   ├── NotReadyError        the job has no result, or none yet
+    │   │   └── UnreachableError     the service cannot reach what a specification names: the hub, an object store
     │   ├── DamagedResultError       a published result is gone or was changed
     │   ├── SequenceExpiredError     a watch asked to resume after an event that the service does not have
     │   ├── UnauthenticatedError     no token, an invalid one, or an expired one
@@ -157,6 +158,29 @@ class NotReadyError(PreconditionError):
     reason = "JOB_NOT_SUCCEEDED"
 
 
+class UnreachableError(PreconditionError):
+    """The service itself is well, but cannot reach something that a specification names: the hub, an object store.
+
+    Waiting may help; calls are not repeated by themselves, because each may have waited for a time limit already.
+
+    Attributes:
+        violations: The field, and what cannot be reached.
+    """
+
+    reason = "SOURCE_UNREACHABLE"
+    retryable = True
+
+    def __init__(
+        self,
+        violations: Iterable[FieldViolation],
+        *,
+        reason: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.violations = tuple(violations)
+        super().__init__("; ".join(map(str, self.violations)), reason=reason, metadata=metadata)
+
+
 class DamagedResultError(RequestError):
     """A published result is gone, or is not what was published."""
 
@@ -296,14 +320,16 @@ def _from_status(code: grpc.StatusCode, message: str, details: Sequence[Any]) ->
     reason = info.reason if ours else None
     metadata = dict(info.metadata) if ours else None
     error: RequestError
+    bad_request = _first(details, error_details_pb2.BadRequest) or error_details_pb2.BadRequest()
+    violations = [
+        FieldViolation(entry.field.removeprefix(_SPEC_PREFIX), entry.description)
+        for entry in bad_request.field_violations
+    ]
     if code is grpc.StatusCode.INVALID_ARGUMENT:
-        bad_request = _first(details, error_details_pb2.BadRequest) or error_details_pb2.BadRequest()
-        violations = [
-            FieldViolation(entry.field.removeprefix(_SPEC_PREFIX), entry.description)
-            for entry in bad_request.field_violations
-        ]
         kind = InvalidSpecError if reason == InvalidSpecError.reason else InvalidRequestError
         error = kind(violations, message, reason=reason, metadata=metadata)
+    elif code is grpc.StatusCode.FAILED_PRECONDITION and violations:
+        error = UnreachableError(violations, reason=reason, metadata=metadata)
     elif code is grpc.StatusCode.UNAVAILABLE and not details and (found := _NOT_TRUSTED.search(message)):
         error = CertificateError(
             f"the certificate of the service is not trusted ({found[1] or found[2]}); name the authority that "

@@ -81,6 +81,21 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Slot:
+    """What the slots of the service had for a job.
+
+    Attributes:
+        host_bytes: Main memory.
+        device_bytes: Memory of the largest accelerator; 0 on a CPU, or if it is unknown.
+        disk_bytes: Free space in the work directory.
+    """
+
+    host_bytes: int
+    device_bytes: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
 class Estimate:
     """What a job is expected to cost.
 
@@ -93,6 +108,10 @@ class Estimate:
         parameters: Parameters of the dense model; 0 if the service does not say.
         output_parameters: Parameters of the result, at most.
         output_bytes: Size of its tensors, at most.
+        seconds: Expected time by class of device, such as `one NVIDIA H100`: right within a factor of about 2, more
+            for jobs of less than a minute. Waiting and fetching the model are not in it.
+        slot: What a slot had when the job was checked; None if the service does not say.
+        warnings: What may happen to the job, each beginning with the field that it is about.
     """
 
     checkpoint_bytes: int
@@ -103,6 +122,9 @@ class Estimate:
     parameters: int = 0
     output_parameters: int = 0
     output_bytes: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    slot: Slot | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from sqlalchemy.engine import make_url
 
 from secateur._redaction import protect, redact, redact_text
 from secateur_service import __version__
+from secateur_service.admission.destinations import BELIEVED_SECONDS, DestinationCheck
+from secateur_service.api.readiness import Readiness
 from secateur_service.api.reloading import UnusableFileError
 from secateur_service.api.server import ApiServer
 from secateur_service.artifacts import InstrumentedStore, ObjectStore, open_store
@@ -26,7 +28,7 @@ from secateur_service.control.backoff import Backoff
 from secateur_service.control.dispatcher import Dispatcher
 from secateur_service.control.janitor import Janitor
 from secateur_service.durable import write_durably
-from secateur_service.errors import TransientError
+from secateur_service.errors import PermanentError, ResourceError, TransientError
 from secateur_service.executors.local import WORK_COMMAND
 from secateur_service.executors.locks import slot_lock
 from secateur_service.executors.opening import open_executor
@@ -46,6 +48,9 @@ from secateur_service.variables import unknown_variables
 
 # For calls still open when the workers have stopped; watches have already been closed.
 _LAST_CALLS_SECONDS = 2.0
+
+# The start does not wait longer for the store of the results.
+_FIRST_TRY_SECONDS = 5.0
 
 # Enough for any realistic number of connections; more could cost kernel memory.
 _DESCRIPTORS = 65_536
@@ -67,8 +72,8 @@ def run(settings: Settings, *, ready_file: Path | None = None, work_command: Seq
 
     Raises:
         ValueError: other machines could reach the server although protection is missing.
-        CannotStartError: an address cannot be bound, a folder cannot be written, certificates or tokens cannot be
-            read, or there is no database.
+        CannotStartError: an address cannot be bound, a folder or the destination of results cannot be written,
+            certificates or tokens cannot be read, or there is no database.
     """
     settings.check_listen()
     protect(settings.secrets())
@@ -89,15 +94,20 @@ async def _serve(settings: Settings, ready_file: Path | None, work_command: Sequ
         executor = open_executor(settings, work_command)
         dispatcher = _dispatcher(settings, store, executor, metrics)
         janitor = _janitor(settings, store, executor.folders, metrics)
+        check = partial(DestinationCheck.from_settings(settings, metrics).check, settings.destinations[0])
+        await _require_destination(settings.destinations[0], check)
         inspections = InspectionPool(settings, metrics)
         server = _api_server(settings, store, metrics, dispatcher, inspections)
         async with _inspecting(inspections), _serving(server), _metrics_server(settings, metrics) as metrics_address:
             addresses = {"grpc": server.address, "metrics": metrics_address}
             _log.info("serving", pid=os.getpid(), **addresses)
+            ready = Readiness(check, server.show_ready, pause_seconds=BELIEVED_SECONDS)
+            watching = asyncio.create_task(ready.watch())
             with _ready_file(ready_file, addresses):
                 dispatcher.start()
                 janitor.start()
                 await ended.wait()
+            watching.cancel()
             _log.info("draining", drain_seconds=settings.drain_seconds)
             await server.drain()
             await asyncio.to_thread(janitor.stop)
@@ -151,6 +161,22 @@ def _open_job_store(settings: Settings) -> SqlJobStore:
     if newer is not None:
         _log.warning("the job store has the schema of a newer release, which this one may use", revision=newer)
     return store
+
+
+async def _require_destination(destination: str, check: Callable[[], None]) -> None:
+    """Refuse to start where results cannot be written by default; a store that does not answer may do so later."""
+    trying = asyncio.create_task(asyncio.to_thread(check))
+    await asyncio.wait({trying}, timeout=_FIRST_TRY_SECONDS)
+    try:
+        if trying.done():
+            trying.result()
+        else:
+            trying.add_done_callback(lambda task: task.exception())  # tried again soon
+    except PermanentError as error:
+        problem = f"results cannot be written to {destination}: {error.message}{_cause(error)}"
+        raise CannotStartError(f"{problem}; or set SECATEUR_DESTINATIONS") from error
+    except (ResourceError, TransientError) as error:
+        _log.warning("results cannot be written at the moment", problem=error.message, reason=error.reason)
 
 
 def _close_to_others(settings: Settings) -> None:

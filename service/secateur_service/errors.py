@@ -14,6 +14,7 @@
     └── AttemptError             an attempt to run a job ended without a result
         ├── PermanentError       trying again cannot help: bad model, bad text, non-finite values
         ├── TransientError       trying again later may help: store, network
+        │   └── UnreachableError     what a field of a specification names cannot be reached
         ├── ResourceError        out of memory or disk
         │   └── NoSuchDeviceError    this machine does not have the device
         ├── PreemptedError       the worker was told to stop, or its place is taken; the job resumes later
@@ -155,6 +156,23 @@ class TransientError(AttemptError):
     reason = "TRANSIENT"
     retryable = True
     exit_code = 11
+
+
+class UnreachableError(TransientError):
+    """What a field of the specification names does not answer the service: the hub, or an object store.
+
+    The service itself is well, so a caller that repeats the call at once only waits in vain.
+
+    The message begins with the field, a colon and a space.
+    """
+
+    reason = "SOURCE_UNREACHABLE"
+
+    @property
+    def violation(self) -> FieldViolation:
+        """The field, and what cannot be reached."""
+        field, _, problem = self.message.partition(": ")
+        return FieldViolation(field, problem)
 
 
 class ResourceError(AttemptError):

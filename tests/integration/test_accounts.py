@@ -151,5 +151,6 @@ def test_a_preset_is_looked_up_with_the_token_of_its_data_set(settings, hub, fil
     with pytest.raises(InvalidSpecError, match="or it is private"):
         admit(data, AccessPolicy.from_settings(settings))
     account = {"c4": {"prefixes": ["hf://datasets/allenai/c4"], "hub_token": hub.token}}
-    known = Settings(**{**dict(settings), "credentials": account})
+    here = [(settings.data_dir / "results").as_uri()]
+    known = Settings(**{**dict(settings), "credentials": account, "destinations": here})
     assert admit(data, AccessPolicy.from_settings(known)).resolved.calibration.corpus == f"mc4@{commit}"

@@ -158,7 +158,17 @@ def test_flags_let_the_model_write_the_text_or_put_it_into_its_template_but_not_
     model = save_model(service.file_root / "model", vocab_size=258)
     corpora = save_corpora(service.file_root)
     flags = ["--model", model.as_uri(), "--corpus", corpora[0].as_uri(), "-l", "de", "--sparsity", "0.5"]
-    flags += ["--samples", "4", "--sequence-length", "96", "--dry-run", "--output", "json"]
+    flags += [
+        "--samples",
+        "4",
+        "--sequence-length",
+        "96",
+        "--tokens-per-language",
+        "192",
+        "--dry-run",
+        "--output",
+        "json",
+    ]
     written = secateur("submit", *flags, "--self-generated")
     assert written.returncode == 0, written.stderr
     calibration = json.loads(written.stdout)["resolved_spec"]["calibration"]

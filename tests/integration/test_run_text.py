@@ -78,12 +78,12 @@ def test_a_job_on_conversations_ends_with_a_report_that_tells_of_text_in_another
     assert "documents 100% read like uk, 0% like de" in (tmp_path / "out" / "report" / "report.html").read_text()
 
 
-def test_conversations_without_a_template_fail_the_job_with_file_and_line(inputs, tmp_path):
+def test_conversations_without_a_template_are_refused_with_file_and_line(inputs, tmp_path):
     model, _, evaluation = inputs
     data = spec_data(model, model.with_name("talks"), evaluation)
     data["calibration"] |= {"text_field": "messages"}
     data["evaluation"] |= {"text_field": "text"}
     finished = run(tmp_path, data)
     assert finished.returncode == 10
-    assert "CORPUS_REFUSED" in finished.stderr
+    assert "calibration.languages[0].language: 'de': " in finished.stderr
     assert "de.jsonl, line 1: it is a conversation, not text; set chat_template" in finished.stderr

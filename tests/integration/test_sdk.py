@@ -432,7 +432,8 @@ def admissible_spec(root):
         PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(root / "model")
         (root / "text").mkdir()
         for language in ("de", "uk"):
-            (root / "text" / f"{language}.txt").write_text("a b a b\n" * 2000)
+            lines = (" ".join("ab"[int(bit)] for bit in f"{number:011b}") for number in range(2000))
+            (root / "text" / f"{language}.txt").write_text("\n".join(lines))
     return secateur.prune_spec(
         (root / "model").as_uri(),
         corpus=(root / "text").as_uri(),

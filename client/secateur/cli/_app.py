@@ -33,9 +33,10 @@ from secateur.cli._session import EndpointOption, JobArgument, OutputOption, Ses
 from secateur.cli._watching import follow
 
 _EPILOG = """Exit codes: 0 done (a watched job succeeded), 1 the job failed, 2 wrong command line or configuration,
-3 the specification breaks rules, 4 no such job, 5 the service, or what it needs, cannot be reached, 6 the job was
-cancelled, 7 refused for another reason, 8 download failed, 9 token missing or invalid, 10 a gate did not pass,
-or no job of a sweep is within --max-growth, 130 interrupted (a watched job keeps running)."""
+3 the specification breaks rules, 4 no such job, 5 the service, or the store of its results, cannot be reached, 6 the
+job was cancelled, 7 refused for another reason, such as a hub that the service cannot reach, 8 download failed,
+9 token missing or invalid, 10 a gate did not pass, or no job of a sweep is within --max-growth, 130 interrupted (a
+watched job keeps running)."""
 
 app = typer.Typer(
     name="secateur",

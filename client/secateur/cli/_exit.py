@@ -20,6 +20,7 @@ from secateur._errors import (
     SecateurError,
     UnauthenticatedError,
     UnavailableError,
+    UnreachableError,
 )
 from secateur._terminal import EXIT_OUTPUT_LOST, clean
 
@@ -49,9 +50,11 @@ MEANINGS = {
     "evaluated",
     ExitCode.INVALID_SPEC: "the specification breaks rules",
     ExitCode.NOT_FOUND: "there is no such job",
-    ExitCode.UNAVAILABLE: "the service cannot be reached, is overloaded or did not answer in time",
+    ExitCode.UNAVAILABLE: "the service, or the store that its results go to, cannot be reached, is overloaded or did "
+    "not answer in time",
     ExitCode.JOB_CANCELLED: "the job was cancelled; of a sweep: one was, and none failed",
-    ExitCode.REFUSED: "refused for another reason, such as a job that has not ended",
+    ExitCode.REFUSED: "refused for another reason, such as a job that has not ended, or a hub that the service cannot "
+    "reach",
     ExitCode.DOWNLOAD_FAILED: "a file could not be downloaded, or is not what was published",
     ExitCode.UNAUTHENTICATED: "the service requires a token, or does not take the one that it was shown",
     ExitCode.GATE_FAILED: "`gate`: a language or a task lost more than it may, or the job exceeded a limit of its own; "
@@ -84,7 +87,7 @@ def exit_code(error: SecateurError) -> ExitCode:
 
 def error_text(error: SecateurError, endpoint: str) -> str:
     """An error for people: what is wrong, field by field, and what to do."""
-    if isinstance(error, InvalidRequestError) and error.violations:
+    if isinstance(error, InvalidRequestError | UnreachableError) and error.violations:
         return "\n".join(clean(str(violation)) for violation in error.violations)
     message, endpoint = clean(error.message), clean(endpoint)
     if isinstance(error, CertificateError):
@@ -113,7 +116,7 @@ def error_json(error: SecateurError) -> str:
         "retryable": error.retryable,
         "metadata": error.metadata,
     }
-    if isinstance(error, InvalidRequestError):
+    if isinstance(error, InvalidRequestError | UnreachableError):
         content["violations"] = [
             {"field": violation.field, "description": violation.description} for violation in error.violations
         ]

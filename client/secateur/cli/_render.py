@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from secateur._artifact import CorpusPreset, ServiceInfo
 from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
-from secateur._job import Failure, JobStage, LanguageResult, Plan, Progress, PublishedResult
+from secateur._job import Failure, JobStage, LanguageResult, Plan, Progress, PublishedResult, Slot
 from secateur._language_names import in_words
 from secateur._report import Report
 from secateur._terminal import clean
@@ -22,6 +22,7 @@ from secateur._text import columns, duration, size
 from secateur.cli._languages import language_table
 
 _MOST_LANGUAGES = 12
+_ESTIMATED_FROM_SECONDS = 60
 
 
 def to_json(value: Any) -> str:
@@ -40,20 +41,35 @@ def event_json(event: Event) -> str:
 def plan_text(plan: Plan) -> str:
     """What a specification would do."""
     cost = plan.estimate
+    there = cost.slot or Slot(0, 0, 0)
+    device = _of(cost.peak_device_bytes, there.device_bytes) if cost.peak_device_bytes else "none, runs on the CPU"
     rows = [
         ("checkpoint", size(cost.checkpoint_bytes)),
-        ("host memory", size(cost.peak_host_bytes)),
-        ("device memory", size(cost.peak_device_bytes) if cost.peak_device_bytes else "none, runs on the CPU"),
-        ("disk", size(cost.disk_bytes)),
+        ("host memory", _of(cost.peak_host_bytes, there.host_bytes)),
+        ("device memory", device),
+        ("disk", _of(cost.disk_bytes, there.disk_bytes)),
         ("operations", f"{cost.flops:.2e} FLOP"),
     ]
+    rows += [("time", f"{_roughly(seconds)} on {clean(name)}") for name, seconds in cost.seconds.items()]
     shrink = plan.resolved_spec.get("shrink")
     if shrink and cost.parameters:
         most = "at most " if "budget" in shrink or cost.output_parameters >= cost.parameters else ""
         share = 1 - cost.output_parameters / cost.parameters
         less = f" of {cost.parameters:,} ({share:.1%} fewer)" if share else ""
         rows.append(("result", f"{most}{size(cost.output_bytes)}, {cost.output_parameters:,} parameters{less}"))
-    return f"{yaml_text(plan.resolved_spec)}\n\n{_tokens_text(plan.resolved_spec)}\n\n{columns(rows)}"
+    text = f"{yaml_text(plan.resolved_spec)}\n\n{_tokens_text(plan.resolved_spec)}\n\n{columns(rows)}"
+    warnings = "\n".join(f"warning: {clean(warning)}" for warning in cost.warnings)
+    return f"{text}\n\n{warnings}" if warnings else text
+
+
+def _roughly(seconds: float) -> str:
+    """An expected time; below a minute, what is not estimated weighs more than what is."""
+    return f"about {duration(seconds)}" if seconds >= _ESTIMATED_FROM_SECONDS else "a minute or less"
+
+
+def _of(needed: int, there: int) -> str:
+    """What is needed, of what a slot has if that is known."""
+    return f"{size(needed)} of {size(there)}" if there else size(needed)
 
 
 def _tokens_text(spec: Mapping[str, Any]) -> str:

@@ -394,7 +394,14 @@ class Failure(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., retryable: _Optional[bool] = ..., details: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Estimate(_message.Message):
-    __slots__ = ("checkpoint_bytes", "peak_host_bytes", "peak_device_bytes", "disk_bytes", "flops", "parameters", "output_parameters", "output_bytes")
+    __slots__ = ("checkpoint_bytes", "peak_host_bytes", "peak_device_bytes", "disk_bytes", "flops", "parameters", "output_parameters", "output_bytes", "seconds", "slot", "warnings")
+    class SecondsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     CHECKPOINT_BYTES_FIELD_NUMBER: _ClassVar[int]
     PEAK_HOST_BYTES_FIELD_NUMBER: _ClassVar[int]
     PEAK_DEVICE_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -403,6 +410,9 @@ class Estimate(_message.Message):
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     checkpoint_bytes: int
     peak_host_bytes: int
     peak_device_bytes: int
@@ -411,7 +421,20 @@ class Estimate(_message.Message):
     parameters: int
     output_parameters: int
     output_bytes: int
-    def __init__(self, checkpoint_bytes: _Optional[int] = ..., peak_host_bytes: _Optional[int] = ..., peak_device_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., flops: _Optional[float] = ..., parameters: _Optional[int] = ..., output_parameters: _Optional[int] = ..., output_bytes: _Optional[int] = ...) -> None: ...
+    seconds: _containers.ScalarMap[str, float]
+    slot: Slot
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, checkpoint_bytes: _Optional[int] = ..., peak_host_bytes: _Optional[int] = ..., peak_device_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., flops: _Optional[float] = ..., parameters: _Optional[int] = ..., output_parameters: _Optional[int] = ..., output_bytes: _Optional[int] = ..., seconds: _Optional[_Mapping[str, float]] = ..., slot: _Optional[_Union[Slot, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Slot(_message.Message):
+    __slots__ = ("host_bytes", "device_bytes", "disk_bytes")
+    HOST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    host_bytes: int
+    device_bytes: int
+    disk_bytes: int
+    def __init__(self, host_bytes: _Optional[int] = ..., device_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ...) -> None: ...
 
 class Result(_message.Message):
     __slots__ = ("manifest_uri", "manifest_sha256", "sparsity", "languages", "parameters", "dense_parameters")

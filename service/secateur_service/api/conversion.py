@@ -19,6 +19,7 @@ from secateur_service.jobs.job import Estimate, Event, EventKind, Failure, Job, 
 from secateur_service.jobs.states import JobState
 from secateur_service.records.decoding import decode
 from secateur_service.records.progress import Progress, Stage
+from secateur_service.records.result import Available
 from secateur_service.spec import PruneSpec
 
 NAME_PREFIX = "pruneJobs/"
@@ -92,7 +93,14 @@ def estimate_to_message(estimate: Estimate) -> pb.Estimate:
         parameters=estimate.parameters,
         output_parameters=estimate.output_parameters,
         output_bytes=estimate.output_bytes,
+        seconds=estimate.seconds,
+        slot=None if estimate.slot is None else _slot_to_message(estimate.slot),
+        warnings=estimate.warnings,
     )
+
+
+def _slot_to_message(slot: Available) -> pb.Slot:
+    return pb.Slot(host_bytes=slot.host_bytes, device_bytes=slot.device_bytes or 0, disk_bytes=slot.disk_bytes)
 
 
 def progress_to_message(progress: Progress) -> pb.Progress:

@@ -37,6 +37,8 @@ GRPC_CODES: Mapping[type[ServiceError], grpc.StatusCode] = {
     errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DrainingError: grpc.StatusCode.UNAVAILABLE,
     errors.TransientError: grpc.StatusCode.UNAVAILABLE,
+    # Clients repeat UNAVAILABLE by themselves; each of these calls may already have waited for a time limit.
+    errors.UnreachableError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ResourceError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.PermanentError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.CancelledError: grpc.StatusCode.CANCELLED,
@@ -74,6 +76,8 @@ def status_of(error: ServiceError) -> status_pb2.Status:
     if isinstance(error, InvalidRequestError):
         details.append(_bad_request(error.violations))
         message = _summary(error.violations)
+    if isinstance(error, errors.UnreachableError):
+        details.append(_bad_request([error.violation]))
     if error.retryable:
         delay = duration_pb2.Duration(seconds=RETRY_DELAY_SECONDS)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))

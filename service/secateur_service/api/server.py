@@ -150,6 +150,12 @@ class ApiServer:
         self._looking = asyncio.create_task(self._look_at_files())
         return self
 
+    async def show_ready(self, ready: bool) -> None:  # noqa: FBT001 - what is shown
+        """Report SERVING or NOT_SERVING; calls go on either way. Has no effect on a server that drains."""
+        if not self._hub.draining:
+            status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+            await self._health.set(SERVICE, status)
+
     async def drain(self) -> None:
         """Report NOT_SERVING, admit no new jobs or watches, and end open watches; other calls go on."""
         await self._health.set(SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)

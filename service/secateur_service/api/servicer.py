@@ -32,6 +32,7 @@ from secateur_service.errors import (
     InvalidRequestError,
     InvalidSpecError,
     NotReadyError,
+    UnreachableError,
 )
 from secateur_service.evaluation.comparison import MAX_JOBS, Candidate, Found
 from secateur_service.inspection.shares import Shares
@@ -255,6 +256,9 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         except InvalidSpecError as error:
             violations = [*conversion.prefixed(error.violations), *violations]
             raise InvalidRequestError(violations, reason=error.reason) from error
+        except UnreachableError as error:
+            (violation,) = conversion.prefixed([error.violation])
+            raise UnreachableError(str(violation), reason=error.reason, metadata=error.metadata) from error
         if violations:
             raise InvalidRequestError(violations)
         return admitted

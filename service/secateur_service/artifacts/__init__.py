@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import SecretStr
 
@@ -52,12 +52,13 @@ class S3Settings(Protocol):
         """Region of the store's buckets."""
 
 
-def open_store(destination: str, settings: S3Settings) -> ObjectStore:
+def open_store(destination: str, settings: S3Settings, **patience: Any) -> ObjectStore:
     """Open the object store that a destination names; nothing is sent yet.
 
     Args:
         destination: `s3://bucket/prefix` or `file:///folder`.
         settings: The S3 endpoint and our account there.
+        patience: `retries` and `read_timeout_seconds` of `S3Store`.
 
     Raises:
         PermanentError: with reason INVALID_DESTINATION or S3_NOT_CONFIGURED.
@@ -85,4 +86,5 @@ def open_store(destination: str, settings: S3Settings) -> ObjectStore:
         access_key=settings.s3_access_key,
         secret_key=settings.s3_secret_key.get_secret_value(),
         region=settings.s3_region,
+        **patience,
     )

@@ -57,6 +57,10 @@ class CorpusRefusedError(ValueError):
     """The corpus does not have what is needed; the message says what it has."""
 
 
+class TooLittleTextError(CorpusRefusedError):
+    """Languages have less text than the job draws; the message names all of them, the field, and what would do."""
+
+
 class NoTextError(Exception):
     """A row has no text; the message says what it has."""
 

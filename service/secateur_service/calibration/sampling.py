@@ -17,7 +17,7 @@ import heapq
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 
 from secateur_service.calibration.corpora import Corpus
-from secateur_service.calibration.documents import CorpusRefusedError, Reading, Rendered
+from secateur_service.calibration.demand import Demand
+from secateur_service.calibration.documents import CorpusRefusedError, Reading, TooLittleTextError
 from secateur_service.calibration.identification import Identified, identify
 from secateur_service.calibration.packing import Framing, Kind, Place, Separator, Windows
 from secateur_service.calibration.packing import pack as _pack
+from secateur_service.calibration.splitting import document_hash, for_evaluation
 
-# One of EVALUATION_SHARE documents goes to evaluation, in a corpus that serves both purposes.
-EVALUATION_SHARE = 5
 # More than tokens have in most languages and vocabularies; if they have more, the corpus is read again.
 _BYTES_PER_TOKEN = 16
 # How much of an endless corpus is read, as a multiple of what is kept, and the minimum.
@@ -159,9 +159,13 @@ def draw_samples(
         Calibration and evaluation samples by language.
 
     Raises:
-        CorpusRefusedError: a language has too little text, or none; the message says how much there is.
+        TooLittleTextError: languages have too little text; the message says how much each of them has.
+        CorpusRefusedError: a language has no text, or it cannot be read.
     """
     shared = calibration.identity == evaluation.identity
+    fitted = Demand("calibration", len(languages), sequences, sequence_length)
+    scored = Demand("evaluation", len(evaluation_languages), evaluation_tokens // sequence_length, sequence_length)
+    short: dict[Demand, list[_ShortError]] = {fitted: [], scored: []}
     held_out: dict[str, TextSample] = {}
     for language in evaluation_languages:
         text = _Text(
@@ -174,13 +178,19 @@ def draw_samples(
             separator,
             _Split("evaluation", "for calibration (a hash of each decides)"),
         )
-        sample = _draw(tokenizer, text, evaluation_tokens // sequence_length, sequence_length, check)
+        try:
+            sample = _draw(tokenizer, text, scored.sequences, sequence_length, check)
+        except _ShortError as error:
+            short[scored].append(error)
+            continue
         if not sample.token_bytes[:, 1:][sample.is_text[:, 1:]].any():
             raise CorpusRefusedError(
                 f"language {language} has no token of text to be scored in its evaluation windows; use a longer "
                 "sequence length, or text with more of it between what the template adds"
             )
         held_out[language] = sample
+    if writer is not None:  # it takes long
+        _require(short)
     drawn: dict[str, TextSample] = {}
     for language in languages:
         used = held_out[language].document_hashes if language in held_out else frozenset()
@@ -192,7 +202,11 @@ def draw_samples(
         split = _Split("calibration", why)
         key = f"{seed}/{language}".encode()
         text = _Text(calibration, language, seed, key, is_free, identifies, separator, split, writer)
-        drawn[language] = _draw(tokenizer, text, sequences, sequence_length, check)
+        try:
+            drawn[language] = _draw(tokenizer, text, sequences, sequence_length, check)
+        except _ShortError as error:
+            short[fitted].append(error)
+    _require(short)
     return drawn, held_out
 
 
@@ -237,17 +251,6 @@ def again_tokenised(
         unknown_tokens=_unknown(tokenizer, windows),
         passages=replace(sample.passages, spans=windows.spans),
     )
-
-
-def document_hash(text: str) -> bytes:
-    """Identity of a document; a template around it does not change it."""
-    origin = text.origin if isinstance(text, Rendered) else text
-    return hashlib.sha256(origin.encode()).digest()[:16]
-
-
-def for_evaluation(text: str) -> bool:
-    """Whether a document of a corpus that serves both purposes belongs to evaluation."""
-    return document_hash(text)[0] % EVALUATION_SHARE == 0
 
 
 @dataclass(frozen=True)
@@ -303,7 +306,7 @@ class _Text:
             else:
                 count.others += 1
 
-    def too_short(self, tokens: int, needed: int, documents: int, count: _Count, cut: int) -> CorpusRefusedError:
+    def too_short(self, tokens: int, needed: int, documents: int, count: _Count, cut: int) -> _ShortError:
         """The error for too few tokens.
 
         Args:
@@ -315,13 +318,36 @@ class _Text:
         """
         split = self.split
         long = f" ({cut} long texts are several each)" if cut else ""
-        another = ", name another evaluation.corpus" if count.others else ""
-        return CorpusRefusedError(
+        message = (
             f"language {self.language} has {tokens} tokens where {needed} are needed for {split.purpose}; documents in "
             f"all: {count.documents}{long}, different ones for {split.purpose}: {documents}, {split.others}: "
-            f"{count.others} with repetitions; give it more text{another}, or ask for fewer samples, fewer evaluation "
-            "tokens or a shorter sequence length"
+            f"{count.others} with repetitions"
         )
+        return _ShortError(message, tokens, shares=count.others > 0)
+
+
+class _ShortError(CorpusRefusedError):
+    """One language has too few tokens; `shares` tells whether some documents are kept for the other purpose."""
+
+    def __init__(self, message: str, tokens: int, *, shares: bool) -> None:
+        super().__init__(message)
+        self.tokens = tokens
+        self.shares = shares
+
+
+def _require(short: Mapping[Demand, Sequence[_ShortError]]) -> None:
+    """Refuse all languages that have too little text at once, with values that they have enough for."""
+    parts = []
+    for demand, errors in short.items():
+        if errors:
+            found = "; ".join(map(str, errors))
+            more = "give it more text" if len(errors) == 1 else "give them more text"
+            remedies = [demand.remedy(min(error.tokens for error in errors)), more]
+            if any(error.shares for error in errors):
+                remedies.append("name another evaluation.corpus")
+            parts.append(f"{demand.field}: {found}; {', or '.join(filter(None, remedies))}")
+    if parts:
+        raise TooLittleTextError("; ".join(parts))
 
 
 def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Callable[[], None]) -> TextSample:

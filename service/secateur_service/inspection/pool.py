@@ -21,6 +21,7 @@ from secateur_service.errors import FieldViolation, InvalidSpecError, ServiceErr
 from secateur_service.inspection.budget import Budget
 from secateur_service.inspection.children import Child, Nursery
 from secateur_service.inspection.shares import Shares
+from secateur_service.records.decoding import decode
 from secateur_service.records.result import Estimate
 from secateur_service.settings import Settings
 from secateur_service.spec import PruneSpec
@@ -179,7 +180,7 @@ class InspectionPool:
             raise RuntimeError(answer["defect"])
         _keep(self._passed, named, answer["model_identity"])
         return Admission(
-            PruneSpec.model_validate(answer["resolved"]), Estimate(**answer["estimate"]), answer["model_identity"]
+            PruneSpec.model_validate(answer["resolved"]), decode(Estimate, answer["estimate"]), answer["model_identity"]
         )
 
 
@@ -196,9 +197,11 @@ def _too_much(at: str, what: str) -> InvalidSpecError:
 
 
 def _is_away(data: Mapping[str, Any]) -> bool:
-    """Whether anything that the specification names may have to be read over a network."""
-    parts = [part for name in ("model", "calibration", "evaluation") if isinstance(part := data.get(name), Mapping)]
-    references = [part[key] for part in parts for key in ("uri", "corpus") if key in part]
+    """Whether anything that the specification names may have to be asked for over a network."""
+    parts = [
+        part for name in ("model", "calibration", "evaluation", "output") if isinstance(part := data.get(name), Mapping)
+    ]
+    references = [part[key] for part in parts for key in ("uri", "corpus", "destination") if key in part]
     presets = "corpus" not in (data.get("calibration") or {})
     return presets or not all(str(reference).startswith("file:") for reference in references)
 

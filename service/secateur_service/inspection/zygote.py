@@ -34,11 +34,13 @@ class Zygote:
         """Carry out the server's requests until it is gone."""
         load()
         from secateur._redaction import protect
+        from secateur_service.admission import AccessPolicy
         from secateur_service.inspection.child import serve
         from secateur_service.settings import Settings
         from secateur_service.telemetry.logging import configure_logging
 
         settings = Settings()
+        AccessPolicy.from_settings(settings)  # asks once what the devices have
         protect(settings.secrets())
         configure_logging(level=settings.log_level, log_format=settings.log_format)
         gc.collect()

@@ -17,7 +17,7 @@ import torch
 
 from secateur_service import faults
 from secateur_service.artifacts import Manifest, publish
-from secateur_service.calibration.corpora import CorpusRefusedError
+from secateur_service.calibration.documents import CorpusRefusedError, TooLittleTextError
 from secateur_service.calibration.sampling import again_tokenised
 from secateur_service.calibration.tokenizing import TokenizerFailedError
 from secateur_service.errors import PermanentError, ResourceError
@@ -81,6 +81,8 @@ def run_job(attempt: Attempt, machine: Machine, ports: Ports) -> FinishedJob:
     except TokenizerFailedError as error:
         message = f"model.uri: its tokenizer cannot take the text ({error}); give the model another tokenizer"
         raise PermanentError(message, reason="MODEL_REFUSED") from error
+    except TooLittleTextError as error:  # it names the fields itself
+        raise PermanentError(str(error), reason="CORPUS_REFUSED") from error
     except CorpusRefusedError as error:
         raise PermanentError(f"calibration and evaluation text: {error}", reason="CORPUS_REFUSED") from error
     except TasksRefusedError as error:

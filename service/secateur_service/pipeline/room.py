@@ -15,7 +15,7 @@ from secateur_service.models.tensors import DTYPES, Reader
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.records.result import Estimate, Shortage
 from secateur_service.sizing.estimate import estimate_cost
-from secateur_service.sizing.preflight import find_room
+from secateur_service.sizing.preflight import available_here, find_room
 from secateur_service.spec import PruneSpec
 
 
@@ -59,7 +59,8 @@ class Room:
         Raises:
             ResourceError: the job does not fit at all.
         """
-        find = partial(find_room, workdir=self._workdir, device_bytes=self._device_bytes())
+        there = available_here(self._workdir, self._device_bytes())
+        find = partial(find_room, there=there, on_device=self._device.type == "cuda")
         without, whole = (partial(self._estimate, checkpoint, asked, continues=it) for it in (False, True))
         room = find(without, shortages=self.shortages)
         if room:

@@ -19,7 +19,8 @@ import torch
 
 from secateur_service.calibration.corpora import Corpus, CorpusRefusedError, Reading
 from secateur_service.calibration.packing import Framing
-from secateur_service.calibration.sampling import TextSample, document_hash, for_evaluation
+from secateur_service.calibration.sampling import TextSample
+from secateur_service.calibration.splitting import document_hash, for_evaluation
 from secateur_service.calibration.token_frequencies import TokenCounts, count_tokens, token_frequencies
 from secateur_service.calibration.tokenizing import tokenize
 from secateur_service.calibration.word_frequencies import rare_words, token_shares, words_of

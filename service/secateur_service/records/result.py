@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
 """Reason of a failure: the result costs a language more than it may. Its report and plan are published all the same."""
@@ -23,6 +24,21 @@ class Shortage(enum.StrEnum):
 
 
 @dataclass(frozen=True)
+class Available:
+    """What a job can have.
+
+    Attributes:
+        host_bytes: memory.
+        device_bytes: memory of the accelerator; None for a CPU, or if it is unknown.
+        disk_bytes: in its work directory.
+    """
+
+    host_bytes: int
+    device_bytes: int | None
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
 class Estimate:
     """Expected cost of a job, in bytes and floating-point operations, and the size of its result.
 
@@ -31,6 +47,9 @@ class Estimate:
         output_parameters: those of the output model, at most: how many rows of the vocabulary go is only known in
             advance if their number was given.
         output_bytes: all its tensors, at most.
+        seconds: expected time by class of device, see `sizing.durations`; without waiting and without fetching.
+        slot: what a slot had when the job was submitted; None where that is unknown.
+        warnings: what may happen to the job, each with the field that it is about.
     """
 
     checkpoint_bytes: int
@@ -41,6 +60,9 @@ class Estimate:
     parameters: int = 0
     output_parameters: int = 0
     output_bytes: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    slot: Available | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from secateur_service.sizing.budget import EXPECTED_OVER_TOKENS, HEAP_SLACK_BYTE
 from secateur_service.sizing.budget_search import TRIALS, most_removed
 from secateur_service.sizing.continuations import Continuing, item_bytes
 from secateur_service.sizing.depth import SCORED_EVERY, depth_sequences, search_operations
+from secateur_service.sizing.durations import expected_seconds
 from secateur_service.sizing.operations import Group, Work, groups_of
 from secateur_service.spec import PruneSpec, ShrinkSpec
 
@@ -63,6 +64,7 @@ def estimate_cost(
     shortages: Collection[Shortage] = (),
     plan: PlanFile | None = None,
     asked: tuple[int, int] | None = None,
+    threads: int | None = None,
 ) -> Estimate:
     """Estimate a job.
 
@@ -74,12 +76,13 @@ def estimate_cost(
         plan: that of another job, if the specification names it and it was read.
         asked: tokens of the requests of tasks, and those of them that are scored, once they are known; before, each
             name in the specification is taken for one task with as many items as the limit allows.
+        threads: those that compute, for an estimate of the time on a CPU.
     """
     length = spec.calibration.sequence_length or 1
     vocabulary, hidden = checkpoint.tensors[checkpoint.head_name].shape
     tokens, answers = asked or _expected_questions(spec)
     work = replace(_work_of(checkpoint, spec), asked=tokens, answered=answers)
-    flops = work.head()
+    flops, solving = work.head(), 0.0
     for index, groups in enumerate(work.blocks):
         flops += (
             work.asking(index)
@@ -90,7 +93,8 @@ def estimate_cost(
         )
         flops += work.training(index)
         flops += work.carrying(index) if work.order == "block" or work.asymmetric or work.epochs else 0.0
-        flops += sum(work.solving(group) + work.judging(group) for group in groups)
+        flops += sum(work.judging(group) for group in groups)
+        solving += sum(work.solving(group) for group in groups)
         if spec.pruning and spec.pruning.allocation.policy != "uniform":
             flops += work.forward(work.calibration, index)
     searched = _Search.of(work, _most_removed(spec, checkpoint))
@@ -123,16 +127,18 @@ def estimate_cost(
     output = _output(checkpoint, spec.shrink, plan) if spec.shrink else checkpoint
     budget = spec.shrink.budget if spec.shrink else None
     share = budget.parameters if budget else 1.0
+    output_bytes = int(share * output.size_bytes)
     return Estimate(
         checkpoint_bytes=checkpoint.size_bytes,
         # One block is read or written while another is pruned.
         peak_host_bytes=_PROCESS_BYTES + HEAP_SLACK_BYTES + 2 * largest + peaks["cpu"],
         peak_device_bytes=peaks["cuda"],
         disk_bytes=min(checkpoint.size_bytes, _BLOCKS_ON_DISK * largest + outer) + peaks["disk"],
-        flops=flops,
+        flops=flops + solving,
         parameters=checkpoint.parameters,
         output_parameters=int(share * output.parameters),
-        output_bytes=int(share * output.size_bytes),
+        output_bytes=output_bytes,
+        seconds=expected_seconds(flops, solving, checkpoint.size_bytes, output_bytes, threads=threads),
     )
 
 

@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 
 from secateur_service.errors import ResourceError
-from secateur_service.records.result import Estimate, Shortage
+from secateur_service.records.result import Available, Estimate, Shortage
 
 # Memory estimates are up to a quarter above what jobs use (benchmarks/estimates.py).
 _MEMORY_MARGIN = 1.25
@@ -19,46 +19,50 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 def find_room(
     estimate: Callable[[frozenset[Shortage]], Estimate],
-    workdir: Path,
+    there: Available,
     *,
-    device_bytes: int | None,
+    on_device: bool,
     shortages: Collection[Shortage] = (),
 ) -> frozenset[Shortage]:
-    """The kinds of memory that a job has to save to fit on this machine: the given ones, and as few more as possible.
+    """The kinds of memory that a job has to save to fit: the given ones, and as few more as possible.
 
     Args:
         estimate: the job's expected cost, given what it saves.
-        workdir: its work directory; what an earlier attempt left there counts as available.
-        device_bytes: memory of the accelerator, None for a CPU.
+        there: what it can have.
+        on_device: whether it computes on an accelerator.
         shortages: memory that was insufficient before.
 
     Raises:
         ResourceError: with reason DISK_TOO_SMALL, MEMORY_TOO_SMALL or DEVICE_MEMORY_TOO_SMALL: it does not fit at all.
     """
-    kinds = [Shortage.HOST] if device_bytes is None else [Shortage.DEVICE, Shortage.HOST]
+    kinds = [Shortage.DEVICE, Shortage.HOST] if on_device else [Shortage.HOST]
     *choices, last = [
         frozenset({*shortages, *more}) for count in range(len(kinds) + 1) for more in combinations(kinds, count)
     ]
     for choice in choices:
         with contextlib.suppress(ResourceError):
-            _require_room(estimate(choice), workdir, device_bytes)
+            _require_room(estimate(choice), there)
             return choice
-    _require_room(estimate(last), workdir, device_bytes)
+    _require_room(estimate(last), there)
     return last
 
 
-def _require_room(estimate: Estimate, workdir: Path, device_bytes: int | None) -> None:
-    there = sum(file.stat().st_blocks * 512 for file in workdir.rglob("*") if file.is_file())
-    free = shutil.disk_usage(workdir).free + there
-    if estimate.disk_bytes > free:
+def _require_room(estimate: Estimate, there: Available) -> None:
+    if estimate.disk_bytes > there.disk_bytes:
         raise ResourceError(
-            f"the job is expected to need {_gigabytes(estimate.disk_bytes)} of disk for its work, and there are "
-            f"{_gigabytes(free)}; make room below the data folder, or point it at a larger disk",
+            f"the job is expected to need {gigabytes(estimate.disk_bytes)} of disk for its work, and there are "
+            f"{gigabytes(there.disk_bytes)}; make room below the data folder, or point it at a larger disk",
             reason="DISK_TOO_SMALL",
         )
-    _require_memory("memory", "MEMORY_TOO_SMALL", estimate.peak_host_bytes, host_memory_bytes())
-    if device_bytes is not None:
-        _require_memory("device memory", "DEVICE_MEMORY_TOO_SMALL", estimate.peak_device_bytes, device_bytes)
+    _require_memory("memory", "MEMORY_TOO_SMALL", estimate.peak_host_bytes, there.host_bytes)
+    if there.device_bytes is not None:
+        _require_memory("device memory", "DEVICE_MEMORY_TOO_SMALL", estimate.peak_device_bytes, there.device_bytes)
+
+
+def available_here(workdir: Path, device_bytes: int | None) -> Available:
+    """What this machine has for a job with this work directory; what an earlier attempt left there counts as free."""
+    there = sum(file.stat().st_blocks * 512 for file in workdir.rglob("*") if file.is_file())
+    return Available(host_memory_bytes(), device_bytes, shutil.disk_usage(workdir).free + there)
 
 
 def host_memory_bytes() -> int:
@@ -75,12 +79,13 @@ def host_memory_bytes() -> int:
 def _require_memory(kind: str, reason: str, expected: int, there: int) -> None:
     if expected > _MEMORY_MARGIN * there:
         raise ResourceError(
-            f"the job is expected to need {_gigabytes(expected)} of {kind}, and there are {_gigabytes(there)}; use a "
+            f"the job is expected to need {gigabytes(expected)} of {kind}, and there are {gigabytes(there)}; use a "
             "larger machine, fewer calibration samples or shorter sequences, order true_sequential, or a smaller "
             "reconstruction.batch where blocks are trained",
             reason=reason,
         )
 
 
-def _gigabytes(count: int) -> str:
+def gigabytes(count: int) -> str:
+    """A number of bytes for people."""
     return f"{count / 1e9:.1f} GB"

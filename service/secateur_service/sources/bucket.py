@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from secateur_service.artifacts.port import FORBIDDEN, ObjectStore
-from secateur_service.errors import PermanentError
+from secateur_service.errors import PermanentError, TransientError
 from secateur_service.sources.reference import BucketReference, ReferenceRefusedError
 from secateur_service.sources.remote import RemoteFile
 
@@ -33,6 +33,9 @@ class BucketFolder:
             listed = dict(islice(store.list_objects(""), _MAX_OBJECTS + 1))
         except PermanentError as error:
             raise ReferenceRefusedError(error.message) from error
+        except TransientError as error:
+            problem = f"the service cannot reach {reference} ({error.message.removeprefix('listing : ')})"
+            raise TransientError(f"{problem}; try again later", reason=error.reason) from error
         if not listed:
             raise ReferenceRefusedError(f"there are no objects below {reference}/; check bucket and prefix")
         if len(listed) > _MAX_OBJECTS:

@@ -194,7 +194,9 @@ class Hub:
             raise self._failure(error, page) from error
         except (httpx2.HTTPError, OSError) as error:
             raise TransientError(
-                f"{self.endpoint} cannot be reached: {detail_of(error)}", reason="HUB_UNREACHABLE"
+                f"the service cannot reach {self.endpoint}: {detail_of(error)}; check its network and "
+                "SECATEUR_HUB_ENDPOINT, or name files that it has",
+                reason="HUB_UNREACHABLE",
             ) from error
 
     def _failure(self, error: HfHubHTTPError, page: str) -> Exception:

@@ -8,7 +8,8 @@ from pyarrow import parquet
 from transformers import AutoTokenizer
 
 from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus, Reading
-from secateur_service.calibration.sampling import document_hash, draw_samples, for_evaluation
+from secateur_service.calibration.sampling import draw_samples
+from secateur_service.calibration.splitting import document_hash, for_evaluation
 from secateur_service.commands.demo.tokenizer import BOS_ID, EOS_ID, save_byte_tokenizer
 from secateur_service.models.checkpoint import ModelRefusedError
 from secateur_service.pipeline.job_text import _renderer

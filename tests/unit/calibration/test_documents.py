@@ -19,7 +19,8 @@ from transformers import AutoTokenizer
 from secateur_service.calibration import containers
 from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus, Reading
 from secateur_service.calibration.documents import AROUND, LONGEST_CHARACTERS, MOST_WITHOUT_TEXT, parts
-from secateur_service.calibration.sampling import draw_samples, for_evaluation
+from secateur_service.calibration.sampling import draw_samples
+from secateur_service.calibration.splitting import for_evaluation
 from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 
 # What is in texts and must not end one: other line separators, control characters, marks, halves of a CRLF.
@@ -109,7 +110,7 @@ def outcome(tokenizer, corpus):
     try:
         return [sample["de"].digest() for sample in draw(tokenizer, corpus, sequences=30)]
     except CorpusRefusedError as error:
-        return re.findall("has .* tokens where|different ones for [a-z]+: [0-9]+", str(error))
+        return re.findall("has [0-9]+ tokens where|different ones for [a-z]+: [0-9]+", str(error))
 
 
 @settings(max_examples=25, deadline=None)
@@ -284,22 +285,24 @@ def test_too_little_text_says_where_the_documents_went(tokenizer, tmp_path):
     with pytest.raises(CorpusRefusedError) as refused:
         draw(tokenizer, corpus, sequences=1000)
     assert re.search(
-        f"needed for calibration; documents in all: 80, different ones for calibration: {40 - len(held_out)}, for "
-        rf"evaluation \(a hash of each decides\): {shared} with repetitions; give it more text, "
-        "name another evaluation.corpus, or ask",
+        "^calibration.samples: .* needed for calibration; documents in all: 80, different ones for calibration: "
+        f"{40 - len(held_out)}, for "
+        rf"evaluation \(a hash of each decides\): {shared} with repetitions; use at most "
+        "calibration.samples [0-9]+, or give it more text, or name another evaluation.corpus$",
         str(refused.value),
     )
     with pytest.raises(CorpusRefusedError) as refused:
         draw(tokenizer, corpus, evaluation_tokens=2 * tokens)
     assert re.search(
-        f"needed for evaluation; documents in all: 80, different ones for evaluation: {len(held_out)}, for calibration "
-        rf"\(a hash of each decides\): {80 - shared} with repetitions; give it more text",
+        "^evaluation.tokens_per_language: .* needed for evaluation; documents in all: 80, different ones for "
+        rf"evaluation: {len(held_out)}, for calibration \(a hash of each decides\): {80 - shared} with repetitions; "
+        "use at most evaluation.tokens_per_language [0-9]+, or give it more text",
         str(refused.value),
     )
     alone = FolderCorpus(tmp_path / "alone")
     alone.folder.mkdir()
     (alone.folder / "de.txt").write_text(documents[0])
-    said = r"in all: 80, .* left out because evaluation took them: 2 with repetitions; give it"
+    said = r"in all: 80, .* left out because evaluation took them: 2 with repetitions; use"
     with pytest.raises(CorpusRefusedError, match=said):
         draw(tokenizer, corpus, sequences=1000, evaluation=alone)
 

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.generation import Sampling, SelfWriter
 from secateur_service.calibration.identification import identify
-from secateur_service.calibration.sampling import draw_samples, for_evaluation
+from secateur_service.calibration.sampling import draw_samples
+from secateur_service.calibration.splitting import for_evaluation
 from secateur_service.commands.demo.tokenizer import BOS_ID, EOS_ID, save_byte_tokenizer
 from support.models import TEXT, build_model, save_corpora
 from support.shared import CORPORA, TRAINED_MODEL, needs_shared

@@ -5,14 +5,15 @@ import pytest
 
 from secateur_service.errors import ResourceError
 from secateur_service.records.result import Estimate, Shortage
-from secateur_service.sizing.preflight import find_room, host_memory_bytes
+from secateur_service.sizing.preflight import available_here, find_room, host_memory_bytes
 
 SMALL = Estimate(checkpoint_bytes=1, peak_host_bytes=10**6, peak_device_bytes=10**6, disk_bytes=10**6, flops=1.0)
 
 
 def room(estimate, workdir, device_bytes, **options):
     """Room for a job that always takes the same."""
-    return find_room(lambda _: estimate, workdir, device_bytes=device_bytes, **options)
+    there = available_here(workdir, device_bytes)
+    return find_room(lambda _: estimate, there, on_device=device_bytes is not None, **options)
 
 
 def refusal(estimate, workdir, device_bytes=10**6):
@@ -68,4 +69,4 @@ def test_a_job_spares_no_more_memory_than_it_has_to(tmp_path, host, device, spar
             peak_device_bytes=1 if Shortage.DEVICE in shortages else int(device * 10**6),
         )
 
-    assert find_room(estimate, tmp_path, device_bytes=10**6) == spared
+    assert find_room(estimate, available_here(tmp_path, 10**6), on_device=True) == spared

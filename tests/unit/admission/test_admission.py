@@ -126,7 +126,7 @@ def test_rules_of_every_kind_come_back_together(places):
 
 def test_a_specification_may_spell_languages_in_any_way_and_shows_their_one_name(places, tmp_path):
     for name in ("he", "zh-Hant-TW", "no"):
-        (tmp_path / f"{name}.txt").write_text("text\n" * 9)
+        (tmp_path / f"{name}.txt").write_text("".join(f"text, and more of it: {n}\n" for n in range(200)))
     data = spec_data(places[0], tmp_path, tmp_path)
     data["calibration"]["languages"] = [{"language": "iw"}, {"language": "zh-TW", "weight": 3}]
     data["evaluation"]["languages"] = ["nb", "HE", "zh-hant-tw"]

@@ -1,41 +1,32 @@
-"""Admission: everything that can be checked about a job before it runs is checked at once.
-
-`spec` has the rules that a specification must obey by itself. This module adds those that depend on what it names:
-whether the model can be read and pruned, whether the corpora have the languages, whether a pattern divides the layers.
-The result is the resolved specification, with every default filled in, and an estimate of the cost.
-"""
+"""What a specification names, looked at: whether it is there, may be read, and fits together."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
 
+from secateur_service.admission.access import AccessPolicy
+from secateur_service.admission.text import CorpusText, check_text
 from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus, corpus_files
 from secateur_service.calibration.languages import spelling_of
 from secateur_service.calibration.presets import PresetReference, parse_preset
+from secateur_service.calibration.supply import sizes_of
 from secateur_service.calibration.word_frequencies import has_words
 from secateur_service.destination import DestinationRefusedError, lies_below, parse_destination
 from secateur_service.durable import file_digest
-from secateur_service.errors import FieldViolation, InvalidSpecError, TransientError
+from secateur_service.errors import FieldViolation, PermanentError
 from secateur_service.models.belonging import check_model
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, open_checkpoint
 from secateur_service.models.files import checkpoint_files
 from secateur_service.models.plan_file import PLAN_NAME, PlanFile, plan_files, plan_folder, read_plan
 from secateur_service.models.token_graph import TokenGraph
-from secateur_service.records.result import Estimate
-from secateur_service.sizing.continuations import default_continuations
-from secateur_service.sizing.depth import SCORED_EVERY
-from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.sizing.fitting import axes_of, misfits_of_pruning, misfits_of_shrinking
-from secateur_service.sizing.reconstruction import HELD_OUT_EVERY
-from secateur_service.sources import ReferenceRefusedError, Source, Sources, open_sources
+from secateur_service.sources import ReferenceRefusedError, Source
+from secateur_service.sources.access import LocalSource
 from secateur_service.sources.reference import HubReference
 from secateur_service.spec import (
     DEFAULT_SEQUENCE_LENGTH,
-    DEFAULT_TASK_LIMIT,
-    TRAINED_PRESETS,
     BudgetAxis,
     CalibrationSpec,
     EvaluationSpec,
@@ -45,57 +36,11 @@ from secateur_service.spec import (
     PruneSpec,
     PruningSpec,
     ShrinkSpec,
-    parse_parts,
 )
 from secateur_service.tasks import has_harness
 from secateur_service.tasks.task_files import TaskFolder, TasksRefusedError, task_file_names
 
-if TYPE_CHECKING:
-    from secateur_service.artifacts.instrumented import RequestCounter
-    from secateur_service.settings import Settings
-
 _MAX_DESCRIPTION_CHARACTERS = 1000
-
-
-@dataclass(frozen=True)
-class AccessPolicy:
-    """What jobs may name.
-
-    Attributes:
-        sources: where models and corpora may come from.
-        destinations: URIs below which results may go, the default first; None allows any.
-        on_device: whether jobs run on an accelerator; the estimate depends on it.
-        runs_jobs: whether jobs run on this installation. On a replica that serves the API only, nothing is known of
-            what the workers have installed; they check it themselves, before anything else.
-    """
-
-    sources: Sources
-    destinations: Sequence[str] | None
-    on_device: bool
-    runs_jobs: bool = True
-
-    @classmethod
-    def from_settings(cls, settings: Settings, counter: RequestCounter | None = None) -> AccessPolicy:
-        """The policy of a server; requests to object stores are counted."""
-        return cls(
-            sources=open_sources(settings, counter),
-            destinations=tuple(settings.destinations),
-            on_device=any(not device.startswith("cpu") for device in settings.devices),
-            runs_jobs=bool(settings.devices),
-        )
-
-
-@dataclass(frozen=True)
-class Admission:
-    """A job that may run.
-
-    Attributes:
-        model_identity: equal for jobs whose models have the same bytes; see `Source.identity`.
-    """
-
-    resolved: PruneSpec
-    estimate: Estimate
-    model_identity: str
 
 
 @dataclass
@@ -118,100 +63,7 @@ MODEL_CHECKS: tuple[ModelCheck, ...] = (check_model,)
 """All the checks. They run once per model content; a server runs them in a process with a budget."""
 
 
-def admit(
-    data: Mapping[str, Any],
-    access: AccessPolicy,
-    *,
-    at: Callable[[str], None] = lambda _field: None,
-    passed: str | None = None,
-    last: LastModel | None = None,
-) -> Admission:
-    """Check a specification given as plain data.
-
-    Args:
-        data: the specification.
-        access: what it may name.
-        at: called with the field whose rules are about to be checked, before what it names is read.
-        passed: the identity of a model that has already passed `MODEL_CHECKS`.
-        last: state that a caller keeps between calls.
-
-    Raises:
-        InvalidSpecError: rules are broken; lists all of them.
-        TransientError: what it names cannot be reached.
-    """
-    parts, violations = parse_parts(data)
-    review = _Review(access, violations, at, passed, last or LastModel())
-    model: ModelSpec | None = parts.get("model")
-    calibration: CalibrationSpec | None = parts.get("calibration")
-    evaluation: EvaluationSpec | None = parts.get("evaluation")
-    try:
-        checkpoint = review.model(model) if model else None
-        if calibration:
-            review.corpus("calibration", calibration.corpus, [entry.language for entry in calibration.languages])
-        if evaluation and (evaluation.corpus or calibration):
-            # An invalid mix has its own violation; its languages are not looked up a second time.
-            mix = [entry.language for entry in calibration.languages] if calibration else []
-            corpus = evaluation.corpus or (calibration.corpus if calibration else "")
-            if evaluation.corpus or evaluation.languages:
-                review.corpus("evaluation", corpus, evaluation.languages or mix)
-        if evaluation and evaluation.tasks:
-            review.tasks(evaluation)
-    except TransientError as error:
-        message = f"{review.place}: {error.message}"
-        raise TransientError(message, reason=error.reason, metadata=error.metadata) from error
-    shrink: ShrinkSpec | None = parts.get("shrink")
-    if shrink and checkpoint:
-        review.shrinking(shrink, checkpoint)
-    plan = review.plan(shrink.plan, checkpoint) if shrink and shrink.plan and checkpoint else None
-    if parts.get("pruning") and checkpoint:
-        review.layers(parts["pruning"], checkpoint, shrink, plan)
-    if shrink and shrink.budget and calibration:
-        review.sequences(calibration, SCORED_EVERY, "a budget")
-    if parts.get("reconstruction") and calibration:
-        by_preset = parts.get("pruning") and parts["pruning"].preset in TRAINED_PRESETS
-        purpose = f"reconstruction, which preset {parts['pruning'].preset} includes," if by_preset else "reconstruction"
-        review.sequences(calibration, HELD_OUT_EVERY, purpose)
-    if "output" in parts:
-        review.destination(parts["output"])
-    length = review.sequence_length(calibration, evaluation, checkpoint)
-    if violations:
-        raise InvalidSpecError(violations)
-    assert checkpoint is not None
-    resolved = _resolve(review.pinned(PruneSpec(**parts)), length, checkpoint, access)
-    return Admission(
-        resolved, estimate_cost(checkpoint, resolved, on_device=access.on_device, plan=plan), review.model_identity
-    )
-
-
-def _resolve(spec: PruneSpec, sequence_length: int, checkpoint: Checkpoint, access: AccessPolicy) -> PruneSpec:
-    calibration = spec.calibration.resolved(sequence_length)
-    continuations = spec.evaluation.continuations
-    if continuations is None:
-        continuations = default_continuations(checkpoint, on_device=access.on_device)
-    evaluation = spec.evaluation.model_copy(
-        update={
-            "corpus": spec.evaluation.corpus or calibration.corpus,
-            "text_field": spec.evaluation.text_field or calibration.text_field,
-            "chat_template": _either(spec.evaluation.chat_template, calibration.chat_template),
-            "languages": spec.evaluation.languages or tuple(entry.language for entry in calibration.languages),
-            "task_limit": (spec.evaluation.task_limit or DEFAULT_TASK_LIMIT) if spec.evaluation.tasks else None,
-            "continuations": continuations,
-        }
-    )
-    output = spec.output
-    if output.destination is None and access.destinations:
-        output = OutputSpec(destination=access.destinations[0])
-    pruning = spec.pruning and spec.pruning.resolved(trained=spec.reconstruction is not None)
-    return spec.model_copy(
-        update={"calibration": calibration, "pruning": pruning, "evaluation": evaluation, "output": output}
-    )
-
-
-def _either(chosen: bool | None, otherwise: bool) -> bool:  # noqa: FBT001
-    return otherwise if chosen is None else chosen
-
-
-class _Review:
+class Review:
     """Collects violations of the rules that depend on what a specification names."""
 
     def __init__(
@@ -235,17 +87,21 @@ class _Review:
         self._task_files: str | None = None
         self._plan_sha256 = ""
         self._budget_axes: tuple[BudgetAxis, ...] = ()
+        self._texts: dict[str, CorpusText] = {}
+        self.warnings: list[FieldViolation] = []
 
     def _at(self, field: str) -> None:
         self.place = field
         self._tell(field)
 
-    def _refuse(self, field: str, description: str) -> None:
+    def refuse(self, field: str, description: str) -> None:
+        """Add a violation."""
         if len(description) > _MAX_DESCRIPTION_CHARACTERS:  # it quotes untrusted text
             description = f"{description[:_MAX_DESCRIPTION_CHARACTERS]}…"
         self._violations.append(FieldViolation(field, description))
 
     def model(self, model: ModelSpec) -> Checkpoint | None:
+        """The model's outline; None if it is refused."""
         self._at("model.uri")
         try:
             source = self._access.sources.open(model.uri, model.revision)
@@ -256,11 +112,11 @@ class _Review:
                 checkpoint = self._open(source)
                 self._last.identity, self._last.checkpoint = self.model_identity, checkpoint
         except (ReferenceRefusedError, ModelRefusedError) as error:
-            self._refuse("model.uri", str(error))
+            self.refuse("model.uri", str(error))
         except OSError as error:
             if error.errno == errno.ENOMEM:
                 raise MemoryError from error
-            self._refuse("model.uri", f"the folder cannot be read: {error.strerror}")
+            self.refuse("model.uri", f"the folder cannot be read: {error.strerror}")
         else:
             self._source = source
             self._model = ModelSpec(uri=source.uri, revision=source.revision)
@@ -276,6 +132,7 @@ class _Review:
         return checkpoint
 
     def corpus(self, part: str, uri: str, languages: Sequence[str]) -> None:
+        """Whether a corpus has the languages."""
         self._at(f"{part}.corpus")
         try:
             preset = parse_preset(uri)
@@ -284,9 +141,12 @@ class _Review:
                 return
             source = self._access.sources.open(uri)
             with source.outline(corpus_files) as folder:
-                self._languages(part, enumerate(languages), FolderCorpus(folder).files)
+                corpus = FolderCorpus(folder)
+                self._languages(part, enumerate(languages), corpus.files)
+                here = folder if isinstance(source, LocalSource) else None
+                self._texts[part] = CorpusText(source.pinned_uri, here, sizes_of(corpus, languages))
         except (CorpusRefusedError, ReferenceRefusedError) as error:
-            self._refuse(f"{part}.corpus", str(error))
+            self.refuse(f"{part}.corpus", str(error))
             return
         self._corpora[uri] = source.pinned_uri
 
@@ -317,12 +177,12 @@ class _Review:
         self._at("evaluation.tasks")
         if self._access.runs_jobs and not has_harness():
             problem = "this service has no lm-evaluation-harness (the extra `tasks`, the package lm-eval)"
-            self._refuse("evaluation.tasks", f"{problem}; leave them out")
+            self.refuse("evaluation.tasks", f"{problem}; leave them out")
             return
         if evaluation.task_files is None:
             if self._access.sources.open_hub is None:
                 problem = "their items are read from the hub, and this service has none"
-                self._refuse("evaluation.tasks", f"{problem}; give evaluation.task_files")
+                self.refuse("evaluation.tasks", f"{problem}; give evaluation.task_files")
             return
         self._at("evaluation.task_files")
         try:
@@ -330,13 +190,13 @@ class _Review:
             with source.outline(task_file_names) as folder:
                 found = TaskFolder(folder)
         except (TasksRefusedError, ReferenceRefusedError) as error:
-            self._refuse("evaluation.task_files", str(error))
+            self.refuse("evaluation.task_files", str(error))
             return
         for position, name in enumerate(evaluation.tasks):
             try:
                 found.find(name)
             except TasksRefusedError as error:
-                self._refuse(f"evaluation.tasks[{position}]", str(error))
+                self.refuse(f"evaluation.tasks[{position}]", str(error))
         self._task_files = source.pinned_uri
 
     def pinned(self, spec: PruneSpec) -> PruneSpec:
@@ -368,23 +228,25 @@ class _Review:
                 found.append((position, language))
             except CorpusRefusedError as error:
                 suffix = ".language" if part == "calibration" else ""
-                self._refuse(f"{part}.languages[{position}]{suffix}", f"{spelling_of(language)!r}: the corpus {error}")
+                self.refuse(f"{part}.languages[{position}]{suffix}", f"{spelling_of(language)!r}: the corpus {error}")
         return found
 
     def layers(
         self, pruning: PruningSpec, checkpoint: Checkpoint, shrink: ShrinkSpec | None, plan: PlanFile | None
     ) -> None:
+        """Whether what is to be pruned is there."""
         self._at("pruning.overrides")
         for violation in misfits_of_pruning(pruning, shrink, plan, checkpoint):
-            self._refuse(violation.field, violation.description)
+            self.refuse(violation.field, violation.description)
 
     def shrinking(self, shrink: ShrinkSpec, checkpoint: Checkpoint) -> None:
+        """Whether what is to be removed is there."""
         self._at("shrink")
         for violation in misfits_of_shrinking(shrink, checkpoint):
-            self._refuse(violation.field, violation.description)
+            self.refuse(violation.field, violation.description)
         if shrink.vocabulary is not None and shrink.vocabulary.prior == "words" and not has_words():
             problem = "this service has no word frequencies (the package wordfreq); choose model"
-            self._refuse("shrink.vocabulary.prior", problem)
+            self.refuse("shrink.vocabulary.prior", problem)
         able = axes_of(checkpoint)
         if shrink.budget is not None:
             self._budget_axes = shrink.budget.axes or able
@@ -397,9 +259,9 @@ class _Review:
                 TokenGraph.open(folder)
         except ModelRefusedError as error:
             if shrink.vocabulary is not None:
-                self._refuse("shrink.vocabulary", f"{error}; leave it out")
+                self.refuse("shrink.vocabulary", f"{error}; leave it out")
             elif shrink.budget is not None and shrink.budget.axes:
-                self._refuse("shrink.budget.axes", f"vocabulary: {error}; leave it out")
+                self.refuse("shrink.budget.axes", f"vocabulary: {error}; leave it out")
             else:
                 self._budget_axes = tuple(axis for axis in able if axis != "vocabulary")
 
@@ -410,7 +272,7 @@ class _Review:
             sequences = "1 sequence" if each == 1 else f"{each} sequences"
             problem = f"{sequences} of each language are too few: {purpose} fits to some and judges by others"
             needed = least * len(calibration.languages)
-            self._refuse("calibration.samples", f"{problem}; {purpose} needs {needed} in all")
+            self.refuse("calibration.samples", f"{problem}; {purpose} needs {needed} in all")
 
     def plan(self, uri: str, checkpoint: Checkpoint) -> PlanFile | None:
         """The plan of another job, checked against the model."""
@@ -423,20 +285,42 @@ class _Review:
                 self._plan_sha256 = file_digest(other / PLAN_NAME)
                 return plan
         except (ReferenceRefusedError, ModelRefusedError) as error:
-            self._refuse("shrink.plan", str(error))
+            self.refuse("shrink.plan", str(error))
         return None
 
+    def text(self, calibration: CalibrationSpec, evaluation: EvaluationSpec, length: int) -> None:
+        """Whether the corpora have as much text as is drawn from them."""
+        self._at("calibration.corpus")
+        refused, warnings = check_text(calibration, evaluation, length, self._texts)
+        for violation in refused:
+            self.refuse(violation.field, violation.description)
+        self.warnings += warnings
+
     def destination(self, output: OutputSpec) -> None:
+        """Whether results may go there, and can be written; without a destination, where they go by default."""
+        self._at("output.destination")
         if output.destination is None:
+            if self._access.destinations:
+                self._writable(self._access.destinations[0])
             return
         try:
             destination = parse_destination(output.destination)
         except DestinationRefusedError as error:
-            self._refuse("output.destination", str(error))
+            self.refuse("output.destination", str(error))
             return
         allowed = self._access.destinations
         if allowed is not None and not any(lies_below(destination, parse_destination(prefix)) for prefix in allowed):
-            self._refuse("output.destination", f"not below a destination of this service ({', '.join(allowed)})")
+            self.refuse("output.destination", f"not below a destination of this service ({', '.join(allowed)})")
+            return
+        self._writable(output.destination)
+
+    def _writable(self, destination: str) -> None:
+        if self._access.writable is None:
+            return
+        try:
+            self._access.writable.check(destination)
+        except PermanentError as error:
+            self.refuse("output.destination", f"results cannot be written to {destination}: {error.message}")
 
     def sequence_length(
         self, calibration: CalibrationSpec | None, evaluation: EvaluationSpec | None, checkpoint: Checkpoint | None
@@ -446,13 +330,13 @@ class _Review:
         asked = calibration.sequence_length if calibration else None
         length = asked or min(DEFAULT_SEQUENCE_LENGTH, longest or DEFAULT_SEQUENCE_LENGTH)
         if longest is not None and length > longest:
-            self._refuse(
+            self.refuse(
                 "calibration.sequence_length", f"{length} is more than the model's maximum; use at most {longest}"
             )
         if calibration and calibration.generation:
             self._written(calibration.generation, length, longest)
         if checkpoint and calibration and evaluation and evaluation.tokens_per_language < length:
-            self._refuse(
+            self.refuse(
                 "evaluation.tokens_per_language",
                 f"{evaluation.tokens_per_language} tokens are less than one sequence of {length}; use at least that",
             )
@@ -465,9 +349,9 @@ class _Review:
         assert prefix is not None
         assert new is not None
         if generation.new_tokens is None and prefix >= length:
-            self._refuse(field, f"{prefix} tokens fill a sequence of {length} already; use fewer, or give new_tokens")
+            self.refuse(field, f"{prefix} tokens fill a sequence of {length} already; use fewer, or give new_tokens")
         elif longest is not None and prefix + new > longest:
-            self._refuse(
+            self.refuse(
                 field,
                 f"{prefix} tokens and {new} new ones are more than the model's maximum; use at most {longest} together",
             )
