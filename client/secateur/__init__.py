@@ -18,6 +18,7 @@
 to the `logging` module, under the name `secateur`.
 """
 
+import secateur._grpc_log  # noqa: F401 - before gRPC is loaded
 from secateur._aio import AsyncClient, AsyncJobHandle, AsyncSweep
 from secateur._artifact import Artifact, CorpusPreset, ServiceInfo
 from secateur._client import Client

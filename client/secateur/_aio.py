@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 from secateur._artifact import Artifact, ServiceInfo
 from secateur._channel import connection
@@ -106,9 +106,9 @@ class AsyncJobHandle:
         """See `JobHandle.cancel`."""
         return await self._driver.run(self._operations.cancel(self._name))
 
-    async def retry(self, *, request_id: str | None = None) -> AsyncJobHandle:
+    async def retry(self, changes: Mapping[str, Any] | None = None, *, request_id: str | None = None) -> AsyncJobHandle:
         """See `JobHandle.retry`."""
-        job = await self._driver.run(self._operations.retry(self._name, request_id))
+        job = await self._driver.run(self._operations.retry(self._name, request_id, changes))
         return AsyncJobHandle(self._driver, self._operations, job.name)
 
     async def artifacts(self) -> list[Artifact]:

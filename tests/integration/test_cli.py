@@ -15,7 +15,7 @@ from secateur_service.evaluation.html import render_html
 from secateur_service.evaluation.parts import Verdict
 from secateur_service.jobs.job import EventKind, Failure
 from support.forking import run_client
-from support.models import save_corpora, save_model
+from support.models import save_corpora, save_model, spec_data
 from support.reports import answered, make_report
 from support.service import FILES, REPORT, Service
 from support.waiting import HANG_SECONDS
@@ -217,7 +217,7 @@ def test_the_corpora_of_the_service_are_listed_in_short_and_one_of_them_with_all
         (["get", "a/b"], 2, "pruneJobs/{id}"),
         (["watch", "nope"], 4, "nope"),
         (["--endpoint", "nowhere", "info"], 2, "expected host:port"),
-        (["info", "--endpoint", "127.0.0.1:1"], 5, "does not answer"),
+        (["info", "--endpoint", "127.0.0.1:1"], 5, "no service at 127.0.0.1:1: nothing listens there"),
     ],
 )
 def test_every_mistake_has_its_exit_code_and_a_message_that_helps(secateur, arguments, code, message):
@@ -255,6 +255,15 @@ def test_what_a_job_logs_cannot_steer_the_terminal_nor_forge_lines(secateur, ser
     for done in (secateur("watch", job_id, "--after", "0"), secateur("logs", job_id)):
         assert "\x1b" not in done.stdout
         assert sum("next line" in line and "hello" in line for line in done.stdout.splitlines()) == 1
+
+
+def test_the_log_of_a_job_that_failed_ends_with_why(secateur, service):
+    job_id = failed(service)
+    done = secateur("logs", job_id)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1].endswith("FAILED: NON_FINITE: a NaN in layer 3")
+    last = json.loads(secateur("logs", job_id, "-o", "json").stdout.splitlines()[-1])
+    assert (last["state"], last["failure"]["reason"]) == ("FAILED", "NON_FINITE")
 
 
 def test_watching_as_json_gives_one_event_a_line_in_order(secateur, service):
@@ -429,11 +438,16 @@ def test_a_folder_without_a_report_is_not_taken_for_a_job(secateur, tmp_path):
         (cancelled, 6, "cancelled"),
     ],
 )
-def test_a_job_without_a_result_ends_gate_and_comparison_with_the_reason(secateur, service, make, code, told):
+def test_a_job_without_a_result_ends_every_command_that_needs_one_with_the_reason(
+    secateur, service, tmp_path, make, code, told
+):
     job_id = make(service)
     done = secateur("gate", job_id, "--max-growth", "1.1")
     assert (done.returncode, done.stdout) == (code, "")
     assert told in done.stderr
+    for arguments in (["report", job_id], ["download", job_id, str(tmp_path / "out")]):
+        done = secateur(*arguments)
+        assert (done.returncode, done.stdout, told.split(" and ")[0] in done.stderr) == (code, "", True)
     compared = secateur("compare", evaluated(service), job_id)
     assert compared.returncode == 7
     assert job_id in compared.stderr
@@ -444,3 +458,31 @@ def test_cancelling_is_harmless_when_repeated(secateur, service):
     for _ in range(2):
         done = secateur("cancel", job_id)
         assert (done.returncode, "CANCELLED" in done.stdout) == (0, True)
+
+
+def test_a_permanent_failure_is_retried_only_where_something_changes(secateur, service, tmp_path):
+    model = save_model(service.file_root / "retried", vocab_size=258)
+    asked = spec_data(model, *save_corpora(service.file_root / "text"))
+    (tmp_path / "spec.yaml").write_text(json.dumps(asked))
+    submitted = secateur("submit", str(tmp_path / "spec.yaml"))
+    assert submitted.returncode == 0, submitted.stderr
+    job_id = submitted.stdout.strip().removeprefix("pruneJobs/")
+    while (claimed := service.store.claim(owner="test", lease_seconds=600)).id != job_id:
+        pass
+    service.store.release(job_id, claimed.attempt, Failure("NON_FINITE", "a NaN in layer 3", retryable=False))
+    done = secateur("retry", job_id)
+    assert (done.returncode, done.stdout) == (7, "")
+    assert "a NaN in layer 3" in done.stderr
+    assert "the same will happen again" in done.stderr
+    same = json.loads(secateur("retry", job_id, "--force", "-o", "json").stdout)
+    assert (same["retry_of"], same["resolved_spec"]["pruning"]["sparsity"]) == (f"pruneJobs/{job_id}", 0.5)
+    changes = ["--set", "pruning.sparsity=0.4", "--set", "limits.languages={de: 0.05}"]
+    other = json.loads(secateur("retry", job_id, *changes, "-o", "json").stdout)
+    assert other["retry_of"] == f"pruneJobs/{job_id}"
+    assert (other["spec"]["pruning"], other["resolved_spec"]["pruning"]["sparsity"]) == (
+        {"method": "wanda", "sparsity": 0.4},
+        0.4,
+    )
+    done = secateur("retry", job_id, "--set", "pruning.sparsity=1.4")
+    assert (done.returncode, done.stderr.startswith("pruning.sparsity: ")) == (3, True)
+    assert secateur("retry", job_id, "--set", "pruning").returncode == 2

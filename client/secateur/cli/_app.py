@@ -12,15 +12,25 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from secateur._download import DownloadProgress
+from secateur._errors import PreconditionError
 from secateur._job import JobState
 from secateur._options import with_options
 from secateur._terminal import clean, console, prepare_streams, show_exception, write
-from secateur.cli._arguments import generation_of, labels_of, numbers_by_language, override_of, read_content, weight_of
+from secateur.cli._arguments import (
+    changes_of,
+    generation_of,
+    labels_of,
+    numbers_by_language,
+    override_of,
+    read_content,
+    weight_of,
+)
 from secateur.cli._configuring import config
 from secateur.cli._job_options import with_job_options
 from secateur.cli._judging import compare, gate, sweep, write_page
 from secateur.cli._render import (
     continuation_lines,
+    failure_text,
     info_text,
     job_text,
     jobs_text,
@@ -260,9 +270,14 @@ def logs(
     job: JobArgument,
     follow_: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more until the job has ended.")] = False,
 ) -> None:
-    """Print the log of a job's worker."""
-    for event in session.client.job(job).logs(follow=follow_):
+    """Print the log of a job's worker; at its end why the job failed, if it did."""
+    handle = session.client.job(job)
+    for event in handle.logs(follow=follow_):
         session.show(f"{event.time:%Y-%m-%d %H:%M:%S} {log_text(event)}", {"event": event.kind, **vars(event)})
+    found = handle.get()
+    if found.failure is not None and found.end_time is not None:
+        text = f"{found.end_time:%Y-%m-%d %H:%M:%S} {found.state}: {clean(failure_text(found.failure))}"
+        session.show(text, {"event": "state", "time": found.end_time, "state": found.state, "failure": found.failure})
 
 
 @app.command(name="list", epilog=_EPILOG)
@@ -350,9 +365,43 @@ def cancel(session: Session, *, job: JobArgument) -> None:
 
 @app.command(epilog=_EPILOG)
 @connected
-def retry(session: Session, *, job: JobArgument) -> None:
-    """Make a new job out of one that failed or was cancelled; finished blocks are not computed again."""
-    found = session.client.job(job).retry().get()
+def retry(
+    session: Session,
+    *,
+    job: JobArgument,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Change a field of the specification, with a value in YAML, e.g. pruning.sparsity=0.4; without a "
+            "value the field is left out. Repeat it.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Retry also what fails again unless the cause was mended elsewhere.")
+    ] = False,
+) -> None:
+    """Make a new job out of one that failed or was cancelled; finished blocks are not computed again.
+
+    Finished blocks are kept as long as nothing changes that their bytes depend on: model, text, pruning, what is
+    removed, reconstruction, evaluation. Limits, destination and execution may change.
+
+    \b
+    Examples:
+      secateur retry pruneJobs/ID
+      secateur retry pruneJobs/ID --set limits.languages='{uk: 0.05}'
+      secateur retry pruneJobs/ID --set pruning.pattern= --set pruning.sparsity=0.4
+    """  # noqa: D301 - \b keeps the lines of the examples
+    handle, changes = session.client.job(job), changes_of(set_ or ())
+    failure = handle.get().failure
+    if failure is not None and not failure.retryable and not (changes or force):
+        raise PreconditionError(
+            f"{handle.name} failed with {failure_text(failure)}\nthe same will happen again; change the specification "
+            "with --set FIELD=VALUE, or, once the cause is mended elsewhere, give --force",
+            reason="FAILS_AGAIN",
+        )
+    found = handle.retry(changes).get()
     session.show(clean(found.name), found)
     session.note(f"resumes {found.retry_of}")
 

@@ -63,8 +63,6 @@ def main() -> None:
     """Entry point of the command."""
     # Read when torch is loaded: threads that spin while waiting slow down everything else here tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Read when grpc is loaded: otherwise every stranger's failed handshake adds a line to our log that is not JSON.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     keep_files_private()
     prepare_streams()
     try:
