@@ -33,7 +33,7 @@ from secateur._comparison import (
     TradeoffPoint,
 )
 from secateur._config import ClientConfig
-from secateur._download import DownloadProgress
+from secateur._download import Downloaded, DownloadProgress
 from secateur._errors import (
     AlreadyExistsError,
     CertificateError,
@@ -90,6 +90,7 @@ from secateur._report import (
     Verdict,
 )
 from secateur._sweep import Sweep
+from secateur._verify import Verification, verify
 
 __all__ = [
     "AffinityReport",
@@ -116,6 +117,7 @@ __all__ = [
     "Decision",
     "DownloadError",
     "DownloadProgress",
+    "Downloaded",
     "Estimate",
     "Event",
     "Failure",
@@ -166,7 +168,9 @@ __all__ = [
     "UnauthenticatedError",
     "UnavailableError",
     "Verdict",
+    "Verification",
     "WaitTimeoutError",
     "gate",
     "prune_spec",
+    "verify",
 ]

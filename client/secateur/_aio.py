@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -12,6 +11,7 @@ from secateur._artifact import Artifact, ServiceInfo
 from secateur._channel import connection
 from secateur._comparison import Comparison
 from secateur._config import load_config
+from secateur._download import Downloaded
 from secateur._download_flow import ProgressCallback, download
 from secateur._drive import AsyncDriver
 from secateur._event import Event, LogEvent
@@ -121,7 +121,7 @@ class AsyncJobHandle:
         *,
         progress: ProgressCallback | None = None,
         local_files: bool | None = None,
-    ) -> list[Path]:
+    ) -> Downloaded:
         """See `JobHandle.download`; `progress` is called from a thread."""
         return await self._driver.run(
             download(self._operations, self._name, folder, progress=progress, local_files=local_files)

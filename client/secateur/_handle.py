@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from secateur._artifact import Artifact
+from secateur._download import Downloaded
 from secateur._download_flow import ProgressCallback, download
 from secateur._drive import Driver
 from secateur._event import Event, LogEvent
@@ -172,12 +172,13 @@ class JobHandle:
         *,
         progress: ProgressCallback | None = None,
         local_files: bool | None = None,
-    ) -> list[Path]:
-        """Fetch all files of a job that has succeeded, and return their paths.
+    ) -> Downloaded:
+        """Fetch all files of a job that has succeeded, and return their paths; says which were fetched or repaired.
 
         An interrupted download is resumed. Every file is verified by its SHA-256 and put into place atomically, the
         manifest last. Only files that the manifest names are written, and only below the folder: links in it are not
         followed, and hidden folders and top-level hidden files, which could configure a shell or a tool, are refused.
+        A folder that holds the result of another job, or a part of one, is refused before anything is written.
 
         Args:
             folder: Where to put them; created if needed.
@@ -186,7 +187,8 @@ class JobHandle:
                 that name on this machine; by default, only if the endpoint is on this machine.
 
         Raises:
-            DownloadError: a file cannot be fetched; download again to resume.
+            DownloadError: a file cannot be fetched, download again to resume; or the folder is another job's (reason
+                FOLDER_OF_ANOTHER_JOB).
             IntegrityError: what arrives is not what was published.
             JobFailedError, JobCancelledError, NotReadyError: there is nothing to download.
         """

@@ -337,6 +337,19 @@ def test_a_job_is_shown_listed_reported_and_downloaded(secateur, service, tmp_pa
     done = secateur("download", name, str(tmp_path / "out"))
     assert (done.returncode, "4 files verified" in done.stdout) == (0, True), done.stderr
     assert (tmp_path / "out/report/report.json").read_bytes() == REPORT
+    damaged = tmp_path / "out/report/report.json"
+    damaged.write_bytes(REPORT[:-1] + b" ")
+    found = secateur("verify", str(tmp_path / "out"))
+    assert (found.returncode, found.stdout.splitlines()[1:]) == (8, ["damaged  report/report.json"])
+    done = secateur("download", name, str(tmp_path / "out"))
+    assert (done.returncode, f"; repaired, as they were damaged: {damaged}" in done.stdout) == (0, True), done.stdout
+    digest = json.loads(secateur("get", name, "-o", "json").stdout)["result"]["manifest_sha256"]
+    found = secateur("verify", str(tmp_path / "out"), "--manifest", digest, "-o", "json", "--endpoint", "127.0.0.1:1")
+    assert (found.returncode, json.loads(found.stdout)["intact"]) == (0, True)
+    done = secateur("download", finished(service), str(tmp_path / "out"))
+    assert done.returncode == 8
+    assert f"holds the result of job {job_id}; choose another folder" in done.stderr
+    assert secateur("verify", str(tmp_path)).returncode == 8
 
 
 def test_a_download_that_does_not_verify_has_its_own_code(secateur, service, tmp_path):

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from secateur._download import DownloadProgress
-from secateur._errors import PreconditionError
 from secateur._job import JobState
 from secateur._options import with_options
-from secateur._terminal import clean, console, prepare_streams, show_exception, write
+from secateur._terminal import clean, prepare_streams, show_exception, write
 from secateur.cli._arguments import (
-    changes_of,
+    JobArgument,
     generation_of,
     labels_of,
     numbers_by_language,
@@ -26,6 +23,7 @@ from secateur.cli._arguments import (
     weight_of,
 )
 from secateur.cli._configuring import config
+from secateur.cli._ended import download, retry, verify
 from secateur.cli._job_options import with_job_options
 from secateur.cli._judging import compare, gate, sweep, write_page
 from secateur.cli._render import (
@@ -47,8 +45,8 @@ from secateur.cli._watching import follow
 
 _EPILOG = """Exit codes: 0 done (a watched job succeeded), 1 the job failed, 2 wrong command line or configuration,
 3 the specification breaks rules, 4 no such job, 5 the service, or what it needs, cannot be reached, 6 the job was
-cancelled, 7 refused for another reason, 8 download failed, 9 token missing or invalid, 10 a gate did not pass,
-or no job of a sweep is within --max-growth, 130 interrupted (a watched job keeps running)."""
+cancelled, 7 refused for another reason, 8 download failed, or files are not intact, 9 token missing or invalid,
+10 a gate did not pass, or no job of a sweep is within --max-growth, 130 interrupted (a watched job keeps running)."""
 
 app = typer.Typer(
     name="secateur",
@@ -58,8 +56,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job, pruneJobs/ID, or its ID alone.")]
 
 
 def main() -> None:
@@ -363,93 +359,9 @@ def cancel(session: Session, *, job: JobArgument) -> None:
     session.show(f"{clean(found.name)} is {found.state}", found)
 
 
-@app.command(epilog=_EPILOG)
-@connected
-def retry(
-    session: Session,
-    *,
-    job: JobArgument,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            help="Change a field of the specification, with a value in YAML, e.g. pruning.sparsity=0.4; without a "
-            "value the field is left out. Repeat it.",
-        ),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Retry also what fails again unless the cause was mended elsewhere.")
-    ] = False,
-) -> None:
-    """Make a new job out of one that failed or was cancelled; finished blocks are not computed again.
-
-    Finished blocks are kept as long as nothing changes that their bytes depend on: model, text, pruning, what is
-    removed, reconstruction, evaluation. Limits, destination and execution may change.
-
-    \b
-    Examples:
-      secateur retry pruneJobs/ID
-      secateur retry pruneJobs/ID --set limits.languages='{uk: 0.05}'
-      secateur retry pruneJobs/ID --set pruning.pattern= --set pruning.sparsity=0.4
-    """  # noqa: D301 - \b keeps the lines of the examples
-    handle, changes = session.client.job(job), changes_of(set_ or ())
-    failure = handle.get().failure
-    if failure is not None and not failure.retryable and not (changes or force):
-        raise PreconditionError(
-            f"{handle.name} failed with {failure_text(failure)}\nthe same will happen again; change the specification "
-            "with --set FIELD=VALUE, or, once the cause is mended elsewhere, give --force",
-            reason="FAILS_AGAIN",
-        )
-    found = handle.retry(changes).get()
-    session.show(clean(found.name), found)
-    session.note(f"resumes {found.retry_of}")
-
-
-@app.command(epilog=_EPILOG)
-@connected
-def download(
-    session: Session,
-    *,
-    job: JobArgument,
-    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where to put the files; created if needed.")],
-    local_files: Annotated[
-        bool,
-        typer.Option(
-            "--local-files",
-            help="Read results that the service keeps in a folder from this machine's folder of that name, although "
-            "the endpoint is another machine.",
-        ),
-    ] = False,
-) -> None:
-    """Fetch all files of a job: checkpoint, report, manifest.
-
-    Continues what an interrupted download has left, and verifies every file by its SHA-256.
-    """
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        console=console(),
-        disable=session.as_json or sys.stdout is None or not sys.stdout.isatty(),
-    ) as bar:
-        task = bar.add_task("", total=None)
-
-        def advanced(progress: DownloadProgress) -> None:
-            bar.update(
-                task,
-                description=clean(Path(progress.path).name[:40]),
-                completed=progress.bytes_done,
-                total=progress.bytes_total,
-            )
-
-        handle = session.client.job(job)
-        paths = handle.download(directory, progress=advanced, local_files=True if local_files else None)
-    session.show(
-        f"{len(paths)} files verified in {clean(str(directory))}",
-        {"directory": str(directory), "files": [str(p) for p in paths]},
-    )
+app.command(epilog=_EPILOG)(retry)
+app.command(epilog=_EPILOG)(download)
+app.command(epilog=_EPILOG)(verify)
 
 
 @app.command(epilog=_EPILOG)

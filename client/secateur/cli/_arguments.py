@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,8 @@ from secateur._errors import FieldViolation, InvalidSpecError
 from secateur._spec import MAX_FILE_BYTES, layer_override, parse_yaml, read_spec
 from secateur._yaml import UnreadableYamlError, YamlLimits
 from secateur._yaml import parse_yaml as parse_value
+
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job, pruneJobs/ID, or its ID alone.")]
 
 
 def read_content(path: Path | None) -> dict[str, Any]:

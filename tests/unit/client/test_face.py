@@ -32,6 +32,7 @@ FACE = {
     "Decision",
     "DownloadError",
     "DownloadProgress",
+    "Downloaded",
     "Estimate",
     "Event",
     "Failure",
@@ -82,9 +83,11 @@ FACE = {
     "UnauthenticatedError",
     "UnavailableError",
     "Verdict",
+    "Verification",
     "WaitTimeoutError",
     "gate",
     "prune_spec",
+    "verify",
 }
 
 
