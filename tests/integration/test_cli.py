@@ -208,6 +208,8 @@ def test_the_corpora_of_the_service_are_listed_in_short_and_one_of_them_with_all
         (["compare", "a", "a"], 2, "names[1]"),
         (["compare", "a", "-l", "not a tag", "--max-growth", "0.05"], 2, "1.05 permits"),
         (["gate", "nope"], 2, "--max-growth"),
+        (["gate", "out/report.json", "--max-growth", "1.1"], 2, "neither a folder nor a file"),
+        (["submit", "--model", "file:///m", "--dry-run", "--request-id", "x"], 2, "--dry-run makes none"),
         (["gate", "nope", "--max-growth", "1.05"], 4, "nope"),
         (["gate", "nope", "--max-task-loss", "0.05"], 4, "nope"),
         (["submit", "--samples", "few"], 2, "--samples"),
@@ -271,7 +273,7 @@ def test_watching_as_json_gives_one_event_a_line_in_order(secateur, service):
     done = secateur("watch", job_id, "--after", "0", "-o", "json")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
-    assert {event["event"] for event in events} >= {"state", "stage", "progress", "log"}
+    assert {event["kind"] for event in events} >= {"state", "stage", "progress", "log"}
     assert events[-1]["state"] == "SUCCEEDED"
 
 
@@ -431,9 +433,10 @@ def test_a_job_that_exceeded_a_limit_is_judged_alike_by_name_and_as_a_folder(sec
     contents = {"report/report.json": report.to_bytes(), "report/report.html": render_html(report)}
     service.publish(job_id, contents, exceeded=True)
     assert secateur("download", job_id, str(tmp_path / "out")).returncode == 0
-    gates = [secateur("gate", named, "--max-growth", "3") for named in (job_id, str(tmp_path / "out"))]
-    assert gates[0].stdout == gates[1].stdout
-    assert [done.returncode for done in gates] == [10, 10]
+    places = (job_id, str(tmp_path / "out"), str(tmp_path / "out/report/report.json"))
+    gates = [secateur("gate", named, "--max-growth", "3") for named in places]
+    assert gates[0].stdout == gates[1].stdout == gates[2].stdout
+    assert [done.returncode for done in gates] == [10, 10, 10]
     assert gates[0].stdout.endswith("FAIL: the job exceeded a limit of its specification and has no checkpoint\n")
 
 

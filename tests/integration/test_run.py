@@ -213,7 +213,8 @@ def test_a_refusal_is_one_line_with_field_and_remedy_and_exit_code_10(inputs, tm
     assert finished.returncode == 10, finished.stderr
     assert len(finished.stderr.splitlines()) == 1, finished.stderr
     assert field in finished.stderr
-    assert finished.stdout == ""
+    (told,) = finished.stdout.splitlines()
+    assert field in json.loads(told)["error"]["message"]
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
@@ -302,9 +303,11 @@ def test_recipes_beyond_the_plain_methods_run_and_are_named_in_the_report(inputs
     assert ("alps" if pruning["method"] == "alps" else f"{pruning['method']} mask + cg") in card
 
 
-@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere", "blocked"])
 def test_a_folder_that_cannot_be_written_is_refused_and_no_defect(inputs, tmp_path, place):
     (tmp_path / "file").touch()
+    (tmp_path / "blocked" / ".work").mkdir(parents=True)
+    (tmp_path / "blocked" / ".work" / "checkpoint").touch()  # met in the middle of the work
     ended = run(tmp_path, spec_data(*inputs), place)
     assert ended.returncode == 10
     assert "cannot be written: " in ended.stderr

@@ -28,11 +28,10 @@ from secateur.cli._job_options import with_job_options
 from secateur.cli._judging import compare, gate, sweep, write_page
 from secateur.cli._render import (
     continuation_lines,
-    failure_text,
+    event_text,
     info_text,
     job_text,
     jobs_text,
-    log_text,
     plan_text,
     preset_text,
     reported_result,
@@ -230,6 +229,8 @@ def submit(
     if not content:
         raise typer.BadParameter("give a SPEC.yaml, or at least --model, --language and --sparsity or --extra-tokens")
     labels = labels_of(label or ())
+    if dry_run and request_id is not None:
+        raise typer.BadParameter("--request-id names the job that is made, and --dry-run makes none; leave one out")
     if dry_run:
         plan = session.client.plan(content, labels=labels)
         session.show(plan_text(plan), plan)
@@ -269,11 +270,11 @@ def logs(
     """Print the log of a job's worker; at its end why the job failed, if it did."""
     handle = session.client.job(job)
     for event in handle.logs(follow=follow_):
-        session.show(f"{event.time:%Y-%m-%d %H:%M:%S} {log_text(event)}", {"event": event.kind, **vars(event)})
+        session.show(f"{event.time:%Y-%m-%d %H:%M:%S} {event_text(event)}", {"kind": event.kind, **vars(event)})
     found = handle.get()
     if found.failure is not None and found.end_time is not None:
-        text = f"{found.end_time:%Y-%m-%d %H:%M:%S} {found.state}: {clean(failure_text(found.failure))}"
-        session.show(text, {"event": "state", "time": found.end_time, "state": found.state, "failure": found.failure})
+        text = f"{found.end_time:%Y-%m-%d %H:%M:%S} {found.state}: {clean(str(found.failure))}"
+        session.show(text, {"kind": "state", "time": found.end_time, "state": found.state, "failure": found.failure})
 
 
 @app.command(name="list", epilog=_EPILOG)

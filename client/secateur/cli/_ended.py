@@ -15,7 +15,6 @@ from secateur._terminal import clean, console
 from secateur._verify import verify as verify_folder
 from secateur.cli._arguments import JobArgument, changes_of
 from secateur.cli._exit import ExitCode
-from secateur.cli._render import failure_text
 from secateur.cli._session import Session, connected
 
 _SHOWN = 10
@@ -54,7 +53,7 @@ def retry(
     failure = handle.get().failure
     if failure is not None and not failure.retryable and not (changes or force):
         raise PreconditionError(
-            f"{handle.name} failed with {failure_text(failure)}\nthe same will happen again; change the specification "
+            f"{handle.name} failed with {failure}\nthe same will happen again; change the specification "
             "with --set FIELD=VALUE, or, once the cause is mended elsewhere, give --force",
             reason="FAILS_AGAIN",
         )

@@ -268,7 +268,9 @@ def run(
     threads: Annotated[
         int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads.", show_default="all cores of this process")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on standard output.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="End with one line of JSON on standard output: a summary, or the error.")
+    ] = False,
 ) -> None:
     """Run one job here, without a server, and write the artifacts to a folder."""
     from secateur_service.commands.run import run_command

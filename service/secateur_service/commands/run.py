@@ -7,14 +7,16 @@ so that repeating an interrupted command resumes where it stopped.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
+import os
 import shutil
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self, TextIO
@@ -48,6 +50,7 @@ from secateur_service.evaluation.report import Report
 from secateur_service.jobs.events import log_body
 from secateur_service.library import make_work_folder, run_here
 from secateur_service.pipeline.attempt import Machine
+from secateur_service.pipeline.packaged import REPORT_PATH
 from secateur_service.records.blocks import BlockRecord
 from secateur_service.records.progress import Progress, Stage
 from secateur_service.records.result import LIMIT_EXCEEDED, MANIFEST_DIGEST
@@ -71,7 +74,7 @@ def run_command(
         device: torch's name of a device; by default cuda if available.
         threads: number of CPU threads; by default torch's choice.
         settings: endpoints and accounts for the hub and object stores.
-        as_json: whether to end with one line of JSON on standard output.
+        as_json: whether to end with one line of JSON on standard output: a summary, or the error.
 
     Returns:
         The exit code: 0, that of the failure's class, or 2 if this machine does not have the device.
@@ -84,16 +87,17 @@ def run_command(
         summary, report = _run(spec_path, output, device, threads or 0, settings, terminal=not as_json)
     except NoSuchDeviceError as error:
         return _fail(f"--device: {error.message}", 2)
-    except MisshapenSpecError as error:
-        faults = (": ".join(filter(None, (fault.field, fault.description))) for fault in error.violations)
-        return _fail("; ".join(faults), 10)
-    except InvalidSpecError as error:
-        return _fail(error.message, 10)
+    except (MisshapenSpecError, InvalidSpecError) as error:
+        faults = [": ".join(filter(None, (fault.field, fault.description))) for fault in error.violations]
+        return _fail("; ".join(faults), 10, as_json and {"reason": error.reason, "message": "; ".join(faults)})
     except Exception as error:  # noqa: BLE001 - the last frame of a command: every failure becomes its exit code
         failure = attempt_error(error)
         if isinstance(failure, InternalError):  # there is no log here with the details
             say("".join(traceback.format_exception(error)).rstrip())
-        return _fail(f"{failure.reason}: {failure.message}", failure.exit_code)
+        told = {"reason": failure.reason, "message": failure.message, "metadata": failure.metadata}
+        if failure.reason == LIMIT_EXCEEDED:
+            told["report"] = str(output.resolve() / REPORT_PATH)
+        return _fail(f"{failure.reason}: {failure.message}", failure.exit_code, as_json and told)
     try:
         write(json.dumps(summary) if as_json else _result_text(report, output), stream=sys.stdout)
     except OutputLostError as error:  # the artifacts exist all the same
@@ -119,8 +123,8 @@ def _run(
         published = _published(output)
         if published is not None:
             return _adopt(output, published, spec)
-        _claim_folder(workdir, spec)
         try:
+            _claim_folder(workdir, spec)
             with ConsoleObserver(terminal=terminal) as observer:
                 summary, report = _run_pipeline(spec, sources, output, workdir, device, threads, observer)
         except PermanentError as error:
@@ -128,6 +132,11 @@ def _run(
                 remove_leftovers(DirectoryStore(output), "", error.metadata[MANIFEST_DIGEST])
                 shutil.rmtree(workdir, ignore_errors=True)
             raise
+        except OSError as error:
+            if not _is_refusal(error, output):
+                raise
+            fault = f"cannot be written: {error.strerror} ({error.filename}); choose another folder"
+            raise _refused(output, fault) from error
         remove_leftovers(DirectoryStore(output), "", summary["sha256"])  # shards written under other conditions
     shutil.rmtree(workdir, ignore_errors=True)
     return summary, report
@@ -210,6 +219,12 @@ def _claim_folder(workdir: Path, spec: PruneSpec) -> None:
     write_durably(path, encoded)
 
 
+def _is_refusal(error: OSError, output: Path) -> bool:
+    """Whether the system refuses to write something below the output; a full disk has a class of its own."""
+    below = isinstance(error.filename, str | os.PathLike) and Path(error.filename).is_relative_to(output)
+    return below and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
 def _other_job(output: Path) -> InvalidSpecError:
     return _refused(output, "belongs to another job; choose another folder")
 
@@ -227,8 +242,12 @@ def _locked(lock: TextIO, output: Path) -> Iterator[None]:
     yield
 
 
-def _fail(message: str, code: int) -> int:
+def _fail(message: str, code: int, told: Mapping[str, Any] | bool = False) -> int:  # noqa: FBT001, FBT002 - told or not
+    """Say what went wrong, to programs as well if there is something to tell them."""
     say(f"error: {clean(' '.join(message.split()))}")
+    if told:
+        with contextlib.suppress(OutputLostError):
+            write(json.dumps({"error": told}), stream=sys.stdout)
     return code
 
 
