@@ -53,8 +53,8 @@ def retry(
     failure = handle.get().failure
     if failure is not None and not failure.retryable and not (changes or force):
         raise PreconditionError(
-            f"{handle.name} failed with {failure}\nthe same will happen again; change the specification "
-            "with --set FIELD=VALUE, or, once the cause is mended elsewhere, give --force",
+            f"{handle.name} failed with {failure}; the same will happen again: change the specification with --set "
+            "FIELD=VALUE, or give --force once the cause was mended elsewhere",
             reason="FAILS_AGAIN",
         )
     found = handle.retry(changes).get()

@@ -102,8 +102,8 @@ def _why_nothing(job: Job) -> str:
     """Why a job has published nothing, and what to do."""
     failure = job.failure
     if failure is not None and job.state.is_terminal:
-        remedy = "retry it" if failure.retryable else "as it is, it would fail again"
-        return f"job {job.id} failed with {failure.reason}: {failure.message}; it has no result, {remedy}"
+        remedy = "; retry it" if failure.retryable else ", and would fail again as it is"
+        return f"job {job.id} failed with {failure.reason}: {failure.message}; it has no result{remedy}"
     remedy = "retry it" if job.state.is_terminal else "watch it until it is SUCCEEDED"
     return f"job {job.id} is {job.state} and has no result; {remedy}"
 
