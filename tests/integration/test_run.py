@@ -205,6 +205,19 @@ def bad_specs(model, calibration, evaluation):
     }
 
 
+def test_a_dry_run_says_what_would_run_and_writes_nothing(inputs, tmp_path):
+    arguments = [*command(tmp_path, spec_data(*inputs)), "--dry-run"]
+    plan = json.loads(run_command(arguments, tmp_path).stdout)
+    assert plan["resolved_spec"]["pruning"]["method"] == "wanda"
+    assert plan["estimate"]["checkpoint_bytes"] > 0
+    assert not (tmp_path / "out").exists()
+    arguments[arguments.index("--output") : arguments.index("--output") + 2] = []
+    assert run_command(arguments, tmp_path).returncode == 0
+    arguments.remove("--dry-run")
+    done = run_command(arguments, tmp_path)
+    assert (done.returncode, "--output is missing" in done.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("case", list(bad_specs(*[__import__("pathlib").Path("/x")] * 3)))
 def test_a_refusal_is_one_line_with_field_and_remedy_and_exit_code_10(inputs, tmp_path, case):
     data, field = bad_specs(*inputs)[case]

@@ -27,11 +27,13 @@ from rich.table import Table
 
 from secateur import InvalidSpecError as MisshapenSpecError
 from secateur import Report as PlainReport
+from secateur._convert import plan_from
 from secateur._spec import load_spec
 from secateur._terminal import OutputLostError, clean, console, say, write
-from secateur.cli._render import continuation_lines, task_lines
-from secateur_service.admission import AccessPolicy, admit
-from secateur_service.api.conversion import spec_to_dict
+from secateur.cli._render import continuation_lines, plan_text, task_lines, to_json
+from secateur.v1 import prune_job_pb2 as pb
+from secateur_service.admission import AccessPolicy, Admission, admit
+from secateur_service.api.conversion import estimate_to_message, resolved_to_message, spec_to_dict
 from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.artifacts.leftovers import remove_leftovers
 from secateur_service.artifacts.manifest import MANIFEST_NAME, Manifest, parse_manifest
@@ -88,8 +90,7 @@ def run_command(
     except NoSuchDeviceError as error:
         return _fail(f"--device: {error.message}", 2)
     except (MisshapenSpecError, InvalidSpecError) as error:
-        faults = [": ".join(filter(None, (fault.field, fault.description))) for fault in error.violations]
-        return _fail("; ".join(faults), 10, as_json and {"reason": error.reason, "message": "; ".join(faults)})
+        return _refusal(error, as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the last frame of a command: every failure becomes its exit code
         failure = attempt_error(error)
         if isinstance(failure, InternalError):  # there is no log here with the details
@@ -105,14 +106,41 @@ def run_command(
     return 0
 
 
+def plan_command(spec_path: Path, device: str | None, *, as_json: bool, settings: Settings) -> int:
+    """Check the specification of a job and estimate its cost, without running it; arguments as for `run_command`.
+
+    Returns:
+        The exit code: 0, or 10 if it is refused.
+    """
+    try:
+        resolved = _admitted(spec_path, device, open_sources(settings, everywhere=True))
+    except (MisshapenSpecError, InvalidSpecError) as error:
+        return _refusal(error, as_json=as_json)
+    plan = plan_from(
+        pb.PruneJob(
+            resolved_spec=resolved_to_message(resolved.resolved), estimate=estimate_to_message(resolved.estimate)
+        )
+    )
+    write(to_json(plan) if as_json else plan_text(plan), stream=sys.stdout)
+    return 0
+
+
+def _admitted(spec_path: Path, device: str | None, sources: Sources) -> Admission:
+    on_device = device is not None and not device.startswith("cpu")
+    data = spec_to_dict(load_spec(spec_path))
+    return admit(data, AccessPolicy(sources, destinations=None, on_device=on_device))
+
+
+def _refusal(error: MisshapenSpecError | InvalidSpecError, *, as_json: bool) -> int:
+    faults = "; ".join(": ".join(filter(None, (fault.field, fault.description))) for fault in error.violations)
+    return _fail(faults, 10, as_json and {"reason": error.reason, "message": faults})
+
+
 def _run(
     spec_path: Path, output: Path, device: str | None, threads: int, settings: Settings, *, terminal: bool
 ) -> tuple[dict[str, Any], Report]:
-    data = spec_to_dict(load_spec(spec_path))
-    on_device = device is not None and not device.startswith("cpu")
     sources = open_sources(settings, everywhere=True)
-    admission = admit(data, AccessPolicy(sources, destinations=None, on_device=on_device))
-    spec = admission.resolved.model_copy(update={"output": OutputSpec()})
+    spec = _admitted(spec_path, device, sources).resolved.model_copy(update={"output": OutputSpec()})
     output = output.resolve()
     try:
         workdir = make_work_folder(output)
