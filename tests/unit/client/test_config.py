@@ -1,5 +1,7 @@
 """Where configuration comes from, and how an endpoint becomes a connection."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
