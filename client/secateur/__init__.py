@@ -18,6 +18,7 @@
 to the `logging` module, under the name `secateur`.
 """
 
+import secateur._grpc_log  # noqa: F401 - before gRPC is loaded
 from secateur._aio import AsyncClient, AsyncJobHandle, AsyncSweep
 from secateur._artifact import Artifact, CorpusPreset, ServiceInfo
 from secateur._client import Client
@@ -32,7 +33,7 @@ from secateur._comparison import (
     TradeoffPoint,
 )
 from secateur._config import ClientConfig
-from secateur._download import DownloadProgress
+from secateur._download import Downloaded, DownloadProgress
 from secateur._errors import (
     AlreadyExistsError,
     CertificateError,
@@ -91,6 +92,7 @@ from secateur._report import (
     Verdict,
 )
 from secateur._sweep import Sweep
+from secateur._verify import Verification, verify
 
 __all__ = [
     "AffinityReport",
@@ -117,6 +119,7 @@ __all__ = [
     "Decision",
     "DownloadError",
     "DownloadProgress",
+    "Downloaded",
     "Estimate",
     "Event",
     "Failure",
@@ -169,7 +172,9 @@ __all__ = [
     "UnavailableError",
     "UnreachableError",
     "Verdict",
+    "Verification",
     "WaitTimeoutError",
     "gate",
     "prune_spec",
+    "verify",
 ]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
-from pathlib import Path
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 from secateur._artifact import Artifact, ServiceInfo
 from secateur._channel import connection
 from secateur._comparison import Comparison
 from secateur._config import load_config
+from secateur._download import Downloaded
 from secateur._download_flow import ProgressCallback, download
 from secateur._drive import AsyncDriver
 from secateur._event import Event, LogEvent
@@ -112,9 +112,9 @@ class AsyncJobHandle:
         """See `JobHandle.delete`."""
         return await self._driver.run(self._operations.delete(self._name, artifacts=artifacts))
 
-    async def retry(self, *, request_id: str | None = None) -> AsyncJobHandle:
+    async def retry(self, changes: Mapping[str, Any] | None = None, *, request_id: str | None = None) -> AsyncJobHandle:
         """See `JobHandle.retry`."""
-        job = await self._driver.run(self._operations.retry(self._name, request_id))
+        job = await self._driver.run(self._operations.retry(self._name, request_id, changes))
         return AsyncJobHandle(self._driver, self._operations, job.name)
 
     async def artifacts(self) -> list[Artifact]:
@@ -127,7 +127,7 @@ class AsyncJobHandle:
         *,
         progress: ProgressCallback | None = None,
         local_files: bool | None = None,
-    ) -> list[Path]:
+    ) -> Downloaded:
         """See `JobHandle.download`; `progress` is called from a thread."""
         return await self._driver.run(
             download(self._operations, self._name, folder, progress=progress, local_files=local_files)

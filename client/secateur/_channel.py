@@ -16,9 +16,7 @@ import grpc
 from secateur._config import ClientConfig
 from secateur._errors import ConfigError
 from secateur._redaction import protect
-from secateur.v1 import prune_service_pb2 as service_pb
 
-_SERVICE = service_pb.DESCRIPTOR.services_by_name["PruneService"]
 _MAX_ANSWER_BYTES = 64 * 2**20
 _TARGET = re.compile(r"(dns|unix|unix-abstract|ipv4|ipv6|xds|vsock):")
 _PORT = re.compile(r":[0-9]{1,5}$")
@@ -54,7 +52,7 @@ def connection(config: ClientConfig) -> Connection:
     local = _is_local(address)
     options: list[tuple[str, Any]] = [
         ("grpc.service_config", service_config(balanced=target != address or _TARGET.match(address) is not None)),
-        ("grpc.enable_retries", 1),
+        ("grpc.enable_retries", 0),  # `_flow.call` repeats, as it tells why a connection failed
         ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
         # A watch notices a dead peer by pings, and reconnects soon after the service is back.
         ("grpc.keepalive_time_ms", 30_000),
@@ -80,29 +78,8 @@ def connection(config: ClientConfig) -> Connection:
 
 
 def service_config(*, balanced: bool) -> str:
-    """The retry policy: unary calls are retried on UNAVAILABLE only; watches resume by themselves.
-
-    `balanced` spreads calls over all addresses instead of staying with the first that answers.
-    """
-    unary = [method.name for method in _SERVICE.methods if not method.server_streaming]
-    return json.dumps(
-        {
-            "loadBalancingConfig": [{"round_robin" if balanced else "pick_first": {}}],
-            "methodConfig": [
-                {
-                    "name": [{"service": _SERVICE.full_name, "method": method} for method in unary],
-                    "retryPolicy": {
-                        "maxAttempts": 4,
-                        "initialBackoff": "0.5s",
-                        "maxBackoff": "4s",
-                        "backoffMultiplier": 2,
-                        "retryableStatusCodes": ["UNAVAILABLE"],
-                    },
-                }
-            ],
-            "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
-        }
-    )
+    """`balanced` spreads calls over all addresses instead of staying with the first that answers."""
+    return json.dumps({"loadBalancingConfig": [{"round_robin" if balanced else "pick_first": {}}]})
 
 
 def _scheme(endpoint: str) -> tuple[bool, str]:

@@ -7,6 +7,7 @@ trusted.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import http.client
 import os
@@ -17,7 +18,7 @@ import stat
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +29,15 @@ from secateur._artifact import Artifact
 from secateur._errors import ClientClosedError, DownloadError, IntegrityError
 from secateur._foreign import detail_of
 from secateur._terminal import UNSAFE
+from secateur._verify import job_of
 
 _CHUNK_BYTES = 2**20
 _TRIES = 5
 _MAX_FILES = 10_000
 _TIMEOUT_SECONDS = 60.0
+_PARTIAL = ".partial"
+_SHARD = ".safetensors"
+FOLDER_OF_ANOTHER_JOB = "FOLDER_OF_ANOTHER_JOB"
 _EXPIRED = (401, 403, 404, 410)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HARMFUL = re.compile(r"[\\:]" if os.name == "nt" else r"\\")
@@ -51,6 +56,28 @@ class DownloadProgress:
     path: str
     bytes_done: int
     bytes_total: int
+
+
+class Downloaded(list[Path]):
+    """The paths of all files of a job, and which of them were not here as they should be.
+
+    Attributes:
+        fetched: Files that were not here, or not complete.
+        repaired: Files that were here with another content, and were replaced.
+    """
+
+    def __init__(self, paths: Iterable[Path], fetched: Iterable[Path], repaired: Iterable[Path]) -> None:
+        super().__init__(paths)
+        self.fetched = tuple(fetched)
+        self.repaired = tuple(repaired)
+
+
+class Outcome(enum.Enum):
+    """What became of a file."""
+
+    KEPT = enum.auto()
+    FETCHED = enum.auto()
+    REPAIRED = enum.auto()
 
 
 class Source(Protocol):
@@ -82,8 +109,8 @@ class Transfer:
     advanced: Callable[[int], None]
     wait_seconds: float = 0.4
 
-    def fetch(self, url: str) -> None:
-        """Put the file into place, unless it is already there.
+    def fetch(self, url: str) -> Outcome:
+        """Put the file into place, unless it is already there; returns what was to be done.
 
         Raises:
             ExpiredUrlError: the URL was refused; try a fresh one.
@@ -95,7 +122,8 @@ class Transfer:
         self.target.parent.mkdir(parents=True, exist_ok=True)
         if self._is_in_place():
             self.advanced(self.artifact.size_bytes)
-            return
+            return Outcome.KEPT
+        outcome = Outcome.REPAIRED if os.path.lexists(self.target) else Outcome.FETCHED
         partial = _partial(self.target, self.artifact)
         resumed = partial.exists()
         if self._complete(partial, url) != self.artifact.sha256:
@@ -110,6 +138,7 @@ class Transfer:
                 )
         partial.replace(self.target)
         _sync_folder(self.target.parent)
+        return outcome
 
     def _is_in_place(self) -> bool:
         if (
@@ -180,6 +209,27 @@ class Transfer:
             raise ClientClosedError("the download was stopped; download again to resume from there")
 
 
+def check_free(root: Path, job: str, targets: Mapping[str, Path], artifacts: Sequence[Artifact]) -> None:
+    """Refuse a folder with the result of another job, whose files would lie between this one's.
+
+    Raises:
+        DownloadError: with reason FOLDER_OF_ANOTHER_JOB. Nothing has been written.
+    """
+    found = job_of(root)
+    if found == job:
+        return
+    remedy = "choose another folder, or empty this one; nothing was downloaded"
+    if found is not None:
+        raise DownloadError(f"{root} holds the result of job {found}; {remedy}", reason=FOLDER_OF_ANOTHER_JOB)
+    ours = {*targets.values(), *(_partial(targets[each.path], each) for each in artifacts)}
+    folders = {target.parent for path, target in targets.items() if path.endswith(_SHARD)}
+    foreign = (path for folder in folders if folder.is_dir() for path in folder.iterdir() if path not in ours)
+    for path in foreign:
+        if path.name.endswith(_SHARD) or (_SHARD in path.name and path.suffix == _PARTIAL):
+            fault = f"{path} is a part of another model, perhaps of an interrupted download"
+            raise DownloadError(f"{fault}; {remedy}", reason=FOLDER_OF_ANOTHER_JOB)
+
+
 def plan_targets(folder: Path, artifacts: Sequence[Artifact]) -> dict[str, Path]:
     """Where each file goes, by its path below the job's prefix.
 
@@ -218,7 +268,7 @@ def _check_room(root: Path, artifacts: Sequence[Artifact], targets: Mapping[str,
 
 def _partial(target: Path, artifact: Artifact) -> Path:
     """Where a file is kept while it arrives."""
-    return target.with_name(f".{target.name[:100]}.{artifact.sha256[:16]}.partial")
+    return target.with_name(f".{target.name[:100]}.{artifact.sha256[:16]}{_PARTIAL}")
 
 
 def _target(root: Path, path: str) -> Path:

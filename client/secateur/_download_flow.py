@@ -12,13 +12,21 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from secateur._artifact import Artifact
-from secateur._download import DownloadProgress, ExpiredUrlError, Transfer, plan_targets
+from secateur._download import (
+    Downloaded,
+    DownloadProgress,
+    ExpiredUrlError,
+    Outcome,
+    Transfer,
+    check_free,
+    plan_targets,
+)
 from secateur._errors import DownloadError, IntegrityError
 from secateur._flow import Flow, Run
+from secateur._job import NAME_PREFIX
 from secateur._operations import Operations, manifest_digest
+from secateur._verify import MANIFEST, MAX_MANIFEST_BYTES
 
-MANIFEST = "manifest.json"
-MAX_MANIFEST_BYTES = 64 * 2**20
 ProgressCallback = Callable[[DownloadProgress], None]
 
 
@@ -29,7 +37,7 @@ def download(
     *,
     progress: ProgressCallback | None,
     local_files: bool | None,
-) -> Flow[list[Path]]:
+) -> Flow[Downloaded]:
     """Fetch all files of a job; returns their paths here, in the order of the listing.
 
     Raises:
@@ -41,7 +49,10 @@ def download(
     artifacts = yield from operations.artifacts(name)
     _check_places(artifacts, local_files=operations.local if local_files is None else local_files)
     targets = yield Run(lambda: plan_targets(Path(folder), artifacts))
+    root = Path(folder).resolve()
+    yield Run(lambda: check_free(root, name.removeprefix(NAME_PREFIX), targets, artifacts))
     stopped = threading.Event()
+    outcomes: dict[Path, Outcome] = {}
     count = _Count(artifacts, progress)
     fetching = _Fetching(operations, name, {artifact.path: artifact.download_url for artifact in artifacts})
     try:
@@ -51,10 +62,15 @@ def download(
             yield from fetching.fetch(copy)
             yield Run(lambda: _check_listing(copy.target.read_bytes(), artifacts))
         for artifact in sorted(artifacts, key=lambda entry: entry.path == MANIFEST):
-            yield from fetching.fetch(Transfer(artifact, targets[artifact.path], stopped, count.of(artifact.path)))
+            target = targets[artifact.path]
+            outcomes[target] = yield from fetching.fetch(Transfer(artifact, target, stopped, count.of(artifact.path)))
     finally:
         stopped.set()
-    return [targets[artifact.path] for artifact in artifacts]
+    return Downloaded(
+        (targets[artifact.path] for artifact in artifacts),
+        (path for path, outcome in outcomes.items() if outcome is Outcome.FETCHED),
+        (path for path, outcome in outcomes.items() if outcome is Outcome.REPAIRED),
+    )
 
 
 class _Fetching:
@@ -65,15 +81,17 @@ class _Fetching:
         self._name = name
         self._urls = urls
 
-    def fetch(self, transfer: Transfer) -> Flow[None]:
+    def fetch(self, transfer: Transfer) -> Flow[Outcome]:
         """Put a file into place."""
-        if (yield Run(partial(_refused, transfer, self._urls))):
+        found: Outcome | ExpiredUrlError = yield Run(partial(_fetched, transfer, self._urls))
+        if isinstance(found, ExpiredUrlError):
             listed = yield from self._operations.artifacts(self._name)
             self._urls = {entry.path: entry.download_url for entry in listed}
-            refusal = yield Run(partial(_refused, transfer, self._urls))
-            if refusal:
+            found = yield Run(partial(_fetched, transfer, self._urls))
+            if isinstance(found, ExpiredUrlError):
                 remedy = "with a fresh URL too; is the file still in the store?"
-                raise DownloadError(f"{refusal}, {remedy}") from refusal
+                raise DownloadError(f"{found}, {remedy}") from found
+        return found
 
 
 def _check_places(artifacts: Sequence[Artifact], *, local_files: bool) -> None:
@@ -112,17 +130,16 @@ def _check_listing(content: bytes, artifacts: Sequence[Artifact]) -> None:
         raise IntegrityError(f"the service lists {odd[0]!r} otherwise than the manifest does; nothing was downloaded")
 
 
-def _refused(transfer: Transfer, urls: dict[str, str]) -> ExpiredUrlError | None:
+def _fetched(transfer: Transfer, urls: dict[str, str]) -> Outcome | ExpiredUrlError:
     """Fetch a file; returns the error if its URL is refused."""
     try:
-        transfer.fetch(urls.get(transfer.artifact.path, ""))
+        return transfer.fetch(urls.get(transfer.artifact.path, ""))
     except ExpiredUrlError as error:
         return error
     except OSError as error:
         raise DownloadError(
             f"{transfer.artifact.path} cannot be written: {error.strerror or error} ({transfer.target})"
         ) from error
-    return None
 
 
 class _Count:

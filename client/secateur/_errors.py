@@ -48,6 +48,12 @@ _DETAILS_KEY = "grpc-status-details-bin"
 _SPEC_PREFIX = "spec."
 # gRPC on this side reports an untrusted certificate only in this text.
 _NOT_TRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED: ([\w ,.'-]{1,100})|(Hostname Verification Check failed)")
+# And likewise that nobody is there: each address refused the connection, or there is none.
+_NOBODY = re.compile(
+    r"failed to connect to all addresses.*(?:(Connection refused)|(No such file))|(Domain name not found)", re.DOTALL
+)
+CONNECTION_REFUSED = "CONNECTION_REFUSED"
+"""Reason of an UnavailableError: nothing listens where the service should be."""
 
 
 class SecateurError(Exception):
@@ -213,7 +219,7 @@ class OverloadedError(RequestError):
 
 
 class UnavailableError(RequestError):
-    """The service cannot be reached or is stopping."""
+    """The service cannot be reached or is stopping; reason CONNECTION_REFUSED if nothing listens there."""
 
     reason = "UNAVAILABLE"
     retryable = True
@@ -305,7 +311,7 @@ _CLASSES: Mapping[grpc.StatusCode, type[RequestError]] = {
 def from_rpc_error(rpc_error: grpc.RpcError) -> RequestError:
     """The SDK's error for a gRPC error, chosen by status code and google.rpc details, never by the service's text.
 
-    Certificate errors are the exception: gRPC reports them only in a text, its own.
+    Certificate errors and refused connections are the exception: gRPC reports them only in a text, its own.
     """
     error = _from_status(
         rpc_error.code(), redact_text(rpc_error.details() or ""), _details(rpc_error.trailing_metadata() or ())
@@ -335,6 +341,9 @@ def _from_status(code: grpc.StatusCode, message: str, details: Sequence[Any]) ->
             f"the certificate of the service is not trusted ({found[1] or found[2]}); name the authority that "
             "issued it with ca_file (SECATEUR_CA_FILE), and the service by a name that is in the certificate"
         )
+    elif code is grpc.StatusCode.UNAVAILABLE and not details and (found := _NOBODY.search(message)):
+        told = "nothing listens there (connection refused)" if found[1] else "there is no such socket"
+        error = UnavailableError("there is no such host" if found[3] else told, reason=CONNECTION_REFUSED)
     else:
         not_ready = code is grpc.StatusCode.FAILED_PRECONDITION and reason == NotReadyError.reason
         kind_of_error = NotReadyError if not_ready else _CLASSES.get(code, ServiceFaultError)

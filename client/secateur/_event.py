@@ -27,6 +27,9 @@ class Event:
     time: datetime
     attempt: int
 
+    def __str__(self) -> str:
+        return self.kind
+
 
 @dataclass(frozen=True)
 class SnapshotEvent(Event):
@@ -39,6 +42,9 @@ class SnapshotEvent(Event):
     kind = "snapshot"
 
     job: Job
+
+    def __str__(self) -> str:
+        return str(self.job)
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,10 @@ class StateEvent(Event):
     message: str
     failure: Failure | None
 
+    def __str__(self) -> str:
+        detail = str(self.failure) if self.failure is not None else self.message
+        return f"{self.state}: {detail}" if detail else str(self.state)
+
 
 @dataclass(frozen=True)
 class StageEvent(Event):
@@ -70,6 +80,9 @@ class StageEvent(Event):
 
     stage: JobStage
 
+    def __str__(self) -> str:
+        return f"stage {self.stage}"
+
 
 @dataclass(frozen=True)
 class ProgressEvent(Event):
@@ -82,6 +95,9 @@ class ProgressEvent(Event):
     kind = "progress"
 
     progress: Progress
+
+    def __str__(self) -> str:
+        return str(self.progress)
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,10 @@ class BlockEvent(Event):
     seconds: float
     snr_db: Mapping[str, float]
 
+    def __str__(self) -> str:
+        quality = "".join(f", {language} {value:.1f} dB" for language, value in sorted(self.snr_db.items()))
+        return f"block {self.index} pruned: sparsity {self.sparsity:.4f}, {self.seconds:.1f} s{quality}"
+
 
 @dataclass(frozen=True)
 class LogEvent(Event):
@@ -118,6 +138,10 @@ class LogEvent(Event):
     level: str
     message: str
     fields: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        fields = "".join(f" {key}={value}" for key, value in sorted(self.fields.items()))
+        return f"[{self.level}] {self.message}{fields}"
 
 
 def ends_watch(event: Event) -> bool:

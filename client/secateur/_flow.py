@@ -7,6 +7,8 @@ raised inside the flow, so that a flow reads like ordinary code.
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -14,9 +16,14 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from secateur._errors import from_rpc_error
+from secateur._errors import CONNECTION_REFUSED, RequestError, UnavailableError, from_rpc_error
 
 T = TypeVar("T")
+
+TRIES = 4
+"""How often a call is made at most, while the service is unavailable."""
+
+_FIRST_WAIT_SECONDS = 0.5
 
 
 class Stream(Protocol):
@@ -83,16 +90,36 @@ Step: TypeAlias = Call | Open | Receive | Sleep | Run | Emit
 Flow: TypeAlias = Generator[Step, Any, T]
 
 
-def call(method: str, request: Message, timeout_seconds: float) -> Flow[Any]:
-    """Make a unary call.
+def call(method: str, request: Message, timeout_seconds: float, *, met: bool = True) -> Flow[Any]:
+    """Make a unary call, and repeat it a few times while the service is unavailable.
+
+    Args:
+        method: The method's name.
+        request: Its request; safe to repeat.
+        timeout_seconds: Time for the answer, repetitions included.
+        met: Whether the service was there before; one that nobody has met is not asked again if nothing listens there.
 
     Raises:
         RequestError: the SDK's form of gRPC's error.
     """
-    try:
-        return (yield Call(method, request, timeout_seconds))
-    except grpc.RpcError as error:
-        raise from_rpc_error(error) from error
+    deadline = time.monotonic() + timeout_seconds
+    wait, failures = _FIRST_WAIT_SECONDS, 0
+    while True:
+        try:
+            return (yield Call(method, request, max(0.0, deadline - time.monotonic())))
+        except grpc.RpcError as error:
+            failure, failures = from_rpc_error(error), failures + 1
+            pause = wait * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
+            if not _may_pass(failure, met=met) or failures == TRIES or time.monotonic() + pause >= deadline:
+                raise failure from error
+        yield Sleep(pause)
+        wait *= 2
+
+
+def _may_pass(error: RequestError, *, met: bool) -> bool:
+    if not isinstance(error, UnavailableError):
+        return False
+    return error.retryable and (met or error.reason != CONNECTION_REFUSED)
 
 
 def advance(flow: Flow[T], answer: Any, error: grpc.RpcError | None) -> Step | Finished[T]:

@@ -169,20 +169,22 @@ def gate(
     )
 
 
-def read_report(folder: Path) -> dict[str, Any]:
-    """Read the report.json of a job that was downloaded to a folder.
+def read_report(place: Path) -> dict[str, Any]:
+    """Read the report of a result on this machine, given its folder or the report.json itself.
 
     Raises:
         InvalidRequestError: there is none, or it cannot be read.
     """
-    path = folder / "report" / "report.json"
+    path = place / "report" / "report.json" if place.is_dir() else place
     if not path.is_file():
-        problem = f"the folder {folder} has no report/report.json; name one that a job was downloaded to, or a job"
+        problem = f"the folder {place} has no report/report.json; name one that a job was downloaded to, or a job"
         raise InvalidRequestError([FieldViolation("report", problem)])
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidRequestError([FieldViolation("report", f"{path} cannot be read: {detail_of(error)}")]) from error
+    if not isinstance(content, dict) or "evaluation" not in content:
+        raise InvalidRequestError([FieldViolation("report", f"{path} is no report; name a report.json")])
     return content
 
 

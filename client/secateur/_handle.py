@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 from secateur._artifact import Artifact
+from secateur._download import Downloaded
 from secateur._download_flow import ProgressCallback, download
 from secateur._drive import Driver
 from secateur._event import Event, LogEvent
@@ -78,7 +79,8 @@ class JobHandle:
         """The report.json of a job that has succeeded, or that exceeded a limit: plain data, with typed figures.
 
         Raises:
-            NotReadyError: the job has not succeeded.
+            JobFailedError, JobCancelledError: the job ended without one; the error says why.
+            NotReadyError: the job has not ended.
         """
         return self._driver.run(self._operations.report(self._name))
 
@@ -89,7 +91,8 @@ class JobHandle:
         that compares the job with the newest of them, at most 20.
 
         Raises:
-            NotReadyError: the job has not succeeded, or the service is of an older release.
+            JobFailedError, JobCancelledError: the job ended without one; the error says why.
+            NotReadyError: the job has not ended, or the service is of an older release.
         """
         return self._driver.run(self._operations.report_page(self._name))
 
@@ -152,24 +155,30 @@ class JobHandle:
         """
         return self._driver.run(self._operations.delete(self._name, artifacts=artifacts))
 
-    def retry(self, *, request_id: str | None = None) -> JobHandle:
-        """Create a new job with the same specification that reuses the finished blocks.
+    def retry(self, changes: Mapping[str, Any] | None = None, *, request_id: str | None = None) -> JobHandle:
+        """Create a new job with the same specification, or a changed one, that reuses the finished blocks.
+
+        A job whose failure is not `retryable` fails again unless something is changed, here or in what it names.
 
         Args:
+            changes: Fields to set, by their paths: `{"pruning.sparsity": 0.4}`; None leaves a field out. Finished
+                blocks are reused as long as nothing changes that their bytes depend on: model, text, pruning, what is
+                removed, reconstruction, evaluation.
             request_id: A UUID; retrying again with the same one returns the same job. If omitted, one is generated.
 
         Raises:
             PreconditionError: this job has neither failed nor been cancelled.
-            InvalidSpecError: the service no longer admits its specification.
+            InvalidSpecError: the service does not admit the specification.
         """
-        job = self._driver.run(self._operations.retry(self._name, request_id))
+        job = self._driver.run(self._operations.retry(self._name, request_id, changes))
         return JobHandle(self._driver, self._operations, job.name)
 
     def artifacts(self) -> list[Artifact]:
         """The files of a job that has succeeded; of one that exceeded a limit, its report and plan.
 
         Raises:
-            NotReadyError: the job has not succeeded.
+            JobFailedError, JobCancelledError: the job ended without files; the error says why.
+            NotReadyError: the job has not ended.
         """
         return self._driver.run(self._operations.artifacts(self._name))
 
@@ -179,12 +188,13 @@ class JobHandle:
         *,
         progress: ProgressCallback | None = None,
         local_files: bool | None = None,
-    ) -> list[Path]:
-        """Fetch all files of a job that has succeeded, and return their paths.
+    ) -> Downloaded:
+        """Fetch all files of a job that has succeeded, and return their paths; says which were fetched or repaired.
 
         An interrupted download is resumed. Every file is verified by its SHA-256 and put into place atomically, the
         manifest last. Only files that the manifest names are written, and only below the folder: links in it are not
         followed, and hidden folders and top-level hidden files, which could configure a shell or a tool, are refused.
+        A folder that holds the result of another job, or a part of one, is refused before anything is written.
 
         Args:
             folder: Where to put them; created if needed.
@@ -193,7 +203,8 @@ class JobHandle:
                 that name on this machine; by default, only if the endpoint is on this machine.
 
         Raises:
-            DownloadError: a file cannot be fetched; download again to resume.
+            DownloadError: a file cannot be fetched, download again to resume; or the folder is another job's (reason
+                FOLDER_OF_ANOTHER_JOB).
             IntegrityError: what arrives is not what was published.
             JobFailedError, JobCancelledError, NotReadyError: there is nothing to download.
         """

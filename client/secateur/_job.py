@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from secateur._report import Report
+from secateur._text import duration
 
 NAME_PREFIX = "pruneJobs/"
 
@@ -62,6 +63,14 @@ class Progress:
     fraction: float
     eta_seconds: float | None = None
 
+    def __str__(self) -> str:
+        text = f"{self.fraction:.0%}"
+        if self.blocks_total:
+            text += f", block {self.blocks_done} of {self.blocks_total}"
+        if self.eta_seconds is not None:
+            text += f", about {duration(self.eta_seconds)} left"
+        return text
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -78,6 +87,9 @@ class Failure:
     message: str
     retryable: bool
     details: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -176,6 +188,13 @@ class PublishedResult:
         """Pruned over dense perplexity of each evaluation language: 1 if nothing was lost."""
         return {language: entry.perplexity_ratio for language, entry in self.languages.items()}
 
+    def __str__(self) -> str:
+        less = 1 - self.parameters / self.dense_parameters if self.dense_parameters else 0.0
+        amounts = [f"sparsity {self.sparsity:.4f}"] if self.sparsity or not less else []
+        amounts += [f"{less:.1%} fewer parameters"] if less else []
+        losses = [f"{entry.language} ×{entry.perplexity_ratio:.3f}" for entry in self.languages.values()]
+        return f"{', '.join(amounts)}; perplexity {', '.join(losses)}"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -220,6 +239,13 @@ class Job:
     start_time: datetime | None
     end_time: datetime | None
     retry_of: str | None = None
+
+    def __str__(self) -> str:
+        details = [] if self.stage is JobStage.UNSPECIFIED else [str(self.stage)]
+        if self.progress is not None and not self.state.is_terminal:
+            details.append(str(self.progress))
+        text = ", ".join([f"{self.name} is {self.state}", *details])
+        return f"{text}: {self.failure}" if self.failure is not None else text
 
     @property
     def id(self) -> str:

@@ -7,12 +7,13 @@ import os
 import re
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Unpack
 
 from secateur._arguments import number, texts
 from secateur._artifact import Artifact, ServiceInfo
 from secateur._as_written import as_written
+from secateur._changes import changed_spec
 from secateur._comparison import Comparison, comparison_of
 from secateur._convert import artifact_from, info_from, job_from, plain_struct, plan_from, state_value, timestamp
 from secateur._errors import InvalidRequestError, JobCancelledError, JobFailedError, NotFoundError, NotReadyError
@@ -31,7 +32,7 @@ from secateur._job import (
     job_name,
 )
 from secateur._report import Report
-from secateur._spec import SpecSource, read_spec, spec_message
+from secateur._spec import SpecSource, read_spec, spec_mapping, spec_message
 from secateur._watch import Reconnect, watch
 from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
@@ -43,6 +44,13 @@ _ID_PREFIX = re.compile(r"[a-z0-9][a-z0-9-]*")
 _MOST_NAMED = 5
 
 
+@dataclass
+class Contact:
+    """Whether the service has answered this client before."""
+
+    made: bool = False
+
+
 @dataclass(frozen=True)
 class Operations:
     """The API's operations with the client's settings filled in.
@@ -51,11 +59,13 @@ class Operations:
         timeout_seconds: Time for one response, retries included.
         reconnect: How watches reconnect to a lost service.
         local: Whether the service is on this machine.
+        contact: Whether it has answered before.
     """
 
     timeout_seconds: float
     reconnect: Reconnect
     local: bool
+    contact: Contact = field(default_factory=Contact)
 
     def create(self, spec: SpecSource, labels: Mapping[str, str] | None, request_id: str | None) -> Flow[Job]:
         """Submit a specification; the request id makes it safe to repeat."""
@@ -134,10 +144,22 @@ class Operations:
         """Ask a job to stop."""
         return job_from((yield from self._ask("CancelPruneJob", service_pb.CancelPruneJobRequest(name=name))))
 
-    def retry(self, name: str, request_id: str | None) -> Flow[Job]:
+    def retry(self, name: str, request_id: str | None, changes: Mapping[str, Any] | None = None) -> Flow[Job]:
         """Create a new job that resumes where another ended; the request id makes it safe to repeat."""
         request = service_pb.RetryPruneJobRequest(name=name, request_id=request_id or str(uuid.uuid4()))
-        return job_from((yield from self._ask("RetryPruneJob", request)))
+        content: Mapping[str, Any] = {}
+        if changes:
+            content = changed_spec((yield from self.get(name)), changes)
+            request.spec.CopyFrom(spec_message(content))
+        try:
+            job = job_from((yield from self._ask("RetryPruneJob", request)))
+        except InvalidRequestError as error:
+            error.rename(lambda field: as_written(field, content))
+            raise
+        if changes and job.spec != spec_mapping(request.spec):
+            yield from self.cancel(job.name)
+            raise NotReadyError("this service is too old to change a job that it retries; submit another one")
+        return job
 
     def watch(self, name: str, after_sequence: int | None, timeout_seconds: float | None = None) -> Flow[None]:
         """Emit a job's events."""
@@ -147,6 +169,7 @@ class Operations:
             reconnect=self.reconnect,
             call_timeout_seconds=self.timeout_seconds,
             timeout_seconds=timeout_seconds,
+            met=self.contact.made,
         )
 
     def logs(self, name: str, *, follow: bool) -> Flow[None]:
@@ -177,18 +200,23 @@ class Operations:
         return JobResult(**values, job=job, report=report)
 
     def report(self, name: str) -> Flow[Report]:
-        """Read the report of a job that succeeded."""
-        response = yield from self._ask("GetPruneReport", service_pb.GetPruneReportRequest(name=name))
+        """Read the report of a job that succeeded.
+
+        Raises:
+            JobFailedError, JobCancelledError, NotReadyError: it has none.
+        """
+        response = yield from self._published(name, "GetPruneReport", service_pb.GetPruneReportRequest(name=name))
         return Report(plain_struct(response.report))
 
     def report_page(self, name: str) -> Flow[str]:
         """Read the page of a job's report, with a section about the other jobs of its model.
 
         Raises:
-            NotReadyError: the service is of an older release.
+            JobFailedError, JobCancelledError: the job has none.
+            NotReadyError: it has none yet, or the service is of an older release.
         """
         request = service_pb.GetPruneReportRequest(name=name, include_html=True)
-        response = yield from self._ask("GetPruneReport", request)
+        response = yield from self._published(name, "GetPruneReport", request)
         if not response.html:
             raise NotReadyError(f"this service is too old to give the page of {name}; download the job: it has one")
         return str(response.html)
@@ -233,16 +261,32 @@ class Operations:
         return comparison
 
     def artifacts(self, name: str) -> Flow[list[Artifact]]:
-        """List the files of a job that succeeded."""
-        response = yield from self._ask("ListArtifacts", service_pb.ListArtifactsRequest(name=name))
+        """List the files of a job that succeeded.
+
+        Raises:
+            JobFailedError, JobCancelledError, NotReadyError: it has none.
+        """
+        response = yield from self._published(name, "ListArtifacts", service_pb.ListArtifactsRequest(name=name))
         return [artifact_from(artifact) for artifact in response.artifacts]
 
     def info(self) -> Flow[ServiceInfo]:
         """Ask what the service can do."""
         return info_from((yield from self._ask("GetServiceInfo", service_pb.GetServiceInfoRequest())))
 
+    def _published(self, name: str, method: str, request: Any) -> Flow[Any]:
+        """Ask for what a job published; if it has ended without a result, the error says why it did."""
+        try:
+            return (yield from self._ask(method, request))
+        except NotReadyError:
+            job = yield from self.get(name)
+            if job.state.is_terminal:
+                published_result(job)
+            raise
+
     def _ask(self, method: str, request: Any) -> Flow[Any]:
-        return call(method, request, self.timeout_seconds)
+        answer = yield from call(method, request, self.timeout_seconds, met=self.contact.made)
+        self.contact.made = True
+        return answer
 
 
 def has_report(job: Job) -> bool:

@@ -20,6 +20,7 @@ import grpc
 
 from secateur._convert import event_from, job_from
 from secateur._errors import (
+    CONNECTION_REFUSED,
     CertificateError,
     DeadlineError,
     OverloadedError,
@@ -68,6 +69,7 @@ def watch(
     reconnect: Reconnect,
     call_timeout_seconds: float,
     timeout_seconds: float | None = None,
+    met: bool = True,
 ) -> Flow[None]:
     """Emit a job's events until it has ended; heartbeats are not emitted.
 
@@ -77,6 +79,7 @@ def watch(
         reconnect: How to reconnect to a lost service.
         call_timeout_seconds: Time for one response.
         timeout_seconds: Time for the whole watch; None for no limit.
+        met: Whether the service was there before; one that nobody has met is not waited for if nothing listens there.
 
     Raises:
         WaitTimeoutError: the time ran out before the job had ended.
@@ -100,7 +103,7 @@ def watch(
                         continue
                     if position is not None and message.sequence > position + 1:
                         break
-                lost_since, failures = None, 0
+                lost_since, failures, met = None, 0, True
                 if not message.HasField("heartbeat"):
                     position = message.sequence
                 if event is not None:
@@ -124,7 +127,7 @@ def watch(
             raise WaitTimeoutError(
                 f"{name} has not ended within {timeout_seconds:g} seconds; it keeps running, so wait again or cancel it"
             )
-        if not _is_disconnect(lost):
+        if not _is_disconnect(lost) or (lost.reason == CONNECTION_REFUSED and not met):
             raise lost
         failures += 1
         lost_since = clock() if lost_since is None else lost_since

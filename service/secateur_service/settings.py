@@ -215,6 +215,13 @@ class Settings(BaseSettings):
     retry_max_seconds: float = Field(
         default=300.0, ge=0, le=_MAX_SECONDS, description="longest wait before another attempt"
     )
+    publish_patience_seconds: float = Field(
+        default=3600.0,
+        ge=0,
+        le=_MAX_SECONDS,
+        description="how long an attempt whose blocks are all finished waits for an object store that does not answer, "
+        "before it is given up and charged; 0: not at all",
+    )
     leftovers_retention_seconds: float = Field(
         default=7 * 86400.0,
         ge=0,

@@ -18,8 +18,8 @@ def proxy(s3_server):
 
 @pytest.fixture
 def site(make_site, s3_server, proxy):
-    """Publishes through the proxy."""
-    return make_site(**s3_server.as_destination() | {"s3_endpoint": proxy.endpoint})
+    """Publishes through the proxy, and does not wait for it."""
+    return make_site(**s3_server.as_destination() | {"s3_endpoint": proxy.endpoint}, publish_patience_seconds=0)
 
 
 def test_a_job_gets_its_result_through_a_store_that_fails_now_and_then_in_every_way(site, proxy):

@@ -1,5 +1,7 @@
 """The database or the object store goes away under a running job."""
 
+import pytest
+
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
 from support.clock import let_pass
@@ -48,18 +50,31 @@ def test_a_database_that_is_away_for_longer_than_the_lease_costs_an_attempt_and_
     assert continued(site, job_id)
 
 
-def test_an_object_store_that_is_away_does_not_stop_the_pruning_and_nothing_is_half_published(s3_site, s3_server):
-    site = s3_site
+@pytest.mark.parametrize("patience_seconds", [3600, 0])
+def test_an_object_store_that_is_away_does_not_stop_the_pruning_and_publishing_waits_for_it(
+    make_site, s3_server, patience_seconds
+):
+    site = make_site(**s3_server.as_destination(), publish_patience_seconds=patience_seconds)
     job_id = site.submit()
     dispatcher = site.failing("block.recorded=hold")
     until(has_block(site, job_id), dispatcher)
     s3_server.kill()
     site.let_go()
-    until(lambda: site.failures(job_id), dispatcher)
+    until(lambda: site.failures(job_id) or waits_to_publish(site, job_id), dispatcher)
     assert len(site.store.blocks(job_id)) == site.blocks, "the pruning waited for the object store"
     assert not list(s3_server.folder.glob("**/manifest*"))
     s3_server.start()
     job = until(ended(site, job_id), dispatcher)
     assert job.state is JobState.SUCCEEDED
-    assert set(site.failures(job_id)) == {"OBJECT_STORE_UNREACHABLE"}
     assert site.published(job_id)[1] == set()
+    stages = [body["stage"] for body in site.events(job_id, EventKind.STAGE)]
+    repeated = 0 if patience_seconds else job.attempt - 1
+    assert site.failures(job_id) == ["OBJECT_STORE_UNREACHABLE"] * repeated
+    assert stages == ["FETCHING", "SAMPLING", "PRUNING", "PACKAGING", "PUBLISHING", *["PUBLISHING"] * repeated]
+    shares = [body["fraction"] for body in site.events(job_id, EventKind.PROGRESS)]
+    assert shares == sorted(shares), "the progress went back"
+    assert bool(waits_to_publish(site, job_id)) is bool(patience_seconds)
+
+
+def waits_to_publish(site, job_id):
+    return [body for body in site.events(job_id, EventKind.LOG) if body["message"].startswith("publishing waits")]

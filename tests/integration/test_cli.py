@@ -15,7 +15,7 @@ from secateur_service.evaluation.html import render_html
 from secateur_service.evaluation.parts import Verdict
 from secateur_service.jobs.job import EventKind, Failure
 from support.forking import run_client
-from support.models import save_corpora, save_model
+from support.models import save_corpora, save_model, spec_data
 from support.reports import answered, make_report
 from support.service import FILES, REPORT, Service
 from support.waiting import HANG_SECONDS
@@ -219,6 +219,8 @@ def test_the_corpora_of_the_service_are_listed_in_short_and_one_of_them_with_all
         (["compare", "a", "a"], 2, "names[1]"),
         (["compare", "a", "-l", "not a tag", "--max-growth", "0.05"], 2, "1.05 permits"),
         (["gate", "nope"], 2, "--max-growth"),
+        (["gate", "out/report.json", "--max-growth", "1.1"], 2, "neither a folder nor a file"),
+        (["submit", "--model", "file:///m", "--dry-run", "--request-id", "x"], 2, "--dry-run makes none"),
         (["gate", "nope", "--max-growth", "1.05"], 4, "nope"),
         (["gate", "nope", "--max-task-loss", "0.05"], 4, "nope"),
         (["submit", "--samples", "few"], 2, "--samples"),
@@ -233,7 +235,7 @@ def test_the_corpora_of_the_service_are_listed_in_short_and_one_of_them_with_all
         (["get", "a/b"], 2, "pruneJobs/{id}"),
         (["watch", "nope"], 4, "nope"),
         (["--endpoint", "nowhere", "info"], 2, "expected host:port"),
-        (["info", "--endpoint", "127.0.0.1:1"], 5, "does not answer"),
+        (["info", "--endpoint", "127.0.0.1:1"], 5, "no service at 127.0.0.1:1: nothing listens there"),
     ],
 )
 def test_every_mistake_has_its_exit_code_and_a_message_that_helps(secateur, arguments, code, message):
@@ -273,12 +275,21 @@ def test_what_a_job_logs_cannot_steer_the_terminal_nor_forge_lines(secateur, ser
         assert sum("next line" in line and "hello" in line for line in done.stdout.splitlines()) == 1
 
 
+def test_the_log_of_a_job_that_failed_ends_with_why(secateur, service):
+    job_id = failed(service)
+    done = secateur("logs", job_id)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1].endswith("FAILED: NON_FINITE: a NaN in layer 3")
+    last = json.loads(secateur("logs", job_id, "-o", "json").stdout.splitlines()[-1])
+    assert (last["state"], last["failure"]["reason"]) == ("FAILED", "NON_FINITE")
+
+
 def test_watching_as_json_gives_one_event_a_line_in_order(secateur, service):
     job_id = finished(service)
     done = secateur("watch", job_id, "--after", "0", "-o", "json")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
-    assert {event["event"] for event in events} >= {"state", "stage", "progress", "log"}
+    assert {event["kind"] for event in events} >= {"state", "stage", "progress", "log"}
     assert events[-1]["state"] == "SUCCEEDED"
 
 
@@ -351,6 +362,19 @@ def test_a_job_is_shown_listed_reported_and_downloaded(secateur, service, tmp_pa
     done = secateur("download", name, str(tmp_path / "out"))
     assert (done.returncode, "4 files verified" in done.stdout) == (0, True), done.stderr
     assert (tmp_path / "out/report/report.json").read_bytes() == REPORT
+    damaged = tmp_path / "out/report/report.json"
+    damaged.write_bytes(REPORT[:-1] + b" ")
+    found = secateur("verify", str(tmp_path / "out"))
+    assert (found.returncode, found.stdout.splitlines()[1:]) == (8, ["damaged  report/report.json"])
+    done = secateur("download", name, str(tmp_path / "out"))
+    assert (done.returncode, f"; repaired, as they were damaged: {damaged}" in done.stdout) == (0, True), done.stdout
+    digest = json.loads(secateur("get", name, "-o", "json").stdout)["result"]["manifest_sha256"]
+    found = secateur("verify", str(tmp_path / "out"), "--manifest", digest, "-o", "json", "--endpoint", "127.0.0.1:1")
+    assert (found.returncode, json.loads(found.stdout)["intact"]) == (0, True)
+    done = secateur("download", finished(service), str(tmp_path / "out"))
+    assert done.returncode == 8
+    assert f"holds the result of job {job_id}; choose another folder" in done.stderr
+    assert secateur("verify", str(tmp_path)).returncode == 8
 
 
 def test_a_download_that_does_not_verify_has_its_own_code(secateur, service, tmp_path):
@@ -432,9 +456,10 @@ def test_a_job_that_exceeded_a_limit_is_judged_alike_by_name_and_as_a_folder(sec
     contents = {"report/report.json": report.to_bytes(), "report/report.html": render_html(report)}
     service.publish(job_id, contents, exceeded=True)
     assert secateur("download", job_id, str(tmp_path / "out")).returncode == 0
-    gates = [secateur("gate", named, "--max-growth", "3") for named in (job_id, str(tmp_path / "out"))]
-    assert gates[0].stdout == gates[1].stdout
-    assert [done.returncode for done in gates] == [10, 10]
+    places = (job_id, str(tmp_path / "out"), str(tmp_path / "out/report/report.json"))
+    gates = [secateur("gate", named, "--max-growth", "3") for named in places]
+    assert gates[0].stdout == gates[1].stdout == gates[2].stdout
+    assert [done.returncode for done in gates] == [10, 10, 10]
     assert gates[0].stdout.endswith("FAIL: the job exceeded a limit of its specification and has no checkpoint\n")
 
 
@@ -452,11 +477,16 @@ def test_a_folder_without_a_report_is_not_taken_for_a_job(secateur, tmp_path):
         (cancelled, 6, "cancelled"),
     ],
 )
-def test_a_job_without_a_result_ends_gate_and_comparison_with_the_reason(secateur, service, make, code, told):
+def test_a_job_without_a_result_ends_every_command_that_needs_one_with_the_reason(
+    secateur, service, tmp_path, make, code, told
+):
     job_id = make(service)
     done = secateur("gate", job_id, "--max-growth", "1.1")
     assert (done.returncode, done.stdout) == (code, "")
     assert told in done.stderr
+    for arguments in (["report", job_id], ["download", job_id, str(tmp_path / "out")]):
+        done = secateur(*arguments)
+        assert (done.returncode, done.stdout, told.split(" and ")[0] in done.stderr) == (code, "", True)
     compared = secateur("compare", evaluated(service), job_id)
     assert compared.returncode == 7
     assert job_id in compared.stderr
@@ -478,3 +508,31 @@ def test_a_job_is_deleted_without_a_question_where_nobody_can_answer(secateur, s
     assert secateur("get", job_id).returncode == 4
     refused = secateur("delete", running)
     assert (refused.returncode, "cancel it" in refused.stderr) == (7, True)
+
+
+def test_a_permanent_failure_is_retried_only_where_something_changes(secateur, service, tmp_path):
+    model = save_model(service.file_root / "retried", vocab_size=258)
+    asked = spec_data(model, *save_corpora(service.file_root / "text"))
+    (tmp_path / "spec.yaml").write_text(json.dumps(asked))
+    submitted = secateur("submit", str(tmp_path / "spec.yaml"))
+    assert submitted.returncode == 0, submitted.stderr
+    job_id = submitted.stdout.strip().removeprefix("pruneJobs/")
+    while (claimed := service.store.claim(owner="test", lease_seconds=600)).id != job_id:
+        pass
+    service.store.release(job_id, claimed.attempt, Failure("NON_FINITE", "a NaN in layer 3", retryable=False))
+    done = secateur("retry", job_id)
+    assert (done.returncode, done.stdout) == (7, "")
+    assert "a NaN in layer 3" in done.stderr
+    assert "the same will happen again" in done.stderr
+    same = json.loads(secateur("retry", job_id, "--force", "-o", "json").stdout)
+    assert (same["retry_of"], same["resolved_spec"]["pruning"]["sparsity"]) == (f"pruneJobs/{job_id}", 0.5)
+    changes = ["--set", "pruning.sparsity=0.4", "--set", "limits.languages={de: 0.05}"]
+    other = json.loads(secateur("retry", job_id, *changes, "-o", "json").stdout)
+    assert other["retry_of"] == f"pruneJobs/{job_id}"
+    assert (other["spec"]["pruning"], other["resolved_spec"]["pruning"]["sparsity"]) == (
+        {"method": "wanda", "sparsity": 0.4},
+        0.4,
+    )
+    done = secateur("retry", job_id, "--set", "pruning.sparsity=1.4")
+    assert (done.returncode, done.stderr.startswith("pruning.sparsity: ")) == (3, True)
+    assert secateur("retry", job_id, "--set", "pruning").returncode == 2

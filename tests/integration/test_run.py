@@ -205,6 +205,19 @@ def bad_specs(model, calibration, evaluation):
     }
 
 
+def test_a_dry_run_says_what_would_run_and_writes_nothing(inputs, tmp_path):
+    arguments = [*command(tmp_path, spec_data(*inputs)), "--dry-run"]
+    plan = json.loads(run_command(arguments, tmp_path).stdout)
+    assert plan["resolved_spec"]["pruning"]["method"] == "wanda"
+    assert plan["estimate"]["checkpoint_bytes"] > 0
+    assert not (tmp_path / "out").exists()
+    arguments[arguments.index("--output") : arguments.index("--output") + 2] = []
+    assert run_command(arguments, tmp_path).returncode == 0
+    arguments.remove("--dry-run")
+    done = run_command(arguments, tmp_path)
+    assert (done.returncode, "--output is missing" in done.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("case", list(bad_specs(*[__import__("pathlib").Path("/x")] * 3)))
 def test_a_refusal_is_one_line_with_field_and_remedy_and_exit_code_10(inputs, tmp_path, case):
     data, field = bad_specs(*inputs)[case]
@@ -213,7 +226,8 @@ def test_a_refusal_is_one_line_with_field_and_remedy_and_exit_code_10(inputs, tm
     assert finished.returncode == 10, finished.stderr
     assert len(finished.stderr.splitlines()) == 1, finished.stderr
     assert field in finished.stderr
-    assert finished.stdout == ""
+    (told,) = finished.stdout.splitlines()
+    assert field in json.loads(told)["error"]["message"]
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
@@ -302,9 +316,11 @@ def test_recipes_beyond_the_plain_methods_run_and_are_named_in_the_report(inputs
     assert ("alps" if pruning["method"] == "alps" else f"{pruning['method']} with cg") in card
 
 
-@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere", "blocked"])
 def test_a_folder_that_cannot_be_written_is_refused_and_no_defect(inputs, tmp_path, place):
     (tmp_path / "file").touch()
+    (tmp_path / "blocked" / ".work").mkdir(parents=True)
+    (tmp_path / "blocked" / ".work" / "checkpoint").touch()  # met in the middle of the work
     ended = run(tmp_path, spec_data(*inputs), place)
     assert ended.returncode == 10
     assert "cannot be written: " in ended.stderr

@@ -165,10 +165,18 @@ def test_a_watch_gives_up_when_the_service_stays_away(own):
             list(watch)
 
 
-def test_a_call_to_a_service_that_is_not_there_is_unavailable(own):
-    own.kill()
-    with secateur.Client(own.endpoint) as client, pytest.raises(secateur.UnavailableError):
-        client.info()
+def test_a_service_that_is_not_there_is_told_at_once_and_one_that_was_there_is_asked_again(own):
+    with secateur.Client(own.endpoint) as known:
+        known.info()
+        own.kill()
+        with secateur.Client(own.endpoint) as client:
+            for ask in (client.info, lambda: next(client.job("j").watch())):
+                with pytest.raises(secateur.UnavailableError, match="nothing listens there") as caught:
+                    ask()
+                assert caught.value.reason == "CONNECTION_REFUSED"
+        asking = in_thread(known.info)
+        own.start()
+        assert asking().version
 
 
 @pytest.mark.parametrize(

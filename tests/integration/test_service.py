@@ -168,6 +168,8 @@ def test_a_retried_job_goes_on_with_the_finished_blocks_and_publishes_the_same_b
     request_id = str(uuid.uuid4())
     retried = job.retry(request_id=request_id)
     assert job.retry(request_id=request_id).name == retried.name != job.name
+    with pytest.raises(secateur.AlreadyExistsError):
+        job.retry({"execution.max_attempts": 1}, request_id=request_id)
     assert (retried.get().retry_of, job.get().retry_of) == (job.name, None)
     result = retried.result(timeout_seconds=HANG_SECONDS)
     assert str(job.get().state) == "CANCELLED"

@@ -10,7 +10,7 @@ Exit codes:
     5    the service, or the store that its results go to, cannot be reached, is overloaded or did not answer in time
     6    the job was cancelled
     7    the service refused for another reason, which the message says, such as a hub that it cannot reach
-    8    a file could not be downloaded, or is not what was published
+    8    a file could not be downloaded, or is not what was published (`download`, `verify`)
     9    the service requires a token, or does not take the one that it was shown
     10   `gate`: a language or a task lost more than it may; `sweep`: in every job one did
     130  interrupted by Ctrl-C; a job that was watched goes on

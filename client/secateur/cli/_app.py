@@ -8,20 +8,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from secateur._download import DownloadProgress
 from secateur._options import with_options
-from secateur._terminal import clean, console, prepare_streams, show_exception, write
-from secateur.cli._arguments import generation_of, labels_of, numbers_by_language, override_of, read_content, weight_of
+from secateur._terminal import clean, prepare_streams, show_exception, write
+from secateur.cli._arguments import (
+    generation_of,
+    labels_of,
+    numbers_by_language,
+    override_of,
+    read_content,
+    weight_of,
+)
 from secateur.cli._configuring import config
+from secateur.cli._ended import download, retry, verify
 from secateur.cli._job_options import with_job_options
 from secateur.cli._judging import compare, gate, sweep, write_page
 from secateur.cli._listing import delete, get, list_
 from secateur.cli._render import (
     continuation_lines,
+    event_text,
     info_text,
-    log_text,
     plan_text,
     preset_text,
     reported_result,
@@ -34,9 +40,9 @@ from secateur.cli._watching import follow
 
 _EPILOG = """Exit codes: 0 done (a watched job succeeded), 1 the job failed, 2 wrong command line or configuration,
 3 the specification breaks rules, 4 no such job, 5 the service, or the store of its results, cannot be reached, 6 the
-job was cancelled, 7 refused for another reason, such as a hub that the service cannot reach, 8 download failed,
-9 token missing or invalid, 10 a gate did not pass, or no job of a sweep is within --max-growth, 130 interrupted (a
-watched job keeps running)."""
+job was cancelled, 7 refused for another reason, such as a hub that the service cannot reach, 8 download failed, or
+files are not intact, 9 token missing or invalid, 10 a gate did not pass, or no job of a sweep is within --max-growth,
+130 interrupted (a watched job keeps running)."""
 
 app = typer.Typer(
     name="secateur",
@@ -220,6 +226,8 @@ def submit(
     if not content:
         raise typer.BadParameter("give a SPEC.yaml, or at least --model, --language and --sparsity or --extra-tokens")
     labels = labels_of(label or ())
+    if dry_run and request_id is not None:
+        raise typer.BadParameter("--request-id names the job that is made, and --dry-run makes none; leave one out")
     if dry_run:
         plan = session.client.plan(content, labels=labels)
         session.show(plan_text(plan), plan)
@@ -256,9 +264,14 @@ def logs(
     job: JobArgument,
     follow_: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more until the job has ended.")] = False,
 ) -> None:
-    """Print the log of a job's worker."""
-    for event in session.job(job).logs(follow=follow_):
-        session.show(f"{event.time:%Y-%m-%d %H:%M:%S} {log_text(event)}", {"event": event.kind, **vars(event)})
+    """Print the log of a job's worker; at its end why the job failed, if it did."""
+    handle = session.job(job)
+    for event in handle.logs(follow=follow_):
+        session.show(f"{event.time:%Y-%m-%d %H:%M:%S} {event_text(event)}", {"kind": event.kind, **vars(event)})
+    found = handle.get()
+    if found.failure is not None and found.end_time is not None:
+        text = f"{found.end_time:%Y-%m-%d %H:%M:%S} {found.state}: {clean(str(found.failure))}"
+        session.show(text, {"kind": "state", "time": found.end_time, "state": found.state, "failure": found.failure})
 
 
 app.command(name="list", epilog=_EPILOG)(list_)
@@ -312,62 +325,10 @@ def cancel(session: Session, *, job: JobArgument) -> None:
     session.show(f"{clean(found.name)} is {found.state}", found)
 
 
-@app.command(epilog=_EPILOG)
-@connected
-def retry(session: Session, *, job: JobArgument) -> None:
-    """Make a new job out of one that failed or was cancelled; finished blocks are not computed again."""
-    found = session.job(job).retry().get()
-    session.show(clean(found.name), found)
-    session.note(f"resumes {found.retry_of}")
-
-
 app.command(epilog=_EPILOG)(delete)
-
-
-@app.command(epilog=_EPILOG)
-@connected
-def download(
-    session: Session,
-    *,
-    job: JobArgument,
-    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Where to put the files; created if needed.")],
-    local_files: Annotated[
-        bool,
-        typer.Option(
-            "--local-files",
-            help="Read results that the service keeps in a folder from this machine's folder of that name, although "
-            "the endpoint is another machine.",
-        ),
-    ] = False,
-) -> None:
-    """Fetch all files of a job: checkpoint, report, manifest.
-
-    Continues what an interrupted download has left, and verifies every file by its SHA-256.
-    """
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        console=console(),
-        disable=session.as_json or sys.stdout is None or not sys.stdout.isatty(),
-    ) as bar:
-        task = bar.add_task("", total=None)
-
-        def advanced(progress: DownloadProgress) -> None:
-            bar.update(
-                task,
-                description=clean(Path(progress.path).name[:40]),
-                completed=progress.bytes_done,
-                total=progress.bytes_total,
-            )
-
-        handle = session.job(job)
-        paths = handle.download(directory, progress=advanced, local_files=True if local_files else None)
-    session.show(
-        f"{len(paths)} files verified in {clean(str(directory))}",
-        {"directory": str(directory), "files": [str(p) for p in paths]},
-    )
+app.command(epilog=_EPILOG)(retry)
+app.command(epilog=_EPILOG)(download)
+app.command(epilog=_EPILOG)(verify)
 
 
 @app.command(epilog=_EPILOG)

@@ -11,6 +11,8 @@ import typer
 
 from secateur._errors import FieldViolation, InvalidSpecError
 from secateur._spec import MAX_FILE_BYTES, layer_override, parse_yaml, read_spec
+from secateur._yaml import UnreadableYamlError, YamlLimits
+from secateur._yaml import parse_yaml as parse_value
 
 
 def read_content(path: Path | None) -> dict[str, Any]:
@@ -63,6 +65,22 @@ def override_of(text: str) -> dict[str, Any]:
         return layer_override(layers, float(target))
     except ValueError:
         return layer_override(layers, target)
+
+
+def changes_of(texts: Sequence[str]) -> dict[str, Any]:
+    """Values by field, `FIELD=VALUE` each, with the value in YAML."""
+    changes: dict[str, Any] = {}
+    for text in texts:
+        field, separator, value = text.partition("=")
+        if not separator or not field:
+            raise typer.BadParameter(f"--set {text}: expected FIELD=VALUE, e.g. pruning.sparsity=0.4")
+        if field in changes:
+            raise typer.BadParameter(f"--set {text}: {field} is given twice")
+        try:
+            changes[field] = parse_value(value.encode(), YamlLimits(MAX_FILE_BYTES))
+        except UnreadableYamlError as error:
+            raise typer.BadParameter(f"--set {text}: the value is not YAML: {error}") from error
+    return changes
 
 
 def labels_of(texts: Sequence[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import enum
 import json
 
 from secateur._errors import (
+    CONNECTION_REFUSED,
     CertificateError,
     ConfigError,
     DamagedResultError,
@@ -92,8 +93,10 @@ def error_text(error: SecateurError, endpoint: str) -> str:
     message, endpoint = clean(error.message), clean(endpoint)
     if isinstance(error, CertificateError):
         return f"{endpoint}: {message}"
-    if isinstance(error, UnavailableError) and error.reason != UnavailableError.reason:
+    if isinstance(error, UnavailableError) and error.reason not in (UnavailableError.reason, CONNECTION_REFUSED):
         return f"{message}\nthe service at {endpoint} is up, but cannot do this now; try again later"
+    if error.reason == CONNECTION_REFUSED:
+        return f"no service at {endpoint}: {message}\n{_remedy(endpoint)}"
     if isinstance(error, UnavailableError | DeadlineError):
         return f"the service at {endpoint} does not answer: {message}\n{_remedy(endpoint)}"
     return message

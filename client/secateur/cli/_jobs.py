@@ -10,7 +10,7 @@ from secateur._job import Job, JobStage, JobState
 from secateur._report import Report
 from secateur._terminal import clean
 from secateur._text import columns, duration
-from secateur.cli._render import failure_text, progress_text, result_text, verdict_lines, yaml_text
+from secateur.cli._render import result_text, verdict_lines, yaml_text
 from secateur.cli._table import Column, fitted
 
 _EQUAL = 0.005
@@ -42,7 +42,7 @@ def job_text(job: Job, report: Report | None = None) -> str:
     if job.stage is not JobStage.UNSPECIFIED:
         rows.append(("stage", job.stage.value))
     if job.progress is not None and not job.state.is_terminal:
-        rows.append(("progress", progress_text(job.progress)))
+        rows.append(("progress", str(job.progress)))
     rows.append(("time", _time(job, now)))
     rows.append(("attempt", f"{job.attempt} of {job.max_attempts}"))
     for title, time in (("created", job.create_time), ("started", job.start_time), ("ended", job.end_time)):
@@ -60,7 +60,7 @@ def job_text(job: Job, report: Report | None = None) -> str:
         rows.append(("retry of", job.retry_of))
     rows += [("label", f"{key}={value}") for key, value in sorted(job.labels.items())]
     if job.failure is not None:
-        rows.append(("failure", failure_text(job.failure)))
+        rows.append(("failure", str(job.failure)))
     if job.result is not None:
         rows.append(("manifest", job.result.manifest_uri))
     parts = [f"{clean(job.name)}\n{columns(rows)}"]

@@ -144,7 +144,8 @@ def gate(
     session: Session,
     *,
     job: Annotated[
-        str, typer.Argument(metavar="JOB", help="Name or ID of the job, or the folder that it was downloaded to.")
+        str,
+        typer.Argument(metavar="JOB", help="Name or ID of the job, or the folder of its files, or their report.json."),
     ],
     max_growth: Annotated[float | None, MaxGrowthOption] = None,
     max_task_loss: Annotated[
@@ -193,8 +194,10 @@ def gate(
     }
     if max_growth is None and max_task_loss is None:
         raise typer.BadParameter("there is no limit; give --max-growth, --max-task-loss or both")
-    if folder.is_dir():
+    if folder.exists():
         found = judge(read_report(folder), **limits)
+    elif job.endswith((".json", "/")) or job.startswith((".", "/", "~")):
+        raise typer.BadParameter(f"{clean(job)} is neither a folder nor a file here, and no name of a job")
     else:
         handle = session.job(job)
         state = (handle.wait() if wait else handle.get()).state

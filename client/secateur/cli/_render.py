@@ -13,8 +13,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from secateur._artifact import CorpusPreset, ServiceInfo
-from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
-from secateur._job import Failure, JobStage, LanguageResult, Plan, Progress, PublishedResult, Slot
+from secateur._event import Event
+from secateur._job import LanguageResult, Plan, PublishedResult, Slot
 from secateur._language_names import in_words
 from secateur._report import Report
 from secateur._terminal import clean
@@ -35,7 +35,7 @@ def to_json(value: Any) -> str:
 
 def event_json(event: Event) -> str:
     """An event as JSON on one line, its kind first."""
-    return to_json({"event": event.kind, **_jsonable(event)})
+    return to_json({"kind": event.kind, **_jsonable(event)})
 
 
 def plan_text(plan: Plan) -> str:
@@ -232,48 +232,7 @@ def preset_text(preset: CorpusPreset) -> str:
 
 def event_text(event: Event) -> str:
     """An event on one line."""
-    match event:
-        case SnapshotEvent(job=job):
-            details = [] if job.stage is JobStage.UNSPECIFIED else [job.stage.value]
-            if job.progress is not None and not job.state.is_terminal:
-                details.append(progress_text(job.progress))
-            text = ", ".join([f"{job.name} is {job.state}", *details])
-        case StateEvent(state=state, message=message, failure=failure):
-            detail = failure_text(failure) if failure is not None else message
-            text = f"{state}: {detail}" if detail else state.value
-        case StageEvent(stage=stage):
-            text = f"stage {stage}"
-        case ProgressEvent(progress=progress):
-            text = progress_text(progress)
-        case BlockEvent(index=index, sparsity=sparsity, seconds=seconds, snr_db=snr_db):
-            quality = "".join(f", {language} {value:.1f} dB" for language, value in sorted(snr_db.items()))
-            text = f"block {index} pruned: sparsity {sparsity:.4f}, {seconds:.1f} s{quality}"
-        case LogEvent():
-            text = log_text(event)
-        case _:
-            text = event.kind
-    return clean(text)
-
-
-def log_text(event: LogEvent) -> str:
-    """A log line."""
-    fields = "".join(f" {key}={value}" for key, value in sorted(event.fields.items()))
-    return clean(f"[{event.level}] {event.message}{fields}")
-
-
-def progress_text(progress: Progress) -> str:
-    """How far a job is."""
-    text = f"{progress.fraction:.0%}"
-    if progress.blocks_total:
-        text += f", block {progress.blocks_done} of {progress.blocks_total}"
-    if progress.eta_seconds is not None:
-        text += f", about {duration(progress.eta_seconds)} left"
-    return text
-
-
-def failure_text(failure: Failure) -> str:
-    """Why something failed."""
-    return f"{failure.reason}: {failure.message}"
+    return clean(str(event))
 
 
 def yaml_text(spec: Mapping[str, Any]) -> str:

@@ -17,7 +17,6 @@ from secateur._terminal import clean, console, write
 from secateur._text import columns, duration, size
 from secateur.cli._comparing import comparison_text
 from secateur.cli._exit import ExitCode
-from secateur.cli._render import failure_text, progress_text
 from secateur.cli._session import Session
 
 _STEP = 0.1
@@ -68,7 +67,7 @@ def cancel_jobs(session: Session, content: Mapping[str, Any], name: str | None) 
 def sweep_text(sweep: Sweep, jobs: Mapping[str, Job], comparison: Comparison | None) -> str:
     """How the points ended, why some have no result, and the comparison of the others."""
     parts = [f"\nsweep {sweep.name}", _points_text(sweep, jobs, comparison)]
-    failed = [clean(f"{point}: {failure_text(job.failure)}") for point, job in jobs.items() if job.failure is not None]
+    failed = [clean(f"{point}: {job.failure}") for point, job in jobs.items() if job.failure is not None]
     if failed:
         parts.append("\n".join(failed))
     if comparison is not None:
@@ -214,10 +213,10 @@ class _Bars:
 
 def _state_text(job: Job) -> str:
     if job.failure is not None:
-        return f"{job.state}, {failure_text(job.failure)}"
+        return f"{job.state}, {job.failure}"
     if job.progress is None or job.state is not JobState.RUNNING:
         return job.state.value
-    return f"{job.state}, {progress_text(job.progress)}"
+    return f"{job.state}, {job.progress}"
 
 
 def _done(job: Job) -> float:

@@ -18,7 +18,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from secateur.v1 import prune_job_pb2 as secateur_dot_v1_dot_prune__job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsecateur/v1/prune_service.proto\x12\x0bsecateur.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsecateur/v1/prune_job.proto\"\xd7\x01\n\x15\x43reatePruneJobRequest\x12$\n\x04spec\x18\x01 \x01(\x0b\x32\x16.secateur.v1.PruneSpec\x12>\n\x06labels\x18\x02 \x03(\x0b\x32..secateur.v1.CreatePruneJobRequest.LabelsEntry\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\"\n\x12GetPruneJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xdd\x02\n\x14ListPruneJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12%\n\x06states\x18\x03 \x03(\x0e\x32\x15.secateur.v1.JobState\x12=\n\x06labels\x18\x04 \x03(\x0b\x32-.secateur.v1.ListPruneJobsRequest.LabelsEntry\x12\x10\n\x08order_by\x18\x05 \x01(\t\x12\x30\n\x0c\x63reated_from\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tid_prefix\x18\x08 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x15ListPruneJobsResponse\x12#\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.secateur.v1.PruneJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x43\x61ncelPruneJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x14RetryPruneJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"?\n\x15\x44\x65letePruneJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x10\x64\x65lete_artifacts\x18\x02 \x01(\x08\"/\n\x16\x44\x65letePruneJobResponse\x12\x15\n\rdeleted_files\x18\x01 \x01(\x05\"T\n\x14WatchPruneJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\";\n\x15GetPruneReportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cinclude_html\x18\x02 \x01(\x08\"R\n\x0bPruneReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06report\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04html\x18\x03 \x01(\t\"\x99\x01\n\x17\x43omparePruneJobsRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12\x18\n\x10target_languages\x18\x02 \x03(\t\x12\x17\n\nmax_growth\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cinclude_html\x18\x04 \x01(\x08\x12\x17\n\x0finclude_related\x18\x05 \x01(\x08\x42\r\n\x0b_max_growth\"U\n\x18\x43omparePruneJobsResponse\x12+\n\ncomparison\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04html\x18\x02 \x01(\t\"$\n\x14ListArtifactsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x15ListArtifactsResponse\x12(\n\tartifacts\x18\x01 \x03(\x0b\x32\x15.secateur.v1.Artifact\"\xa4\x01\n\x08\x41rtifact\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x14\n\x0c\x64ownload_url\x18\x05 \x01(\t\x12<\n\x18\x64ownload_url_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x17\n\x15GetServiceInfoRequest\"\x90\x02\n\x0bServiceInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07methods\x18\x02 \x03(\t\x12\x0e\n\x06orders\x18\x03 \x03(\t\x12\x15\n\rarchitectures\x18\x04 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x05 \x03(\t\x12\x12\n\nfile_roots\x18\x06 \x03(\t\x12\x14\n\x0c\x64\x65stinations\x18\x07 \x03(\t\x12\x19\n\x11max_request_bytes\x18\x08 \x01(\x05\x12\x0f\n\x07updates\x18\t \x03(\t\x12\x10\n\x08policies\x18\n \x03(\t\x12\x13\n\x0b\x61llocations\x18\x0b \x03(\t\x12*\n\x07presets\x18\x0c \x03(\x0b\x32\x19.secateur.v1.CorpusPreset\"\x84\x01\n\x0c\x43orpusPreset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x12\n\nrepository\x18\x03 \x01(\t\x12\x0f\n\x07license\x18\x04 \x01(\t\x12\r\n\x05gated\x18\x05 \x01(\x08\x12\x10\n\x08verified\x18\x06 \x01(\x08\x12\x11\n\tlanguages\x18\x07 \x03(\t2\x98\x07\n\x0cPruneService\x12K\n\x0e\x43reatePruneJob\x12\".secateur.v1.CreatePruneJobRequest\x1a\x15.secateur.v1.PruneJob\x12\x45\n\x0bGetPruneJob\x12\x1f.secateur.v1.GetPruneJobRequest\x1a\x15.secateur.v1.PruneJob\x12V\n\rListPruneJobs\x12!.secateur.v1.ListPruneJobsRequest\x1a\".secateur.v1.ListPruneJobsResponse\x12K\n\x0e\x43\x61ncelPruneJob\x12\".secateur.v1.CancelPruneJobRequest\x1a\x15.secateur.v1.PruneJob\x12I\n\rRetryPruneJob\x12!.secateur.v1.RetryPruneJobRequest\x1a\x15.secateur.v1.PruneJob\x12Y\n\x0e\x44\x65letePruneJob\x12\".secateur.v1.DeletePruneJobRequest\x1a#.secateur.v1.DeletePruneJobResponse\x12P\n\rWatchPruneJob\x12!.secateur.v1.WatchPruneJobRequest\x1a\x1a.secateur.v1.PruneJobEvent0\x01\x12N\n\x0eGetPruneReport\x12\".secateur.v1.GetPruneReportRequest\x1a\x18.secateur.v1.PruneReport\x12_\n\x10\x43omparePruneJobs\x12$.secateur.v1.ComparePruneJobsRequest\x1a%.secateur.v1.ComparePruneJobsResponse\x12V\n\rListArtifacts\x12!.secateur.v1.ListArtifactsRequest\x1a\".secateur.v1.ListArtifactsResponse\x12N\n\x0eGetServiceInfo\x12\".secateur.v1.GetServiceInfoRequest\x1a\x18.secateur.v1.ServiceInfob\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsecateur/v1/prune_service.proto\x12\x0bsecateur.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsecateur/v1/prune_job.proto\"\xd7\x01\n\x15\x43reatePruneJobRequest\x12$\n\x04spec\x18\x01 \x01(\x0b\x32\x16.secateur.v1.PruneSpec\x12>\n\x06labels\x18\x02 \x03(\x0b\x32..secateur.v1.CreatePruneJobRequest.LabelsEntry\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\"\n\x12GetPruneJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xdd\x02\n\x14ListPruneJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12%\n\x06states\x18\x03 \x03(\x0e\x32\x15.secateur.v1.JobState\x12=\n\x06labels\x18\x04 \x03(\x0b\x32-.secateur.v1.ListPruneJobsRequest.LabelsEntry\x12\x10\n\x08order_by\x18\x05 \x01(\t\x12\x30\n\x0c\x63reated_from\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tid_prefix\x18\x08 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\x15ListPruneJobsResponse\x12#\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.secateur.v1.PruneJob\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x43\x61ncelPruneJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"^\n\x14RetryPruneJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12$\n\x04spec\x18\x03 \x01(\x0b\x32\x16.secateur.v1.PruneSpec\"?\n\x15\x44\x65letePruneJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x10\x64\x65lete_artifacts\x18\x02 \x01(\x08\"/\n\x16\x44\x65letePruneJobResponse\x12\x15\n\rdeleted_files\x18\x01 \x01(\x05\"T\n\x14WatchPruneJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\";\n\x15GetPruneReportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cinclude_html\x18\x02 \x01(\x08\"R\n\x0bPruneReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06report\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04html\x18\x03 \x01(\t\"\x99\x01\n\x17\x43omparePruneJobsRequest\x12\r\n\x05names\x18\x01 \x03(\t\x12\x18\n\x10target_languages\x18\x02 \x03(\t\x12\x17\n\nmax_growth\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cinclude_html\x18\x04 \x01(\x08\x12\x17\n\x0finclude_related\x18\x05 \x01(\x08\x42\r\n\x0b_max_growth\"U\n\x18\x43omparePruneJobsResponse\x12+\n\ncomparison\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04html\x18\x02 \x01(\t\"$\n\x14ListArtifactsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x15ListArtifactsResponse\x12(\n\tartifacts\x18\x01 \x03(\x0b\x32\x15.secateur.v1.Artifact\"\xa4\x01\n\x08\x41rtifact\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x14\n\x0c\x64ownload_url\x18\x05 \x01(\t\x12<\n\x18\x64ownload_url_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x17\n\x15GetServiceInfoRequest\"\x90\x02\n\x0bServiceInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07methods\x18\x02 \x03(\t\x12\x0e\n\x06orders\x18\x03 \x03(\t\x12\x15\n\rarchitectures\x18\x04 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x05 \x03(\t\x12\x12\n\nfile_roots\x18\x06 \x03(\t\x12\x14\n\x0c\x64\x65stinations\x18\x07 \x03(\t\x12\x19\n\x11max_request_bytes\x18\x08 \x01(\x05\x12\x0f\n\x07updates\x18\t \x03(\t\x12\x10\n\x08policies\x18\n \x03(\t\x12\x13\n\x0b\x61llocations\x18\x0b \x03(\t\x12*\n\x07presets\x18\x0c \x03(\x0b\x32\x19.secateur.v1.CorpusPreset\"\x84\x01\n\x0c\x43orpusPreset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x12\n\nrepository\x18\x03 \x01(\t\x12\x0f\n\x07license\x18\x04 \x01(\t\x12\r\n\x05gated\x18\x05 \x01(\x08\x12\x10\n\x08verified\x18\x06 \x01(\x08\x12\x11\n\tlanguages\x18\x07 \x03(\t2\x98\x07\n\x0cPruneService\x12K\n\x0e\x43reatePruneJob\x12\".secateur.v1.CreatePruneJobRequest\x1a\x15.secateur.v1.PruneJob\x12\x45\n\x0bGetPruneJob\x12\x1f.secateur.v1.GetPruneJobRequest\x1a\x15.secateur.v1.PruneJob\x12V\n\rListPruneJobs\x12!.secateur.v1.ListPruneJobsRequest\x1a\".secateur.v1.ListPruneJobsResponse\x12K\n\x0e\x43\x61ncelPruneJob\x12\".secateur.v1.CancelPruneJobRequest\x1a\x15.secateur.v1.PruneJob\x12I\n\rRetryPruneJob\x12!.secateur.v1.RetryPruneJobRequest\x1a\x15.secateur.v1.PruneJob\x12Y\n\x0e\x44\x65letePruneJob\x12\".secateur.v1.DeletePruneJobRequest\x1a#.secateur.v1.DeletePruneJobResponse\x12P\n\rWatchPruneJob\x12!.secateur.v1.WatchPruneJobRequest\x1a\x1a.secateur.v1.PruneJobEvent0\x01\x12N\n\x0eGetPruneReport\x12\".secateur.v1.GetPruneReportRequest\x1a\x18.secateur.v1.PruneReport\x12_\n\x10\x43omparePruneJobs\x12$.secateur.v1.ComparePruneJobsRequest\x1a%.secateur.v1.ComparePruneJobsResponse\x12V\n\rListArtifacts\x12!.secateur.v1.ListArtifactsRequest\x1a\".secateur.v1.ListArtifactsResponse\x12N\n\x0eGetServiceInfo\x12\".secateur.v1.GetServiceInfoRequest\x1a\x18.secateur.v1.ServiceInfob\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,33 +44,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELPRUNEJOBREQUEST']._serialized_start=833
   _globals['_CANCELPRUNEJOBREQUEST']._serialized_end=870
   _globals['_RETRYPRUNEJOBREQUEST']._serialized_start=872
-  _globals['_RETRYPRUNEJOBREQUEST']._serialized_end=928
-  _globals['_DELETEPRUNEJOBREQUEST']._serialized_start=930
-  _globals['_DELETEPRUNEJOBREQUEST']._serialized_end=993
-  _globals['_DELETEPRUNEJOBRESPONSE']._serialized_start=995
-  _globals['_DELETEPRUNEJOBRESPONSE']._serialized_end=1042
-  _globals['_WATCHPRUNEJOBREQUEST']._serialized_start=1044
-  _globals['_WATCHPRUNEJOBREQUEST']._serialized_end=1128
-  _globals['_GETPRUNEREPORTREQUEST']._serialized_start=1130
-  _globals['_GETPRUNEREPORTREQUEST']._serialized_end=1189
-  _globals['_PRUNEREPORT']._serialized_start=1191
-  _globals['_PRUNEREPORT']._serialized_end=1273
-  _globals['_COMPAREPRUNEJOBSREQUEST']._serialized_start=1276
-  _globals['_COMPAREPRUNEJOBSREQUEST']._serialized_end=1429
-  _globals['_COMPAREPRUNEJOBSRESPONSE']._serialized_start=1431
-  _globals['_COMPAREPRUNEJOBSRESPONSE']._serialized_end=1516
-  _globals['_LISTARTIFACTSREQUEST']._serialized_start=1518
-  _globals['_LISTARTIFACTSREQUEST']._serialized_end=1554
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=1556
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=1621
-  _globals['_ARTIFACT']._serialized_start=1624
-  _globals['_ARTIFACT']._serialized_end=1788
-  _globals['_GETSERVICEINFOREQUEST']._serialized_start=1790
-  _globals['_GETSERVICEINFOREQUEST']._serialized_end=1813
-  _globals['_SERVICEINFO']._serialized_start=1816
-  _globals['_SERVICEINFO']._serialized_end=2088
-  _globals['_CORPUSPRESET']._serialized_start=2091
-  _globals['_CORPUSPRESET']._serialized_end=2223
-  _globals['_PRUNESERVICE']._serialized_start=2226
-  _globals['_PRUNESERVICE']._serialized_end=3146
+  _globals['_RETRYPRUNEJOBREQUEST']._serialized_end=966
+  _globals['_DELETEPRUNEJOBREQUEST']._serialized_start=968
+  _globals['_DELETEPRUNEJOBREQUEST']._serialized_end=1031
+  _globals['_DELETEPRUNEJOBRESPONSE']._serialized_start=1033
+  _globals['_DELETEPRUNEJOBRESPONSE']._serialized_end=1080
+  _globals['_WATCHPRUNEJOBREQUEST']._serialized_start=1082
+  _globals['_WATCHPRUNEJOBREQUEST']._serialized_end=1166
+  _globals['_GETPRUNEREPORTREQUEST']._serialized_start=1168
+  _globals['_GETPRUNEREPORTREQUEST']._serialized_end=1227
+  _globals['_PRUNEREPORT']._serialized_start=1229
+  _globals['_PRUNEREPORT']._serialized_end=1311
+  _globals['_COMPAREPRUNEJOBSREQUEST']._serialized_start=1314
+  _globals['_COMPAREPRUNEJOBSREQUEST']._serialized_end=1467
+  _globals['_COMPAREPRUNEJOBSRESPONSE']._serialized_start=1469
+  _globals['_COMPAREPRUNEJOBSRESPONSE']._serialized_end=1554
+  _globals['_LISTARTIFACTSREQUEST']._serialized_start=1556
+  _globals['_LISTARTIFACTSREQUEST']._serialized_end=1592
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=1594
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=1659
+  _globals['_ARTIFACT']._serialized_start=1662
+  _globals['_ARTIFACT']._serialized_end=1826
+  _globals['_GETSERVICEINFOREQUEST']._serialized_start=1828
+  _globals['_GETSERVICEINFOREQUEST']._serialized_end=1851
+  _globals['_SERVICEINFO']._serialized_start=1854
+  _globals['_SERVICEINFO']._serialized_end=2126
+  _globals['_CORPUSPRESET']._serialized_start=2129
+  _globals['_CORPUSPRESET']._serialized_end=2261
+  _globals['_PRUNESERVICE']._serialized_start=2264
+  _globals['_PRUNESERVICE']._serialized_end=3184
 # @@protoc_insertion_point(module_scope)

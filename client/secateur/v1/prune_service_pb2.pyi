@@ -78,12 +78,14 @@ class CancelPruneJobRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class RetryPruneJobRequest(_message.Message):
-    __slots__ = ("name", "request_id")
+    __slots__ = ("name", "request_id", "spec")
     NAME_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
     name: str
     request_id: str
-    def __init__(self, name: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    spec: _prune_job_pb2.PruneSpec
+    def __init__(self, name: _Optional[str] = ..., request_id: _Optional[str] = ..., spec: _Optional[_Union[_prune_job_pb2.PruneSpec, _Mapping]] = ...) -> None: ...
 
 class DeletePruneJobRequest(_message.Message):
     __slots__ = ("name", "delete_artifacts")

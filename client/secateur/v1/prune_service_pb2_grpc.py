@@ -113,8 +113,8 @@ class PruneServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryPruneJob(self, request, context):
-        """Makes a new job out of one that failed or was cancelled: the same specification, and its finished blocks are not
-        computed again. The old job stays as it is. With a request id, repeating the call gives the same job.
+        """Makes a new job out of one that failed or was cancelled: the same specification, or another one, and its finished
+        blocks are not computed again. The old job stays as it is. With a request id, repeating the call gives the same job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

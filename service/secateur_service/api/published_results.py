@@ -113,13 +113,19 @@ class PublishedResults:
     def _manifest(self, job: Job) -> tuple[ObjectStore, Manifest]:
         published = job.published_sha256
         if published is None:
-            remedy = "retry it" if job.state.is_terminal else "watch it until it is SUCCEEDED"
-            raise NotReadyError(
-                f"job {job.id} is {job.state} and has no result; {remedy}",
-                metadata={"state": job.state.value},
-            )
+            raise NotReadyError(_why_nothing(job), metadata={"state": job.state.value})
         store = self._store_of(job)
         return store, parse_manifest(_read(store, f"{job.id}/{MANIFEST_NAME}", published, MAX_MANIFEST_BYTES))
+
+
+def _why_nothing(job: Job) -> str:
+    """Why a job has published nothing, and what to do."""
+    failure = job.failure
+    if failure is not None and job.state.is_terminal:
+        remedy = "; retry it" if failure.retryable else ", and would fail again as it is"
+        return f"job {job.id} failed with {failure.reason}: {failure.message}; it has no result{remedy}"
+    remedy = "retry it" if job.state.is_terminal else "watch it until it is SUCCEEDED"
+    return f"job {job.id} is {job.state} and has no result; {remedy}"
 
 
 def _read(store: ObjectStore, key: str, sha256: str, limit_bytes: int) -> bytes:

@@ -144,17 +144,25 @@ class PruneServicer(service_grpc.PruneServiceServicer):
                 f"{request.name} is of a newer release than this replica; retry it when all replicas are of that one",
                 reason="JOB_OF_NEWER_RELEASE",
             )
-        # What was admitted then may be refused now. The same specification runs, so that finished blocks fit.
-        await self._admit(old.resolved, _caller(context))
+        spec, asked = old.spec, dict[str, Any](retry_of=old.id)
+        if request.HasField("spec"):
+            spec = _plain_spec(request.spec)
+            asked = {**asked, "spec": spec}
+            admitted = await self._admit_spec(spec, _caller(context))
+            resolved, estimate = admitted.resolved, admitted.estimate
+        else:
+            # What was admitted then may be refused now. The same specification runs, so that finished blocks fit.
+            await self._admit(old.resolved, _caller(context))
+            resolved, estimate = PruneSpec.model_validate(old.resolved), old.estimate
         new_job = NewJob(
             id=names.new_job_id(self._clock()),
             uid=str(uuid.uuid4()),
-            spec=old.spec,
-            resolved=PruneSpec.model_validate(old.resolved),
+            spec=spec,
+            resolved=resolved,
             labels=old.labels,
-            estimate=old.estimate,
+            estimate=estimate,
             request_id=request.request_id.lower() or None,
-            request_digest=request_digest({"retry_of": old.id}, {}) if request.request_id else None,
+            request_digest=request_digest(asked, {}) if request.request_id else None,
             retry_of=old.id,
             trace=carry(),
         )
@@ -252,16 +260,22 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         """Admit a specification; reports every rule that the request breaks, inside the specification or outside."""
         violations = names.check_request_id(request.request_id) + names.check_labels(labels)
         try:
-            admitted = await self._admit(spec, caller)
-        except InvalidSpecError as error:
-            violations = [*conversion.prefixed(error.violations), *violations]
-            raise InvalidRequestError(violations, reason=error.reason) from error
-        except UnreachableError as error:
-            (violation,) = conversion.prefixed([error.violation])
-            raise UnreachableError(str(violation), reason=error.reason, metadata=error.metadata) from error
+            admitted = await self._admit_spec(spec, caller)
+        except InvalidRequestError as error:
+            raise InvalidRequestError([*error.violations, *violations], reason=error.reason) from error
         if violations:
             raise InvalidRequestError(violations)
         return admitted
+
+    async def _admit_spec(self, spec: Mapping[str, Any], caller: str) -> AdmittedSpec:
+        """Admit the specification of a request; violations have their paths in the request."""
+        try:
+            return await self._admit(spec, caller)
+        except InvalidSpecError as error:
+            raise InvalidRequestError(conversion.prefixed(error.violations), reason=error.reason) from error
+        except UnreachableError as error:
+            (violation,) = conversion.prefixed([error.violation])
+            raise UnreachableError(str(violation), reason=error.reason, metadata=error.metadata) from error
 
     async def _found(self, named: Sequence[Candidate], job_ids: Collection[str], context: Any) -> Found:
         """The newest other jobs of the models of some; a report that cannot be read is no reason to show none."""
@@ -296,8 +310,17 @@ def _plain(request: service_pb.CreatePruneJobRequest) -> tuple[dict[str, Any], d
     """
     if len(request.labels) > _MAX_LABELS_READ:
         raise InvalidRequestError([FieldViolation("labels", f"{len(request.labels)} labels are too many")])
+    return _plain_spec(request.spec), dict(request.labels)
+
+
+def _plain_spec(message: pb.PruneSpec) -> dict[str, Any]:
+    """A request's specification as plain data.
+
+    Raises:
+        InvalidRequestError: it cannot be one.
+    """
     try:
-        return conversion.spec_to_dict(request.spec), dict(request.labels)
+        return conversion.spec_to_dict(message)
     except InvalidSpecError as error:
         raise InvalidRequestError(conversion.prefixed(error.violations), reason=error.reason) from error
 

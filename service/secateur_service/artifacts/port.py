@@ -27,6 +27,9 @@ OBJECT_TRUNCATED = "OBJECT_TRUNCATED"  # transient: fewer bytes arrived than wer
 STORE_FULL = "OBJECT_STORE_FULL"
 INVALID_KEY = "INVALID_OBJECT_KEY"
 
+OUTAGES = frozenset({UNREACHABLE, TIMEOUT, UNAVAILABLE, OBJECT_TRUNCATED})
+"""Reasons that pass when the store answers again."""
+
 
 @dataclass(frozen=True)
 class ObjectInfo:

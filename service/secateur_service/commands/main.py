@@ -63,8 +63,6 @@ def main() -> None:
     """Entry point of the command."""
     # Read when torch is loaded: threads that spin while waiting slow down everything else here tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Read when grpc is loaded: otherwise every stranger's failed handshake adds a line to our log that is not JSON.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     keep_files_private()
     prepare_streams()
     try:
@@ -262,7 +260,9 @@ def devices(*, as_json: Annotated[bool, typer.Option("--json", help="Print one l
 def run(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="The specification of the job, YAML 1.2.")],
     *,
-    output: Annotated[Path, typer.Option(help="Folder for the artifacts. Running again with the same folder resumes.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the artifacts. Running again with the same folder resumes.")
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(help="torch device, e.g. cpu or cuda:0.", show_default="cuda if there is one, else cpu"),
@@ -270,10 +270,15 @@ def run(
     threads: Annotated[
         int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads.", show_default="all cores of this process")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on standard output.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="End with one line of JSON on standard output: a summary, or the error.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check the specification and estimate its cost.")
+    ] = False,
 ) -> None:
     """Run one job here, without a server, and write the artifacts to a folder."""
-    from secateur_service.commands.run import run_command
+    from secateur_service.commands.run import plan_command, run_command
 
     settings = _settings()
     if device is not None:
@@ -281,6 +286,10 @@ def run(
             check_device(device)
         except ValueError as error:
             _fail(f"--device: {error}", EXIT_USAGE)
+    if dry_run:
+        sys.exit(plan_command(spec, device, as_json=as_json, settings=settings))
+    if output is None:
+        _fail("--output is missing; name a folder for the artifacts, or give --dry-run", EXIT_USAGE)
     raise _JobEndedError(run_command(spec, output, device, threads, settings, as_json=as_json))
 
 

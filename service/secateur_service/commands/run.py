@@ -7,14 +7,16 @@ so that repeating an interrupted command resumes where it stopped.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
+import os
 import shutil
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self, TextIO
@@ -25,11 +27,14 @@ from rich.table import Table
 
 from secateur import InvalidSpecError as MisshapenSpecError
 from secateur import Report as PlainReport
+from secateur._convert import plan_from
 from secateur._language_names import in_words
 from secateur._spec import read_spec
 from secateur._terminal import OutputLostError, clean, console, say, write
-from secateur.cli._render import continuation_lines, task_lines
-from secateur_service.admission import AccessPolicy
+from secateur.cli._render import continuation_lines, plan_text, task_lines, to_json
+from secateur.v1 import prune_job_pb2 as pb
+from secateur_service.admission import AccessPolicy, Admission
+from secateur_service.api.conversion import estimate_to_message, resolved_to_message
 from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.artifacts.leftovers import remove_leftovers
 from secateur_service.artifacts.manifest import MANIFEST_NAME, Manifest, parse_manifest
@@ -48,6 +53,7 @@ from secateur_service.evaluation.report import Report
 from secateur_service.jobs.events import log_body
 from secateur_service.library import admit_written, make_work_folder, run_here
 from secateur_service.pipeline.attempt import Machine
+from secateur_service.pipeline.packaged import REPORT_PATH
 from secateur_service.records.blocks import BlockRecord
 from secateur_service.records.progress import Progress, Stage
 from secateur_service.records.result import LIMIT_EXCEEDED, MANIFEST_DIGEST
@@ -71,7 +77,7 @@ def run_command(
         device: torch's name of a device; by default cuda if available.
         threads: number of CPU threads; by default torch's choice.
         settings: endpoints and accounts for the hub and object stores.
-        as_json: whether to end with one line of JSON on standard output.
+        as_json: whether to end with one line of JSON on standard output: a summary, or the error.
 
     Returns:
         The exit code: 0, that of the failure's class, or 2 if this machine does not have the device.
@@ -84,16 +90,16 @@ def run_command(
         summary, report = _run(spec_path, output, device, threads or 0, settings, terminal=not as_json)
     except NoSuchDeviceError as error:
         return _fail(f"--device: {error.message}", 2)
-    except MisshapenSpecError as error:
-        faults = (": ".join(filter(None, (fault.field, fault.description))) for fault in error.violations)
-        return _fail("; ".join(faults), 10)
-    except InvalidSpecError as error:
-        return _fail(error.message, 10)
+    except (MisshapenSpecError, InvalidSpecError) as error:
+        return _refusal(error, as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the last frame of a command: every failure becomes its exit code
         failure = attempt_error(error)
         if isinstance(failure, InternalError):  # there is no log here with the details
             say("".join(traceback.format_exception(error)).rstrip())
-        return _fail(f"{failure.reason}: {failure.message}", failure.exit_code)
+        told = {"reason": failure.reason, "message": failure.message, "metadata": failure.metadata}
+        if failure.reason == LIMIT_EXCEEDED:
+            told["report"] = str(output.resolve() / REPORT_PATH)
+        return _fail(f"{failure.reason}: {failure.message}", failure.exit_code, as_json and told)
     try:
         write(json.dumps(summary) if as_json else _result_text(report, output), stream=sys.stdout)
     except OutputLostError as error:  # the artifacts exist all the same
@@ -101,14 +107,40 @@ def run_command(
     return 0
 
 
+def plan_command(spec_path: Path, device: str | None, *, as_json: bool, settings: Settings) -> int:
+    """Check the specification of a job and estimate its cost, without running it; arguments as for `run_command`.
+
+    Returns:
+        The exit code: 0, or 10 if it is refused.
+    """
+    try:
+        resolved = _admitted(spec_path, device, open_sources(settings, everywhere=True))
+    except (MisshapenSpecError, InvalidSpecError) as error:
+        return _refusal(error, as_json=as_json)
+    plan = plan_from(
+        pb.PruneJob(
+            resolved_spec=resolved_to_message(resolved.resolved), estimate=estimate_to_message(resolved.estimate)
+        )
+    )
+    write(to_json(plan) if as_json else plan_text(plan), stream=sys.stdout)
+    return 0
+
+
+def _admitted(spec_path: Path, device: str | None, sources: Sources) -> Admission:
+    on_device = device is not None and not device.startswith("cpu")
+    return admit_written(read_spec(spec_path), AccessPolicy(sources, destinations=None, on_device=on_device))
+
+
+def _refusal(error: MisshapenSpecError | InvalidSpecError, *, as_json: bool) -> int:
+    faults = "; ".join(": ".join(filter(None, (fault.field, fault.description))) for fault in error.violations)
+    return _fail(faults, 10, as_json and {"reason": error.reason, "message": faults})
+
+
 def _run(
     spec_path: Path, output: Path, device: str | None, threads: int, settings: Settings, *, terminal: bool
 ) -> tuple[dict[str, Any], Report]:
-    content = read_spec(spec_path)
-    on_device = device is not None and not device.startswith("cpu")
     sources = open_sources(settings, everywhere=True)
-    admission = admit_written(content, AccessPolicy(sources, destinations=None, on_device=on_device))
-    spec = admission.resolved.model_copy(update={"output": OutputSpec()})
+    spec = _admitted(spec_path, device, sources).resolved.model_copy(update={"output": OutputSpec()})
     output = output.resolve()
     try:
         workdir = make_work_folder(output)
@@ -119,8 +151,8 @@ def _run(
         published = _published(output)
         if published is not None:
             return _adopt(output, published, spec)
-        _claim_folder(workdir, spec)
         try:
+            _claim_folder(workdir, spec)
             with ConsoleObserver(terminal=terminal) as observer:
                 summary, report = _run_pipeline(spec, sources, output, workdir, device, threads, observer)
         except PermanentError as error:
@@ -128,6 +160,11 @@ def _run(
                 remove_leftovers(DirectoryStore(output), "", error.metadata[MANIFEST_DIGEST])
                 shutil.rmtree(workdir, ignore_errors=True)
             raise
+        except OSError as error:
+            if not _is_refusal(error, output):
+                raise
+            fault = f"cannot be written: {error.strerror} ({error.filename}); choose another folder"
+            raise _refused(output, fault) from error
         remove_leftovers(DirectoryStore(output), "", summary["sha256"])  # shards written under other conditions
     shutil.rmtree(workdir, ignore_errors=True)
     return summary, report
@@ -210,6 +247,12 @@ def _claim_folder(workdir: Path, spec: PruneSpec) -> None:
     write_durably(path, encoded)
 
 
+def _is_refusal(error: OSError, output: Path) -> bool:
+    """Whether the system refuses to write something below the output; a full disk has a class of its own."""
+    below = isinstance(error.filename, str | os.PathLike) and Path(error.filename).is_relative_to(output)
+    return below and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
 def _other_job(output: Path) -> InvalidSpecError:
     return _refused(output, "belongs to another job; choose another folder")
 
@@ -227,8 +270,12 @@ def _locked(lock: TextIO, output: Path) -> Iterator[None]:
     yield
 
 
-def _fail(message: str, code: int) -> int:
+def _fail(message: str, code: int, told: Mapping[str, Any] | bool = False) -> int:  # noqa: FBT001, FBT002 - told or not
+    """Say what went wrong, to programs as well if there is something to tell them."""
     say(f"error: {clean(' '.join(message.split()))}")
+    if told:
+        with contextlib.suppress(OutputLostError):
+            write(json.dumps({"error": told}), stream=sys.stdout)
     return code
 
 

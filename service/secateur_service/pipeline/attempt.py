@@ -70,6 +70,8 @@ class Ports:
         store: where the artifacts go.
         commit: records the manifest's digest in the job store; returns the digest in effect.
         observer: receives the progress and may stop the job.
+        patience_seconds: how long to wait for a store that does not answer once there is nothing else to do; 0: not
+            at all.
     """
 
     sources: Sources
@@ -77,6 +79,7 @@ class Ports:
     store: ObjectStore
     commit: Callable[[str], str]
     observer: JobObserver
+    patience_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

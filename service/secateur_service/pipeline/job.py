@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from secateur_service import faults
-from secateur_service.artifacts import Manifest, publish
 from secateur_service.calibration.documents import CorpusRefusedError, TooLittleTextError
 from secateur_service.calibration.sampling import again_tokenised
 from secateur_service.calibration.tokenizing import TokenizerFailedError
@@ -26,7 +25,6 @@ from secateur_service.evaluation.continuations import ContinuedLanguage
 from secateur_service.evaluation.html import render_html
 from secateur_service.evaluation.language_parts import AffinityPart
 from secateur_service.evaluation.limits import limit_exceeded
-from secateur_service.evaluation.report import Report
 from secateur_service.models.building import load_whole
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.companions import Companions
@@ -47,7 +45,9 @@ from secateur_service.pipeline.fingerprint import begin_under, fingerprint
 from secateur_service.pipeline.job_tasks import JobTasks, check_harness, open_job_tasks
 from secateur_service.pipeline.job_text import JobText, draw_job_text
 from secateur_service.pipeline.package import Package
+from secateur_service.pipeline.packaged import REPORT_PATH, Packaged, forget, kept, publish_packaged
 from secateur_service.pipeline.pass_config import Output, PassConfig, Samples
+from secateur_service.pipeline.patience import Patience
 from secateur_service.pipeline.planning import Planner, Tools
 from secateur_service.pipeline.provenance import Provenance
 from secateur_service.pipeline.room import Room
@@ -115,8 +115,8 @@ class _Job:
     affinity: AffinityPart | None
     passed: PassResult
     continued: Sequence[ContinuedLanguage] = ()
-    package: Package
-    report: Report
+    resumed_blocks: int
+    packaged: Packaged
     digest: str
 
     def __init__(self, attempt: Attempt, machine: Machine, ports: Ports) -> None:
@@ -133,9 +133,10 @@ class _Job:
         self.stopwatch = Stopwatch()
         self.started = datetime.now(UTC)
         self.meter = meter_of(self.device, ports.observer)
+        self.patience = Patience(ports.patience_seconds, ports.observer)
 
     def run(self) -> FinishedJob:
-        for stage, steps in itertools.groupby(STEPS, key=attrgetter("stage")):
+        for stage, steps in itertools.groupby(self._steps(), key=attrgetter("stage")):
             self.observer.stage(stage)
             with tracing.span(stage.value):
                 for step in steps:
@@ -144,25 +145,36 @@ class _Job:
                     if step.point:
                         faults.reached(step.point)
         self.meter.finish()
-        decision = self.report.decision
+        report = self.packaged.report
+        decision = report.decision
         if decision and decision.answer:
             self.observer.log("info", decision.sentence, decision=decision.answer)
-        for verdict in self.report.verdicts:
+        for verdict in report.verdicts:
             self.observer.log("info", verdict.message, verdict=verdict.kind)
         seconds, cpu_seconds = self.stopwatch.totals()
         prefix, store = self.attempt.prefix, self.ports.store
         return FinishedJob(
-            result=result_of(
-                self.report, store.uri(f"{prefix}/manifest.json" if prefix else "manifest.json"), self.digest
-            ),
-            report=self.report,
-            resumed_blocks=self.passed.resumed_blocks,
+            result=result_of(report, store.uri(f"{prefix}/manifest.json" if prefix else "manifest.json"), self.digest),
+            report=report,
+            resumed_blocks=self.resumed_blocks,
             seconds=seconds,
             cpu_seconds=cpu_seconds,
             peak_rss_bytes=_peak_rss_bytes(),
             peak_device_bytes=self.peak_device_bytes(),
             dense_blocks=self.shared.counts if self.shared else {},
         )
+
+    def _steps(self) -> Sequence[Step]:
+        """The steps that are left: all, or publishing alone if an earlier attempt packaged the result here."""
+        packaged = None if self.attempt.plan else kept(self.workdir, self.spec)
+        if packaged is None:
+            forget(self.workdir)
+            return STEPS
+        self.packaged, self.resumed_blocks = packaged, len(packaged.report.blocks)
+        self.meter.resume(packaged.progress)
+        self.meter.plan("publish", packaged.work_bytes)
+        self.observer.log("info", "resuming: the result is complete, and only has to be published")
+        return [step for step in STEPS if step.stage is Stage.PUBLISHING]
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -274,6 +286,7 @@ class _Job:
             self.meter.plan("publish", self.outer_bytes)
             self.passed = run_pass(model, config, self.ports.ledger, self.observer, self.stopwatch, self.meter)
             shards.settle(self.observer.check)
+            self.resumed_blocks = self.passed.resumed_blocks
 
     def look(self) -> None:
         """Have both models continue a few texts, if that was asked for."""
@@ -295,6 +308,7 @@ class _Job:
             store=self.ports.store,
             prefixes=[self.attempt.prefix, *self.attempt.origins],
             measure=lambda: self.stopwatch.measure_background("publish"),
+            patience=self.patience,
         )
 
     def _decide(self, model: StreamedModel) -> None:
@@ -335,12 +349,12 @@ class _Job:
 
     def pack(self) -> None:
         """Package what goes with the blocks: the other tensors, the model's files, report and card."""
-        self.package = Package(self.workdir)
+        package = Package(self.workdir)
         self.reader.on_read = lambda size_bytes: self.meter.tick("package", size_bytes)
-        self.package.add_checkpoint(self.written, self.passed.blocks, self.spec, self.writes, self.companions)
+        package.add_checkpoint(self.written, self.passed.blocks, self.spec, self.writes, self.companions)
         digest = self.reader.model_digest(self.checkpoint.config, self.checkpoint.tensors.values())
         tasks = self.tasks.figures(self.passed) if self.tasks else []
-        self.report = report_of(
+        report = report_of(
             self.attempt.job_id,
             self.spec,
             self.shrinkage,
@@ -351,42 +365,21 @@ class _Job:
             self.passed,
             self.affinity,
         )
-        self.package.add_file("report/report.json", self.report.to_bytes())
-        self.package.add_file("report/report.html", render_html(self.report))
-        self.package.add_file("checkpoint/README.md", render_card(self.report, self.companions.license))
+        package.add_file(REPORT_PATH, report.to_bytes())
+        package.add_file("report/report.html", render_html(report))
+        package.add_file("checkpoint/README.md", render_card(report, self.companions.license))
         if self.spec.shrink:
-            self.package.add_file("plan.json", self.shrinkage.to_bytes(self.passed.blocks))
-        self.package.add_file("provenance.json", self._provenance().to_bytes())
+            package.add_file("plan.json", self.shrinkage.to_bytes(self.passed.blocks))
+        package.add_file("provenance.json", self._provenance().to_bytes())
+        files = package.files(with_checkpoint=not report.exceeded)
+        self.packaged = Packaged(files, report, self.meter.progress, self.outer_bytes)
+        self.packaged.keep(self.workdir, self.spec)
 
     def publish(self) -> None:
-        """Publish all files, then the manifest that names them."""
-        described = self.package.files(with_checkpoint=not self.report.exceeded)
-        manifest = Manifest(
-            job_id=self.attempt.job_id,
-            attempt=self.attempt.number,
-            files=tuple(entry for _, entry in described),
-            resolved_spec=self.spec.model_dump(mode="json"),
-            report_sha256=next(entry.sha256 for _, entry in described if entry.path == "report/report.json"),
-        )
-        counted = 0.0
-
-        def on_uploaded(done: int, total: int) -> None:
-            nonlocal counted
-            reached = self.outer_bytes * done / max(total, 1)
-            self.meter.tick("publish", reached - counted)
-            counted = reached
-
-        self.digest = publish(
-            self.ports.store,
-            self.attempt.prefix,
-            [file for file, _ in described],
-            manifest,
-            commit=self.ports.commit,
-            observer=self.observer,
-            on_uploaded=on_uploaded,
-        )
-        if self.report.exceeded:
-            raise limit_exceeded(self.report, self.digest)
+        """Publish all files, then the manifest that names them; what is there already is not uploaded again."""
+        self.digest = publish_packaged(self.packaged, self.attempt, self.workdir, self.ports, self.meter, self.patience)
+        if self.packaged.report.exceeded:
+            raise limit_exceeded(self.packaged.report, self.digest)
 
     def _output(self, shrinkage: Shrinkage, calibration: Samples, evaluation: Samples) -> Output:
         """The output model of a plan and its text, in its own tokens."""

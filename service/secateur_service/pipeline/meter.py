@@ -78,6 +78,16 @@ class Meter:
         self.lap()
         self._began = self._last
 
+    def resume(self, progress: Progress) -> None:
+        """Go on from where an earlier attempt was: only what is planned from now on is left."""
+        self.begin(progress.blocks_total)
+        self.blocks_done, self._fraction = progress.blocks_done, progress.fraction
+
+    @property
+    def progress(self) -> Progress:
+        """How far along the job is."""
+        return Progress(self.blocks_done, self._blocks, self._fraction, self.seconds_left())
+
     def plan(self, kind: Kind, amount: float) -> None:
         """Announce work, in operations; writing of text (weights read), packaging and publishing in bytes."""
         self._planned[kind] = self._planned.get(kind, 0.0) + amount
@@ -152,7 +162,7 @@ class Meter:
         over = self._last - self._began + sum(self._seconds_of(kind, self._unmeasured(kind)) for kind in self._done)
         if left + over > 0:  # the estimate may change, but the bar only moves forward
             self._fraction = max(self._fraction, min(1.0, over / (left + over)))
-        self._observer.progress(Progress(self.blocks_done, self._blocks, self._fraction, left))
+        self._observer.progress(self.progress)
 
     def seconds_left(self) -> float:
         """How long the remaining work will take, at the rates known so far."""

@@ -23,6 +23,8 @@ from secateur_service.artifacts import ObjectStore
 from secateur_service.durable import file_digest
 from secateur_service.errors import AttemptError, TransientError
 from secateur_service.models.safetensors import SHARD_PREFIX
+from secateur_service.pipeline.observer import RecordingObserver
+from secateur_service.pipeline.patience import Patience
 from secateur_service.pipeline.waiting import wait_for
 from secateur_service.records.blocks import BlockRecord
 
@@ -46,6 +48,7 @@ class Shards:
         store: where to move them; None keeps them here.
         prefixes: the job's prefix in the store, then those of other jobs that may have its blocks; empty for the root.
         measure: charges the time of the moves, which run in the background.
+        patience: waits for the store where a finished block is looked for; the moves do not wait.
 
     Attributes:
         folder: as given.
@@ -58,11 +61,13 @@ class Shards:
         store: ObjectStore | None = None,
         prefixes: Sequence[str] = ("",),
         measure: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+        patience: Patience | None = None,
     ) -> None:
         self.folder = folder
         self._store = store
         self._prefixes = tuple(prefixes)
         self._measure = measure
+        self._patience = patience or Patience(0.0, RecordingObserver())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="upload")
         self._context = contextvars.copy_context()  # the thread's traces and logs inherit the context of its creator
         self._closed = threading.Event()
@@ -76,7 +81,7 @@ class Shards:
         """
         if not record.shard.startswith(SHARD_PREFIX):
             return False
-        return self._is_here(record) or self._find(record) is not None
+        return self._is_here(record) or self._find_patiently(record) is not None
 
     def fetch(self, record: BlockRecord) -> Path:
         """The shard as a file in the folder; one that was moved is downloaded, to be moved again later.
@@ -88,13 +93,13 @@ class Shards:
         path = self.folder / record.shard
         if self._is_here(record):
             return path
-        key = self._find(record)
-        if self._store is None or key is None:
+        store, key = self._store, self._find_patiently(record)
+        if store is None or key is None:
             raise TransientError(f"the finished block {record.shard} is gone", reason="SHARD_GONE")
-        self._store.get_file(key, path)
+        self._patience.insist("reading finished blocks", lambda: store.get_file(key, path))
         if file_digest(path) != record.sha256:
             path.unlink()
-            self._store.delete(key)
+            store.delete(key)
             raise TransientError(f"the finished block {record.shard} was damaged", reason="SHARD_DAMAGED")
         return path
 
@@ -146,6 +151,9 @@ class Shards:
     def _is_here(self, record: BlockRecord) -> bool:
         path = self.folder / record.shard
         return path.is_file() and path.stat().st_size == record.size_bytes
+
+    def _find_patiently(self, record: BlockRecord) -> str | None:
+        return self._patience.insist("looking for finished blocks", lambda: self._find(record))
 
     def _find(self, record: BlockRecord) -> str | None:
         """The key under which the shard is stored; None if it is not."""

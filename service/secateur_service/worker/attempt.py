@@ -173,6 +173,7 @@ def _run_pipeline(
                 store=InstrumentedStore(open_store(destination, settings.account_of(destination)), figures),
                 commit=lambda digest: lease.insist(partial(store.commit_manifest, job.id, job.attempt, digest)),
                 observer=observer,
+                patience_seconds=settings.publish_patience_seconds,
             ),
         )
     except Exception:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import secateur
-from secateur._channel import connection, service_config
+from secateur._channel import connection
 from secateur._config import ClientConfig, load_config
 from secateur.cli._app import app
 
@@ -100,15 +100,6 @@ def test_a_token_goes_over_tls_or_stays_on_this_machine(endpoint):
 def test_a_token_is_never_sent_in_the_clear_to_another_machine(endpoint):
     with pytest.raises(secateur.ConfigError, match="in the clear"):
         connection(ClientConfig(endpoint=endpoint, token="t"))
-
-
-def test_retries_are_for_single_answers_on_unavailable_only():
-    (entry,) = json.loads(service_config(balanced=False))["methodConfig"]
-    methods = {name["method"] for name in entry["name"]}
-    assert "CreatePruneJob" in methods
-    assert "WatchPruneJob" not in methods
-    assert entry["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
-    assert entry["retryPolicy"]["maxAttempts"] == 4
 
 
 @pytest.mark.parametrize("endpoint", ["localhost:65536", "https://a:99999", "a:1,b:70000", "dns:///x:123456"])

@@ -17,7 +17,7 @@ import secateur
 from secateur._artifact import Artifact
 from secateur._channel import connection
 from secateur._config import ClientConfig
-from secateur._download import ExpiredUrlError, Transfer, plan_targets
+from secateur._download import ExpiredUrlError, Transfer, check_free, plan_targets
 from secateur._download_flow import _check_listing, _check_places
 
 CONTENT = os.urandom(3_000_000)
@@ -357,3 +357,38 @@ def test_a_digest_that_is_none_is_refused(tmp_path, bad):
 def test_a_path_that_is_listed_twice_is_refused(tmp_path):
     with pytest.raises(secateur.IntegrityError, match="twice"):
         plan_targets(tmp_path, [artifact(), artifact()])
+
+
+def foreign(folder, path):
+    (folder / path).parent.mkdir(exist_ok=True)
+    (folder / path).write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    ("path", "refused"),
+    [
+        ("checkpoint/model-block-00001.safetensors", True),
+        ("checkpoint/.model-block-00001.safetensors.0123456789abcdef.partial", True),
+        ("checkpoint/model.gguf", False),
+        ("notes.txt", False),
+    ],
+)
+def test_a_folder_with_a_part_of_another_model_is_refused_before_anything_is_written(tmp_path, path, refused):
+    listed = [artifact("checkpoint/model-block-00000.safetensors"), artifact("report/report.json")]
+    foreign(tmp_path, path)
+    targets = plan_targets(tmp_path, listed)
+    if refused:
+        with pytest.raises(secateur.DownloadError, match="is a part of another model") as caught:
+            check_free(tmp_path, "j", targets, listed)
+        assert caught.value.reason == "FOLDER_OF_ANOTHER_JOB"
+        (tmp_path / "manifest.json").write_text('{"job_id": "j"}')  # our own result, which is being repaired
+    check_free(tmp_path, "j", targets, listed)
+    (tmp_path / "manifest.json").write_text('{"job_id": "another"}')
+    with pytest.raises(secateur.DownloadError, match="holds the result of job another"):
+        check_free(tmp_path, "j", targets, listed)
+
+
+def test_what_an_interrupted_download_of_the_same_job_has_left_is_its_own(tmp_path):
+    listed = [artifact("checkpoint/model-block-00000.safetensors")]
+    foreign(tmp_path, f"checkpoint/.model-block-00000.safetensors.{SHA256[:16]}.partial")
+    check_free(tmp_path, "j", plan_targets(tmp_path, listed), listed)

@@ -32,6 +32,7 @@ FACE = {
     "Decision",
     "DownloadError",
     "DownloadProgress",
+    "Downloaded",
     "Estimate",
     "Event",
     "Failure",
@@ -84,9 +85,11 @@ FACE = {
     "UnavailableError",
     "UnreachableError",
     "Verdict",
+    "Verification",
     "WaitTimeoutError",
     "gate",
     "prune_spec",
+    "verify",
 }
 
 

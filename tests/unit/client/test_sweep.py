@@ -35,7 +35,7 @@ def play(answers, *, deadline=math.inf, **given):
     now, waits = [0.0], []
     reconnect = Reconnect(clock=lambda: now[0], jitter=lambda: 1.0, **given)
     request = service_pb.GetServiceInfoRequest()
-    flow = patiently(reconnect, lambda: call("GetServiceInfo", request, 9), deadline=deadline)
+    flow = patiently(reconnect, lambda: call("GetServiceInfo", request, 0), deadline=deadline)
     answers, answer, error = iter(answers), None, None
     while not isinstance(step := advance(flow, answer, error), Finished):
         answer, error = None, None
