@@ -38,7 +38,7 @@ from secateur.cli._watching import follow
 _EPILOG = """Exit codes: 0 done (a watched job succeeded), 1 the job failed, 2 wrong command line or configuration,
 3 the specification breaks rules, 4 no such job, 5 the service, or what it needs, cannot be reached, 6 the job was
 cancelled, 7 refused for another reason, 8 download failed, 9 token missing or invalid, 10 a gate did not pass,
-or no job of a sweep is within --max-growth, 130 interrupted (a watched job keeps running)."""
+or no job of a sweep is within --max-growth, 124 a watch timed out, 130 interrupted (in both, the job keeps running)."""
 
 app = typer.Typer(
     name="secateur",
@@ -244,12 +244,16 @@ def watch(
         int | None,
         typer.Option(min=0, metavar="SEQUENCE", help="Only events after this one; 0 shows the whole history."),
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="Stop watching after this time; the job goes on."),
+    ] = None,
 ) -> None:
     """Follow a job until it has ended: a progress bar on a terminal, lines elsewhere.
 
     Survives disconnects and restarts of the service. The exit code tells how the job ended.
     """
-    follow(session, session.client.job(job), after)
+    follow(session, session.client.job(job), after, timeout)
 
 
 @app.command(epilog=_EPILOG)

@@ -20,6 +20,7 @@ from secateur._errors import (
     SecateurError,
     UnauthenticatedError,
     UnavailableError,
+    WaitTimeoutError,
 )
 from secateur._terminal import EXIT_OUTPUT_LOST, clean
 
@@ -38,6 +39,7 @@ class ExitCode(enum.IntEnum):
     DOWNLOAD_FAILED = 8
     UNAUTHENTICATED = 9
     GATE_FAILED = 10
+    TIMED_OUT = 124
     INTERRUPTED = 130
     OUTPUT_LOST = EXIT_OUTPUT_LOST
 
@@ -70,6 +72,7 @@ _CODES: tuple[tuple[type[SecateurError], ExitCode], ...] = (
     (UnavailableError, ExitCode.UNAVAILABLE),
     (DeadlineError, ExitCode.UNAVAILABLE),
     (OverloadedError, ExitCode.UNAVAILABLE),
+    (WaitTimeoutError, ExitCode.TIMED_OUT),
     (JobFailedError, ExitCode.JOB_FAILED),
     (JobCancelledError, ExitCode.JOB_CANCELLED),
     (DownloadError, ExitCode.DOWNLOAD_FAILED),

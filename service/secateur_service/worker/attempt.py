@@ -177,10 +177,10 @@ def _run_pipeline(
         )
     except Exception:
         with contextlib.suppress(AttemptError):  # must not hide why the attempt ended
-            observer.log("info", attempt_figures.MESSAGE, **figures.fields({}))
+            observer.log("debug", attempt_figures.MESSAGE, **figures.fields({}))
         raise
     observer.flush()
-    observer.log("info", attempt_figures.MESSAGE, **figures.fields(outcome.figures))
+    observer.log("debug", attempt_figures.MESSAGE, **figures.fields(outcome.figures))
     return outcome.result
 
 
