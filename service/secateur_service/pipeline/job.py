@@ -40,7 +40,7 @@ from secateur_service.pipeline.affinities import foresee
 from secateur_service.pipeline.allocation import settle_targets
 from secateur_service.pipeline.attempt import Attempt, FinishedJob, Machine, Ports
 from secateur_service.pipeline.continuations import Continuer, StoredModel
-from secateur_service.pipeline.device import open_device
+from secateur_service.pipeline.device import open_device, try_rate
 from secateur_service.pipeline.fetching import FetchedModel, fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
 from secateur_service.pipeline.fingerprint import begin_under, fingerprint
@@ -130,7 +130,9 @@ class _Job:
         self.room = Room(attempt.spec, self.device, machine.workdir, ports.observer, attempt.shortages)
         self.stopwatch = Stopwatch()
         self.started = datetime.now(UTC)
-        self.meter = meter_of(self.device, ports.observer)
+        self.meter = meter_of(self.device, ports.observer, rate=try_rate(self.device))
+        if attempt.flops:
+            self.meter.foresee(attempt.flops)
 
     def run(self) -> FinishedJob:
         for stage, steps in itertools.groupby(STEPS, key=attrgetter("stage")):
@@ -182,12 +184,14 @@ class _Job:
         check_harness(self.spec)  # before gigabytes are fetched
         needs_all = self.spec.calibration.generation is not None  # generating text takes the whole model
         self.fetched = fetch_model(
-            self.ports.sources, self.observer, self.spec.model, self.workdir, needs_all=needs_all
+            self.ports.sources, self.observer, self.spec.model, self.workdir, self.meter, needs_all=needs_all
         )
         checkpoint = self.checkpoint
         self.reader = TensorReader(self.fetched.open_file, lambda _: self.observer.check())
         check_contents(checkpoint, TensorReader(self.fetched.open_file), self.observer.check)
         self.room.find(checkpoint)
+        self.meter.foresee(self._flops(self.spec))
+        self.meter.report()
         self.observer.log(
             "info",
             "model opened",
@@ -212,6 +216,7 @@ class _Job:
             self.observer,
             self.workdir,
             partial(load_whole, self.checkpoint, self.device, self._dtype),
+            self.meter,
         )
 
     def shrink(self) -> None:
@@ -232,7 +237,6 @@ class _Job:
         calibration, evaluation = self.text.calibration, self.text.evaluation
         with self.stopwatch.measure("load"):
             model = self.room.open(self.checkpoint, self.reader)
-        self.meter.begin(model.num_blocks)
         with self.stopwatch.measure("evaluate"):
             self.affinity = foresee(self.spec, model, self.text, self.observer)
         if not self.attempt.plan:

@@ -136,15 +136,6 @@ def estimate_cost(
     )
 
 
-def search_operations_of(checkpoint: Checkpoint, spec: PruneSpec) -> tuple[float, float]:
-    """The work of finding the amounts of a budget: the search for blocks, and every plan that is tried.
-
-    What the projections lose is found out at about the price of a trial.
-    """
-    work = _work_of(checkpoint, spec)
-    return _Search.of(work, _most_removed(spec, checkpoint)).flops, _trial_operations(work, spec)
-
-
 def _work_of(checkpoint: Checkpoint, spec: PruneSpec) -> Work:
     """The work of the pass, and of what goes before it."""
     length = spec.calibration.sequence_length or 1

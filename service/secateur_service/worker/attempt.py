@@ -159,6 +159,7 @@ def _run_pipeline(
                 prefix=job.id,
                 origins=_origins(store, job),
                 shortages=job.shortages,
+                flops=job.estimate.flops,
             ),
             Machine(
                 workdir,
