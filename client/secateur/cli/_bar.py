@@ -23,7 +23,10 @@ _REFRESHES_PER_SECOND = 2
 _OVERDUE_SHARE = 0.1
 # What a bar that is not at its end shows at most.
 _MOST = 0.99
+# And how far it goes beyond the last report.
+_AHEAD = 0.02
 _NARROW = 64
+_WIDTH = len("PUBLISHING")
 
 
 class Countdown:
@@ -60,12 +63,12 @@ class Countdown:
 
     @property
     def fraction(self) -> float:
-        """The share done: what is missing shrinks with the time left."""
+        """The share done: what is missing shrinks with the time left, for a while."""
         if self._fraction >= 1 or not self._left:
             return self._fraction
         since = self._clock() - self._at
         missing = (1 - self._fraction) * max(0.0, 1 - since / self._left)
-        return max(self._fraction, min(_MOST, 1 - missing))
+        return max(self._fraction, min(_MOST, self._fraction + _AHEAD, 1 - missing))
 
 
 def left_text(seconds: float) -> str:
@@ -154,7 +157,8 @@ class JobBar:
         if self._notice is None:
             return line
         text, since = self._notice
-        return Group(line, Text(f"{text} ({duration(self._clock() - since)})", style="yellow", overflow="fold"))
+        said = f"{duration(self._clock() - since)} {text}"
+        return Group(line, Text(said, style="yellow", no_wrap=True, overflow="ellipsis"))
 
     def _line(self) -> RenderableType:
         fraction, left = self._countdown.fraction, self._countdown.left_seconds
@@ -170,5 +174,6 @@ class JobBar:
         line.add_column(no_wrap=True)
         line.add_column(ratio=1)
         line.add_column(no_wrap=True, justify="right")
-        line.add_row(self.doing, ProgressBar(total=1.0, completed=fraction), "  ".join(filter(None, details)))
+        doing = f"{self.doing:<{_WIDTH}}"  # so that the bar stays where it is
+        line.add_row(doing, ProgressBar(total=1.0, completed=fraction), "  ".join(filter(None, details)))
         return line

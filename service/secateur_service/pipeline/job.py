@@ -238,7 +238,7 @@ class _Job:
         with self.stopwatch.measure("load"):
             model = self.room.open(self.checkpoint, self.reader)
         with self.stopwatch.measure("evaluate"):
-            self.affinity = foresee(self.spec, model, self.text, self.observer)
+            self.affinity = foresee(self.spec, model, self.text, self.observer, self.meter)
         if not self.attempt.plan:
             self._decide(model)
         faults.reached("job.planned")

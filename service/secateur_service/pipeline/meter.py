@@ -45,6 +45,8 @@ _MODEST_RATES: Mapping[Kind, float] = {"fetch": 5e7, "generate": 5e9, "package":
 _MODEST_RATE = 3e10
 # How long it is remembered how much of the processor the job had.
 _PACE_SECONDS = 120.0
+# Effort that the expected rate is worth, and that it is taken to have been given all of the processor.
+_DOUBT_SECONDS = 0.5
 # How fast a bar moves that is ahead of the truth, as a share of the pace that would take it to the end in time.
 _SLOWLY = 0.3
 
@@ -57,7 +59,8 @@ class Meter:
         blocks: number of blocks of the model.
         clock: seconds since an arbitrary start.
         effort: seconds of effort since an arbitrary start, such as processor time; by default the clock.
-        rate: operations per second of effort until they are measured; by default a modest processor's.
+        rate: operations per second of effort to be expected of the device, with which the first pieces are averaged, as
+            these are slow; by default a modest processor's, until there is a piece.
 
     Attributes:
         effort: as given.
@@ -78,6 +81,7 @@ class Meter:
         self._blocks = blocks
         self._clock = clock
         self._rate = rate or _MODEST_RATE
+        self._doubt = _DOUBT_SECONDS if rate else 0.0
         self._is_trial = False
         self._planned: dict[Kind, float] = {}
         self._foreseen = 0.0
@@ -85,7 +89,7 @@ class Meter:
         self._measured: dict[Kind, float] = {}  # the part of the work done whose time is known
         self._spent: dict[Kind, float] = {}  # the seconds that it took, of effort where it is computing
         self._tried: dict[Kind, float] = {}  # seconds of effort per operation, from trials
-        self._seconds = self._effort = 0.0  # of computing lately
+        self._seconds = self._effort = self._doubt  # of computing lately
         self._fraction = 0.0
         self.lap()
         self._began = self._reported = self._last
@@ -214,5 +218,8 @@ class Meter:
             return amount * self._tried[kind] * pace
         for like in (kind, *_LIKE[kind]):
             if self._measured.get(like) and self._spent.get(like):
-                return amount / self._measured[like] * self._spent[like] * pace
+                spent, measured = self._spent[like], self._measured[like]
+                if kind in _FORESEEN:
+                    spent, measured = spent + self._doubt, measured + self._doubt * self._rate
+                return amount / measured * spent * pace
         return amount / _MODEST_RATES.get(kind, self._rate) * pace

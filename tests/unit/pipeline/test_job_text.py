@@ -56,7 +56,9 @@ def draw(places, tmp_path):
         (tmp_path / "work").mkdir(exist_ok=True)
         checkpoint = open_checkpoint(places[0])
         heard = observer or RecordingObserver()
-        return draw_job_text(resolved[key], checkpoint, SOURCES, heard, tmp_path / "work", lambda: load(places[0]), Meter(heard))
+        return draw_job_text(
+            resolved[key], checkpoint, SOURCES, heard, tmp_path / "work", lambda: load(places[0]), Meter(heard)
+        )
 
     return go
 
