@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from secateur._terminal import clean
-from secateur._text import duration
+from secateur._text import duration, left_text
 
 _REFRESHES_PER_SECOND = 2
 # A report that is overdue for so much of the time since the last one: work that was not foreseen takes time too.
@@ -69,11 +69,6 @@ class Countdown:
         since = self._clock() - self._at
         missing = (1 - self._fraction) * max(0.0, 1 - since / self._left)
         return max(self._fraction, min(_MOST, self._fraction + _AHEAD, 1 - missing))
-
-
-def left_text(seconds: float) -> str:
-    """The time left, for people; never nothing while there is a job to wait for."""
-    return "a moment left" if seconds < 1 else f"{duration(seconds)} left"
 
 
 class Reported(Protocol):

@@ -17,7 +17,7 @@ from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, Snapshot
 from secateur._job import Failure, Job, JobStage, LanguageResult, Plan, Progress, PublishedResult
 from secateur._report import Report
 from secateur._terminal import clean
-from secateur._text import columns, duration, size
+from secateur._text import columns, left_text, size
 
 _MOST_LANGUAGES = 12
 
@@ -287,7 +287,7 @@ def progress_text(progress: Progress) -> str:
     if progress.blocks_total:
         text += f", block {progress.blocks_done} of {progress.blocks_total}"
     if progress.eta_seconds is not None:
-        text += f", about {duration(progress.eta_seconds)} left"
+        text += f", {'about ' if progress.eta_seconds >= 1 else ''}{left_text(progress.eta_seconds)}"
     return text
 
 

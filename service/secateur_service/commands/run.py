@@ -25,7 +25,8 @@ from secateur import InvalidSpecError as MisshapenSpecError
 from secateur import Report as PlainReport
 from secateur._spec import load_spec
 from secateur._terminal import OutputLostError, clean, console, say, write
-from secateur.cli._bar import JobBar, left_text
+from secateur._text import left_text
+from secateur.cli._bar import JobBar
 from secateur.cli._render import continuation_lines, task_lines
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.api.conversion import spec_to_dict

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from secateur import Progress
-from secateur.cli._bar import Countdown, JobBar, left_text
+from secateur._text import left_text
+from secateur.cli._bar import Countdown, JobBar
 
 
 class Clock:
