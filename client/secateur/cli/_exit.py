@@ -58,6 +58,7 @@ MEANINGS = {
     ExitCode.UNAUTHENTICATED: "the service requires a token, or does not take the one that it was shown",
     ExitCode.GATE_FAILED: "`gate`: a language or a task lost more than it may, or the job exceeded a limit of its own; "
     "`sweep`: no job is within `--max-growth`",
+    ExitCode.TIMED_OUT: "a watch ended before the job, after its `--timeout`; the job goes on",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; jobs that were watched go on",
     ExitCode.OUTPUT_LOST: "whoever was to read the output has gone, as in `secateur list | head`",
 }
