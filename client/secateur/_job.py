@@ -51,7 +51,7 @@ class Progress:
 
     Attributes:
         blocks_done: Finished decoder blocks.
-        blocks_total: Decoder blocks of the model; 0 while unknown.
+        blocks_total: Decoder blocks of the result; 0 until it is decided which they are.
         fraction: Share of the whole job that is done, from 0 to 1.
         eta_seconds: Expected time until the end; None while unknown.
     """
