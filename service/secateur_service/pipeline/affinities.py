@@ -42,7 +42,7 @@ def foresee(
         model: the dense model.
         text: of the job.
         observer: receives a warning for each language that the mix does not cover, and may stop the job.
-        meter: counts the work, and learns from it what a pass takes.
+        meter: learns from it what a pass takes.
 
     Returns:
         None where no calibration text is used in the blocks, or where nothing can be measured.
@@ -60,9 +60,7 @@ def foresee(
     groups = list(groups_of(model.checkpoint, 0))
 
     def tick(tokens: int) -> None:
-        work = forward_operations(groups, tokens, length, hidden)
-        meter.plan("evaluate", work)
-        meter.tick("evaluate", work)
+        meter.learn("evaluate", forward_operations(groups, tokens, length, hidden))
 
     meter.lap()
     measured = measure_affinities(model, text.calibration, text.evaluation, mix, observer.check, tick)

@@ -50,6 +50,7 @@ from secateur_service.pruning.structured.amounts import (
 from secateur_service.records.blocks import Axis
 from secateur_service.sizing.budget_search import TRIALS, most_removed, multiple_of, sizes_of
 from secateur_service.sizing.depth import SCORED_EVERY, depth_sequences
+from secateur_service.sizing.estimate import trial_operations_of
 from secateur_service.spec import BUDGET_AXES, PruneSpec, ShrinkSpec, VocabularySpec
 
 _SLOPES = (3.0, 1.0)  # until they are measured: the growth of the loss for what is lost with heads, and with channels
@@ -137,6 +138,8 @@ class BudgetSearch:
         self._known: dict[str, Any] = {"key": conditions}
         self._sizes = sizes_of(self._checkpoint)
         self._limits = limits_of(spec)
+        self._trial_operations = trial_operations_of(self._checkpoint, spec)
+        self._foreseen_trials = TRIALS + 1  # in the estimate, with the survey
 
     def choose(self) -> tuple[ShrinkSpec, tuple[int, ...], BudgetPlan]:
         """The amounts as a specification, the blocks that go in their order, and how they were found.
@@ -210,9 +213,16 @@ class BudgetSearch:
         )
 
     def _survey(self, axes: Sequence[Axis]) -> Mapping[Axis, Lost]:
-        self._meter.lap()
+        self._begin_trial()
         with self._stopwatch.measure("prune"):
             return Survey(self._model, self._mix, self._text.fitted, self._spec.kept_languages, self._meter).run(axes)
+
+    def _begin_trial(self) -> None:
+        """From here on, a trial is planned more precisely than it was foreseen."""
+        if self._foreseen_trials:
+            self._foreseen_trials -= 1
+            self._meter.detail(self._trial_operations)
+        self._meter.lap()
 
     def _search_blocks(self, parameters: int) -> list[tuple[int, Growth]]:
         """The blocks that may be removed in their order, with the growth without them."""
@@ -230,6 +240,7 @@ class BudgetSearch:
 
     def _try(self, amounts: Amounts, removed: tuple[int, ...]) -> dict[str, float]:
         """Run the pass without writing anything."""
+        self._begin_trial()
         shrinkage = self._plan(self._asked_for(amounts), removed)
         config = PassConfig(
             recipe=Recipe.of("magnitude"),

@@ -138,7 +138,9 @@ def _writer(
     written: dict[str, int] = {}
     assert calibration.sequence_length is not None
     model = load_model()
-    meter.plan("write", operations * calibration.samples * calibration.sequence_length)
+    work = operations * calibration.samples * calibration.sequence_length
+    meter.detail(work)
+    meter.plan("write", work)
     meter.lap()
 
     def on_progress(done: int, needed: int, language: str) -> None:

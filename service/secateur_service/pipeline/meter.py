@@ -8,8 +8,8 @@ Other processes may be using the processor, more of it at one time than at anoth
 effort, such as processor time, and converted to seconds by the ratio that lately done work has shown. What moves bytes
 is measured in seconds.
 
-A job as a whole is foreseen roughly, from its estimate, until its pieces can be planned. What is planned counts no
-longer as foreseen, so that the search for a plan, for example, is a part of the whole.
+A job as a whole is foreseen roughly, from its estimate, until its pieces can be planned. So the search for a plan, for
+example, is a part of the whole.
 """
 
 from __future__ import annotations
@@ -92,7 +92,6 @@ class Meter:
         self._seconds = self._effort = self._doubt  # of computing lately
         self._fraction = 0.0
         self.lap()
-        self._began = self._reported = self._last
 
     def begin(self, blocks: int, done: int = 0) -> None:
         """Start counting blocks, of which an earlier attempt has finished some; not those of a model that is tried."""
@@ -103,19 +102,14 @@ class Meter:
     def plan(self, kind: Kind, amount: float) -> None:
         """Announce work, in operations; writing of text (weights read), fetching and storing in bytes."""
         self._planned[kind] = self._planned.get(kind, 0.0) + amount
-        if kind in _FORESEEN:
-            self._foreseen = max(0.0, self._foreseen - amount)
 
     def foresee(self, amount: float) -> None:
-        """Announce the job's operations roughly, in place of what was; what is planned from now on is a part of them.
-
-        They count until `detail` is called.
-        """
+        """Announce the job's operations roughly, in place of what was; they count until `detail` is called."""
         self._foreseen = amount
 
-    def detail(self) -> None:
-        """All that is left is planned from now on."""
-        self._foreseen = 0.0
+    def detail(self, amount: float = math.inf) -> None:
+        """Plan from now on, and more precisely, what was foreseen to take so many operations; by default all."""
+        self._foreseen = max(0.0, self._foreseen - amount)
 
     def skip(self, kind: Kind, amount: float) -> None:
         """Count planned work that an earlier attempt did."""
@@ -125,6 +119,21 @@ class Meter:
         """Record the effort of a trial piece, which does not count as work done."""
         if amount > 0 and effort > 0:
             self._tried[kind] = effort / amount
+
+    def learn(self, kind: Kind, amount: float) -> None:
+        """Take the time since the previous piece for that of a trial piece, which does not count as work done."""
+        _, effort = self._since_last(computes=True)
+        self.gauge(kind, amount, effort)
+
+    def _since_last(self, *, computes: bool) -> tuple[float, float]:
+        """Seconds, and seconds of effort, since the last piece; the next begins."""
+        before, before_effort = self._last, self._last_effort
+        self.lap()
+        seconds, effort = self._last - before, self._last_effort - before_effort
+        if computes:
+            kept = math.exp(-seconds / _PACE_SECONDS)
+            self._seconds, self._effort = kept * self._seconds + seconds, kept * self._effort + effort
+        return seconds, effort
 
     def lap(self) -> None:
         """Discard the time since the last piece."""
@@ -136,16 +145,11 @@ class Meter:
         Raises:
             CancelledError, PreemptedError, FencedError: raised by the observer.
         """
-        before, before_effort = self._last, self._last_effort
-        self.lap()
-        seconds, effort = self._last - before, self._last_effort - before_effort
-        if kind not in _MOVES_BYTES:
-            kept = math.exp(-seconds / _PACE_SECONDS)
-            self._seconds, self._effort = kept * self._seconds + seconds, kept * self._effort + effort
+        seconds, effort = self._since_last(computes=kind not in _MOVES_BYTES)
         self._measured[kind] = self._measured.get(kind, 0.0) + amount
         self._spent[kind] = self._spent.get(kind, 0.0) + (seconds if kind in _MOVES_BYTES else effort)
         self.skip(kind, amount)
-        self.report()
+        self.report(self._seconds_of(kind, amount))
         self._observer.check()
 
     def reach(self, kind: Kind, done: float, total: float) -> Callable[[float], None]:
@@ -189,14 +193,14 @@ class Meter:
         self._fraction = 1.0
         self._observer.progress(Progress(self.blocks_done, self._blocks, 1.0, 0.0))
 
-    def report(self) -> None:
-        """Report to the observer how far along the job is."""
-        now, left = self._clock(), self.seconds_left()
-        over = now - self._began + sum(self._seconds_of(kind, self._unmeasured(kind)) for kind in self._done)
-        since, self._reported = now - self._reported, now
+    def report(self, piece_seconds: float = 0.0) -> None:
+        """Report to the observer how far along the job is, with what a piece has just taken, as reckoned now."""
+        left = self.seconds_left()
+        # Not the time since the start: what is left has no time for what is not counted either.
+        over = sum(self._seconds_of(kind, amount) for kind, amount in self._done.items())
         if over > 0 and left + over > 0:
             # Where more work turned up than was expected, the bar does not go back, nor does it stand still.
-            slowly = _SLOWLY * (1 - self._fraction) * since / (since + left) if since > 0 else 0.0
+            slowly = _SLOWLY * (1 - self._fraction) * piece_seconds / (piece_seconds + left) if piece_seconds else 0.0
             self._fraction = min(1.0, max(self._fraction + slowly, over / (left + over)))
         self._observer.progress(Progress(self.blocks_done, self._blocks, self._fraction, left))
 
@@ -208,18 +212,14 @@ class Meter:
         )
         return planned + self._seconds_of("calibrate", self._foreseen)
 
-    def _unmeasured(self, kind: Kind) -> float:
-        """Work done by an earlier attempt."""
-        return max(0.0, self._done[kind] - self._measured.get(kind, 0.0))
-
     def _seconds_of(self, kind: Kind, amount: float) -> float:
         pace = 1.0 if kind in _MOVES_BYTES or not self._effort else self._seconds / self._effort
-        if kind in self._tried and not self._measured.get(kind):
-            return amount * self._tried[kind] * pace
         for like in (kind, *_LIKE[kind]):
             if self._measured.get(like) and self._spent.get(like):
                 spent, measured = self._spent[like], self._measured[like]
                 if kind in _FORESEEN:
                     spent, measured = spent + self._doubt, measured + self._doubt * self._rate
                 return amount / measured * spent * pace
+            if like in self._tried:
+                return amount * self._tried[like] * pace
         return amount / _MODEST_RATES.get(kind, self._rate) * pace

@@ -136,6 +136,11 @@ def estimate_cost(
     )
 
 
+def trial_operations_of(checkpoint: Checkpoint, spec: PruneSpec) -> float:
+    """The work of trying a plan for a budget; what the projections lose is found out at about that price."""
+    return _trial_operations(_work_of(checkpoint, spec), spec)
+
+
 def _work_of(checkpoint: Checkpoint, spec: PruneSpec) -> Work:
     """The work of the pass, and of what goes before it."""
     length = spec.calibration.sequence_length or 1

@@ -231,6 +231,7 @@ def test_a_search_is_a_part_of_the_whole_job_and_its_end_is_not_the_jobs():
     meter.report()
     assert observer.history[-1].eta_seconds == pytest.approx(100)
     for _ in range(3):  # pieces of a search, each planned when it begins
+        meter.detail(100)
         meter.plan("calibrate", 100)
         now[0] += 10
         meter.tick("calibrate", 100)
