@@ -57,9 +57,9 @@ class AsyncJobHandle:
         """See `JobHandle.get`."""
         return await self._driver.run(self._operations.get(self._name))
 
-    def watch(self, after_sequence: int | None = None) -> AsyncIterator[Event]:
+    def watch(self, after_sequence: int | None = None, *, timeout_seconds: float | None = None) -> AsyncIterator[Event]:
         """See `JobHandle.watch`; iterate with `async for`."""
-        return self._driver.iterate(self._operations.watch(self._name, after_sequence))
+        return self._driver.iterate(self._operations.watch(self._name, after_sequence, timeout_seconds))
 
     def logs(self, *, follow: bool = False) -> AsyncIterator[LogEvent]:
         """See `JobHandle.logs`; iterate with `async for`."""

@@ -40,18 +40,20 @@ class JobHandle:
         """The job as it is now."""
         return self._driver.run(self._operations.get(self._name))
 
-    def watch(self, after_sequence: int | None = None) -> Iterator[Event]:
+    def watch(self, after_sequence: int | None = None, *, timeout_seconds: float | None = None) -> Iterator[Event]:
         """Yield the job's events until it has ended, each once and in order, across disconnects and restarts.
 
         Args:
             after_sequence: Start after this event; 0 for the whole history. If omitted, the watch starts with a
                 `SnapshotEvent` and continues from there.
+            timeout_seconds: Time for the whole watch; by default, there is no limit.
 
         Raises:
+            WaitTimeoutError: the job has not ended in time; it keeps running.
             UnavailableError: the service was away for longer than `reconnect_seconds`.
             SequenceExpiredError: the service has no event with that number.
         """
-        return self._driver.iterate(self._operations.watch(self._name, after_sequence))
+        return self._driver.iterate(self._operations.watch(self._name, after_sequence, timeout_seconds))
 
     def logs(self, *, follow: bool = False) -> Iterator[LogEvent]:
         """Yield the job's log lines from the first on; with `follow`, until the job has ended."""

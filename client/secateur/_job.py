@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from secateur._report import Report
-from secateur._text import duration
+from secateur._text import left_text
 
 NAME_PREFIX = "pruneJobs/"
 
@@ -53,7 +53,7 @@ class Progress:
 
     Attributes:
         blocks_done: Finished decoder blocks.
-        blocks_total: Decoder blocks of the model; 0 while unknown.
+        blocks_total: Decoder blocks of the result; 0 until it is decided which they are.
         fraction: Share of the whole job that is done, from 0 to 1.
         eta_seconds: Expected time until the end; None while unknown.
     """
@@ -68,7 +68,7 @@ class Progress:
         if self.blocks_total:
             text += f", block {self.blocks_done} of {self.blocks_total}"
         if self.eta_seconds is not None:
-            text += f", about {duration(self.eta_seconds)} left"
+            text += f", {'about ' if self.eta_seconds >= 1 else ''}{left_text(self.eta_seconds)}"
         return text
 
 

@@ -59,3 +59,8 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def left_text(seconds: float) -> str:
+    """The time left until something ends; never none while there is something to wait for."""
+    return "a moment left" if seconds < 1 else f"{duration(seconds)} left"

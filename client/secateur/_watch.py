@@ -103,6 +103,8 @@ def watch(
                         continue
                     if position is not None and message.sequence > position + 1:
                         break
+                if failures:
+                    _log.info("connected again, watching %s", name)
                 lost_since, failures, met = None, 0, True
                 if not message.HasField("heartbeat"):
                     position = message.sequence
@@ -142,7 +144,9 @@ def watch(
         delay = reconnect.delay_seconds(failures, lost.retry_after_seconds)
         if deadline is not None:
             delay = min(delay, max(0.0, deadline - clock()))
-        _log.warning("lost the connection while watching %s (%s); trying again in %.1f s", name, lost.message, delay)
+        # One line for a service that is away, however often it is asked; and one when it is back.
+        level = logging.WARNING if failures == 1 else logging.DEBUG
+        _log.log(level, "lost the connection while watching %s (%s); trying again", name, lost.message)
         yield Sleep(delay)
 
 

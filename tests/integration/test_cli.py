@@ -293,23 +293,71 @@ def test_watching_as_json_gives_one_event_a_line_in_order(secateur, service):
     assert events[-1]["state"] == "SUCCEEDED"
 
 
-def test_a_terminal_gets_a_progress_bar(environment, service):
-    job_id = finished(service)
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "watch", job_id, "--after", "0"], env={**environment, "TERM": "xterm"}, stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
-    output = b""
-    try:
-        while chunk := os.read(ours, 65536):
-            output += chunk
-    except OSError as error:
-        assert error.errno == 5  # noqa: PT017 - the other side of the terminal was closed
-    os.close(ours)
-    assert process.wait(HANG_SECONDS) == 0
-    assert "━" in output.decode()
-    assert "block 1/2" in output.decode()
+class Terminal:
+    """The command on a terminal of its own; `shown` is all that it has drawn."""
+
+    def __init__(self, environment, *arguments):
+        self.ours, theirs = pty.openpty()
+        self.shown = ""
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments], env={**environment, "TERM": "xterm-256color"}, stdout=theirs, stderr=theirs
+        )
+        os.close(theirs)
+
+    def read(self, until=None):
+        """Take what is drawn until it has a text, or until the command has ended; returns its lines without colours."""
+        while until is None or until not in self.shown:
+            try:
+                chunk = os.read(self.ours, 65536)
+            except OSError as error:
+                assert error.errno == 5  # noqa: PT017 - the other side of the terminal was closed
+                assert until is None, self.shown
+                os.close(self.ours)
+                self.process.wait(HANG_SECONDS)
+                break
+            self.shown += chunk.decode()
+        without_colours = re.sub(r"\x1b\[[0-9;]*m", "", self.shown)
+        return [line for line in re.split(r"[\r\n]|\x1b\[[0-9;?]*[A-Za-z]", without_colours) if line.strip()]
+
+
+def test_a_terminal_shows_where_the_job_stands_also_to_those_who_come_back(environment, service):
+    job_id = service.running_job()
+    service.store.heartbeat(job_id, 1, lease_seconds=600)
+    progress = {"blocks_done": 1, "blocks_total": 2, "fraction": 0.5, "eta_seconds": 3661.0}
+    service.store.append(job_id, 1, [(EventKind.STAGE, {"stage": "PRUNING"}), (EventKind.PROGRESS, progress)])
+    seen = service.store.get(job_id).last_sequence
+    for resumed in ([], ["--after", str(seen)], ["--after", "0"]):
+        watch = Terminal(environment, "watch", job_id, "--timeout", "2", *resumed)
+        lines = watch.read()
+        bars = [line for line in lines if "━" in line]
+        assert all(re.match(r"PRUNING +━.* 50%  block 1/2  \d+:\d\d  1:0[01]:\d\d left", line) for line in bars), bars
+        assert bars
+        assert lines[-1].startswith(f"pruneJobs/{job_id} has not ended within 2 seconds; it keeps running")
+        assert watch.process.returncode == 124
+
+
+def test_a_watch_ends_with_the_verdicts_in_the_colour_of_their_weight(environment, secateur, service):
+    kept = {"kind": "WITHIN_NOISE", "language": "en", "message": "en: nothing was lost", "evidence": None}
+    lost = {"kind": "LANGUAGE_LOST", "language": "de", "message": "de: all but \x1b[5mforgotten", "evidence": None}
+    job_id = service.running_job()
+    watch = Terminal(environment, "watch", job_id)
+    watch.read(until="RUNNING")
+    told = [
+        {"level": "debug", "message": "for experts"},
+        {"level": "info", "message": "de: all", "fields": {"verdict": 1}},
+    ]
+    service.store.append(job_id, 1, [(EventKind.LOG, {"fields": {}, **line}) for line in told])
+    report = {**json.loads(REPORT), "verdicts": [lost, kept]}
+    service.publish(job_id, {**FILES, "report/report.json": json.dumps(report).encode()})
+    lines = watch.read()
+    at = next(number for number, line in enumerate(lines) if line.startswith("manifest "))
+    assert lines[at + 1 : at + 3] == ["- de: all but \\x1b[5mforgotten", "- en: nothing was lost"]
+    assert "\x1b[31m- de: all but" in watch.shown
+    assert "100%" in [line for line in lines if line.startswith("SUCCEEDED ")][-1]
+    assert "for experts" not in watch.shown
+    assert watch.shown.count("de: all") == 1
+    plain = secateur("watch", job_id)
+    assert plain.stdout.splitlines()[-2:] == ["- de: all but \\x1b[5mforgotten", "- en: nothing was lost"]
 
 
 def test_ctrl_c_ends_a_watch_and_says_how_to_go_on(environment, service):

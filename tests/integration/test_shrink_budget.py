@@ -190,7 +190,10 @@ def test_progress_reaches_its_end_and_counts_no_block_of_a_trial(model, corpora,
     assert fractions == sorted(fractions)
     assert fractions[-2] > 0.97
     assert len(set(fractions)) > 20
-    assert max(progress.blocks_done for progress in observer.history) == report.model.blocks
+    assert max(progress.blocks_done for progress in observer.history) == report.output.blocks
+    assert {progress.blocks_total for progress in observer.history} == {0, report.output.blocks}
+    before = max(progress.fraction for progress in observer.history if not progress.blocks_total)
+    assert 0.2 < before < 0.95, "the search is a part of the whole"
 
 
 def test_a_budget_that_cannot_be_kept_says_what_can(model, corpora, tmp_path):

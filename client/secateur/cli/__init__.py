@@ -13,6 +13,7 @@ Exit codes:
     8    a file could not be downloaded, or is not what was published (`download`, `verify`)
     9    the service requires a token, or does not take the one that it was shown
     10   `gate`: a language or a task lost more than it may; `sweep`: in every job one did
+    124  a watch ended before the job, after its `--timeout`; the job goes on
     130  interrupted by Ctrl-C; a job that was watched goes on
 
 Data goes to the standard output, everything else to the standard error.

@@ -42,7 +42,7 @@ _EPILOG = """Exit codes: 0 done (a watched job succeeded), 1 the job failed, 2 w
 3 the specification breaks rules, 4 no such job, 5 the service, or the store of its results, cannot be reached, 6 the
 job was cancelled, 7 refused for another reason, such as a hub that the service cannot reach, 8 download failed, or
 files are not intact, 9 token missing or invalid, 10 a gate did not pass, or no job of a sweep is within --max-growth,
-130 interrupted (a watched job keeps running)."""
+124 a watch timed out, 130 interrupted (in both, the job keeps running)."""
 
 app = typer.Typer(
     name="secateur",
@@ -248,12 +248,16 @@ def watch(
         int | None,
         typer.Option(min=0, metavar="SEQUENCE", help="Only events after this one; 0 shows the whole history."),
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="Stop watching after this time; the job goes on."),
+    ] = None,
 ) -> None:
     """Follow a job until it has ended: a progress bar on a terminal, lines elsewhere.
 
     Survives disconnects and restarts of the service. The exit code tells how the job ended.
     """
-    follow(session, session.job(job), after)
+    follow(session, session.job(job), after, timeout)
 
 
 @app.command(epilog=_EPILOG)

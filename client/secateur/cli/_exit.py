@@ -22,6 +22,7 @@ from secateur._errors import (
     UnauthenticatedError,
     UnavailableError,
     UnreachableError,
+    WaitTimeoutError,
 )
 from secateur._terminal import EXIT_OUTPUT_LOST, clean
 
@@ -40,6 +41,7 @@ class ExitCode(enum.IntEnum):
     DOWNLOAD_FAILED = 8
     UNAUTHENTICATED = 9
     GATE_FAILED = 10
+    TIMED_OUT = 124
     INTERRUPTED = 130
     OUTPUT_LOST = EXIT_OUTPUT_LOST
 
@@ -60,6 +62,7 @@ MEANINGS = {
     ExitCode.UNAUTHENTICATED: "the service requires a token, or does not take the one that it was shown",
     ExitCode.GATE_FAILED: "`gate`: a language or a task lost more than it may, or the job exceeded a limit of its own; "
     "`sweep`: no job is within `--max-growth`",
+    ExitCode.TIMED_OUT: "a watch ended before the job, after its `--timeout`; the job goes on",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; jobs that were watched go on",
     ExitCode.OUTPUT_LOST: "whoever was to read the output has gone, as in `secateur list | head`",
 }
@@ -74,6 +77,7 @@ _CODES: tuple[tuple[type[SecateurError], ExitCode], ...] = (
     (UnavailableError, ExitCode.UNAVAILABLE),
     (DeadlineError, ExitCode.UNAVAILABLE),
     (OverloadedError, ExitCode.UNAVAILABLE),
+    (WaitTimeoutError, ExitCode.TIMED_OUT),
     (JobFailedError, ExitCode.JOB_FAILED),
     (JobCancelledError, ExitCode.JOB_CANCELLED),
     (DownloadError, ExitCode.DOWNLOAD_FAILED),

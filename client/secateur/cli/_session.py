@@ -68,12 +68,35 @@ class Shared:
         return Shared(later.endpoint or self.endpoint, later.token or self.token, later.output or self.output)
 
 
+class Messages(logging.Handler):
+    """Shows what the SDK logs, by default as lines on standard error.
+
+    Attributes:
+        show: Called with the level of a message and its text, on one line.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.show: Callable[[int, str], None] = lambda _, text: say(text)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a message."""
+        self.show(record.levelno, clean(record.getMessage()))
+
+
 @dataclass(frozen=True)
 class Session:
-    """One run of a command."""
+    """One run of a command.
+
+    Attributes:
+        client: The connection to the service.
+        as_json: Whether results are for programs.
+        messages: Shows what the SDK logs.
+    """
 
     client: Client
     as_json: bool
+    messages: Messages
 
     def job(self, text: str) -> JobHandle:
         """The job that an argument names: by its name, its id, or the beginning of its id.
@@ -125,11 +148,15 @@ def _ended(run: Callable[[Session], None], shared: Shared) -> int:
     """Run a command to its exit code."""
     as_json = shared.output is Output.JSON
     endpoint = shared.endpoint or ""
-    _log_to_stderr()
+    messages = Messages()
+    logger = logging.getLogger("secateur")
+    logger.setLevel(messages.level)
+    logger.addHandler(messages)
+    logger.propagate = False
     try:
         with trace_of_environment(os.environ), Client(shared.endpoint, token=shared.token) as client:
             endpoint = client.config.endpoint
-            run(Session(client, as_json))
+            run(Session(client, as_json, messages))
     except SecateurError as error:
         say(error_json(error) if as_json else error_text(error, endpoint))
         return exit_code(error)
@@ -143,14 +170,3 @@ def _ended(run: Callable[[Session], None], shared: Shared) -> int:
             say(str(error))
         return ExitCode.OUTPUT_LOST
     return ExitCode.DONE
-
-
-class _StderrHandler(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        say(clean(record.getMessage()))
-
-
-def _log_to_stderr() -> None:
-    logger = logging.getLogger("secateur")
-    logger.addHandler(_StderrHandler())
-    logger.propagate = False

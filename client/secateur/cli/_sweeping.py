@@ -14,7 +14,7 @@ from secateur._grid import grid_of
 from secateur._job import Job, JobState, Plan
 from secateur._sweep import Sweep
 from secateur._terminal import clean, console, write
-from secateur._text import columns, duration, size
+from secateur._text import columns, left_text, size
 from secateur.cli._comparing import comparison_text
 from secateur.cli._exit import ExitCode
 from secateur.cli._session import Session
@@ -226,7 +226,7 @@ def _done(job: Job) -> float:
 
 
 def _joined(blocks: str, left_seconds: float | None) -> str:
-    left = "" if left_seconds is None else f"{duration(left_seconds)} left"
+    left = "" if left_seconds is None else left_text(left_seconds)
     return " ".join(filter(None, [blocks, left]))
 
 

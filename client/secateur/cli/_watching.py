@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Self
+from datetime import datetime
+from typing import Any, Self
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from secateur._event import Event, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
+from secateur._errors import SecateurError
+from secateur._event import Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
+from secateur._gravity import GRAVITY
 from secateur._handle import JobHandle
-from secateur._job import JobStage
-from secateur._job import Progress as JobProgress
+from secateur._job import Job, JobStage, JobState
 from secateur._operations import published_result
 from secateur._terminal import clean, console, write
-from secateur._text import duration
+from secateur.cli._bar import JobBar
 from secateur.cli._render import event_json, event_text, result_text
 from secateur.cli._session import Session
 
 _STEP = 0.1
+_STYLES = {"bad": "red", "warn": "yellow", "info": ""}
+_ANSWERS = {"PASS": "bold green", "FAIL": "bold red", "CANNOT_TELL": "bold yellow"}
 
 
-def follow(session: Session, job: JobHandle, after_sequence: int | None = None) -> None:
-    """Show a job's events until it has ended, then what it cost each language.
+def follow(
+    session: Session, job: JobHandle, after_sequence: int | None = None, timeout_seconds: float | None = None
+) -> None:
+    """Show a job's events until it has ended, then what it cost each language and what to know of it.
 
     Raises:
         JobFailedError, JobCancelledError: it has no result.
+        WaitTimeoutError: it has not ended in time; it keeps running.
     """
     last = after_sequence or 0
     try:
-        with _view(session) as show:
-            for event in job.watch(after_sequence):
+        with _view(session, job, after_sequence) as show:
+            for event in job.watch(after_sequence, timeout_seconds=timeout_seconds):
                 last = event.sequence
                 show(event)
     except KeyboardInterrupt:
@@ -40,21 +48,60 @@ def follow(session: Session, job: JobHandle, after_sequence: int | None = None) 
         session.note(f"stopped watching; the job keeps running. To watch again: {again}")
         raise
     result = published_result(job.get())
-    if not session.as_json:
-        session.show(f"\n{result_text(result)}\n\nmanifest {clean(result.manifest_uri)}", None)
-        session.note(f"fetch the files with: secateur download {job.name} DIRECTORY")
+    if session.as_json:
+        return
+    session.show(f"\n{result_text(result)}\n\nmanifest {clean(result.manifest_uri)}", None)
+    _show_verdicts(session, job)
+    session.note(f"fetch the files with: secateur download {job.name} DIRECTORY")
+
+
+def _show_verdicts(session: Session, job: JobHandle) -> None:
+    """What the result's figures mean, last, as it matters most; coloured on a terminal."""
+    try:
+        report = job.report()
+    except SecateurError as error:
+        session.note(f"the report cannot be read now: {error.message}; try again: secateur report {job.name}")
+        return
+    lines = verdict_texts(report)
+    if lines:
+        write("", stream=sys.stdout)
+    terminal = console()
+    for line in lines:
+        if terminal.is_terminal:
+            terminal.print(line, soft_wrap=True)
+        else:
+            write(line.plain, stream=sys.stdout)
+
+
+def verdict_texts(report: Mapping[str, Any]) -> list[Text]:
+    """Whether a result may ship, and what its figures mean, each in the colour of its weight."""
+    decision = report.get("decision")
+    lines = [Text(clean(decision["sentence"]), _ANSWERS.get(decision["answer"], ""))] if decision else []
+    return lines + [
+        Text(clean(f"- {verdict['message']}"), _STYLES[GRAVITY.get(verdict["kind"], "info")])
+        for verdict in report.get("verdicts", ())
+    ]
 
 
 @contextmanager
-def _view(session: Session) -> Iterator[Callable[[Event], None]]:
+def _view(session: Session, job: JobHandle, after_sequence: int | None) -> Iterator[Callable[[Event], None]]:
     """What shows events, in the way that suits where the output goes."""
     if session.as_json:
         yield lambda event: _print_line(event_json(event))
     elif sys.stdout is not None and sys.stdout.isatty():
-        with _Bar() as bar:
+        # A watch that resumes begins with no snapshot.
+        with _Bar(session, None if after_sequence is None else job.get()) as bar:
             yield bar.show
     else:
         yield _Lines().show
+
+
+def _is_told(event: Event) -> bool:
+    """Whether people want to read it: not what is for those who look for a fault, nor what the end says again."""
+    if not isinstance(event, LogEvent):
+        return True
+    says_verdict = "verdict" in event.fields or "decision" in event.fields
+    return event.level != "debug" and not (event.level == "info" and says_verdict)
 
 
 class _Lines:
@@ -69,52 +116,93 @@ class _Lines:
             if event.progress.fraction < self._shown + _STEP:
                 return
             self._shown = event.progress.fraction
-        _print_line(f"{event.time:%H:%M:%S} {event_text(event)}")
+        if _is_told(event):
+            _print_line(f"{event.time:%H:%M:%S} {event_text(event)}")
 
 
 class _Bar:
-    """A progress bar with stage, blocks and expected time, below what there is to say."""
+    """The job's bar, below what there is to say of it.
 
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[blocks]}", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}", markup=False),
-            console=console(),
-        )
-        self._task = self._progress.add_task("QUEUED", total=1.0, blocks="", left="")
+    Args:
+        session: Its messages, such as that the connection is lost, are shown below the bar.
+        job: The job as it is, unless a snapshot will tell.
+    """
+
+    def __init__(self, session: Session, job: Job | None) -> None:
+        self._bar = JobBar(console())
+        self._session = session
+        self._told = session.messages.show
+        # How far this machine's clock is ahead of the service's, or less where events are old.
+        self._ahead: float | None = None
+        self._known = 0
+        self._began: datetime | None = None
+        self._has_started = False
+        if job is not None:
+            self._known = job.last_sequence
+            self._take(job)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._bar.__enter__()
+        self._session.messages.show = self._notice
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._session.messages.show = self._told
+        self._bar.__exit__()
+
+    def _notice(self, level: int, text: str) -> None:
+        self._bar.notice(text if level >= logging.WARNING else None)
 
     def show(self, event: Event) -> None:
-        """Move the bar, or print an event above it."""
-        if isinstance(event, ProgressEvent):
-            self._move(event.progress)
-            return
-        if isinstance(event, StageEvent):
-            self._progress.update(self._task, description=event.stage.value)
-        elif isinstance(event, StateEvent):
-            self._progress.update(self._task, description=event.state.value)
-        elif isinstance(event, SnapshotEvent):
-            stage = event.job.stage
-            shown = event.job.state.value if stage is JobStage.UNSPECIFIED else stage.value
-            self._progress.update(self._task, description=shown)
-            if event.job.progress is not None:
-                self._move(event.job.progress)
-        self._progress.console.print(Text(event_text(event)), soft_wrap=True)
+        """Move the bar, and print an event above it unless it is only progress."""
+        self._bar.notice(None)
+        age = self._age(event)
+        if event.sequence > self._known or isinstance(event, SnapshotEvent):
+            self._move(event, age)
+        if not isinstance(event, ProgressEvent) and _is_told(event):
+            self._bar.print(event_text(event))
 
-    def _move(self, progress: JobProgress) -> None:
-        blocks = f"block {progress.blocks_done}/{progress.blocks_total}" if progress.blocks_total else ""
-        left = f"{duration(progress.eta_seconds)} left" if progress.eta_seconds is not None else ""
-        self._progress.update(self._task, completed=progress.fraction, blocks=blocks, left=left)
+    def _move(self, event: Event, age: float) -> None:
+        if isinstance(event, ProgressEvent):
+            self._bar.report(event.progress, age)
+        elif isinstance(event, StageEvent):
+            self._bar.doing = event.stage.value
+        elif isinstance(event, SnapshotEvent):
+            self._take(event.job)
+        elif isinstance(event, StateEvent):
+            if event.state is JobState.RUNNING and not self._has_started:
+                self._began, self._has_started = event.time, True
+                self._set_clock()
+            self._state(event.state)
+
+    def _take(self, job: Job) -> None:
+        """Show a job as it is."""
+        self._began, self._has_started = job.start_time or job.create_time, job.start_time is not None
+        self._set_clock(job.end_time)
+        if job.progress is not None:
+            self._bar.report(job.progress)
+        self._bar.doing = job.stage.value
+        if job.stage is JobStage.UNSPECIFIED or job.state is not JobState.RUNNING:
+            self._state(job.state)
+
+    def _state(self, state: JobState) -> None:
+        self._bar.doing = state.value
+        if state.is_terminal:
+            self._bar.end(is_done=state is JobState.SUCCEEDED)
+
+    def _age(self, event: Event) -> float:
+        """How long ago an event was written, as far as is known: the youngest so far was written just now."""
+        ahead = time.time() - event.time.timestamp()
+        if self._ahead is None or ahead < self._ahead:
+            self._ahead = ahead
+            self._set_clock()
+        return ahead - self._ahead
+
+    def _set_clock(self, end: datetime | None = None) -> None:
+        """Let the bar count from the job's own beginning, by the service's clock; or to its end."""
+        if self._began is not None:
+            now = time.time() - (self._ahead or 0.0) if end is None else end.timestamp()
+            self._bar.began(now - self._began.timestamp())
 
 
 def _print_line(line: str) -> None:

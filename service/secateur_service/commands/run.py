@@ -21,8 +21,6 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self, TextIO
 
-from rich.progress import BarColumn, TaskID, TextColumn
-from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from secateur import InvalidSpecError as MisshapenSpecError
@@ -31,6 +29,8 @@ from secateur._convert import plan_from
 from secateur._language_names import in_words
 from secateur._spec import read_spec
 from secateur._terminal import OutputLostError, clean, console, say, write
+from secateur._text import left_text
+from secateur.cli._bar import JobBar
 from secateur.cli._render import continuation_lines, plan_text, task_lines, to_json
 from secateur.v1 import prune_job_pb2 as pb
 from secateur_service.admission import AccessPolicy, Admission
@@ -329,16 +329,8 @@ class ConsoleObserver:
     """
 
     def __init__(self, *, terminal: bool) -> None:
-        self._console = console(stderr=True)
-        self._bar = ProgressBar(
-            TextColumn("{task.description:<11}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %  {task.fields[blocks]}  {task.fields[left]}"),
-            console=self._console,
-            disable=not (terminal and self._console.is_terminal),
-        )
-        self._task: TaskID | None = None
-        self._stage = Stage.FETCHING
+        shown = console(stderr=True)
+        self._bar = JobBar(shown) if terminal and shown.is_terminal else None
         self._stop: int | None = None
         self._previous: dict[int, Any] = {}
         self._began = time.monotonic()
@@ -347,14 +339,17 @@ class ConsoleObserver:
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._on_signal)
-        self._bar.start()
-        self._task = self._bar.add_task("", total=1.0, blocks="", left="")
+        if self._bar is not None:
+            self._bar.began(0.0)
+            self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._bar is not None:
+            self._bar.end(is_done=kind is None)
+            self._bar.__exit__()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -365,25 +360,23 @@ class ConsoleObserver:
 
     def stage(self, stage: Stage) -> None:
         """Show the stage."""
-        self._stage = stage
-        if self._bar.disable:
+        if self._bar is None:
             self._line(stage.lower())
-        elif self._task is not None:
-            self._bar.update(self._task, description=stage.lower())
+        else:
+            self._bar.doing = stage.value
 
     def progress(self, progress: Progress) -> None:
         """Show blocks, share and time left; as lines, after every block and now and then in between."""
-        blocks = f"block {progress.blocks_done}/{progress.blocks_total}"
-        left = "" if progress.eta_seconds is None else f"{progress.eta_seconds:.0f} s left"
-        if self._task is not None:
-            self._bar.update(self._task, completed=progress.fraction, blocks=blocks, left=left)
+        if self._bar is not None:
+            self._bar.report(progress)
+            return
         now = time.monotonic()
-        if not self._bar.disable or (
-            progress.blocks_done == self._told_blocks and now - self._told_at < LINE_INTERVAL_SECONDS
-        ):
+        if progress.blocks_done == self._told_blocks and now - self._told_at < LINE_INTERVAL_SECONDS:
             return
         self._told_blocks, self._told_at = progress.blocks_done, now
-        self._line(", ".join(part for part in (blocks, f"{progress.fraction:.0%}", left) if part))
+        blocks = f"block {progress.blocks_done}/{progress.blocks_total}" if progress.blocks_total else ""
+        left = "" if progress.eta_seconds is None else left_text(progress.eta_seconds)
+        self._line(", ".join(filter(None, (blocks, f"{progress.fraction:.0%}", left))))
 
     def block(self, record: BlockRecord) -> None:
         """Do nothing: `progress` shows enough."""
@@ -405,7 +398,7 @@ class ConsoleObserver:
 
     def _line(self, text: str) -> None:
         line = f"[{time.monotonic() - self._began:8.1f} s] {text}"
-        if self._bar.disable:
+        if self._bar is None:
             say(line)
         else:
-            self._console.print(line, soft_wrap=True)
+            self._bar.print(line)

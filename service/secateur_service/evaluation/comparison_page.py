@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
+from secateur._gravity import GRAVITY
 from secateur._text import duration, listed, size
 from secateur_service.evaluation.charts import Point, scatter
 from secateur_service.evaluation.comparison_parts import Axis, ComparedJob, ComparedLanguage, Comparison, Tradeoff
-from secateur_service.evaluation.html import GRAVITY, environment, model_name
+from secateur_service.evaluation.html import environment, model_name
 from secateur_service.evaluation.parts import TaskPart
 from secateur_service.evaluation.recommendation import times
 

@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from secateur._gravity import GRAVITY
 from secateur._terminal import clean_lines
 from secateur._text import digits
 from secateur_service.calibration.languages import is_right_to_left
@@ -40,18 +41,6 @@ from secateur_service.evaluation.task_rows import task_rows
 from secateur_service.pruning.methods import label
 from secateur_service.records.blocks import Axis
 
-GRAVITY = {
-    "LIMIT_EXCEEDED": "bad",
-    "OTHER_LANGUAGE": "bad",
-    "LANGUAGE_LOST": "bad",
-    "LANGUAGE_LEFT_BEHIND": "bad",
-    "PERPLEXITY_KEPT_TASKS_LOST": "bad",
-    "TASKS_LOST": "bad",
-    "LIMIT_UNCLEAR": "warn",
-    "MIX_DOES_NOT_COVER": "warn",
-    "SAMPLE_TOO_SMALL": "warn",
-    "NOT_CALIBRATED": "warn",
-}
 LOSSES = ("LANGUAGE_LOST", "LANGUAGE_LEFT_BEHIND")
 FULL_RATIO_BAR = 2.0  # perplexity growth that fills the bar
 

@@ -20,17 +20,21 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.units import gate_of
 from secateur_service.pipeline.batches import Batch, batch_sequences, divide
 from secateur_service.pipeline.job_text import JobText
+from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.pass_config import Samples
 from secateur_service.pruning.affinity import PARTS, Affinities, affinities
 from secateur_service.pruning.methods import Moments
+from secateur_service.sizing.operations import forward_operations, groups_of
 from secateur_service.spec import PruneSpec
 
 MAX_TOKENS = 8192
 """Of each language, that are looked at."""
 
 
-def foresee(spec: PruneSpec, model: StreamedModel, text: JobText, observer: JobObserver) -> AffinityPart | None:
+def foresee(
+    spec: PruneSpec, model: StreamedModel, text: JobText, observer: JobObserver, meter: Meter
+) -> AffinityPart | None:
     """Measure the affinities of a job, and log what is known of its report before any work on blocks.
 
     Args:
@@ -38,6 +42,7 @@ def foresee(spec: PruneSpec, model: StreamedModel, text: JobText, observer: JobO
         model: the dense model.
         text: of the job.
         observer: receives a warning for each language that the mix does not cover, and may stop the job.
+        meter: learns from it what a pass takes.
 
     Returns:
         None where no calibration text is used in the blocks, or where nothing can be measured.
@@ -50,7 +55,15 @@ def foresee(spec: PruneSpec, model: StreamedModel, text: JobText, observer: JobO
     if not uses_text and not (spec.shrink and spec.shrink.changes_blocks):
         return None
     mix = {name: weight for name, weight in spec.calibration.mix.items() if weight}
-    measured = measure_affinities(model, text.calibration, text.evaluation, mix, observer.check)
+    length = next(iter(text.calibration.values())).tokens.shape[1]
+    hidden = model.checkpoint.tensors[model.checkpoint.embedding_name].shape[1]
+    groups = list(groups_of(model.checkpoint, 0))
+
+    def tick(tokens: int) -> None:
+        meter.learn("evaluate", forward_operations(groups, tokens, length, hidden))
+
+    meter.lap()
+    measured = measure_affinities(model, text.calibration, text.evaluation, mix, observer.check, tick)
     if measured is None:
         return None
     found = AffinityPart.model_validate(measured)
@@ -60,7 +73,12 @@ def foresee(spec: PruneSpec, model: StreamedModel, text: JobText, observer: JobO
 
 
 def measure_affinities(
-    model: StreamedModel, calibration: Samples, evaluation: Samples, mix: Mapping[str, float], check: Callable[[], None]
+    model: StreamedModel,
+    calibration: Samples,
+    evaluation: Samples,
+    mix: Mapping[str, float],
+    check: Callable[[], None],
+    tick: Callable[[int], None] = lambda _: None,
 ) -> Affinities | None:
     """The affinities of the evaluation languages with the mix; None where there is nothing to measure, or no number.
 
@@ -70,6 +88,7 @@ def measure_affinities(
         evaluation: evaluation text by language.
         mix: weight of each calibration language, none of them zero.
         check: called between two pieces of work; may raise to stop.
+        tick: called with the tokens of every piece.
     """
     known = {("calibration", name): calibration[name].tokens for name in mix}
     known |= {("evaluation", name): sample.tokens for name, sample in evaluation.items()}
@@ -82,7 +101,7 @@ def measure_affinities(
     for (purpose, name), text in known.items():
         some = text[: -(-tokens // length)]
         batches = divide({name: some}, batch_sequences(length, model.device, small=model.small_batches))
-        found[purpose][name] = mean_squares(model, batches, tokens, check)[0]
+        found[purpose][name] = mean_squares(model, batches, tokens, check, tick=tick)[0]
     inputs = [squares for texts in found.values() for each in texts.values() for squares in each]
     if not inputs or not all(bool(torch.isfinite(squares).all()) for squares in inputs):
         return None  # numbers that are not finite end the job in the pass, which says in which layer
@@ -91,7 +110,13 @@ def measure_affinities(
 
 @torch.no_grad()
 def mean_squares(
-    model: StreamedModel, batches: list[Batch], tokens: int, check: Callable[[], None], *, blocks: int = 1
+    model: StreamedModel,
+    batches: list[Batch],
+    tokens: int,
+    check: Callable[[], None],
+    *,
+    blocks: int = 1,
+    tick: Callable[[int], None] = lambda _: None,
 ) -> list[list[Tensor]]:
     """The mean squares of the first tokens of a text at the inputs of blocks.
 
@@ -103,6 +128,7 @@ def mean_squares(
         tokens: how many; a multiple of `PARTS`.
         check: called between two pieces of work; may raise to stop.
         blocks: how many blocks the text runs through.
+        tick: called with the tokens of every batch that ran through a block.
 
     Returns:
         For every block, and each distinct input of its pruned layers, P×n in float64 on the host.
@@ -115,9 +141,10 @@ def mean_squares(
         with model.block(index) as block, contextlib.ExitStack() as hooks:
             for name, each in inputs.items():
                 hooks.callback(block.get_submodule(name).register_forward_pre_hook(each.see).remove)
-            for position, _ in enumerate(batches):
+            for position, batch in enumerate(batches):
                 check()
                 states[position] = model.run_block(block, index, states[position])
+                tick(batch.tokens.numel())
         found.append([each.mean_squares() for each in inputs.values()])
     return found
 

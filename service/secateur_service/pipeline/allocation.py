@@ -151,6 +151,7 @@ def judge_blocks(
     model.check = observer.check
     passes = _passes(model, batches)
     if meter is not None:
+        meter.detail(sum(passes))
         meter.plan("calibrate", sum(passes))
     with stopwatch.measure("load"):
         states = model.embed([batch.tokens for batch in batches])

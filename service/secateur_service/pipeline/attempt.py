@@ -29,6 +29,7 @@ class Attempt:
         prefix: prefix of the artifacts in the store; empty for the store's root.
         origins: prefixes of the jobs that this one is a retry of.
         shortages: memory that was insufficient in an earlier attempt.
+        flops: floating-point operations that the job is expected to take; 0 where nobody has estimated them.
         plan: decides which parts of the dense model are written; by default all of it.
     """
 
@@ -38,6 +39,7 @@ class Attempt:
     prefix: str
     origins: tuple[str, ...] = ()
     shortages: frozenset[Shortage] = frozenset()
+    flops: float = 0.0
     plan: Callable[[Checkpoint], OutputPlan] | None = None
 
 

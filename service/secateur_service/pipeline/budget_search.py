@@ -50,7 +50,7 @@ from secateur_service.pruning.structured.amounts import (
 from secateur_service.records.blocks import Axis
 from secateur_service.sizing.budget_search import TRIALS, most_removed, multiple_of, sizes_of
 from secateur_service.sizing.depth import SCORED_EVERY, depth_sequences
-from secateur_service.sizing.estimate import search_operations_of
+from secateur_service.sizing.estimate import trial_operations_of
 from secateur_service.spec import BUDGET_AXES, PruneSpec, ShrinkSpec, VocabularySpec
 
 _SLOPES = (3.0, 1.0)  # until they are measured: the growth of the loss for what is lost with heads, and with channels
@@ -101,7 +101,6 @@ class BudgetSearch:
         meter: counts the work.
         workdir: where what is found is kept.
         conditions: identifies everything that the numbers depend on.
-        ahead: operations of the whole job.
     """
 
     def __init__(
@@ -118,7 +117,6 @@ class BudgetSearch:
         meter: Meter,
         workdir: Path,
         conditions: str,
-        ahead: float,
     ) -> None:
         assert spec.shrink is not None
         assert spec.shrink.budget is not None
@@ -140,8 +138,8 @@ class BudgetSearch:
         self._known: dict[str, Any] = {"key": conditions}
         self._sizes = sizes_of(self._checkpoint)
         self._limits = limits_of(spec)
-        self._ahead = ahead
-        self._search_operations, self._trial_operations = search_operations_of(self._checkpoint, spec)
+        self._trial_operations = trial_operations_of(self._checkpoint, spec)
+        self._foreseen_trials = TRIALS + 1  # in the estimate, with the survey
 
     def choose(self) -> tuple[ShrinkSpec, tuple[int, ...], BudgetPlan]:
         """The amounts as a specification, the blocks that go in their order, and how they were found.
@@ -215,14 +213,15 @@ class BudgetSearch:
         )
 
     def _survey(self, axes: Sequence[Axis]) -> Mapping[Axis, Lost]:
-        self._begin(self._trial_operations)
+        self._begin_trial()
         with self._stopwatch.measure("prune"):
             return Survey(self._model, self._mix, self._text.fitted, self._spec.kept_languages, self._meter).run(axes)
 
-    def _begin(self, operations: float) -> None:
-        """From here on, a piece of the work is planned more precisely than it was foreseen."""
-        self._ahead = max(0.0, self._ahead - operations)
-        self._meter.foresee("calibrate", self._ahead)
+    def _begin_trial(self) -> None:
+        """From here on, a trial is planned more precisely than it was foreseen."""
+        if self._foreseen_trials:
+            self._foreseen_trials -= 1
+            self._meter.detail(self._trial_operations)
         self._meter.lap()
 
     def _search_blocks(self, parameters: int) -> list[tuple[int, Growth]]:
@@ -230,7 +229,6 @@ class BudgetSearch:
         count = most_removed(self._checkpoint, parameters)
         if not count:
             return []
-        self._begin(self._search_operations)
         with self._stopwatch.measure("prune"):
             found = self._depth().remove(count, too_much=lambda growth: worst(growth, self._limits) > 1)
         return [(removal.block, removal.growth) for removal in found.removals]
@@ -242,7 +240,7 @@ class BudgetSearch:
 
     def _try(self, amounts: Amounts, removed: tuple[int, ...]) -> dict[str, float]:
         """Run the pass without writing anything."""
-        self._begin(self._trial_operations)
+        self._begin_trial()
         shrinkage = self._plan(self._asked_for(amounts), removed)
         config = PassConfig(
             recipe=Recipe.of("magnitude"),

@@ -147,6 +147,7 @@ class DepthSearch:
         dense: dict[str, float] = {}
         self._meter.lap()
         work = self._work(count, len(order) > 0)
+        self._meter.detail(sum(work.values()))
         for kind, amount in work.items():
             self._meter.plan(kind, amount)
         for number in range(count):

@@ -41,8 +41,10 @@ def expected_tokens(
         for index in range(checkpoint.num_blocks)
     ]
     total = sum(batch.tokens.numel() for batch in batches)
-    meter.plan("calibrate", total * sum(each))
-    meter.plan("head", 4.0 * total * vocabulary * hidden)
+    passes, heads = total * sum(each), 4.0 * total * vocabulary * hidden
+    meter.detail(passes + heads)
+    meter.plan("calibrate", passes)
+    meter.plan("head", heads)
     states = model.embed([batch.tokens for batch in batches])
     for index, operations in enumerate(each):
         with model.block(index) as block:

@@ -13,6 +13,7 @@ from secateur_service.models.companions import Companions, take_companions
 from secateur_service.models.files import Use, checkpoint_files, left_out, rule_of
 from secateur_service.models.tensors import open_here
 from secateur_service.models.weights import named_files
+from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.throttle import Throttle
 from secateur_service.sources import Source, Sources
@@ -55,7 +56,7 @@ class FetchedModel:
 
 
 def fetch_model(
-    sources: Sources, observer: JobObserver, model: ModelSpec, workdir: Path, *, needs_all: bool
+    sources: Sources, observer: JobObserver, model: ModelSpec, workdir: Path, meter: Meter, *, needs_all: bool
 ) -> FetchedModel:
     """Fetch a model: as a whole, or a few shards at a time where there is no room for all of it.
 
@@ -66,13 +67,14 @@ def fetch_model(
         observer: receives the progress and may stop the job.
         model: names it.
         workdir: where the shards are kept in the latter case.
+        meter: counts the bytes.
         needs_all: whether the whole model is required.
 
     Raises:
         ModelRefusedError, ReferenceRefusedError, TransientError, ResourceError: it cannot be fetched or used.
     """
     source = sources.open(model.uri, model.revision)
-    folder, open_file = _fetch_files(source, observer, workdir, needs_all=needs_all)
+    folder, open_file = _fetch_files(source, observer, workdir, meter, needs_all=needs_all)
     checkpoint = open_checkpoint(folder)
     companions = take_companions(
         folder,
@@ -91,7 +93,7 @@ def fetch_model(
 
 
 def _fetch_files(
-    source: Source, observer: JobObserver, workdir: Path, *, needs_all: bool
+    source: Source, observer: JobObserver, workdir: Path, meter: Meter, *, needs_all: bool
 ) -> tuple[Path, Callable[[Path], BinaryIO]]:
     """The folder of a model, and a function that opens its weight files."""
 
@@ -101,7 +103,8 @@ def _fetch_files(
     try:
         folder = _fetch(source, observer, "model", small)
         named = named_files(folder)  # the folder may have more weight files than the index names
-        return _fetch(source, observer, "model", lambda names: [*small(names), *(named & set(names))]), open_here
+        all_of_it = lambda names: [*small(names), *(named & set(names))]  # noqa: E731
+        return _fetch(source, observer, "model", all_of_it, meter), open_here
     except ResourceError as error:
         if needs_all:
             raise
@@ -146,8 +149,17 @@ def _check_generation(content: dict[str, Any]) -> None:
             raise ValueError(f"{name} is no id of a token")
 
 
-def _fetch(source: Source, observer: JobObserver, what: str, wanted: Wanted) -> Path:
+def _fetch(source: Source, observer: JobObserver, what: str, wanted: Wanted, meter: Meter | None = None) -> Path:
     def report(done: int, total: int) -> None:
         observer.log("info", f"fetching {what}", source=source.pinned_uri, bytes=done, of_bytes=total)
 
-    return source.fetch(wanted, check=observer.check, on_progress=Throttle(report))
+    throttled, tick = Throttle(report), None
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal tick
+        throttled(done, total)
+        if meter is not None:
+            tick = tick or meter.reach("fetch", done, total)
+            tick(done)
+
+    return source.fetch(wanted, check=observer.check, on_progress=on_progress)

@@ -38,7 +38,7 @@ from secateur_service.pipeline.affinities import foresee
 from secateur_service.pipeline.allocation import settle_targets
 from secateur_service.pipeline.attempt import Attempt, FinishedJob, Machine, Ports
 from secateur_service.pipeline.continuations import Continuer, StoredModel
-from secateur_service.pipeline.device import open_device
+from secateur_service.pipeline.device import open_device, try_rate
 from secateur_service.pipeline.fetching import FetchedModel, fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
 from secateur_service.pipeline.fingerprint import begin_under, fingerprint
@@ -132,8 +132,10 @@ class _Job:
         self.room = Room(attempt.spec, self.device, machine.workdir, ports.observer, attempt.shortages)
         self.stopwatch = Stopwatch()
         self.started = datetime.now(UTC)
-        self.meter = meter_of(self.device, ports.observer)
         self.patience = Patience(ports.patience_seconds, ports.observer)
+        self.meter = meter_of(self.device, ports.observer, rate=try_rate(self.device))
+        if attempt.flops:
+            self.meter.foresee(attempt.flops)
 
     def run(self) -> FinishedJob:
         for stage, steps in itertools.groupby(self._steps(), key=attrgetter("stage")):
@@ -196,12 +198,14 @@ class _Job:
         check_harness(self.spec)  # before gigabytes are fetched
         needs_all = self.spec.calibration.generation is not None  # generating text takes the whole model
         self.fetched = fetch_model(
-            self.ports.sources, self.observer, self.spec.model, self.workdir, needs_all=needs_all
+            self.ports.sources, self.observer, self.spec.model, self.workdir, self.meter, needs_all=needs_all
         )
         checkpoint = self.checkpoint
         self.reader = TensorReader(self.fetched.open_file, lambda _: self.observer.check())
         check_contents(checkpoint, TensorReader(self.fetched.open_file), self.observer.check)
         self.room.find(checkpoint)
+        self.meter.foresee(self._flops(self.spec))
+        self.meter.report()
         self.observer.log(
             "info",
             "model opened",
@@ -226,6 +230,7 @@ class _Job:
             self.observer,
             self.workdir,
             partial(load_whole, self.checkpoint, self.device, self._dtype),
+            self.meter,
         )
 
     def shrink(self) -> None:
@@ -246,9 +251,8 @@ class _Job:
         calibration, evaluation = self.text.calibration, self.text.evaluation
         with self.stopwatch.measure("load"):
             model = self.room.open(self.checkpoint, self.reader)
-        self.meter.begin(model.num_blocks)
         with self.stopwatch.measure("evaluate"):
-            self.affinity = foresee(self.spec, model, self.text, self.observer)
+            self.affinity = foresee(self.spec, model, self.text, self.observer, self.meter)
         if not self.attempt.plan:
             self._decide(model)
         faults.reached("job.planned")

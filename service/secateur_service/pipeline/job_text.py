@@ -32,6 +32,7 @@ from secateur_service.durable import file_digest, write_durably
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.pipeline.fetching import fetch
+from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.throttle import Throttle
 from secateur_service.sources import Sources
@@ -70,6 +71,7 @@ def draw_job_text(
     observer: JobObserver,
     workdir: Path,
     load_model: Callable[[], Any],
+    meter: Meter,
 ) -> JobText:
     """The calibration and the evaluation text of a job.
 
@@ -80,6 +82,7 @@ def draw_job_text(
         sources: where corpora may be.
         observer: receives the progress and may stop the job.
         workdir: where the text is kept.
+        meter: counts the work where the model writes the text.
 
     Raises:
         ModelRefusedError: the tokenizer cannot be used.
@@ -90,7 +93,7 @@ def draw_job_text(
     key = _key(spec, checkpoint)
     drawn = _recall(kept, key)
     if drawn is None:
-        writer = _writer(spec.calibration, tokenizer, load_model, observer)
+        writer = _writer(spec.calibration, tokenizer, load_model, observer, meter, 4.0 * checkpoint.parameters)
         drawn = _draw(spec, tokenizer, sources, observer, writer)
         _keep(kept, key, drawn)
     for purpose, samples in zip(("calibration", "evaluation"), drawn, strict=True):
@@ -116,8 +119,14 @@ def draw_job_text(
 
 
 def _writer(
-    calibration: CalibrationSpec, tokenizer: Any, load_model: Callable[[], Any], observer: JobObserver
+    calibration: CalibrationSpec,
+    tokenizer: Any,
+    load_model: Callable[[], Any],
+    observer: JobObserver,
+    meter: Meter,
+    operations: float,
 ) -> Writer | None:
+    """What writes text, if the model is to; a token takes so many operations, with judging the text."""
     if calibration.generation is None:
         return None
     from secateur_service.calibration.generation import Sampling, SelfWriter
@@ -126,9 +135,20 @@ def _writer(
         observer.log("info", "writing calibration text", language=language, tokens=done, of_tokens=needed)
 
     throttle = Throttle(report)
-    return SelfWriter(
-        load_model(), tokenizer, Sampling(**calibration.generation.model_dump()), calibration.seed, throttle
-    )
+    written: dict[str, int] = {}
+    assert calibration.sequence_length is not None
+    model = load_model()
+    work = operations * calibration.samples * calibration.sequence_length
+    meter.detail(work)
+    meter.plan("write", work)
+    meter.lap()
+
+    def on_progress(done: int, needed: int, language: str) -> None:
+        throttle(done, needed, language)
+        meter.tick("write", operations * max(0, done - written.get(language, 0)))
+        written[language] = done
+
+    return SelfWriter(model, tokenizer, Sampling(**calibration.generation.model_dump()), calibration.seed, on_progress)
 
 
 def _draw(

@@ -89,8 +89,6 @@ class Planner:
             return shrinkage
         languages = self._spec.kept_languages
         self._shrinker.expected = partial(expected_tokens, self._model, self._calibration, languages, self._meter)
-        if asked.needs_model:
-            self._meter.foresee("calibrate", self._tools.flops(self._spec))
         if asked.needs_model and asked.budget is None:
             with self._stopwatch.measure("sample"):
                 shrinkage = self._shrinker.shrink(asked)
@@ -100,8 +98,8 @@ class Planner:
             shrinkage = self._shrinker.shrink(asked)
             shrinkage = replace(shrinkage, file=shrinkage.file.model_copy(update={"budget": found}))
         count = asked.blocks.remove if asked.blocks else len(order)
-        alone = asked.model_copy(update={"blocks": None})
-        self._meter.foresee("calibrate", self._tools.flops(self._spec.model_copy(update={"shrink": alone})))
+        left = asked.model_copy(update={"blocks": None}) if order else asked  # a search that is over does not count
+        self._meter.foresee(self._tools.flops(self._spec.model_copy(update={"shrink": left})))
         with self._stopwatch.measure("prune"):
             return self._without_blocks(shrinkage, asked, count, order)
 
@@ -120,7 +118,6 @@ class Planner:
             self._meter,
             self._workdir,
             self._digest(shrinkage.plan, spec.shrink),
-            self._tools.flops(spec),
         )
 
     def _planned(self, asked: ShrinkSpec, order: Sequence[int]) -> Shrinkage:

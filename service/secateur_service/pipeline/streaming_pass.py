@@ -91,13 +91,12 @@ def run_pass(
     """
     if meter is None:
         meter = meter_of(model.device, observer)
-        meter.begin(model.num_blocks)
     return _Pass(model, config, ledger, observer, stopwatch, meter).run()
 
 
-def meter_of(device: torch.device, observer: JobObserver) -> Meter:
+def meter_of(device: torch.device, observer: JobObserver, rate: float | None = None) -> Meter:
     """A meter for work on a device: on a CPU, effort is measured in processor time."""
-    return Meter(observer, effort=time.process_time if device.type == "cpu" else None)
+    return Meter(observer, effort=time.process_time if device.type == "cpu" else None, rate=rate)
 
 
 @dataclass
@@ -189,7 +188,8 @@ class _Pass:
                 self._check()
                 with tracing.span("block", {tracing.BLOCK: index}):
                     self._run_block(index, finished, calibration)
-                self.meter.block_done()
+                if self.steps.place(index) not in (None, *finished):
+                    self.meter.block_done()
         with self.stopwatch.measure("evaluate"):
             predict = predict_together if self._keeps_tokens else predict_apart
             predictions = predict(self.dense, self.pruned, self._tick_head, self._check)
@@ -263,7 +263,7 @@ class _Pass:
 
     def _plan(self, finished: Mapping[int, BlockRecord]) -> None:
         """Announce the work; what earlier attempts did counts as done."""
-        self.meter.lap()
+        self.meter.begin(self.pruned.model.num_blocks, len(finished))
         self.steps.plan(self.meter, finished)
         self.meter.plan("head", self.steps.head)
         if self.dense.states:

@@ -142,13 +142,9 @@ def estimate_cost(
     )
 
 
-def search_operations_of(checkpoint: Checkpoint, spec: PruneSpec) -> tuple[float, float]:
-    """The work of finding the amounts of a budget: the search for blocks, and every plan that is tried.
-
-    What the projections lose is found out at about the price of a trial.
-    """
-    work = _work_of(checkpoint, spec)
-    return _Search.of(work, _most_removed(spec, checkpoint)).flops, _trial_operations(work, spec)
+def trial_operations_of(checkpoint: Checkpoint, spec: PruneSpec) -> float:
+    """The work of trying a plan for a budget; what the projections lose is found out at about that price."""
+    return _trial_operations(_work_of(checkpoint, spec), spec)
 
 
 def _work_of(checkpoint: Checkpoint, spec: PruneSpec) -> Work:

@@ -159,6 +159,7 @@ def _run_pipeline(
                 prefix=job.id,
                 origins=_origins(store, job),
                 shortages=job.shortages,
+                flops=job.estimate.flops,
             ),
             Machine(
                 workdir,
@@ -178,10 +179,10 @@ def _run_pipeline(
         )
     except Exception:
         with contextlib.suppress(AttemptError):  # must not hide why the attempt ended
-            observer.log("info", attempt_figures.MESSAGE, **figures.fields({}))
+            observer.log("debug", attempt_figures.MESSAGE, **figures.fields({}))
         raise
     observer.flush()
-    observer.log("info", attempt_figures.MESSAGE, **figures.fields(outcome.figures))
+    observer.log("debug", attempt_figures.MESSAGE, **figures.fields(outcome.figures))
     return outcome.result
 
 

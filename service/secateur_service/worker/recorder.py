@@ -19,6 +19,11 @@ PROGRESS_INTERVAL_SECONDS = 1.0
 PROGRESS_STEP = 0.001
 """Nor before the job has advanced this far: a long job writes a thousand times, not every second."""
 
+PROGRESS_ERROR = 0.05
+"""Unless what was written last is so far from the truth: the time left, as a share of itself."""
+
+_SHARE_WAITED = 0.002  # of the time since the start, so that what errs again and again is not written every second
+
 
 class StoreObserver:
     """A `JobObserver` that writes events, and stops the job when its lease says so."""
@@ -38,7 +43,8 @@ class StoreObserver:
         self._lease = lease
         self._monotonic = monotonic
         self._pending: Progress | None = None
-        self._blocks_done, self._fraction = -1, 0.0
+        self._written = Progress(-1, 0, 0.0)
+        self._began = monotonic()
         self._written_at = float("-inf")
 
     def stage(self, stage: Stage) -> None:
@@ -48,12 +54,25 @@ class StoreObserver:
 
     def progress(self, progress: Progress) -> None:
         """Write the progress, or keep it until it is due."""
-        self._pending = progress
-        waited = self._monotonic() - self._written_at
-        moved = progress.fraction - self._fraction
-        is_due = waited >= PROGRESS_INTERVAL_SECONDS and moved >= PROGRESS_STEP
-        if is_due or progress.blocks_done != self._blocks_done:
+        self._pending, last = progress, self._written
+        if progress.blocks_done != last.blocks_done or progress.blocks_total != last.blocks_total:
             self.flush()
+            return
+        now = self._monotonic()
+        waited = now - self._written_at
+        if waited < PROGRESS_INTERVAL_SECONDS:
+            return
+        has_moved = progress.fraction - last.fraction >= PROGRESS_STEP
+        if has_moved or (waited >= _SHARE_WAITED * (now - self._began) and self._errs(waited)):
+            self.flush()
+
+    def _errs(self, waited: float) -> bool:
+        """Whether whoever counts down from what was written last is wrong by now."""
+        assert self._pending is not None
+        told, left = self._written.eta_seconds, self._pending.eta_seconds
+        if told is None or left is None:
+            return told is not left
+        return abs(max(0.0, told - waited) - left) >= max(PROGRESS_INTERVAL_SECONDS, PROGRESS_ERROR * left)
 
     def block(self, record: BlockRecord) -> None:
         """Do nothing: the ledger has written the block's event."""
@@ -74,8 +93,7 @@ class StoreObserver:
         """Write the progress that was kept back."""
         if self._pending is not None:
             self._append(EventKind.PROGRESS, progress_body(self._pending))
-            self._blocks_done, self._fraction = self._pending.blocks_done, self._pending.fraction
-            self._pending = None
+            self._written, self._pending = self._pending, None
             self._written_at = self._monotonic()
 
     def _append(self, kind: EventKind, body: dict[str, Any]) -> None:

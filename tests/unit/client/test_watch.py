@@ -93,6 +93,16 @@ def test_a_lost_watch_goes_on_after_the_last_event_without_gap_or_duplicate():
     assert script.opened == [None, 4, 5]
 
 
+def test_a_service_that_is_away_is_told_once_and_once_that_it_is_back(caplog):
+    away = [([], LOST)] * 5
+    script = Script([([log(1)], LOST), *away, ([log(2), log(3)], LOST), ([ended(4)], None)])
+    with caplog.at_level("INFO", logger="secateur"):
+        assert script.play(after=0) == [1, 2, 3, 4]
+    said = [(record.levelname, record.message.split(",")[0]) for record in caplog.records]
+    lost = ("WARNING", "lost the connection while watching pruneJobs/j (socket closed); trying again")
+    assert said == [lost, ("INFO", "connected again")] * 2
+
+
 def test_a_gap_in_the_numbers_is_a_disconnect_and_not_passed_on():
     script = Script([([log(1), log(3)], None), ([log(2), log(3), ended(4)], None)])
     assert script.play(after=0) == [1, 2, 3, 4]

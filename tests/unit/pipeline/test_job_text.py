@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
 from secateur_service.pipeline.job_text import draw_job_text
+from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.settings import Settings
 from secateur_service.sources import ReferenceRefusedError, open_sources
@@ -55,7 +56,9 @@ def draw(places, tmp_path):
         (tmp_path / "work").mkdir(exist_ok=True)
         checkpoint = open_checkpoint(places[0])
         heard = observer or RecordingObserver()
-        return draw_job_text(resolved[key], checkpoint, SOURCES, heard, tmp_path / "work", lambda: load(places[0]))
+        return draw_job_text(
+            resolved[key], checkpoint, SOURCES, heard, tmp_path / "work", lambda: load(places[0]), Meter(heard)
+        )
 
     return go
 

@@ -205,7 +205,7 @@ def test_what_was_tried_out_while_others_had_the_processor_tells_the_truth():
     now[0], effort[0] = 2.0, 0.6  # then every second of work takes two
     meter.tick("evaluate", 100)
     assert meter.seconds_left() == pytest.approx(1 + 1000 * 0.1 / 10 * 2)
-    now[0] = 3.0
+    now[0], effort[0] = 3.0, 1.1
     meter.tick("head", 100)
     assert meter.seconds_left() == pytest.approx(1 + 900 / 100)
 
@@ -222,3 +222,71 @@ def test_what_was_tried_out_sets_the_rate_and_is_no_work_done():
     assert meter.seconds_left() == pytest.approx(50)
     meter.plan("publish", 4e8)
     assert meter.seconds_left() == pytest.approx(52), "a modest network, until it is measured"
+
+
+def test_a_search_is_a_part_of_the_whole_job_and_its_end_is_not_the_jobs():
+    now = [0.0]
+    observer = RecordingObserver()
+    meter = Meter(observer, clock=lambda: now[0], rate=10.0)
+    meter.foresee(1000)
+    meter.report()
+    assert observer.history[-1].eta_seconds == pytest.approx(100)
+    for _ in range(3):  # pieces of a search, each planned when it begins
+        meter.detail(100)
+        meter.plan("calibrate", 100)
+        now[0] += 10
+        meter.tick("calibrate", 100)
+    assert meter.seconds_left() == pytest.approx(70)
+    meter.detail()
+    meter.plan("solve", 600)
+    assert meter.seconds_left() == pytest.approx(60)
+    assert [progress.fraction for progress in observer.history] == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+def test_where_more_work_turns_up_the_bar_does_not_stand_still():
+    now = [0.0]
+    observer = RecordingObserver()
+    meter = Meter(observer, clock=lambda: now[0])
+    meter.plan("calibrate", 10)
+    now[0] += 9
+    meter.tick("calibrate", 9)
+    meter.plan("head", 100)
+    for _ in range(101):
+        now[0] += 1
+        meter.tick("head" if now[0] > 10 else "calibrate", 1)
+    fractions = [progress.fraction for progress in observer.history]
+    assert fractions[0] == pytest.approx(0.9)
+    assert all(before < after for before, after in itertools.pairwise(fractions))
+    assert fractions[-1] == 1
+
+
+def test_what_others_took_of_the_processor_is_expected_to_be_as_it_was_lately():
+    now, effort = [0.0], [0.0]
+    meter = Meter(RecordingObserver(), clock=lambda: now[0], effort=lambda: effort[0])
+    meter.plan("evaluate", 1000)
+    meter.plan("publish", 100)
+
+    def work(kind, amount, seconds, share):
+        now[0], effort[0] = now[0] + seconds, effort[0] + seconds * share
+        meter.tick(kind, amount)
+
+    for _ in range(100):
+        work("evaluate", 1, 10, share=0.1)  # a second of effort each
+    for _ in range(100):
+        work("evaluate", 1, 10, share=0.1)
+    assert meter.seconds_left() == pytest.approx(8000, rel=0.01)
+    for _ in range(600):
+        work("evaluate", 1, 1, share=1)
+    assert meter.seconds_left() == pytest.approx(200, rel=0.2), "although it took five times as long on the whole"
+    work("publish", 50, 100, share=0)
+    assert meter.seconds_left() == pytest.approx(200 + 100, rel=0.2), "an upload does not take the processor"
+
+
+def test_bytes_that_were_there_are_not_fetched_again():
+    now = [0.0]
+    meter = Meter(RecordingObserver(), clock=lambda: now[0])
+    tick = meter.reach("fetch", 600, 1000)
+    now[0] += 2
+    for done in (700, 700):
+        tick(done)
+    assert meter.seconds_left() == pytest.approx(6)

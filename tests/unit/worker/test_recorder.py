@@ -82,3 +82,20 @@ def test_nothing_is_written_under_a_lost_attempt(store, job, observer):
     ):
         with pytest.raises(FencedError):
             write()
+
+
+def test_a_time_left_that_is_wrong_by_now_is_written_although_the_bar_has_not_moved(store, job, observer, clock):
+    observer.progress(Progress(0, 4, 0.5, 100.0))
+    for second in range(1, 11):  # as foretold
+        clock.now += 1
+        observer.progress(Progress(0, 4, 0.5, 100.0 - second))
+    assert fractions(store, job) == [0.5]
+    observer.progress(Progress(0, 4, 0.5002, 240.0))
+    assert store.get(job.id).progress == Progress(0, 4, 0.5002, 240.0)
+
+
+def test_a_time_left_that_is_always_wrong_is_written_less_often_the_longer_the_job_takes(store, job, observer, clock):
+    for second in range(40_000):
+        clock.now += 1
+        observer.progress(Progress(0, 4, 0.5, 100.0 if second % 2 else 1000.0))
+    assert 500 <= len(store.events(job.id, after=2, limit=100_000)) <= 3000
