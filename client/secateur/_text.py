@@ -39,7 +39,7 @@ def digits(value: float, decimals: int = 2, *, sign: str = "-") -> str:
     rounded = abs(float(f"{value:.4g}"))
     if rounded < _SCIENTIFIC_FROM:
         places = max(0, min(decimals, 4 - len(str(int(rounded)))))
-        return f"{value:{sign},.{places}f}"
+        return f"{value:{sign}z,.{places}f}"
     mantissa, _, exponent = f"{value:{sign}.2e}".partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
@@ -59,3 +59,13 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def span(seconds: float) -> str:
+    """A time span in words: 37 s, 4 min 12 s, 2 h 5 min."""
+    whole = max(0, round(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from secateur_service import faults
+from secateur_service import __version__, faults
 from secateur_service.artifacts import Manifest, publish
 from secateur_service.calibration.corpora import CorpusRefusedError
 from secateur_service.calibration.sampling import again_tokenised
@@ -23,9 +23,11 @@ from secateur_service.calibration.tokenizing import TokenizerFailedError
 from secateur_service.errors import PermanentError, ResourceError
 from secateur_service.evaluation.card import render_card
 from secateur_service.evaluation.continuations import ContinuedLanguage
+from secateur_service.evaluation.facts import Run
 from secateur_service.evaluation.html import render_html
 from secateur_service.evaluation.language_parts import AffinityPart
 from secateur_service.evaluation.limits import limit_exceeded
+from secateur_service.evaluation.parts import JobPart
 from secateur_service.evaluation.report import Report
 from secateur_service.models.building import load_whole
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
@@ -43,7 +45,7 @@ from secateur_service.pipeline.continuations import Continuer, StoredModel
 from secateur_service.pipeline.device import open_device
 from secateur_service.pipeline.fetching import FetchedModel, fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
-from secateur_service.pipeline.fingerprint import begin_under, fingerprint
+from secateur_service.pipeline.fingerprint import begin_under, device_in_words, fingerprint
 from secateur_service.pipeline.job_tasks import JobTasks, check_harness, open_job_tasks
 from secateur_service.pipeline.job_text import JobText, draw_job_text
 from secateur_service.pipeline.package import Package
@@ -339,7 +341,9 @@ class _Job:
         digest = self.reader.model_digest(self.checkpoint.config, self.checkpoint.tensors.values())
         tasks = self.tasks.figures(self.passed) if self.tasks else []
         self.report = report_of(
-            self.attempt.job_id,
+            JobPart(
+                id=self.attempt.job_id, secateur_version=__version__, device=device_in_words(self._conditions_kept)
+            ),
             self.spec,
             self.shrinkage,
             digest,
@@ -350,11 +354,13 @@ class _Job:
             self.affinity,
         )
         self.package.add_file("report/report.json", self.report.to_bytes())
-        self.package.add_file("report/report.html", render_html(self.report))
+        provenance = self._provenance()
+        run = Run(self.started, provenance.packaged, self.attempt.number, self.passed.resumed_blocks)
+        self.package.add_file("report/report.html", render_html(self.report, run))
         self.package.add_file("checkpoint/README.md", render_card(self.report, self.companions.license))
         if self.spec.shrink:
             self.package.add_file("plan.json", self.shrinkage.to_bytes(self.passed.blocks))
-        self.package.add_file("provenance.json", self._provenance().to_bytes())
+        self.package.add_file("provenance.json", provenance.to_bytes())
 
     def publish(self) -> None:
         """Publish all files, then the manifest that names them."""
@@ -420,6 +426,12 @@ class _Job:
     def _asked(self) -> tuple[int, int] | None:
         return self.tasks.size if self.tasks else None
 
+    @property
+    def _conditions_kept(self) -> dict[str, Any]:
+        """The fingerprint that the blocks were made under."""
+        kept: dict[str, Any] = json.loads((self.workdir / "fingerprint.json").read_bytes())
+        return kept
+
     def _provenance(self) -> Provenance:
         seconds, cpu_seconds = self.stopwatch.totals()
         return Provenance(
@@ -427,6 +439,7 @@ class _Job:
             attempt=self.attempt.number,
             resumed_blocks=self.passed.resumed_blocks,
             started=self.started,
+            packaged=datetime.now(UTC),
             seconds=seconds,
             cpu_seconds=cpu_seconds,
             short_of=sorted(self.room.shortages),
@@ -436,7 +449,7 @@ class _Job:
             rewritten=sorted({info.path.name for info in self.checkpoint.tensors.values()}),
             published=list(self.companions.names),
             left_out={**self.fetched.left_out, **self.plan.left_out},
-            fingerprint=json.loads((self.workdir / "fingerprint.json").read_bytes()),
+            fingerprint=self._conditions_kept,
         )
 
     def peak_device_bytes(self) -> int:
