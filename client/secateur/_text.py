@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from secateur._terminal import clean
 
@@ -26,6 +26,24 @@ def columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 def listed(words: Sequence[str]) -> str:
     """Words as a list in a sentence: a, b and c."""
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def grouped(reasons: Mapping[str, str], most: int = 2) -> list[tuple[str, str]]:
+    """Names that have one reason together, as a list in words, and the reason.
+
+    Args:
+        reasons: By name.
+        most: Names that are told of each group, unless one more completes it.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        groups.setdefault(reason, []).append(name)
+    return [(listed(_first(names, most)), reason) for reason, names in groups.items()]
+
+
+def _first(names: Sequence[str], most: int) -> Sequence[str]:
+    more = len(names) - most
+    return [*names[:most], f"{more} others"] if more > 1 else names
 
 
 def digits(value: float, decimals: int = 2, *, sign: str = "-") -> str:

@@ -20,18 +20,14 @@ from secateur.cli._configuring import config
 from secateur.cli._job_options import with_job_options
 from secateur.cli._judging import compare, gate, sweep, write_page
 from secateur.cli._render import (
-    continuation_lines,
     info_text,
     job_text,
     jobs_text,
     log_text,
     plan_text,
     preset_text,
-    reported_result,
-    result_text,
-    task_lines,
-    verdict_lines,
 )
+from secateur.cli._reporting import report_text
 from secateur.cli._session import EndpointOption, OutputOption, Session, Shared, TokenOption, connected
 from secateur.cli._watching import follow
 
@@ -327,11 +323,7 @@ def report(
     if session.as_json:
         session.show("", found)
         return
-    result = handle.get().result
-    lines = [result_text(result or reported_result(found)), *task_lines(found), *continuation_lines(found)]
-    lines += verdict_lines(found)
-    lines += [f"manifest {clean(result.manifest_uri)}"] if result else []
-    session.show("\n".join(lines), None)
+    session.show(report_text(found, handle.get()), None)
 
 
 app.command(epilog=_EPILOG)(compare)

@@ -14,9 +14,9 @@ import langcodes
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from secateur._facts import facts
 from secateur._text import digits
 from secateur_service.evaluation.bands import SCALE
-from secateur_service.evaluation.facts import facts
 from secateur_service.evaluation.headline import NO_TASKS
 from secateur_service.evaluation.html import model_name, narrowed_parts, recipe
 from secateur_service.evaluation.parts import EvaluationLanguage
@@ -111,7 +111,7 @@ def _body(report: Report, license_: License | None) -> str:
         else "The base model does not name its license in a form that could be carried over; look it up before use."
     )
     revision = report.spec.get("model", {}).get("revision")
-    made = "\n".join(f"| {title.lower()} | {_plain(told)} |" for title, told in facts(report))
+    made = "\n".join(f"| {title.lower()} | {_plain(told)} |" for title, told in facts(report.model_dump(mode="json")))
     return f"""# {name}, {"pruned" if pruning else "made smaller"} for {served}
 
 {_done(report, name, mix, served)}

@@ -75,7 +75,7 @@ def left_behind(evaluation: Sequence[EvaluationLanguage], *, trims: bool, mixes:
                 kind="LANGUAGE_LEFT_BEHIND",
                 language=entry.language,
                 message=f"{entry.language} is left behind: its perplexity grew {times(entry)}, that of "
-                f"{_beside(others)} ×{digits(math.exp(mean))}. If its speakers matter, {remedy}.",
+                f"{_beside(entry, others)} ×{digits(math.exp(mean))}. If its speakers matter, {remedy}.",
                 evidence=EvidencePart(
                     figure="growth of perplexity relative to the other languages",
                     estimate=math.exp(difference),
@@ -86,10 +86,12 @@ def left_behind(evaluation: Sequence[EvaluationLanguage], *, trims: bool, mixes:
             )
 
 
-def _beside(others: Sequence[EvaluationLanguage]) -> str:
+def _beside(entry: EvaluationLanguage, others: Sequence[EvaluationLanguage]) -> str:
     if len(others) == 1:
         return others[0].language
-    return f"the other languages{' of the mix' if others[0].in_mix else ''} on average"
+    if not others[0].in_mix:
+        return "the other languages on average"
+    return f"the {'other ' if entry.in_mix else ''}languages of the mix on average"
 
 
 def _error_beside(entry: EvaluationLanguage, others: Sequence[EvaluationLanguage]) -> float | None:

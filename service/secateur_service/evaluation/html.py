@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from secateur._facts import Run, facts, in_language
 from secateur._terminal import clean_lines
 from secateur._text import digits
 from secateur_service.calibration.languages import is_right_to_left
@@ -34,7 +35,6 @@ from secateur_service.evaluation.charts import (
     uses_log_scale,
 )
 from secateur_service.evaluation.decision import Statement, statements
-from secateur_service.evaluation.facts import Run, facts, in_language
 from secateur_service.evaluation.language_parts import LanguageAffinityPart, LanguageSurvivalPart
 from secateur_service.evaluation.report import Report
 from secateur_service.evaluation.task_rows import task_rows
@@ -73,8 +73,8 @@ def render_html(report: Report, run: Run | None = None) -> bytes:
         name=model_name(report.model.uri),
         recipe=recipe(report),
         statements=_statements(report),
-        facts=facts(report, run),
-        in_language=in_language,
+        facts=facts(report.model_dump(mode="json"), run),
+        in_language=lambda found: in_language(found and found.model_dump()),
         about=about,
         worst=max(about, key=lambda entry: entry.perplexity_ratio, default=None),
         bands=SCALE,

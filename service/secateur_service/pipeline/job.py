@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from secateur._facts import Run
 from secateur_service import __version__, faults
 from secateur_service.artifacts import Manifest, publish
 from secateur_service.calibration.corpora import CorpusRefusedError
@@ -23,7 +24,6 @@ from secateur_service.calibration.tokenizing import TokenizerFailedError
 from secateur_service.errors import PermanentError, ResourceError
 from secateur_service.evaluation.card import render_card
 from secateur_service.evaluation.continuations import ContinuedLanguage
-from secateur_service.evaluation.facts import Run
 from secateur_service.evaluation.html import render_html
 from secateur_service.evaluation.language_parts import AffinityPart
 from secateur_service.evaluation.limits import limit_exceeded

@@ -39,6 +39,7 @@ FACE = {
     "Gate",
     "GateLanguage",
     "GateTask",
+    "Headline",
     "IntegrityError",
     "InvalidRequestError",
     "InvalidSpecError",

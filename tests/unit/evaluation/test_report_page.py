@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from secateur._facts import Run
 from secateur_service.calibration.identification import Identified
-from secateur_service.evaluation.facts import Run
 from secateur_service.evaluation.html import model_name, render_html, row_label, target
 from secateur_service.evaluation.parts import JobPart, OutputPart, TaskPart, WindowsPart
 from support.pages import Page, loads_nothing
