@@ -15,6 +15,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from secateur._facts import facts
+from secateur._language_names import in_words
 from secateur._text import digits
 from secateur_service.evaluation.bands import SCALE
 from secateur_service.evaluation.headline import NO_TASKS
@@ -94,11 +95,13 @@ def _front_matter(report: Report, license_: License | None) -> str:
 def _body(report: Report, license_: License | None) -> str:
     pruning = report.spec["pruning"]
     name = _plain(model_name(report.model.uri))
-    mix = ", ".join(f"{_plain(entry.language)} {entry.weight:.0%}" for entry in report.calibration if entry.weight > 0)
+    mix = ", ".join(
+        f"{_plain(in_words(entry.language))} {entry.weight:.0%}" for entry in report.calibration if entry.weight > 0
+    )
     kept = (report.spec.get("shrink") or {}).get("keep_languages")
-    served = ", ".join(map(_plain, kept)) if kept else mix
+    served = ", ".join(_plain(in_words(language)) for language in kept) if kept else mix
     rows = "\n".join(
-        f"| {_plain(entry.language)} | {'yes' if entry.in_mix else 'no'} | {digits(entry.dense_perplexity)} "
+        f"| {_plain(in_words(entry.language))} | {'yes' if entry.in_mix else 'no'} | {digits(entry.dense_perplexity)} "
         f"| {digits(entry.pruned_perplexity)} | {_growth(entry)} | {entry.band or '–'} "
         f"| {entry.dense_bits_per_byte:.3f} | {entry.pruned_bits_per_byte:.3f} "
         f"| {'–' if entry.agreement is None else f'{entry.agreement:.1%}'} |"

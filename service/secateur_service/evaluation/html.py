@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur._facts import Run, facts, in_language
+from secateur._language_names import language_name
 from secateur._terminal import clean_lines
 from secateur._text import digits
 from secateur_service.calibration.languages import is_right_to_left
@@ -334,6 +335,7 @@ def environment() -> Environment:
     made.filters["metric"] = _metric
     made.filters["breakable"] = _breakable
     made.filters["signed"] = functools.partial(_metric, sign="+")
+    made.filters["language_name"] = language_name
     made.filters["growth"] = lambda share: f"{100 * share:+z.2f}\u202f%"
     return made
 

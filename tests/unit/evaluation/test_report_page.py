@@ -95,6 +95,13 @@ def test_the_page_is_the_same_every_time_but_for_when_it_ran():
     ]
 
 
+def test_languages_have_their_names_beside_their_tags():
+    text = " ".join(" ".join(Page(render_html(make_report(ratios={"de": 1.1, "zh-TW": 1.2}))).text).split())
+    assert "de German 50 %" in text  # in the mix
+    assert "de German 8.00 8.80" in text
+    assert "zh-TW Chinese, Taiwan not in the mix 8.00 9.60" in text
+
+
 def test_the_page_says_how_it_was_made_and_measured():
     spec = make_report().spec
     spec["calibration"]["corpus"] = "hf://datasets/org/text"

@@ -1,0 +1,31 @@
+"""What somebody may have meant who wrote a name that does not exist."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+_LEAST_PREFIX = 3
+_LEAST_LIKENESS = 0.7
+
+
+def close_to(text: str, known: Iterable[str]) -> str | None:
+    """The known name that is nearest: the same but for case and punctuation, or longer, or a slip away; else None."""
+    plain = {_plain(name): name for name in known}
+    wanted = _plain(text)
+    if wanted in plain:
+        return plain[wanted]
+    longer = [name for key, name in plain.items() if len(wanted) >= _LEAST_PREFIX and key.startswith(wanted)]
+    if len(longer) == 1:
+        return longer[0]
+    slips = difflib.get_close_matches(wanted, plain, n=1, cutoff=_LEAST_LIKENESS)
+    return plain[slips[0]] if slips else None
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """The question, such as `did you mean de (German) or ka (Georgian)?`; empty without names."""
+    return f"did you mean {' or '.join(names)}?" if names else ""
+
+
+def _plain(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold()))
