@@ -161,7 +161,7 @@ def _windows_too_long(context: ContextPart, positions: int | None) -> Iterator[V
     told = (
         f"The windows are longer than the dense model can use: its perplexity in the second half of their {length:,} "
         f"tokens is ×{digits(context.growth)} (×{digits(low)} to ×{digits(high)}) that in the first, where it has less "
-        "context. It was trained on shorter texts"
+        "context. It seems to have been trained on shorter texts"
     )
     if positions and positions >= length:
         told += f", although its config.json allows {positions:,} positions"
