@@ -9,7 +9,9 @@ Gravity = Literal["bad", "warn", "info"]
 GRAVITY: dict[str, Gravity] = {
     "LIMIT_EXCEEDED": "bad",
     "OTHER_LANGUAGE": "bad",
+    "WINDOWS_TOO_LONG": "bad",
     "LANGUAGE_LOST": "bad",
+    "LANGUAGE_DAMAGED": "bad",
     "LANGUAGE_LEFT_BEHIND": "bad",
     "PERPLEXITY_KEPT_TASKS_LOST": "bad",
     "TASKS_LOST": "bad",

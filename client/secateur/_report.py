@@ -38,6 +38,8 @@ class LanguageReport:
         agreement: Share of tokens for which both find the same one most probable; likewise.
         intervals: 95 % confidence intervals by the name of the figure, in the order of the figures here, with that of
             `bits_per_byte_growth` after bits per byte. Empty with few documents, and in reports of older releases.
+        band: How much the perplexity grew, in a word, from `kept` to `lost`; None in reports of older releases.
+        digest: SHA-256 of the token ids of the evaluation text; likewise.
     """
 
     language: str
@@ -51,6 +53,8 @@ class LanguageReport:
     kl_divergence: float | None
     agreement: float | None
     intervals: Mapping[str, Interval]
+    band: str | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -224,6 +228,27 @@ class Decision:
     tasks: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Headline:
+    """What the languages lost that the model was pruned for.
+
+    Attributes:
+        languages: Those that it is about: evaluated languages of the mix, or all evaluated ones if there are none.
+        perplexity_ratio: Geometric mean of their growth.
+        band: Of that growth, in a word, from `kept` to `lost`.
+        sentence: In words.
+        also_measured: The other languages in words; None if there are none.
+        caveat: What these figures do not show; None if tasks were measured.
+    """
+
+    languages: tuple[str, ...]
+    perplexity_ratio: float
+    band: str
+    sentence: str
+    also_measured: str | None
+    caveat: str | None
+
+
 class Report(dict[str, Any]):
     """report.json as the service published it, with its figures as objects.
 
@@ -236,6 +261,21 @@ class Report(dict[str, Any]):
     def languages(self) -> dict[str, LanguageReport]:
         """The evaluated languages by BCP 47 tag."""
         return {entry["language"]: _language(entry) for entry in self["evaluation"]}
+
+    @property
+    def headline(self) -> Headline | None:
+        """What the languages of the mix lost; None in reports of older releases."""
+        found = self.get("headline")
+        if found is None:
+            return None
+        return Headline(
+            tuple(found["languages"]),
+            float(found["perplexity_ratio"]),
+            found["band"],
+            found["sentence"],
+            found["also_measured"],
+            found["caveat"],
+        )
 
     @property
     def tasks(self) -> list[TaskReport]:
@@ -329,6 +369,8 @@ def _language(entry: Mapping[str, Any]) -> LanguageReport:
             for figure in _FIGURES
             if intervals.get(figure) is not None
         },
+        band=entry.get("band"),
+        digest=entry.get("digest"),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from secateur._terminal import clean
 
@@ -28,6 +28,24 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
+def grouped(reasons: Mapping[str, str], most: int = 2) -> list[tuple[str, str]]:
+    """Names that have one reason together, as a list in words, and the reason.
+
+    Args:
+        reasons: By name.
+        most: Names that are told of each group, unless one more completes it.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        groups.setdefault(reason, []).append(name)
+    return [(listed(_first(names, most)), reason) for reason, names in groups.items()]
+
+
+def _first(names: Sequence[str], most: int) -> Sequence[str]:
+    more = len(names) - most
+    return [*names[:most], f"{more} others"] if more > 1 else names
+
+
 def digits(value: float, decimals: int = 2, *, sign: str = "-") -> str:
     """A number with at most four significant digits, so that it fits anywhere: 1.45, 1,446, 2.62e7.
 
@@ -39,7 +57,7 @@ def digits(value: float, decimals: int = 2, *, sign: str = "-") -> str:
     rounded = abs(float(f"{value:.4g}"))
     if rounded < _SCIENTIFIC_FROM:
         places = max(0, min(decimals, 4 - len(str(int(rounded)))))
-        return f"{value:{sign},.{places}f}"
+        return f"{value:{sign}z,.{places}f}"
     mantissa, _, exponent = f"{value:{sign}.2e}".partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
@@ -64,3 +82,13 @@ def duration(seconds: float) -> str:
 def left_text(seconds: float) -> str:
     """The time left until something ends; never none while there is something to wait for."""
     return "a moment left" if seconds < 1 else f"{duration(seconds)} left"
+
+
+def span(seconds: float) -> str:
+    """A time span in words: 37 s, 4 min 12 s, 2 h 5 min."""
+    whole = max(0, round(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -53,7 +53,16 @@ def test_a_job_on_text_that_the_model_wrote_says_how_much_of_it_was_left_out(inp
         "uk": True,
         "en": True,
     }
+    assert report["context"]["lengths"] == [64, 32]
+    for entry in report["evaluation"]:
+        along = report["context"]["languages"][entry["language"]]
+        assert along["perplexity"][0] == pytest.approx(entry["dense_perplexity"])
+        assert along["perplexity"][1] == along["first_half"]
+        assert len(entry["digest"]) == 64
+    assert report["job"]["device"].startswith("CPU (")
     page = (tmp_path / "out" / "report" / "report.html").read_text()
+    started = json.loads((tmp_path / "out" / "provenance.json").read_text())["started"]
+    assert f"<dt>Run</dt><dd><bdi>{started[:16].replace('T', ' ')} UTC, in " in page
     assert "The dense model wrote this text itself" in page
     assert "were left out (6 in all)" in page
 

@@ -25,16 +25,12 @@ from secateur.cli._job_options import with_job_options
 from secateur.cli._judging import compare, gate, sweep, write_page
 from secateur.cli._listing import delete, get, list_
 from secateur.cli._render import (
-    continuation_lines,
     event_text,
     info_text,
     plan_text,
     preset_text,
-    reported_result,
-    result_text,
-    task_lines,
-    verdict_lines,
 )
+from secateur.cli._reporting import report_text
 from secateur.cli._session import EndpointOption, JobArgument, OutputOption, Session, Shared, TokenOption, connected
 from secateur.cli._watching import follow
 
@@ -308,11 +304,7 @@ def report(
     if session.as_json:
         session.show("", found)
         return
-    result = handle.get().result
-    lines = [result_text(result or reported_result(found)), *task_lines(found), *continuation_lines(found)]
-    lines += verdict_lines(found)
-    lines += [f"manifest {clean(result.manifest_uri)}"] if result else []
-    session.show("\n".join(lines), None)
+    session.show(report_text(found, handle.get()), None)
 
 
 app.command(epilog=_EPILOG)(compare)

@@ -10,7 +10,7 @@ from secateur._language_names import in_words
 from secateur._report import TaskReport
 from secateur._task_loss import interval_in_words, loss_in_words
 from secateur._terminal import clean
-from secateur._text import columns, duration, size
+from secateur._text import columns, duration, grouped, size
 from secateur.cli._languages import language_table, legend
 
 _LANGUAGES_ACROSS = 8
@@ -34,20 +34,24 @@ def comparison_text(comparison: Comparison) -> str:
     if comparison.overlaps:
         parts.append(_overlaps_text(comparison))
     advice = comparison.recommendation
-    for label, job in comparison.jobs.items():
-        if job.differences:
-            parts.append("\n".join(clean(f"{label} does not compare: {reason}") for reason in job.differences))
+    differences = {label: "; ".join(job.differences) for label, job in comparison.jobs.items() if job.differences}
+    for labels, reason in grouped(differences):
+        parts.append(clean(f"{labels} {_verb(labels, 'does', 'do')} not compare: {reason}"))
     chosen = comparison.recommended
     targets = ", ".join(map(in_words, advice.languages))
     named = f"recommended for {targets}: {chosen.name} ({chosen.label})" if chosen else ""
     lines = [clean(named)] if named else []
     lines += [clean(advice.evidence), *(clean(f"- {caveat}") for caveat in advice.caveats)]
+    left_out = {label: reason for label, reason in advice.left_out.items() if label not in differences}
     lines += [
-        clean(f"- {label} was not considered: {reason}")
-        for label, reason in advice.left_out.items()
-        if not comparison.jobs[label].differences
+        clean(f"- {labels} {_verb(labels, 'was', 'were')} not considered: {reason}")
+        for labels, reason in grouped(left_out)
     ]
     return "\n\n".join([*parts, "\n".join(lines)])
+
+
+def _verb(labels: str, one: str, several: str) -> str:
+    return several if " " in labels else one
 
 
 def _related_text(related: RelatedJobs) -> str:

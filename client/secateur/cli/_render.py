@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from secateur._artifact import CorpusPreset, ServiceInfo
 from secateur._event import Event
-from secateur._job import LanguageResult, Plan, PublishedResult, Slot
+from secateur._job import Plan, PublishedResult, Slot
 from secateur._language_names import in_words
 from secateur._report import Report
 from secateur._terminal import clean
@@ -96,35 +96,23 @@ def _figure(value: float) -> str:
     return f"{value:.2e}" if abs(value) >= 1e6 else f"{value:.3f}"
 
 
-def reported_result(report: Mapping[str, Any]) -> PublishedResult:
-    """The headline figures of a report, for a job that has one and no result because it exceeds a limit."""
-    names = [field.name for field in fields(LanguageResult)]
-    languages = [LanguageResult(**{name: entry[name] for name in names}) for entry in report["evaluation"]]
-    return PublishedResult(
-        manifest_uri="",
-        manifest_sha256="",
-        sparsity=report["sparsity"]["pruned_layers"],
-        languages={entry.language: entry for entry in languages},
-        parameters=report["output"]["parameters"],
-        dense_parameters=report["model"]["parameters"],
-    )
-
-
-def result_text(result: PublishedResult) -> str:
-    """What pruning cost each language, as a table."""
-    rows = [("LANGUAGE", "DENSE PPL", "PRUNED PPL", "RATIO", "DENSE BITS/BYTE", "PRUNED BITS/BYTE")]
+def result_text(result: PublishedResult, bands: Mapping[str, str] | None = None) -> str:
+    """What pruning cost each language, as a table; with how much that is in a word, if that is known."""
+    loss = ["LOSS"] if bands else []
+    rows = [["LANGUAGE", "DENSE PPL", "PRUNED PPL", "RATIO", *loss, "DENSE BITS/BYTE", "PRUNED BITS/BYTE"]]
     rows += [
-        (
+        [
             entry.language,
             _figure(entry.dense_perplexity),
             _figure(entry.pruned_perplexity),
             _figure(entry.perplexity_ratio),
+            *([bands.get(entry.language, "-")] if bands else []),
             f"{entry.dense_bits_per_byte:.4f}",
             f"{entry.pruned_bits_per_byte:.4f}",
-        )
+        ]
         for entry in result.languages.values()
     ]
-    lines = [language_table(rows, right=[1, 2, 3, 4, 5])]
+    lines = [language_table(rows, right=[1, 2, 3, len(rows[0]) - 2, len(rows[0]) - 1])]
     if result.sparsity or result.parameters == result.dense_parameters:
         lines.append(f"sparsity {result.sparsity:.4f}")
     if result.parameters != result.dense_parameters:

@@ -32,6 +32,7 @@ from secateur._terminal import OutputLostError, clean, console, say, write
 from secateur._text import left_text
 from secateur.cli._bar import JobBar
 from secateur.cli._render import continuation_lines, plan_text, task_lines, to_json
+from secateur.cli._reporting import headline_lines
 from secateur.v1 import prune_job_pb2 as pb
 from secateur_service.admission import AccessPolicy, Admission
 from secateur_service.api.conversion import estimate_to_message, resolved_to_message
@@ -297,23 +298,25 @@ def _result_text(report: Report, output: Path) -> str:
         "dense perplexity",
         "pruned perplexity",
         "ratio",
+        "loss",
         "dense bits/byte",
         "pruned bits/byte",
     ):
-        table.add_column(heading, justify="left" if heading == "language" else "right")
+        table.add_column(heading, justify="left" if heading in ("language", "loss") else "right")
     for entry in report.evaluation:
         table.add_row(
             clean(in_words(entry.language)),
             _figure(entry.dense_perplexity, 2),
             _figure(entry.pruned_perplexity, 2),
             _figure(entry.perplexity_ratio, 3),
+            entry.band or "",
             f"{entry.dense_bits_per_byte:.4f}",
             f"{entry.pruned_bits_per_byte:.4f}",
         )
     with terminal.capture() as captured:
         terminal.print(table)
     plain = PlainReport(report.model_dump(mode="json"))
-    lines = [captured.get().rstrip("\n"), *task_lines(plain), *continuation_lines(plain)]
+    lines = [*headline_lines(plain), captured.get().rstrip("\n"), *task_lines(plain), *continuation_lines(plain)]
     lines += [clean(report.decision.sentence)] if report.decision else []
     lines += [f"- {clean(verdict.message)}" for verdict in report.verdicts]
     for name, path in (("report", "report/report.html"), ("checkpoint", "checkpoint"), ("manifest", MANIFEST_NAME)):

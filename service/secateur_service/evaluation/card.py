@@ -14,8 +14,12 @@ import langcodes
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from secateur._facts import facts
+from secateur._language_names import in_words
 from secateur._text import digits
-from secateur_service.evaluation.html import mean_ratio, model_name, narrowed_parts, recipe
+from secateur_service.evaluation.bands import SCALE
+from secateur_service.evaluation.headline import NO_TASKS
+from secateur_service.evaluation.html import model_name, narrowed_parts, recipe
 from secateur_service.evaluation.parts import EvaluationLanguage
 from secateur_service.evaluation.report import Report
 from secateur_service.models.license import License
@@ -89,15 +93,18 @@ def _front_matter(report: Report, license_: License | None) -> str:
 
 
 def _body(report: Report, license_: License | None) -> str:
-    pruning, calibration = report.spec["pruning"] or {}, report.spec["calibration"]
+    pruning = report.spec["pruning"]
     name = _plain(model_name(report.model.uri))
-    mix = ", ".join(f"{_plain(entry.language)} {entry.weight:.0%}" for entry in report.calibration if entry.weight > 0)
+    mix = ", ".join(
+        f"{_plain(in_words(entry.language))} {entry.weight:.0%}" for entry in report.calibration if entry.weight > 0
+    )
     kept = (report.spec.get("shrink") or {}).get("keep_languages")
-    served = ", ".join(map(_plain, kept)) if kept else mix
+    served = ", ".join(_plain(in_words(language)) for language in kept) if kept else mix
     rows = "\n".join(
-        f"| {_plain(entry.language)} | {'yes' if entry.in_mix else 'no'} | {digits(entry.dense_perplexity)} "
-        f"| {digits(entry.pruned_perplexity)} | {_growth(entry)} | {entry.dense_bits_per_byte:.3f} "
-        f"| {entry.pruned_bits_per_byte:.3f} | {'–' if entry.agreement is None else f'{entry.agreement:.1%}'} |"
+        f"| {_plain(in_words(entry.language))} | {'yes' if entry.in_mix else 'no'} | {digits(entry.dense_perplexity)} "
+        f"| {digits(entry.pruned_perplexity)} | {_growth(entry)} | {entry.band or '–'} "
+        f"| {entry.dense_bits_per_byte:.3f} | {entry.pruned_bits_per_byte:.3f} "
+        f"| {'–' if entry.agreement is None else f'{entry.agreement:.1%}'} |"
         for entry in report.evaluation
     )
     verdicts = "\n".join(f"- {_plain(verdict.message)}" for verdict in report.verdicts)
@@ -107,22 +114,22 @@ def _body(report: Report, license_: License | None) -> str:
         else "The base model does not name its license in a form that could be carried over; look it up before use."
     )
     revision = report.spec.get("model", {}).get("revision")
-    order = f"| order | {_plain(str(pruning.get('order') or 'block'))} |\n" if pruning else ""
+    made = "\n".join(f"| {title.lower()} | {_plain(told)} |" for title, told in facts(report.model_dump(mode="json")))
     return f"""# {name}, {"pruned" if pruning else "made smaller"} for {served}
 
 {_done(report, name, mix, served)}
 {_plain(report.decision.sentence) if report.decision and report.decision.answer else ""}
-Over the evaluated languages its perplexity is ×{digits(mean_ratio(report))} that of the dense model (geometric mean).
+{_headline(report)}
 
 {_size(report)}
 ## What pruning cost each language
 
-| language | calibrated on | perplexity, dense | pruned | growth | bits per byte, dense | pruned | same next token |
-|---|---|---:|---:|---:|---:|---:|---:|
+| language | in the mix | perplexity, dense | pruned | growth | loss | bits per byte, dense | pruned | same next token |
+|---|---|---:|---:|---:|---|---:|---:|---:|
 {rows}
 
 Perplexity depends on the tokenizer and does not compare between languages; bits per byte does. In brackets: the 95 %
-confidence interval, by resampling the documents of the evaluation.
+confidence interval, by resampling the documents of the evaluation. The loss in a word, by the growth: {SCALE}.
 
 {verdicts or "Nothing unusual was found."}
 {_tasks(report)}
@@ -133,12 +140,12 @@ confidence interval, by resampling the documents of the evaluation.
 | base model | {_plain(report.model.uri + (f" at {revision}" if revision else ""))} |
 | base model digest | {_plain(report.model.digest)} |
 | what was done | {_plain("; ".join(recipe(report)))} |
-{order}| calibration | {mix}; {calibration.get("samples")} sequences of {calibration.get("sequence_length")} tokens, \
-seed {calibration.get("seed")} |
+| mix | {mix} |
+{made}
 | made with | Secateur {_plain(report.job.secateur_version)}, job {_plain(report.job.id)} |
 
 The whole specification, every figure and plots are in `report/` beside the checkpoint's folder; `provenance.json` says
-what is needed to run it again.
+when it was made, in what time, and what is needed to run it again.
 
 ## Use
 
@@ -151,11 +158,16 @@ tokenizer = AutoTokenizer.from_pretrained("checkpoint")
 
 ## Limits
 
-- Perplexity on held-out text says what the model still predicts, not what it can still do: low perplexity after pruning
-  does not promise that downstream tasks keep their scores. Evaluate the tasks you ship.
+- {NO_TASKS if not report.tasks else "Tasks beyond those that were measured can fall while perplexity hardly moves."}
 - Languages that are neither in the mix nor in the table were not measured; expect them to have lost more.
 - The limits, biases and terms of the base model remain. {inherited}
 """
+
+
+def _headline(report: Report) -> str:
+    """What the languages of the mix lost, then the others; without what the limits section says."""
+    found = report.headline
+    return "\n".join(_plain(told) for told in (found.sentence, found.also_measured) if told) if found else ""
 
 
 def _growth(entry: EvaluationLanguage) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from markupsafe import Markup
 
 from secateur._gravity import GRAVITY
-from secateur._text import duration, listed, size
+from secateur._text import duration, grouped, listed, size
 from secateur_service.evaluation.charts import Point, scatter
 from secateur_service.evaluation.comparison_parts import Axis, ComparedJob, ComparedLanguage, Comparison, Tradeoff
 from secateur_service.evaluation.html import environment, model_name
@@ -19,7 +19,6 @@ from secateur_service.evaluation.parts import TaskPart
 from secateur_service.evaluation.recommendation import times
 
 EQUAL = 0.005
-_NAMED_JOBS = 2
 FULL_GROWTH = 2.0
 """The growth from which a cell's colour is as strong as can be."""
 
@@ -110,15 +109,8 @@ def first_metrics(comparison: Comparison) -> dict[str, dict[str, TaskPart]]:
 def not_considered(comparison: Comparison) -> list[tuple[str, str]]:
     """The jobs that the recommendation leaves out, those with equal reasons together, and the reason."""
     differences = {job.label: "; ".join(job.differences) for job in comparison.jobs}
-    grouped: dict[str, list[str]] = {}
-    for label, reason in comparison.recommendation.left_out.items():
-        grouped.setdefault(differences[label] or reason, []).append(label)
-    return [(_named(found), reason) for reason, found in grouped.items()]
-
-
-def _named(found: Sequence[str]) -> str:
-    more = len(found) - _NAMED_JOBS
-    return listed([*found[:_NAMED_JOBS], f"{more} others"]) if more > 1 else listed(found)
+    reasons = {label: differences[label] or reason for label, reason in comparison.recommendation.left_out.items()}
+    return grouped(reasons)
 
 
 def mix_parts(job: ComparedJob) -> list[str]:

@@ -236,9 +236,9 @@ def _some(texts: Sequence[str]) -> list[str]:
 
 def _told(found: Sequence[LanguageDecision]) -> Iterator[str]:
     for each in found:
-        between = f" ({each.interval[0]:+.2%} to {each.interval[1]:+.2%})" if each.interval else ""
+        between = f" ({each.interval[0]:+z.2%} to {each.interval[1]:+z.2%})" if each.interval else ""
         subject = "bits per byte" if len(found) == 1 else f"bits per byte of {each.language}"
-        yield f"{subject} {each.growth:+.2%}{between}, limit {each.limit:+.2%}"
+        yield f"{subject} {each.growth:+z.2%}{between}, limit {each.limit:+z.2%}"
 
 
 def _told_of_task(found: TaskDecision) -> str:

@@ -1,14 +1,13 @@
 """The report as a page, `report.html`: one file without scripts or external resources, readable on phones and on paper.
 
 Everything that comes from a model, a specification or a text is escaped by the template, and wrapped in a bidirectional
-isolate. Like report.json, the page is the same for every attempt at a job.
+isolate. Unlike report.json, it says when it was made and in what time.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import math
 import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,10 +16,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from secateur._facts import Run, facts, in_language
 from secateur._gravity import GRAVITY
+from secateur._language_names import language_name
 from secateur._terminal import clean_lines
 from secateur._text import digits
 from secateur_service.calibration.languages import is_right_to_left
+from secateur_service.evaluation.bands import SCALE
+from secateur_service.evaluation.block_parts import LayerPart, NarrowedPart
 from secateur_service.evaluation.chart_tables import with_blocks, with_table
 from secateur_service.evaluation.charts import (
     COLOURS,
@@ -35,31 +38,34 @@ from secateur_service.evaluation.charts import (
 )
 from secateur_service.evaluation.decision import Statement, statements
 from secateur_service.evaluation.language_parts import LanguageAffinityPart, LanguageSurvivalPart
-from secateur_service.evaluation.parts import LayerPart, NarrowedPart
 from secateur_service.evaluation.report import Report
 from secateur_service.evaluation.task_rows import task_rows
 from secateur_service.pruning.methods import label
 from secateur_service.records.blocks import Axis
 
-LOSSES = ("LANGUAGE_LOST", "LANGUAGE_LEFT_BEHIND")
 FULL_RATIO_BAR = 2.0  # perplexity growth that fills the bar
 
 
-def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> bytes:
+def render_html(report: Report, run: Run | None = None) -> bytes:
     """Render the page.
 
     Args:
         report: The figures.
-        digests: More digests for the provenance table, by what they identify.
+        run: When it ran; the page does not say without.
     """
+    about = [
+        entry for entry in report.evaluation if entry.language in (report.headline.languages if report.headline else ())
+    ]
     page = environment().get_template("report.html.j2").render(
         report=report,
         name=model_name(report.model.uri),
         recipe=recipe(report),
         statements=_statements(report),
-        summary=_summary(report),
-        mean_ratio=mean_ratio(report),
-        worst=max(report.evaluation, key=lambda entry: entry.perplexity_ratio, default=None),
+        facts=facts(report.model_dump(mode="json"), run),
+        in_language=lambda found: in_language(found and found.model_dump()),
+        about=about,
+        worst=max(about, key=lambda entry: entry.perplexity_ratio, default=None),
+        bands=SCALE,
         full_ratio_bar=FULL_RATIO_BAR,
         colours=_colours(report),
         verdicts=_verdicts(report),
@@ -83,7 +89,6 @@ def render_html(report: Report, *, digests: Mapping[str, str] | None = None) -> 
         not_calibrated=[entry.language for entry in report.evaluation if not entry.in_mix],
         sparsity_range=_range([layer.sparsity for block in report.blocks for layer in block.layers]),
         notes=[(layer.name, layer.notes) for block in report.blocks for layer in block.layers if layer.notes],
-        digests=dict(digests or {}),
         spec_text=json.dumps(report.spec, indent=2, ensure_ascii=False, sort_keys=True),
     )  # fmt: skip
     return page.encode()
@@ -109,8 +114,9 @@ def recipe(report: Report) -> list[str]:
             found.append("towards the dense model's outputs")
         found.append(target(pruning))
     if report.spec.get("reconstruction"):
+        norms = " of weights and norms" if report.spec["reconstruction"].get("norms") else ""
         improved = sum(bool(block.reconstruction and block.reconstruction.epoch) for block in report.blocks)
-        found.append(f"{improved} of {_count(len(report.blocks), 'block')} improved by training")
+        found.append(f"{improved} of {_count(len(report.blocks), 'block')} improved by training{norms}")
     return found
 
 
@@ -132,12 +138,6 @@ def target(pruning: Mapping[str, Any]) -> str:
     return f"{100 * pruning['sparsity']:.4g} % sparse"
 
 
-def mean_ratio(report: Report) -> float:
-    """Geometric mean of the perplexity growth over the evaluated languages."""
-    logs = [math.log(entry.perplexity_ratio) for entry in report.evaluation]
-    return math.exp(sum(logs) / len(logs)) if logs else 1.0
-
-
 def row_label(layer: str, block: int) -> str:
     """A layer's name without its block: `model.layers.3.mlp.up_proj.weight` becomes `mlp.up_proj`.
 
@@ -153,18 +153,6 @@ def _statements(report: Report) -> list[Statement]:
         return []
     limit = (report.spec.get("limits") or {}).get("task_loss")
     return statements(report.decision.languages, report.decision.tasks, report.tasks, limit)
-
-
-def _summary(report: Report) -> str:
-    """The page's first sentence."""
-    behind = [verdict.language for verdict in report.verdicts if verdict.kind in LOSSES]
-    mean = mean_ratio(report)
-    cost = f"Perplexity grew ×{digits(mean)} on average over {_count(len(report.evaluation), 'language')}"
-    if behind:
-        return f"{cost}, and not evenly: {', '.join(sorted({str(language) for language in behind}))} lost far more."
-    if len(report.evaluation) > 1:
-        return f"{cost}, and no language was left far behind."
-    return f"{cost}."
 
 
 def _count(number: int, noun: str) -> str:
@@ -334,6 +322,8 @@ def environment() -> Environment:
     made.filters["metric"] = _metric
     made.filters["breakable"] = _breakable
     made.filters["signed"] = functools.partial(_metric, sign="+")
+    made.filters["language_name"] = language_name
+    made.filters["growth"] = lambda share: f"{100 * share:+z.2f}\u202f%"
     return made
 
 

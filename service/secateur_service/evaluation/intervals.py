@@ -110,11 +110,11 @@ def _draws(language: str, sums_DK: Tensor) -> Iterator[Tensor]:
 def _levels(count: int) -> Interval:
     """The quantiles that bound the interval."""
     normal = NormalDist()
-    below = normal.cdf(-math.sqrt(count / (count - 1)) * _student((1 + LEVEL) / 2, count - 1))
+    below = normal.cdf(-math.sqrt(count / (count - 1)) * student((1 + LEVEL) / 2, count - 1))
     return below, 1 - below
 
 
-def _student(level: float, degrees: int) -> float:
+def student(level: float, degrees: int) -> float:
     """A quantile of Student's distribution (Abramowitz and Stegun 1964, 26.7.5; to 0.002 from nine degrees on)."""
     z = NormalDist().inv_cdf(level)
     return (

@@ -27,12 +27,15 @@ class Losses:
         tokens: number of scored tokens.
         bytes: UTF-8 bytes of text that the scored tokens stand for.
         documents: the same three for every document, D×3 in float64; None where they were not kept apart.
+        beginnings: the first two for the first tokens of every window, as many as `windows.lengths` says, N×K×2 in
+            float64; None where they were not kept apart.
     """
 
     nats: float
     tokens: int
     bytes: int
     documents: Tensor | None = field(default=None, compare=False, repr=False)
+    beginnings: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -15,26 +15,25 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from secateur_service.evaluation.block_parts import BlockPart, BudgetPart, RemovedBlockPart, SparsityPart
 from secateur_service.evaluation.continuations import ContinuedLanguage
 from secateur_service.evaluation.decision import DecisionPart, decide
+from secateur_service.evaluation.headline import HeadlinePart, headline_of
 from secateur_service.evaluation.language_parts import AffinityPart, LanguageNeuronsPart
 from secateur_service.evaluation.parts import (
-    BlockPart,
-    BudgetPart,
     CalibrationLanguage,
     EvaluationLanguage,
     JobPart,
     ModelPart,
     OutputPart,
     Part,
-    RemovedBlockPart,
-    SparsityPart,
     TaskPart,
     Verdict,
     VocabularyPart,
     WindowsPart,
 )
 from secateur_service.evaluation.verdicts import judge
+from secateur_service.evaluation.window_parts import ContextPart
 from secateur_service.records.blocks import BlockRecord
 
 
@@ -46,9 +45,13 @@ class Report(Part):
     model: ModelPart
     output: OutputPart
     windows: WindowsPart
+    context: ContextPart | None = Field(
+        default=None, description="null if the windows are too short to say, and in older reports"
+    )
     spec: dict[str, Any] = Field(description="the resolved specification")
     calibration: tuple[CalibrationLanguage, ...]
     evaluation: tuple[EvaluationLanguage, ...]
+    headline: HeadlinePart | None = Field(default=None, description="null in older reports")
     vocabulary: VocabularyPart | None = Field(default=None, description="null if the vocabulary was not trimmed")
     removed_blocks: tuple[RemovedBlockPart, ...] = Field(default=(), description="in the order of their removal")
     budget: BudgetPart | None = Field(default=None, description="null if the specification gives the amounts")
@@ -101,6 +104,7 @@ def build_report(
     continuations: Iterable[ContinuedLanguage] = (),
     affinity: AffinityPart | None = None,
     language_neurons: LanguageNeuronsPart | None = None,
+    context: ContextPart | None = None,
 ) -> Report:
     """The report of a job, including the sparsity and the verdicts computed from the other figures.
 
@@ -120,6 +124,7 @@ def build_report(
         continuations: how both models continue a few texts of each language.
         affinity: how well the mix covers the evaluation languages.
         language_neurons: what became of neurons that belong to a language.
+        context: how the dense model predicts along its windows.
     """
     mix, languages, answered = tuple(calibration), tuple(evaluation), tuple(tasks)
     parts = tuple(BlockPart.of(record) for record in sorted(blocks, key=lambda record: record.index))
@@ -128,15 +133,32 @@ def build_report(
     limits = {entry["language"]: entry["growth"] for entry in (spec.get("limits") or {}).get("languages", ())}
     decision = decide(languages, limits, answered, (spec.get("limits") or {}).get("task_loss"))
     inverts = bool(spec["pruning"]) and spec["pruning"]["update"] != "none"
-    trims = vocabulary is not None
+    verdicts = tuple(
+        judge(
+            mix,
+            languages,
+            parts,
+            answered,
+            affinity,
+            inverts=inverts,
+            prunes=bool(spec["pruning"]),
+            trims=vocabulary is not None,
+            decision=decision,
+            context=context,
+            positions=model.max_positions,
+        )
+    )
+    behind = {str(verdict.language) for verdict in verdicts if verdict.kind == "LANGUAGE_LEFT_BEHIND"}
     return Report(
         job=job,
         model=model,
         output=output,
         windows=windows,
+        context=context,
         spec=dict(spec),
         calibration=mix,
         evaluation=languages,
+        headline=headline_of(languages, behind, tasked=bool(answered)),
         vocabulary=vocabulary,
         removed_blocks=tuple(removed_blocks),
         budget=budget,
@@ -148,19 +170,7 @@ def build_report(
             pruned_layers=zeros / max(size, 1), all_parameters=zeros / output.parameters, zeros=zeros, weights=size
         ),
         blocks=parts,
-        verdicts=tuple(
-            judge(
-                mix,
-                languages,
-                parts,
-                answered,
-                affinity,
-                inverts=inverts,
-                prunes=bool(spec["pruning"]),
-                trims=trims,
-                decision=decision,
-            )
-        ),
+        verdicts=verdicts,
         decision=decision,
     )
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur_service.evaluation.perplexity import Likeness, Losses
+from secateur_service.evaluation.windows import lengths
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Scored:
         nats = sum(float(part.sum()) for part in self._parts(batches))
         if not math.isfinite(nats):
             raise FloatingPointError("losses that are not finite")
-        return Losses(nats, len(nats_T), int(bytes_T.sum()), found)
+        return Losses(nats, len(nats_T), int(bytes_T.sum()), found, self._of_beginnings(batches))
 
     def likeness(self, divergence: Sequence[Tensor], agrees: Sequence[Tensor]) -> Likeness | None:
         """Sum what two models' predictions have in common; None if that is no number, as where logits are infinite.
@@ -65,6 +66,14 @@ class Scored:
 
     def _of_scored(self, batches: Sequence[Tensor]) -> Tensor:
         return torch.cat(self._parts(batches))
+
+    def _of_beginnings(self, batches: Sequence[Tensor]) -> Tensor:
+        """Nats and scored tokens of the first tokens of every window, N×K×2 in float64; K lengths."""
+        parts = zip(batches, self._scored.split([len(batch) for batch in batches]), strict=True)
+        nats_NS = torch.cat([batch.double().masked_fill(~mask, 0) for batch, mask in parts])
+        both_NS2 = torch.stack([nats_NS, self._scored.double()], -1)
+        ends = lengths(self.is_text.shape[1])  # the first token of a window has no loss
+        return torch.stack([both_NS2[:, : end - 1].sum(1) for end in ends], 1) if ends else both_NS2[:, :0]
 
     def _by_document(self, values_TK: Tensor) -> Tensor:
         numbers = self.document_of

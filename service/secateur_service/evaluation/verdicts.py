@@ -6,13 +6,18 @@ LIMIT_EXCEEDED
     The language's bits per byte grew, or a metric of a task lost, more than the specification allows.
 LANGUAGE_LOST
     The language's perplexity grew at least `LOST_RATIO` times: the model has all but forgotten it.
+LANGUAGE_DAMAGED
+    The perplexity of a language of the mix grew at least `DAMAGED_RATIO` times, from where on `bands` calls a loss
+    heavy, and that is no chance of the documents drawn: of reports in which no language lost as much, at most
+    `FALSE_ALARMS` say so of any. The level is divided by the number of languages of the mix (Bonferroni). Languages
+    that are lost have their own verdict.
 LANGUAGE_LEFT_BEHIND
-    The language's perplexity grew at least `LEFT_BEHIND_FACTOR` times as much as the geometric mean of the other
-    languages' growth, and that is no chance of the documents drawn: of reports in which all lost the same, at most
-    `FALSE_ALARMS` say so of any language. The standard errors of the logarithms are those of the languages' intervals,
-    and the level is divided by the number of languages (Bonferroni). Needs two languages; the mean is geometric because
-    growth multiplies. Between languages of one mix, benchmarks/languages.py finds up to 1.11 times,
-    and 1.27 for a language with English calibrated in its place.
+    The language's perplexity grew at least `LEFT_BEHIND_FACTOR` times as much as the geometric mean of the growth of
+    the other languages of the mix (of all others if there are none), and that is no chance of the documents drawn: of
+    reports in which all lost the same, at most `FALSE_ALARMS` say so of any language. The standard errors of the
+    logarithms are those of the languages' intervals, and the level is divided by the number of languages (Bonferroni).
+    Needs two languages; the mean is geometric because growth multiplies. Between languages of one mix,
+    benchmarks/languages.py finds up to 1.11 times, and 1.27 for a language with English calibrated in its place.
 LIMIT_UNCLEAR
     The language's growth, or a task's loss, is within its limit, but its confidence interval is not, or is not known.
 PERPLEXITY_KEPT_TASKS_LOST, TASKS_LOST
@@ -26,6 +31,10 @@ MIX_DOES_NOT_COVER
 NOT_CALIBRATED
     The language was evaluated but has no weight in the mix, and was not reported as poorly covered: what it kept, it
     kept by accident.
+WINDOWS_TOO_LONG
+    The dense model's perplexity is at least `CONTEXT_FACTOR` times as high in the second half of the windows as in the
+    first, and its 95 % confidence interval excludes 1: of models that make use of their context, at most `FALSE_ALARMS`
+    are called so. See `windows`.
 WITHIN_NOISE
     The confidence interval of the growth includes 1 and is narrow: nothing measurable was lost, or gained.
 SAMPLE_TOO_SMALL
@@ -37,17 +46,19 @@ FEW_CALIBRATION_TOKENS
 NOTHING_TRAINED
     Blocks were trained, and none came closer to the dense model on text that was held out.
 LAYER_NOTES
-    Layers that were pruned with difficulty, for example because a factorisation needed more damping.
+    Layers whose update did not work as specified and was repaired: a factorisation needed more damping.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Iterator, Sequence
-from statistics import NormalDist
 
 from secateur._task_loss import loss_in_words, task_loss
 from secateur._text import digits
+from secateur_service.evaluation import growth_verdicts
+from secateur_service.evaluation.bands import SLIGHT
+from secateur_service.evaluation.block_parts import BlockPart
 from secateur_service.evaluation.decision import (
     DecisionPart,
     LanguageDecision,
@@ -55,25 +66,22 @@ from secateur_service.evaluation.decision import (
     settling,
     settling_items,
 )
+from secateur_service.evaluation.growth_verdicts import FALSE_ALARMS, times
 from secateur_service.evaluation.language_parts import AffinityPart
 from secateur_service.evaluation.parts import (
-    NORMAL_975,
-    BlockPart,
     CalibrationLanguage,
     EvaluationLanguage,
     EvidencePart,
     TaskPart,
     Verdict,
 )
+from secateur_service.evaluation.window_parts import ContextPart
 
 SAME_LANGUAGE_SHARE = 0.5
-LOST_RATIO = 10.0
-LEFT_BEHIND_FACTOR = 1.2
-KEPT_RATIO = 1.1
-FALSE_ALARMS = 0.025
-ROUGH = 0.02
-MIN_SCORED_TOKENS = 1700  # 2,048 tokens of short sentences leave some 1,800 to score
+KEPT_RATIO = SLIGHT
+CONTEXT_FACTOR = 1.02
 NAMED_LAYERS = 3
+NAMED_LANGUAGES = 3
 
 
 def judge(
@@ -87,6 +95,8 @@ def judge(
     prunes: bool = True,
     trims: bool = False,
     decision: DecisionPart | None = None,
+    context: ContextPart | None = None,
+    positions: int | None = None,
 ) -> Iterator[Verdict]:
     """All verdicts, the most serious kinds first, languages in the order in which they were evaluated.
 
@@ -100,24 +110,30 @@ def judge(
         trims: Whether rows of the vocabulary were removed.
         decision: What the limits say, if there are any.
         inverts: Whether the update of the kept weights inverts second moments.
+        context: How the dense model predicts along its windows, if that is known.
+        positions: The longest sequence that the dense model allows, if its configuration says so.
     """
     yield from _other_language("calibration", calibration)
     yield from _other_language("evaluation", evaluation)
+    if context:
+        yield from _windows_too_long(context, positions)
     if decision:
         yield from _exceeded(decision)
         yield from _unclear(decision)
-    yield from _lost(evaluation, prunes=prunes, trims=trims)
+    remedy = _remedy(inverts=inverts, prunes=prunes, trims=trims)
+    yield from growth_verdicts.lost(evaluation, remedy)
+    yield from growth_verdicts.damaged(evaluation, remedy)
     yield from _tasks_lost(tasks, evaluation)
     mix = {entry.language for entry in calibration if entry.weight > 0}
-    yield from _left_behind(evaluation, trims=trims, mixes=len(mix) > 1)
+    yield from growth_verdicts.left_behind(evaluation, trims=trims, mixes=len(mix) > 1)
     uncovered = set()
     if affinity is not None:
         for verdict in not_covered(affinity, mix):
             uncovered.add(verdict.language)
             yield verdict
     yield from _not_calibrated(entry for entry in evaluation if entry.language not in uncovered)
-    yield from _within_noise(evaluation)
-    yield from _too_small(evaluation)
+    yield from growth_verdicts.within_noise(evaluation)
+    yield from growth_verdicts.too_small(evaluation)
     if inverts:
         yield from _few_tokens(calibration, blocks)
     yield from _nothing_trained(blocks)
@@ -135,6 +151,47 @@ def _other_language(purpose: str, texts: Sequence[CalibrationLanguage | Evaluati
                 f"documents {found.other_share:.0%} read like {found.other}, {found.share:.0%} like {entry.language}. "
                 "Look at the corpus.",
             )
+
+
+def _windows_too_long(context: ContextPart, positions: int | None) -> Iterator[Verdict]:
+    if context.interval is None or context.growth < CONTEXT_FACTOR or context.interval[0] <= 1:
+        return
+    length, better = context.lengths[0], context.sensible_length
+    low, high = context.interval
+    told = (
+        f"The windows are longer than the dense model can use: its perplexity in the second half of their {length:,} "
+        f"tokens is ×{digits(context.growth)} (×{digits(low)} to ×{digits(high)}) that in the first, where it has less "
+        "context. It seems to have been trained on shorter texts"
+    )
+    if positions and positions >= length:
+        told += f", although its config.json allows {positions:,} positions"
+    if better < length:
+        at = context.lengths.index(better)
+        falls = ", ".join(
+            f"from {digits(found.perplexity[0])} to {digits(found.perplexity[at])} ({name})"
+            for name, found in list(context.languages.items())[:NAMED_LANGUAGES]
+        )
+        told += f". Set calibration.sequence_length to {better}: the dense model's perplexity then falls {falls}"
+    yield _verdict(
+        "WINDOWS_TOO_LONG",
+        None,
+        told + ".",
+        EvidencePart(
+            figure="perplexity of the dense model in the second half of the windows, relative to the first",
+            estimate=context.growth,
+            threshold=CONTEXT_FACTOR,
+            interval=context.interval,
+        ),
+    )
+
+
+def _remedy(*, inverts: bool, prunes: bool, trims: bool) -> str:
+    """What helps a language that lost much."""
+    if trims or not prunes:
+        return "Remove less, or calibrate on the language and keep it, if the model has to serve it."
+    if inverts:
+        return "Prune less, calibrate on more text, or train the blocks (reconstruction)."
+    return "Prune less, or choose a method that corrects the weights it keeps (pruning.preset: best)."
 
 
 def _exceeded(decision: DecisionPart) -> Iterator[Verdict]:
@@ -192,60 +249,6 @@ def _loss_evidence(found: TaskDecision) -> EvidencePart | None:
         return None
     figure = f"loss of {found.metric} of {found.task}"
     return EvidencePart(figure=figure, estimate=found.loss, threshold=found.limit, interval=found.interval)
-
-
-def _lost(evaluation: Sequence[EvaluationLanguage], *, prunes: bool, trims: bool) -> Iterator[Verdict]:
-    remedy = "Remove less, or calibrate on the language and keep it, if the model has to serve it."
-    if prunes and not trims:
-        remedy = "Prune less, or choose a method that corrects the weights it keeps."
-    for entry in evaluation:
-        if entry.perplexity_ratio >= LOST_RATIO:
-            yield _verdict(
-                "LANGUAGE_LOST",
-                entry.language,
-                f"The model has all but forgotten {entry.language}: its perplexity grew {_times(entry)}. {remedy}",
-                _ratio_evidence(entry, LOST_RATIO),
-            )
-
-
-def _left_behind(evaluation: Sequence[EvaluationLanguage], *, trims: bool, mixes: bool) -> Iterator[Verdict]:
-    for entry in evaluation:
-        others = [other for other in evaluation if other is not entry]
-        if not others:
-            continue
-        mean = sum(math.log(other.perplexity_ratio) for other in others) / len(others)
-        difference = math.log(entry.perplexity_ratio) - mean
-        error = _error_beside(entry, others)
-        least = NormalDist().inv_cdf(1 - FALSE_ALARMS / len(evaluation)) * (error or 0.0)
-        if difference >= max(math.log(LEFT_BEHIND_FACTOR), least):
-            remedy = "raise its weight in the mix" if mixes else "remove less"
-            if not entry.in_mix:
-                remedy = "add it to the calibration mix"
-            if trims:
-                remedy += ", and keep more rows of the vocabulary or raise its weight in shrink.vocabulary.weights"
-            bounds = error and (math.exp(difference - NORMAL_975 * error), math.exp(difference + NORMAL_975 * error))
-            yield _verdict(
-                "LANGUAGE_LEFT_BEHIND",
-                entry.language,
-                f"{entry.language} is left behind: its perplexity grew {_times(entry)}, that of the other languages "
-                f"×{digits(math.exp(mean))} on average. If its speakers matter, {remedy}.",
-                EvidencePart(
-                    figure="growth of perplexity relative to the other languages",
-                    estimate=math.exp(difference),
-                    threshold=LEFT_BEHIND_FACTOR,
-                    interval=bounds or None,
-                    z=difference / error if error else None,
-                ),
-            )
-
-
-def _error_beside(entry: EvaluationLanguage, others: Sequence[EvaluationLanguage]) -> float | None:
-    """The standard error of a language's logarithmic growth less the mean of the others'."""
-    own, rest = entry.log_growth_error, [other.log_growth_error for other in others]
-    known = [error for error in rest if error is not None]
-    if own is None or len(known) < len(rest):
-        return None
-    return math.hypot(own, math.hypot(*known) / len(known))
 
 
 def _tasks_lost(tasks: Sequence[TaskPart], evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
@@ -324,49 +327,8 @@ def _not_calibrated(evaluation: Iterable[EvaluationLanguage]) -> Iterator[Verdic
                 "NOT_CALIBRATED",
                 entry.language,
                 f"{entry.language} was evaluated but has no weight in the calibration mix: nothing was done to keep it"
-                f" (perplexity {_times(entry)}).",
+                f" (perplexity {times(entry)}).",
             )
-
-
-def _within_noise(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
-    for entry in evaluation:
-        bounds = entry.intervals and entry.intervals.perplexity_ratio
-        if bounds and bounds[0] <= 1 <= bounds[1] and bounds[0] < bounds[1] and not _is_rough(entry):
-            yield _verdict(
-                "WITHIN_NOISE",
-                entry.language,
-                f"{entry.language}: the growth of its perplexity is within the noise, {_times(entry)} "
-                f"(×{digits(bounds[0], 3)} to ×{digits(bounds[1], 3)}).",
-                _ratio_evidence(entry, 1.0),
-            )
-
-
-def _too_small(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
-    for entry in evaluation:
-        error = entry.log_growth_error
-        if error is None:
-            problem = f"only {entry.tokens:,} tokens of it were scored" if entry.tokens < MIN_SCORED_TOKENS else None
-            if entry.documents is not None:
-                problem = f"its {entry.documents:,} documents are too few for a confidence interval"
-            evidence = None
-        else:
-            low, high = entry.intervals.perplexity_ratio if entry.intervals else (math.nan, math.nan)
-            problem = f"its growth may be anything from ×{digits(low)} to ×{digits(high)}" if _is_rough(entry) else None
-            evidence = _ratio_evidence(entry, 1.0)
-        if problem:
-            yield _verdict(
-                "SAMPLE_TOO_SMALL",
-                entry.language,
-                f"The figures of {entry.language} are rough: {problem}. Raise evaluation.tokens_per_language, and give "
-                "it more documents.",
-                evidence,
-            )
-
-
-def _is_rough(entry: EvaluationLanguage) -> bool:
-    """Whether the interval reaches far, in itself and beside the growth."""
-    error = entry.log_growth_error
-    return error is not None and NORMAL_975 * error > max(ROUGH, 0.5 * abs(math.log(entry.perplexity_ratio)))
 
 
 def _few_tokens(calibration: Sequence[CalibrationLanguage], blocks: Sequence[BlockPart]) -> Iterator[Verdict]:
@@ -394,23 +356,9 @@ def _layer_notes(blocks: Sequence[BlockPart]) -> Iterator[Verdict]:
     if noted:
         named = "; ".join(f"{layer.name}: {', '.join(layer.notes)}" for layer in noted[:NAMED_LAYERS])
         more = f"; and {len(noted) - NAMED_LAYERS} more" if len(noted) > NAMED_LAYERS else ""
-        layers = "1 layer was" if len(noted) == 1 else f"{len(noted)} layers were"
-        yield _verdict("LAYER_NOTES", None, f"{layers} pruned with difficulty: {named}{more}.")
-
-
-def _times(entry: EvaluationLanguage) -> str:
-    return f"×{digits(entry.perplexity_ratio)}"
-
-
-def _ratio_evidence(entry: EvaluationLanguage, threshold: float) -> EvidencePart:
-    error = entry.log_growth_error
-    return EvidencePart(
-        figure="growth of perplexity",
-        estimate=entry.perplexity_ratio,
-        threshold=threshold,
-        interval=entry.intervals and entry.intervals.perplexity_ratio,
-        z=math.log(entry.perplexity_ratio) / error if error else None,
-    )
+        layers = "1 layer" if len(noted) == 1 else f"{len(noted)} layers"
+        message = f"The update of {layers} did not work as specified and was repaired: {named}{more}. "
+        yield _verdict("LAYER_NOTES", None, message + "Raise calibration.samples.")
 
 
 def _verdict(kind: str, language: str | None, message: str, evidence: EvidencePart | None = None) -> Verdict:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from secateur_service import __version__
+from secateur_service.evaluation.block_parts import BudgetPart, RemovedBlockPart
 from secateur_service.evaluation.continuations import ContinuedLanguage
 from secateur_service.evaluation.intervals import intervals
 from secateur_service.evaluation.language_parts import AffinityPart, LanguageNeuronsPart
 from secateur_service.evaluation.parts import (
-    BudgetPart,
     CalibrationLanguage,
     EvaluationLanguage,
     JobPart,
     ModelPart,
     OutputPart,
-    RemovedBlockPart,
     TaskPart,
     VocabularyLanguage,
     VocabularyPart,
     WindowsPart,
 )
 from secateur_service.evaluation.report import Report, build_report
+from secateur_service.evaluation.windows import context_of
 from secateur_service.models.tensors import DTYPES
 from secateur_service.pipeline.job_text import JobText
 from secateur_service.pipeline.shrinking import Shrinkage
@@ -32,7 +31,7 @@ from secateur_service.spec import PruneSpec
 
 
 def report_of(
-    job_id: str,
+    job: JobPart,
     spec: PruneSpec,
     shrinkage: Shrinkage,
     model_digest: str,
@@ -45,8 +44,9 @@ def report_of(
     """The report of a job, from its text, the figures of its tasks, what was continued, and the measured losses."""
     weights = spec.calibration.mix
     dense, output = shrinkage.plan.dense, shrinkage.plan.output()
+    tokens = next(iter(text.evaluation.values())).tokens.shape[1]
     return build_report(
-        job=JobPart(id=job_id, secateur_version=__version__),
+        job=job,
         model=ModelPart(
             uri=spec.model.uri,
             digest=model_digest,
@@ -57,6 +57,7 @@ def report_of(
             decoding_bytes=decoding_bytes(dense),
             cache_bytes=cache_bytes(dense),
             dtype=str(DTYPES[dense.weight_dtype]).removeprefix("torch."),
+            max_positions=dense.max_sequence_length,
         ),
         output=OutputPart(
             parameters=output.parameters,
@@ -66,7 +67,7 @@ def report_of(
             cache_bytes=cache_bytes(output),
         ),
         windows=WindowsPart(
-            tokens=next(iter(text.evaluation.values())).tokens.shape[1],
+            tokens=tokens,
             beginning=text.beginning,
             separator=text.separator,
         ),
@@ -95,6 +96,7 @@ def report_of(
                 in_mix=weights.get(name, 0) > 0,
                 windows=sample.tokens.shape[0],
                 documents=sample.documents,
+                digest=sample.digest(),
                 dense=passed.dense[name],
                 pruned=passed.pruned[name],
                 likeness=passed.likeness.get(name),
@@ -113,6 +115,7 @@ def report_of(
         continuations=continuations,
         affinity=affinity,
         language_neurons=LanguageNeuronsPart.model_validate(passed.neurons) if passed.neurons else None,
+        context=context_of(passed.dense, tokens),
     )
 
 

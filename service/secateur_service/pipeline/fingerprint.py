@@ -93,3 +93,12 @@ def begin_under(conditions: Mapping[str, Any], workdir: Path, shards: Path, obse
 def device_name(device: torch.device) -> str:
     """The model name of the device, for display and for the fingerprint."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def device_in_words(conditions: Mapping[str, Any]) -> str:
+    """What a job computes on, for people, from its fingerprint."""
+    if conditions["device"] != "cpu":
+        return str(conditions["device"])
+    threads = conditions["threads"]
+    capability = "" if conditions["cpu_capability"] == "DEFAULT" else f" with {conditions['cpu_capability']}"
+    return f"CPU ({conditions['machine']}{capability}), {threads} thread{'s' if threads != 1 else ''}"

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from secateur_service import faults
+from secateur._facts import Run
+from secateur_service import __version__, faults
 from secateur_service.calibration.documents import CorpusRefusedError, TooLittleTextError
 from secateur_service.calibration.sampling import again_tokenised
 from secateur_service.calibration.tokenizing import TokenizerFailedError
@@ -25,6 +26,7 @@ from secateur_service.evaluation.continuations import ContinuedLanguage
 from secateur_service.evaluation.html import render_html
 from secateur_service.evaluation.language_parts import AffinityPart
 from secateur_service.evaluation.limits import limit_exceeded
+from secateur_service.evaluation.parts import JobPart
 from secateur_service.models.building import load_whole
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.companions import Companions
@@ -41,7 +43,7 @@ from secateur_service.pipeline.continuations import Continuer, StoredModel
 from secateur_service.pipeline.device import open_device, try_rate
 from secateur_service.pipeline.fetching import FetchedModel, fetch_model
 from secateur_service.pipeline.figures import report_of, result_of
-from secateur_service.pipeline.fingerprint import begin_under, fingerprint
+from secateur_service.pipeline.fingerprint import begin_under, device_in_words, fingerprint
 from secateur_service.pipeline.job_tasks import JobTasks, check_harness, open_job_tasks
 from secateur_service.pipeline.job_text import JobText, draw_job_text
 from secateur_service.pipeline.package import Package
@@ -359,7 +361,9 @@ class _Job:
         digest = self.reader.model_digest(self.checkpoint.config, self.checkpoint.tensors.values())
         tasks = self.tasks.figures(self.passed) if self.tasks else []
         report = report_of(
-            self.attempt.job_id,
+            JobPart(
+                id=self.attempt.job_id, secateur_version=__version__, device=device_in_words(self._conditions_kept)
+            ),
             self.spec,
             self.shrinkage,
             digest,
@@ -370,11 +374,13 @@ class _Job:
             self.affinity,
         )
         package.add_file(REPORT_PATH, report.to_bytes())
-        package.add_file("report/report.html", render_html(report))
+        provenance = self._provenance()
+        run = Run(self.started, provenance.packaged, self.attempt.number, self.passed.resumed_blocks)
+        package.add_file("report/report.html", render_html(report, run))
         package.add_file("checkpoint/README.md", render_card(report, self.companions.license))
         if self.spec.shrink:
             package.add_file("plan.json", self.shrinkage.to_bytes(self.passed.blocks))
-        package.add_file("provenance.json", self._provenance().to_bytes())
+        package.add_file("provenance.json", provenance.to_bytes())
         files = package.files(with_checkpoint=not report.exceeded)
         self.packaged = Packaged(files, report, self.meter.progress, self.outer_bytes)
         self.packaged.keep(self.workdir, self.spec)
@@ -419,6 +425,12 @@ class _Job:
     def _asked(self) -> tuple[int, int] | None:
         return self.tasks.size if self.tasks else None
 
+    @property
+    def _conditions_kept(self) -> dict[str, Any]:
+        """The fingerprint that the blocks were made under."""
+        kept: dict[str, Any] = json.loads((self.workdir / "fingerprint.json").read_bytes())
+        return kept
+
     def _provenance(self) -> Provenance:
         seconds, cpu_seconds = self.stopwatch.totals()
         return Provenance(
@@ -426,6 +438,7 @@ class _Job:
             attempt=self.attempt.number,
             resumed_blocks=self.passed.resumed_blocks,
             started=self.started,
+            packaged=datetime.now(UTC),
             seconds=seconds,
             cpu_seconds=cpu_seconds,
             short_of=sorted(self.room.shortages),
@@ -435,7 +448,7 @@ class _Job:
             rewritten=sorted({info.path.name for info in self.checkpoint.tensors.values()}),
             published=list(self.companions.names),
             left_out={**self.fetched.left_out, **self.plan.left_out},
-            fingerprint=json.loads((self.workdir / "fingerprint.json").read_bytes()),
+            fingerprint=self._conditions_kept,
         )
 
     def peak_device_bytes(self) -> int:

@@ -6,7 +6,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from secateur_service.calibration.templates import TEMPLATE_DATE
@@ -32,6 +32,7 @@ class Provenance:
     attempt: int
     resumed_blocks: int
     started: datetime
+    packaged: datetime
     seconds: Mapping[str, float]
     cpu_seconds: Mapping[str, float]
     short_of: Sequence[str]
@@ -44,13 +45,13 @@ class Provenance:
     fingerprint: Mapping[str, Any]
 
     def to_bytes(self) -> bytes:
-        """JSON, with this process's versions and the time."""
+        """JSON, with this process's versions."""
         content = {
             "job_id": self.job_id,
             "attempt": self.attempt,
             "resumed_blocks": self.resumed_blocks,
             "started": self.started.isoformat(),
-            "packaged": datetime.now(UTC).isoformat(),
+            "packaged": self.packaged.isoformat(),
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
             "short_of": self.short_of,

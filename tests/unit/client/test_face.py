@@ -40,6 +40,7 @@ FACE = {
     "Gate",
     "GateLanguage",
     "GateTask",
+    "Headline",
     "IntegrityError",
     "InvalidRequestError",
     "InvalidSpecError",

@@ -2,16 +2,19 @@
 
 import json
 from dataclasses import fields
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur import Continuation, LanguageReport, Report
+from secateur import Continuation, Job, JobState, LanguageReport, Report
 from secateur._convert import plain_struct
 from secateur.cli._render import continuation_lines
+from secateur.cli._reporting import report_text
 from secateur_service.api.conversion import to_struct
-from secateur_service.evaluation.parts import IntervalsPart
+from secateur_service.calibration.identification import Identified
+from secateur_service.evaluation.parts import IntervalsPart, JobPart
 from support.reports import answered, continued, evaluation, make_report
 
 
@@ -116,3 +119,42 @@ def test_languages_are_a_table_of_pandas():
     assert frame.loc["de", "perplexity_ratio"] == pytest.approx(1.1)
     assert frame.loc["de", "perplexity_ratio_low"] < 1.1 < frame.loc["de", "perplexity_ratio_high"]
     assert frame["perplexity_ratio_low"].isna().tolist() == [False, True]
+
+
+def job(**changes):
+    plain = {field.name: None for field in fields(Job)} | {"name": "pruneJobs/1", "state": JobState.SUCCEEDED}
+    times = {
+        "start_time": datetime(2026, 11, 28, 1, 12, tzinfo=UTC),
+        "end_time": datetime(2026, 11, 28, 1, 16, tzinfo=UTC),
+    }
+    return Job(**plain | times | {"attempt": 2} | changes)
+
+
+def test_the_command_line_tells_what_the_page_tells():
+    figures = {"in_mix": True, "documents": 30, "digest": "12ef" * 16, "identified": Identified(20, 0.9, "en", 0.1)}
+    whole = make_report(
+        evaluation=[evaluation("de", 2.1, **figures), evaluation("es", 1.4, in_mix=False)],
+        job=JobPart(id="1", secateur_version="1", device="a GPU"),
+    )
+    told = report_text(Report(json.loads(whole.to_bytes())), job())
+    lines = [" ".join(line.split()) for line in told.splitlines()]
+    assert lines[0] == "The perplexity of de grew ×2.10: a heavy loss."
+    assert lines[1] == "Also measured, and not in the mix: es ×1.40 (a noticeable loss)."
+    assert lines[2].startswith("No tasks were measured.")
+    assert "de 8.000 16.800 2.100 heavy 1.5000 2.0352" in lines
+    assert "windows 128 tokens, which do not overlap" in lines
+    assert "update none: the weights that are kept stay as they were" in lines
+    assert "computed on a GPU" in lines
+    assert "run 2026-11-28 01:12 UTC, in 4 min 0 s, at attempt 2" in lines
+    assert "de yes 30 40 5000 90% of 20 12ef12ef12ef" in lines
+    assert "es no - 40 5000 - -" in lines
+    assert "run" not in {line.split()[0] for line in report_text(report_of(), job(end_time=None)).splitlines() if line}
+
+
+def test_the_headline_and_how_much_was_lost_are_typed():
+    report = report_of(ratios={"de": 2.0, "es": 1.2})
+    assert (report.headline.languages, report.headline.band) == (("de",), "heavy")
+    assert report.headline.perplexity_ratio == pytest.approx(2.0)
+    assert {name: entry.band for name, entry in report.languages.items()} == {"de": "heavy", "es": "noticeable"}
+    older = Report({name: value for name, value in report.items() if name != "headline"})
+    assert older.headline is None

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur._text import digits
+from secateur._text import digits, grouped, span
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,27 @@ def test_a_number_has_at_most_four_digits(value, decimals, shown):
 def test_a_difference_has_its_sign():
     assert digits(0.25, 3, sign="+") == "+0.250"
     assert digits(3e5, sign="+") == "+3.00e5"
+
+
+@pytest.mark.parametrize("value", [-0.0004, -1e-9, -0.0])
+def test_nothing_is_not_negative(value):
+    assert digits(value, 3) == "0.000"
+    assert digits(value, 3, sign="+") == "+0.000"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.2, "0 s"), (59.6, "1 min 0 s"), (252, "4 min 12 s"), (7500, "2 h 5 min"), (100_000, "27 h 46 min")],
+)
+def test_a_time_span_is_told_in_the_units_that_matter(seconds, shown):
+    assert span(seconds) == shown
+
+
+def test_names_with_one_reason_are_told_together():
+    reasons = {"A": "old", "B": "new", "C": "old", "D": "old", "E": "old"}
+    assert grouped(reasons) == [("A, C and 2 others", "old"), ("B", "new")]
+    assert grouped(dict.fromkeys("ABC", "old")) == [("A, B and C", "old")]
+    assert grouped({}) == []
 
 
 @given(st.floats(-1e12, 1e12), st.integers(0, 3))

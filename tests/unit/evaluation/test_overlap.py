@@ -4,9 +4,9 @@ import random
 
 import pytest
 
+from secateur_service.evaluation.block_parts import RemovedBlockPart
 from secateur_service.evaluation.comparison import Candidate, compare
 from secateur_service.evaluation.overlap import Masks, overlap
-from secateur_service.evaluation.parts import RemovedBlockPart
 from secateur_service.records.blocks import NarrowedRecord
 from support.reports import Block, Layer, make_report
 

@@ -7,8 +7,9 @@ import jsonschema
 import pytest
 from pydantic import ValidationError
 
+from secateur_service.evaluation.growth_verdicts import MIN_SCORED_TOKENS
+from secateur_service.evaluation.parts import VocabularyPart
 from secateur_service.evaluation.report import Report, report_schema, schema_bytes
-from secateur_service.evaluation.verdicts import MIN_SCORED_TOKENS
 from support.reports import Block, Layer, blocks, continued, evaluation, kinds, make_report, task
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "report.schema.json"
@@ -90,7 +91,53 @@ def test_a_language_far_above_the_others_is_left_behind():
 
 
 def test_a_language_alone_cannot_be_left_behind():
-    assert kinds(make_report(ratios={"de": 3.0})) == set()
+    assert kinds(make_report(ratios={"de": 1.4})) == set()
+
+
+def test_a_language_is_compared_with_the_others_of_the_mix_and_not_with_those_that_nobody_kept():
+    ratios = {"de": 1.45, "en": 1.1, "ar": 3.0, "zh": 3.0}
+    report = make_report(mix={"de": 0.5, "en": 0.5}, ratios=ratios)
+    assert {language for kind, language in kinds(report) if kind == "LANGUAGE_LEFT_BEHIND"} == {"de", "ar", "zh"}
+    (told,) = [each.message for each in report.verdicts if (each.kind, each.language) == ("LANGUAGE_LEFT_BEHIND", "de")]
+    assert "that of en ×1.10" in told
+
+
+def test_a_language_of_the_mix_whose_perplexity_doubled_is_damaged_even_if_all_did():
+    report = make_report(evaluation=[evaluation(name, 2.02, error=0.02) for name in ("de", "en")])
+    found = [verdict for verdict in report.verdicts if verdict.kind == "LANGUAGE_DAMAGED"]
+    assert [verdict.language for verdict in found] == ["de", "en"]
+    assert "its perplexity grew ×2.02, a heavy loss" in found[0].message
+    assert found[0].evidence.threshold == 1.5
+    assert found[0].evidence.interval[0] > 1.5
+    apart = make_report(ratios={"de": 1.1, "es": 3.0})
+    assert not any(kind == "LANGUAGE_DAMAGED" for kind, _ in kinds(apart))  # nobody asked to keep es
+    lost = {kind for kind, _ in kinds(make_report(ratios={"de": 12.0}))}
+    assert "LANGUAGE_LOST" in lost
+    assert "LANGUAGE_DAMAGED" not in lost
+
+
+def test_no_language_is_damaged_where_all_lost_a_little_less_than_that():
+    draw = random.Random(0)
+    raised = 0
+    for _ in range(400):
+        ratios = {name: 1.4999 * math.exp(draw.gauss(0, 0.1)) for name in ("ar", "de", "en", "uk")}
+        report = make_report(evaluation=[evaluation(name, ratio, error=0.1) for name, ratio in ratios.items()])
+        raised += any(kind == "LANGUAGE_DAMAGED" for kind, _ in kinds(report))
+    assert raised <= 400 * 0.05
+    assert raised  # the level is not so strict that nothing is ever found
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "told"),
+    [
+        ("wanda", {}, "pruning.preset: best"),
+        ("sparsegpt", {}, "train the blocks"),
+        ("wanda", {"vocabulary": VocabularyPart(rows=10, rows_before=20, languages={})}, "Remove less"),
+    ],
+)
+def test_the_remedy_for_a_damaged_language_is_one_that_was_not_taken(method, changes, told):
+    found = make_report(ratios={"de": 2.0}, method=method, **changes).verdicts
+    assert told in next(verdict.message for verdict in found if verdict.kind == "LANGUAGE_DAMAGED")
 
 
 def test_a_language_is_left_behind_only_beyond_the_noise():
@@ -217,11 +264,9 @@ def test_too_few_calibration_tokens_matter_only_to_methods_that_invert_second_mo
 def test_notes_of_layers_become_one_verdict_that_names_the_first():
     report = make_report(blocks=blocks(6, notes=("damping raised to 0.1",)))
     message = next(verdict.message for verdict in report.verdicts if verdict.kind == "LAYER_NOTES")
-    assert "1 layer was" in message
+    assert "The update of 1 layer did not work as specified" in message
     assert "model.layers.1.mlp.down_proj.weight: damping raised to 0.1" in message
     many = [Block(i, (Layer(f"layers.{i}.x", (1, 1), 0, ("slow",)),)) for i in range(5)]
     message = next(v.message for v in make_report(blocks=many).verdicts if v.kind == "LAYER_NOTES")
-    assert (
-        message
-        == "5 layers were pruned with difficulty: layers.0.x: slow; layers.1.x: slow; layers.2.x: slow; and 2 more."
-    )
+    assert "5 layers" in message
+    assert "repaired: layers.0.x: slow; layers.1.x: slow; layers.2.x: slow; and 2 more." in message

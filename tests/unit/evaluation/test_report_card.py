@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur_service.evaluation.card import base_model, languages_of, render_card
-from secateur_service.evaluation.parts import TaskPart
+from secateur_service.evaluation.parts import JobPart, TaskPart
 from secateur_service.models.license import IDENTIFIERS, License
 from support.reports import make_report
 
@@ -149,8 +149,12 @@ def test_a_hostile_name_is_no_markup_in_the_text():
 
 def test_the_card_gives_the_figures_of_every_language_and_says_what_zeros_are_not_worth():
     card = render_card(make_report()).decode()
-    assert "| es | no | 8.00 | 12.00 | ×1.50 | 1.500 | 1.792 |" in card
-    assert "| de | yes |" in card
+    assert "| es (Spanish) | no | 8.00 | 12.00 | ×1.50 | heavy | 1.500 | 1.792 |" in card
+    assert "\nThe perplexity of the 3 languages of the mix grew ×1.05 on average" in card
+    assert "\nAlso measured, and not in the mix: es ×1.50 (a heavy loss)." in card
+    assert "tasks that take knowledge can fall" in card
+    assert "| de (German) | yes |" in card
+    assert "# garden-llama, pruned for de (German) 50%, " in card
     assert "Zeros alone make a model neither smaller nor faster to serve** in today's general servers." in card
     assert "es is left behind" in card
 
@@ -166,3 +170,14 @@ def test_the_card_has_a_line_on_tasks_whose_answers_are_right_or_wrong():
     line = "On 2 tasks of lm-evaluation-harness, 40.0% of the answers were right before and 25.0% are now"
     assert line in render_card(make_report(tasks=tasks)).decode()
     assert "lm-evaluation-harness" not in render_card(make_report()).decode()
+
+
+def test_the_card_says_how_it_was_made_and_is_the_same_for_every_attempt():
+    spec = make_report().spec | {"reconstruction": {"epochs": 4, "norms": True}}
+    card = render_card(make_report(spec=spec, job=JobPart(id="1", secateur_version="1", device="a GPU"))).decode()
+    rows = dict(re.findall(r"^\| ([\w ]+) \| (.*) \|$", card, re.MULTILINE))
+    assert rows["update"] == "none: the weights that are kept stay as they were"
+    assert rows["training"] == "4 epochs of each block: weights and norms"
+    assert rows["windows"] == "128 tokens, which do not overlap"
+    assert rows["computed on"] == "a GPU"
+    assert "run" not in rows

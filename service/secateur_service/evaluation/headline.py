@@ -1,0 +1,82 @@
+"""The first sentences of a report, for its page, its card and the command line: what the languages of the mix lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+from pydantic import Field
+
+from secateur._text import digits, listed
+from secateur_service.evaluation.bands import Band, band_of, in_words
+from secateur_service.evaluation.parts import EvaluationLanguage, Part
+
+_NAMED_LANGUAGES = 6
+NO_TASKS = (
+    "No tasks were measured. Perplexity says what the model still predicts, not what it can still do: tasks that take "
+    "knowledge can fall while it hardly moves (evaluation.tasks measures them)."
+)
+
+
+class HeadlinePart(Part):
+    """What the languages lost that the model was pruned for."""
+
+    languages: tuple[str, ...] = Field(
+        description="those that it is about: evaluated languages of the mix, or all evaluated ones if there are none"
+    )
+    perplexity_ratio: float = Field(description="geometric mean of their growth")
+    band: Band = Field(description="of that growth: see `evaluation`")
+    sentence: str
+    also_measured: str | None = Field(description="the other languages; null if there are none")
+    caveat: str | None = Field(description="what these figures do not show; null if tasks were measured")
+
+
+def headline_of(
+    evaluation: Sequence[EvaluationLanguage], behind: Collection[str], *, tasked: bool
+) -> HeadlinePart | None:
+    """The headline; None if nothing was evaluated.
+
+    Args:
+        evaluation: evaluated languages.
+        behind: those of them that lost far more than the others, by the verdicts.
+        tasked: whether tasks were measured.
+    """
+    about = [entry for entry in evaluation if entry.in_mix] or list(evaluation)
+    if not about:
+        return None
+    rest = [entry for entry in evaluation if entry not in about]
+    ratio = math.exp(sum(math.log(entry.perplexity_ratio) for entry in about) / len(about))
+    return HeadlinePart(
+        languages=tuple(entry.language for entry in about),
+        perplexity_ratio=ratio,
+        band=band_of(ratio),
+        sentence=_sentence(about, ratio, behind),
+        also_measured=f"Also measured, and not in the mix: {_each(rest)}." if rest else None,
+        caveat=None if tasked else NO_TASKS,
+    )
+
+
+def _sentence(about: Sequence[EvaluationLanguage], ratio: float, behind: Collection[str]) -> str:
+    of_mix = " of the mix" if about[0].in_mix else ", none of which is in the mix,"
+    if len(about) == 1:
+        told = about[0].language if about[0].in_mix else f"{about[0].language}, which is not in the mix,"
+        return f"The perplexity of {told} grew ×{digits(ratio)}: {in_words(ratio)}."
+    sentence = (
+        f"The perplexity of the {len(about)} languages{of_mix} grew ×{digits(ratio)} on average: {in_words(ratio)}"
+    )
+    worst = max(about, key=lambda entry: entry.perplexity_ratio)
+    left = [entry for entry in about if entry.language in behind]
+    if left:
+        return f"{sentence}, and not evenly: {_each(left)}."
+    if band_of(worst.perplexity_ratio) != band_of(ratio):
+        return f"{sentence}; most of all {_each([worst])}."
+    return f"{sentence}; at worst {worst.language} ×{digits(worst.perplexity_ratio)}."
+
+
+def _each(entries: Sequence[EvaluationLanguage]) -> str:
+    told = [
+        f"{entry.language} ×{digits(entry.perplexity_ratio)} ({in_words(entry.perplexity_ratio)})"
+        for entry in entries[:_NAMED_LANGUAGES]
+    ]
+    more = len(entries) - len(told)
+    return listed([*told, *([f"{more} more"] if more else [])])

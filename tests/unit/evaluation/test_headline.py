@@ -1,0 +1,54 @@
+"""The first sentences of a report."""
+
+import pytest
+
+from secateur_service.evaluation.bands import SCALE, band_of
+from support.reports import answered, make_report
+
+
+@pytest.mark.parametrize(
+    ("growth", "band"),
+    [
+        (0.9, "kept"), (1.0199, "kept"), (1.02, "slight"), (1.1, "noticeable"), (1.5, "heavy"), (2.0, "heavy"),
+        (3.0, "severe"), (10.0, "lost"), (1e300, "lost"),
+    ],
+)  # fmt: skip
+def test_a_growth_has_one_band(growth, band):
+    assert band_of(growth) == band
+
+
+def test_the_scale_names_every_band():
+    bands = ["kept below ×1.02", "slight below ×1.1", "noticeable below ×1.5", "heavy below ×3", "severe below ×10"]
+    assert SCALE.split("; ") == [*bands, "lost from ×10 on"]
+
+
+def test_the_headline_is_about_the_languages_of_the_mix_and_the_others_stand_apart():
+    report = make_report(mix={"de": 0.5, "uk": 0.5}, ratios={"de": 1.2, "uk": 1.3, "en": 5.0, "fr": 12.0})
+    found = report.headline
+    assert found.languages == ("de", "uk")
+    assert found.perplexity_ratio == pytest.approx((1.2 * 1.3) ** 0.5)
+    assert found.sentence == (
+        "The perplexity of the 2 languages of the mix grew ×1.25 on average: a noticeable loss; at worst uk ×1.30."
+    )
+    assert (
+        found.also_measured
+        == "Also measured, and not in the mix: en ×5.00 (a severe loss) and fr ×12.00 (all but lost)."
+    )
+    assert "evaluation.tasks" in found.caveat
+    assert make_report(tasks=[answered("same")]).headline.caveat is None
+
+
+def test_an_uneven_loss_is_called_so():
+    ratios = {"de": 2.01, "uk": 1.1, "en": 1.1}
+    assert make_report(ratios=ratios).headline.sentence.endswith("and not evenly: de ×2.01 (a heavy loss).")
+    worst = make_report(ratios={"de": 1.52, "uk": 1.45, "en": 1.45}).headline.sentence
+    assert worst.endswith("a noticeable loss; most of all de ×1.52 (a heavy loss).")
+
+
+def test_without_a_language_of_the_mix_it_is_about_all_and_says_so():
+    found = make_report(mix={"de": 1.0}, ratios={"uk": 1.3, "en": 1.2}).headline
+    assert found.sentence.startswith("The perplexity of the 2 languages, none of which is in the mix, grew ×1.25")
+    assert found.also_measured is None
+    alone = make_report(mix={"de": 1.0}, ratios={"de": 1.3}).headline
+    assert alone.sentence == "The perplexity of de grew ×1.30: a noticeable loss."
+    assert make_report(evaluation=[]).headline is None
