@@ -325,7 +325,8 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "limits": Option(
         ("limits", "languages"),
-        'What languages may lose at most, as growth of their bits per byte: {"uk": 0.01}. A job that exceeds it ends '
+        'What languages may lose at most, as growth of their bits per byte: {"uk": 0.01}, or "*" for all that have no '
+        "limit of their own. A job that exceeds it ends "
         "without a checkpoint, with its report.",
         "none",
     ),

@@ -31,7 +31,7 @@ from secateur_service.spec.base import (
     is_nothing,
 )
 from secateur_service.spec.calibration import CalibrationSpec
-from secateur_service.spec.limits import LimitsSpec
+from secateur_service.spec.limits import OTHERS, LimitsSpec
 from secateur_service.spec.pruning import DEFAULT_ORDER, TRAINED_PRESETS, PruningSpec
 from secateur_service.spec.reconstruction import ReconstructionSpec
 from secateur_service.spec.shrink import ShrinkSpec
@@ -184,6 +184,8 @@ def parse_parts(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldViol
             *_unmeasured(parts["calibration"], parts.get("evaluation"), parts.get("limits")),
         ]
         violations += [FieldViolation(rule.field, f"{rule.problem}; {rule.remedy}") for rule in between]
+        if parts.get("limits") and "evaluation" in parts:
+            parts["limits"] = parts["limits"].resolved(_evaluated(parts["calibration"], parts["evaluation"]))
     return parts, violations
 
 
@@ -250,17 +252,22 @@ def _unreconstructable(
         yield Broken("reconstruction", "the blocks stay as they are", "leave it out")
 
 
+def _evaluated(calibration: CalibrationSpec, evaluation: EvaluationSpec | None) -> tuple[str, ...]:
+    """The languages that are evaluated: those that are named, else those of the mix."""
+    named = evaluation.languages if evaluation else ()
+    return named or tuple(entry.language for entry in calibration.languages)
+
+
 def _unmeasured(
     calibration: CalibrationSpec, evaluation: EvaluationSpec | None, limits: LimitsSpec | None
 ) -> Iterator[Broken]:
     """What is asked of languages and tasks that are not evaluated, or of a single language that takes two."""
-    evaluated = evaluation.languages if evaluation else ()
-    known = evaluated or tuple(entry.language for entry in calibration.languages)
+    known = _evaluated(calibration, evaluation)
     if evaluation and evaluation.language_neurons and len(known) == 1:
         problem = f"only {known[0]} is evaluated, and a neuron belongs to a language by comparison with others"
         yield Broken("evaluation.language_neurons", problem, "add languages to evaluation.languages, or leave it out")
     for position, entry in enumerate(limits.languages if limits else ()):
-        if entry.language not in known:
+        if entry.language not in (*known, OTHERS):
             problem = f"{entry.language} is not evaluated, so nothing shows what it loses"
             yield Broken(f"limits.languages[{position}]", problem, "add it to evaluation.languages, or leave it out")
     if limits and limits.task_loss is not None and evaluation is not None and not evaluation.tasks:
