@@ -7,7 +7,6 @@ Kubernetes adds variables of its own: for a Service named `secateur` every pod o
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -15,14 +14,13 @@ from dataclasses import fields
 
 from secateur._config import FILE_VARIABLE as CLIENTS_FILE_VARIABLE
 from secateur._config import ClientConfig
+from secateur._suggestions import close_to
 from secateur_service.settings import FILE_VARIABLE, PREFIX, Settings
 
 DEFAULT = "default"
 _SERVICE_LINK = re.compile(
     r"([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
-_ALIKE = 0.7
-"""Least similarity of a name that is suggested: what two typing errors in a word leave."""
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str | None]:
@@ -61,5 +59,5 @@ def sources_of(settings: Settings, environment: Mapping[str, str] = os.environ) 
 def _closest(name: str, names: set[str]) -> str | None:
     """The name that is most like this one, compared without the prefix, which all share."""
     endings = [known.removeprefix(PREFIX) for known in sorted(names)]
-    (match, *_) = *difflib.get_close_matches(name.upper().removeprefix(PREFIX), endings, n=1, cutoff=_ALIKE), None
+    match = close_to(name.upper().removeprefix(PREFIX), endings)
     return None if match is None else PREFIX + match
