@@ -101,6 +101,7 @@ class Site:
                 sequence_length=64,
             ),
             pruning=pb.PruningSpec(sparsity=0.5),
+            evaluation=pb.EvaluationSpec(tokens_per_language=256),
         )
 
     def dry_run(self, caller: str, model: str = "", **more: Any) -> str:

@@ -49,8 +49,8 @@ def _method(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if pruning:
         order = f", order {pruning['order']}" if pruning.get("order") else ""
         yield "Method", f"{pruning['method']}{order}"
-        update = pruning["update"]
-        yield "Update", f"{update}: {_UPDATES[update]}" if update in _UPDATES else update
+        if update := pruning.get("update"):  # one that was never resolved does not say
+            yield "Update", f"{update}: {_UPDATES[update]}" if update in _UPDATES else update
     if training:
         norms = "weights and norms" if training.get("norms") else "weights, not norms"
         yield "Training", f"{training['epochs']:.0f} epochs of each block: {norms}"

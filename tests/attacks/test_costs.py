@@ -21,6 +21,7 @@ from secateur_service.artifacts import manifest
 from secateur_service.calibration import containers
 from secateur_service.calibration.documents import Reading
 from secateur_service.errors import ServiceError
+from secateur_service.jobs.filters import NEWEST_FIRST, Filter
 from secateur_service.models import companions, safetensors, weights
 
 MEGABYTE = 1_000_000
@@ -142,7 +143,7 @@ JSON_PARSERS = {
     "a file that goes with a model": companion,
     "a manifest": lambda _folder, content: refusing(lambda: manifest.parse_manifest(content)),
     "a page token": lambda _folder, content: refusing(
-        lambda: pages.decode_token(content.decode("latin-1"), pages.Filter())
+        lambda: pages.decode_token(content.decode("latin-1"), Filter(), NEWEST_FIRST)
     ),
 }
 

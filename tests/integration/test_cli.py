@@ -150,7 +150,7 @@ def test_the_policies_of_a_job_can_be_given_by_flags(secateur, tmp_path):
         "pruning.allocation.outlier",
         "pruning.overrides[0].sparsity",
         "pruning.overrides[1].pattern",
-        "shrink.vocabulary.weights[0].weight",
+        "shrink.vocabulary.weights.de",
     }
 
 
@@ -263,7 +263,7 @@ def test_watching_ends_with_the_code_of_the_outcome(secateur, service, make, cod
     assert "QUEUED" in done.stdout
     if code == 0:
         assert "50%, block 1 of 2, about 1:01 left" in done.stdout
-        assert re.search(r"de +10\.000 +12\.500 +1\.250", done.stdout)
+        assert re.search(r"de \(German\) +10\.000 +12\.500 +1\.250", done.stdout)
     if code == 1:
         assert "a NaN in layer 3" in done.stderr
 
