@@ -18,15 +18,17 @@ class Run:
 
     Attributes:
         started: When the job, or its last attempt, began.
-        ended: When it ended, or wrote its report.
+        ended: When it ended, or had its files ready to publish.
         attempt: Its number, from 1.
         resumed_blocks: Blocks that earlier attempts had finished; None if that is not known.
+        is_published: Whether the end is that of the job, rather than of the work before the publishing.
     """
 
     started: datetime
     ended: datetime
     attempt: int
     resumed_blocks: int | None = None
+    is_published: bool = True
 
 
 def facts(report: Mapping[str, Any], run: Run | None = None) -> list[tuple[str, str]]:
@@ -83,7 +85,8 @@ def _machine(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _when(report: Mapping[str, Any], run: Run) -> Iterator[tuple[str, str]]:
-    told = f"{run.started:%Y-%m-%d %H:%M} UTC, in {span((run.ended - run.started).total_seconds())}"
+    taken = span((run.ended - run.started).total_seconds())
+    told = f"{run.started:%Y-%m-%d %H:%M} UTC, in {taken}{'' if run.is_published else ' without the publishing'}"
     if run.resumed_blocks:
         blocks = len(report["blocks"])
         told += f"; attempt {run.attempt}, to which earlier ones left {run.resumed_blocks} of {blocks} blocks"

@@ -239,6 +239,7 @@ class Headline:
         sentence: In words.
         also_measured: The other languages in words; None if there are none.
         caveat: What these figures do not show; None if tasks were measured.
+        reservation: Why the figures say little of what was lost; None if nothing is known against them.
     """
 
     languages: tuple[str, ...]
@@ -247,6 +248,7 @@ class Headline:
     sentence: str
     also_measured: str | None
     caveat: str | None
+    reservation: str | None = None
 
 
 class Report(dict[str, Any]):
@@ -275,6 +277,7 @@ class Report(dict[str, Any]):
             found["sentence"],
             found["also_measured"],
             found["caveat"],
+            found.get("reservation"),
         )
 
     @property

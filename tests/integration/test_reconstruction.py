@@ -273,7 +273,7 @@ def test_progress_reaches_its_end(model, corpora, tmp_path, shrink):
         ({"epochs": 0}, "reconstruction.epochs", "greater than or equal to 1"),
         ({"learning_rate": 0}, "reconstruction.learning_rate", "greater than 0"),
         ({"batch": 0}, "reconstruction.batch", "greater than or equal to 1"),
-        ({"steps": 3}, "reconstruction.steps", "known fields are epochs"),
+        ({"steps": 3}, "reconstruction.steps", "known are epochs"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_field(model, corpora, change, field, told):

@@ -187,8 +187,8 @@ REFUSALS = {
         SPEC,
     ),
     "rows of JSON": (corpus("rows"), "calibration.samples", "at most 13 of de", SPEC),
-    "another field": (corpus("fields"), "calibration.languages[0].language", "set text_field", SPEC),
-    "another encoding": (corpus("latin"), "calibration.languages[0].language", "not UTF-8", SPEC),
+    "another field": (corpus("fields"), "calibration.languages.de", "set text_field", SPEC),
+    "another encoding": (corpus("latin"), "calibration.languages.de", "not UTF-8", SPEC),
     # Memory
     "blocks that no machine has memory for": (
         {"model.uri": "{files}/huge"},
@@ -242,10 +242,10 @@ REFUSALS = {
     "no such order": ({"pruning.order": "blok"}, "pruning.order", "", SPEC),
     "no such field": ({"calibration.sampels": 6}, "calibration.sampels", "", SPEC),
     "no such part": ({"prunning": {}}, "prunning", "", SPEC),
-    "no language": ({"calibration.languages": {"d!": 1.0}}, "calibration.languages[0].language", "", SPEC),
+    "no language": ({"calibration.languages": {"d!": 1.0}}, "calibration.languages.d!", "", SPEC),
     "a language without text": (
         {"calibration.languages": {"de": 0.5, "fr": 0.5}},
-        "calibration.languages[1].language",
+        "calibration.languages.fr",
         "no file fr.txt",
         SPEC,
     ),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import secateur
@@ -226,12 +227,16 @@ def test_a_running_job_is_cancelled_within_a_block_and_its_log_tells_of_it(servi
 
 def test_a_failed_job_says_why_in_its_failure_and_its_log(service, client):
     data = data_of(service)
-    data["calibration"]["samples"] = 5000
+    broken = save_model(service.file_root / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    data["model"] = {"uri": broken.as_uri()}
     job = client.submit(data)
     with pytest.raises(secateur.JobFailedError) as caught:
         job.result(timeout_seconds=HANG_SECONDS)
-    assert caught.value.reason == "CORPUS_REFUSED"
-    assert "tokens where" in str(caught.value)
+    assert caught.value.reason == "NON_FINITE"
+    assert "model.norm.weight" in str(caught.value)
 
 
 def test_a_job_that_exceeds_a_limit_fails_and_its_report_can_be_read_for_ever(service, client, tmp_path):

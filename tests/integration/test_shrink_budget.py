@@ -224,7 +224,7 @@ def test_a_budget_that_the_shapes_rule_out_is_refused_at_submission(model, corpo
 @pytest.mark.parametrize(
     ("change", "field", "told"),
     [
-        ({"budget": {}}, "shrink.budget.parameters", "required"),
+        ({"budget": {}}, "shrink.budget.parameters", "is missing"),
         ({"budget": {"parameters": 1.0}}, "shrink.budget.parameters", "less than 1"),
         ({"budget": {"parameters": 0.0}}, "shrink.budget.parameters", "greater than 0"),
         ({"budget": {"parameters": 0.5, "axes": ["width"]}}, "shrink.budget.axes[0]", "vocabulary"),

@@ -52,7 +52,7 @@ def test_a_job_within_its_limits_is_published(model, corpora, tmp_path):
     [
         ([{"language": "ar", "growth": 0.1}], "limits.languages[0]", "ar is not evaluated"),
         ([{"language": "uk", "growth": -0.1}], "limits.languages[0].growth", "greater than or equal to 0"),
-        ([{"language": "uk"}], "limits.languages[0].growth", "required"),
+        ([{"language": "uk"}], "limits.languages[0].growth", "is missing"),
         ([{"language": "uk", "growth": 1}, {"language": "UK", "growth": 2}], "limits.languages", "one language"),
         ([], "limits.languages", "there is no limit"),
     ],

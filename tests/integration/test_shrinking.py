@@ -327,7 +327,7 @@ def test_an_interrupted_job_resumes_with_the_same_bytes(model, corpora, tmp_path
         ({"feed_forward": {"channels": 8, "multiple_of": 8}}, "shrink.feed_forward.multiple_of", "leave one out"),
         ({"kv_heads": {"remove": 2}}, "shrink.kv_heads.remove", "every block has 2 key/value heads"),
         ({"kv_heads": {"remove": 0}}, "shrink.kv_heads.remove", "greater than or equal to 1"),
-        ({"kv_heads": {}}, "shrink.kv_heads.remove", "required"),
+        ({"kv_heads": {}}, "shrink.kv_heads.remove", "is missing"),
         ({"blocks": {"remove": 3}}, "shrink.blocks.remove", "the model has 3 blocks"),
         ({"blocks": {"remove": 1}, "plan": "file:///nowhere"}, "shrink.blocks", "leave one out"),
         ({"plan": "file:///nowhere"}, "shrink.plan", "no such folder"),
@@ -440,8 +440,8 @@ def test_the_card_names_the_languages_that_were_kept(model, corpora, tmp_path):
     run(data_of(model, corpora, mix=(("uk", 0.5), ("de", 0.5)), keep_languages=["de"]), tmp_path)
     card = (tmp_path / "checkpoint" / "README.md").read_text(encoding="utf-8")
     assert 'language: ["de"]' in card
-    assert "made smaller for de" in card
-    assert "(chosen for de)" in card
+    assert "made smaller for de (German)" in card
+    assert "(chosen for de (German))" in card
 
 
 def test_an_architecture_that_cannot_be_narrowed_is_refused_with_those_that_can(corpora, tmp_path):

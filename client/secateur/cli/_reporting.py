@@ -32,9 +32,11 @@ def report_text(report: Report, job: Job) -> str:
 
 
 def headline_lines(report: Report) -> list[str]:
-    """What the languages of the mix lost, then the others, then what that does not show."""
+    """What is to be said against the figures, what the mix lost, what others lost, what that does not show."""
     found = report.headline
-    return [clean(told) for told in (found.sentence, found.also_measured, found.caveat) if told] if found else []
+    if found is None:
+        return []
+    return [clean(told) for told in (found.reservation, found.sentence, found.also_measured, found.caveat) if told]
 
 
 def reported_result(report: Report) -> PublishedResult:

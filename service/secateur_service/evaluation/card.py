@@ -167,7 +167,11 @@ tokenizer = AutoTokenizer.from_pretrained("checkpoint")
 def _headline(report: Report) -> str:
     """What the languages of the mix lost, then the others; without what the limits section says."""
     found = report.headline
-    return "\n".join(_plain(told) for told in (found.sentence, found.also_measured) if told) if found else ""
+    return (
+        "\n".join(_plain(told) for told in (found.reservation, found.sentence, found.also_measured) if told)
+        if found
+        else ""
+    )
 
 
 def _growth(entry: EvaluationLanguage) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from secateur._text import digits, listed
 from secateur_service.evaluation.bands import Band, band_of, in_words
-from secateur_service.evaluation.parts import EvaluationLanguage, Part
+from secateur_service.evaluation.parts import EvaluationLanguage, Part, Verdict
 
 _NAMED_LANGUAGES = 6
 NO_TASKS = (
@@ -26,37 +26,53 @@ class HeadlinePart(Part):
     )
     perplexity_ratio: float = Field(description="geometric mean of their growth")
     band: Band = Field(description="of that growth: see `evaluation`")
+    reservation: str | None = Field(
+        default=None, description="why the figures say little of what was lost; null if nothing is known against them"
+    )
     sentence: str
     also_measured: str | None = Field(description="the other languages; null if there are none")
     caveat: str | None = Field(description="what these figures do not show; null if tasks were measured")
 
 
 def headline_of(
-    evaluation: Sequence[EvaluationLanguage], behind: Collection[str], *, tasked: bool
+    evaluation: Sequence[EvaluationLanguage], verdicts: Sequence[Verdict], *, tasked: bool, window_tokens: int
 ) -> HeadlinePart | None:
     """The headline; None if nothing was evaluated.
 
     Args:
         evaluation: evaluated languages.
-        behind: those of them that lost far more than the others, by the verdicts.
+        verdicts: what was found.
         tasked: whether tasks were measured.
+        window_tokens: length of the windows that they were evaluated in.
     """
     about = [entry for entry in evaluation if entry.in_mix] or list(evaluation)
     if not about:
         return None
     rest = [entry for entry in evaluation if entry not in about]
+    behind = {verdict.language for verdict in verdicts if verdict.kind == "LANGUAGE_LEFT_BEHIND"}
     ratio = math.exp(sum(math.log(entry.perplexity_ratio) for entry in about) / len(about))
     return HeadlinePart(
         languages=tuple(entry.language for entry in about),
         perplexity_ratio=ratio,
         band=band_of(ratio),
+        reservation=_reservation(verdicts, window_tokens),
         sentence=_sentence(about, ratio, behind),
         also_measured=f"Also measured, and not in the mix: {_each(rest)}." if rest else None,
         caveat=None if tasked else NO_TASKS,
     )
 
 
-def _sentence(about: Sequence[EvaluationLanguage], ratio: float, behind: Collection[str]) -> str:
+def _reservation(verdicts: Sequence[Verdict], window_tokens: int) -> str | None:
+    """What makes the figures themselves doubtful."""
+    doubts = []
+    if any(verdict.kind == "WINDOWS_TOO_LONG" for verdict in verdicts):
+        doubts.append(f"the dense model is worse in windows of {window_tokens:,} tokens than it is in shorter ones")
+    if others := {str(verdict.language) for verdict in verdicts if verdict.kind == "OTHER_LANGUAGE"}:
+        doubts.append(f"text of {listed(sorted(others))} seems to be in another language")
+    return f"These figures say little of what was lost: {listed(doubts)}. The verdicts say more." if doubts else None
+
+
+def _sentence(about: Sequence[EvaluationLanguage], ratio: float, behind: Collection[str | None]) -> str:
     of_mix = " of the mix" if about[0].in_mix else ", none of which is in the mix,"
     if len(about) == 1:
         told = about[0].language if about[0].in_mix else f"{about[0].language}, which is not in the mix,"

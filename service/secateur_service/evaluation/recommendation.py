@@ -105,7 +105,8 @@ def _evidence(
     cost = f"where {figure} at most {_worst(best)}"
     follows = f"; {ranked[1][1].job} follows with {_worst(ranked[1][1])}" if len(ranked) > 1 else ""
     if max_growth is None and not follows:
-        return f"{best.job} is the only one with a checkpoint that evaluated {listed(languages)}, {cost}."
+        only = f"{best.job} is the only one of those that compare which has a checkpoint and evaluated"
+        return f"{only} {listed(languages)}, {cost}."
     if max_growth is None:
         least = listed(languages) if len(languages) == 1 else f"Of {listed(languages)}, the one that loses most"
         return f"{least} loses least in {best.job}, {cost}{follows}."

@@ -148,7 +148,6 @@ def build_report(
             positions=model.max_positions,
         )
     )
-    behind = {str(verdict.language) for verdict in verdicts if verdict.kind == "LANGUAGE_LEFT_BEHIND"}
     return Report(
         job=job,
         model=model,
@@ -158,7 +157,7 @@ def build_report(
         spec=dict(spec),
         calibration=mix,
         evaluation=languages,
-        headline=headline_of(languages, behind, tasked=bool(answered)),
+        headline=headline_of(languages, verdicts, tasked=bool(answered), window_tokens=windows.tokens),
         vocabulary=vocabulary,
         removed_blocks=tuple(removed_blocks),
         budget=budget,

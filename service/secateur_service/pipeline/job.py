@@ -375,7 +375,9 @@ class _Job:
         )
         package.add_file(REPORT_PATH, report.to_bytes())
         provenance = self._provenance()
-        run = Run(self.started, provenance.packaged, self.attempt.number, self.passed.resumed_blocks)
+        run = Run(
+            self.started, provenance.packaged, self.attempt.number, self.passed.resumed_blocks, is_published=False
+        )
         package.add_file("report/report.html", render_html(report, run))
         package.add_file("checkpoint/README.md", render_card(report, self.companions.license))
         if self.spec.shrink:

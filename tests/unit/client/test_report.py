@@ -130,7 +130,8 @@ def job(**changes):
     return Job(**plain | times | {"attempt": 2} | changes)
 
 
-def test_the_command_line_tells_what_the_page_tells():
+def test_the_command_line_tells_what_the_page_tells(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     figures = {"in_mix": True, "documents": 30, "digest": "12ef" * 16, "identified": Identified(20, 0.9, "en", 0.1)}
     whole = make_report(
         evaluation=[evaluation("de", 2.1, **figures), evaluation("es", 1.4, in_mix=False)],
@@ -141,7 +142,7 @@ def test_the_command_line_tells_what_the_page_tells():
     assert lines[0] == "The perplexity of de grew ×2.10: a heavy loss."
     assert lines[1] == "Also measured, and not in the mix: es ×1.40 (a noticeable loss)."
     assert lines[2].startswith("No tasks were measured.")
-    assert "de 8.000 16.800 2.100 heavy 1.5000 2.0352" in lines
+    assert "de (German) 8.000 16.800 2.100 heavy 1.5000 2.0352" in lines
     assert "windows 128 tokens, which do not overlap" in lines
     assert "update none: the weights that are kept stay as they were" in lines
     assert "computed on a GPU" in lines

@@ -114,7 +114,10 @@ def test_a_job_that_did_not_evaluate_a_target_or_has_no_checkpoint_is_not_taken(
         "A": "uk was not evaluated",
         "C": "a limit of the specification is exceeded, and there is no checkpoint",
     }
-    assert "B is the only one with a checkpoint that evaluated de and uk" in found.recommendation.evidence
+    assert (
+        "B is the only one of those that compare which has a checkpoint and evaluated de and uk"
+        in found.recommendation.evidence
+    )
     assert not found.jobs[2].has_checkpoint
     timed = [
         Candidate.of("one", exceeded, 1.0),

@@ -124,3 +124,12 @@ def test_a_trained_model_is_found_to_be_used_beyond_its_training_length():
     assert far.sensible_length <= 256  # what it was trained on, and config.json says 2,048
     near = found(256)
     assert near.growth < CONTEXT_FACTOR or near.interval[0] <= 1
+
+
+def test_the_headline_begins_with_what_makes_its_figures_doubtful():
+    context = context_of({"de": losses(drawn(16, 512, 0, late=0.4)), "uk": losses(drawn(16, 512, 1, late=0.4))}, 512)
+    doubted = make_report(context=context).headline
+    assert doubted.reservation.startswith(
+        "These figures say little of what was lost: the dense model is worse in windows"
+    )
+    assert make_report().headline.reservation is None
