@@ -38,7 +38,7 @@ class Countdown:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._fraction = 0.0
+        self._fraction = self._shown = 0.0
         self._left: float | None = None
         self._at = clock()
 
@@ -50,6 +50,8 @@ class Countdown:
             left_seconds: Expected time until the end; None while unknown.
             age_seconds: How long ago it said so.
         """
+        # What was shown stays, unless the job itself goes back.
+        self._shown = self.fraction if fraction >= self._fraction else 0.0
         self._fraction, self._left = fraction, left_seconds
         self._at = self._clock() - max(0.0, age_seconds)
 
@@ -64,11 +66,12 @@ class Countdown:
     @property
     def fraction(self) -> float:
         """The share done: what is missing shrinks with the time left, for a while."""
+        reached = max(self._fraction, self._shown)
         if self._fraction >= 1 or not self._left:
-            return self._fraction
+            return reached
         since = self._clock() - self._at
         missing = (1 - self._fraction) * max(0.0, 1 - since / self._left)
-        return max(self._fraction, min(_MOST, self._fraction + _AHEAD, 1 - missing))
+        return max(reached, min(_MOST, self._fraction + _AHEAD, 1 - missing))
 
 
 class Reported(Protocol):

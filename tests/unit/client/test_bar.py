@@ -52,6 +52,18 @@ def test_between_two_reports_the_time_left_ticks_down_and_the_bar_goes_on(bar, c
     ]
 
 
+def test_a_report_behind_what_is_shown_does_not_take_the_bar_back_but_a_job_that_goes_back_does(clock):
+    countdown = Countdown(clock)
+    countdown.report(0.0, 10)
+    clock.now += 5
+    assert countdown.fraction == pytest.approx(0.02)
+    for left in (10, None):
+        countdown.report(0.01, left)
+        assert countdown.fraction == pytest.approx(0.02)
+    countdown.report(0.005, 10)
+    assert countdown.fraction == pytest.approx(0.005)
+
+
 reports = st.tuples(st.floats(0, 1), st.one_of(st.none(), st.floats(0, 1e6)), st.floats(0, 1e5), st.floats(0, 100))
 
 
