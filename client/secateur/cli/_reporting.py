@@ -20,7 +20,7 @@ def report_text(report: Report, job: Job) -> str:
     has_texts = "windows" in report  # reports of schema 1 do not say
     parts = [
         headline_lines(report),
-        [result_text(job.result or reported_result(report), _bands(report) if has_texts else {})],
+        [result_text(job.result or reported_result(report), bands_of(report) if has_texts else {})],
         [*task_lines(report), *continuation_lines(report)],
         verdict_lines(report),
         [columns([(title.lower(), told) for title, told in facts(report, run)]), "", _texts_table(report)]
@@ -53,7 +53,7 @@ def reported_result(report: Report) -> PublishedResult:
     )
 
 
-def _bands(report: Report) -> dict[str, str]:
+def bands_of(report: Report) -> dict[str, str]:
     """How much each language lost, in a word; empty in reports of older releases."""
     return {entry.language: entry.band for entry in report.languages.values() if entry.band}
 

@@ -26,6 +26,7 @@ class AccessPolicy:
         runs_jobs: whether jobs run on this installation. On a replica that serves the API only, nothing is known of
             what the workers have installed; they check it themselves, before anything else.
         slots: what the slots here have; None where there are none, or where the caller looks after it.
+        threads: those of a job on the CPU where there are no slots, for the estimate; None where nobody knows.
         writable: tries whether a destination can be written; None where that is not to be tried.
     """
 
@@ -34,6 +35,7 @@ class AccessPolicy:
     on_device: bool
     runs_jobs: bool = True
     slots: Slots | None = None
+    threads: int | None = None
     writable: DestinationCheck | None = None
 
     @classmethod

@@ -110,7 +110,7 @@ def admit(
         raise InvalidSpecError(violations)
     assert checkpoint is not None
     resolved = _resolve(review.pinned(PruneSpec(**parts)), length, checkpoint, access)
-    threads = access.slots.threads if access.slots else None
+    threads = access.slots.threads if access.slots else access.threads
     estimate = estimate_cost(checkpoint, resolved, on_device=access.on_device, plan=plan, threads=threads)
     warnings = review.warnings
     if access.slots is not None:

@@ -21,18 +21,15 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self, TextIO
 
-from rich.table import Table
-
 from secateur import InvalidSpecError as MisshapenSpecError
 from secateur import Report as PlainReport
 from secateur._convert import plan_from
-from secateur._language_names import in_words
 from secateur._spec import read_spec
 from secateur._terminal import OutputLostError, clean, console, say, write
 from secateur._text import left_text
 from secateur.cli._bar import JobBar
-from secateur.cli._render import continuation_lines, plan_text, task_lines, to_json
-from secateur.cli._reporting import headline_lines
+from secateur.cli._render import continuation_lines, plan_text, result_text, task_lines, to_json
+from secateur.cli._reporting import bands_of, headline_lines, reported_result
 from secateur.v1 import prune_job_pb2 as pb
 from secateur_service.admission import AccessPolicy, Admission
 from secateur_service.api.conversion import estimate_to_message, resolved_to_message
@@ -108,14 +105,15 @@ def run_command(
     return 0
 
 
-def plan_command(spec_path: Path, device: str | None, *, as_json: bool, settings: Settings) -> int:
+def plan_command(spec_path: Path, device: str | None, threads: int | None, *, as_json: bool, settings: Settings) -> int:
     """Check the specification of a job and estimate its cost, without running it; arguments as for `run_command`.
 
     Returns:
         The exit code: 0, or 10 if it is refused.
     """
     try:
-        resolved = _admitted(spec_path, device, open_sources(settings, everywhere=True))
+        sources = open_sources(settings, everywhere=True)
+        resolved = _admitted(spec_path, device, sources, threads or len(os.sched_getaffinity(0)))
     except (MisshapenSpecError, InvalidSpecError) as error:
         return _refusal(error, as_json=as_json)
     plan = plan_from(
@@ -127,9 +125,11 @@ def plan_command(spec_path: Path, device: str | None, *, as_json: bool, settings
     return 0
 
 
-def _admitted(spec_path: Path, device: str | None, sources: Sources) -> Admission:
+def _admitted(spec_path: Path, device: str | None, sources: Sources, threads: int | None = None) -> Admission:
     on_device = device is not None and not device.startswith("cpu")
-    return admit_written(read_spec(spec_path), AccessPolicy(sources, destinations=None, on_device=on_device))
+    known = None if on_device else threads
+    access = AccessPolicy(sources, destinations=None, on_device=on_device, threads=known)
+    return admit_written(read_spec(spec_path), access)
 
 
 def _refusal(error: MisshapenSpecError | InvalidSpecError, *, as_json: bool) -> int:
@@ -280,43 +280,10 @@ def _fail(message: str, code: int, told: Mapping[str, Any] | bool = False) -> in
     return code
 
 
-def _figure(value: float, digits: int) -> str:
-    return f"{value:.2e}" if value >= 1e6 else f"{value:.{digits}f}"
-
-
 def _result_text(report: Report, output: Path) -> str:
-    terminal = console()
-    before, after = report.model.parameters, report.output.parameters
-    titles = []
-    if after != before:
-        titles.append(f"{1 - after / before:.1%} fewer parameters: {after:,} of {before:,}")
-    if report.sparsity.zeros or not titles:
-        titles.append(f"{report.sparsity.pruned_layers:.2%} of the weights of the pruned layers are zero")
-    table = Table(title="; ".join(titles))
-    for heading in (
-        "language",
-        "dense perplexity",
-        "pruned perplexity",
-        "ratio",
-        "loss",
-        "dense bits/byte",
-        "pruned bits/byte",
-    ):
-        table.add_column(heading, justify="left" if heading in ("language", "loss") else "right")
-    for entry in report.evaluation:
-        table.add_row(
-            clean(in_words(entry.language)),
-            _figure(entry.dense_perplexity, 2),
-            _figure(entry.pruned_perplexity, 2),
-            _figure(entry.perplexity_ratio, 3),
-            entry.band or "",
-            f"{entry.dense_bits_per_byte:.4f}",
-            f"{entry.pruned_bits_per_byte:.4f}",
-        )
-    with terminal.capture() as captured:
-        terminal.print(table)
     plain = PlainReport(report.model_dump(mode="json"))
-    lines = [*headline_lines(plain), captured.get().rstrip("\n"), *task_lines(plain), *continuation_lines(plain)]
+    table = result_text(reported_result(plain), bands_of(plain))
+    lines = [*headline_lines(plain), table, *task_lines(plain), *continuation_lines(plain)]
     lines += [clean(report.decision.sentence)] if report.decision else []
     lines += [f"- {clean(verdict.message)}" for verdict in report.verdicts]
     for name, path in (("report", "report/report.html"), ("checkpoint", "checkpoint"), ("manifest", MANIFEST_NAME)):
