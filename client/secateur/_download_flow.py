@@ -45,6 +45,8 @@ def download(
         DownloadError: a file cannot be fetched.
         IntegrityError: a file, or what the service says about it, is not what was published.
     """
+    if (yield Run(lambda: Path(folder).exists() and not Path(folder).is_dir())):
+        raise DownloadError(f"{folder} is a file; name a folder")
     digest = manifest_digest((yield from operations.get(name)))
     artifacts = yield from operations.artifacts(name)
     _check_places(artifacts, local_files=operations.local if local_files is None else local_files)

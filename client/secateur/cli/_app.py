@@ -32,7 +32,7 @@ from secateur.cli._render import (
 )
 from secateur.cli._reporting import report_text
 from secateur.cli._session import EndpointOption, JobArgument, OutputOption, Session, Shared, TokenOption, connected
-from secateur.cli._watching import follow
+from secateur.cli._watching import LogFilter, LogLevel, follow
 
 _EPILOG = """Exit codes: 0 done (a watched job succeeded), 1 the job failed, 2 wrong command line or configuration,
 3 the specification breaks rules, 4 no such job, 5 the service, or the store of its results, cannot be reached, 6 the
@@ -229,6 +229,9 @@ def submit(
         session.show(plan_text(plan), plan)
         return
     job = session.client.submit(content, labels=labels, request_id=request_id)
+    estimate = job.get().estimate
+    for warning in estimate.warnings if estimate else ():
+        session.note(f"warning: {clean(warning)}")
     session.show(clean(job.name), {"name": job.name})
     if watch:
         follow(session, job)
@@ -263,10 +266,12 @@ def logs(
     *,
     job: JobArgument,
     follow_: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more until the job has ended.")] = False,
+    level: Annotated[LogLevel, typer.Option(help="Leave out what matters less.")] = LogLevel.INFO,
 ) -> None:
     """Print the log of a job's worker; at its end why the job failed, if it did."""
     handle = session.job(job)
-    for event in handle.logs(follow=follow_):
+    kept = LogFilter(level)
+    for event in filter(kept.passes, handle.logs(follow=follow_)):
         session.show(f"{event.time:%Y-%m-%d %H:%M:%S} {event_text(event)}", {"kind": event.kind, **vars(event)})
     found = handle.get()
     if found.failure is not None and found.end_time is not None:

@@ -105,7 +105,7 @@ def download(
     repaired = [str(path) for path in paths.repaired]
     told = f"; repaired, as they were damaged: {', '.join(repaired)}" if repaired else ""
     session.show(
-        clean(f"{len(paths)} files verified in {directory}{told}"),
+        clean(f"{len(paths) - 1} files verified in {directory} by its manifest.json{told}"),
         {"directory": str(directory), "files": [str(path) for path in paths], "repaired": repaired},
     )
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Self
 
 from rich.text import Text
@@ -102,6 +103,39 @@ def _is_told(event: Event) -> bool:
         return True
     says_verdict = "verdict" in event.fields or "decision" in event.fields
     return event.level != "debug" and not (event.level == "info" and says_verdict)
+
+
+class LogLevel(StrEnum):
+    """How much a line of a log matters, least first."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFilter:
+    """Passes the lines of a level and above, without those that say a verdict again.
+
+    Args:
+        level: The least; at `debug` everything passes.
+    """
+
+    def __init__(self, level: LogLevel) -> None:
+        self._level = level
+        self._warned: set[object] = set()
+
+    def passes(self, event: LogEvent) -> bool:
+        """Whether a line, the next of its log, is to be shown."""
+        if self._level is LogLevel.DEBUG:
+            return True
+        verdict = event.fields.get("verdict")
+        if event.level == "info" and verdict in self._warned:
+            return False
+        if event.level == "warning" and verdict is not None:
+            self._warned.add(verdict)
+        levels = [level.value for level in LogLevel]
+        return event.level not in levels or levels.index(event.level) >= levels.index(self._level)
 
 
 class _Lines:

@@ -36,7 +36,7 @@ def parse_job_name(name: str, field: str = "name") -> str:
     """
     job_id = name.removeprefix(NAME_PREFIX)
     if not name.startswith(NAME_PREFIX) or not _ID.fullmatch(job_id):
-        remedy = "not the name of a job; expected pruneJobs/{id} as CreatePruneJob returned it"
+        remedy = "not the name of a job; expected pruneJobs/ and an id of lower-case letters, digits and dashes"
         raise InvalidRequestError([FieldViolation(field, remedy)])
     return job_id
 

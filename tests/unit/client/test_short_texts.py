@@ -19,6 +19,7 @@ from secateur import (
     StateEvent,
 )
 from secateur._job import Job
+from secateur.cli._watching import LogFilter, LogLevel
 
 AT = (7, datetime(2026, 1, 2, tzinfo=UTC), 1)
 PROGRESS = Progress(3, 24, 0.125, 62.0)
@@ -57,3 +58,11 @@ def job(state, **given):
 )
 def test_everything_fits_a_line(shown, text):
     assert str(shown) == text
+
+
+def test_a_log_is_shown_from_a_level_on_and_says_a_verdict_once():
+    said = {"verdict": "MIX_DOES_NOT_COVER"}
+    lines = [LogEvent(*AT, level, "line", said) for level in ("debug", "warning", "info")]
+    assert list(filter(LogFilter(LogLevel.INFO).passes, lines)) == lines[1:2]
+    assert list(filter(LogFilter(LogLevel.DEBUG).passes, lines)) == lines
+    assert list(filter(LogFilter(LogLevel.ERROR).passes, lines)) == []
