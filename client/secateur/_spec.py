@@ -34,6 +34,7 @@ _LAYER_OVERRIDE = pb.LayerOverride.DESCRIPTOR
 _LANGUAGE_LIMIT = pb.LanguageLimit.DESCRIPTOR
 _INTEGER_BITS = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
 _NUMBER = re.compile(r"\s*([0-9]{1,9}(?:[.,][0-9]{1,9})?)\s*(%?)\s*", re.ASCII)
+_PATTERN = re.compile(r"[0-9]{1,3}:[0-9]{1,3}", re.ASCII)
 _Report = Callable[[str, str], None]
 
 
@@ -111,11 +112,22 @@ def _not_a_spec(problem: str) -> InvalidSpecError:
 
 def _fill(message: Message, data: Mapping[Any, Any], path: str, report: _Report) -> None:
     fields = message.DESCRIPTOR.fields_by_name
+    before: tuple[Any, Any] = (None, None)
     for key, value in data.items():
-        if key not in fields:
+        (field, number), before = before, (key, value)
+        if _is_fraction(key, value) and isinstance(number, int) and not isinstance(number, bool):
+            meant = did_you_mean([f"{number}.{key}"])
+            fault = f"a comma begins another field; write numbers with a decimal point, {meant}"
+            report(_joined(path, field), fault)
+        elif key not in fields:
             report(_joined(path, key), _unknown(key, message.DESCRIPTOR))
         elif value is not None:
             _set(message, fields[key], value, _joined(path, key), report)
+
+
+def _is_fraction(key: object, value: object) -> bool:
+    """Whether this is what YAML makes of the digits behind a decimal comma: a key without a value."""
+    return isinstance(key, int) and not isinstance(key, bool) and key >= 0 and value is None
 
 
 def _set(message: Message, field: FieldDescriptor, value: Any, path: str, report: _Report) -> None:
@@ -132,7 +144,7 @@ def _set(message: Message, field: FieldDescriptor, value: Any, path: str, report
             part.SetInParent()
             _fill(part, value, path, report)
         else:
-            report(path, f"expected a mapping, not {described(value)}")
+            report(path, f"expected a mapping, not {described(value)}{_mapping_meant(field.message_type, value)}")
     elif field.message_type is None:
         items = _items(value, "a list", path, report)
         for position, item in enumerate(items):
@@ -212,6 +224,20 @@ def _number_meant(value: object) -> str:
         return ""
     number = float(match[1].replace(",", "."))
     return f"; {did_you_mean([f'{number / 100 if match[2] else number:g}'])}"
+
+
+def _mapping_meant(kind: Descriptor, value: object) -> str:
+    """The mapping in which a bare value has an obvious place, as a question; empty for others."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    if kind is pb.ModelSpec.DESCRIPTOR and isinstance(value, str):
+        return f"; {did_you_mean([f'{{uri: {value}}}'])}"
+    if kind is pb.PruningSpec.DESCRIPTOR:
+        if not isinstance(value, str):
+            return f"; {did_you_mean([f'{{sparsity: {value}}}'])}"
+        if _PATTERN.fullmatch(value):
+            return f"; {did_you_mean([f'{{pattern: {value}}}'])}"
+    return ""
 
 
 def _is_unicode(text: str) -> bool:

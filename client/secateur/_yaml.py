@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.docinfo import DocInfo, Version
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -64,7 +65,10 @@ def parse_yaml(content: bytes, limits: YamlLimits) -> Any:
         raise
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
-        raise UnreadableYamlError(str(error.problem or error.context), line) from error
+        problem = str(error.problem or error.context)
+        if isinstance(error, DuplicateKeyError):  # the values that it tells are those of unfinished mappings
+            problem = problem.partition(" with value ")[0]
+        raise UnreadableYamlError(problem, line) from error
     except RecursionError as error:
         raise UnreadableYamlError(f"it is nested deeper than {limits.depth} levels") from error
     except (YAMLError, ValueError) as error:  # an impossible date is a ValueError

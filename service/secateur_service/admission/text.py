@@ -155,13 +155,14 @@ def _look(purpose: _Purpose, budget: ReadBudget) -> tuple[_Findings, list[FieldV
 def _refusal(purpose: _Purpose, short: Mapping[str, Supply]) -> str:
     demand = purpose.demand
     amounts = _named(short, lambda supply: f"{supply.most_tokens}")
-    remedies = [demand.remedy(min(supply.size_bytes for supply in short.values()) // SAFE_BYTES_PER_TOKEN)]
-    remedies.append("give them more text" if len(short) > 1 else "give it more text")
+    safe = demand.remedy(min(supply.size_bytes for supply in short.values()) // SAFE_BYTES_PER_TOKEN)
+    sure = f"{safe} to be sure ({SAFE_BYTES_PER_TOKEN} bytes a token)" if safe else ""
+    remedies = [sure, "give them more text" if len(short) > 1 else "give it more text"]
     if purpose.shares:
         remedies.append("name another evaluation.corpus")
     return (
         f"{demand.sequences} sequences of {demand.length} tokens take {demand.tokens} tokens of each language"
-        f"{_share(purpose)}, and its text cannot be that many: at most {amounts}; "
+        f"{_share(purpose)}, and its text cannot be that many: at most {amounts}, at a token for every byte; "
         f"{', or '.join(filter(None, remedies))}"
     )
 
@@ -179,7 +180,7 @@ def _share(purpose: _Purpose) -> str:
     if not purpose.shares:
         return ""
     share = 1 if purpose.demand.purpose == "evaluation" else EVALUATION_SHARE - 1
-    return f" from {share} of {EVALUATION_SHARE} documents, because one corpus serves calibration and evaluation"
+    return f" from about {share} in {EVALUATION_SHARE} of its documents, as one corpus serves both purposes"
 
 
 def _named(supplies: Mapping[str, Supply], amount: Callable[[Supply], str]) -> str:

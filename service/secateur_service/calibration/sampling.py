@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import structlog
 import torch
 from torch import Tensor
 
@@ -32,11 +33,15 @@ from secateur_service.calibration.packing import Framing, Kind, Place, Separator
 from secateur_service.calibration.packing import pack as _pack
 from secateur_service.calibration.splitting import document_hash, for_evaluation
 
+_log = structlog.get_logger(__name__)
+
 # More than tokens have in most languages and vocabularies; if they have more, the corpus is read again.
 _BYTES_PER_TOKEN = 16
 # How much of an endless corpus is read, as a multiple of what is kept, and the minimum.
 _READ_FACTOR = 8
 _READ_BYTES = 8 << 20
+# How many languages an error names.
+_NAMED_LANGUAGES = 24
 _BYTE_FALLBACK = re.compile("<0x[0-9A-F]{2}>")
 
 
@@ -318,12 +323,11 @@ class _Text:
         """
         split = self.split
         long = f" ({cut} long texts are several each)" if cut else ""
-        message = (
-            f"language {self.language} has {tokens} tokens where {needed} are needed for {split.purpose}; documents in "
-            f"all: {count.documents}{long}, different ones for {split.purpose}: {documents}, {split.others}: "
-            f"{count.others} with repetitions"
+        _log.info(
+            f"too little text of {self.language} for {split.purpose}; documents in all: {count.documents}{long}, "
+            f"different ones for {split.purpose}: {documents}, {split.others}: {count.others} with repetitions"
         )
-        return _ShortError(message, tokens, shares=count.others > 0)
+        return _ShortError(f"{self.language} {tokens:,} of {needed:,} tokens", tokens, shares=count.others > 0)
 
 
 class _ShortError(CorpusRefusedError):
@@ -340,12 +344,13 @@ def _require(short: Mapping[Demand, Sequence[_ShortError]]) -> None:
     parts = []
     for demand, errors in short.items():
         if errors:
-            found = "; ".join(map(str, errors))
-            more = "give it more text" if len(errors) == 1 else "give them more text"
-            remedies = [demand.remedy(min(error.tokens for error in errors)), more]
+            shown = [str(error) for error in errors[:_NAMED_LANGUAGES]]
+            if len(errors) > _NAMED_LANGUAGES:
+                shown.append(f"{len(errors) - _NAMED_LANGUAGES} more languages")
+            remedies = [demand.remedy(min(error.tokens for error in errors)), "give more text"]
             if any(error.shares for error in errors):
                 remedies.append("name another evaluation.corpus")
-            parts.append(f"{demand.field}: {found}; {', or '.join(filter(None, remedies))}")
+            parts.append(f"{demand.field}: too little text: {', '.join(shown)}; {', or '.join(filter(None, remedies))}")
     if parts:
         raise TooLittleTextError("; ".join(parts))
 

@@ -145,7 +145,7 @@ def test_about_a_fifth_of_a_shared_corpus_is_held_out():
 def test_too_little_text_says_how_much_there_is(tokenizer, tmp_path):
     calibration, evaluation = save_corpora(tmp_path)
     (calibration / "de.txt").write_text("Nur ein Satz.\n")
-    with pytest.raises(CorpusRefusedError, match=r"language de has 13 tokens where 640 are needed"):
+    with pytest.raises(CorpusRefusedError, match=r"de 13 of 640 tokens"):
         draw(tokenizer, calibration, evaluation)
 
 

@@ -161,7 +161,7 @@ def test_any_data_becomes_a_message_or_a_list_of_faults(data):
     ("content", "message"),
     [
         (b"model: [", "line 1"),
-        (b"model: {uri: a}\nmodel: {uri: b}", "duplicate key"),
+        (b"model: {uri: a}\nmodel: {uri: b}", 'line 2 .*: found duplicate key "model"$'),
         (b"- model", "expected a mapping"),
         (b"", "holds nothing"),
         (b"\xff\xfe\x00", "not YAML"),
@@ -279,3 +279,20 @@ def test_a_target_of_shrinking_replaces_the_other_one_of_the_file():
         "shrink": {"vocabulary": {"extra_tokens": 0.01, "keep_texts": ["a"]}, "feed_forward": {"share": 0.5}}
     }
     assert with_options(spec, {"seed": 1})["shrink"] == spec["shrink"]
+
+
+@pytest.mark.parametrize(
+    ("content", "path", "hint"),
+    [
+        (b"model: file:///m", "model", "did you mean {uri: file:///m}?"),
+        (b"pruning: 0.5", "pruning", "did you mean {sparsity: 0.5}?"),
+        (b"pruning: 2:4", "pruning", "did you mean {pattern: 2:4}?"),
+        (b"pruning: {sparsity: 0,5}", "pruning.sparsity", "did you mean 0.5?"),
+    ],
+)
+def test_a_value_without_its_field_and_a_decimal_comma_are_answered_with_what_was_meant(content, path, hint):
+    with pytest.raises(secateur.InvalidSpecError) as caught:
+        spec_message(parse_yaml(content, "spec.yaml"))
+    (violation,) = caught.value.violations
+    assert violation.field == path
+    assert violation.description.endswith(hint)
