@@ -116,8 +116,7 @@ def _fill(message: Message, data: Mapping[Any, Any], path: str, report: _Report)
     for key, value in data.items():
         (field, number), before = before, (key, value)
         if _is_fraction(key, value) and isinstance(number, int) and not isinstance(number, bool):
-            meant = did_you_mean([f"{number}.{key}"])
-            fault = f"a comma begins another field; write numbers with a decimal point, {meant}"
+            fault = f"a comma begins another field; write numbers with a decimal point, such as {number}.5"
             report(_joined(path, field), fault)
         elif key not in fields:
             report(_joined(path, key), _unknown(key, message.DESCRIPTOR))
