@@ -287,7 +287,7 @@ def test_a_target_of_shrinking_replaces_the_other_one_of_the_file():
         (b"model: file:///m", "model", "did you mean {uri: file:///m}?"),
         (b"pruning: 0.5", "pruning", "did you mean {sparsity: 0.5}?"),
         (b"pruning: 2:4", "pruning", "did you mean {pattern: 2:4}?"),
-        (b"pruning: {sparsity: 0,5}", "pruning.sparsity", "did you mean 0.5?"),
+        (b"pruning: {sparsity: 0,5}", "pruning.sparsity", "such as 0.5"),
     ],
 )
 def test_a_value_without_its_field_and_a_decimal_comma_are_answered_with_what_was_meant(content, path, hint):
