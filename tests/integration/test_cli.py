@@ -232,7 +232,7 @@ def test_the_corpora_of_the_service_are_listed_in_short_and_one_of_them_with_all
         (["list", "--label", "nobody=has"], 0, "no jobs: nobody=has"),
         (["delete", "nope"], 4, "nope"),
         (["get", "nope"], 4, "nope"),
-        (["get", "a/b"], 2, "pruneJobs/{id}"),
+        (["get", "a/b"], 2, "pruneJobs/"),
         (["watch", "nope"], 4, "nope"),
         (["--endpoint", "nowhere", "info"], 2, "expected host:port"),
         (["info", "--endpoint", "127.0.0.1:1"], 5, "no service at 127.0.0.1:1: nothing listens there"),

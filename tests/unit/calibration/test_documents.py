@@ -14,6 +14,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from structlog.testing import capture_logs
 from transformers import AutoTokenizer
 
 from secateur_service.calibration import containers
@@ -276,13 +277,13 @@ def test_reading_can_be_stopped_within_a_few_mebibytes_whatever_is_read(tmp_path
         list(FolderCorpus(tmp_path).documents("de", reading=Reading(check)))
 
 
-def test_too_little_text_is_said_in_short_and_the_log_says_where_it_went(tokenizer, tmp_path, capsys):
+def test_too_little_text_is_said_in_short_and_the_log_says_where_it_went(tokenizer, tmp_path):
     documents = [f"Satz {number}" for number in range(40)]
     held_out = list(filter(for_evaluation, documents))
     (tmp_path / "de.txt").write_text("\n".join([*documents, *documents]))
     corpus = FolderCorpus(tmp_path)
     tokens, shared = sum(len(document) for document in documents), 2 * len(held_out)
-    with pytest.raises(CorpusRefusedError) as refused:
+    with capture_logs() as logged, pytest.raises(CorpusRefusedError) as refused:
         draw(tokenizer, corpus, sequences=1000)
     assert re.fullmatch(
         r"calibration.samples: too little text: de [0-9,]+ of 4,000 tokens; use at most calibration.samples [0-9]+, "
@@ -291,22 +292,22 @@ def test_too_little_text_is_said_in_short_and_the_log_says_where_it_went(tokeniz
     )
     assert (
         f"documents in all: 80, different ones for calibration: {40 - len(held_out)}, for evaluation (a hash of each "
-        f"decides): {shared} with repetitions" in capsys.readouterr().out
+        f"decides): {shared} with repetitions" in str(logged)
     )
-    with pytest.raises(CorpusRefusedError) as refused:
+    with capture_logs() as logged, pytest.raises(CorpusRefusedError) as refused:
         draw(tokenizer, corpus, evaluation_tokens=2 * tokens)
     assert re.search(
         r"^evaluation.tokens_per_language: too little text: de [0-9,]+ of [0-9,]+ tokens; "
         "use at most evaluation.tokens_per_language [0-9]+, or give more text",
         str(refused.value),
     )
-    assert f"for calibration (a hash of each decides): {80 - shared} with repetitions" in capsys.readouterr().out
+    assert f"for calibration (a hash of each decides): {80 - shared} with repetitions" in str(logged)
     alone = FolderCorpus(tmp_path / "alone")
     alone.folder.mkdir()
     (alone.folder / "de.txt").write_text(documents[0])
-    with pytest.raises(CorpusRefusedError):
+    with capture_logs() as logged, pytest.raises(CorpusRefusedError):
         draw(tokenizer, corpus, sequences=1000, evaluation=alone)
-    assert "left out because evaluation took them: 2 with repetitions" in capsys.readouterr().out
+    assert "left out because evaluation took them: 2 with repetitions" in str(logged)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
