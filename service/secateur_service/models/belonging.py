@@ -7,6 +7,7 @@ weights, so that it can run before a model is fetched.
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -67,11 +68,18 @@ def check_tensors(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]])
         ModelRefusedError: a tensor is missing, has a different shape or belongs to no such model.
     """
     known = {checkpoint.head_name}
+    unclaimed: dict[str, int] = {}  # elements that no parameter has asked for yet
     for name, shape in shapes.items():
-        stored = checkpoint.stored_name(name)
-        known.add(stored)
-        found = checkpoint.tensors[stored].shape
-        if found != shape:
-            raise ModelRefusedError(f"{stored} has shape {list(found)}, config.json asks for {list(shape)}")
+        place = checkpoint.place_of(name)
+        stored = place.stored
+        known.add(stored.name)
+        if place.info.shape != shape:
+            raise ModelRefusedError(
+                f"{place.info.name} has shape {list(place.info.shape)}, config.json asks for {list(shape)}"
+            )
+        unclaimed[stored.name] = unclaimed.get(stored.name, math.prod(stored.shape)) - math.prod(shape)
+    for name in [name for name, left in unclaimed.items() if left > 0]:
+        found = list(checkpoint.tensors[name].shape)
+        raise ModelRefusedError(f"{name} has shape {found}, which is more than config.json asks for")
     for name in sorted(checkpoint.tensors.keys() - known):
         raise ModelRefusedError(f"{name} is a tensor that a {checkpoint.model_type} model does not have")

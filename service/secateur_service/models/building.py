@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.pytorch_utils import Conv1D
 
+from secateur_service.models.architectures import Part
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.configuration import read_configuration
 from secateur_service.models.experts import replace_experts
@@ -28,9 +31,30 @@ def build_without_memory(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
             model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     except Exception as error:
         raise ModelRefusedError(f"transformers cannot build a model from config.json: {error!r}") from error
-    if checkpoint.architecture.experts:
-        replace_experts(model.get_submodule(checkpoint.architecture.blocks), checkpoint.architecture.experts)
+    if checkpoint.architecture.mixture:
+        replace_experts(model.get_submodule(checkpoint.architecture.blocks), checkpoint.architecture.mixture)
+    if any(not packed.of_experts for packed in checkpoint.architecture.packed):
+        replace_transposed(model)
     return model.requires_grad_(requires_grad=False)
+
+
+def replace_transposed(model: nn.Module) -> None:
+    """Replace the layers of GPT-2's kind, whose matrices are transposed, by linear layers that compute the same."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, Conv1D):
+            inputs, outputs = module.weight.shape
+            linear = nn.Linear(inputs, outputs, device=module.weight.device, dtype=module.weight.dtype)
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, linear)
+
+
+def stored_tensors(module: nn.Module, *, recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
+    """What a checkpoint stores of a module, by name: its parameters, and the buffers that are not computed anew."""
+    yield from module.named_parameters(recurse=recurse)
+    for path, part in module.named_modules() if recurse else (("", module),):
+        for name, buffer in part.named_buffers(recurse=False):
+            if name not in part._non_persistent_buffers_set:
+                yield f"{path}.{name}" if path else name, buffer
 
 
 def restore_buffers(model: Any, module: nn.Module) -> None:
@@ -59,27 +83,39 @@ def assemble(
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = torch.empty_like(buffer, device=device)
         restore_buffers(model, module)  # its weights, which are on the meta device, stay as they are
+    head = model.get_output_embeddings()
     tied = checkpoint.head_name == checkpoint.embedding_name
-    head = model.get_output_embeddings() if tied else None
-    places: dict[str, Tensor] = {}
-    for path, module in model.named_modules():
-        if module is head:
-            continue
+    for module in model.modules():
         for name, empty in module.named_parameters(recurse=False):
-            place = nn.Parameter(torch.empty_like(empty, device=device), requires_grad=False)
-            setattr(module, name, place)
-            places[checkpoint.stored_name(f"{path}.{name}")] = place
-    if head is not None:
+            if not (tied and module is head and name == "weight"):
+                setattr(module, name, nn.Parameter(torch.empty_like(empty, device=device), requires_grad=False))
+    if tied:
         head.weight = model.get_input_embeddings().weight
-    left = {name: place.shape[0] for name, place in places.items()}
+    held: dict[str, list[tuple[Part | None, Tensor]]] = {}
+    left: dict[str, int] = {}
+    for path, tensor in stored_tensors(model):
+        place = checkpoint.place_of(path)
+        held.setdefault(place.stored.name, []).append((place.part, tensor))
+        left[place.stored.name] = place.stored.shape[0]
     for name, first, rows in pieces:
-        places[name][first : first + len(rows)].copy_(rows)
+        for part, tensor in held[name]:
+            _fill(tensor, part, first, rows)
         left[name] -= len(rows)
     missing = [name for name, count in left.items() if count]
     if missing:
         raise ModelRefusedError(f"{min(missing)} was not read as a whole; check that the checkpoint is complete")
     model.generation_config = _generation(checkpoint, model.config)
     return model
+
+
+def _fill(tensor: Tensor, part: Part | None, first: int, rows: Tensor) -> None:
+    """Copy those of the rows [first, …) of a stored tensor that a parameter has."""
+    if part is None:
+        tensor[first : first + len(rows)].copy_(rows)
+    elif part.expert is None:
+        tensor.T[first : first + len(rows)].copy_(rows)
+    elif first <= part.expert < first + len(rows):
+        tensor.copy_(replace(part, expert=part.expert - first).of(rows))
 
 
 def load_whole(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:

@@ -6,17 +6,19 @@ Reads only configuration and headers, without torch, so that the API can immedia
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from secateur_service.models.architectures import ARCHITECTURES, Architecture
+from secateur_service.models.architectures import ARCHITECTURES, MAX_EXPERTS, Architecture, Groups, Part, part_of
 from secateur_service.models.files import REFUSED
-from secateur_service.models.safetensors import TensorInfo
+from secateur_service.models.safetensors import DTYPE_BYTES, TensorInfo
 from secateur_service.models.weights import CONFIG_LIMITS, ModelRefusedError, read_object, read_tensors
 
 __all__ = ["Checkpoint", "ModelRefusedError", "open_checkpoint"]
@@ -25,6 +27,25 @@ __all__ = ["Checkpoint", "ModelRefusedError", "open_checkpoint"]
 _HEAD = "lm_head.weight"
 # Rotary frequencies are computed from the configuration.
 _UNREAD = ("rotary_emb.inv_freq",)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the checkpoint has a parameter of the model.
+
+    Attributes:
+        stored: the tensor.
+        part: which part of it the parameter is; None if it is the whole tensor, as it is.
+        info: the parameter, with its own name and shape; only a whole tensor can be read by it.
+    """
+
+    stored: TensorInfo
+    part: Part | None
+    info: TensorInfo
+
+    def of(self, stored: Any) -> Any:
+        """The parameter as a view of the stored tensor."""
+        return stored if self.part is None else self.part.of(stored)
 
 
 @dataclass(frozen=True)
@@ -99,29 +120,56 @@ class Checkpoint:
         return self.stored_name(f"{self.architecture.embedding}.weight")
 
     def stored_name(self, module_path: str) -> str:
-        """The name that a parameter of the model has in the checkpoint.
+        """The name of the tensor that has a parameter of the model: see `place_of`.
+
+        Raises:
+            ModelRefusedError: the checkpoint has no such tensor.
+        """
+        return self.place_of(module_path).stored.name
+
+    def place_of(self, module_path: str) -> Place:
+        """Where the checkpoint has a parameter of the model.
 
         Some checkpoints omit the base model's prefix, and some names have changed since they were published.
 
         Raises:
             ModelRefusedError: the checkpoint has no such tensor.
         """
-        if module_path not in self._found:
-            self._found[module_path] = self.find(module_path)
-        name = self._found[module_path]
-        if name is None:
+        place = self.find(module_path)
+        if place is None:
             raise ModelRefusedError(f"the checkpoint has no tensor {module_path}; check that it is complete")
-        return name
+        return place
 
-    def find(self, module_path: str) -> str | None:
-        """The name that a parameter of the model has in the checkpoint; None if it is not there."""
+    def find(self, module_path: str) -> Place | None:
+        """Where the checkpoint has a parameter of the model; None if it does not have it."""
+        if module_path not in self._found:
+            self._found[module_path] = self._find(module_path)
+        return self._found[module_path]
+
+    def _find(self, module_path: str) -> Place | None:
+        inner = _block_of(self.architecture, module_path)
+        part = part_of(self.architecture, inner[1]) if inner else None
+        if inner is None or part is None:
+            info = self._named(module_path)
+            return Place(info, None, info) if info else None
+        path = module_path.removesuffix(inner[1])
+        stored = self._named(path + part.packed.stored)
+        shape = part.shape(stored.shape) if stored else None
+        if stored is None or shape is None:
+            return None
+        name = stored.name.removesuffix(part.packed.stored) + inner[1]
+        size = math.prod(shape) * DTYPE_BYTES[stored.dtype]
+        return Place(stored, part, replace(stored, name=name, shape=shape, size_bytes=size))
+
+    def _named(self, module_path: str) -> TensorInfo | None:
+        """The tensor of this name, or of those that checkpoints may have instead."""
         renamed = module_path
         for part, stored in self.architecture.renamed:
             renamed = renamed.replace(part, stored)
         for name in (renamed, module_path):
             for candidate in (name, name.removeprefix(self.architecture.base_prefix)):
                 if candidate in self.tensors:
-                    return candidate
+                    return self.tensors[candidate]
         return None
 
     def block_path(self, index: int) -> str:
@@ -136,16 +184,43 @@ class Checkpoint:
         """The tensors outside the blocks in the order of their names."""
         return self._by_block.get(None, [])
 
-    def inputs(self, index: int) -> tuple[tuple[str, ...], ...]:
+    def inputs(self, index: int) -> Groups:
         """The pruned linear layers of a block, by name relative to it: each tuple shares one input, in order of inputs.
 
+        Experts come one after the other.
+
         Raises:
-            ModelRefusedError: the configuration makes no sense.
+            ModelRefusedError: there are too many experts.
         """
-        try:
-            return self.architecture.inputs(self.config, index)
-        except ValueError as error:
-            raise ModelRefusedError(f"config.json: {error}") from error
+        if index not in self._inputs:
+            self._inputs[index] = tuple(self._groups_in(index))
+        return self._inputs[index]
+
+    def _groups_in(self, index: int) -> Iterator[tuple[str, ...]]:
+        groups = self.architecture.groups_of(self.config)
+        for is_expert, run in itertools.groupby(groups, lambda group: "*" in group[0]):
+            patterns = list(run)
+            for expert in range(self._experts_in(index)) if is_expert else (0,):
+                for group in patterns:
+                    names = (name.replace("*", str(expert)) for name in group)
+                    path = self.block_path(index)
+                    found = tuple(name for name in names if self.find(f"{path}.{name}.weight") is not None)
+                    if found:
+                        yield found
+
+    def _experts_in(self, index: int) -> int:
+        """How many experts a block has, by the numbers in its tensors' names, or by a tensor that has all of them."""
+        packed = {packed.stored for packed in self.architecture.packed if packed.of_experts}
+        count = 0
+        for info in self.block_tensors(index):
+            match = re.search(r"\.experts\.(\d+)\.", info.name)
+            if match:
+                count = max(count, int(match[1]) + 1)
+            elif info.shape and info.name.endswith(tuple(packed)) and packed:
+                count = max(count, info.shape[0])
+        if count > MAX_EXPERTS:
+            raise ModelRefusedError(f"block {index} has {count} experts; at most {MAX_EXPERTS} are supported")
+        return count
 
     @staticmethod
     def expert_of(linear: str) -> int | None:
@@ -158,15 +233,20 @@ class Checkpoint:
         return self.block_tensor(index, f"{linear}.weight")
 
     def block_tensor(self, index: int, name: str) -> TensorInfo:
-        """A tensor of a block, by its name within it."""
-        return self.tensors[self.stored_name(f"{self.block_path(index)}.{name}")]
+        """A parameter of a block, by its name within it."""
+        return self.place_of(f"{self.block_path(index)}.{name}").info
 
-    def linear_weights(self) -> Iterator[TensorInfo]:
-        """The weights of all pruned layers, block by block."""
+    def linears(self) -> Iterator[tuple[int, str]]:
+        """All pruned layers: the number of the block, and the name relative to it."""
         for index in range(self.num_blocks):
             for group in self.inputs(index):
                 for linear in group:
-                    yield self.linear_weight(index, linear)
+                    yield index, linear
+
+    def linear_weights(self) -> Iterator[TensorInfo]:
+        """The weights of all pruned layers, block by block."""
+        for index, linear in self.linears():
+            yield self.linear_weight(index, linear)
 
     @property
     def weight_dtype(self) -> str:
@@ -185,8 +265,13 @@ class Checkpoint:
         return digest.hexdigest()
 
     @cached_property
-    def _found(self) -> dict[str, str | None]:
-        """Cache of the names looked up so far."""
+    def _found(self) -> dict[str, Place | None]:
+        """Cache of the parameters looked up so far."""
+        return {}
+
+    @cached_property
+    def _inputs(self) -> dict[int, Groups]:
+        """Cache of the layers of the blocks looked at so far."""
         return {}
 
     @cached_property
@@ -279,7 +364,9 @@ def _is_unread(architecture: Architecture, name: str) -> bool:
 def _check_blocks(checkpoint: Checkpoint) -> None:
     """Check that every matrix of a block is pruned or excluded by name, and that no block is missing."""
     claimed = set()
-    for info in checkpoint.linear_weights():
+    for index, linear in checkpoint.linears():
+        place = checkpoint.place_of(f"{checkpoint.block_path(index)}.{linear}.weight")
+        info = place.info
         if len(info.shape) != 2:
             raise ModelRefusedError(f"{info.name} has {len(info.shape)} dimensions where a matrix is expected")
         if info.dtype not in ("F32", "F16", "BF16"):
@@ -287,16 +374,21 @@ def _check_blocks(checkpoint: Checkpoint) -> None:
                 f"element type {info.dtype} of {info.name} is not supported for weights that are pruned (F32, F16 and "
                 "BF16 are); dequantise the model first"
             )
-        claimed.add(info.name)
+        claimed.add(place.stored.name)
     for info in checkpoint.tensors.values():
-        place = _block_of(checkpoint.architecture, info.name)
-        if place is None:
+        inner = _block_of(checkpoint.architecture, info.name)
+        if inner is None:
             continue
-        index, name = place
+        index, name = inner
         if index >= checkpoint.num_blocks:
             raise ModelRefusedError(f"{info.name} belongs to a block that config.json does not know")
         if len(info.shape) >= 2 and info.name not in claimed and name not in checkpoint.architecture.excluded:
             raise ModelRefusedError(f"{info.name} is a matrix that {checkpoint.model_type} models do not have")
+    for index in range(checkpoint.num_blocks):
+        if not checkpoint.inputs(index):
+            raise ModelRefusedError(
+                f"the checkpoint has no tensor {checkpoint.block_path(index)}; check that it is complete"
+            )
     width = checkpoint.config.get("hidden_size", checkpoint.config.get("n_embed"))
     first = next(checkpoint.linear_weights())
     if width is not None and first.shape[1] != width:

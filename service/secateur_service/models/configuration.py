@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from secateur_service.models.architectures import ARCHITECTURES, MAX_EXPERTS
 from secateur_service.models.checkpoint import ModelRefusedError
 
 _FILE = "config.json"
@@ -34,7 +35,6 @@ ROPE_TYPES = frozenset(("default", "linear", "dynamic", "yarn", "longrope", "lla
 """Those of transformers' `ROPE_INIT_FUNCTIONS`, and the default."""
 
 _DTYPES = frozenset(("auto", "float64", "float32", "float16", "bfloat16"))
-_LAYER_TYPES = ("full_attention", "sliding_attention")
 
 Accepts = Callable[[Any], bool]
 
@@ -77,7 +77,7 @@ _SIZES = "|".join(
     [
         *["vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "ffn_hidden_size", "ffn_dim"],
         *["head_dim", "word_embed_proj_dim", "n_layer", "n_head", "num_hidden_layers", "num_attention_heads"],
-        *["num_key_value_heads", "num_kv_heads", "num_local_experts", "num_experts", "num_experts_per_tok"],
+        *["num_key_value_heads", "num_kv_heads", "num_experts_per_tok"],
         *["decoder_sparse_step", "sliding_window", "max_position_embeddings", "original_max_position_embeddings"],
         *["pretraining_tp"],
     ]
@@ -98,9 +98,11 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (r"num_ln_in_parallel_attn", _nullable(_whole(1, 2)), "1, 2 or null"),
     (r"mlp_only_layers", _nullable(_all(_whole(0, _LARGEST_SIZE))), "a list of numbers of blocks, or null"),
 )
+_EXPERTS = "num_local_experts|num_experts|n_routed_experts|moe_num_experts"
 # transformers builds lists of these lengths.
 _COUNTS: tuple[tuple[str, Accepts, str], ...] = (
     (r"n_layer|num_hidden_layers", _nullable(_whole(1, _MOST_BLOCKS)), f"a whole number from 1 to {_MOST_BLOCKS}"),
+    (_EXPERTS, _nullable(_whole(1, MAX_EXPERTS)), f"a whole number from 1 to {MAX_EXPERTS}"),
     (r"num_labels", _nullable(_whole(0, _MOST_LABELS)), f"a whole number of at most {_MOST_LABELS}"),
 )
 _RULES = tuple((re.compile(pattern), accepts, expected) for pattern, accepts, expected in (*_COUNTS, *_KEYS))
@@ -120,11 +122,6 @@ _ROPE_KEYS: tuple[tuple[str, Accepts, str], ...] = (
     ("truncate", _nullable(_truth), "true or false"),
     ("original_max_position_embeddings", _whole(2, _LARGEST_SIZE), f"a whole number from 2 to {_LARGEST_SIZE}"),
 )
-
-# Architectures in which the number of heads must divide the hidden size whatever `head_dim` says.
-# A part of each head can be rotated in these alone; others ignore the factor, or fail where the rotation is scaled.
-_PARTLY_ROTARY = ("gpt_neox", "phi3")
-_WHOLE_HEADS = ("gpt_neox", "opt", "falcon", "bloom")
 
 # Keys that transformers reads although its classes do not declare them.
 _BESIDE = frozenset(("rope_theta", "torch_dtype", "output_attentions", "head_dim", "num_labels"))
@@ -195,7 +192,7 @@ def _check_together(made: Any, known: Collection[str]) -> None:
     heads, groups = made.num_attention_heads, of("num_key_value_heads")
     if groups is not None and heads % groups:
         raise _refused("num_key_value_heads", groups, f"a divisor of num_attention_heads, {heads}")
-    if (of("head_dim") is None or made.model_type in _WHOLE_HEADS) and made.hidden_size % heads:
+    if (of("head_dim") is None or ARCHITECTURES[made.model_type].whole_heads) and made.hidden_size % heads:
         raise _refused("num_attention_heads", heads, f"a divisor of hidden_size, {made.hidden_size}")
     groups = of("num_kv_heads")
     if groups is not None and of("new_decoder_architecture") and (heads % groups or not made.parallel_attn):
@@ -204,7 +201,10 @@ def _check_together(made: Any, known: Collection[str]) -> None:
         raise _refused("num_kv_heads", groups, f"num_attention_heads, {heads}, because multi_query is false")
     if of("num_ln_in_parallel_attn") == 2 and not of("new_decoder_architecture"):
         raise _refused("num_ln_in_parallel_attn", 2, "1 or null, because new_decoder_architecture is false")
-    experts, chosen = of("num_local_experts") or of("num_experts"), of("num_experts_per_tok")
+    experts, chosen = next(filter(None, map(of, _EXPERTS.split("|"))), None), of("num_experts_per_tok")
+    if ARCHITECTURES[made.model_type].mixture is not None and experts is None:
+        key = next(key for key in _EXPERTS.split("|") if key in known)
+        raise _refused(key, None, f"a whole number from 1 to {MAX_EXPERTS}")
     if experts is not None and chosen is not None and chosen > experts:
         raise _refused("num_experts_per_tok", chosen, f"at most the number of experts, {experts}")
     padding = made.pad_token_id
@@ -212,8 +212,9 @@ def _check_together(made: Any, known: Collection[str]) -> None:
         raise _refused("pad_token_id", padding, f"null, or an id below vocab_size, {made.vocab_size}")
     kinds = of("layer_types")
     if kinds is not None:
-        if not (isinstance(kinds, list) and len(kinds) == made.num_hidden_layers and set(kinds) <= set(_LAYER_TYPES)):
-            expected = f"{made.num_hidden_layers} times one of {', '.join(_LAYER_TYPES)}, one for each block"
+        allowed = ARCHITECTURES[made.model_type].layer_types
+        if not (isinstance(kinds, list) and len(kinds) == made.num_hidden_layers and set(kinds) <= set(allowed)):
+            expected = f"{made.num_hidden_layers} times one of {', '.join(allowed)}, one for each block"
             raise _refused("layer_types", kinds, expected)
         if "sliding_attention" in kinds and of("sliding_window") is None:
             raise _refused("sliding_window", None, "a number of tokens, because layer_types has sliding_attention")
@@ -226,7 +227,7 @@ def _rotary(made: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     if not isinstance(found, dict):
         raise _refused("rope_parameters", found, "an object")
-    nested = [name for name in found if name in _LAYER_TYPES]
+    nested = [name for name in found if name in ARCHITECTURES[made.model_type].layer_types]
     for name in nested:
         if found[name] is None or not isinstance(found[name], dict):
             raise _refused(f"rope_parameters.{name}", found[name], "an object")
@@ -246,7 +247,7 @@ def _check_rotary(made: Any, path: str, parameters: dict[str, Any]) -> None:
         expected = f"less than high_freq_factor, {parameters['high_freq_factor']}"
         raise _refused(f"{path}.low_freq_factor", parameters["low_freq_factor"], expected)
     part = parameters.get("partial_rotary_factor", 1.0)
-    if part != 1 and kind != "default" and made.model_type not in _PARTLY_ROTARY:
+    if part != 1 and kind != "default" and not ARCHITECTURES[made.model_type].partly_rotary:
         expected = f"1 with rope_type {kind}, because transformers rotates whole heads of {made.model_type}"
         raise _refused(f"{path}.partial_rotary_factor", part, expected)
     width = getattr(made, "head_dim", None) or made.hidden_size // made.num_attention_heads

@@ -25,9 +25,10 @@ def without_blocks(checkpoint: Checkpoint, config: Mapping[str, Any], kept: Sequ
     """
     made = read_configuration(checkpoint.config, checkpoint.model_type)
     changed = {key: value for key, value in config.items() if key not in _PATTERNS}
-    kinds = getattr(made, "layer_types", None)
-    if kinds is not None:
-        changed["layer_types"] = [kinds[index] for index in kept]
+    for key in checkpoint.architecture.per_block:
+        entries = getattr(made, key, None)
+        if entries is not None:
+            changed[key] = [entries[index] for index in kept]
     if "max_window_layers" in changed:  # the first so many attend to everything
         changed["max_window_layers"] = sum(index < changed["max_window_layers"] for index in kept)
     if hasattr(made, "mlp_only_layers"):

@@ -1,21 +1,24 @@
-"""Mixtures of experts as linear layers, one set per expert, as checkpoints store them.
+"""Mixtures of experts as linear layers, one set per expert.
 
-transformers keeps the experts of a block as two three-dimensional parameters, under names that no checkpoint has, and
-runs them with grouped matrix products. Statistics and pruning need the tokens that each expert sees and a matrix for
-each of its projections, so the module is replaced by one that has both. Only this file depends on the structure of
-transformers' module: its parameters `gate_up_proj` E×2f×d (gate first) and `down_proj` E×d×f, its activation `act_fn`,
-and the arguments of its forward pass.
+transformers keeps the experts of a block as three-dimensional parameters, mostly under names that no checkpoint has,
+and runs them with grouped matrix products. Statistics and pruning need the tokens that each expert sees and a matrix
+for each of its projections, so the module is replaced by one that has both. Only this file depends on the structure of
+transformers' modules, those decorated by `use_experts_implementation`: their parameters `gate_up_proj` (E×2f×d, or
+E×d×2f if `is_transposed`) or `up_proj` where there is no gate, and `down_proj`, with `has_bias` also biases; what
+`_apply_gate` makes of gate and up, which alternate unless `is_concatenated`; and the arguments of the forward pass.
 
 Shapes: T tokens, d hidden size, f intermediate size, E experts, k experts per token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from secateur_service.models.architectures import Mixture
 
 
 class Experts(nn.Module):
@@ -23,22 +26,23 @@ class Experts(nn.Module):
 
     Args:
         fused: the module to replace.
-        names: names of the gate, up and down projection.
+        layers: names of the gate, up and down projection, or of the latter two.
     """
 
-    def __init__(self, fused: Any, names: tuple[str, str, str]) -> None:
+    def __init__(self, fused: Any, layers: tuple[str, ...]) -> None:
         super().__init__()
-        self.num_experts, width, hidden = fused.gate_up_proj.shape
-        self.act_fn = fused.act_fn
-        device, dtype = fused.gate_up_proj.device, fused.gate_up_proj.dtype
-        gate, up, down = self._names = names
-        sizes = {gate: (hidden, width // 2), up: (hidden, width // 2), down: (width // 2, hidden)}
+        matrix = fused.down_proj.mT if getattr(fused, "is_transposed", False) else fused.down_proj
+        self.num_experts, hidden, inner = matrix.shape
+        biased = getattr(fused, "has_bias", False)
+        *self._inputs, self._output = layers
+        self._activate = _activation(fused)
+        sizes = {**dict.fromkeys(self._inputs, (hidden, inner)), self._output: (inner, hidden)}
         for number in range(self.num_experts):
-            layers = {
-                name: nn.Linear(inputs, outputs, bias=False, device=device, dtype=dtype)
+            linears = {
+                name: nn.Linear(inputs, outputs, bias=biased, device=matrix.device, dtype=matrix.dtype)
                 for name, (inputs, outputs) in sizes.items()
             }
-            self.add_module(str(number), nn.ModuleDict(layers))
+            self.add_module(str(number), nn.ModuleDict(linears))
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """Run every expert on the tokens routed to it, even if there are none.
@@ -56,16 +60,35 @@ class Experts(nn.Module):
         counts = chosen.bincount(minlength=self.num_experts).tolist()
         output = torch.zeros_like(hidden_states)
         for number, choices in enumerate(chosen.argsort(stable=True).split(counts)):
-            gate, up, down = (self.get_submodule(f"{number}.{name}") for name in self._names)
+            layers: Any = self.get_submodule(str(number))
             tokens = choices // top_k_index.shape[1]
             inputs = hidden_states[tokens]
-            results = down(self.act_fn(gate(inputs)) * up(inputs))
+            results = layers[self._output](self._activate(*(layers[name](inputs) for name in self._inputs)))
             output.index_add_(0, tokens, (results * top_k_weights.flatten()[choices, None]).to(output.dtype))
         return output
 
 
-def replace_experts(blocks: Iterable[Any], names: tuple[str, str, str]) -> None:
+def _activation(fused: Any) -> Callable[..., Tensor]:
+    """What lies between the projections of an expert, as a function of gate and up, or of up alone."""
+    act_fn: Any = getattr(fused, "act_fn", None)
+    if not getattr(fused, "has_gate", True):
+        return act_fn
+    apply_gate = getattr(type(fused), "_apply_gate", None)
+    if apply_gate is None or apply_gate.__module__ != type(fused).__module__:  # transformers' default
+        return lambda gate, up: act_fn(gate) * up
+    alternate = not fused.is_concatenated
+    return lambda gate, up: fused._apply_gate(
+        torch.stack((gate, up), -1).flatten(-2) if alternate else torch.cat((gate, up), -1)
+    )
+
+
+def replace_experts(blocks: Iterable[Any], mixture: Mixture) -> None:
     """Replace the fused experts of every block that has any."""
+    parent, _, name = mixture.path.rpartition(".")
     for block in blocks:
-        if hasattr(block.mlp, "experts"):
-            block.mlp.experts = Experts(block.mlp.experts, names)
+        try:
+            owner = block.get_submodule(parent)
+        except AttributeError:
+            continue
+        if hasattr(owner, name):
+            setattr(owner, name, Experts(getattr(owner, name), mixture.layers))

@@ -35,6 +35,7 @@ class Head:
         device: where it computes.
         dtype: type of weights and hidden states while computing.
         rows: loads rows [start, stop) of the matrix onto the device.
+        bias: loads entries [start, stop) of the bias; None for a head without.
         run: logits t×1×v of the model, with hidden states t×d in place of its blocks' output, and with another head.
         put_aside: moves hidden states to where they wait.
         check: called between two pieces of work; raises to stop.
@@ -45,6 +46,7 @@ class Head:
     device: torch.device
     dtype: torch.dtype
     rows: Callable[[int, int], Tensor]
+    bias: Callable[[int, int], Tensor] | None
     run: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
     put_aside: Callable[[Tensor], Tensor]
     check: Callable[[], None]
@@ -67,13 +69,13 @@ class Head:
                     copy[position] = self._inputs(each.predicting(states))
         after = self._after if self._is_followed() else None
         for start, stop in self._slices():
-            weight = self.rows(start, stop)
+            weight, bias = self.rows(start, stop), self._bias(start, stop)
             for each in measurements:
                 for batch, inputs in enumerate(zip(*each.copies, strict=True)):
                     for piece in self._pieces(inputs[0], stop - start):
                         logits = []
                         for of_copy in inputs:
-                            logits.append(_logits(self._piece(of_copy, piece), weight, after))
+                            logits.append(_logits(self._piece(of_copy, piece), weight, bias, after))
                             on_piece(2.0 * len(logits[-1]) * weight.numel())
                         each.add(batch, logits, start, piece)
             del weight
@@ -98,10 +100,10 @@ class Head:
         expected = torch.zeros(self.shape[0], dtype=torch.float64)
         for is_first in (True, False):
             for start, stop in self._slices():
-                weight = self.rows(start, stop)
+                weight, bias = self.rows(start, stop), self._bias(start, stop)
                 for batch, log_sum in zip(states, log_sums, strict=True):
                     for piece in self._pieces(batch, stop - start):
-                        logits = _logits(self._piece(batch, piece), weight, after)
+                        logits = _logits(self._piece(batch, piece), weight, bias, after)
                         if is_first:
                             log_sum[piece] = torch.logaddexp(log_sum[piece], logits.logsumexp(-1).cpu())
                         else:
@@ -139,9 +141,12 @@ class Head:
             self.check()
             sums = ComparedSums(torch.zeros(1, count, dtype=torch.long))
             began = clock()
-            sums.add(_logits(inputs, weight, None), _logits(inputs, weight, None), start, slice(0, count))
+            sums.add(_logits(inputs, weight, None, None), _logits(inputs, weight, None, None), start, slice(0, count))
             seconds = clock() - began
         return tried, seconds
+
+    def _bias(self, start: int, stop: int) -> Tensor | None:
+        return self.bias(start, stop) if self.bias is not None else None
 
     def _slices(self) -> Iterator[tuple[int, int]]:
         """Rows [start, stop) of the head that are in memory together."""
@@ -187,7 +192,7 @@ class Head:
         return not torch.equal(self._after(logits), logits)
 
 
-def _logits(inputs: Tensor, weight: Tensor, after: Callable[[Tensor], Tensor] | None) -> Tensor:
+def _logits(inputs: Tensor, weight: Tensor, bias: Tensor | None, after: Callable[[Tensor], Tensor] | None) -> Tensor:
     """Logits t×v in float32 for the head's inputs t×d."""
-    logits = torch.nn.functional.linear(inputs, weight)
+    logits = torch.nn.functional.linear(inputs, weight, bias)
     return (logits if after is None else after(logits)).float()

@@ -27,8 +27,8 @@ from transformers import DynamicCache
 
 from secateur_service.models.belonging import check_tensors
 from secateur_service.models.branches import Branches, of_groups, remembering, with_cache
-from secateur_service.models.building import build_without_memory, restore_buffers
-from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
+from secateur_service.models.building import build_without_memory, restore_buffers, stored_tensors
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, Place
 from secateur_service.models.head import Head
 from secateur_service.models.safetensors import OutputTensor, TensorInfo
 from secateur_service.models.states import in_file
@@ -91,6 +91,7 @@ class StreamedModel:
             device=device,
             dtype=dtype,
             rows=self._load_head,
+            bias=self._load_head_bias if self._head.bias is not None else None,
             run=self._run_outer,
             put_aside=self.put_aside,
             check=self._look,
@@ -172,8 +173,9 @@ class StreamedModel:
             ModelRefusedError: a tensor is missing.
         """
         path = self.checkpoint.block_path(index)
-        names = [self.checkpoint.stored_name(f"{path}.{name}") for name, _ in self._blocks[index].named_parameters()]
-        return {name: self.reader.read(self.checkpoint.tensors[name]) for name in names}
+        places = (self.checkpoint.place_of(f"{path}.{name}") for name, _ in stored_tensors(self._blocks[index]))
+        infos = {place.stored.name: place.stored for place in places}
+        return {name: self.reader.read(info) for name, info in infos.items()}
 
     @contextlib.contextmanager
     def block(self, index: int, tensors: dict[str, Tensor] | None = None) -> Iterator[nn.Module]:
@@ -205,10 +207,10 @@ class StreamedModel:
     def load_into(self, index: int, tensors: dict[str, Tensor]) -> None:
         """Copy tensors, named as in the checkpoint, into a block that is in memory."""
         path = self.checkpoint.block_path(index)
-        for name, parameter in self._blocks[index].named_parameters():
-            stored = self.checkpoint.stored_name(f"{path}.{name}")
-            if stored in tensors:
-                parameter.copy_(tensors[stored])
+        for name, parameter in stored_tensors(self._blocks[index]):
+            place = self.checkpoint.place_of(f"{path}.{name}")
+            if place.stored.name in tensors:
+                parameter.copy_(place.of(tensors[place.stored.name]))
 
     @torch.no_grad()
     def run_block(self, block: nn.Module, index: int, states: Tensor) -> Tensor:
@@ -263,13 +265,20 @@ class StreamedModel:
             FloatingPointError: a weight is not finite in that type; the message names it.
         """
         path = self.checkpoint.block_path(index)
-        parameters = {
-            self.checkpoint.stored_name(f"{path}.{name}"): parameter for name, parameter in block.named_parameters()
-        }
-        return [
-            output_tensor(info.name, parameters[info.name].to(DTYPES[info.dtype]))
-            for info in self.checkpoint.block_tensors(index)
-        ]
+        held: dict[str, list[tuple[Place, Tensor]]] = {}
+        for name, parameter in stored_tensors(block):
+            place = self.checkpoint.place_of(f"{path}.{name}")
+            held.setdefault(place.stored.name, []).append((place, parameter))
+        outputs = []
+        for info in self.checkpoint.block_tensors(index):
+            (place, tensor), *others = held[info.name]
+            if place.part is not None:
+                parts = [(place, tensor), *others]
+                tensor = torch.empty(info.shape, dtype=DTYPES[info.dtype], device=tensor.device)
+                for each, parameter in parts:
+                    each.of(tensor).copy_(parameter)
+            outputs.append(output_tensor(info.name, tensor.to(DTYPES[info.dtype])))
+        return outputs
 
     def _look(self, *_: Any) -> None:
         """Check before every product whether to continue."""
@@ -345,12 +354,16 @@ class StreamedModel:
         module.to_empty(device=self.device, recurse=recurse)
         for submodule in module.modules() if recurse else (module,):
             restore_buffers(self._model, submodule)
-        for name, parameter in module.named_parameters(recurse=recurse):
+        waiting: dict[TensorInfo, list[tuple[Place, Tensor]]] = {}
+        for name, parameter in stored_tensors(module, recurse=recurse):
+            place = self.checkpoint.place_of(f"{path}.{name}" if path else name)
+            waiting.setdefault(place.stored, []).append((place, parameter))
+        for info, held in waiting.items():
             self.check()
-            info = self.checkpoint.tensors[self.checkpoint.stored_name(f"{path}.{name}")]
             tensor = read(info)
             refuse_non_finite(info.name, info.shape, count_non_finite(tensor))
-            parameter.copy_(tensor)
+            for place, parameter in held:
+                parameter.copy_(place.of(tensor))
 
     def _load_head(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of the head."""
@@ -358,16 +371,17 @@ class StreamedModel:
         info = self.checkpoint.tensors[self.checkpoint.head_name]
         return self.reader.read_rows(info, start, stop).to(device=self.device, dtype=self.dtype)
 
+    def _load_head_bias(self, start: int, stop: int) -> Tensor:
+        """Entries [start, stop) of the head's bias."""
+        info = self.checkpoint.tensors[self.checkpoint.stored_name("lm_head.bias")]
+        return self.reader.read_rows(info, start, stop).to(device=self.device, dtype=self.dtype)
+
     def _parameter(self, tensor: Tensor) -> nn.Parameter:
         return nn.Parameter(tensor.to(device=self.device, dtype=self.dtype), requires_grad=False)
 
     def _check_shapes(self) -> None:
         """Check that tensors have the names and shapes that the configuration implies, and pruned layers are linear."""
-        check_tensors(
-            self.checkpoint, {name: tuple(parameter.shape) for name, parameter in self._model.named_parameters()}
-        )
-        if self._head.bias is not None:
-            raise ModelRefusedError("the head has a bias, which no supported architecture has")
+        check_tensors(self.checkpoint, {name: tuple(tensor.shape) for name, tensor in stored_tensors(self._model)})
         for index, block in enumerate(self._blocks):
             for layer in self.linears(block, index).values():
                 if not isinstance(layer, nn.Linear):

@@ -233,4 +233,4 @@ def settings_of(checkpoint: Checkpoint, axis: Axis, kept: int) -> dict[str, Any]
 def _named(checkpoint: Checkpoint, index: int, module: str) -> list[str]:
     """The names of a module's weight and bias in the checkpoint, as far as it has them."""
     path = f"{checkpoint.block_path(index)}.{module}"
-    return [name for kind in ("weight", "bias") if (name := checkpoint.find(f"{path}.{kind}")) is not None]
+    return [place.info.name for kind in ("weight", "bias") if (place := checkpoint.find(f"{path}.{kind}")) is not None]

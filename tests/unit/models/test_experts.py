@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.experts import Experts, replace_experts
 from support.models import build_model
 
@@ -51,5 +52,5 @@ def test_each_layer_sees_the_tokens_of_its_expert_in_order_also_where_there_are_
 
 def test_dense_blocks_among_mixtures_stay_as_they_are():
     blocks = build_model("qwen3_moe").model.layers
-    replace_experts(blocks, NAMES)
+    replace_experts(blocks, ARCHITECTURES["qwen3_moe"].mixture)
     assert [isinstance(getattr(block.mlp, "experts", None), Experts) for block in blocks] == [True, False, True]

@@ -50,8 +50,8 @@ def built(config, model_type):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     architecture = ARCHITECTURES[model_type]
-    if architecture.experts:
-        replace_experts(model.get_submodule(architecture.blocks), architecture.experts)
+    if architecture.mixture:
+        replace_experts(model.get_submodule(architecture.blocks), architecture.mixture)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     renamed = {name.replace("embed_out.", "lm_head."): shape for name, shape in shapes.items()}
     if not config.tie_word_embeddings:

@@ -1,0 +1,44 @@
+"""What the decoder blocks of each supported architecture consist of: one row per `model_type` of transformers.
+
+A row names the linear layers that are pruned, grouped by the input they share and in the order in which a block runs
+them, so that statistics are gathered once per distinct input. Any other tensor of a block with two or more dimensions
+must be listed as excluded; a model with an unlisted matrix is refused. The groups are verified while the first batch
+runs. A row also says which shapes the configuration implies, without torch, so that a model that does not match its
+configuration is refused when a job is submitted; tests compare this with transformers' classes.
+
+    architecture   what a row consists of
+    parts          groups and shapes that families share
+    packing        parameters that are only a part of a stored tensor, or transposed there
+    dense, wide, mixtures   the rows
+"""
+
+from secateur_service.models.architectures import dense, mixtures, wide
+from secateur_service.models.architectures.architecture import (
+    MAX_EXPERTS,
+    Architecture,
+    Config,
+    Groups,
+    Mixture,
+    Packed,
+    Shapes,
+)
+from secateur_service.models.architectures.packing import Part, part_of
+
+__all__ = [
+    "ARCHITECTURES",
+    "MAX_EXPERTS",
+    "Architecture",
+    "Config",
+    "Groups",
+    "Mixture",
+    "Packed",
+    "Part",
+    "Shapes",
+    "part_of",
+]
+
+ARCHITECTURES: dict[str, Architecture] = {
+    **dense.ARCHITECTURES,
+    **wide.ARCHITECTURES,
+    **mixtures.ARCHITECTURES,
+}

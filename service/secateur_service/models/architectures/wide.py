@@ -1,0 +1,157 @@
+"""Families in the form of GPT-2 and after it: feed-forward layers without a gate, often with biases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from secateur_service.models.architectures.architecture import Architecture, Config, FeedForward, Groups, Shapes
+from secateur_service.models.architectures.parts import BEFORE, linear, norms
+
+
+def _fused(attention: str) -> Groups:
+    """One matrix for queries, keys and values."""
+    return ((f"{attention}.query_key_value",), (f"{attention}.dense",), ("mlp.dense_h_to_4h",), ("mlp.dense_4h_to_h",))
+
+
+def _wide(size: str | None) -> FeedForward:
+    return FeedForward(("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h", size)
+
+
+def _gpt_neox(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    d, f, bias = config.hidden_size, config.intermediate_size, getattr(config, "attention_bias", True)
+    return {
+        **linear("attention.query_key_value", 3 * d, d, bias=bias),
+        **linear("attention.dense", d, d, bias=bias),
+        **linear("mlp.dense_h_to_4h", f, d, bias=True),
+        **linear("mlp.dense_4h_to_h", d, f, bias=True),
+        **norms(d, *BEFORE, bias=True),
+    }
+
+
+def _opt(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    d, f, bias = config.hidden_size, config.ffn_dim, config.enable_bias
+    found: Shapes = {}
+    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        found |= linear(f"self_attn.{name}", d, d, bias=bias)
+    found |= linear("fc1", f, d, bias=bias) | linear("fc2", d, f, bias=bias)
+    return found | (norms(d, "self_attn_layer_norm", "final_layer_norm", bias=True) if _affine(config) else {})
+
+
+def _opt_outside(config: Any) -> Shapes:
+    d = config.hidden_size
+    e = config.word_embed_proj_dim or d
+    found: Shapes = {"decoder.embed_positions.weight": (config.max_position_embeddings + 2, d)}
+    if e != d:
+        found |= linear("decoder.project_in", d, e) | linear("decoder.project_out", e, d)
+    if config.do_layer_norm_before and not config._remove_final_layer_norm and _affine(config):
+        found |= norms(d, "decoder.final_layer_norm", bias=True)
+    return found
+
+
+def _affine(config: Any) -> bool:
+    return bool(config.layer_norm_elementwise_affine)
+
+
+def _falcon_groups(config: Config) -> Groups:
+    """Attention and feed-forward share an input where they run in parallel after a single norm.
+
+    Uses the configuration's own defaults, as in FalconConfig and FalconDecoderLayer of transformers: parallel
+    attention, with two norms in the new decoder architecture (40B, 180B) and one in the old (7B).
+    """
+    if config.get("new_decoder_architecture"):
+        shared = config.get("num_ln_in_parallel_attn") == 1
+    else:
+        shared = config.get("parallel_attn", True)
+    if not shared:
+        return _fused("self_attention")
+    return (
+        ("self_attention.query_key_value", "mlp.dense_h_to_4h"),
+        ("self_attention.dense",),
+        ("mlp.dense_4h_to_h",),
+    )
+
+
+def _falcon(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    d, f, bias = config.hidden_size, config.ffn_hidden_size, bool(config.bias)
+    w = d // config.num_attention_heads
+    if config.new_decoder_architecture:
+        rows = (config.num_attention_heads + 2 * config.num_kv_heads) * w
+    else:
+        rows = d + 2 * w if config.multi_query else 3 * d
+    count = config.num_ln_in_parallel_attn or (2 if config.new_decoder_architecture else 1)
+    parallel = ("ln_attn", "ln_mlp") if count == 2 else ("input_layernorm",)
+    return {
+        **linear("self_attention.query_key_value", rows, d, bias=bias),
+        **linear("self_attention.dense", d, d, bias=bias),
+        **linear("mlp.dense_h_to_4h", f, d, bias=bias),
+        **linear("mlp.dense_4h_to_h", d, f, bias=bias),
+        **norms(d, *(parallel if config.parallel_attn else BEFORE), bias=True),
+    }
+
+
+def _bloom(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    d = config.hidden_size
+    return {
+        **linear("self_attention.query_key_value", 3 * d, d, bias=True),
+        **linear("self_attention.dense", d, d, bias=True),
+        **linear("mlp.dense_h_to_4h", 4 * d, d, bias=True),
+        **linear("mlp.dense_4h_to_h", d, 4 * d, bias=True),
+        **norms(d, *BEFORE, bias=True),
+    }
+
+
+ARCHITECTURES = {
+    "gpt_neox": Architecture(
+        "GPTNeoXForCausalLM",
+        _fused("attention"),
+        _gpt_neox,
+        lambda config: norms(config.hidden_size, "final_layer_norm", bias=True),
+        blocks="gpt_neox.layers",
+        embedding="gpt_neox.embed_in",
+        unread=("attention.bias", "attention.masked_bias"),  # the causal mask, which early versions stored
+        renamed=(("lm_head", "embed_out"),),
+        partly_rotary=True,
+        whole_heads=True,
+        feed_forward=_wide("intermediate_size"),
+    ),
+    "opt": Architecture(
+        "OPTForCausalLM",
+        (
+            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            ("self_attn.out_proj",),
+            ("fc1",),
+            ("fc2",),
+        ),
+        _opt,
+        _opt_outside,
+        blocks="model.decoder.layers",
+        embedding="model.decoder.embed_tokens",
+        tied=True,
+        feed_forward=FeedForward(("fc1",), "fc2", "ffn_dim"),
+        whole_heads=True,
+    ),
+    "falcon": Architecture(
+        "FalconForCausalLM",
+        _falcon_groups,
+        _falcon,
+        lambda config: norms(config.hidden_size, "ln_f", bias=True),
+        feed_forward=_wide("ffn_hidden_size"),
+        whole_heads=True,
+        blocks="transformer.h",
+        embedding="transformer.word_embeddings",
+        tied=True,
+        returns_tuple=True,
+    ),
+    "bloom": Architecture(
+        "BloomForCausalLM",
+        _fused("self_attention"),
+        _bloom,
+        lambda config: norms(config.hidden_size, "word_embeddings_layernorm", "ln_f", bias=True),
+        feed_forward=_wide(None),
+        whole_heads=True,
+        blocks="transformer.h",
+        embedding="transformer.word_embeddings",
+        tied=True,
+        returns_tuple=True,
+    ),
+}

@@ -1,0 +1,41 @@
+"""Families in the form of GPT-2 and after it."""
+
+from typing import Any
+
+from support.configurations.sizes import LLAMA_LIKE, VOCABULARY
+
+_FALCON = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "ffn_hidden_size": 96,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "gpt_neox": {**LLAMA_LIKE, "tie_word_embeddings": False},
+    "gpt_neox sequential": {**LLAMA_LIKE, "tie_word_embeddings": True, "use_parallel_residual": False},
+    "opt": {**LLAMA_LIKE, "ffn_dim": 96},
+    "opt projected": {**LLAMA_LIKE, "ffn_dim": 96, "word_embed_proj_dim": 32, "do_layer_norm_before": False},
+    "falcon": _FALCON,
+    "falcon two norms": {**_FALCON, "new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon one norm": {
+        **_FALCON,
+        "new_decoder_architecture": True,
+        "num_kv_heads": 2,
+        "num_ln_in_parallel_attn": 1,
+        "tie_word_embeddings": False,
+    },
+    "falcon alibi": {**_FALCON, "alibi": True, "parallel_attn": False, "multi_query": False, "bias": True},
+    "bloom": {
+        "hidden_size": 64,
+        "n_layer": 3,
+        "n_head": 4,
+        "vocab_size": VOCABULARY,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    },
+}
