@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from secateur._arguments import texts
+from secateur._errors import FieldViolation, InvalidRequestError
 from secateur._job import Job, JobState
+from secateur._suggestions import did_you_mean, word_for
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,21 @@ def job_filter(
 ) -> JobFilter:
     """What the arguments of `Client.list_jobs` ask for."""
     return JobFilter(
-        states=tuple(JobState(state) for state in texts(states, "states")),
+        states=tuple(_state(state, f"states[{position}]") for position, state in enumerate(texts(states, "states"))),
         labels=labels or {},
         since=_moment(since),
         before=_moment(before),
     )
+
+
+def _state(text: str, field: str) -> JobState:
+    known = [state.value for state in JobState if state is not JobState.UNSPECIFIED]
+    try:
+        return JobState(text)
+    except ValueError:
+        meant = word_for(text, known)
+        remedy = did_you_mean([meant]) if meant else f"expected one of {', '.join(known)}"
+        raise InvalidRequestError([FieldViolation(field, f"{text!r} is no state of a job; {remedy}")]) from None
 
 
 def _moment(time: datetime | timedelta | None) -> datetime | None:

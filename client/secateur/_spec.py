@@ -35,6 +35,7 @@ _LANGUAGE_LIMIT = pb.LanguageLimit.DESCRIPTOR
 _INTEGER_BITS = {FieldDescriptor.TYPE_INT32: 32, FieldDescriptor.TYPE_INT64: 64}
 _NUMBER = re.compile(r"\s*([0-9]{1,9}(?:[.,][0-9]{1,9})?)\s*(%?)\s*", re.ASCII)
 _PATTERN = re.compile(r"[0-9]{1,3}:[0-9]{1,3}", re.ASCII)
+_UNSPACED = re.compile(r"([^\s:]+):([^\s:].*)")
 _Report = Callable[[str, str], None]
 
 
@@ -166,15 +167,24 @@ def _entries(kind: Descriptor, value: Any, path: str, report: _Report) -> Iterab
     mix = kind is _LANGUAGE_WEIGHT
     if mix and isinstance(value, Mapping):
         for language, weight in value.items():
-            yield f"{path}.{language}", {"language": language, "weight": weight}
+            if weight is None and (hint := space_missing(language)):
+                report(f"{path}.{language}", f"no weight; {hint}")
+            else:
+                yield f"{path}.{language}", {"language": language, "weight": weight}
         return
     if kind is _LANGUAGE_LIMIT and isinstance(value, Mapping):
         for language, growth in value.items():
-            yield f"{path}.{language}", {"language": language, "growth": growth}
+            if growth is None and (hint := space_missing(language)):
+                report(f"{path}.{language}", f"no limit; {hint}")
+            else:
+                yield f"{path}.{language}", {"language": language, "growth": growth}
         return
     if kind is _LAYER_OVERRIDE and isinstance(value, Mapping):
         for layers, choice in value.items():
-            yield f"{path}.{layers}", layer_override(layers, choice)
+            if choice is None and (hint := space_missing(layers)):
+                report(f"{path}.{layers}", f"no target; {hint}")
+            else:
+                yield f"{path}.{layers}", layer_override(layers, choice)
         return
     expected = {
         _LANGUAGE_WEIGHT: "a mapping such as {de: 0.7, en: 0.3} or a list of languages",
@@ -239,6 +249,12 @@ def _mapping_meant(kind: Descriptor, value: object) -> str:
     return ""
 
 
+def space_missing(key: object) -> str:
+    """What was meant by a key such as `de:0.5`, which YAML takes for one text; empty for others."""
+    match = _UNSPACED.fullmatch(key) if isinstance(key, str) else None
+    return f"a colon needs a space behind it; {did_you_mean([f'{match[1]}: {match[2]}'])}" if match else ""
+
+
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
@@ -250,6 +266,8 @@ def _is_unicode(text: str) -> bool:
 def _unknown(key: object, kind: Descriptor) -> str:
     if key == SWEEP and kind is pb.PruneSpec.DESCRIPTOR:
         return "is a section of sweeps; submit the file with `secateur sweep`, or take the section out"
+    if hint := space_missing(key):
+        return f"no such field; {hint}"
     known = [field.name for field in kind.fields]
     near = close_to(str(key), known) or _elsewhere(str(key), pb.PruneSpec.DESCRIPTOR)
     hint = f", {did_you_mean([near])}" if near else ";"

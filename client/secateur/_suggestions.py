@@ -7,6 +7,15 @@ from collections.abc import Iterable, Sequence
 
 _LEAST_PREFIX = 3
 _LEAST_LIKENESS = 0.7
+_OTHER_WORDS = {
+    "succeeded": ("done", "success", "successful", "finished", "complete", "completed", "ok"),
+    "failed": ("failure", "error", "broken"),
+    "queued": ("pending", "waiting", "created"),
+    "running": ("active", "started", "working"),
+    "cancelled": ("aborted", "stopped", "killed"),
+    "created": ("date", "time", "newest", "age"),
+}
+"""What people call the states of a job, and what a list is sorted by."""
 
 
 def close_to(text: str, known: Iterable[str]) -> str | None:
@@ -20,6 +29,16 @@ def close_to(text: str, known: Iterable[str]) -> str | None:
         return longer[0]
     slips = difflib.get_close_matches(wanted, plain, n=1, cutoff=_LEAST_LIKENESS)
     return plain[slips[0]] if slips else None
+
+
+def word_for(text: object, known: Iterable[str]) -> str | None:
+    """The known name that a word of people stands for, such as SUCCEEDED for `done`, or that is nearest."""
+    if not isinstance(text, str):
+        return None
+    names = list(known)
+    plain = _plain(text)
+    by_word = (name for name in names if plain in _OTHER_WORDS.get(name.casefold(), ()))
+    return next(by_word, None) or close_to(text, names)
 
 
 def did_you_mean(names: Sequence[str]) -> str:

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from secateur._errors import InvalidRequestError
 from secateur._options import with_options
 from secateur._terminal import clean, prepare_streams, show_exception, write
+from secateur._usage import WordedGroup
 from secateur.cli._arguments import (
     generation_of,
     labels_of,
@@ -21,6 +23,7 @@ from secateur.cli._arguments import (
 )
 from secateur.cli._configuring import config
 from secateur.cli._ended import download, retry, verify
+from secateur.cli._flags import option_as_typed
 from secateur.cli._job_options import with_job_options
 from secateur.cli._judging import compare, gate, sweep, write_page
 from secateur.cli._listing import delete, get, list_
@@ -42,6 +45,7 @@ files are not intact, 9 token missing or invalid, 10 a gate did not pass, or no 
 
 app = typer.Typer(
     name="secateur",
+    cls=WordedGroup,
     epilog=_EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -200,23 +204,28 @@ def submit(
     content = read_content(spec)
     if model is not None:
         content = {**content, "model": {"uri": model}}
+    several = {
+        "languages": language or (),
+        "overrides": override or (),
+        "evaluation_languages": evaluation_language or (),
+        "keep_texts": keep_text or (),
+        "shrink_axes": shrink_axis or (),
+        "keep_languages": keep_language or (),
+        "vocabulary_weights": vocabulary_weight or (),
+        "tasks": task or (),
+        "limits": limit or (),
+    }
     content = with_options(
         content,
         {
             **options,
+            **{name: list(texts) or None for name, texts in several.items()},
             "generation": generation_of(content) if self_generated else None,
-            "languages": [weight_of(text) for text in language] if language else None,
-            "overrides": [override_of(text) for text in override] if override else None,
-            "evaluation_languages": evaluation_language or None,
-            "keep_texts": keep_text or None,
-            "shrink_axes": shrink_axis or None,
-            "keep_languages": keep_language or None,
-            "vocabulary_weights": numbers_by_language(
-                "shrink.vocabulary.weights", "--vocabulary-weight", vocabulary_weight or (), "2"
-            )
+            "languages": [weight_of(text) for text in several["languages"]] or None,
+            "overrides": [override_of(text) for text in several["overrides"]] or None,
+            "vocabulary_weights": numbers_by_language("--vocabulary-weight", several["vocabulary_weights"], "2")
             or None,
-            "tasks": task or None,
-            "limits": numbers_by_language("limits.languages", "--limit", limit or (), "0.01") or None,
+            "limits": numbers_by_language("--limit", several["limits"], "0.01") or None,
         },
     )
     if not content:
@@ -224,11 +233,18 @@ def submit(
     labels = labels_of(label or ())
     if dry_run and request_id is not None:
         raise typer.BadParameter("--request-id names the job that is made, and --dry-run makes none; leave one out")
-    if dry_run:
-        plan = session.client.plan(content, labels=labels)
-        session.show(plan_text(plan), plan)
-        return
-    job = session.client.submit(content, labels=labels, request_id=request_id)
+    try:
+        if dry_run:
+            plan = session.client.plan(content, labels=labels)
+            session.show(plan_text(plan), plan)
+            return
+        job = session.client.submit(content, labels=labels, request_id=request_id)
+    except InvalidRequestError as error:
+        if not session.as_json:
+            error.rename(option_as_typed({**options, "generation": self_generated}, several))
+            if model is not None:
+                error.rename(lambda field: "--model" if field in ("model", "model.uri") else field)
+        raise
     estimate = job.get().estimate
     for warning in estimate.warnings if estimate else ():
         session.note(f"warning: {clean(warning)}")

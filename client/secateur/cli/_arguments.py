@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from secateur._errors import FieldViolation, InvalidSpecError
+from secateur._findings import number_meant
 from secateur._spec import MAX_FILE_BYTES, layer_override, parse_yaml, read_spec
 from secateur._yaml import UnreadableYamlError, YamlLimits
 from secateur._yaml import parse_yaml as parse_value
@@ -38,29 +39,33 @@ def weight_of(text: str) -> dict[str, Any]:
     try:
         return {"language": tag, "weight": float(weight)}
     except ValueError:
-        fault = f"--language {text}: {weight!r} is not a number; expected e.g. {tag or 'de'}=0.7"
-        raise InvalidSpecError([FieldViolation("calibration.languages", fault)]) from None
+        raise _not_a_number("--language", text, tag or "de", weight, "0.7") from None
 
 
-def numbers_by_language(field: str, flag: str, texts: Sequence[str], example: str) -> dict[str, float]:
-    """`TAG=NUMBER`, by tag; a fault names the field and the flag."""
+def numbers_by_language(flag: str, texts: Sequence[str], example: str) -> dict[str, float]:
+    """`TAG=NUMBER`, by tag; a fault names the flag."""
     found = {}
     for text in texts:
         tag, _, number = text.partition("=")
         try:
             found[tag] = float(number)
         except ValueError:
-            fault = f"{flag} {text}: {number!r} is not a number; expected e.g. {tag or 'uk'}={example}"
-            raise InvalidSpecError([FieldViolation(field, fault)]) from None
+            raise _not_a_number(flag, text, tag or "uk", number, example) from None
     return found
+
+
+def _not_a_number(flag: str, text: str, tag: str, number: str, example: str) -> InvalidSpecError:
+    meant = number_meant(number)
+    fault = f"{number!r} is not a number; {meant or f'expected e.g. {tag}={example}'}"
+    return InvalidSpecError([FieldViolation(f"{flag} {text}", fault)])
 
 
 def override_of(text: str) -> dict[str, Any]:
     """A target of some layers, `LAYERS=TARGET`."""
     layers, separator, target = text.rpartition("=")
     if not separator:
-        fault = f"--override {text}: expected LAYERS=TARGET, e.g. '*.down_proj.weight=0.4'"
-        raise InvalidSpecError([FieldViolation("pruning.overrides", fault)])
+        fault = "expected LAYERS=TARGET, e.g. '*.down_proj.weight=0.4'"
+        raise InvalidSpecError([FieldViolation(f"--override {text}", fault)])
     try:
         return layer_override(layers, float(target))
     except ValueError:

@@ -15,11 +15,12 @@ import typer
 
 from secateur._client import Client
 from secateur._config import DEFAULT_ENDPOINT
-from secateur._errors import SecateurError
+from secateur._errors import InvalidRequestError, SecateurError
 from secateur._handle import JobHandle
 from secateur._terminal import OutputLostError, clean, say, write
 from secateur._tracing import trace_of_environment
 from secateur.cli._exit import ExitCode, error_json, error_text, exit_code
+from secateur.cli._flags import argument_as_typed
 from secateur.cli._render import to_json
 
 
@@ -127,7 +128,16 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
     def invoke(*, context: typer.Context, **values: Any) -> None:
         given = Shared(values.pop("endpoint"), values.pop("token"), values.pop("output"))
         shared = (context.obj or Shared()).under(given)
-        raise typer.Exit(_ended(lambda session: command(session, **values), shared))
+
+        def run(session: Session) -> None:
+            try:
+                command(session, **values)
+            except InvalidRequestError as error:
+                if not session.as_json:  # programs know the fields
+                    error.rename(lambda field: argument_as_typed(field, values))
+                raise
+
+        raise typer.Exit(_ended(run, shared))
 
     common = [
         inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),

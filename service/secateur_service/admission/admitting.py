@@ -99,6 +99,7 @@ def admit(
     length = review.sequence_length(calibration, evaluation, checkpoint)
     if calibration and evaluation:
         review.text(calibration, evaluation, length)
+        review.weightless(calibration)
     if "output" in parts:
         try:
             review.destination(parts["output"])

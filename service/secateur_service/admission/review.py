@@ -296,6 +296,15 @@ class Review:
             self.refuse(violation.field, violation.description)
         self.warnings += warnings
 
+    def weightless(self, calibration: CalibrationSpec) -> None:
+        """Warn of languages that take their share of the samples and decide nothing."""
+        for position, entry in enumerate(calibration.languages):
+            if entry.weight == 0:
+                problem = f"{entry.language} has weight 0: its text is sampled and decides nothing"
+                remedy = "leave it out, name it in evaluation.languages, or give it a weight"
+                field = f"calibration.languages[{position}].weight"
+                self.warnings.append(FieldViolation(field, f"{problem}; {remedy}"))
+
     def destination(self, output: OutputSpec) -> None:
         """Whether results may go there, and can be written; without a destination, where they go by default."""
         self._at("output.destination")

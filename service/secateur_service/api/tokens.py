@@ -22,6 +22,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from secateur._findings import worded
 from secateur_service.api.reloading import Reloading, UnusableFileError
 from secateur_service.durable import sync
 from secateur_service.errors import UnauthenticatedError
@@ -154,9 +155,10 @@ def read_tokens(path: Path) -> TokenList:
     except ValidationError as error:
         finding = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in finding["loc"])
+        fault = f"{place + ': ' if place else ''}{worded(finding, shown=False)}"
         raise UnusableFileError(
-            f"tokens_file {path} is damaged ({place + ': ' if place else ''}{finding['msg']}); restore it, or begin "
-            "anew: remove it and run secateur-service tokens create NAME"
+            f"tokens_file {path} is damaged ({fault}); restore it, or begin anew: remove it and run "
+            "secateur-service tokens create NAME"
         ) from error
 
 

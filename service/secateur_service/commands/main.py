@@ -15,8 +15,10 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from secateur._findings import worded
 from secateur._redaction import protect
 from secateur._terminal import EXIT_OUTPUT_LOST, OutputLostError, prepare_streams, say, show_exception, write
+from secateur._usage import WordedGroup
 from secateur_service import __version__
 from secateur_service.accounts import clean_environment, secrets_of_environment
 from secateur_service.private_files import exposed, keep_files_private
@@ -25,6 +27,7 @@ from secateur_service.telemetry.logging import configure_logging
 
 app = typer.Typer(
     name="secateur-service",
+    cls=WordedGroup,
     help="Prunes language models for the languages their users speak: server, worker and single runs.",
     no_args_is_help=True,
     add_completion=False,
@@ -407,10 +410,10 @@ def _settings(**given: Any) -> Settings:
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        found = error.errors(include_input=False)
+        found = error.errors()
         # Defaults derived from an invalid setting could not be computed; they are not at fault.
         findings = [finding for finding in found if finding["type"] != "default_factory_not_called"]
-        _fail("\n".join(_explain(finding["loc"], finding["msg"]) for finding in findings), EXIT_USAGE)
+        _fail("\n".join(_explain(finding["loc"], worded(finding, shown=False)) for finding in findings), EXIT_USAGE)
     except SettingsError as error:
         _fail(str(error), EXIT_USAGE)
     protect(settings.secrets())
@@ -435,12 +438,11 @@ def _check_settings_file(*, holds_secrets: bool) -> None:
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:
     """One line for an invalid setting: where it is set, and what is expected there."""
-    remedy = message.removeprefix("Value error, ")
     if not location:
-        return remedy
+        return message
     name, path = str(location[0]), ".".join(map(str, location))
     sources = [f"--{_FLAGS[name]}"] if name in _FLAGS else []
-    return f"{path} ({' or '.join([*sources, PREFIX + name.upper()])}): {remedy}"
+    return f"{path} ({' or '.join([*sources, PREFIX + name.upper()])}): {message}"
 
 
 def _fail(message: str, code: int) -> NoReturn:

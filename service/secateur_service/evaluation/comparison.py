@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
+from secateur._findings import worded
 from secateur._text import listed
 from secateur_service.errors import NotReadyError
 from secateur_service.evaluation.comparison_parts import (
@@ -110,11 +111,11 @@ def readable_report(name: str, content: Any) -> Report:
     try:
         return Report.model_validate(content, extra="ignore")
     except ValidationError as error:
-        fault = error.errors(include_input=False, include_url=False)[0]
+        fault = error.errors(include_url=False)[0]
         where = ".".join(map(str, fault["loc"]))
         raise NotReadyError(
-            f"the report of {name} cannot be compared: it is of another release ({where}: {fault['msg']}); run the job "
-            "again with this one",
+            f"the report of {name} cannot be compared: it is of another release ({where}: {worded(fault)}); run the "
+            "job again with this one",
             reason="REPORT_NOT_COMPARABLE",
             metadata={"job": name},
         ) from error

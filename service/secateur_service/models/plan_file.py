@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from secateur._findings import worded
 from secateur_service.bounded import JsonLimits, UnreadableJsonError, parse_json
 from secateur_service.durable import file_digest
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
@@ -207,7 +208,7 @@ def read_plan(path: Path, checkpoint: Checkpoint) -> PlanFile:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its content"
-        raise ModelRefusedError(f"{PLAN_NAME} is not a plan ({where}: {first['msg'][:200]}); {_REMEDY}") from error
+        raise ModelRefusedError(f"{PLAN_NAME} is not a plan ({where}: {worded(first)[:200]}); {_REMEDY}") from error
     except (UnreadableJsonError, OSError) as error:
         raise ModelRefusedError(f"{PLAN_NAME} is not a file that can be read as JSON; {_REMEDY}") from error
     ours, theirs = ModelIdentity.of(checkpoint).model_dump(), plan.model.model_dump()

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
+from secateur._findings import worded
 from secateur._suggestions import did_you_mean
 from secateur_service.errors import FieldViolation
 from secateur_service.spec import suggestions
@@ -45,17 +46,16 @@ def violations_of(part: str, kind: type[BaseModel], finding: Any) -> list[FieldV
     if finding["type"] == "rules":
         broken = finding["ctx"]["broken"]
         return [FieldViolation(f"{path}.{rule.field}", f"{rule.problem}; {rule.remedy}") for rule in broken]
-    problem = finding["msg"][0].lower() + finding["msg"][1:]
     if finding["type"] == "too_long":
         problem = f"there are {finding['ctx']['actual_length']}; at most {finding['ctx']['max_length']} are read"
-    elif finding["type"] == "extra_forbidden":
-        problem = "no such field"
     elif finding["type"] == "missing":
         problem = f"{finding['loc'][-1]} is missing"
     elif finding["type"] == "value":
-        problem = f"{_shortened(finding['input'])} {problem}"
+        problem = f"{_shortened(finding['input'])} {finding['msg']}"
+    elif finding["type"] in ("literal_error", "enum"):
+        problem = f"{_shortened(finding['input'])} is none of its values"
     else:
-        problem += f", not {_shortened(finding['input'])}"
+        problem = worded(finding)
     remedy = did_you_mean(meant) or remedy
     return [FieldViolation(path, f"{problem}; {remedy}" if remedy else problem)]
 

@@ -1,13 +1,19 @@
 """What is suggested to somebody who wrote a name that does not exist."""
 
-import pytest
+from typing import Annotated, Literal
 
-from secateur import InvalidSpecError, prune_spec
+import pytest
+from pydantic import Field, TypeAdapter, ValidationError
+
+from secateur import InvalidRequestError, InvalidSpecError, prune_spec
 from secateur._as_written import as_written
+from secateur._filter import job_filter
+from secateur._findings import worded
 from secateur._language import canonical_tag
 from secateur._language_names import in_words, language_fault, language_name, meant_languages, nearest_languages
 from secateur._spec import spec_message
 from secateur._suggestions import close_to, did_you_mean
+from secateur.cli._flags import argument_as_typed, option_as_typed
 
 
 @pytest.mark.parametrize(
@@ -158,3 +164,63 @@ def test_an_entry_of_a_list_of_languages_is_named_by_its_position():
         "calibration.languages[1]"
     )
     assert as_written("calibration.languages[1].language", {"calibration": "nothing"}).endswith("[1].language")
+
+
+def test_a_refusal_names_the_flag_that_set_a_field_and_leaves_paths_of_the_file():
+    typed = {"languages": ["ge", "uk=0.5"], "limits": ["uk=0.01", "*=2"], "tasks": []}
+    named = option_as_typed({"sparsity": 2.0, "samples": None}, typed)
+    assert named("calibration.languages[0].language") == "--language ge"
+    assert named("calibration.languages[1].weight") == "--language uk=0.5"
+    assert named("calibration.languages") == "--language"
+    assert named("limits.languages.uk") == "--limit uk=0.01"
+    assert named("limits.languages.*") == "--limit *=2"
+    assert named("pruning.sparsity") == "--sparsity"
+    for field in ("calibration.samples", "evaluation.tasks[0]", "model.uri"):
+        assert named(field) == field
+
+
+def test_a_refusal_names_the_flag_of_an_argument_if_the_command_has_it():
+    values = {"language": ["german"], "max_growth": 0.05}
+    assert argument_as_typed("languages", values) == "--language"
+    assert argument_as_typed("target_languages[0]", values) == "--language german"
+    assert argument_as_typed("max_growth", values) == "--max-growth"
+    for field in ("tasks", "report", "", "calibration.languages[0].language"):
+        assert argument_as_typed(field, values) == field
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "ratio", "told"),
+    [
+        (float, "half", False, "expected a number such as 0.5, not 'half'"),
+        (float, "5%", False, "expected a number such as 0.5, not '5%'; write 0.05 for 5 %"),
+        (float, "5 %", True, "expected a number such as 0.5, not '5 %'; write 1.05 for 5 %"),
+        (float, "0,5", False, "expected a number such as 0.5, not '0,5'; did you mean 0.5?"),
+        (int, "two", False, "expected a whole number such as 2, not 'two'"),
+        (bool, "perhaps", False, "expected true or false, not 'perhaps'"),
+        (str, 1, False, "expected a text, not 1"),
+        (list[str], "a", False, "expected a list, not 'a'"),
+        (dict[str, str], "a", False, "expected a mapping, not 'a'"),
+        (Literal["SUCCEEDED", "FAILED"], "done", False, "one of SUCCEEDED, FAILED, not 'done'; did you mean SUCCEEDED"),
+        (Annotated[int, Field(ge=1)], 0, False, "has to be greater than or equal to 1, not 0"),
+    ],
+)
+def test_what_a_validator_finds_is_told_in_words_with_an_example(kind, value, ratio, told):
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(kind).validate_python(value)
+    (finding,) = caught.value.errors()
+    assert told in worded(finding, ratio=ratio)
+    assert repr(value) not in worded(finding, shown=False)
+
+
+def test_a_state_that_is_none_is_refused_with_the_one_that_is_meant():
+    with pytest.raises(InvalidRequestError, match=r"states\[1\]: 'done' is no state of a job; did you mean SUCCEEDED"):
+        job_filter(["FAILED", "done"], None, None, None)
+
+
+@pytest.mark.parametrize("path", ["calibration.languages", "limits.languages", "pruning.overrides", "pruning"])
+def test_a_colon_without_a_space_is_told_wherever_a_mapping_stands(path):
+    spec: dict = {"de:0.5": None}
+    for step in reversed(path.split(".")):
+        spec = {step: spec}
+    with pytest.raises(InvalidSpecError, match=r"a colon needs a space behind it; did you mean de: 0\.5"):
+        spec_message(spec)

@@ -15,7 +15,7 @@ GOOD = {
 @pytest.mark.parametrize(
     ("part", "content", "told"),
     [
-        ("pruning", {"sparsity": 50}, "pruning.sparsity: input should be less than 1, not 50; did you mean 0.5?"),
+        ("pruning", {"sparsity": 50}, "pruning.sparsity: has to be less than 1, not 50; did you mean 0.5?"),
         ("pruning", {"sparsity": 1.5}, "not 1.5; expected a share"),
         ("pruning", {"sparsity": 100}, "not 100; expected a share"),
         ("pruning", {"sparsity": 0.5, "allocation": {"policy": "owl", "span": 8}}, "did you mean 0.08?"),
