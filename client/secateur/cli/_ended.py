@@ -49,7 +49,8 @@ def retry(
       secateur retry pruneJobs/ID --set limits.languages='{uk: 0.05}'
       secateur retry pruneJobs/ID --set pruning.pattern= --set pruning.sparsity=0.4
     """  # noqa: D301 - \b keeps the lines of the examples
-    handle, changes = session.job(job), changes_of(set_ or ())
+    changes = changes_of(set_ or ())
+    handle = session.job(job)
     failure = handle.get().failure
     if failure is not None and not failure.retryable and not (changes or force):
         raise PreconditionError(
