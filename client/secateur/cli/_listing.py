@@ -16,7 +16,7 @@ from secateur._errors import SecateurError
 from secateur._job import Job, JobState
 from secateur._operations import has_report
 from secateur._report import Report
-from secateur._terminal import clean
+from secateur._terminal import clean, say
 from secateur.cli._arguments import labels_of
 from secateur.cli._jobs import job_text, jobs_text, model_of
 from secateur.cli._session import JobArgument, Session, connected
@@ -163,7 +163,11 @@ def delete(
 def _confirmed(job: Job, *, artifacts: bool) -> bool:
     created = f", created {job.create_time:%Y-%m-%d %H:%M}" if job.create_time else ""
     too = " and what it published" if artifacts else ""
-    return typer.confirm(clean(f"delete {job.name} ({job.state}, {model_of(job)}{created}){too}?"), err=True)
+    try:
+        return typer.confirm(clean(f"delete {job.name} ({job.state}, {model_of(job)}{created}){too}?"), err=True)
+    except typer.Abort:  # Ctrl-C, or the end of the input; the cursor is still behind the question
+        say(f"\n{clean(job.name)} stays")
+        raise KeyboardInterrupt from None
 
 
 def _moment(text: str) -> datetime | timedelta:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn
 
 from secateur._comparison import Comparison
 from secateur._grid import grid_of
@@ -15,6 +17,7 @@ from secateur._job import Job, JobState, Plan
 from secateur._sweep import Sweep
 from secateur._terminal import clean, console, write
 from secateur._text import columns, left_text, size
+from secateur.cli._bar import Countdown
 from secateur.cli._comparing import comparison_text
 from secateur.cli._exit import ExitCode
 from secateur.cli._session import Session
@@ -107,17 +110,6 @@ def sweep_code(jobs: Mapping[str, Job], comparison: Comparison | None) -> ExitCo
     return ExitCode.DONE
 
 
-def seconds_left(jobs: Mapping[str, Job], points: int) -> float | None:
-    """The time until all points have ended; None while it is not known, as when a job waits for its turn."""
-    left = [
-        None if job.progress is None or job.state is not JobState.RUNNING else job.progress.eta_seconds
-        for job in jobs.values()
-        if not job.state.is_terminal
-    ]
-    known = [seconds for seconds in left if seconds is not None]
-    return max(known) if known and len(known) == len(left) and len(jobs) == points else None
-
-
 def _points_text(sweep: Sweep, jobs: Mapping[str, Job], comparison: Comparison | None) -> str:
     labels = {job.name: label for label, job in comparison.jobs.items()} if comparison is not None else {}
     rows = [("", "POINT", "JOB", "STATE")]
@@ -145,7 +137,7 @@ def _view(session: Session, points: list[str]) -> Iterator[_Show]:
     if session.as_json:
         yield lambda _point, _job: None
     elif sys.stdout is not None and sys.stdout.isatty():
-        with _Bars(points) as bars:
+        with SweepBars(points, console()) as bars:
             yield bars.show
     else:
         yield _Lines().show
@@ -167,19 +159,30 @@ class _Lines:
         write(clean(f"{point}: {_state_text(job)}"), stream=sys.stdout)
 
 
-class _Bars:
-    """A line for each job with its state, blocks and expected time, and one for all of them."""
+class SweepBars:
+    """A line for each job with its state, blocks and expected time, and one for all of them.
 
-    def __init__(self, points: list[str]) -> None:
+    Jobs are read seconds apart. In between the bars go on by the clock, as a single job's does.
+
+    Args:
+        points: The points, in their order.
+        terminal: Where to draw.
+        clock: Monotonic time in seconds.
+    """
+
+    def __init__(self, points: list[str], terminal: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._points = points
+        self._clock = clock
         self._jobs: dict[str, Job] = {}
-        self._progress = Progress(
+        self._countdowns = {point: Countdown(clock) for point in points}
+        self._progress = _Ticking(
+            self._tick,
             TextColumn("{task.description}", markup=False),
             TextColumn("{task.fields[state]}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("{task.fields[details]}", markup=False),
-            console=console(),
+            console=terminal,
         )
         self._tasks = {point: self._progress.add_task(_cut(point), total=1.0, state="", details="") for point in points}
         self._all = self._progress.add_task("all", total=float(len(points)), state="", details="")
@@ -191,24 +194,58 @@ class _Bars:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
+    def drawn(self) -> Iterable[RenderableType]:
+        """The bars as they are now."""
+        return self._progress.get_renderables()
+
     def show(self, point: str, job: Job) -> None:
-        """Move a job's bar, and the one of all."""
+        """Take over how a job stands."""
+        before = self._jobs.get(point)
         self._jobs[point] = job
-        blocks, left = "", None
-        if job.progress is not None and job.state is JobState.RUNNING:
-            left = job.progress.eta_seconds
-            if job.progress.blocks_total:
-                blocks = f"block {job.progress.blocks_done}/{job.progress.blocks_total}"
-        self._progress.update(
-            self._tasks[point], completed=_done(job), state=job.state.value, details=_joined(blocks, left)
-        )
-        ended = sum(found.state.is_terminal for found in self._jobs.values())
+        if before is None or (before.state, before.progress) != (job.state, job.progress):
+            self._countdowns[point].report(_done(job), _left(job))
+
+    def _tick(self) -> None:
+        """Set the bars to where they are now."""
+        for point, job in self._jobs.items():
+            bar = self._countdowns[point]
+            progress = job.progress if job.state is JobState.RUNNING else None
+            blocks = (
+                f"block {progress.blocks_done}/{progress.blocks_total}" if progress and progress.blocks_total else ""
+            )
+            self._progress.update(
+                self._tasks[point],
+                completed=bar.fraction,
+                state=job.state.value,
+                details=_joined(blocks, bar.left_seconds),
+            )
+        ended = sum(job.state.is_terminal for job in self._jobs.values())
+        left = [
+            self._countdowns[point].left_seconds
+            for point in self._points
+            if point not in self._jobs or not self._jobs[point].state.is_terminal
+        ]
+        is_known = all(seconds is not None for seconds in left)  # not while a job waits for its turn
         self._progress.update(
             self._all,
-            completed=sum(map(_done, self._jobs.values())),
+            completed=sum(bar.fraction for bar in self._countdowns.values()),
             state=f"{ended} of {len(self._points)} ended",
-            details=_joined("", seconds_left(self._jobs, len(self._points))),
+            details=_joined("", max(filter(None, left), default=None) if is_known else None),
         )
+
+
+class _Ticking(Progress):
+    """Bars that are set to the time at which they are drawn."""
+
+    def __init__(self, tick: Callable[[], None], *columns: ProgressColumn, console: Console) -> None:
+        self._tick = tick
+        super().__init__(*columns, console=console, refresh_per_second=2)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bars as they are now."""
+        if len(self.tasks) > 0:
+            self._tick()
+        yield from super().get_renderables()
 
 
 def _state_text(job: Job) -> str:
@@ -223,6 +260,10 @@ def _done(job: Job) -> float:
     if job.state.is_terminal:
         return 1.0
     return job.progress.fraction if job.progress is not None else 0.0
+
+
+def _left(job: Job) -> float | None:
+    return job.progress.eta_seconds if job.progress is not None and job.state is JobState.RUNNING else None
 
 
 def _joined(blocks: str, left_seconds: float | None) -> str:

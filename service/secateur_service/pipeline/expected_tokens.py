@@ -45,6 +45,7 @@ def expected_tokens(
     meter.detail(passes + heads)
     meter.plan("calibrate", passes)
     meter.plan("head", heads)
+    meter.lap()
     states = model.embed([batch.tokens for batch in batches])
     for index, operations in enumerate(each):
         with model.block(index) as block:

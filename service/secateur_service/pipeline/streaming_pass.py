@@ -413,7 +413,8 @@ class _Pass:
                 break
             finished[record.index] = record
         if finished:
-            self.observer.log("info", "resuming after finished blocks", finished_blocks=len(finished))
+            message = "resuming after the finished blocks; text goes through these again, so progress begins lower"
+            self.observer.log("info", message, finished_blocks=len(finished), of_blocks=self.model.num_blocks)
         return finished
 
     def _restore(self, index: int, record: BlockRecord) -> None:

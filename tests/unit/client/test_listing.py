@@ -1,5 +1,6 @@
 """How the command line lists jobs and shows one: in any width, with what each lost."""
 
+import io
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +13,7 @@ from rich.cells import cell_len
 from secateur._filter import JobFilter, job_filter
 from secateur._job import Failure, Job, JobStage, JobState, LanguageResult, Progress, PublishedResult
 from secateur.cli._jobs import job_text, jobs_text, method_of, model_of
-from secateur.cli._listing import ListedState, SortKey, _moment, _nothing
+from secateur.cli._listing import ListedState, SortKey, _confirmed, _moment, _nothing
 from secateur.cli._render import to_json
 from secateur.cli._table import Column, fitted
 
@@ -163,3 +164,10 @@ def test_what_an_older_service_does_not_look_at_is_looked_at_here():
 
 def test_every_state_but_the_unknown_one_can_be_listed():
     assert {each.value for each in ListedState} == {each.value for each in JobState} - {"UNSPECIFIED"}
+
+
+def test_ctrl_c_or_the_end_of_the_input_at_the_question_keeps_the_job(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    with pytest.raises(KeyboardInterrupt):
+        _confirmed(made(), artifacts=True)
+    assert capsys.readouterr().err.endswith(f"and what it published? [y/N]:\n{made().name} stays\n")

@@ -1,10 +1,13 @@
 """What a sweep says while it goes on, and how long it waits for a service that is away."""
 
+import io
 import logging
 import math
+import re
 
 import grpc
 import pytest
+from rich.console import Console
 
 import secateur
 from secateur._convert import job_from
@@ -12,7 +15,7 @@ from secateur._flow import Call, Finished, Sleep, advance, call
 from secateur._operations import has_report
 from secateur._watch import Reconnect, patiently
 from secateur.cli._exit import ExitCode
-from secateur.cli._sweeping import seconds_left, sweep_code
+from secateur.cli._sweeping import SweepBars, sweep_code
 from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
 from support.rpc import Refused
@@ -20,14 +23,28 @@ from support.rpc import Refused
 GONE = Refused(grpc.StatusCode.UNAVAILABLE, "gone")
 
 
-def job(state, *, left=None, reason=""):
+def job(state, *, left=None, fraction=0.0, reason=""):
     return job_from(
         pb.PruneJob(
             state=pb.JobState.Value(f"JOB_STATE_{state}"),
-            progress=None if left is None else pb.Progress(eta_seconds=left),
+            progress=None if left is None else pb.Progress(eta_seconds=left, fraction=fraction),
             failure=pb.Failure(reason=reason) if reason else None,
         )
     )
+
+
+def sweep_bars(points, clock):
+    """The bars of a sweep, and what draws them: a line each, without the bar itself."""
+    terminal = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    bars = SweepBars(points, terminal, clock)
+
+    def drawn():
+        with terminal.capture() as capture:
+            terminal.print(*bars.drawn())
+        lines = capture.get().splitlines()
+        return [" ".join(re.sub("[━╸╺]", " ", line).split()) for line in lines if line.strip()]
+
+    return bars, drawn
 
 
 def play(answers, *, deadline=math.inf, **given):
@@ -83,7 +100,22 @@ def test_a_refusal_is_not_asked_again():
     ],
 )
 def test_the_time_left_is_said_only_where_it_is_known(jobs, left):
-    assert seconds_left(dict(enumerate(jobs)), 3) == left
+    bars, drawn = sweep_bars(["a", "b", "c"], lambda: 0.0)
+    for point, found in zip("abc", jobs, strict=False):
+        bars.show(point, found)
+    assert drawn()[-1].partition("% ")[2] == ("" if left is None else f"0:{left} left")
+
+
+def test_between_two_looks_at_the_jobs_the_bars_of_a_sweep_go_on():
+    now = [0.0]
+    bars, drawn = sweep_bars(["a", "b"], lambda: now[0])
+    bars.show("a", job("RUNNING", left=100, fraction=0.5))
+    bars.show("b", job("SUCCEEDED"))
+    assert drawn() == ["a RUNNING 50% 1:40 left", "b SUCCEEDED 100%", "all 1 of 2 ended 75% 1:40 left"]
+    now[0] = 3.0
+    assert drawn() == ["a RUNNING 52% 1:37 left", "b SUCCEEDED 100%", "all 1 of 2 ended 76% 1:37 left"]
+    bars.show("a", job("RUNNING", left=100, fraction=0.5))
+    assert drawn()[0] == "a RUNNING 52% 1:37 left", "what says the same again is no news"
 
 
 @pytest.mark.parametrize(
