@@ -66,7 +66,7 @@ def test_a_plan_survives_the_end_of_the_result_that_it_is_from(model, corpora, t
     ("change", "told"),
     [
         (lambda plan: plan.update(format=2), "format"),
-        (lambda plan: plan.update(more=1), "Extra inputs"),
+        (lambda plan: plan.update(more=1), "no such field"),
         (lambda plan: plan["model"].update(parameters=1), "for another model, with parameters 1"),
         (lambda plan: plan["model"].update(tokenizer="0" * 64), "for another model, with tokenizer"),
         (lambda plan: plan["vocabulary"].update(kept=[[0, 2**31 - 1]]), "keeps row 2147483647"),
