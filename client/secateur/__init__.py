@@ -20,7 +20,7 @@ to the `logging` module, under the name `secateur`.
 
 import secateur._grpc_log  # noqa: F401 - before gRPC is loaded
 from secateur._aio import AsyncClient, AsyncJobHandle, AsyncSweep
-from secateur._artifact import Artifact, CorpusPreset, ServiceInfo
+from secateur._artifact import Architecture, Artifact, CorpusPreset, ServiceInfo
 from secateur._client import Client
 from secateur._comparison import (
     ComparedJob,
@@ -98,6 +98,7 @@ from secateur._verify import Verification, verify
 __all__ = [
     "AffinityReport",
     "AlreadyExistsError",
+    "Architecture",
     "Artifact",
     "AsyncClient",
     "AsyncJobHandle",

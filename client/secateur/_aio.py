@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from secateur._artifact import Artifact, ServiceInfo
+from secateur._artifact import Architecture, Artifact, ServiceInfo
 from secateur._channel import connection
 from secateur._comparison import Comparison
 from secateur._config import load_config
@@ -312,6 +312,10 @@ class AsyncClient:
     async def info(self) -> ServiceInfo:
         """See `Client.info`."""
         return await self._driver.run(self._operations.info())
+
+    async def architecture(self, model_type: str) -> Architecture:
+        """See `Client.architecture`."""
+        return await self._driver.run(self._operations.architecture(model_type))
 
     async def close(self) -> None:
         """See `Client.close`."""

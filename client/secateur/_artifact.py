@@ -51,6 +51,32 @@ class CorpusPreset:
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """What a service knows of an architecture.
+
+    Attributes:
+        model_type: transformers' `model_type`.
+        supported: Whether such models can be pruned.
+        known: Whether transformers has such models.
+        class_name: transformers' class; empty if not supported.
+        layers: The linear layers of a block that are pruned, in the order in which it runs them; those of one entry
+            share an input, and `*` is the number of an expert.
+        excluded: A block's matrices that stay as they are.
+        axes: What `shrink` can remove.
+        nearest: Where it is not supported, the supported type with the most similar configuration; empty if none is.
+    """
+
+    model_type: str
+    supported: bool
+    known: bool
+    class_name: str
+    layers: tuple[str, ...]
+    excluded: tuple[str, ...]
+    axes: tuple[str, ...]
+    nearest: str
+
+
+@dataclass(frozen=True)
 class ServiceInfo:
     """What a service can do.
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self, Unpack
 
-from secateur._artifact import ServiceInfo
+from secateur._artifact import Architecture, ServiceInfo
 from secateur._channel import connection
 from secateur._comparison import Comparison
 from secateur._config import load_config
@@ -227,6 +227,14 @@ class Client:
     def info(self) -> ServiceInfo:
         """What the service can do."""
         return self._driver.run(self._operations.info())
+
+    def architecture(self, model_type: str) -> Architecture:
+        """Whether models of a type can be pruned, what is done with their blocks, or which supported type is nearest.
+
+        Args:
+            model_type: transformers' `model_type`, from a model's config.json.
+        """
+        return self._driver.run(self._operations.architecture(model_type))
 
     def close(self) -> None:
         """Close the connection and end all calls; watches in other threads raise `ClientClosedError`."""

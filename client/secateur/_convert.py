@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf import struct_pb2, timestamp_pb2
 from google.protobuf.message import Message
 
-from secateur._artifact import Artifact, CorpusPreset, ServiceInfo
+from secateur._artifact import Architecture, Artifact, CorpusPreset, ServiceInfo
 from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
 from secateur._job import (
     Estimate,
@@ -105,6 +105,20 @@ def artifact_from(message: service_pb.Artifact) -> Artifact:
         media_type=message.media_type,
         download_url=message.download_url,
         download_url_expire_time=_time(message, "download_url_expire_time"),
+    )
+
+
+def architecture_from(message: service_pb.Architecture) -> Architecture:
+    """What a service knows of an architecture."""
+    return Architecture(
+        model_type=message.model_type,
+        supported=message.supported,
+        known=message.known,
+        class_name=message.class_name,
+        layers=tuple(message.layers),
+        excluded=tuple(message.excluded),
+        axes=tuple(message.axes),
+        nearest=message.nearest,
     )
 
 

@@ -11,11 +11,20 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Unpack
 
 from secateur._arguments import number, texts
-from secateur._artifact import Artifact, ServiceInfo
+from secateur._artifact import Architecture, Artifact, ServiceInfo
 from secateur._as_written import as_written
 from secateur._changes import changed_spec
 from secateur._comparison import Comparison, comparison_of
-from secateur._convert import artifact_from, info_from, job_from, plain_struct, plan_from, state_value, timestamp
+from secateur._convert import (
+    architecture_from,
+    artifact_from,
+    info_from,
+    job_from,
+    plain_struct,
+    plan_from,
+    state_value,
+    timestamp,
+)
 from secateur._errors import InvalidRequestError, JobCancelledError, JobFailedError, NotFoundError, NotReadyError
 from secateur._event import LogEvent
 from secateur._filter import JobFilter
@@ -272,6 +281,11 @@ class Operations:
     def info(self) -> Flow[ServiceInfo]:
         """Ask what the service can do."""
         return info_from((yield from self._ask("GetServiceInfo", service_pb.GetServiceInfoRequest())))
+
+    def architecture(self, model_type: str) -> Flow[Architecture]:
+        """Ask whether models of a type can be pruned."""
+        request = service_pb.GetServiceInfoRequest(architecture=model_type)
+        return architecture_from((yield from self._ask("GetServiceInfo", request)).architecture)
 
     def _published(self, name: str, method: str, request: Any) -> Flow[Any]:
         """Ask for what a job published; if it has ended without a result, the error says why it did."""

@@ -43,6 +43,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
     "Jobs": (
         *("Job", "JobState", "JobStage", "Progress", "Failure", "Plan", "Estimate"),
         *("JobResult", "PublishedResult", "LanguageResult", "Artifact", "DownloadProgress", "ServiceInfo"),
+        "Architecture",
         "CorpusPreset",
     ),
 }

@@ -213,6 +213,7 @@ def _api_server(
             store,
             metrics,
             admit=inspections.admit,
+            describe=inspections.support,
             open_results=partial(_open_results, settings=settings, metrics=metrics),
             subscribers=[partial(_wake, dispatcher)],
         )

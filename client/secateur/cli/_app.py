@@ -28,6 +28,7 @@ from secateur.cli._job_options import with_job_options
 from secateur.cli._judging import compare, gate, sweep, write_page
 from secateur.cli._listing import delete, get, list_
 from secateur.cli._render import (
+    architecture_text,
     event_text,
     info_text,
     plan_text,
@@ -356,8 +357,19 @@ def info(
     corpus: Annotated[
         str | None, typer.Option(metavar="PRESET", help="Instead, all about this corpus, such as mc4.")
     ] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL_TYPE",
+            help="Instead, whether such models can be pruned, the `model_type` of their config.json being this.",
+        ),
+    ] = None,
 ) -> None:
     """Print what the service can do: methods, architectures, devices, corpora, where files may lie."""
+    if architecture is not None:
+        about = session.client.architecture(architecture)
+        session.show(architecture_text(about), about)
+        return
     found = session.client.info()
     if corpus is None:
         session.show(info_text(found), found)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from secateur._artifact import CorpusPreset, ServiceInfo
+from secateur._artifact import Architecture, CorpusPreset, ServiceInfo
 from secateur._event import Event
 from secateur._job import Plan, PublishedResult, Slot
 from secateur._language_names import in_words
@@ -202,6 +202,29 @@ def info_text(info: ServiceInfo) -> str:
         more = ", ..." if len(preset.languages) > _MOST_LANGUAGES else ""
         rows.append((f"corpus {preset.name}", f"{preset.title}, {len(preset.languages)} languages: {languages}{more}"))
     return columns(rows)
+
+
+def architecture_text(found: Architecture) -> str:
+    """What a service knows of an architecture."""
+    name = clean(found.model_type)
+    if found.supported:
+        rows = [("class", found.class_name), ("pruned", found.layers[0] if found.layers else "nothing")]
+        rows += [("", layers) for layers in found.layers[1:]]
+        rows.append(("left as it is", ", ".join(found.excluded) or "no matrix of a block"))
+        rows.append(("shrink", ", ".join(found.axes)))
+        return f"{name} models can be pruned; layers of one line share an input\n{columns(rows)}"
+    known = "" if found.known else ", and transformers has no such models either"
+    lines = [f"{name} models cannot be pruned{known}"]
+    if found.nearest and found.known:
+        lines.append(f"nearest, by the fields of its configuration: {found.nearest}")
+    elif found.nearest:
+        lines.append(f"did you mean {found.nearest}?")
+    if found.known:
+        lines.append(
+            "what it takes: a row that names the layers of a block by the input that they share, the shapes that its\n"
+            "configuration implies, and a tiny model that all tests go over; 'An architecture' in docs/extending.md"
+        )
+    return "\n".join(lines)
 
 
 def preset_text(preset: CorpusPreset) -> str:

@@ -178,11 +178,13 @@ class Artifact(_message.Message):
     def __init__(self, path: _Optional[str] = ..., size_bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., media_type: _Optional[str] = ..., download_url: _Optional[str] = ..., download_url_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class GetServiceInfoRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("architecture",)
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    architecture: str
+    def __init__(self, architecture: _Optional[str] = ...) -> None: ...
 
 class ServiceInfo(_message.Message):
-    __slots__ = ("version", "methods", "orders", "architectures", "devices", "file_roots", "destinations", "max_request_bytes", "updates", "policies", "allocations", "presets")
+    __slots__ = ("version", "methods", "orders", "architectures", "devices", "file_roots", "destinations", "max_request_bytes", "updates", "policies", "allocations", "presets", "architecture")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     METHODS_FIELD_NUMBER: _ClassVar[int]
     ORDERS_FIELD_NUMBER: _ClassVar[int]
@@ -195,6 +197,7 @@ class ServiceInfo(_message.Message):
     POLICIES_FIELD_NUMBER: _ClassVar[int]
     ALLOCATIONS_FIELD_NUMBER: _ClassVar[int]
     PRESETS_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     version: str
     methods: _containers.RepeatedScalarFieldContainer[str]
     orders: _containers.RepeatedScalarFieldContainer[str]
@@ -207,7 +210,28 @@ class ServiceInfo(_message.Message):
     policies: _containers.RepeatedScalarFieldContainer[str]
     allocations: _containers.RepeatedScalarFieldContainer[str]
     presets: _containers.RepeatedCompositeFieldContainer[CorpusPreset]
-    def __init__(self, version: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., orders: _Optional[_Iterable[str]] = ..., architectures: _Optional[_Iterable[str]] = ..., devices: _Optional[_Iterable[str]] = ..., file_roots: _Optional[_Iterable[str]] = ..., destinations: _Optional[_Iterable[str]] = ..., max_request_bytes: _Optional[int] = ..., updates: _Optional[_Iterable[str]] = ..., policies: _Optional[_Iterable[str]] = ..., allocations: _Optional[_Iterable[str]] = ..., presets: _Optional[_Iterable[_Union[CorpusPreset, _Mapping]]] = ...) -> None: ...
+    architecture: Architecture
+    def __init__(self, version: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., orders: _Optional[_Iterable[str]] = ..., architectures: _Optional[_Iterable[str]] = ..., devices: _Optional[_Iterable[str]] = ..., file_roots: _Optional[_Iterable[str]] = ..., destinations: _Optional[_Iterable[str]] = ..., max_request_bytes: _Optional[int] = ..., updates: _Optional[_Iterable[str]] = ..., policies: _Optional[_Iterable[str]] = ..., allocations: _Optional[_Iterable[str]] = ..., presets: _Optional[_Iterable[_Union[CorpusPreset, _Mapping]]] = ..., architecture: _Optional[_Union[Architecture, _Mapping]] = ...) -> None: ...
+
+class Architecture(_message.Message):
+    __slots__ = ("model_type", "supported", "known", "class_name", "layers", "excluded", "axes", "nearest")
+    MODEL_TYPE_FIELD_NUMBER: _ClassVar[int]
+    SUPPORTED_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_FIELD_NUMBER: _ClassVar[int]
+    AXES_FIELD_NUMBER: _ClassVar[int]
+    NEAREST_FIELD_NUMBER: _ClassVar[int]
+    model_type: str
+    supported: bool
+    known: bool
+    class_name: str
+    layers: _containers.RepeatedScalarFieldContainer[str]
+    excluded: _containers.RepeatedScalarFieldContainer[str]
+    axes: _containers.RepeatedScalarFieldContainer[str]
+    nearest: str
+    def __init__(self, model_type: _Optional[str] = ..., supported: _Optional[bool] = ..., known: _Optional[bool] = ..., class_name: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., excluded: _Optional[_Iterable[str]] = ..., axes: _Optional[_Iterable[str]] = ..., nearest: _Optional[str] = ...) -> None: ...
 
 class CorpusPreset(_message.Message):
     __slots__ = ("name", "title", "repository", "license", "gated", "verified", "languages")

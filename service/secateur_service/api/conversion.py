@@ -14,9 +14,11 @@ from google.protobuf import struct_pb2, timestamp_pb2
 from google.protobuf.message import Message
 
 from secateur.v1 import prune_job_pb2 as pb
+from secateur.v1 import prune_service_pb2 as service_pb
 from secateur_service.errors import FieldViolation, InvalidSpecError
 from secateur_service.jobs.job import Estimate, Event, EventKind, Failure, Job, JobResult
 from secateur_service.jobs.states import JobState
+from secateur_service.models.support import Support
 from secateur_service.records.decoding import decode
 from secateur_service.records.progress import Progress, Stage
 from secateur_service.records.result import Available
@@ -141,6 +143,20 @@ def result_to_message(result: JobResult) -> pb.Result:
         ],
         parameters=result.parameters,
         dense_parameters=result.dense_parameters,
+    )
+
+
+def support_to_message(found: Support) -> service_pb.Architecture:
+    """What is known of an architecture."""
+    return service_pb.Architecture(
+        model_type=found.model_type,
+        supported=bool(found.class_name),
+        known=found.is_known,
+        class_name=found.class_name,
+        layers=found.layers,
+        excluded=found.excluded,
+        axes=found.axes,
+        nearest=found.nearest,
     )
 
 

@@ -18,7 +18,7 @@ from secateur_service import __version__
 from secateur_service.api.follower import EventFollower, Subscriber
 from secateur_service.api.interceptors import CallInterceptor
 from secateur_service.api.published_results import PublishedResults
-from secateur_service.api.servicer import Admit, PruneServicer
+from secateur_service.api.servicer import Admit, Describe, PruneServicer
 from secateur_service.api.thread_pool import ThreadPool
 from secateur_service.api.tls import Certificates
 from secateur_service.api.tokens import Tokens
@@ -67,6 +67,7 @@ class ApiServer:
         metrics: Metrics,
         *,
         admit: Admit,
+        describe: Describe,
         open_results: Callable[[str], ObjectStore],
         subscribers: Sequence[Subscriber] = (),
     ) -> None:
@@ -77,6 +78,7 @@ class ApiServer:
             store: the jobs.
             metrics: where calls, streams and jobs are counted.
             admit: checks and resolves a specification.
+            describe: tells what is known of an architecture.
             open_results: opens a destination to read what was published there.
             subscribers: called in the event loop with every new event of the store; must be quick.
 
@@ -107,6 +109,7 @@ class ApiServer:
         servicer = PruneServicer(
             store=store,
             admit=admit,
+            describe=describe,
             results=PublishedResults(open_results),
             watcher=JobWatcher(store, self._store_pool, self._hub, heartbeat_seconds=settings.watch_heartbeat_seconds),
             hub=self._hub,

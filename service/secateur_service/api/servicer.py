@@ -40,12 +40,14 @@ from secateur_service.jobs.filters import Filter
 from secateur_service.jobs.job import Estimate, Job, NewJob
 from secateur_service.jobs.port import Jobs
 from secateur_service.jobs.states import JobState
+from secateur_service.models.support import Support
 from secateur_service.spec import SPEC_FORMAT, PruneSpec
 from secateur_service.telemetry.tracing import carry
 
 # A stock gRPC client refuses messages above 4 MiB.
 _MAX_PAGE_BYTES = 3 * 2**20
 _MAX_LABELS_READ = 1000
+_MAX_MODEL_TYPE = 100
 
 
 class AdmittedSpec(Protocol):
@@ -65,6 +67,10 @@ Admit = Callable[[Mapping[str, Any], str], Awaitable[AdmittedSpec]]
 raises InvalidSpecError with every violation."""
 
 
+Describe = Callable[[str, str], Awaitable[Support]]
+"""What is known of a type of models, on behalf of a caller."""
+
+
 class PruneServicer(service_grpc.PruneServiceServicer):
     """Serves the API from a job store, admission and the published results."""
 
@@ -73,6 +79,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         *,
         store: Jobs,
         admit: Admit,
+        describe: Describe,
         results: PublishedResults,
         watcher: JobWatcher,
         hub: WatchHub,
@@ -84,6 +91,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
     ) -> None:
         self._store = store
         self._admit = admit
+        self._describe = describe
         self._results = results
         self._watcher = watcher
         self._hub = hub
@@ -251,8 +259,17 @@ class PruneServicer(service_grpc.PruneServiceServicer):
         return service_pb.ListArtifactsResponse(artifacts=artifacts)
 
     async def GetServiceInfo(self, request: service_pb.GetServiceInfoRequest, context: Any) -> service_pb.ServiceInfo:
-        """What this service can do."""
-        return self._info
+        """What this service can do, and what it knows of an architecture."""
+        if not request.architecture:
+            return self._info
+        if len(request.architecture) > _MAX_MODEL_TYPE:
+            problem = f"no model_type is longer than {_MAX_MODEL_TYPE} characters; give that of the model's config.json"
+            raise InvalidRequestError([FieldViolation("architecture", problem)])
+        found = await self._describe(request.architecture, _caller(context))
+        answer = service_pb.ServiceInfo()
+        answer.CopyFrom(self._info)
+        answer.architecture.CopyFrom(conversion.support_to_message(found))
+        return answer
 
     async def _check(
         self, request: service_pb.CreatePruneJobRequest, spec: Mapping[str, Any], labels: Mapping[str, str], caller: str

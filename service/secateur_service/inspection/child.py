@@ -1,10 +1,11 @@
 """What a child does: it answers one request after the other, within its budget, and notes what it is inspecting.
 
-A request is `{"spec": …, "cpu_seconds": …, "passed": …}`. Before the child inspects something, it notes the field in a
-file, which the server reads if there is no answer. An answer has the outcome and the requests made to object stores.
-The outcome is one of
+A request is `{"spec": …, "cpu_seconds": …, "passed": …}`, or `{"architecture": …, "cpu_seconds": …}`. Before the child
+inspects something, it notes the field in a file, which the server reads if there is no answer. An answer has the
+outcome and the requests made to object stores. The outcome is one of
 
     {"resolved": …, "estimate": …, "model_identity": …}
+    {"support": …}                                                      what is known of an architecture
     {"violations": [[field, description], …]}
     {"error": {"kind": …, "message": …, "reason": …, "metadata": …}}    an error of the service's tree
     {"exhausted": true}                                                 memory ran out
@@ -25,6 +26,7 @@ from secateur_service.admission import AccessPolicy, LastModel, admit
 from secateur_service.errors import InvalidSpecError, ServiceError
 from secateur_service.inspection.budget import limit_processor_time
 from secateur_service.inspection.frames import encode, receive
+from secateur_service.models.support import support_of
 from secateur_service.settings import Settings
 
 NOTE_BYTES = 64
@@ -87,6 +89,8 @@ def _answer(
     request: dict[str, Any], access: AccessPolicy, report: Callable[[str], None], last: LastModel
 ) -> dict[str, Any]:
     try:
+        if "architecture" in request:
+            return {"support": asdict(support_of(request["architecture"]))}
         admission = admit(request["spec"], access, at=report, passed=request["passed"], last=last)
     except InvalidSpecError as error:
         return {"violations": [[violation.field, violation.description] for violation in error.violations]}

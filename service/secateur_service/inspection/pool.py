@@ -21,6 +21,7 @@ from secateur_service.errors import FieldViolation, InvalidSpecError, ServiceErr
 from secateur_service.inspection.budget import Budget
 from secateur_service.inspection.children import Child, Nursery
 from secateur_service.inspection.shares import Shares
+from secateur_service.models.support import Support
 from secateur_service.records.decoding import decode
 from secateur_service.records.result import Estimate
 from secateur_service.settings import Settings
@@ -108,7 +109,23 @@ class InspectionPool:
             _keep(self._needs_much, named, None)
             return await self._inspect(self._large, data, named, caller)
 
+    async def support(self, model_type: str, caller: str) -> Support:
+        """What is known of a type of models.
+
+        Raises:
+            TransientError: no process can be started, or it took too long.
+            OverloadedError: too many of the caller's calls are already waiting.
+        """
+        answer = await self._asked(self._large, {"architecture": model_type}, caller)
+        self._count(answer)
+        return decode(Support, answer["support"])
+
     async def _inspect(self, lane: _Lane, data: Mapping[str, Any], named: str, caller: str) -> Admission:
+        answer = await self._asked(lane, {"spec": data, "passed": self._passed.get(named)}, caller)
+        return self._admission(answer, named)
+
+    async def _asked(self, lane: _Lane, request: Mapping[str, Any], caller: str) -> dict[str, Any]:
+        """The answer of a child of this lane."""
         async with lane.shares.slot(caller):
             while True:
                 is_used = bool(lane.idle)
@@ -119,21 +136,19 @@ class InspectionPool:
                 if child.ended.done():
                     continue
                 try:
-                    answer = await self._answer(lane, child, data, self._passed.get(named))
+                    return await self._answer(lane, child, request)
                 except _ExhaustedError as error:
                     if not is_used:  # in a used child, earlier inspections may have taken the memory
                         if lane is self._large:
                             raise _too_much(str(error), f"{lane.budget.memory_bytes >> 20} MiB of memory") from None
                         raise
-                else:
-                    return self._admission(answer, named)
 
-    async def _answer(self, lane: _Lane, child: Child, data: Mapping[str, Any], passed: str | None) -> dict[str, Any]:
+    async def _answer(self, lane: _Lane, child: Child, request: Mapping[str, Any]) -> dict[str, Any]:
         """The child's answer."""
         budget = lane.budget
         try:
             async with asyncio.timeout(budget.seconds):
-                message = await child.ask({"spec": data, "cpu_seconds": budget.cpu_seconds, "passed": passed})
+                message = await child.ask({**request, "cpu_seconds": budget.cpu_seconds})
         except TimeoutError:
             place = child.place or _FIRST
             self._nursery.kill(child)
@@ -159,17 +174,21 @@ class InspectionPool:
         lane.idle.append(child)
         return message
 
+    def _count(self, answer: Mapping[str, Any]) -> None:
+        """Count the requests that a child made to object stores."""
+        for operation, outcome, count in answer["requests"]:
+            for _ in range(count):
+                self._counter.count_request(operation, outcome)
+        for direction, size_bytes in answer["bytes"]:
+            self._counter.count_bytes(direction, size_bytes)
+
     def _admission(self, answer: Mapping[str, Any], named: str) -> Admission:
         """The admission in an answer.
 
         Raises:
             ServiceError: the child raised it.
         """
-        for operation, outcome, count in answer["requests"]:
-            for _ in range(count):
-                self._counter.count_request(operation, outcome)
-        for direction, size_bytes in answer["bytes"]:
-            self._counter.count_bytes(direction, size_bytes)
+        self._count(answer)
         if "violations" in answer:
             raise InvalidSpecError([FieldViolation(*violation) for violation in answer["violations"]])
         if "error" in answer:

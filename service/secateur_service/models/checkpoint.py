@@ -19,6 +19,7 @@ from typing import Any
 from secateur_service.models.architectures import ARCHITECTURES, MAX_EXPERTS, Architecture, Groups, Part, part_of
 from secateur_service.models.files import REFUSED
 from secateur_service.models.safetensors import DTYPE_BYTES, TensorInfo
+from secateur_service.models.support import advice
 from secateur_service.models.weights import CONFIG_LIMITS, ModelRefusedError, read_object, read_tensors
 
 __all__ = ["Checkpoint", "ModelRefusedError", "open_checkpoint"]
@@ -311,7 +312,6 @@ def _supported_architecture(config: dict[str, Any]) -> Architecture:
     model_type = config.get("model_type")
     architecture = ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
     if architecture is None:
-        known = ", ".join(ARCHITECTURES)
         inner = config.get("text_config")
         text = str(inner.get("model_type")) if isinstance(inner, dict) else ""
         remedy = ""
@@ -320,7 +320,7 @@ def _supported_architecture(config: dict[str, Any]) -> Architecture:
                 f"; save its text model by itself, as {text} ('Text models of larger ones' in docs/specification.md "
                 "says how)"
             )
-        raise ModelRefusedError(f"architecture {model_type!r} is not supported{remedy}; supported are {known}")
+        raise ModelRefusedError(f"architecture {model_type!r} is not supported{remedy}; {advice(str(model_type))}")
     # Models that transformers has since adopted still name their own code; the class of the same name replaces it.
     code = config.get("auto_map")
     adopted = isinstance(code, dict) and str(code.get("AutoModelForCausalLM")).endswith(f".{architecture.class_name}")

@@ -16,6 +16,7 @@ from secateur_service.api.server import ApiServer
 from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.jobs.store import open_job_store
 from secateur_service.metrics.registry import Metrics
+from secateur_service.models.support import Support, support_of
 from secateur_service.settings import Settings
 from secateur_service.spec import OutputSpec, parse_spec
 from support.api import Admitted, Api, StartApi
@@ -38,6 +39,9 @@ async def start_api(tmp_path: Path) -> AsyncIterator[StartApi]:
             async def admit_for(data: Mapping[str, Any], _caller: str) -> Any:
                 return (admit or admit_by_rules)(data)
 
+            async def describe(model_type: str, _caller: str) -> Support:
+                return support_of(model_type)
+
             store = open_job_store(settings.database_url)
             stack.callback(store.close)
             store.migrate()
@@ -47,6 +51,7 @@ async def start_api(tmp_path: Path) -> AsyncIterator[StartApi]:
                 store,
                 metrics,
                 admit=admit_for,
+                describe=describe,
                 open_results=lambda uri: DirectoryStore(Path(uri.removeprefix("file://"))),
             )
             await server.start()

@@ -26,6 +26,7 @@ FACE = {
     "Contender",
     "Continuation",
     "ContinuedLanguage",
+    "Architecture",
     "CorpusPreset",
     "DamagedResultError",
     "DeadlineError",

@@ -165,6 +165,17 @@ class Architecture:
         """The transformers class of the model without its head."""
         return self.base or self.class_name.replace("ForCausalLM", "Model").replace("LMHeadModel", "Model")
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """What `shrink` can remove of such models; the sizes of one may leave less."""
+        able = {
+            "vocabulary": True,
+            "blocks": not self.fixed_depth,
+            "kv_heads": self.attention is not None,
+            "feed_forward": self.feed_forward is not None and self.feed_forward.size is not None,
+        }
+        return tuple(axis for axis, is_able in able.items() if is_able)
+
     def groups_of(self, config: Config) -> Groups:
         """The groups, with `*` for the number of an expert."""
         return self.groups(config) if callable(self.groups) else self.groups

@@ -1,0 +1,89 @@
+"""Whether models of a type can be pruned, what is done with their blocks, and which supported type is nearest."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from secateur_service.models.architectures import ARCHITECTURES
+
+_LEAST_LIKENESS = 0.15
+_NEARLY_SPELLED = 0.8
+
+
+@dataclass(frozen=True)
+class Support:
+    """What is known of a type of models.
+
+    Attributes:
+        model_type: transformers' `model_type`.
+        is_known: whether transformers has it, as far as that was asked.
+        class_name: transformers' class, if models of this type can be pruned; otherwise empty.
+        layers: names of the linear layers of a block that are pruned; those of a line share an input.
+        excluded: names of a block's matrices that stay as they are.
+        axes: what `shrink` can remove.
+        nearest: where it is not supported, the supported type that is most like it; empty if none is.
+    """
+
+    model_type: str
+    is_known: bool
+    class_name: str = ""
+    layers: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
+    nearest: str = ""
+
+
+def support_of(model_type: str) -> Support:
+    """What is known of a type of models; loads transformers' configurations if it is not supported."""
+    row = ARCHITECTURES.get(model_type)
+    if row is not None:
+        layers = tuple(", ".join(group) for group in row.groups_of({}))
+        return Support(
+            model_type, is_known=True, class_name=row.class_name, layers=layers, excluded=row.excluded, axes=row.axes
+        )
+    fields = _fields(model_type)
+    return Support(model_type, is_known=fields is not None, nearest=nearest(model_type) or "")
+
+
+def nearest(model_type: str) -> str | None:
+    """The supported type that is most like another; None if none is.
+
+    A name that is nearly the same is a misspelling. Otherwise the configurations decide: how many fields two types
+    share of those that either has, without those that all have. So it is a guess at relatives, not at what works.
+    """
+    close = difflib.get_close_matches(model_type, ARCHITECTURES, n=1, cutoff=_NEARLY_SPELLED)
+    fields = _fields(model_type)
+    if fields is None:
+        return close[0] if close else None
+    others = {name: found for name in ARCHITECTURES if (found := _fields(name)) is not None}
+    common = set.intersection(*others.values())
+    likeness = {name: _likeness(fields - common, other - common) for name, other in others.items()}
+    best = max(likeness, key=lambda name: (likeness[name], difflib.SequenceMatcher(None, name, model_type).ratio()))
+    return best if likeness[best] >= _LEAST_LIKENESS else None
+
+
+def advice(model_type: str) -> str:
+    """What to do about a type that is not supported."""
+    like = nearest(model_type)
+    about = f"the nearest that is, by its configuration: {like}; " if like else ""
+    return f"{about}`secateur info --architecture {model_type[:64]}` says what it would take"
+
+
+def _fields(model_type: str) -> set[str] | None:
+    """The fields of a type's configuration, of its text model in a composite one; None if transformers has none."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        return None
+    kind = CONFIG_MAPPING[model_type]
+    inner = getattr(kind, "sub_configs", {}).get("text_config")
+    of_text = inner if dataclasses.is_dataclass(inner) else kind
+    return {field.name for field in dataclasses.fields(of_text)}
+
+
+def _likeness(one: Iterable[str], other: Iterable[str]) -> float:
+    """Jaccard's index of two sets."""
+    return len({*one} & {*other}) / max(1, len({*one} | {*other}))
