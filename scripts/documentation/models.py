@@ -1,0 +1,54 @@
+"""docs/models.md: the table of architectures."""
+
+from __future__ import annotations
+
+from secateur_service.models import architectures
+from secateur_service.models.architectures import Architecture
+
+_HEAD = """# Models
+
+Written from [`models/architectures/`](../service/secateur_service/models/architectures/__init__.py) by `make docs`.
+
+A model can be pruned if the `model_type` of its config.json is in a table below. `secateur info --architecture X` says
+the same of the service that you use, and names the nearest type of one that is not there;
+[extending.md](extending.md#an-architecture) says what a new one takes.
+
+What was tested of every row, on a tiny model with random weights and everything turned on that makes the family
+different, by `make test-models` (CI runs it; `make test` takes some rows of each table):
+
+- the whole pass in both orders against transformers' model in memory, which shares no code with it: perplexity of the
+  dense and the pruned model, the hidden states after every block, exact numbers of zeros, and with Wanda every single
+  mask;
+- what was written loads as the same class with no missing and no unexpected tensor, and tensors that were not pruned are
+  identical to the byte;
+- names and shapes of all tensors, which admission derives from the configuration, against transformers' classes;
+- what `shrink` can remove according to the last column, loaded and compared with the model in memory.
+
+Random weights show that the mechanics are right, not how much a family loses: [benchmarks.md](benchmarks.md) has figures
+of Gemma 3 and SmolLM2 (llama). Types that are not listed are refused when a job is submitted.
+
+`shrink` can remove rows of the vocabulary everywhere, and otherwise what the last column says: blocks, key/value heads,
+channels of the feed-forward layers.
+"""
+
+_KINDS = (
+    ("dense", "Dense, as Llama is"),
+    ("wide", "In the form of GPT-2 and after"),
+    ("mixtures", "Mixtures of experts"),
+)
+
+
+def page() -> str:
+    """The page."""
+    return "\n".join([_HEAD, *(_section(title, getattr(architectures, kind).ARCHITECTURES) for kind, title in _KINDS)])
+
+
+def _section(title: str, rows: dict[str, Architecture]) -> str:
+    lines = [f"## {title}", "", "| `model_type` | class | pruned, by the input they share | left as it is | `shrink` |"]
+    lines.append("|---|---|---|---|---|")
+    for model_type, row in rows.items():
+        groups = "; ".join(", ".join(f"`{name}`" for name in group) for group in row.groups_of({}))
+        excluded = ", ".join(f"`{name.removesuffix('.weight')}`" for name in row.excluded) or "-"
+        axes = ", ".join(axis.replace("_", " ") for axis in row.axes if axis != "vocabulary") or "-"
+        lines.append(f"| `{model_type}` | {row.class_name} | {groups} | {excluded} | {axes} |")
+    return "\n".join([*lines, ""])
