@@ -61,7 +61,7 @@ class Architecture:
         class_name: transformers' class; empty if not supported.
         layers: The linear layers of a block that are pruned, in the order in which it runs them; those of one entry
             share an input, and `*` is the number of an expert.
-        excluded: A block's matrices that stay as they are.
+        excluded_tensors: A block's matrices that stay as they are.
         axes: What `shrink` can remove.
         nearest: Where it is not supported, the supported type with the most similar configuration; empty if none is.
     """
@@ -71,7 +71,7 @@ class Architecture:
     known: bool
     class_name: str
     layers: tuple[str, ...]
-    excluded: tuple[str, ...]
+    excluded_tensors: tuple[str, ...]
     axes: tuple[str, ...]
     nearest: str
 

@@ -116,7 +116,7 @@ def architecture_from(message: service_pb.Architecture) -> Architecture:
         known=message.known,
         class_name=message.class_name,
         layers=tuple(message.layers),
-        excluded=tuple(message.excluded),
+        excluded_tensors=tuple(message.excluded_tensors),
         axes=tuple(message.axes),
         nearest=message.nearest,
     )

@@ -8,6 +8,7 @@ Gravity = Literal["bad", "warn", "info"]
 
 GRAVITY: dict[str, Gravity] = {
     "LIMIT_EXCEEDED": "bad",
+    "UNTRAINED_MODEL": "bad",
     "OTHER_LANGUAGE": "bad",
     "WINDOWS_TOO_LONG": "bad",
     "LANGUAGE_LOST": "bad",

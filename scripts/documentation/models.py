@@ -44,11 +44,21 @@ def page() -> str:
 
 
 def _section(title: str, rows: dict[str, Architecture]) -> str:
-    lines = [f"## {title}", "", "| `model_type` | class | pruned, by the input they share | left as it is | `shrink` |"]
+    lines = [
+        f"## {title}",
+        "",
+        "| `model_type` | class | pruned; those that share an input together | left as it is | `shrink` |",
+    ]
     lines.append("|---|---|---|---|---|")
     for model_type, row in rows.items():
-        groups = "; ".join(", ".join(f"`{name}`" for name in group) for group in row.groups_of({}))
-        excluded = ", ".join(f"`{name.removesuffix('.weight')}`" for name in row.excluded) or "-"
+        groups = "; ".join(", ".join(_short(name) for name in group) for group in row.groups_of({}))
+        excluded = ", ".join(_short(name.removesuffix(".weight")) for name in row.excluded) or "-"
         axes = ", ".join(axis.replace("_", " ") for axis in row.axes if axis != "vocabulary") or "-"
         lines.append(f"| `{model_type}` | {row.class_name} | {groups} | {excluded} | {axes} |")
     return "\n".join([*lines, ""])
+
+
+def _short(name: str) -> str:
+    """A layer's name without the parts that say where it is, except for those of experts."""
+    parts = name.split(".")
+    return f"{parts[-3]}.{parts[-2]}.{parts[-1]}" if "*" in parts else parts[-1]

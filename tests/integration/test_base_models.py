@@ -16,7 +16,7 @@ from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
 from secateur_service.models.measurements import TokenLosses
 from secateur_service.models.streaming import StreamedModel
-from support.configurations import rows
+from support.configurations import marked
 from support.inline import run_inline
 from support.models import build_model, config_of, save_corpora, spec_data
 
@@ -67,7 +67,7 @@ def dense_losses(folder, ids):
     return losses.losses()[0].float()
 
 
-@pytest.mark.parametrize("name", rows(ARCHITECTURES))
+@pytest.mark.parametrize("name", marked(ARCHITECTURES))
 def test_a_model_without_its_head_is_pruned_and_stays_what_it_was(name, corpora, tmp_path):
     whole = save_base(tmp_path / "model", name, tied=True)
     config = json.loads((tmp_path / "model" / "config.json").read_text())

@@ -12,7 +12,7 @@ from secateur_service.errors import CancelledError, PermanentError
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.pipeline import shrinking
 from secateur_service.pipeline.observer import RecordingObserver
-from support.configurations import rows
+from support.configurations import marked
 from support.models import CONFIGS
 from support.reloading import bits_per_byte, held_out, loaded
 from support.shrinking import (
@@ -32,7 +32,7 @@ from support.shrinking import (
 from support.vocabularies import KINDS, LINES, save_scene
 
 
-@pytest.mark.parametrize("architecture", rows(CONFIGS))
+@pytest.mark.parametrize("architecture", marked(CONFIGS))
 def test_every_architecture_loads_with_a_smaller_vocabulary(tmp_path, corpora, architecture):
     model = save_scene(tmp_path / "model", architecture=architecture)
     report = run(data_of(model, corpora), tmp_path / "out").report
@@ -118,7 +118,7 @@ def test_architectures_whose_heads_stay():
     assert {name.partition(" ")[0] for name in CONFIGS if name not in FEWER_HEADS} == stay
 
 
-@pytest.mark.parametrize("architecture", rows(CONFIGS))
+@pytest.mark.parametrize("architecture", marked(CONFIGS))
 def test_every_architecture_loads_with_fewer_blocks(tmp_path, corpora, architecture):
     model = save_scene(tmp_path / "model", architecture=architecture)
     report = run(data_of(model, corpora, blocks={"remove": 1}), tmp_path / "out").report

@@ -210,7 +210,7 @@ def architecture_text(found: Architecture) -> str:
     if found.supported:
         rows = [("class", found.class_name), ("pruned", found.layers[0] if found.layers else "nothing")]
         rows += [("", layers) for layers in found.layers[1:]]
-        rows.append(("left as it is", ", ".join(found.excluded) or "no matrix of a block"))
+        rows.append(("left as it is", ", ".join(found.excluded_tensors) or "no matrix of a block"))
         rows.append(("shrink", ", ".join(found.axes)))
         return f"{name} models can be pruned; layers of one line share an input\n{columns(rows)}"
     known = "" if found.known else ", and transformers has no such models either"

@@ -214,13 +214,13 @@ class ServiceInfo(_message.Message):
     def __init__(self, version: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., orders: _Optional[_Iterable[str]] = ..., architectures: _Optional[_Iterable[str]] = ..., devices: _Optional[_Iterable[str]] = ..., file_roots: _Optional[_Iterable[str]] = ..., destinations: _Optional[_Iterable[str]] = ..., max_request_bytes: _Optional[int] = ..., updates: _Optional[_Iterable[str]] = ..., policies: _Optional[_Iterable[str]] = ..., allocations: _Optional[_Iterable[str]] = ..., presets: _Optional[_Iterable[_Union[CorpusPreset, _Mapping]]] = ..., architecture: _Optional[_Union[Architecture, _Mapping]] = ...) -> None: ...
 
 class Architecture(_message.Message):
-    __slots__ = ("model_type", "supported", "known", "class_name", "layers", "excluded", "axes", "nearest")
+    __slots__ = ("model_type", "supported", "known", "class_name", "layers", "excluded_tensors", "axes", "nearest")
     MODEL_TYPE_FIELD_NUMBER: _ClassVar[int]
     SUPPORTED_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
-    EXCLUDED_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_TENSORS_FIELD_NUMBER: _ClassVar[int]
     AXES_FIELD_NUMBER: _ClassVar[int]
     NEAREST_FIELD_NUMBER: _ClassVar[int]
     model_type: str
@@ -228,10 +228,10 @@ class Architecture(_message.Message):
     known: bool
     class_name: str
     layers: _containers.RepeatedScalarFieldContainer[str]
-    excluded: _containers.RepeatedScalarFieldContainer[str]
+    excluded_tensors: _containers.RepeatedScalarFieldContainer[str]
     axes: _containers.RepeatedScalarFieldContainer[str]
     nearest: str
-    def __init__(self, model_type: _Optional[str] = ..., supported: _Optional[bool] = ..., known: _Optional[bool] = ..., class_name: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., excluded: _Optional[_Iterable[str]] = ..., axes: _Optional[_Iterable[str]] = ..., nearest: _Optional[str] = ...) -> None: ...
+    def __init__(self, model_type: _Optional[str] = ..., supported: _Optional[bool] = ..., known: _Optional[bool] = ..., class_name: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., excluded_tensors: _Optional[_Iterable[str]] = ..., axes: _Optional[_Iterable[str]] = ..., nearest: _Optional[str] = ...) -> None: ...
 
 class CorpusPreset(_message.Message):
     __slots__ = ("name", "title", "repository", "license", "gated", "verified", "languages")

@@ -154,7 +154,7 @@ def support_to_message(found: Support) -> service_pb.Architecture:
         known=found.is_known,
         class_name=found.class_name,
         layers=found.layers,
-        excluded=found.excluded,
+        excluded_tensors=found.excluded,
         axes=found.axes,
         nearest=found.nearest,
     )

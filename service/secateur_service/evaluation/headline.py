@@ -65,6 +65,8 @@ def headline_of(
 def _reservation(verdicts: Sequence[Verdict], window_tokens: int) -> str | None:
     """What makes the figures themselves doubtful."""
     doubts = []
+    if any(verdict.kind == "UNTRAINED_MODEL" for verdict in verdicts):
+        doubts.append("the dense model predicts no better than chance")
     if any(verdict.kind == "WINDOWS_TOO_LONG" for verdict in verdicts):
         doubts.append(f"the dense model is worse in windows of {window_tokens:,} tokens than it is in shorter ones")
     if others := {str(verdict.language) for verdict in verdicts if verdict.kind == "OTHER_LANGUAGE"}:

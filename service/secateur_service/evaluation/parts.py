@@ -41,6 +41,7 @@ class ModelPart(Part):
     decoding_bytes: int = Field(ge=1, description="as in `output`")
     cache_bytes: int = Field(ge=1, description="as in `output`")
     dtype: str = Field(description="stored type of the weights")
+    vocabulary: int | None = Field(default=None, description="rows of the embedding; null in older reports")
     max_positions: int | None = Field(
         default=None,
         description="the longest sequence that its configuration allows; null if it does not say, and in older reports",

@@ -146,6 +146,7 @@ def build_report(
             decision=decision,
             context=context,
             positions=model.max_positions,
+            rows=model.vocabulary,
         )
     )
     return Report(

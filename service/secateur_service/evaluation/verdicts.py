@@ -1,5 +1,9 @@
 """Verdicts: what a report's figures mean, in words, by the following rules.
 
+UNTRAINED_MODEL
+    In every language the dense model's perplexity is at least `CHANCE` times the number of its tokens: it predicts
+    hardly better than one that has learnt nothing, for which all tokens are equally likely. Random weights are what
+    loaders put, with no more than a warning, in place of tensors that they do not find.
 OTHER_LANGUAGE
     Less than `SAME_LANGUAGE_SHARE` of the documents seem to be in their claimed language.
 LIMIT_EXCEEDED
@@ -77,6 +81,7 @@ from secateur_service.evaluation.parts import (
 )
 from secateur_service.evaluation.window_parts import ContextPart
 
+CHANCE = 0.5
 SAME_LANGUAGE_SHARE = 0.5
 KEPT_RATIO = SLIGHT
 CONTEXT_FACTOR = 1.02
@@ -97,6 +102,7 @@ def judge(
     decision: DecisionPart | None = None,
     context: ContextPart | None = None,
     positions: int | None = None,
+    rows: int | None = None,
 ) -> Iterator[Verdict]:
     """All verdicts, the most serious kinds first, languages in the order in which they were evaluated.
 
@@ -111,8 +117,11 @@ def judge(
         decision: What the limits say, if there are any.
         inverts: Whether the update of the kept weights inverts second moments.
         context: How the dense model predicts along its windows, if that is known.
+        rows: Tokens in the vocabulary of the dense model.
         positions: The longest sequence that the dense model allows, if its configuration says so.
     """
+    if rows:
+        yield from _untrained(evaluation, rows)
     yield from _other_language("calibration", calibration)
     yield from _other_language("evaluation", evaluation)
     if context:
@@ -151,6 +160,27 @@ def _other_language(purpose: str, texts: Sequence[CalibrationLanguage | Evaluati
                 f"documents {found.other_share:.0%} read like {found.other}, {found.share:.0%} like {entry.language}. "
                 "Look at the corpus.",
             )
+
+
+def _untrained(evaluation: Sequence[EvaluationLanguage], rows: int) -> Iterator[Verdict]:
+    if not evaluation:
+        return
+    best = min(evaluation, key=lambda entry: entry.dense_perplexity)
+    if best.dense_perplexity < CHANCE * rows:
+        return
+    yield _verdict(
+        "UNTRAINED_MODEL",
+        None,
+        f"The dense model seems to be untrained: its perplexity is {digits(best.dense_perplexity)} even in "
+        f"{best.language}, where it is lowest, and guessing among its {rows:,} tokens has {rows:,}. A checkpoint has "
+        "random weights if its model was loaded with a class whose names differ from those in the file: look for "
+        "warnings of missing tensors where it was saved.",
+        EvidencePart(
+            figure="lowest perplexity of the dense model, relative to the number of tokens in its vocabulary",
+            estimate=best.dense_perplexity / rows,
+            threshold=CHANCE,
+        ),
+    )
 
 
 def _windows_too_long(context: ContextPart, positions: int | None) -> Iterator[Verdict]:

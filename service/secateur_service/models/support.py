@@ -58,6 +58,8 @@ def nearest(model_type: str) -> str | None:
     fields = _fields(model_type)
     if fields is None:
         return close[0] if close else None
+    if "vocab_size" not in fields:  # no model of text
+        return None
     others = {name: found for name in ARCHITECTURES if (found := _fields(name)) is not None}
     common = set.intersection(*others.values())
     likeness = {name: _likeness(fields - common, other - common) for name, other in others.items()}

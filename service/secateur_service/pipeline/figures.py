@@ -58,6 +58,7 @@ def report_of(
             cache_bytes=cache_bytes(dense),
             dtype=str(DTYPES[dense.weight_dtype]).removeprefix("torch."),
             max_positions=dense.max_sequence_length,
+            vocabulary=dense.tensors[dense.embedding_name].shape[0],
         ),
         output=OutputPart(
             parameters=output.parameters,

@@ -14,12 +14,14 @@ from support.configurations import dense, mixtures, wide
 CONFIGS: dict[str, dict[str, Any]] = {**dense.CONFIGS, **wide.CONFIGS, **mixtures.CONFIGS}
 
 FAST = frozenset(
-    ("llama", "gemma3_text", "cohere", "gpt2", "falcon two norms", "bloom", "mixtral", "qwen3_moe", "gpt_oss")
-    + ("deepseek_v3", "llama4_text", "lfm2", "qwen3_5_text", "nemotron_h")
+    [
+        *("llama", "gemma3_text", "cohere", "apertus", "gpt2", "falcon two norms", "bloom", "mixtral", "qwen3_moe"),
+        *("gpt_oss", "deepseek_v3", "llama4_text", "lfm2", "qwen3_5_text", "nemotron_h"),
+    ]
 )
 """One or two of each structure; all tests go over these, and those marked `every_row` over the others."""
 
 
-def rows(names: Iterable[str]) -> list[Any]:
+def marked(names: Iterable[str]) -> list[Any]:
     """Parameters of a test that goes over architectures; those that are not in `FAST` are marked."""
     return [pytest.param(name, marks=() if name in FAST else pytest.mark.every_row) for name in names]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from secateur_service.pruning.patterns import Unstructured
-from support.configurations import rows
+from support.configurations import marked
 from support.models import CONFIGS, save_corpora, save_model
 from support.passes import MIX, draw, prune, pruned_tensors
 
@@ -99,7 +99,7 @@ def wanda_scores(model, index, name, samples):
 
 
 @pytest.mark.parametrize(("method", "order"), [("wanda", "block"), ("sparsegpt", "true_sequential")])
-@pytest.mark.parametrize("name", rows(CONFIGS))
+@pytest.mark.parametrize("name", marked(CONFIGS))
 def test_a_pruned_model_is_the_one_that_a_plain_implementation_makes(name, method, order, tmp_path):
     folder = save_model(tmp_path / "model", name, dtype=torch.bfloat16)
     calibration, evaluation = samples = draw(folder, *save_corpora(tmp_path), MIX)
