@@ -35,6 +35,11 @@ def build_without_memory(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
         replace_experts(model.get_submodule(checkpoint.architecture.blocks), checkpoint.architecture.mixture)
     if any(not packed.of_experts for packed in checkpoint.architecture.packed):
         replace_transposed(model)
+    for module in model.modules():  # some classes fix a narrow type, which loaders widen
+        for name, tensor in stored_tensors(module, recurse=False):
+            if tensor.is_floating_point() and tensor.dtype.itemsize < dtype.itemsize:
+                wide = tensor.to(dtype)
+                setattr(module, name, nn.Parameter(wide) if isinstance(tensor, nn.Parameter) else wide)
     return model.requires_grad_(requires_grad=False)
 
 

@@ -149,11 +149,12 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
     kind = CONFIG_MAPPING[model_type]
     fields = {field.name for field in dataclasses.fields(kind)}
     known = fields | _BESIDE | set(kind.attribute_map) | set(kind.attribute_map.values())
+    own = ARCHITECTURES[model_type].activations
     for key, value in config.items():
         if key in _RESERVED or callable(getattr(kind, key, None)):
             raise ModelRefusedError(f"{_FILE}: {key} is not part of a {model_type} configuration; remove it")
         for pattern, accepts, expected in _RULES:
-            if key in known and pattern.fullmatch(key) and not accepts(value):
+            if key in known and pattern.fullmatch(key) and not accepts(value) and value not in own:
                 raise _refused(key, value, expected)
     if "head_dim" in config and config["head_dim"] is None and "head_dim" not in fields:
         raise _refused("head_dim", None, f"a number, or no such key, because {model_type} models have no default")

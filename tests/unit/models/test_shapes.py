@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from secateur_service.models.architectures import ARCHITECTURES
+from secateur_service.models.building import stored_tensors
 from secateur_service.models.experts import replace_experts
 from secateur_service.models.shapes import expected_shapes
 from support.models import CONFIGS, config_of
@@ -52,7 +53,7 @@ def built(config, model_type):
     architecture = ARCHITECTURES[model_type]
     if architecture.mixture:
         replace_experts(model.get_submodule(architecture.blocks), architecture.mixture)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in stored_tensors(model)}
     renamed = {name.replace("embed_out.", "lm_head."): shape for name, shape in shapes.items()}
     if not config.tie_word_embeddings:
         return renamed

@@ -123,6 +123,7 @@ class Architecture:
         feed_forward: the feed-forward layers, where all blocks have the same; in a mixture, those of the experts.
         attention: the attention, where heads can be removed: the configuration can say how wide a head is, and each
             head's queries and keys are normalised by themselves if at all.
+        activations: names of activations with parameters of their own that `shapes` accounts for.
         layer_types: the kinds of blocks that `layer_types` of the configuration may name.
         per_block: fields of the configuration that are lists with an entry for each block.
         fixed_depth: whether what a block is follows from its number by a rule, so that none can be removed.
@@ -146,6 +147,7 @@ class Architecture:
     mixture: Mixture | None = None
     feed_forward: FeedForward | None = None
     attention: Attention | None = None
+    activations: tuple[str, ...] = ()
     layer_types: tuple[str, ...] = ("full_attention", "sliding_attention")
     per_block: tuple[str, ...] = ("layer_types",)
     fixed_depth: bool = False

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from secateur_service.models.architectures.architecture import Architecture, FeedForward, Groups, Shapes
 from secateur_service.models.architectures.parts import (
+    ATTENTION,
     BEFORE,
     FEED_FORWARD,
     HEADS,
@@ -15,6 +17,7 @@ from secateur_service.models.architectures.parts import (
     OF_HEADS,
     QKV,
     attention,
+    feed_forward,
     final_norm,
     head_width,
     linear,
@@ -92,6 +95,76 @@ def _olmo2(config: Any, index: int) -> Shapes:  # noqa: ARG001
     }
 
 
+def _bare(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    """Norms without parameters, as in the first OLMo."""
+    return {**attention(config, bias=config.attention_bias), **mlp(config)}
+
+
+def _apertus(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    """No gate; the activation xIELU (arXiv 2411.13010) has parameters of its own in every block."""
+    d = config.hidden_size
+    found = {
+        **attention(config, bias=config.attention_bias),
+        **feed_forward("mlp", ("up_proj", "down_proj"), d, config.intermediate_size),
+        **norms(head_width(config), *OF_HEADS),
+        **norms(d, "attention_layernorm", "feedforward_layernorm"),
+    }
+    if config.hidden_act == "xielu":
+        found |= {"mlp.act_fn.alpha_p": (1,), "mlp.act_fn.alpha_n": (1,), "mlp.act_fn.beta": (), "mlp.act_fn.eps": ()}
+    return found
+
+
+def _gemma(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    return {**attention(config, bias=config.attention_bias), **mlp(config), **norms(config.hidden_size, *BEFORE)}
+
+
+def _helium(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    d = config.hidden_size
+    return {
+        **attention(config, bias=config.attention_bias, output_bias=False),
+        "self_attn.o_proj.weight": (d, d),
+        **mlp(config, bias=config.mlp_bias),
+        **norms(d, *BEFORE),
+    }
+
+
+def _arcee(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    d, f = config.hidden_size, config.intermediate_size
+    return {
+        **attention(config, bias=config.attention_bias),
+        **feed_forward("mlp", ("up_proj", "down_proj"), d, f, bias=config.mlp_bias),
+        **norms(d, *BEFORE),
+    }
+
+
+def _exaone4(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    return {
+        **attention(config, bias=False),
+        **mlp(config),
+        **norms(head_width(config), *OF_HEADS),
+        **norms(config.hidden_size, "post_attention_layernorm", "post_feedforward_layernorm"),
+    }
+
+
+def _glm(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    d, f = config.hidden_size, config.intermediate_size
+    return {
+        **attention(config, bias=config.attention_bias, output_bias=False),
+        **linear("mlp.gate_up_proj", 2 * f, d),
+        **linear("mlp.down_proj", d, f),
+        **norms(d, *BEFORE),
+    }
+
+
+def _glm4(config: Any, index: int) -> Shapes:
+    return {**_glm(config, index), **norms(config.hidden_size, "post_self_attn_layernorm", "post_mlp_layernorm")}
+
+
+_UNGATED: Groups = (*ATTENTION, ("mlp.up_proj",), ("mlp.down_proj",))
+_GATE_AND_UP: Groups = (*ATTENTION, ("mlp.gate_up_proj",), ("mlp.down_proj",))
+_UP = FeedForward(("mlp.up_proj",), "mlp.down_proj", "intermediate_size")
+_FUSED = FeedForward(("mlp.gate_up_proj",), "mlp.down_proj", "intermediate_size", fused=2)
+
 ARCHITECTURES = {
     "llama": Architecture("LlamaForCausalLM", LLAMA, _llama, final_norm, feed_forward=FEED_FORWARD, attention=HEADS),
     "mistral": Architecture(
@@ -140,4 +213,53 @@ ARCHITECTURES = {
         partly_rotary=True,
     ),
     "olmo2": Architecture("Olmo2ForCausalLM", LLAMA, _olmo2, final_norm, feed_forward=NORMED_FEED_FORWARD),
+    "olmo3": Architecture("Olmo3ForCausalLM", LLAMA, _olmo2, final_norm, feed_forward=NORMED_FEED_FORWARD),
+    "olmo": Architecture("OlmoForCausalLM", LLAMA, _bare, lambda _: {}, feed_forward=FEED_FORWARD, attention=HEADS),
+    "smollm3": Architecture(
+        "SmolLM3ForCausalLM",
+        LLAMA,
+        _llama,
+        final_norm,
+        tied=True,
+        feed_forward=FEED_FORWARD,
+        attention=HEADS,
+        per_block=("layer_types", "no_rope_layers"),
+    ),
+    "granite": Architecture(
+        "GraniteForCausalLM", LLAMA, _llama, final_norm, feed_forward=FEED_FORWARD, attention=HEADS
+    ),
+    "ministral3": Architecture(
+        "Ministral3ForCausalLM", LLAMA, _mistral, final_norm, feed_forward=FEED_FORWARD, attention=HEADS
+    ),
+    "apertus": Architecture(
+        "ApertusForCausalLM",
+        _UNGATED,
+        _apertus,
+        final_norm,
+        feed_forward=_UP,
+        attention=HEADS,
+        activations=("xielu",),
+    ),
+    "gemma": Architecture(
+        "GemmaForCausalLM", LLAMA, _gemma, final_norm, tied=True, feed_forward=FEED_FORWARD, attention=HEADS
+    ),
+    "helium": Architecture("HeliumForCausalLM", LLAMA, _helium, final_norm, feed_forward=FEED_FORWARD),
+    "arcee": Architecture("ArceeForCausalLM", _UNGATED, _arcee, final_norm, feed_forward=_UP, attention=HEADS),
+    "exaone4": Architecture(
+        "Exaone4ForCausalLM",
+        LLAMA,
+        _exaone4,
+        final_norm,
+        feed_forward=NORMED_FEED_FORWARD,
+        attention=HEADS,
+    ),
+    "glm": Architecture("GlmForCausalLM", _GATE_AND_UP, _glm, final_norm, feed_forward=_FUSED, attention=HEADS),
+    "glm4": Architecture(
+        "Glm4ForCausalLM",
+        _GATE_AND_UP,
+        _glm4,
+        final_norm,
+        feed_forward=replace(_FUSED, normed=True),
+        attention=HEADS,
+    ),
 }
