@@ -218,7 +218,7 @@ def _adopt(output: Path, manifest: Manifest, spec: PruneSpec) -> tuple[dict[str,
         raise _other_job(output)
     report = Report.model_validate_json((output / "report" / "report.json").read_bytes())
     if report.exceeded:
-        raise limit_exceeded(report, manifest.digest())
+        raise limit_exceeded(report, manifest.digest(), [file.path for file in manifest.files])
     summary = {
         "seconds": {"total": 0.0},
         "cpu_seconds": {"total": 0.0},

@@ -141,6 +141,12 @@ def test_a_limit_of_tasks_in_the_specification_is_judged_in_the_report():
     assert {("LIMIT_EXCEEDED", "de"), ("LIMIT_UNCLEAR", "de")} <= kinds(report)
     (told,) = report.exceeded
     assert told.message == "worse: acc lost 0.0500, more than the limit of 0.02."
-    failure = limit_exceeded(report, "ab" * 32)
+    failure = limit_exceeded(report, "ab" * 32, ["report/report.json", "provenance.json"])
     assert failure.message.startswith("limits.task_loss: worse: acc lost 0.0500")
+    assert " Its report is published, its checkpoint is not;" in failure.message
+    with_plan = limit_exceeded(report, "ab" * 32, ["report/report.json", "plan.json"])
+    assert " Its report and its plan are published, its checkpoint is not;" in with_plan.message
+    for entry in report.evaluation:
+        told = float(failure.metadata[f"perplexity_growth_{entry.language}"])
+        assert told == pytest.approx(entry.perplexity_ratio, abs=1e-6)
     assert "tasks" not in make_report().model_dump(mode="json")["decision"]
