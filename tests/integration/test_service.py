@@ -269,7 +269,7 @@ def test_a_job_that_exceeds_a_limit_fails_and_its_report_can_be_read_for_ever(se
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     output, dense = report["output"]["parameters"], report["model"]["parameters"]
     assert f"parameters {output} of {dense}" in shown
-    assert "en: bits per byte grew by" in shown
+    assert "en (English): bits per byte grew by" in shown
 
 
 def bad_specs(service):
