@@ -42,7 +42,7 @@ from secateur_service.jobs.rows import new_row
 from secateur_service.jobs.schema import jobs
 from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import SqlJobStore, open_job_store
-from secateur_service.records.growth import worst_growth
+from secateur_service.records.growth import growths_of_result, worst_growth
 from secateur_service.records.result import Estimate, JobResult, LanguageResult
 from secateur_service.spec import parse_spec
 
@@ -84,7 +84,7 @@ def fill(engine: Engine, count: int) -> None:
             figures = tuple(LanguageResult(tag, 10, 10 + 10 * draw.random(), 1, 1) for tag in LANGUAGES)
             result = JobResult("file:///results/manifest.json", "a" * 64, 0.5, figures)
             plain = {**vars(result), "languages": [vars(figure) for figure in figures]}
-            row |= {"result": plain, "worst_growth": worst_growth(row["resolved"], result)}
+            row |= {"result": plain, "worst_growth": worst_growth(row["resolved"], growths_of_result(result))}
         rows.append(row)
         if len(rows) == BATCH or number == count - 1:
             with engine.begin() as connection:

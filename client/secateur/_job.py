@@ -12,6 +12,8 @@ from typing import Any
 from secateur._report import Report
 from secateur._text import left_text
 
+_PERPLEXITY_GROWTH = "perplexity_growth_"  # then a language: details of the failure of a job that exceeded a limit
+
 NAME_PREFIX = "pruneJobs/"
 
 
@@ -268,13 +270,24 @@ class Job:
         return {entry["language"]: float(entry.get("weight", 1)) for entry in weights}
 
     @property
+    def growth(self) -> Mapping[str, float]:
+        """Pruned over dense perplexity of each evaluation language, also of a job that exceeded a limit."""
+        if self.result is not None:
+            return self.result.growth
+        details = {} if self.failure is None else self.failure.details
+        return {
+            name.removeprefix(_PERPLEXITY_GROWTH): float(text)
+            for name, text in details.items()
+            if name.startswith(_PERPLEXITY_GROWTH)
+        }
+
+    @property
     def worst_growth(self) -> tuple[str, float] | None:
-        """The language of the mix that lost most, and its growth of perplexity; None without a result.
+        """The language of the mix that lost most, and its growth of perplexity; None without figures.
 
         Languages outside the mix count where none of the mix was evaluated.
         """
-        growth = {} if self.result is None else self.result.growth
-        known = {language: each for language, each in growth.items() if not math.isnan(each)}
+        known = {language: each for language, each in self.growth.items() if not math.isnan(each)}
         of_mix = {language: each for language, each in known.items() if self.mix.get(language)}
         return max((of_mix or known).items(), key=lambda entry: entry[1], default=None)
 

@@ -182,6 +182,14 @@ def test_flags_let_the_model_write_the_text_or_put_it_into_its_template_but_not_
     [violation] = json.loads(both.stderr)["error"]["violations"]
     assert violation["field"].endswith("calibration.generation")
     assert "does not go with chat_template" in violation["description"]
+    flags += ["-l", "uk=0"]
+    planned = json.loads(secateur("submit", *flags).stdout)["estimate"]["warnings"]
+    assert any("uk" in warning for warning in planned)
+    submitted = json.loads(secateur("submit", *(flag for flag in flags if flag != "--dry-run")).stdout)
+    assert submitted["warnings"] == planned
+    assert json.loads(secateur("get", submitted["name"], "--output", "json").stdout)["estimate"]["warnings"] == planned
+    for end in (["cancel"], ["delete", "--yes"]):
+        assert secateur(*end, submitted["name"]).returncode == 0
 
 
 def test_the_corpora_of_the_service_are_listed_in_short_and_one_of_them_with_all_its_languages(secateur):

@@ -128,7 +128,7 @@ def test_the_demo_ends_with_the_table_and_with_files_that_are_there(tmp_path, mo
     assert demo.returncode == 0, output
     for language in LANGUAGES:
         assert f"│ {language} " in output
-    assert "es was evaluated but has no weight" in output
+    assert "es (Spanish) was evaluated but has no weight" in output
     report = output.split("Report: ")[1].split("\n")[0].strip()
     checkpoint = output.split("Checkpoint: ")[1].split("\n")[0].strip()
     assert Path(report).stat().st_size > 10_000

@@ -147,46 +147,56 @@ def corpus(name):
 # What is changed, the field that is refused, a part of what is said, and the exit code.
 REFUSALS = {
     # Text
-    "more samples than text": ({"calibration.samples": 9000}, "calibration.samples", "use at most cal", SPEC),
+    "more samples than text": (
+        {"calibration.samples": 9000},
+        "calibration.samples",
+        "; set calibration.samples to ",
+        SPEC,
+    ),
     "longer sequences than text": (
         {"calibration.samples": 1000, "calibration.sequence_length": 256},
         "calibration.samples",
-        "of de and",
+        " of de (German) and ",
         SPEC,
     ),
     "samples that nobody named": (
         {"calibration.samples": None, "calibration.sequence_length": 256},
         "calibration.samples",
-        "64 sequences of 256",
+        "64 samples of 256 tokens for each language",
         SPEC,
     ),
     "more evaluation than text": (
         {"evaluation.tokens_per_language": 10**7},
         "evaluation.tokens_per_language",
-        "use at most evaluation.tokens_per_language",
+        "set evaluation.tokens_per_language to ",
         SPEC,
     ),
     "evaluation that nobody named": (
         {"evaluation.tokens_per_language": None},
         "evaluation.tokens_per_language",
-        "65536 tokens",
+        "evaluation takes 65,536 of each language",
         SPEC,
     ),
-    "a corpus of one line": (corpus("short"), "calibration.samples", "give it more text", SPEC),
+    "a corpus of one line": (corpus("short"), "calibration.samples", "; give more text", SPEC),
     "an evaluation corpus of one line": (
         {**ONLY, "evaluation.corpus": "{files}/short"},
         "evaluation.tokens_per_language",
-        "give it more text",
+        "; give more text",
         SPEC,
     ),
-    "a line over and over": (corpus("repeated"), "calibration.samples", "at most 18 of de", SPEC),
+    "a line over and over": (
+        corpus("repeated"),
+        "calibration.samples",
+        "there are at most 18 tokens of de (German)",
+        SPEC,
+    ),
     "one document for both": (
         {**corpus("one"), "evaluation.corpus": "{files}/one"},
         "evaluation.tokens_per_language",
         "name another evaluation.corpus",
         SPEC,
     ),
-    "rows of JSON": (corpus("rows"), "calibration.samples", "at most 13 of de", SPEC),
+    "rows of JSON": (corpus("rows"), "calibration.samples", "at most 13 tokens of de (German)", SPEC),
     "another field": (corpus("fields"), "calibration.languages.de", "set text_field", SPEC),
     "another encoding": (corpus("latin"), "calibration.languages.de", "not UTF-8", SPEC),
     # Memory

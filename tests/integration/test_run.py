@@ -83,6 +83,7 @@ def test_a_job_leaves_a_verified_checkpoint_that_transformers_loads(inputs, tmp_
     assert summary["sha256"] == hashlib.sha256((out / "manifest.json").read_bytes()).hexdigest()
     assert summary["sparsity"] == 0.5
     assert summary["resumed_blocks"] == 0
+    assert summary["warnings"] == []
     assert {"sample", "load", "prune", "evaluate", "write", "package", "publish", "total"} <= summary["seconds"].keys()
     assert summary["peak_rss_bytes"] > 50_000_000
     assert set(summary["perplexity"]) == {"de", "uk", "en"}
@@ -294,7 +295,8 @@ def test_too_little_text_fails_with_what_is_needed(inputs, tmp_path):
     finished = run(tmp_path, data)
     assert finished.returncode == 10
     assert "calibration.samples: " in finished.stderr
-    assert "use at most" in finished.stderr
+    assert "samples of 64 tokens for each language take " in finished.stderr
+    assert "; set calibration.samples to " in finished.stderr
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,10 @@ def test_a_job_that_exceeds_a_limit_fails_and_its_report_can_be_read_for_ever(se
     digest = report["model"]["digest"]
     (stored,), _ = service.store.jobs_of_models([digest], except_for=[], limit=1)
     assert stored.id == job.name.removeprefix("pruneJobs/")
+    language, growth = job.get().worst_growth
+    (lost,) = [entry["perplexity_ratio"] for entry in report["evaluation"] if entry["language"] == language]
+    assert growth == pytest.approx(lost, abs=1e-6)
+    assert job.name in {listed.name for listed in client.list_jobs(order_by="worst_growth")}
     job.download(tmp_path / "out")
     found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert found == {"manifest.json", "plan.json", "provenance.json", "report/report.html", "report/report.json"}
@@ -265,7 +269,7 @@ def test_a_job_that_exceeds_a_limit_fails_and_its_report_can_be_read_for_ever(se
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     output, dense = report["output"]["parameters"], report["model"]["parameters"]
     assert f"parameters {output} of {dense}" in shown
-    assert "en: bits per byte grew by" in shown
+    assert "en (English): bits per byte grew by" in shown
 
 
 def bad_specs(service):

@@ -20,7 +20,9 @@ def limited(model, corpora, growth, **shrink):
 
 
 def test_a_job_that_costs_more_than_it_may_publishes_its_report_and_its_plan_alone(model, corpora, tmp_path):
-    with pytest.raises(PermanentError, match=r"limits\.languages: en: bits per byte grew by .*%, more than") as caught:
+    with pytest.raises(
+        PermanentError, match=r"limits\.languages: en \(English\): bits per byte grew by .*%, more than"
+    ) as caught:
         run(limited(model, corpora, 0.0, **VOCABULARY), tmp_path / "out")
     assert caught.value.reason == "LIMIT_EXCEEDED"
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_bytes())

@@ -247,9 +247,10 @@ def submit(
                 error.rename(lambda field: "--model" if field in ("model", "model.uri") else field)
         raise
     estimate = job.get().estimate
-    for warning in estimate.warnings if estimate else ():
+    warnings = estimate.warnings if estimate else ()
+    for warning in warnings:
         session.note(f"warning: {clean(warning)}")
-    session.show(clean(job.name), {"name": job.name})
+    session.show(clean(job.name), {"name": job.name, "warnings": warnings})
     if watch:
         follow(session, job)
 

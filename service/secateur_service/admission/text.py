@@ -7,12 +7,12 @@ the size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus
-from secateur_service.calibration.demand import Demand
+from secateur_service.calibration.demand import Demand, named_amounts
 from secateur_service.calibration.languages import spelling_of
 from secateur_service.calibration.splitting import EVALUATION_SHARE, for_evaluation
 from secateur_service.calibration.supply import (
@@ -29,7 +29,6 @@ from secateur_service.spec import CalibrationSpec, EvaluationSpec
 
 _READ_BYTES = 8 << 20
 """The most that is read of the text of a job: about a second of the budget of an inspection."""
-_NAMED_LANGUAGES = 24
 
 
 @dataclass(frozen=True)
@@ -153,26 +152,21 @@ def _look(purpose: _Purpose, budget: ReadBudget) -> tuple[_Findings, list[FieldV
 
 
 def _refusal(purpose: _Purpose, short: Mapping[str, Supply]) -> str:
-    demand = purpose.demand
-    amounts = _named(short, lambda supply: f"{supply.most_tokens}")
-    safe = demand.remedy(min(supply.size_bytes for supply in short.values()) // SAFE_BYTES_PER_TOKEN)
-    sure = f"{safe} to be sure ({SAFE_BYTES_PER_TOKEN} bytes a token)" if safe else ""
-    remedies = [sure, "give them more text" if len(short) > 1 else "give it more text"]
-    if purpose.shares:
-        remedies.append("name another evaluation.corpus")
-    return (
-        f"{demand.sequences} sequences of {demand.length} tokens take {demand.tokens} tokens of each language"
-        f"{_share(purpose)}, and its text cannot be that many: at most {amounts}, at a token for every byte; "
-        f"{', or '.join(filter(None, remedies))}"
+    return purpose.demand.too_little(
+        {language: supply.most_tokens or 0 for language, supply in short.items()},
+        min(supply.size_bytes for supply in short.values()) // SAFE_BYTES_PER_TOKEN,
+        bound="at most ",
+        share=_share(purpose),
+        split=purpose.shares,
     )
 
 
 def _warning(purpose: _Purpose, thin: Mapping[str, Supply]) -> str:
     demand = purpose.demand
-    amounts = _named(thin, lambda supply: f"{supply.size_bytes} bytes")
+    amounts = named_amounts({language: supply.size_bytes for language, supply in thin.items()}, "bytes")
     return (
-        f"{demand.tokens} tokens of each language are drawn{_share(purpose)}, and there may be too little text: "
-        f"{amounts}; where it does not suffice, the job fails"
+        f"there may be too little text: there are {amounts}{_share(purpose)}, and {demand.tokens:,} tokens of each "
+        "language are drawn; where it does not suffice, the job fails"
     )
 
 
@@ -180,12 +174,4 @@ def _share(purpose: _Purpose) -> str:
     if not purpose.shares:
         return ""
     share = 1 if purpose.demand.purpose == "evaluation" else EVALUATION_SHARE - 1
-    return f" from about {share} in {EVALUATION_SHARE} of its documents, as one corpus serves both purposes"
-
-
-def _named(supplies: Mapping[str, Supply], amount: Callable[[Supply], str]) -> str:
-    """All languages with an amount each, or the first ones of very many and how many more there are."""
-    named = [f"{amount(supply)} of {spelling_of(language)}" for language, supply in supplies.items()]
-    more = [f"{len(named) - _NAMED_LANGUAGES} more languages"] if len(named) > _NAMED_LANGUAGES else []
-    *others, last = [*named[:_NAMED_LANGUAGES], *more]
-    return f"{', '.join(others)} and {last}" if others else last
+    return f" in about {share} of {EVALUATION_SHARE} documents, as one corpus serves both purposes"

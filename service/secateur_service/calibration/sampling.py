@@ -40,8 +40,6 @@ _BYTES_PER_TOKEN = 16
 # How much of an endless corpus is read, as a multiple of what is kept, and the minimum.
 _READ_FACTOR = 8
 _READ_BYTES = 8 << 20
-# How many languages an error names.
-_NAMED_LANGUAGES = 24
 _BYTE_FALLBACK = re.compile("<0x[0-9A-F]{2}>")
 
 
@@ -327,14 +325,15 @@ class _Text:
             f"too little text of {self.language} for {split.purpose}; documents in all: {count.documents}{long}, "
             f"different ones for {split.purpose}: {documents}, {split.others}: {count.others} with repetitions"
         )
-        return _ShortError(f"{self.language} {tokens:,} of {needed:,} tokens", tokens, shares=count.others > 0)
+        return _ShortError(self.language, tokens, needed, shares=count.others > 0)
 
 
 class _ShortError(CorpusRefusedError):
     """One language has too few tokens; `shares` tells whether some documents are kept for the other purpose."""
 
-    def __init__(self, message: str, tokens: int, *, shares: bool) -> None:
-        super().__init__(message)
+    def __init__(self, language: str, tokens: int, needed: int, *, shares: bool) -> None:
+        super().__init__(f"{language}: {tokens:,} of {needed:,} tokens")
+        self.language = language
         self.tokens = tokens
         self.shares = shares
 
@@ -344,15 +343,11 @@ def _require(short: Mapping[Demand, Sequence[_ShortError]]) -> None:
     parts = []
     for demand, errors in short.items():
         if errors:
-            shown = [str(error) for error in errors[:_NAMED_LANGUAGES]]
-            if len(errors) > _NAMED_LANGUAGES:
-                shown.append(f"{len(errors) - _NAMED_LANGUAGES} more languages")
-            remedies = [demand.remedy(min(error.tokens for error in errors)), "give more text"]
-            if any(error.shares for error in errors):
-                remedies.append("name another evaluation.corpus")
-            parts.append(f"{demand.field}: too little text: {', '.join(shown)}; {', or '.join(filter(None, remedies))}")
+            found = {error.language: error.tokens for error in errors}
+            told = demand.too_little(found, min(found.values()), split=any(error.shares for error in errors))
+            parts.append(f"{demand.field}: {told}")
     if parts:
-        raise TooLittleTextError("; ".join(parts))
+        raise TooLittleTextError(". ".join(parts))
 
 
 def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Callable[[], None]) -> TextSample:

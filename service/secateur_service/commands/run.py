@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self, TextIO
@@ -133,15 +133,19 @@ def _admitted(spec_path: Path, device: str | None, sources: Sources, threads: in
 
 
 def _refusal(error: MisshapenSpecError | InvalidSpecError, *, as_json: bool) -> int:
-    faults = "; ".join(": ".join(filter(None, (fault.field, fault.description))) for fault in error.violations)
-    return _fail(faults, 10, as_json and {"reason": error.reason, "message": faults})
+    faults = [": ".join(filter(None, (fault.field, fault.description))) for fault in error.violations]
+    return _fail(faults, 10, as_json and {"reason": error.reason, "message": "; ".join(faults)})
 
 
 def _run(
     spec_path: Path, output: Path, device: str | None, threads: int, settings: Settings, *, terminal: bool
 ) -> tuple[dict[str, Any], Report]:
     sources = open_sources(settings, everywhere=True)
-    spec = _admitted(spec_path, device, sources).resolved.model_copy(update={"output": OutputSpec()})
+    admitted = _admitted(spec_path, device, sources)
+    spec, warnings = admitted.resolved.model_copy(update={"output": OutputSpec()}), admitted.estimate.warnings
+    if terminal:
+        for warning in warnings:
+            say(f"warning: {clean(warning)}")
     output = output.resolve()
     try:
         workdir = make_work_folder(output)
@@ -151,7 +155,8 @@ def _run(
     with lock, _locked(lock, output):
         published = _published(output)
         if published is not None:
-            return _adopt(output, published, spec)
+            summary, report = _adopt(output, published, spec)
+            return summary | {"warnings": warnings}, report
         try:
             _claim_folder(workdir, spec)
             with ConsoleObserver(terminal=terminal) as observer:
@@ -168,7 +173,7 @@ def _run(
             raise _refused(output, fault) from error
         remove_leftovers(DirectoryStore(output), "", summary["sha256"])  # shards written under other conditions
     shutil.rmtree(workdir, ignore_errors=True)
-    return summary, report
+    return summary | {"warnings": warnings}, report
 
 
 def _run_pipeline(
@@ -218,7 +223,7 @@ def _adopt(output: Path, manifest: Manifest, spec: PruneSpec) -> tuple[dict[str,
         raise _other_job(output)
     report = Report.model_validate_json((output / "report" / "report.json").read_bytes())
     if report.exceeded:
-        raise limit_exceeded(report, manifest.digest())
+        raise limit_exceeded(report, manifest.digest(), [file.path for file in manifest.files])
     summary = {
         "seconds": {"total": 0.0},
         "cpu_seconds": {"total": 0.0},
@@ -271,9 +276,10 @@ def _locked(lock: TextIO, output: Path) -> Iterator[None]:
     yield
 
 
-def _fail(message: str, code: int, told: Mapping[str, Any] | bool = False) -> int:  # noqa: FBT001, FBT002 - told or not
-    """Say what went wrong, to programs as well if there is something to tell them."""
-    say(f"error: {clean(' '.join(message.split()))}")
+def _fail(faults: str | Sequence[str], code: int, told: Mapping[str, Any] | bool = False) -> int:  # noqa: FBT001, FBT002 - told or not
+    """Say what went wrong, one fault a line, to programs as well if there is something to tell them."""
+    for fault in [faults] if isinstance(faults, str) else faults:
+        say(f"error: {clean(' '.join(fault.split()))}")
     if told:
         with contextlib.suppress(OutputLostError):
             write(json.dumps({"error": told}), stream=sys.stdout)

@@ -50,6 +50,6 @@ def band_of(growth: float) -> Band:
     return next((band for band, end in _BELOW.items() if growth < end), "lost")
 
 
-def in_words(growth: float) -> str:
+def band_in_words(growth: float) -> str:
     """What a growth of perplexity amounts to: `a heavy loss`."""
     return _IN_WORDS[band_of(growth)]

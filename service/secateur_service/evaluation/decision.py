@@ -15,6 +15,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from secateur._language_names import in_words
 from secateur._task_loss import (
     can_be_limited,
     interval_in_words,
@@ -219,7 +220,7 @@ def _statements(
 ) -> Iterator[Statement]:
     """What is told of all that has one answer."""
     if languages:
-        head = _OF_LANGUAGES[answer].format(listed([each.language for each in languages]))
+        head = _OF_LANGUAGES[answer].format(listed([in_words(each.language) for each in languages]))
         yield Statement(head, tuple(_told(languages)))
     if tasks:
         worst_first = sorted(tasks, key=lambda each: -math.inf if each.loss is None else -each.loss)

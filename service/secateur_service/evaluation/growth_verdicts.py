@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 
+from secateur._language_names import in_words
 from secateur._text import digits
-from secateur_service.evaluation.bands import NOTICEABLE, SEVERE, in_words
+from secateur_service.evaluation.bands import NOTICEABLE, SEVERE, band_in_words
 from secateur_service.evaluation.parts import NORMAL_975, EvaluationLanguage, EvidencePart, Verdict
 
 LOST_RATIO = SEVERE
@@ -25,8 +26,8 @@ def lost(evaluation: Sequence[EvaluationLanguage], remedy: str) -> Iterator[Verd
             yield Verdict(
                 kind="LANGUAGE_LOST",
                 language=entry.language,
-                message=f"The model has all but forgotten {entry.language}: its perplexity grew {times(entry)}. "
-                f"{remedy}",
+                message=f"The model has all but forgotten {in_words(entry.language)}: its perplexity grew "
+                f"{times(entry)}. {remedy}",
                 evidence=ratio_evidence(entry, LOST_RATIO),
             )
 
@@ -38,11 +39,11 @@ def damaged(evaluation: Sequence[EvaluationLanguage], remedy: str) -> Iterator[V
     for entry in mix:
         beyond = math.log(entry.perplexity_ratio / DAMAGED_RATIO)
         if entry.perplexity_ratio < LOST_RATIO and beyond >= least * (entry.log_growth_error or 0.0):
-            loss = in_words(entry.perplexity_ratio)
+            loss = band_in_words(entry.perplexity_ratio)
             yield Verdict(
                 kind="LANGUAGE_DAMAGED",
                 language=entry.language,
-                message=f"{entry.language} is damaged: its perplexity grew {times(entry)}, {loss}. {remedy}",
+                message=f"{in_words(entry.language)} is damaged: its perplexity grew {times(entry)}, {loss}. {remedy}",
                 evidence=ratio_evidence(entry, DAMAGED_RATIO),
             )
 
@@ -74,7 +75,7 @@ def left_behind(evaluation: Sequence[EvaluationLanguage], *, trims: bool, mixes:
             yield Verdict(
                 kind="LANGUAGE_LEFT_BEHIND",
                 language=entry.language,
-                message=f"{entry.language} is left behind: its perplexity grew {times(entry)}, that of "
+                message=f"{in_words(entry.language)} is left behind: its perplexity grew {times(entry)}, that of "
                 f"{_beside(entry, others)} ×{digits(math.exp(mean))}. If its speakers matter, {remedy}.",
                 evidence=EvidencePart(
                     figure="growth of perplexity relative to the other languages",
@@ -88,7 +89,7 @@ def left_behind(evaluation: Sequence[EvaluationLanguage], *, trims: bool, mixes:
 
 def _beside(entry: EvaluationLanguage, others: Sequence[EvaluationLanguage]) -> str:
     if len(others) == 1:
-        return others[0].language
+        return in_words(others[0].language)
     if not others[0].in_mix:
         return "the other languages on average"
     return f"the {'other ' if entry.in_mix else ''}languages of the mix on average"
@@ -111,7 +112,7 @@ def within_noise(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
             yield Verdict(
                 kind="WITHIN_NOISE",
                 language=entry.language,
-                message=f"{entry.language}: the growth of its perplexity is within the noise, {times(entry)} "
+                message=f"{in_words(entry.language)}: the growth of its perplexity is within the noise, {times(entry)} "
                 f"(×{digits(bounds[0], 3)} to ×{digits(bounds[1], 3)}).",
                 evidence=ratio_evidence(entry, 1.0),
             )
@@ -134,8 +135,8 @@ def too_small(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
             yield Verdict(
                 kind="SAMPLE_TOO_SMALL",
                 language=entry.language,
-                message=f"The figures of {entry.language} are rough: {problem}. Raise evaluation.tokens_per_language, "
-                "and give it more documents.",
+                message=f"The figures of {in_words(entry.language)} are rough: {problem}. Raise "
+                "evaluation.tokens_per_language, and give it more documents.",
                 evidence=evidence,
             )
 

@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 
 from pydantic import Field
 
+from secateur._language_names import in_words
 from secateur._text import digits, listed
-from secateur_service.evaluation.bands import Band, band_of, in_words
+from secateur_service.evaluation.bands import Band, band_in_words, band_of
 from secateur_service.evaluation.parts import EvaluationLanguage, Part, Verdict
 
 _NAMED_LANGUAGES = 6
@@ -70,17 +71,20 @@ def _reservation(verdicts: Sequence[Verdict], window_tokens: int) -> str | None:
     if any(verdict.kind == "WINDOWS_TOO_LONG" for verdict in verdicts):
         doubts.append(f"the dense model is worse in windows of {window_tokens:,} tokens than it is in shorter ones")
     if others := {str(verdict.language) for verdict in verdicts if verdict.kind == "OTHER_LANGUAGE"}:
-        doubts.append(f"text of {listed(sorted(others))} seems to be in another language")
+        doubts.append(
+            f"text of {listed([in_words(language) for language in sorted(others)])} seems to be in another language"
+        )
     return f"These figures say little of what was lost: {listed(doubts)}. The verdicts say more." if doubts else None
 
 
 def _sentence(about: Sequence[EvaluationLanguage], ratio: float, behind: Collection[str | None]) -> str:
     of_mix = " of the mix" if about[0].in_mix else ", none of which is in the mix,"
     if len(about) == 1:
-        told = about[0].language if about[0].in_mix else f"{about[0].language}, which is not in the mix,"
-        return f"The perplexity of {told} grew ×{digits(ratio)}: {in_words(ratio)}."
+        told = in_words(about[0].language)
+        told = told if about[0].in_mix else f"{told}, which is not in the mix,"
+        return f"The perplexity of {told} grew ×{digits(ratio)}: {band_in_words(ratio)}."
     sentence = (
-        f"The perplexity of the {len(about)} languages{of_mix} grew ×{digits(ratio)} on average: {in_words(ratio)}"
+        f"The perplexity of the {len(about)} languages{of_mix} grew ×{digits(ratio)} on average: {band_in_words(ratio)}"
     )
     worst = max(about, key=lambda entry: entry.perplexity_ratio)
     left = [entry for entry in about if entry.language in behind]
@@ -88,12 +92,12 @@ def _sentence(about: Sequence[EvaluationLanguage], ratio: float, behind: Collect
         return f"{sentence}, and not evenly: {_each(left)}."
     if band_of(worst.perplexity_ratio) != band_of(ratio):
         return f"{sentence}; most of all {_each([worst])}."
-    return f"{sentence}; at worst {worst.language} ×{digits(worst.perplexity_ratio)}."
+    return f"{sentence}; at worst {in_words(worst.language)} ×{digits(worst.perplexity_ratio)}."
 
 
 def _each(entries: Sequence[EvaluationLanguage]) -> str:
     told = [
-        f"{entry.language} ×{digits(entry.perplexity_ratio)} ({in_words(entry.perplexity_ratio)})"
+        f"{in_words(entry.language)} ×{digits(entry.perplexity_ratio)} ({band_in_words(entry.perplexity_ratio)})"
         for entry in entries[:_NAMED_LANGUAGES]
     ]
     more = len(entries) - len(told)

@@ -58,6 +58,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Iterator, Sequence
 
+from secateur._language_names import in_words
 from secateur._task_loss import loss_in_words, task_loss
 from secateur._text import digits
 from secateur_service.evaluation import growth_verdicts
@@ -156,9 +157,9 @@ def _other_language(purpose: str, texts: Sequence[CalibrationLanguage | Evaluati
             yield _verdict(
                 "OTHER_LANGUAGE",
                 entry.language,
-                f"The {purpose} text of {entry.language} seems to be in another language: of {found.documents} "
-                f"documents {found.other_share:.0%} read like {found.other}, {found.share:.0%} like {entry.language}. "
-                "Look at the corpus.",
+                f"The {purpose} text of {in_words(entry.language)} seems to be in another language: of "
+                f"{found.documents} documents {found.other_share:.0%} read like {in_words(found.other)}, "
+                f"{found.share:.0%} like {entry.language}. Look at the corpus.",
             )
 
 
@@ -230,7 +231,7 @@ def _exceeded(decision: DecisionPart) -> Iterator[Verdict]:
             yield _verdict(
                 "LIMIT_EXCEEDED",
                 found.language,
-                f"{found.language}: bits per byte grew by {found.growth:.2%}, more than the limit of "
+                f"{in_words(found.language)}: bits per byte grew by {found.growth:.2%}, more than the limit of "
                 f"{found.limit:.2%}.",
                 _limit_evidence(found),
             )
@@ -252,8 +253,8 @@ def _unclear(decision: DecisionPart) -> Iterator[Verdict]:
             yield _verdict(
                 "LIMIT_UNCLEAR",
                 found.language,
-                f"{found.language}: bits per byte grew by {found.growth:.2%}, within the limit of {found.limit:.2%}, "
-                f"but in all text of the language it {reach}. {settling([found])}",
+                f"{in_words(found.language)}: bits per byte grew by {found.growth:.2%}, within the limit of "
+                f"{found.limit:.2%}, but in all text of the language it {reach}. {settling([found])}",
                 _limit_evidence(found),
             )
     for metric in decision.tasks:
@@ -338,8 +339,8 @@ def not_covered(affinity: AffinityPart, mix: Container[str]) -> Iterator[Verdict
             yield _verdict(
                 "MIX_DOES_NOT_COVER",
                 language,
-                f"The calibration mix covers {language} poorly: affinity {found.estimate:.3f}, where the mix's own "
-                f"text has {affinity.of_mix:.3f} ± {affinity.spread:.3f}. {remedy}.",
+                f"The calibration mix covers {in_words(language)} poorly: affinity {found.estimate:.3f}, where the "
+                f"mix's own text has {affinity.of_mix:.3f} ± {affinity.spread:.3f}. {remedy}.",
                 EvidencePart(
                     figure="affinity with the calibration mix",
                     estimate=found.estimate,
@@ -356,8 +357,8 @@ def _not_calibrated(evaluation: Iterable[EvaluationLanguage]) -> Iterator[Verdic
             yield _verdict(
                 "NOT_CALIBRATED",
                 entry.language,
-                f"{entry.language} was evaluated but has no weight in the calibration mix: nothing was done to keep it"
-                f" (perplexity {times(entry)}).",
+                f"{in_words(entry.language)} was evaluated but has no weight in the calibration mix: nothing was done "
+                f"to keep it (perplexity {times(entry)}).",
             )
 
 
@@ -368,8 +369,8 @@ def _few_tokens(calibration: Sequence[CalibrationLanguage], blocks: Sequence[Blo
             yield _verdict(
                 "FEW_CALIBRATION_TOKENS",
                 entry.language,
-                f"{entry.language} was calibrated on {entry.tokens:,} tokens, and the widest layer has {widest:,} "
-                "inputs: its statistics do not determine every weight. Raise calibration.samples.",
+                f"{in_words(entry.language)} was calibrated on {entry.tokens:,} tokens, and the widest layer has "
+                f"{widest:,} inputs: its statistics do not determine every weight. Raise calibration.samples.",
             )
 
 

@@ -17,7 +17,7 @@ from secateur_service.jobs.schema import blocks
 from secateur_service.jobs.states import JobState
 from secateur_service.records.blocks import BlockRecord
 from secateur_service.records.decoding import decode
-from secateur_service.records.growth import worst_growth
+from secateur_service.records.growth import growths_of_result, worst_growth
 
 
 class SqlAttemptLog(SqlAccess):
@@ -104,7 +104,7 @@ class SqlAttemptLog(SqlAccess):
                 manifest_sha256=result.manifest_sha256,
                 result=asdict(result),
                 model_digest=result.model_digest or None,
-                worst_growth=worst_growth(job.resolved, result),
+                worst_growth=worst_growth(job.resolved, growths_of_result(result)),
             )
             job.move(JobState.SUCCEEDED, "published")
             job.save()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, exists, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, exists, func, or_, select, tuple_, update
 from sqlalchemy.engine import Connection
 
 from secateur_service.jobs.database import Database
@@ -21,7 +21,7 @@ from secateur_service.jobs.rows import to_job, to_milliseconds
 from secateur_service.jobs.schema import job_labels, jobs
 from secateur_service.jobs.states import JobState
 from secateur_service.records.decoding import decode
-from secateur_service.records.growth import worst_growth
+from secateur_service.records.growth import growths_of_details, growths_of_result, worst_growth
 
 FEW = 5000
 _COLUMNS = {
@@ -67,18 +67,26 @@ def page(
 
 
 def fill_growth(connection: Connection) -> None:
-    """Write `worst_growth` of jobs that succeeded in a release without it."""
-    lacking = select(jobs.c.number).where(jobs.c.state == JobState.SUCCEEDED.value, jobs.c.worst_growth.is_(None))
+    """Write `worst_growth` of jobs that got their figures in a release without it."""
+    exceeded = and_(jobs.c.state == JobState.FAILED.value, jobs.c.model_digest.is_not(None))
+    lacking = select(jobs.c.number).where(
+        or_(jobs.c.state == JobState.SUCCEEDED.value, exceeded), jobs.c.worst_growth.is_(None)
+    )
     write = update(jobs).where(jobs.c.number == bindparam("of")).values(worst_growth=bindparam("growth"))
     numbers = connection.scalars(lacking).all()
     for start in range(0, len(numbers), FEW):
         some = jobs.c.number.in_(numbers[start : start + FEW])
-        read = select(jobs.c.number, jobs.c.resolved, jobs.c.result).where(some)
+        read = select(jobs.c.number, jobs.c.resolved, jobs.c.result, jobs.c.failure).where(some)
         growths = [
-            {"of": row.number, "growth": worst_growth(row.resolved, decode(JobResult, row.result))}
+            {"of": row.number, "growth": worst_growth(row.resolved, _growths(row.result, row.failure))}
             for row in connection.execute(read)
         ]
         connection.execute(write, growths)
+
+
+def _growths(result: Any, failure: Any) -> dict[str, float]:
+    """The growth of each language, of a job that has a result or a failure with figures."""
+    return growths_of_details(failure["details"]) if result is None else growths_of_result(decode(JobResult, result))
 
 
 def _jobs(connection: Connection, numbers: Sequence[int]) -> list[Job]:

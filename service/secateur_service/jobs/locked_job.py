@@ -15,6 +15,7 @@ from secateur_service.jobs.job import EventKind, Failure, Job
 from secateur_service.jobs.rows import Row, run_deadline, to_job
 from secateur_service.jobs.schema import events, jobs
 from secateur_service.jobs.states import TRANSITIONS, JobState
+from secateur_service.records.growth import growths_of_details, worst_growth
 from secateur_service.records.result import MODEL_DIGEST
 
 MAX_UNCHARGED_ATTEMPTS = 20
@@ -168,8 +169,12 @@ class LockedJob:
 
     def fail(self, failure: Failure) -> None:
         """End the job."""
-        # Only the failure of a job that published a report names the model.
-        self.set(failure=asdict(failure), model_digest=failure.details.get(MODEL_DIGEST))
+        # Only the failure of a job that published a report names the model, and has figures.
+        self.set(
+            failure=asdict(failure),
+            model_digest=failure.details.get(MODEL_DIGEST),
+            worst_growth=worst_growth(self.resolved, growths_of_details(failure.details)),
+        )
         self.move(JobState.FAILED, failure.message, failure)
 
     def save(self) -> None:

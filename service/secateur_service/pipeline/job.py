@@ -33,6 +33,7 @@ from secateur_service.models.companions import Companions
 from secateur_service.models.contents import check_contents
 from secateur_service.models.cutting import CutReader
 from secateur_service.models.plan import OutputPlan
+from secateur_service.models.plan_file import PLAN_NAME
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import Reader, TensorReader
 from secateur_service.models.tokenizer import load_tokenizer
@@ -381,7 +382,7 @@ class _Job:
         package.add_file("report/report.html", render_html(report, run))
         package.add_file("checkpoint/README.md", render_card(report, self.companions.license))
         if self.spec.shrink:
-            package.add_file("plan.json", self.shrinkage.to_bytes(self.passed.blocks))
+            package.add_file(PLAN_NAME, self.shrinkage.to_bytes(self.passed.blocks))
         package.add_file("provenance.json", provenance.to_bytes())
         files = package.files(with_checkpoint=not report.exceeded)
         self.packaged = Packaged(files, report, self.meter.progress, self.outer_bytes)
@@ -391,7 +392,7 @@ class _Job:
         """Publish all files, then the manifest that names them; what is there already is not uploaded again."""
         self.digest = publish_packaged(self.packaged, self.attempt, self.workdir, self.ports, self.meter, self.patience)
         if self.packaged.report.exceeded:
-            raise limit_exceeded(self.packaged.report, self.digest)
+            raise limit_exceeded(self.packaged.report, self.digest, [entry.path for entry in self.packaged.entries])
 
     def _output(self, shrinkage: Shrinkage, calibration: Samples, evaluation: Samples) -> Output:
         """The output model of a plan and its text, in its own tokens."""

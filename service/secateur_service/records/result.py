@@ -15,6 +15,9 @@ MANIFEST_DIGEST = "manifest_sha256"
 MODEL_DIGEST = "model_digest"
 """Detail of that failure: the digest of the dense model, as in the result of a job that succeeded."""
 
+PERPLEXITY_GROWTH = "perplexity_growth_"
+"""What the names of further details of it begin with, before a language: its pruned over its dense perplexity."""
+
 
 class Shortage(enum.StrEnum):
     """A kind of memory that was insufficient; from then on the job saves it, at the cost of time."""

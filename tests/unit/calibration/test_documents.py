@@ -286,8 +286,8 @@ def test_too_little_text_is_said_in_short_and_the_log_says_where_it_went(tokeniz
     with capture_logs() as logged, pytest.raises(CorpusRefusedError) as refused:
         draw(tokenizer, corpus, sequences=1000)
     assert re.fullmatch(
-        r"calibration.samples: too little text: de [0-9,]+ of 4,000 tokens; use at most calibration.samples [0-9]+, "
-        "or give more text, or name another evaluation.corpus",
+        r"calibration.samples: there are [0-9,]+ tokens of de \(German\), and 1,000 samples of 4 tokens take 4,000; "
+        "set calibration.samples to [0-9]+, give more text, or name another evaluation.corpus",
         str(refused.value),
     )
     assert (
@@ -297,8 +297,8 @@ def test_too_little_text_is_said_in_short_and_the_log_says_where_it_went(tokeniz
     with capture_logs() as logged, pytest.raises(CorpusRefusedError) as refused:
         draw(tokenizer, corpus, evaluation_tokens=2 * tokens)
     assert re.search(
-        r"^evaluation.tokens_per_language: too little text: de [0-9,]+ of [0-9,]+ tokens; "
-        "use at most evaluation.tokens_per_language [0-9]+, or give more text",
+        r"^evaluation.tokens_per_language: there are [0-9,]+ tokens of de \(German\), and evaluation takes [0-9,]+; "
+        "set evaluation.tokens_per_language to [0-9]+, give more text, or name another evaluation.corpus$",
         str(refused.value),
     )
     assert f"for calibration (a hash of each decides): {80 - shared} with repetitions" in str(logged)

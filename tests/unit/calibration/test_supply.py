@@ -1,5 +1,6 @@
 """How much text there can be at the most, without a tokenizer: never less than any tokenizer makes of it."""
 
+import re
 import unicodedata
 
 import pytest
@@ -76,16 +77,34 @@ def test_the_form_that_is_longest_is_no_longer_than_the_bound_for_sizes_says():
     assert most_tokens(longest) <= supply_of_sizes([("de.txt", len(longest.encode()))]).most_tokens
 
 
+def test_too_little_text_is_told_in_one_sentence_with_a_value_that_works():
+    one = Demand("calibration", languages=1, sequences=128, length=2048)
+    assert one.too_little({"de": 12345}, 12345, bound="at most ", split=False) == (
+        "there are at most 12,345 tokens of de (German), and 128 samples of 2,048 tokens take 262,144; "
+        "set calibration.samples to 6, or give more text"
+    )
+    both = Demand("evaluation", languages=2, sequences=2, length=64)
+    assert both.too_little({"de": 20, "uk": 9}, 9, split=True) == (
+        "there are 20 tokens of de (German) and 9 of uk (Ukrainian), and evaluation takes 128 of each language; "
+        "give more text, or name another evaluation.corpus"
+    )
+    many = {f"x-{number}": 1 for number in range(30)}
+    assert both.too_little(many, 1, split=False).count(" 1 of ") == 23
+    assert " and too few of 6 more, and evaluation" in both.too_little(many, 1, split=False)
+
+
 @pytest.mark.parametrize("fewest", [0, 5, 16, 63, 64, 700, 4000])
 @pytest.mark.parametrize("purpose", ["calibration", "evaluation"])
 def test_what_is_proposed_takes_no_more_than_there_is(purpose, fewest):
     demand = Demand(purpose, languages=3, sequences=20, length=64)
     values = {"calibration.samples": 60, "calibration.sequence_length": 64, "evaluation.tokens_per_language": 1280}
-    remedy = demand.remedy(fewest).removeprefix("use at most ")
+    remedy = demand.remedy(fewest)
     assert bool(remedy) == (fewest >= 16)
-    for part in remedy.replace(" with ", " and ").split(" and ") if remedy else ():
-        field, value = part.split()
-        values[field] = int(value)
+    shared = re.fullmatch(r"set (\S+) and (\S+) to (\d+)", remedy)
+    if shared:
+        values |= dict.fromkeys(shared.groups()[:2], int(shared[3]))
+    else:
+        values |= {field: int(value) for field, value in re.findall(r"(calibration\S+|evaluation\S+) to (\d+)", remedy)}
     length = values["calibration.sequence_length"]
     drawn = values["calibration.samples"] // 3 * length
     if purpose == "evaluation":

@@ -151,6 +151,14 @@ def test_an_empty_list_says_what_there_is_not():
     assert _nothing([], {}, None, SortKey.GROWTH) == "no job has figures yet"
 
 
+def test_a_job_that_exceeded_a_limit_is_told_with_what_it_lost():
+    details = {"growth_uk": "0.100000", "perplexity_growth_de": "1.100000", "perplexity_growth_uk": "1.300000"}
+    dear = made(state="FAILED", failure=Failure("LIMIT_EXCEEDED", "uk: too much", retryable=False, details=details))
+    assert dear.growth == {"de": 1.1, "uk": 1.3}
+    assert "uk ×1.300" in jobs_text([dear], None)
+    assert "worst growth  ×1.300 in uk" in job_text(dear)
+
+
 def test_what_an_older_service_does_not_look_at_is_looked_at_here():
     wanted = job_filter(["QUEUED"], {"team": "a"}, timedelta(days=1), None)
     assert (wanted.states, wanted.labels) == ((JobState.QUEUED,), {"team": "a"})

@@ -139,8 +139,8 @@ def test_the_command_line_tells_what_the_page_tells(monkeypatch):
     )
     told = report_text(Report(json.loads(whole.to_bytes())), job())
     lines = [" ".join(line.split()) for line in told.splitlines()]
-    assert lines[0] == "The perplexity of de grew ×2.10: a heavy loss."
-    assert lines[1] == "Also measured, and not in the mix: es ×1.40 (a noticeable loss)."
+    assert lines[0] == "The perplexity of de (German) grew ×2.10: a heavy loss."
+    assert lines[1] == "Also measured, and not in the mix: es (Spanish) ×1.40 (a noticeable loss)."
     assert lines[2].startswith("No tasks were measured.")
     assert "de (German) 8.000 16.800 2.100 heavy 1.5000 2.0352" in lines
     assert "windows 128 tokens, which do not overlap" in lines

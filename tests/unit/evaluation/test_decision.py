@@ -29,8 +29,8 @@ def test_a_language_passes_only_with_its_whole_interval():
     found = decide([language("de", 0.007), language("uk", 0.009)], {"de": 0.01, "uk": 0.01, "fr": 0.01})
     assert [(each.language, each.answer) for each in found.languages] == [("de", "PASS"), ("uk", "CANNOT_TELL")]
     assert found.answer == "CANNOT_TELL"
-    assert "for uk cannot be told" in found.sentence
-    assert "within the limits for de" in found.sentence
+    assert "for uk (Ukrainian) cannot be told" in found.sentence
+    assert "within the limits for de (German)" in found.sentence
 
 
 def test_a_language_fails_by_its_growth_whatever_the_interval():
@@ -38,8 +38,8 @@ def test_a_language_fails_by_its_growth_whatever_the_interval():
         [language("de", 0.0101), language("uk", 0.0), language("en", 0.0)], dict.fromkeys(("de", "uk", "en"), 0.01)
     )
     assert found.answer == "FAIL"
-    assert found.sentence.startswith("This may not ship for de: bits per byte +1.01% (")
-    assert "uk and en" in found.sentence
+    assert found.sentence.startswith("This may not ship for de (German): bits per byte +1.01% (")
+    assert "uk (Ukrainian) and en (English)" in found.sentence
 
 
 def test_what_is_as_large_as_its_limit_is_told_to_be_so_and_no_number_is_asked_for():
@@ -79,7 +79,8 @@ def test_languages_are_listed_as_people_do(count):
     names = ["de", "uk", "en"][:count]
     found = decide([language(name, 0.0) for name in names], dict.fromkeys(names, 0.01))
     assert found.answer == "PASS"
-    assert ["for de:", "for de and uk:", "for de, uk and en:"][count - 1] in found.sentence
+    de, uk, en = "de (German)", "uk (Ukrainian)", "en (English)"
+    assert [f"for {de}:", f"for {de} and {uk}:", f"for {de}, {uk} and {en}:"][count - 1] in found.sentence
 
 
 def test_a_task_passes_with_its_whole_interval_and_fails_by_its_loss():
@@ -99,7 +100,7 @@ def test_a_task_passes_with_its_whole_interval_and_fails_by_its_loss():
     assert found.sentence.startswith("This may not ship by its tasks, which may lose 0.02: acc of worse lost 0.050 (")
     assert "Whether tasks lost at most 0.02 cannot be told: acc of few lost 0.010 (" in found.sentence
     assert f"Raise evaluation.task_limit to about {found.tasks[1].needed_samples:,}" in found.sentence
-    assert "within the limits for de: bits per byte" in found.sentence
+    assert "within the limits for de (German): bits per byte" in found.sentence
     assert found.sentence.endswith("No limit applies to word_perplexity of whole.")
 
 
@@ -141,6 +142,12 @@ def test_a_limit_of_tasks_in_the_specification_is_judged_in_the_report():
     assert {("LIMIT_EXCEEDED", "de"), ("LIMIT_UNCLEAR", "de")} <= kinds(report)
     (told,) = report.exceeded
     assert told.message == "worse: acc lost 0.0500, more than the limit of 0.02."
-    failure = limit_exceeded(report, "ab" * 32)
+    failure = limit_exceeded(report, "ab" * 32, ["report/report.json", "provenance.json"])
     assert failure.message.startswith("limits.task_loss: worse: acc lost 0.0500")
+    assert " Its report is published, its checkpoint is not;" in failure.message
+    with_plan = limit_exceeded(report, "ab" * 32, ["report/report.json", "plan.json"])
+    assert " Its report and its plan are published, its checkpoint is not;" in with_plan.message
+    for entry in report.evaluation:
+        told = float(failure.metadata[f"perplexity_growth_{entry.language}"])
+        assert told == pytest.approx(entry.perplexity_ratio, abs=1e-6)
     assert "tasks" not in make_report().model_dump(mode="json")["decision"]

@@ -99,7 +99,7 @@ def test_a_language_is_compared_with_the_others_of_the_mix_and_not_with_those_th
     report = make_report(mix={"de": 0.5, "en": 0.5}, ratios=ratios)
     assert {language for kind, language in kinds(report) if kind == "LANGUAGE_LEFT_BEHIND"} == {"de", "ar", "zh"}
     (told,) = [each.message for each in report.verdicts if (each.kind, each.language) == ("LANGUAGE_LEFT_BEHIND", "de")]
-    assert "that of en ×1.10" in told
+    assert "that of en (English) ×1.10" in told
 
 
 def test_a_language_of_the_mix_whose_perplexity_doubled_is_damaged_even_if_all_did():

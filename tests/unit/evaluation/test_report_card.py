@@ -151,12 +151,12 @@ def test_the_card_gives_the_figures_of_every_language_and_says_what_zeros_are_no
     card = render_card(make_report()).decode()
     assert "| es (Spanish) | no | 8.00 | 12.00 | ×1.50 | heavy | 1.500 | 1.792 |" in card
     assert "\nThe perplexity of the 3 languages of the mix grew ×1.05 on average" in card
-    assert "\nAlso measured, and not in the mix: es ×1.50 (a heavy loss)." in card
+    assert "\nAlso measured, and not in the mix: es (Spanish) ×1.50 (a heavy loss)." in card
     assert "tasks that take knowledge can fall" in card
     assert "| de (German) | yes |" in card
     assert "# garden-llama, pruned for de (German) 50%, " in card
     assert "Zeros alone make a model neither smaller nor faster to serve** in today's general servers." in card
-    assert "es is left behind" in card
+    assert "es (Spanish) is left behind" in card
 
 
 def test_the_card_has_a_line_on_tasks_whose_answers_are_right_or_wrong():

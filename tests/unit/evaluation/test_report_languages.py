@@ -34,7 +34,9 @@ def test_text_of_which_less_than_half_is_in_its_language_is_pointed_out(purpose,
     made = report(other(share)) if purpose == "calibration" else report(held_out=other(share))
     [verdict] = [verdict for verdict in made.verdicts if verdict.kind == "OTHER_LANGUAGE"]
     assert verdict.language == "de"
-    assert verdict.message.startswith(f"The {purpose} text of de seems to be in another language: of 200 documents ")
+    assert verdict.message.startswith(
+        f"The {purpose} text of de (German) seems to be in another language: of 200 documents "
+    )
     assert f"{1 - share:.0%} read like en" in verdict.message
     assert "Look at the corpus." in verdict.message
 

@@ -76,11 +76,12 @@ def test_the_page_says_what_was_kept_and_lost():
     text = " ".join(" ".join(Page(render_html(make_report())).text).split())
     assert "garden-llama" in text
     assert (
-        "The perplexity of the 3 languages of the mix grew ×1.05 on average: a slight loss; at worst en ×1.06." in text
+        "The perplexity of the 3 languages of the mix grew ×1.05 on average: a slight loss; "
+        "at worst en (English) ×1.06." in text
     )
-    assert "Also measured, and not in the mix: es ×1.50 (a heavy loss)." in text
+    assert "Also measured, and not in the mix: es (Spanish) ×1.50 (a heavy loss)." in text
     assert "×1.50" in text
-    assert "es is left behind" in text
+    assert "es (Spanish) is left behind" in text
     assert "Zeros alone make a model neither smaller nor faster to serve in today’s general servers." in text
     assert "ab" * 32 in text
     assert "640 of 1,280 weights" in text
@@ -239,7 +240,7 @@ def test_the_decision_is_a_sentence_and_a_list_and_says_what_has_no_limit():
     spec = make_report().spec | {"limits": {"languages": limits}}
     lost = {"evaluation": [evaluation("de", 1.3, error=0.01), evaluation("en", 1.4, error=0.01)], "spec": spec}
     page = render_html(make_report(**lost)).decode()
-    assert "<p><bdi>This may not ship for de and en:</bdi></p>" in page
+    assert "<p><bdi>This may not ship for de (German) and en (English):</bdi></p>" in page
     assert page.count("limit +2.00%</bdi></li>") == 2
     kept = [evaluation(name, 1.001, error=0.001) for name in ("de", "en")]
     untold, measured = "No tasks were measured", "Tasks were measured, and no limit was given"

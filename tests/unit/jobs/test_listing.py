@@ -1,6 +1,7 @@
 """Lists of jobs: every filter and order gives what a few lines of Python give, in both ways of looking."""
 
 import itertools
+import math
 import random
 from contextlib import closing
 
@@ -14,7 +15,7 @@ from secateur_service.jobs.listing import FEW, page
 from secateur_service.jobs.schema import job_labels, jobs
 from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import open_job_store
-from secateur_service.records.growth import worst_growth
+from secateur_service.records.growth import growths_of_details, growths_of_result, worst_growth
 from secateur_service.records.result import JobResult, LanguageResult
 from support.jobs import SPEC, new_job, result
 
@@ -25,13 +26,22 @@ def growth_result(growth, language="de"):
     return JobResult("file:///m", "a" * 64, 0.5, (LanguageResult(language, 10.0, 10.0 * growth, 1.0, 1.0),))
 
 
+def exceeded(growth, language="de"):
+    details = {
+        "model_digest": "b" * 64,
+        f"growth_{language}": "0.100000",
+        f"perplexity_growth_{language}": f"{growth:.6f}",
+    }
+    return Failure("LIMIT_EXCEEDED", "too much", retryable=False, details=details)
+
+
 def filled(store, count=40):
     """Jobs in several states, with labels, and figures of which some are equal."""
     draw = random.Random(0)
     for number in range(count):
         labels = {"team": draw.choice("ab"), draw.choice(OTHER_KEYS): str(number % 3)}
         job = store.create(new_job(labels=labels))
-        fate = draw.choice(["queued", "cancelled", "succeeded", "succeeded", "failed"])
+        fate = draw.choice(["queued", "cancelled", "succeeded", "succeeded", "failed", "exceeded"])
         if fate == "cancelled":
             store.request_cancel(job.id)
         elif fate != "queued":
@@ -39,13 +49,17 @@ def filled(store, count=40):
                 store.release(claimed.id, claimed.attempt, Failure("ANY", "any", retryable=False))
             if fate == "failed":
                 store.release(job.id, 1, Failure("ANY", "any", retryable=False))
+            elif fate == "exceeded":
+                store.release(job.id, 1, exceeded(draw.choice([1.5, 3.0])))
             else:
                 store.succeed(job.id, 1, growth_result(draw.choice([1.0, 1.5, 2.0])))
     return store.list_jobs(Filter(), Order(descending=False), limit=count)[0]
 
 
 def growth_of(job):
-    return None if job.result is None else worst_growth(job.resolved, job.result)
+    if job.result is None:
+        return worst_growth(job.resolved, growths_of_details(job.failure.details if job.failure else {}))
+    return worst_growth(job.resolved, growths_of_result(job.result))
 
 
 KEYS = {
@@ -110,16 +124,13 @@ def test_a_page_that_is_exactly_full_is_the_last_one(store):
 
 
 def test_the_growth_is_of_the_language_of_the_mix_that_lost_most():
-    def figures(**growths):
-        languages = tuple(LanguageResult(name, 10.0, 10.0 * growth, 1, 1) for name, growth in growths.items())
-        return JobResult("file:///m", "a" * 64, 0.5, languages)
-
-    assert worst_growth(SPEC, figures(de=1.25, uk=1.5, fr=9.0)) == 1.5
-    assert worst_growth(SPEC, figures(fr=9.0)) == 9.0
-    assert worst_growth(SPEC, figures(de=1.25, uk=float("inf"))) == float("inf")
-    assert worst_growth(SPEC, figures()) is None
+    assert worst_growth(SPEC, {"de": 1.25, "uk": 1.5, "fr": 9.0}) == 1.5
+    assert worst_growth(SPEC, {"fr": 9.0}) == 9.0
+    assert worst_growth(SPEC, {"de": 1.25, "uk": math.inf}) == math.inf
+    assert worst_growth(SPEC, {"de": 1.25, "uk": math.nan}) == 1.25
+    assert worst_growth(SPEC, {}) is None
     unweighted = {"calibration": {"languages": [{"language": "de", "weight": 0.0}, {"language": "uk", "weight": 1.0}]}}
-    assert worst_growth(unweighted, figures(de=3.0, uk=1.5)) == 1.5
+    assert worst_growth(unweighted, {"de": 3.0, "uk": 1.5}) == 1.5
 
 
 def test_what_a_release_without_these_columns_left_is_filled_in(database_url):
@@ -129,13 +140,19 @@ def test_what_a_release_without_these_columns_left_is_filled_in(database_url):
         job = store.create(new_job(labels={"team": "a"}))
         store.claim(owner="test", lease_seconds=600)
         store.succeed(job.id, 1, result())
-        with engine.begin() as connection:  # as an older release would have ended it
+        dear = store.create(new_job(labels={"team": "a"}))
+        store.claim(owner="test", lease_seconds=600)
+        store.release(dear.id, 1, exceeded(99.0))
+        with engine.begin() as connection:  # as an older release would have ended them
             connection.execute(update(jobs).values(worst_growth=None))
         store.migrate(back_to="0008")
         store.migrate()
-        for wanted in (Filter(labels={"team": "a"}), Filter(id_prefix=job.id[:5])):
+        for wanted, ids in (
+            (Filter(labels={"team": "a"}), [dear.id, job.id]),
+            (Filter(id_prefix=job.id[:5]), [job.id]),
+        ):
             found, _ = store.list_jobs(wanted, Order(OrderKey.WORST_GROWTH), limit=9)
-            assert [listed.id for listed in found] == [job.id]
+            assert [listed.id for listed in found] == ids
         engine.dispose()
 
 
