@@ -60,10 +60,12 @@ class Mixture:
     Attributes:
         layers: names of an expert's gate, up and down projection, or of its up and down projection.
         path: path of the module, relative to the block.
+        scaled: whether it takes all tokens for every expert, scaled by the router, and not the router's choice.
     """
 
     layers: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     path: str = "mlp.experts"
+    scaled: bool = False
 
     @property
     def groups(self) -> Groups:
@@ -113,7 +115,7 @@ class Architecture:
         blocks: module path of the list of decoder blocks.
         embedding: module path of the token embedding.
         tied: whether the head is the embedding where the configuration does not say.
-        head_bias: whether the head has a bias.
+        head_bias: whether the head has a bias, or the field of the configuration that says so.
         excluded: names, in the checkpoint, of a block's tensors with two or more dimensions that are left unchanged.
         renamed: (part of a module path, what the checkpoint has instead).
         packed: tensors that hold several parameters, or hold one transposed.
@@ -128,6 +130,8 @@ class Architecture:
         fixed_depth: whether what a block is follows from its number by a rule, so that none can be removed.
         partly_rotary: whether a part of each head may be rotated where the rotation is scaled; other classes ignore
             the factor or fail.
+        predicts_ahead: whether checkpoints may have further blocks that predict tokens after the next one; they are
+            numbered after the others, and left out.
         whole_heads: whether the number of heads must divide the hidden size, whatever `head_dim` says.
         returns_tuple: whether a block returns a tuple whose first item is the hidden states.
     """
@@ -139,7 +143,7 @@ class Architecture:
     blocks: str = "model.layers"
     embedding: str = "model.embed_tokens"
     tied: bool = False
-    head_bias: bool = False
+    head_bias: bool | str = False
     excluded: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     packed: tuple[Packed, ...] = ()
@@ -150,6 +154,7 @@ class Architecture:
     per_block: tuple[str, ...] = ("layer_types",)
     fixed_depth: bool = False
     partly_rotary: bool = False
+    predicts_ahead: bool = False
     whole_heads: bool = False
     returns_tuple: bool = False
     unread: tuple[str, ...] = ()
