@@ -84,7 +84,7 @@ _SIZES = "|".join(
         *["decoder_sparse_step", "max_position_embeddings", "original_max_position_embeddings"],
         *["pretraining_tp", "kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"],
         *["shared_expert_intermediate_size", "prefix_dense_intermediate_size", "intermediate_size_mlp"],
-        *["n_shared_experts", "moe_layer_interval", "interleave_moe_layer_step", "no_rope_layer_interval"],
+        *["n_shared_experts", "interleave_moe_layer_step", "no_rope_layer_interval"],
         *["attention_chunk_size", "floor_scale", r"(prefix_dense_)?sliding_window_pattern"],
     ]
 )
@@ -109,6 +109,7 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (r"first_k_dense_replace|moe_layer_start_index", _whole(0, _MOST_BLOCKS), "a number of blocks"),
     (r"moe_layer_end_index", _whole(-1, _MOST_BLOCKS), "the number of a block, or -1 for the last"),
     (r"moe_num_shared_experts|num_shared_experts", _whole(0, MAX_EXPERTS), f"a whole number up to {MAX_EXPERTS}"),
+    (r"moe_layer_interval", _whole(1, 1), "1, as in published models"),
     (r"clip_qkv", _nullable(_POSITIVE), "a number above 0, or null"),
     (r"swiglu_limit|routed_scaling_factor|logits_scaling", _POSITIVE, "a number above 0"),
     (r"swiglu_alpha|attn_scale|(embedding|residual|attention)_multiplier", _number(lambda _: True), "a number"),
@@ -212,6 +213,9 @@ def _check_together(made: Any, known: Collection[str]) -> None:
     def of(key: str) -> Any:
         return getattr(made, key, None) if key in known else None
 
+    for key in ARCHITECTURES[made.model_type].required:
+        if of(key) is None:
+            raise _refused(key, None, f"a number, because {made.model_type} models have no default")
     heads, groups = made.num_attention_heads, of("num_key_value_heads")
     if groups is not None and heads % groups:
         raise _refused("num_key_value_heads", groups, f"a divisor of num_attention_heads, {heads}")
@@ -224,8 +228,12 @@ def _check_together(made: Any, known: Collection[str]) -> None:
         raise _refused("num_kv_heads", groups, f"num_attention_heads, {heads}, because multi_query is false")
     if of("num_ln_in_parallel_attn") == 2 and not of("new_decoder_architecture"):
         raise _refused("num_ln_in_parallel_attn", 2, "1 or null, because new_decoder_architecture is false")
-    if of("kv_lora_rank") is not None and groups != heads:
-        raise _refused("num_key_value_heads", groups, f"num_attention_heads, {heads}, because attention is latent")
+    if of("kv_lora_rank") is not None and made.num_key_value_heads != heads:
+        raise _refused(
+            "num_key_value_heads",
+            made.num_key_value_heads,
+            f"num_attention_heads, {heads}, because attention is latent",
+        )
     if ARCHITECTURES[made.model_type].mixture is not None:
         _check_experts(made, known)
     padding = made.pad_token_id
@@ -242,9 +250,9 @@ def _check_together(made: Any, known: Collection[str]) -> None:
                 raise _refused(key, of(key), f"a number of tokens, because layer_types has {kind}")
     if of("sliding_window") == 0 and of("use_sliding_window") is not False:
         raise _refused("sliding_window", 0, "a number of tokens, or null")
-    for key, allowed in (("no_rope_layers", {0, 1}), ("mlp_layer_types", {"dense", "sparse"})):
+    for key, possible in (("no_rope_layers", (0, 1)), ("mlp_layer_types", ("dense", "sparse"))):
         entries = of(key)
-        if entries is not None and not (len(entries) == made.num_hidden_layers and allowed.issuperset(entries)):
+        if entries is not None and not (len(entries) == made.num_hidden_layers and {*entries} <= {*possible}):
             raise _refused(key, entries, f"{made.num_hidden_layers} entries, one for each block")
 
 
@@ -265,7 +273,7 @@ def _check_experts(made: Any, known: Collection[str]) -> None:
             raise _refused("n_group", None, f"a divisor of the number of experts, {count}")
         return
     # The score of a group is the sum of its two best experts'.
-    if count % groups or (made.model_type != "deepseek_v2" and count // groups < 2):  # noqa: PLR2004
+    if count % groups or (made.model_type != "deepseek_v2" and count // groups < 2):
         raise _refused("n_group", groups, f"a divisor of the number of experts, {count}, with two or more in a group")
     if made.topk_group is None or made.topk_group > groups:
         raise _refused("topk_group", made.topk_group, f"at most n_group, {groups}")

@@ -13,8 +13,10 @@ from support.models import CONFIGS, save_corpora, save_model
 from support.passes import MIX, draw, prune, pruned_tensors
 
 # What checkpoints call an expert's gate, up and down projection, where transformers has fused parameters.
+MIXTRAL = tuple(f"block_sparse_moe.experts.{{}}.{name}" for name in ("w1", "w3", "w2"))
 EXPERTS = {
-    **dict.fromkeys(("mixtral", "phimoe"), tuple(f"block_sparse_moe.experts.{{}}.{name}" for name in ("w1", "w3", "w2"))),
+    "mixtral": MIXTRAL,
+    "phimoe": MIXTRAL,
     "granitemoe": tuple(f"block_sparse_moe.experts.{{}}.{name}_proj" for name in ("gate", "up", "down")),
     "llama4_text": tuple(f"feed_forward.experts.{{}}.{name}_proj" for name in ("gate", "up", "down")),
 }

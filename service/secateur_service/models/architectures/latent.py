@@ -64,7 +64,13 @@ _GROUPS = (*_ATTENTION, *GATED, *EXPERTS.groups, *SHARED)
 
 ARCHITECTURES = {
     "deepseek_v2": Architecture(
-        "DeepseekV2ForCausalLM", _GROUPS, _deepseek_v2, final_norm, excluded=ROUTER, mixture=EXPERTS
+        "DeepseekV2ForCausalLM",
+        _GROUPS,
+        _deepseek_v2,
+        final_norm,
+        excluded=ROUTER,
+        mixture=EXPERTS,
+        required=("num_experts_per_tok",),
     ),
     "deepseek_v3": Architecture(
         "DeepseekV3ForCausalLM",

@@ -74,9 +74,7 @@ ARCHITECTURES = {
         final_norm,
         excluded=("block_sparse_moe.router.layer.weight",),
         renamed=((".block_sparse_moe.router.", ".block_sparse_moe.router.layer."),),
-        packed=_stacked(
-            _GRANITE, "block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight"
-        ),
+        packed=_stacked(_GRANITE, "block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight"),
         mixture=_GRANITE,
         attention=HEADS,
     ),
@@ -103,6 +101,7 @@ ARCHITECTURES = {
         _llama4,
         final_norm,
         base="Llama4TextModel",
+        loads_base=False,
         excluded=("feed_forward.router.weight",),
         packed=_stacked(
             _LLAMA4, "feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj", transposed=True
