@@ -27,9 +27,9 @@ __all__ = ["Checkpoint", "ModelRefusedError", "open_checkpoint"]
 _HEAD = "lm_head.weight"
 _QUANTISED = "the weights are quantised; prune the unquantised model and quantise the result"
 _MXFP4 = (
-    "the weights are in MXFP4; save the model in bfloat16 and prune that: "
+    "the weights are in MXFP4, or named so; save the model in bfloat16 and prune that: "
     "AutoModelForCausalLM.from_pretrained(PATH, quantization_config=Mxfp4Config(dequantize=True), "
-    "dtype=torch.bfloat16).save_pretrained(FOLDER), with the tokenizer's files copied beside it"
+    "dtype=torch.bfloat16).save_pretrained(FOLDER, save_original_format=False), and copy the tokenizer's files"
 )
 # Rotary frequencies are computed from the configuration.
 _UNREAD = ("rotary_emb.inv_freq",)
@@ -407,6 +407,8 @@ def _check_blocks(checkpoint: Checkpoint) -> None:
         index, name = inner
         if index >= checkpoint.num_blocks:
             raise ModelRefusedError(f"{info.name} belongs to a block that config.json does not know")
+        if name.endswith(("experts.gate_up_proj_blocks", "experts.down_proj_blocks")):
+            raise ModelRefusedError(_MXFP4)
         if len(info.shape) >= 2 and info.name not in claimed and name not in checkpoint.architecture.excluded:
             raise ModelRefusedError(f"{info.name} is a matrix that {checkpoint.model_type} models do not have")
     for index in range(checkpoint.num_blocks):
