@@ -31,6 +31,10 @@ def build_without_memory(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
             model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     except Exception as error:
         raise ModelRefusedError(f"transformers cannot build a model from config.json: {error!r}") from error
+    kept = model._keep_in_fp32_modules_strict or ()
+    for name, tensor in stored_tensors(model):  # routers, which choose by small differences
+        if any(part in name for part in kept):
+            tensor.data = tensor.data.float()
     if checkpoint.architecture.mixture:
         replace_experts(model.get_submodule(checkpoint.architecture.blocks), checkpoint.architecture.mixture)
     if any(not packed.of_experts for packed in checkpoint.architecture.packed):

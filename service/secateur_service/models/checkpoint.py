@@ -26,6 +26,12 @@ __all__ = ["Checkpoint", "ModelRefusedError", "open_checkpoint"]
 
 # The name, in every supported architecture, of the matrix that maps hidden states to the vocabulary.
 _HEAD = "lm_head.weight"
+_QUANTISED = "the weights are quantised; prune the unquantised model and quantise the result"
+_MXFP4 = (
+    "the weights are in MXFP4, or named so; save the model in bfloat16 and prune that: "
+    "AutoModelForCausalLM.from_pretrained(PATH, quantization_config=Mxfp4Config(dequantize=True), "
+    "dtype=torch.bfloat16).save_pretrained(FOLDER, save_original_format=False), and copy the tokenizer's files"
+)
 # Rotary frequencies are computed from the configuration.
 _UNREAD = ("rotary_emb.inv_freq",)
 
@@ -168,7 +174,8 @@ class Checkpoint:
         for part, stored in self.architecture.renamed:
             renamed = renamed.replace(part, stored)
         for name in (renamed, module_path):
-            for candidate in (name, name.removeprefix(self.architecture.base_prefix)):
+            short = name.removeprefix(self.architecture.base_prefix) if self.architecture.loads_base else name
+            for candidate in (name, short):
                 if candidate in self.tensors:
                     return self.tensors[candidate]
         return None
@@ -299,6 +306,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     tensors, notes = read_tensors(folder)
     for name in [name for name in tensors if _is_unread(architecture, name)]:
         del tensors[name]  # no loader reads it, so it is not published either
+    left_out = [name for name in tensors if _is_left_out(architecture, config, name)]
+    if left_out:
+        notes = [*notes, f"{len(left_out)} tensors that transformers does not read are left out, such as {left_out[0]}"]
+    for name in left_out:
+        del tensors[name]
     num_blocks = config.get("num_hidden_layers", config.get("n_layer"))
     if type(num_blocks) is not int or num_blocks < 1:
         raise ModelRefusedError("config.json does not say how many blocks the model has (num_hidden_layers)")
@@ -326,13 +338,14 @@ def _supported_architecture(config: dict[str, Any]) -> Architecture:
     adopted = isinstance(code, dict) and str(code.get("AutoModelForCausalLM")).endswith(f".{architecture.class_name}")
     if code and not adopted:
         raise ModelRefusedError("the model brings code of its own (auto_map), which is never run; use a plain model")
-    if config.get("quantization_config"):
-        raise ModelRefusedError("the weights are quantised; prune the unquantised model and quantise the result")
+    if quantised := config.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+        raise ModelRefusedError(_MXFP4 if method == "mxfp4" else _QUANTISED)
     classes = config.get("architectures") or [architecture.class_name]
-    if classes not in ([architecture.class_name], [architecture.base_class]):
+    if classes not in ([architecture.class_name], [architecture.base_class] if architecture.loads_base else None):
+        besides = f", and {architecture.base_class} where its head is the embedding" * architecture.loads_base
         raise ModelRefusedError(
-            f"the model is a {classes}; of {model_type} only {architecture.class_name} can be pruned, and "
-            f"{architecture.base_class} where its head is the embedding"
+            f"the model is a {classes}; of {model_type} only {architecture.class_name} can be pruned{besides}"
         )
     return architecture
 
@@ -348,17 +361,29 @@ def _check_names(checkpoint: Checkpoint) -> None:
         if path in seen:
             raise ModelRefusedError(f"{seen[path]} and {name} are the same tensor of the model; keep one of them")
         seen[path] = name
-    if checkpoint.config.get("architectures") == [architecture.base_class] and not (
-        checkpoint.is_tied or checkpoint.stores_head
-    ):
+    is_base, biased = (
+        checkpoint.config.get("architectures") == [architecture.base_class],
+        architecture.biases_head(checkpoint.config),
+    )
+    if is_base and not checkpoint.stores_head and (biased or not checkpoint.is_tied):
+        missing = "whose bias is needed" if biased else "and tie_word_embeddings is not true"
         raise ModelRefusedError(
-            f"the model is a {architecture.base_class}, which has no head, and tie_word_embeddings is not true; save "
-            f"the {architecture.class_name} that it belongs to"
+            f"the model is a {architecture.base_class}, which has no head, {missing}; save the "
+            f"{architecture.class_name} that it belongs to"
         )
 
 
 def _is_unread(architecture: Architecture, name: str) -> bool:
     return name.endswith((*_UNREAD, *(f".{unread}" for unread in architecture.unread)))
+
+
+def _is_left_out(architecture: Architecture, config: dict[str, Any], name: str) -> bool:
+    """Whether a tensor has another purpose, such as predicting tokens after the next one."""
+    if name.startswith(architecture.left_out):
+        return True
+    blocks, ahead = config.get("num_hidden_layers"), config.get("num_nextn_predict_layers")
+    position = position_of(architecture, name) if architecture.predicts_ahead else None
+    return position is not None and type(blocks) is type(ahead) is int and blocks <= position < blocks + ahead
 
 
 def _check_blocks(checkpoint: Checkpoint) -> None:
@@ -382,6 +407,8 @@ def _check_blocks(checkpoint: Checkpoint) -> None:
         index, name = inner
         if index >= checkpoint.num_blocks:
             raise ModelRefusedError(f"{info.name} belongs to a block that config.json does not know")
+        if name.endswith(("experts.gate_up_proj_blocks", "experts.down_proj_blocks")):
+            raise ModelRefusedError(_MXFP4)
         if len(info.shape) >= 2 and info.name not in claimed and name not in checkpoint.architecture.excluded:
             raise ModelRefusedError(f"{info.name} is a matrix that {checkpoint.model_type} models do not have")
     for index in range(checkpoint.num_blocks):

@@ -34,6 +34,9 @@ ACTIVATIONS = frozenset(
 ROPE_TYPES = frozenset(("default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"))
 """Those of transformers' `ROPE_INIT_FUNCTIONS`, and the default."""
 
+_CHOICES = frozenset(("greedy", "group_limited_greedy"))
+"""How DeepSeek V2 chooses experts."""
+
 _DTYPES = frozenset(("auto", "float64", "float32", "float16", "bfloat16"))
 
 Accepts = Callable[[Any], bool]
@@ -77,15 +80,20 @@ _SIZES = "|".join(
     [
         *["vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "ffn_hidden_size", "ffn_dim"],
         *["head_dim", "word_embed_proj_dim", "n_layer", "n_head", "num_hidden_layers", "num_attention_heads"],
-        *["num_key_value_heads", "num_kv_heads", "num_experts_per_tok"],
-        *["decoder_sparse_step", "sliding_window", "max_position_embeddings", "original_max_position_embeddings"],
-        *["pretraining_tp"],
+        *["num_key_value_heads", "num_kv_heads", "num_experts_per_tok", "moe_k", "n_group", "topk_group"],
+        *["decoder_sparse_step", "max_position_embeddings", "original_max_position_embeddings"],
+        *["pretraining_tp", "kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"],
+        *["shared_expert_intermediate_size", "prefix_dense_intermediate_size", "intermediate_size_mlp"],
+        *["n_shared_experts", "interleave_moe_layer_step", "no_rope_layer_interval"],
+        *["attention_chunk_size", "floor_scale", r"(prefix_dense_)?sliding_window_pattern"],
     ]
 )
 _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (_SIZES, _nullable(_SIZE), f"a whole number from 1 to {_LARGEST_SIZE}"),
+    (r"sliding_window", _nullable(_whole(0, _LARGEST_SIZE)), f"a whole number from 1 to {_LARGEST_SIZE}"),
     (r"max_window_layers", _whole(0, _LARGEST_SIZE), "a whole number that is not negative"),
-    (r"\w+_(eps|epsilon)", _NOT_NEGATIVE, "a number that is not negative"),
+    (r"(?!rms_norm_)\w+_(eps|epsilon)", _NOT_NEGATIVE, "a number that is not negative"),
+    (r"rms_norm_eps", _nullable(_NOT_NEGATIVE), "a number that is not negative"),
     (r"initializer_range|init_std|router_aux_loss_coef", _NOT_NEGATIVE, "a number that is not negative"),
     (r"\w+_softcapping", _nullable(_POSITIVE), "a number above 0, or null"),
     (r"query_pre_attn_scalar|rope_theta", _POSITIVE, "a number above 0"),
@@ -96,7 +104,19 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (r"dtype|torch_dtype", _nullable(_listed(_DTYPES)), _one_of(_DTYPES)),
     (r"output_hidden_states|output_attentions|return_dict|use_cache", _nullable(_truth), "true or false"),
     (r"num_ln_in_parallel_attn", _nullable(_whole(1, 2)), "1, 2 or null"),
-    (r"mlp_only_layers", _nullable(_all(_whole(0, _LARGEST_SIZE))), "a list of numbers of blocks, or null"),
+    (r"mlp_only_layers|moe_layers", _nullable(_all(_whole(0, _MOST_BLOCKS))), "a list of numbers of blocks, or null"),
+    (r"no_rope_layers", _nullable(_all(_whole(0, 1))), "a list of 0 and 1 for each block, or null"),
+    (r"first_k_dense_replace|moe_layer_start_index", _whole(0, _MOST_BLOCKS), "a number of blocks"),
+    (r"moe_layer_end_index", _whole(-1, _MOST_BLOCKS), "the number of a block, or -1 for the last"),
+    (r"moe_num_shared_experts|num_shared_experts", _whole(0, MAX_EXPERTS), f"a whole number up to {MAX_EXPERTS}"),
+    (r"moe_layer_interval", _whole(1, 1), "1, as in published models"),
+    (r"clip_qkv", _nullable(_POSITIVE), "a number above 0, or null"),
+    (r"swiglu_limit|routed_scaling_factor|logits_scaling", _POSITIVE, "a number above 0"),
+    (r"swiglu_alpha|attn_scale|(embedding|residual|attention)_multiplier", _number(lambda _: True), "a number"),
+    (r"moe_norm_min|input_jitter_noise", _NOT_NEGATIVE, "a number that is not negative"),
+    (r"topk_method", _listed(_CHOICES), _one_of(_CHOICES)),
+    (r"expert_selection_fn", _listed(frozenset(("sigmoid", "softmax"))), "sigmoid or softmax"),
+    (r"shared_expert_combination_strategy", _listed(frozenset(("average", "sum"))), "average or sum"),
 )
 _EXPERTS = "num_local_experts|num_experts|n_routed_experts|moe_num_experts"
 # transformers builds lists of these lengths.
@@ -119,12 +139,16 @@ _ROPE_KEYS: tuple[tuple[str, Accepts, str], ...] = (
     ("beta_slow", _nullable(_POSITIVE), "a number above 0, or null"),
     ("mscale", _nullable(_NOT_NEGATIVE), "a number that is not negative, or null"),
     ("mscale_all_dim", _nullable(_NOT_NEGATIVE), "a number that is not negative, or null"),
+    ("short_mscale", _POSITIVE, "a number above 0"),
+    ("long_mscale", _POSITIVE, "a number above 0"),
     ("truncate", _nullable(_truth), "true or false"),
     ("original_max_position_embeddings", _whole(2, _LARGEST_SIZE), f"a whole number from 2 to {_LARGEST_SIZE}"),
 )
 
 # Keys that transformers reads although its classes do not declare them.
-_BESIDE = frozenset(("rope_theta", "torch_dtype", "output_attentions", "head_dim", "num_labels"))
+_BESIDE = frozenset(
+    ("rope_theta", "torch_dtype", "output_attentions", "head_dim", "num_labels", "first_k_dense_replace")
+)
 
 # Where transformers looks for the text model of a composite model, in any configuration.
 _OF_COMPOSITES = ("text_config", "decoder", "text_encoder", "generator")
@@ -190,6 +214,9 @@ def _check_together(made: Any, known: Collection[str]) -> None:
     def of(key: str) -> Any:
         return getattr(made, key, None) if key in known else None
 
+    for key in ARCHITECTURES[made.model_type].required:
+        if of(key) is None:
+            raise _refused(key, None, f"a number, because {made.model_type} models have no default")
     heads, groups = made.num_attention_heads, of("num_key_value_heads")
     if groups is not None and heads % groups:
         raise _refused("num_key_value_heads", groups, f"a divisor of num_attention_heads, {heads}")
@@ -202,12 +229,14 @@ def _check_together(made: Any, known: Collection[str]) -> None:
         raise _refused("num_kv_heads", groups, f"num_attention_heads, {heads}, because multi_query is false")
     if of("num_ln_in_parallel_attn") == 2 and not of("new_decoder_architecture"):
         raise _refused("num_ln_in_parallel_attn", 2, "1 or null, because new_decoder_architecture is false")
-    experts, chosen = next(filter(None, map(of, _EXPERTS.split("|"))), None), of("num_experts_per_tok")
-    if ARCHITECTURES[made.model_type].mixture is not None and experts is None:
-        key = next(key for key in _EXPERTS.split("|") if key in known)
-        raise _refused(key, None, f"a whole number from 1 to {MAX_EXPERTS}")
-    if experts is not None and chosen is not None and chosen > experts:
-        raise _refused("num_experts_per_tok", chosen, f"at most the number of experts, {experts}")
+    if of("kv_lora_rank") is not None and made.num_key_value_heads != heads:
+        raise _refused(
+            "num_key_value_heads",
+            made.num_key_value_heads,
+            f"num_attention_heads, {heads}, because attention is latent",
+        )
+    if ARCHITECTURES[made.model_type].mixture is not None:
+        _check_experts(made, known)
     padding = made.pad_token_id
     if padding is not None and not -1 <= padding < made.vocab_size:
         raise _refused("pad_token_id", padding, f"null, or an id below vocab_size, {made.vocab_size}")
@@ -217,8 +246,40 @@ def _check_together(made: Any, known: Collection[str]) -> None:
         if not (isinstance(kinds, list) and len(kinds) == made.num_hidden_layers and set(kinds) <= set(allowed)):
             expected = f"{made.num_hidden_layers} times one of {', '.join(allowed)}, one for each block"
             raise _refused("layer_types", kinds, expected)
-        if "sliding_attention" in kinds and of("sliding_window") is None:
-            raise _refused("sliding_window", None, "a number of tokens, because layer_types has sliding_attention")
+        for kind, key in (("sliding_attention", "sliding_window"), ("chunked_attention", "attention_chunk_size")):
+            if kind in kinds and not of(key):
+                raise _refused(key, of(key), f"a number of tokens, because layer_types has {kind}")
+    if of("sliding_window") == 0 and of("use_sliding_window") is not False:
+        raise _refused("sliding_window", 0, "a number of tokens, or null")
+    for key, possible in (("no_rope_layers", (0, 1)), ("mlp_layer_types", ("dense", "sparse"))):
+        entries = of(key)
+        if entries is not None and not (len(entries) == made.num_hidden_layers and {*entries} <= {*possible}):
+            raise _refused(key, entries, f"{made.num_hidden_layers} entries, one for each block")
+
+
+def _check_experts(made: Any, known: Collection[str]) -> None:
+    """Check a mixture of experts: how many there are, and how many each token is routed to."""
+    count = next(filter(None, (getattr(made, key, None) for key in _EXPERTS.split("|") if key in known)), None)
+    if count is None:
+        key = next(key for key in _EXPERTS.split("|") if key in known)
+        raise _refused(key, None, f"a whole number from 1 to {MAX_EXPERTS}")
+    chosen = made.num_experts_per_tok
+    if chosen is None or chosen > count:
+        raise _refused("num_experts_per_tok", chosen, f"at most the number of experts, {count}")
+    groups = getattr(made, "n_group", None) if "n_group" in known else None
+    if getattr(made, "topk_method", None) == "greedy":
+        return
+    if groups is None:
+        if "n_group" in known:
+            raise _refused("n_group", None, f"a divisor of the number of experts, {count}")
+        return
+    # The score of a group is the sum of its two best experts'.
+    if count % groups or (made.model_type != "deepseek_v2" and count // groups < 2):
+        raise _refused("n_group", groups, f"a divisor of the number of experts, {count}, with two or more in a group")
+    if made.topk_group is None or made.topk_group > groups:
+        raise _refused("topk_group", made.topk_group, f"at most n_group, {groups}")
+    if chosen > made.topk_group * (count // groups):
+        raise _refused("num_experts_per_tok", chosen, f"at most the experts of topk_group, {made.topk_group}, groups")
 
 
 def _rotary(made: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -31,6 +31,16 @@ def without_blocks(checkpoint: Checkpoint, config: Mapping[str, Any], kept: Sequ
             changed[key] = [entries[index] for index in kept]
     if "max_window_layers" in changed:  # the first so many attend to everything
         changed["max_window_layers"] = sum(index < changed["max_window_layers"] for index in kept)
+    if hasattr(made, "first_k_dense_replace"):
+        changed["first_k_dense_replace"] = sum(index < made.first_k_dense_replace for index in kept)
+    if hasattr(made, "moe_layers"):
+        changed["moe_layers"] = [place for place, index in enumerate(kept) if index in made.moe_layers]
+    if hasattr(made, "moe_layer_start_index"):  # one in every place from the first to the last
+        first, last = made.moe_layer_start_index, made.moe_layer_end_index
+        before, until = (sum(index < bound for index in kept) for bound in (first, last + 1))
+        changed |= {"moe_layer_start_index": before, "moe_layer_end_index": until - 1 if until else 0}
+        if before >= until:
+            changed |= {"moe_layer_start_index": len(kept), "moe_layer_end_index": len(kept) - 1}
     if hasattr(made, "mlp_only_layers"):
         dense = [place for place, index in enumerate(kept) if _has_no_experts(made, index)]
         changed |= {"decoder_sparse_step": 1, "mlp_only_layers": dense}

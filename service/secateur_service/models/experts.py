@@ -6,6 +6,7 @@ for each of its projections, so the module is replaced by one that has both. Onl
 transformers' modules, those decorated by `use_experts_implementation`: their parameters `gate_up_proj` (E×2f×d, or
 E×d×2f if `is_transposed`) or `up_proj` where there is no gate, and `down_proj`, with `has_bias` also biases; what
 `_apply_gate` makes of gate and up, which alternate unless `is_concatenated`; and the arguments of the forward pass.
+Llama 4's is none of those: see `ScaledExperts`.
 
 Shapes: T tokens, d hidden size, f intermediate size, E experts, k experts per token.
 """
@@ -31,7 +32,8 @@ class Experts(nn.Module):
 
     def __init__(self, fused: Any, layers: tuple[str, ...]) -> None:
         super().__init__()
-        matrix = fused.down_proj.mT if getattr(fused, "is_transposed", False) else fused.down_proj
+        transposed = getattr(fused, "is_transposed", isinstance(self, ScaledExperts))
+        matrix = fused.down_proj.mT if transposed else fused.down_proj
         self.num_experts, hidden, inner = matrix.shape
         biased = getattr(fused, "has_bias", False)
         *self._inputs, self._output = layers
@@ -60,11 +62,15 @@ class Experts(nn.Module):
         counts = chosen.bincount(minlength=self.num_experts).tolist()
         output = torch.zeros_like(hidden_states)
         for number, choices in enumerate(chosen.argsort(stable=True).split(counts)):
-            layers: Any = self.get_submodule(str(number))
             tokens = choices // top_k_index.shape[1]
-            inputs = hidden_states[tokens]
-            results = layers[self._output](self._activate(*(layers[name](inputs) for name in self._inputs)))
+            results = self.run(number, hidden_states[tokens])
             output.index_add_(0, tokens, (results * top_k_weights.flatten()[choices, None]).to(output.dtype))
+        return output
+
+    def run(self, number: int, inputs: Tensor) -> Tensor:
+        """The output of one expert for its inputs."""
+        layers: Any = self.get_submodule(str(number))
+        output: Tensor = layers[self._output](self._activate(*(layers[name](inputs) for name in self._inputs)))
         return output
 
 
@@ -82,6 +88,29 @@ def _activation(fused: Any) -> Callable[..., Tensor]:
     )
 
 
+class ScaledExperts(Experts):
+    """The same where the block gives every expert all tokens, scaled by the router: by 0 if routed elsewhere.
+
+    So it is in Llama 4, whose experts have no biases: what they compute of zeros is zero, and can be left out.
+    """
+
+    def forward(self, scaled: Tensor) -> Tensor:  # type: ignore[override]
+        """Run every expert on the tokens routed to it, even if there are none.
+
+        Args:
+            scaled: (E·T)×d: all tokens for the first expert, then for the second, and so on.
+
+        Returns:
+            The experts' outputs, (E·T)×d.
+        """
+        of_experts = scaled.view(self.num_experts, -1, scaled.shape[-1])
+        output = torch.zeros_like(of_experts)
+        for number, inputs in enumerate(of_experts):
+            tokens = inputs.any(1).nonzero().squeeze(1)
+            output[number].index_copy_(0, tokens, self.run(number, inputs[tokens]))
+        return output.flatten(0, 1)
+
+
 def replace_experts(blocks: Iterable[Any], mixture: Mixture) -> None:
     """Replace the fused experts of every block that has any."""
     parent, _, name = mixture.path.rpartition(".")
@@ -91,4 +120,6 @@ def replace_experts(blocks: Iterable[Any], mixture: Mixture) -> None:
         except AttributeError:
             continue
         if hasattr(owner, name):
-            setattr(owner, name, Experts(getattr(owner, name), mixture.layers))
+            fused = getattr(owner, name)
+            kind = ScaledExperts if mixture.scaled else Experts
+            setattr(owner, name, kind(fused, mixture.layers))

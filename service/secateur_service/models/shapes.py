@@ -26,7 +26,7 @@ def expected_shapes(config: Any, model_type: str) -> Shapes:
     found: Shapes = {f"{architecture.embedding}.weight": (config.vocab_size, width)}
     if not config.tie_word_embeddings:
         found["lm_head.weight"] = (config.vocab_size, width)
-    if architecture.head_bias:
+    if architecture.biases_head(config.to_dict()):
         found["lm_head.bias"] = (config.vocab_size,)
     found |= {f"{architecture.base_prefix}{name}": shape for name, shape in architecture.outer(config).items()}
     for index in range(config.num_hidden_layers):

@@ -329,7 +329,8 @@ class StreamedModel:
 
     @torch.no_grad()
     def _run_base(self, tokens: Tensor, cache: DynamicCache | None) -> None:
-        self._model.base_model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None)
+        base = self._model.get_submodule(self.checkpoint.architecture.base_prefix.removesuffix("."))
+        base(input_ids=tokens, past_key_values=cache, use_cache=cache is not None)
 
     def _load_outer(self) -> None:
         """Allocate and load everything except blocks, embedding and head: norms, rotary frequencies."""

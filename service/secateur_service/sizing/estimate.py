@@ -103,7 +103,9 @@ def estimate_cost(
         flops += (TRIALS + 1) * _trial_operations(work, spec)
     device, item = "cuda" if on_device else "cpu", item_bytes(checkpoint, on_device=on_device)
     peaks = {"cpu": 0, "cuda": 0, "disk": 0}
-    peaks[device] += _working_bytes(work, spec, hidden, device, item, small=Shortage.DEVICE in shortages)
+    mixture = checkpoint.architecture.mixture
+    copies = max(group.experts for groups in work.blocks for group in groups) if mixture and mixture.scaled else 0
+    peaks[device] += _working_bytes(work, spec, hidden, device, item, copies, small=Shortage.DEVICE in shortages)
     if spec.calibration.generation is not None:
         written = spec.calibration.generation.resolved(length)
         texts = _BATCH_TEXTS * ((written.prefix_tokens or 0) + (written.new_tokens or 0))
@@ -300,8 +302,13 @@ def _place_of_states(device: str, shortages: Collection[Shortage]) -> str:
     return "disk" if Shortage.HOST in shortages else "cpu"
 
 
-def _working_bytes(work: Work, spec: PruneSpec, hidden: int, device: str, item: int, *, small: bool) -> int:
-    """Memory where blocks are computed: a block, states waiting inside it, statistics, the largest piece of work."""
+def _working_bytes(
+    work: Work, spec: PruneSpec, hidden: int, device: str, item: int, copies: int, *, small: bool
+) -> int:
+    """Memory where blocks are computed: a block, states waiting inside it, statistics, the largest piece of work.
+
+    Some mixtures give every expert a copy of all tokens, scaled by the router.
+    """
     largest = max(range(len(work.blocks)), key=lambda at: sum(group.parameters for group in work.blocks[at]))
     groups, narrowed = work.blocks[largest], work.narrowed_groups(largest)
     stages = not work.all_open
@@ -322,7 +329,8 @@ def _working_bytes(work: Work, spec: PruneSpec, hidden: int, device: str, item: 
     if work.minimax:  # the best layers so far besides those of the current round, and the matrix of its mix
         solving += 2 * 4 * max(group.parameters for group in groups) + max(grams)
     tokens = max(work.length, TILE_TOKENS * BATCH_TILES["cpu" if small else device])
-    activations = 2 * tokens * max(group.rows for group in groups) * item
+    # The copies as they are, scaled, and what the experts make of them.
+    activations = tokens * (2 * max(group.rows for group in groups) + 3 * copies * hidden) * item
     block = sum(group.parameters for group in groups) * item
     return (
         block * (1 + work.asymmetric)

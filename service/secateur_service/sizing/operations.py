@@ -28,6 +28,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.configuration import read_configuration
 from secateur_service.pruning.budget import MINIMAX_ROUNDS, sample_tokens, snr_operations
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.sizing.reconstruction import training_operations
@@ -248,12 +249,16 @@ def forward_operations(groups: Iterable[Group], tokens: int, length: int, hidden
     return products + 2.0 * tokens * length * hidden
 
 
+def experts_per_token(checkpoint: Checkpoint) -> int:
+    """How many experts of a block each token is routed to; those that all tokens see are layers like others."""
+    return int(read_configuration(checkpoint.config, checkpoint.model_type).num_experts_per_tok)
+
+
 def groups_of(checkpoint: Checkpoint, index: int) -> Iterator[Group]:
     """The distinct inputs of a block."""
     inputs = checkpoint.inputs(index)
     experts = len({checkpoint.expert_of(name) for group in inputs for name in group} - {None})
-    chosen = checkpoint.config.get("num_experts_per_tok")
-    routed = min(chosen if isinstance(chosen, int) else 1, experts) / experts if experts else 1.0
+    routed = experts_per_token(checkpoint) / experts if experts else 1.0
     for group in inputs:
         shapes = [checkpoint.linear_weight(index, name).shape for name in group]
         is_experts = checkpoint.expert_of(group[0]) is not None

@@ -1,11 +1,15 @@
 import json
+import re
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
-from secateur_service.models.belonging import check_model
+from secateur_service.models.belonging import check_model, check_tensors
 from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
+from secateur_service.models.configuration import read_configuration
+from secateur_service.models.shapes import expected_shapes
 from support.models import build_model, save_model
 
 
@@ -40,6 +44,7 @@ def test_blocks_and_the_rest_are_told_apart(folder):
         ({"model_type": ["llama"]}, "not supported"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "never run"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
+        ({"quantization_config": {"quant_method": "mxfp4"}}, r"in MXFP4.*Mxfp4Config\(dequantize=True\)"),
         ({"auto_map": {"AutoModelForCausalLM": "evil.Model"}}, "never run"),
         ({"auto_map": "LlamaForCausalLM"}, "never run"),
         ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, "by itself, as gemma3_text"),
@@ -122,4 +127,42 @@ def test_a_folder_without_safetensors_is_refused_and_nothing_else_is_opened(fold
 def test_an_index_that_names_files_elsewhere_is_refused(folder, name):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
     with pytest.raises(ModelRefusedError, match="not a file of the folder"):
+        open_checkpoint(folder)
+
+
+def test_blocks_that_predict_further_tokens_are_left_out_and_told(tmp_path):
+    build_model("deepseek_v3").save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    ahead = {f"model.layers.3.{name}.weight": torch.zeros(64, 64) for name in ("eh_proj", "self_attn.o_proj")}
+    save_file({**tensors, **ahead}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    edit_config(tmp_path, num_nextn_predict_layers=1)
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.tensors.keys() == tensors.keys()
+    assert any("2 tensors that transformers does not read are left out" in note for note in checkpoint.notes)
+    edit_config(tmp_path, num_nextn_predict_layers=0)
+    with pytest.raises(ModelRefusedError, match="does not know"):
+        open_checkpoint(tmp_path)
+
+
+def test_the_way_that_a_refusal_names_to_save_a_model_in_mxfp4_works(tmp_path):
+    stored, folder = tmp_path / "stored", tmp_path / "saved"
+    build_model("gpt_oss", dtype=torch.bfloat16).save_pretrained(stored)
+    tensors = load_file(stored / "model.safetensors")
+    for name in [name for name in tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        count, inputs, outputs = tensors.pop(name).shape
+        tensors[f"{name}_blocks"] = torch.randint(255, (count, outputs, inputs // 32, 16), dtype=torch.uint8)
+        tensors[f"{name}_scales"] = torch.full((count, outputs, inputs // 32), 124, dtype=torch.uint8)
+    save_file(tensors, stored / "model.safetensors", metadata={"format": "pt"})
+    edit_config(stored, quantization_config={"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]})
+    with pytest.raises(ModelRefusedError, match="in MXFP4") as caught:
+        open_checkpoint(stored)
+    (code,) = re.findall(r"AutoModelForCausalLM.*?save_original_format=False\)", str(caught.value))
+    names = {name: getattr(transformers, name) for name in ("AutoModelForCausalLM", "Mxfp4Config")}
+    names |= {"torch": torch, "PATH": stored, "FOLDER": folder}
+    exec(code, names)
+    checkpoint = open_checkpoint(folder)
+    check_tensors(checkpoint, expected_shapes(read_configuration(checkpoint.config, "gpt_oss"), "gpt_oss"))
+    # Without the last argument the tensors keep the names of what they no longer are.
+    exec(code.replace(", save_original_format=False", ""), names)
+    with pytest.raises(ModelRefusedError, match="or named so; save the model"):
         open_checkpoint(folder)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from secateur_service.models.architectures import ARCHITECTURES
-from secateur_service.models.experts import Experts, replace_experts
+from secateur_service.models.experts import Experts, ScaledExperts, replace_experts
 from support.models import build_model
 
 NAMES = ("gate_proj", "up_proj", "down_proj")
@@ -54,3 +54,22 @@ def test_dense_blocks_among_mixtures_stay_as_they_are():
     blocks = build_model("qwen3_moe").model.layers
     replace_experts(blocks, ARCHITECTURES["qwen3_moe"].mixture)
     assert [isinstance(getattr(block.mlp, "experts", None), Experts) for block in blocks] == [True, False, True]
+
+
+def test_tokens_that_are_routed_elsewhere_are_left_out_where_every_expert_is_given_all():
+    fused = build_model("llama4_text").model.layers[0].feed_forward.experts
+    experts = ScaledExperts(fused, NAMES)
+    seen = {}
+    for number in range(4):
+        weights = (*fused.gate_up_proj[number].T.chunk(2), fused.down_proj[number].T)
+        for name, weight in zip(NAMES, weights, strict=True):
+            layer = experts.get_submodule(f"{number}.{name}")
+            layer.weight = torch.nn.Parameter(weight)
+            layer.register_forward_pre_hook(lambda _, args, key=(number, name): seen.update({key: args[0]}))
+    scaled = torch.randn(4, 5, 64)
+    routed = torch.tensor([[1, 0, 0, 1, 0], [0, 1, 1, 0, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]]).bool()
+    scaled[~routed] = 0
+    with torch.no_grad():
+        torch.testing.assert_close(experts(scaled.flatten(0, 1)), fused(scaled.flatten(0, 1)))
+    for number in range(4):
+        assert torch.equal(seen[number, "up_proj"], scaled[number][routed[number]])

@@ -114,9 +114,10 @@ def test_the_layers_listed_together_share_their_input_and_are_all_matrices_of_a_
         groups = model.checkpoint.inputs(index)
         with model.block(index) as block:
             linears = model.linears(block, index)
-            assert set(linears) == {
-                path for path, module in block.named_modules() if isinstance(module, torch.nn.Linear)
-            }
+            matrices = {path for path, module in block.named_modules() if isinstance(module, torch.nn.Linear)}
+            at = f"{model.checkpoint.block_path(index)}."
+            names = {path: model.checkpoint.stored_name(f"{at}{path}.weight") for path in matrices - set(linears)}
+            assert {name.removeprefix(at) for name in names.values()} <= {*model.checkpoint.architecture.excluded}
             inputs = inputs_seen(linears)
             states = model.run_block(block, index, states)
         assert inputs.keys() == linears.keys()
@@ -301,3 +302,13 @@ def test_a_configuration_that_the_tensors_do_not_bear_out_is_refused_before_it_c
     with pytest.raises(ModelRefusedError):
         streamed(tmp_path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
+
+
+def test_what_a_router_adds_to_its_scores_stays_in_float32(tmp_path):
+    build_model("deepseek_v3").save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    model = StreamedModel(open_checkpoint(tmp_path), torch.device("cpu"), torch.bfloat16)
+    with model.block(1) as block:
+        bias = block.mlp.gate.e_score_correction_bias
+        assert torch.equal(bias, stored["model.layers.1.mlp.gate.e_score_correction_bias"])
+        assert block.mlp.gate.weight.dtype is torch.bfloat16

@@ -9,10 +9,11 @@ configuration is refused when a job is submitted; tests compare this with transf
     architecture   what a row consists of
     parts          groups and shapes that families share
     packing        parameters that are only a part of a stored tensor, or transposed there
-    dense, wide, mixtures   the rows
+    dense, wide   the rows
+    mixtures, latent, stacked   the rows of mixtures of experts
 """
 
-from secateur_service.models.architectures import dense, mixtures, wide
+from secateur_service.models.architectures import dense, latent, mixtures, stacked, wide
 from secateur_service.models.architectures.architecture import (
     MAX_EXPERTS,
     Architecture,
@@ -41,4 +42,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     **dense.ARCHITECTURES,
     **wide.ARCHITECTURES,
     **mixtures.ARCHITECTURES,
+    **latent.ARCHITECTURES,
+    **stacked.ARCHITECTURES,
 }

@@ -60,10 +60,12 @@ class Mixture:
     Attributes:
         layers: names of an expert's gate, up and down projection, or of its up and down projection.
         path: path of the module, relative to the block.
+        scaled: whether it takes all tokens for every expert, scaled by the router, and not the router's choice.
     """
 
     layers: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     path: str = "mlp.experts"
+    scaled: bool = False
 
     @property
     def groups(self) -> Groups:
@@ -113,12 +115,15 @@ class Architecture:
         blocks: module path of the list of decoder blocks.
         embedding: module path of the token embedding.
         tied: whether the head is the embedding where the configuration does not say.
-        head_bias: whether the head has a bias.
+        head_bias: whether the head has a bias, or the field of the configuration that says so.
         excluded: names, in the checkpoint, of a block's tensors with two or more dimensions that are left unchanged.
         renamed: (part of a module path, what the checkpoint has instead).
         packed: tensors that hold several parameters, or hold one transposed.
         unread: names, relative to a block, of tensors that some checkpoints have and no loader reads.
+        left_out: how names of tensors begin that some checkpoints have for other purposes, such as predicting tokens
+            after the next one, and that transformers' class does not read.
         base: transformers' class without a head, where its name does not follow from `class_name`.
+        loads_base: whether the class with a head also loads what the class without one has saved.
         mixture: the experts, in architectures that have any.
         feed_forward: the feed-forward layers, where all blocks have the same; in a mixture, those of the experts.
         attention: the attention, where heads can be removed: the configuration can say how wide a head is, and each
@@ -126,9 +131,12 @@ class Architecture:
         activations: names of activations with parameters of their own that `shapes` accounts for.
         layer_types: the kinds of blocks that `layer_types` of the configuration may name.
         per_block: fields of the configuration that are lists with an entry for each block.
+        required: fields of the configuration without which transformers' class fails although it does not ask for them.
         fixed_depth: whether what a block is follows from its number by a rule, so that none can be removed.
         partly_rotary: whether a part of each head may be rotated where the rotation is scaled; other classes ignore
             the factor or fail.
+        predicts_ahead: whether checkpoints may have further blocks, numbered after the others, that predict tokens
+            after the next one: `num_nextn_predict_layers` in the configuration. They are left out.
         whole_heads: whether the number of heads must divide the hidden size, whatever `head_dim` says.
         returns_tuple: whether a block returns a tuple whose first item is the hidden states.
     """
@@ -140,7 +148,7 @@ class Architecture:
     blocks: str = "model.layers"
     embedding: str = "model.embed_tokens"
     tied: bool = False
-    head_bias: bool = False
+    head_bias: bool | str = False
     excluded: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
     packed: tuple[Packed, ...] = ()
@@ -150,12 +158,16 @@ class Architecture:
     activations: tuple[str, ...] = ()
     layer_types: tuple[str, ...] = ("full_attention", "sliding_attention")
     per_block: tuple[str, ...] = ("layer_types",)
+    required: tuple[str, ...] = ()
     fixed_depth: bool = False
     partly_rotary: bool = False
+    predicts_ahead: bool = False
     whole_heads: bool = False
     returns_tuple: bool = False
     unread: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     base: str | None = None
+    loads_base: bool = True
 
     @cached_property
     def base_prefix(self) -> str:
@@ -177,6 +189,10 @@ class Architecture:
             "feed_forward": self.feed_forward is not None and self.feed_forward.size is not None,
         }
         return tuple(axis for axis, is_able in able.items() if is_able)
+
+    def biases_head(self, config: Config) -> bool:
+        """Whether the head of a model of this configuration has a bias."""
+        return bool(config.get(self.head_bias) if isinstance(self.head_bias, str) else self.head_bias)
 
     def groups_of(self, config: Config) -> Groups:
         """The groups, with `*` for the number of an expert."""

@@ -12,7 +12,14 @@ from secateur_service.models.architectures.architecture import Attention, FeedFo
 
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 ATTENTION: Groups = (QKV, ("self_attn.o_proj",))
-GATED: Groups = (("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",))
+
+
+def gated(path: str) -> Groups:
+    """Llama's feed-forward layers."""
+    return ((f"{path}.gate_proj", f"{path}.up_proj"), (f"{path}.down_proj",))
+
+
+GATED = gated("mlp")
 LLAMA: Groups = (*ATTENTION, *GATED)
 
 FEED_FORWARD = FeedForward(("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", "intermediate_size")
