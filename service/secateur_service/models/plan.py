@@ -127,21 +127,26 @@ class OutputPlan:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """The name in the output of every kept tensor, by its name in the dense model.
+        """The name in the output of every kept tensor, by its name in the dense model."""
+        names = {name: self.name_of(name) for name in self.dense.tensors}
+        return {name: new for name, new in names.items() if new is not None}
+
+    def name_of(self, name: str) -> str | None:
+        """The name in the output of a tensor, or of a part of one; None if its block is removed.
 
         Blocks are renumbered.
         """
         architecture = self.dense.architecture
-        path = architecture.blocks.removeprefix(architecture.base_prefix)
-        places = {old: new for new, old in enumerate(self.blocks)}
-        names = {}
-        for name in self.dense.tensors:
-            index = position_of(architecture, name)
-            if index is None:
-                names[name] = name
-            elif index in places:
-                names[name] = name.replace(f"{path}.{index}.", f"{path}.{places[index]}.", 1)
-        return names
+        path, index = architecture.blocks.removeprefix(architecture.base_prefix), position_of(architecture, name)
+        if index is None:
+            return name
+        place = self._places.get(index)
+        return None if place is None else name.replace(f"{path}.{index}.", f"{path}.{place}.", 1)
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        """The number in the output of every block that is kept."""
+        return {old: new for new, old in enumerate(self.blocks)}
 
     @cached_property
     def sources(self) -> dict[str, TensorInfo]:

@@ -97,11 +97,11 @@ def settle_targets(
     if path.exists():
         return targets_from_json(json.loads(path.read_bytes()))
     targets = allocate(model, spec, calibration, observer, stopwatch, meter)
-    names = plan.names
-    if spec.pruning and spec.pruning.overrides and len(names) < len(plan.dense.tensors):
+    if spec.pruning and spec.pruning.overrides and len(plan.names) < len(plan.dense.tensors):
         message = "overrides name layers as in the dense model; those of removed blocks have no effect"
         observer.log("warning", message)
-    targets = {names[name]: target for name, target in targets.items() if name in names}
+    renamed = ((plan.name_of(name), target) for name, target in targets.items())
+    targets = {name: target for name, target in renamed if name is not None}
     write_durably(path, json.dumps(targets_to_json(targets)).encode())
     return targets
 
