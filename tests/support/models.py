@@ -34,7 +34,13 @@ def build_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32,
                 parameter.normal_(std=0.15)
             else:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.to(dtype)
+        stored = model.state_dict()
+        for name, buffer in model.named_buffers():
+            if name in stored:  # those of routers, which stay in float32 as in published models
+                buffer.add_(torch.randn_like(buffer) * 0.1)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def save_model(folder: Path, name: str = "llama", **options: Any) -> Path:

@@ -168,8 +168,8 @@ class Checkpoint:
             renamed = renamed.replace(part, stored)
         for name in (renamed, module_path):
             for candidate in (name, name.removeprefix(self.architecture.base_prefix)):
-                if candidate in self.tensors:
-                    return self.tensors[candidate]
+                if candidate in self._by_model_name:
+                    return self._by_model_name[candidate]
         return None
 
     def block_path(self, index: int) -> str:
@@ -265,6 +265,11 @@ class Checkpoint:
         return digest.hexdigest()
 
     @cached_property
+    def _by_model_name(self) -> dict[str, TensorInfo]:
+        """The tensors by their names in the model, as far as their beginning goes."""
+        return {self.architecture.model_name(name): info for name, info in self.tensors.items()}
+
+    @cached_property
     def _found(self) -> dict[str, Place | None]:
         """Cache of the parameters looked up so far."""
         return {}
@@ -298,6 +303,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     tensors, notes = read_tensors(folder)
     for name in [name for name in tensors if _is_unread(architecture, name)]:
         del tensors[name]  # no loader reads it, so it is not published either
+    left_out = [name for name in tensors if architecture.left_out and name.startswith(architecture.left_out)]
+    if left_out:
+        notes = [*notes, f"{len(left_out)} tensors that transformers does not read are left out, such as {left_out[0]}"]
+    for name in left_out:
+        del tensors[name]
     num_blocks = config.get("num_hidden_layers", config.get("n_layer"))
     if type(num_blocks) is not int or num_blocks < 1:
         raise ModelRefusedError("config.json does not say how many blocks the model has (num_hidden_layers)")
@@ -342,7 +352,7 @@ def _check_names(checkpoint: Checkpoint) -> None:
     architecture = checkpoint.architecture
     seen: dict[str, str] = {}
     for name in checkpoint.tensors:
-        path = name.removeprefix(architecture.base_prefix)
+        path = architecture.model_name(name).removeprefix(architecture.base_prefix)
         for part, stored in architecture.renamed:
             path = path.replace(stored, part)
         if path in seen:
@@ -414,7 +424,7 @@ def position_of(architecture: Architecture, name: str) -> int | None:
 
 def _block_of(architecture: Architecture, name: str) -> tuple[int, str] | None:
     """(block, name relative to the block) of a tensor; None outside the blocks."""
-    blocks = architecture.blocks.removeprefix(architecture.base_prefix)
+    blocks, name = architecture.blocks.removeprefix(architecture.base_prefix), architecture.model_name(name)
     match = re.fullmatch(rf"(?:{re.escape(architecture.base_prefix)})?{re.escape(blocks)}\.(\d{{1,5}})\.(.+)", name)
     return (int(match[1]), match[2]) if match else None
 

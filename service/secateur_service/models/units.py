@@ -51,6 +51,13 @@ def heads_of(checkpoint: Checkpoint) -> Heads:
     return Heads(queries // keys, keys, getattr(config, "head_dim", None) or config.hidden_size // queries)
 
 
+def attending_blocks(checkpoint: Checkpoint) -> int:
+    """How many blocks keep keys and values of every token."""
+    config = read_configuration(checkpoint.config, checkpoint.model_type)
+    kinds = getattr(config, "layer_types", None)
+    return sum(map(checkpoint.architecture.attends, kinds)) if kinds else checkpoint.num_blocks
+
+
 def possible_heads(checkpoint: Checkpoint) -> tuple[int, ...]:
     """The numbers of key/value heads, fewer than now, with which transformers builds the model.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.safetensors import DTYPE_BYTES
-from secateur_service.models.units import heads_of
+from secateur_service.models.units import attending_blocks, heads_of
 from secateur_service.sizing.operations import groups_of
 
 
@@ -25,6 +25,9 @@ def decoding_bytes(checkpoint: Checkpoint) -> int:
 
 
 def cache_bytes(checkpoint: Checkpoint) -> int:
-    """Bytes of keys and values that are kept for every token of a context, in the type of the weights."""
+    """Bytes of keys and values that are kept for every token of a context, in the type of the weights.
+
+    Blocks of other kinds keep none: what they carry from token to token is as large in any context.
+    """
     heads = heads_of(checkpoint)
-    return checkpoint.num_blocks * 2 * heads.keys * heads.width * DTYPE_BYTES[checkpoint.weight_dtype]
+    return attending_blocks(checkpoint) * 2 * heads.keys * heads.width * DTYPE_BYTES[checkpoint.weight_dtype]

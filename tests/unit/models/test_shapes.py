@@ -52,7 +52,7 @@ def built(config, model_type):
     architecture = ARCHITECTURES[model_type]
     if architecture.mixture:
         replace_experts(model.get_submodule(architecture.blocks), architecture.mixture)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     renamed = {name.replace("embed_out.", "lm_head."): shape for name, shape in shapes.items()}
     if not config.tie_word_embeddings:
         return renamed

@@ -14,9 +14,38 @@ from support.passes import MIX, draw, prune, pruned_tensors
 
 # What checkpoints call an expert's gate, up and down projection, where transformers has fused parameters.
 EXPERTS = {
-    "mixtral": tuple(f"block_sparse_moe.experts.{{}}.{name}.weight" for name in ("w1", "w3", "w2")),
-    "qwen3_moe": tuple(f"mlp.experts.{{}}.{name}_proj.weight" for name in ("gate", "up", "down")),
+    "mixtral": tuple(f"block_sparse_moe.experts.{{}}.{name}" for name in ("w1", "w3", "w2")),
+    "granitemoehybrid": tuple(f"block_sparse_moe.experts.{{}}.{name}_proj" for name in ("gate", "up", "down")),
 }
+ELSEWHERE = tuple(f"mlp.experts.{{}}.{name}_proj" for name in ("gate", "up", "down"))
+# Where they have one tensor for all experts: how to find the projections, out × in, in an expert's part of it.
+PACKED = {
+    "granitemoehybrid": {
+        "block_sparse_moe.input_linear.weight": lambda both: both.chunk(2),
+        "block_sparse_moe.output_linear.weight": lambda down: (down,),
+    },
+}
+# Linear layers that route, and are left as they are.
+ROUTERS = ("mlp.shared_expert_gate",)
+
+
+def names_of_experts(name):
+    return [f"{below}.weight" for below in EXPERTS.get(name, ELSEWHERE)]
+
+
+def matrices(tensors, name):
+    """Name in the report → matrix, out × in, of everything that has two dimensions."""
+    layout, names = PACKED.get(name, {}), names_of_experts(name)
+    found = {}
+    for key, tensor in tensors.items():
+        stored = next((stored for stored in layout if key.endswith(stored)), None)
+        below = names[:2] if stored and stored == next(iter(layout)) else names[2:]
+        for expert, part in enumerate(tensor) if stored else ():
+            for place, matrix in zip(below, layout[stored](part), strict=True):
+                found[key.removesuffix(stored) + place.format(expert)] = matrix
+        if tensor.dim() == 2:
+            found[key] = tensor
+    return found
 
 
 def load(folder):
@@ -73,20 +102,19 @@ def wanda_scores(model, index, name, samples):
         squares[key] = squares.get(key, 0) + share * inputs.flatten(0, -2).square().sum(0)
 
     def see_experts(experts, args):
-        states, chosen, _ = args
         for expert in range(experts.num_experts):
-            routed = states[(chosen == expert).any(1)]
-            gate, up = experts.gate_up_proj[expert].chunk(2)
-            inner = experts.act_fn(routed @ gate.T) * (routed @ up.T)
-            seen = ((routed, gate), (routed, up), (inner, experts.down_proj[expert]))
-            for below, (inputs, weight) in zip(EXPERTS[name], seen, strict=True):
-                add(f"{path}.{below.format(expert)}", inputs, weight)
+            routed = args[0][(args[1] == expert).any(1)]
+            fused, down = experts.gate_up_proj[expert], experts.down_proj[expert]
+            gate, up = fused.chunk(2)
+            inner = experts._apply_gate(routed @ fused.T)
+            for below, seen in zip(names_of_experts(name), ((routed, gate), (routed, up), (inner, down)), strict=True):
+                add(f"{path}.{below.format(expert)}", *seen)
 
     for below, module in block.named_modules():
-        if isinstance(module, torch.nn.Linear):
+        if isinstance(module, torch.nn.Linear) and below not in ROUTERS:
             key = f"{path}.{below}.weight"
             handles.append(module.register_forward_pre_hook(lambda m, args, key=key: add(key, args[0], m.weight)))
-        elif below == "mlp.experts":
+        elif below.endswith(".experts"):
             handles.append(module.register_forward_pre_hook(see_experts))
     for language, weight in MIX.items():
         tokens = samples[language].tokens
@@ -104,8 +132,10 @@ def test_a_pruned_model_is_the_one_that_a_plain_implementation_makes(name, metho
     calibration, evaluation = samples = draw(folder, *save_corpora(tmp_path), MIX)
     result = prune(folder, samples, MIX, method, Unstructured(0.5), tmp_path, order=order)
     written = pruned_tensors(result, tmp_path)
+    pruned_matrices = matrices(written, name)
     for layer in (layer for record in result.blocks for layer in record.layers):
-        assert layer.zeros == int((written[layer.name] == 0).sum()) == written[layer.name].numel() // 2
+        matrix = pruned_matrices[layer.name]
+        assert layer.zeros == int((matrix == 0).sum()) == matrix.numel() // 2
 
     # What was written loads as the original does, and has the perplexity and the hidden states that the pass found.
     dense, pruned = load(folder), load(save_changed(tmp_path / "pruned", folder, written))
@@ -124,7 +154,7 @@ def test_a_pruned_model_is_the_one_that_a_plain_implementation_makes(name, metho
         scores = wanda_scores(dense, record.index, name, calibration)
         assert scores.keys() == {layer.name for layer in record.layers}
         for key, score in scores.items():
-            zero = written[key] == 0
+            zero = pruned_matrices[key] == 0
             assert (zero.sum(1) == zero.shape[1] // 2).all()
             largest_gone = score.masked_fill(~zero, 0).amax(1)
             smallest_kept = score.masked_fill(zero, torch.inf).amin(1)

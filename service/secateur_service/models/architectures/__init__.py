@@ -9,10 +9,10 @@ configuration is refused when a job is submitted; tests compare this with transf
     architecture   what a row consists of
     parts          groups and shapes that families share
     packing        parameters that are only a part of a stored tensor, or transposed there
-    dense, wide, mixtures   the rows
+    dense, wide, mixtures, hybrids   the rows
 """
 
-from secateur_service.models.architectures import dense, mixtures, wide
+from secateur_service.models.architectures import dense, hybrids, mixtures, wide
 from secateur_service.models.architectures.architecture import (
     MAX_EXPERTS,
     Architecture,
@@ -41,4 +41,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     **dense.ARCHITECTURES,
     **wide.ARCHITECTURES,
     **mixtures.ARCHITECTURES,
+    **hybrids.ARCHITECTURES,
 }

@@ -13,6 +13,11 @@ Shapes = dict[str, tuple[int, ...]]
 
 MAX_EXPERTS = 4096
 
+# Kinds of blocks that carry a state from token to token, besides or instead of keys and values of each.
+_RECURRENT = frozenset(("linear_attention", "conv", "hybrid"))
+# Kinds of blocks that keep keys and values of every token.
+_ATTENDING = frozenset(("full_attention", "sliding_attention", "hybrid"))
+
 
 @dataclass(frozen=True)
 class FeedForward:
@@ -60,10 +65,12 @@ class Mixture:
     Attributes:
         layers: names of an expert's gate, up and down projection, or of its up and down projection.
         path: path of the module, relative to the block.
+        may_lack: whether the configuration may say that there are none.
     """
 
     layers: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     path: str = "mlp.experts"
+    may_lack: bool = False
 
     @property
     def groups(self) -> Groups:
@@ -116,8 +123,12 @@ class Architecture:
         head_bias: whether the head has a bias.
         excluded: names, in the checkpoint, of a block's tensors with two or more dimensions that are left unchanged.
         renamed: (part of a module path, what the checkpoint has instead).
+        spellings: (how names of some checkpoints begin, how the model's do); the first that fits counts.
         packed: tensors that hold several parameters, or hold one transposed.
         unread: names, relative to a block, of tensors that some checkpoints have and no loader reads.
+        left_out: how names of tensors begin that some checkpoints have for other purposes, such as predicting tokens
+            after the next one, and that transformers' class does not read.
+        outer_buffers: whether buffers of blocks that no checkpoint stores are initialised with the base model.
         base: transformers' class without a head, where its name does not follow from `class_name`.
         mixture: the experts, in architectures that have any.
         feed_forward: the feed-forward layers, where all blocks have the same; in a mixture, those of the experts.
@@ -142,6 +153,7 @@ class Architecture:
     head_bias: bool = False
     excluded: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+    spellings: tuple[tuple[str, str], ...] = ()
     packed: tuple[Packed, ...] = ()
     mixture: Mixture | None = None
     feed_forward: FeedForward | None = None
@@ -153,12 +165,30 @@ class Architecture:
     whole_heads: bool = False
     returns_tuple: bool = False
     unread: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    outer_buffers: bool = False
     base: str | None = None
 
     @cached_property
     def base_prefix(self) -> str:
         """The prefix of the base model's names; some checkpoints omit it."""
         return self.blocks.partition(".")[0] + "."
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether blocks may carry a state from token to token, which no cache of keys and values has."""
+        return bool(_RECURRENT & {*self.layer_types})
+
+    def attends(self, kind: str) -> bool:
+        """Whether a block of this kind keeps keys and values of every token."""
+        return kind in _ATTENDING
+
+    def model_name(self, stored: str) -> str:
+        """The name in the model of a tensor of the checkpoint, as far as its beginning goes."""
+        for prefix, own in self.spellings:
+            if stored.startswith(prefix):
+                return own + stored.removeprefix(prefix)
+        return stored
 
     @property
     def base_class(self) -> str:
