@@ -25,6 +25,8 @@ __all__ = ["Checkpoint", "ModelRefusedError", "open_checkpoint"]
 
 # The name, in every supported architecture, of the matrix that maps hidden states to the vocabulary.
 _HEAD = "lm_head.weight"
+# What configurations call the number of blocks.
+BLOCKS = ("num_hidden_layers", "n_layer")
 # Rotary frequencies are computed from the configuration.
 _UNREAD = ("rotary_emb.inv_freq",)
 
@@ -308,7 +310,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         notes = [*notes, f"{len(left_out)} tensors that transformers does not read are left out, such as {left_out[0]}"]
     for name in left_out:
         del tensors[name]
-    num_blocks = config.get("num_hidden_layers", config.get("n_layer"))
+    num_blocks = next((config[key] for key in BLOCKS if key in config), None)
+    for listed in (config.get(key) for key in architecture.per_block if num_blocks is None):
+        num_blocks = len(listed) if isinstance(listed, (list, str)) else num_blocks
     if type(num_blocks) is not int or num_blocks < 1:
         raise ModelRefusedError("config.json does not say how many blocks the model has (num_hidden_layers)")
     checkpoint = Checkpoint(folder, config, architecture, tensors, num_blocks, tuple(notes))

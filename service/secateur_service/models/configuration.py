@@ -97,15 +97,20 @@ _SIZES = "|".join(
         *["head_dim", "word_embed_proj_dim", "n_layer", "n_head", "num_hidden_layers", "num_attention_heads"],
         *["num_key_value_heads", "num_kv_heads", "num_experts_per_tok"],
         *["decoder_sparse_step", "sliding_window", "max_position_embeddings", "original_max_position_embeddings"],
+        *["moe_shared_expert_intermediate_size", "moe_latent_size"],
         *["pretraining_tp", "conv_L_cache", "block_multiple_of", "shared_intermediate_size"],
         *["shared_expert_intermediate_size", "linear_conv_kernel_dim", "linear_num_key_heads"],
         *["linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim"],
         "mamba_d_ssm",
     ]
 )
+_STATE = (
+    r"mamba_(n_heads|n_groups|d_state|d_conv|expand|chunk_size|num_heads|head_dim)|"
+    r"ssm_state_size|n_groups|conv_kernel|chunk_size|n_group|topk_group"
+)
 _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (_SIZES, _nullable(_SIZE), f"a whole number from 1 to {_LARGEST_SIZE}"),
-    (r"mamba_(n_heads|n_groups|d_state|d_conv|expand|chunk_size)", _SIZE, f"a whole number from 1 to {_LARGEST_SIZE}"),
+    (_STATE, _SIZE, f"a whole number from 1 to {_LARGEST_SIZE}"),
     (r"max_window_layers", _whole(0, _LARGEST_SIZE), "a whole number that is not negative"),
     (r"\w+_(eps|epsilon)", _NOT_NEGATIVE, "a number that is not negative"),
     (r"initializer_range|init_std|router_aux_loss_coef", _NOT_NEGATIVE, "a number that is not negative"),
@@ -119,7 +124,12 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (r"logit_scale", _nullable(_number(lambda _: True)), "a number"),
     (r"hidden_dropout|\w+_pdrop|dropout|layerdrop|router_jitter_noise", _SHARE, "a number from 0 to 1"),
     (r"attention_dropout", _nullable(_SHARE), "a number from 0 to 1, or null"),
-    (r"hidden_act|hidden_activation|activation_function|activation", _listed(ACTIVATIONS), _one_of(ACTIVATIONS)),
+    (r"time_step_(min|max|floor)", _POSITIVE, "a number above 0"),
+    (
+        r"(mamba_|mlp_)?hidden_act|hidden_activation|activation_function|activation",
+        _listed(ACTIVATIONS),
+        _one_of(ACTIVATIONS),
+    ),
     (r"dtype|torch_dtype", _nullable(_listed(_DTYPES)), _one_of(_DTYPES)),
     (r"output_hidden_states|output_attentions|return_dict|use_cache", _nullable(_truth), "true or false"),
     (r"time_step_limit", _is_range, "two numbers that are not negative, the smaller one first"),
@@ -150,6 +160,13 @@ _ROPE_KEYS: tuple[tuple[str, Accepts, str], ...] = (
     ("mrope_section", _wholes(3), "3 whole numbers that are not negative"),
     ("truncate", _nullable(_truth), "true or false"),
     ("original_max_position_embeddings", _whole(2, _LARGEST_SIZE), f"a whole number from 2 to {_LARGEST_SIZE}"),
+)
+
+# Numbers of which the first is a multiple of the second.
+_MULTIPLES = (
+    ("linear_num_value_heads", "linear_num_key_heads"),
+    ("mamba_n_heads", "mamba_n_groups"),
+    ("mamba_num_heads", "n_groups"),
 )
 
 # Keys that transformers reads although its classes do not declare them.
@@ -245,9 +262,12 @@ def _check_together(made: Any, known: Collection[str]) -> None:
         raise _refused(key, None, f"a whole number from 1 to {MAX_EXPERTS}")
     if experts is not None and chosen is not None and chosen > experts:
         raise _refused("num_experts_per_tok", chosen, f"at most the number of experts, {experts}")
-    for many, few in (("linear_num_value_heads", "linear_num_key_heads"), ("mamba_n_heads", "mamba_n_groups")):
-        if of(many) is not None and of(many) % of(few):
+    for many, few in _MULTIPLES:
+        if of(few) is not None and of(many) % of(few):
             raise _refused(many, of(many), f"a multiple of {few}, {of(few)}")
+    if ARCHITECTURES[made.model_type].never_tied and made.tie_word_embeddings:
+        value = made.tie_word_embeddings
+        raise _refused("tie_word_embeddings", value, f"false, because {made.model_type} models have heads of their own")
     padding = made.pad_token_id
     if padding is not None and not -1 <= padding < made.vocab_size:
         raise _refused("pad_token_id", padding, f"null, or an id below vocab_size, {made.vocab_size}")
@@ -257,6 +277,8 @@ def _check_together(made: Any, known: Collection[str]) -> None:
         if not (isinstance(kinds, list) and len(kinds) == made.num_hidden_layers and set(kinds) <= set(allowed)):
             expected = f"{made.num_hidden_layers} times one of {', '.join(allowed)}, one for each block"
             raise _refused("layer_types", kinds, expected)
+        if not any(map(ARCHITECTURES[made.model_type].attends, kinds)):
+            raise _refused("layer_types", kinds, "attention in some block, without which transformers keeps no count")
         if "sliding_attention" in kinds and of("sliding_window") is None:
             raise _refused("sliding_window", None, "a number of tokens, because layer_types has sliding_attention")
 

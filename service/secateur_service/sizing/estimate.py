@@ -26,6 +26,7 @@ from typing import Self
 
 from secateur_service.models.budget import HEAD_SLICE_BYTES, LOGITS_SLICE_BYTES
 from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.configuration import read_configuration
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.plan_file import PlanFile
 from secateur_service.models.units import adds_to_states, heads_of, inputs_of, unit_count
@@ -170,6 +171,7 @@ def _work_of(checkpoint: Checkpoint, spec: PruneSpec) -> Work:
         asymmetric=asymmetric,
         shrinks=spec.shrink is not None,
         epochs=spec.reconstruction.epochs if spec.reconstruction else 0,
+        scanned=checkpoint.architecture.scanned(read_configuration(checkpoint.config, checkpoint.model_type)),
     )
 
 
@@ -322,7 +324,7 @@ def _working_bytes(work: Work, spec: PruneSpec, hidden: int, device: str, item: 
     if work.minimax:  # the best layers so far besides those of the current round, and the matrix of its mix
         solving += 2 * 4 * max(group.parameters for group in groups) + max(grams)
     tokens = max(work.length, TILE_TOKENS * BATCH_TILES["cpu" if small else device])
-    activations = 2 * tokens * max(group.rows for group in groups) * item
+    activations = tokens * (2 * max(group.rows for group in groups) * item + 4 * work.scanned)
     block = sum(group.parameters for group in groups) * item
     return (
         block * (1 + work.asymmetric)

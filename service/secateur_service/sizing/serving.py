@@ -30,4 +30,4 @@ def cache_bytes(checkpoint: Checkpoint) -> int:
     Blocks of other kinds keep none: what they carry from token to token is as large in any context.
     """
     heads = heads_of(checkpoint)
-    return attending_blocks(checkpoint) * 2 * heads.keys * heads.width * DTYPE_BYTES[checkpoint.weight_dtype]
+    return len(attending_blocks(checkpoint)) * 2 * heads.keys * heads.width * DTYPE_BYTES[checkpoint.weight_dtype]

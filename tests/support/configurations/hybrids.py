@@ -32,6 +32,20 @@ _GRANITE = {
     "attention_multiplier": 0.2,
 }
 
+_NEMOTRON = {
+    **{key: value for key, value in LLAMA_LIKE.items() if key != "num_hidden_layers"},
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 24,
+    "n_groups": 2,
+    "ssm_state_size": 16,
+    "chunk_size": 16,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "moe_shared_expert_intermediate_size": 40,
+    "tie_word_embeddings": False,
+}
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "lfm2": {**LLAMA_LIKE, "layer_types": ["conv", "full_attention", "conv"], "block_multiple_of": 32},
     "lfm2 biased": {
@@ -78,6 +92,21 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "mlp_bias": True,
         "mamba_proj_bias": True,
         "tie_word_embeddings": True,
+    },
+    "nemotron_h": {
+        **_NEMOTRON,
+        "layers_block_type": ["linear_attention", "full_attention", "moe"],
+        "use_bias": True,
+        "use_conv_bias": False,
+        "n_group": 2,
+        "topk_group": 1,
+        "routed_scaling_factor": 1.5,
+    },
+    "nemotron_h narrow": {
+        **_NEMOTRON,
+        "layers_block_type": ["mlp", "full_attention", "moe"],
+        "moe_latent_size": 32,
+        "mlp_bias": True,
     },
     "qwen3_next": {
         **LLAMA_LIKE,

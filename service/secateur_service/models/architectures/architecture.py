@@ -30,7 +30,7 @@ class FeedForward:
         output: the linear layer that reads them.
         size: the field of the configuration that has their number; None if it has none.
         fused: of how many equal parts, one below the other, each input consists.
-        normed: whether what the output layer writes is normalised before it is added to the hidden states.
+        normed: whether what the output layer writes is normalised or scaled before it is added to the hidden states.
     """
 
     inputs: tuple[str, ...]
@@ -120,6 +120,7 @@ class Architecture:
         blocks: module path of the list of decoder blocks.
         embedding: module path of the token embedding.
         tied: whether the head is the embedding where the configuration does not say.
+        never_tied: whether transformers' class always has a head of its own, whatever the configuration says.
         head_bias: whether the head has a bias.
         excluded: names, in the checkpoint, of a block's tensors with two or more dimensions that are left unchanged.
         renamed: (part of a module path, what the checkpoint has instead).
@@ -135,11 +136,14 @@ class Architecture:
         attention: the attention, where heads can be removed: the configuration can say how wide a head is, and each
             head's queries and keys are normalised by themselves if at all.
         layer_types: the kinds of blocks that `layer_types` of the configuration may name.
-        per_block: fields of the configuration that are lists with an entry for each block.
+        per_block: fields of the configuration that are lists with an entry for each block, or strings with a letter
+            for each, which say the same.
         fixed_depth: whether what a block is follows from its number by a rule, so that none can be removed.
         partly_rotary: whether a part of each head may be rotated where the rotation is scaled; other classes ignore
             the factor or fail.
         whole_heads: whether the number of heads must divide the hidden size, whatever `head_dim` says.
+        scanned: how many numbers in float32 a layer that carries a state holds for each token while it runs, without
+            kernels made for it; measured with transformers' modules.
         returns_tuple: whether a block returns a tuple whose first item is the hidden states.
     """
 
@@ -150,6 +154,7 @@ class Architecture:
     blocks: str = "model.layers"
     embedding: str = "model.embed_tokens"
     tied: bool = False
+    never_tied: bool = False
     head_bias: bool = False
     excluded: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
@@ -163,6 +168,7 @@ class Architecture:
     fixed_depth: bool = False
     partly_rotary: bool = False
     whole_heads: bool = False
+    scanned: Callable[[Any], int] = lambda _config: 0
     returns_tuple: bool = False
     unread: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()

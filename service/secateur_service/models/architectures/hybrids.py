@@ -9,6 +9,7 @@ Shapes: d hidden size, n inner size of a state-space layer, k, v, widths of all 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -25,9 +26,11 @@ from secateur_service.models.architectures.parts import (
     BEFORE,
     FEED_FORWARD,
     GATED,
+    HEADS,
     OF_HEADS,
     QKV,
     attention,
+    each_expert,
     experts,
     feed_forward,
     final_norm,
@@ -37,7 +40,7 @@ from secateur_service.models.architectures.parts import (
     norms,
 )
 
-_FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
+_GATED = ("gate_proj", "up_proj", "down_proj")
 _MAMBA: Groups = (("mamba.in_proj",), ("mamba.out_proj",))
 _SHORT: Groups = (("conv.in_proj",), ("conv.out_proj",))
 _FALCON: Groups = (("feed_forward.up_proj", "feed_forward.gate_proj"), ("feed_forward.down_proj",))
@@ -45,6 +48,7 @@ _DELTA = tuple(f"linear_attn.in_proj_{name}" for name in ("qkv", "z", "b", "a"))
 _NEXT_DELTA = ("linear_attn.in_proj_qkvz", "linear_attn.in_proj_ba")
 _DELTA_OUT: Groups = (("linear_attn.out_proj",),)
 _GRANITE = Mixture(path="block_sparse_moe.experts", may_lack=True)
+_NEMOTRON = Mixture(("up_proj", "down_proj"), "mixer.experts")
 _NEXT = Mixture()
 _NEXT_SHARED: Groups = (
     ("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj"),
@@ -94,7 +98,7 @@ def _qwen3_next(config: Any, index: int) -> Shapes:
         layers = {
             "mlp.gate.weight": (count, d),
             "mlp.shared_expert_gate.weight": (1, d),
-            **feed_forward("mlp.shared_expert", _FEED_FORWARD, d, config.shared_expert_intermediate_size),
+            **feed_forward("mlp.shared_expert", _GATED, d, config.shared_expert_intermediate_size),
             **experts(_NEXT, count, d, config.moe_intermediate_size),
         }
     return {**_qwen_mixer(config, index, fused=True), **layers, **norms(d, *BEFORE)}
@@ -146,7 +150,7 @@ def _falcon_h1(config: Any, index: int) -> Shapes:  # noqa: ARG001
         **_mamba(config, n, output_bias=config.projectors_bias),
         **(norms(n, "mamba.norm") if config.mamba_rms_norm else {}),
         **attention(config, bias=config.attention_bias),
-        **feed_forward("feed_forward", _FEED_FORWARD, d, f, bias=config.mlp_bias),
+        **feed_forward("feed_forward", _GATED, d, f, bias=config.mlp_bias),
         **norms(d, "input_layernorm", "pre_ff_layernorm"),
     }
 
@@ -161,6 +165,55 @@ def _mamba(config: Any, n: int, *, output_bias: bool) -> Shapes:
         **_convolution("mamba.conv1d", channels, config.mamba_d_conv, bias=config.mamba_conv_bias),
         **{f"mamba.{name}": (h,) for name in ("A_log", "D", "dt_bias")},
     }
+
+
+def _nemotron_h(config: Any, index: int) -> Shapes:
+    d, norm = config.hidden_size, norms(config.hidden_size, "norm")
+    kind, bias = config.layers_block_type[index], config.mlp_bias
+    if kind == "linear_attention":
+        return {**_nemotron_mamba(config), **norm}
+    if kind == "full_attention":
+        heads = attention(config, bias=False).items()
+        return {**{name.replace("self_attn.", "mixer."): shape for name, shape in heads}, **norm}
+    if kind == "mlp":
+        return {**feed_forward("mixer", _NEMOTRON.layers, d, config.intermediate_size, bias=bias), **norm}
+    count, e = config.n_routed_experts, config.moe_latent_size
+    shared = config.moe_shared_expert_intermediate_size
+    narrowed = {
+        **linear("mixer.fc1_latent_proj", e or d, d, bias=bias),
+        **linear("mixer.fc2_latent_proj", d, e or d, bias=bias),
+    }
+    return {
+        "mixer.gate.weight": (count, d),
+        "mixer.gate.e_score_correction_bias": (count,),
+        **({} if e is None else narrowed),
+        **experts(_NEMOTRON, count, e or d, config.moe_intermediate_size),
+        **feed_forward("mixer.shared_experts", _NEMOTRON.layers, d, shared, bias=bias),
+        **norm,
+    }
+
+
+def _nemotron_mamba(config: Any) -> Shapes:
+    d, h = config.hidden_size, config.mamba_num_heads
+    n = h * config.mamba_head_dim
+    channels = n + 2 * config.n_groups * config.ssm_state_size
+    return {
+        **linear("mixer.in_proj", n + channels + h, d, bias=config.use_bias),
+        **linear("mixer.out_proj", d, n, bias=config.use_bias),
+        **_convolution("mixer.conv1d", channels, config.conv_kernel, bias=config.use_conv_bias),
+        **{f"mixer.{name}": (h,) for name in ("A_log", "D", "dt_bias")},
+        **norms(n, "mixer.norm"),
+    }
+
+
+def _scan(heads: str, chunk: str, state: str) -> Callable[[Any], int]:
+    """Numbers that a state-space layer holds for each token: decays and products within chunks, inputs and outputs."""
+    return lambda config: getattr(config, heads) * (2 * getattr(config, chunk) + 15 * getattr(config, state))
+
+
+def _delta_scan(config: Any) -> int:
+    """Numbers that the gated delta rule holds for each token: queries, keys and values in several forms."""
+    return 10 * config.linear_num_value_heads * (config.linear_key_head_dim + config.linear_value_head_dim)
 
 
 def _convolution(name: str, channels: int, kernel: int, *, bias: bool = False) -> Shapes:
@@ -197,6 +250,7 @@ ARCHITECTURES = {
         left_out=("mtp.", "model.visual."),
         feed_forward=FEED_FORWARD,
         layer_types=("full_attention", "linear_attention"),
+        scanned=_delta_scan,
         partly_rotary=True,
     ),
     "qwen3_next": Architecture(
@@ -208,7 +262,9 @@ ARCHITECTURES = {
         excluded=("linear_attn.conv1d.weight", "mlp.gate.weight", "mlp.shared_expert_gate.weight"),
         left_out=("mtp.",),
         mixture=_NEXT,
+        feed_forward=each_expert(_NEXT, "moe_intermediate_size"),
         layer_types=("full_attention", "linear_attention"),
+        scanned=_delta_scan,
         partly_rotary=True,
     ),
     "granitemoehybrid": Architecture(
@@ -232,6 +288,15 @@ ARCHITECTURES = {
             Packed("block_sparse_moe.output_linear.weight", ("block_sparse_moe.experts.*.down_proj.weight",)),
         ),
         mixture=_GRANITE,
+        # The one that sees every token, or the only one; the hidden states get it scaled.
+        feed_forward=FeedForward(
+            ("shared_mlp.input_linear",),
+            "shared_mlp.output_linear",
+            "shared_intermediate_size",
+            fused=2,
+            normed=True,
+        ),
+        scanned=_scan("mamba_n_heads", "mamba_chunk_size", "mamba_d_state"),
         layer_types=("full_attention", "linear_attention"),
     ),
     "falcon_h1": Architecture(
@@ -248,8 +313,37 @@ ARCHITECTURES = {
             output="feed_forward.down_proj",
             normed=True,
         ),
+        attention=HEADS,
+        scanned=_scan("mamba_n_heads", "mamba_chunk_size", "mamba_d_state"),
         layer_types=("hybrid",),
         per_block=(),
         returns_tuple=True,
+    ),
+    "nemotron_h": Architecture(
+        "NemotronHForCausalLM",
+        (
+            ("mixer.in_proj",),
+            ("mixer.out_proj",),
+            ("mixer.q_proj", "mixer.k_proj", "mixer.v_proj"),
+            ("mixer.o_proj",),
+            ("mixer.up_proj",),
+            ("mixer.down_proj",),
+            ("mixer.fc1_latent_proj",),
+            *_NEMOTRON.groups,
+            ("mixer.fc2_latent_proj",),
+            ("mixer.shared_experts.up_proj",),
+            ("mixer.shared_experts.down_proj",),
+        ),
+        _nemotron_h,
+        lambda config: norms(config.hidden_size, "norm_f"),
+        embedding="model.embeddings",
+        excluded=("mixer.conv1d.weight", "mixer.gate.weight"),
+        spellings=(("backbone.", "model."),),
+        left_out=("mtp.",),
+        mixture=_NEMOTRON,
+        scanned=_scan("mamba_num_heads", "chunk_size", "ssm_state_size"),
+        layer_types=("full_attention", "linear_attention", "mlp", "moe"),
+        per_block=("layers_block_type", "hybrid_override_pattern"),
+        never_tied=True,
     ),
 }
