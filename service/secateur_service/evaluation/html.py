@@ -264,12 +264,13 @@ def _training_chart(report: Report) -> Markup:
 def _sizes(report: Report) -> list[tuple[str, int, int]]:
     """What the dense and the output model take, in words and numbers."""
     before, after = report.model, report.output
-    return [
+    found = [
         ("Parameters", before.parameters, after.parameters),
         ("Bytes on disk", before.size_bytes, after.size_bytes),
         ("Bytes of weights read per decoded token", before.decoding_bytes, after.decoding_bytes),
         ("Bytes of keys and values per token of context", before.cache_bytes, after.cache_bytes),
     ]
+    return [entry for entry in found if entry[1]]
 
 
 def _series(rows: Sequence[HeatRow]) -> dict[str, Sequence[float | None]]:

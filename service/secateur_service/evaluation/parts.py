@@ -39,7 +39,7 @@ class ModelPart(Part):
     blocks: int = Field(ge=1, description="decoder blocks")
     size_bytes: int = Field(ge=1, description="bytes of all tensors")
     decoding_bytes: int = Field(ge=1, description="as in `output`")
-    cache_bytes: int = Field(ge=1, description="as in `output`")
+    cache_bytes: int = Field(ge=0, description="as in `output`")
     dtype: str = Field(description="stored type of the weights")
     vocabulary: int | None = Field(default=None, description="rows of the embedding; null in older reports")
     max_positions: int | None = Field(
@@ -59,7 +59,9 @@ class OutputPart(Part):
         description="bytes of weights that are read for every token generated: all but the embedding, of which "
         "one row is read, and of a mixture of experts those that a token is routed to",
     )
-    cache_bytes: int = Field(ge=1, description="bytes of keys and values that are kept for every token of a context")
+    cache_bytes: int = Field(
+        ge=0, description="bytes of keys and values that are kept for every token of a context; 0 without attention"
+    )
 
 
 class IdentifiedPart(Part):

@@ -17,6 +17,8 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from secateur_service.models.architectures import Architecture
+
 # A beginning that few tokens share is run again rather than stored.
 _LEAST_SHARED = 8
 # Beginnings in a batch are cut to the shortest; what is cut is run once for every sequence.
@@ -115,8 +117,15 @@ def branch(sequences: Sequence[TokenSequence], most_tokens: int, *, shares: bool
     ]
 
 
-def may_share(config: Mapping[str, Any]) -> bool:
-    """Whether a beginning has the same states alone as in a longer sequence, in a model with this configuration."""
+def may_share(config: Mapping[str, Any], architecture: Architecture) -> bool:
+    """Whether keys and values of a beginning, run alone, are all that a longer sequence needs of it.
+
+    Args:
+        config: content of the model's config.json.
+        architecture: its row of the table.
+    """
+    if architecture.is_recurrent:
+        return False
     kinds = [value for key, value in _leaves(config) if key in ("rope_type", "type")]
     return not any(kind in _SCALED_BY_LENGTH for kind in kinds)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
-from secateur_service.models.architectures import Part
+from secateur_service.models.architectures import ARCHITECTURES, Part
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.configuration import read_configuration
 from secateur_service.models.experts import replace_experts
@@ -70,6 +70,8 @@ def restore_buffers(model: Any, module: nn.Module) -> None:
     """Fill a module's buffers that no checkpoint stores, such as rotary frequencies, as the model initialises them."""
     if module._non_persistent_buffers_set:
         model._init_weights(module)
+        if ARCHITECTURES[model.config.model_type].outer_buffers:
+            model._init_weights(model.base_model)
 
 
 @torch.no_grad()

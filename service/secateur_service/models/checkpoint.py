@@ -32,6 +32,8 @@ _MXFP4 = (
     "AutoModelForCausalLM.from_pretrained(PATH, quantization_config=Mxfp4Config(dequantize=True), "
     "dtype=torch.bfloat16).save_pretrained(FOLDER, save_original_format=False), and copy the tokenizer's files"
 )
+# What configurations call the number of blocks.
+BLOCKS = ("num_hidden_layers", "n_layer")
 # Rotary frequencies are computed from the configuration.
 _UNREAD = ("rotary_emb.inv_freq",)
 
@@ -176,8 +178,8 @@ class Checkpoint:
         for name in (renamed, module_path):
             short = name.removeprefix(self.architecture.base_prefix) if self.architecture.loads_base else name
             for candidate in (name, short):
-                if candidate in self.tensors:
-                    return self.tensors[candidate]
+                if candidate in self._by_model_name:
+                    return self._by_model_name[candidate]
         return None
 
     def block_path(self, index: int) -> str:
@@ -273,6 +275,11 @@ class Checkpoint:
         return digest.hexdigest()
 
     @cached_property
+    def _by_model_name(self) -> dict[str, TensorInfo]:
+        """The tensors by their names in the model, as far as their beginning goes."""
+        return {self.architecture.model_name(name): info for name, info in self.tensors.items()}
+
+    @cached_property
     def _found(self) -> dict[str, Place | None]:
         """Cache of the parameters looked up so far."""
         return {}
@@ -311,7 +318,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         notes = [*notes, f"{len(left_out)} tensors that transformers does not read are left out, such as {left_out[0]}"]
     for name in left_out:
         del tensors[name]
-    num_blocks = config.get("num_hidden_layers", config.get("n_layer"))
+    num_blocks = next((config[key] for key in BLOCKS if key in config), None)
+    for listed in (config.get(key) for key in architecture.per_block if num_blocks is None):
+        num_blocks = len(listed) if isinstance(listed, (list, str)) else num_blocks
     if type(num_blocks) is not int or num_blocks < 1:
         raise ModelRefusedError("config.json does not say how many blocks the model has (num_hidden_layers)")
     checkpoint = Checkpoint(folder, config, architecture, tensors, num_blocks, tuple(notes))
@@ -355,7 +364,7 @@ def _check_names(checkpoint: Checkpoint) -> None:
     architecture = checkpoint.architecture
     seen: dict[str, str] = {}
     for name in checkpoint.tensors:
-        path = name.removeprefix(architecture.base_prefix)
+        path = architecture.model_name(name).removeprefix(architecture.base_prefix)
         for part, stored in architecture.renamed:
             path = path.replace(stored, part)
         if path in seen:
@@ -441,7 +450,7 @@ def position_of(architecture: Architecture, name: str) -> int | None:
 
 def _block_of(architecture: Architecture, name: str) -> tuple[int, str] | None:
     """(block, name relative to the block) of a tensor; None outside the blocks."""
-    blocks = architecture.blocks.removeprefix(architecture.base_prefix)
+    blocks, name = architecture.blocks.removeprefix(architecture.base_prefix), architecture.model_name(name)
     match = re.fullmatch(rf"(?:{re.escape(architecture.base_prefix)})?{re.escape(blocks)}\.(\d{{1,5}})\.(.+)", name)
     return (int(match[1]), match[2]) if match else None
 

@@ -21,6 +21,9 @@ _LARGEST_SIZE = 2**31 - 1
 _MOST_BLOCKS = 10_000
 _MOST_LABELS = 100_000
 _LARGEST_NUMBER = 2**63 - 1
+_INFINITE = {"__float__": "Infinity"}  # as transformers writes it
+# Keys whose numbers may be infinite.
+_UNLIMITED = ("time_step_limit",)
 
 ACTIVATIONS = frozenset(
     [
@@ -66,6 +69,21 @@ def _all(accepts: Accepts) -> Accepts:
     return lambda value: isinstance(value, list) and all(map(accepts, value))
 
 
+def _numbers(count: int) -> Accepts:
+    return lambda value: isinstance(value, list) and len(value) == count and all(map(_number(lambda _: True), value))
+
+
+def _wholes(count: int) -> Accepts:
+    return lambda value: _numbers(count)(value) and all(map(_whole(0, _LARGEST_SIZE), value))
+
+
+def _is_range(value: Any) -> bool:
+    """Whether it is a least and a largest number; the latter may be infinite."""
+    limits = [math.inf if limit == _INFINITE else limit for limit in value] if isinstance(value, list) else []
+    numbers = all(type(limit) in (int, float) for limit in limits)
+    return numbers and len(limits) == 2 and 0 <= limits[0] < limits[1] and limits[0] < _LARGEST_NUMBER
+
+
 def _one_of(names: Iterable[str]) -> str:
     return "one of " + ", ".join(sorted(names))
 
@@ -86,23 +104,43 @@ _SIZES = "|".join(
         *["shared_expert_intermediate_size", "prefix_dense_intermediate_size", "intermediate_size_mlp"],
         *["n_shared_experts", "interleave_moe_layer_step", "no_rope_layer_interval"],
         *["attention_chunk_size", "floor_scale", r"(prefix_dense_)?sliding_window_pattern"],
+        *["moe_shared_expert_intermediate_size", "moe_latent_size"],
+        *["conv_L_cache", "block_multiple_of", "shared_intermediate_size"],
+        *["linear_conv_kernel_dim", "linear_num_key_heads", "linear_num_value_heads"],
+        *["linear_key_head_dim", "linear_value_head_dim", "mamba_d_ssm"],
     ]
+)
+_STATE = (
+    r"mamba_(n_heads|n_groups|d_state|d_conv|expand|chunk_size|num_heads|head_dim)|"
+    r"ssm_state_size|n_groups|conv_kernel|chunk_size"
 )
 _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (_SIZES, _nullable(_SIZE), f"a whole number from 1 to {_LARGEST_SIZE}"),
     (r"sliding_window", _nullable(_whole(0, _LARGEST_SIZE)), f"a whole number from 1 to {_LARGEST_SIZE}"),
+    (_STATE, _SIZE, f"a whole number from 1 to {_LARGEST_SIZE}"),
     (r"max_window_layers", _whole(0, _LARGEST_SIZE), "a whole number that is not negative"),
     (r"(?!rms_norm_)\w+_(eps|epsilon)", _NOT_NEGATIVE, "a number that is not negative"),
     (r"rms_norm_eps", _nullable(_NOT_NEGATIVE), "a number that is not negative"),
     (r"initializer_range|init_std|router_aux_loss_coef", _NOT_NEGATIVE, "a number that is not negative"),
     (r"\w+_softcapping", _nullable(_POSITIVE), "a number above 0, or null"),
     (r"query_pre_attn_scalar|rope_theta", _POSITIVE, "a number above 0"),
+    (r"(embedding|lm_head|key|residual|attention|\w+_in|\w+_out)_multiplier", _number(lambda _: True), "a number"),
+    (r"mlp_multipliers", _nullable(_numbers(2)), "2 numbers, or null"),
+    (r"ssm_multipliers", _nullable(_numbers(5)), "5 numbers, or null"),
+    (r"logits_scaling", _POSITIVE, "a number above 0"),
+    (r"block_ffn_dim_multiplier", _nullable(_POSITIVE), "a number above 0, or null"),
     (r"logit_scale", _nullable(_number(lambda _: True)), "a number"),
     (r"hidden_dropout|\w+_pdrop|dropout|layerdrop|router_jitter_noise", _SHARE, "a number from 0 to 1"),
     (r"attention_dropout", _nullable(_SHARE), "a number from 0 to 1, or null"),
-    (r"hidden_act|hidden_activation|activation_function|activation", _listed(ACTIVATIONS), _one_of(ACTIVATIONS)),
+    (r"time_step_(min|max|floor)", _POSITIVE, "a number above 0"),
+    (
+        r"(mamba_|mlp_)?hidden_act|hidden_activation|activation_function|activation",
+        _listed(ACTIVATIONS),
+        _one_of(ACTIVATIONS),
+    ),
     (r"dtype|torch_dtype", _nullable(_listed(_DTYPES)), _one_of(_DTYPES)),
     (r"output_hidden_states|output_attentions|return_dict|use_cache", _nullable(_truth), "true or false"),
+    (r"time_step_limit", _is_range, "two numbers that are not negative, the smaller one first"),
     (r"num_ln_in_parallel_attn", _nullable(_whole(1, 2)), "1, 2 or null"),
     (r"mlp_only_layers|moe_layers", _nullable(_all(_whole(0, _MOST_BLOCKS))), "a list of numbers of blocks, or null"),
     (r"no_rope_layers", _nullable(_all(_whole(0, 1))), "a list of 0 and 1 for each block, or null"),
@@ -141,8 +179,16 @@ _ROPE_KEYS: tuple[tuple[str, Accepts, str], ...] = (
     ("mscale_all_dim", _nullable(_NOT_NEGATIVE), "a number that is not negative, or null"),
     ("short_mscale", _POSITIVE, "a number above 0"),
     ("long_mscale", _POSITIVE, "a number above 0"),
+    ("mrope_section", _wholes(3), "3 whole numbers that are not negative"),
     ("truncate", _nullable(_truth), "true or false"),
     ("original_max_position_embeddings", _whole(2, _LARGEST_SIZE), f"a whole number from 2 to {_LARGEST_SIZE}"),
+)
+
+# Numbers of which the first is a multiple of the second.
+_MULTIPLES = (
+    ("linear_num_value_heads", "linear_num_key_heads"),
+    ("mamba_n_heads", "mamba_n_groups"),
+    ("mamba_num_heads", "n_groups"),
 )
 
 # Keys that transformers reads although its classes do not declare them.
@@ -178,14 +224,15 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
         if key in _RESERVED or callable(getattr(kind, key, None)):
             raise ModelRefusedError(f"{_FILE}: {key} is not part of a {model_type} configuration; remove it")
         for pattern, accepts, expected in _RULES:
-            if key in known and pattern.fullmatch(key) and not accepts(value) and value not in own:
+            says_none = _says_none(key, value, model_type)
+            if key in known and pattern.fullmatch(key) and not (accepts(value) or value in own or says_none):
                 raise _refused(key, value, expected)
     if "head_dim" in config and config["head_dim"] is None and "head_dim" not in fields:
         raise _refused("head_dim", None, f"a number, or no such key, because {model_type} models have no default")
     # Drop choices of implementation that would fetch kernels from a hub or name some that are not installed.
     plain = {key: value for key, value in config.items() if not key.endswith("_implementation")}
     try:
-        made = kind.from_dict(plain)
+        made = kind.from_dict(kind._decode_special_floats(plain))
     except Exception as error:
         raise _refused_by_class(config, error) from error
     for key in _OF_COMPOSITES:
@@ -197,10 +244,18 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
     return made
 
 
+def _says_none(key: str, value: object, model_type: str) -> bool:
+    """Whether it says that a mixture has no experts, which some are made to be."""
+    mixture = ARCHITECTURES[model_type].mixture
+    lacks = mixture is not None and mixture.may_lack
+    return lacks and key in ("num_local_experts", "num_experts_per_tok") and type(value) is int and value == 0
+
+
 def _check_numbers(value: Any, path: tuple[str, ...]) -> None:
     """Check that every number is within the range that other programs can read."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not (math.isfinite(value) if isinstance(value, float) else abs(value) <= _LARGEST_NUMBER):
+        unlimited = value == math.inf and path[:1] in [(key,) for key in _UNLIMITED]
+        if not unlimited and not (math.isfinite(value) if isinstance(value, float) else abs(value) <= _LARGEST_NUMBER):
             raise _refused(".".join(path), value, "a finite number of ordinary size")
     elif isinstance(value, (dict, list)):
         items = value.items() if isinstance(value, dict) else enumerate(value)
@@ -237,6 +292,12 @@ def _check_together(made: Any, known: Collection[str]) -> None:
         )
     if ARCHITECTURES[made.model_type].mixture is not None:
         _check_experts(made, known)
+    for many, few in _MULTIPLES:
+        if of(few) is not None and of(many) % of(few):
+            raise _refused(many, of(many), f"a multiple of {few}, {of(few)}")
+    if ARCHITECTURES[made.model_type].never_tied and made.tie_word_embeddings:
+        value = made.tie_word_embeddings
+        raise _refused("tie_word_embeddings", value, f"false, because {made.model_type} models have heads of their own")
     padding = made.pad_token_id
     if padding is not None and not -1 <= padding < made.vocab_size:
         raise _refused("pad_token_id", padding, f"null, or an id below vocab_size, {made.vocab_size}")
@@ -246,6 +307,8 @@ def _check_together(made: Any, known: Collection[str]) -> None:
         if not (isinstance(kinds, list) and len(kinds) == made.num_hidden_layers and set(kinds) <= set(allowed)):
             expected = f"{made.num_hidden_layers} times one of {', '.join(allowed)}, one for each block"
             raise _refused("layer_types", kinds, expected)
+        if not any(map(ARCHITECTURES[made.model_type].attends, kinds)):
+            raise _refused("layer_types", kinds, "attention in some block, without which transformers keeps no count")
         for kind, key in (("sliding_attention", "sliding_window"), ("chunked_attention", "attention_chunk_size")):
             if kind in kinds and not of(key):
                 raise _refused(key, of(key), f"a number of tokens, because layer_types has {kind}")
@@ -259,7 +322,10 @@ def _check_together(made: Any, known: Collection[str]) -> None:
 
 def _check_experts(made: Any, known: Collection[str]) -> None:
     """Check a mixture of experts: how many there are, and how many each token is routed to."""
+    mixture = ARCHITECTURES[made.model_type].mixture
     count = next(filter(None, (getattr(made, key, None) for key in _EXPERTS.split("|") if key in known)), None)
+    if count is None and mixture is not None and mixture.may_lack:
+        return
     if count is None:
         key = next(key for key in _EXPERTS.split("|") if key in known)
         raise _refused(key, None, f"a whole number from 1 to {MAX_EXPERTS}")

@@ -8,11 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.checkpoint import BLOCKS, Checkpoint
 from secateur_service.models.configuration import read_configuration
+from secateur_service.models.units import attending_blocks
 
 # Rules for the kinds of blocks that hold for consecutive numbers only.
 _PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern")
+
+
+def removable(checkpoint: Checkpoint, kept: Sequence[int]) -> list[int]:
+    """Which of the blocks that are kept can be removed next.
+
+    One with attention has to stay where there are any: by its keys and values transformers counts the tokens before.
+    """
+    attending = [index for index in attending_blocks(checkpoint) if index in kept]
+    return [index for index in kept if attending != [index]]
 
 
 def without_blocks(checkpoint: Checkpoint, config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
@@ -25,9 +35,12 @@ def without_blocks(checkpoint: Checkpoint, config: Mapping[str, Any], kept: Sequ
     """
     made = read_configuration(checkpoint.config, checkpoint.model_type)
     changed = {key: value for key, value in config.items() if key not in _PATTERNS}
+    spelled = any(isinstance(config.get(key), str) for key in checkpoint.architecture.per_block)
     for key in checkpoint.architecture.per_block:
         entries = getattr(made, key, None)
-        if entries is not None:
+        if isinstance(entries, str):
+            changed |= {key: "".join(entries[index] for index in kept)} if key in config else {}
+        elif entries is not None and not (spelled and key not in config):
             changed[key] = [entries[index] for index in kept]
     if "max_window_layers" in changed:  # the first so many attend to everything
         changed["max_window_layers"] = sum(index < changed["max_window_layers"] for index in kept)
@@ -44,8 +57,7 @@ def without_blocks(checkpoint: Checkpoint, config: Mapping[str, Any], kept: Sequ
     if hasattr(made, "mlp_only_layers"):
         dense = [place for place, index in enumerate(kept) if _has_no_experts(made, index)]
         changed |= {"decoder_sparse_step": 1, "mlp_only_layers": dense}
-    size = "num_hidden_layers" if "num_hidden_layers" in config else "n_layer"
-    return {**changed, size: len(kept)}
+    return {**changed, **{key: len(kept) for key in BLOCKS if key in config}}
 
 
 def _has_no_experts(made: Any, index: int) -> bool:

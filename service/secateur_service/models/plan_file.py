@@ -17,7 +17,7 @@ from secateur._findings import worded
 from secateur_service.bounded import JsonLimits, UnreadableJsonError, parse_json
 from secateur_service.durable import file_digest
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
-from secateur_service.models.units import KeptUnits, has_axis, heads_of, possible_heads, units_of
+from secateur_service.models.units import KeptUnits, attending_blocks, has_axis, heads_of, possible_heads, units_of
 from secateur_service.pruning.structured.amounts import Amounts
 from secateur_service.records.blocks import AXES, Axis, BlockRecord, NarrowedRecord
 
@@ -230,6 +230,9 @@ def _misfits(plan: PlanFile, checkpoint: Checkpoint) -> Iterator[str]:
     if plan.vocabulary is not None and plan.vocabulary.last >= plan.model.rows:
         yield f"it keeps row {plan.vocabulary.last}, and there are {plan.model.rows}"
     kept = [index for index in range(checkpoint.num_blocks) if index not in removed]
+    attending = attending_blocks(checkpoint)
+    if attending and not {*attending} & {*kept}:
+        yield "it removes all blocks with attention"
     for axis in plan.axes:
         if not has_axis(checkpoint, axis):
             yield f"{axis} of {checkpoint.model_type} models cannot be narrowed"

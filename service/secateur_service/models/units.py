@@ -51,6 +51,14 @@ def heads_of(checkpoint: Checkpoint) -> Heads:
     return Heads(queries // keys, keys, getattr(config, "head_dim", None) or config.hidden_size // queries)
 
 
+def attending_blocks(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The blocks that keep keys and values of every token."""
+    config = read_configuration(checkpoint.config, checkpoint.model_type)
+    kinds = getattr(config, "layer_types", None) if checkpoint.architecture.is_recurrent else None
+    attends = checkpoint.architecture.attends
+    return tuple(index for index in range(checkpoint.num_blocks) if kinds is None or attends(kinds[index]))
+
+
 def possible_heads(checkpoint: Checkpoint) -> tuple[int, ...]:
     """The numbers of key/value heads, fewer than now, with which transformers builds the model.
 
@@ -200,8 +208,8 @@ def gate_of(checkpoint: Checkpoint, index: int) -> Gate | None:
 def adds_to_states(checkpoint: Checkpoint) -> bool:
     """Whether what the feed-forward layers write is added to the hidden states as it is.
 
-    Not so where it is normalised first, or afterwards with the hidden states, or where experts write it, each for the
-    tokens that are routed to it.
+    Not so where it is normalised or scaled first, or afterwards with the hidden states, or where experts write it, each
+    for the tokens that are routed to it.
     """
     layout = checkpoint.architecture.feed_forward
     if layout is None or layout.normed or layout.of_experts:

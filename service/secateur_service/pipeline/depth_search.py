@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from secateur_service.calibration.sampling import TextSample
 from secateur_service.evaluation.scoring import Scored
+from secateur_service.models.depth import removable
 from secateur_service.models.measurements import TokenLosses
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES
@@ -151,7 +152,7 @@ class DepthSearch:
         for kind, amount in work.items():
             self._meter.plan(kind, amount)
         for number in range(count):
-            candidates = [order[number]] if order else chain
+            candidates = [order[number]] if order else removable(self._model.checkpoint, chain)
             losses, corrected, found = self._round(chain, solved, candidates)
             dense = dense or found
             growth = {block: {name: nats[name] / dense[name] - 1 for name in dense} for block, nats in losses.items()}

@@ -26,6 +26,7 @@ from typing import Self
 
 from secateur_service.models.budget import HEAD_SLICE_BYTES, LOGITS_SLICE_BYTES
 from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.configuration import read_configuration
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.plan_file import PlanFile
 from secateur_service.models.units import adds_to_states, heads_of, inputs_of, unit_count
@@ -172,6 +173,7 @@ def _work_of(checkpoint: Checkpoint, spec: PruneSpec) -> Work:
         asymmetric=asymmetric,
         shrinks=spec.shrink is not None,
         epochs=spec.reconstruction.epochs if spec.reconstruction else 0,
+        scanned=checkpoint.architecture.scanned(read_configuration(checkpoint.config, checkpoint.model_type)),
     )
 
 
@@ -329,8 +331,8 @@ def _working_bytes(
     if work.minimax:  # the best layers so far besides those of the current round, and the matrix of its mix
         solving += 2 * 4 * max(group.parameters for group in groups) + max(grams)
     tokens = max(work.length, TILE_TOKENS * BATCH_TILES["cpu" if small else device])
-    # The copies as they are, scaled, and what the experts make of them.
-    activations = tokens * (2 * max(group.rows for group in groups) + 3 * copies * hidden) * item
+    # The copies as they are, scaled, what the experts make of them, and the states of a scan.
+    activations = tokens * ((2 * max(group.rows for group in groups) + 3 * copies * hidden) * item + 4 * work.scanned)
     block = sum(group.parameters for group in groups) * item
     return (
         block * (1 + work.asymmetric)

@@ -89,6 +89,7 @@ class Work:
         epochs: how often blocks are trained on the calibration text.
         asked: tokens of the requests of tasks that run through the blocks, T_q.
         answered: those of them whose predictions are needed.
+        scanned: numbers in float32 that a layer that carries a state holds for each token while it runs.
     """
 
     blocks: list[list[Group]]
@@ -109,6 +110,7 @@ class Work:
     epochs: int = 0
     asked: int = 0
     answered: int = 0
+    scanned: int = 0
 
     @property
     def moments(self) -> Moments:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from support.configurations import dense, mixtures, wide
+from support.configurations import dense, hybrids, mixtures, wide
 
-CONFIGS: dict[str, dict[str, Any]] = {**dense.CONFIGS, **wide.CONFIGS, **mixtures.CONFIGS}
+CONFIGS: dict[str, dict[str, Any]] = {**dense.CONFIGS, **wide.CONFIGS, **mixtures.CONFIGS, **hybrids.CONFIGS}
 
 FAST = frozenset(
     [

@@ -40,7 +40,7 @@ def test_scores_equal_those_of_the_whole_model(name, tmp_path):
     model.save_pretrained(tmp_path)
     sequences = questions()
     streamed = StreamedModel(open_checkpoint(tmp_path), torch.device("cpu"), torch.float32)
-    shares = may_share(streamed.checkpoint.config)
+    shares = may_share(streamed.checkpoint.config, streamed.checkpoint.architecture)
     batches = branch(sequences, 128, shares=shares)
     assert any(batch.shared for batch in batches) == shares
     states = streamed.embed([], batches)

@@ -19,15 +19,18 @@ EXPERTS = {
     "mixtral": MIXTRAL,
     "phimoe": MIXTRAL,
     "granitemoe": tuple(f"block_sparse_moe.experts.{{}}.{name}_proj" for name in ("gate", "up", "down")),
+    "granitemoehybrid": tuple(f"block_sparse_moe.experts.{{}}.{name}_proj" for name in ("gate", "up", "down")),
     "llama4_text": tuple(f"feed_forward.experts.{{}}.{name}_proj" for name in ("gate", "up", "down")),
 }
 ELSEWHERE = tuple(f"mlp.experts.{{}}.{name}_proj" for name in ("gate", "up", "down"))
 # Where they have one tensor for all experts: how to find the projections, out × in, in an expert's part of it.
+GRANITE = {
+    "block_sparse_moe.input_linear.weight": lambda both: both.chunk(2),
+    "block_sparse_moe.output_linear.weight": lambda down: (down,),
+}
 PACKED = {
-    "granitemoe": {
-        "block_sparse_moe.input_linear.weight": lambda both: both.chunk(2),
-        "block_sparse_moe.output_linear.weight": lambda down: (down,),
-    },
+    "granitemoe": GRANITE,
+    "granitemoehybrid": GRANITE,
     "gpt_oss": {
         "mlp.experts.gate_up_proj": lambda both: (both[:, ::2].T, both[:, 1::2].T),
         "mlp.experts.down_proj": lambda down: (down.T,),
@@ -114,20 +117,22 @@ def wanda_scores(model, index, name, samples):
         squares[key] = squares.get(key, 0) + share * inputs.flatten(0, -2).square().sum(0)
 
     def see_experts(experts, args):
+        gated = getattr(experts, "has_gate", True)
         for expert in range(experts.num_experts):
-            fused, down = experts.gate_up_proj[expert], experts.down_proj[expert]
+            fused, down = (experts.gate_up_proj if gated else experts.up_proj)[expert], experts.down_proj[expert]
             if len(args) == 1:  # every token for every expert, scaled by the router
                 routed = args[0].view(experts.num_experts, -1, args[0].shape[-1])[expert]
-                gate, up = fused.T.chunk(2)
-                inner, down = experts.act_fn(routed @ gate.T) * (routed @ up.T), down.T
+                parts = fused.T.chunk(2)
+                inner, down = experts.act_fn(routed @ parts[0].T) * (routed @ parts[1].T), down.T
             else:
                 routed = args[0][(args[1] == expert).any(1)]
                 fused, down = (fused.T, down.T) if experts.is_transposed else (fused, down)
                 both = routed @ fused.T + (experts.gate_up_proj_bias[expert] if experts.has_bias else 0)
-                gate, up = fused.chunk(2) if experts.is_concatenated else (fused[::2], fused[1::2])
-                inner = experts._apply_gate(both)
-            for below, seen in zip(names_of_experts(name), ((routed, gate), (routed, up), (inner, down)), strict=True):
-                add(f"{path}.{below.format(expert)}", *seen)
+                parts = fused.chunk(1 + gated) if experts.is_concatenated else (fused[::2], fused[1::2])
+                inner = (experts._apply_gate if gated else experts.act_fn)(both)
+            seen = (*((routed, part) for part in parts), (inner, down))
+            for below, (inputs, weight) in zip(names_of_experts(name), seen, strict=True):
+                add(f"{path}.{below.format(expert)}", inputs, weight)
 
     for below, module in block.named_modules():
         if isinstance(module, torch.nn.Linear) and below not in ROUTERS:

@@ -11,9 +11,10 @@ configuration is refused when a job is submitted; tests compare this with transf
     packing        parameters that are only a part of a stored tensor, or transposed there
     dense, wide   the rows
     mixtures, latent, stacked   the rows of mixtures of experts
+    hybrids   the rows of hybrids of attention and state
 """
 
-from secateur_service.models.architectures import dense, latent, mixtures, stacked, wide
+from secateur_service.models.architectures import dense, hybrids, latent, mixtures, stacked, wide
 from secateur_service.models.architectures.architecture import (
     MAX_EXPERTS,
     Architecture,
@@ -44,4 +45,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     **mixtures.ARCHITECTURES,
     **latent.ARCHITECTURES,
     **stacked.ARCHITECTURES,
+    **hybrids.ARCHITECTURES,
 }

@@ -13,6 +13,11 @@ Shapes = dict[str, tuple[int, ...]]
 
 MAX_EXPERTS = 4096
 
+# Kinds of blocks that carry a state from token to token, besides or instead of keys and values of each.
+_RECURRENT = frozenset(("linear_attention", "conv", "hybrid"))
+# Kinds of blocks that keep keys and values of every token.
+_ATTENDING = frozenset(("full_attention", "sliding_attention", "hybrid"))
+
 
 @dataclass(frozen=True)
 class FeedForward:
@@ -25,7 +30,7 @@ class FeedForward:
         output: the linear layer that reads them.
         size: the field of the configuration that has their number; None if it has none.
         fused: of how many equal parts, one below the other, each input consists.
-        normed: whether what the output layer writes is normalised before it is added to the hidden states.
+        normed: whether what the output layer writes is normalised or scaled before it is added to the hidden states.
     """
 
     inputs: tuple[str, ...]
@@ -61,11 +66,13 @@ class Mixture:
         layers: names of an expert's gate, up and down projection, or of its up and down projection.
         path: path of the module, relative to the block.
         scaled: whether it takes all tokens for every expert, scaled by the router, and not the router's choice.
+        may_lack: whether the configuration may say that there are none.
     """
 
     layers: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     path: str = "mlp.experts"
     scaled: bool = False
+    may_lack: bool = False
 
     @property
     def groups(self) -> Groups:
@@ -115,13 +122,16 @@ class Architecture:
         blocks: module path of the list of decoder blocks.
         embedding: module path of the token embedding.
         tied: whether the head is the embedding where the configuration does not say.
+        never_tied: whether transformers' class always has a head of its own, whatever the configuration says.
         head_bias: whether the head has a bias, or the field of the configuration that says so.
         excluded: names, in the checkpoint, of a block's tensors with two or more dimensions that are left unchanged.
         renamed: (part of a module path, what the checkpoint has instead).
+        spellings: (how names of some checkpoints begin, how the model's do); the first that fits counts.
         packed: tensors that hold several parameters, or hold one transposed.
         unread: names, relative to a block, of tensors that some checkpoints have and no loader reads.
         left_out: how names of tensors begin that some checkpoints have for other purposes, such as predicting tokens
             after the next one, and that transformers' class does not read.
+        outer_buffers: whether buffers of blocks that no checkpoint stores are initialised with the base model.
         base: transformers' class without a head, where its name does not follow from `class_name`.
         loads_base: whether the class with a head also loads what the class without one has saved.
         mixture: the experts, in architectures that have any.
@@ -130,7 +140,8 @@ class Architecture:
             head's queries and keys are normalised by themselves if at all.
         activations: names of activations with parameters of their own that `shapes` accounts for.
         layer_types: the kinds of blocks that `layer_types` of the configuration may name.
-        per_block: fields of the configuration that are lists with an entry for each block.
+        per_block: fields of the configuration that are lists with an entry for each block, or strings with a letter
+            for each, which say the same.
         required: fields of the configuration without which transformers' class fails although it does not ask for them.
         fixed_depth: whether what a block is follows from its number by a rule, so that none can be removed.
         partly_rotary: whether a part of each head may be rotated where the rotation is scaled; other classes ignore
@@ -138,6 +149,8 @@ class Architecture:
         predicts_ahead: whether checkpoints may have further blocks, numbered after the others, that predict tokens
             after the next one: `num_nextn_predict_layers` in the configuration. They are left out.
         whole_heads: whether the number of heads must divide the hidden size, whatever `head_dim` says.
+        scanned: how many numbers in float32 a layer that carries a state holds for each token while it runs, without
+            kernels made for it; measured with transformers' modules.
         returns_tuple: whether a block returns a tuple whose first item is the hidden states.
     """
 
@@ -148,9 +161,11 @@ class Architecture:
     blocks: str = "model.layers"
     embedding: str = "model.embed_tokens"
     tied: bool = False
+    never_tied: bool = False
     head_bias: bool | str = False
     excluded: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+    spellings: tuple[tuple[str, str], ...] = ()
     packed: tuple[Packed, ...] = ()
     mixture: Mixture | None = None
     feed_forward: FeedForward | None = None
@@ -163,9 +178,11 @@ class Architecture:
     partly_rotary: bool = False
     predicts_ahead: bool = False
     whole_heads: bool = False
+    scanned: Callable[[Any], int] = lambda _config: 0
     returns_tuple: bool = False
     unread: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    outer_buffers: bool = False
     base: str | None = None
     loads_base: bool = True
 
@@ -173,6 +190,22 @@ class Architecture:
     def base_prefix(self) -> str:
         """The prefix of the base model's names; some checkpoints omit it."""
         return self.blocks.partition(".")[0] + "."
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether blocks may carry a state from token to token, which no cache of keys and values has."""
+        return bool(_RECURRENT & {*self.layer_types})
+
+    def attends(self, kind: str) -> bool:
+        """Whether a block of this kind keeps keys and values of every token."""
+        return kind in _ATTENDING
+
+    def model_name(self, stored: str) -> str:
+        """The name in the model of a tensor of the checkpoint, as far as its beginning goes."""
+        for prefix, own in self.spellings:
+            if stored.startswith(prefix):
+                return own + stored.removeprefix(prefix)
+        return stored
 
     @property
     def base_class(self) -> str:
