@@ -15,6 +15,9 @@ from support.passes import MIX, draw, prune, pruned_tensors
 # What checkpoints call an expert's gate, up and down projection, where transformers has fused parameters.
 EXPERTS = {
     "mixtral": tuple(f"block_sparse_moe.experts.{{}}.{name}" for name in ("w1", "w3", "w2")),
+    **dict.fromkeys(
+        ("nemotron_h", "nemotron_h narrow"), tuple(f"mixer.experts.{{}}.{name}_proj" for name in ("up", "down"))
+    ),
     "granitemoehybrid": tuple(f"block_sparse_moe.experts.{{}}.{name}_proj" for name in ("gate", "up", "down")),
 }
 ELSEWHERE = tuple(f"mlp.experts.{{}}.{name}_proj" for name in ("gate", "up", "down"))
@@ -95,6 +98,8 @@ def run_plainly(model, sample):
 def wanda_scores(model, index, name, samples):
     """Name in the checkpoint → |W|·‖X‖ of every matrix of a block, from the definition."""
     path, block = f"{blocks_of(model)[0]}.{index}", blocks_of(model)[1][index]
+    if name.startswith("nemotron_h"):
+        path = path.replace("model.", "backbone.")
     weights, squares, handles = {}, {}, []
 
     def add(key, inputs, weight):
@@ -104,11 +109,11 @@ def wanda_scores(model, index, name, samples):
     def see_experts(experts, args):
         for expert in range(experts.num_experts):
             routed = args[0][(args[1] == expert).any(1)]
-            fused, down = experts.gate_up_proj[expert], experts.down_proj[expert]
-            gate, up = fused.chunk(2)
-            inner = experts._apply_gate(routed @ fused.T)
-            for below, seen in zip(names_of_experts(name), ((routed, gate), (routed, up), (inner, down)), strict=True):
-                add(f"{path}.{below.format(expert)}", *seen)
+            fused = (experts.gate_up_proj if experts.has_gate else experts.up_proj)[expert]
+            inner = (experts._apply_gate if experts.has_gate else experts.act_fn)(routed @ fused.T)
+            seen = [*((routed, part) for part in fused.chunk(1 + experts.has_gate)), (inner, experts.down_proj[expert])]
+            for below, (inputs, weight) in zip(names_of_experts(name), seen, strict=True):
+                add(f"{path}.{below.format(expert)}", inputs, weight)
 
     for below, module in block.named_modules():
         if isinstance(module, torch.nn.Linear) and below not in ROUTERS:
