@@ -19,6 +19,9 @@ EXPERTS = {
     "mixtral": MIXTRAL,
     "phimoe": MIXTRAL,
     "granitemoe": tuple(f"block_sparse_moe.experts.{{}}.{name}_proj" for name in ("gate", "up", "down")),
+    **dict.fromkeys(
+        ("nemotron_h", "nemotron_h narrow"), tuple(f"mixer.experts.{{}}.{name}_proj" for name in ("up", "down"))
+    ),
     "granitemoehybrid": tuple(f"block_sparse_moe.experts.{{}}.{name}_proj" for name in ("gate", "up", "down")),
     "llama4_text": tuple(f"feed_forward.experts.{{}}.{name}_proj" for name in ("gate", "up", "down")),
 }
@@ -110,6 +113,8 @@ def run_plainly(model, sample):
 def wanda_scores(model, index, name, samples):
     """Name in the checkpoint → |W|·‖X‖ of every matrix of a block, from the definition."""
     path, block = f"{blocks_of(model)[0]}.{index}", blocks_of(model)[1][index]
+    if name.startswith("nemotron_h"):
+        path = path.replace("model.", "backbone.")
     weights, squares, handles = {}, {}, []
 
     def add(key, inputs, weight):
