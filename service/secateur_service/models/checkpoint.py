@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,10 @@ __all__ = ["Checkpoint", "ModelRefusedError", "open_checkpoint"]
 
 # The name, in every supported architecture, of the matrix that maps hidden states to the vocabulary.
 _HEAD = "lm_head.weight"
+# What configurations call the number of blocks, the size of the hidden states, and the longest sequence.
+BLOCKS = ("num_hidden_layers", "n_layer", "num_layers")
+_HIDDEN = ("hidden_size", "n_embed", "n_embd", "d_model")
+_POSITIONS = ("max_position_embeddings", "seq_length", "n_positions")
 # Rotary frequencies are computed from the configuration.
 _UNREAD = ("rotary_emb.inv_freq",)
 
@@ -91,7 +95,7 @@ class Checkpoint:
     @property
     def max_sequence_length(self) -> int | None:
         """The longest sequence that the model was made for; None where its configuration does not say."""
-        length = self.config.get("max_position_embeddings", self.config.get("seq_length"))
+        length = _first_of(self.config, _POSITIONS)
         return length if isinstance(length, int) and length > 0 else None
 
     @property
@@ -298,7 +302,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     tensors, notes = read_tensors(folder)
     for name in [name for name in tensors if _is_unread(architecture, name)]:
         del tensors[name]  # no loader reads it, so it is not published either
-    num_blocks = config.get("num_hidden_layers", config.get("n_layer"))
+    num_blocks = _first_of(config, BLOCKS)
     if type(num_blocks) is not int or num_blocks < 1:
         raise ModelRefusedError("config.json does not say how many blocks the model has (num_hidden_layers)")
     checkpoint = Checkpoint(folder, config, architecture, tensors, num_blocks, tuple(notes))
@@ -389,7 +393,7 @@ def _check_blocks(checkpoint: Checkpoint) -> None:
             raise ModelRefusedError(
                 f"the checkpoint has no tensor {checkpoint.block_path(index)}; check that it is complete"
             )
-    width = checkpoint.config.get("hidden_size", checkpoint.config.get("n_embed"))
+    width = _first_of(checkpoint.config, _HIDDEN)
     first = next(checkpoint.linear_weights())
     if width is not None and first.shape[1] != width:
         raise ModelRefusedError(
@@ -417,6 +421,11 @@ def _block_of(architecture: Architecture, name: str) -> tuple[int, str] | None:
     blocks = architecture.blocks.removeprefix(architecture.base_prefix)
     match = re.fullmatch(rf"(?:{re.escape(architecture.base_prefix)})?{re.escape(blocks)}\.(\d{{1,5}})\.(.+)", name)
     return (int(match[1]), match[2]) if match else None
+
+
+def _first_of(config: dict[str, Any], keys: Iterable[str]) -> Any:
+    """The value of the first of these keys that a configuration has; None if it has none."""
+    return next((config[key] for key in keys if key in config), None)
 
 
 def _elements(info: TensorInfo) -> int:

@@ -77,6 +77,7 @@ _SIZES = "|".join(
     [
         *["vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "ffn_hidden_size", "ffn_dim"],
         *["head_dim", "word_embed_proj_dim", "n_layer", "n_head", "num_hidden_layers", "num_attention_heads"],
+        *["n_embd", "n_inner", "n_positions", "d_model", "num_layers", "attention_heads"],
         *["num_key_value_heads", "num_kv_heads", "num_experts_per_tok"],
         *["decoder_sparse_step", "sliding_window", "max_position_embeddings", "original_max_position_embeddings"],
         *["pretraining_tp"],
@@ -95,13 +96,14 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (r"hidden_act|hidden_activation|activation_function|activation", _listed(ACTIVATIONS), _one_of(ACTIVATIONS)),
     (r"dtype|torch_dtype", _nullable(_listed(_DTYPES)), _one_of(_DTYPES)),
     (r"output_hidden_states|output_attentions|return_dict|use_cache", _nullable(_truth), "true or false"),
+    (r"add_cross_attention", lambda value: value is False, "false, because there is nothing else to attend to"),
     (r"num_ln_in_parallel_attn", _nullable(_whole(1, 2)), "1, 2 or null"),
     (r"mlp_only_layers", _nullable(_all(_whole(0, _LARGEST_SIZE))), "a list of numbers of blocks, or null"),
 )
 _EXPERTS = "num_local_experts|num_experts|n_routed_experts|moe_num_experts"
 # transformers builds lists of these lengths.
 _COUNTS: tuple[tuple[str, Accepts, str], ...] = (
-    (r"n_layer|num_hidden_layers", _nullable(_whole(1, _MOST_BLOCKS)), f"a whole number from 1 to {_MOST_BLOCKS}"),
+    (r"n_layer|num_layers|num_hidden_layers", _nullable(_whole(1, _MOST_BLOCKS)), f"a whole number from 1 to {_MOST_BLOCKS}"),
     (_EXPERTS, _nullable(_whole(1, MAX_EXPERTS)), f"a whole number from 1 to {MAX_EXPERTS}"),
     (r"num_labels", _nullable(_whole(0, _MOST_LABELS)), f"a whole number of at most {_MOST_LABELS}"),
 )
@@ -192,8 +194,11 @@ def _check_together(made: Any, known: Collection[str]) -> None:
     heads, groups = made.num_attention_heads, of("num_key_value_heads")
     if groups is not None and heads % groups:
         raise _refused("num_key_value_heads", groups, f"a divisor of num_attention_heads, {heads}")
-    if (of("head_dim") is None or ARCHITECTURES[made.model_type].whole_heads) and made.hidden_size % heads:
+    whole, width = ARCHITECTURES[made.model_type].whole_heads, of("head_dim")
+    if (width is None or whole) and made.hidden_size % heads:
         raise _refused("num_attention_heads", heads, f"a divisor of hidden_size, {made.hidden_size}")
+    if whole and width is not None and width * heads != made.hidden_size:
+        raise _refused("head_dim", width, f"{made.hidden_size // heads}, hidden_size by num_attention_heads")
     groups = of("num_kv_heads")
     if groups is not None and of("new_decoder_architecture") and (heads % groups or not made.parallel_attn):
         raise _refused("num_kv_heads", groups, f"a divisor of num_attention_heads, {heads}, and parallel_attn true")

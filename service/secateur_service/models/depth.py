@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.checkpoint import BLOCKS, Checkpoint
 from secateur_service.models.configuration import read_configuration
 
 # Rules for the kinds of blocks that hold for consecutive numbers only.
@@ -34,8 +34,7 @@ def without_blocks(checkpoint: Checkpoint, config: Mapping[str, Any], kept: Sequ
     if hasattr(made, "mlp_only_layers"):
         dense = [place for place, index in enumerate(kept) if _has_no_experts(made, index)]
         changed |= {"decoder_sparse_step": 1, "mlp_only_layers": dense}
-    size = "num_hidden_layers" if "num_hidden_layers" in config else "n_layer"
-    return {**changed, size: len(kept)}
+    return {**changed, **{key: len(kept) for key in BLOCKS if key in config}}
 
 
 def _has_no_experts(made: Any, index: int) -> bool:

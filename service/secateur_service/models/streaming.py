@@ -239,8 +239,8 @@ class StreamedModel:
             return [self.run_block(block, index, part) for part in states]
 
         def run(part: Tensor, before: int, cache: DynamicCache) -> Tensor:
-            args, kwargs = self._arguments[(part.shape[0], part.shape[1], before)][index]
-            return self.put_aside(self._output_of(block(part.to(self.device), *args, **with_cache(kwargs, cache))))
+            args, kwargs = with_cache(*self._arguments[(part.shape[0], part.shape[1], before)][index], cache)
+            return self.put_aside(self._output_of(block(part.to(self.device), *args, **kwargs)))
 
         cache = DynamicCache()
         after = [run(states[0], 0, cache)]

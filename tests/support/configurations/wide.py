@@ -15,7 +15,19 @@ _FALCON = {
     "eos_token_id": 1,
 }
 
+_GPT2 = {
+    "n_embd": 64,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 256,
+    "vocab_size": VOCABULARY,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+
 CONFIGS: dict[str, dict[str, Any]] = {
+    "gpt2": {**_GPT2, "n_inner": 96, "scale_attn_by_inverse_layer_idx": True},
+    "gpt2 untied": {**_GPT2, "tie_word_embeddings": False},
     "gpt_neox": {**LLAMA_LIKE, "tie_word_embeddings": False},
     "gpt_neox sequential": {**LLAMA_LIKE, "tie_word_embeddings": True, "use_parallel_residual": False},
     "opt": {**LLAMA_LIKE, "ffn_dim": 96},

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from secateur_service.models.architectures import ARCHITECTURES
+from secateur_service.models.building import replace_transposed
 from secateur_service.models.experts import replace_experts
 from secateur_service.models.shapes import expected_shapes
 from support.models import CONFIGS, config_of
@@ -18,6 +19,9 @@ CHOICES = {
     "intermediate_size": [48, 96],
     "moe_intermediate_size": [24, 48],
     "ffn_dim": [48, 96],
+    "n_inner": [48, 96, None],
+    "n_embd": [32, 64],
+    "n_positions": [64, 256],
     "ffn_hidden_size": [48, 96],
     "num_hidden_layers": [3],
     "num_attention_heads": [4, 8],
@@ -52,6 +56,7 @@ def built(config, model_type):
     architecture = ARCHITECTURES[model_type]
     if architecture.mixture:
         replace_experts(model.get_submodule(architecture.blocks), architecture.mixture)
+    replace_transposed(model)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     renamed = {name.replace("embed_out.", "lm_head."): shape for name, shape in shapes.items()}
     if not config.tie_word_embeddings:

@@ -128,7 +128,7 @@ class Architecture:
         fixed_depth: whether what a block is follows from its number by a rule, so that none can be removed.
         partly_rotary: whether a part of each head may be rotated where the rotation is scaled; other classes ignore
             the factor or fail.
-        whole_heads: whether the number of heads must divide the hidden size, whatever `head_dim` says.
+        whole_heads: whether the heads share the hidden size equally; another `head_dim` is refused.
         returns_tuple: whether a block returns a tuple whose first item is the hidden states.
     """
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from secateur_service.models.architectures.architecture import Architecture, Config, FeedForward, Groups, Shapes
+from secateur_service.models.architectures.architecture import (
+    Architecture,
+    Config,
+    FeedForward,
+    Groups,
+    Packed,
+    Shapes,
+)
 from secateur_service.models.architectures.parts import BEFORE, linear, norms
 
 
@@ -15,6 +22,26 @@ def _fused(attention: str) -> Groups:
 
 def _wide(size: str | None) -> FeedForward:
     return FeedForward(("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h", size)
+
+
+# GPT-2's matrices are stored as inputs × outputs.
+_GPT2 = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+
+
+def _gpt2(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    d = config.n_embd
+    f = 4 * d if config.n_inner is None else config.n_inner
+    return {
+        **linear("attn.c_attn", 3 * d, d, bias=True),
+        **linear("attn.c_proj", d, d, bias=True),
+        **linear("mlp.c_fc", f, d, bias=True),
+        **linear("mlp.c_proj", d, f, bias=True),
+        **norms(d, "ln_1", "ln_2", bias=True),
+    }
+
+
+def _gpt2_outside(config: Any) -> Shapes:
+    return {"wpe.weight": (config.n_positions, config.n_embd), **norms(config.n_embd, "ln_f", bias=True)}
 
 
 def _gpt_neox(config: Any, index: int) -> Shapes:  # noqa: ARG001
@@ -101,6 +128,18 @@ def _bloom(config: Any, index: int) -> Shapes:  # noqa: ARG001
 
 
 ARCHITECTURES = {
+    "gpt2": Architecture(
+        "GPT2LMHeadModel",
+        tuple((name,) for name in _GPT2),
+        _gpt2,
+        _gpt2_outside,
+        blocks="transformer.h",
+        embedding="transformer.wte",
+        tied=True,
+        packed=tuple(Packed(f"{name}.weight", (f"{name}.weight",), transposed=True) for name in _GPT2),
+        unread=("attn.bias", "attn.masked_bias", "crossattention.bias"),  # the causal mask, which early versions stored
+        whole_heads=True,
+    ),
     "gpt_neox": Architecture(
         "GPTNeoXForCausalLM",
         _fused("attention"),
