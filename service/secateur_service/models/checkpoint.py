@@ -327,13 +327,14 @@ def _supported_architecture(config: dict[str, Any]) -> Architecture:
         raise ModelRefusedError(f"architecture {model_type!r} is not supported{remedy}; supported are {known}")
     # Models that transformers has since adopted still name their own code; the class of the same name replaces it.
     code = config.get("auto_map")
-    adopted = isinstance(code, dict) and str(code.get("AutoModelForCausalLM")).endswith(f".{architecture.class_name}")
+    published = architecture.published or architecture.class_name
+    adopted = isinstance(code, dict) and str(code.get("AutoModelForCausalLM")).endswith(f".{published}")
     if code and not adopted:
         raise ModelRefusedError("the model brings code of its own (auto_map), which is never run; use a plain model")
     if config.get("quantization_config"):
         raise ModelRefusedError("the weights are quantised; prune the unquantised model and quantise the result")
     classes = config.get("architectures") or [architecture.class_name]
-    if classes not in ([architecture.class_name], [architecture.base_class]):
+    if classes not in ([architecture.class_name], [published], [architecture.base_class]):
         raise ModelRefusedError(
             f"the model is a {classes}; of {model_type} only {architecture.class_name} can be pruned, and "
             f"{architecture.base_class} where its head is the embedding"
@@ -352,12 +353,12 @@ def _check_names(checkpoint: Checkpoint) -> None:
         if path in seen:
             raise ModelRefusedError(f"{seen[path]} and {name} are the same tensor of the model; keep one of them")
         seen[path] = name
-    if checkpoint.config.get("architectures") == [architecture.base_class] and not (
-        checkpoint.is_tied or checkpoint.stores_head
-    ):
+    is_base = checkpoint.config.get("architectures") == [architecture.base_class]
+    if is_base and not checkpoint.stores_head and (architecture.head_bias or not checkpoint.is_tied):
+        missing = "whose bias is needed" if architecture.head_bias else "and tie_word_embeddings is not true"
         raise ModelRefusedError(
-            f"the model is a {architecture.base_class}, which has no head, and tie_word_embeddings is not true; save "
-            f"the {architecture.class_name} that it belongs to"
+            f"the model is a {architecture.base_class}, which has no head, {missing}; save the "
+            f"{architecture.class_name} that it belongs to"
         )
 
 

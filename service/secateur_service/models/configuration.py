@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from secateur_service.models.architectures import ARCHITECTURES, MAX_EXPERTS
-from secateur_service.models.checkpoint import ModelRefusedError
+from secateur_service.models.checkpoint import BLOCKS, ModelRefusedError
 
 _FILE = "config.json"
 _LARGEST_SIZE = 2**31 - 1
@@ -91,7 +91,8 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (r"\w+_softcapping", _nullable(_POSITIVE), "a number above 0, or null"),
     (r"query_pre_attn_scalar|rope_theta", _POSITIVE, "a number above 0"),
     (r"logit_scale", _nullable(_number(lambda _: True)), "a number"),
-    (r"hidden_dropout|\w+_pdrop|dropout|layerdrop|router_jitter_noise", _SHARE, "a number from 0 to 1"),
+    (r"(activation|embedding|hidden|residual)_dropout", _SHARE, "a number from 0 to 1"),
+    (r"\w+_pdrop|dropout|layerdrop|router_jitter_noise", _SHARE, "a number from 0 to 1"),
     (r"attention_dropout", _nullable(_SHARE), "a number from 0 to 1, or null"),
     (r"hidden_act|hidden_activation|activation_function|activation", _listed(ACTIVATIONS), _one_of(ACTIVATIONS)),
     (r"dtype|torch_dtype", _nullable(_listed(_DTYPES)), _one_of(_DTYPES)),
@@ -103,7 +104,7 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
 _EXPERTS = "num_local_experts|num_experts|n_routed_experts|moe_num_experts"
 # transformers builds lists of these lengths.
 _COUNTS: tuple[tuple[str, Accepts, str], ...] = (
-    (r"n_layer|num_layers|num_hidden_layers", _nullable(_whole(1, _MOST_BLOCKS)), f"a whole number from 1 to {_MOST_BLOCKS}"),
+    ("|".join(BLOCKS), _nullable(_whole(1, _MOST_BLOCKS)), f"a whole number from 1 to {_MOST_BLOCKS}"),
     (_EXPERTS, _nullable(_whole(1, MAX_EXPERTS)), f"a whole number from 1 to {MAX_EXPERTS}"),
     (r"num_labels", _nullable(_whole(0, _MOST_LABELS)), f"a whole number of at most {_MOST_LABELS}"),
 )
@@ -116,6 +117,7 @@ _ROPE_KEYS: tuple[tuple[str, Accepts, str], ...] = (
     ("factor", _POSITIVE, "a number above 0"),
     ("low_freq_factor", _POSITIVE, "a number above 0"),
     ("high_freq_factor", _POSITIVE, "a number above 0"),
+    ("alpha", _nullable(_POSITIVE), "a number above 0, or null"),
     ("attention_factor", _nullable(_POSITIVE), "a number above 0, or null"),
     ("beta_fast", _nullable(_POSITIVE), "a number above 0, or null"),
     ("beta_slow", _nullable(_POSITIVE), "a number above 0, or null"),
@@ -191,6 +193,9 @@ def _check_together(made: Any, known: Collection[str]) -> None:
     def of(key: str) -> Any:
         return getattr(made, key, None) if key in known else None
 
+    for key in ARCHITECTURES[made.model_type].required:
+        if of(key) is None:
+            raise _refused(key, None, f"a number, because {made.model_type} models have no default")
     heads, groups = made.num_attention_heads, of("num_key_value_heads")
     if groups is not None and heads % groups:
         raise _refused("num_key_value_heads", groups, f"a divisor of num_attention_heads, {heads}")

@@ -6,6 +6,6 @@ and projected heads, dense blocks among mixtures of experts.
 
 from typing import Any
 
-from support.configurations import dense, mixtures, wide
+from support.configurations import dense, later, mixtures, wide
 
-CONFIGS: dict[str, dict[str, Any]] = {**dense.CONFIGS, **wide.CONFIGS, **mixtures.CONFIGS}
+CONFIGS: dict[str, dict[str, Any]] = {**dense.CONFIGS, **later.CONFIGS, **wide.CONFIGS, **mixtures.CONFIGS}

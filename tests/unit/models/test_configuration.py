@@ -162,5 +162,6 @@ def test_the_tables_are_those_of_transformers():
     for model_type, architecture in ARCHITECTURES.items():
         kind = getattr(transformers, architecture.class_name)
         assert {*(kind._keys_to_ignore_on_load_unexpected or ())} <= {*architecture.unread}
-        for config in ({"model_type": model_type}, CONFIG_MAPPING[model_type]().to_dict()):
+        needed = {key: config_of(model_type)[key] for key in architecture.required}
+        for config in ({"model_type": model_type, **needed}, CONFIG_MAPPING[model_type](**needed).to_dict()):
             assert read_configuration(config, model_type).model_type == model_type

@@ -20,9 +20,16 @@ EXPERTS = {
 }
 
 
-def load(folder):
+# Classes of transformers that cannot run in float64: its lowest number is more than their masks can hold.
+SINGLE = ("xglm",)
+
+
+def load(folder, name):
     model, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float64, experts_implementation="eager", output_loading_info=True
+        folder,
+        dtype=torch.float32 if name in SINGLE else torch.float64,
+        experts_implementation="eager",
+        output_loading_info=True,
     )
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     return model.eval()
@@ -112,7 +119,7 @@ def test_a_pruned_model_is_the_one_that_a_plain_implementation_makes(name, metho
         assert layer.zeros == int((written[layer.name] == 0).sum()) == written[layer.name].numel() // 2
 
     # What was written loads as the original does, and has the perplexity and the hidden states that the pass found.
-    dense, pruned = load(folder), load(save_changed(tmp_path / "pruned", folder, written))
+    dense, pruned = load(folder, name), load(save_changed(tmp_path / "pruned", folder, written), name)
     for language, sample in evaluation.items():
         perplexities, states = zip(*(run_plainly(model, sample) for model in (dense, pruned)), strict=True)
         for losses, perplexity in zip((result.dense[language], result.pruned[language]), perplexities, strict=True):

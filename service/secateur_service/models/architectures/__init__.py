@@ -9,10 +9,10 @@ configuration is refused when a job is submitted; tests compare this with transf
     architecture   what a row consists of
     parts          groups and shapes that families share
     packing        parameters that are only a part of a stored tensor, or transposed there
-    dense, wide, mixtures   the rows
+    dense, later, wide, mixtures   the rows
 """
 
-from secateur_service.models.architectures import dense, mixtures, wide
+from secateur_service.models.architectures import dense, later, mixtures, wide
 from secateur_service.models.architectures.architecture import (
     MAX_EXPERTS,
     Architecture,
@@ -39,6 +39,7 @@ __all__ = [
 
 ARCHITECTURES: dict[str, Architecture] = {
     **dense.ARCHITECTURES,
+    **later.ARCHITECTURES,
     **wide.ARCHITECTURES,
     **mixtures.ARCHITECTURES,
 }

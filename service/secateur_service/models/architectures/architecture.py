@@ -117,6 +117,9 @@ class Architecture:
         excluded: names, in the checkpoint, of a block's tensors with two or more dimensions that are left unchanged.
         renamed: (part of a module path, what the checkpoint has instead).
         packed: tensors that hold several parameters, or hold one transposed.
+        required: fields of the configuration without which transformers' class fails although it does not ask for them.
+        published: the class that checkpoints name which were published with code of their own, where it is not
+            `class_name`.
         unread: names, relative to a block, of tensors that some checkpoints have and no loader reads.
         base: transformers' class without a head, where its name does not follow from `class_name`.
         mixture: the experts, in architectures that have any.
@@ -152,6 +155,8 @@ class Architecture:
     partly_rotary: bool = False
     whole_heads: bool = False
     returns_tuple: bool = False
+    required: tuple[str, ...] = ()
+    published: str | None = None
     unread: tuple[str, ...] = ()
     base: str | None = None
 
