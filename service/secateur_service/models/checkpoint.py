@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -175,6 +175,22 @@ class Checkpoint:
                 if candidate in self.tensors:
                     return self.tensors[candidate]
         return None
+
+    @property
+    def fixed_depth(self) -> bool:
+        """Whether what a block is follows from its number, so that none can be removed."""
+        switches = self.architecture.numbered
+        return self.architecture.fixed_depth or any(self.config.get(switch) for switch in switches)
+
+    def oriented(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Stored tensors by name, those transposed that are inputs × outputs; done twice, they are as before."""
+        return {name: tensor.T if self.is_transposed(name) else tensor for name, tensor in tensors.items()}
+
+    def is_transposed(self, name: str) -> bool:
+        """Whether a stored tensor is a matrix of inputs × outputs."""
+        inner = _block_of(self.architecture, name)
+        alone = (packed for packed in self.architecture.packed if packed.transposed and not packed.of_experts)
+        return inner is not None and any(packed.stored == inner[1] for packed in alone)
 
     def block_path(self, index: int) -> str:
         """Module path of a block."""

@@ -26,8 +26,8 @@ _GPT2 = {
 }
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    "gpt2": {**_GPT2, "n_inner": 96, "scale_attn_by_inverse_layer_idx": True},
-    "gpt2 untied": {**_GPT2, "tie_word_embeddings": False},
+    "gpt2": {**_GPT2, "n_inner": 96},
+    "gpt2 untied": {**_GPT2, "tie_word_embeddings": False, "scale_attn_by_inverse_layer_idx": True},
     "gpt_neox": {**LLAMA_LIKE, "tie_word_embeddings": False},
     "gpt_neox sequential": {**LLAMA_LIKE, "tie_word_embeddings": True, "use_parallel_residual": False},
     "opt": {**LLAMA_LIKE, "ffn_dim": 96},

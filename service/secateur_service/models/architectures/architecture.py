@@ -129,6 +129,7 @@ class Architecture:
         layer_types: the kinds of blocks that `layer_types` of the configuration may name.
         per_block: fields of the configuration that are lists with an entry for each block.
         fixed_depth: whether what a block is follows from its number by a rule, so that none can be removed.
+        numbered: switches of the configuration that make it so.
         partly_rotary: whether a part of each head may be rotated where the rotation is scaled; other classes ignore
             the factor or fail.
         whole_heads: whether the heads share the hidden size equally; another `head_dim` is refused.
@@ -152,6 +153,7 @@ class Architecture:
     layer_types: tuple[str, ...] = ("full_attention", "sliding_attention")
     per_block: tuple[str, ...] = ("layer_types",)
     fixed_depth: bool = False
+    numbered: tuple[str, ...] = ()
     partly_rotary: bool = False
     whole_heads: bool = False
     returns_tuple: bool = False

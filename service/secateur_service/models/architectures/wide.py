@@ -217,6 +217,8 @@ ARCHITECTURES = {
         tied=True,
         packed=tuple(Packed(f"{name}.weight", (f"{name}.weight",), transposed=True) for name in _GPT2),
         unread=("attn.bias", "attn.masked_bias", "crossattention.bias"),  # the causal mask, which early versions stored
+        numbered=("scale_attn_by_inverse_layer_idx",),
+        feed_forward=FeedForward(("mlp.c_fc",), "mlp.c_proj", "n_inner"),
         whole_heads=True,
     ),
     "gpt_neox": Architecture(
