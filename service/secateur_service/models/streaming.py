@@ -177,6 +177,11 @@ class StreamedModel:
         infos = {place.stored.name: place.stored for place in places}
         return {name: self.reader.read(info) for name, info in infos.items()}
 
+    def weight(self, index: int, linear: str) -> Tensor:
+        """The dense weight of a linear layer of a block, out × in, in the type in which it is stored."""
+        place = self.checkpoint.place_of(f"{self.checkpoint.block_path(index)}.{linear}.weight")
+        return place.of(self.reader.read(place.stored))
+
     @contextlib.contextmanager
     def block(self, index: int, tensors: dict[str, Tensor] | None = None) -> Iterator[nn.Module]:
         """The block with its dense weights in memory, for the duration of the context.

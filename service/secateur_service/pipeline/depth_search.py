@@ -268,9 +268,8 @@ class DepthSearch:
     def _weight(self, index: int, solved: Mapping[int, Tensor]) -> Tensor:
         if index in solved:
             return solved[index]
-        checkpoint, name = self._model.checkpoint, self._name(index)
-        stored = self._model.reader.read(checkpoint.tensors[name])
-        return checkpoint.oriented({name: stored})[name].to(self._model.device).double()
+        assert self._output is not None
+        return self._model.weight(index, self._output).to(self._model.device).double()
 
     def _stored(self, index: int, weight_MN: Tensor) -> Tensor:
         """A weight as it is written."""
