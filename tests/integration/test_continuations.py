@@ -67,9 +67,13 @@ def continued(folder, prompts):
     return found
 
 
-def test_both_models_write_as_transformers_reads_them_and_a_resumed_job_the_same(corpora, tmp_path):
-    """The output is smaller in every way, has another vocabulary and zeros, and is rounded as it is written."""
-    model = save_scene(tmp_path / "model")
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_both_models_write_as_transformers_reads_them_and_a_resumed_job_the_same(architecture, corpora, tmp_path):
+    """The output is smaller in every way, has another vocabulary and zeros, and is rounded as it is written.
+
+    The matrices of one are stored transposed.
+    """
+    model = save_scene(tmp_path / "model", architecture=architecture)
     observer = Counts()
     whole = run(data(model, corpora), tmp_path / "out", observer).report
     assert observer.counts == [1, 1]

@@ -80,24 +80,29 @@ def test_the_parameters_of_every_plan_are_those_of_its_model(tmp_path, architect
     assert sizes.parameters(amounts, (1,)) == smaller.parameters
 
 
-def test_what_narrower_layers_lose_is_what_transformers_computes(tmp_path):
+@pytest.mark.parametrize(
+    ("architecture", "path", "projection"),
+    [("llama", "model.layers.1", "mlp.down_proj"), ("gpt2", "transformer.h.1", "mlp.c_proj")],
+)
+def test_what_narrower_layers_lose_is_what_transformers_computes(tmp_path, architecture, path, projection):
     """‖X(W − Ŵ)ᵀ‖² / ‖h‖² from the inputs that hooks see."""
-    folder = save_model(tmp_path / "model")
+    folder = save_model(tmp_path / "model", architecture)
     checkpoint = open_checkpoint(folder)
     text = samples_of(("de", "uk"), 8, 32)
     model = StreamedModel(checkpoint, torch.device("cpu"), torch.float32)
     survey = Survey(model, {"de": 0.5, "uk": 0.5}, text, ("de", "uk"), Meter(RecordingObserver(), 2))
     found = survey.run(["feed_forward"])["feed_forward"]
     dense, seen = AutoModelForCausalLM.from_pretrained(folder).eval(), {}
-    layer = dense.model.layers[1]
-    layer.mlp.down_proj.register_forward_pre_hook(lambda _, inputs: seen.update(x=inputs[0].flatten(0, 1).double()))
+    layer = dense.get_submodule(path)
+    linear = layer.get_submodule(projection)
+    linear.register_forward_pre_hook(lambda _, inputs: seen.update(x=inputs[0].flatten(0, 1).double()))
     layer.register_forward_hook(lambda _, _inputs, output: seen.update(h=output.flatten(0, 1).double()))
     inputs, states = {}, {}
     with torch.no_grad():
         for name, sample in text.items():
             dense(sample.tokens)
             inputs[name], states[name] = seen["x"], seen["h"]
-    weight = layer.mlp.down_proj.weight.detach()
+    weight = linear.weight.detach().T if architecture == "gpt2" else linear.weight.detach()
     grams = {name: x.T @ x / len(x) for name, x in inputs.items()}
     mixed = sum(0.5 * gram for gram in grams.values()).float()
     for count in sorted(found[1])[:-1]:

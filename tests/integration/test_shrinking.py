@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from transformers import AutoTokenizer
+from transformers.pytorch_utils import Conv1D
 
 from secateur_service.errors import CancelledError, PermanentError
 from secateur_service.models.architectures import ARCHITECTURES
@@ -58,7 +59,7 @@ def test_every_architecture_loads_with_narrower_feed_forward_layers(tmp_path, co
     layout = row_of(architecture).feed_forward
     assert getattr(smaller.config, layout.size) == 40
     plan = json.loads((tmp_path / "out" / "plan.json").read_bytes())["feed_forward"]
-    path, width = row_of(architecture).blocks, getattr(dense.config, layout.size)
+    path, width = row_of(architecture).blocks, getattr(dense.config, layout.size) or 4 * dense.config.hidden_size
     experts = {index: experts_of(dense, path, index) for index in range(3)} if layout.of_experts else {}
     assert [entry["block"] for entry in plan] == [index for index in range(3) if experts.get(index, 1)]
     for entry in plan:
@@ -77,7 +78,8 @@ def test_every_architecture_loads_with_narrower_feed_forward_layers(tmp_path, co
         rows = [channel + part * width for part in range(layout.fused) for channel in kept]
         for name in layout.inputs:
             one, other = (each.get_submodule(name) for each in (before, after))
-            assert torch.equal(other.weight, one.weight[rows])
+            new, old = (each.weight.T if isinstance(each, Conv1D) else each.weight for each in (other, one))
+            assert torch.equal(new, old[rows])
             assert one.bias is None or torch.equal(other.bias, one.bias[rows])
 
 
@@ -118,14 +120,27 @@ def test_every_architecture_loads_with_fewer_heads(tmp_path, corpora, architectu
 
 def test_architectures_whose_heads_stay():
     # A norm over all heads, or a width of heads that follows from their number.
-    stay = {"phi3", "olmo2", "olmo3", "olmoe", "helium", "gpt_neox", "opt", "falcon", "bloom"}
+    stay = {"phi3", "olmo2", "olmo3", "olmoe", "helium", "gpt2", "gpt_neox", "opt", "xglm", "phi", "stablelm"}
+    stay |= {"falcon", "bloom"}
     stay |= {"gpt_oss", "deepseek_v2", "deepseek_v3"}  # what heads have besides rows of projections
     # Only some blocks have attention.
     stay |= {"lfm2", "qwen3_5_text", "qwen3_next", "granitemoehybrid", "nemotron_h"}
     assert {name.partition(" ")[0] for name in CONFIGS if name not in FEWER_HEADS} == stay
 
 
-@pytest.mark.parametrize("architecture", marked(CONFIGS))
+def is_fixed(architecture):
+    row = row_of(architecture)
+    return row.fixed_depth or any(CONFIGS[architecture].get(switch) for switch in row.numbered)
+
+
+def test_blocks_that_depend_on_their_number_stay(corpora, tmp_path):
+    model = save_scene(tmp_path / "model", architecture="gpt2 untied")
+    found = refusals(data_of(model, corpora, **DEPTH))
+    assert "blocks of this gpt2 model cannot be removed" in found["shrink.blocks"]
+    assert admitted(data_of(model, corpora, **WIDTH))
+
+
+@pytest.mark.parametrize("architecture", marked(name for name in CONFIGS if not is_fixed(name)))
 def test_every_architecture_loads_with_fewer_blocks(tmp_path, corpora, architecture):
     model = save_scene(tmp_path / "model", architecture=architecture)
     report = run(data_of(model, corpora, blocks={"remove": 1}), tmp_path / "out").report

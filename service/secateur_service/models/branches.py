@@ -148,9 +148,12 @@ def of_groups(cache: DynamicCache, index: int, groups: Tensor) -> DynamicCache:
     return chosen
 
 
-def with_cache(values: Mapping[str, Any], cache: Cache) -> dict[str, Any]:
+def with_cache(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], cache: Cache
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments of a block with this cache in place of the one that they were recorded with."""
-    return {name: cache if isinstance(value, Cache) else value for name, value in values.items()}
+    args = tuple(cache if isinstance(value, Cache) else value for value in args)
+    return args, {name: cache if isinstance(value, Cache) else value for name, value in kwargs.items()}
 
 
 def _leaves(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,8 +32,10 @@ _MXFP4 = (
     "AutoModelForCausalLM.from_pretrained(PATH, quantization_config=Mxfp4Config(dequantize=True), "
     "dtype=torch.bfloat16).save_pretrained(FOLDER, save_original_format=False), and copy the tokenizer's files"
 )
-# What configurations call the number of blocks.
-BLOCKS = ("num_hidden_layers", "n_layer")
+# What configurations call the number of blocks, the size of the hidden states, and the longest sequence.
+BLOCKS = ("num_hidden_layers", "n_layer", "num_layers")
+_HIDDEN = ("hidden_size", "n_embed", "n_embd", "d_model")
+_POSITIONS = ("max_position_embeddings", "seq_length", "n_positions")
 # Rotary frequencies are computed from the configuration.
 _UNREAD = ("rotary_emb.inv_freq",)
 
@@ -100,7 +102,7 @@ class Checkpoint:
     @property
     def max_sequence_length(self) -> int | None:
         """The longest sequence that the model was made for; None where its configuration does not say."""
-        length = self.config.get("max_position_embeddings", self.config.get("seq_length"))
+        length = _first_of(self.config, _POSITIONS)
         return length if isinstance(length, int) and length > 0 else None
 
     @property
@@ -181,6 +183,22 @@ class Checkpoint:
                 if candidate in self._by_model_name:
                     return self._by_model_name[candidate]
         return None
+
+    @property
+    def fixed_depth(self) -> bool:
+        """Whether what a block is follows from its number, so that none can be removed."""
+        switches = self.architecture.numbered
+        return self.architecture.fixed_depth or any(self.config.get(switch) for switch in switches)
+
+    def oriented(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Stored tensors by name, those transposed that are inputs × outputs; done twice, they are as before."""
+        return {name: tensor.T if self.is_transposed(name) else tensor for name, tensor in tensors.items()}
+
+    def is_transposed(self, name: str) -> bool:
+        """Whether a stored tensor is a matrix of inputs × outputs."""
+        inner = _block_of(self.architecture, name)
+        alone = (packed for packed in self.architecture.packed if packed.transposed and not packed.of_experts)
+        return inner is not None and any(packed.stored == inner[1] for packed in alone)
 
     def block_path(self, index: int) -> str:
         """Module path of a block."""
@@ -318,7 +336,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         notes = [*notes, f"{len(left_out)} tensors that transformers does not read are left out, such as {left_out[0]}"]
     for name in left_out:
         del tensors[name]
-    num_blocks = next((config[key] for key in BLOCKS if key in config), None)
+    num_blocks = _first_of(config, BLOCKS)
     for listed in (config.get(key) for key in architecture.per_block if num_blocks is None):
         num_blocks = len(listed) if isinstance(listed, (list, str)) else num_blocks
     if type(num_blocks) is not int or num_blocks < 1:
@@ -344,14 +362,16 @@ def _supported_architecture(config: dict[str, Any]) -> Architecture:
         raise ModelRefusedError(f"architecture {model_type!r} is not supported{remedy}; {advice(str(model_type))}")
     # Models that transformers has since adopted still name their own code; the class of the same name replaces it.
     code = config.get("auto_map")
-    adopted = isinstance(code, dict) and str(code.get("AutoModelForCausalLM")).endswith(f".{architecture.class_name}")
+    published = architecture.published or architecture.class_name
+    adopted = isinstance(code, dict) and str(code.get("AutoModelForCausalLM")).endswith(f".{published}")
     if code and not adopted:
         raise ModelRefusedError("the model brings code of its own (auto_map), which is never run; use a plain model")
     if quantised := config.get("quantization_config"):
         method = quantised.get("quant_method") if isinstance(quantised, dict) else None
         raise ModelRefusedError(_MXFP4 if method == "mxfp4" else _QUANTISED)
     classes = config.get("architectures") or [architecture.class_name]
-    if classes not in ([architecture.class_name], [architecture.base_class] if architecture.loads_base else None):
+    base = [architecture.base_class] if architecture.loads_base else None
+    if classes not in ([architecture.class_name], [published], base):
         besides = f", and {architecture.base_class} where its head is the embedding" * architecture.loads_base
         raise ModelRefusedError(
             f"the model is a {classes}; of {model_type} only {architecture.class_name} can be pruned{besides}"
@@ -425,7 +445,7 @@ def _check_blocks(checkpoint: Checkpoint) -> None:
             raise ModelRefusedError(
                 f"the checkpoint has no tensor {checkpoint.block_path(index)}; check that it is complete"
             )
-    width = checkpoint.config.get("hidden_size", checkpoint.config.get("n_embed"))
+    width = _first_of(checkpoint.config, _HIDDEN)
     first = next(checkpoint.linear_weights())
     if width is not None and first.shape[1] != width:
         raise ModelRefusedError(
@@ -453,6 +473,11 @@ def _block_of(architecture: Architecture, name: str) -> tuple[int, str] | None:
     blocks, name = architecture.blocks.removeprefix(architecture.base_prefix), architecture.model_name(name)
     match = re.fullmatch(rf"(?:{re.escape(architecture.base_prefix)})?{re.escape(blocks)}\.(\d{{1,5}})\.(.+)", name)
     return (int(match[1]), match[2]) if match else None
+
+
+def _first_of(config: dict[str, Any], keys: Iterable[str]) -> Any:
+    """The value of the first of these keys that a configuration has; None if it has none."""
+    return next((config[key] for key in keys if key in config), None)
 
 
 def _elements(info: TensorInfo) -> int:

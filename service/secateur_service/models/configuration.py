@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from secateur_service.models.architectures import ARCHITECTURES, MAX_EXPERTS
-from secateur_service.models.checkpoint import ModelRefusedError
+from secateur_service.models.checkpoint import BLOCKS, ModelRefusedError
 
 _FILE = "config.json"
 _LARGEST_SIZE = 2**31 - 1
@@ -98,6 +98,7 @@ _SIZES = "|".join(
     [
         *["vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "ffn_hidden_size", "ffn_dim"],
         *["head_dim", "word_embed_proj_dim", "n_layer", "n_head", "num_hidden_layers", "num_attention_heads"],
+        *["n_embd", "n_inner", "n_positions", "d_model", "num_layers", "attention_heads"],
         *["num_key_value_heads", "num_kv_heads", "num_experts_per_tok", "moe_k", "n_group", "topk_group"],
         *["decoder_sparse_step", "max_position_embeddings", "original_max_position_embeddings"],
         *["pretraining_tp", "kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"],
@@ -130,7 +131,8 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (r"logits_scaling", _POSITIVE, "a number above 0"),
     (r"block_ffn_dim_multiplier", _nullable(_POSITIVE), "a number above 0, or null"),
     (r"logit_scale", _nullable(_number(lambda _: True)), "a number"),
-    (r"hidden_dropout|\w+_pdrop|dropout|layerdrop|router_jitter_noise", _SHARE, "a number from 0 to 1"),
+    (r"(activation|embedding|hidden|residual)_dropout", _SHARE, "a number from 0 to 1"),
+    (r"\w+_pdrop|dropout|layerdrop|router_jitter_noise", _SHARE, "a number from 0 to 1"),
     (r"attention_dropout", _nullable(_SHARE), "a number from 0 to 1, or null"),
     (r"time_step_(min|max|floor)", _POSITIVE, "a number above 0"),
     (
@@ -141,6 +143,7 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (r"dtype|torch_dtype", _nullable(_listed(_DTYPES)), _one_of(_DTYPES)),
     (r"output_hidden_states|output_attentions|return_dict|use_cache", _nullable(_truth), "true or false"),
     (r"time_step_limit", _is_range, "two numbers that are not negative, the smaller one first"),
+    (r"add_cross_attention", lambda value: value is False, "false, because there is nothing else to attend to"),
     (r"num_ln_in_parallel_attn", _nullable(_whole(1, 2)), "1, 2 or null"),
     (r"mlp_only_layers|moe_layers", _nullable(_all(_whole(0, _MOST_BLOCKS))), "a list of numbers of blocks, or null"),
     (r"no_rope_layers", _nullable(_all(_whole(0, 1))), "a list of 0 and 1 for each block, or null"),
@@ -159,7 +162,7 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
 _EXPERTS = "num_local_experts|num_experts|n_routed_experts|moe_num_experts"
 # transformers builds lists of these lengths.
 _COUNTS: tuple[tuple[str, Accepts, str], ...] = (
-    (r"n_layer|num_hidden_layers", _nullable(_whole(1, _MOST_BLOCKS)), f"a whole number from 1 to {_MOST_BLOCKS}"),
+    ("|".join(BLOCKS), _nullable(_whole(1, _MOST_BLOCKS)), f"a whole number from 1 to {_MOST_BLOCKS}"),
     (_EXPERTS, _nullable(_whole(1, MAX_EXPERTS)), f"a whole number from 1 to {MAX_EXPERTS}"),
     (r"num_labels", _nullable(_whole(0, _MOST_LABELS)), f"a whole number of at most {_MOST_LABELS}"),
 )
@@ -172,6 +175,7 @@ _ROPE_KEYS: tuple[tuple[str, Accepts, str], ...] = (
     ("factor", _POSITIVE, "a number above 0"),
     ("low_freq_factor", _POSITIVE, "a number above 0"),
     ("high_freq_factor", _POSITIVE, "a number above 0"),
+    ("alpha", _nullable(_POSITIVE), "a number above 0, or null"),
     ("attention_factor", _nullable(_POSITIVE), "a number above 0, or null"),
     ("beta_fast", _nullable(_POSITIVE), "a number above 0, or null"),
     ("beta_slow", _nullable(_POSITIVE), "a number above 0, or null"),
@@ -275,8 +279,11 @@ def _check_together(made: Any, known: Collection[str]) -> None:
     heads, groups = made.num_attention_heads, of("num_key_value_heads")
     if groups is not None and heads % groups:
         raise _refused("num_key_value_heads", groups, f"a divisor of num_attention_heads, {heads}")
-    if (of("head_dim") is None or ARCHITECTURES[made.model_type].whole_heads) and made.hidden_size % heads:
+    whole, width = ARCHITECTURES[made.model_type].whole_heads, of("head_dim")
+    if (width is None or whole) and made.hidden_size % heads:
         raise _refused("num_attention_heads", heads, f"a divisor of hidden_size, {made.hidden_size}")
+    if whole and width is not None and width * heads != made.hidden_size:
+        raise _refused("head_dim", width, f"{made.hidden_size // heads}, hidden_size by num_attention_heads")
     groups = of("num_kv_heads")
     if groups is not None and of("new_decoder_architecture") and (heads % groups or not made.parallel_attn):
         raise _refused("num_kv_heads", groups, f"a divisor of num_attention_heads, {heads}, and parallel_attn true")

@@ -177,6 +177,11 @@ class StreamedModel:
         infos = {place.stored.name: place.stored for place in places}
         return {name: self.reader.read(info) for name, info in infos.items()}
 
+    def weight(self, index: int, linear: str) -> Tensor:
+        """The dense weight of a linear layer of a block, out × in, in the type in which it is stored."""
+        place = self.checkpoint.place_of(f"{self.checkpoint.block_path(index)}.{linear}.weight")
+        return place.of(self.reader.read(place.stored))
+
     @contextlib.contextmanager
     def block(self, index: int, tensors: dict[str, Tensor] | None = None) -> Iterator[nn.Module]:
         """The block with its dense weights in memory, for the duration of the context.
@@ -239,8 +244,8 @@ class StreamedModel:
             return [self.run_block(block, index, part) for part in states]
 
         def run(part: Tensor, before: int, cache: DynamicCache) -> Tensor:
-            args, kwargs = self._arguments[(part.shape[0], part.shape[1], before)][index]
-            return self.put_aside(self._output_of(block(part.to(self.device), *args, **with_cache(kwargs, cache))))
+            args, kwargs = with_cache(*self._arguments[(part.shape[0], part.shape[1], before)][index], cache)
+            return self.put_aside(self._output_of(block(part.to(self.device), *args, **kwargs)))
 
         cache = DynamicCache()
         after = [run(states[0], 0, cache)]

@@ -87,6 +87,7 @@ class Units:
         columns: how many of its columns belong to each unit; they are one after the other.
         inputs: parameters with rows of the units by their name in the checkpoint, and how many rows each unit has in
             every part of them; the parts are one below the other.
+        transposed: those of all these parameters that the checkpoint stores as inputs × outputs.
     """
 
     count: int
@@ -95,6 +96,7 @@ class Units:
     columns: int
     inputs: Mapping[str, tuple[int, ...]]
     first: int = 0
+    transposed: frozenset[str] = frozenset()
 
     def among(self, numbers: Iterable[int]) -> list[int]:
         """Which of these units are kept, of those that the block keeps."""
@@ -114,10 +116,11 @@ class Units:
         return rows
 
     def sizes(self, kept: int) -> Iterator[tuple[str, dict[int, int]]]:
-        """The size of each parameter's dimension that shrinks, where so many units are kept."""
+        """The size of each stored tensor's dimension that shrinks, where so many units are kept."""
         for name, each in self.inputs.items():
-            yield name, {0: kept * sum(each)}
-        yield self.output.name, {1: kept * self.columns}
+            yield name, {int(name in self.transposed): kept * sum(each)}
+        output = self.output.name
+        yield output, {int(output not in self.transposed): kept * self.columns}
 
 
 def units_of(checkpoint: Checkpoint, index: int, axis: Axis) -> tuple[Units, ...]:
@@ -136,7 +139,8 @@ def units_of(checkpoint: Checkpoint, index: int, axis: Axis) -> tuple[Units, ...
             output = checkpoint.linear_weight(index, reader)
             count = output.shape[1]
             rows = {name: (1,) * channels.fused for linear in inputs for name in _named(checkpoint, index, linear)}
-            found.append(Units(count, reader, output, 1, rows, first=len(found) * count))
+            transposed = frozenset(filter(checkpoint.is_transposed, (*rows, output.name)))
+            found.append(Units(count, reader, output, 1, rows, len(found) * count, transposed))
         return tuple(found)
     layout, heads = architecture.attention, heads_of(checkpoint)
     assert layout is not None

@@ -190,7 +190,7 @@ class DepthSearch:
         for index in chain:
             with self._model.block(index) as block:
                 if index in solved:
-                    self._model.load_into(index, {self._name(index): solved[index]})
+                    self._model.load_into(index, self._model.checkpoint.oriented({self._name(index): solved[index]}))
                 for copy in copies.values():
                     for position, batch in enumerate(copy):
                         copy[position] = self._model.run_block(block, index, batch)
@@ -269,10 +269,10 @@ class DepthSearch:
     def _weight(self, index: int, solved: Mapping[int, Tensor]) -> Tensor:
         if index in solved:
             return solved[index]
-        info = self._model.checkpoint.tensors[self._name(index)]
-        return self._model.reader.read(info).to(self._model.device).double()
+        assert self._output is not None
+        return self._model.weight(index, self._output).to(self._model.device).double()
 
     def _stored(self, index: int, weight_MN: Tensor) -> Tensor:
         """A weight as it is written."""
-        info = self._model.checkpoint.tensors[self._name(index)]
-        return weight_MN.to(DTYPES[info.dtype])
+        checkpoint, name = self._model.checkpoint, self._name(index)
+        return checkpoint.oriented({name: weight_MN})[name].to(DTYPES[checkpoint.tensors[name].dtype])

@@ -107,6 +107,7 @@ class Narrower:
         Raises:
             FloatingPointError: weights or statistics that are not finite; the message names the layer.
         """
+        stored = self._plan.dense.oriented(stored)
         cut: Tensors = {}
         records: dict[Axis, NarrowedRecord] = {}
         with contextlib.ExitStack() as changed:
@@ -137,7 +138,7 @@ class Narrower:
                 if len(numbers) < before:
                     errors = {language: loss.share for language, loss in found.items()}
                     records[axis] = NarrowedRecord(tuple(numbers), before, errors, len(units))
-        return cut, records
+        return self._plan.dense.oriented(cut), records
 
     def placeholders(self, index: int, stored: Tensors) -> Tensors:
         """Tensors of the right shapes, for a block whose values come from its shard."""

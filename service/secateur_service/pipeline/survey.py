@@ -80,7 +80,7 @@ class Survey:
             for axis, found in statistics.items():
                 self._meter.check()
                 try:
-                    lost[axis].append(self._curve(axis, units[axis], found, power))
+                    lost[axis].append(self._curve(axis, index, units[axis], found, power))
                 except FloatingPointError as error:
                     raise FloatingPointError(f"{units[axis].output.name}: {error}") from error
         return lost
@@ -111,11 +111,11 @@ class Survey:
         return statistics, power
 
     def _curve(
-        self, axis: Axis, units: Units, statistics: InputStatistics, power: Mapping[str, float]
+        self, axis: Axis, index: int, units: Units, statistics: InputStatistics, power: Mapping[str, float]
     ) -> dict[int, dict[str, float]]:
         """What a projection loses by the number of its units that stay."""
         model = self._model
-        weight_MN = model.reader.read(units.output).to(model.device)
+        weight_MN = model.weight(index, units.linear).to(model.device)
         gram_NN = statistics.gram
         assert gram_NN is not None
         grams = {name: statistics.language_gram(name) for name in self._languages}

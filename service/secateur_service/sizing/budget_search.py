@@ -91,7 +91,7 @@ def sizes_of(checkpoint: Checkpoint) -> Sizes:
 
 def _unit_parameters(checkpoint: Checkpoint, units: Units) -> int:
     """The parameters of one unit."""
-    rows = sum(sum(each) * math.prod(checkpoint.tensors[name].shape[1:]) for name, each in units.inputs.items())
+    rows = sum(math.prod(checkpoint.tensors[name].shape) // units.count for name in units.inputs)
     return rows + units.columns * units.output.shape[0]
 
 

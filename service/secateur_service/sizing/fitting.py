@@ -83,8 +83,8 @@ def misfits_of_shrinking(shrink: ShrinkSpec, checkpoint: Checkpoint) -> Iterator
         yield from _channels(shrink.feed_forward, checkpoint)
     if shrink.kv_heads is not None:
         yield from _heads(shrink.kv_heads, checkpoint)
-    if shrink.blocks is not None and checkpoint.architecture.fixed_depth:
-        problem = f"blocks of {checkpoint.model_type} models cannot be removed: their kinds follow from their numbers"
+    if shrink.blocks is not None and checkpoint.fixed_depth:
+        problem = f"blocks of this {checkpoint.model_type} model cannot be removed: they depend on their numbers"
         yield FieldViolation("shrink.blocks", problem)
     elif shrink.blocks is not None and shrink.blocks.remove >= checkpoint.num_blocks:
         yield FieldViolation("shrink.blocks.remove", f"the model has {checkpoint.num_blocks} blocks; remove fewer")
@@ -109,7 +109,7 @@ def axes_of(checkpoint: Checkpoint) -> tuple[BudgetAxis, ...]:
     """What can be removed of a model, by its shapes; whether its vocabulary can depends on its tokenizer too."""
     able: dict[BudgetAxis, bool] = {
         "vocabulary": True,
-        "blocks": checkpoint.num_blocks > 1 and not checkpoint.architecture.fixed_depth,
+        "blocks": checkpoint.num_blocks > 1 and not checkpoint.fixed_depth,
         "kv_heads": has_axis(checkpoint, "attention") and bool(possible_heads(checkpoint)),
         "feed_forward": has_axis(checkpoint, "feed_forward") and not _has_experts(checkpoint),
     }

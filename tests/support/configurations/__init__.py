@@ -9,9 +9,15 @@ from typing import Any
 
 import pytest
 
-from support.configurations import dense, hybrids, mixtures, wide
+from support.configurations import dense, hybrids, later, mixtures, wide
 
-CONFIGS: dict[str, dict[str, Any]] = {**dense.CONFIGS, **wide.CONFIGS, **mixtures.CONFIGS, **hybrids.CONFIGS}
+CONFIGS: dict[str, dict[str, Any]] = {
+    **dense.CONFIGS,
+    **later.CONFIGS,
+    **wide.CONFIGS,
+    **mixtures.CONFIGS,
+    **hybrids.CONFIGS,
+}
 
 FAST = frozenset(
     [

@@ -15,3 +15,6 @@ LLAMA_LIKE = {
     "eos_token_id": 1,
     "pad_token_id": None,
 }
+
+SHARED = {key: value for key, value in LLAMA_LIKE.items() if key != "head_dim"}
+"""Where the heads share the hidden size equally."""

@@ -65,6 +65,16 @@ def test_code_that_transformers_has_adopted_is_replaced_by_its_class(folder):
     assert open_checkpoint(folder).num_blocks == 3
 
 
+def test_a_class_that_transformers_has_under_another_name_is_told_by_the_one_it_was_published_with(tmp_path):
+    build_model("internlm3").save_pretrained(tmp_path)
+    code = {"AutoModelForCausalLM": "modeling_internlm3.InternLM3ForCausalLM"}
+    edit_config(tmp_path, architectures=["InternLM3ForCausalLM"], auto_map=code)
+    assert open_checkpoint(tmp_path).num_blocks == 3
+    edit_config(tmp_path, auto_map={"AutoModelForCausalLM": "modeling_internlm3.Other"})
+    with pytest.raises(ModelRefusedError, match="never run"):
+        open_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "changes"),
     [

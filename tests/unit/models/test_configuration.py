@@ -117,6 +117,23 @@ def test_a_refusal_names_the_key_what_was_found_and_what_is_expected(changes, co
 
 
 @pytest.mark.parametrize(
+    ("name", "changes", "complaint"),
+    [
+        ("gpt2", {"add_cross_attention": True}, "add_cross_attention is True; expected false"),
+        ("gpt2", {"n_inner": 0}, "n_inner is 0; expected a whole number from 1"),
+        ("xglm", {"num_layers": 10**6}, "num_layers is 1000000; expected a whole number from 1 to 10000"),
+        ("stablelm", {"head_dim": 8}, "head_dim is 8; expected 16, hidden_size by num_attention_heads"),
+        ("starcoder2", {"residual_dropout": 2}, "residual_dropout is 2; expected a number from 0 to 1"),
+        ("nemotron", {"num_key_value_heads": None}, "num_key_value_heads is .*because nemotron models have no default"),
+        ("hunyuan_v1_dense", {"head_dim": None}, "head_dim is .*because hunyuan_v1_dense models have no default"),
+    ],
+)
+def test_what_transformers_classes_would_only_fail_with_later_is_refused(name, changes, complaint):
+    with pytest.raises(ModelRefusedError, match=complaint):
+        read_configuration({**saved(name), **changes}, name)
+
+
+@pytest.mark.parametrize(
     ("changes", "complaint"),
     [
         ({"layer_types": ["full_attention"] * 2}, "layer_types|num_hidden_layers"),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from secateur_service.models.architectures import ARCHITECTURES
-from secateur_service.models.building import stored_tensors
+from secateur_service.models.building import replace_transposed
 from secateur_service.models.experts import replace_experts
 from secateur_service.models.shapes import expected_shapes
 from support.models import CONFIGS, config_of
@@ -19,6 +19,15 @@ CHOICES = {
     "intermediate_size": [48, 96],
     "moe_intermediate_size": [24, 48],
     "ffn_dim": [48, 96],
+    "n_inner": [48, 96, None],
+    "n_embd": [32, 64],
+    "d_model": [32, 64],
+    "use_bias": [True, False],
+    "use_qkv_bias": [True, False],
+    "qk_layernorm": [True, False],
+    "use_parallel_residual": [True, False],
+    "attention_out_bias": [True, False],
+    "n_positions": [64, 256],
     "ffn_hidden_size": [48, 96],
     "num_hidden_layers": [3],
     "num_attention_heads": [4, 8],
@@ -53,6 +62,7 @@ def built(config, model_type):
     architecture = ARCHITECTURES[model_type]
     if architecture.mixture:
         replace_experts(model.get_submodule(architecture.blocks), architecture.mixture)
+    replace_transposed(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     renamed = {name.replace("embed_out.", "lm_head."): shape for name, shape in shapes.items()}
     if not config.tie_word_embeddings:
@@ -74,6 +84,8 @@ def test_the_table_has_the_parameters_of_the_model_that_transformers_builds(name
         given_config.pop("rope_parameters")
     if given_config.get("new_decoder_architecture"):
         given_config["parallel_attn"] = True
+    if model_type == "internlm3":
+        given_config["mlp_bias"] = given_config["attention_bias"]
     config = AutoConfig.for_model(model_type, **given_config)
     assert expected_shapes(config, model_type) == built(config, model_type)
 
@@ -81,7 +93,8 @@ def test_the_table_has_the_parameters_of_the_model_that_transformers_builds(name
 def test_every_architecture_is_in_the_table():
     assert {name.partition(" ")[0] for name in CONFIGS} == set(ARCHITECTURES)
     for model_type in ARCHITECTURES:
-        config = AutoConfig.for_model(model_type)
+        needed = {key: config_of(model_type)[key] for key in ARCHITECTURES[model_type].required}
+        config = AutoConfig.for_model(model_type, **needed)
         config.num_hidden_layers = 2
         for key in ARCHITECTURES[model_type].per_block:
             if isinstance(getattr(config, key, None), list):

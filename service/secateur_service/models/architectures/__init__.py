@@ -9,12 +9,12 @@ configuration is refused when a job is submitted; tests compare this with transf
     architecture   what a row consists of
     parts          groups and shapes that families share
     packing        parameters that are only a part of a stored tensor, or transposed there
-    dense, wide   the rows
-    mixtures, latent, stacked   the rows of mixtures of experts
-    hybrids   the rows of hybrids of attention and state
+    dense, later, wide   the rows of dense families
+    mixtures, latent, stacked   those of mixtures of experts
+    hybrids   those of hybrids of attention and state
 """
 
-from secateur_service.models.architectures import dense, hybrids, latent, mixtures, stacked, wide
+from secateur_service.models.architectures import dense, hybrids, latent, later, mixtures, stacked, wide
 from secateur_service.models.architectures.architecture import (
     MAX_EXPERTS,
     Architecture,
@@ -41,6 +41,7 @@ __all__ = [
 
 ARCHITECTURES: dict[str, Architecture] = {
     **dense.ARCHITECTURES,
+    **later.ARCHITECTURES,
     **wide.ARCHITECTURES,
     **mixtures.ARCHITECTURES,
     **latent.ARCHITECTURES,

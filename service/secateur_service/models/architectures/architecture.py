@@ -128,6 +128,9 @@ class Architecture:
         renamed: (part of a module path, what the checkpoint has instead).
         spellings: (how names of some checkpoints begin, how the model's do); the first that fits counts.
         packed: tensors that hold several parameters, or hold one transposed.
+        required: fields of the configuration without which transformers' class fails although it does not ask for them.
+        published: the class that checkpoints name which were published with code of their own, where it is not
+            `class_name`.
         unread: names, relative to a block, of tensors that some checkpoints have and no loader reads.
         left_out: how names of tensors begin that some checkpoints have for other purposes, such as predicting tokens
             after the next one, and that transformers' class does not read.
@@ -144,11 +147,12 @@ class Architecture:
             for each, which say the same.
         required: fields of the configuration without which transformers' class fails although it does not ask for them.
         fixed_depth: whether what a block is follows from its number by a rule, so that none can be removed.
+        numbered: switches of the configuration that make it so.
         partly_rotary: whether a part of each head may be rotated where the rotation is scaled; other classes ignore
             the factor or fail.
         predicts_ahead: whether checkpoints may have further blocks, numbered after the others, that predict tokens
             after the next one: `num_nextn_predict_layers` in the configuration. They are left out.
-        whole_heads: whether the number of heads must divide the hidden size, whatever `head_dim` says.
+        whole_heads: whether the heads share the hidden size equally; another `head_dim` is refused.
         scanned: how many numbers in float32 a layer that carries a state holds for each token while it runs, without
             kernels made for it; measured with transformers' modules.
         returns_tuple: whether a block returns a tuple whose first item is the hidden states.
@@ -175,11 +179,14 @@ class Architecture:
     per_block: tuple[str, ...] = ("layer_types",)
     required: tuple[str, ...] = ()
     fixed_depth: bool = False
+    numbered: tuple[str, ...] = ()
     partly_rotary: bool = False
     predicts_ahead: bool = False
     whole_heads: bool = False
     scanned: Callable[[Any], int] = lambda _config: 0
     returns_tuple: bool = False
+    required: tuple[str, ...] = ()
+    published: str | None = None
     unread: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     outer_buffers: bool = False

@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from secateur_service.models.architectures.architecture import Architecture, Config, FeedForward, Groups, Shapes
-from secateur_service.models.architectures.parts import BEFORE, linear, norms
+from secateur_service.models.architectures.architecture import (
+    Architecture,
+    Config,
+    FeedForward,
+    Groups,
+    Packed,
+    Shapes,
+)
+from secateur_service.models.architectures.parts import (
+    ATTENTION,
+    BEFORE,
+    FEED_FORWARD,
+    GATED,
+    HEADS,
+    LLAMA,
+    QKV,
+    attention,
+    feed_forward,
+    head_width,
+    linear,
+    mlp,
+    norms,
+)
 
 
 def _fused(attention: str) -> Groups:
@@ -15,6 +37,37 @@ def _fused(attention: str) -> Groups:
 
 def _wide(size: str | None) -> FeedForward:
     return FeedForward(("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h", size)
+
+
+# GPT-2's matrices are stored as inputs × outputs.
+_GPT2 = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+
+# Where queries and keys are normalised.
+_NORMS_OF_HEADS = ("self_attn.q_layernorm", "self_attn.k_layernorm")
+_OPT: Groups = (QKV, ("self_attn.out_proj",), ("fc1",), ("fc2",))
+_NEMOTRON: Groups = (*ATTENTION, ("mlp.up_proj",), ("mlp.down_proj",))
+_UP_AND_DOWN = FeedForward(("mlp.up_proj",), "mlp.down_proj", "intermediate_size")
+
+
+def _named_norm(name: str) -> Callable[[Any], Shapes]:
+    """What is outside the blocks where that is one norm with a bias."""
+    return lambda config: norms(config.hidden_size, name, bias=True)
+
+
+def _gpt2(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    d = config.n_embd
+    f = 4 * d if config.n_inner is None else config.n_inner
+    return {
+        **linear("attn.c_attn", 3 * d, d, bias=True),
+        **linear("attn.c_proj", d, d, bias=True),
+        **linear("mlp.c_fc", f, d, bias=True),
+        **linear("mlp.c_proj", d, f, bias=True),
+        **norms(d, "ln_1", "ln_2", bias=True),
+    }
+
+
+def _gpt2_outside(config: Any) -> Shapes:
+    return {"wpe.weight": (config.n_positions, config.n_embd), **norms(config.n_embd, "ln_f", bias=True)}
 
 
 def _gpt_neox(config: Any, index: int) -> Shapes:  # noqa: ARG001
@@ -50,6 +103,59 @@ def _opt_outside(config: Any) -> Shapes:
 
 def _affine(config: Any) -> bool:
     return bool(config.layer_norm_elementwise_affine)
+
+
+def _xglm(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    d, f = config.d_model, config.ffn_dim
+    found: Shapes = {}
+    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        found |= linear(f"self_attn.{name}", d, d, bias=True)
+    found |= linear("fc1", f, d, bias=True) | linear("fc2", d, f, bias=True)
+    return found | norms(d, "self_attn_layer_norm", "final_layer_norm", bias=True)
+
+
+def _phi(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    d = config.hidden_size
+    return {
+        **attention(config, bias=True, output="dense"),
+        **feed_forward("mlp", ("fc1", "fc2"), d, config.intermediate_size, bias=True),
+        **(norms(head_width(config), *_NORMS_OF_HEADS, bias=True) if config.qk_layernorm else {}),
+        **norms(d, "input_layernorm", bias=True),
+    }
+
+
+def _stablelm_groups(config: Config) -> Groups:
+    if not config.get("use_parallel_residual"):
+        return LLAMA
+    return ((*QKV, *GATED[0]), *LLAMA[1:2], *GATED[1:])
+
+
+def _stablelm(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    found = {**attention(config, bias=config.use_qkv_bias, output_bias=False), **mlp(config)}
+    if config.qk_layernorm:
+        counts = (config.num_attention_heads, config.num_key_value_heads)
+        for name, count in zip(_NORMS_OF_HEADS, counts, strict=True):
+            found |= norms(head_width(config), *(f"{name}.norms.{head}" for head in range(count)))
+    before = BEFORE[:1] if config.use_parallel_residual else BEFORE
+    return {**found, **norms(config.hidden_size, *before, bias=True)}
+
+
+def _starcoder2(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    d, bias = config.hidden_size, config.use_bias
+    return {
+        **attention(config, bias=bias),
+        **feed_forward("mlp", ("c_fc", "c_proj"), d, config.intermediate_size, bias=bias),
+        **norms(d, *BEFORE, bias=True),
+    }
+
+
+def _nemotron(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    d = config.hidden_size
+    return {
+        **attention(config, bias=config.attention_bias),
+        **feed_forward("mlp", ("up_proj", "down_proj"), d, config.intermediate_size, bias=config.mlp_bias),
+        **norms(d, *BEFORE, bias=True),
+    }
 
 
 def _falcon_groups(config: Config) -> Groups:
@@ -101,11 +207,25 @@ def _bloom(config: Any, index: int) -> Shapes:  # noqa: ARG001
 
 
 ARCHITECTURES = {
+    "gpt2": Architecture(
+        "GPT2LMHeadModel",
+        tuple((name,) for name in _GPT2),
+        _gpt2,
+        _gpt2_outside,
+        blocks="transformer.h",
+        embedding="transformer.wte",
+        tied=True,
+        packed=tuple(Packed(f"{name}.weight", (f"{name}.weight",), transposed=True) for name in _GPT2),
+        unread=("attn.bias", "attn.masked_bias", "crossattention.bias"),  # the causal mask, which early versions stored
+        numbered=("scale_attn_by_inverse_layer_idx",),
+        feed_forward=FeedForward(("mlp.c_fc",), "mlp.c_proj", "n_inner"),
+        whole_heads=True,
+    ),
     "gpt_neox": Architecture(
         "GPTNeoXForCausalLM",
         _fused("attention"),
         _gpt_neox,
-        lambda config: norms(config.hidden_size, "final_layer_norm", bias=True),
+        _named_norm("final_layer_norm"),
         blocks="gpt_neox.layers",
         embedding="gpt_neox.embed_in",
         unread=("attention.bias", "attention.masked_bias"),  # the causal mask, which early versions stored
@@ -116,12 +236,7 @@ ARCHITECTURES = {
     ),
     "opt": Architecture(
         "OPTForCausalLM",
-        (
-            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            ("self_attn.out_proj",),
-            ("fc1",),
-            ("fc2",),
-        ),
+        _OPT,
         _opt,
         _opt_outside,
         blocks="model.decoder.layers",
@@ -130,11 +245,66 @@ ARCHITECTURES = {
         feed_forward=FeedForward(("fc1",), "fc2", "ffn_dim"),
         whole_heads=True,
     ),
+    "xglm": Architecture(
+        "XGLMForCausalLM",
+        _OPT,
+        _xglm,
+        _named_norm("layer_norm"),
+        tied=True,
+        feed_forward=FeedForward(("fc1",), "fc2", "ffn_dim"),
+        whole_heads=True,
+    ),
+    "phi": Architecture(
+        "PhiForCausalLM",
+        ((*QKV, "mlp.fc1"), ("self_attn.dense",), ("mlp.fc2",)),
+        _phi,
+        _named_norm("final_layernorm"),
+        head_bias=True,
+        feed_forward=FeedForward(("mlp.fc1",), "mlp.fc2", "intermediate_size"),
+        partly_rotary=True,
+        whole_heads=True,
+    ),
+    "stablelm": Architecture(
+        "StableLmForCausalLM",
+        _stablelm_groups,
+        _stablelm,
+        _named_norm("norm"),
+        feed_forward=FEED_FORWARD,
+        partly_rotary=True,
+        whole_heads=True,
+    ),
+    "starcoder2": Architecture(
+        "Starcoder2ForCausalLM",
+        (*ATTENTION, ("mlp.c_fc",), ("mlp.c_proj",)),
+        _starcoder2,
+        _named_norm("norm"),
+        tied=True,
+        feed_forward=FeedForward(("mlp.c_fc",), "mlp.c_proj", "intermediate_size"),
+        attention=HEADS,
+    ),
+    "nemotron": Architecture(
+        "NemotronForCausalLM",
+        _NEMOTRON,
+        _nemotron,
+        _named_norm("norm"),
+        required=("num_key_value_heads",),
+        feed_forward=_UP_AND_DOWN,
+        attention=HEADS,
+        partly_rotary=True,
+    ),
+    "jais2": Architecture(
+        "Jais2ForCausalLM",
+        _NEMOTRON,
+        _nemotron,
+        _named_norm("norm"),
+        feed_forward=_UP_AND_DOWN,
+        attention=HEADS,
+    ),
     "falcon": Architecture(
         "FalconForCausalLM",
         _falcon_groups,
         _falcon,
-        lambda config: norms(config.hidden_size, "ln_f", bias=True),
+        _named_norm("ln_f"),
         feed_forward=_wide("ffn_hidden_size"),
         whole_heads=True,
         blocks="transformer.h",
