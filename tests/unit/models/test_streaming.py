@@ -110,7 +110,6 @@ def test_the_layers_listed_together_share_their_input_and_are_all_matrices_of_a_
     build_model(name).save_pretrained(tmp_path)
     model = streamed(tmp_path)
     (states,) = model.embed([torch.randint(0, 250, (2, 32), generator=torch.Generator().manual_seed(1))])
-    excluded = model.checkpoint.architecture.excluded
     for index in range(model.num_blocks):
         groups = model.checkpoint.inputs(index)
         with model.block(index) as block:

@@ -185,7 +185,6 @@ class Architecture:
     whole_heads: bool = False
     scanned: Callable[[Any], int] = lambda _config: 0
     returns_tuple: bool = False
-    required: tuple[str, ...] = ()
     published: str | None = None
     unread: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
