@@ -8,34 +8,53 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
 from secateur_service.models.architectures import Part
+from secateur_service.models.belonging import check_towers
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
-from secateur_service.models.configuration import read_configuration
+from secateur_service.models.configuration import whole_configuration
 from secateur_service.models.experts import replace_experts
 
 
 def build_without_memory(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """The model on the meta device, with the best attention that its class supports.
 
+    A multimodal one has no towers: its own forward pass runs, with text alone.
+
     Raises:
-        ModelRefusedError: transformers cannot build it.
+        ModelRefusedError: transformers cannot build it, or the checkpoint's towers are not those of the configuration.
     """
-    config = read_configuration(checkpoint.config, checkpoint.model_type)
-    config.use_cache = config.output_hidden_states = config.output_attentions = False
-    config.return_dict = True
+    config = whole_configuration(checkpoint)
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        part.use_cache = part.output_hidden_states = part.output_attentions = False
+        part.return_dict = True
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+            model = _class_of(checkpoint).from_config(config, dtype=dtype).eval()
     except Exception as error:
         raise ModelRefusedError(f"transformers cannot build a model from config.json: {error!r}") from error
+    check_towers(checkpoint, _take_towers(checkpoint, model))
     if checkpoint.architecture.mixture:
         replace_experts(model.get_submodule(checkpoint.architecture.blocks), checkpoint.architecture.mixture)
     if any(not packed.of_experts for packed in checkpoint.architecture.packed):
         replace_transposed(model)
     return model.requires_grad_(requires_grad=False)
+
+
+def _class_of(checkpoint: Checkpoint) -> Any:
+    return AutoModelForImageTextToText if checkpoint.architecture.wrapper else AutoModelForCausalLM
+
+
+def _take_towers(checkpoint: Checkpoint, model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Take out of a model what lies beside its text model; returns the shapes of its parameters by name."""
+    shapes = {}
+    for path in checkpoint.architecture.wrapper.beside if checkpoint.architecture.wrapper else ():
+        tensors = stored_tensors(model.get_submodule(path))
+        shapes.update({f"{path}.{name}": tuple(tensor.shape) for name, tensor in tensors})
+        model.set_submodule(path, nn.Identity())
+    return shapes
 
 
 def replace_transposed(model: nn.Module) -> None:
@@ -60,7 +79,7 @@ def stored_tensors(module: nn.Module, *, recurse: bool = True) -> Iterator[tuple
 def restore_buffers(model: Any, module: nn.Module) -> None:
     """Fill a module's buffers that no checkpoint stores, such as rotary frequencies, as the model initialises them."""
     if module._non_persistent_buffers_set:
-        model._init_weights(module)
+        getattr(model.base_model, "language_model", model)._init_weights(module)  # whichever class the module is of
 
 
 @torch.no_grad()
@@ -125,8 +144,8 @@ def load_whole(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
         ModelRefusedError: transformers cannot load it.
     """
     try:
-        config = read_configuration(checkpoint.config, checkpoint.model_type)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        config = whole_configuration(checkpoint)
+        loaded: Any = _class_of(checkpoint).from_pretrained(
             checkpoint.folder,
             config=config,
             generation_config=_generation(checkpoint, config),
@@ -141,6 +160,7 @@ def load_whole(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
     model, found = loaded
     if found["missing_keys"]:
         raise ModelRefusedError(f"the checkpoint has no tensor {min(found['missing_keys'])}; check that it is complete")
+    _take_towers(checkpoint, model)
     return model.to(device).eval().requires_grad_(requires_grad=False)
 
 

@@ -10,16 +10,26 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from secateur_service.models.architectures import ARCHITECTURES, MAX_EXPERTS, Architecture, Groups, Part, part_of
+from secateur_service.models.architectures import (
+    ARCHITECTURES,
+    MAX_EXPERTS,
+    ROWS,
+    WRAPPERS,
+    Architecture,
+    Groups,
+    Part,
+    part_of,
+)
 from secateur_service.models.files import REFUSED
 from secateur_service.models.safetensors import DTYPE_BYTES, TensorInfo
 from secateur_service.models.weights import CONFIG_LIMITS, ModelRefusedError, read_object, read_tensors
+from secateur_service.models.wrapping import check_beside, text_settings, text_type, with_text, with_token_ids
 
 __all__ = ["Checkpoint", "ModelRefusedError", "open_checkpoint"]
 
@@ -73,6 +83,37 @@ class Checkpoint:
         """The `model_type` of transformers."""
         return str(self.config["model_type"])
 
+    @cached_property
+    def text_config(self) -> dict[str, Any]:
+        """What config.json says of the text model: all of it, but for one that lies in a multimodal model."""
+        wrapper = self.architecture.wrapper
+        return text_settings(self.config, wrapper, has_head=self.stores_head) if wrapper else self.config
+
+    @property
+    def text_type(self) -> str:
+        """The `model_type` of the text model."""
+        return str(self.text_config["model_type"])
+
+    def changed(self, config: Mapping[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """The content of a config.json in which the settings of the text model are changed."""
+        wrapper = self.architecture.wrapper
+        if wrapper is None:
+            return change(dict(config))
+        return with_text(config, wrapper, change(text_settings(config, wrapper, has_head=self.stores_head)))
+
+    @property
+    def config_with_tokens(self) -> dict[str, Any]:
+        """The content of config.json, with the tokens that a multimodal model knows without being told."""
+        wrapper = self.architecture.wrapper
+        return with_token_ids(self.config, wrapper, self.text_config) if wrapper else self.config
+
+    @cached_property
+    def beside(self) -> frozenset[str]:
+        """Names of the tensors beside the text model and its head: those of towers and projectors."""
+        wrapper = self.architecture.wrapper
+        paths = tuple(f"{path}." for path in wrapper.beside) if wrapper else ()
+        return frozenset(name for name in self.tensors if self.architecture.model_name(name).startswith(paths))
+
     @property
     def tokenizer_folder(self) -> Path:
         """The folder of its tokenizer."""
@@ -91,7 +132,7 @@ class Checkpoint:
     @property
     def max_sequence_length(self) -> int | None:
         """The longest sequence that the model was made for; None where its configuration does not say."""
-        length = self.config.get("max_position_embeddings", self.config.get("seq_length"))
+        length = self.text_config.get("max_position_embeddings", self.text_config.get("seq_length"))
         return length if isinstance(length, int) and length > 0 else None
 
     @property
@@ -107,7 +148,7 @@ class Checkpoint:
     @property
     def is_tied(self) -> bool:
         """Whether the configuration says that the head is the embedding."""
-        return bool(self.config.get("tie_word_embeddings", self.architecture.tied))
+        return bool(self.text_config.get("tie_word_embeddings", self.architecture.tied))
 
     @property
     def stores_head(self) -> bool:
@@ -168,8 +209,8 @@ class Checkpoint:
             renamed = renamed.replace(part, stored)
         for name in (renamed, module_path):
             for candidate in (name, name.removeprefix(self.architecture.base_prefix)):
-                if candidate in self.tensors:
-                    return self.tensors[candidate]
+                if candidate in self._by_model_name:
+                    return self._by_model_name[candidate]
         return None
 
     def block_path(self, index: int) -> str:
@@ -197,7 +238,7 @@ class Checkpoint:
         return self._inputs[index]
 
     def _groups_in(self, index: int) -> Iterator[tuple[str, ...]]:
-        groups = self.architecture.groups_of(self.config)
+        groups = self.architecture.groups_of(self.text_config)
         for is_expert, run in itertools.groupby(groups, lambda group: "*" in group[0]):
             patterns = list(run)
             for expert in range(self._experts_in(index)) if is_expert else (0,):
@@ -265,6 +306,11 @@ class Checkpoint:
         return digest.hexdigest()
 
     @cached_property
+    def _by_model_name(self) -> dict[str, TensorInfo]:
+        """The tensors by their names in the model, as far as their beginning goes."""
+        return {self.architecture.model_name(name): info for name, info in self.tensors.items()}
+
+    @cached_property
     def _found(self) -> dict[str, Place | None]:
         """Cache of the parameters looked up so far."""
         return {}
@@ -298,10 +344,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     tensors, notes = read_tensors(folder)
     for name in [name for name in tensors if _is_unread(architecture, name)]:
         del tensors[name]  # no loader reads it, so it is not published either
-    num_blocks = config.get("num_hidden_layers", config.get("n_layer"))
+    checkpoint = Checkpoint(folder, config, architecture, tensors, 0, tuple(notes))
+    num_blocks = checkpoint.text_config.get("num_hidden_layers", checkpoint.text_config.get("n_layer"))
     if type(num_blocks) is not int or num_blocks < 1:
         raise ModelRefusedError("config.json does not say how many blocks the model has (num_hidden_layers)")
-    checkpoint = Checkpoint(folder, config, architecture, tensors, num_blocks, tuple(notes))
+    checkpoint = replace(checkpoint, num_blocks=num_blocks)
     _check_names(checkpoint)
     _check_blocks(checkpoint)
     return checkpoint
@@ -309,9 +356,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 def _supported_architecture(config: dict[str, Any]) -> Architecture:
     model_type = config.get("model_type")
-    architecture = ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
+    wrapper = WRAPPERS.get(model_type) if isinstance(model_type, str) else None
+    row = text_type(config, wrapper) if wrapper else model_type
+    architecture = ROWS.get(row) if isinstance(row, str) and (wrapper or row in ARCHITECTURES) else None
     if architecture is None:
-        known = ", ".join(ARCHITECTURES)
+        known = ", ".join([*ARCHITECTURES, *WRAPPERS])
         inner = config.get("text_config")
         text = str(inner.get("model_type")) if isinstance(inner, dict) else ""
         remedy = ""
@@ -321,12 +370,15 @@ def _supported_architecture(config: dict[str, Any]) -> Architecture:
                 "says how)"
             )
         raise ModelRefusedError(f"architecture {model_type!r} is not supported{remedy}; supported are {known}")
+    if wrapper:
+        architecture = wrapper.around(architecture)
     # Models that transformers has since adopted still name their own code; the class of the same name replaces it.
     code = config.get("auto_map")
     adopted = isinstance(code, dict) and str(code.get("AutoModelForCausalLM")).endswith(f".{architecture.class_name}")
     if code and not adopted:
         raise ModelRefusedError("the model brings code of its own (auto_map), which is never run; use a plain model")
-    if config.get("quantization_config"):
+    inner = config.get("text_config") if wrapper else None
+    if config.get("quantization_config") or (isinstance(inner, dict) and inner.get("quantization_config")):
         raise ModelRefusedError("the weights are quantised; prune the unquantised model and quantise the result")
     classes = config.get("architectures") or [architecture.class_name]
     if classes not in ([architecture.class_name], [architecture.base_class]):
@@ -342,12 +394,14 @@ def _check_names(checkpoint: Checkpoint) -> None:
     architecture = checkpoint.architecture
     seen: dict[str, str] = {}
     for name in checkpoint.tensors:
-        path = name.removeprefix(architecture.base_prefix)
+        path = architecture.model_name(name).removeprefix(architecture.base_prefix)
         for part, stored in architecture.renamed:
             path = path.replace(stored, part)
         if path in seen:
             raise ModelRefusedError(f"{seen[path]} and {name} are the same tensor of the model; keep one of them")
         seen[path] = name
+    if architecture.wrapper:
+        check_beside(checkpoint.config, architecture, checkpoint.tensors)
     if checkpoint.config.get("architectures") == [architecture.base_class] and not (
         checkpoint.is_tied or checkpoint.stores_head
     ):
@@ -389,7 +443,7 @@ def _check_blocks(checkpoint: Checkpoint) -> None:
             raise ModelRefusedError(
                 f"the checkpoint has no tensor {checkpoint.block_path(index)}; check that it is complete"
             )
-    width = checkpoint.config.get("hidden_size", checkpoint.config.get("n_embed"))
+    width = checkpoint.text_config.get("hidden_size", checkpoint.text_config.get("n_embed"))
     first = next(checkpoint.linear_weights())
     if width is not None and first.shape[1] != width:
         raise ModelRefusedError(
@@ -397,7 +451,7 @@ def _check_blocks(checkpoint: Checkpoint) -> None:
             "together"
         )
     embedding, head = (checkpoint.tensors[name] for name in (checkpoint.embedding_name, checkpoint.head_name))
-    vocabulary = checkpoint.config.get("vocab_size")
+    vocabulary = checkpoint.text_config.get("vocab_size")
     for info in (embedding, head):
         if len(info.shape) != 2 or info.shape[0] != vocabulary:
             raise ModelRefusedError(
@@ -412,9 +466,16 @@ def position_of(architecture: Architecture, name: str) -> int | None:
     return place[0] if place else None
 
 
+def moved(architecture: Architecture, name: str, position: int) -> str:
+    """The name of a block's tensor in a block at another position."""
+    place = _block_of(architecture, name)
+    assert place is not None
+    return f"{name.removesuffix(f'{place[0]}.{place[1]}')}{position}.{place[1]}"
+
+
 def _block_of(architecture: Architecture, name: str) -> tuple[int, str] | None:
     """(block, name relative to the block) of a tensor; None outside the blocks."""
-    blocks = architecture.blocks.removeprefix(architecture.base_prefix)
+    blocks, name = architecture.blocks.removeprefix(architecture.base_prefix), architecture.model_name(name)
     match = re.fullmatch(rf"(?:{re.escape(architecture.base_prefix)})?{re.escape(blocks)}\.(\d{{1,5}})\.(.+)", name)
     return (int(match[1]), match[2]) if match else None
 

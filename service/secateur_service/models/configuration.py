@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from secateur_service.models.architectures import ARCHITECTURES, MAX_EXPERTS
-from secateur_service.models.checkpoint import ModelRefusedError
+from secateur_service.models.architectures import MAX_EXPERTS, ROWS
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 
 _FILE = "config.json"
 _LARGEST_SIZE = 2**31 - 1
@@ -101,7 +101,11 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
 _EXPERTS = "num_local_experts|num_experts|n_routed_experts|moe_num_experts"
 # transformers builds lists of these lengths.
 _COUNTS: tuple[tuple[str, Accepts, str], ...] = (
-    (r"n_layer|num_hidden_layers", _nullable(_whole(1, _MOST_BLOCKS)), f"a whole number from 1 to {_MOST_BLOCKS}"),
+    (
+        r"n_layer|num_hidden_layers|depth",
+        _nullable(_whole(1, _MOST_BLOCKS)),
+        f"a whole number from 1 to {_MOST_BLOCKS}",
+    ),
     (_EXPERTS, _nullable(_whole(1, MAX_EXPERTS)), f"a whole number from 1 to {MAX_EXPERTS}"),
     (r"num_labels", _nullable(_whole(0, _MOST_LABELS)), f"a whole number of at most {_MOST_LABELS}"),
 )
@@ -123,6 +127,9 @@ _ROPE_KEYS: tuple[tuple[str, Accepts, str], ...] = (
     ("original_max_position_embeddings", _whole(2, _LARGEST_SIZE), f"a whole number from 2 to {_LARGEST_SIZE}"),
 )
 
+# Pairs of a head that turn with time, height and width, where the configuration does not say.
+_SECTIONS = {"qwen2_5_vl_text": [16, 24, 24]}
+
 # Keys that transformers reads although its classes do not declare them.
 _BESIDE = frozenset(("rope_theta", "torch_dtype", "output_attentions", "head_dim", "num_labels"))
 
@@ -138,7 +145,7 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
 
     Args:
         config: the content of config.json.
-        model_type: a key of `ARCHITECTURES`.
+        model_type: a key of `ROWS`.
 
     Raises:
         ModelRefusedError: no model can be built with one of the values.
@@ -157,10 +164,8 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
                 raise _refused(key, value, expected)
     if "head_dim" in config and config["head_dim"] is None and "head_dim" not in fields:
         raise _refused("head_dim", None, f"a number, or no such key, because {model_type} models have no default")
-    # Drop choices of implementation that would fetch kernels from a hub or name some that are not installed.
-    plain = {key: value for key, value in config.items() if not key.endswith("_implementation")}
     try:
-        made = kind.from_dict(plain)
+        made = kind.from_dict(_without_implementations(config))
     except Exception as error:
         raise _refused_by_class(config, error) from error
     for key in _OF_COMPOSITES:
@@ -170,6 +175,60 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
     for path, parameters in _rotary(made):
         _check_rotary(made, path, parameters)
     return made
+
+
+def text_configuration(checkpoint: Checkpoint) -> Any:
+    """The configuration object of a checkpoint's text model: of the model, unless it is a multimodal one.
+
+    Raises:
+        ModelRefusedError: no model can be built with one of the values.
+    """
+    try:
+        made = read_configuration(checkpoint.text_config, checkpoint.text_type)
+    except ModelRefusedError as error:
+        if checkpoint.text_config is checkpoint.config or checkpoint.config.get("text_config") is None:
+            raise
+        raise ModelRefusedError(str(error).replace(f"{_FILE}: ", f"{_FILE}: in text_config, ", 1)) from error
+    if checkpoint.architecture.wrapper:
+        made.tie_word_embeddings = checkpoint.is_tied  # classes of such text models do not know the setting
+    return made
+
+
+def whole_configuration(checkpoint: Checkpoint) -> Any:
+    """The configuration object of a checkpoint's model: that of its text model, or of the multimodal one around it.
+
+    Raises:
+        ModelRefusedError: no model can be built with one of the values.
+    """
+    text = text_configuration(checkpoint)
+    if checkpoint.architecture.wrapper is None:
+        return text
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config = checkpoint.config
+    kind = CONFIG_MAPPING[checkpoint.model_type]
+    for key in config:
+        if key in _RESERVED or callable(getattr(kind, key, None)):
+            raise ModelRefusedError(f"{_FILE}: {key} is not part of a {checkpoint.model_type} configuration; remove it")
+    for key, value in config["vision_config"].items():
+        for pattern, accepts, expected in _RULES:
+            if pattern.fullmatch(key) and not accepts(value):
+                raise _refused(f"vision_config.{key}", value, expected)
+    try:
+        made = kind.from_dict(_without_implementations(config))
+    except Exception as error:
+        raise _refused_by_class(config, error) from error
+    made.tie_word_embeddings = checkpoint.is_tied
+    return made
+
+
+def _without_implementations(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without choices that would fetch kernels from a hub or name some that are not installed."""
+    return {
+        key: _without_implementations(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if not key.endswith("_implementation")
+    }
 
 
 def _check_numbers(value: Any, path: tuple[str, ...]) -> None:
@@ -192,7 +251,7 @@ def _check_together(made: Any, known: Collection[str]) -> None:
     heads, groups = made.num_attention_heads, of("num_key_value_heads")
     if groups is not None and heads % groups:
         raise _refused("num_key_value_heads", groups, f"a divisor of num_attention_heads, {heads}")
-    if (of("head_dim") is None or ARCHITECTURES[made.model_type].whole_heads) and made.hidden_size % heads:
+    if (of("head_dim") is None or ROWS[made.model_type].whole_heads) and made.hidden_size % heads:
         raise _refused("num_attention_heads", heads, f"a divisor of hidden_size, {made.hidden_size}")
     groups = of("num_kv_heads")
     if groups is not None and of("new_decoder_architecture") and (heads % groups or not made.parallel_attn):
@@ -202,7 +261,7 @@ def _check_together(made: Any, known: Collection[str]) -> None:
     if of("num_ln_in_parallel_attn") == 2 and not of("new_decoder_architecture"):
         raise _refused("num_ln_in_parallel_attn", 2, "1 or null, because new_decoder_architecture is false")
     experts, chosen = next(filter(None, map(of, _EXPERTS.split("|"))), None), of("num_experts_per_tok")
-    if ARCHITECTURES[made.model_type].mixture is not None and experts is None:
+    if ROWS[made.model_type].mixture is not None and experts is None:
         key = next(key for key in _EXPERTS.split("|") if key in known)
         raise _refused(key, None, f"a whole number from 1 to {MAX_EXPERTS}")
     if experts is not None and chosen is not None and chosen > experts:
@@ -212,7 +271,7 @@ def _check_together(made: Any, known: Collection[str]) -> None:
         raise _refused("pad_token_id", padding, f"null, or an id below vocab_size, {made.vocab_size}")
     kinds = of("layer_types")
     if kinds is not None:
-        allowed = ARCHITECTURES[made.model_type].layer_types
+        allowed = ROWS[made.model_type].layer_types
         if not (isinstance(kinds, list) and len(kinds) == made.num_hidden_layers and set(kinds) <= set(allowed)):
             expected = f"{made.num_hidden_layers} times one of {', '.join(allowed)}, one for each block"
             raise _refused("layer_types", kinds, expected)
@@ -227,7 +286,7 @@ def _rotary(made: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     if not isinstance(found, dict):
         raise _refused("rope_parameters", found, "an object")
-    nested = [name for name in found if name in ARCHITECTURES[made.model_type].layer_types]
+    nested = [name for name in found if name in ROWS[made.model_type].layer_types]
     for name in nested:
         if found[name] is None or not isinstance(found[name], dict):
             raise _refused(f"rope_parameters.{name}", found[name], "an object")
@@ -247,11 +306,15 @@ def _check_rotary(made: Any, path: str, parameters: dict[str, Any]) -> None:
         expected = f"less than high_freq_factor, {parameters['high_freq_factor']}"
         raise _refused(f"{path}.low_freq_factor", parameters["low_freq_factor"], expected)
     part = parameters.get("partial_rotary_factor", 1.0)
-    if part != 1 and kind != "default" and not ARCHITECTURES[made.model_type].partly_rotary:
+    if part != 1 and kind != "default" and not ROWS[made.model_type].partly_rotary:
         expected = f"1 with rope_type {kind}, because transformers rotates whole heads of {made.model_type}"
         raise _refused(f"{path}.partial_rotary_factor", part, expected)
     width = getattr(made, "head_dim", None) or made.hidden_size // made.num_attention_heads
     pairs = int(width * part) // 2
+    sections = parameters.get("mrope_section", _SECTIONS.get(made.model_type))
+    if sections is not None and not (_all(_SIZE)(sections) and len(sections) == len("thw") and sum(sections) == pairs):
+        expected = f"three numbers that add up to {pairs}, the pairs of a head"
+        raise _refused(f"{path}.mrope_section", sections, expected)
     for key in ("short_factor", "long_factor") if kind == "longrope" else ():
         factors = parameters.get(key)
         if not (isinstance(factors, list) and len(factors) == pairs and all(map(_POSITIVE, factors))):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur_service.durable import file_digest
-from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, position_of
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, moved, position_of
 from secateur_service.models.companions import Companions
 from secateur_service.models.safetensors import DTYPE_BYTES, TensorInfo
 from secateur_service.models.units import units_of
@@ -132,7 +132,6 @@ class OutputPlan:
         Blocks are renumbered.
         """
         architecture = self.dense.architecture
-        path = architecture.blocks.removeprefix(architecture.base_prefix)
         places = {old: new for new, old in enumerate(self.blocks)}
         names = {}
         for name in self.dense.tensors:
@@ -140,7 +139,7 @@ class OutputPlan:
             if index is None:
                 names[name] = name
             elif index in places:
-                names[name] = name.replace(f"{path}.{index}.", f"{path}.{places[index]}.", 1)
+                names[name] = moved(architecture, name, places[index])
         return names
 
     @cached_property

@@ -59,11 +59,13 @@ class StoredModel:
     blocks: Sequence[BlockRecord] = ()
 
     def pieces(self, meter: Meter) -> Iterator[_Piece]:
-        """All tensors, some rows at a time: the name, the first row's number, and the rows."""
+        """All tensors that text needs, some rows at a time: the name, the first row's number, and the rows."""
+        others = [info for info in self.checkpoint.other_tensors() if info.name not in self.checkpoint.beside]
+        yield from _pieces(self.reader, others)
         if self.shards is None:
-            yield from _pieces(self.reader, self.checkpoint.tensors.values())
+            blocks = (self.checkpoint.block_tensors(index) for index in range(self.checkpoint.num_blocks))
+            yield from _pieces(self.reader, [info for block in blocks for info in block])
             return
-        yield from _pieces(self.reader, self.checkpoint.other_tensors())
         for record in self.blocks:
             yield from _pieces(TensorReader(), read_header(self.shards.fetch(record)).values())
             self.shards.move(record, meter.check)

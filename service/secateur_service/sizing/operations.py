@@ -252,7 +252,7 @@ def groups_of(checkpoint: Checkpoint, index: int) -> Iterator[Group]:
     """The distinct inputs of a block."""
     inputs = checkpoint.inputs(index)
     experts = len({checkpoint.expert_of(name) for group in inputs for name in group} - {None})
-    chosen = checkpoint.config.get("num_experts_per_tok")
+    chosen = checkpoint.text_config.get("num_experts_per_tok")
     routed = min(chosen if isinstance(chosen, int) else 1, experts) / experts if experts else 1.0
     for group in inputs:
         shapes = [checkpoint.linear_weight(index, name).shape for name in group]

@@ -10,9 +10,10 @@ configuration is refused when a job is submitted; tests compare this with transf
     parts          groups and shapes that families share
     packing        parameters that are only a part of a stored tensor, or transposed there
     dense, wide, mixtures   the rows
+    wrappers       multimodal models that a text model may lie in
 """
 
-from secateur_service.models.architectures import dense, mixtures, wide
+from secateur_service.models.architectures import dense, mixtures, wide, wrappers
 from secateur_service.models.architectures.architecture import (
     MAX_EXPERTS,
     Architecture,
@@ -21,12 +22,15 @@ from secateur_service.models.architectures.architecture import (
     Mixture,
     Packed,
     Shapes,
+    Wrapper,
 )
 from secateur_service.models.architectures.packing import Part, part_of
 
 __all__ = [
     "ARCHITECTURES",
     "MAX_EXPERTS",
+    "ROWS",
+    "WRAPPERS",
     "Architecture",
     "Config",
     "Groups",
@@ -34,6 +38,7 @@ __all__ = [
     "Packed",
     "Part",
     "Shapes",
+    "Wrapper",
     "part_of",
 ]
 
@@ -42,3 +47,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     **wide.ARCHITECTURES,
     **mixtures.ARCHITECTURES,
 }
+
+WRAPPERS = wrappers.WRAPPERS
+
+ROWS: dict[str, Architecture] = {**ARCHITECTURES, **wrappers.TEXT_MODELS}
+"""The rows, and those of text models that occur in wrappers only."""
