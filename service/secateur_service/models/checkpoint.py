@@ -366,8 +366,7 @@ def _supported_architecture(config: dict[str, Any]) -> Architecture:
         remedy = ""
         if text in ARCHITECTURES:
             remedy = (
-                f"; save its text model by itself, as {text} ('Text models of larger ones' in docs/specification.md "
-                "says how)"
+                f"; save its text model by itself, as {text} ('Multimodal models' in docs/specification.md says how)"
             )
         raise ModelRefusedError(f"architecture {model_type!r} is not supported{remedy}; supported are {known}")
     if wrapper:

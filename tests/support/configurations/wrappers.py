@@ -14,7 +14,7 @@ _TOWER = {
     "patch_size": 14,
 }
 _SIGLIP = {**_TOWER, "model_type": "siglip_vision_model", "vision_use_head": False}
-_IMAGE = 259
+IMAGE = 259
 """The token that images take the place of: not one of the tokenizer's."""
 
 
@@ -28,27 +28,27 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "vision_config": _SIGLIP,
         "vision_feature_layer": -1,
         "downsample_factor": 2,
-        "image_token_index": _IMAGE,
+        "image_token_index": IMAGE,
         "tie_word_embeddings": True,
     },
     "gemma3": {
         "text_config": _text("gemma3_text"),
         "vision_config": _SIGLIP,
         "mm_tokens_per_image": 4,
-        "image_token_index": _IMAGE,
+        "image_token_index": IMAGE,
         "boi_token_index": 257,
         "eoi_token_index": 258,
     },
     "llava": {
         "text_config": _text("llama"),
         "vision_config": {**_TOWER, "model_type": "clip_vision_model", "projection_dim": 16},
-        "image_token_index": _IMAGE,
+        "image_token_index": IMAGE,
         "image_seq_length": 4,
     },
     "mistral3": {
         "text_config": _text("mistral"),
         "vision_config": {**_TOWER, "model_type": "pixtral", "head_dim": 8, "image_size": 56},
-        "image_token_index": _IMAGE,
+        "image_token_index": IMAGE,
         "spatial_merge_size": 2,
         "tie_word_embeddings": False,
     },
@@ -68,7 +68,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "fullatt_block_indexes": [1],
             "window_size": 28,
         },
-        "image_token_id": _IMAGE,
+        "image_token_id": IMAGE,
         "video_token_id": 258,
         "vision_start_token_id": 257,
         "vision_end_token_id": 256,
@@ -90,7 +90,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "out_hidden_size": 64,
             "deepstack_visual_indexes": [0],
         },
-        "image_token_id": _IMAGE,
+        "image_token_id": IMAGE,
         "video_token_id": 258,
         "vision_start_token_id": 257,
         "vision_end_token_id": 256,
