@@ -91,6 +91,9 @@ def save_scene(folder, kind):
         The token that images take the place of.
     """
     ids = save_tokenizer(folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][-1], "content": "[BREAK]", "id": len(ids)})
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     special = {"bos_token_id": ids["<s>"], "eos_token_id": ids["</s>"], "pad_token_id": ids["<pad>"]}
     key = "image_token_id" if "qwen" in kind else "image_token_index"
     text = {"vocab_size": max(ids.values()) + 4, **special}
@@ -111,9 +114,11 @@ def test_a_smaller_text_model_still_sees_images(kind, parts, corpora, tmp_path):
     image = save_scene(tmp_path / "model", kind)
     report = run(data_of(tmp_path / "model", corpora, **VOCABULARY, **parts), tmp_path / "out").report
     result = tmp_path / "out" / "checkpoint"
-    smaller, _ = assert_reloads(tmp_path / "model", corpora, tmp_path / "out", report)
+    smaller, tokenizer = assert_reloads(tmp_path / "model", corpora, tmp_path / "out", report)
     old_ids = json.loads((result / "vocab_map.json").read_text())["old_ids"]
     new = old_ids.index(image)
+    assert {"[BREAK]", "<unused0>"} <= tokenizer.get_vocab().keys()
+    assert "<unused1>" not in tokenizer.get_vocab()
     assert smaller.config.image_token_id == new < report.vocabulary.rows == smaller.config.get_text_config().vocab_size
     assert smaller.config.get_text_config().intermediate_size == 48
     assert smaller.config.get_text_config().num_hidden_layers == 3 - ("blocks" in parts)

@@ -115,6 +115,11 @@ class Checkpoint:
         return frozenset(name for name in self.tensors if self.architecture.model_name(name).startswith(paths))
 
     @property
+    def of_text(self) -> list[TensorInfo]:
+        """The tensors that text needs: all but those beside."""
+        return [info for name, info in self.tensors.items() if name not in self.beside]
+
+    @property
     def tokenizer_folder(self) -> Path:
         """The folder of its tokenizer."""
         return self.companions or self.folder
@@ -127,7 +132,7 @@ class Checkpoint:
     @property
     def parameters(self) -> int:
         """Number of stored parameters; a tied head counts once."""
-        return sum(_elements(info) for info in self.tensors.values())
+        return sum(math.prod(info.shape) for info in self.tensors.values())
 
     @property
     def max_sequence_length(self) -> int | None:
@@ -477,10 +482,3 @@ def _block_of(architecture: Architecture, name: str) -> tuple[int, str] | None:
     blocks, name = architecture.blocks.removeprefix(architecture.base_prefix), architecture.model_name(name)
     match = re.fullmatch(rf"(?:{re.escape(architecture.base_prefix)})?{re.escape(blocks)}\.(\d{{1,5}})\.(.+)", name)
     return (int(match[1]), match[2]) if match else None
-
-
-def _elements(info: TensorInfo) -> int:
-    count = 1
-    for size in info.shape:
-        count *= size
-    return count

@@ -392,7 +392,13 @@ class Shrinker:
             TokenGraph.open(self._checkpoint.tokenizer_folder),
         )
         mandatory = mandatory_tokens(
-            tokenizer, graph, companions.folder, companions.names, checkpoint.config_with_tokens, keep_texts
+            tokenizer,
+            graph,
+            companions.folder,
+            companions.names,
+            checkpoint.config_with_tokens,
+            keep_texts,
+            is_multimodal=checkpoint.architecture.wrapper is not None,
         )
         framing = Framing.of(tokenizer, self._spec.calibration.document_separator)
         mandatory |= {*framing.beginning, *framing.separator, *tokenizer("", verbose=False)["input_ids"]}
