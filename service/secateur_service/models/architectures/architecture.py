@@ -135,6 +135,7 @@ class Wrapper:
             blocks=f"{self.text}.{blocks}",
             embedding=f"{self.text}.{embedding}",
             fixed_depth=row.fixed_depth or self.fixed_depth,
+            spellings=self.spellings,
             wrapper=self,
         )
 
@@ -160,6 +161,7 @@ class Architecture:
         head_bias: whether the head has a bias.
         excluded: names, in the checkpoint, of a block's tensors with two or more dimensions that are left unchanged.
         renamed: (part of a module path, what the checkpoint has instead).
+        spellings: (how names of some checkpoints begin, how the model's do); the first that fits counts.
         packed: tensors that hold several parameters, or hold one transposed.
         unread: names, relative to a block, of tensors that some checkpoints have and no loader reads.
         base: transformers' class without a head, where its name does not follow from `class_name`.
@@ -187,6 +189,7 @@ class Architecture:
     head_bias: bool = False
     excluded: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+    spellings: tuple[tuple[str, str], ...] = ()
     packed: tuple[Packed, ...] = ()
     mixture: Mixture | None = None
     feed_forward: FeedForward | None = None
@@ -208,7 +211,7 @@ class Architecture:
 
     def model_name(self, stored: str) -> str:
         """The name in the model of a tensor of the checkpoint, as far as its beginning goes."""
-        for prefix, own in self.wrapper.spellings if self.wrapper else ():
+        for prefix, own in self.spellings:
             if stored.startswith(prefix):
                 return own + stored.removeprefix(prefix)
         return stored
