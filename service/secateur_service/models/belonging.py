@@ -98,7 +98,7 @@ def check_towers(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) 
         ModelRefusedError: a tensor is missing, has a different shape or belongs to no such model.
     """
     name_of = checkpoint.architecture.model_name
-    stored = {name_of(name): checkpoint.tensors[name] for name in checkpoint.beside}
+    stored = {name_of(name): checkpoint.tensors[name] for name in sorted(checkpoint.beside)}
     expected = {name_of(name): shape for name, shape in shapes.items()}
     for name in sorted(expected.keys() - stored.keys()):
         raise ModelRefusedError(f"the checkpoint has no tensor {name}; check that it is complete")

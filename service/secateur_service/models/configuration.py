@@ -225,7 +225,7 @@ def whole_configuration(checkpoint: Checkpoint) -> Any:
 def _without_implementations(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without choices that would fetch kernels from a hub or name some that are not installed."""
     return {
-        key: _without_implementations(value) if isinstance(value, dict) else value
+        key: _without_implementations(value) if key.endswith("_config") and isinstance(value, dict) else value
         for key, value in config.items()
         if not key.endswith("_implementation")
     }
