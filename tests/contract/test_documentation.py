@@ -18,7 +18,7 @@ from secateur_service.api.conversion import spec_to_dict
 from secateur_service.calibration.mixing import DEFAULT_TEMPERATURE, POLICIES
 from secateur_service.jobs.states import TRANSITIONS
 from secateur_service.metrics.registry import Metrics
-from secateur_service.models.architectures import ARCHITECTURES
+from secateur_service.models.architectures import ARCHITECTURES, WRAPPERS
 from secateur_service.models.files import IN_SUBFOLDER, RULES
 from secateur_service.pruning.methods import GROUPS, METHODS, UPDATES, options_of
 from secateur_service.spec import (
@@ -69,6 +69,16 @@ def test_the_readme_names_the_architectures_that_there_are():
     (sentence,) = re.findall(r"Architectures: ([^;]*);", README)
     named = {re.sub(r"[^a-z0-9]", "", name.lower()) for name in re.split(r",|\sand\s", sentence)}
     assert named == {model_type.replace("_", "") for model_type in ARCHITECTURES}
+
+
+def test_the_multimodal_models_are_documented_with_their_text_models_and_towers():
+    documented = {}
+    for name, kind, texts, towers in re.findall(
+        r"^\| ([^|`]+) \| `(\w+)` \| (`[^|]+) \| (`[^|]+) \|$", SPECIFICATION, re.MULTILINE
+    ):
+        documented[kind] = tuple(tuple(re.findall(r"\w+", cell)) for cell in (texts, towers))
+        assert name in README
+    assert documented == {kind: (wrapper.texts, wrapper.towers) for kind, wrapper in WRAPPERS.items()}
 
 
 WHOLE = (GenerationSpec, LanguageLimit, LanguageWeight, LayerOverride, TokenWeight)

@@ -112,16 +112,21 @@ def save_scene(
     folder: Path, kind: str = "byte-level", architecture: str = "llama", padding: int = 3, **changes: Any
 ) -> Path:
     """A random model with a tokenizer of a kind, and rows that belong to no token."""
-    content = json.loads(tokenizer_json(kind))
-    size = Tokenizer.from_str(tokenizer_json(kind)).get_vocab_size()
-    ids = {entry["content"]: entry["id"] for entry in content["added_tokens"]}
+    ids = save_tokenizer(folder, kind)
+    size = max(ids.values()) + 1
     special = {"bos_token_id": ids["<s>"], "eos_token_id": ids["</s>"], "pad_token_id": ids["<pad>"]}
     build_model(architecture, vocab_size=size + padding, **special, **changes).save_pretrained(folder)
+    return folder
+
+
+def save_tokenizer(folder: Path, kind: str = "byte-level") -> dict[str, int]:
+    """A tokenizer of a kind; returns the ids of its tokens."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(tokenizer_json(kind), encoding="utf-8")
     PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     ).save_pretrained(folder)
-    return folder
+    return dict(Tokenizer.from_str(tokenizer_json(kind)).get_vocab())
 
 
 def forget_beginning(folder: Path) -> Path:

@@ -30,7 +30,7 @@ from secateur_service.inspection.shares import Shares
 from secateur_service.jobs.port import Jobs
 from secateur_service.metrics.job_figures import JobFigures
 from secateur_service.metrics.registry import Metrics
-from secateur_service.models.architectures import ARCHITECTURES
+from secateur_service.models.architectures import ARCHITECTURES, WRAPPERS
 from secateur_service.pruning.methods import METHODS, UPDATES
 from secateur_service.settings import Settings
 from secateur_service.spec import ALLOCATIONS, ORDERS
@@ -192,7 +192,7 @@ def describe_service(settings: Settings) -> service_pb.ServiceInfo:
         orders=ORDERS,
         policies=POLICIES,
         allocations=ALLOCATIONS,
-        architectures=sorted(ARCHITECTURES),
+        architectures=sorted({**ARCHITECTURES, **WRAPPERS}),
         devices=settings.devices,
         file_roots=[str(root) for root in settings.file_roots],
         destinations=settings.destinations,

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from secateur_service.models.architectures import ARCHITECTURES
+from secateur_service.models.architectures import ROWS, WRAPPERS
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.companions import is_readable, take_companions
-from secateur_service.models.configuration import read_configuration
+from secateur_service.models.configuration import text_configuration, whole_configuration
 from secateur_service.models.files import Use, rule_of
 from secateur_service.models.shapes import expected_shapes
 from secateur_service.models.tokenizer import TOKENIZER_BYTES, check_ids, load_tokenizer
@@ -27,7 +27,7 @@ def load_libraries() -> None:
     from transformers import AutoTokenizer  # noqa: F401
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    for model_type in ARCHITECTURES:
+    for model_type in (*ROWS, *WRAPPERS):
         CONFIG_MAPPING[model_type]
 
 
@@ -37,8 +37,8 @@ def check_model(checkpoint: Checkpoint) -> None:
     Raises:
         ModelRefusedError: they do not; the message names file, key or tensor, what was found and what is expected.
     """
-    config = read_configuration(checkpoint.config, checkpoint.model_type)
-    check_tensors(checkpoint, expected_shapes(config, checkpoint.model_type))
+    whole_configuration(checkpoint)
+    check_tensors(checkpoint, expected_shapes(text_configuration(checkpoint), checkpoint.architecture))
     rows = checkpoint.tensors[checkpoint.embedding_name].shape[0]
     with _companions_taken(checkpoint) as taken:
         check_ids(load_tokenizer(taken.tokenizer_folder), rows)
@@ -60,6 +60,8 @@ def _companions_taken(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
 def check_tensors(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Check that the tensors have the names and shapes that the configuration implies, and that there are no others.
 
+    Those of a multimodal model's towers are left to `check_towers`.
+
     Args:
         checkpoint: the checkpoint to check.
         shapes: shape of every parameter of the model, by its name in transformers.
@@ -67,7 +69,7 @@ def check_tensors(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]])
     Raises:
         ModelRefusedError: a tensor is missing, has a different shape or belongs to no such model.
     """
-    known = {checkpoint.head_name}
+    known = {checkpoint.head_name, *checkpoint.beside}
     unclaimed: dict[str, int] = {}  # elements that no parameter has asked for yet
     for name, shape in shapes.items():
         place = checkpoint.place_of(name)
@@ -83,3 +85,27 @@ def check_tensors(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]])
         raise ModelRefusedError(f"{name} has shape {found}, which is more than config.json asks for")
     for name in sorted(checkpoint.tensors.keys() - known):
         raise ModelRefusedError(f"{name} is a tensor that a {checkpoint.model_type} model does not have")
+
+
+def check_towers(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Check the same of what lies beside the text model of a multimodal model.
+
+    Args:
+        checkpoint: the checkpoint to check.
+        shapes: shape of every parameter and stored buffer there, by its name in transformers.
+
+    Raises:
+        ModelRefusedError: a tensor is missing, has a different shape or belongs to no such model.
+    """
+    name_of = checkpoint.architecture.model_name
+    stored = {name_of(name): checkpoint.tensors[name] for name in sorted(checkpoint.beside)}
+    expected = {name_of(name): shape for name, shape in shapes.items()}
+    for name in sorted(expected.keys() - stored.keys()):
+        raise ModelRefusedError(f"the checkpoint has no tensor {name}; check that it is complete")
+    for name, info in stored.items():
+        if name not in expected:
+            raise ModelRefusedError(f"{info.name} is a tensor that a {checkpoint.model_type} model does not have")
+        if info.shape != expected[name]:
+            raise ModelRefusedError(
+                f"{info.name} has shape {list(info.shape)}, config.json asks for {list(expected[name])}"
+            )

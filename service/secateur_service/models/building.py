@@ -8,29 +8,34 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
-from secateur_service.models.architectures import ARCHITECTURES, Part
+from secateur_service.models.architectures import ROWS, Part
+from secateur_service.models.belonging import check_towers
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
-from secateur_service.models.configuration import read_configuration
+from secateur_service.models.configuration import whole_configuration
 from secateur_service.models.experts import replace_experts
 
 
 def build_without_memory(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """The model on the meta device, with the best attention that its class supports.
 
+    A multimodal one has no towers: its own forward pass runs, with text alone.
+
     Raises:
-        ModelRefusedError: transformers cannot build it.
+        ModelRefusedError: transformers cannot build it, or the checkpoint's towers are not those of the configuration.
     """
-    config = read_configuration(checkpoint.config, checkpoint.model_type)
-    config.use_cache = config.output_hidden_states = config.output_attentions = False
-    config.return_dict = True
+    config = whole_configuration(checkpoint)
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        part.use_cache = part.output_hidden_states = part.output_attentions = False
+        part.return_dict = True
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+            model = _class_of(checkpoint).from_config(config, dtype=dtype).eval()
     except Exception as error:
         raise ModelRefusedError(f"transformers cannot build a model from config.json: {error!r}") from error
+    check_towers(checkpoint, _take_towers(checkpoint, model))
     kept = model._keep_in_fp32_modules_strict or ()
     for name, tensor in stored_tensors(model):  # routers, which choose by small differences
         if any(part in name for part in kept):
@@ -45,6 +50,20 @@ def build_without_memory(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
                 wide = tensor.to(dtype)
                 setattr(module, name, nn.Parameter(wide) if isinstance(tensor, nn.Parameter) else wide)
     return model.requires_grad_(requires_grad=False)
+
+
+def _class_of(checkpoint: Checkpoint) -> Any:
+    return AutoModelForImageTextToText if checkpoint.architecture.wrapper else AutoModelForCausalLM
+
+
+def _take_towers(checkpoint: Checkpoint, model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Take out of a model what lies beside its text model; returns the shapes of its parameters by name."""
+    shapes = {}
+    for path in checkpoint.architecture.wrapper.beside if checkpoint.architecture.wrapper else ():
+        tensors = stored_tensors(model.get_submodule(path))
+        shapes.update({f"{path}.{name}": tuple(tensor.shape) for name, tensor in tensors})
+        model.set_submodule(path, nn.Identity())
+    return shapes
 
 
 def replace_transposed(model: nn.Module) -> None:
@@ -69,9 +88,10 @@ def stored_tensors(module: nn.Module, *, recurse: bool = True) -> Iterator[tuple
 def restore_buffers(model: Any, module: nn.Module) -> None:
     """Fill a module's buffers that no checkpoint stores, such as rotary frequencies, as the model initialises them."""
     if module._non_persistent_buffers_set:
-        model._init_weights(module)
-        if ARCHITECTURES[model.config.model_type].outer_buffers:
-            model._init_weights(model.base_model)
+        text = getattr(model.base_model, "language_model", model)  # whichever class the module is of
+        text._init_weights(module)
+        if ROWS[text.config.model_type].outer_buffers:
+            text._init_weights(text.base_model)
 
 
 @torch.no_grad()
@@ -136,8 +156,8 @@ def load_whole(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
         ModelRefusedError: transformers cannot load it.
     """
     try:
-        config = read_configuration(checkpoint.config, checkpoint.model_type)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        config = whole_configuration(checkpoint)
+        loaded: Any = _class_of(checkpoint).from_pretrained(
             checkpoint.folder,
             config=config,
             generation_config=_generation(checkpoint, config),
@@ -152,6 +172,7 @@ def load_whole(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
     model, found = loaded
     if found["missing_keys"]:
         raise ModelRefusedError(f"the checkpoint has no tensor {min(found['missing_keys'])}; check that it is complete")
+    _take_towers(checkpoint, model)
     return model.to(device).eval().requires_grad_(requires_grad=False)
 
 

@@ -10,17 +10,27 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from secateur_service.models.architectures import ARCHITECTURES, MAX_EXPERTS, Architecture, Groups, Part, part_of
+from secateur_service.models.architectures import (
+    ARCHITECTURES,
+    MAX_EXPERTS,
+    ROWS,
+    WRAPPERS,
+    Architecture,
+    Groups,
+    Part,
+    part_of,
+)
 from secateur_service.models.files import REFUSED
 from secateur_service.models.safetensors import DTYPE_BYTES, TensorInfo
 from secateur_service.models.support import advice
 from secateur_service.models.weights import CONFIG_LIMITS, ModelRefusedError, read_object, read_tensors
+from secateur_service.models.wrapping import check_beside, text_settings, text_type, with_text, with_token_ids
 
 __all__ = ["Checkpoint", "ModelRefusedError", "open_checkpoint"]
 
@@ -84,6 +94,42 @@ class Checkpoint:
         """The `model_type` of transformers."""
         return str(self.config["model_type"])
 
+    @cached_property
+    def text_config(self) -> dict[str, Any]:
+        """What config.json says of the text model: all of it, but for one that lies in a multimodal model."""
+        wrapper = self.architecture.wrapper
+        return text_settings(self.config, wrapper, has_head=self.stores_head) if wrapper else self.config
+
+    @property
+    def text_type(self) -> str:
+        """The `model_type` of the text model."""
+        return str(self.text_config["model_type"])
+
+    def changed(self, config: Mapping[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """The content of a config.json in which the settings of the text model are changed."""
+        wrapper = self.architecture.wrapper
+        if wrapper is None:
+            return change(dict(config))
+        return with_text(config, wrapper, change(text_settings(config, wrapper, has_head=self.stores_head)))
+
+    @property
+    def config_with_tokens(self) -> dict[str, Any]:
+        """The content of config.json, with the tokens that a multimodal model knows without being told."""
+        wrapper = self.architecture.wrapper
+        return with_token_ids(self.config, wrapper, self.text_config) if wrapper else self.config
+
+    @cached_property
+    def beside(self) -> frozenset[str]:
+        """Names of the tensors beside the text model and its head: those of towers and projectors."""
+        wrapper = self.architecture.wrapper
+        paths = tuple(f"{path}." for path in wrapper.beside) if wrapper else ()
+        return frozenset(name for name in self.tensors if self.architecture.model_name(name).startswith(paths))
+
+    @property
+    def of_text(self) -> list[TensorInfo]:
+        """The tensors that text needs: all but those beside."""
+        return [info for name, info in self.tensors.items() if name not in self.beside]
+
     @property
     def tokenizer_folder(self) -> Path:
         """The folder of its tokenizer."""
@@ -97,12 +143,12 @@ class Checkpoint:
     @property
     def parameters(self) -> int:
         """Number of stored parameters; a tied head counts once."""
-        return sum(_elements(info) for info in self.tensors.values())
+        return sum(math.prod(info.shape) for info in self.tensors.values())
 
     @property
     def max_sequence_length(self) -> int | None:
         """The longest sequence that the model was made for; None where its configuration does not say."""
-        length = _first_of(self.config, _POSITIONS)
+        length = _first_of(self.text_config, _POSITIONS)
         return length if isinstance(length, int) and length > 0 else None
 
     @property
@@ -118,7 +164,7 @@ class Checkpoint:
     @property
     def is_tied(self) -> bool:
         """Whether the configuration says that the head is the embedding."""
-        return bool(self.config.get("tie_word_embeddings", self.architecture.tied))
+        return bool(self.text_config.get("tie_word_embeddings", self.architecture.tied))
 
     @property
     def stores_head(self) -> bool:
@@ -225,7 +271,7 @@ class Checkpoint:
         return self._inputs[index]
 
     def _groups_in(self, index: int) -> Iterator[tuple[str, ...]]:
-        groups = self.architecture.groups_of(self.config)
+        groups = self.architecture.groups_of(self.text_config)
         for is_expert, run in itertools.groupby(groups, lambda group: "*" in group[0]):
             patterns = list(run)
             for expert in range(self._experts_in(index)) if is_expert else (0,):
@@ -336,12 +382,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         notes = [*notes, f"{len(left_out)} tensors that transformers does not read are left out, such as {left_out[0]}"]
     for name in left_out:
         del tensors[name]
-    num_blocks = _first_of(config, BLOCKS)
-    for listed in (config.get(key) for key in architecture.per_block if num_blocks is None):
+    checkpoint = Checkpoint(folder, config, architecture, tensors, 0, tuple(notes))
+    settings = checkpoint.text_config
+    num_blocks = _first_of(settings, BLOCKS)
+    for listed in (settings.get(key) for key in architecture.per_block if num_blocks is None):
         num_blocks = len(listed) if isinstance(listed, (list, str)) else num_blocks
     if type(num_blocks) is not int or num_blocks < 1:
         raise ModelRefusedError("config.json does not say how many blocks the model has (num_hidden_layers)")
-    checkpoint = Checkpoint(folder, config, architecture, tensors, num_blocks, tuple(notes))
+    checkpoint = replace(checkpoint, num_blocks=num_blocks)
     _check_names(checkpoint)
     _check_blocks(checkpoint)
     return checkpoint
@@ -349,24 +397,31 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 def _supported_architecture(config: dict[str, Any]) -> Architecture:
     model_type = config.get("model_type")
-    architecture = ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
+    wrapper = WRAPPERS.get(model_type) if isinstance(model_type, str) else None
+    row = text_type(config, wrapper) if wrapper else model_type
+    architecture = ROWS.get(row) if isinstance(row, str) and (wrapper or row in ARCHITECTURES) else None
     if architecture is None:
         inner = config.get("text_config")
         text = str(inner.get("model_type")) if isinstance(inner, dict) else ""
         remedy = ""
         if text in ARCHITECTURES:
             remedy = (
-                f"; save its text model by itself, as {text} ('Text models of larger ones' in docs/specification.md "
-                "says how)"
+                f"; save its text model by itself, as {text} ('Multimodal models' in docs/specification.md says how)"
             )
         raise ModelRefusedError(f"architecture {model_type!r} is not supported{remedy}; {advice(str(model_type))}")
+    if wrapper:
+        architecture = wrapper.around(architecture)
     # Models that transformers has since adopted still name their own code; the class of the same name replaces it.
     code = config.get("auto_map")
     published = architecture.published or architecture.class_name
     adopted = isinstance(code, dict) and str(code.get("AutoModelForCausalLM")).endswith(f".{published}")
     if code and not adopted:
         raise ModelRefusedError("the model brings code of its own (auto_map), which is never run; use a plain model")
-    if quantised := config.get("quantization_config"):
+    inner = config.get("text_config") if wrapper else None
+    quantised = config.get("quantization_config")
+    if isinstance(inner, dict):
+        quantised = quantised or inner.get("quantization_config")
+    if quantised:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else None
         raise ModelRefusedError(_MXFP4 if method == "mxfp4" else _QUANTISED)
     classes = config.get("architectures") or [architecture.class_name]
@@ -390,10 +445,10 @@ def _check_names(checkpoint: Checkpoint) -> None:
         if path in seen:
             raise ModelRefusedError(f"{seen[path]} and {name} are the same tensor of the model; keep one of them")
         seen[path] = name
-    is_base, biased = (
-        checkpoint.config.get("architectures") == [architecture.base_class],
-        architecture.biases_head(checkpoint.config),
-    )
+    if architecture.wrapper:
+        check_beside(checkpoint.config, architecture, checkpoint.tensors)
+    is_base = checkpoint.config.get("architectures") == [architecture.base_class]
+    biased = architecture.biases_head(checkpoint.text_config)
     if is_base and not checkpoint.stores_head and (biased or not checkpoint.is_tied):
         missing = "whose bias is needed" if biased else "and tie_word_embeddings is not true"
         raise ModelRefusedError(
@@ -445,7 +500,7 @@ def _check_blocks(checkpoint: Checkpoint) -> None:
             raise ModelRefusedError(
                 f"the checkpoint has no tensor {checkpoint.block_path(index)}; check that it is complete"
             )
-    width = _first_of(checkpoint.config, _HIDDEN)
+    width = _first_of(checkpoint.text_config, _HIDDEN)
     first = next(checkpoint.linear_weights())
     if width is not None and first.shape[1] != width:
         raise ModelRefusedError(
@@ -453,7 +508,7 @@ def _check_blocks(checkpoint: Checkpoint) -> None:
             "together"
         )
     embedding, head = (checkpoint.tensors[name] for name in (checkpoint.embedding_name, checkpoint.head_name))
-    vocabulary = checkpoint.config.get("vocab_size")
+    vocabulary = checkpoint.text_config.get("vocab_size")
     for info in (embedding, head):
         if len(info.shape) != 2 or info.shape[0] != vocabulary:
             raise ModelRefusedError(
@@ -468,6 +523,13 @@ def position_of(architecture: Architecture, name: str) -> int | None:
     return place[0] if place else None
 
 
+def moved(architecture: Architecture, name: str, position: int) -> str:
+    """The name of a block's tensor in a block at another position."""
+    place = _block_of(architecture, name)
+    assert place is not None
+    return f"{name.removesuffix(f'{place[0]}.{place[1]}')}{position}.{place[1]}"
+
+
 def _block_of(architecture: Architecture, name: str) -> tuple[int, str] | None:
     """(block, name relative to the block) of a tensor; None outside the blocks."""
     blocks, name = architecture.blocks.removeprefix(architecture.base_prefix), architecture.model_name(name)
@@ -475,13 +537,6 @@ def _block_of(architecture: Architecture, name: str) -> tuple[int, str] | None:
     return (int(match[1]), match[2]) if match else None
 
 
-def _first_of(config: dict[str, Any], keys: Iterable[str]) -> Any:
+def _first_of(config: Mapping[str, Any], keys: Iterable[str]) -> Any:
     """The value of the first of these keys that a configuration has; None if it has none."""
     return next((config[key] for key in keys if key in config), None)
-
-
-def _elements(info: TensorInfo) -> int:
-    count = 1
-    for size in info.shape:
-        count *= size
-    return count

@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from secateur_service.models.architectures import ARCHITECTURES, MAX_EXPERTS
-from secateur_service.models.checkpoint import BLOCKS, ModelRefusedError
+from secateur_service.models.architectures import MAX_EXPERTS, ROWS
+from secateur_service.models.checkpoint import BLOCKS, Checkpoint, ModelRefusedError
 
 _FILE = "config.json"
 _LARGEST_SIZE = 2**31 - 1
@@ -162,7 +162,7 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
 _EXPERTS = "num_local_experts|num_experts|n_routed_experts|moe_num_experts"
 # transformers builds lists of these lengths.
 _COUNTS: tuple[tuple[str, Accepts, str], ...] = (
-    ("|".join(BLOCKS), _nullable(_whole(1, _MOST_BLOCKS)), f"a whole number from 1 to {_MOST_BLOCKS}"),
+    ("|".join([*BLOCKS, "depth"]), _nullable(_whole(1, _MOST_BLOCKS)), f"a whole number from 1 to {_MOST_BLOCKS}"),
     (_EXPERTS, _nullable(_whole(1, MAX_EXPERTS)), f"a whole number from 1 to {MAX_EXPERTS}"),
     (r"num_labels", _nullable(_whole(0, _MOST_LABELS)), f"a whole number of at most {_MOST_LABELS}"),
 )
@@ -194,6 +194,8 @@ _MULTIPLES = (
     ("mamba_n_heads", "mamba_n_groups"),
     ("mamba_num_heads", "n_groups"),
 )
+# Pairs of a head that turn with time, height and width, where the configuration does not say.
+_SECTIONS = {"qwen2_5_vl_text": [16, 24, 24]}
 
 # Keys that transformers reads although its classes do not declare them.
 _BESIDE = frozenset(
@@ -212,7 +214,7 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
 
     Args:
         config: the content of config.json.
-        model_type: a key of `ARCHITECTURES`.
+        model_type: a key of `ROWS`.
 
     Raises:
         ModelRefusedError: no model can be built with one of the values.
@@ -223,7 +225,7 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
     kind = CONFIG_MAPPING[model_type]
     fields = {field.name for field in dataclasses.fields(kind)}
     known = fields | _BESIDE | set(kind.attribute_map) | set(kind.attribute_map.values())
-    own = ARCHITECTURES[model_type].activations
+    own = ROWS[model_type].activations
     for key, value in config.items():
         if key in _RESERVED or callable(getattr(kind, key, None)):
             raise ModelRefusedError(f"{_FILE}: {key} is not part of a {model_type} configuration; remove it")
@@ -233,10 +235,8 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
                 raise _refused(key, value, expected)
     if "head_dim" in config and config["head_dim"] is None and "head_dim" not in fields:
         raise _refused("head_dim", None, f"a number, or no such key, because {model_type} models have no default")
-    # Drop choices of implementation that would fetch kernels from a hub or name some that are not installed.
-    plain = {key: value for key, value in config.items() if not key.endswith("_implementation")}
     try:
-        made = kind.from_dict(kind._decode_special_floats(plain))
+        made = kind.from_dict(kind._decode_special_floats(_without_implementations(config)))
     except Exception as error:
         raise _refused_by_class(config, error) from error
     for key in _OF_COMPOSITES:
@@ -250,9 +250,63 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
 
 def _says_none(key: str, value: object, model_type: str) -> bool:
     """Whether it says that a mixture has no experts, which some are made to be."""
-    mixture = ARCHITECTURES[model_type].mixture
+    mixture = ROWS[model_type].mixture
     lacks = mixture is not None and mixture.may_lack
     return lacks and key in ("num_local_experts", "num_experts_per_tok") and type(value) is int and value == 0
+
+
+def text_configuration(checkpoint: Checkpoint) -> Any:
+    """The configuration object of a checkpoint's text model: of the model, unless it is a multimodal one.
+
+    Raises:
+        ModelRefusedError: no model can be built with one of the values.
+    """
+    try:
+        made = read_configuration(checkpoint.text_config, checkpoint.text_type)
+    except ModelRefusedError as error:
+        if checkpoint.text_config is checkpoint.config or checkpoint.config.get("text_config") is None:
+            raise
+        raise ModelRefusedError(str(error).replace(f"{_FILE}: ", f"{_FILE}: in text_config, ", 1)) from error
+    if checkpoint.architecture.wrapper:
+        made.tie_word_embeddings = checkpoint.is_tied  # classes of such text models do not know the setting
+    return made
+
+
+def whole_configuration(checkpoint: Checkpoint) -> Any:
+    """The configuration object of a checkpoint's model: that of its text model, or of the multimodal one around it.
+
+    Raises:
+        ModelRefusedError: no model can be built with one of the values.
+    """
+    text = text_configuration(checkpoint)
+    if checkpoint.architecture.wrapper is None:
+        return text
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config = checkpoint.config
+    kind = CONFIG_MAPPING[checkpoint.model_type]
+    for key in config:
+        if key in _RESERVED or callable(getattr(kind, key, None)):
+            raise ModelRefusedError(f"{_FILE}: {key} is not part of a {checkpoint.model_type} configuration; remove it")
+    for key, value in config["vision_config"].items():
+        for pattern, accepts, expected in _RULES:
+            if pattern.fullmatch(key) and not accepts(value):
+                raise _refused(f"vision_config.{key}", value, expected)
+    try:
+        made = kind.from_dict(_without_implementations(config))
+    except Exception as error:
+        raise _refused_by_class(config, error) from error
+    made.tie_word_embeddings = checkpoint.is_tied
+    return made
+
+
+def _without_implementations(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without choices that would fetch kernels from a hub or name some that are not installed."""
+    return {
+        key: _without_implementations(value) if key.endswith("_config") and isinstance(value, dict) else value
+        for key, value in config.items()
+        if not key.endswith("_implementation")
+    }
 
 
 def _check_numbers(value: Any, path: tuple[str, ...]) -> None:
@@ -273,13 +327,13 @@ def _check_together(made: Any, known: Collection[str]) -> None:
     def of(key: str) -> Any:
         return getattr(made, key, None) if key in known else None
 
-    for key in ARCHITECTURES[made.model_type].required:
+    for key in ROWS[made.model_type].required:
         if of(key) is None:
             raise _refused(key, None, f"a number, because {made.model_type} models have no default")
     heads, groups = made.num_attention_heads, of("num_key_value_heads")
     if groups is not None and heads % groups:
         raise _refused("num_key_value_heads", groups, f"a divisor of num_attention_heads, {heads}")
-    whole, width = ARCHITECTURES[made.model_type].whole_heads, of("head_dim")
+    whole, width = ROWS[made.model_type].whole_heads, of("head_dim")
     if (width is None or whole) and made.hidden_size % heads:
         raise _refused("num_attention_heads", heads, f"a divisor of hidden_size, {made.hidden_size}")
     if whole and width is not None and width * heads != made.hidden_size:
@@ -297,12 +351,12 @@ def _check_together(made: Any, known: Collection[str]) -> None:
             made.num_key_value_heads,
             f"num_attention_heads, {heads}, because attention is latent",
         )
-    if ARCHITECTURES[made.model_type].mixture is not None:
+    if ROWS[made.model_type].mixture is not None:
         _check_experts(made, known)
     for many, few in _MULTIPLES:
         if of(few) is not None and of(many) % of(few):
             raise _refused(many, of(many), f"a multiple of {few}, {of(few)}")
-    if ARCHITECTURES[made.model_type].never_tied and made.tie_word_embeddings:
+    if ROWS[made.model_type].never_tied and made.tie_word_embeddings:
         value = made.tie_word_embeddings
         raise _refused("tie_word_embeddings", value, f"false, because {made.model_type} models have heads of their own")
     padding = made.pad_token_id
@@ -310,11 +364,11 @@ def _check_together(made: Any, known: Collection[str]) -> None:
         raise _refused("pad_token_id", padding, f"null, or an id below vocab_size, {made.vocab_size}")
     kinds = of("layer_types")
     if kinds is not None:
-        allowed = ARCHITECTURES[made.model_type].layer_types
+        allowed = ROWS[made.model_type].layer_types
         if not (isinstance(kinds, list) and len(kinds) == made.num_hidden_layers and set(kinds) <= set(allowed)):
             expected = f"{made.num_hidden_layers} times one of {', '.join(allowed)}, one for each block"
             raise _refused("layer_types", kinds, expected)
-        if not any(map(ARCHITECTURES[made.model_type].attends, kinds)):
+        if not any(map(ROWS[made.model_type].attends, kinds)):
             raise _refused("layer_types", kinds, "attention in some block, without which transformers keeps no count")
         for kind, key in (("sliding_attention", "sliding_window"), ("chunked_attention", "attention_chunk_size")):
             if kind in kinds and not of(key):
@@ -329,7 +383,7 @@ def _check_together(made: Any, known: Collection[str]) -> None:
 
 def _check_experts(made: Any, known: Collection[str]) -> None:
     """Check a mixture of experts: how many there are, and how many each token is routed to."""
-    mixture = ARCHITECTURES[made.model_type].mixture
+    mixture = ROWS[made.model_type].mixture
     count = next(filter(None, (getattr(made, key, None) for key in _EXPERTS.split("|") if key in known)), None)
     if count is None and mixture is not None and mixture.may_lack:
         return
@@ -362,7 +416,7 @@ def _rotary(made: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     if not isinstance(found, dict):
         raise _refused("rope_parameters", found, "an object")
-    nested = [name for name in found if name in ARCHITECTURES[made.model_type].layer_types]
+    nested = [name for name in found if name in ROWS[made.model_type].layer_types]
     for name in nested:
         if found[name] is None or not isinstance(found[name], dict):
             raise _refused(f"rope_parameters.{name}", found[name], "an object")
@@ -382,11 +436,15 @@ def _check_rotary(made: Any, path: str, parameters: dict[str, Any]) -> None:
         expected = f"less than high_freq_factor, {parameters['high_freq_factor']}"
         raise _refused(f"{path}.low_freq_factor", parameters["low_freq_factor"], expected)
     part = parameters.get("partial_rotary_factor", 1.0)
-    if part != 1 and kind != "default" and not ARCHITECTURES[made.model_type].partly_rotary:
+    if part != 1 and kind != "default" and not ROWS[made.model_type].partly_rotary:
         expected = f"1 with rope_type {kind}, because transformers rotates whole heads of {made.model_type}"
         raise _refused(f"{path}.partial_rotary_factor", part, expected)
     width = getattr(made, "head_dim", None) or made.hidden_size // made.num_attention_heads
     pairs = int(width * part) // 2
+    sections = parameters.get("mrope_section", _SECTIONS.get(made.model_type))
+    if sections is not None and not (_all(_SIZE)(sections) and len(sections) == len("thw") and sum(sections) == pairs):
+        expected = f"three numbers that add up to {pairs}, the pairs of a head"
+        raise _refused(f"{path}.mrope_section", sections, expected)
     for key in ("short_factor", "long_factor") if kind == "longrope" else ():
         factors = parameters.get(key)
         if not (isinstance(factors, list) and len(factors) == pairs and all(map(_POSITIVE, factors))):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from secateur_service.models.checkpoint import BLOCKS, Checkpoint
-from secateur_service.models.configuration import read_configuration
+from secateur_service.models.configuration import text_configuration
 from secateur_service.models.units import attending_blocks
 
 # Rules for the kinds of blocks that hold for consecutive numbers only.
@@ -33,7 +33,12 @@ def without_blocks(checkpoint: Checkpoint, config: Mapping[str, Any], kept: Sequ
         config: content of its config.json, perhaps changed in other respects.
         kept: the numbers of the blocks that stay, ascending.
     """
-    made = read_configuration(checkpoint.config, checkpoint.model_type)
+    return checkpoint.changed(config, lambda settings: _without_blocks(checkpoint, settings, kept))
+
+
+def _without_blocks(checkpoint: Checkpoint, config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+    """The same for the settings of the text model."""
+    made = text_configuration(checkpoint)
     changed = {key: value for key, value in config.items() if key not in _PATTERNS}
     spelled = any(isinstance(config.get(key), str) for key in checkpoint.architecture.per_block)
     for key in checkpoint.architecture.per_block:

@@ -21,6 +21,8 @@ from secateur_service.models.trimmed_tokenizer import named_tokens
 
 # An ASCII character, a number of up to three digits, one or two punctuation marks, or indentation of up to 16.
 _COMMON = re.compile(r" ?(?:[\x20-\x7E]|[0-9]{1,3}|[!-/:-@\[-`{-~]{1,2})|[ \t\r]{1,16}|[\n\r]{1,2}[ \t]{0,16}")
+# Added tokens that nothing writes.
+_SPARE = re.compile(r"unused|reserved", re.IGNORECASE)
 _ROLES = ("system", "user", "assistant", "model", "tool", "function", "developer")
 
 
@@ -31,6 +33,8 @@ def mandatory_tokens(
     names: Collection[str],
     config: Mapping[str, Any],
     texts: Sequence[str] = (),
+    *,
+    is_multimodal: bool = False,
 ) -> set[int]:
     """The ids of the tokens that are always kept.
 
@@ -41,9 +45,12 @@ def mandatory_tokens(
         names: their names.
         config: content of config.json.
         texts: texts whose tokens are kept.
+        is_multimodal: whether a processor writes added tokens into texts, by names that only its code has.
     """
     found = graph.required() | named_tokens(folder, names, config, graph)
     found |= {number for number in graph.tokens if _COMMON.fullmatch(graph.text(number))}
+    if is_multimodal:
+        found |= {number for number, content in graph.added.items() if not _SPARE.search(content)}
     printed = list(_printed(tokenizer))
     found |= {number for number, content in graph.added.items() if any(content in text for text in printed)}
     for tokens in tokenize(tokenizer, [*printed, *texts, ""])["input_ids"]:

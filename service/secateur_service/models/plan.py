@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur_service.durable import file_digest
-from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, position_of
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, moved, position_of
 from secateur_service.models.companions import Companions
 from secateur_service.models.safetensors import DTYPE_BYTES, TensorInfo
 from secateur_service.models.units import units_of
@@ -137,11 +137,11 @@ class OutputPlan:
         Blocks are renumbered.
         """
         architecture = self.dense.architecture
-        path, index = architecture.blocks.removeprefix(architecture.base_prefix), position_of(architecture, name)
+        index = position_of(architecture, name)
         if index is None:
             return name
         place = self._places.get(index)
-        return None if place is None else name.replace(f"{path}.{index}.", f"{path}.{place}.", 1)
+        return None if place is None else moved(architecture, name, place)
 
     @cached_property
     def _places(self) -> dict[int, int]:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from secateur_service.models.architectures import ARCHITECTURES, Shapes
+from secateur_service.models.architectures import Architecture, Shapes
 
 
-def expected_shapes(config: Any, model_type: str) -> Shapes:
+def expected_shapes(config: Any, architecture: Architecture) -> Shapes:
     """The shape, out × in, of every parameter and stored buffer by its name; a tied head is left out.
 
     Names are those of transformers' model, with experts as separate linear layers (see `experts`).
 
     Args:
         config: transformers' configuration, as `read_configuration` returns it.
-        model_type: a key of `ARCHITECTURES`.
+        architecture: its row.
     """
-    architecture = ARCHITECTURES[model_type]
     # OPT projects a row of the embedding to the hidden size.
     width = getattr(config, "word_embed_proj_dim", None) or config.hidden_size
     found: Shapes = {f"{architecture.embedding}.weight": (config.vocab_size, width)}

@@ -10,7 +10,6 @@ Imports neither torch nor tokenizers.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from secateur_service.models.files import Use, rule_of
 from secateur_service.models.token_graph import TokenGraph
+from secateur_service.models.wrapping import TOKEN_IDS
 
 VOCAB_MAP = "vocab_map.json"
 """Lists the old id of every token by its new one: for adapters, logit biases and cached tokens."""
@@ -25,7 +25,6 @@ VOCAB_MAP = "vocab_map.json"
 _TOKENIZER = "tokenizer.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _GENERATION = "generation_config.json"
-_ID_FIELD = re.compile(r"(^|_)token_(id|ids|index)$")
 _SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")
 _TOKEN_SEQUENCES = ("bad_words_ids", "force_words_ids")
 _NAMED_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
@@ -186,7 +185,7 @@ def _with_added(content: Mapping[str, Any], new: Mapping[int, int]) -> dict[str,
 def _ids(content: Any) -> Iterator[int]:
     """The ids that a configuration refers to, except those that it only suppresses."""
     for key, value in content.items() if isinstance(content, dict) else ():
-        if _ID_FIELD.search(key):
+        if TOKEN_IDS.search(key):
             yield from (number for number in _flat(value) if type(number) is int)
         elif key in _TOKEN_SEQUENCES or key == "forced_decoder_ids":
             yield from _sequence_ids(key, value)
@@ -204,7 +203,7 @@ def _renumbered(content: Mapping[str, Any], new: Mapping[int, int], sizes: Mappi
     """
 
     def changed(key: str, value: Any) -> Any:
-        if _ID_FIELD.search(key):
+        if TOKEN_IDS.search(key):
             return _mapped(value, lambda number: new.get(number, number))
         if key in _SUPPRESSED and isinstance(value, list):
             return [new[number] for number in value if number in new]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
-from secateur_service.models.configuration import read_configuration
+from secateur_service.models.configuration import read_configuration, text_configuration
 from secateur_service.models.safetensors import TensorInfo
 from secateur_service.records.blocks import Axis
 
@@ -42,10 +42,10 @@ class Heads:
 
 def heads_of(checkpoint: Checkpoint) -> Heads:
     """The heads, from the configuration with transformers' defaults."""
-    config = read_configuration(checkpoint.config, checkpoint.model_type)
+    config = text_configuration(checkpoint)
     queries = config.num_attention_heads
     keys = getattr(config, "num_key_value_heads", None) or queries
-    if checkpoint.model_type == "falcon":  # see FalconAttention of transformers
+    if checkpoint.text_type == "falcon":  # see FalconAttention of transformers
         one = config.multi_query and not config.new_decoder_architecture
         keys = 1 if one else config.num_kv_heads
     return Heads(queries // keys, keys, getattr(config, "head_dim", None) or config.hidden_size // queries)
@@ -53,7 +53,7 @@ def heads_of(checkpoint: Checkpoint) -> Heads:
 
 def attending_blocks(checkpoint: Checkpoint) -> tuple[int, ...]:
     """The blocks that keep keys and values of every token."""
-    config = read_configuration(checkpoint.config, checkpoint.model_type)
+    config = text_configuration(checkpoint)
     kinds = getattr(config, "layer_types", None) if checkpoint.architecture.is_recurrent else None
     attends = checkpoint.architecture.attends
     return tuple(index for index in range(checkpoint.num_blocks) if kinds is None or attends(kinds[index]))
@@ -69,7 +69,8 @@ def possible_heads(checkpoint: Checkpoint) -> tuple[int, ...]:
 
 def _is_possible(checkpoint: Checkpoint, kept: int) -> bool:
     try:
-        read_configuration({**checkpoint.config, **settings_of(checkpoint, "attention", kept)}, checkpoint.model_type)
+        settings = {**checkpoint.text_config, **settings_of(checkpoint, "attention", kept)}
+        read_configuration(settings, checkpoint.text_type)
     except ModelRefusedError:
         return False
     return True
@@ -218,7 +219,7 @@ def adds_to_states(checkpoint: Checkpoint) -> bool:
     layout = checkpoint.architecture.feed_forward
     if layout is None or layout.normed or layout.of_experts:
         return False
-    return bool(checkpoint.config.get("do_layer_norm_before", True))
+    return bool(checkpoint.text_config.get("do_layer_norm_before", True))
 
 
 def inputs_of(checkpoint: Checkpoint, axes: Iterable[Axis]) -> tuple[tuple[int, ...], ...]:
@@ -232,7 +233,7 @@ def inputs_of(checkpoint: Checkpoint, axes: Iterable[Axis]) -> tuple[tuple[int, 
 
 
 def settings_of(checkpoint: Checkpoint, axis: Axis, kept: int) -> dict[str, Any]:
-    """The settings of a configuration with so many units."""
+    """The settings of the text model's configuration with so many units."""
     if axis == "feed_forward":
         layout = checkpoint.architecture.feed_forward
         assert layout is not None

@@ -59,11 +59,12 @@ class StoredModel:
     blocks: Sequence[BlockRecord] = ()
 
     def pieces(self, meter: Meter) -> Iterator[_Piece]:
-        """All tensors, some rows at a time: the name, the first row's number, and the rows."""
+        """All tensors that text needs, some rows at a time: the name, the first row's number, and the rows."""
         if self.shards is None:
-            yield from _pieces(self.reader, self.checkpoint.tensors.values())
+            yield from _pieces(self.reader, self.checkpoint.of_text)
             return
-        yield from _pieces(self.reader, self.checkpoint.other_tensors())
+        beside = self.checkpoint.beside
+        yield from _pieces(self.reader, [info for info in self.checkpoint.other_tensors() if info.name not in beside])
         for record in self.blocks:
             yield from _pieces(TensorReader(), read_header(self.shards.fetch(record)).values())
             self.shards.move(record, meter.check)
@@ -92,7 +93,7 @@ class Continuer:
     def plan(self, *models: Checkpoint) -> None:
         """Announce the work with each model."""
         for checkpoint in models:
-            self._meter.plan("package", checkpoint.size_bytes)
+            self._meter.plan("package", sum(info.size_bytes for info in checkpoint.of_text))
             self._meter.plan("generate", self._work(checkpoint).moved_bytes)
 
     def run(

@@ -55,7 +55,7 @@ class Questions:
             requests,
             sequences,
             [numbers[request.tokens[:-1]] for request in requests],
-            branch(sequences, tokens, shares=may_share(model.checkpoint.config, model.checkpoint.architecture)),
+            branch(sequences, tokens, shares=may_share(model.checkpoint.text_config, model.checkpoint.architecture)),
         )
 
     @property

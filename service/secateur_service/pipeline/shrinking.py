@@ -177,9 +177,10 @@ class Shrinker:
             shrinkage = replace(shrinkage, units=given.units)
             self.order = tuple(entry.block for entry in given.removed_blocks)
             counts = given.counts(checkpoint)
-        config = dict(shrinkage.plan.config)
+        settings: dict[str, Any] = {}
         for axis, count in counts.items():
-            config |= settings_of(checkpoint, axis, count)
+            settings |= settings_of(checkpoint, axis, count)
+        config = checkpoint.changed(shrinkage.plan.config, lambda found: found | settings)
         follows = bool(counts) and adds_to_states(checkpoint)
         return replace(shrinkage, plan=replace(shrinkage.plan, config=config, narrowed=counts, follows=follows))
 
@@ -264,7 +265,8 @@ class Shrinker:
             observer.log("warning", "no row of the vocabulary can go within extra_tokens; it stays as it is")
             return Shrinkage.of(identity)
         rows = vocabulary.indices
-        trimmed = trim_files(companions.folder, companions.names, checkpoint.config, rows, self._rows_before)
+        config = checkpoint.config_with_tokens
+        trimmed = trim_files(companions.folder, companions.names, config, rows, self._rows_before)
         for name, reason in trimmed.left_out.items():
             observer.log("info", f"left out: {reason}", files=name)
         told = {f"extra_tokens_{language}": round(share, 6) for language, share in vocabulary.extra_tokens.items()}
@@ -390,7 +392,13 @@ class Shrinker:
             TokenGraph.open(self._checkpoint.tokenizer_folder),
         )
         mandatory = mandatory_tokens(
-            tokenizer, graph, companions.folder, companions.names, checkpoint.config, keep_texts
+            tokenizer,
+            graph,
+            companions.folder,
+            companions.names,
+            checkpoint.config_with_tokens,
+            keep_texts,
+            is_multimodal=checkpoint.architecture.wrapper is not None,
         )
         framing = Framing.of(tokenizer, self._spec.calibration.document_separator)
         mandatory |= {*framing.beginning, *framing.separator, *tokenizer("", verbose=False)["input_ids"]}

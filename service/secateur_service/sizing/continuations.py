@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -54,7 +55,7 @@ class Continuing:
         batch = min(texts, BATCH_TEXTS)
         cached = 2 * (prompt + new) * hidden * checkpoint.num_blocks * item  # at most as wide as the hidden states
         logits = _LOGITS_COPIES * 4 * vocabulary
-        size = checkpoint.parameters
+        size = sum(math.prod(info.shape) for info in checkpoint.of_text)
         return cls(texts, prompt, new, size, size * item, batch * (cached + logits))
 
     @property

@@ -26,7 +26,7 @@ from typing import Self
 
 from secateur_service.models.budget import HEAD_SLICE_BYTES, LOGITS_SLICE_BYTES
 from secateur_service.models.checkpoint import Checkpoint
-from secateur_service.models.configuration import read_configuration
+from secateur_service.models.configuration import text_configuration
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.plan_file import PlanFile
 from secateur_service.models.units import adds_to_states, heads_of, inputs_of, unit_count
@@ -173,7 +173,7 @@ def _work_of(checkpoint: Checkpoint, spec: PruneSpec) -> Work:
         asymmetric=asymmetric,
         shrinks=spec.shrink is not None,
         epochs=spec.reconstruction.epochs if spec.reconstruction else 0,
-        scanned=checkpoint.architecture.scanned(read_configuration(checkpoint.config, checkpoint.model_type)),
+        scanned=checkpoint.architecture.scanned(text_configuration(checkpoint)),
     )
 
 

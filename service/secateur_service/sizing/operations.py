@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from secateur_service.models.checkpoint import Checkpoint
-from secateur_service.models.configuration import read_configuration
+from secateur_service.models.configuration import text_configuration
 from secateur_service.pruning.budget import MINIMAX_ROUNDS, sample_tokens, snr_operations
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.sizing.reconstruction import training_operations
@@ -253,7 +253,7 @@ def forward_operations(groups: Iterable[Group], tokens: int, length: int, hidden
 
 def experts_per_token(checkpoint: Checkpoint) -> int:
     """How many experts of a block each token is routed to; those that all tokens see are layers like others."""
-    return int(read_configuration(checkpoint.config, checkpoint.model_type).num_experts_per_tok)
+    return int(text_configuration(checkpoint).num_experts_per_tok)
 
 
 def groups_of(checkpoint: Checkpoint, index: int) -> Iterator[Group]:

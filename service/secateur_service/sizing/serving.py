@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from secateur_service.models.checkpoint import Checkpoint
-from secateur_service.models.configuration import read_configuration
+from secateur_service.models.configuration import text_configuration
 from secateur_service.models.safetensors import DTYPE_BYTES
 from secateur_service.models.units import attending_blocks, heads_of
 from secateur_service.sizing.operations import groups_of
@@ -31,7 +31,7 @@ def cache_bytes(checkpoint: Checkpoint) -> int:
     Latent attention keeps what they are computed from, and the rotated part of the keys. Blocks of other kinds keep
     none: what they carry from token to token is as large in any context.
     """
-    config, heads = read_configuration(checkpoint.config, checkpoint.model_type), heads_of(checkpoint)
+    config, heads = text_configuration(checkpoint), heads_of(checkpoint)
     latent = getattr(config, "kv_lora_rank", None)
     each = latent + config.qk_rope_head_dim if latent else 2 * heads.keys * heads.width
     return len(attending_blocks(checkpoint)) * int(each) * DTYPE_BYTES[checkpoint.weight_dtype]

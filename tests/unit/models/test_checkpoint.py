@@ -47,7 +47,7 @@ def test_blocks_and_the_rest_are_told_apart(folder):
         ({"quantization_config": {"quant_method": "mxfp4"}}, r"in MXFP4.*Mxfp4Config\(dequantize=True\)"),
         ({"auto_map": {"AutoModelForCausalLM": "evil.Model"}}, "never run"),
         ({"auto_map": "LlamaForCausalLM"}, "never run"),
-        ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, "by itself, as gemma3_text"),
+        ({"model_type": "internvl", "text_config": {"model_type": "qwen2"}}, "by itself, as qwen2"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "only LlamaForCausalLM"),
         ({"num_hidden_layers": None}, "how many blocks"),
         ({"num_hidden_layers": 2}, "does not know"),

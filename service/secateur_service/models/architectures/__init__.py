@@ -12,9 +12,10 @@ configuration is refused when a job is submitted; tests compare this with transf
     dense, later, wide   the rows of dense families
     mixtures, latent, stacked   those of mixtures of experts
     hybrids   those of hybrids of attention and state
+    wrappers   multimodal models that a text model may lie in
 """
 
-from secateur_service.models.architectures import dense, hybrids, latent, later, mixtures, stacked, wide
+from secateur_service.models.architectures import dense, hybrids, latent, later, mixtures, stacked, wide, wrappers
 from secateur_service.models.architectures.architecture import (
     MAX_EXPERTS,
     Architecture,
@@ -23,12 +24,15 @@ from secateur_service.models.architectures.architecture import (
     Mixture,
     Packed,
     Shapes,
+    Wrapper,
 )
 from secateur_service.models.architectures.packing import Part, part_of
 
 __all__ = [
     "ARCHITECTURES",
     "MAX_EXPERTS",
+    "ROWS",
+    "WRAPPERS",
     "Architecture",
     "Config",
     "Groups",
@@ -36,6 +40,7 @@ __all__ = [
     "Packed",
     "Part",
     "Shapes",
+    "Wrapper",
     "part_of",
 ]
 
@@ -48,3 +53,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     **stacked.ARCHITECTURES,
     **hybrids.ARCHITECTURES,
 }
+
+WRAPPERS = wrappers.WRAPPERS
+
+ROWS: dict[str, Architecture] = {**ARCHITECTURES, **wrappers.TEXT_MODELS}
+"""The rows, and those of text models that occur in wrappers only."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -105,6 +105,52 @@ class Packed:
 
 
 @dataclass(frozen=True)
+class Wrapper:
+    """A multimodal model around a text model: towers encode images, and projectors make them inputs of the text model.
+
+    Attributes:
+        class_name: its class in transformers, as `config.architectures` names it.
+        base: the class without a head.
+        texts: `model_type` of the text models that may lie in it; the first one where its configuration does not say.
+        towers: `model_type` of the vision towers that may.
+        beside: module paths of everything that is not the text model or the head.
+        spellings: (how names of some checkpoints begin, how the model's do); the first that fits counts.
+        tied: whether the head is the embedding where neither configuration says so.
+        tied_by_text: whether the head is also the embedding where only the text model's configuration says so.
+        flat: whether the settings of the text model may stand among the wrapper's.
+        fixed_depth: whether the towers refer to blocks of the text model by number.
+        text: module path of the text model.
+    """
+
+    class_name: str
+    base: str
+    texts: tuple[str, ...]
+    towers: tuple[str, ...]
+    beside: tuple[str, ...]
+    spellings: tuple[tuple[str, str], ...]
+    tied: bool = False
+    tied_by_text: bool = False
+    flat: bool = False
+    fixed_depth: bool = False
+    text: str = "model.language_model"
+
+    def around(self, row: Architecture) -> Architecture:
+        """The row of a text model that lies in it."""
+        blocks, embedding = (path.removeprefix(row.base_prefix) for path in (row.blocks, row.embedding))
+        return replace(
+            row,
+            class_name=self.class_name,
+            base=self.base,
+            blocks=f"{self.text}.{blocks}",
+            embedding=f"{self.text}.{embedding}",
+            fixed_depth=row.fixed_depth or self.fixed_depth,
+            spellings=self.spellings,
+            left_out=tuple(prefix for prefix in row.left_out if not prefix.startswith(self.beside)),
+            wrapper=self,
+        )
+
+
+@dataclass(frozen=True)
 class Architecture:
     """How to find and prune the blocks of one architecture.
 
@@ -156,6 +202,7 @@ class Architecture:
         scanned: how many numbers in float32 a layer that carries a state holds for each token while it runs, without
             kernels made for it; measured with transformers' modules.
         returns_tuple: whether a block returns a tuple whose first item is the hidden states.
+        wrapper: the multimodal model that the text model lies in; None if it is by itself.
     """
 
     class_name: str
@@ -191,11 +238,19 @@ class Architecture:
     outer_buffers: bool = False
     base: str | None = None
     loads_base: bool = True
+    wrapper: Wrapper | None = None
 
     @cached_property
     def base_prefix(self) -> str:
         """The prefix of the base model's names; some checkpoints omit it."""
-        return self.blocks.partition(".")[0] + "."
+        return (self.wrapper.text if self.wrapper else self.blocks.partition(".")[0]) + "."
+
+    def model_name(self, stored: str) -> str:
+        """The name in the model of a tensor of the checkpoint, as far as its beginning goes."""
+        for prefix, own in self.spellings:
+            if stored.startswith(prefix):
+                return own + stored.removeprefix(prefix)
+        return stored
 
     @property
     def is_recurrent(self) -> bool:
@@ -205,13 +260,6 @@ class Architecture:
     def attends(self, kind: str) -> bool:
         """Whether a block of this kind keeps keys and values of every token."""
         return kind in _ATTENDING
-
-    def model_name(self, stored: str) -> str:
-        """The name in the model of a tensor of the checkpoint, as far as its beginning goes."""
-        for prefix, own in self.spellings:
-            if stored.startswith(prefix):
-                return own + stored.removeprefix(prefix)
-        return stored
 
     @property
     def base_class(self) -> str:
