@@ -113,7 +113,7 @@ def test_every_architecture_loads_with_fewer_heads(tmp_path, corpora, architectu
 
 def test_architectures_whose_heads_stay():
     # A norm over all heads, or a width of heads that follows from their number.
-    stay = {"phi3", "olmo2", "gpt_neox", "opt", "falcon", "bloom"}
+    stay = {"phi3", "olmo2", "olmo3", "helium", "gpt_neox", "opt", "falcon", "bloom"}
     assert {name.partition(" ")[0] for name in CONFIGS if name not in FEWER_HEADS} == stay
 
 

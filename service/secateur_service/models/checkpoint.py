@@ -85,7 +85,7 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """Number of stored parameters; a tied head counts once."""
+        """How many numbers are stored, including those that training did not learn; a tied head counts once."""
         return sum(_elements(info) for info in self.tensors.values())
 
     @property

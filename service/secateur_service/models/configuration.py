@@ -78,7 +78,13 @@ _SIZES = "|".join(
         *["vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size", "ffn_hidden_size", "ffn_dim"],
         *["head_dim", "word_embed_proj_dim", "n_layer", "n_head", "num_hidden_layers", "num_attention_heads"],
         *["num_key_value_heads", "num_kv_heads", "num_experts_per_tok"],
-        *["decoder_sparse_step", "sliding_window", "max_position_embeddings", "original_max_position_embeddings"],
+        *[
+            "decoder_sparse_step",
+            "no_rope_layer_interval",
+            "sliding_window",
+            "max_position_embeddings",
+            "original_max_position_embeddings",
+        ],
         *["pretraining_tp"],
     ]
 )
@@ -95,6 +101,10 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (r"hidden_act|hidden_activation|activation_function|activation", _listed(ACTIVATIONS), _one_of(ACTIVATIONS)),
     (r"dtype|torch_dtype", _nullable(_listed(_DTYPES)), _one_of(_DTYPES)),
     (r"output_hidden_states|output_attentions|return_dict|use_cache", _nullable(_truth), "true or false"),
+    (r"(embedding|residual|attention)_multiplier|logits_scaling", _POSITIVE, "a number above 0"),
+    (r"clip_qkv", _nullable(_POSITIVE), "a number above 0, or null"),
+    (r"no_rope_layers", _nullable(_all(_whole(0, 1))), "a list of 0 and 1, or null"),
+    (r"use_bidirectional_attention", lambda value: not value, "false or null, for a model of what follows a text"),
     (r"num_ln_in_parallel_attn", _nullable(_whole(1, 2)), "1, 2 or null"),
     (r"mlp_only_layers", _nullable(_all(_whole(0, _LARGEST_SIZE))), "a list of numbers of blocks, or null"),
 )
@@ -115,6 +125,7 @@ _ROPE_KEYS: tuple[tuple[str, Accepts, str], ...] = (
     ("low_freq_factor", _POSITIVE, "a number above 0"),
     ("high_freq_factor", _POSITIVE, "a number above 0"),
     ("attention_factor", _nullable(_POSITIVE), "a number above 0, or null"),
+    ("llama_4_scaling_beta", _NOT_NEGATIVE, "a number that is not negative"),
     ("beta_fast", _nullable(_POSITIVE), "a number above 0, or null"),
     ("beta_slow", _nullable(_POSITIVE), "a number above 0, or null"),
     ("mscale", _nullable(_NOT_NEGATIVE), "a number that is not negative, or null"),
@@ -148,12 +159,17 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
     _check_numbers(config, ())
     kind = CONFIG_MAPPING[model_type]
     fields = {field.name for field in dataclasses.fields(kind)}
+    learnt = ARCHITECTURES[model_type].learnt_activations
     known = fields | _BESIDE | set(kind.attribute_map) | set(kind.attribute_map.values())
     for key, value in config.items():
         if key in _RESERVED or callable(getattr(kind, key, None)):
             raise ModelRefusedError(f"{_FILE}: {key} is not part of a {model_type} configuration; remove it")
         for pattern, accepts, expected in _RULES:
-            if key in known and pattern.fullmatch(key) and not accepts(value):
+            if (
+                key in known
+                and pattern.fullmatch(key)
+                and not (accepts(value) or (key == "hidden_act" and value in learnt))
+            ):
                 raise _refused(key, value, expected)
     if "head_dim" in config and config["head_dim"] is None and "head_dim" not in fields:
         raise _refused("head_dim", None, f"a number, or no such key, because {model_type} models have no default")
@@ -194,6 +210,9 @@ def _check_together(made: Any, known: Collection[str]) -> None:
         raise _refused("num_key_value_heads", groups, f"a divisor of num_attention_heads, {heads}")
     if (of("head_dim") is None or ARCHITECTURES[made.model_type].whole_heads) and made.hidden_size % heads:
         raise _refused("num_attention_heads", heads, f"a divisor of hidden_size, {made.hidden_size}")
+    if ARCHITECTURES[made.model_type].square_output and of("head_dim") * heads != made.hidden_size:
+        expected = f"hidden_size, {made.hidden_size}, divided by num_attention_heads, {heads}"
+        raise _refused("head_dim", of("head_dim"), expected)
     groups = of("num_kv_heads")
     if groups is not None and of("new_decoder_architecture") and (heads % groups or not made.parallel_attn):
         raise _refused("num_kv_heads", groups, f"a divisor of num_attention_heads, {heads}, and parallel_attn true")
@@ -210,6 +229,10 @@ def _check_together(made: Any, known: Collection[str]) -> None:
     padding = made.pad_token_id
     if padding is not None and not -1 <= padding < made.vocab_size:
         raise _refused("pad_token_id", padding, f"null, or an id below vocab_size, {made.vocab_size}")
+    for key in ARCHITECTURES[made.model_type].per_block:
+        entries = of(key)
+        if entries is not None and not (isinstance(entries, list) and len(entries) == made.num_hidden_layers):
+            raise _refused(key, entries, f"a list of {made.num_hidden_layers}, one for each block")
     kinds = of("layer_types")
     if kinds is not None:
         allowed = ARCHITECTURES[made.model_type].layer_types
@@ -243,6 +266,9 @@ def _check_rotary(made: Any, path: str, parameters: dict[str, Any]) -> None:
     for key, accepts, expected in _ROPE_KEYS:
         if key in parameters and not accepts(parameters[key]):
             raise _refused(f"{path}.{key}", parameters[key], expected)
+    for key in ARCHITECTURES[made.model_type].rotary_keys:
+        if parameters.get(key) is None:
+            raise _refused(f"{path}.{key}", None, "a number")
     if kind == "llama3" and not parameters["low_freq_factor"] < parameters["high_freq_factor"]:
         expected = f"less than high_freq_factor, {parameters['high_freq_factor']}"
         raise _refused(f"{path}.low_freq_factor", parameters["low_freq_factor"], expected)

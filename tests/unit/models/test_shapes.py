@@ -52,7 +52,7 @@ def built(config, model_type):
     architecture = ARCHITECTURES[model_type]
     if architecture.mixture:
         replace_experts(model.get_submodule(architecture.blocks), architecture.mixture)
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     renamed = {name.replace("embed_out.", "lm_head."): shape for name, shape in shapes.items()}
     if not config.tie_word_embeddings:
         return renamed
@@ -75,6 +75,14 @@ def test_the_table_has_the_parameters_of_the_model_that_transformers_builds(name
         given_config["parallel_attn"] = True
     config = AutoConfig.for_model(model_type, **given_config)
     assert expected_shapes(config, model_type) == built(config, model_type)
+
+
+def test_what_an_activation_has_learnt_is_there_with_that_activation_only():
+    for activation, count in (("xielu", 4), ("relu2", 0)):
+        config = AutoConfig.for_model("apertus", **{**config_of("apertus"), "hidden_act": activation})
+        found = expected_shapes(config, "apertus")
+        assert found == built(config, "apertus")
+        assert sum(".layers.0.mlp.act_fn." in name for name in found) == count
 
 
 def test_every_architecture_is_in_the_table():

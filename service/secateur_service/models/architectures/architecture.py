@@ -25,7 +25,7 @@ class FeedForward:
         output: the linear layer that reads them.
         size: the field of the configuration that has their number; None if it has none.
         fused: of how many equal parts, one below the other, each input consists.
-        normed: whether what the output layer writes is normalised before it is added to the hidden states.
+        normed: whether what the output layer writes is normalised or scaled before it is added to the hidden states.
     """
 
     inputs: tuple[str, ...]
@@ -129,6 +129,9 @@ class Architecture:
         partly_rotary: whether a part of each head may be rotated where the rotation is scaled; other classes ignore
             the factor or fail.
         whole_heads: whether the number of heads must divide the hidden size, whatever `head_dim` says.
+        square_output: whether all heads together must be as wide as the hidden states, whatever `head_dim` says.
+        rotary_keys: rotary parameters without which a block cannot run.
+        learnt_activations: activations with parameters of their own, which the checkpoint holds, that may be named.
         returns_tuple: whether a block returns a tuple whose first item is the hidden states.
     """
 
@@ -151,6 +154,9 @@ class Architecture:
     fixed_depth: bool = False
     partly_rotary: bool = False
     whole_heads: bool = False
+    square_output: bool = False
+    rotary_keys: tuple[str, ...] = ()
+    learnt_activations: tuple[str, ...] = ()
     returns_tuple: bool = False
     unread: tuple[str, ...] = ()
     base: str | None = None
