@@ -263,6 +263,9 @@ def _check_rotary(made: Any, path: str, parameters: dict[str, Any]) -> None:
     kind = parameters.get("rope_type", "default")
     if not _listed(ROPE_TYPES)(kind):
         raise _refused(f"{path}.rope_type", kind, _one_of(ROPE_TYPES))
+    of_all = getattr(made, "partial_rotary_factor", None)  # some classes copy it into every set, but only when they run
+    if of_all is not None:
+        parameters = {"partial_rotary_factor": of_all, **parameters}
     for key, accepts, expected in _ROPE_KEYS:
         if key in parameters and not accepts(parameters[key]):
             raise _refused(f"{path}.{key}", parameters[key], expected)
