@@ -127,7 +127,7 @@ def assemble(
     for path, tensor in stored_tensors(model):
         place = checkpoint.place_of(path)
         held.setdefault(place.stored.name, []).append((place.part, tensor))
-        left[place.stored.name] = place.stored.shape[0]
+        left[place.stored.name] = place.stored.rows
     for name, first, rows in pieces:
         for part, tensor in held[name]:
             _fill(tensor, part, first, rows)
@@ -142,7 +142,7 @@ def assemble(
 def _fill(tensor: Tensor, part: Part | None, first: int, rows: Tensor) -> None:
     """Copy those of the rows [first, …) of a stored tensor that a parameter has."""
     if part is None:
-        tensor[first : first + len(rows)].copy_(rows)
+        (tensor if tensor.dim() else tensor[None])[first : first + len(rows)].copy_(rows)
     elif part.expert is None:
         tensor.T[first : first + len(rows)].copy_(rows)
     elif first <= part.expert < first + len(rows):

@@ -142,7 +142,7 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """Number of stored parameters; a tied head counts once."""
+        """How many numbers are stored, including those that training did not learn; a tied head counts once."""
         return sum(math.prod(info.shape) for info in self.tensors.values())
 
     @property

@@ -144,6 +144,10 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (r"output_hidden_states|output_attentions|return_dict|use_cache", _nullable(_truth), "true or false"),
     (r"time_step_limit", _is_range, "two numbers that are not negative, the smaller one first"),
     (r"add_cross_attention", lambda value: value is False, "false, because there is nothing else to attend to"),
+    (r"(embedding|residual|attention)_multiplier|logits_scaling", _POSITIVE, "a number above 0"),
+    (r"clip_qkv", _nullable(_POSITIVE), "a number above 0, or null"),
+    (r"no_rope_layers", _nullable(_all(_whole(0, 1))), "a list of 0 and 1, or null"),
+    (r"use_bidirectional_attention", lambda value: not value, "false or null, for a model of what follows a text"),
     (r"num_ln_in_parallel_attn", _nullable(_whole(1, 2)), "1, 2 or null"),
     (r"mlp_only_layers|moe_layers", _nullable(_all(_whole(0, _MOST_BLOCKS))), "a list of numbers of blocks, or null"),
     (r"no_rope_layers", _nullable(_all(_whole(0, 1))), "a list of 0 and 1 for each block, or null"),
@@ -177,6 +181,7 @@ _ROPE_KEYS: tuple[tuple[str, Accepts, str], ...] = (
     ("high_freq_factor", _POSITIVE, "a number above 0"),
     ("alpha", _nullable(_POSITIVE), "a number above 0, or null"),
     ("attention_factor", _nullable(_POSITIVE), "a number above 0, or null"),
+    ("llama_4_scaling_beta", _NOT_NEGATIVE, "a number that is not negative"),
     ("beta_fast", _nullable(_POSITIVE), "a number above 0, or null"),
     ("beta_slow", _nullable(_POSITIVE), "a number above 0, or null"),
     ("mscale", _nullable(_NOT_NEGATIVE), "a number that is not negative, or null"),
@@ -224,14 +229,15 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
     _check_numbers(config, ())
     kind = CONFIG_MAPPING[model_type]
     fields = {field.name for field in dataclasses.fields(kind)}
+    learnt = ROWS[model_type].learnt_activations
     known = fields | _BESIDE | set(kind.attribute_map) | set(kind.attribute_map.values())
-    own = ROWS[model_type].activations
     for key, value in config.items():
         if key in _RESERVED or callable(getattr(kind, key, None)):
             raise ModelRefusedError(f"{_FILE}: {key} is not part of a {model_type} configuration; remove it")
         for pattern, accepts, expected in _RULES:
             says_none = _says_none(key, value, model_type)
-            if key in known and pattern.fullmatch(key) and not (accepts(value) or value in own or says_none):
+            is_learnt = key == "hidden_act" and value in learnt
+            if key in known and pattern.fullmatch(key) and not (accepts(value) or is_learnt or says_none):
                 raise _refused(key, value, expected)
     if "head_dim" in config and config["head_dim"] is None and "head_dim" not in fields:
         raise _refused("head_dim", None, f"a number, or no such key, because {model_type} models have no default")
@@ -362,6 +368,10 @@ def _check_together(made: Any, known: Collection[str]) -> None:
     padding = made.pad_token_id
     if padding is not None and not -1 <= padding < made.vocab_size:
         raise _refused("pad_token_id", padding, f"null, or an id below vocab_size, {made.vocab_size}")
+    for key in ROWS[made.model_type].per_block:
+        entries = of(key)
+        if entries is not None and not (isinstance(entries, list) and len(entries) == made.num_hidden_layers):
+            raise _refused(key, entries, f"a list of {made.num_hidden_layers}, one for each block")
     kinds = of("layer_types")
     if kinds is not None:
         allowed = ROWS[made.model_type].layer_types
@@ -429,9 +439,15 @@ def _check_rotary(made: Any, path: str, parameters: dict[str, Any]) -> None:
     kind = parameters.get("rope_type", "default")
     if not _listed(ROPE_TYPES)(kind):
         raise _refused(f"{path}.rope_type", kind, _one_of(ROPE_TYPES))
+    of_all = getattr(made, "partial_rotary_factor", None)  # some classes copy it into every set, but only when they run
+    if of_all is not None:
+        parameters = {"partial_rotary_factor": of_all, **parameters}
     for key, accepts, expected in _ROPE_KEYS:
         if key in parameters and not accepts(parameters[key]):
             raise _refused(f"{path}.{key}", parameters[key], expected)
+    for key in ROWS[made.model_type].rotary_keys:
+        if parameters.get(key) is None:
+            raise _refused(f"{path}.{key}", None, "a number")
     if kind == "llama3" and not parameters["low_freq_factor"] < parameters["high_freq_factor"]:
         expected = f"less than high_freq_factor, {parameters['high_freq_factor']}"
         raise _refused(f"{path}.low_freq_factor", parameters["low_freq_factor"], expected)

@@ -59,6 +59,11 @@ class TensorInfo:
     offset: int
     size_bytes: int
 
+    @property
+    def rows(self) -> int:
+        """Size of the first dimension; a single number is one row."""
+        return self.shape[0] if self.shape else 1
+
 
 def header_bytes(path: Path) -> int:
     """The length of a file's header, without the eight bytes that state it.

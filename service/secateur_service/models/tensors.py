@@ -92,7 +92,7 @@ class TensorReader:
 
     def read_rows(self, info: TensorInfo, start: int, stop: int) -> Tensor:
         """Read rows [start, stop) of a tensor."""
-        row_bytes = info.size_bytes // info.shape[0]
+        row_bytes = info.size_bytes // info.rows
         raw = torch.empty((stop - start) * row_bytes, dtype=torch.uint8)
         with self._open(info.path) as file:
             file.seek(info.offset + start * row_bytes)
@@ -101,7 +101,7 @@ class TensorReader:
 
     def gather_rows(self, info: TensorInfo, rows: list[int]) -> Tensor:
         """Read the given rows of a tensor, in that order, without reading the others."""
-        row_bytes = info.size_bytes // info.shape[0]
+        row_bytes = info.size_bytes // info.rows
         raw = torch.empty(len(rows) * row_bytes, dtype=torch.uint8)
         view = memory_of(raw)
         with self._open(info.path) as file:

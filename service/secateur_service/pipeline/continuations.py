@@ -241,6 +241,6 @@ class _Writer:
 
 def _pieces(reader: Reader, infos: Iterable[TensorInfo]) -> Iterator[_Piece]:
     for info in infos:
-        rows = max(1, _PIECE_BYTES * info.shape[0] // max(1, info.size_bytes))
-        for first in range(0, info.shape[0], rows):
-            yield info.name, first, reader.read_rows(info, first, min(first + rows, info.shape[0]))
+        rows = max(1, _PIECE_BYTES * info.rows // max(1, info.size_bytes))
+        for first in range(0, info.rows, rows):
+            yield info.name, first, reader.read_rows(info, first, min(first + rows, info.rows))

@@ -149,6 +149,29 @@ def test_types_of_layers_are_those_of_the_architecture_one_for_each(changes, com
         read_configuration({**saved("gemma3_text"), **changes}, "gemma3_text")
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "complaint"),
+    [
+        (
+            "smollm3",
+            {"no_rope_layers": [1, 0]},
+            r"no_rope_layers is \[1, 0\]; expected a list of 3, one for each block",
+        ),
+        ("smollm3", {"no_rope_layers": [1, 0, 2]}, "no_rope_layers is .*; expected a list of 0 and 1"),
+        ("helium", {"head_dim": 8}, "head_dim is 8; expected hidden_size, 64, divided by num_attention_heads, 4"),
+        ("ministral3", {"rope_parameters": {"rope_theta": 1e4}}, "llama_4_scaling_beta is None; expected a number"),
+        ("olmo3", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; expected 1 with rope_type yarn"),
+        ("granite", {"logits_scaling": 0}, "logits_scaling is 0; expected a number above 0"),
+        ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True; expected false"),
+        ("llama", {"hidden_act": "xielu"}, "hidden_act is 'xielu'; expected one of gelu"),
+        ("apertus", {"hidden_act": "prelu"}, "hidden_act is 'prelu'; expected one of gelu"),
+    ],
+)
+def test_what_transformers_would_only_notice_in_the_middle_of_a_model_is_refused(name, changes, complaint):
+    with pytest.raises(ModelRefusedError, match=complaint):
+        read_configuration({**saved(name), **changes}, name)
+
+
 @pytest.fixture(scope="module", params=list(CONFIGS))
 def folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("configured")

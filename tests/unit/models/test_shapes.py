@@ -90,6 +90,14 @@ def test_the_table_has_the_parameters_of_the_model_that_transformers_builds(name
     assert expected_shapes(config, ARCHITECTURES[model_type]) == built(config, model_type)
 
 
+def test_what_an_activation_has_learnt_is_there_with_that_activation_only():
+    for activation, count in (("xielu", 4), ("relu2", 0)):
+        config = AutoConfig.for_model("apertus", **{**config_of("apertus"), "hidden_act": activation})
+        found = expected_shapes(config, "apertus")
+        assert found == built(config, "apertus")
+        assert sum(".layers.0.mlp.act_fn." in name for name in found) == count
+
+
 def test_every_architecture_is_in_the_table():
     assert {name.partition(" ")[0] for name in CONFIGS} == set(ARCHITECTURES)
     for model_type in ARCHITECTURES:

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from secateur_service.calibration.sampling import Passages, TextSample
 from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
-from secateur_service.models.building import assemble, load_whole
+from secateur_service.models.building import assemble, load_whole, stored_tensors
 from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
 from secateur_service.models.tensors import TensorReader
 from secateur_service.pipeline.continuations import Continuer, StoredModel, prompts_of
@@ -69,12 +69,12 @@ def test_a_model_with_a_short_context_takes_and_adds_fewer_tokens():
 def pieces_of(checkpoint, rows):
     reader = TensorReader()
     for info in checkpoint.tensors.values():
-        for first in range(0, info.shape[0], rows):
-            yield info.name, first, reader.read_rows(info, first, min(first + rows, info.shape[0]))
+        for first in range(0, info.rows, rows):
+            yield info.name, first, reader.read_rows(info, first, min(first + rows, info.rows))
 
 
-# Tied and not, with buffers that no checkpoint stores, with experts, with positions that are learnt.
-@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "mixtral", "opt projected", "bloom"])
+# Tied and not, with buffers that no checkpoint stores, experts, positions that are learnt, and single numbers.
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "mixtral", "opt projected", "bloom", "apertus"])
 def test_a_model_out_of_pieces_is_the_one_that_transformers_loads(architecture, tmp_path):
     checkpoint = open_checkpoint(save_model(tmp_path / "model", architecture))
     state = torch.get_rng_state()
@@ -84,7 +84,7 @@ def test_a_model_out_of_pieces_is_the_one_that_transformers_loads(architecture, 
     tokens = torch.arange(3, 33).view(2, 15)
     assert torch.allclose(ours(input_ids=tokens).logits, theirs(input_ids=tokens).logits, atol=1e-5)
     assert ours.generation_config.eos_token_id == theirs.generation_config.eos_token_id
-    assert sum(parameter.numel() for parameter in ours.parameters()) == checkpoint.parameters
+    assert sum(tensor.numel() for _, tensor in stored_tensors(ours)) == checkpoint.parameters
 
 
 def test_a_model_of_which_a_piece_is_missing_is_refused(tmp_path):

@@ -187,7 +187,6 @@ class Architecture:
         feed_forward: the feed-forward layers, where all blocks have the same; in a mixture, those of the experts.
         attention: the attention, where heads can be removed: the configuration can say how wide a head is, and each
             head's queries and keys are normalised by themselves if at all.
-        activations: names of activations with parameters of their own that `shapes` accounts for.
         layer_types: the kinds of blocks that `layer_types` of the configuration may name.
         per_block: fields of the configuration that are lists with an entry for each block, or strings with a letter
             for each, which say the same.
@@ -201,6 +200,8 @@ class Architecture:
         whole_heads: whether the heads share the hidden size equally; another `head_dim` is refused.
         scanned: how many numbers in float32 a layer that carries a state holds for each token while it runs, without
             kernels made for it; measured with transformers' modules.
+        rotary_keys: rotary parameters without which a block cannot run.
+        learnt_activations: activations with parameters of their own, which the checkpoint holds, that may be named.
         returns_tuple: whether a block returns a tuple whose first item is the hidden states.
         wrapper: the multimodal model that the text model lies in; None if it is by itself.
     """
@@ -221,7 +222,6 @@ class Architecture:
     mixture: Mixture | None = None
     feed_forward: FeedForward | None = None
     attention: Attention | None = None
-    activations: tuple[str, ...] = ()
     layer_types: tuple[str, ...] = ("full_attention", "sliding_attention")
     per_block: tuple[str, ...] = ("layer_types",)
     required: tuple[str, ...] = ()
@@ -231,6 +231,8 @@ class Architecture:
     predicts_ahead: bool = False
     whole_heads: bool = False
     scanned: Callable[[Any], int] = lambda _config: 0
+    rotary_keys: tuple[str, ...] = ()
+    learnt_activations: tuple[str, ...] = ()
     returns_tuple: bool = False
     published: str | None = None
     unread: tuple[str, ...] = ()

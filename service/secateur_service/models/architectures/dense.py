@@ -27,6 +27,10 @@ from secateur_service.models.architectures.parts import (
 
 # Attention and feed-forward run in parallel on one normalised input.
 _COHERE: Groups = ((*QKV, "mlp.gate_proj", "mlp.up_proj"), ("self_attn.o_proj",), ("mlp.down_proj",))
+_FUSED: Groups = (("mlp.gate_up_proj",), ("mlp.down_proj",))  # gate above up projection
+_FUSED_FEED_FORWARD = FeedForward(("mlp.gate_up_proj",), "mlp.down_proj", "intermediate_size", fused=2)
+_UNGATED: Groups = (*ATTENTION, ("mlp.up_proj",), ("mlp.down_proj",))
+_UNGATED_FEED_FORWARD = FeedForward(("mlp.up_proj",), "mlp.down_proj", "intermediate_size")
 _GEMMA = (*BEFORE, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
@@ -95,45 +99,40 @@ def _olmo2(config: Any, index: int) -> Shapes:  # noqa: ARG001
     }
 
 
-def _bare(config: Any, index: int) -> Shapes:  # noqa: ARG001
-    """Norms without parameters, as in the first OLMo."""
+def _olmo(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    """Its norms have no parameters."""
     return {**attention(config, bias=config.attention_bias), **mlp(config)}
 
 
-def _apertus(config: Any, index: int) -> Shapes:  # noqa: ARG001
-    """No gate; the activation xIELU (arXiv 2411.13010) has parameters of its own in every block."""
-    d = config.hidden_size
-    found = {
-        **attention(config, bias=config.attention_bias),
-        **feed_forward("mlp", ("up_proj", "down_proj"), d, config.intermediate_size),
-        **norms(head_width(config), *OF_HEADS),
-        **norms(d, "attention_layernorm", "feedforward_layernorm"),
-    }
-    if config.hidden_act == "xielu":
-        found |= {"mlp.act_fn.alpha_p": (1,), "mlp.act_fn.alpha_n": (1,), "mlp.act_fn.beta": (), "mlp.act_fn.eps": ()}
-    return found
-
-
-def _gemma(config: Any, index: int) -> Shapes:  # noqa: ARG001
-    return {**attention(config, bias=config.attention_bias), **mlp(config), **norms(config.hidden_size, *BEFORE)}
+def _gemma(config: Any, index: int) -> Shapes:
+    return {**_olmo(config, index), **norms(config.hidden_size, *BEFORE)}
 
 
 def _helium(config: Any, index: int) -> Shapes:  # noqa: ARG001
-    d = config.hidden_size
+    d, bias = config.hidden_size, config.attention_bias
+    projections = {**attention(config, bias=bias, output_bias=False), **linear("self_attn.o_proj", d, d)}
+    return {**projections, **mlp(config, bias=config.mlp_bias), **norms(d, *BEFORE)}
+
+
+def _ungated(config: Any, *, bias: bool) -> Shapes:
     return {
-        **attention(config, bias=config.attention_bias, output_bias=False),
-        "self_attn.o_proj.weight": (d, d),
-        **mlp(config, bias=config.mlp_bias),
-        **norms(d, *BEFORE),
+        **attention(config, bias=config.attention_bias),
+        **feed_forward("mlp", ("up_proj", "down_proj"), config.hidden_size, config.intermediate_size, bias=bias),
     }
 
 
 def _arcee(config: Any, index: int) -> Shapes:  # noqa: ARG001
-    d, f = config.hidden_size, config.intermediate_size
+    return {**_ungated(config, bias=config.mlp_bias), **norms(config.hidden_size, *BEFORE)}
+
+
+def _apertus(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    """Of xIELU (arXiv:2411.13010), a checkpoint holds the two learnt slopes and the two constants."""
+    xielu: Shapes = {"alpha_p": (1,), "alpha_n": (1,), "beta": (), "eps": ()}
     return {
-        **attention(config, bias=config.attention_bias),
-        **feed_forward("mlp", ("up_proj", "down_proj"), d, f, bias=config.mlp_bias),
-        **norms(d, *BEFORE),
+        **_ungated(config, bias=False),
+        **({f"mlp.act_fn.{name}": shape for name, shape in xielu.items()} if config.hidden_act == "xielu" else {}),
+        **norms(head_width(config), *OF_HEADS),
+        **norms(config.hidden_size, "attention_layernorm", "feedforward_layernorm"),
     }
 
 
@@ -159,11 +158,6 @@ def _glm(config: Any, index: int) -> Shapes:  # noqa: ARG001
 def _glm4(config: Any, index: int) -> Shapes:
     return {**_glm(config, index), **norms(config.hidden_size, "post_self_attn_layernorm", "post_mlp_layernorm")}
 
-
-_UNGATED: Groups = (*ATTENTION, ("mlp.up_proj",), ("mlp.down_proj",))
-_GATE_AND_UP: Groups = (*ATTENTION, ("mlp.gate_up_proj",), ("mlp.down_proj",))
-_UP = FeedForward(("mlp.up_proj",), "mlp.down_proj", "intermediate_size")
-_FUSED = FeedForward(("mlp.gate_up_proj",), "mlp.down_proj", "intermediate_size", fused=2)
 
 ARCHITECTURES = {
     "llama": Architecture("LlamaForCausalLM", LLAMA, _llama, final_norm, feed_forward=FEED_FORWARD, attention=HEADS),
@@ -206,15 +200,15 @@ ARCHITECTURES = {
     ),
     "phi3": Architecture(
         "Phi3ForCausalLM",
-        (("self_attn.qkv_proj",), ("self_attn.o_proj",), ("mlp.gate_up_proj",), ("mlp.down_proj",)),
+        (("self_attn.qkv_proj",), ("self_attn.o_proj",), *_FUSED),
         _phi3,
         final_norm,
-        feed_forward=FeedForward(("mlp.gate_up_proj",), "mlp.down_proj", "intermediate_size", fused=2),
+        feed_forward=_FUSED_FEED_FORWARD,
         partly_rotary=True,
     ),
     "olmo2": Architecture("Olmo2ForCausalLM", LLAMA, _olmo2, final_norm, feed_forward=NORMED_FEED_FORWARD),
+    "olmo": Architecture("OlmoForCausalLM", LLAMA, _olmo, lambda _: {}, feed_forward=FEED_FORWARD, attention=HEADS),
     "olmo3": Architecture("Olmo3ForCausalLM", LLAMA, _olmo2, final_norm, feed_forward=NORMED_FEED_FORWARD),
-    "olmo": Architecture("OlmoForCausalLM", LLAMA, _bare, lambda _: {}, feed_forward=FEED_FORWARD, attention=HEADS),
     "smollm3": Architecture(
         "SmolLM3ForCausalLM",
         LLAMA,
@@ -226,25 +220,41 @@ ARCHITECTURES = {
         per_block=("layer_types", "no_rope_layers"),
     ),
     "granite": Architecture(
-        "GraniteForCausalLM", LLAMA, _llama, final_norm, feed_forward=FEED_FORWARD, attention=HEADS
+        "GraniteForCausalLM", LLAMA, _llama, final_norm, feed_forward=NORMED_FEED_FORWARD, attention=HEADS
     ),
     "ministral3": Architecture(
-        "Ministral3ForCausalLM", LLAMA, _mistral, final_norm, feed_forward=FEED_FORWARD, attention=HEADS
+        "Ministral3ForCausalLM",
+        LLAMA,
+        _mistral,
+        final_norm,
+        feed_forward=FEED_FORWARD,
+        attention=HEADS,
+        rotary_keys=("llama_4_scaling_beta", "original_max_position_embeddings"),
     ),
     "apertus": Architecture(
         "ApertusForCausalLM",
         _UNGATED,
         _apertus,
         final_norm,
-        feed_forward=_UP,
+        feed_forward=_UNGATED_FEED_FORWARD,
         attention=HEADS,
-        activations=("xielu",),
+        learnt_activations=("xielu",),
     ),
     "gemma": Architecture(
         "GemmaForCausalLM", LLAMA, _gemma, final_norm, tied=True, feed_forward=FEED_FORWARD, attention=HEADS
     ),
-    "helium": Architecture("HeliumForCausalLM", LLAMA, _helium, final_norm, feed_forward=FEED_FORWARD),
-    "arcee": Architecture("ArceeForCausalLM", _UNGATED, _arcee, final_norm, feed_forward=_UP, attention=HEADS),
+    "helium": Architecture(
+        "HeliumForCausalLM", LLAMA, _helium, final_norm, feed_forward=FEED_FORWARD, whole_heads=True
+    ),
+    "arcee": Architecture(
+        "ArceeForCausalLM",
+        _UNGATED,
+        _arcee,
+        final_norm,
+        feed_forward=_UNGATED_FEED_FORWARD,
+        attention=HEADS,
+        whole_heads=True,
+    ),
     "exaone4": Architecture(
         "Exaone4ForCausalLM",
         LLAMA,
@@ -253,13 +263,22 @@ ARCHITECTURES = {
         feed_forward=NORMED_FEED_FORWARD,
         attention=HEADS,
     ),
-    "glm": Architecture("GlmForCausalLM", _GATE_AND_UP, _glm, final_norm, feed_forward=_FUSED, attention=HEADS),
+    "glm": Architecture(
+        "GlmForCausalLM",
+        (*ATTENTION, *_FUSED),
+        _glm,
+        final_norm,
+        feed_forward=_FUSED_FEED_FORWARD,
+        attention=HEADS,
+        partly_rotary=True,
+    ),
     "glm4": Architecture(
         "Glm4ForCausalLM",
-        _GATE_AND_UP,
+        (*ATTENTION, *_FUSED),
         _glm4,
         final_norm,
-        feed_forward=replace(_FUSED, normed=True),
+        feed_forward=replace(_FUSED_FEED_FORWARD, normed=True),
         attention=HEADS,
+        partly_rotary=True,
     ),
 }
