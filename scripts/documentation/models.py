@@ -33,14 +33,19 @@ channels of the feed-forward layers.
 
 _KINDS = (
     ("dense", "Dense, as Llama is"),
+    ("later", "Dense families of 2025"),
     ("wide", "In the form of GPT-2 and after"),
     ("mixtures", "Mixtures of experts"),
+    ("latent", "Mixtures of experts with latent attention"),
+    ("stacked", "Mixtures whose experts are one tensor"),
+    ("hybrids", "Hybrids of attention and layers that carry a state"),
 )
 
 
 def page() -> str:
     """The page."""
-    return "\n".join([_HEAD, *(_section(title, getattr(architectures, kind).ARCHITECTURES) for kind, title in _KINDS)])
+    sections = [_section(title, getattr(architectures, kind).ARCHITECTURES) for kind, title in _KINDS]
+    return "\n".join([_HEAD, *sections, _multimodal()])
 
 
 def _section(title: str, rows: dict[str, Architecture]) -> str:
@@ -55,6 +60,22 @@ def _section(title: str, rows: dict[str, Architecture]) -> str:
         excluded = ", ".join(_short(name.removesuffix(".weight")) for name in row.excluded) or "-"
         axes = ", ".join(axis.replace("_", " ") for axis in row.axes if axis != "vocabulary") or "-"
         lines.append(f"| `{model_type}` | {row.class_name} | {groups} | {excluded} | {axes} |")
+    return "\n".join([*lines, ""])
+
+
+def _multimodal() -> str:
+    """The table of multimodal models."""
+    lines = [
+        "## Multimodal models, of which the text model is pruned in place",
+        "",
+        "Towers and projectors are copied byte for byte: see [specification.md](specification.md#multimodal-models).",
+        "",
+        "| `model_type` | class | text models | vision towers |",
+        "|---|---|---|---|",
+    ]
+    for model_type, row in architectures.WRAPPERS.items():
+        texts, towers = (", ".join(f"`{name}`" for name in names) for names in (row.texts, row.towers))
+        lines.append(f"| `{model_type}` | {row.class_name} | {texts} | {towers} |")
     return "\n".join([*lines, ""])
 
 

@@ -66,9 +66,13 @@ def test_the_choice_of_a_method_names_every_method():
 
 
 def test_the_readme_names_the_architectures_that_there_are():
-    (sentence,) = re.findall(r"Architectures: ([^;]*);", README)
-    named = {re.sub(r"[^a-z0-9]", "", name.lower()) for name in re.split(r",|\sand\s", sentence)}
-    assert named == {model_type.replace("_", "") for model_type in ARCHITECTURES}
+    table = re.findall(r"^\| ([a-z][^|]*) \| ([^|]*) \|$", README[README.index("## Models") :], re.MULTILINE)
+    of_kind = {kind: {re.sub(r"[^a-z0-9]", "", name.lower()) for name in names.split(",")} for kind, names in table}
+    multimodal = of_kind.pop("multimodal, text model in place")
+    of_kind.pop("kind")
+    plain = set().union(*(of_kind[kind] for kind in ("dense", "after GPT-2", "mixtures", "hybrids")))
+    assert plain == {model_type.replace("_", "") for model_type in ARCHITECTURES}
+    assert multimodal == {model_type.replace("_", "") for model_type in WRAPPERS}
 
 
 def test_the_multimodal_models_are_documented_with_their_text_models_and_towers():

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from secateur_service.models.architectures import ARCHITECTURES
+from secateur_service.models.architectures import ARCHITECTURES, ROWS, WRAPPERS
 
 _LEAST_LIKENESS = 0.15
 _NEARLY_SPELLED = 0.8
@@ -37,8 +37,14 @@ class Support:
 
 
 def support_of(model_type: str) -> Support:
-    """What is known of a type of models; loads transformers' configurations if it is not supported."""
+    """What is known of a type of models; loads transformers' configurations if it is not supported.
+
+    Of a multimodal type with the first of the text models that may lie in it.
+    """
     row = ARCHITECTURES.get(model_type)
+    if model_type in WRAPPERS:
+        wrapper = WRAPPERS[model_type]
+        row = wrapper.around(ROWS[wrapper.texts[0]])
     if row is not None:
         layers = tuple(", ".join(group) for group in row.groups_of({}))
         return Support(

@@ -61,7 +61,7 @@ WRAPPERS: dict[str, Wrapper] = {
     "mistral3": Wrapper(
         "Mistral3ForConditionalGeneration",
         "Mistral3Model",
-        texts=("mistral",),
+        texts=("mistral", "ministral3"),
         towers=("pixtral",),
         beside=_PROJECTED,
         spellings=_LLAVA,
