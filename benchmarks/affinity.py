@@ -36,7 +36,7 @@ from transformers import AutoTokenizer
 from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.sampling import TextSample, draw_samples
 from secateur_service.library import prune_tokens
-from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.affinities import mean_squares, measure_affinities
 from secateur_service.pipeline.batches import batch_sequences, divide

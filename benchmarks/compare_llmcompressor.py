@@ -40,7 +40,8 @@ from small import add_options, add_separator
 
 from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.sampling import draw_samples
-from secateur_service.models.checkpoint import Checkpoint, open_checkpoint
+from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.models.opening import open_checkpoint
 
 COMPARE = Path(__file__).parent / "compare"
 BEYOND: dict[str, dict[str, Any]] = {

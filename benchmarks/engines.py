@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.sizing.serving import cache_bytes, decoding_bytes
 
 CONVERTER = Path(__file__).parents[1] / "scripts" / "convert_to_gguf.py"

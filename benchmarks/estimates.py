@@ -24,7 +24,7 @@ from models import random_tokens, write_random_llama
 from processes import run_side
 from small import add_options
 
-from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.spec import parse_spec
 

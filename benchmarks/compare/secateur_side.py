@@ -26,7 +26,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM as _LlamaF
 from secateur_service.calibration.sampling import TextSample
 from secateur_service.library import prune_tokens
 from secateur_service.models.branches import Branches
-from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pruning.methods import METHODS, Recipe

@@ -22,7 +22,7 @@ from benchmarks.gpu.generated import SHAPES, GeneratedModel, Shape, generated_mo
 from secateur_service.calibration.sampling import TextSample
 from secateur_service.errors import PreemptedError
 from secateur_service.library import prune_tokens
-from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.safetensors import read_header
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader

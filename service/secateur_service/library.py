@@ -134,7 +134,7 @@ def prune_tokens(
     """
     import torch
 
-    from secateur_service.models.checkpoint import open_checkpoint
+    from secateur_service.models.opening import open_checkpoint
     from secateur_service.models.streaming import StreamedModel
     from secateur_service.pipeline.pass_config import PassConfig
     from secateur_service.pipeline.shards import Shards

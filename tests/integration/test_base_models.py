@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 from secateur_service.models.architectures import ARCHITECTURES
-from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
+from secateur_service.models.checkpoint import ModelRefusedError
 from secateur_service.models.measurements import TokenLosses
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from support.configurations import marked
 from support.inline import run_inline

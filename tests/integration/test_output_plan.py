@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.errors import CancelledError
 from secateur_service.library import run_here
-from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
+from secateur_service.models.checkpoint import ModelRefusedError
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.plan import OutputPlan
 from secateur_service.pipeline.attempt import Machine
 from secateur_service.pipeline.observer import RecordingObserver

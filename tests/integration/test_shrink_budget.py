@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from secateur_service.errors import CancelledError, PermanentError
-from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.units import heads_of, settings_of

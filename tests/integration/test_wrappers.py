@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 from secateur_service.models.architectures import WRAPPERS
 from secateur_service.models.belonging import check_model
-from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.measurements import TokenLosses
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from support.inline import run_inline
 from support.models import save_corpora, spec_data

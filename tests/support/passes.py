@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.sampling import TextSample, draw_samples
 from secateur_service.library import prune_tokens
-from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.streaming_pass import PassResult

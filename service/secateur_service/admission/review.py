@@ -17,8 +17,9 @@ from secateur_service.destination import DestinationRefusedError, lies_below, pa
 from secateur_service.durable import file_digest
 from secateur_service.errors import FieldViolation, PermanentError
 from secateur_service.models.belonging import check_model
-from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, open_checkpoint
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.files import checkpoint_files
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.plan_file import PLAN_NAME, PlanFile, plan_files, plan_folder, read_plan
 from secateur_service.models.token_graph import TokenGraph
 from secateur_service.sizing.fitting import axes_of, misfits_of_pruning, misfits_of_shrinking

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from secateur_service.errors import ResourceError
-from secateur_service.models.checkpoint import Checkpoint, open_checkpoint
+from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.companions import Companions, take_companions
 from secateur_service.models.files import Use, checkpoint_files, left_out, rule_of
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.tensors import open_here
 from secateur_service.models.weights import named_files
 from secateur_service.pipeline.meter import Meter

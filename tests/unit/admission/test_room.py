@@ -7,7 +7,7 @@ import pytest
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.admission.room import check_room
 from secateur_service.errors import InvalidSpecError
-from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.records.result import Available
 from secateur_service.settings import Settings
 from secateur_service.sizing.slots import Slots

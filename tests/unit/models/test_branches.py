@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from secateur_service.models.branches import TokenSequence, branch, may_share
-from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.measurements import TargetScores
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from support.models import CONFIGS, build_model
 

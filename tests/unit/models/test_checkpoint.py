@@ -7,8 +7,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from secateur_service.models.belonging import check_model, check_tensors
-from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
+from secateur_service.models.checkpoint import ModelRefusedError
 from secateur_service.models.configuration import read_configuration
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.shapes import expected_shapes
 from support.models import build_model, save_model
 

@@ -16,8 +16,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from secateur_service.models.architectures import ARCHITECTURES
-from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
+from secateur_service.models.checkpoint import ModelRefusedError
 from secateur_service.models.configuration import ACTIVATIONS, ROPE_TYPES, read_configuration
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from support.models import CONFIGS, build_model, config_of
 

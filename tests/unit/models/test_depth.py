@@ -5,9 +5,9 @@ import itertools
 import pytest
 
 from secateur_service.models.architectures import ARCHITECTURES
-from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.configuration import read_configuration
 from secateur_service.models.depth import without_blocks
+from secateur_service.models.opening import open_checkpoint
 from support.configurations import mixtures
 from support.models import build_model
 

@@ -9,9 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.building import assemble
-from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
+from secateur_service.models.checkpoint import ModelRefusedError
 from secateur_service.models.configuration import read_configuration
 from secateur_service.models.depth import removable, without_blocks
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.units import attending_blocks
 from secateur_service.sizing.serving import cache_bytes
 from support.models import CONFIGS, build_model, config_of

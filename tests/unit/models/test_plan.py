@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.cutting import CutReader
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.tensors import TensorReader
 from support.models import VOCABULARY, save_model

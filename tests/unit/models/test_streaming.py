@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
+from secateur_service.models.checkpoint import ModelRefusedError
 from secateur_service.models.measurements import Comparison, TokenLosses
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.safetensors import write_shard
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
+from secateur_service.models.checkpoint import ModelRefusedError
 from secateur_service.models.files import INDEX, SINGLE
+from secateur_service.models.opening import open_checkpoint
 from support.models import build_model
 
 # Different in every tensor, so that a mix-up shows.

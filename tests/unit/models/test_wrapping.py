@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from secateur_service.models.architectures import ROWS, WRAPPERS
 from secateur_service.models.belonging import check_model
 from secateur_service.models.building import build_without_memory
-from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
+from secateur_service.models.checkpoint import ModelRefusedError
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.wrapping import text_settings, with_text, with_token_ids
 from support.configurations.wrappers import CONFIGS
 from support.wrappers import build_wrapper

@@ -7,7 +7,8 @@ from transformers import AutoTokenizer
 from secateur_service.calibration.sampling import Passages, TextSample
 from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 from secateur_service.models.building import assemble, load_whole, stored_tensors
-from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
+from secateur_service.models.checkpoint import ModelRefusedError
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.tensors import TensorReader
 from secateur_service.pipeline.continuations import Continuer, StoredModel, prompts_of
 from secateur_service.pipeline.meter import Meter

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from secateur_service.calibration.sampling import TextSample
-from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.depth_search import DepthSearch
 from secateur_service.pipeline.meter import Meter

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from secateur_service.models import head
-from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline import expected_tokens as module
 from secateur_service.pipeline.expected_tokens import expected_tokens

@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from secateur_service.admission import AccessPolicy, admit
-from secateur_service.models.checkpoint import ModelRefusedError, open_checkpoint
+from secateur_service.models.checkpoint import ModelRefusedError
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.pipeline.job_text import draw_job_text
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import RecordingObserver

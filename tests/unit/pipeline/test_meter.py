@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from secateur_service.errors import CancelledError
 from secateur_service.models import head
-from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.meter import Meter

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.companions import take_companions
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.tensors import TensorReader
 from secateur_service.pipeline.package import Package
 from secateur_service.pruning.patterns import Unstructured

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from secateur_service.models import head
-from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
 from secateur_service.pipeline.ledger import FileLedger

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.attempt import Machine
 from secateur_service.pipeline.ledger import FileLedger

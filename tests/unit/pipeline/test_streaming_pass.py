@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from secateur_service.errors import CancelledError
-from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.pruning.patterns import NofM, Unstructured
 from secateur_service.spec import ORDERS

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.pruning.methods import Recipe
 from secateur_service.pruning.patterns import Unstructured
 from secateur_service.pruning.solver import solve

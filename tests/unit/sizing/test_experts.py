@@ -2,7 +2,7 @@
 
 import pytest
 
-from secateur_service.models.checkpoint import open_checkpoint
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.sizing.operations import groups_of
 from secateur_service.sizing.serving import cache_bytes
 from support.models import build_model

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from secateur_service.errors import ResourceError, TransientError
-from secateur_service.models.checkpoint import open_checkpoint
 from secateur_service.models.files import checkpoint_files
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.tensors import TensorReader
 from secateur_service.sources import Cache, cache
 from secateur_service.sources import hub as hub_module
