@@ -1,6 +1,6 @@
-"""A checkpoint folder: its configuration, its tensors by name, and whether Secateur can prune it.
+"""A checkpoint that can be pruned: its configuration, its tensors by name, and where it has the model's parameters.
 
-Reads only configuration and headers, without torch, so that the API can immediately refuse what cannot be pruned.
+Does not import torch.
 """
 
 from __future__ import annotations
