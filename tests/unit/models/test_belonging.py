@@ -44,11 +44,12 @@ def test_what_the_worker_would_refuse_is_refused_from_the_headers_in_the_same_wo
     if how == "gone":
         del changed[name]
     elif how == "wider":
-        changed[name] = torch.zeros(*changed[name].shape[:-1], changed[name].shape[-1] + 1)
+        *rows, columns = changed[name].shape or (1,)
+        changed[name] = torch.zeros(*rows, columns + 1)
     elif how == "another":
         changed[name + "x"] = torch.zeros(3)
     else:
-        changed[name] = changed[name].reshape(-1, 1) if changed[name].dim() == 1 else changed[name].T.contiguous()
+        changed[name] = changed[name].reshape(-1, 1) if changed[name].dim() < 2 else changed[name].T.contiguous()
     save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
     said = refusal(lambda: check_model(open_checkpoint(folder)))
     worker = refusal(lambda: StreamedModel(open_checkpoint(folder), torch.device("cpu"), torch.float32))
