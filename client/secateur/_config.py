@@ -48,6 +48,8 @@ class ClientConfig:
 
 _PORT = re.compile(r":(\d{1,20})(?=$|[,/])")
 _LARGEST_PORT = 65535
+LONGEST_SECONDS = 365 * 86_400
+"""The longest time to wait, a year: gRPC takes a time far beyond it for one that is over."""
 _NUMBERS = ("timeout_seconds", "reconnect_seconds")
 
 
@@ -135,8 +137,11 @@ def _checked(name: str, value: Any, source: str) -> Any:
             number = float(value)
         except (TypeError, ValueError):
             number = -1.0
-        if not 0 < number < float("inf"):
-            raise ConfigError(f"{name} from {source} is {value!r}; expected a number of seconds above zero")
+        if not 0 < number <= LONGEST_SECONDS:
+            raise ConfigError(
+                f"{name} from {source} is {value!r}; expected a number of seconds above zero and at most "
+                f"{LONGEST_SECONDS}, a year"
+            )
         return number
     if not isinstance(value, str):
         raise ConfigError(f"{name} from {source} is no text; expected a text, in quotes")

@@ -52,6 +52,8 @@ _NOT_TRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED: ([\w ,.'-]{1,100})|(Hostn
 _NOBODY = re.compile(
     r"failed to connect to all addresses.*(?:(Connection refused)|(No such file))|(Domain name not found)", re.DOTALL
 )
+# And that something else listens: without TLS, or without gRPC.
+_NO_TLS, _NO_GRPC = "WRONG_VERSION_NUMBER", "Failed parsing HTTP/2"
 CONNECTION_REFUSED = "CONNECTION_REFUSED"
 """Reason of an UnavailableError: nothing listens where the service should be."""
 
@@ -235,6 +237,13 @@ class CertificateError(UnavailableError):
     retryable = False
 
 
+class ProtocolError(UnavailableError):
+    """What answers at the endpoint does not speak as the client does: no TLS, or no gRPC."""
+
+    reason = "WRONG_PROTOCOL"
+    retryable = False
+
+
 class DeadlineError(RequestError):
     """The service did not answer in time."""
 
@@ -341,6 +350,10 @@ def _from_status(code: grpc.StatusCode, message: str, details: Sequence[Any]) ->
             f"the certificate of the service is not trusted ({found[1] or found[2]}); name the authority that "
             "issued it with ca_file (SECATEUR_CA_FILE), and the service by a name that is in the certificate"
         )
+    elif code is grpc.StatusCode.UNAVAILABLE and not details and _NO_TLS in message:
+        error = ProtocolError("the service there speaks no TLS; use http://HOST:PORT")
+    elif code is grpc.StatusCode.UNAVAILABLE and not details and _NO_GRPC in message:
+        error = ProtocolError("that is not the gRPC port of a service; it may be that of its metrics")
     elif code is grpc.StatusCode.UNAVAILABLE and not details and (found := _NOBODY.search(message)):
         told = "nothing listens there (connection refused)" if found[1] else "there is no such socket"
         error = UnavailableError("there is no such host" if found[3] else told, reason=CONNECTION_REFUSED)

@@ -96,7 +96,7 @@ class _Lasting:
 
 
 EXIT_OUTPUT_LOST = 141
-"""Exit code of a command whose output has no reader any more, as for the shell's own, or does not fit."""
+"""Exit code of a command whose output has no reader any more, as for the shell's own."""
 
 
 class OutputLostError(Exception):

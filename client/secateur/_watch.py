@@ -24,6 +24,7 @@ from secateur._errors import (
     CertificateError,
     DeadlineError,
     OverloadedError,
+    ProtocolError,
     RequestError,
     ServiceFaultError,
     UnavailableError,
@@ -194,7 +195,7 @@ def _has_ended(name: str, position: int, timeout_seconds: float) -> Flow[bool]:
 
 def _is_disconnect(error: RequestError) -> bool:
     """Whether an error says nothing about the job or the request, so that trying again makes sense."""
-    if isinstance(error, CertificateError):
+    if isinstance(error, CertificateError | ProtocolError):
         return False
     if isinstance(error, UnavailableError | DeadlineError):
         return True

@@ -238,7 +238,7 @@ def test_the_corpora_of_the_service_are_listed_in_short_and_one_of_them_with_all
         (["list", "--sort", "name"], 2, "growth"),
         (["list", "--since", "yesterday"], 2, "expected e.g. 2h"),
         (["list", "--label", "nobody=has"], 0, "no jobs: nobody=has"),
-        (["delete", "nope"], 4, "nope"),
+        (["delete", "nope", "--yes"], 4, "nope"),
         (["get", "nope"], 4, "nope"),
         (["get", "a/b"], 2, "pruneJobs/"),
         (["watch", "nope"], 4, "nope"),
@@ -555,14 +555,16 @@ def test_cancelling_is_harmless_when_repeated(secateur, service):
         assert (done.returncode, "CANCELLED" in done.stdout) == (0, True)
 
 
-def test_a_job_is_deleted_without_a_question_where_nobody_can_answer(secateur, service):
+def test_a_job_is_deleted_without_a_question_only_where_that_is_said(secateur, service):
     job_id, running = finished(service), service.running_job()
     folder = service.data_dir / "artifacts" / job_id
-    done = secateur("delete", job_id, "--artifacts", "-o", "json")
+    asked = secateur("delete", job_id, "--artifacts")
+    assert (asked.returncode, "needs --yes" in asked.stderr) == (2, True)
+    done = secateur("delete", job_id, "--artifacts", "--yes", "-o", "json")
     assert (done.returncode, json.loads(done.stdout)) == (0, {"name": f"pruneJobs/{job_id}", "deleted_files": 4})
     assert not [path for path in folder.rglob("*") if path.is_file()]
     assert secateur("get", job_id).returncode == 4
-    refused = secateur("delete", running)
+    refused = secateur("delete", running, "--yes")
     assert (refused.returncode, "cancel it" in refused.stderr) == (7, True)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from secateur._config import LONGEST_SECONDS
 from secateur._errors import InvalidRequestError
 from secateur._options import with_options
 from secateur._terminal import clean, prepare_streams, show_exception, write
@@ -263,11 +264,15 @@ def watch(
     job: JobArgument,
     after: Annotated[
         int | None,
-        typer.Option(min=0, metavar="SEQUENCE", help="Only events after this one; 0 shows the whole history."),
+        typer.Option(
+            min=0, max=2**63 - 1, metavar="SEQUENCE", help="Only events after this one; 0 shows the whole history."
+        ),
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(min=0, metavar="SECONDS", help="Stop watching after this time; the job goes on."),
+        typer.Option(
+            min=0, max=LONGEST_SECONDS, metavar="SECONDS", help="Stop watching after this time; the job goes on."
+        ),
     ] = None,
 ) -> None:
     """Follow a job until it has ended: a progress bar on a terminal, lines elsewhere.

@@ -18,6 +18,7 @@ from secateur._errors import (
     JobFailedError,
     NotFoundError,
     OverloadedError,
+    ProtocolError,
     SecateurError,
     UnauthenticatedError,
     UnavailableError,
@@ -56,8 +57,8 @@ MEANINGS = {
     ExitCode.UNAVAILABLE: "the service, or the store that its results go to, cannot be reached, is overloaded or did "
     "not answer in time",
     ExitCode.JOB_CANCELLED: "the job was cancelled; of a sweep: one was, and none failed",
-    ExitCode.REFUSED: "refused for another reason, such as a job that has not ended, or a hub that the service cannot "
-    "reach",
+    ExitCode.REFUSED: "refused for another reason, such as a job that has not ended, a hub that the service cannot "
+    "reach, or a disk without room for the output",
     ExitCode.DOWNLOAD_FAILED: "a file could not be downloaded, or is not what was published",
     ExitCode.UNAUTHENTICATED: "the service requires a token, or does not take the one that it was shown",
     ExitCode.GATE_FAILED: "`gate`: a language or a task lost more than it may, or the job exceeded a limit of its own; "
@@ -95,7 +96,7 @@ def error_text(error: SecateurError, endpoint: str) -> str:
     if isinstance(error, InvalidRequestError | UnreachableError) and error.violations:
         return "\n".join(clean(str(violation)) for violation in error.violations)
     message, endpoint = clean(error.message), clean(endpoint)
-    if isinstance(error, CertificateError):
+    if isinstance(error, CertificateError | ProtocolError):
         return f"{endpoint}: {message}"
     if isinstance(error, UnavailableError) and error.reason not in (UnavailableError.reason, CONNECTION_REFUSED):
         return f"{message}\nthe service at {endpoint} is up, but cannot do this now; try again later"

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from secateur._errors import SecateurError
+from secateur._errors import ConfigError, SecateurError
 from secateur._job import Job, JobState
 from secateur._operations import has_report
 from secateur._report import Report
@@ -21,6 +21,9 @@ from secateur.cli._arguments import labels_of
 from secateur.cli._jobs import job_text, jobs_text, model_of
 from secateur.cli._session import JobArgument, Session, connected
 from secateur.cli._table import terminal_width
+
+MOST_JOBS = 1_000_000
+"""More than `list` is asked for; the sum of what is asked for stays far within what a request can say."""
 
 _MOST_OF_A_PAGE = 100
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -80,7 +83,7 @@ def list_(
         ),
     ] = SortKey.CREATED,
     reverse: Annotated[bool, typer.Option("--reverse", "-r", help="The other way round.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Most jobs to print.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=MOST_JOBS, help="Most jobs to print.")] = 100,
 ) -> None:
     """List jobs, newest first, in as many columns as fit.
 
@@ -139,20 +142,19 @@ def delete(
     artifacts: Annotated[
         bool, typer.Option("--artifacts", help="Also delete what they published: checkpoint, report, manifest.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, as a terminal does.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask. Needed where there is no terminal to ask on.")
+    ] = False,
 ) -> None:
     """Delete jobs that have ended, with their events, logs and what their attempts left.
 
     What they published stays, unless --artifacts is given. There is no way back.
     """
+    if not yes and (sys.stdin is None or not sys.stdin.isatty()):
+        raise ConfigError("without a terminal, delete needs --yes; nothing was deleted")
     for name in jobs:
         handle = session.job(name)
-        if (
-            not yes
-            and sys.stdin is not None
-            and sys.stdin.isatty()
-            and not _confirmed(handle.get(), artifacts=artifacts)
-        ):
+        if not yes and not _confirmed(handle.get(), artifacts=artifacts):
             session.note(f"{handle.name} stays")
             continue
         files = handle.delete(artifacts=artifacts)

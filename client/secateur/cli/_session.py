@@ -176,7 +176,8 @@ def _ended(run: Callable[[Session], None], shared: Shared) -> int:
         say("an argument holds bytes that are no text here; use UTF-8 (LC_ALL=C.UTF-8), or percent-encode a path")
         return ExitCode.USAGE
     except OutputLostError as error:
-        if str(error):
-            say(str(error))
-        return ExitCode.OUTPUT_LOST
+        if not str(error):
+            return ExitCode.OUTPUT_LOST
+        say(str(error))
+        return ExitCode.REFUSED
     return ExitCode.DONE

@@ -77,9 +77,9 @@ def main() -> None:
     try:
         app()
     except OutputLostError as error:
-        if str(error):
-            say(str(error))
-        sys.exit(EXIT_OUTPUT_LOST)
+        if not str(error):
+            sys.exit(EXIT_OUTPUT_LOST)
+        _fail(str(error), EXIT_CANNOT_START)
     except _JobEndedError as ended:
         _leave(int(ended.code or 0))
 

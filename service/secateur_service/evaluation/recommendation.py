@@ -98,7 +98,7 @@ def _evidence(
     if not ranked:
         _, nearest = min(contenders, key=lambda entry: entry[1].growth)
         return (
-            f"No job keeps {listed(languages)} within {times(max_growth or 0)}: the nearest, {nearest.job}, has "
+            f"No job keeps {listed(languages)} within ×{max_growth:.15g}: the nearest, {nearest.job}, has "
             f"{_worst(nearest)}."
         )
     job, best = ranked[0]
@@ -110,7 +110,7 @@ def _evidence(
     if max_growth is None:
         least = listed(languages) if len(languages) == 1 else f"Of {listed(languages)}, the one that loses most"
         return f"{least} loses least in {best.job}, {cost}{follows}."
-    within = f"{listed(languages)} within {times(max_growth or 0)}"
+    within = f"{listed(languages)} within ×{max_growth:.15g}"
     if not follows:
         return f"{best.job} is the only one that keeps {within}: {_sizes(job)}, {cost}."
     second = ranked[1][0]

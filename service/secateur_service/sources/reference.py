@@ -65,6 +65,7 @@ class FolderReference:
 
 
 Reference = FolderReference | HubReference | BucketReference
+_HUB_PAGES = "https://huggingface.co/"
 
 
 def parse_reference(uri: str) -> Reference:
@@ -76,13 +77,20 @@ def parse_reference(uri: str) -> Reference:
     _refuse_unsafe(uri)
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme not in ("file", "hf", "s3"):
-        raise ReferenceRefusedError(
-            f"unknown scheme {scheme if separator else '(none)'!r}; use file:///absolute/path, hf://org/name or "
-            "s3://bucket/prefix"
-        )
+        raise ReferenceRefusedError(_unknown_scheme(uri, scheme if separator else None))
     if scheme == "file":
         return FolderReference(_path(uri))
     return _hub(rest) if scheme == "hf" else _bucket(rest)
+
+
+def _unknown_scheme(uri: str, scheme: str | None) -> str:
+    """That a reference has no scheme of ours, with the reference that was probably meant."""
+    meant = "file:///absolute/path, hf://org/name or s3://bucket/prefix"
+    if uri.startswith("/"):
+        meant = f"file://{uri}"
+    elif uri.startswith(_HUB_PAGES) and len(parts := uri.removeprefix(_HUB_PAGES).strip("/").split("/")) == 2:
+        meant = f"hf://{'/'.join(parts)}"
+    return f"unknown scheme {scheme!r}; use {meant}" if scheme else f"no scheme; use {meant}"
 
 
 def allowed_folder(reference: FolderReference, roots: Sequence[Path] | None) -> Path:

@@ -43,6 +43,7 @@ def test_the_file_in_the_home_folder_is_found_and_may_be_absent(tmp_path):
         ("endpont = 'a:1'", "endpont"),
         ("endpoint = 3", "expected a text"),
         ("timeout_seconds = 'soon'", "expected a number of seconds"),
+        ("timeout_seconds = 1e308", "at most 31536000, a year"),
         ("timeout_seconds = -1", "expected a number of seconds"),
         ("endpoint", "not a TOML file"),
     ],

@@ -67,6 +67,19 @@ def test_a_certificate_that_is_not_trusted_is_not_worth_another_try(text):
     assert type(other) is secateur.ServiceFaultError
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:100000f7:WRONG_VERSION_NUMBER", "no TLS"),
+        ("Failed parsing HTTP/2: Expected SETTINGS frame as the first frame, got frame type 80", "not the gRPC port"),
+    ],
+)
+def test_what_is_no_service_of_that_kind_is_said_in_our_words(text, said):
+    error = from_rpc_error(Refused(grpc.StatusCode.UNAVAILABLE, f"failed to connect to all addresses; {text}"))
+    assert isinstance(error, secateur.ProtocolError)
+    assert (said in error.message, error.retryable) == (True, False)
+
+
 @pytest.mark.parametrize("trailers", [(), (("grpc-status-details-bin", b"\xff\xff"),), (("other", "x"),)])
 def test_an_error_without_readable_details_keeps_its_code_and_text(trailers):
     error = from_rpc_error(Refused(grpc.StatusCode.NOT_FOUND, "no such job", trailers))

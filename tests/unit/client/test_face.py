@@ -16,6 +16,7 @@ FACE = {
     "AsyncSweep",
     "BlockEvent",
     "CertificateError",
+    "ProtocolError",
     "Client",
     "ClientClosedError",
     "ClientConfig",

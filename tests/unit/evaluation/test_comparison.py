@@ -88,14 +88,14 @@ def test_within_a_limit_the_smallest_is_taken_although_another_loses_less():
     ]
     found = compare(jobs, ["de"], max_growth=1.05).recommendation
     assert (found.chosen.job, found.runner_up.job) == ("B", "A")
-    assert "B is the smallest of 2 that keep de within ×1.050: 6.0 kB" in found.evidence
+    assert "B is the smallest of 2 that keep de within ×1.05: 6.0 kB" in found.evidence
     assert compare(jobs, ["de"]).recommendation.chosen.job == "A"
 
 
 def test_the_nearest_is_named_where_no_job_is_within_the_limit():
     found = compare([job("one", {"de": 1.3}), job("two", {"de": 1.2})], ["de"], max_growth=1.05).recommendation
     assert found.chosen is found.runner_up is None
-    assert found.evidence == "No job keeps de within ×1.050: the nearest, B, has ×1.200 (de)."
+    assert found.evidence == "No job keeps de within ×1.05: the nearest, B, has ×1.200 (de)."
     assert found.caveats == ()
 
 

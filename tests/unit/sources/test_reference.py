@@ -25,10 +25,10 @@ def read(uri, roots):
     ("uri", "complaint"),
     [
         ("http://169.254.169.254/latest", "unknown scheme"),
-        ("https://huggingface.co/org/name", "unknown scheme"),
-        ("/plain/path", "unknown scheme"),
+        ("https://huggingface.co/org/name", "unknown scheme 'https'; use hf://org/name"),
+        ("/plain/path", "no scheme; use file:///plain/path"),
         ("file://host/share", "no host"),
-        ("file:relative", "unknown scheme"),
+        ("file:relative", "no scheme"),
         ("file:///{root}/../secret", "outside"),
         ("file:///{root}/%2e%2e/secret", "outside"),
         ("file:///{root}/link", "outside"),
