@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from support.configurations.wrappers import CONFIGS, IMAGE
 
 # How many places of a text the image takes.
-_PLACES = {"aya_vision": 1, "gemma3": 4, "llava": 4, "mistral3": 4, "qwen2_5_vl": 1, "qwen3_5": 1, "qwen3_vl": 1}
+_PLACES = dict.fromkeys(("aya_vision", "llama4", "qwen2_5_vl", "qwen3_5", "qwen3_vl"), 1)
+_PLACES |= dict.fromkeys(("gemma3", "llava", "mistral3"), 4)
 
 
 def build_wrapper(kind: str, text: dict[str, Any] | None = None, **changes: Any) -> Any:

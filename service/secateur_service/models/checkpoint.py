@@ -29,8 +29,6 @@ from secateur_service.models.wrapping import text_settings, with_text, with_toke
 
 __all__ = ["Checkpoint", "ModelRefusedError"]
 
-# The name, in every supported architecture, of the matrix that maps hidden states to the vocabulary.
-_HEAD = "lm_head.weight"
 # What configurations call the number of blocks, the size of the hidden states, and the longest sequence.
 BLOCKS = ("num_hidden_layers", "n_layer", "num_layers")
 HIDDEN = ("hidden_size", "n_embed", "n_embd", "d_model")
@@ -146,7 +144,7 @@ class Checkpoint:
         """
         if not self.stores_head and self.is_tied:
             return self.embedding_name
-        return self.stored_name(_HEAD)
+        return self.stored_name(f"{self.architecture.head}.weight")
 
     @property
     def is_tied(self) -> bool:
@@ -156,7 +154,7 @@ class Checkpoint:
     @property
     def stores_head(self) -> bool:
         """Whether the checkpoint stores a separate head."""
-        return self.find(_HEAD) is not None
+        return self.find(f"{self.architecture.head}.weight") is not None
 
     @property
     def embedding_name(self) -> str:

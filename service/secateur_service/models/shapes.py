@@ -24,9 +24,9 @@ def expected_shapes(config: Any, architecture: Architecture) -> Shapes:
     width = getattr(config, "word_embed_proj_dim", None) or config.hidden_size
     found: Shapes = {f"{architecture.embedding}.weight": (config.vocab_size, width)}
     if not config.tie_word_embeddings:
-        found["lm_head.weight"] = (config.vocab_size, width)
+        found[f"{architecture.head}.weight"] = (config.vocab_size, width)
     if architecture.biases_head(config.to_dict()):
-        found["lm_head.bias"] = (config.vocab_size,)
+        found[f"{architecture.head}.bias"] = (config.vocab_size,)
     found |= {f"{architecture.base_prefix}{name}": shape for name, shape in architecture.outer(config).items()}
     for index in range(config.num_hidden_layers):
         path = f"{architecture.blocks}.{index}"

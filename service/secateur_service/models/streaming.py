@@ -379,7 +379,7 @@ class StreamedModel:
 
     def _load_head_bias(self, start: int, stop: int) -> Tensor:
         """Entries [start, stop) of the head's bias."""
-        info = self.checkpoint.tensors[self.checkpoint.stored_name("lm_head.bias")]
+        info = self.checkpoint.tensors[self.checkpoint.stored_name(f"{self.checkpoint.architecture.head}.bias")]
         return self.reader.read_rows(info, start, stop).to(device=self.device, dtype=self.dtype)
 
     def _parameter(self, tensor: Tensor) -> nn.Parameter:

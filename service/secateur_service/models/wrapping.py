@@ -43,7 +43,9 @@ def text_settings(config: Mapping[str, Any], wrapper: Wrapper, *, has_head: bool
     kind = text_type(config, wrapper)
     settings = {**_defaults(kind, _NEEDED.fullmatch), **inner, "model_type": kind}
     told = config.get(_TIED, inner.get(_TIED) if wrapper.tied_by_text else None)
-    if wrapper.tied_by_text:
+    if wrapper.head_is_of_text:
+        tied = bool(settings.get(_TIED))
+    elif wrapper.tied_by_text:
         tied = bool(told) or bool(settings.get(_TIED))
     else:
         tied = wrapper.tied and not has_head if told is None else bool(told)
@@ -132,7 +134,7 @@ def check_beside(config: Mapping[str, Any], architecture: Architecture, names: I
     for path in wrapper.beside:
         if not any(name.startswith(f"{path}.") for name in own):
             raise ModelRefusedError(f"the checkpoint has no tensor {path}; check that it is complete")
-    known_paths = tuple(f"{path}." for path in (*wrapper.beside, wrapper.text, "lm_head"))
+    known_paths = tuple(f"{path}." for path in (*wrapper.beside, wrapper.text, wrapper.head))
     for name, stored in own.items():
         if not name.startswith(known_paths):
             raise ModelRefusedError(f"{stored} is a tensor that a {model_type} model does not have")

@@ -4,6 +4,7 @@ from typing import Any
 
 from support.configurations.dense import CONFIGS as DENSE
 from support.configurations.hybrids import CONFIGS as HYBRIDS
+from support.configurations.mixtures import CONFIGS as MIXTURES
 from support.configurations.sizes import LLAMA_LIKE
 
 _TOWER = {
@@ -30,7 +31,7 @@ IMAGE = 259
 
 
 def _text(name: str, **changes: Any) -> dict[str, Any]:
-    return {**(DENSE | HYBRIDS)[name], "model_type": name, **changes}
+    return {**(DENSE | HYBRIDS | MIXTURES)[name], "model_type": name, **changes}
 
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -46,6 +47,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "text_config": _text("gemma3_text"),
         "vision_config": _SIGLIP,
         "mm_tokens_per_image": 4,
+        "image_token_index": IMAGE,
+        "boi_token_index": 257,
+        "eoi_token_index": 258,
+    },
+    "llama4": {
+        "text_config": _text("llama4_text"),
+        "vision_config": {
+            **_TOWER,
+            "model_type": "llama4_vision_model",
+            "intermediate_size": 64,  # its adapter reads four patches of the tower at once
+            "projector_input_dim": 16,
+            "projector_output_dim": 16,
+            "vision_output_dim": 16,
+        },
         "image_token_index": IMAGE,
         "boi_token_index": 257,
         "eoi_token_index": 258,

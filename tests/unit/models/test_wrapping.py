@@ -57,6 +57,8 @@ def test_what_a_configuration_leaves_out_is_what_transformers_assumes():
         (LLAVA, {"tie_word_embeddings": True}, False, True),
         ({**LLAVA, "tie_word_embeddings": False}, {"tie_word_embeddings": True}, False, True),
         ({"model_type": "qwen3_vl"}, {"tie_word_embeddings": True}, True, False),
+        ({"model_type": "llama4"}, {"tie_word_embeddings": True}, False, True),  # its head is its text model's own
+        ({"model_type": "llama4", "tie_word_embeddings": True}, {}, True, False),
     ],
 )
 def test_whether_the_head_is_the_embedding_is_read_as_the_class_does(config, of_text, has_head, tied):

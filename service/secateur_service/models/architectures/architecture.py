@@ -12,6 +12,7 @@ Config = Mapping[str, Any]
 Shapes = dict[str, tuple[int, ...]]
 
 MAX_EXPERTS = 4096
+HEAD = "lm_head"
 
 # Kinds of blocks that carry a state from token to token, besides or instead of keys and values of each.
 _RECURRENT = frozenset(("linear_attention", "conv", "hybrid"))
@@ -120,6 +121,8 @@ class Wrapper:
         flat: whether the settings of the text model may stand among the wrapper's.
         fixed_depth: whether the towers refer to blocks of the text model by number.
         text: module path of the text model.
+        head: module path of the head. Where the text model's class has it, that one's configuration alone says whether
+            it is the embedding.
     """
 
     class_name: str
@@ -133,6 +136,12 @@ class Wrapper:
     flat: bool = False
     fixed_depth: bool = False
     text: str = "model.language_model"
+    head: str = HEAD
+
+    @property
+    def head_is_of_text(self) -> bool:
+        """Whether the text model in it is one with a head."""
+        return self.head != HEAD
 
     def around(self, row: Architecture) -> Architecture:
         """The row of a text model that lies in it."""
@@ -143,6 +152,7 @@ class Wrapper:
             base=self.base,
             blocks=f"{self.text}.{blocks}",
             embedding=f"{self.text}.{embedding}",
+            head=self.head,
             fixed_depth=row.fixed_depth or self.fixed_depth,
             spellings=self.spellings,
             left_out=tuple(prefix for prefix in row.left_out if not prefix.startswith(self.beside)),
@@ -167,6 +177,7 @@ class Architecture:
         outer: the same for what is outside blocks, embedding and head, relative to the base model.
         blocks: module path of the list of decoder blocks.
         embedding: module path of the token embedding.
+        head: module path of the linear layer that maps hidden states to the vocabulary.
         tied: whether the head is the embedding where the configuration does not say.
         never_tied: whether transformers' class always has a head of its own, whatever the configuration says.
         head_bias: whether the head has a bias, or the field of the configuration that says so.
@@ -212,6 +223,7 @@ class Architecture:
     outer: Callable[[Any], Shapes]
     blocks: str = "model.layers"
     embedding: str = "model.embed_tokens"
+    head: str = HEAD
     tied: bool = False
     never_tied: bool = False
     head_bias: bool | str = False

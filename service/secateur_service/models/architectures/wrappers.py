@@ -49,6 +49,16 @@ WRAPPERS: dict[str, Wrapper] = {
         spellings=_LLAVA,
         tied=True,
     ),
+    "llama4": Wrapper(
+        "Llama4ForConditionalGeneration",
+        "Llama4ForConditionalGeneration",
+        texts=("llama4_text",),
+        towers=("llama4_vision_model",),
+        beside=("vision_model", "multi_modal_projector"),
+        spellings=(),
+        text="language_model.model",
+        head="language_model.lm_head",
+    ),
     "llava": Wrapper(
         "LlavaForConditionalGeneration",
         "LlavaModel",
