@@ -20,7 +20,7 @@ from secateur_service.models.checkpoint import (
     position_of,
 )
 from secateur_service.models.files import REFUSED
-from secateur_service.models.support import advice
+from secateur_service.models.support import advice, obstacles
 from secateur_service.models.weights import CONFIG_LIMITS, read_object, read_tensors
 from secateur_service.models.wrapping import check_beside, text_type
 
@@ -80,7 +80,9 @@ def _supported_architecture(config: dict[str, Any]) -> Architecture:
             remedy = (
                 f"; save its text model by itself, as {text} ('Multimodal models' in docs/specification.md says how)"
             )
-        raise ModelRefusedError(f"architecture {model_type!r} is not supported{remedy}; {advice(str(model_type))}")
+        found = obstacles(config)
+        why = f", because blocks run one at a time, on hidden states alone ({'; '.join(found)})" if found else ""
+        raise ModelRefusedError(f"architecture {model_type!r} is not supported{why}{remedy}; {advice(str(model_type))}")
     if wrapper:
         architecture = wrapper.around(architecture)
     # Models that transformers has since adopted still name their own code; the class of the same name replaces it.

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from secateur_service.models.architectures import ARCHITECTURES, ROWS, WRAPPERS
 
 _LEAST_LIKENESS = 0.15
 _NEARLY_SPELLED = 0.8
+
+# Blocks run one at a time, on hidden states and on arguments that are the same for every batch of a shape. Fields of
+# configurations that say that this does not do, and why.
+_OBSTACLES = {
+    "hidden_size_per_layer_input": "each block also reads an embedding of its own for every token",
+    "altup_num_inputs": "blocks hand on several hidden states for each token",
+    "num_kv_shared_layers": "the last blocks read keys and values of earlier ones",
+    "enable_moe_block": "experts run beside the feed-forward layers",
+    "attention_k_eq_v": "some blocks take their keys for values",
+    "global_head_dim": "heads are wider in some blocks",
+    "per_layer_config": "blocks differ in sizes that the others have in common",
+}
 
 
 @dataclass(frozen=True)
@@ -80,8 +93,26 @@ def advice(model_type: str) -> str:
     return f"{about}`secateur info --architecture {model_type[:64]}` says what it would take"
 
 
+def obstacles(config: Mapping[str, Any]) -> list[str]:
+    """Why blocks of a model that is not supported cannot be pruned one at a time, as far as its configuration tells.
+
+    Args:
+        config: the content of config.json.
+    """
+    inner = config.get("text_config")
+    stated = inner if isinstance(inner, dict) else config
+    settings = {**(_defaults(str(config.get("model_type"))) or {}), **stated}
+    return [f"{field}: {reason}" for field, reason in _OBSTACLES.items() if settings.get(field)]
+
+
 def _fields(model_type: str) -> set[str] | None:
     """The fields of a type's configuration, of its text model in a composite one; None if transformers has none."""
+    defaults = _defaults(model_type)
+    return None if defaults is None else {*defaults}
+
+
+def _defaults(model_type: str) -> dict[str, Any] | None:
+    """The same with what transformers assumes where they are missing."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     if model_type not in CONFIG_MAPPING:
@@ -89,7 +120,7 @@ def _fields(model_type: str) -> set[str] | None:
     kind = CONFIG_MAPPING[model_type]
     inner = getattr(kind, "sub_configs", {}).get("text_config")
     of_text = inner if dataclasses.is_dataclass(inner) else kind
-    return {field.name for field in dataclasses.fields(of_text)}
+    return {field.name: field.default for field in dataclasses.fields(of_text)}
 
 
 def _likeness(one: Iterable[str], other: Iterable[str]) -> float:

@@ -1,9 +1,13 @@
 """What is told of architectures, supported or not."""
 
+import json
+
 import pytest
 
-from secateur_service.models.architectures import ARCHITECTURES
-from secateur_service.models.support import advice, nearest, support_of
+from secateur_service.models.architectures import ARCHITECTURES, WRAPPERS
+from secateur_service.models.checkpoint import ModelRefusedError
+from secateur_service.models.opening import open_checkpoint
+from secateur_service.models.support import advice, nearest, obstacles, support_of
 
 
 def test_of_a_supported_type_all_is_told():
@@ -34,3 +38,37 @@ def test_the_nearest_type_is_named(model_type, like, is_known):
 
 def test_every_type_is_nearest_to_itself():
     assert {nearest(model_type) for model_type in ARCHITECTURES} <= {*ARCHITECTURES}
+
+
+@pytest.mark.parametrize(
+    ("config", "fields"),
+    [
+        ({"model_type": "gemma3n"}, ["hidden_size_per_layer_input", "altup_num_inputs", "num_kv_shared_layers"]),
+        (
+            {"model_type": "gemma3n_text", "num_kv_shared_layers": 0},
+            ["hidden_size_per_layer_input", "altup_num_inputs"],
+        ),
+        ({"model_type": "gemma4", "text_config": {}}, ["hidden_size_per_layer_input"]),
+        (
+            {"model_type": "gemma4", "text_config": {"hidden_size_per_layer_input": 0, "global_head_dim": 512}},
+            ["global_head_dim"],
+        ),
+        (
+            {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0, "attention_k_eq_v": True},
+            ["attention_k_eq_v"],
+        ),
+        ({"model_type": "mamba"}, []),
+        ({"model_type": "unheard of"}, []),
+    ],
+)
+def test_what_stands_in_the_way_is_told_by_field(config, fields, tmp_path):
+    assert [reason.partition(":")[0] for reason in obstacles(config)] == fields
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelRefusedError, match="is not supported") as caught:
+        open_checkpoint(tmp_path)
+    assert all(reason in str(caught.value) for reason in obstacles(config))
+    assert ("blocks run one at a time" in str(caught.value)) == bool(fields)
+
+
+def test_nothing_stands_in_the_way_of_supported_types():
+    assert not any(obstacles({"model_type": model_type}) for model_type in (*ARCHITECTURES, *WRAPPERS))
