@@ -253,7 +253,7 @@ def test_an_unsupported_architecture_is_refused(inputs, tmp_path):
     (folder / "config.json").write_text('{"model_type": "mamba"}')
     finished = run(tmp_path, spec_data(folder, *inputs[1:]))
     assert finished.returncode == 10
-    assert "model.uri: architecture 'mamba' is not supported; supported are llama" in finished.stderr
+    assert "model.uri: architecture 'mamba' is not supported; " in finished.stderr
 
 
 BROKEN_FILES = {

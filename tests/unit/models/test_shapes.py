@@ -93,7 +93,7 @@ def test_the_table_has_the_parameters_of_the_model_that_transformers_builds(name
 def test_what_an_activation_has_learnt_is_there_with_that_activation_only():
     for activation, count in (("xielu", 4), ("relu2", 0)):
         config = AutoConfig.for_model("apertus", **{**config_of("apertus"), "hidden_act": activation})
-        found = expected_shapes(config, "apertus")
+        found = expected_shapes(config, ARCHITECTURES["apertus"])
         assert found == built(config, "apertus")
         assert sum(".layers.0.mlp.act_fn." in name for name in found) == count
 

@@ -17,7 +17,7 @@ HEAD = "lm_head"
 # Kinds of blocks that carry a state from token to token, besides or instead of keys and values of each.
 _RECURRENT = frozenset(("linear_attention", "conv", "hybrid"))
 # Kinds of blocks that keep keys and values of every token.
-_ATTENDING = frozenset(("full_attention", "sliding_attention", "hybrid"))
+_ATTENDING = frozenset(("full_attention", "sliding_attention", "chunked_attention", "hybrid"))
 
 
 @dataclass(frozen=True)
