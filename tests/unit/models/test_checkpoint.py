@@ -172,7 +172,8 @@ def test_the_way_that_a_refusal_names_to_save_a_model_in_mxfp4_works(tmp_path):
     names |= {"torch": torch, "PATH": stored, "FOLDER": folder}
     exec(code, names)
     checkpoint = open_checkpoint(folder)
-    check_tensors(checkpoint, expected_shapes(read_configuration(checkpoint.config, "gpt_oss"), checkpoint.architecture))
+    config = read_configuration(checkpoint.config, "gpt_oss")
+    check_tensors(checkpoint, expected_shapes(config, checkpoint.architecture))
     # Without the last argument the tensors keep the names of what they no longer are.
     exec(code.replace(", save_original_format=False", ""), names)
     with pytest.raises(ModelRefusedError, match="or named so; save the model"):
