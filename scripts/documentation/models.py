@@ -58,9 +58,13 @@ def _section(title: str, rows: dict[str, Architecture]) -> str:
     for model_type, row in rows.items():
         groups = "; ".join(", ".join(_short(name) for name in group) for group in row.groups_of({}))
         excluded = ", ".join(_short(name.removesuffix(".weight")) for name in row.excluded) or "-"
-        axes = ", ".join(axis.replace("_", " ") for axis in row.axes if axis != "vocabulary") or "-"
-        lines.append(f"| `{model_type}` | {row.class_name} | {groups} | {excluded} | {axes} |")
+        lines.append(f"| `{model_type}` | {row.class_name} | {groups} | {excluded} | {_axes(row)} |")
     return "\n".join([*lines, ""])
+
+
+def _axes(row: Architecture) -> str:
+    """What can be removed besides rows of the vocabulary."""
+    return ", ".join(axis.replace("_", " ") for axis in row.axes if axis != "vocabulary") or "-"
 
 
 def _multimodal() -> str:
@@ -70,12 +74,15 @@ def _multimodal() -> str:
         "",
         "Towers and projectors are copied byte for byte: see [specification.md](specification.md#multimodal-models).",
         "",
-        "| `model_type` | class | text models | vision towers |",
-        "|---|---|---|---|",
+        "| `model_type` | class | text models | vision towers | `shrink`, by text model |",
+        "|---|---|---|---|---|",
     ]
     for model_type, row in architectures.WRAPPERS.items():
         texts, towers = (", ".join(f"`{name}`" for name in names) for names in (row.texts, row.towers))
-        lines.append(f"| `{model_type}` | {row.class_name} | {texts} | {towers} |")
+        axes = {name: _axes(row.around(architectures.ROWS[name])) for name in row.texts}
+        alike = {*axes.values()}
+        told = alike.pop() if len(alike) == 1 else "; ".join(f"`{name}`: {able}" for name, able in axes.items())
+        lines.append(f"| `{model_type}` | {row.class_name} | {texts} | {towers} | {told} |")
     return "\n".join([*lines, ""])
 
 

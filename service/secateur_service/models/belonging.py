@@ -76,8 +76,9 @@ def check_tensors(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]])
         stored = place.stored
         known.add(stored.name)
         if place.info.shape != shape:
+            within = f" of {stored.name}" if place.part is not None else ""
             raise ModelRefusedError(
-                f"{place.info.name} has shape {list(place.info.shape)}, config.json asks for {list(shape)}"
+                f"{place.info.name}{within} has shape {list(place.info.shape)}, config.json asks for {list(shape)}"
             )
         unclaimed[stored.name] = unclaimed.get(stored.name, math.prod(stored.shape)) - math.prod(shape)
     for name in [name for name, left in unclaimed.items() if left > 0]:

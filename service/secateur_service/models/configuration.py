@@ -13,12 +13,11 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from secateur_service.models.architectures import MAX_EXPERTS, ROWS
+from secateur_service.models.architectures import MAX_BLOCKS, MAX_EXPERTS, ROWS
 from secateur_service.models.checkpoint import BLOCKS, Checkpoint, ModelRefusedError
 
 _FILE = "config.json"
 _LARGEST_SIZE = 2**31 - 1
-_MOST_BLOCKS = 10_000
 _MOST_LABELS = 100_000
 _LARGEST_NUMBER = 2**63 - 1
 _INFINITE = {"__float__": "Infinity"}  # as transformers writes it
@@ -149,10 +148,10 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (r"no_rope_layers", _nullable(_all(_whole(0, 1))), "a list of 0 and 1, or null"),
     (r"use_bidirectional_attention", lambda value: not value, "false or null, for a model of what follows a text"),
     (r"num_ln_in_parallel_attn", _nullable(_whole(1, 2)), "1, 2 or null"),
-    (r"mlp_only_layers|moe_layers", _nullable(_all(_whole(0, _MOST_BLOCKS))), "a list of numbers of blocks, or null"),
+    (r"mlp_only_layers|moe_layers", _nullable(_all(_whole(0, MAX_BLOCKS))), "a list of numbers of blocks, or null"),
     (r"no_rope_layers", _nullable(_all(_whole(0, 1))), "a list of 0 and 1 for each block, or null"),
-    (r"first_k_dense_replace|moe_layer_start_index", _whole(0, _MOST_BLOCKS), "a number of blocks"),
-    (r"moe_layer_end_index", _whole(-1, _MOST_BLOCKS), "the number of a block, or -1 for the last"),
+    (r"first_k_dense_replace|moe_layer_start_index", _whole(0, MAX_BLOCKS), "a number of blocks"),
+    (r"moe_layer_end_index", _whole(-1, MAX_BLOCKS), "the number of a block, or -1 for the last"),
     (r"moe_num_shared_experts|num_shared_experts", _whole(0, MAX_EXPERTS), f"a whole number up to {MAX_EXPERTS}"),
     (r"moe_layer_interval", _whole(1, 1), "1, as in published models"),
     (r"clip_qkv", _nullable(_POSITIVE), "a number above 0, or null"),
@@ -166,7 +165,7 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
 _EXPERTS = "num_local_experts|num_experts|n_routed_experts|moe_num_experts"
 # transformers builds lists of these lengths.
 _COUNTS: tuple[tuple[str, Accepts, str], ...] = (
-    ("|".join([*BLOCKS, "depth"]), _nullable(_whole(1, _MOST_BLOCKS)), f"a whole number from 1 to {_MOST_BLOCKS}"),
+    ("|".join([*BLOCKS, "depth"]), _nullable(_whole(1, MAX_BLOCKS)), f"a whole number from 1 to {MAX_BLOCKS}"),
     (_EXPERTS, _nullable(_whole(1, MAX_EXPERTS)), f"a whole number from 1 to {MAX_EXPERTS}"),
     (r"num_labels", _nullable(_whole(0, _MOST_LABELS)), f"a whole number of at most {_MOST_LABELS}"),
 )

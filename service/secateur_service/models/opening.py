@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from secateur_service.models.architectures import ARCHITECTURES, ROWS, WRAPPERS, Architecture
+from secateur_service.models.architectures import ARCHITECTURES, MAX_BLOCKS, ROWS, WRAPPERS, Architecture
 from secateur_service.models.checkpoint import (
     BLOCKS,
     HIDDEN,
@@ -61,6 +61,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         num_blocks = len(listed) if isinstance(listed, (list, str)) else num_blocks
     if type(num_blocks) is not int or num_blocks < 1:
         raise ModelRefusedError("config.json does not say how many blocks the model has (num_hidden_layers)")
+    if num_blocks > MAX_BLOCKS:
+        raise ModelRefusedError(f"config.json: num_hidden_layers is {num_blocks}; expected at most {MAX_BLOCKS}")
     checkpoint = replace(checkpoint, num_blocks=num_blocks)
     _check_names(checkpoint)
     _check_blocks(checkpoint)
@@ -69,7 +71,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 def _supported_architecture(config: dict[str, Any]) -> Architecture:
     model_type = config.get("model_type")
-    wrapper = WRAPPERS.get(model_type) if isinstance(model_type, str) else None
+    if not isinstance(model_type, str):
+        raise ModelRefusedError(f"config.json: model_type is {str(model_type)[:80]!r}; expected the type of the model")
+    wrapper = WRAPPERS.get(model_type)
     row = text_type(config, wrapper) if wrapper else model_type
     architecture = ROWS.get(row) if isinstance(row, str) and (wrapper or row in ARCHITECTURES) else None
     if architecture is None:
@@ -82,7 +86,7 @@ def _supported_architecture(config: dict[str, Any]) -> Architecture:
             )
         found = obstacles(config)
         why = f", because blocks run one at a time, on hidden states alone ({'; '.join(found)})" if found else ""
-        raise ModelRefusedError(f"architecture {model_type!r} is not supported{why}{remedy}; {advice(str(model_type))}")
+        raise ModelRefusedError(f"architecture {model_type!r} is not supported{why}{remedy}; {advice(model_type)}")
     if wrapper:
         architecture = wrapper.around(architecture)
     # Models that transformers has since adopted still name their own code; the class of the same name replaces it.

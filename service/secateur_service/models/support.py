@@ -70,12 +70,16 @@ def support_of(model_type: str) -> Support:
 def nearest(model_type: str) -> str | None:
     """The supported type that is most like another; None if none is.
 
-    A name that is nearly the same is a misspelling. Otherwise the configurations decide: how many fields two types
+    A name that transformers does not have is a misspelling, or that of a class. Otherwise the configurations decide: how many fields two types
     share of those that either has, without those that all have. So it is a guess at relatives, not at what works.
     """
-    close = difflib.get_close_matches(model_type, ARCHITECTURES, n=1, cutoff=_NEARLY_SPELLED)
     fields = _fields(model_type)
     if fields is None:
+        classes = {row.class_name: name for name, row in (ARCHITECTURES | WRAPPERS).items()}
+        if model_type in classes:
+            return classes[model_type]
+        spelled = model_type.lower().replace("-", "_")
+        close = difflib.get_close_matches(spelled, [*ARCHITECTURES, *WRAPPERS], n=1, cutoff=_NEARLY_SPELLED)
         return close[0] if close else None
     if "vocab_size" not in fields:  # no model of text
         return None

@@ -25,6 +25,8 @@ def test_of_a_supported_type_all_is_told():
         ("cwm", "llama", True),
         ("lama", "llama", False),  # a misspelling
         ("qwen3-moe", "qwen3_moe", False),
+        ("GPT2", "gpt2", False),
+        ("Gemma3ForConditionalGeneration", "gemma3", False),  # a class
         ("whatever", "", False),
         ("vit", "", True),  # nothing in common
     ],
@@ -34,6 +36,7 @@ def test_the_nearest_type_is_named(model_type, like, is_known):
     assert (found.is_known, found.class_name) == (is_known, "")
     assert found.nearest.startswith(like) if like else not found.nearest
     assert ("nearest" in advice(model_type)) == bool(like)
+    assert "--architecture" in advice(model_type)
 
 
 def test_every_type_is_nearest_to_itself():

@@ -17,6 +17,7 @@ configuration is refused when a job is submitted; tests compare this with transf
 
 from secateur_service.models.architectures import dense, hybrids, latent, later, mixtures, stacked, wide, wrappers
 from secateur_service.models.architectures.architecture import (
+    MAX_BLOCKS,
     MAX_EXPERTS,
     Architecture,
     Config,
@@ -30,6 +31,7 @@ from secateur_service.models.architectures.packing import Part, part_of
 
 __all__ = [
     "ARCHITECTURES",
+    "MAX_BLOCKS",
     "MAX_EXPERTS",
     "ROWS",
     "WRAPPERS",

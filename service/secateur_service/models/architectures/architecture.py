@@ -12,6 +12,7 @@ Config = Mapping[str, Any]
 Shapes = dict[str, tuple[int, ...]]
 
 MAX_EXPERTS = 4096
+MAX_BLOCKS = 10_000
 HEAD = "lm_head"
 
 # Kinds of blocks that carry a state from token to token, besides or instead of keys and values of each.
