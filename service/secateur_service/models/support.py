@@ -70,8 +70,9 @@ def support_of(model_type: str) -> Support:
 def nearest(model_type: str) -> str | None:
     """The supported type that is most like another; None if none is.
 
-    A name that transformers does not have is a misspelling, or that of a class. Otherwise the configurations decide: how many fields two types
-    share of those that either has, without those that all have. So it is a guess at relatives, not at what works.
+    A name that transformers does not have is a misspelling, or that of a class. Otherwise the configurations decide:
+    how many fields two types share of those that either has, without those that all have. So it is a guess at
+    relatives, not at what works.
     """
     fields = _fields(model_type)
     if fields is None:
