@@ -19,6 +19,7 @@ from secateur_service.pipeline.survey import Survey
 from secateur_service.pruning.structured.amounts import Amounts
 from secateur_service.pruning.structured.width import choose_channels, resolve
 from secateur_service.sizing.budget_search import TRIALS, sizes_of
+from support.configurations import marked
 from support.models import CONFIGS, save_model
 from support.passes import samples_of
 from support.shrinking import admitted, assert_reloads, data_of, refusals, run
@@ -58,7 +59,7 @@ def test_every_kind_of_architecture_fits_a_budget(tmp_path, corpora, architectur
     assert len(plan["removed_blocks"]) == chosen.removed
 
 
-@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("architecture", marked(CONFIGS))
 def test_the_parameters_of_every_plan_are_those_of_its_model(tmp_path, architecture):
     checkpoint = open_checkpoint(save_scene(tmp_path / "model", architecture=architecture))
     sizes, plan = sizes_of(checkpoint), OutputPlan.identity(checkpoint)

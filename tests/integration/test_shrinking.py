@@ -50,7 +50,7 @@ NARROW = [name for name in CONFIGS if row_of(name).feed_forward and row_of(name)
 FEWER_HEADS = [name for name in CONFIGS if row_of(name).attention]
 
 
-@pytest.mark.parametrize("architecture", NARROW)
+@pytest.mark.parametrize("architecture", marked(NARROW))
 def test_every_architecture_loads_with_narrower_feed_forward_layers(tmp_path, corpora, architecture):
     model = save_scene(tmp_path / "model", architecture=architecture)
     report = run(data_of(model, corpora, feed_forward={"channels": 40}), tmp_path / "out").report
@@ -96,7 +96,7 @@ def test_architectures_whose_channels_stay():
     assert {name.partition(" ")[0] for name in CONFIGS if name not in NARROW} == stay
 
 
-@pytest.mark.parametrize("architecture", FEWER_HEADS)
+@pytest.mark.parametrize("architecture", marked(FEWER_HEADS))
 def test_every_architecture_loads_with_fewer_heads(tmp_path, corpora, architecture):
     model = save_scene(tmp_path / "model", architecture=architecture)
     report = run(data_of(model, corpora, kv_heads={"remove": 1}), tmp_path / "out").report

@@ -12,10 +12,11 @@ from secateur_service.models.belonging import check_model
 from secateur_service.models.checkpoint import ModelRefusedError
 from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
+from support.configurations import marked
 from support.models import CONFIGS, save_model
 
 
-@pytest.fixture(scope="module", params=list(CONFIGS))
+@pytest.fixture(scope="module", params=marked(CONFIGS))
 def whole(request, tmp_path_factory):
     folder = save_model(tmp_path_factory.mktemp("whole"), request.param)
     tensors = load_file(folder / "model.safetensors")

@@ -9,6 +9,7 @@ from secateur_service.models.branches import TokenSequence, branch, may_share
 from secateur_service.models.measurements import TargetScores
 from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
+from support.configurations import marked
 from support.models import CONFIGS, build_model
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -34,7 +35,7 @@ def scores_of(streamed, states, targets):
     return scores.found()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", marked(CONFIGS))
 def test_scores_equal_those_of_the_whole_model(name, tmp_path):
     model = build_model(name)
     model.save_pretrained(tmp_path)

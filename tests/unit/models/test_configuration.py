@@ -20,6 +20,7 @@ from secateur_service.models.checkpoint import ModelRefusedError
 from secateur_service.models.configuration import ACTIVATIONS, ROPE_TYPES, read_configuration
 from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
+from support.configurations import marked
 from support.models import CONFIGS, build_model, config_of
 
 NUMBERS = [-1, 0, 1, 3, 2**40, 2**70, 0.5, -0.5, 8.0, math.inf, math.nan]
@@ -74,7 +75,7 @@ def values_of(config, key):
     return [*VALUES, *pieces, *(ROTARY if key in ("rope_parameters", "rope_scaling") else [])]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", marked(CONFIGS))
 @given(data=st.data())
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_value_of_every_key_is_refused_in_one_way_or_read(name, data):
@@ -173,7 +174,7 @@ def test_what_transformers_would_only_notice_in_the_middle_of_a_model_is_refused
         read_configuration({**saved(name), **changes}, name)
 
 
-@pytest.fixture(scope="module", params=list(CONFIGS))
+@pytest.fixture(scope="module", params=marked(CONFIGS))
 def folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("configured")
     build_model(request.param).save_pretrained(folder)

@@ -10,6 +10,7 @@ from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.building import replace_transposed
 from secateur_service.models.experts import replace_experts
 from secateur_service.models.shapes import expected_shapes
+from support.configurations import marked
 from support.models import CONFIGS, config_of
 
 # What changes names or shapes, in every architecture that has it.
@@ -70,7 +71,7 @@ def built(config, model_type):
     return {name: shape for name, shape in renamed.items() if name != "lm_head.weight"}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", marked(CONFIGS))
 @given(data=st.data())
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_table_has_the_parameters_of_the_model_that_transformers_builds(name, data):

@@ -14,6 +14,7 @@ from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.safetensors import write_shard
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
+from support.configurations import marked
 from support.models import CONFIGS, build_model
 
 
@@ -37,7 +38,7 @@ def losses_streamed(model, batches):
     return losses.losses()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", marked(CONFIGS))
 @pytest.mark.parametrize("max_shard_size", ["50GB", "100KB"])
 def test_losses_equal_those_of_the_whole_model(name, max_shard_size, tmp_path):
     model = build_model(name)
@@ -48,7 +49,7 @@ def test_losses_equal_those_of_the_whole_model(name, max_shard_size, tmp_path):
     torch.testing.assert_close(torch.cat(got).float(), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", marked(CONFIGS))
 def test_the_head_in_slices_of_the_vocabulary_equals_the_whole_head(name, tmp_path, monkeypatch):
     from secateur_service.models import head
 
@@ -106,7 +107,7 @@ def inputs_seen(linears):
     return inputs
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", marked(CONFIGS))
 def test_the_layers_listed_together_share_their_input_and_are_all_matrices_of_a_block(name, tmp_path):
     build_model(name).save_pretrained(tmp_path)
     model = streamed(tmp_path)

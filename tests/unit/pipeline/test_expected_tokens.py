@@ -10,6 +10,7 @@ from secateur_service.pipeline import expected_tokens as module
 from secateur_service.pipeline.expected_tokens import expected_tokens
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import RecordingObserver
+from support.configurations import marked
 from support.models import CONFIGS, build_model
 from support.passes import samples_of
 
@@ -18,7 +19,7 @@ def streamed(folder):
     return StreamedModel(open_checkpoint(folder), torch.device("cpu"), torch.float32)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", marked(CONFIGS))
 def test_it_is_the_mean_of_what_transformers_predicts(name, tmp_path, monkeypatch):
     model = build_model(name)
     model.save_pretrained(tmp_path)
