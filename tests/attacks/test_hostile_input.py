@@ -170,7 +170,7 @@ MODELS = {
     "weights that are a link out": (a_link_out, "a link out"),
     "a vocabulary that the weights do not have": (edited(vocab_size=10**12), "vocab_size"),
     "a hidden size that the weights do not have": (edited(hidden_size=10**12), "hidden_size"),
-    "a billion blocks": (edited(num_hidden_layers=10**9), "no tensor model.layers.3"),
+    "a billion blocks": (edited(num_hidden_layers=10**9), "expected at most 10000"),
     "minus one block": (edited(num_hidden_layers=-1), "how many blocks"),
     "a configuration of brackets": (lambda folder: (folder / "config.json").write_text("[" * 10**6), "not valid JSON"),
     "a configuration of 60 MB": (lambda folder: (folder / "config.json").write_text(" " * 60_000_000), "larger than"),
