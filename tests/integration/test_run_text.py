@@ -84,7 +84,10 @@ def test_a_job_on_conversations_ends_with_a_report_that_tells_of_text_in_another
     found = [(verdict["kind"], verdict["language"]) for verdict in report["verdicts"]]
     assert ("OTHER_LANGUAGE", "de") in found
     assert ("OTHER_LANGUAGE", "uk") not in found
-    assert "documents 100% read like uk, 0% like de" in (tmp_path / "out" / "report" / "report.html").read_text()
+    assert (
+        "documents 100% read like uk (Ukrainian), 0% like de (German)"
+        in (tmp_path / "out" / "report" / "report.html").read_text()
+    )
 
 
 def test_conversations_without_a_template_are_refused_with_file_and_line(inputs, tmp_path):
