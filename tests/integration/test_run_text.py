@@ -85,7 +85,7 @@ def test_a_job_on_conversations_ends_with_a_report_that_tells_of_text_in_another
     assert ("OTHER_LANGUAGE", "de") in found
     assert ("OTHER_LANGUAGE", "uk") not in found
     assert (
-        "documents 100% read like uk (Ukrainian), 0% like de (German)"
+        "documents 100% read like uk (Ukrainian), 0% like de"
         in (tmp_path / "out" / "report" / "report.html").read_text()
     )
 
