@@ -186,7 +186,6 @@ class Architecture:
         renamed: (part of a module path, what the checkpoint has instead).
         spellings: (how names of some checkpoints begin, how the model's do); the first that fits counts.
         packed: tensors that hold several parameters, or hold one transposed.
-        required: fields of the configuration without which transformers' class fails although it does not ask for them.
         published: the class that checkpoints name which were published with code of their own, where it is not
             `class_name`.
         unread: names, relative to a block, of tensors that some checkpoints have and no loader reads.
