@@ -14,12 +14,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 from secateur_service.models.architectures import ARCHITECTURES
 from secateur_service.models.checkpoint import ModelRefusedError
-from secateur_service.models.measurements import TokenLosses
 from secateur_service.models.opening import open_checkpoint
-from secateur_service.models.streaming import StreamedModel
 from support.configurations import marked
 from support.inline import run_inline
 from support.models import build_model, config_of, save_corpora, spec_data
+from support.passes import streamed_losses
 
 SPECIFICATION = (Path(__file__).parents[2] / "docs" / "specification.md").read_text(encoding="utf-8")
 
@@ -57,17 +56,6 @@ def pruned_places(checkpoint):
     ]
 
 
-def dense_losses(folder, ids):
-    streamed = StreamedModel(open_checkpoint(folder), torch.device("cpu"), torch.float32)
-    states = streamed.embed([ids])
-    for index in range(streamed.num_blocks):
-        with streamed.block(index) as block:
-            states = [streamed.run_block(block, index, state) for state in states]
-    losses = TokenLosses(states, [ids])
-    streamed.head.measure([losses])
-    return losses.losses()[0].float()
-
-
 WITH_BASE = [name for name, row in ARCHITECTURES.items() if row.loads_base]
 TIED = [name for name in WITH_BASE if not ARCHITECTURES[name].head_bias and not ARCHITECTURES[name].never_tied]
 
@@ -97,7 +85,7 @@ def test_a_model_without_its_head_is_pruned_and_stays_what_it_was(name, corpora,
         with torch.no_grad():
             logits = plain(ids).logits[:, :-1].float()
         expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-        torch.testing.assert_close(dense_losses(folder, ids).flatten(), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(streamed_losses(folder, ids), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", marked(WITH_BASE))
@@ -161,7 +149,7 @@ def test_a_text_model_saved_by_itself_as_documented_is_pruned(kind, corpora, tmp
     with torch.no_grad():
         logits = whole(input_ids=ids).logits[:, :-1].float()
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-    torch.testing.assert_close(dense_losses(tmp_path / "text", ids).flatten(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(streamed_losses(tmp_path / "text", ids), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", WRAPPERS)

@@ -9,11 +9,10 @@ from safetensors.torch import save_file
 from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 from secateur_service.models.architectures import WRAPPERS
 from secateur_service.models.belonging import check_model
-from secateur_service.models.measurements import TokenLosses
 from secateur_service.models.opening import open_checkpoint
-from secateur_service.models.streaming import StreamedModel
 from support.inline import run_inline
 from support.models import save_corpora, spec_data
+from support.passes import streamed_losses
 from support.reloading import loaded
 from support.shrinking import DEPTH, HEADS, VOCABULARY, WIDTH, assert_reloads, data_of, run
 from support.vocabularies import save_tokenizer
@@ -36,17 +35,6 @@ def losses_of(model, ids):
     with torch.no_grad():
         logits = model(input_ids=ids).logits[:, :-1].float()
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-
-
-def streamed_losses(folder, ids):
-    streamed = StreamedModel(open_checkpoint(folder), torch.device("cpu"), torch.float32)
-    states = streamed.embed([ids])
-    for index in range(streamed.num_blocks):
-        with streamed.block(index) as block:
-            states = [streamed.run_block(block, index, state) for state in states]
-    losses = TokenLosses(states, [ids])
-    streamed.head.measure([losses])
-    return losses.losses()[0].float().flatten()
 
 
 @pytest.mark.parametrize("kind", WRAPPERS)

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from secateur_service.calibration.corpora import FolderCorpus
 from secateur_service.calibration.sampling import TextSample, draw_samples
 from secateur_service.library import prune_tokens
+from secateur_service.models.measurements import TokenLosses
 from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.observer import JobObserver
@@ -107,3 +108,15 @@ def print_growth(folders: tuple[Path, Path]) -> None:
     (model / "shards").mkdir()
     prune(model, samples, MIX, "wanda", Unstructured(0.5), model / "shards")
     print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+
+
+def streamed_losses(folder: Path, ids: Tensor) -> Tensor:
+    """Losses of a model in a folder for tokens B×S, one block at a time, as B·(S-1) numbers."""
+    streamed = StreamedModel(open_checkpoint(folder), torch.device("cpu"), torch.float32)
+    states = streamed.embed([ids])
+    for index in range(streamed.num_blocks):
+        with streamed.block(index) as block:
+            states = [streamed.run_block(block, index, state) for state in states]
+    losses = TokenLosses(states, [ids])
+    streamed.head.measure([losses])
+    return losses.losses()[0].float().flatten()
