@@ -253,7 +253,6 @@ ARCHITECTURES = {
         final_norm,
         feed_forward=_UNGATED_FEED_FORWARD,
         attention=HEADS,
-        whole_heads=True,
     ),
     "exaone4": Architecture(
         "Exaone4ForCausalLM",
