@@ -13,6 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from secateur._artifact import Architecture, CorpusPreset, ServiceInfo
+from secateur._bands import growth_digits
 from secateur._event import Event
 from secateur._job import Plan, PublishedResult, Slot
 from secateur._language_names import in_words
@@ -105,7 +106,7 @@ def result_text(result: PublishedResult, bands: Mapping[str, str] | None = None)
             entry.language,
             _figure(entry.dense_perplexity),
             _figure(entry.pruned_perplexity),
-            _figure(entry.perplexity_ratio),
+            growth_digits(entry.perplexity_ratio, 3),
             *([bands.get(entry.language, "-")] if bands else []),
             f"{entry.dense_bits_per_byte:.4f}",
             f"{entry.pruned_bits_per_byte:.4f}",

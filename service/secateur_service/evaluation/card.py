@@ -14,10 +14,10 @@ import langcodes
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from secateur._bands import SCALE, growth_digits
 from secateur._facts import facts
 from secateur._language_names import in_words
 from secateur._text import digits
-from secateur_service.evaluation.bands import SCALE
 from secateur_service.evaluation.headline import NO_TASKS
 from secateur_service.evaluation.html import model_name, narrowed_parts, recipe
 from secateur_service.evaluation.parts import EvaluationLanguage
@@ -176,9 +176,9 @@ def _headline(report: Report) -> str:
 
 def _growth(entry: EvaluationLanguage) -> str:
     if entry.intervals is None:
-        return f"×{digits(entry.perplexity_ratio)}"
+        return f"×{growth_digits(entry.perplexity_ratio)}"
     low, high = entry.intervals.perplexity_ratio
-    return f"×{digits(entry.perplexity_ratio)} ({digits(low)} to {digits(high)})"
+    return f"×{growth_digits(entry.perplexity_ratio)} ({digits(low)} to {digits(high)})"
 
 
 def _tasks(report: Report) -> str:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 
+from secateur._bands import NOTICEABLE, SEVERE, band_in_words, growth_digits
 from secateur._language_names import in_words
 from secateur._text import digits
-from secateur_service.evaluation.bands import NOTICEABLE, SEVERE, band_in_words
 from secateur_service.evaluation.parts import NORMAL_975, EvaluationLanguage, EvidencePart, Verdict
 
 LOST_RATIO = SEVERE
@@ -149,7 +149,7 @@ def _is_rough(entry: EvaluationLanguage) -> bool:
 
 def times(entry: EvaluationLanguage) -> str:
     """The growth of a language's perplexity."""
-    return f"×{digits(entry.perplexity_ratio)}"
+    return f"×{growth_digits(entry.perplexity_ratio)}"
 
 
 def ratio_evidence(entry: EvaluationLanguage, threshold: float) -> EvidencePart:

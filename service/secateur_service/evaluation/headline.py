@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 
 from pydantic import Field
 
+from secateur._bands import Band, band_in_words, band_of, growth_digits
 from secateur._language_names import in_words
-from secateur._text import digits, listed
-from secateur_service.evaluation.bands import Band, band_in_words, band_of
+from secateur._text import listed
 from secateur_service.evaluation.parts import EvaluationLanguage, Part, Verdict
 
 _NAMED_LANGUAGES = 6
@@ -78,26 +78,25 @@ def _reservation(verdicts: Sequence[Verdict], window_tokens: int) -> str | None:
 
 
 def _sentence(about: Sequence[EvaluationLanguage], ratio: float, behind: Collection[str | None]) -> str:
+    grew = f"grew ×{growth_digits(ratio)}"
     of_mix = " of the mix" if about[0].in_mix else ", none of which is in the mix,"
     if len(about) == 1:
         told = in_words(about[0].language)
         told = told if about[0].in_mix else f"{told}, which is not in the mix,"
-        return f"The perplexity of {told} grew ×{digits(ratio)}: {band_in_words(ratio)}."
-    sentence = (
-        f"The perplexity of the {len(about)} languages{of_mix} grew ×{digits(ratio)} on average: {band_in_words(ratio)}"
-    )
+        return f"The perplexity of {told} {grew}: {band_in_words(ratio)}."
+    sentence = f"The perplexity of the {len(about)} languages{of_mix} {grew} on average: {band_in_words(ratio)}"
     worst = max(about, key=lambda entry: entry.perplexity_ratio)
     left = [entry for entry in about if entry.language in behind]
     if left:
         return f"{sentence}, and not evenly: {_each(left)}."
     if band_of(worst.perplexity_ratio) != band_of(ratio):
         return f"{sentence}; most of all {_each([worst])}."
-    return f"{sentence}; at worst {in_words(worst.language)} ×{digits(worst.perplexity_ratio)}."
+    return f"{sentence}; at worst {in_words(worst.language)} ×{growth_digits(worst.perplexity_ratio)}."
 
 
 def _each(entries: Sequence[EvaluationLanguage]) -> str:
     told = [
-        f"{in_words(entry.language)} ×{digits(entry.perplexity_ratio)} ({band_in_words(entry.perplexity_ratio)})"
+        f"{in_words(entry.language)} ×{growth_digits(entry.perplexity_ratio)} ({band_in_words(entry.perplexity_ratio)})"
         for entry in entries[:_NAMED_LANGUAGES]
     ]
     more = len(entries) - len(told)

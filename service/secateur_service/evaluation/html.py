@@ -16,13 +16,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from secateur._bands import SCALE, growth_digits
 from secateur._facts import Run, facts, in_language
 from secateur._gravity import GRAVITY
 from secateur._language_names import language_name
 from secateur._terminal import clean_lines
 from secateur._text import digits
 from secateur_service.calibration.languages import is_right_to_left
-from secateur_service.evaluation.bands import SCALE
 from secateur_service.evaluation.block_parts import LayerPart, NarrowedPart
 from secateur_service.evaluation.chart_tables import with_blocks, with_table
 from secateur_service.evaluation.charts import (
@@ -320,6 +320,7 @@ def environment() -> Environment:
     made.filters["number"] = lambda value: f"{value:,}"
     made.filters["percent"] = lambda value, digits=2: f"{100 * value:.{digits}f}\u202f%"
     made.filters["digits"] = digits
+    made.filters["growth_digits"] = growth_digits
     made.filters["metric"] = _metric
     made.filters["breakable"] = _breakable
     made.filters["signed"] = functools.partial(_metric, sign="+")

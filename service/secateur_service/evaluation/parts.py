@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from secateur_service.evaluation.bands import SCALE, Band, band_of
+from secateur._bands import SCALE, Band, band_of
 from secateur_service.evaluation.perplexity import Likeness, Losses, bits_per_byte, perplexity
 
 NORMAL_975 = 1.959964

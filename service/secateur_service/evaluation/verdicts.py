@@ -58,11 +58,11 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Iterator, Sequence
 
+from secateur._bands import SLIGHT
 from secateur._language_names import in_words
 from secateur._task_loss import loss_in_words, task_loss
 from secateur._text import digits
 from secateur_service.evaluation import growth_verdicts
-from secateur_service.evaluation.bands import SLIGHT
 from secateur_service.evaluation.block_parts import BlockPart
 from secateur_service.evaluation.decision import (
     DecisionPart,

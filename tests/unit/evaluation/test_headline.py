@@ -2,24 +2,7 @@
 
 import pytest
 
-from secateur_service.evaluation.bands import SCALE, band_of
 from support.reports import answered, make_report
-
-
-@pytest.mark.parametrize(
-    ("growth", "band"),
-    [
-        (0.9, "kept"), (1.0199, "kept"), (1.02, "slight"), (1.1, "noticeable"), (1.5, "heavy"), (2.0, "heavy"),
-        (3.0, "severe"), (10.0, "lost"), (1e300, "lost"),
-    ],
-)  # fmt: skip
-def test_a_growth_has_one_band(growth, band):
-    assert band_of(growth) == band
-
-
-def test_the_scale_names_every_band():
-    bands = ["kept below ×1.02", "slight below ×1.1", "noticeable below ×1.5", "heavy below ×3", "severe below ×10"]
-    assert SCALE.split("; ") == [*bands, "lost from ×10 on"]
 
 
 def test_the_headline_is_about_the_languages_of_the_mix_and_the_others_stand_apart():

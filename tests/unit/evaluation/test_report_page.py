@@ -8,6 +8,7 @@ import pytest
 
 from secateur._facts import Run
 from secateur_service.calibration.identification import Identified
+from secateur_service.evaluation.card import render_card
 from secateur_service.evaluation.html import model_name, render_html, row_label, target
 from secateur_service.evaluation.parts import JobPart, OutputPart, TaskPart, WindowsPart
 from support.pages import Page, loads_nothing
@@ -283,3 +284,12 @@ def test_text_can_be_read_in_every_colour_on_screen_in_the_dark_and_on_paper():
                 light, dark = sorted((luminance(colour), luminance(palette[ground])), reverse=True)
                 if name not in {"paper", "soft", "rule", "dense"}:
                     assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, colour, ground)
+
+
+def test_a_growth_is_shown_with_the_digits_that_its_word_is_true_of():
+    report = make_report(mix={"de": 1.0}, ratios={"de": 1.0996, "en": 1.5})
+    page = render_html(report).decode()
+    assert page.count("<b>×1.0996</b>") == 1
+    assert re.search(r'class="times">×1\.0996<.*>slight<', page)
+    assert re.search(r'class="times">×1\.50<.*>heavy<', page)
+    assert "| ×1.0996 | slight |" in render_card(report).decode()

@@ -16,12 +16,16 @@ A score is what is above chance, 25 per cent in both. MMLU is by the tables of M
 pruning of 50 to 70 % and 2:4, over the perplexity on WikiText-2; cloze by benchmarks/results/tasks-gemma-3-270m.json.
 So the words are of the right size for English and for models like these. What a language loses in one task they do not
 say: tasks that take knowledge fall first, and no figure of perplexity tells which.
+
+The report of the service and the command line say the same words, beside figures that agree with them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Literal
+
+from secateur._text import digits
 
 Band = Literal["kept", "slight", "noticeable", "heavy", "severe", "lost"]
 KEPT, SLIGHT, NOTICEABLE, HEAVY, SEVERE = 1.02, 1.1, 1.5, 3.0, 10.0
@@ -41,6 +45,7 @@ _IN_WORDS: Mapping[Band, str] = {
     "severe": "a severe loss",
     "lost": "all but lost",
 }
+_MOST_DECIMALS = 4
 SCALE = "; ".join(f"{band} below ×{end:g}" for band, end in _BELOW.items()) + f"; lost from ×{SEVERE:g} on"
 """The bands in words."""
 
@@ -48,6 +53,14 @@ SCALE = "; ".join(f"{band} below ×{end:g}" for band, end in _BELOW.items()) + f
 def band_of(growth: float) -> Band:
     """The band of a growth of perplexity, pruned / dense."""
     return next((band for band, end in _BELOW.items() if growth < end), "lost")
+
+
+def growth_digits(growth: float, decimals: int = 2) -> str:
+    """A growth in `digits`, or in more where those would lie in another band: 1.0996, and not 1.10, is slight."""
+    more = [f"{growth:.{places}f}" for places in range(decimals + 1, _MOST_DECIMALS + 1)]
+    below = f"{growth - 10**-_MOST_DECIMALS:.{_MOST_DECIMALS}f}"
+    texts = (digits(growth, decimals), *more, below)
+    return next(text for text in texts if band_of(float(text.replace(",", ""))) == band_of(growth))
 
 
 def band_in_words(growth: float) -> str:
