@@ -107,7 +107,24 @@ class FieldViolation:
         return f"{self.field}: {self.description}" if self.field else self.description
 
 
-class InvalidRequestError(RequestError):
+class _FieldsError(RequestError):
+    """Lists fields, and what is wrong with each.
+
+    Attributes:
+        violations: The fields.
+    """
+
+    violations: tuple[FieldViolation, ...] = ()
+
+    def rename(self, named: Callable[[str], str]) -> None:
+        """Give the fields other names, those that the caller knows."""
+        if self.violations:
+            self.violations = tuple(FieldViolation(named(each.field), each.description) for each in self.violations)
+            self.message = "; ".join(map(str, self.violations))
+            self.args = (self.message,)
+
+
+class InvalidRequestError(_FieldsError):
     """The request breaks rules.
 
     Attributes:
@@ -127,13 +144,6 @@ class InvalidRequestError(RequestError):
         self.violations = tuple(violations)
         text = "; ".join(str(violation) for violation in self.violations) or message or "the request breaks rules"
         super().__init__(text, reason=reason, metadata=metadata)
-
-    def rename(self, named: Callable[[str], str]) -> None:
-        """Give the fields other names, those that the caller knows."""
-        if self.violations:
-            self.violations = tuple(FieldViolation(named(each.field), each.description) for each in self.violations)
-            self.message = "; ".join(str(violation) for violation in self.violations)
-            self.args = (self.message,)
 
 
 class InvalidSpecError(InvalidRequestError):
@@ -166,7 +176,7 @@ class NotReadyError(PreconditionError):
     reason = "JOB_NOT_SUCCEEDED"
 
 
-class UnreachableError(PreconditionError):
+class UnreachableError(PreconditionError, _FieldsError):
     """The service itself is well, but cannot reach something that a specification names: the hub, an object store.
 
     Waiting may help; calls are not repeated by themselves, because each may have waited for a time limit already.

@@ -5,6 +5,7 @@ Takes pydantic's findings as plain data, and so needs no pydantic: settings, spe
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -70,7 +71,9 @@ def worded(finding: Mapping[str, Any], *, shown: bool = True, ratio: bool = Fals
         expected = _THE_INPUT.sub("has to ", message)
         if expected == message:
             return message
-    if shown and "input" in finding:
+    if shown and kind == "finite_number" and value in (math.inf, -math.inf):
+        expected += ", not one that is infinite or too large"  # as 1e400, of which no more is known
+    elif shown and "input" in finding:
         expected += f", not {_shortened(value)}"
     meant = word_for(value, choices) if choices else None
     hint = did_you_mean([meant]) if meant else number_meant(value, ratio=ratio) if kind == "float_parsing" else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,8 @@ from secateur._text import left_text
 _PERPLEXITY_GROWTH = "perplexity_growth_"  # then a language: details of the failure of a job that exceeded a limit
 
 NAME_PREFIX = "pruneJobs/"
+JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+"""What every id looks like, and the beginning of one."""
 
 
 class JobState(enum.StrEnum):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -25,12 +24,20 @@ from secateur._convert import (
     state_value,
     timestamp,
 )
-from secateur._errors import InvalidRequestError, JobCancelledError, JobFailedError, NotFoundError, NotReadyError
+from secateur._errors import (
+    InvalidRequestError,
+    JobCancelledError,
+    JobFailedError,
+    NotFoundError,
+    NotReadyError,
+    UnreachableError,
+)
 from secateur._event import LogEvent
 from secateur._filter import JobFilter
 from secateur._flow import Emit, Flow, Run, call, collect, select, take
 from secateur._gate import Gate, GateLimits, gate
 from secateur._job import (
+    JOB_ID,
     NAME_PREFIX,
     Failure,
     Job,
@@ -49,7 +56,6 @@ from secateur.v1 import prune_service_pb2 as service_pb
 ID_CHARACTERS = 22
 """Of an id as the service makes it; a text of this length is no shortened one."""
 
-_ID_PREFIX = re.compile(r"[a-z0-9][a-z0-9-]*")
 _MOST_NAMED = 5
 
 
@@ -91,7 +97,7 @@ class Operations:
         request = service_pb.CreatePruneJobRequest(spec=spec_message(content), **rest)
         try:
             return (yield from self._ask("CreatePruneJob", request))
-        except InvalidRequestError as error:
+        except (InvalidRequestError, UnreachableError) as error:
             error.rename(lambda field: as_written(field, content))
             raise
 
@@ -129,7 +135,7 @@ class Operations:
         """
         name = job_name(text)
         prefix = name.removeprefix(NAME_PREFIX)
-        if len(prefix) == ID_CHARACTERS or not _ID_PREFIX.fullmatch(prefix):
+        if len(prefix) == ID_CHARACTERS or not JOB_ID.fullmatch(prefix):
             return name
         listed = self.list_jobs(JobFilter(id_prefix=prefix), "", _MOST_NAMED + 1)
         found = yield from collect(take(listed, _MOST_NAMED + 1))
@@ -162,7 +168,7 @@ class Operations:
             request.spec.CopyFrom(spec_message(content))
         try:
             job = job_from((yield from self._ask("RetryPruneJob", request)))
-        except InvalidRequestError as error:
+        except (InvalidRequestError, UnreachableError) as error:
             error.rename(lambda field: as_written(field, content))
             raise
         if changes and job.spec != spec_mapping(request.spec):
@@ -319,6 +325,14 @@ def manifest_digest(job: Job) -> str:
     if job.state is JobState.FAILED and failure is not None and has_report(job):
         return failure.details["manifest_sha256"]
     return published_result(job).manifest_sha256
+
+
+def published_folder(job: Job) -> str | None:
+    """Where the files of a job are; None if it published none."""
+    if job.result is not None:
+        return job.result.manifest_uri.removesuffix("/manifest.json")
+    destination = job.resolved_spec.get("output", {}).get("destination")
+    return f"{destination.rstrip('/')}/{job.id}" if has_report(job) and destination else None
 
 
 def published_result(job: Job) -> PublishedResult:

@@ -224,7 +224,7 @@ def test_the_corpora_of_the_service_are_listed_in_short_and_one_of_them_with_all
         (["submit", "/nowhere/spec.yaml"], 3, "cannot read"),
         (["compare"], 2, "JOB"),
         (["compare", "nope"], 4, "nope"),
-        (["compare", "a", "a"], 2, "names[1]"),
+        (["compare", "a", "a"], 2, "JOB a: pruneJobs/a is there already"),
         (["compare", "a", "-l", "not a tag", "--max-growth", "0.05"], 2, "1.05 permits"),
         (["gate", "nope"], 2, "--max-growth"),
         (["gate", "out/report.json", "--max-growth", "1.1"], 2, "neither a folder nor a file"),

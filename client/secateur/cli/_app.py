@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from secateur._config import LONGEST_SECONDS
-from secateur._errors import InvalidRequestError
+from secateur._errors import InvalidRequestError, UnreachableError
 from secateur._options import with_options
 from secateur._terminal import clean, prepare_streams, show_exception, write
 from secateur._usage import WordedGroup
@@ -241,7 +241,7 @@ def submit(
             session.show(plan_text(plan), plan)
             return
         job = session.client.submit(content, labels=labels, request_id=request_id)
-    except InvalidRequestError as error:
+    except (InvalidRequestError, UnreachableError) as error:
         if not session.as_json:
             error.rename(option_as_typed({**options, "generation": self_generated}, several))
             if model is not None:
@@ -373,6 +373,8 @@ def info(
 ) -> None:
     """Print what the service can do: methods, architectures, devices, corpora, where files may lie."""
     if architecture is not None:
+        if not architecture.strip():
+            raise typer.BadParameter("--architecture is empty; give the model_type of a config.json, e.g. llama")
         about = session.client.architecture(architecture)
         session.show(architecture_text(about), about)
         return

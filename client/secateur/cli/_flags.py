@@ -20,8 +20,10 @@ _ARGUMENTS = {
     "request_id": "--request-id",
     "after_sequence": "--after",
     "name": "--name",
+    "names": "JOB",
+    "report": "JOB",
 }
-"""The flags of commands by the SDK's and the service's names of what they say."""
+"""The flags of commands, or their arguments, by the SDK's and the service's names of what they say."""
 _HEAD = re.compile(r"([a-z_]+)(?:\[([^\]]*)\].*|\..*)?", re.ASCII)
 
 
@@ -29,12 +31,17 @@ def argument_as_typed(field: str, values: Mapping[str, Any]) -> str:
     """The flag of an argument of a call; `values` are those of the command, by parameter. Others stay as they are."""
     head = _HEAD.fullmatch(field)
     flag = _ARGUMENTS.get(head[1]) if head else None
-    if head is None or flag is None or flag.removeprefix("--").replace("-", "_") not in values:
+    if head is None or flag is None:
         return field
-    typed = values[flag.removeprefix("--").replace("-", "_")]
-    place = head[2] or ""
+    parameters = ("job", "jobs") if flag == "JOB" else (flag.removeprefix("--").replace("-", "_"),)
+    parameter = next((each for each in parameters if each in values), None)
+    if parameter is None:
+        return field
+    typed, place = values[parameter], head[2] or ""
     if place.isdigit() and isinstance(typed, Sequence) and int(place) < len(typed):
-        return f"{flag} {typed[int(place)]}"
+        return f"{flag} {shown(typed[int(place)])}"
+    if parameter == "job":
+        return f"{flag} {shown(typed)}"
     return f"{flag} {place}".rstrip()
 
 
@@ -55,10 +62,15 @@ def option_as_typed(options: Mapping[str, Any], typed: Mapping[str, Sequence[str
             if field == path:
                 return flag
             if match := re.fullmatch(rf"{re.escape(path)}(?:\[(\d+)\](?:\..*)?|\.(.+))", field, re.DOTALL):
-                return f"{flag} {_at(texts, match)}"
+                return f"{flag} {shown(_at(texts, match))}"
         return field
 
     return named
+
+
+def shown(text: str) -> str:
+    """A text as it was typed; where that is nothing, or blanks, in the quotes that it needs."""
+    return text if text.strip() else f"'{text}'"
 
 
 def _at(texts: Sequence[str], match: re.Match[str]) -> str:

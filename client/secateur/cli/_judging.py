@@ -194,7 +194,9 @@ def gate(
     }
     if max_growth is None and max_task_loss is None:
         raise typer.BadParameter("there is no limit; give --max-growth, --max-task-loss or both")
-    if folder.exists():
+    if task and max_task_loss is None:
+        raise typer.BadParameter("--task: there is no limit for tasks; give --max-task-loss, or leave --task out")
+    if job and folder.exists():
         found = judge(read_report(folder), **limits)
     elif job.endswith((".json", "/")) or job.startswith((".", "/", "~")):
         raise typer.BadParameter(f"{clean(job)} is neither a folder nor a file here, and no name of a job")

@@ -14,7 +14,7 @@ import typer
 
 from secateur._errors import ConfigError, SecateurError
 from secateur._job import Job, JobState
-from secateur._operations import has_report
+from secateur._operations import has_report, published_folder
 from secateur._report import Report
 from secateur._terminal import clean, say
 from secateur.cli._arguments import labels_of
@@ -152,24 +152,38 @@ def delete(
     """
     if not yes and (sys.stdin is None or not sys.stdin.isatty()):
         raise ConfigError("without a terminal, delete needs --yes; nothing was deleted")
-    for name in jobs:
-        handle = session.job(name)
-        if not yes and not _confirmed(handle.get(), artifacts=artifacts):
+    for handle in [session.job(name) for name in jobs]:  # all are known before the first is gone
+        job = handle.get()
+        if not yes and not _confirmed(job, artifacts=artifacts):
             session.note(f"{handle.name} stays")
             continue
         files = handle.delete(artifacts=artifacts)
-        with_files = f" and {files} file{'s' if files != 1 else ''}" if files else ""
-        session.show(f"deleted {clean(handle.name)}{with_files}", {"name": handle.name, "deleted_files": files})
+        session.show(_deleted(job, files, artifacts=artifacts), {"name": handle.name, "deleted_files": files})
 
 
 def _confirmed(job: Job, *, artifacts: bool) -> bool:
     created = f", created {job.create_time:%Y-%m-%d %H:%M}" if job.create_time else ""
-    too = " and what it published" if artifacts else ""
+    folder = published_folder(job)
+    if folder is not None and not artifacts:
+        say(clean(f"its files stay in {folder}; --artifacts deletes them too"))
+    too = f" and its files in {folder}" if folder is not None and artifacts else ""
     try:
         return typer.confirm(clean(f"delete {job.name} ({job.state}, {model_of(job)}{created}){too}?"), err=True)
     except typer.Abort:  # Ctrl-C, or the end of the input; the cursor is still behind the question
         say(f"\n{clean(job.name)} stays")
         raise KeyboardInterrupt from None
+
+
+def _deleted(job: Job, files: int, *, artifacts: bool) -> str:
+    """What was deleted, what the files were that went with it, and what stays."""
+    folder = published_folder(job)
+    told = f"deleted {job.name}"
+    if files:
+        what = "of its result and its attempts" if artifacts and folder is not None else "that its attempts left"
+        told += f" and {files} file{'s' if files != 1 else ''} {what}"
+    if folder is not None and not artifacts:
+        told += f"; its files stay in {folder}"
+    return clean(told)
 
 
 def _moment(text: str) -> datetime | timedelta:

@@ -15,12 +15,13 @@ import typer
 
 from secateur._client import Client
 from secateur._config import DEFAULT_ENDPOINT
-from secateur._errors import InvalidRequestError, SecateurError
+from secateur._errors import FieldViolation, InvalidRequestError, SecateurError, UnreachableError
 from secateur._handle import JobHandle
+from secateur._job import JOB_ID, NAME_PREFIX
 from secateur._terminal import OutputLostError, clean, say, write
 from secateur._tracing import trace_of_environment
 from secateur.cli._exit import ExitCode, error_json, error_text, exit_code
-from secateur.cli._flags import argument_as_typed
+from secateur.cli._flags import argument_as_typed, shown
 from secateur.cli._render import to_json
 
 
@@ -103,8 +104,15 @@ class Session:
         """The job that an argument names: by its name, its id, or the beginning of its id.
 
         Raises:
+            InvalidRequestError: it names no job, whatever jobs there are.
             NotFoundError: several ids begin so.
         """
+        if not JOB_ID.fullmatch(text.removeprefix(NAME_PREFIX)):
+            problem = (
+                "not the name or the ID of a job; expected lower-case letters, digits and dashes, also with pruneJobs/ "
+                "before them; `secateur list` shows them"
+            )
+            raise InvalidRequestError([FieldViolation("name" if self.as_json else f"JOB {shown(text)}", problem)])
         return self.client.find_job(text)
 
     def show(self, text: str, value: Any) -> None:
@@ -132,7 +140,7 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
         def run(session: Session) -> None:
             try:
                 command(session, **values)
-            except InvalidRequestError as error:
+            except (InvalidRequestError, UnreachableError) as error:
                 if not session.as_json:  # programs know the fields
                     error.rename(lambda field: argument_as_typed(field, values))
                 raise

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from rich.text import Text
 
-from secateur._errors import SecateurError
+from secateur._errors import SecateurError, SequenceExpiredError
 from secateur._event import Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
 from secateur._gravity import GRAVITY
 from secateur._handle import JobHandle
@@ -48,6 +48,14 @@ def follow(
         again = f"secateur watch {job.name} --after {last}"
         session.note(f"stopped watching; the job keeps running. To watch again: {again}")
         raise
+    except SequenceExpiredError as error:
+        if session.as_json:
+            raise
+        newest = error.metadata.get("last_sequence", "0")
+        raise SequenceExpiredError(
+            f"--after {after_sequence}: {job.name} has {newest} events so far; give {newest} at most, or leave "
+            "--after out"
+        ) from error
     result = published_result(job.get())
     if session.as_json:
         return

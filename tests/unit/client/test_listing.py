@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from secateur._filter import JobFilter, job_filter
 from secateur._job import Failure, Job, JobStage, JobState, LanguageResult, Progress, PublishedResult
 from secateur.cli._jobs import job_text, jobs_text, method_of, model_of
-from secateur.cli._listing import ListedState, SortKey, _confirmed, _moment, _nothing
+from secateur.cli._listing import ListedState, SortKey, _confirmed, _deleted, _moment, _nothing
 from secateur.cli._render import to_json
 from secateur.cli._table import Column, fitted
 
@@ -22,6 +22,7 @@ CREATED = datetime(2020, 11, 1, 8, 30, tzinfo=UTC)
 
 def made(number=1, state="SUCCEEDED", **changes):
     growths = {"de": 1.25, "uk": 1.5, "fr": 9.0}
+    result = "file:///r/manifest.json"
     languages = {name: LanguageResult(name, 10.0, 10.0 * growth, 1, 1) for name, growth in growths.items()}
     values = {
         "name": f"pruneJobs/{number:022}",
@@ -32,7 +33,7 @@ def made(number=1, state="SUCCEEDED", **changes):
         "attempt": 1,
         "max_attempts": 3,
         "failure": None,
-        "result": PublishedResult("file:///r", "a" * 64, 0.5, languages, 1, 1) if state == "SUCCEEDED" else None,
+        "result": PublishedResult(result, "a" * 64, 0.5, languages, 1, 1) if state == "SUCCEEDED" else None,
         "estimate": None,
         "labels": {},
         "spec": {},
@@ -178,4 +179,21 @@ def test_ctrl_c_or_the_end_of_the_input_at_the_question_keeps_the_job(monkeypatc
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     with pytest.raises(KeyboardInterrupt):
         _confirmed(made(), artifacts=True)
-    assert capsys.readouterr().err.endswith(f"and what it published? [y/N]:\n{made().name} stays\n")
+    assert capsys.readouterr().err.endswith(f"and its files in file:///r? [y/N]:\n{made().name} stays\n")
+
+
+def test_a_deletion_says_where_files_stay_and_what_those_were_that_went(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert _confirmed(made(), artifacts=False)
+    assert capsys.readouterr().err.startswith("its files stay in file:///r; --artifacts deletes them too\ndelete prune")
+    name, none = made().name, made(state="CANCELLED")
+    assert _deleted(made(), 0, artifacts=False) == f"deleted {name}; its files stay in file:///r"
+    assert _deleted(made(), 1, artifacts=False) == (
+        f"deleted {name} and 1 file that its attempts left; its files stay in file:///r"
+    )
+    assert _deleted(made(), 4, artifacts=True) == f"deleted {name} and 4 files of its result and its attempts"
+    assert _deleted(none, 6, artifacts=True) == f"deleted {name} and 6 files that its attempts left"
+    assert _deleted(none, 0, artifacts=False) == f"deleted {name}"
+    exceeded = made(state="FAILED", failure=Failure("LIMIT_EXCEEDED", "uk: too much", retryable=False))
+    exceeded.resolved_spec["output"] = {"destination": "s3://results/"}
+    assert _deleted(exceeded, 0, artifacts=False) == f"deleted {name}; its files stay in s3://results/{exceeded.id}"

@@ -1,9 +1,10 @@
 """What is suggested to somebody who wrote a name that does not exist."""
 
+import math
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
 from secateur import InvalidRequestError, InvalidSpecError, prune_spec
 from secateur._as_written import as_written
@@ -13,7 +14,6 @@ from secateur._language import canonical_tag
 from secateur._language_names import in_words, language_fault, language_name, meant_languages, nearest_languages
 from secateur._spec import spec_message
 from secateur._suggestions import close_to, did_you_mean
-from secateur.cli._flags import argument_as_typed, option_as_typed
 
 
 @pytest.mark.parametrize(
@@ -166,28 +166,6 @@ def test_an_entry_of_a_list_of_languages_is_named_by_its_position():
     assert as_written("calibration.languages[1].language", {"calibration": "nothing"}).endswith("[1].language")
 
 
-def test_a_refusal_names_the_flag_that_set_a_field_and_leaves_paths_of_the_file():
-    typed = {"languages": ["ge", "uk=0.5"], "limits": ["uk=0.01", "*=2"], "tasks": []}
-    named = option_as_typed({"sparsity": 2.0, "samples": None}, typed)
-    assert named("calibration.languages[0].language") == "--language ge"
-    assert named("calibration.languages[1].weight") == "--language uk=0.5"
-    assert named("calibration.languages") == "--language"
-    assert named("limits.languages.uk") == "--limit uk=0.01"
-    assert named("limits.languages.*") == "--limit *=2"
-    assert named("pruning.sparsity") == "--sparsity"
-    for field in ("calibration.samples", "evaluation.tasks[0]", "model.uri"):
-        assert named(field) == field
-
-
-def test_a_refusal_names_the_flag_of_an_argument_if_the_command_has_it():
-    values = {"language": ["german"], "max_growth": 0.05}
-    assert argument_as_typed("languages", values) == "--language"
-    assert argument_as_typed("target_languages[0]", values) == "--language german"
-    assert argument_as_typed("max_growth", values) == "--max-growth"
-    for field in ("tasks", "report", "", "calibration.languages[0].language"):
-        assert argument_as_typed(field, values) == field
-
-
 @pytest.mark.parametrize(
     ("kind", "value", "ratio", "told"),
     [
@@ -201,6 +179,9 @@ def test_a_refusal_names_the_flag_of_an_argument_if_the_command_has_it():
         (list[str], "a", False, "expected a list, not 'a'"),
         (dict[str, str], "a", False, "expected a mapping, not 'a'"),
         (Literal["SUCCEEDED", "FAILED"], "done", False, "one of SUCCEEDED, FAILED, not 'done'; did you mean SUCCEEDED"),
+        (FiniteFloat, math.inf, False, "a finite number such as 0.5, not one that is infinite or too large"),
+        (FiniteFloat, -math.inf, False, "a finite number such as 0.5, not one that is infinite or too large"),
+        (FiniteFloat, math.nan, False, "a finite number such as 0.5, not nan"),
         (Annotated[int, Field(ge=1)], 0, False, "has to be greater than or equal to 1, not 0"),
     ],
 )
