@@ -29,6 +29,7 @@ from secateur._artifact import Artifact
 from secateur._errors import ClientClosedError, DownloadError, IntegrityError
 from secateur._foreign import detail_of
 from secateur._terminal import UNSAFE
+from secateur._text import size
 from secateur._verify import job_of
 
 _CHUNK_BYTES = 2**20
@@ -261,8 +262,8 @@ def _check_room(root: Path, artifacts: Sequence[Artifact], targets: Mapping[str,
     free = shutil.disk_usage(there).free
     if wanted - here > free:
         raise DownloadError(
-            f"the files take {wanted / 1e9:.1f} GB, of which {here / 1e9:.1f} GB are here, and {there} has "
-            f"{free / 1e9:.1f} GB free; nothing was downloaded, make room or choose another folder"
+            f"the files take {size(wanted)}, of which {size(here)} are here, and {there} has {size(free)} free; "
+            "nothing was downloaded, make room or choose another folder"
         )
 
 

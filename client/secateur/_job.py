@@ -71,7 +71,7 @@ class Progress:
     def __str__(self) -> str:
         text = f"{self.fraction:.0%}"
         if self.blocks_total:
-            text += f", block {self.blocks_done} of {self.blocks_total}"
+            text += f", {self.blocks_done} of {self.blocks_total} blocks"
         if self.eta_seconds is not None:
             text += f", {'about ' if self.eta_seconds >= 1 else ''}{left_text(self.eta_seconds)}"
         return text

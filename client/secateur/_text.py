@@ -64,10 +64,13 @@ def digits(value: float, decimals: int = 2, *, sign: str = "-") -> str:
 
 def size(size_bytes: float) -> str:
     """A number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+    if size_bytes < 1000:
+        return f"{size_bytes:.0f} B"
+    for unit in ("kB", "MB", "GB"):
         size_bytes /= 1000
+        if size_bytes < 999.95:  # what is more is not 1000.0 of it, but 1.0 of the next
+            return f"{size_bytes:.1f} {unit}"
+    size_bytes /= 1000
     return f"{size_bytes:.1f} TB"
 
 

@@ -132,7 +132,7 @@ class JobBar:
         """Show how far the job is, or was so long ago."""
         self._countdown.report(progress.fraction, progress.eta_seconds, age_seconds)
         done, total = progress.blocks_done, progress.blocks_total
-        self._blocks = f"block {done}/{total}" if total else ""
+        self._blocks = f"{done}/{total} blocks" if total else ""
 
     def end(self, *, is_done: bool) -> None:
         """Show that the job has ended: its time stands still, and none is left."""

@@ -54,8 +54,9 @@ def retry(
     failure = handle.get().failure
     if failure is not None and not failure.retryable and not (changes or force):
         raise PreconditionError(
-            f"{handle.name} failed with {failure}; the same will happen again: change the specification with --set "
-            "FIELD=VALUE, or give --force once the cause was mended elsewhere",
+            f"{handle.name} failed with {failure.reason}, and the same will happen again: change the specification "
+            "with --set FIELD=VALUE, or give --force once the cause was mended elsewhere. What the job said: "
+            f"{failure.message}",
             reason="FAILS_AGAIN",
         )
     found = handle.retry(changes).get()
@@ -81,7 +82,8 @@ def download(
     """Fetch all files of a job: checkpoint, report, manifest.
 
     Continues what an interrupted download has left, verifies every file by its SHA-256, and repairs those that are
-    damaged. A folder with the result of another job is refused.
+    damaged. A folder with the result of another job is refused. A job that exceeded a limit has no checkpoint; its
+    report is fetched, and why there is no more is said.
     """
     with Progress(
         TextColumn("{task.description}", markup=False),
@@ -109,6 +111,8 @@ def download(
         clean(f"{len(paths) - 1} files verified in {directory} by its manifest.json{told}"),
         {"directory": str(directory), "files": [str(path) for path in paths], "repaired": repaired},
     )
+    if (failure := handle.get().failure) is not None:
+        session.note(f"no checkpoint was published: {failure}")
 
 
 @connected

@@ -177,6 +177,9 @@ def gate(
 ) -> None:
     """Check that no language and no task lost more than it may; ends with exit code 10 if one did.
 
+    It reads the figures in report.json, and nothing else: neither the checkpoint's bytes, which `secateur verify
+    DIRECTORY` checks, nor the model's answers anew.
+
     \b
     Examples:
       secateur gate pruneJobs/ID --max-growth 1.05 --language de --language uk

@@ -211,7 +211,7 @@ class SweepBars:
             bar = self._countdowns[point]
             progress = job.progress if job.state is JobState.RUNNING else None
             blocks = (
-                f"block {progress.blocks_done}/{progress.blocks_total}" if progress and progress.blocks_total else ""
+                f"{progress.blocks_done}/{progress.blocks_total} blocks" if progress and progress.blocks_total else ""
             )
             self._progress.update(
                 self._tasks[point],

@@ -11,16 +11,18 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
 
+import typer
 from rich.text import Text
 
-from secateur._errors import SecateurError, SequenceExpiredError
-from secateur._event import Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
+from secateur._errors import JobError, SecateurError, SequenceExpiredError
+from secateur._event import Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent, ends_watch
 from secateur._gravity import GRAVITY
 from secateur._handle import JobHandle
 from secateur._job import Job, JobStage, JobState
-from secateur._operations import published_result
+from secateur._operations import has_report, published_result
 from secateur._terminal import clean, console, write
 from secateur.cli._bar import JobBar
+from secateur.cli._exit import exit_code
 from secateur.cli._render import event_json, event_text, result_text
 from secateur.cli._session import Session
 
@@ -38,12 +40,13 @@ def follow(
         JobFailedError, JobCancelledError: it has no result.
         WaitTimeoutError: it has not ended in time; it keeps running.
     """
-    last = after_sequence or 0
+    last, said = after_sequence or 0, False
     try:
         with _view(session, job, after_sequence) as show:
             for event in job.watch(after_sequence, timeout_seconds=timeout_seconds):
                 last = event.sequence
                 show(event)
+                said = ends_watch(event)
     except KeyboardInterrupt:
         again = f"secateur watch {job.name} --after {last}"
         session.note(f"stopped watching; the job keeps running. To watch again: {again}")
@@ -56,12 +59,30 @@ def follow(
             f"--after {after_sequence}: {job.name} has {newest} events so far; give {newest} at most, or leave "
             "--after out"
         ) from error
-    result = published_result(job.get())
+    ended = job.get()
+    try:
+        result = published_result(ended)
+    except JobError as error:
+        if session.as_json or not said:
+            raise
+        session.note(_without_result(ended))
+        raise typer.Exit(exit_code(error)) from None
     if session.as_json:
         return
     session.show(f"\n{result_text(result)}\n\nmanifest {clean(result.manifest_uri)}", None)
     _show_verdicts(session, job)
     session.note(f"fetch the files with: secateur download {job.name} DIRECTORY")
+
+
+def _without_result(job: Job) -> str:
+    """How a job ended, and what to do now; why, its last event has said."""
+    if job.state is JobState.CANCELLED or job.failure is None:
+        return f"{job.name} was cancelled; to go on with it: secateur retry {job.name}"
+    told = f"{job.name} failed with {job.failure.reason}"
+    if has_report(job):
+        return f"{told}; what it lost: secateur report {job.name}"
+    remedy = "to go on with it: secateur retry" if job.failure.retryable else "its log: secateur logs"
+    return f"{told}; {remedy} {job.name}"
 
 
 def _show_verdicts(session: Session, job: JobHandle) -> None:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from secateur._text import size
 from secateur_service.destination import parse_destination
 from secateur_service.errors import FieldViolation, ResourceError
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan_file import PlanFile
 from secateur_service.records.result import Available, Estimate, Shortage
 from secateur_service.sizing.estimate import estimate_cost
-from secateur_service.sizing.preflight import find_room, gigabytes
+from secateur_service.sizing.preflight import find_room
 from secateur_service.sizing.slots import Slots, free_bytes
 from secateur_service.spec import PruneSpec
 
@@ -153,16 +154,14 @@ def _disk(checkpoint: Checkpoint, spec: PruneSpec, cost: Estimate, there: Availa
     warnings = []
     free = there.disk_bytes
     if cost.disk_bytes > free:
-        problem = f"the work needs {gigabytes(cost.disk_bytes)} of disk, and {gigabytes(free)} are free"
+        problem = f"the work needs {size(cost.disk_bytes)} of disk, and {size(free)} are free"
         warnings.append(FieldViolation("model.uri", f"{problem}; the job fails unless there is more when it starts"))
     if not spec.model.uri.startswith("file:") and checkpoint.size_bytes > free:
-        problem = (
-            f"the checkpoint is larger ({gigabytes(checkpoint.size_bytes)}) than the free disk ({gigabytes(free)})"
-        )
+        problem = f"the checkpoint is larger ({size(checkpoint.size_bytes)}) than the free disk ({size(free)})"
         how = "it is fetched a few shards at a time, and a part of it more than once"
         warnings.append(FieldViolation("model.uri", f"{problem}: {how}"))
     place = parse_destination(spec.output.destination) if spec.output.destination else None
     if isinstance(place, Path) and cost.output_bytes > (left := free_bytes(place)):
-        problem = f"the result has up to {gigabytes(cost.output_bytes)}, and {gigabytes(left)} are free there"
+        problem = f"the result has up to {size(cost.output_bytes)}, and {size(left)} are free there"
         warnings.append(FieldViolation("output.destination", problem))
     return warnings

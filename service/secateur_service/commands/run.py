@@ -350,7 +350,7 @@ class ConsoleObserver:
         if progress.blocks_done == self._told_blocks and now - self._told_at < LINE_INTERVAL_SECONDS:
             return
         self._told_blocks, self._told_at = progress.blocks_done, now
-        blocks = f"block {progress.blocks_done}/{progress.blocks_total}" if progress.blocks_total else ""
+        blocks = f"{progress.blocks_done}/{progress.blocks_total} blocks" if progress.blocks_total else ""
         left = "" if progress.eta_seconds is None else left_text(progress.eta_seconds)
         self._line(", ".join(filter(None, (blocks, f"{progress.fraction:.0%}", left))))
 

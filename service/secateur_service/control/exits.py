@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from secateur._foreign import detail_of
 from secateur._redaction import redact
+from secateur._text import size
 from secateur_service.errors import (
     AttemptError,
     FencedError,
@@ -55,7 +56,7 @@ def attempt_error(error: Exception) -> AttemptError:
     if _is_out_of_memory(error):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return ResourceError(
-            f"host memory did not suffice, the worker took {peak / 1e9:.1f} GB",
+            f"host memory did not suffice, the worker took {size(peak)}",
             reason="OUT_OF_MEMORY",
             metadata={"peak_host_bytes": str(peak)},
         )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from itertools import combinations
 from pathlib import Path
 
+from secateur._text import size
 from secateur_service.errors import ResourceError
 from secateur_service.records.result import Available, Estimate, Shortage
 
@@ -50,8 +51,8 @@ def find_room(
 def _require_room(estimate: Estimate, there: Available) -> None:
     if estimate.disk_bytes > there.disk_bytes:
         raise ResourceError(
-            f"the job is expected to need {gigabytes(estimate.disk_bytes)} of disk for its work, and there are "
-            f"{gigabytes(there.disk_bytes)}; make room below the data folder, or point it at a larger disk",
+            f"the job is expected to need {size(estimate.disk_bytes)} of disk for its work, and there are "
+            f"{size(there.disk_bytes)}; make room below the data folder, or point it at a larger disk",
             reason="DISK_TOO_SMALL",
         )
     _require_memory("memory", "MEMORY_TOO_SMALL", estimate.peak_host_bytes, there.host_bytes)
@@ -79,13 +80,8 @@ def host_memory_bytes() -> int:
 def _require_memory(kind: str, reason: str, expected: int, there: int) -> None:
     if expected > _MEMORY_MARGIN * there:
         raise ResourceError(
-            f"the job is expected to need {gigabytes(expected)} of {kind}, and there are {gigabytes(there)}; use a "
+            f"the job is expected to need {size(expected)} of {kind}, and there are {size(there)}; use a "
             "larger machine, fewer calibration samples or shorter sequences, order true_sequential, or a smaller "
             "reconstruction.batch where blocks are trained",
             reason=reason,
         )
-
-
-def gigabytes(count: int) -> str:
-    """A number of bytes for people."""
-    return f"{count / 1e9:.1f} GB"

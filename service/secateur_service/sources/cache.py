@@ -18,6 +18,7 @@ from pathlib import Path
 
 import structlog
 
+from secateur._text import size
 from secateur_service.durable import file_digest, sync
 from secateur_service.errors import ResourceError, TransientError
 from secateur_service.sources.remote import RemoteFile, RemoteFolder
@@ -112,7 +113,7 @@ class Cache:
     def _make_room(self, needed: int, key: str) -> None:
         """Evict the least recently used entries that nobody holds."""
         sizes = {entry.name: _size(entry) for entry in self._entries.iterdir()}
-        others = sum(size for name, size in sizes.items() if name != key)
+        others = sum(taken for name, taken in sizes.items() if name != key)
         if (hopeless := self._short_of(needed, sizes.get(key, 0), freed=others)) is not None:
             raise hopeless
         oldest = sorted((name for name in sizes if name != key), key=self._last_use)
@@ -126,14 +127,14 @@ class Cache:
     def _short_of(self, needed: int, used: int, *, freed: int = 0) -> ResourceError | None:
         if self._limit_bytes and needed + used > self._limit_bytes:
             return ResourceError(
-                f"the model cache may take {self._limit_bytes / 1e9:.1f} GB, {used / 1e9:.1f} are in use and "
-                f"{needed / 1e9:.1f} are to be fetched; raise SECATEUR_CACHE_BYTES, or wait for other jobs",
+                f"the model cache may take {size(self._limit_bytes)}, {size(used)} are in use and "
+                f"{size(needed)} are to be fetched; raise SECATEUR_CACHE_BYTES, or wait for other jobs",
                 reason="CACHE_TOO_SMALL",
             )
         free = shutil.disk_usage(self._entries).free + freed
         if needed > free:
             return ResourceError(
-                f"{needed / 1e9:.1f} GB are to be fetched, and {free / 1e9:.1f} are free below {self._entries}; make "
+                f"{size(needed)} are to be fetched, and {size(free)} are free below {self._entries}; make "
                 "room there, or point SECATEUR_CACHE_DIR at a larger disk",
                 reason="DISK_TOO_SMALL",
             )

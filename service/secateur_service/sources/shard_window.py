@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import BinaryIO
 
+from secateur._text import size
 from secateur_service.errors import ResourceError
 from secateur_service.sources.cache import fetch_file
 from secateur_service.sources.metadata import write_metadata
@@ -60,8 +61,8 @@ class Window:
         largest = max((remote.files[name] for name in names if name.endswith(_SHARD)), key=_size, default=None)
         if largest is not None and largest.size_bytes > limit_bytes:
             raise ResourceError(
-                f"not even {largest.name} of {largest.size_bytes / 1e9:.1f} GB fits on the disk, where the model may "
-                f"take {limit_bytes / 1e9:.1f} GB; make room below the data folder, or raise SECATEUR_CACHE_BYTES",
+                f"not even {largest.name} of {size(largest.size_bytes)} fits on the disk, where the model may "
+                f"take {size(limit_bytes)}; make room below the data folder, or raise SECATEUR_CACHE_BYTES",
                 reason="DISK_TOO_SMALL",
             )
         write_metadata(remote, [name for name in names if name.endswith((_SHARD, ".json"))], self.folder)

@@ -46,9 +46,9 @@ def test_between_two_reports_the_time_left_ticks_down_and_the_bar_goes_on(bar, c
         shown.append(" ".join(words))
         clock.now += 2
     assert [line.split("PRUNING")[1].strip(" ╸╺") for line in shown] == [
-        "40% block 3/6 1:23 2:00 left",
-        "41% block 3/6 1:25 1:58 left",
-        "42% block 3/6 1:27 1:56 left",
+        "40% 3/6 blocks 1:23 2:00 left",
+        "41% 3/6 blocks 1:25 1:58 left",
+        "42% 3/6 blocks 1:27 1:56 left",
     ]
 
 
@@ -110,7 +110,7 @@ def test_a_bar_is_one_line_on_any_terminal(clock, width):
     bar.report(Progress(126, 126, 0.987, 4000.0))
     (line,) = drawn(bar, width).splitlines()
     assert len(line) <= width
-    words = ["PUBLISHING", "99%", "1:06:40 left", *(["block 126/126", "━"] if width >= 80 else [])]
+    words = ["PUBLISHING", "99%", "1:06:40 left", *(["126/126 blocks", "━"] if width >= 80 else [])]
     assert [word for word in words if word not in line] == []
 
 
@@ -121,4 +121,4 @@ def test_the_time_of_a_job_that_has_ended_stands_still(bar, clock):
     bar.end(is_done=True)
     clock.now += 60
     words = drawn(bar).split()
-    assert words[-4:] == ["100%", "block", "6/6", "1:00"]
+    assert words[-4:] == ["100%", "6/6", "blocks", "1:00"]

@@ -16,6 +16,7 @@ from secateur.cli._jobs import job_text, jobs_text, method_of, model_of
 from secateur.cli._listing import ListedState, SortKey, _confirmed, _deleted, _moment, _nothing
 from secateur.cli._render import to_json
 from secateur.cli._table import Column, fitted
+from secateur.cli._watching import _without_result
 
 CREATED = datetime(2020, 11, 1, 8, 30, tzinfo=UTC)
 
@@ -158,6 +159,20 @@ def test_a_job_that_exceeded_a_limit_is_told_with_what_it_lost():
     assert dear.growth == {"de": 1.1, "uk": 1.3}
     assert "uk ×1.300" in jobs_text([dear], None)
     assert "worst growth  ×1.300 in uk" in job_text(dear)
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "retryable", "told"),
+    [
+        ("CANCELLED", None, False, "was cancelled; to go on with it: secateur retry"),
+        ("FAILED", "LIMIT_EXCEEDED", False, "failed with LIMIT_EXCEEDED; what it lost: secateur report"),
+        ("FAILED", "DISK_FULL", True, "failed with DISK_FULL; to go on with it: secateur retry"),
+        ("FAILED", "NON_FINITE", False, "failed with NON_FINITE; its log: secateur logs"),
+    ],
+)
+def test_after_a_watch_that_told_why_a_job_failed_only_what_to_do_is_told(state, reason, retryable, told):
+    job = made(state=state, failure=reason and Failure(reason, "the sentence", retryable=retryable))
+    assert _without_result(job) == f"{job.name} {told} {job.name}"
 
 
 def test_what_an_older_service_does_not_look_at_is_looked_at_here():

@@ -37,12 +37,12 @@ def job(state, **given):
         (StateEvent(*AT, JobState.QUEUED, "", None), "QUEUED"),
         (StateEvent(*AT, JobState.FAILED, "", FAILURE), "FAILED: NON_FINITE: a NaN in layer 3"),
         (StageEvent(*AT, JobStage.PRUNING), "stage PRUNING"),
-        (ProgressEvent(*AT, PROGRESS), "12%, block 3 of 24, about 1:02 left"),
+        (ProgressEvent(*AT, PROGRESS), "12%, 3 of 24 blocks, about 1:02 left"),
         (BlockEvent(*AT, 3, 0.5, 1.25, {"de": 21.04}), "block 3 pruned: sparsity 0.5000, 1.2 s, de 21.0 dB"),
         (LogEvent(*AT, "info", "model opened", {"blocks": 24}), "[info] model opened blocks=24"),
         (
             SnapshotEvent(*AT, job(JobState.RUNNING, stage=JobStage.PRUNING, progress=PROGRESS)),
-            "pruneJobs/j is RUNNING, PRUNING, 12%, block 3 of 24, about 1:02 left",
+            "pruneJobs/j is RUNNING, PRUNING, 12%, 3 of 24 blocks, about 1:02 left",
         ),
         (job(JobState.FAILED, failure=FAILURE), "pruneJobs/j is FAILED: NON_FINITE: a NaN in layer 3"),
         (

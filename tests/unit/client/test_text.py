@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur._text import digits, grouped, span
+from secateur._text import digits, grouped, size, span
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,14 @@ def test_what_is_shown_is_short_and_as_near_as_four_digits_or_the_decimals_allow
     shown = digits(value, decimals)
     assert len(shown.lstrip("-")) <= len("1.00e12")
     assert float(shown.replace(",", "")) == pytest.approx(value, rel=0.0051, abs=0.51 * 10**-decimals)
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "told"),
+    [
+        (0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (41_234, "41.2 kB"), (999_940, "999.9 kB"), (999_960, "1.0 MB"),
+        (13_048_320, "13.0 MB"), (2.5e9, "2.5 GB"), (999.96e9, "1.0 TB"), (3.2e15, "3200.0 TB"),
+    ],
+)  # fmt: skip
+def test_bytes_are_told_in_the_unit_that_shows_them(size_bytes, told):
+    assert size(size_bytes) == told
