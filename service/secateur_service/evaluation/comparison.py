@@ -11,10 +11,12 @@ Nothing here reads files or the clock.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 from pydantic import ValidationError
@@ -45,6 +47,7 @@ from secateur_service.evaluation.parts import (
 )
 from secateur_service.evaluation.recommendation import contender_of, growths, recommend
 from secateur_service.evaluation.report import Report
+from secateur_service.pruning.methods import Moments, Recipe
 
 MAX_JOBS = 50
 SAME_DENSE = 0.01
@@ -61,6 +64,7 @@ class Candidate:
         name: of the job, or of the folder with its result.
         seconds: how long it took; None if that is not known.
         settings: what the text of the evaluation depends on, by the name of the field.
+        blind_recipe: the pruning of a job in which no text had a say, so that its mix changed nothing; None for others.
     """
 
     name: str
@@ -75,6 +79,7 @@ class Candidate:
     tasks: tuple[TaskPart, ...]
     verdicts: tuple[Verdict, ...]
     settings: Mapping[str, str]
+    blind_recipe: str | None
     masks: Masks | None
 
     @classmethod
@@ -93,6 +98,7 @@ class Candidate:
             tasks=report.tasks,
             verdicts=report.verdicts,
             settings=_settings(report),
+            blind_recipe=_blind_recipe(report),
             masks=Masks.of(report),
         )
 
@@ -171,7 +177,14 @@ def compare(
         jobs=jobs,
         tradeoffs=tuple(_tradeoffs(jobs, wanted)),
         overlaps=tuple(_overlaps(candidates)),
-        recommendation=recommend(jobs, wanted, stated=bool(stated), max_growth=max_growth, measure=measure),
+        recommendation=recommend(
+            jobs,
+            wanted,
+            stated=bool(stated),
+            max_growth=max_growth,
+            measure=measure,
+            same_models=_same_models(candidates),
+        ),
         related=found
         and Related(
             jobs=tuple(job.label for job in jobs[len(named) :]),
@@ -199,6 +212,24 @@ def _settings(report: Report) -> dict[str, str]:
         "calibration.sequence_length": str(report.windows.tokens),
         "calibration.document_separator": str(calibration.get("document_separator")),
     }
+
+
+def _blind_recipe(report: Report) -> str | None:
+    pruning = report.spec.get("pruning") or {}
+    allocates = (pruning.get("allocation") or {}).get("policy") != "uniform"
+    if not pruning or allocates or report.spec.get("shrink") or report.spec.get("reconstruction"):
+        return None
+    is_blind = Recipe.of(pruning["method"], pruning["update"]).moments is Moments.NONE
+    return json.dumps(pruning, sort_keys=True) if is_blind else None
+
+
+def _same_models(candidates: Sequence[Candidate]) -> list[list[str]]:
+    """The labels of jobs that made one model, although their mixes differ: no text had a say in their pruning."""
+    groups: dict[tuple[str, str], dict[str, Mapping[str, float]]] = {}
+    for label, candidate in zip(labels(len(candidates)), candidates, strict=True):
+        if candidate.blind_recipe is not None:
+            groups.setdefault((candidate.model.digest, candidate.blind_recipe), {})[label] = candidate.mix
+    return [list(mixes) for mixes in groups.values() if any(mix != other for mix, other in pairwise(mixes.values()))]
 
 
 def _differences(candidates: Sequence[Candidate], named: int) -> list[tuple[str, ...]]:

@@ -39,7 +39,13 @@ def contender_of(job: ComparedJob, languages: Iterable[str]) -> Contender | None
 
 
 def recommend(
-    jobs: Sequence[ComparedJob], languages: Sequence[str], *, stated: bool, max_growth: float | None, measure: Measure
+    jobs: Sequence[ComparedJob],
+    languages: Sequence[str],
+    *,
+    stated: bool,
+    max_growth: float | None,
+    measure: Measure,
+    same_models: Sequence[Sequence[str]] = (),
 ) -> Recommendation:
     """Recommend one of the jobs.
 
@@ -49,6 +55,7 @@ def recommend(
         stated: Whether the caller named them.
         max_growth: What each of them may lose at most, as a ratio; see `comparison.compare`.
         measure: What growth is of.
+        same_models: Labels of jobs whose models are the same, although their mixes differ.
     """
     left_out, contenders = {}, []
     for job in jobs:
@@ -78,7 +85,7 @@ def recommend(
         chosen=chosen[1] if chosen else None,
         runner_up=ranked[1][1] if len(ranked) > 1 else None,
         evidence=_evidence(ranked, contenders, languages, max_growth, measure),
-        caveats=tuple(_caveats(ranked, languages, measure)),
+        caveats=(*_caveats(ranked, languages, measure), *map(_mixes_without_effect, same_models)),
         left_out=left_out,
     )
 
@@ -118,6 +125,13 @@ def _evidence(
         return f"{best.job} loses least of the smallest that keep {within}: {_sizes(job)}, {cost}{follows}."
     rank = f"the smallest of {len(ranked)} that keep"
     return f"{best.job} is {rank} {within}: {_sizes(job)}, {cost}{follows} and {_sizes(second)}."
+
+
+def _mixes_without_effect(same: Sequence[str]) -> str:
+    return (
+        f"{listed(same)} are the same model: their method looks at the weights alone, and never at the mix. A method "
+        "that does, such as wanda, can keep more of the languages of a mix."
+    )
 
 
 def _bounds(job: ComparedJob, contender: Contender) -> Interval | None:

@@ -280,3 +280,30 @@ def test_the_named_jobs_decide_what_compares_however_many_are_found_beside():
     assert (found.related.left_out, found.related.unreadable) == (7, {"gone": "no report"})
     assert compare([named, *others]).jobs[0].differences
     assert "related" not in compare([named]).model_dump(mode="json")
+
+
+def pruned(ratios, mix, method="magnitude", shrink=None, **pruning):
+    report = make_report(ratios=ratios, mix=mix)
+    changed = {"method": method, "update": "none", "sparsity": 0.5, "allocation": {"policy": "uniform"}, **pruning}
+    return report.model_copy(update={"spec": {**report.spec, "pruning": changed, "shrink": shrink}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ([{}, {}], True),
+        ([{}, {"sparsity": 0.6}], False),
+        ([{"method": "wanda"}, {"method": "wanda"}], False),
+        ([{"update": "cg"}, {"update": "cg"}], False),
+        ([{"allocation": {"policy": "owl"}}] * 2, False),
+        ([{"shrink": {"blocks": {"remove": 1}}}] * 2, False),
+    ],
+)
+def test_jobs_whose_mixes_had_no_effect_are_said_to_be_the_same_model(changes, told):
+    ratios = {"de": 1.1, "en": 1.1}
+    mixes = zip((GERMAN, ENGLISH), changes, strict=True)
+    jobs = [Candidate.of(f"of {list(mix)}", pruned(ratios, mix, **each)) for mix, each in mixes]
+    hints = [caveat for caveat in compare(jobs).recommendation.caveats if "are the same model" in caveat]
+    assert [hint.partition(":")[0] for hint in hints] == (["A and B are the same model"] if told else [])
+    again = [Candidate.of(name, pruned(ratios, GERMAN)) for name in ("one", "two")]
+    assert not [caveat for caveat in compare(again).recommendation.caveats if "are the same model" in caveat]
