@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
+from secateur._config import LONGEST_SECONDS
 from secateur._errors import FieldViolation, InvalidRequestError
 from secateur._spec import described
 
@@ -39,6 +40,25 @@ def number(value: float | None, field: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise _refused(field, f"expected a number, not {described(value)}")
     return float(value)
+
+
+def timeout(seconds: float | None, name: str = "timeout_seconds") -> float | None:
+    """The time limit of a wait, if there is one.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative, NaN or longer than a year, which gRPC takes for a time that is over.
+    """
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, Real):
+        raise TypeError(f"{name}: expected a number of seconds, not {described(seconds)}; None waits without a limit")
+    if not 0 <= seconds <= LONGEST_SECONDS:
+        raise ValueError(
+            f"{name}: expected from 0 to {LONGEST_SECONDS} seconds, a year, not {described(seconds)}; None waits "
+            "without a limit"
+        )
+    return float(seconds)
 
 
 def _refused(field: str, problem: str) -> InvalidRequestError:

@@ -50,6 +50,7 @@ class JobHandle:
 
         Raises:
             WaitTimeoutError: the job has not ended in time; it keeps running.
+            ValueError, TypeError: the time limit is no number of seconds, negative or beyond a year.
             UnavailableError: the service was away for longer than `reconnect_seconds`.
             SequenceExpiredError: the service has no event with that number.
         """
@@ -64,6 +65,7 @@ class JobHandle:
 
         Raises:
             WaitTimeoutError: it has not ended in time; it keeps running.
+            ValueError, TypeError: the time limit is no number of seconds, negative or beyond a year.
         """
         return self._driver.run(self._operations.wait(self._name, timeout_seconds))
 
@@ -74,6 +76,7 @@ class JobHandle:
             JobFailedError: it failed; `reason`, `message` and `details` say why.
             JobCancelledError: it was cancelled.
             WaitTimeoutError: it has not ended in time; it keeps running.
+            ValueError, TypeError: the time limit is no number of seconds, negative or beyond a year.
         """
         return self._driver.run(self._operations.result(self._name, timeout_seconds))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Unpack
 
-from secateur._arguments import number, texts
+from secateur._arguments import number, texts, timeout
 from secateur._artifact import Architecture, Artifact, ServiceInfo
 from secateur._as_written import as_written
 from secateur._changes import changed_spec
@@ -183,7 +183,7 @@ class Operations:
             after_sequence=after_sequence,
             reconnect=self.reconnect,
             call_timeout_seconds=self.timeout_seconds,
-            timeout_seconds=timeout_seconds,
+            timeout_seconds=timeout(timeout_seconds),
             met=self.contact.made,
         )
 

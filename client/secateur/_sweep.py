@@ -63,6 +63,7 @@ class Sweep:
 
         Raises:
             WaitTimeoutError: they have not ended in time; they keep running.
+            ValueError, TypeError: the time limit is no number of seconds, negative or beyond a year.
         """
         return self._driver.run(watch_sweep(self._operations, self._names, timeout_seconds))
 
@@ -73,6 +74,7 @@ class Sweep:
             JobFailedError: a job failed; `reason`, `message` and `details` say why.
             JobCancelledError: a job was cancelled.
             WaitTimeoutError: they have not ended in time; they keep running.
+            ValueError, TypeError: the time limit is no number of seconds, negative or beyond a year.
         """
         return self._driver.run(sweep_results(self._operations, self._names, timeout_seconds))
 

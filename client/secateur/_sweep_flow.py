@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from secateur._arguments import texts
+from secateur._arguments import texts, timeout
 from secateur._comparison import Comparison
 from secateur._errors import InvalidRequestError, InvalidSpecError, NotReadyError, UnavailableError, WaitTimeoutError
 from secateur._filter import JobFilter
@@ -104,6 +104,7 @@ def watch_sweep(
         UnavailableError: the service was away for too long.
     """
     clock = operations.reconnect.clock
+    timeout_seconds = timeout(timeout_seconds)
     deadline = math.inf if timeout_seconds is None else clock() + timeout_seconds
     seen: dict[str, Job] = {}
     going = dict(jobs)
