@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from secateur._redaction import protect
 
 _MAX_ANSWER_BYTES = 64 * 2**20
 _TARGET = re.compile(r"(dns|unix|unix-abstract|ipv4|ipv6|xds|vsock):")
+_ASKING_SECONDS = 2.0
 _PORT = re.compile(r":[0-9]{1,5}$")
 
 
@@ -75,6 +77,30 @@ def connection(config: ClientConfig) -> Connection:
         protect([token])
         metadata = (("authorization", f"Bearer {token}"),)
     return Connection(target, _credentials(config) if tls else None, tuple(options), metadata, local)
+
+
+def certificate_names(config: ClientConfig) -> tuple[str, ...]:
+    """The names and addresses in the certificate of the service, if a trusted authority issued it.
+
+    Asks the service, which gRPC does not tell them of; empty if it cannot be asked.
+    """
+    host, _, port = _scheme(config.endpoint)[1].rpartition(":")
+    try:
+        context = ssl.create_default_context(cafile=config.ca_file)
+        context.check_hostname = False
+        context.set_alpn_protocols(["h2"])
+        if config.certificate_file is not None:
+            context.load_cert_chain(config.certificate_file, config.key_file, password="")
+        address = host.strip("[]"), int(port)
+        with (
+            socket.create_connection(address, timeout=_ASKING_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=address[0]) as connected,
+        ):
+            certificate = connected.getpeercert() or {}
+    except (OSError, ValueError):
+        return ()
+    entries: Any = certificate.get("subjectAltName", ())
+    return tuple(name for _, name in entries)
 
 
 def service_config(*, balanced: bool) -> str:

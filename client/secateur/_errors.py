@@ -54,6 +54,8 @@ _NOBODY = re.compile(
 )
 # And that something else listens: without TLS, or without gRPC.
 _NO_TLS, _NO_GRPC = "WRONG_VERSION_NUMBER", "Failed parsing HTTP/2"
+OTHER_NAMES = "CERTIFICATE_FOR_OTHER_NAMES"
+"""Reason of a CertificateError: whom the certificate is for is somebody else."""
 CONNECTION_REFUSED = "CONNECTION_REFUSED"
 """Reason of an UnavailableError: nothing listens where the service should be."""
 
@@ -238,7 +240,9 @@ class UnavailableError(RequestError):
 
 
 class CertificateError(UnavailableError):
-    """The server's certificate is not signed by a trusted authority; nothing was sent.
+    """The server's certificate is not signed by a trusted authority, or is for others; nothing was sent.
+
+    In the latter case the reason is CERTIFICATE_FOR_OTHER_NAMES.
 
     A service with several addresses may be reported as unavailable instead: gRPC gives only the last one's reason.
     """
@@ -356,10 +360,7 @@ def _from_status(code: grpc.StatusCode, message: str, details: Sequence[Any]) ->
     elif code is grpc.StatusCode.FAILED_PRECONDITION and violations:
         error = UnreachableError(violations, reason=reason, metadata=metadata)
     elif code is grpc.StatusCode.UNAVAILABLE and not details and (found := _NOT_TRUSTED.search(message)):
-        error = CertificateError(
-            f"the certificate of the service is not trusted ({found[1] or found[2]}); name the authority that "
-            "issued it with ca_file (SECATEUR_CA_FILE), and the service by a name that is in the certificate"
-        )
+        error = _certificate_error(found[1])
     elif code is grpc.StatusCode.UNAVAILABLE and not details and _NO_TLS in message:
         error = ProtocolError("the service there speaks no TLS; use http://HOST:PORT")
     elif code is grpc.StatusCode.UNAVAILABLE and not details and _NO_GRPC in message:
@@ -376,6 +377,17 @@ def _from_status(code: grpc.StatusCode, message: str, details: Sequence[Any]) ->
         error.retry_after_seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
         error.retryable = True
     return error
+
+
+def _certificate_error(fault: str | None) -> CertificateError:
+    """For a certificate that has a fault, or for one of other names."""
+    if fault is None:
+        told = "it is for other names; reach the service by a name that is in the certificate, or have this one added"
+        return CertificateError(f"the certificate of the service is trusted, but {told}", reason=OTHER_NAMES)
+    return CertificateError(
+        f"the certificate of the service is not trusted ({fault}); name the authority that issued it with ca_file "
+        "(SECATEUR_CA_FILE)"
+    )
 
 
 def _details(metadata: Iterable[tuple[str, str | bytes]]) -> list[Any]:

@@ -130,6 +130,8 @@ def test_the_sdk_trusts_a_service_only_under_a_name_of_its_certificate(site: Sit
         watching = iter(client.job("any").watch())
         with pytest.raises(secateur.CertificateError, match="by a name that is in the certificate"):
             next(watching)
+    refused = site.secateur("info", ENDPOINT=f"https://127.0.0.2:{site.port}")
+    assert (refused.exit_code, "\nthe certificate is for localhost, 127.0.0.1" in refused.stderr) == (5, True)
 
 
 def test_the_command_line_ends_with_a_code_and_a_remedy_of_its_own(site: Site):

@@ -13,9 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
+from secateur._channel import certificate_names
 from secateur._client import Client
-from secateur._config import DEFAULT_ENDPOINT
-from secateur._errors import FieldViolation, InvalidRequestError, SecateurError, UnreachableError
+from secateur._config import DEFAULT_ENDPOINT, ClientConfig
+from secateur._errors import OTHER_NAMES, FieldViolation, InvalidRequestError, SecateurError, UnreachableError
 from secateur._handle import JobHandle
 from secateur._job import JOB_ID, NAME_PREFIX
 from secateur._terminal import OutputLostError, clean, say, write
@@ -166,6 +167,7 @@ def _ended(run: Callable[[Session], None], shared: Shared) -> int:
     """Run a command to its exit code."""
     as_json = shared.output is Output.JSON
     endpoint = shared.endpoint or ""
+    config: ClientConfig | None = None
     messages = Messages()
     logger = logging.getLogger("secateur")
     logger.setLevel(messages.level)
@@ -173,10 +175,12 @@ def _ended(run: Callable[[Session], None], shared: Shared) -> int:
     logger.propagate = False
     try:
         with trace_of_environment(os.environ), Client(shared.endpoint, token=shared.token) as client:
-            endpoint = client.config.endpoint
+            config, endpoint = client.config, client.config.endpoint
             run(Session(client, as_json, messages))
     except SecateurError as error:
         say(error_json(error) if as_json else error_text(error, endpoint))
+        if error.reason == OTHER_NAMES and config is not None and not as_json and (names := certificate_names(config)):
+            say(f"the certificate is for {clean(', '.join(names))}")
         return exit_code(error)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED

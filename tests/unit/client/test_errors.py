@@ -52,17 +52,25 @@ def test_the_time_to_wait_is_what_the_service_asks_for():
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "reason", "remedy"),
     [
-        "OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate: OK",
-        "Custom verification check failed with error: UNAUTHENTICATED: Hostname Verification Check failed.",
+        (
+            "OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate: OK",
+            "CERTIFICATE_NOT_TRUSTED",
+            "(unable to get local issuer certificate); name the authority that issued it with ca_file",
+        ),
+        (
+            "Custom verification check failed with error: UNAUTHENTICATED: Hostname Verification Check failed.",
+            "CERTIFICATE_FOR_OTHER_NAMES",
+            "is trusted, but it is for other names; reach the service by a name that is in the certificate",
+        ),
     ],
 )
-def test_a_certificate_that_is_not_trusted_is_not_worth_another_try(text):
+def test_a_certificate_that_is_not_trusted_is_not_worth_another_try(text, reason, remedy):
     error = from_rpc_error(Refused(grpc.StatusCode.UNAVAILABLE, f"failed to connect to all addresses; {text}"))
     assert isinstance(error, secateur.CertificateError)
-    assert (error.reason, error.retryable) == ("CERTIFICATE_NOT_TRUSTED", False)
-    assert "ca_file" in error.message
+    assert (error.reason, error.retryable) == (reason, False)
+    assert remedy in error.message
     other = from_rpc_error(Refused(grpc.StatusCode.INTERNAL, text))
     assert type(other) is secateur.ServiceFaultError
 
