@@ -24,7 +24,7 @@ from secateur.cli._arguments import (
 )
 from secateur.cli._configuring import config
 from secateur.cli._ended import download, retry, verify
-from secateur.cli._flags import option_as_typed
+from secateur.cli._flags import option_as_typed, shown
 from secateur.cli._job_options import with_job_options
 from secateur.cli._judging import compare, gate, sweep, write_page
 from secateur.cli._listing import delete, get, list_
@@ -385,5 +385,5 @@ def info(
     preset = next((preset for preset in found.presets if preset.name == corpus), None)
     if preset is None:
         known = ", ".join(preset.name for preset in found.presets)
-        raise typer.BadParameter(f"--corpus {clean(corpus)}: no such preset; the service has {known}")
+        raise typer.BadParameter(f"--corpus {clean(shown(corpus))}: no such preset; the service has {known}")
     session.show(preset_text(preset), preset)

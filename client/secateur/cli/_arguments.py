@@ -14,6 +14,7 @@ from secateur._findings import number_meant
 from secateur._spec import MAX_FILE_BYTES, layer_override, parse_yaml, read_spec
 from secateur._yaml import UnreadableYamlError, YamlLimits
 from secateur._yaml import parse_yaml as parse_value
+from secateur.cli._flags import shown
 
 
 def read_content(path: Path | None) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def numbers_by_language(flag: str, texts: Sequence[str], example: str) -> dict[s
 def _not_a_number(flag: str, text: str, tag: str, number: str, example: str) -> InvalidSpecError:
     meant = number_meant(number)
     fault = f"{number!r} is not a number; {meant or f'expected e.g. {tag}={example}'}"
-    return InvalidSpecError([FieldViolation(f"{flag} {text}", fault)])
+    return InvalidSpecError([FieldViolation(f"{flag} {shown(text)}", fault)])
 
 
 def override_of(text: str) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def override_of(text: str) -> dict[str, Any]:
     layers, separator, target = text.rpartition("=")
     if not separator:
         fault = "expected LAYERS=TARGET, e.g. '*.down_proj.weight=0.4'"
-        raise InvalidSpecError([FieldViolation(f"--override {text}", fault)])
+        raise InvalidSpecError([FieldViolation(f"--override {shown(text)}", fault)])
     try:
         return layer_override(layers, float(target))
     except ValueError:
@@ -78,13 +79,13 @@ def changes_of(texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         field, separator, value = text.partition("=")
         if not separator or not field:
-            raise typer.BadParameter(f"--set {text}: expected FIELD=VALUE, e.g. pruning.sparsity=0.4")
+            raise typer.BadParameter(f"--set {shown(text)}: expected FIELD=VALUE, e.g. pruning.sparsity=0.4")
         if field in changes:
-            raise typer.BadParameter(f"--set {text}: {field} is given twice")
+            raise typer.BadParameter(f"--set {shown(text)}: {field} is given twice")
         try:
             changes[field] = parse_value(value.encode(), YamlLimits(MAX_FILE_BYTES))
         except UnreadableYamlError as error:
-            raise typer.BadParameter(f"--set {text}: the value is not YAML: {error}") from error
+            raise typer.BadParameter(f"--set {shown(text)}: the value is not YAML: {error}") from error
     return changes
 
 
@@ -94,7 +95,7 @@ def labels_of(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         key, value = _label(text)
         if key in labels:
-            raise typer.BadParameter(f"--label {text}: {key} is given twice; name each label once")
+            raise typer.BadParameter(f"--label {shown(text)}: {key} is given twice; name each label once")
         labels[key] = value
     return labels
 
@@ -102,5 +103,5 @@ def labels_of(texts: Sequence[str]) -> dict[str, str]:
 def _label(text: str) -> tuple[str, str]:
     key, separator, value = text.partition("=")
     if not separator or not key:
-        raise typer.BadParameter(f"--label {text}: expected KEY=VALUE, e.g. team=search")
+        raise typer.BadParameter(f"--label {shown(text)}: expected KEY=VALUE, e.g. team=search")
     return key, value

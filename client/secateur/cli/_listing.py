@@ -18,6 +18,7 @@ from secateur._operations import has_report, published_folder
 from secateur._report import Report
 from secateur._terminal import clean, say
 from secateur.cli._arguments import labels_of
+from secateur.cli._flags import shown
 from secateur.cli._jobs import job_text, jobs_text, model_of
 from secateur.cli._session import JobArgument, Session, connected
 from secateur.cli._table import terminal_width
@@ -195,7 +196,7 @@ def _moment(text: str) -> datetime | timedelta:
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     except ValueError:
         raise typer.BadParameter(
-            f"--since {clean(text)}: neither a time nor how long ago; expected e.g. 2h, 3d or 2026-11-01"
+            f"--since {clean(shown(text))}: neither a time nor how long ago; expected e.g. 2h, 3d or 2026-11-01"
         ) from None
 
 

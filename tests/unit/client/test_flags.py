@@ -1,9 +1,11 @@
 """Refusals name what was typed."""
 
 import pytest
+import typer
 
 import secateur
 from secateur import FieldViolation
+from secateur.cli._arguments import changes_of, labels_of, numbers_by_language, override_of
 from secateur.cli._flags import argument_as_typed, option_as_typed
 from secateur.cli._session import Messages, Session
 
@@ -46,6 +48,21 @@ def test_a_text_that_can_name_no_job_is_refused_as_it_was_typed_without_a_reques
         with pytest.raises(secateur.InvalidRequestError) as caught:
             Session(client, as_json=True, messages=Messages()).job(text)
         assert caught.value.violations[0].field == "name"
+
+
+@pytest.mark.parametrize(
+    ("read", "named"),
+    [
+        (lambda: labels_of([""]), "--label '':"),
+        (lambda: changes_of([" "]), "--set ' ':"),
+        (lambda: override_of(""), "--override '':"),
+        (lambda: numbers_by_language("--limit", [""], "0.01"), "--limit '':"),
+    ],
+)
+def test_an_argument_that_is_empty_is_shown_in_quotes(read, named):
+    with pytest.raises((typer.BadParameter, secateur.InvalidSpecError)) as caught:
+        read()
+    assert str(caught.value).startswith(named)
 
 
 def test_what_the_service_cannot_reach_is_named_by_its_flag_as_well():
