@@ -177,8 +177,8 @@ def gate(
 ) -> None:
     """Check that no language and no task lost more than it may; ends with exit code 10 if one did.
 
-    It reads the figures in report.json, and nothing else: neither the checkpoint's bytes, which `secateur verify
-    DIRECTORY` checks, nor the model's answers anew.
+    It reads report.json and nothing else: it neither evaluates anything anew nor looks at the checkpoint, whose bytes
+    `secateur verify DIRECTORY` checks.
 
     \b
     Examples:
