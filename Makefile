@@ -22,10 +22,10 @@ demo: setup  ## train a tiny multilingual model, prune it through the service, s
 
 # In the order of the folders: by number of tests, which is the default, long files with few would be last.
 test: setup  ## all tests
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-models: setup  ## the tests of all architectures beyond the few of each kind that `make test` goes over
-	$(BIN)/python -m pytest --numprocesses 3 -m every_row
+	$(BIN)/python -m pytest --numprocesses 4 -m every_row
 
 gpu-check: setup  ## on a machine with a GPU: the tests that need one, then jobs, kernels and decoding measured (8 minutes)
 	$(BIN)/python -m pytest -m gpu tests/unit/pruning
