@@ -46,6 +46,7 @@ PACKED = {
 }
 # Linear layers that route, and are left as they are.
 ROUTERS = ("mlp.router", "feed_forward.router", "mlp.shared_expert_gate")
+GATES = ("linear_attn.in_proj_ba", "linear_attn.in_proj_b", "linear_attn.in_proj_a")
 
 
 def names_of_experts(name):
@@ -148,7 +149,7 @@ def wanda_scores(model, index, name, samples):
                 add(f"{path}.{below.format(expert)}", inputs, weight)
 
     for below, module in block.named_modules():
-        if isinstance(module, torch.nn.Linear) and below not in ROUTERS:
+        if isinstance(module, torch.nn.Linear) and below not in (*ROUTERS, *GATES):
             key = f"{path}.{below}.weight"
             handles.append(module.register_forward_pre_hook(lambda m, args, key=key: add(key, args[0], m.weight)))
         elif isinstance(module, Conv1D):

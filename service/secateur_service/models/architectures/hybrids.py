@@ -46,6 +46,10 @@ _SHORT: Groups = (("conv.in_proj",), ("conv.out_proj",))
 _FALCON: Groups = (("feed_forward.up_proj", "feed_forward.gate_proj"), ("feed_forward.down_proj",))
 _DELTA = tuple(f"linear_attn.in_proj_{name}" for name in ("qkv", "z", "b", "a"))
 _NEXT_DELTA = ("linear_attn.in_proj_qkvz", "linear_attn.in_proj_ba")
+# One row for each head says how strongly its state is written and how fast it decays, at every token. llm-compressor's
+# examples for Qwen3.5 leave all linear attention dense, and these rows are too few to save anything.
+_DELTA_GATES = ("linear_attn.in_proj_b.weight", "linear_attn.in_proj_a.weight")
+_NEXT_GATES = ("linear_attn.in_proj_ba.weight",)
 _DELTA_OUT: Groups = (("linear_attn.out_proj",),)
 _GRANITE = Mixture(path="block_sparse_moe.experts", may_lack=True)
 _NEMOTRON = Mixture(("up_proj", "down_proj"), "mixer.experts")
@@ -241,10 +245,10 @@ ARCHITECTURES = {
     ),
     "qwen3_5_text": Architecture(
         "Qwen3_5ForCausalLM",
-        (_DELTA, *_DELTA_OUT, *ATTENTION, *GATED),
+        (_DELTA[:2], *_DELTA_OUT, *ATTENTION, *GATED),
         _qwen3_5,
         final_norm,
-        excluded=("linear_attn.conv1d.weight",),
+        excluded=("linear_attn.conv1d.weight", *_DELTA_GATES),
         spellings=(("model.language_model.", "model."),),
         base="Qwen3_5TextModel",
         left_out=("mtp.", "model.visual."),
@@ -255,11 +259,14 @@ ARCHITECTURES = {
     ),
     "qwen3_next": Architecture(
         "Qwen3NextForCausalLM",
-        (_NEXT_DELTA, *_DELTA_OUT, *ATTENTION, *GATED, *_NEXT_SHARED, *_NEXT.groups),
+        (_NEXT_DELTA[:1], *_DELTA_OUT, *ATTENTION, *GATED, *_NEXT_SHARED, *_NEXT.groups),
         _qwen3_next,
         final_norm,
         # Besides the convolution the routers: to experts, and to the one that sees every token.
-        excluded=("linear_attn.conv1d.weight", "mlp.gate.weight", "mlp.shared_expert_gate.weight"),
+        excluded=(
+            *("linear_attn.conv1d.weight", *_NEXT_GATES),
+            *("mlp.gate.weight", "mlp.shared_expert_gate.weight"),
+        ),
         left_out=("mtp.",),
         mixture=_NEXT,
         feed_forward=each_expert(_NEXT, "moe_intermediate_size"),
