@@ -37,8 +37,11 @@ def check_model(checkpoint: Checkpoint) -> None:
     Raises:
         ModelRefusedError: they do not; the message names file, key or tensor, what was found and what is expected.
     """
-    whole_configuration(checkpoint)
+    whole = whole_configuration(checkpoint)
     check_tensors(checkpoint, expected_shapes(text_configuration(checkpoint), checkpoint.architecture))
+    wrapper = checkpoint.architecture.wrapper
+    if wrapper is not None and wrapper.shapes is not None:
+        check_towers(checkpoint, wrapper.shapes(whole))
     rows = checkpoint.tensors[checkpoint.embedding_name].shape[0]
     with _companions_taken(checkpoint) as taken:
         check_ids(load_tokenizer(taken.tokenizer_folder), rows)

@@ -16,6 +16,7 @@ from secateur_service.models.belonging import check_towers
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.configuration import whole_configuration
 from secateur_service.models.experts import replace_experts
+from secateur_service.models.refusals import refused_by_model
 
 
 def build_without_memory(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
@@ -34,7 +35,7 @@ def build_without_memory(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
         with torch.device("meta"):
             model = _class_of(checkpoint).from_config(config, dtype=dtype).eval()
     except Exception as error:
-        raise ModelRefusedError(f"transformers cannot build a model from config.json: {error!r}") from error
+        raise refused_by_model(checkpoint.config, error) from error
     check_towers(checkpoint, _take_towers(checkpoint, model))
     kept = model._keep_in_fp32_modules_strict or ()
     for name, tensor in stored_tensors(model):  # routers, which choose by small differences

@@ -15,8 +15,11 @@ from typing import Any
 
 from secateur_service.models.architectures import MAX_BLOCKS, MAX_EXPERTS, ROWS
 from secateur_service.models.checkpoint import BLOCKS, Checkpoint, ModelRefusedError
+from secateur_service.models.multimodal import check_made, check_stated
+from secateur_service.models.refusals import FILE as _FILE
+from secateur_service.models.refusals import refused as _refused
+from secateur_service.models.refusals import refused_by_class
 
-_FILE = "config.json"
 _LARGEST_SIZE = 2**31 - 1
 _MOST_LABELS = 100_000
 _LARGEST_NUMBER = 2**63 - 1
@@ -135,7 +138,7 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (r"attention_dropout", _nullable(_SHARE), "a number from 0 to 1, or null"),
     (r"time_step_(min|max|floor)", _POSITIVE, "a number above 0"),
     (
-        r"(mamba_|mlp_)?hidden_act|hidden_activation|activation_function|activation",
+        r"(mamba_|mlp_|projector_)?hidden_act|hidden_activation|activation_function|activation",
         _listed(ACTIVATIONS),
         _one_of(ACTIVATIONS),
     ),
@@ -240,10 +243,14 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
                 raise _refused(key, value, expected)
     if "head_dim" in config and config["head_dim"] is None and "head_dim" not in fields:
         raise _refused("head_dim", None, f"a number, or no such key, because {model_type} models have no default")
+
+    def make(config: Mapping[str, Any]) -> Any:
+        return kind.from_dict(kind._decode_special_floats(_without_implementations(config)))
+
     try:
-        made = kind.from_dict(kind._decode_special_floats(_without_implementations(config)))
+        made = make(config)
     except Exception as error:
-        raise _refused_by_class(config, error) from error
+        raise refused_by_class(config, error, make) from error
     for key in _OF_COMPOSITES:
         if config.get(key) is not None and key not in fields:
             raise ModelRefusedError(f"{_FILE}: {key} is not part of a {model_type} configuration; remove it")
@@ -293,14 +300,22 @@ def whole_configuration(checkpoint: Checkpoint) -> Any:
     for key in config:
         if key in _RESERVED or callable(getattr(kind, key, None)):
             raise ModelRefusedError(f"{_FILE}: {key} is not part of a {checkpoint.model_type} configuration; remove it")
-    for key, value in config["vision_config"].items():
-        for pattern, accepts, expected in _RULES:
-            if pattern.fullmatch(key) and not accepts(value):
-                raise _refused(f"vision_config.{key}", value, expected)
+    own = {key: config[key] for key in config.keys() & {field.name for field in dataclasses.fields(kind)}}
+    for prefix, part in (("", own), ("vision_config.", config["vision_config"])):
+        for key, value in part.items():
+            for pattern, accepts, expected in _RULES:
+                if pattern.fullmatch(key) and not accepts(value):
+                    raise _refused(f"{prefix}{key}", value, expected)
+    check_stated(config)
+
+    def make(config: Mapping[str, Any]) -> Any:
+        return kind.from_dict(_without_implementations(config))
+
     try:
-        made = kind.from_dict(_without_implementations(config))
+        made = make(config)
     except Exception as error:
-        raise _refused_by_class(config, error) from error
+        raise refused_by_class(config, error, make) from error
+    check_made(made, config)
     made.tie_word_embeddings = checkpoint.is_tied
     return made
 
@@ -464,26 +479,3 @@ def _check_rotary(made: Any, path: str, parameters: dict[str, Any]) -> None:
         factors = parameters.get(key)
         if not (isinstance(factors, list) and len(factors) == pairs and all(map(_POSITIVE, factors))):
             raise _refused(f"{path}.{key}", factors, f"a list of {pairs} numbers above 0, one for each pair of a head")
-
-
-def _refused(key: str, value: object, expected: str) -> ModelRefusedError:
-    return ModelRefusedError(f"{_FILE}: {key[:200]} is {_shown(value)}; expected {expected}")
-
-
-def _refused_by_class(config: Mapping[str, Any], error: Exception) -> ModelRefusedError:
-    """Report what transformers' class says, with the key and its value where it names one."""
-    from huggingface_hub.errors import StrictDataclassFieldValidationError
-
-    cause = error.__cause__ if error.__cause__ is not None else error
-    said = " ".join(f"{type(cause).__name__}: {cause}".split())[:500]
-    if isinstance(error, StrictDataclassFieldValidationError):
-        match = re.search(r"'(\w+)'", str(error))
-        key = match[1] if match else ""
-        value = f" is {_shown(config[key])}" if key in config else ""
-        return ModelRefusedError(f"{_FILE}: {key}{value}, which transformers refuses ({said}); correct it")
-    return ModelRefusedError(f"{_FILE}: transformers refuses the configuration ({said}); correct it")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -8,7 +8,6 @@ from safetensors.torch import load_file, save_file
 
 from secateur_service.models.architectures import ROWS, WRAPPERS
 from secateur_service.models.belonging import check_model
-from secateur_service.models.building import build_without_memory
 from secateur_service.models.checkpoint import ModelRefusedError
 from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.wrapping import text_settings, with_text, with_token_ids
@@ -108,9 +107,7 @@ def refusal(folder, config, tensors):
 
 
 def take(folder):
-    checkpoint = open_checkpoint(folder)
-    build_without_memory(checkpoint, torch.float32)
-    check_model(checkpoint)
+    check_model(open_checkpoint(folder))
 
 
 def test_parts_that_do_not_belong_together_are_refused_by_name(tmp_path):

@@ -13,6 +13,7 @@ configuration is refused when a job is submitted; tests compare this with transf
     mixtures, latent, stacked   those of mixtures of experts
     hybrids   those of hybrids of attention and state
     wrappers   multimodal models that a text model may lie in
+    towers   shapes of what lies beside it
 """
 
 from secateur_service.models.architectures import dense, hybrids, latent, later, mixtures, stacked, wide, wrappers

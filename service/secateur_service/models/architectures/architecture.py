@@ -117,6 +117,8 @@ class Wrapper:
         towers: `model_type` of the vision towers that may.
         beside: module paths of everything that is not the text model or the head.
         spellings: (how names of some checkpoints begin, how the model's do); the first that fits counts.
+        shapes: maps transformers' configuration to the shape of every parameter and stored buffer of what lies beside,
+            by its name; None where only transformers' model tells.
         tied: whether the head is the embedding where neither configuration says so.
         tied_by_text: whether the head is also the embedding where only the text model's configuration says so.
         flat: whether the settings of the text model may stand among the wrapper's.
@@ -132,6 +134,7 @@ class Wrapper:
     towers: tuple[str, ...]
     beside: tuple[str, ...]
     spellings: tuple[tuple[str, str], ...]
+    shapes: Callable[[Any], Shapes] | None = None
     tied: bool = False
     tied_by_text: bool = False
     flat: bool = False

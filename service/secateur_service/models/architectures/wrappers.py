@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from secateur_service.models.architectures import towers
 from secateur_service.models.architectures.architecture import Architecture, Wrapper
 from secateur_service.models.architectures.dense import ARCHITECTURES
 
@@ -38,6 +39,7 @@ WRAPPERS: dict[str, Wrapper] = {
         towers=("siglip_vision_model",),
         beside=_PROJECTED,
         spellings=_LLAVA,
+        shapes=towers.projected(towers.aya),
         tied=True,
     ),
     "gemma3": Wrapper(
@@ -47,6 +49,7 @@ WRAPPERS: dict[str, Wrapper] = {
         towers=("siglip_vision_model",),
         beside=_PROJECTED,
         spellings=_LLAVA,
+        shapes=towers.projected(towers.gemma),
         tied=True,
     ),
     "llama4": Wrapper(
@@ -56,6 +59,7 @@ WRAPPERS: dict[str, Wrapper] = {
         towers=("llama4_vision_model",),
         beside=("vision_model", "multi_modal_projector"),
         spellings=(),
+        shapes=towers.llama4,
         text="language_model.model",
         head="language_model.lm_head",
     ),
@@ -66,6 +70,7 @@ WRAPPERS: dict[str, Wrapper] = {
         towers=("clip_vision_model", "siglip_vision_model", "pixtral"),
         beside=_PROJECTED,
         spellings=_LLAVA,
+        shapes=towers.projected(towers.llava),
         tied_by_text=True,
     ),
     "mistral3": Wrapper(
@@ -75,6 +80,7 @@ WRAPPERS: dict[str, Wrapper] = {
         towers=("pixtral",),
         beside=_PROJECTED,
         spellings=_LLAVA,
+        shapes=towers.projected(towers.mistral),
         tied=True,
     ),
     "qwen2_5_vl": Wrapper(
@@ -84,6 +90,7 @@ WRAPPERS: dict[str, Wrapper] = {
         towers=("qwen2_5_vl_vision", "qwen2_5_vl"),
         beside=("model.visual",),
         spellings=_QWEN,
+        shapes=towers.qwen2_5,
         tied_by_text=True,
         flat=True,
     ),
@@ -94,6 +101,7 @@ WRAPPERS: dict[str, Wrapper] = {
         towers=("qwen3_5_vision", "qwen3_5"),
         beside=("model.visual",),
         spellings=_QWEN,
+        shapes=towers.qwen3,
     ),
     # Features of the tower are added to the hidden states after its first blocks, by number.
     "qwen3_vl": Wrapper(
@@ -103,6 +111,7 @@ WRAPPERS: dict[str, Wrapper] = {
         towers=("qwen3_vl_vision", "qwen3_vl"),
         beside=("model.visual",),
         spellings=_QWEN,
+        shapes=towers.qwen3,
         fixed_depth=True,
     ),
 }
