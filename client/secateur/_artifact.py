@@ -64,6 +64,9 @@ class Architecture:
         excluded_tensors: A block's matrices that stay as they are.
         axes: What `shrink` can remove.
         nearest: Where it is not supported, the supported type with the most similar configuration; empty if none is.
+        text_models: Of a multimodal type, the text models that may lie in it; `layers` are those of the first.
+        towers: Of a multimodal type, its vision towers, which stay as they are.
+        obstacles: Where it is not supported, what of its configuration stands in the way, as `field: reason`.
     """
 
     model_type: str
@@ -74,6 +77,9 @@ class Architecture:
     excluded_tensors: tuple[str, ...]
     axes: tuple[str, ...]
     nearest: str
+    text_models: tuple[str, ...] = ()
+    towers: tuple[str, ...] = ()
+    obstacles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

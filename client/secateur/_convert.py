@@ -119,6 +119,9 @@ def architecture_from(message: service_pb.Architecture) -> Architecture:
         excluded_tensors=tuple(message.excluded_tensors),
         axes=tuple(message.axes),
         nearest=message.nearest,
+        text_models=tuple(message.text_models),
+        towers=tuple(message.towers),
+        obstacles=tuple(message.obstacles),
     )
 
 

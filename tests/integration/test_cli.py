@@ -210,6 +210,18 @@ def test_the_corpora_of_the_service_are_listed_in_short_and_one_of_them_with_all
     assert found["verified"] is False
 
 
+def test_whether_an_architecture_is_supported_is_an_exit_code_and_a_reason(secateur):
+    llava = secateur("info", "--architecture", "llava")
+    assert llava.returncode == 0
+    assert re.search(r"text models +llama, mistral, .*\nvision towers +clip_vision_model", llava.stdout)
+    refused = secateur("info", "--architecture", "gemma3n")
+    assert refused.returncode == 7
+    assert "altup_num_inputs: blocks hand on several hidden states for each token" in refused.stdout
+    found = secateur("info", "--architecture", "gemma3n", "-o", "json")
+    assert (found.returncode, json.loads(found.stdout)["supported"]) == (7, False)
+    assert len(json.loads(found.stdout)["obstacles"]) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -24,6 +24,7 @@ from secateur.cli._arguments import (
 )
 from secateur.cli._configuring import config
 from secateur.cli._ended import download, retry, verify
+from secateur.cli._exit import ExitCode
 from secateur.cli._flags import option_as_typed, shown
 from secateur.cli._job_options import with_job_options
 from secateur.cli._judging import compare, gate, sweep, write_page
@@ -367,7 +368,8 @@ def info(
         str | None,
         typer.Option(
             metavar="MODEL_TYPE",
-            help="Instead, whether such models can be pruned, the `model_type` of their config.json being this.",
+            help="Instead, whether such models can be pruned, the `model_type` of their config.json being this; ends "
+            "with exit code 7 if they cannot.",
         ),
     ] = None,
 ) -> None:
@@ -377,6 +379,8 @@ def info(
             raise typer.BadParameter("--architecture is empty; give the model_type of a config.json, e.g. llama")
         about = session.client.architecture(architecture)
         session.show(architecture_text(about), about)
+        if not about.supported:
+            raise typer.Exit(ExitCode.REFUSED)
         return
     found = session.client.info()
     if corpus is None:

@@ -58,7 +58,7 @@ MEANINGS = {
     "not answer in time",
     ExitCode.JOB_CANCELLED: "the job was cancelled; of a sweep: one was, and none failed",
     ExitCode.REFUSED: "refused for another reason, such as a job that has not ended, a hub that the service cannot "
-    "reach, or a disk without room for the output",
+    "reach, or a disk without room for the output; `info --architecture`: such models cannot be pruned",
     ExitCode.DOWNLOAD_FAILED: "a file could not be downloaded, or is not what was published",
     ExitCode.UNAUTHENTICATED: "the service requires a token, or does not take the one that it was shown",
     ExitCode.GATE_FAILED: "`gate`: a language or a task lost more than it may, or the job exceeded a limit of its own; "

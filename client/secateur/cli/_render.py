@@ -209,13 +209,19 @@ def architecture_text(found: Architecture) -> str:
     """What a service knows of an architecture."""
     name = clean(found.model_type)
     if found.supported:
-        rows = [("class", found.class_name), ("pruned", found.layers[0] if found.layers else "nothing")]
+        rows = [("class", found.class_name)]
+        if found.text_models:
+            rows += [("text models", ", ".join(found.text_models)), ("vision towers", ", ".join(found.towers))]
+        rows += [("pruned", found.layers[0] if found.layers else "nothing")]
         rows += [("", layers) for layers in found.layers[1:]]
         rows.append(("left as it is", ", ".join(found.excluded_tensors) or "no matrix of a block"))
         rows.append(("shrink", ", ".join(found.axes)))
         return f"{name} models can be pruned; layers of one line share an input\n{columns(rows)}"
     known = "" if found.known else ", and transformers has no such models either"
     lines = [f"{name} models cannot be pruned{known}"]
+    if found.obstacles:
+        lines.append("blocks run one at a time, on hidden states alone, and in these models")
+        lines += [f"  {clean(obstacle)}" for obstacle in found.obstacles]
     if found.nearest and found.known:
         lines.append(f"nearest, by the fields of its configuration: {found.nearest}")
     elif found.nearest:

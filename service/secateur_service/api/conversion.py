@@ -157,6 +157,9 @@ def support_to_message(found: Support) -> service_pb.Architecture:
         excluded_tensors=found.excluded,
         axes=found.axes,
         nearest=found.nearest,
+        text_models=found.text_models,
+        towers=found.towers,
+        obstacles=found.obstacles,
     )
 
 

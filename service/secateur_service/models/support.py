@@ -38,6 +38,9 @@ class Support:
         excluded: names of a block's matrices that stay as they are.
         axes: what `shrink` can remove.
         nearest: where it is not supported, the supported type that is most like it; empty if none is.
+        text_models: of a multimodal type, the text models that may lie in it.
+        towers: of a multimodal type, the vision towers that may.
+        obstacles: where it is not supported, what of its configuration stands in the way: see `obstacles`.
     """
 
     model_type: str
@@ -47,6 +50,9 @@ class Support:
     excluded: tuple[str, ...] = ()
     axes: tuple[str, ...] = ()
     nearest: str = ""
+    text_models: tuple[str, ...] = ()
+    towers: tuple[str, ...] = ()
+    obstacles: tuple[str, ...] = ()
 
 
 def support_of(model_type: str) -> Support:
@@ -54,17 +60,24 @@ def support_of(model_type: str) -> Support:
 
     Of a multimodal type with the first of the text models that may lie in it.
     """
-    row = ARCHITECTURES.get(model_type)
-    if model_type in WRAPPERS:
-        wrapper = WRAPPERS[model_type]
+    row, wrapper = ARCHITECTURES.get(model_type), WRAPPERS.get(model_type)
+    if wrapper is not None:
         row = wrapper.around(ROWS[wrapper.texts[0]])
     if row is not None:
         layers = tuple(", ".join(group) for group in row.groups_of({}))
         return Support(
-            model_type, is_known=True, class_name=row.class_name, layers=layers, excluded=row.excluded, axes=row.axes
+            model_type,
+            is_known=True,
+            class_name=row.class_name,
+            layers=layers,
+            excluded=row.excluded,
+            axes=row.axes,
+            text_models=wrapper.texts if wrapper else (),
+            towers=wrapper.towers if wrapper else (),
         )
-    fields = _fields(model_type)
-    return Support(model_type, is_known=fields is not None, nearest=nearest(model_type) or "")
+    found = tuple(obstacles({"model_type": model_type}))
+    is_known = _fields(model_type) is not None
+    return Support(model_type, is_known=is_known, nearest=nearest(model_type) or "", obstacles=found)
 
 
 def nearest(model_type: str) -> str | None:

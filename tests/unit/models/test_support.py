@@ -18,6 +18,21 @@ def test_of_a_supported_type_all_is_told():
     assert found.axes == ("vocabulary", "blocks", "kv_heads", "feed_forward")
 
 
+def test_of_a_multimodal_type_its_text_models_and_towers_are_told():
+    found = support_of("llava")
+    assert found.text_models == ("llama", "mistral", "qwen2", "qwen3", "phi3")
+    assert found.towers == ("clip_vision_model", "siglip_vision_model", "pixtral")
+    plain = support_of("llama")
+    assert plain.text_models == plain.towers == ()
+
+
+def test_of_an_unsupported_type_what_stands_in_the_way_is_told_without_a_configuration():
+    assert [reason.partition(":")[0] for reason in support_of("gemma3n").obstacles] == [
+        *("hidden_size_per_layer_input", "altup_num_inputs", "num_kv_shared_layers")
+    ]
+    assert support_of("mamba").obstacles == support_of("llama").obstacles == ()
+
+
 @pytest.mark.parametrize(
     ("model_type", "like", "is_known"),
     [
