@@ -79,10 +79,9 @@ def check_tensors(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]])
         stored = place.stored
         known.add(stored.name)
         if place.info.shape != shape:
-            within = f" of {stored.name}" if place.part is not None else ""
-            raise ModelRefusedError(
-                f"{place.info.name}{within} has shape {list(place.info.shape)}, config.json asks for {list(shape)}"
-            )
+            within = "" if place.part is None else f", which holds {name},"
+            found = list(place.info.shape)
+            raise ModelRefusedError(f"{stored.name}{within} has shape {found}, config.json asks for {list(shape)}")
         unclaimed[stored.name] = unclaimed.get(stored.name, math.prod(stored.shape)) - math.prod(shape)
     for name in [name for name, left in unclaimed.items() if left > 0]:
         found = list(checkpoint.tensors[name].shape)
@@ -105,7 +104,7 @@ def check_towers(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) 
     stored = {name_of(name): checkpoint.tensors[name] for name in sorted(checkpoint.beside)}
     expected = {name_of(name): shape for name, shape in shapes.items()}
     for name in sorted(expected.keys() - stored.keys()):
-        raise ModelRefusedError(f"the checkpoint has no tensor {name}; check that it is complete")
+        raise checkpoint.lacking(name)
     for name, info in stored.items():
         if name not in expected:
             raise ModelRefusedError(f"{info.name} is a tensor that a {checkpoint.model_type} model does not have")

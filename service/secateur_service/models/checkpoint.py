@@ -179,8 +179,35 @@ class Checkpoint:
         """
         place = self.find(module_path)
         if place is None:
-            raise ModelRefusedError(f"the checkpoint has no tensor {module_path}; check that it is complete")
+            raise self.lacking(module_path)
         return place
+
+    def lacking(self, module_path: str) -> ModelRefusedError:
+        """A refusal because it has no tensor for a parameter or module of the model."""
+        name = self.file_name(module_path)
+        return ModelRefusedError(f"the checkpoint has no tensor {name}; check that it is complete")
+
+    def file_name(self, module_path: str) -> str:
+        """The name that a parameter or module of the model has in the files, or would have if it were there.
+
+        Experts may lie in one tensor, names may have changed since they were published, or begin otherwise.
+        """
+        place = self.find(module_path)
+        if place is not None:
+            return place.stored.name
+        name, inner = module_path, block_of(self.architecture, module_path)
+        part = part_of(self.architecture, inner[1]) if inner else None
+        if inner is not None and part is not None:
+            name = module_path.removesuffix(inner[1]) + part.packed.stored
+        for own, stored in self.architecture.renamed:
+            name = name.replace(own, stored)
+        prefix = self.architecture.base_prefix
+        if self.architecture.loads_base and not any(own.startswith(prefix) for own in self._by_model_name):
+            return name.removeprefix(prefix)
+        for stored, own in self.architecture.spellings:
+            if name.startswith(own) and any(each.startswith(stored) for each in self.tensors):
+                return stored + name.removeprefix(own)
+        return name
 
     def find(self, module_path: str) -> Place | None:
         """Where the checkpoint has a parameter of the model; None if it does not have it."""

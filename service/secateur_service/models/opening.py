@@ -155,11 +155,13 @@ def _check_blocks(checkpoint: Checkpoint) -> None:
         place = checkpoint.place_of(f"{checkpoint.block_path(index)}.{linear}.weight")
         info = place.info
         if len(info.shape) != 2:
-            raise ModelRefusedError(f"{info.name} has {len(info.shape)} dimensions where a matrix is expected")
+            raise ModelRefusedError(
+                f"{place.stored.name} has {len(place.stored.shape)} dimensions where a matrix is expected"
+            )
         if info.dtype not in ("F32", "F16", "BF16"):
             raise ModelRefusedError(
-                f"element type {info.dtype} of {info.name} is not supported for weights that are pruned (F32, F16 and "
-                "BF16 are); dequantise the model first"
+                f"element type {info.dtype} of {place.stored.name} is not supported for weights that are pruned (F32, "
+                "F16 and BF16 are); dequantise the model first"
             )
         claimed.add(place.stored.name)
     for info in checkpoint.tensors.values():
@@ -175,9 +177,7 @@ def _check_blocks(checkpoint: Checkpoint) -> None:
             raise ModelRefusedError(f"{info.name} is a matrix that {checkpoint.model_type} models do not have")
     for index in range(checkpoint.num_blocks):
         if not checkpoint.inputs(index):
-            raise ModelRefusedError(
-                f"the checkpoint has no tensor {checkpoint.block_path(index)}; check that it is complete"
-            )
+            raise checkpoint.lacking(checkpoint.block_path(index))
     width = first_of(checkpoint.text_config, HIDDEN)
     first = next(checkpoint.linear_weights())
     if width is not None and first.shape[1] != width:

@@ -1,5 +1,6 @@
 """Weights that do not belong to their configuration are found from headers alone, as the model would find them."""
 
+import dataclasses
 import json
 
 import pytest
@@ -8,9 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from secateur_service.models.belonging import check_model
+from secateur_service.models.belonging import check_model, check_tensors
 from secateur_service.models.checkpoint import ModelRefusedError
+from secateur_service.models.configuration import text_configuration
 from secateur_service.models.opening import open_checkpoint
+from secateur_service.models.shapes import expected_shapes
 from secateur_service.models.streaming import StreamedModel
 from support.configurations import marked
 from support.models import CONFIGS, save_model
@@ -89,3 +92,16 @@ def test_a_tokenizer_that_puts_tokens_around_a_text_which_it_does_not_have_is_re
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert "tokenizer" in refusal(lambda: check_model(open_checkpoint(folder)))
+
+
+@pytest.mark.parametrize(
+    "name", ["llama", "gpt2", "mixtral", "qwen3_moe", "gpt_oss", "llama4_text", "nemotron_h", "granitemoehybrid"]
+)
+def test_a_missing_tensor_is_told_by_the_name_that_it_has_in_the_file(name, tmp_path):
+    save_model(tmp_path, name)
+    whole = open_checkpoint(tmp_path)
+    shapes = expected_shapes(text_configuration(whole), whole.architecture)
+    for missing in whole.tensors.keys() - {whole.embedding_name}:
+        left = {each: info for each, info in whole.tensors.items() if each != missing}
+        said = refusal(lambda left=left: check_tensors(dataclasses.replace(whole, tensors=left), shapes))
+        assert said == f"the checkpoint has no tensor {missing}; check that it is complete"

@@ -124,7 +124,7 @@ def test_parts_that_do_not_belong_together_are_refused_by_name(tmp_path):
         ({"vision_config": {**tower, "num_hidden_layers": 10**9}}, "vision_config.num_hidden_layers is 1000000000"),
         ({"vision_config": {**tower, "intermediate_size": 48}}, "vision_tower.encoder.layers.0.mlp.fc"),
         ({"vision_config": {**tower, "num_hidden_layers": 1}}, "vision_tower.encoder.layers.1"),
-        ({"vision_config": {**tower, "num_hidden_layers": 3}}, "no tensor model.vision_tower.encoder.layers.2"),
+        ({"vision_config": {**tower, "num_hidden_layers": 3}}, "no tensor vision_tower.encoder.layers.2"),
         ({"architectures": ["Gemma3ForCausalLM"]}, "of gemma3 only Gemma3ForConditionalGeneration can be pruned"),
         ({"to_dict": 1}, "to_dict is not part of a gemma3 configuration"),
     ):
