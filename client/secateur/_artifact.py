@@ -67,6 +67,7 @@ class Architecture:
         text_models: Of a multimodal type, the text models that may lie in it; `layers` are those of the first.
         towers: Of a multimodal type, its vision towers, which stay as they are.
         obstacles: Where it is not supported, what of its configuration stands in the way, as `field: reason`.
+        excepted: Which checkpoints of a supported type cannot be pruned, in words; empty if all can.
     """
 
     model_type: str
@@ -80,6 +81,7 @@ class Architecture:
     text_models: tuple[str, ...] = ()
     towers: tuple[str, ...] = ()
     obstacles: tuple[str, ...] = ()
+    excepted: str = ""
 
 
 @dataclass(frozen=True)

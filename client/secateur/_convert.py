@@ -122,6 +122,7 @@ def architecture_from(message: service_pb.Architecture) -> Architecture:
         text_models=tuple(message.text_models),
         towers=tuple(message.towers),
         obstacles=tuple(message.obstacles),
+        excepted=message.excepted,
     )
 
 

@@ -45,6 +45,7 @@ _KINDS = (
     ("mixtures", "Mixtures of experts"),
     ("latent", "Mixtures of experts with latent attention"),
     ("stacked", "Mixtures whose experts are one tensor"),
+    ("varied", "Families whose blocks differ in sizes"),
     ("hybrids", "Hybrids of attention and layers that carry a state"),
 )
 
@@ -65,8 +66,13 @@ def _section(title: str, rows: dict[str, Architecture]) -> str:
     for model_type, row in rows.items():
         groups = "; ".join(", ".join(_short(name) for name in group) for group in row.groups_of({}))
         excluded = ", ".join(_short(name.removesuffix(".weight")) for name in row.excluded) or "-"
-        lines.append(f"| `{model_type}` | {row.class_name} | {groups} | {excluded} | {_axes(row)} |")
+        lines.append(f"| `{model_type}` | {row.class_name}{_except(row)} | {groups} | {excluded} | {_axes(row)} |")
     return "\n".join([*lines, ""])
+
+
+def _except(row: Architecture) -> str:
+    """Which checkpoints cannot be pruned."""
+    return f", except {row.excepted}" if row.excepted else ""
 
 
 def _axes(row: Architecture) -> str:
@@ -89,7 +95,8 @@ def _multimodal() -> str:
         axes = {name: _axes(row.around(architectures.ROWS[name])) for name in row.texts}
         alike = {*axes.values()}
         told = alike.pop() if len(alike) == 1 else "; ".join(f"`{name}`: {able}" for name, able in axes.items())
-        lines.append(f"| `{model_type}` | {row.class_name} | {texts} | {towers} | {told} |")
+        excepted = _except(architectures.ROWS[row.texts[0]])
+        lines.append(f"| `{model_type}` | {row.class_name}{excepted} | {texts} | {towers} | {told} |")
     return "\n".join([*lines, ""])
 
 

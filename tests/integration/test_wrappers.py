@@ -58,7 +58,7 @@ def test_the_text_model_is_pruned_in_place_and_all_else_is_copied(kind, corpora,
     before, after = tensors_of(tmp_path / "model"), tensors_of(result)
     assert before.keys() == after.keys()
     changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
-    dense = ("vision", ".router.", ".in_proj_a.", ".in_proj_b.")
+    dense = ("vision", "audio", ".router.", ".in_proj_a.", ".in_proj_b.")
     inside = [name for name in before if ".layers." in name and not any(part in name for part in dense)]
     blocks = [name for name in inside if before[name].dim() == 2 or ".experts." in name]
     assert changed == set(blocks)

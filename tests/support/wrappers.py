@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from support.configurations.wrappers import CONFIGS, IMAGE
 
 # How many places of a text the image takes.
-_PLACES = dict.fromkeys(("aya_vision", "llama4", "qwen2_5_vl", "qwen3_5", "qwen3_vl"), 1)
+_PLACES = dict.fromkeys(("aya_vision", "gemma4", "gemma4_unified", "llama4", "qwen2_5_vl", "qwen3_5", "qwen3_vl"), 1)
 _PLACES |= dict.fromkeys(("gemma3", "llava", "mistral3"), 4)
 
 
@@ -61,6 +61,11 @@ def see(model: Any, kind: str, image: int = IMAGE) -> Tensor:
         patches = torch.randn(4, 3 * 2 * 14 * 14, generator=generator)
         grid, kinds = torch.tensor([[1, 2, 2]]), (ids == image).int()
         return model(input_ids=ids, pixel_values=patches, image_grid_thw=grid, mm_token_type_ids=kinds).logits
+    if "gemma4" in kind:
+        patches = torch.randn(1, 1 if "unified" in kind else 4, 3 * 14 * 14, generator=generator)
+        places = torch.tensor([[[x, y] for y in range(2) for x in range(2)]])[:, : patches.shape[1]]
+        kinds = (ids == image).int()
+        return model(input_ids=ids, pixel_values=patches, image_position_ids=places, mm_token_type_ids=kinds).logits
     size = CONFIGS[kind]["vision_config"]["image_size"]
     pixels = torch.randn(1, 3, size, size, generator=generator)
     sizes = {"image_sizes": torch.tensor([[size, size]])} if kind == "mistral3" else {}

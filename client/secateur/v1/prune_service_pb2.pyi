@@ -214,7 +214,7 @@ class ServiceInfo(_message.Message):
     def __init__(self, version: _Optional[str] = ..., methods: _Optional[_Iterable[str]] = ..., orders: _Optional[_Iterable[str]] = ..., architectures: _Optional[_Iterable[str]] = ..., devices: _Optional[_Iterable[str]] = ..., file_roots: _Optional[_Iterable[str]] = ..., destinations: _Optional[_Iterable[str]] = ..., max_request_bytes: _Optional[int] = ..., updates: _Optional[_Iterable[str]] = ..., policies: _Optional[_Iterable[str]] = ..., allocations: _Optional[_Iterable[str]] = ..., presets: _Optional[_Iterable[_Union[CorpusPreset, _Mapping]]] = ..., architecture: _Optional[_Union[Architecture, _Mapping]] = ...) -> None: ...
 
 class Architecture(_message.Message):
-    __slots__ = ("model_type", "supported", "known", "class_name", "layers", "excluded_tensors", "axes", "nearest", "text_models", "towers", "obstacles")
+    __slots__ = ("model_type", "supported", "known", "class_name", "layers", "excluded_tensors", "axes", "nearest", "text_models", "towers", "obstacles", "excepted")
     MODEL_TYPE_FIELD_NUMBER: _ClassVar[int]
     SUPPORTED_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
@@ -226,6 +226,7 @@ class Architecture(_message.Message):
     TEXT_MODELS_FIELD_NUMBER: _ClassVar[int]
     TOWERS_FIELD_NUMBER: _ClassVar[int]
     OBSTACLES_FIELD_NUMBER: _ClassVar[int]
+    EXCEPTED_FIELD_NUMBER: _ClassVar[int]
     model_type: str
     supported: bool
     known: bool
@@ -237,7 +238,8 @@ class Architecture(_message.Message):
     text_models: _containers.RepeatedScalarFieldContainer[str]
     towers: _containers.RepeatedScalarFieldContainer[str]
     obstacles: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model_type: _Optional[str] = ..., supported: _Optional[bool] = ..., known: _Optional[bool] = ..., class_name: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., excluded_tensors: _Optional[_Iterable[str]] = ..., axes: _Optional[_Iterable[str]] = ..., nearest: _Optional[str] = ..., text_models: _Optional[_Iterable[str]] = ..., towers: _Optional[_Iterable[str]] = ..., obstacles: _Optional[_Iterable[str]] = ...) -> None: ...
+    excepted: str
+    def __init__(self, model_type: _Optional[str] = ..., supported: _Optional[bool] = ..., known: _Optional[bool] = ..., class_name: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., excluded_tensors: _Optional[_Iterable[str]] = ..., axes: _Optional[_Iterable[str]] = ..., nearest: _Optional[str] = ..., text_models: _Optional[_Iterable[str]] = ..., towers: _Optional[_Iterable[str]] = ..., obstacles: _Optional[_Iterable[str]] = ..., excepted: _Optional[str] = ...) -> None: ...
 
 class CorpusPreset(_message.Message):
     __slots__ = ("name", "title", "repository", "license", "gated", "verified", "languages")

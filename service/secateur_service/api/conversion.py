@@ -160,6 +160,7 @@ def support_to_message(found: Support) -> service_pb.Architecture:
         text_models=found.text_models,
         towers=found.towers,
         obstacles=found.obstacles,
+        excepted=found.excepted,
     )
 
 

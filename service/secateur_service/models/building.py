@@ -60,7 +60,8 @@ def _class_of(checkpoint: Checkpoint) -> Any:
 def _take_towers(checkpoint: Checkpoint, model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Take out of a model what lies beside its text model; returns the shapes of its parameters by name."""
     shapes = {}
-    for path in checkpoint.architecture.wrapper.beside if checkpoint.architecture.wrapper else ():
+    wrapper = checkpoint.architecture.wrapper
+    for path in wrapper.beside_in(checkpoint.config) if wrapper else ():
         tensors = stored_tensors(model.get_submodule(path))
         shapes.update({f"{path}.{name}": tuple(tensor.shape) for name, tensor in tensors})
         model.set_submodule(path, nn.Identity())

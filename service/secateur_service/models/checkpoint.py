@@ -107,7 +107,7 @@ class Checkpoint:
     def beside(self) -> frozenset[str]:
         """Names of the tensors beside the text model and its head: those of towers and projectors."""
         wrapper = self.architecture.wrapper
-        paths = tuple(f"{path}." for path in wrapper.beside) if wrapper else ()
+        paths = tuple(f"{path}." for path in wrapper.beside_in(self.config)) if wrapper else ()
         return frozenset(name for name in self.tensors if self.architecture.model_name(name).startswith(paths))
 
     @property
@@ -311,7 +311,7 @@ class Checkpoint:
     @staticmethod
     def expert_of(linear: str) -> int | None:
         """Number of the expert that a linear layer of a block belongs to; None outside mixtures of experts."""
-        match = re.search(r"\.experts\.(\d+)\.", linear)
+        match = re.search(r"(?:^|\.)experts\.(\d+)\.", linear)
         return int(match[1]) if match else None
 
     def linear_weight(self, index: int, linear: str) -> TensorInfo:

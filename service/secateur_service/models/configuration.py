@@ -102,6 +102,7 @@ _SIZES = "|".join(
         *["head_dim", "word_embed_proj_dim", "n_layer", "n_head", "num_hidden_layers", "num_attention_heads"],
         *["n_embd", "n_inner", "n_positions", "d_model", "num_layers", "attention_heads"],
         *["num_key_value_heads", "num_kv_heads", "num_experts_per_tok", "moe_k", "n_group", "topk_group"],
+        *["num_global_key_value_heads", "top_k_experts"],
         *["decoder_sparse_step", "max_position_embeddings", "original_max_position_embeddings"],
         *["pretraining_tp", "kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"],
         *["shared_expert_intermediate_size", "prefix_dense_intermediate_size", "intermediate_size_mlp"],
@@ -149,7 +150,12 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (r"(embedding|residual|attention)_multiplier|logits_scaling", _POSITIVE, "a number above 0"),
     (r"clip_qkv", _nullable(_POSITIVE), "a number above 0, or null"),
     (r"no_rope_layers", _nullable(_all(_whole(0, 1))), "a list of 0 and 1, or null"),
-    (r"use_bidirectional_attention", lambda value: not value, "false or null, for a model of what follows a text"),
+    (r"global_head_dim", _SIZE, f"a whole number from 1 to {_LARGEST_SIZE}"),
+    (
+        r"use_bidirectional_attention",  # between the places of an image, which text has none of
+        lambda value: not value or value == "vision",
+        "false, null or vision, for a model of what follows a text",
+    ),
     (r"num_ln_in_parallel_attn", _nullable(_whole(1, 2)), "1, 2 or null"),
     (r"mlp_only_layers|moe_layers", _nullable(_all(_whole(0, MAX_BLOCKS))), "a list of numbers of blocks, or null"),
     (r"no_rope_layers", _nullable(_all(_whole(0, 1))), "a list of 0 and 1 for each block, or null"),
@@ -206,14 +212,18 @@ _SECTIONS = {"qwen2_5_vl_text": [16, 24, 24]}
 
 # Keys that transformers reads although its classes do not declare them.
 _BESIDE = frozenset(
-    ("rope_theta", "torch_dtype", "output_attentions", "head_dim", "num_labels", "first_k_dense_replace")
+    [
+        *("rope_theta", "torch_dtype", "output_attentions", "head_dim", "num_labels", "first_k_dense_replace"),
+        *("global_head_dim", "num_global_key_value_heads"),
+    ]
 )
 
 # Where transformers looks for the text model of a composite model, in any configuration.
 _OF_COMPOSITES = ("text_config", "decoder", "text_encoder", "generator")
 
 # Keys that would shadow something that transformers calls or looks up.
-_RESERVED = frozenset(("attribute_map", "sub_configs", "sub_configs_defaults", "default_theta", "per_layer_config"))
+_RESERVED = frozenset(("attribute_map", "sub_configs", "sub_configs_defaults", "default_theta"))
+_OVERRIDES = "per_layer_config"
 
 
 def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
@@ -234,7 +244,7 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
     learnt = ROWS[model_type].learnt_activations
     known = fields | _BESIDE | set(kind.attribute_map) | set(kind.attribute_map.values())
     for key, value in config.items():
-        if key in _RESERVED or callable(getattr(kind, key, None)):
+        if key in _reserved(model_type) or callable(getattr(kind, key, None)):
             raise ModelRefusedError(f"{_FILE}: {key} is not part of a {model_type} configuration; remove it")
         for pattern, accepts, expected in _RULES:
             says_none = _says_none(key, value, model_type)
@@ -243,6 +253,7 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
                 raise _refused(key, value, expected)
     if "head_dim" in config and config["head_dim"] is None and "head_dim" not in fields:
         raise _refused("head_dim", None, f"a number, or no such key, because {model_type} models have no default")
+    _check_overrides(config.get(_OVERRIDES), ROWS[model_type].varying)
 
     def make(config: Mapping[str, Any]) -> Any:
         return kind.from_dict(kind._decode_special_floats(_without_implementations(config)))
@@ -254,10 +265,42 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
     for key in _OF_COMPOSITES:
         if config.get(key) is not None and key not in fields:
             raise ModelRefusedError(f"{_FILE}: {key} is not part of a {model_type} configuration; remove it")
-    _check_together(made, known)
-    for path, parameters in _rotary(made):
-        _check_rotary(made, path, parameters)
+    for own in _by_kind(made):
+        _check_together(own, known)
+    for own, path, parameters in _rotary(made):
+        _check_rotary(own, path, parameters)
     return made
+
+
+def _reserved(model_type: str) -> frozenset[str]:
+    """Keys that no configuration of this type may have."""
+    return _RESERVED if ROWS[model_type].varying else _RESERVED | {_OVERRIDES}
+
+
+def _check_overrides(overrides: Any, varying: Collection[str]) -> None:
+    """Check what a configuration says of single blocks: an object by number, each with sizes that may vary."""
+    if overrides is None:
+        return
+    if not isinstance(overrides, dict):
+        raise _refused(_OVERRIDES, overrides, "an object with the numbers of blocks")
+    for number, sizes in overrides.items():
+        path = f"{_OVERRIDES}.{number}"
+        if not (re.fullmatch(r"[0-9]{1,5}", number) and isinstance(sizes, dict) and {*sizes} <= {*varying}):
+            raise _refused(path, sizes, f"the number of a block, with {' and '.join(varying)} alone")
+        for key, value in sizes.items():
+            if not _SIZE(value):
+                raise _refused(f"{path}.{key}", value, f"a whole number from 1 to {_LARGEST_SIZE}")
+
+
+def _by_kind(made: Any) -> list[Any]:
+    """The configuration of each kind of blocks where they differ, or the one of all."""
+    if not made.is_heterogeneous:
+        return [made]
+    try:
+        return [made.per_layer_config[kind] for kind in sorted(set(made.layer_types))]
+    except ValueError as error:
+        problem = f"{_OVERRIDES} gives blocks of one kind different sizes"
+        raise ModelRefusedError(f"{_FILE}: {problem}; correct it") from error
 
 
 def _says_none(key: str, value: object, model_type: str) -> bool:
@@ -298,10 +341,12 @@ def whole_configuration(checkpoint: Checkpoint) -> Any:
     config = checkpoint.config
     kind = CONFIG_MAPPING[checkpoint.model_type]
     for key in config:
-        if key in _RESERVED or callable(getattr(kind, key, None)):
+        if key in {*_RESERVED, _OVERRIDES} or callable(getattr(kind, key, None)):
             raise ModelRefusedError(f"{_FILE}: {key} is not part of a {checkpoint.model_type} configuration; remove it")
     own = {key: config[key] for key in config.keys() & {field.name for field in dataclasses.fields(kind)}}
-    for prefix, part in (("", own), ("vision_config.", config["vision_config"])):
+    further = (part for part, _ in checkpoint.architecture.wrapper.further)
+    parts = {part: config.get(part) or {} for part in ("vision_config", *further)}
+    for prefix, part in (("", own), *((f"{name}.", part) for name, part in parts.items())):
         for key, value in part.items():
             for pattern, accepts, expected in _RULES:
                 if pattern.fullmatch(key) and not accepts(value):
@@ -408,15 +453,20 @@ def _check_together(made: Any, known: Collection[str]) -> None:
 def _check_experts(made: Any, known: Collection[str]) -> None:
     """Check a mixture of experts: how many there are, and how many each token is routed to."""
     mixture = ROWS[made.model_type].mixture
+    assert mixture is not None
+    if mixture.switch is not None and not getattr(made, mixture.switch):
+        return
     count = next(filter(None, (getattr(made, key, None) for key in _EXPERTS.split("|") if key in known)), None)
-    if count is None and mixture is not None and mixture.may_lack:
+    if count is None and mixture.may_lack:
         return
     if count is None:
         key = next(key for key in _EXPERTS.split("|") if key in known)
         raise _refused(key, None, f"a whole number from 1 to {MAX_EXPERTS}")
-    chosen = made.num_experts_per_tok
+    chosen = getattr(made, mixture.chosen)
     if chosen is None or chosen > count:
-        raise _refused("num_experts_per_tok", chosen, f"at most the number of experts, {count}")
+        raise _refused(mixture.chosen, chosen, f"at most the number of experts, {count}")
+    if "moe_intermediate_size" in known and made.moe_intermediate_size is None:
+        raise _refused("moe_intermediate_size", None, f"a whole number from 1 to {_LARGEST_SIZE}")
     groups = getattr(made, "n_group", None) if "n_group" in known else None
     if getattr(made, "topk_method", None) == "greedy":
         return
@@ -433,20 +483,26 @@ def _check_experts(made: Any, known: Collection[str]) -> None:
         raise _refused("num_experts_per_tok", chosen, f"at most the experts of topk_group, {made.topk_group}, groups")
 
 
-def _rotary(made: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every set of rotary parameters with its path: one in all, or one per type of layer."""
+def _rotary(made: Any) -> Iterator[tuple[Any, str, dict[str, Any]]]:
+    """Every set of rotary parameters, after the configuration of its blocks and its path: one, or one per kind."""
     found = getattr(made, "rope_parameters", None)
     if not found:
         return
     if not isinstance(found, dict):
         raise _refused("rope_parameters", found, "an object")
     nested = [name for name in found if name in ROWS[made.model_type].layer_types]
+    for kind in made.layer_types if ROWS[made.model_type].varying else ():
+        if kind not in nested:
+            raise _refused(f"rope_parameters.{kind}", None, "an object")
     for name in nested:
         if found[name] is None or not isinstance(found[name], dict):
             raise _refused(f"rope_parameters.{name}", found[name], "an object")
-        yield f"rope_parameters.{name}", found[name]
+        own = made
+        if made.is_heterogeneous:
+            own = made.per_layer_config[name if name in made.layer_types else made.layer_types[0]]
+        yield own, f"rope_parameters.{name}", found[name]
     if not nested:
-        yield "rope_parameters", found
+        yield made, "rope_parameters", found
 
 
 def _check_rotary(made: Any, path: str, parameters: dict[str, Any]) -> None:

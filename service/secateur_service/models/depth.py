@@ -20,9 +20,16 @@ def removable(checkpoint: Checkpoint, kept: Sequence[int]) -> list[int]:
     """Which of the blocks that are kept can be removed next.
 
     One with attention has to stay where there are any: by its keys and values transformers counts the tokens before.
+    Where the last block is of a fixed kind, one of that kind has to be last.
     """
     attending = [index for index in attending_blocks(checkpoint) if index in kept]
-    return [index for index in kept if attending != [index]]
+    return [index for index in kept if attending != [index] and ends_well(checkpoint, [*filter(index.__ne__, kept)])]
+
+
+def ends_well(checkpoint: Checkpoint, kept: Sequence[int]) -> bool:
+    """Whether the last of the blocks that are kept is of the kind that transformers makes of it."""
+    last = checkpoint.architecture.last_kind
+    return last is None or not kept or text_configuration(checkpoint).layer_types[kept[-1]] == last
 
 
 def without_blocks(checkpoint: Checkpoint, config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
@@ -47,6 +54,11 @@ def _without_blocks(checkpoint: Checkpoint, config: Mapping[str, Any], kept: Seq
             changed |= {key: "".join(entries[index] for index in kept)} if key in config else {}
         elif entries is not None and not (spelled and key not in config):
             changed[key] = [entries[index] for index in kept]
+    own = changed.get("per_layer_config")
+    if own is not None:
+        of_number = {int(number): sizes for number, sizes in own.items()}
+        left = {str(place): of_number[index] for place, index in enumerate(kept) if index in of_number}
+        changed["per_layer_config"] = left
     if "max_window_layers" in changed:  # the first so many attend to everything
         changed["max_window_layers"] = sum(index < changed["max_window_layers"] for index in kept)
     if hasattr(made, "first_k_dense_replace"):

@@ -84,9 +84,10 @@ def _supported_architecture(config: dict[str, Any]) -> Architecture:
             remedy = (
                 f"; save its text model by itself, as {text} ('Multimodal models' in docs/specification.md says how)"
             )
-        found = obstacles(config)
-        why = f", because blocks run one at a time, on hidden states alone ({'; '.join(found)})" if found else ""
+        why = _why(obstacles(config))
         raise ModelRefusedError(f"architecture {model_type!r} is not supported{why}{remedy}; {advice(model_type)}")
+    if architecture.excepted and (found := obstacles(config)):
+        raise ModelRefusedError(f"this {model_type} model is not supported{_why(found)}; others of its type are")
     if wrapper:
         architecture = wrapper.around(architecture)
     # Models that transformers has since adopted still name their own code; the class of the same name replaces it.
@@ -110,6 +111,10 @@ def _supported_architecture(config: dict[str, Any]) -> Architecture:
             f"the model is a {classes}; of {model_type} only {architecture.class_name} can be pruned{besides}"
         )
     return architecture
+
+
+def _why(found: list[str]) -> str:
+    return f", because blocks run one at a time, on hidden states alone ({'; '.join(found)})" if found else ""
 
 
 def _check_names(checkpoint: Checkpoint) -> None:

@@ -17,6 +17,7 @@ from secateur._findings import worded
 from secateur_service.bounded import JsonLimits, UnreadableJsonError, parse_json
 from secateur_service.durable import file_digest
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
+from secateur_service.models.depth import ends_well
 from secateur_service.models.units import KeptUnits, attending_blocks, has_axis, heads_of, possible_heads, units_of
 from secateur_service.pruning.structured.amounts import Amounts
 from secateur_service.records.blocks import AXES, Axis, BlockRecord, NarrowedRecord
@@ -233,6 +234,8 @@ def _misfits(plan: PlanFile, checkpoint: Checkpoint) -> Iterator[str]:
     attending = attending_blocks(checkpoint)
     if attending and not {*attending} & {*kept}:
         yield "it removes all blocks with attention"
+    if not ends_well(checkpoint, kept):
+        yield f"it ends with block {kept[-1]}, and transformers makes another kind of a last block"
     for axis in plan.axes:
         if not has_axis(checkpoint, axis):
             yield f"{axis} of {checkpoint.model_type} models cannot be narrowed"

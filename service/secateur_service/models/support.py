@@ -19,10 +19,6 @@ _OBSTACLES = {
     "hidden_size_per_layer_input": "each block also reads an embedding of its own for every token",
     "altup_num_inputs": "blocks hand on several hidden states for each token",
     "num_kv_shared_layers": "the last blocks read keys and values of earlier ones",
-    "enable_moe_block": "experts run beside the feed-forward layers",
-    "attention_k_eq_v": "some blocks take their keys for values",
-    "global_head_dim": "heads are wider in some blocks",
-    "per_layer_config": "blocks differ in sizes that the others have in common",
 }
 
 
@@ -37,6 +33,7 @@ class Support:
         layers: names of the linear layers of a block that are pruned; those of a line share an input.
         excluded: names of a block's matrices that stay as they are.
         axes: what `shrink` can remove.
+        excepted: which checkpoints of a supported type cannot be pruned, in words; empty if all can.
         nearest: where it is not supported, the supported type that is most like it; empty if none is.
         text_models: of a multimodal type, the text models that may lie in it.
         towers: of a multimodal type, the vision towers that may.
@@ -49,6 +46,7 @@ class Support:
     layers: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
     axes: tuple[str, ...] = ()
+    excepted: str = ""
     nearest: str = ""
     text_models: tuple[str, ...] = ()
     towers: tuple[str, ...] = ()
@@ -74,6 +72,7 @@ def support_of(model_type: str) -> Support:
             axes=row.axes,
             text_models=wrapper.texts if wrapper else (),
             towers=wrapper.towers if wrapper else (),
+            excepted=row.excepted,
         )
     found = tuple(obstacles({"model_type": model_type}))
     is_known = _fields(model_type) is not None
@@ -112,7 +111,7 @@ def advice(model_type: str) -> str:
 
 
 def obstacles(config: Mapping[str, Any]) -> list[str]:
-    """Why blocks of a model that is not supported cannot be pruned one at a time, as far as its configuration tells.
+    """Why blocks of a model cannot be pruned one at a time, as far as its configuration tells.
 
     Args:
         config: the content of config.json.

@@ -40,9 +40,9 @@ class Heads:
     width: int
 
 
-def heads_of(checkpoint: Checkpoint) -> Heads:
-    """The heads, from the configuration with transformers' defaults."""
-    config = text_configuration(checkpoint)
+def heads_of(checkpoint: Checkpoint, index: int = 0) -> Heads:
+    """The heads of a block, from the configuration with transformers' defaults."""
+    config = text_configuration(checkpoint).per_layer_config[index]
     queries = config.num_attention_heads
     keys = getattr(config, "num_key_value_heads", None) or queries
     if checkpoint.text_type == "falcon":  # see FalconAttention of transformers

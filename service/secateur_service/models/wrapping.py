@@ -131,10 +131,11 @@ def check_beside(config: Mapping[str, Any], architecture: Architecture, names: I
         known = ", ".join(wrapper.towers)
         raise ModelRefusedError(f"config.json: {found}; supported in a {model_type} model are {known}")
     own = {architecture.model_name(name): name for name in names}
-    for path in wrapper.beside:
+    beside = wrapper.beside_in(config)
+    for path in beside:
         if not any(name.startswith(f"{path}.") for name in own):
             raise ModelRefusedError(f"the checkpoint has no tensor {path}; check that it is complete")
-    known_paths = tuple(f"{path}." for path in (*wrapper.beside, wrapper.text, wrapper.head))
+    known_paths = tuple(f"{path}." for path in (*beside, wrapper.text, wrapper.head))
     for name, stored in own.items():
         if not name.startswith(known_paths):
             raise ModelRefusedError(f"{stored} is a tensor that a {model_type} model does not have")

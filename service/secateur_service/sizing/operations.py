@@ -253,7 +253,9 @@ def forward_operations(groups: Iterable[Group], tokens: int, length: int, hidden
 
 def experts_per_token(checkpoint: Checkpoint) -> int:
     """How many experts of a block each token is routed to; those that all tokens see are layers like others."""
-    return int(text_configuration(checkpoint).num_experts_per_tok)
+    mixture = checkpoint.architecture.mixture
+    assert mixture is not None
+    return int(getattr(text_configuration(checkpoint), mixture.chosen))
 
 
 def groups_of(checkpoint: Checkpoint, index: int) -> Iterator[Group]:

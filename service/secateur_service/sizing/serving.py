@@ -31,7 +31,11 @@ def cache_bytes(checkpoint: Checkpoint) -> int:
     Latent attention keeps what they are computed from, and the rotated part of the keys. Blocks of other kinds keep
     none: what they carry from token to token is as large in any context.
     """
-    config, heads = text_configuration(checkpoint), heads_of(checkpoint)
+    config, attending = text_configuration(checkpoint), attending_blocks(checkpoint)
     latent = getattr(config, "kv_lora_rank", None)
-    each = latent + config.qk_rope_head_dim if latent else 2 * heads.keys * heads.width
-    return len(attending_blocks(checkpoint)) * int(each) * DTYPE_BYTES[checkpoint.weight_dtype]
+    if latent:
+        numbers = len(attending) * (latent + config.qk_rope_head_dim)
+    else:
+        heads = (heads_of(checkpoint, index) for index in attending)
+        numbers = sum(2 * each.keys * each.width for each in heads)
+    return int(numbers) * DTYPE_BYTES[checkpoint.weight_dtype]

@@ -9,20 +9,21 @@ from typing import Any
 
 import pytest
 
-from support.configurations import dense, hybrids, later, mixtures, wide
+from support.configurations import dense, hybrids, later, mixtures, varied, wide
 
 CONFIGS: dict[str, dict[str, Any]] = {
     **dense.CONFIGS,
     **later.CONFIGS,
     **wide.CONFIGS,
     **mixtures.CONFIGS,
+    **varied.CONFIGS,
     **hybrids.CONFIGS,
 }
 
 FAST = frozenset(
     [
         *("llama", "gemma3_text", "cohere", "apertus", "gpt2", "falcon two norms", "bloom", "mixtral", "qwen3_moe"),
-        *("gpt_oss", "deepseek_v3", "llama4_text", "lfm2", "qwen3_5_text", "nemotron_h"),
+        *("gpt_oss", "deepseek_v3", "llama4_text", "lfm2", "qwen3_5_text", "nemotron_h", "gemma4_text"),
     ]
 )
 """One or two of each structure; all tests go over these, and those marked `every_row` over the others."""

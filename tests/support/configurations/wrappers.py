@@ -6,6 +6,7 @@ from support.configurations.dense import CONFIGS as DENSE
 from support.configurations.hybrids import CONFIGS as HYBRIDS
 from support.configurations.mixtures import CONFIGS as MIXTURES
 from support.configurations.sizes import LLAMA_LIKE
+from support.configurations.varied import CONFIGS as VARIED
 
 _TOWER = {
     "hidden_size": 16,
@@ -28,10 +29,19 @@ _QWEN_TOWER = {
 _SECTIONS = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
 IMAGE = 259
 """The token that images take the place of: not one of the tokenizer's."""
+_GEMMA4_TOKENS = {
+    "image_token_id": IMAGE,
+    "video_token_id": 258,
+    "audio_token_id": 257,
+    "boi_token_id": 256,
+    "eoi_token_id": 255,
+    "boa_token_id": 254,
+    "eoa_token_index": 253,
+}
 
 
 def _text(name: str, **changes: Any) -> dict[str, Any]:
-    return {**(DENSE | HYBRIDS | MIXTURES)[name], "model_type": name, **changes}
+    return {**(DENSE | HYBRIDS | MIXTURES | VARIED)[name], "model_type": name, **changes}
 
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -50,6 +60,41 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "image_token_index": IMAGE,
         "boi_token_index": 257,
         "eoi_token_index": 258,
+    },
+    "gemma4": {
+        "text_config": _text("gemma4_text"),
+        "vision_config": {
+            **{key: value for key, value in _TOWER.items() if key != "image_size"},
+            "model_type": "gemma4_vision",
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "pooling_kernel_size": 2,
+            "position_embedding_size": 8,
+            "standardize": True,
+        },
+        "audio_config": {
+            "model_type": "gemma4_audio",
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "output_proj_dims": 16,
+            "subsampling_conv_channels": [4, 2],
+            "use_clipped_linears": False,
+        },
+        **_GEMMA4_TOKENS,
+    },
+    "gemma4_unified": {
+        "text_config": _text("gemma4_unified_text"),
+        "vision_config": {
+            "model_type": "gemma4_unified_vision",
+            "patch_size": 7,
+            "pooling_kernel_size": 2,
+            "mm_embed_dim": 16,
+            "mm_posemb_size": 8,
+            "output_proj_dims": 16,
+        },
+        "audio_config": None,
+        **_GEMMA4_TOKENS,
     },
     "llama4": {
         "text_config": _text("llama4_text"),

@@ -216,3 +216,44 @@ def test_the_tables_are_those_of_transformers():
             if model_type == "granitemoehybrid":  # without any attention by default
                 config["layer_types"] = ["linear_attention"] * 31 + ["full_attention"]
             assert read_configuration(config, model_type).model_type == model_type
+
+
+WIDE = {"head_dim": 32, "num_key_value_heads": 1}
+
+
+def test_sizes_of_another_kind_of_block_are_read_however_they_are_written():
+    published = {key: value for key, value in saved("gemma4_text").items() if key != "per_layer_config"}
+    written = {**published, "per_layer_config": {"1": WIDE, "02": WIDE}}
+    for key in ("global_head_dim", "num_global_key_value_heads"):
+        del written[key]
+    for config in (published, written):
+        made = read_configuration(config, "gemma4_text")
+        assert [each.head_dim for each in made.per_layer_config] == [16, 32, 32]
+        assert [each.num_key_value_heads for each in made.per_layer_config] == [2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"per_layer_config": [1]}, r"per_layer_config is \[1\]; expected an object with the numbers of blocks"),
+        ({"per_layer_config": {"x": WIDE}}, "per_layer_config.x is .*; expected the number of a block, with head_dim"),
+        ({"per_layer_config": {"1": {"to_dict": 1}}}, "per_layer_config.1 is .*; expected the number of a block"),
+        ({"per_layer_config": {"1": {"head_dim": -1}}}, "per_layer_config.1.head_dim is -1; expected a whole number"),
+        ({"per_layer_config": {"1": WIDE}}, "per_layer_config gives blocks of one kind different sizes"),
+        ({"per_layer_config": {"7": WIDE}}, "transformers refuses the configuration"),
+        ({"per_layer_config": {key: {"num_key_value_heads": 3} for key in "12"}}, "num_key_value_heads is 3; expected"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, "rope_parameters.*; expected an object"),
+        ({"use_bidirectional_attention": "all"}, "expected false, null or vision"),
+        ({"top_k_experts": 5}, "top_k_experts is 5; expected at most the number of experts, 4"),
+        ({"moe_intermediate_size": None}, "moe_intermediate_size is None; expected a whole number"),
+        ({"num_experts": None}, "num_experts is None; expected a whole number"),
+    ],
+)
+def test_what_transformers_fails_at_in_blocks_of_two_kinds_is_refused(changes, complaint):
+    with pytest.raises(ModelRefusedError, match=complaint):
+        read_configuration({**saved("gemma4_text"), **changes}, "gemma4_text")
+
+
+def test_only_blocks_that_may_differ_are_described_by_number():
+    with pytest.raises(ModelRefusedError, match="per_layer_config is not part of a llama configuration; remove it"):
+        read_configuration({**saved("llama"), "per_layer_config": {}}, "llama")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from secateur_service.models.architectures import ARCHITECTURES, WRAPPERS
+from secateur_service.models.architectures import ARCHITECTURES, ROWS, WRAPPERS
 from secateur_service.models.checkpoint import ModelRefusedError
 from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.support import advice, nearest, obstacles, support_of
@@ -68,13 +68,10 @@ def test_every_type_is_nearest_to_itself():
         ),
         ({"model_type": "gemma4", "text_config": {}}, ["hidden_size_per_layer_input"]),
         (
-            {"model_type": "gemma4", "text_config": {"hidden_size_per_layer_input": 0, "global_head_dim": 512}},
-            ["global_head_dim"],
+            {"model_type": "gemma4", "text_config": {"hidden_size_per_layer_input": 0, "num_kv_shared_layers": 2}},
+            ["num_kv_shared_layers"],
         ),
-        (
-            {"model_type": "gemma4_text", "hidden_size_per_layer_input": 0, "attention_k_eq_v": True},
-            ["attention_k_eq_v"],
-        ),
+        ({"model_type": "gemma4_text", "global_head_dim": 512}, ["hidden_size_per_layer_input"]),
         ({"model_type": "mamba"}, []),
         ({"model_type": "unheard of"}, []),
     ],
@@ -89,4 +86,9 @@ def test_what_stands_in_the_way_is_told_by_field(config, fields, tmp_path):
 
 
 def test_nothing_stands_in_the_way_of_supported_types():
-    assert not any(obstacles({"model_type": model_type}) for model_type in (*ARCHITECTURES, *WRAPPERS))
+    rows = {**ARCHITECTURES, **{name: ROWS[wrapper.texts[0]] for name, wrapper in WRAPPERS.items()}}
+    assert {name for name in rows if obstacles({"model_type": name})} <= {
+        name for name, row in rows.items() if row.excepted
+    }
+    assert support_of("gemma4").excepted == support_of("gemma4_text").excepted
+    assert not obstacles({"model_type": "gemma4_text", "hidden_size_per_layer_input": 0, "attention_k_eq_v": True})

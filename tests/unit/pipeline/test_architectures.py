@@ -24,6 +24,7 @@ EXPERTS = {
         ("nemotron_h", "nemotron_h narrow"), tuple(f"mixer.experts.{{}}.{name}_proj" for name in ("up", "down"))
     ),
     "granitemoehybrid": tuple(f"block_sparse_moe.experts.{{}}.{name}_proj" for name in ("gate", "up", "down")),
+    "gemma4_text": tuple(f"experts.{{}}.{name}_proj" for name in ("gate", "up", "down")),
     "llama4_text": tuple(f"feed_forward.experts.{{}}.{name}_proj" for name in ("gate", "up", "down")),
 }
 ELSEWHERE = tuple(f"mlp.experts.{{}}.{name}_proj" for name in ("gate", "up", "down"))
@@ -39,13 +40,17 @@ PACKED = {
         "mlp.experts.gate_up_proj": lambda both: (both[:, ::2].T, both[:, 1::2].T),
         "mlp.experts.down_proj": lambda down: (down.T,),
     },
+    "gemma4_text": {
+        "experts.gate_up_proj": lambda both: both.chunk(2),
+        "experts.down_proj": lambda down: (down,),
+    },
     "llama4_text": {
         "feed_forward.experts.gate_up_proj": lambda both: both.T.chunk(2),
         "feed_forward.experts.down_proj": lambda down: (down.T,),
     },
 }
 # Linear layers that route, and are left as they are.
-ROUTERS = ("mlp.router", "feed_forward.router", "mlp.shared_expert_gate")
+ROUTERS = ("mlp.router", "feed_forward.router", "mlp.shared_expert_gate", "router.proj")
 GATES = ("linear_attn.in_proj_ba", "linear_attn.in_proj_b", "linear_attn.in_proj_a")
 
 
@@ -155,7 +160,7 @@ def wanda_scores(model, index, name, samples):
         elif isinstance(module, Conv1D):
             key = f"{path}.{below}.weight"
             handles.append(module.register_forward_pre_hook(lambda m, args, key=key: add(key, args[0], m.weight.T)))
-        elif below.endswith(".experts"):
+        elif below.rpartition(".")[2] == "experts":
             handles.append(module.register_forward_pre_hook(see_experts))
     for language, weight in MIX.items():
         tokens = samples[language].tokens

@@ -11,12 +11,23 @@ configuration is refused when a job is submitted; tests compare this with transf
     packing        parameters that are only a part of a stored tensor, or transposed there
     dense, later, wide   the rows of dense families
     mixtures, latent, stacked   those of mixtures of experts
+    varied   families whose blocks differ in sizes
     hybrids   those of hybrids of attention and state
     wrappers   multimodal models that a text model may lie in
     towers   shapes of what lies beside it
 """
 
-from secateur_service.models.architectures import dense, hybrids, latent, later, mixtures, stacked, wide, wrappers
+from secateur_service.models.architectures import (
+    dense,
+    hybrids,
+    latent,
+    later,
+    mixtures,
+    stacked,
+    varied,
+    wide,
+    wrappers,
+)
 from secateur_service.models.architectures.architecture import (
     MAX_BLOCKS,
     MAX_EXPERTS,
@@ -54,6 +65,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     **mixtures.ARCHITECTURES,
     **latent.ARCHITECTURES,
     **stacked.ARCHITECTURES,
+    **varied.ARCHITECTURES,
     **hybrids.ARCHITECTURES,
 }
 

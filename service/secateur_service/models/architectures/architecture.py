@@ -69,12 +69,16 @@ class Mixture:
         path: path of the module, relative to the block.
         scaled: whether it takes all tokens for every expert, scaled by the router, and not the router's choice.
         may_lack: whether the configuration may say that there are none.
+        switch: the field of the configuration that says whether there are any.
+        chosen: the field that says how many a token is routed to.
     """
 
     layers: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     path: str = "mlp.experts"
     scaled: bool = False
     may_lack: bool = False
+    switch: str | None = None
+    chosen: str = "num_experts_per_tok"
 
     @property
     def groups(self) -> Groups:
@@ -116,6 +120,7 @@ class Wrapper:
         texts: `model_type` of the text models that may lie in it; the first one where its configuration does not say.
         towers: `model_type` of the vision towers that may.
         beside: module paths of everything that is not the text model or the head.
+        further: the same of what is there only where the configuration has this part.
         spellings: (how names of some checkpoints begin, how the model's do); the first that fits counts.
         shapes: maps transformers' configuration to the shape of every parameter and stored buffer of what lies beside,
             by its name; None where only transformers' model tells.
@@ -135,6 +140,7 @@ class Wrapper:
     beside: tuple[str, ...]
     spellings: tuple[tuple[str, str], ...]
     shapes: Callable[[Any], Shapes] | None = None
+    further: tuple[tuple[str, tuple[str, ...]], ...] = ()
     tied: bool = False
     tied_by_text: bool = False
     flat: bool = False
@@ -146,6 +152,11 @@ class Wrapper:
     def head_is_of_text(self) -> bool:
         """Whether the text model in it is one with a head."""
         return self.head != HEAD
+
+    def beside_in(self, config: Config) -> tuple[str, ...]:
+        """Module paths of what lies beside the text model and its head in a model of this configuration."""
+        found = (paths for part, paths in self.further if isinstance(config.get(part), dict))
+        return (*self.beside, *(path for paths in found for path in paths))
 
     def around(self, row: Architecture) -> Architecture:
         """The row of a text model that lies in it."""
@@ -206,6 +217,9 @@ class Architecture:
             for each, which say the same.
         required: fields of the configuration without which transformers' class fails although it does not ask for them.
         fixed_depth: whether what a block is follows from its number by a rule, so that none can be removed.
+        varying: fields of the configuration that may have other values in blocks of another kind (`per_layer_config`).
+        last_kind: the kind that transformers makes of the last block, whatever `layer_types` says.
+        excepted: which checkpoints of the type cannot be pruned, in words; `support.obstacles` tells them.
         numbered: switches of the configuration that make it so.
         partly_rotary: whether a part of each head may be rotated where the rotation is scaled; other classes ignore
             the factor or fail.
@@ -241,6 +255,9 @@ class Architecture:
     per_block: tuple[str, ...] = ("layer_types",)
     required: tuple[str, ...] = ()
     fixed_depth: bool = False
+    varying: tuple[str, ...] = ()
+    last_kind: str | None = None
+    excepted: str = ""
     numbered: tuple[str, ...] = ()
     partly_rotary: bool = False
     predicts_ahead: bool = False

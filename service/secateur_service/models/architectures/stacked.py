@@ -18,7 +18,7 @@ from secateur_service.models.architectures.parts import (
 )
 
 
-def _stacked(mixture: Mixture, inputs: str, output: str, **layout: bool) -> tuple[Packed, ...]:
+def stacked(mixture: Mixture, inputs: str, output: str, **layout: bool) -> tuple[Packed, ...]:
     """Two tensors: one of gate and up projections, one of down projections."""
     *into, out = (f"{mixture.path}.*.{name}.weight" for name in mixture.layers)
     kept = {key: value for key, value in layout.items() if key != "interleaved"}
@@ -74,7 +74,7 @@ ARCHITECTURES = {
         final_norm,
         excluded=("block_sparse_moe.router.layer.weight",),
         renamed=((".block_sparse_moe.router.", ".block_sparse_moe.router.layer."),),
-        packed=_stacked(_GRANITE, "block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight"),
+        packed=stacked(_GRANITE, "block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight"),
         mixture=_GRANITE,
         attention=HEADS,
     ),
@@ -85,7 +85,7 @@ ARCHITECTURES = {
         final_norm,
         excluded=("mlp.router.weight", "mlp.experts.gate_up_proj_bias", "mlp.experts.down_proj_bias"),
         packed=(
-            *_stacked(_GPT_OSS, "mlp.experts.gate_up_proj", "mlp.experts.down_proj", transposed=True, interleaved=True),
+            *stacked(_GPT_OSS, "mlp.experts.gate_up_proj", "mlp.experts.down_proj", transposed=True, interleaved=True),
             Packed(
                 "mlp.experts.gate_up_proj_bias",
                 ("mlp.experts.*.gate_proj.bias", "mlp.experts.*.up_proj.bias"),
@@ -103,9 +103,7 @@ ARCHITECTURES = {
         base="Llama4TextModel",
         loads_base=False,
         excluded=("feed_forward.router.weight",),
-        packed=_stacked(
-            _LLAMA4, "feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj", transposed=True
-        ),
+        packed=stacked(_LLAMA4, "feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj", transposed=True),
         mixture=_LLAMA4,
         attention=HEADS,
         layer_types=("full_attention", "chunked_attention"),

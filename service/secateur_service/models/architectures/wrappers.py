@@ -23,6 +23,11 @@ _LLAVA = (
     ("vision_tower.", "model.vision_tower."),
     ("multi_modal_projector.", "model.multi_modal_projector."),
 )
+_GEMMA4 = tuple(
+    (f"{name}.", f"model.{name}.")
+    for name in ("language_model", "vision_tower", "embed_vision", "audio_tower", "embed_audio")
+)
+_UNIFIED = "model.embed_vision.multimodal_embedder"
 _QWEN = (
     ("model.language_model.", "model.language_model."),
     ("model.visual.", "model.visual."),
@@ -50,6 +55,33 @@ WRAPPERS: dict[str, Wrapper] = {
         beside=_PROJECTED,
         spellings=_LLAVA,
         shapes=towers.projected(towers.gemma),
+        tied=True,
+    ),
+    "gemma4": Wrapper(
+        "Gemma4ForConditionalGeneration",
+        "Gemma4Model",
+        texts=("gemma4_text",),
+        towers=("gemma4_vision",),
+        beside=("model.vision_tower", "model.embed_vision"),
+        further=(("audio_config", ("model.audio_tower", "model.embed_audio")),),
+        spellings=_GEMMA4,
+        tied=True,
+    ),
+    # Without towers: patches and frames are projected. Names of the projections differ on the hub.
+    "gemma4_unified": Wrapper(
+        "Gemma4UnifiedForConditionalGeneration",
+        "Gemma4UnifiedModel",
+        texts=("gemma4_unified_text",),
+        towers=("gemma4_unified_vision",),
+        beside=("model.embed_vision",),
+        further=(("audio_config", ("model.embed_audio",)),),
+        spellings=(
+            ("model.vision_embedder.", "model.embed_vision."),
+            ("vision_embedder.", "model.embed_vision."),
+            ("model.embed_vision.embedding_projection.", f"{_UNIFIED}.embedding_projection."),
+            ("embed_vision.embedding_projection.", f"{_UNIFIED}.embedding_projection."),
+            *_GEMMA4,
+        ),
         tied=True,
     ),
     "llama4": Wrapper(
