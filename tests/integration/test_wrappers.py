@@ -10,6 +10,7 @@ from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 from secateur_service.models.architectures import WRAPPERS
 from secateur_service.models.belonging import check_model
 from secateur_service.models.opening import open_checkpoint
+from support.configurations.wrappers import CONFIGS
 from support.inline import run_inline
 from support.models import save_corpora, spec_data
 from support.passes import streamed_losses
@@ -85,7 +86,7 @@ def save_scene(folder, kind):
     tokenizer["added_tokens"].append({**tokenizer["added_tokens"][-1], "content": "[BREAK]", "id": len(ids)})
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     special = {"bos_token_id": ids["<s>"], "eos_token_id": ids["</s>"], "pad_token_id": ids["<pad>"]}
-    key = "image_token_id" if "qwen" in kind else "image_token_index"
+    key = "image_token_id" if "image_token_id" in CONFIGS[kind] else "image_token_index"
     text = {"vocab_size": max(ids.values()) + 4, **special}
     build_wrapper(kind, text, **{key: ids["<unused0>"]}).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
@@ -100,6 +101,7 @@ def save_scene(folder, kind):
     ("kind", "parts"),
     [
         ("gemma3", {**WIDTH, **HEADS, **DEPTH}),
+        ("gemma4", {**WIDTH, **DEPTH}),
         ("llama4", {**HEADS, **DEPTH}),
         ("qwen2_5_vl", {**WIDTH, **DEPTH}),
         ("qwen3_vl", {**WIDTH, **HEADS}),
@@ -137,6 +139,10 @@ def test_checkpoints_with_the_names_of_the_module_tree_are_read_too(kind, tmp_pa
     if kind in ("aya_vision", "gemma3", "llava"):  # towers of earlier releases had one more level
         own = "model.vision_tower."
         renamed = {name.replace(own, "vision_tower.vision_model."): tensor for name, tensor in renamed.items()}
+    if kind == "gemma4_unified":  # as on the hub
+        own, into = "model.embed_vision.", "model.vision_embedder."
+        renamed = {name.replace(own, into): tensor for name, tensor in renamed.items()}
+        renamed = {name.replace(f"{into}multimodal_embedder.", own): tensor for name, tensor in renamed.items()}
     save_file(renamed, tmp_path / "model.safetensors", {"format": "pt"})
     load_wrapper(tmp_path)
     check_model(open_checkpoint(tmp_path))
@@ -144,7 +150,7 @@ def test_checkpoints_with_the_names_of_the_module_tree_are_read_too(kind, tmp_pa
     torch.testing.assert_close(streamed_losses(tmp_path, ids), losses_of(whole, ids), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["aya_vision", "gemma3", "qwen3_vl"])
+@pytest.mark.parametrize("kind", ["aya_vision", "gemma3", "gemma4", "gemma4_unified", "qwen3_vl"])
 def test_a_whole_model_without_its_head_is_read_if_that_is_the_embedding(kind, tmp_path):
     whole = save_wrapper(tmp_path, kind)
     whole.base_model.save_pretrained(tmp_path)

@@ -216,8 +216,8 @@ def architecture_text(found: Architecture) -> str:
         rows += [("", layers) for layers in found.layers[1:]]
         rows.append(("left as it is", ", ".join(found.excluded_tensors) or "no matrix of a block"))
         rows.append(("shrink", ", ".join(found.axes)))
-        excepted = f", except {found.excepted}" if found.excepted else ""
-        return f"{name} models can be pruned{excepted}; layers of one line share an input\n{columns(rows)}"
+        excepted = f", except {found.excepted}\n" if found.excepted else "; "
+        return f"{name} models can be pruned{excepted}layers of one line share an input\n{columns(rows)}"
     known = "" if found.known else ", and transformers has no such models either"
     lines = [f"{name} models cannot be pruned{known}"]
     if found.obstacles:

@@ -334,8 +334,11 @@ def whole_configuration(checkpoint: Checkpoint) -> Any:
         ModelRefusedError: no model can be built with one of the values.
     """
     text = text_configuration(checkpoint)
-    if checkpoint.architecture.wrapper is None:
+    wrapper = checkpoint.architecture.wrapper
+    if wrapper is None:
         return text
+    if wrapper.padded and text.pad_token_id is None:
+        raise _refused("text_config.pad_token_id", None, f"an id, which {checkpoint.model_type} models need")
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     config = checkpoint.config
@@ -344,8 +347,7 @@ def whole_configuration(checkpoint: Checkpoint) -> Any:
         if key in {*_RESERVED, _OVERRIDES} or callable(getattr(kind, key, None)):
             raise ModelRefusedError(f"{_FILE}: {key} is not part of a {checkpoint.model_type} configuration; remove it")
     own = {key: config[key] for key in config.keys() & {field.name for field in dataclasses.fields(kind)}}
-    further = (part for part, _ in checkpoint.architecture.wrapper.further)
-    parts = {part: config.get(part) or {} for part in ("vision_config", *further)}
+    parts = {part: config.get(part) or {} for part in ("vision_config", *(part for part, _ in wrapper.further))}
     for prefix, part in (("", own), *((f"{name}.", part) for name, part in parts.items())):
         for key, value in part.items():
             for pattern, accepts, expected in _RULES:

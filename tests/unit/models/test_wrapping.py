@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 from secateur_service.models.architectures import ROWS, WRAPPERS
 from secateur_service.models.belonging import check_model
 from secateur_service.models.checkpoint import ModelRefusedError
@@ -129,6 +130,28 @@ def test_parts_that_do_not_belong_together_are_refused_by_name(tmp_path):
         ({"to_dict": 1}, "to_dict is not part of a gemma3 configuration"),
     ):
         assert complaint in refusal(tmp_path, {**config, **changes}, tensors), changes
+
+
+def test_parts_that_only_some_models_have_belong_to_the_configuration(tmp_path):
+    config, tensors = saved(tmp_path, "gemma4")
+    text, part = config["text_config"], config["audio_config"]
+    without = {name: tensor for name, tensor in tensors.items() if "audio" not in name}
+    for changes, complaint in (
+        ({"audio_config": None}, "audio_tower"),
+        ({"audio_config": {**part, "num_hidden_layers": 10**9}}, "audio_config.num_hidden_layers is 1000000000"),
+        ({"audio_config": {**part, "num_hidden_layers": 2}}, "no tensor model.audio_tower.layers.1"),
+        ({"text_config": {**text, "pad_token_id": None}}, "text_config.pad_token_id is None; expected an id"),
+        (
+            {"text_config": {**text, "num_kv_shared_layers": 1}},
+            "this gemma4 model is not supported, because blocks run",
+        ),
+    ):
+        assert complaint in refusal(tmp_path, {**config, **changes}, tensors), changes
+    assert "no tensor model.audio_tower" in refusal(tmp_path, config, without)
+    save_file(without, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps({**config, "audio_config": None}))
+    save_byte_tokenizer(tmp_path, max_length=256)
+    take(tmp_path)
 
 
 def test_tensors_that_belong_to_nothing_or_are_there_twice_are_refused(tmp_path):

@@ -126,6 +126,7 @@ class Wrapper:
             by its name; None where only transformers' model tells.
         tied: whether the head is the embedding where neither configuration says so.
         tied_by_text: whether the head is also the embedding where only the text model's configuration says so.
+        padded: whether its class needs `pad_token_id` of the text model, whatever the text.
         flat: whether the settings of the text model may stand among the wrapper's.
         fixed_depth: whether the towers refer to blocks of the text model by number.
         text: module path of the text model.
@@ -143,6 +144,7 @@ class Wrapper:
     further: tuple[tuple[str, tuple[str, ...]], ...] = ()
     tied: bool = False
     tied_by_text: bool = False
+    padded: bool = False
     flat: bool = False
     fixed_depth: bool = False
     text: str = "model.language_model"

@@ -66,6 +66,7 @@ WRAPPERS: dict[str, Wrapper] = {
         further=(("audio_config", ("model.audio_tower", "model.embed_audio")),),
         spellings=_GEMMA4,
         tied=True,
+        padded=True,
     ),
     # Without towers: patches and frames are projected. Names of the projections differ on the hub.
     "gemma4_unified": Wrapper(
@@ -83,6 +84,7 @@ WRAPPERS: dict[str, Wrapper] = {
             *_GEMMA4,
         ),
         tied=True,
+        padded=True,
     ),
     "llama4": Wrapper(
         "Llama4ForConditionalGeneration",
