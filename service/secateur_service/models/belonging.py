@@ -40,7 +40,7 @@ def check_model(checkpoint: Checkpoint) -> None:
     whole = whole_configuration(checkpoint)
     check_tensors(checkpoint, expected_shapes(text_configuration(checkpoint), checkpoint.architecture))
     wrapper = checkpoint.architecture.wrapper
-    if wrapper is not None and wrapper.shapes is not None:
+    if wrapper is not None:
         check_towers(checkpoint, wrapper.shapes(whole))
     rows = checkpoint.tensors[checkpoint.embedding_name].shape[0]
     with _companions_taken(checkpoint) as taken:

@@ -347,7 +347,11 @@ def whole_configuration(checkpoint: Checkpoint) -> Any:
         if key in {*_RESERVED, _OVERRIDES} or callable(getattr(kind, key, None)):
             raise ModelRefusedError(f"{_FILE}: {key} is not part of a {checkpoint.model_type} configuration; remove it")
     own = {key: config[key] for key in config.keys() & {field.name for field in dataclasses.fields(kind)}}
-    parts = {part: config.get(part) or {} for part in ("vision_config", *(part for part, _ in wrapper.further))}
+    parts = {"vision_config": config["vision_config"]}
+    for part, _ in wrapper.further:
+        if not isinstance(found := config.get(part) or {}, dict):
+            raise _refused(part, found, "an object, or null for none")
+        parts[part] = found
     for prefix, part in (("", own), *((f"{name}.", part) for name, part in parts.items())):
         for key, value in part.items():
             for pattern, accepts, expected in _RULES:

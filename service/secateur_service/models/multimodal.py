@@ -17,11 +17,14 @@ _LARGEST = 2**31 - 1
 _SIZES = re.compile(
     r"patch_size|image_size|num_channels|in_channels|num_heads|spatial_merge_size|temporal_patch_size|window_size|"
     r"tokens_per_second|out_hidden_size|num_position_embeddings|projection_dim|vision_output_dim|"
-    r"projector_(input|output)_dim|mm_tokens_per_image|downsample_factor|image_seq_length|alignment_intermediate_size"
+    r"projector_(input|output)_dim|mm_tokens_per_image|downsample_factor|image_seq_length|alignment_intermediate_size|"
+    r"position_embedding_size|pooling_kernel_size|mm_embed_dim|mm_posemb_size|output_proj_dims"
 )
 _TOKENS = re.compile(r"(image|video|audio|vision|speech|boi|eoi|boa|eoa)(_\w+)?_token_(id|index)")
 # Towers whose rotary parameters have a type of their own, which turns a quarter of a head with each axis.
 _AXIAL = ("pixtral", "qwen2_5_vl_vision", "qwen3_vl_vision", "qwen3_5_vision")
+# Towers whose heads have a width of their own, or that have none.
+_FREE = ("gemma4_vision", "gemma4_unified_vision")
 _LISTS = ("fullatt_block_indexes", "deepstack_visual_indexes")
 
 
@@ -57,7 +60,8 @@ def check_made(made: Any, config: Mapping[str, Any]) -> None:
         ModelRefusedError: no tower or projector can be built with one of the values, or none that sees an image.
     """
     tower, text = made.vision_config, made.get_text_config()
-    _check_heads(tower)
+    if tower.model_type not in _FREE:
+        _check_heads(tower)
     _check_patches(made, tower)
     for key in _LISTS:
         for block in getattr(tower, key, ()):

@@ -14,9 +14,13 @@ from secateur_service.models.refusals import refused_by_model
 from support.configurations.wrappers import CONFIGS
 
 _TOWER = CONFIGS["gemma3"]["vision_config"]
-SHAPED = [kind for kind in CONFIGS if WRAPPERS[kind].shapes is not None]
+_GEMMA4 = CONFIGS["gemma4"]
+_CLIPPED = {"use_clipped_linears": True}
 VARIANTS = [
-    *((kind, {}) for kind in SHAPED),
+    *((kind, {}) for kind in CONFIGS),
+    ("gemma4", {"vision_config": {**_GEMMA4["vision_config"], "standardize": False}, "audio_config": None}),
+    ("gemma4", {part: {**_GEMMA4[part], **_CLIPPED} for part in ("vision_config", "audio_config")}),
+    ("gemma4_unified", {"audio_config": {"model_type": "gemma4_unified_audio", "output_proj_dims": 24}}),
     ("aya_vision", {"alignment_intermediate_size": 40, "downsample_factor": 1}),
     ("gemma3", {"vision_config": {**_TOWER, "vision_use_head": True, "num_channels": 1, "num_hidden_layers": 3}}),
     ("llava", {"vision_config": {**_TOWER, "vision_use_head": True}, "vision_feature_layer": [-1, -2]}),
@@ -31,9 +35,10 @@ def test_what_is_told_of_towers_is_what_transformers_builds(kind, changes):
     config = AutoConfig.for_model(kind, **copy.deepcopy({**CONFIGS[kind], **changes}))
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
+    further = (paths for part, paths in WRAPPERS[kind].further if getattr(config, part) is not None)
     built = {
         f"{path}.{name}": tuple(tensor.shape)
-        for path in WRAPPERS[kind].beside
+        for path in (*WRAPPERS[kind].beside, *(path for paths in further for path in paths))
         for name, tensor in stored_tensors(model.get_submodule(path))
     }
     assert WRAPPERS[kind].shapes(config) == built
@@ -63,15 +68,16 @@ def refusal(kind, path, value):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("kind", SHAPED)
+@pytest.mark.parametrize("kind", CONFIGS)
 def test_a_tower_that_no_image_passes_is_refused_by_the_field_and_what_it_should_be(kind):
-    heads = "num_heads" if "num_heads" in CONFIGS[kind]["vision_config"] else "num_attention_heads"
+    tower = CONFIGS[kind]["vision_config"]
+    heads = next((key for key in ("num_heads", "num_attention_heads") if key in tower), None)
     image = "image_token_id" if "image_token_id" in CONFIGS[kind] else "image_token_index"
     for path, value, expected in (
         ("vision_config.patch_size", 0, "a whole number from 1"),
         ("vision_config.patch_size", [14, 14], "a whole number from 1"),
-        (f"vision_config.{heads}", 0, "a whole number from 1"),
-        (f"vision_config.{heads}", 3, "a divisor of hidden_size, 16"),
+        *([(f"vision_config.{heads}", 0, "a whole number from 1")] if heads else []),
+        *([(f"vision_config.{heads}", 3, "a divisor of hidden_size, 16")] if heads else []),
         (image, 260, "an id below the vocab_size of text_config, 260"),
         ("audio_token_id", -1, "an id below the vocab_size of text_config, 260"),
     ):
@@ -108,7 +114,7 @@ def test_what_only_some_towers_have_is_checked_too(kind, path, value, expected):
 
 
 @pytest.mark.parametrize("value", [None, -1, 0.5, "x", [], {"a": 1}])
-@pytest.mark.parametrize("kind", SHAPED)
+@pytest.mark.parametrize("kind", CONFIGS)
 def test_any_value_of_any_field_is_refused_in_a_sentence_that_names_it_or_builds_a_tower(kind, value):
     refusals = {}
     for prefix, part in (("", CONFIGS[kind]), ("vision_config.", CONFIGS[kind]["vision_config"])):
@@ -135,7 +141,7 @@ def test_what_a_model_fails_on_is_told_with_the_fields_that_the_failing_code_rea
 
 
 def test_every_tower_that_may_lie_in_a_wrapper_has_shapes():
-    for kind in SHAPED:
+    for kind in CONFIGS:
         tower = CONFIGS[kind]["vision_config"]
         for model_type in WRAPPERS[kind].towers:
             settings = copy.deepcopy({**CONFIGS[kind], "vision_config": {**tower, "model_type": model_type}})

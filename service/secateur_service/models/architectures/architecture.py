@@ -123,7 +123,7 @@ class Wrapper:
         further: the same of what is there only where the configuration has this part.
         spellings: (how names of some checkpoints begin, how the model's do); the first that fits counts.
         shapes: maps transformers' configuration to the shape of every parameter and stored buffer of what lies beside,
-            by its name; None where only transformers' model tells.
+            by its name.
         tied: whether the head is the embedding where neither configuration says so.
         tied_by_text: whether the head is also the embedding where only the text model's configuration says so.
         padded: whether its class needs `pad_token_id` of the text model, whatever the text.
@@ -140,7 +140,7 @@ class Wrapper:
     towers: tuple[str, ...]
     beside: tuple[str, ...]
     spellings: tuple[tuple[str, str], ...]
-    shapes: Callable[[Any], Shapes] | None = None
+    shapes: Callable[[Any], Shapes]
     further: tuple[tuple[str, tuple[str, ...]], ...] = ()
     tied: bool = False
     tied_by_text: bool = False

@@ -57,6 +57,95 @@ def aya(config: Any) -> Shapes:
     }
 
 
+def gemma4(config: Any) -> Shapes:
+    """Gemma 4's tower, that of audio if there is one, and the projection of each."""
+    tower, audio, t = config.vision_config, config.audio_config, config.text_config.hidden_size
+    d, h, g, w = tower.hidden_size, tower.num_attention_heads, tower.num_key_value_heads, tower.head_dim
+    layers = {
+        **linear("self_attn.q_proj", h * w, d),
+        **linear("self_attn.k_proj", g * w, d),
+        **linear("self_attn.v_proj", g * w, d),
+        **linear("self_attn.o_proj", d, h * w),
+        **feed_forward("mlp", _GATED, d, tower.intermediate_size),
+    }
+    before_and_after = ("input_layernorm", "post_attention_layernorm")
+    feed_forward_norms = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
+    block = {
+        **_clippable(layers, tower),
+        **norms(w, "self_attn.q_norm", "self_attn.k_norm"),
+        **norms(d, *before_and_after, *feed_forward_norms),
+    }
+    found: Shapes = {
+        "patch_embedder.position_embedding_table": (2, tower.position_embedding_size, d),
+        **linear("patch_embedder.input_proj", d, 3 * tower.patch_size**2),
+        **_repeated("encoder.layers", tower.num_hidden_layers, block),
+        **({"std_bias": (d,), "std_scale": (d,)} if tower.standardize else {}),
+    }
+    read = getattr(tower, "output_proj_dims", d)
+    found = {**_below("model.vision_tower", found), **linear("model.embed_vision.embedding_projection", t, read)}
+    if audio is None:
+        return found
+    projection = linear("model.embed_audio.embedding_projection", t, audio.output_proj_dims)
+    return {**found, **_below("model.audio_tower", _conformer(audio)), **projection}
+
+
+def gemma4_unified(config: Any) -> Shapes:
+    """The Gemma 4 without towers: patches and their places are embedded as they are, and projected as frames are."""
+    part, audio, t = config.vision_config, config.audio_config, config.text_config.hidden_size
+    d, patch = part.mm_embed_dim, 3 * (part.patch_size * part.pooling_kernel_size) ** 2
+    found: Shapes = {
+        "pos_embedding": (part.mm_posemb_size, 2, d),
+        **norms(patch, "patch_ln1", bias=True),
+        **linear("patch_dense", d, patch, bias=True),
+        **norms(d, "patch_ln2", "pos_norm", bias=True),
+        **linear("multimodal_embedder.embedding_projection", t, part.output_proj_dims),
+    }
+    found = _below("model.embed_vision", found)
+    if audio is None:
+        return found
+    return {**found, **linear("model.embed_audio.embedding_projection", t, audio.output_proj_dims)}
+
+
+def _conformer(tower: Any) -> Shapes:
+    """Gemma 4's tower of audio: two convolutions over time and frequency, and the blocks of a Conformer."""
+    d, (first, second) = tower.hidden_size, tower.subsampling_conv_channels
+    layers = {
+        **linear("lconv1d.linear_start", 2 * d, d),
+        **linear("lconv1d.linear_end", d, d),
+        **_attention("self_attn", d, "post", bias=False),
+    }
+    for path in ("feed_forward1", "feed_forward2"):
+        layers |= feed_forward(path, ("ffw_layer_1", "ffw_layer_2"), d, 4 * d)
+    block = {
+        **_clippable(layers, tower),
+        "lconv1d.depthwise_conv1d.weight": (d, 1, tower.conv_kernel_size),
+        "self_attn.per_dim_scale": (d // tower.num_attention_heads,),
+        **linear("self_attn.relative_k_proj", d, d),
+        **norms(d, *(f"feed_forward{n}.{when}_layer_norm" for n in (1, 2) for when in ("pre", "post"))),
+        **norms(d, "lconv1d.pre_layer_norm", "lconv1d.conv_norm", "norm_pre_attn", "norm_post_attn", "norm_out"),
+    }
+    start = "subsample_conv_projection"
+    return {
+        f"{start}.layer0.conv.weight": (first, 1, 3, 3),
+        f"{start}.layer1.conv.weight": (second, first, 3, 3),
+        **norms(first, f"{start}.layer0.norm"),
+        **norms(second, f"{start}.layer1.norm"),
+        **linear(f"{start}.input_proj_linear", d, first // 4 * second),
+        **_repeated("layers", tower.num_hidden_layers, block),
+        **linear("output_proj", tower.output_proj_dims, d, bias=True),
+    }
+
+
+def _clippable(layers: Shapes, tower: Any) -> Shapes:
+    """Linear layers that may clip what goes in and comes out."""
+    bounds = ("input_min", "input_max", "output_min", "output_max") if tower.use_clipped_linears else ()
+    found: Shapes = {}
+    for name, shape in layers.items():
+        path = name.removesuffix(".weight")
+        found |= {f"{path}.linear.weight": shape, **{f"{path}.{bound}": () for bound in bounds}}
+    return found
+
+
 def llama4(config: Any) -> Shapes:
     """Llama 4's tower, with the adapter that reads squares of patches, and its projector."""
     tower = config.vision_config

@@ -64,6 +64,7 @@ WRAPPERS: dict[str, Wrapper] = {
         towers=("gemma4_vision",),
         beside=("model.vision_tower", "model.embed_vision"),
         further=(("audio_config", ("model.audio_tower", "model.embed_audio")),),
+        shapes=towers.gemma4,
         spellings=_GEMMA4,
         tied=True,
         padded=True,
@@ -76,6 +77,7 @@ WRAPPERS: dict[str, Wrapper] = {
         towers=("gemma4_unified_vision",),
         beside=("model.embed_vision",),
         further=(("audio_config", ("model.embed_audio",)),),
+        shapes=towers.gemma4_unified,
         spellings=(
             ("model.vision_embedder.", "model.embed_vision."),
             ("vision_embedder.", "model.embed_vision."),
