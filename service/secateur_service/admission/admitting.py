@@ -16,6 +16,7 @@ from secateur_service.sizing.continuations import default_continuations
 from secateur_service.sizing.depth import SCORED_EVERY
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.sizing.reconstruction import HELD_OUT_EVERY
+from secateur_service.sizing.sequences import least_sequences
 from secateur_service.spec import (
     DEFAULT_TASK_LIMIT,
     TRAINED_PRESETS,
@@ -98,7 +99,7 @@ def admit(
         review.sequences(calibration, HELD_OUT_EVERY, purpose)
     length = review.sequence_length(calibration, evaluation, checkpoint)
     if calibration and evaluation:
-        review.text(calibration, evaluation, length)
+        review.text(calibration, evaluation, length, least_sequences(shrink, parts.get("reconstruction")))
         review.weightless(calibration)
     if "output" in parts:
         try:

@@ -289,10 +289,10 @@ class Review:
             self.refuse("shrink.plan", str(error))
         return None
 
-    def text(self, calibration: CalibrationSpec, evaluation: EvaluationSpec, length: int) -> None:
+    def text(self, calibration: CalibrationSpec, evaluation: EvaluationSpec, length: int, least_sequences: int) -> None:
         """Whether the corpora have as much text as is drawn from them."""
         self._at("calibration.corpus")
-        refused, warnings = check_text(calibration, evaluation, length, self._texts)
+        refused, warnings = check_text(calibration, evaluation, length, self._texts, least_sequences)
         for violation in refused:
             self.refuse(violation.field, violation.description)
         self.warnings += warnings
@@ -335,7 +335,10 @@ class Review:
     def sequence_length(
         self, calibration: CalibrationSpec | None, evaluation: EvaluationSpec | None, checkpoint: Checkpoint | None
     ) -> int:
-        """The sequence length to use, checked against the model and the evaluation text."""
+        """The sequence length to use, checked against the model and the evaluation text.
+
+        A length that is refused is replaced by the longest, so that what else is refused has remedies that go with it.
+        """
         longest = checkpoint.max_sequence_length if checkpoint else None
         asked = calibration.sequence_length if calibration else None
         length = asked or min(DEFAULT_SEQUENCE_LENGTH, longest or DEFAULT_SEQUENCE_LENGTH)
@@ -343,13 +346,14 @@ class Review:
             self.refuse(
                 "calibration.sequence_length", f"{length} is more than the model's maximum; use at most {longest}"
             )
+            length = longest
         if calibration and calibration.generation:
             self._written(calibration.generation, length, longest)
         if checkpoint and calibration and evaluation and evaluation.tokens_per_language < length:
-            self.refuse(
-                "evaluation.tokens_per_language",
-                f"{evaluation.tokens_per_language} tokens are less than one sequence of {length}; use at least that",
-            )
+            tokens = evaluation.tokens_per_language
+            problem = f"{tokens} tokens are less than one sequence of {length}"
+            remedy = f"use at least that, or a calibration.sequence_length of at most {tokens}"
+            self.refuse("evaluation.tokens_per_language", f"{problem}; {remedy}")
         return length
 
     def _written(self, generation: GenerationSpec, length: int, longest: int | None) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus
-from secateur_service.calibration.demand import Demand, named_amounts
+from secateur_service.calibration.demand import Demand, Lack, named_amounts, too_little
 from secateur_service.calibration.languages import spelling_of
 from secateur_service.calibration.splitting import EVALUATION_SHARE, for_evaluation
 from secateur_service.calibration.supply import (
@@ -81,7 +81,11 @@ class _Findings:
 
 
 def check_text(
-    calibration: CalibrationSpec, evaluation: EvaluationSpec, length: int, found: Mapping[str, CorpusText]
+    calibration: CalibrationSpec,
+    evaluation: EvaluationSpec,
+    length: int,
+    found: Mapping[str, CorpusText],
+    least_sequences: int = 1,
 ) -> tuple[list[FieldViolation], list[FieldViolation]]:
     """What cannot suffice, and what may not.
 
@@ -90,21 +94,27 @@ def check_text(
         evaluation: likewise.
         length: tokens of a sequence.
         found: the text of those of the two parts whose corpora are files.
+        least_sequences: of each language, which what is proposed leaves.
     """
-    violations, warnings = [], []
+    violations, warnings, lacking = [], [], []
     budget = ReadBudget(_READ_BYTES)
-    for purpose in _purposes(calibration, evaluation, length, found):
+    for purpose in _purposes(calibration, evaluation, length, found, least_sequences):
         lacks, refused = _look(purpose, budget)
         violations += [violation for violation in refused if violation not in violations]
         if lacks.short:
-            violations.append(FieldViolation(purpose.demand.field, _refusal(purpose, lacks.short)))
+            lacking.append(_lack(purpose, lacks))
         if lacks.thin:
             warnings.append(FieldViolation(purpose.demand.field, _warning(purpose, lacks.thin)))
+    violations += [FieldViolation(field, told) for field, told in too_little(lacking).items()]
     return violations, warnings
 
 
 def _purposes(
-    calibration: CalibrationSpec, evaluation: EvaluationSpec, length: int, found: Mapping[str, CorpusText]
+    calibration: CalibrationSpec,
+    evaluation: EvaluationSpec,
+    length: int,
+    found: Mapping[str, CorpusText],
+    least_sequences: int,
 ) -> list[_Purpose]:
     """Those whose text can be counted: a chat template adds to it, and a model that generates text makes its own."""
     mix = [entry.language for entry in calibration.languages]
@@ -123,7 +133,7 @@ def _purposes(
         field = evaluation.text_field or calibration.text_field
         purposes.append(_Purpose(demand, scored_text, field, scored, scored_fields, shares))
     if fitted_text is not None and not calibration.chat_template and calibration.generation is None:
-        demand = Demand("calibration", len(mix), calibration.samples_per_language, length)
+        demand = Demand("calibration", len(mix), calibration.samples_per_language, length, least_sequences)
         purposes.append(_Purpose(demand, fitted_text, calibration.text_field, mix, mix_fields, shares))
     return purposes
 
@@ -151,10 +161,16 @@ def _look(purpose: _Purpose, budget: ReadBudget) -> tuple[_Findings, list[FieldV
     return lacks, refused
 
 
-def _refusal(purpose: _Purpose, short: Mapping[str, Supply]) -> str:
-    return purpose.demand.too_little(
-        {language: supply.most_tokens or 0 for language, supply in short.items()},
-        min(supply.size_bytes for supply in short.values()) // SAFE_BYTES_PER_TOKEN,
+def _lack(purpose: _Purpose, lacks: _Findings) -> Lack:
+    """What is lacking. A language that may have too little can have less than one that certainly has."""
+    sizes = [
+        supply.size_bytes // (1 if supply.is_read or not purpose.shares else 2 * EVALUATION_SHARE)
+        for supply in (*lacks.short.values(), *lacks.thin.values())
+    ]
+    return Lack(
+        purpose.demand,
+        {language: supply.most_tokens or 0 for language, supply in lacks.short.items()},
+        min(sizes) // SAFE_BYTES_PER_TOKEN,
         bound="at most ",
         share=_share(purpose),
         split=purpose.shares,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,12 +23,14 @@ class Demand:
         languages: how many there are.
         sequences: of each language.
         length: tokens of each sequence.
+        least: sequences of each language without which the job cannot do what it is asked.
     """
 
     purpose: Literal["calibration", "evaluation"]
     languages: int
     sequences: int
     length: int
+    least: int = 1
 
     @property
     def field(self) -> str:
@@ -40,47 +42,82 @@ class Demand:
         """Tokens of each language."""
         return self.sequences * self.length
 
-    def too_little(
-        self, found: Mapping[str, int], fewest: int, *, bound: str = "", share: str = "", split: bool
-    ) -> str:
-        """How much text there is, how much is needed and what to do.
+    def longest(self, fewest: int) -> int:
+        """The longest sequence that leaves enough of them in so many tokens of each language; 0 if none does."""
+        if fewest >= self.least * self.length:
+            return self.length
+        keeping = fewest // max(self.sequences, 1)
+        length = keeping if keeping >= _SHORTEST_SEQUENCE else fewest // self.least
+        return length if length >= _SHORTEST_SEQUENCE else 0
+
+    def remedy(self, fewest: int, length: int) -> str:
+        """Values that need no more than so many tokens of each language.
 
         Args:
-            found: tokens of each language that has too little.
-            fewest: tokens that each of them has for sure.
-            bound: what precedes the tokens where they are not counted.
-            share: which part of the text it is.
-            split: whether part of it is left to the other purpose.
+            fewest: the tokens.
+            length: of a sequence, at most the longest; 0 if there are too few tokens for any.
         """
-        one = self.languages == 1
+        if not length:
+            return ""
+        sequences = fewest // length
         if self.purpose == "evaluation":
-            needed = f"evaluation takes {self.tokens:,}{'' if one else ' of each language'}"
+            tokens = min(sequences * length, self.tokens)
+            if length == self.length:
+                return f"set evaluation.tokens_per_language to {tokens}"
+            if length == tokens:
+                return f"set calibration.sequence_length and evaluation.tokens_per_language to {length}"
+            return f"set calibration.sequence_length to {length} and evaluation.tokens_per_language to {tokens}"
+        if length == self.length:
+            return f"set calibration.samples to {sequences * self.languages}"
+        if sequences >= self.sequences:
+            return f"set calibration.sequence_length to {length}"
+        return f"set calibration.sequence_length to {length} and calibration.samples to {sequences * self.languages}"
+
+
+@dataclass(frozen=True)
+class Lack:
+    """The text that a purpose does not have.
+
+    Attributes:
+        demand: what it takes.
+        found: tokens of each language that has too little.
+        fewest: tokens that each of them has for sure.
+        bound: what precedes the tokens where they are not counted.
+        share: which part of the text it is.
+        split: whether part of it is left to the other purpose.
+    """
+
+    demand: Demand
+    found: Mapping[str, int]
+    fewest: int
+    bound: str = ""
+    share: str = ""
+    split: bool = False
+
+    def told(self, length: int) -> str:
+        """How much text there is, how much is needed, and what to do, with sequences of so many tokens."""
+        demand = self.demand
+        one = demand.languages == 1
+        if demand.purpose == "evaluation":
+            needed = f"evaluation takes {demand.tokens:,}{'' if one else ' of each language'}"
         else:
             each = "" if one else " for each language"
-            needed = f"{self.sequences:,} samples of {self.length:,} tokens{each} take {self.tokens:,}"
-        remedies = [self.remedy(fewest), "give more text"]
-        if split:
+            needed = f"{demand.sequences:,} samples of {demand.length:,} tokens{each} take {demand.tokens:,}"
+        remedies = [demand.remedy(self.fewest, length), "give more text"]
+        if self.split:
             remedies.append("name another evaluation.corpus")
         *others, last = filter(None, remedies)
         todo = f"{', '.join(others)}, or {last}" if others else last
-        return f"there are {bound}{named_amounts(found, 'tokens')}{share}, and {needed}; {todo}"
+        return f"there are {self.bound}{named_amounts(self.found, 'tokens')}{self.share}, and {needed}; {todo}"
 
-    def remedy(self, fewest: int) -> str:
-        """Values that need no more than so many tokens of each language; empty if there are too few for any."""
-        sequences = fewest // self.length
-        if self.purpose == "evaluation":
-            if sequences:
-                return f"set evaluation.tokens_per_language to {sequences * self.length}"
-            if fewest >= _SHORTEST_SEQUENCE:
-                return f"set calibration.sequence_length and evaluation.tokens_per_language to {fewest}"
-            return ""
-        if sequences:
-            return f"set calibration.samples to {sequences * self.languages}"
-        if (length := fewest // self.sequences) >= _SHORTEST_SEQUENCE:
-            return f"set calibration.sequence_length to {length}"
-        if fewest >= _SHORTEST_SEQUENCE:
-            return f"set calibration.sequence_length to {fewest} and calibration.samples to {self.languages}"
-        return ""
+
+def too_little(lacks: Sequence[Lack]) -> dict[str, str]:
+    """For each field at fault, what is lacking; all that is proposed can be done together.
+
+    Both purposes have sequences of one length: it is one that each of them has enough text for.
+    """
+    length = min((lack.demand.longest(lack.fewest) for lack in lacks), default=0)
+    return {lack.demand.field: lack.told(length) for lack in lacks}
 
 
 def named_amounts(amounts: Mapping[str, int], unit: str) -> str:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from secateur_service.calibration.corpora import Corpus
-from secateur_service.calibration.demand import Demand
+from secateur_service.calibration.demand import Demand, Lack, too_little
 from secateur_service.calibration.documents import CorpusRefusedError, Reading, TooLittleTextError
 from secateur_service.calibration.identification import Identified, identify
 from secateur_service.calibration.packing import Framing, Kind, Place, Separator, Windows
@@ -140,6 +140,7 @@ def draw_samples(
     separator: Separator = "newline",
     writer: Writer | None = None,
     identifies: bool = False,
+    least_sequences: int = 1,
 ) -> tuple[dict[str, TextSample], dict[str, TextSample]]:
     """Draw the calibration and the evaluation text.
 
@@ -157,6 +158,7 @@ def draw_samples(
         separator: what separates two documents of a sequence.
         writer: makes the calibration text from the drawn documents; None where they are the text.
         identifies: whether to guess the language of the text.
+        least_sequences: what is proposed where there is too little text has at least so many per language.
 
     Returns:
         Calibration and evaluation samples by language.
@@ -166,7 +168,7 @@ def draw_samples(
         CorpusRefusedError: a language has no text, or it cannot be read.
     """
     shared = calibration.identity == evaluation.identity
-    fitted = Demand("calibration", len(languages), sequences, sequence_length)
+    fitted = Demand("calibration", len(languages), sequences, sequence_length, least_sequences)
     scored = Demand("evaluation", len(evaluation_languages), evaluation_tokens // sequence_length, sequence_length)
     short: dict[Demand, list[_ShortError]] = {fitted: [], scored: []}
     held_out: dict[str, TextSample] = {}
@@ -340,14 +342,13 @@ class _ShortError(CorpusRefusedError):
 
 def _require(short: Mapping[Demand, Sequence[_ShortError]]) -> None:
     """Refuse all languages that have too little text at once, with values that they have enough for."""
-    parts = []
+    lacks = []
     for demand, errors in short.items():
         if errors:
             found = {error.language: error.tokens for error in errors}
-            told = demand.too_little(found, min(found.values()), split=any(error.shares for error in errors))
-            parts.append(f"{demand.field}: {told}")
-    if parts:
-        raise TooLittleTextError(". ".join(parts))
+            lacks.append(Lack(demand, found, min(found.values()), split=any(error.shares for error in errors)))
+    if lacks:
+        raise TooLittleTextError(". ".join(f"{field}: {told}" for field, told in too_little(lacks).items()))
 
 
 def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Callable[[], None]) -> TextSample:

@@ -41,10 +41,12 @@ class Supply:
     Attributes:
         size_bytes: its bytes, as far as it was read or as its files are large.
         most_tokens: no tokenizer makes more tokens of it; None if that is unknown.
+        is_read: whether the text was read; otherwise it is that of both purposes, with what occurs twice.
     """
 
     size_bytes: int
     most_tokens: int | None
+    is_read: bool = False
 
 
 @dataclass
@@ -85,7 +87,7 @@ def supply_of(
             most += most_tokens(document)
             if size >= enough_bytes:
                 break
-    return Supply(size, most)
+    return Supply(size, most, is_read=True)
 
 
 def supply_of_sizes(files: Sequence[tuple[str, int]]) -> Supply:

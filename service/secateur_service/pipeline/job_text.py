@@ -35,6 +35,7 @@ from secateur_service.pipeline.fetching import fetch
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.throttle import Throttle
+from secateur_service.sizing.sequences import least_sequences
 from secateur_service.sources import Sources
 from secateur_service.sources.reference import HubReference
 from secateur_service.spec import CalibrationSpec, PruneSpec
@@ -180,6 +181,7 @@ def _draw(
         separator=calibration.document_separator,
         writer=writer,
         identifies=calibration.identify_languages,
+        least_sequences=least_sequences(spec.shrink, spec.reconstruction),
     )
 
 

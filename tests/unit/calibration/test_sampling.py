@@ -1,19 +1,26 @@
 import gzip
 import hashlib
 import json
+import re
+import tempfile
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from secateur_service.admission.text import CorpusText, check_text
 from secateur_service.calibration import sampling
 from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus
 from secateur_service.calibration.packing import pack
 from secateur_service.calibration.sampling import again_tokenised, draw_samples, for_evaluation
 from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
+from secateur_service.spec import CalibrationSpec, EvaluationSpec
 from support.models import save_corpora
 
 
@@ -202,3 +209,82 @@ def test_text_that_takes_fewer_tokens_fills_fewer_sequences_or_none(tokenizer, t
     short = replace(sample, passages=replace(sample.passages, documents=sample.passages.documents[:1]))
     with pytest.raises(CorpusRefusedError, match="too little text for a sequence of 128 tokens"):
         again_tokenised(short, coarser, pads=False, check=lambda: None)
+
+
+def followed(told, values):
+    """The values after doing what a refusal proposes for every field."""
+    for shared in re.finditer(r"set (\S+) and (\S+) to (\d+)", told):
+        values = {**values, shared[1]: int(shared[3]), shared[2]: int(shared[3])}
+    return {**values, **{field: int(value) for field, value in re.findall(r"([a-z_]+\.[a-z_]+) to (\d+)", told)}}
+
+
+@settings(max_examples=30)
+@given(
+    sizes=st.lists(st.integers(80, 4000), min_size=2, max_size=3),
+    held_out=st.lists(st.integers(80, 4000), min_size=2, max_size=2),
+    samples=st.integers(3, 40),
+    least=st.sampled_from([1, 4]),
+    length=st.sampled_from([20, 64, 300, 5000]),
+    windows=st.integers(1, 20),
+)
+def test_what_is_proposed_where_there_is_too_little_text_works_at_admission_and_in_the_worker(
+    tokenizer, sizes, held_out, samples, least, length, windows
+):
+    languages, scored = ["de", "uk", "en"][: len(sizes)], ["uk", "fr"]
+    values = {
+        "calibration.samples": max(samples, least * len(languages)),
+        "calibration.sequence_length": length,
+        "evaluation.tokens_per_language": windows * length,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        corpora = {}
+        for part, names, amounts in (("calibration", languages, sizes), ("evaluation", scored, held_out)):
+            place = Path(folder, part)
+            place.mkdir()
+            for name, size in zip(names, amounts, strict=True):
+                lines = [f"{part} {name} {at:03d}" for at in range(size // 16 + 1)]
+                (place / f"{name}.txt").write_text("\n".join(lines))
+            files = {name: [(f"{name}.txt", (place / f"{name}.txt").stat().st_size)] for name in names}
+            corpora[part] = CorpusText(str(place), place, files)
+
+        def drawn(values):
+            each = values["calibration.samples"] // len(languages)
+            return draw(
+                tokenizer,
+                corpora["calibration"].folder,
+                corpora["evaluation"].folder,
+                languages=languages,
+                evaluation_languages=scored,
+                sequences=each,
+                evaluation_tokens=values["evaluation.tokens_per_language"],
+                sequence_length=values["calibration.sequence_length"],
+                least_sequences=least,
+            )
+
+        def refused(values):
+            calibration = CalibrationSpec(
+                languages=[{"language": name} for name in languages], samples=values["calibration.samples"]
+            )
+            evaluation = EvaluationSpec(
+                corpus="file:///evaluation",
+                languages=scored,
+                tokens_per_language=values["evaluation.tokens_per_language"],
+            )
+            found, _ = check_text(calibration, evaluation, values["calibration.sequence_length"], corpora, least)
+            return ". ".join(map(str, found))
+
+        told = refused(values)
+        proposals = [followed(told, values)] if told and "set " in told else []
+        try:
+            drawn(values)
+        except CorpusRefusedError as error:
+            if "set " in str(error):
+                proposals.append(followed(str(error), values))
+        else:
+            assert not told
+        for proposal in proposals:
+            assert not refused(proposal)
+            calibration, evaluation = drawn(proposal)
+            assert calibration.keys() == set(languages)
+            assert evaluation.keys() == set(scored)
+            assert proposal["calibration.samples"] // len(languages) >= least

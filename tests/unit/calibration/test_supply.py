@@ -1,15 +1,13 @@
 """How much text there can be at the most, without a tokenizer: never less than any tokenizer makes of it."""
 
-import re
 import unicodedata
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from secateur_service.calibration.corpora import FolderCorpus
-from secateur_service.calibration.demand import Demand
+from secateur_service.calibration.demand import Demand, Lack, too_little
 from secateur_service.calibration.supply import ReadBudget, most_tokens, supply_of, supply_of_sizes
 
 FORMS = {
@@ -79,34 +77,34 @@ def test_the_form_that_is_longest_is_no_longer_than_the_bound_for_sizes_says():
 
 def test_too_little_text_is_told_in_one_sentence_with_a_value_that_works():
     one = Demand("calibration", languages=1, sequences=128, length=2048)
-    assert one.too_little({"de": 12345}, 12345, bound="at most ", split=False) == (
+    assert too_little([Lack(one, {"de": 12345}, 12345, bound="at most ")])["calibration.samples"] == (
         "there are at most 12,345 tokens of de (German), and 128 samples of 2,048 tokens take 262,144; "
         "set calibration.samples to 6, or give more text"
     )
     both = Demand("evaluation", languages=2, sequences=2, length=64)
-    assert both.too_little({"de": 20, "uk": 9}, 9, split=True) == (
+    told = too_little([Lack(both, {"de": 20, "uk": 9}, 9, split=True)])["evaluation.tokens_per_language"]
+    assert told == (
         "there are 20 tokens of de (German) and 9 of uk (Ukrainian), and evaluation takes 128 of each language; "
         "give more text, or name another evaluation.corpus"
     )
-    many = {f"x-{number}": 1 for number in range(30)}
-    assert both.too_little(many, 1, split=False).count(" 1 of ") == 23
-    assert " and too few of 6 more, and evaluation" in both.too_little(many, 1, split=False)
+    (many,) = too_little([Lack(both, {f"x-{number}": 1 for number in range(30)}, 1)]).values()
+    assert many.count(" 1 of ") == 23
+    assert " and too few of 6 more, and evaluation" in many
 
 
-@pytest.mark.parametrize("fewest", [0, 5, 16, 63, 64, 700, 4000])
-@pytest.mark.parametrize("purpose", ["calibration", "evaluation"])
-def test_what_is_proposed_takes_no_more_than_there_is(purpose, fewest):
-    demand = Demand(purpose, languages=3, sequences=20, length=64)
-    values = {"calibration.samples": 60, "calibration.sequence_length": 64, "evaluation.tokens_per_language": 1280}
-    remedy = demand.remedy(fewest)
-    assert bool(remedy) == (fewest >= 16)
-    shared = re.fullmatch(r"set (\S+) and (\S+) to (\d+)", remedy)
-    if shared:
-        values |= dict.fromkeys(shared.groups()[:2], int(shared[3]))
-    else:
-        values |= {field: int(value) for field, value in re.findall(r"(calibration\S+|evaluation\S+) to (\d+)", remedy)}
-    length = values["calibration.sequence_length"]
-    drawn = values["calibration.samples"] // 3 * length
-    if purpose == "evaluation":
-        drawn = values["evaluation.tokens_per_language"] // length * length
-    assert not remedy or 0 < drawn <= fewest
+def test_both_purposes_are_told_the_same_length():
+    fitted = Demand("calibration", languages=2, sequences=1, length=5000)
+    scored = Demand("evaluation", languages=2, sequences=2, length=5000)
+    told = too_little([Lack(scored, {"de": 2000}, 2000), Lack(fitted, {"de": 4601}, 4601)])
+    assert "length to 1000 and evaluation.tokens_per_language to 2000, or" in told[scored.field]
+    assert "set calibration.sequence_length to 1000, or" in told[fitted.field]
+
+
+def test_no_fewer_sequences_are_proposed_than_a_step_needs():
+    demand = Demand("calibration", languages=2, sequences=64, length=512, least=8)
+    assert demand.remedy(4096, demand.longest(4096)) == "set calibration.samples to 16"
+    assert demand.remedy(4095, demand.longest(4095)) == "set calibration.sequence_length to 63"
+    assert demand.remedy(512, demand.longest(512)) == (
+        "set calibration.sequence_length to 64 and calibration.samples to 16"
+    )
+    assert demand.longest(100) == 0
