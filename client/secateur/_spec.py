@@ -99,11 +99,11 @@ def parse_yaml(content: bytes, source: str) -> dict[str, Any]:
     try:
         data = _yaml.parse_yaml(content, _LIMITS)
     except _yaml.UnreadableYamlError as error:
-        place = "" if error.line is None else f", line {error.line}"
-        raise _not_a_spec(f"{source}{place} is not YAML of a specification: {error}") from error
+        raise _not_a_spec(f"{source}{error.place} is not YAML of a specification: {error}") from error
     if not isinstance(data, dict):
         known = ", ".join(field.name for field in pb.PruneSpec.DESCRIPTOR.fields)
-        raise _not_a_spec(f"{source} holds {described(data)} and not a specification; expected a mapping with {known}")
+        holds = "is empty" if data is None else f"holds {described(data)} and not a specification"
+        raise _not_a_spec(f"{source} {holds}; expected a mapping with {known}")
     return data
 
 

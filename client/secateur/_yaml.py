@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.docinfo import DocInfo, Version
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from secateur._yaml_faults import Fault, fault_of, undecodable
 
 _SHOWN_CHARACTERS = 80
 
@@ -25,11 +26,19 @@ class UnreadableYamlError(ValueError):
 
     Attributes:
         line: line of the fault, counted from 1; None if it is not a single line.
+        column: likewise.
     """
 
-    def __init__(self, problem: str, line: int | None = None) -> None:
+    def __init__(self, problem: str, line: int | None = None, column: int | None = None) -> None:
         super().__init__(problem)
         self.line = line
+        self.column = column
+
+    @property
+    def place(self) -> str:
+        """Where it is, to follow the name of the file; empty if it is not a single line."""
+        column = "" if self.column is None else f", column {self.column}"
+        return "" if self.line is None else f", line {self.line}{column}"
 
 
 @dataclass(frozen=True)
@@ -56,23 +65,27 @@ def parse_yaml(content: bytes, limits: YamlLimits) -> Any:
     if len(content) > limits.size_bytes:
         raise UnreadableYamlError(f"{len(content)} bytes are too many; at most {limits.size_bytes} are read")
     try:
-        constructor, node = _compose(content.decode())
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise _unreadable(undecodable(content, error)) from error
+    try:
+        constructor, node = _compose(text)
         if node is None:
             return None
         _check(node, limits)
         return _construct(constructor, node)
     except UnreadableYamlError:
         raise
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else None
-        problem = str(error.problem or error.context)
-        if isinstance(error, DuplicateKeyError):  # the values that it tells are those of unfinished mappings
-            problem = problem.partition(" with value ")[0]
-        raise UnreadableYamlError(problem, line) from error
     except RecursionError as error:
         raise UnreadableYamlError(f"it is nested deeper than {limits.depth} levels") from error
-    except (YAMLError, ValueError) as error:  # an impossible date is a ValueError
+    except YAMLError as error:
+        raise _unreadable(fault_of(error, text)) from error
+    except ValueError as error:  # a limit
         raise UnreadableYamlError(str(error)) from error
+
+
+def _unreadable(fault: Fault) -> UnreadableYamlError:
+    return UnreadableYamlError(fault.problem, fault.line, fault.column)
 
 
 def _compose(text: str) -> tuple[Any, Node | None]:
@@ -105,7 +118,7 @@ def _construct(constructor: Any, root: Node) -> Any:
         shown = repr(node.value)[:_SHOWN_CHARACTERS] if isinstance(node, ScalarNode) else "a value"
         kind = str(node.tag).rpartition(":")[2]
         raise UnreadableYamlError(
-            f"{shown} is no {kind}; put it between quotes to make it a text", _line(node)
+            f"{shown} is no {kind}; put it between quotes to make it a text", *_place(node)
         ) from error
 
 
@@ -133,8 +146,9 @@ def _is_constructible(constructor: Any, node: ScalarNode) -> bool:
     return True
 
 
-def _line(node: Node) -> int | None:
-    return None if node.start_mark is None else node.start_mark.line + 1
+def _place(node: Node) -> tuple[int | None, int | None]:
+    mark = node.start_mark
+    return (None, None) if mark is None else (mark.line + 1, mark.column + 1)
 
 
 def _check(root: Node, limits: YamlLimits) -> None:

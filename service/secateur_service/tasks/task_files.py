@@ -167,8 +167,7 @@ class TaskFolder:
             if "!function" in str(error):
                 problem = f"{path.name} names a Python function (!function), and no code of users is run"
                 raise TasksRefusedError(f"{problem}; write a template, or prepare the items beforehand") from error
-            where = f", line {error.line}" if error.line else ""
-            raise TasksRefusedError(f"{path.name}{where}: {error}") from error
+            raise TasksRefusedError(f"{path.name}{error.place}: {error}") from error
         except OSError as error:
             raise TasksRefusedError(f"{path.name} cannot be read: {error.strerror}") from error
         if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

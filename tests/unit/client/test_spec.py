@@ -161,9 +161,9 @@ def test_any_data_becomes_a_message_or_a_list_of_faults(data):
     ("content", "message"),
     [
         (b"model: [", "line 1"),
-        (b"model: {uri: a}\nmodel: {uri: b}", 'line 2 .*: found duplicate key "model"$'),
+        (b"model: {uri: a}\nmodel: {uri: b}", "line 2, column 1 .*: the key model is there twice; keep one$"),
         (b"- model", "expected a mapping"),
-        (b"", "holds nothing"),
+        (b"", "is empty; expected a mapping"),
         (b"\xff\xfe\x00", "not YAML"),
         (b"a: 1\n---\nb: 2", "spec.yaml"),
         (b"[" * 1_000, "spec.yaml"),
