@@ -27,7 +27,10 @@ _EXIT_CODES = """
 ## Exit codes
 
 `secateur-service` ends with 0, with 2 where the command line or the settings are wrong, with 1 where a server cannot
-start; `run` ends with the [exit code of a worker](jobs.md#how-an-attempt-may-end).
+start. A file or folder that the command line names and that is missing, cannot be read or written, or belongs to
+another job, is a wrong command line. Otherwise `run` ends with the [exit code of a
+worker](jobs.md#how-an-attempt-may-end), 10 where the specification is refused, and `compare` with 10 where a report
+cannot be compared.
 """
 _EXAMPLES = "\b"
 

@@ -125,7 +125,7 @@ def test_a_job_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(inputs,
     assert again["resumed_blocks"] == 6
     assert again["sha256"] == hashlib.sha256((tmp_path / "out" / "manifest.json").read_bytes()).hexdigest()
     other = run(tmp_path, spec_data(*inputs, method="wanda", sparsity=0.5))
-    assert other.returncode == 10
+    assert other.returncode == 2
     assert "belongs to another job; choose another folder" in other.stderr
 
 
@@ -142,7 +142,7 @@ def test_a_folder_with_finished_blocks_of_another_specification_is_refused_with_
     worker.kill()
     worker.wait()
     other = run(tmp_path, spec_data(*inputs, method="sparsegpt", sparsity=0.5))
-    assert other.returncode == 10
+    assert other.returncode == 2
     work = tmp_path / "out" / ".work"
     assert f"holds finished blocks of another specification; choose another folder, or remove {work}" in other.stderr
 
@@ -324,7 +324,7 @@ def test_a_folder_that_cannot_be_written_is_refused_and_no_defect(inputs, tmp_pa
     (tmp_path / "blocked" / ".work").mkdir(parents=True)
     (tmp_path / "blocked" / ".work" / "checkpoint").touch()  # met in the middle of the work
     ended = run(tmp_path, spec_data(*inputs), place)
-    assert ended.returncode == 10
+    assert ended.returncode == 2
     assert "cannot be written: " in ended.stderr
     assert "choose another folder" in ended.stderr
     assert "Traceback" not in ended.stderr

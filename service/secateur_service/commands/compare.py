@@ -35,7 +35,8 @@ def compare_folders(
         as_json: whether to print one line of JSON.
 
     Returns:
-        The exit code: 0, 2 for a wrong argument, or 10 for a folder without a report that can be compared.
+        The exit code: 0, 2 for a wrong argument, such as a folder without a report, or 10 for a report that cannot be
+        compared.
     """
     faults = list(_faults(folders, languages, max_growth))
     if faults:
@@ -45,7 +46,7 @@ def compare_folders(
         candidates = [_candidate(folder) for folder in folders]
     except NotReadyError as error:
         say(f"error: {clean(error.message)}")
-        return EXIT_PERMANENT
+        return EXIT_USAGE if isinstance(error.__cause__, OSError) else EXIT_PERMANENT
     comparison = compare(candidates, [str(parse_language(tag)) for tag in languages], max_growth)
     content = comparison.model_dump(mode="json")
     write(to_json(content) if as_json else comparison_text(comparison_of(content)), stream=sys.stdout)

@@ -60,6 +60,9 @@ from secateur_service.sources import Sources, open_sources
 from secateur_service.spec import OutputSpec, PruneSpec
 
 _LOCK = "lock"
+_OUTPUT = "--output"
+EXIT_USAGE = 2
+EXIT_PERMANENT = 10
 LINE_INTERVAL_SECONDS = 10.0
 """Progress is printed no more often than this, except the first after a block."""
 
@@ -78,7 +81,8 @@ def run_command(
         as_json: whether to end with one line of JSON on standard output: a summary, or the error.
 
     Returns:
-        The exit code: 0, that of the failure's class, or 2 if this machine does not have the device.
+        The exit code: 0, that of the failure's class, or 2 where the command line is wrong: this machine does not have
+        the device, there is no such file, or the folder cannot be written or belongs to another job.
     """
     try:
         if device not in (None, "cpu"):
@@ -87,7 +91,7 @@ def run_command(
             open_device(device)
         summary, report = _run(spec_path, output, device, threads or 0, settings, terminal=not as_json)
     except NoSuchDeviceError as error:
-        return _fail(f"--device: {error.message}", 2)
+        return _fail(f"--device: {error.message}", EXIT_USAGE)
     except (MisshapenSpecError, InvalidSpecError) as error:
         return _refusal(error, as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the last frame of a command: every failure becomes its exit code
@@ -109,7 +113,7 @@ def plan_command(spec_path: Path, device: str | None, threads: int | None, *, as
     """Check the specification of a job and estimate its cost, without running it; arguments as for `run_command`.
 
     Returns:
-        The exit code: 0, or 10 if it is refused.
+        The exit code: 0, 10 if it is refused, or 2 if there is no such file.
     """
     try:
         sources = open_sources(settings, everywhere=True)
@@ -134,7 +138,14 @@ def _admitted(spec_path: Path, device: str | None, sources: Sources, threads: in
 
 def _refusal(error: MisshapenSpecError | InvalidSpecError, *, as_json: bool) -> int:
     faults = [": ".join(filter(None, (fault.field, fault.description))) for fault in error.violations]
-    return _fail(faults, 10, as_json and {"reason": error.reason, "message": "; ".join(faults)})
+    code = EXIT_USAGE if _is_of_command_line(error) else EXIT_PERMANENT
+    return _fail(faults, code, as_json and {"reason": error.reason, "message": "; ".join(faults)})
+
+
+def _is_of_command_line(error: MisshapenSpecError | InvalidSpecError) -> bool:
+    """Whether a file or folder that the command line names is at fault, and not what the specification says."""
+    unreadable = isinstance(error, MisshapenSpecError) and isinstance(error.__cause__, OSError)
+    return unreadable or all(fault.field == _OUTPUT for fault in error.violations)
 
 
 def _run(
@@ -264,7 +275,7 @@ def _other_job(output: Path) -> InvalidSpecError:
 
 
 def _refused(output: Path, problem: str) -> InvalidSpecError:
-    return InvalidSpecError([FieldViolation("--output", f"{output} {problem}")])
+    return InvalidSpecError([FieldViolation(_OUTPUT, f"{output} {problem}")])
 
 
 @contextlib.contextmanager

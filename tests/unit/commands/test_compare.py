@@ -47,7 +47,7 @@ def test_results_are_compared_as_text_as_json_and_as_a_page(folders, tmp_path):
         (["{0}", "{0}"], 2, "name each folder once"),
         (["{0}", "--language", "not a tag"], 2, "'not a tag' is not a language"),
         (["{0}", "--max-growth", "0.05"], 2, "1.05 permits"),
-        (["{0}", "/nowhere"], 10, "/nowhere/report/report.json cannot be read"),
+        (["{0}", "/nowhere"], 2, "/nowhere/report/report.json cannot be read"),
         (["{0}", "--html", "/nowhere/page.html"], 2, "cannot be written"),
         (["{0}"] * 51, 2, "at most 50"),
         ([], 2, "FOLDER"),

@@ -109,3 +109,18 @@ def test_no_flag_that_may_be_repeated_shows_a_type_of_python():
         for parameter in command.params:
             if parameter.param_type_name == "option" and parameter.multiple:
                 assert parameter.metavar, f"{name} {parameter.opts}"
+
+
+@pytest.mark.parametrize("arguments", [["--dry-run"], ["--output", "out"], ["--output", "out", "--json"]])
+@pytest.mark.parametrize("place", ["nope.yaml", "folder"])
+def test_a_specification_that_cannot_be_read_is_a_wrong_command_line(arguments, place, tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    done = invoke(["run", place, *arguments], tmp_path, monkeypatch)
+    assert done.exit_code == 2, done.output
+    assert f"cannot read the specification {place}: " in done.stderr
+
+
+def test_a_specification_that_says_nothing_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "empty.yaml").touch()
+    done = invoke(["run", "empty.yaml", "--dry-run"], tmp_path, monkeypatch)
+    assert (done.exit_code, "empty.yaml is empty" in done.stderr) == (10, True)
