@@ -30,7 +30,7 @@ from secateur_service.control.janitor import Janitor
 from secateur_service.durable import write_durably
 from secateur_service.errors import PermanentError, ResourceError, TransientError
 from secateur_service.executors.local import WORK_COMMAND
-from secateur_service.executors.locks import slot_lock
+from secateur_service.executors.locks import only_server, slot_lock
 from secateur_service.executors.opening import open_executor
 from secateur_service.executors.port import Executor, WorkFolders
 from secateur_service.inspection import InspectionPool
@@ -88,7 +88,7 @@ async def _serve(settings: Settings, ready_file: Path | None, work_command: Sequ
     _tell_what_is_odd(settings)
     _tell_who_reaches(settings)
     ended = _end_on_signals()
-    with contextlib.closing(await asyncio.to_thread(_open_job_store, settings)) as store:
+    with _alone(settings), contextlib.closing(await asyncio.to_thread(_open_job_store, settings)) as store:
         metrics = Metrics(CollectorRegistry(), version=__version__)
         metrics.registry.register(StoreCollector(store, settings.data_dir))
         executor = open_executor(settings, work_command)
@@ -149,10 +149,39 @@ def _tell_who_reaches(settings: Settings) -> None:
         _log.info("other machines can read the metrics", metrics_listen=settings.metrics_listen)
 
 
+@contextlib.contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Be the only server of this machine with this data folder, and with this database if it is SQLite.
+
+    Two would share slots, work folders and the cache without knowing of each other.
+
+    Raises:
+        CannotStartError: there is another one.
+    """
+    places = [("data folder", settings.data_dir, settings.data_dir / "serve.lock", "--data-dir")]
+    database = make_url(settings.database_url)
+    if database.get_backend_name() == "sqlite" and database.database:
+        file = Path(database.database)
+        places.append(("database", file, file.with_name(f"{file.name}.lock"), "SECATEUR_DATABASE_URL"))
+    with contextlib.ExitStack() as held:
+        for what, place, lock, setting in places:
+            try:
+                settings.data_dir.mkdir(parents=True, exist_ok=True)
+                holder = held.enter_context(only_server(lock))
+            except OSError as error:
+                raise CannotStartError(f"{lock} cannot be written: {error.strerror}; choose another folder") from error
+            if holder is not None:
+                other = f"the server with process id {holder}" if holder else "another server"
+                raise CannotStartError(
+                    f"{other} has the {what} {place} already; end it, or give this one its own ({setting}). Several "
+                    "servers share jobs through one PostgreSQL (SECATEUR_DATABASE_URL), each with its own data folder"
+                )
+        yield
+
+
 def _open_job_store(settings: Settings) -> SqlJobStore:
     """Open the store and bring its schema up to date."""
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
         _close_to_others(settings)
         store = open_job_store(settings.database_url)
         newer = store.migrate()

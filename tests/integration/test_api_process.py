@@ -188,6 +188,15 @@ def test_metrics_that_other_machines_can_read_are_told_and_are_no_warning(tmp_pa
     assert line["metrics_listen"] == "0.0.0.0:0"
 
 
+def test_a_second_server_on_one_data_folder_or_database_is_refused(running: ServerProcess, tmp_path: Path):
+    database = {"SECATEUR_DATABASE_URL": f"sqlite:///{running.data_dir}/secateur.sqlite3"}
+    for what, folder, variables in (("data folder", running.data_dir, {}), ("database", tmp_path, database)):
+        ended = _serve(folder, "--listen", "127.0.0.1:0", **variables)
+        assert ended.returncode == 1
+        told = f"the server cannot start: the server with process id {running.process.pid} has the {what} "
+        assert told in ended.stderr.splitlines()[-1]
+
+
 def test_an_address_in_use_is_one_line_that_says_so(tmp_path: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -1,15 +1,18 @@
-"""File locks of device slots and work directories.
+"""File locks of device slots and work directories, and of what one server has for itself.
 
 The kernel drops a lock when the process that holds it ends, however it ends, so a lock is reliable where a file with
 a process id is not. Workers hold the locks, not the server: the orphan of a killed server cannot share a device or a
-work directory with its successor.
+work directory with its successor. A server holds a lock of its own kind: one that its children do not inherit, so
+that those of a killed server do not keep its successor from starting.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from secateur_service.errors import PreemptedError
@@ -37,6 +40,28 @@ def hold_until_exit(path: Path, *, wait_seconds: float, reason: str) -> None:
                 f"another worker of this machine still holds {path}; the job waits until it has ended", reason=reason
             )
         time.sleep(_RETRY_SECONDS)
+
+
+@contextlib.contextmanager
+def only_server(path: Path) -> Iterator[int | None]:
+    """Hold the lock of a server on a file, which is made if there is none.
+
+    Returns:
+        None where it is held from now on; the id of the process that holds it already otherwise, 0 if that is unknown.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of POSIX: of this process alone
+        except (BlockingIOError, PermissionError):
+            said = os.read(descriptor, 20)
+            yield int(said) if said.isdigit() else 0
+            return
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        yield None
+    finally:
+        os.close(descriptor)
 
 
 def is_free(path: Path) -> bool:

@@ -1,10 +1,11 @@
+import os
 import subprocess
 import sys
 
 import pytest
 
 from secateur_service.errors import PreemptedError
-from secateur_service.executors.locks import hold_until_exit, is_free
+from secateur_service.executors.locks import hold_until_exit, is_free, only_server
 from support.waiting import until
 
 HOLD = """
@@ -41,3 +42,28 @@ def test_looking_does_not_hold_and_a_missing_file_is_free(path, tmp_path):
     assert is_free(path)
     assert is_free(path)
     assert is_free(tmp_path / "absent")
+
+
+SERVE = """
+import os, sys
+from pathlib import Path
+from secateur_service.executors.locks import only_server
+
+with only_server(Path(sys.argv[1])) as holder:
+    if holder is None and os.fork() == 0:  # a child that outlives its server
+        print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_server_has_its_lock_alone_until_it_ends_even_if_a_child_of_it_lives_on(tmp_path):
+    lock = tmp_path / "serve.lock"
+    with subprocess.Popen([sys.executable, "-c", SERVE, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdout.readline() == b"held\n"
+        with only_server(lock) as holder:
+            assert holder == server.pid
+        server.kill()
+        server.wait()
+        with only_server(lock) as holder:
+            assert holder is None
+            assert lock.read_text() == str(os.getpid())
