@@ -22,6 +22,7 @@ from secateur_service.models.files import checkpoint_files
 from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.plan_file import PLAN_NAME, PlanFile, plan_files, plan_folder, read_plan
 from secateur_service.models.token_graph import TokenGraph
+from secateur_service.pruning.structured.vocabulary import rounded_rows
 from secateur_service.sizing.fitting import axes_of, misfits_of_pruning, misfits_of_shrinking
 from secateur_service.sources import ReferenceRefusedError, Source
 from secateur_service.sources.access import LocalSource
@@ -257,7 +258,9 @@ class Review:
         assert self._source is not None
         try:
             with self._source.outline(lambda names: [name for name in names if name == "tokenizer.json"]) as folder:
-                TokenGraph.open(folder)
+                graph = TokenGraph.open(folder)
+                if shrink.vocabulary is not None and shrink.vocabulary.rows is not None:
+                    self._rows(shrink.vocabulary.rows, graph, checkpoint)
         except ModelRefusedError as error:
             if shrink.vocabulary is not None:
                 self.refuse("shrink.vocabulary", f"{error}; leave it out")
@@ -265,6 +268,15 @@ class Review:
                 self.refuse("shrink.budget.axes", f"vocabulary: {error}; leave it out")
             else:
                 self._budget_axes = tuple(axis for axis in able if axis != "vocabulary")
+
+    def _rows(self, asked: int, graph: TokenGraph, checkpoint: Checkpoint) -> None:
+        """Whether so many rows hold what every vocabulary keeps, as far as its own file tells it."""
+        before = checkpoint.tensors[checkpoint.embedding_name].shape[0]
+        least = sum(number < before for number in graph.required() | graph.common())
+        if rounded_rows(asked) < least:
+            problem = f"at least {least} of the {before} rows have to stay (bytes, ASCII, numbers and punctuation)"
+            remedy = "ask for more than that: special tokens, the chat template's and keep_texts stay as well"
+            self.refuse("shrink.vocabulary.rows", f"{problem}; {remedy}")
 
     def sequences(self, calibration: CalibrationSpec, least: int, purpose: str) -> None:
         """Some of the sequences of each language must be left for what nothing is fitted to."""

@@ -19,8 +19,6 @@ from secateur_service.calibration.tokenizing import tokenize
 from secateur_service.models.token_graph import TokenGraph
 from secateur_service.models.trimmed_tokenizer import named_tokens
 
-# An ASCII character, a number of up to three digits, one or two punctuation marks, or indentation of up to 16.
-_COMMON = re.compile(r" ?(?:[\x20-\x7E]|[0-9]{1,3}|[!-/:-@\[-`{-~]{1,2})|[ \t\r]{1,16}|[\n\r]{1,2}[ \t]{0,16}")
 # Added tokens that nothing writes.
 _SPARE = re.compile(r"unused|reserved", re.IGNORECASE)
 _ROLES = ("system", "user", "assistant", "model", "tool", "function", "developer")
@@ -47,8 +45,7 @@ def mandatory_tokens(
         texts: texts whose tokens are kept.
         is_multimodal: whether a processor writes added tokens into texts, by names that only its code has.
     """
-    found = graph.required() | named_tokens(folder, names, config, graph)
-    found |= {number for number in graph.tokens if _COMMON.fullmatch(graph.text(number))}
+    found = graph.required() | graph.common() | named_tokens(folder, names, config, graph)
     if is_multimodal:
         found |= {number for number, content in graph.added.items() if not _SPARE.search(content)}
     printed = list(_printed(tokenizer))

@@ -24,6 +24,8 @@ from secateur_service.models.weights import ModelRefusedError, read_object
 
 # Gemma's has 33 MB and two million values.
 _LIMITS = JsonLimits(64 << 20, values=8_000_000)
+# An ASCII character, a number of up to three digits, one or two punctuation marks, or indentation of up to 16.
+_COMMON = re.compile(r" ?(?:[\x20-\x7E]|[0-9]{1,3}|[!-/:-@\[-`{-~]{1,2})|[ \t\r]{1,16}|[\n\r]{1,2}[ \t]{0,16}")
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
 _WORD_START = "\u2581"  # a space in SentencePiece
 
@@ -136,6 +138,10 @@ class TokenGraph:
         if not self.model.get("byte_fallback"):
             found |= {number for number, token in self.tokens.items() if len(token) == 1}
         return found
+
+    def common(self) -> set[int]:
+        """The tokens that take few rows and occur in every language: ASCII, numbers, punctuation and white space."""
+        return {number for number in self.tokens if _COMMON.fullmatch(self.text(number))}
 
     def text(self, number: int) -> str:
         """The text of a token; partial characters and single bytes are U+FFFD."""

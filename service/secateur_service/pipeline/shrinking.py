@@ -51,7 +51,7 @@ from secateur_service.models.units import KeptUnits, adds_to_states, heads_of, s
 from secateur_service.pipeline.depth_search import DepthSearch
 from secateur_service.pipeline.job_text import JobText, calibration_corpus
 from secateur_service.pipeline.observer import JobObserver
-from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE, Rows, choose_rows
+from secateur_service.pruning.structured.vocabulary import Rows, choose_rows, rounded_rows
 from secateur_service.records.blocks import Axis, BlockRecord
 from secateur_service.sources import ReferenceRefusedError, Sources
 from secateur_service.spec import PruneSpec, ShrinkSpec, VocabularySpec
@@ -318,7 +318,7 @@ class Shrinker:
 
     def _choose(self, asked: VocabularySpec) -> dict[str, Any]:
         chosen = self._choose_rows(asked)
-        if asked.rows is not None and len(chosen.kept) > -(-asked.rows // ROWS_MULTIPLE) * ROWS_MULTIPLE:
+        if asked.rows is not None and len(chosen.kept) > rounded_rows(asked.rows):
             raise PermanentError(
                 f"shrink.vocabulary.rows: {len(chosen.kept)} of the {self._rows_before} rows have to stay (bytes, "
                 "special tokens, ASCII, the chat template's, keep_texts and their parts); ask for at least as many",

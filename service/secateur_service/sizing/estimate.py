@@ -32,7 +32,7 @@ from secateur_service.models.plan_file import PlanFile
 from secateur_service.models.units import adds_to_states, heads_of, inputs_of, unit_count
 from secateur_service.pruning.budget import BATCH_TILES, EXPERT_TILE_TOKENS, TILE_TOKENS, sample_tokens
 from secateur_service.pruning.methods import Moments, Recipe
-from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
+from secateur_service.pruning.structured.vocabulary import rounded_rows
 from secateur_service.records.blocks import Axis
 from secateur_service.records.result import Estimate, Shortage
 from secateur_service.sizing.budget import EXPECTED_OVER_TOKENS, HEAP_SLACK_BYTES
@@ -232,7 +232,7 @@ def _output(checkpoint: Checkpoint, shrink: ShrinkSpec, given: PlanFile | None) 
         counts["feed_forward"] = shrink.feed_forward.channels_of(unit_count(checkpoint, "feed_forward"))
     kept: dict[str, dict[int, Sequence[int]]] = {}
     if shrink.vocabulary is not None and shrink.vocabulary.rows is not None:
-        rows: Sequence[int] = range(-(-shrink.vocabulary.rows // ROWS_MULTIPLE) * ROWS_MULTIPLE)
+        rows: Sequence[int] = range(rounded_rows(shrink.vocabulary.rows))
         kept = {name: {0: rows} for name in (checkpoint.embedding_name, checkpoint.head_name)}
     blocks = plan.blocks[shrink.blocks.remove :] if shrink.blocks else plan.blocks
     if given is not None:

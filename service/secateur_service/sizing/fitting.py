@@ -12,7 +12,7 @@ from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan_file import PlanFile
 from secateur_service.models.safetensors import TensorInfo
 from secateur_service.models.units import has_axis, heads_of, possible_heads, unit_count, units_of
-from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE
+from secateur_service.pruning.structured.vocabulary import ROWS_MULTIPLE, rounded_rows
 from secateur_service.records.blocks import Axis
 from secateur_service.sizing.budget_search import least_parameters
 from secateur_service.spec import (
@@ -118,7 +118,7 @@ def axes_of(checkpoint: Checkpoint) -> tuple[BudgetAxis, ...]:
 
 def _rows(asked: VocabularySpec, checkpoint: Checkpoint) -> Iterator[FieldViolation]:
     rows = checkpoint.tensors[checkpoint.embedding_name].shape[0]
-    if asked.rows is not None and -(-asked.rows // ROWS_MULTIPLE) * ROWS_MULTIPLE >= rows:
+    if asked.rows is not None and rounded_rows(asked.rows) >= rows:
         problem = f"the model has {rows} rows, and {asked.rows} are rounded up to a multiple of {ROWS_MULTIPLE}"
         yield FieldViolation("shrink.vocabulary.rows", f"{problem}; ask for fewer")
 

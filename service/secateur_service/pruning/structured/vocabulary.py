@@ -26,6 +26,11 @@ _STEP = 0.5
 _LEAST_CHANGE = 0.1
 
 
+def rounded_rows(rows: int) -> int:
+    """How many rows are kept where so many are asked for: the next multiple."""
+    return -(-rows // ROWS_MULTIPLE) * ROWS_MULTIPLE
+
+
 @dataclass(frozen=True)
 class Rows:
     """The rows to keep.
