@@ -27,9 +27,10 @@ on two cores):
 
 Gates with a row for each expert or each head stay as they are: routers, and of the gated delta rule (`qwen3_next`,
 `qwen3_5`) the projections `in_proj_ba`, or `in_proj_b` and `in_proj_a`, which say how strongly a state is written and
-how fast it decays. They are a thousandth of a block's weights and act on every later token;
+how fast it decays. In Qwen3-Next-80B they are 0.4 % of the weights of such a block's attention, and they act on every
+later token; what pruning them would cost was not measured.
 [llm-compressor's example](https://github.com/vllm-project/llm-compressor/blob/main/examples/quantization_w8a8_fp8/qwen3_5_moe.py)
-leaves all of linear attention alone. Nobody has published what pruning them would cost.
+leaves all of linear attention alone.
 
 Random weights show that the mechanics are right, not how much a family loses: [benchmarks.md](benchmarks.md) has figures
 of Gemma 3 and SmolLM2 (llama). Types that are not listed are refused when a job is submitted.
