@@ -8,14 +8,17 @@ reading it again, and a header whose bytes do not depend on a hash seed.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from secateur_service.bounded import JsonLimits, parse_json
 from secateur_service.durable import sync
@@ -159,8 +162,51 @@ class WrittenFile:
     size_bytes: int
 
 
+@dataclass(frozen=True)
+class FilledShard:
+    """A file that is complete, but neither durable nor under its final name."""
+
+    partial: Path
+    name: str
+    sha256: str
+    size_bytes: int
+
+    def publish(self) -> WrittenFile:
+        """Make the file durable, then give it its name.
+
+        Raises:
+            OSError: the disk is full or fails; the file is removed.
+        """
+        try:
+            sync(self.partial)
+            self.partial.replace(self.partial.with_name(self.name))
+            sync(self.partial.parent)
+        finally:
+            self.partial.unlink(missing_ok=True)
+        return WrittenFile(self.name, self.sha256, self.size_bytes)
+
+
+Aside = Callable[[Callable[[memoryview | bytes], None], memoryview | bytes], "Future[None]"]
+"""Starts a call in another thread."""
+
+
 def write_shard(folder: Path, stem: str, tensors: list[OutputTensor]) -> WrittenFile:
     """Write tensors to `model-{stem}-{digest}.safetensors`; the name appears only once the file is complete on disk.
+
+    Raises:
+        OSError: the disk is full or fails; the partial file is removed.
+    """
+    return fill_shard(folder, stem, tensors).publish()
+
+
+def fill_shard(folder: Path, stem: str, tensors: list[OutputTensor], aside: Aside | None = None) -> FilledShard:
+    """Do all of `write_shard` but for waiting for the disk. Each piece is hashed while another thread writes it.
+
+    Args:
+        folder: of the file.
+        stem: see `write_shard`.
+        tensors: what to write.
+        aside: writes; by default a thread of its own.
 
     Raises:
         OSError: the disk is full or fails; the partial file is removed.
@@ -179,22 +225,27 @@ def write_shard(folder: Path, stem: str, tensors: list[OutputTensor]) -> Written
     encoded += b" " * (-len(encoded) % 8)  # so that the data starts aligned
     digest = hashlib.sha256()
     partial = folder / f"{stem}.partial"
-    try:
-        with partial.open("wb") as file:
+    with contextlib.ExitStack() as failed:
+        failed.callback(partial.unlink, missing_ok=True)
+        with partial.open("wb", buffering=0) as file, contextlib.ExitStack() as stack:
+            aside = aside or stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="shard")).submit
             written = 0
             for chunk in _chunks(encoded, tensors):
-                file.write(chunk)
+                writing = aside(functools.partial(_write_fully, file), chunk)
                 digest.update(chunk)
+                writing.result()
                 written += len(chunk)
             if written != 8 + len(encoded) + position:
                 raise ValueError(f"{stem}: wrote {written} bytes where the shapes need {8 + len(encoded) + position}")
-        sync(partial)
-        final = folder / f"{SHARD_PREFIX}{stem}-{digest.hexdigest()[:16]}.safetensors"
-        partial.replace(final)
-        sync(folder)
-    finally:
-        partial.unlink(missing_ok=True)
-    return WrittenFile(final.name, digest.hexdigest(), written)
+        failed.pop_all()
+    name = f"{SHARD_PREFIX}{stem}-{digest.hexdigest()[:16]}.safetensors"
+    return FilledShard(partial, name, digest.hexdigest(), written)
+
+
+def _write_fully(file: BinaryIO, piece: memoryview | bytes) -> None:
+    left = memoryview(piece)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _chunks(header: bytes, tensors: list[OutputTensor]) -> Iterable[memoryview | bytes]:

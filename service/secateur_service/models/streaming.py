@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from secateur_service.models.branches import Branches, of_groups, remembering, w
 from secateur_service.models.building import build_without_memory, restore_buffers, stored_tensors
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError, Place
 from secateur_service.models.head import Head
+from secateur_service.models.outgoing import Outgoing
 from secateur_service.models.safetensors import OutputTensor, TensorInfo
 from secateur_service.models.states import in_file
 from secateur_service.models.tensors import (
@@ -37,7 +38,6 @@ from secateur_service.models.tensors import (
     Reader,
     TensorReader,
     count_non_finite,
-    output_tensor,
     refuse_non_finite,
 )
 
@@ -45,6 +45,13 @@ from secateur_service.models.tensors import (
 _EMBEDDED_ROWS = 4096
 
 BlockArguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Across(Protocol):
+    """Calls a function for every item, several at once if it likes; the results come in the items' order."""
+
+    def __call__(self, function: Callable[[TensorInfo], Tensor], items: Iterable[TensorInfo], /) -> Iterable[Tensor]:
+        """Call it."""
 
 
 class StreamedModel:
@@ -98,6 +105,9 @@ class StreamedModel:
         )
         # By number of sequences, tokens of each, and tokens before them in a cache; None without a cache.
         self._arguments: dict[tuple[int, int, int | None], list[BlockArguments]] = {}
+        self._outgoing = Outgoing(device)
+        if isinstance(self.reader, TensorReader):
+            self.reader.pinned = device.type == "cuda"
         self._check_shapes()
         self._load_outer()
 
@@ -166,16 +176,24 @@ class StreamedModel:
             self._run_base(torch.searchsorted(used, batch).to(self.device), cache)
         return states[0]
 
-    def read_block(self, index: int) -> dict[str, Tensor]:
+    def read_block(self, index: int, across: Across = map) -> dict[str, Tensor]:
         """The dense weights of a block as stored, by name; may run in another thread.
+
+        Args:
+            index: its position.
+            across: reads the tensors, which are in the order of the files.
 
         Raises:
             ModelRefusedError: a tensor is missing.
+            FloatingPointError: a weight is not finite; the message names it.
         """
         path = self.checkpoint.block_path(index)
         places = (self.checkpoint.place_of(f"{path}.{name}") for name, _ in stored_tensors(self._blocks[index]))
-        infos = {place.stored.name: place.stored for place in places}
-        return {name: self.reader.read(info) for name, info in infos.items()}
+        infos = sorted({place.stored for place in places}, key=lambda info: (info.path, info.offset, info.name))
+        return {info.name: tensor for info, tensor in zip(infos, across(self._read, infos), strict=True)}
+
+    def _read(self, info: TensorInfo) -> Tensor:
+        return _finite(info, self.reader.read(info))
 
     def weight(self, index: int, linear: str) -> Tensor:
         """The dense weight of a linear layer of a block, out × in, in the type in which it is stored."""
@@ -183,12 +201,15 @@ class StreamedModel:
         return place.of(self.reader.read(place.stored))
 
     @contextlib.contextmanager
-    def block(self, index: int, tensors: dict[str, Tensor] | None = None) -> Iterator[nn.Module]:
+    def block(
+        self, index: int, tensors: dict[str, Tensor] | None = None, *, shared: bool = False
+    ) -> Iterator[nn.Module]:
         """The block with its dense weights in memory, for the duration of the context.
 
         Args:
             index: its position.
             tensors: what `read_block` returned, consumed here; read now if not given.
+            shared: whether `tensors` come from elsewhere: they are checked, and stay as they are if the block changes.
 
         Raises:
             ModelRefusedError: a tensor is missing.
@@ -196,7 +217,12 @@ class StreamedModel:
         """
         block = self._blocks[index]
         stored = self.read_block(index) if tensors is None else tensors
-        self._materialise(block, self.checkpoint.block_path(index), lambda info: stored.pop(info.name))
+
+        def take(info: TensorInfo) -> Tensor:
+            tensor = stored.pop(info.name)
+            return _finite(info, tensor) if shared else tensor
+
+        self._materialise(block, self.checkpoint.block_path(index), take, shared=shared)
         looks = [linear.register_forward_pre_hook(self._look) for linear in self.linears(block, index).values()]
         try:
             yield block
@@ -266,8 +292,8 @@ class StreamedModel:
     def output_tensors(self, block: nn.Module, index: int) -> list[OutputTensor]:
         """The tensors of a block in memory, for writing, under their names and types in the checkpoint.
 
-        Raises:
-            FloatingPointError: a weight is not finite in that type; the message names it.
+        From an accelerator they are copied in the background: writing them waits, and the caller does not. Values that
+        are not finite in the checkpoint's type are found while writing, see `output_tensor`.
         """
         path = self.checkpoint.block_path(index)
         held: dict[str, list[tuple[Place, Tensor]]] = {}
@@ -282,7 +308,7 @@ class StreamedModel:
                 tensor = torch.empty(info.shape, dtype=DTYPES[info.dtype], device=tensor.device)
                 for each, parameter in parts:
                     each.of(tensor).copy_(parameter)
-            outputs.append(output_tensor(info.name, tensor.to(DTYPES[info.dtype])))
+            outputs.append(self._outgoing.send(info.name, tensor.detach().to(DTYPES[info.dtype])))
         return outputs
 
     def _look(self, *_: Any) -> None:
@@ -342,7 +368,7 @@ class StreamedModel:
         blocks = set(self._blocks)
 
         def visit(module: nn.Module, path: str) -> None:
-            self._materialise(module, path, self.reader.read, recurse=False)
+            self._materialise(module, path, self._read, recurse=False)
             for name, child in module.named_children():
                 if child not in blocks and child is not self._embedding and child is not self._head:
                     visit(child, f"{path}.{name}" if path else name)
@@ -355,21 +381,39 @@ class StreamedModel:
         restore_buffers(self._model, self._embedding)
 
     def _materialise(
-        self, module: nn.Module, path: str, read: Callable[[TensorInfo], Tensor], *, recurse: bool = True
+        self,
+        module: nn.Module,
+        path: str,
+        read: Callable[[TensorInfo], Tensor],
+        *,
+        recurse: bool = True,
+        shared: bool = False,
     ) -> None:
-        module.to_empty(device=self.device, recurse=recurse)
-        for submodule in module.modules() if recurse else (module,):
-            restore_buffers(self._model, submodule)
-        waiting: dict[TensorInfo, list[tuple[Place, Tensor]]] = {}
-        for name, parameter in stored_tensors(module, recurse=recurse):
+        """Fill a module with stored tensors; what is read becomes the parameter itself, unless it is shared."""
+        modules = dict(module.named_modules()) if recurse else {"": module}
+        for each in modules.values():
+            for name, buffer in each.named_buffers(recurse=False):
+                each._buffers[name] = torch.empty_like(buffer, device=self.device)
+            restore_buffers(self._model, each)  # its weights, which are on the meta device, stay as they are
+        waiting: dict[TensorInfo, list[tuple[Place, str, Tensor]]] = {}
+        for name, tensor in stored_tensors(module, recurse=recurse):
             place = self.checkpoint.place_of(f"{path}.{name}" if path else name)
-            waiting.setdefault(place.stored, []).append((place, parameter))
+            waiting.setdefault(place.stored, []).append((place, name, tensor))
         for info, held in waiting.items():
             self.check()
-            tensor = read(info)
-            refuse_non_finite(info.name, info.shape, count_non_finite(tensor))
-            for place, parameter in held:
-                parameter.copy_(place.of(tensor))
+            stored = read(info)
+            there = stored.to(self.device, non_blocking=True)  # out of page-locked memory, the copy is not waited for
+            is_free = len(held) == 1 and not (shared and there is stored)
+            for place, name, tensor in held:
+                found = place.of(there)
+                if not isinstance(tensor, nn.Parameter):
+                    tensor.copy_(found)
+                    continue
+                if not (is_free and place.part is None and found.dtype == tensor.dtype):
+                    found = torch.empty_like(tensor, device=self.device).copy_(found)
+                owner, _, own = name.rpartition(".")
+                parameter = nn.Parameter(found, requires_grad=tensor.requires_grad)
+                modules[owner].register_parameter(own, parameter)
 
     def _load_head(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of the head."""
@@ -392,3 +436,13 @@ class StreamedModel:
             for layer in self.linears(block, index).values():
                 if not isinstance(layer, nn.Linear):
                     raise ModelRefusedError(f"a {type(layer).__name__} stands where a linear layer is expected")
+
+
+def _finite(info: TensorInfo, tensor: Tensor) -> Tensor:
+    """The tensor that was read.
+
+    Raises:
+        NonFiniteError: a value is not finite.
+    """
+    refuse_non_finite(info.name, info.shape, count_non_finite(tensor))
+    return tensor

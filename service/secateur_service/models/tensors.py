@@ -6,13 +6,17 @@ tensor that was read whole is kept, so that a pass over a model can identify it 
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import hashlib
 import json
 import math
+import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +35,18 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# For each type: the integers of its size, with and without sign, and the bits of infinity.
+_BITS: dict[torch.dtype, tuple[type[np.signedinteger[Any]], type[np.unsignedinteger[Any]], int]] = {
+    torch.bfloat16: (np.int16, np.uint16, 0x7F80),
+    torch.float16: (np.int16, np.uint16, 0x7C00),
+    torch.float32: (np.int32, np.uint32, 0x7F80_0000),
+    torch.float64: (np.int64, np.uint64, 0x7FF0_0000_0000_0000),
+}
 _COPY_BYTES = 16 << 20
+# Read at once, so that it is hashed while in a processor's own cache.
+_READ_BYTES = 1 << 20
+_WRITE_BYTES = 4 << 20
+_HUGE_PAGE_BYTES = 2 << 20
 _ORIGIN = ("_name_or_path", "transformers_version")
 
 
@@ -66,6 +81,7 @@ class TensorReader:
     Attributes:
         digests: SHA-256 of the bytes of every tensor that was read whole, by its name.
         on_read: called with the number of bytes after every piece read; may raise to stop.
+        pinned: whether tensors are read whole into page-locked memory, from which an accelerator copies by itself.
     """
 
     def __init__(
@@ -74,16 +90,17 @@ class TensorReader:
         self._open = open_file
         self.on_read = on_read
         self.digests: dict[str, str] = {}
+        self.pinned = False
 
     def read(self, info: TensorInfo) -> Tensor:
         """Read one tensor as it is stored."""
-        raw = torch.empty(info.size_bytes, dtype=torch.uint8)
+        raw = host_memory(info.size_bytes, pinned=self.pinned)
         view = memory_of(raw)
         with self._open(info.path) as file:
             file.seek(info.offset)
             digest = hashlib.sha256()
-            for start in range(0, len(view), _COPY_BYTES):
-                piece = view[start : start + _COPY_BYTES]
+            for start in range(0, len(view), _READ_BYTES):
+                piece = view[start : start + _READ_BYTES]
                 _read_fully(file, piece, info)
                 digest.update(piece)
                 self.on_read(len(piece))
@@ -150,7 +167,8 @@ class TensorReader:
         """
         for info in tensors:
             if info.name not in self.digests:
-                self.read(info)
+                for _ in self._stream(info):
+                    pass
         counted = {key: value for key, value in config.items() if key not in _ORIGIN}
         digest = hashlib.sha256(f"{json.dumps(counted, sort_keys=True)}\n".encode())
         for name in sorted(self.digests):
@@ -173,44 +191,103 @@ def _divide(content: bytes, size: int) -> tuple[bytes, bytes]:
     return content[:end], content[end:]
 
 
+def is_finite(values: Tensor) -> bool:
+    """Whether no value of a tensor is infinite or NaN; takes neither memory nor, on the host, a second thread.
+
+    Floating-point numbers of one sign are ordered as their bits are, with infinity and then every NaN at the end. The
+    largest signed integer is thus that of the positive values, and the largest unsigned one that of the negative ones.
+    """
+    if not values.is_floating_point() or not values.numel():
+        return True
+    if values.device.type != "cpu" or not values.is_contiguous():
+        lowest, highest = values.aminmax()  # NaN if one is
+        return bool(lowest.isfinite() & highest.isfinite())
+    signed, unsigned, infinity = _BITS[values.dtype]
+    bits = np.frombuffer(memory_of(values), signed)
+    count = _READ_BYTES // bits.itemsize
+    negative = infinity + (1 << 8 * bits.itemsize - 1)
+    pieces = (bits[start : start + count] for start in range(0, len(bits), count))
+    return all(int(piece.max()) < infinity and int(piece.view(unsigned).max()) < negative for piece in pieces)
+
+
 def count_non_finite(values: Tensor | bytes, dtype: str = "") -> int:
     """How many values of a tensor, or of the raw bytes of one of type `dtype`, are infinite or NaN."""
     if isinstance(values, bytes):
         if not values:
             return 0
         values = torch.frombuffer(bytearray(values), dtype=DTYPES[dtype])
-    return int(values.numel() - values.isfinite().sum())
+    return 0 if is_finite(values) else int(values.numel() - values.isfinite().sum())
+
+
+class NonFiniteError(FloatingPointError):
+    """A tensor of a checkpoint holds values that are not finite; the message names it."""
 
 
 def refuse_non_finite(name: str, shape: Sequence[int], count: int) -> None:
     """Return normally if `count` is 0.
 
     Raises:
-        FloatingPointError: `count` values of a tensor are not finite.
+        NonFiniteError: `count` values of a tensor are not finite.
     """
     if count:
-        raise FloatingPointError(
+        raise NonFiniteError(
             f"{name} holds {count} values that are not finite, of {math.prod(shape)}; such values are never "
             "published, use a model without them"
         )
 
 
-def output_tensor(name: str, tensor: Tensor) -> OutputTensor:
-    """A tensor in memory, for writing; not copied if it is already contiguous on the host.
+def output_tensor(name: str, tensor: Tensor, arrived: Callable[[], None] = lambda: None) -> OutputTensor:
+    """A tensor on the host, for writing; not copied if it is contiguous.
 
-    Raises:
-        FloatingPointError: it holds values that are not finite; the message names it and counts them.
+    Its values are checked as they are written, which raises FloatingPointError if some are not finite; the message
+    names the tensor and counts them.
+
+    Args:
+        name: in the file.
+        tensor: the values.
+        arrived: returns once they are there, where they are still being copied from a device.
     """
-    refuse_non_finite(name, tensor.shape, count_non_finite(tensor.detach()))
     host = tensor.detach().cpu().contiguous()
-    return OutputTensor(name, _NAMES[tensor.dtype], tuple(tensor.shape), (memory_of(host),))
+    return OutputTensor(name, _NAMES[tensor.dtype], tuple(tensor.shape), _checked(name, host, arrived))
+
+
+def _checked(name: str, host: Tensor, arrived: Callable[[], None]) -> Iterator[memoryview]:
+    arrived()
+    for piece in host.reshape(-1).split(_WRITE_BYTES // host.itemsize):
+        if not is_finite(piece):
+            refuse_non_finite(name, host.shape, count_non_finite(host))
+        yield memory_of(piece)
+
+
+def host_memory(size_bytes: int, *, pinned: bool = False) -> Tensor:
+    """Memory for a tensor's bytes; page-locked ones are PyTorch's to reuse, and take an accelerator.
+
+    Clearing fresh memory page by page takes as long as reading a file into it, so large pieces ask for large pages.
+    """
+    memory = torch.empty(size_bytes, dtype=torch.uint8, pin_memory=pinned)
+    madvise = _madvise()
+    if not pinned and madvise is not None and size_bytes >= _HUGE_PAGE_BYTES:
+        begin = -(-memory.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        madvise(begin, memory.data_ptr() + size_bytes - begin, mmap.MADV_HUGEPAGE)  # only advice: failure is harmless
+    return memory
+
+
+@functools.cache
+def _madvise() -> Callable[[int, int, int], int] | None:
+    """The system call, where there are large pages to ask for."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return None
+    function = ctypes.CDLL(None).madvise
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return function
 
 
 def memory_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor on the host."""
     if not tensor.numel():
         return memoryview(b"")
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type] # typed since 3.12
+    flat = tensor.as_strided((tensor.numel(),), (1,))  # the stride of a single value may be anything
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type] # typed since 3.12
 
 
 def _read_fully(file: BinaryIO, view: memoryview, info: TensorInfo) -> None:

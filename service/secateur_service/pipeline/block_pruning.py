@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from secateur_service.models.safetensors import TensorInfo
 from secateur_service.models.streaming import StreamedModel
-from secateur_service.models.tensors import DTYPES
+from secateur_service.models.tensors import DTYPES, NonFiniteError, is_finite
 from secateur_service.models.units import adds_to_states
 from secateur_service.pipeline.batches import Batch
 from secateur_service.pipeline.meter import Kind
@@ -41,9 +41,6 @@ from secateur_service.pruning.solver import PrunedLayer, solve
 from secateur_service.pruning.statistics import InputStatistics
 from secateur_service.records.blocks import LayerRecord
 from secateur_service.sizing.operations import Work
-
-# Rows of a matrix checked at once, because the check takes memory too.
-_ROWS = 1024
 
 # Names of the layers of a block that share an input.
 Group = Sequence[str]
@@ -350,6 +347,8 @@ class BlockPruner:
                 towards = dense if target is None else observed.aims(dense)
                 del dense
                 solved, mix = self._solve_alike(towards, observed, target, names)
+            except NonFiniteError:  # of a block that is being written meanwhile, and named
+                raise
             except FloatingPointError as error:
                 raise FloatingPointError(f"{infos[names[0]].name}: {error}") from error
             for name in names:  # free each layer once applied: memory for one layer, not for the group
@@ -388,7 +387,7 @@ class BlockPruner:
     ) -> LayerRecord:
         rounded, target, notes = layer.weight.to(DTYPES[info.dtype]), int(layer.pruned.count_nonzero()), layer.notes
         del layer
-        if not all(bool(torch.isfinite(part).all()) for part in rounded.split(_ROWS)):
+        if not is_finite(rounded):
             raise FloatingPointError(f"{info.name}: the update produced weights that are not finite")
         # In the block's type, as its inputs are.
         ratios, tokens = observed.judge(aim_MN.to(linear.weight.dtype), rounded, self._check)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
+from secateur_service.models.tensors import NonFiniteError
 from secateur_service.models.units import KeptUnits, Units, units_of
 from secateur_service.pipeline.batches import Batch
 from secateur_service.pipeline.stepwise import stepwise_forwards
@@ -121,6 +122,8 @@ class Narrower:
                         weight_MN = stored[one.output.name].to(self._model.device)
                         try:
                             kept, solved_MK, lost = self._solve(axis, index, one, weight_MN, inputs)
+                        except NonFiniteError:  # of a block that is being written meanwhile, and named
+                            raise
                         except FloatingPointError as error:
                             raise FloatingPointError(f"{one.output.name}: {error}") from error
                         cut[one.output.name] = solved_MK.cpu()

@@ -45,6 +45,7 @@ from secateur_service.pruning.language_neurons import NeuronSurvey
 from secateur_service.pruning.mask_sample import sample_mask
 from secateur_service.pruning.methods import Moments
 from secateur_service.records.blocks import BlockRecord, LayerRecord
+from secateur_service.sizing.budget import written_at_once
 from secateur_service.telemetry import tracing
 
 # Share of an accelerator's free memory that hidden states may take; the rest is for a block and its statistics.
@@ -150,7 +151,8 @@ class _Pass:
         needs_text = config.moments is not Moments.NONE or narrows or config.reconstruction is not None
         self.calibration = self._divide(text if needs_text else {})
         self.reader = BlockReader(model, stopwatch, observer.check)
-        self.writer = BlockWriter(config.shards, config.fingerprint, ledger, observer, stopwatch)
+        at_once = written_at_once(on_device=model.device.type != "cpu")
+        self.writer = BlockWriter(config.shards, config.fingerprint, ledger, observer, stopwatch, at_once)
         self.pruner = BlockPruner(
             self.pruned.model,
             config,
@@ -307,7 +309,7 @@ class _Pass:
                 with measure("prune"):
                     cut, narrowed = self._narrow(block, index, place, kept, calibration, record)
                 with measure("load"):
-                    written = memory.enter_context(self.pruned.model.block(place, cut))
+                    written = memory.enter_context(self.pruned.model.block(place, cut, shared=True))
                 del kept, cut
             layers: Sequence[LayerRecord] = ()
             goal: Sequence[Tensor] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
@@ -21,3 +22,9 @@ def wait_for(future: Future[T], check: Callable[[], None]) -> T:
     while not wait([future], timeout=_LOOK_SECONDS).done:
         check()
     return future.result()
+
+
+def acquire(semaphore: threading.Semaphore, check: Callable[[], None]) -> None:
+    """Acquire a semaphore; `check` is called periodically until then, and raises to stop waiting."""
+    while not semaphore.acquire(timeout=_LOOK_SECONDS):
+        check()

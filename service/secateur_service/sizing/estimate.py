@@ -35,7 +35,7 @@ from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.pruning.structured.vocabulary import rounded_rows
 from secateur_service.records.blocks import Axis
 from secateur_service.records.result import Estimate, Shortage
-from secateur_service.sizing.budget import EXPECTED_OVER_TOKENS, HEAP_SLACK_BYTES
+from secateur_service.sizing.budget import EXPECTED_OVER_TOKENS, HEAP_SLACK_BYTES, written_at_once
 from secateur_service.sizing.budget_search import TRIALS, most_removed
 from secateur_service.sizing.continuations import Continuing, item_bytes
 from secateur_service.sizing.depth import SCORED_EVERY, depth_sequences, search_operations
@@ -133,8 +133,10 @@ def estimate_cost(
     output_bytes = int(share * output.size_bytes)
     return Estimate(
         checkpoint_bytes=checkpoint.size_bytes,
-        # One block is read or written while another is pruned.
-        peak_host_bytes=_PROCESS_BYTES + HEAP_SLACK_BYTES + 2 * largest + peaks["cpu"],
+        peak_host_bytes=_PROCESS_BYTES
+        + HEAP_SLACK_BYTES
+        + _blocks_in_transit(on_device=on_device) * largest
+        + peaks["cpu"],
         peak_device_bytes=peaks["cuda"],
         disk_bytes=min(checkpoint.size_bytes, _BLOCKS_ON_DISK * largest + outer) + peaks["disk"],
         flops=flops + solving,
@@ -143,6 +145,15 @@ def estimate_cost(
         output_bytes=output_bytes,
         seconds=expected_seconds(flops, solving, checkpoint.size_bytes, output_bytes, threads=threads),
     )
+
+
+def _blocks_in_transit(*, on_device: bool) -> int:
+    """Blocks in the host's memory: one is read while others are written.
+
+    With a device they are in page-locked memory, which comes in powers of two: up to a third more on published models.
+    """
+    blocks = 1 + written_at_once(on_device=on_device)
+    return blocks + 1 if on_device else blocks
 
 
 def trial_operations_of(checkpoint: Checkpoint, spec: PruneSpec) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import resource
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -164,10 +165,49 @@ def test_a_weight_that_its_stored_type_cannot_hold_is_refused_by_name(tmp_path):
     build_model("llama", dtype=torch.float16).save_pretrained(tmp_path)
     model = streamed(tmp_path)
     with model.block(1) as block:
-        model.output_tensors(block, 1)
         block.mlp.up_proj.weight[3, :2] = 1e6  # as an update of kept weights may leave it
-        with pytest.raises(FloatingPointError, match=r"^model\.layers\.1\.mlp\.up_proj\.weight holds 2 values"):
-            model.output_tensors(block, 1)
+        outputs = model.output_tensors(block, 1)
+    with pytest.raises(FloatingPointError, match=r"^model\.layers\.1\.mlp\.up_proj\.weight holds 2 values"):
+        write_shard(tmp_path, "refused", outputs)
+    assert not list(tmp_path.glob("*refused*"))
+
+
+def test_tensors_of_a_block_are_its_weights_unless_they_are_somebody_elses(tmp_path):
+    build_model("llama").save_pretrained(tmp_path)
+    model = streamed(tmp_path)
+    name = "model.layers.1.mlp.up_proj.weight"
+    for shared in (False, True):
+        with ThreadPoolExecutor(3) as threads:
+            stored = model.read_block(1, threads.map)
+        assert stored.keys() == model.read_block(1).keys()
+        tensor, before = stored[name], stored[name].clone()
+        with model.block(1, dict(stored), shared=shared) as block:
+            assert torch.equal(block.mlp.up_proj.weight, before)
+            block.mlp.up_proj.weight.zero_()
+        assert torch.equal(tensor, before) == shared
+    stored[name] = torch.full_like(before, torch.nan)
+    with pytest.raises(FloatingPointError, match=name), model.block(1, stored, shared=True):
+        pass
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_block_leaves_a_gpu_as_it_is_when_it_is_given_away(tmp_path):
+    build_model("llama").bfloat16().save_pretrained(tmp_path)
+    device = torch.device("cuda")
+    model = StreamedModel(open_checkpoint(tmp_path), device, torch.bfloat16)
+    stored = model.read_block(1)
+    assert all(tensor.is_pinned() for tensor in stored.values())
+    expected = {name: tensor.clone() for name, tensor in stored.items()}
+    with model.block(1, stored) as block:
+        outputs = model.output_tensors(block, 1)
+    for _ in range(8):  # takes over the block's memory on the device, if it is free too early
+        torch.full((1 << 20,), torch.nan, device=device)
+    shard = write_shard(tmp_path, "copy", outputs)
+    written = load_file(tmp_path / shard.name)
+    assert written.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(written[name], tensor), name
 
 
 @pytest.mark.parametrize("tied", [True, False])
