@@ -46,7 +46,8 @@ _COPY_BYTES = 16 << 20
 # Read at once, so that it is hashed while in a processor's own cache.
 _READ_BYTES = 1 << 20
 _WRITE_BYTES = 4 << 20
-_HUGE_PAGE_BYTES = 2 << 20
+# The C library maps memory of this size apart; in its heap, advice would outlive the tensor.
+_MAPPED_BYTES = 32 << 20
 _ORIGIN = ("_name_or_path", "transformers_version")
 
 
@@ -266,7 +267,7 @@ def host_memory(size_bytes: int, *, pinned: bool = False) -> Tensor:
     """
     memory = torch.empty(size_bytes, dtype=torch.uint8, pin_memory=pinned)
     madvise = _madvise()
-    if not pinned and madvise is not None and size_bytes >= _HUGE_PAGE_BYTES:
+    if not pinned and madvise is not None and size_bytes > _MAPPED_BYTES:
         begin = -(-memory.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         madvise(begin, memory.data_ptr() + size_bytes - begin, mmap.MADV_HUGEPAGE)  # only advice: failure is harmless
     return memory

@@ -53,7 +53,7 @@ _VOCABULARY_BYTES = 4 << 10
 # Tokens of an item of a task that run through the blocks, and those of them that are scored, before they are known:
 # a question of a paragraph with four short answers.
 _ITEM_TOKENS, _ITEM_ANSWERS = 256, 32
-# Being written, waiting, and being moved to the object store.
+# Waiting for the disk, then for those before them, and being moved to the object store; others are being written.
 _BLOCKS_ON_DISK = 4
 
 
@@ -131,6 +131,7 @@ def estimate_cost(
     budget = spec.shrink.budget if spec.shrink else None
     share = budget.parameters if budget else 1.0
     output_bytes = int(share * output.size_bytes)
+    blocks_on_disk = _BLOCKS_ON_DISK + written_at_once(on_device=on_device)
     return Estimate(
         checkpoint_bytes=checkpoint.size_bytes,
         peak_host_bytes=_PROCESS_BYTES
@@ -138,7 +139,7 @@ def estimate_cost(
         + _blocks_in_transit(on_device=on_device) * largest
         + peaks["cpu"],
         peak_device_bytes=peaks["cuda"],
-        disk_bytes=min(checkpoint.size_bytes, _BLOCKS_ON_DISK * largest + outer) + peaks["disk"],
+        disk_bytes=min(checkpoint.size_bytes, blocks_on_disk * largest + outer) + peaks["disk"],
         flops=flops + solving,
         parameters=checkpoint.parameters,
         output_parameters=int(share * output.parameters),
