@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from secateur_service.models.safetensors import OutputTensor, TensorInfo
+from secateur_service.pruning.elementwise import is_finite
 
 DTYPES = {
     "F64": torch.float64,

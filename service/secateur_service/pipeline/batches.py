@@ -1,7 +1,7 @@
 """How sequences are divided into batches.
 
-A batch holds sequences of one language. Its size is a multiple of the tile over which statistics are summed, so that
-no tile has to wait for the next batch.
+A batch holds sequences of one language. That of calibration text is a multiple of the tile over which statistics are
+summed, so that no tile has to wait for the next batch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from secateur_service.pruning.budget import BATCH_TILES, TILE_TOKENS
+
+_SCORED_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,16 @@ def batch_sequences(sequence_length: int, device: torch.device, *, small: bool =
     """Sequences per batch: one tile of tokens on a CPU, more on a device that has the memory."""
     tile = max(1, TILE_TOKENS // sequence_length)
     return tile * BATCH_TILES["cpu" if small else device.type]
+
+
+def scored_sequences(sequence_length: int, device: torch.device, *, small: bool = False) -> int:
+    """Sequences per batch of evaluation text, over which nothing is summed.
+
+    On a CPU few tokens: what a block computes on the way then stays in memory that the process has, and in its caches.
+    """
+    if device.type == "cpu":
+        return max(1, _SCORED_TOKENS // sequence_length)
+    return batch_sequences(sequence_length, device, small=small)
 
 
 def divide(samples: Mapping[str, Tensor], size: int) -> list[Batch]:

@@ -32,6 +32,7 @@ from secateur_service.pipeline.pass_config import PassConfig
 from secateur_service.pipeline.stepwise import StepwiseForward, stepwise_forwards
 from secateur_service.pruning.asymmetry import CrossMoments, aims
 from secateur_service.pruning.budget import MIN_EXPERT_TOKENS
+from secateur_service.pruning.elementwise import is_finite, nonzeros
 from secateur_service.pruning.fidelity import InputSample, snr_db
 from secateur_service.pruning.mask_sample import sample_mask
 from secateur_service.pruning.methods import METHODS, Moments, Recipe
@@ -385,14 +386,14 @@ class BlockPruner:
         observed: _Observed,
         mix: Mapping[str, float],
     ) -> LayerRecord:
-        rounded, target, notes = layer.weight.to(DTYPES[info.dtype]), int(layer.pruned.count_nonzero()), layer.notes
+        rounded, target, notes = layer.weight.to(DTYPES[info.dtype]), nonzeros(layer.pruned), layer.notes
         del layer
         if not is_finite(rounded):
             raise FloatingPointError(f"{info.name}: the update produced weights that are not finite")
         # In the block's type, as its inputs are.
         ratios, tokens = observed.judge(aim_MN.to(linear.weight.dtype), rounded, self._check)
         linear.weight.copy_(rounded)
-        zeros = rounded.numel() - int(rounded.count_nonzero())
+        zeros = rounded.numel() - nonzeros(rounded)
         if zeros > target:
             notes = (*notes, f"{zeros - target} weights were zero without being pruned")
         shape, sample = (rounded.shape[0], rounded.shape[1]), sample_mask(info.name, rounded)

@@ -4,7 +4,8 @@ Matrices of a few megabytes come from the heap, which glibc neither shares betwe
 allocation lies above them: the process would grow with every block, although nothing of the block is left. Returning
 everything all the time would cost as much as it saves, because every page that is allocated again has to be cleared.
 Asking malloc how much it holds is slow too where it holds many small pieces, so it is only asked once the process has
-grown.
+grown. How much may be held is what a block of a small model frees between two of its stages; with half of it, a quarter
+of a job's processor time went into clearing pages (`benchmarks/compare_llmcompressor.py`, with the report).
 """
 
 from __future__ import annotations

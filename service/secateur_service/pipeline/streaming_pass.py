@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from secateur_service.models.safetensors import read_header
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
-from secateur_service.pipeline.batches import Batch, batch_sequences, divide
+from secateur_service.pipeline.batches import Batch, batch_sequences, divide, scored_sequences
 from secateur_service.pipeline.block_pruning import BlockPruner, DenseStream
 from secateur_service.pipeline.heap_trimming import HeapTrimmer
 from secateur_service.pipeline.ledger import BlockLedger
@@ -41,6 +41,7 @@ from secateur_service.pipeline.reconstruction import Reconstructor
 from secateur_service.pipeline.side import Side, snr_db
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.write_behind import BlockWriter
+from secateur_service.pruning.elementwise import nonzeros
 from secateur_service.pruning.language_neurons import NeuronSurvey
 from secateur_service.pruning.mask_sample import sample_mask
 from secateur_service.pruning.methods import Moments
@@ -135,7 +136,7 @@ class _Pass:
         length = next(iter(config.calibration.values())).tokens.shape[1]
         self.batch_sequences = batch_sequences(length, model.device, small=model.small_batches)
         text = config.calibration if output is None or config.order == "dense" else output.calibration
-        sequences = self.batch_sequences
+        sequences = scored_sequences(length, model.device, small=model.small_batches)
         self.dense = Side.of(model, config, text, config.evaluation, config.requests, sequences)
         if output is None:
             self.pruned = replace(self.dense)
@@ -396,7 +397,7 @@ class _Pass:
         return [
             replace(
                 layer,
-                zeros=weights[layer.name].numel() - int(weights[layer.name].count_nonzero()),
+                zeros=weights[layer.name].numel() - nonzeros(weights[layer.name]),
                 mask_sample=sample_mask(layer.name, weights[layer.name]),
             )
             for layer in layers

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from secateur_service.pruning.conjugate_gradient import errors, refine
+from secateur_service.pruning.elementwise import zero_where
 from secateur_service.pruning.patterns import Target, prune
 from secateur_service.pruning.products import Product, in_tf32
 
@@ -95,7 +96,7 @@ def _admm(
     """
     goal_MN = dense_MN @ gram_NN
     kept_count = int((~pruned_MN).sum())
-    feasible_MN = dense_MN.masked_fill(pruned_MN, 0)
+    feasible_MN = zero_where(dense_MN.clone(), pruned_MN)
     dual_MN = torch.zeros_like(dense_MN)
     penalty, before_MN = _FIRST_PENALTY, pruned_MN
     inverse_NN = _inverse(gram_NN, penalty)

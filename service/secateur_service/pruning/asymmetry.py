@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from secateur_service.pruning.elementwise import is_finite
 from secateur_service.pruning.products import in_tf32
 
 DAMPING = 0.03
@@ -79,6 +80,6 @@ def aims(weights: Sequence[Tensor], crosses: Sequence[Tensor], gram_NN: Tensor, 
         weight_MN.float() + torch.cholesky_solve(cross_MN.T, lower_NN).T
         for weight_MN, cross_MN in zip(weights, crosses, strict=True)
     ]
-    if int(failed) or not all(bool(torch.isfinite(aim_MN).all()) for aim_MN in found):
+    if int(failed) or not all(map(is_finite, found)):
         raise FloatingPointError("the second moments of its inputs are not finite")
     return found

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from secateur_service.pruning.budget import CG_STEPS
+from secateur_service.pruning.elementwise import zero_where
 from secateur_service.pruning.patterns import Target
 from secateur_service.pruning.products import Product, in_tf32
 
@@ -42,7 +43,7 @@ def refine(
     diagonal = hessian_NN.diagonal()
     preconditioner_N = torch.where(diagonal > 0, 1 / diagonal, 0)
     kept_MN = (~pruned_MN).to(dense_MN.dtype)  # multiplying is several times as fast as masked_fill
-    start_MN = dense_MN.masked_fill(pruned_MN, 0)
+    start_MN = zero_where(dense_MN.clone(), pruned_MN)
     lost_MN = dense_MN - start_MN
     residual_MN = lost_MN @ hessian_NN  # the gradient of half the error, downhill
     start_error_M = (residual_MN * lost_MN).sum(1)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from secateur_service.pruning.elementwise import zero_where
 from secateur_service.pruning.patterns import Target
 
 _TINY = 1e-30  # a row or column of zeros has no relative importance
@@ -80,4 +81,4 @@ def keep(
         pruned: the mask of pruned weights for each.
         check: not called.
     """
-    return [weight.masked_fill(mask, 0) for weight, mask in zip(weights, pruned, strict=True)], ()
+    return [zero_where(weight.clone(), mask) for weight, mask in zip(weights, pruned, strict=True)], ()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from secateur_service.pruning.budget import SWEEP_COLUMNS
+from secateur_service.pruning.elementwise import is_finite
 from secateur_service.pruning.patterns import NofM, Target, Unstructured, select_smallest, target_count
 from secateur_service.pruning.sweep import sweep
 
@@ -128,7 +129,7 @@ def upper_root(hessian_NN: Tensor, dead_N: Tensor) -> tuple[Tensor, tuple[str, .
         diagonal[dead_N.flip(0)] = 1
         lower_NN, failed = torch.linalg.cholesky_ex(damped_NN)
         del damped_NN, diagonal
-        if int(failed) == 0 and bool(torch.isfinite(lower_NN).all()):
+        if int(failed) == 0 and is_finite(lower_NN):
             return lower_NN.flip(0, 1), tuple(notes)
         damping *= 10
         notes.append(f"factorisation failed; damping raised to {damping:g} of the mean diagonal")

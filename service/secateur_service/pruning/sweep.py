@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from secateur_service.pruning.elementwise import zero_where
 from secateur_service.pruning.patterns import NofM, select_smallest
 
 _Sweep = Callable[[Tensor, Tensor, Tensor, Tensor, NofM | None], None]
@@ -45,7 +46,7 @@ def sweep_columns(w_BM: Tensor, pruned_BM: Tensor, unit_BB: Tensor, gain_B1: Ten
         groups: as above.
     """
     _Halving(w_BM, pruned_BM, unit_BB, gain_B1, groups).sweep(0, len(w_BM))
-    w_BM.masked_fill_(pruned_BM, 0)
+    zero_where(w_BM, pruned_BM)
 
 
 class _Halving:
