@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,13 +35,6 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-# For each type: the integers of its size, with and without sign, and the bits of infinity.
-_BITS: dict[torch.dtype, tuple[type[np.signedinteger[Any]], type[np.unsignedinteger[Any]], int]] = {
-    torch.bfloat16: (np.int16, np.uint16, 0x7F80),
-    torch.float16: (np.int16, np.uint16, 0x7C00),
-    torch.float32: (np.int32, np.uint32, 0x7F80_0000),
-    torch.float64: (np.int64, np.uint64, 0x7FF0_0000_0000_0000),
-}
 _COPY_BYTES = 16 << 20
 # Read at once, so that it is hashed while in a processor's own cache.
 _READ_BYTES = 1 << 20
@@ -191,25 +183,6 @@ def _divide(content: bytes, size: int) -> tuple[bytes, bytes]:
     """Split off the longest prefix that is a multiple of `size`: a file may be read in pieces of any length."""
     end = len(content) - len(content) % size
     return content[:end], content[end:]
-
-
-def is_finite(values: Tensor) -> bool:
-    """Whether no value of a tensor is infinite or NaN; takes neither memory nor, on the host, a second thread.
-
-    Floating-point numbers of one sign are ordered as their bits are, with infinity and then every NaN at the end. The
-    largest signed integer is thus that of the positive values, and the largest unsigned one that of the negative ones.
-    """
-    if not values.is_floating_point() or not values.numel():
-        return True
-    if values.device.type != "cpu" or not values.is_contiguous():
-        lowest, highest = values.aminmax()  # NaN if one is
-        return bool(lowest.isfinite() & highest.isfinite())
-    signed, unsigned, infinity = _BITS[values.dtype]
-    bits = np.frombuffer(memory_of(values), signed)
-    count = _READ_BYTES // bits.itemsize
-    negative = infinity + (1 << 8 * bits.itemsize - 1)
-    pieces = (bits[start : start + count] for start in range(0, len(bits), count))
-    return all(int(piece.max()) < infinity and int(piece.view(unsigned).max()) < negative for piece in pieces)
 
 
 def count_non_finite(values: Tensor | bytes, dtype: str = "") -> int:

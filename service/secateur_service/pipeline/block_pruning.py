@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from secateur_service.models.safetensors import TensorInfo
 from secateur_service.models.streaming import StreamedModel
-from secateur_service.models.tensors import DTYPES, NonFiniteError, is_finite
+from secateur_service.models.tensors import DTYPES, NonFiniteError
 from secateur_service.models.units import adds_to_states
 from secateur_service.pipeline.batches import Batch
 from secateur_service.pipeline.meter import Kind

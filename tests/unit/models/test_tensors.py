@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur_service.models.tensors import count_non_finite, host_memory, is_finite, output_tensor
+from secateur_service.models.tensors import count_non_finite, host_memory, output_tensor
+from secateur_service.pruning.elementwise import is_finite
 
 TYPES = {torch.bfloat16: np.uint16, torch.float16: np.uint16, torch.float32: np.uint32, torch.float64: np.uint64}
 # Exponents and mantissas at their ends are where a comparison of bits goes wrong.
