@@ -17,7 +17,7 @@ from torch import Tensor
 from secateur_service.models.budget import HEAD_SLICE_BYTES, LOGITS_SLICE_BYTES
 from secateur_service.models.measurements import ComparedSums, Measurement
 
-_MAX_HEAD_TOKENS = 4096
+_MAX_HEAD_TOKENS = {"cpu": 4096, "cuda": 32768}
 # Floating-point operations between two calls of `check`.
 _HEAD_PIECE_OPERATIONS = {"cpu": 2.0**33, "cuda": 2.0**43}
 # The largest share of the head's work that may be run as a trial to predict how long it will take.
@@ -39,6 +39,7 @@ class Head:
         run: logits t×1×v of the model, with hidden states t×d in place of its blocks' output, and with another head.
         put_aside: moves hidden states to where they wait.
         check: called between two pieces of work; raises to stop.
+        saves: whether an accelerator's memory is to be saved.
     """
 
     shape: tuple[int, ...]
@@ -50,6 +51,7 @@ class Head:
     run: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
     put_aside: Callable[[Tensor], Tensor]
     check: Callable[[], None]
+    saves: Callable[[], bool] = lambda: False
 
     @torch.no_grad()
     def measure(self, measurements: Sequence[Measurement], on_piece: Callable[[float], None] = lambda _: None) -> None:
@@ -73,11 +75,11 @@ class Head:
             for each in measurements:
                 for batch, inputs in enumerate(zip(*each.copies, strict=True)):
                     for piece in self._pieces(inputs[0], stop - start):
-                        logits = []
-                        for of_copy in inputs:
-                            logits.append(_logits(self._piece(of_copy, piece), weight, bias, after))
-                            on_piece(2.0 * len(logits[-1]) * weight.numel())
+                        logits = [_logits(self._piece(copy, piece), weight, bias, after) for copy in inputs]
+                        amount = sum(2.0 * len(of_copy) * weight.numel() for of_copy in logits)
                         each.add(batch, logits, start, piece)
+                        self._wait()
+                        on_piece(amount)
             del weight
 
     @torch.no_grad()
@@ -139,28 +141,39 @@ class Head:
         seconds = 0.0
         for _ in range(2):  # the first is slower
             self.check()
-            sums = ComparedSums(torch.zeros(1, count, dtype=torch.long))
+            sums = ComparedSums(torch.zeros(1, count, dtype=torch.long), self.device)
             began = clock()
             sums.add(_logits(inputs, weight, None, None), _logits(inputs, weight, None, None), start, slice(0, count))
+            sums.compared()  # waits for the device
             seconds = clock() - began
         return tried, seconds
+
+    def _wait(self) -> None:
+        """Wait for the device, so that what is counted as done is done: once for a piece, however much is summed."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _bias(self, start: int, stop: int) -> Tensor | None:
         return self.bias(start, stop) if self.bias is not None else None
 
+    @property
+    def _sizes(self) -> str:
+        """For which kind of device slices are sized."""
+        return "cpu" if self.saves() else self.device.type
+
     def _slices(self) -> Iterator[tuple[int, int]]:
         """Rows [start, stop) of the head that are in memory together."""
         vocabulary, width = self.shape
-        rows = max(1, min(vocabulary, HEAD_SLICE_BYTES[self.device.type] // (width * self.dtype.itemsize)))
+        rows = max(1, min(vocabulary, HEAD_SLICE_BYTES[self._sizes] // (width * self.dtype.itemsize)))
         for start in range(0, vocabulary, rows):
             yield start, min(start + rows, vocabulary)
 
     def _pieces(self, states: Tensor, rows: int) -> Iterator[slice]:
         """Tokens of a batch of states whose logits for `rows` rows of the head are computed together."""
         tokens = states.numel() // states.shape[-1]
-        by_memory = LOGITS_SLICE_BYTES[self.device.type] // (rows * 4)
+        by_memory = LOGITS_SLICE_BYTES[self._sizes] // (rows * 4)
         by_work = int(_HEAD_PIECE_OPERATIONS[self.device.type] / (2 * rows * states.shape[-1]))
-        step = max(1, min(_MAX_HEAD_TOKENS, by_memory, by_work))
+        step = max(1, min(_MAX_HEAD_TOKENS[self._sizes], by_memory, by_work))
         for begin in range(0, tokens, step):
             yield slice(begin, min(begin + step, tokens))
 
@@ -175,7 +188,7 @@ class Head:
             parts.append(hidden[:, 0])
             return hidden
 
-        for piece in states.reshape(-1, states.shape[-1]).split(_MAX_HEAD_TOKENS):
+        for piece in states.reshape(-1, states.shape[-1]).split(_MAX_HEAD_TOKENS[self._sizes]):
             self.check()
             self.run(piece.to(self.device), record)
         return self.put_aside(torch.cat(parts).view(*states.shape[:-1], -1))

@@ -1,7 +1,8 @@
 """What is measured on the predictions of a model, while slices of its vocabulary arrive one after the other.
 
 Neither the logits of all tokens nor those of the whole vocabulary are ever in memory. The slices are combined by a
-running log-sum-exp.
+running log-sum-exp. The sums are kept where the logits are computed: to fetch them after every slice would make an
+accelerator wait for the host, ten times for each.
 
 Shapes: B sequences, S tokens, d hidden size, V vocabulary; t tokens whose logits arrive together, v rows of the head.
 """
@@ -14,6 +15,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+
+_HOST = torch.device("cpu")
 
 
 class Measurement(Protocol):
@@ -46,11 +49,12 @@ class TokenLosses:
     Args:
         states: hidden states B×S×d of every batch.
         tokens: token ids B×S of every batch.
+        device: where the logits are computed.
     """
 
-    def __init__(self, states: list[Tensor], tokens: Sequence[Tensor]) -> None:
+    def __init__(self, states: list[Tensor], tokens: Sequence[Tensor], device: torch.device = _HOST) -> None:
         self.copies = [states]
-        self._sums = [_Sums(ids[:, 1:]) for ids in tokens]
+        self._sums = [_Sums(ids[:, 1:], device) for ids in tokens]
 
     def predicting(self, states: Tensor) -> Tensor:
         """All but those of the last token."""
@@ -58,7 +62,7 @@ class TokenLosses:
 
     def add(self, batch: int, logits: Sequence[Tensor], start: int, piece: slice) -> None:
         """As for every measurement."""
-        self._sums[batch].add(logits[0], logits[0].logsumexp(-1).cpu(), start, piece)
+        self._sums[batch].add(logits[0], logits[0].logsumexp(-1), start, piece)
 
     def losses(self) -> list[Tensor]:
         """Nats B×(S−1) of every batch, on the host in float64."""
@@ -89,11 +93,14 @@ class Comparison:
         dense: hidden states B×S×d of every batch of one model.
         pruned: the same of the other; both have the same head.
         tokens: token ids B×S of every batch.
+        device: where the logits are computed.
     """
 
-    def __init__(self, dense: list[Tensor], pruned: list[Tensor], tokens: Sequence[Tensor]) -> None:
+    def __init__(
+        self, dense: list[Tensor], pruned: list[Tensor], tokens: Sequence[Tensor], device: torch.device = _HOST
+    ) -> None:
         self.copies = [dense, pruned]
-        self._sums = [ComparedSums(ids[:, 1:]) for ids in tokens]
+        self._sums = [ComparedSums(ids[:, 1:], device) for ids in tokens]
 
     def predicting(self, states: Tensor) -> Tensor:
         """All but those of the last token."""
@@ -155,13 +162,14 @@ class _Sums:
 
     Args:
         targets: ids B×S.
+        device: where the logits are computed.
     """
 
-    def __init__(self, targets: Tensor) -> None:
+    def __init__(self, targets: Tensor, device: torch.device) -> None:
         self._shape = targets.shape
-        self._targets = targets.reshape(-1)
-        self.log_sum = torch.full(self._targets.shape, -torch.inf)
-        self._chosen = torch.zeros(self._targets.shape)
+        self._targets = targets.reshape(-1).to(device)
+        self.log_sum = torch.full(self._targets.shape, -torch.inf, device=device)
+        self._chosen = torch.zeros(self._targets.shape, device=device)
 
     def add(self, logits: Tensor, log_sum: Tensor, start: int, piece: slice) -> None:
         """Add the logits t×v of a piece of the tokens for the vocabulary from `start`, and their log-sum-exp t."""
@@ -169,45 +177,45 @@ class _Sums:
         rows = logits.shape[-1]
         local = self._targets[piece] - start
         inside = (local >= 0) & (local < rows)
-        picked = logits.gather(-1, local.clamp(0, rows - 1).to(logits.device)[:, None])[:, 0].cpu()
+        picked = logits.gather(-1, local.clamp(0, rows - 1)[:, None])[:, 0]
         self._chosen[piece] = torch.where(inside, picked, self._chosen[piece])
 
     def losses(self) -> Tensor:
-        """Cross-entropy of the targets, B×S in float64."""
-        return (self.log_sum.double() - self._chosen.double()).view(self._shape)
+        """Cross-entropy of the targets, B×S in float64, on the host."""
+        return (self.log_sum.double() - self._chosen.double()).view(self._shape).cpu()
 
 
 class ComparedSums:
     """The sums of two models, with those of one weighted by the predictions of the other; as in `_Sums`."""
 
-    def __init__(self, targets: Tensor) -> None:
+    def __init__(self, targets: Tensor, device: torch.device) -> None:
         self._shape = targets.shape
         count = targets.numel()
-        self._dense, self._pruned = _Sums(targets), _Sums(targets)
-        self._difference = torch.zeros(count)  # of the logits, as the dense model expects it
-        self._best = torch.full((count,), -torch.inf)  # of the dense model
-        self._there = torch.zeros(count)  # the pruned model's logit in the same place
-        self._best_pruned = torch.full((count,), -torch.inf)
+        self._dense, self._pruned = _Sums(targets, device), _Sums(targets, device)
+        self._difference = torch.zeros(count, device=device)  # of the logits, as the dense model expects it
+        self._best = torch.full((count,), -torch.inf, device=device)  # of the dense model
+        self._there = torch.zeros(count, device=device)  # the pruned model's logit in the same place
+        self._best_pruned = torch.full((count,), -torch.inf, device=device)
 
     def add(self, dense: Tensor, pruned: Tensor, start: int, piece: slice) -> None:
         """Add the logits t×v of both, which are overwritten."""
         peak, place = dense.max(-1)
         odds = (dense - peak[:, None]).exp_()
         mass = odds.sum(-1)
-        log_sum, before = (peak + mass.log()).cpu(), self._dense.log_sum[piece].clone()
+        log_sum, before = peak + mass.log(), self._dense.log_sum[piece].clone()
         self._dense.add(dense, log_sum, start, piece)
-        self._pruned.add(pruned, pruned.logsumexp(-1).cpu(), start, piece)
-        there = pruned.gather(-1, place[:, None])[:, 0].cpu()
-        self._there[piece] = torch.where(peak.cpu() > self._best[piece], there, self._there[piece])
-        self._best[piece] = torch.maximum(self._best[piece], peak.cpu())
-        self._best_pruned[piece] = torch.maximum(self._best_pruned[piece], pruned.amax(-1).cpu())
+        self._pruned.add(pruned, pruned.logsumexp(-1), start, piece)
+        there = pruned.gather(-1, place[:, None])[:, 0]
+        self._there[piece] = torch.where(peak > self._best[piece], there, self._there[piece])
+        self._best[piece] = torch.maximum(self._best[piece], peak)
+        self._best_pruned[piece] = torch.maximum(self._best_pruned[piece], pruned.amax(-1))
         # The mean over all slices is that of each, weighted by its probability.
         after = self._dense.log_sum[piece]
-        expected = (odds.mul_(dense.sub_(pruned)).sum(-1) / mass).cpu() * (log_sum - after).exp()
+        expected = odds.mul_(dense.sub_(pruned)).sum(-1) / mass * (log_sum - after).exp()
         self._difference[piece] = self._difference[piece] * (before - after).exp() + expected
 
     def compared(self) -> Compared:
         """The result."""
         divergence = self._difference.double() - self._dense.log_sum.double() + self._pruned.log_sum.double()
         found = divergence.clamp(min=0), self._there == self._best_pruned
-        return Compared(self._dense.losses(), self._pruned.losses(), *(each.view(self._shape) for each in found))
+        return Compared(self._dense.losses(), self._pruned.losses(), *(each.view(self._shape).cpu() for each in found))

@@ -102,6 +102,7 @@ class StreamedModel:
             run=self._run_outer,
             put_aside=self.put_aside,
             check=self._look,
+            saves=lambda: self.small_batches,
         )
         # By number of sequences, tokens of each, and tokens before them in a cache; None without a cache.
         self._arguments: dict[tuple[int, int, int | None], list[BlockArguments]] = {}

@@ -206,7 +206,7 @@ class DepthSearch:
         self._meter.check()
         ends = [states[len(self._fitted) :], *copies.values()]
         tokens = [batch.tokens for batch in self._scored]
-        found = [TokenLosses(end, tokens) for end in ends]
+        found = [TokenLosses(end, tokens, self._model.device) for end in ends]
         self._model.head.measure(found, lambda amount: self._meter.tick("head", amount))
         nats = [self._by_language(each.losses()) for each in found]
         return dict(zip(copies, nats[1:], strict=True)), corrected, nats[0]

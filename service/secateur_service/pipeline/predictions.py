@@ -50,7 +50,7 @@ def predict_together(
         FloatingPointError: a loss or a log-likelihood is not finite.
     """
     asked = dense.questions.scores(dense.asked, check), pruned.questions.scores(pruned.asked, check)
-    comparison = Comparison(dense.states, pruned.states, dense.tokens)
+    comparison = Comparison(dense.states, pruned.states, dense.tokens, dense.model.device)
     dense.model.head.measure([comparison, *asked[0], *asked[1]], on_piece)
     found = comparison.compared()
     return Predictions(
@@ -74,7 +74,7 @@ def _predict(
     side: Side, on_piece: Callable[[float], None], check: Callable[[], None]
 ) -> tuple[dict[str, Losses], list[Answer]]:
     asked = side.questions.scores(side.asked, check)
-    losses = TokenLosses(side.states, side.tokens)
+    losses = TokenLosses(side.states, side.tokens, side.model.device)
     side.model.head.measure([losses, *asked], on_piece)
     return _losses(side, losses.losses()), side.questions.answers(asked)
 

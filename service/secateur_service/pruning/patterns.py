@@ -50,12 +50,14 @@ def target_count(size: int, sparsity: float) -> int:
     return int(size * Fraction(repr(sparsity)))
 
 
-def select_smallest(scores: Tensor, count: int) -> Tensor:
+def select_smallest(scores: Tensor, count: int, *, waits: bool | None = None) -> Tensor:
     """Mark the `count` smallest scores of every row; among equal scores the lower index comes first.
 
     Args:
         scores: R×K, float32, finite.
         count: between 0 and K.
+        waits: whether ties are looked for before they are broken, which saves a CPU work but makes an accelerator wait
+            for the host; by default on a CPU.
 
     Returns:
         R×K booleans with exactly `count` true in each row.
@@ -70,6 +72,9 @@ def select_smallest(scores: Tensor, count: int) -> Tensor:
     for start in range(0, rows, step):
         chunk, marked = scores[start : start + step], selected[start : start + step]
         threshold = _kth_smallest(chunk, count)
+        if waits is False or (waits is None and scores.device.type != "cpu"):
+            _mark_smallest(marked, chunk, threshold, count)
+            continue
         torch.le(chunk, threshold, out=marked)
         excess = _count(marked) - count
         if bool(excess.any()):
@@ -97,6 +102,14 @@ def _select_by_rank(scores: Tensor, count: int) -> Tensor:
         rank_KR[i] -= comes_first.sum(0, dtype=torch.int8)
         rank_KR[i + 1 :] += comes_first
     return (rank_KR < count).T
+
+
+def _mark_smallest(marked: Tensor, scores: Tensor, threshold: Tensor, count: int) -> None:
+    """Mark what is below the `count`-th smallest R×1 of every row, and as many of its equals as are lacking."""
+    torch.lt(scores, threshold, out=marked)
+    lacking = count - marked.sum(1, keepdim=True, dtype=torch.int32)
+    tied = scores == threshold
+    marked |= tied & (tied.cumsum(1, dtype=torch.int32) <= lacking)
 
 
 def _unmark_last(marked: Tensor, tied: Tensor, excess: Tensor) -> None:

@@ -342,7 +342,8 @@ def _working_bytes(
         solving += 4 * max(group.parameters for group in groups)
     if work.minimax:  # the best layers so far besides those of the current round, and the matrix of its mix
         solving += 2 * 4 * max(group.parameters for group in groups) + max(grams)
-    tokens = max(work.length, TILE_TOKENS * BATCH_TILES["cpu" if small else device])
+    sizes = "cpu" if small else device
+    tokens = max(work.length, TILE_TOKENS * BATCH_TILES[sizes])
     # The copies as they are, scaled, what the experts make of them, and the states of a scan.
     activations = tokens * ((2 * max(group.rows for group in groups) + 3 * copies * hidden) * item + 4 * work.scanned)
     block = sum(group.parameters for group in groups) * item
@@ -355,7 +356,7 @@ def _working_bytes(
             _narrowing_bytes(work, narrowed),
             _training_bytes(work, spec, groups, hidden, item),
             activations,
-            HEAD_SLICE_BYTES[device] + 3 * LOGITS_SLICE_BYTES[device],  # of both models, and their exponentials
+            HEAD_SLICE_BYTES[sizes] + 3 * LOGITS_SLICE_BYTES[sizes],  # of both models, and their exponentials
         )
     )
 

@@ -30,8 +30,9 @@ def test_the_count_is_met_exactly_and_equals_a_stable_sort_also_where_scores_tie
     if transposed:  # the same values, other strides
         tensor = tensor.T.contiguous().T
     count = int(share * tensor.shape[1])
-    selected = select_smallest(tensor, count)
-    assert np.array_equal(selected.numpy(), smallest_by_stable_sort(scores, count))
+    expected = smallest_by_stable_sort(scores, count)
+    for waits in (True, False):  # as on a CPU, and as on an accelerator
+        assert np.array_equal(select_smallest(tensor, count, waits=waits).numpy(), expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 5_000_000), (4000, 1300), (3, 2_000_000), (1_300_000, 4)])
@@ -106,3 +107,9 @@ def test_the_share_is_met_exactly_in_every_row_or_in_the_layer(scores, sparsity,
         assert bool((pruned.sum(1) == target_count(scores.shape[1], sparsity)).all())
     else:
         assert int(pruned.sum()) == target_count(scores.size, sparsity)
+
+
+@pytest.mark.parametrize("shape", [(1, 4096), (100, 64), (100, 8)], ids=["a layer", "rows", "groups"])
+def test_an_accelerator_selects_without_waiting_for_the_host(shape):
+    # A device without values: whatever would have to be known on the host raises.
+    assert select_smallest(torch.empty(shape, device="meta"), shape[1] // 2).shape == shape
