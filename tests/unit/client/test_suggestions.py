@@ -96,6 +96,10 @@ def test_a_language_has_a_name(tag, name):
         ("sparse-gpt", ["wanda", "sparsegpt"], "sparsegpt"),
         ("wnada", ["wanda", "sparsegpt"], "wanda"),
         ("shrink", ["shrink_to", "shrink_axes"], "shrink_to"),
+        ("evaluation_tokens_per_language", ["evaluation_languages", "tokens_per_language"], "tokens_per_language"),
+        ("calibration_languages", ["evaluation_languages", "languages"], "languages"),
+        ("sparsity-goal", ["sparsity", "goal-sparse"], "sparsity"),
+        ("tasks_files", ["tasks", "task_files"], "task_files"),
         ("quantise", ["wanda", "sparsegpt"], None),
         ("", ["wanda"], None),
     ],
@@ -126,7 +130,13 @@ def test_what_has_the_wrong_shape_is_refused_with_what_was_meant(spec, told):
 
 
 @pytest.mark.parametrize(
-    ("option", "told"), [("langs", "languages"), ("Sparsity", "sparsity"), ("evaluation_langs", "evaluation_languages")]
+    ("option", "told"),
+    [
+        ("langs", "languages"),
+        ("Sparsity", "sparsity"),
+        ("evaluation_langs", "evaluation_languages"),
+        ("evaluation_tokens_per_language", "tokens_per_language"),
+    ],
 )
 def test_an_unknown_option_is_refused_with_the_one_that_was_meant(option, told):
     with pytest.raises(TypeError, match=f"no such option: {option}, did you mean {told}[?] known are revision"):
