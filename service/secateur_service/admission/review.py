@@ -29,6 +29,7 @@ from secateur_service.sources.access import LocalSource
 from secateur_service.sources.reference import HubReference
 from secateur_service.spec import (
     DEFAULT_SEQUENCE_LENGTH,
+    DEFAULT_TASK_LIMIT,
     BudgetAxis,
     CalibrationSpec,
     EvaluationSpec,
@@ -40,6 +41,7 @@ from secateur_service.spec import (
     ShrinkSpec,
 )
 from secateur_service.tasks import has_harness
+from secateur_service.tasks.gold import check_items
 from secateur_service.tasks.task_files import TaskFolder, TasksRefusedError, task_file_names
 
 _MAX_DESCRIPTION_CHARACTERS = 1000
@@ -191,14 +193,16 @@ class Review:
             source = self._access.sources.open(evaluation.task_files)
             with source.outline(task_file_names) as folder:
                 found = TaskFolder(folder)
+                for position, name in enumerate(evaluation.tasks):
+                    try:
+                        for task in found.find(name):
+                            limit = evaluation.task_limit or DEFAULT_TASK_LIMIT
+                            check_items(task, limit, has_content=source.revision is None)
+                    except TasksRefusedError as error:
+                        self.refuse(f"evaluation.tasks[{position}]", str(error))
         except (TasksRefusedError, ReferenceRefusedError) as error:
             self.refuse("evaluation.task_files", str(error))
             return
-        for position, name in enumerate(evaluation.tasks):
-            try:
-                found.find(name)
-            except TasksRefusedError as error:
-                self.refuse(f"evaluation.tasks[{position}]", str(error))
         self._task_files = source.pinned_uri
 
     def pinned(self, spec: PruneSpec) -> PruneSpec:

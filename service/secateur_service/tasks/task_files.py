@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateur._suggestions import close_to, did_you_mean
 from secateur._yaml import UnreadableYamlError, YamlLimits, parse_yaml
 from secateur_service.bounded import JsonLimits, UnreadableJsonError, parse_json
 from secateur_service.links import stays_in
@@ -75,19 +76,36 @@ class LocalTask:
         Raises:
             TasksRefusedError: a file cannot be read, or has something else than an object in a line.
         """
-        rows: list[dict[str, Any]] = []
+        rows = [row for _, row in self.items(split)]
+        if not rows:
+            raise TasksRefusedError(self.without_items(split))
+        return rows
+
+    def items(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The items of a split one by one, each with its file and line.
+
+        Raises:
+            TasksRefusedError: as `rows` does.
+        """
         for path in self.files[split]:
             for number, line in enumerate(_lines(path), 1):
+                place = f"{path.name}, line {number}"
                 try:
                     row = parse_json(line, _ROW_LIMITS)
                 except UnreadableJsonError as error:
-                    raise TasksRefusedError(f"{path.name}, line {number}: {error}") from error
+                    raise TasksRefusedError(f"{place}: {error}") from error
                 if not isinstance(row, dict):
-                    raise TasksRefusedError(f"{path.name}, line {number}, is no JSON object; put one item a line")
-                rows.append(row)
-        if not rows:
-            raise TasksRefusedError(f"task {self.name} has no items in split {split}; put one a line into its file")
-        return rows
+                    raise TasksRefusedError(f"{place}, is no JSON object; put one item a line")
+                yield place, row
+
+    @property
+    def evaluated(self) -> str:
+        """The split whose items are asked; the harness prefers the test split."""
+        return str(self.config.get("test_split") or self.config["validation_split"])
+
+    def without_items(self, split: str) -> str:
+        """What to say of a split that is empty."""
+        return f"task {self.name} has no items in split {split}; put one a line into its file"
 
 
 class TaskFolder:
@@ -125,8 +143,9 @@ class TaskFolder:
             found = [task for entry in self._lists[name] for task in self.find(entry, (*within, name))]
             return list({task.name: task for task in found}.values())
         if name not in self._tasks:
-            known = ", ".join(self.names[:20]) or "none"
-            raise TasksRefusedError(f"the folder has no task {name[:_SHOWN_CHARACTERS]!r}; it has {known}")
+            known, near = ", ".join(self.names[:20]) or "none", close_to(name[:_SHOWN_CHARACTERS], self.names)
+            hint = f", {did_you_mean([near])}" if near else ";"
+            raise TasksRefusedError(f"the folder has no task {name[:_SHOWN_CHARACTERS]!r}{hint} it has {known}")
         return [self._tasks[name]]
 
     def _paths(self) -> list[Path]:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from secateur_service.tasks.gold import check_items
 from secateur_service.tasks.task_files import TaskFolder, TasksRefusedError, task_file_names
 from support.tasks import TASKS, save_tasks
 
@@ -143,9 +144,63 @@ def test_a_split_without_items_is_refused(folder):
         task.rows("test")
 
 
+@pytest.mark.parametrize(
+    ("row", "changes", "problem"),
+    [
+        ({"gold": None}, {}, "de.jsonl, line 2, has no gold, which is where task own_de has the right answer"),
+        (
+            {"gold": -1},
+            {},
+            "line 2: gold is -1, and task own_de has 4 answers there; number them from 0 to 3",
+        ),
+        ({"gold": 4}, {"doc_to_target": "{{gold}}", "doc_to_choice": "{{hours}}"}, "gold is 4, and task own_de has 4"),
+        ({"gold": "acht"}, {}, "gold is 'acht', and task own_de has 4 answers there; write one of them"),
+        ({"gold": [0, 9]}, {}, "gold is 9, and"),
+        ({"gold": 3}, {"doc_to_choice": ["ja", "nein"]}, "gold is 3, and task own_de has 2 answers"),
+        ({}, {"doc_to_target": "golden"}, "doc_to_target is 'golden', and its items have no such field, did you mean"),
+        ({}, {"doc_to_target": "{{right}}"}, "line 1, has no right"),
+        ({"answer": None}, {"output_type": "loglikelihood", "doc_to_target": " {{answer}}"}, "line 2, has no answer"),
+        ({"gold": 3}, {}, None),
+        ({"gold": "neun"}, {}, None),
+        ({"gold": [0, 3]}, {}, None),
+        ({"gold": -1}, {"doc_to_target": "{{gold % 3}}"}, None),
+        ({"gold": None}, {"doc_to_target": "ja", "doc_to_choice": ["ja", "nein"]}, None),
+        ({"gold": None}, {"doc_to_target": 1}, None),
+        ({"answer": "?"}, {"output_type": "loglikelihood", "doc_to_target": " {{answer}}"}, None),
+    ],
+)
+def test_an_item_that_does_not_say_which_answer_is_right_is_refused(folder, row, changes, problem):
+    lines = (folder / "de.jsonl").read_text(encoding="utf-8").splitlines()
+    lines[1] = json.dumps({**json.loads(lines[1]), **row})
+    (folder / "de.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    write(folder, **changes)
+    (task,) = TaskFolder(folder).find("own_de")
+    if problem is None:
+        check_items(task, 10, has_content=True)
+        return
+    with pytest.raises(TasksRefusedError) as caught:
+        check_items(task, 10, has_content=True)
+    assert problem in str(caught.value)
+
+
+def test_items_are_looked_for_as_far_as_their_files_are_known(folder):
+    write(folder)
+    (task,) = TaskFolder(folder).find("own_de")
+    (folder / "de.jsonl").write_bytes(bytes(100))  # an outline
+    check_items(task, 10, has_content=False)
+    (folder / "de.jsonl").write_bytes(b"\n")
+    with pytest.raises(TasksRefusedError, match="no items in split test"):
+        check_items(task, 10, has_content=True)
+    (folder / "de.jsonl").write_bytes(b"")
+    for has_content in (False, True):
+        with pytest.raises(TasksRefusedError, match=r"task own_de has no items, de\.jsonl is empty"):
+            check_items(task, 10, has_content=has_content)
+
+
 def test_a_name_that_nothing_has_is_refused_with_those_there_are(folder):
     write(folder)
     assert "no task 'own_uk'; it has own_de" in refusal(folder, "own_uk")
+    assert "no task 'own-de ', did you mean own_de? it has own_de" in refusal(folder, "own-de ")
     (folder / "ring.yaml").write_text("group: ring\ntask: [ring]\n", encoding="utf-8")
     assert "group ring is within itself" in refusal(folder, "ring")
     write(folder, "again.yaml")
