@@ -8,6 +8,8 @@ What it does not do by default:
 - A client suspended in the middle of a transaction would keep its rows locked as long as it lives. The server ends its
   session after a while, and nobody waits longer than that for a lock.
 - A client whose server's machine is gone would wait for hours, so it uses keepalives.
+- Queries are compiled, and shared between processes, where the planner expects much of them. Ours read few rows, which
+  takes a millisecond, and starting that a hundred: both are off.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ _CONNECT = {
     "application_name": "secateur",
     "options": (
         f"-c lock_timeout={LOCK_SECONDS}s -c idle_in_transaction_session_timeout={LOCK_SECONDS}s"
-        " -c statement_timeout=60s -c timezone=UTC"
+        " -c statement_timeout=60s -c timezone=UTC -c jit=off -c max_parallel_workers_per_gather=0"
     ),
 }
 _MAX_POSITION = "SELECT coalesce(max(position), 0) FROM events"

@@ -6,7 +6,10 @@ import pytest
 from sqlalchemy import event, text
 
 from secateur_service.errors import TransientError
+from secateur_service.jobs.filters import NEWEST_FIRST, Filter
 from secateur_service.jobs.job import EventKind
+from secateur_service.jobs.listing import page
+from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import open_job_store
 from support.jobs import new_job
 from support.waiting import until
@@ -110,3 +113,22 @@ def test_a_server_that_does_not_answer_is_a_transient_error_for_migrations_too()
         with pytest.raises(TransientError, match="the job store does not answer"):
             call()
     store.close()
+
+
+def test_labels_are_looked_up_job_by_job_and_no_query_is_compiled_or_shared(store):
+    """Joining all jobs with all labels takes a hundred times as long as a page, as do a JIT and starting workers."""
+    asked = []
+    with store._database.reader.connect() as connection:
+        for setting in ("jit", "max_parallel_workers_per_gather"):
+            assert connection.scalar(text(f"SHOW {setting}")) in ("off", "0")
+
+        @event.listens_for(connection, "before_cursor_execute")
+        def remember(_connection, _cursor, statement, parameters, *_):
+            asked.append((statement, parameters))
+
+        wanted = Filter(labels={"team": "a"}, states=(JobState.FAILED,))
+        page(connection, store._database, wanted, NEWEST_FIRST, limit=5, after=None, few=-1)
+        [(query, parameters)] = [each for each in asked if "EXISTS" in each[0]]
+        plan = connection.exec_driver_sql(f"EXPLAIN {query}", parameters).scalars().all()
+    assert any("SubPlan" in line for line in plan)
+    assert not any("Join" in line or "Nested Loop" in line for line in plan)
