@@ -207,7 +207,8 @@ def _known(value: int, kind: Any, prefix: str) -> str:
 
 def _progress(message: pb.Progress) -> Progress:
     eta = message.eta_seconds if message.HasField("eta_seconds") else None
-    return Progress(message.blocks_done, message.blocks_total, message.fraction, eta)
+    blocks, fetched = (message.blocks_done, message.blocks_total), (message.bytes_done, message.bytes_total)
+    return Progress(*blocks, message.fraction, eta, *fetched)
 
 
 def _failure(message: pb.Failure) -> Failure:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from secateur._report import Report
-from secateur._text import left_text
+from secateur._text import fetched_text, left_text
 
 _PERPLEXITY_GROWTH = "perplexity_growth_"  # then a language: details of the failure of a job that exceeded a limit
 
@@ -61,17 +61,23 @@ class Progress:
         blocks_total: Decoder blocks of the result; 0 until it is decided which they are.
         fraction: Share of the whole job that is done, from 0 to 1.
         eta_seconds: Expected time until the end; None while unknown.
+        bytes_done: Bytes that were fetched of what is being fetched now; 0 while nothing is.
+        bytes_total: Its size; also 0 where text is read from the hub until there is enough of it.
     """
 
     blocks_done: int
     blocks_total: int
     fraction: float
     eta_seconds: float | None = None
+    bytes_done: int = 0
+    bytes_total: int = 0
 
     def __str__(self) -> str:
         text = f"{self.fraction:.0%}"
         if self.blocks_total:
             text += f", {self.blocks_done} of {self.blocks_total} blocks"
+        if self.bytes_done or self.bytes_total:
+            text += f", {fetched_text(self.bytes_done, self.bytes_total)} fetched"
         if self.eta_seconds is not None:
             text += f", {'about ' if self.eta_seconds >= 1 else ''}{left_text(self.eta_seconds)}"
         return text

@@ -74,6 +74,15 @@ def size(size_bytes: float) -> str:
     return f"{size_bytes:.1f} TB"
 
 
+def fetched_text(done_bytes: int, total_bytes: int) -> str:
+    """How much there is of how much, such as `1.2 of 5.0 GB`; of nothing where the total, 0, is unknown."""
+    done, total = size(done_bytes), size(total_bytes)
+    if not total_bytes:
+        return done
+    unit = total[total.index(" ") :]
+    return f"{done.removesuffix(unit) if done.endswith(unit) else done} of {total}"
+
+
 def duration(seconds: float) -> str:
     """A time span as [hours:]minutes:seconds."""
     whole = max(0, round(seconds))

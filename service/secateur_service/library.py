@@ -65,18 +65,19 @@ def prune(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     sources = open_sources(settings or Settings(), everywhere=True)
     on_device = not device.startswith("cpu")
-    admitted = admit_written(spec, AccessPolicy(sources, destinations=None, on_device=on_device)).resolved
+    admitted = admit_written(spec, AccessPolicy(sources, destinations=None, on_device=on_device))
     try:
         make_work_folder(output)
     except OSError as error:
         problem = f"{output} cannot be written: {error.strerror}; choose another folder"
         raise InvalidSpecError([FieldViolation("output", problem)]) from error
     return run_here(
-        admitted.model_copy(update={"output": OutputSpec()}),
+        admitted.resolved.model_copy(update={"output": OutputSpec()}),
         sources,
         output,
         Machine(output / WORK, device, threads),
         observer or RecordingObserver(),
+        flops=admitted.estimate.flops,
     )
 
 
@@ -182,6 +183,7 @@ def run_here(
     machine: Machine,
     observer: JobObserver,
     plan: Callable[[Checkpoint], OutputPlan] | None = None,
+    flops: float = 0.0,
 ) -> FinishedJob:
     """Run an admitted job and write its results to a folder.
 
@@ -192,6 +194,7 @@ def run_here(
         machine: the machine and the work directory, which is created if missing.
         observer: receives the progress and may stop the job.
         plan: see `Attempt`.
+        flops: see `Attempt`.
 
     Raises:
         AttemptError: the job failed; says why.
@@ -206,4 +209,4 @@ def run_here(
         commit=lambda digest: digest,
         observer=observer,
     )
-    return run_job(Attempt(spec, f"run-{spec.digest()[:12]}", 1, prefix="", plan=plan), machine, ports)
+    return run_job(Attempt(spec, f"run-{spec.digest()[:12]}", 1, prefix="", flops=flops, plan=plan), machine, ports)

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import secateur
+from secateur._text import size
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.errors import InvalidSpecError
 from secateur_service.settings import Settings
@@ -82,8 +83,14 @@ def test_the_same_model_and_text_give_the_same_bytes_wherever_they_lie(service, 
                 assert resolved["model"] == {"uri": "hf://org/tiny", "revision": commits["models/org/tiny"]}
                 corpus = f"hf://datasets/org/calibration@{commits['datasets/org/calibration']}"
                 assert resolved["calibration"]["corpus"] == corpus
-                told = [e for e in job.watch(after_sequence=0) if getattr(e, "message", "") == "fetching model"]
-                assert int(told[-1].fields["bytes"]) == int(told[-1].fields["of_bytes"]) > 100_000
+                events = list(job.watch(after_sequence=0))
+                told = [e for e in events if getattr(e, "message", "").startswith("fetching model: ")]
+                size_bytes = int(told[-1].fields["of_bytes"])
+                assert int(told[-1].fields["bytes"]) == size_bytes > 100_000
+                assert f" of {size(size_bytes)}" in told[-1].message
+                progress = [event.progress for event in events if isinstance(event, secateur.ProgressEvent)]
+                assert 0 < progress[0].bytes_total <= size_bytes
+                assert progress[-1].bytes_total == 0
     card = (folder_of(results["hf"]) / "checkpoint" / "README.md").read_text()
     assert f"hf://org/tiny at {hub.repositories['models/org/tiny'].commit}" in card
     assert "license: " in card, "the card of the model was not looked at"

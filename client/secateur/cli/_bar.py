@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from secateur._terminal import clean
-from secateur._text import duration, left_text
+from secateur._text import duration, fetched_text, left_text
 
 _REFRESHES_PER_SECOND = 2
 # A report that is overdue for so much of the time since the last one: work that was not foreseen takes time too.
@@ -93,6 +93,21 @@ class Reported(Protocol):
     def eta_seconds(self) -> float | None:
         """Expected time until the end; None while unknown."""
 
+    @property
+    def bytes_done(self) -> int:
+        """Bytes that are here of what is being fetched; 0 if nothing is."""
+
+    @property
+    def bytes_total(self) -> int:
+        """Its size; 0 while unknown."""
+
+
+def amount_text(progress: Reported) -> str:
+    """What is fetched, while something is, and else the blocks; empty while neither is known."""
+    if progress.bytes_done or progress.bytes_total:
+        return fetched_text(progress.bytes_done, progress.bytes_total)
+    return f"{progress.blocks_done}/{progress.blocks_total} blocks" if progress.blocks_total else ""
+
 
 class JobBar:
     """The last lines of a terminal while a job runs; what is printed goes above them.
@@ -110,7 +125,7 @@ class JobBar:
         self._terminal = terminal
         self._clock = clock
         self._countdown = Countdown(clock)
-        self._blocks = ""
+        self._amount = ""
         self._began: float | None = None
         self._ended: float | None = None
         self._notice: tuple[str, float] | None = None
@@ -131,8 +146,7 @@ class JobBar:
     def report(self, progress: Reported, age_seconds: float = 0.0) -> None:
         """Show how far the job is, or was so long ago."""
         self._countdown.report(progress.fraction, progress.eta_seconds, age_seconds)
-        done, total = progress.blocks_done, progress.blocks_total
-        self._blocks = f"{done}/{total} blocks" if total else ""
+        self._amount = amount_text(progress)
 
     def end(self, *, is_done: bool) -> None:
         """Show that the job has ended: its time stands still, and none is left."""
@@ -162,7 +176,7 @@ class JobBar:
         fraction, left = self._countdown.fraction, self._countdown.left_seconds
         details, is_narrow = [f"{100 * fraction:3.0f}%"], self._terminal.width < _NARROW
         if not is_narrow:
-            details.append(self._blocks)
+            details.append(self._amount)
         if self._began is not None and not is_narrow:
             until = self._clock() if self._ended is None else self._ended
             details.append(duration(until - self._began))

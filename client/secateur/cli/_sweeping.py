@@ -17,7 +17,7 @@ from secateur._job import Job, JobState, Plan
 from secateur._sweep import Sweep
 from secateur._terminal import clean, console, write
 from secateur._text import columns, left_text, size
-from secateur.cli._bar import Countdown
+from secateur.cli._bar import Countdown, amount_text
 from secateur.cli._comparing import comparison_text
 from secateur.cli._exit import ExitCode
 from secateur.cli._session import Session
@@ -210,14 +210,12 @@ class SweepBars:
         for point, job in self._jobs.items():
             bar = self._countdowns[point]
             progress = job.progress if job.state is JobState.RUNNING else None
-            blocks = (
-                f"{progress.blocks_done}/{progress.blocks_total} blocks" if progress and progress.blocks_total else ""
-            )
+            amount = amount_text(progress) if progress else ""
             self._progress.update(
                 self._tasks[point],
                 completed=bar.fraction,
                 state=job.state.value,
-                details=_joined(blocks, bar.left_seconds),
+                details=_joined(amount, bar.left_seconds),
             )
         ended = sum(job.state.is_terminal for job in self._jobs.values())
         left = [

@@ -363,16 +363,20 @@ class ExecutionSpec(_message.Message):
     def __init__(self, max_attempts: _Optional[int] = ..., queue_deadline_seconds: _Optional[int] = ..., run_deadline_seconds: _Optional[int] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("blocks_done", "blocks_total", "fraction", "eta_seconds")
+    __slots__ = ("blocks_done", "blocks_total", "fraction", "eta_seconds", "bytes_done", "bytes_total")
     BLOCKS_DONE_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     FRACTION_FIELD_NUMBER: _ClassVar[int]
     ETA_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_DONE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_TOTAL_FIELD_NUMBER: _ClassVar[int]
     blocks_done: int
     blocks_total: int
     fraction: float
     eta_seconds: float
-    def __init__(self, blocks_done: _Optional[int] = ..., blocks_total: _Optional[int] = ..., fraction: _Optional[float] = ..., eta_seconds: _Optional[float] = ...) -> None: ...
+    bytes_done: int
+    bytes_total: int
+    def __init__(self, blocks_done: _Optional[int] = ..., blocks_total: _Optional[int] = ..., fraction: _Optional[float] = ..., eta_seconds: _Optional[float] = ..., bytes_done: _Optional[int] = ..., bytes_total: _Optional[int] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("reason", "message", "retryable", "details")

@@ -112,6 +112,8 @@ def progress_to_message(progress: Progress) -> pb.Progress:
         blocks_total=progress.blocks_total,
         fraction=progress.fraction,
         eta_seconds=progress.eta_seconds,
+        bytes_done=progress.bytes_done,
+        bytes_total=progress.bytes_total,
     )
 
 

@@ -7,7 +7,7 @@ hub, which it takes from `HF_ENDPOINT` when it is loaded (`Settings.library_envi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ class HubCorpus:
         endpoint: URL of the hub.
         token: token of an account that may read it; None for public data sets.
         render: makes the text of every document; None where texts are used unchanged.
+        on_read: called with how many bytes of text a reading has read so far, and with 0 at its end.
     """
 
     preset: Preset
@@ -37,6 +38,7 @@ class HubCorpus:
     endpoint: str
     token: str | None
     render: Render | None = None
+    on_read: Callable[[int], None] = lambda _: None
     is_endless = True
 
     @property
@@ -55,10 +57,15 @@ class HubCorpus:
         place = f"{self.preset.repository} ({configuration})"
 
         def rows() -> Iterator[Row]:
-            with self._translated(configuration):
+            size_bytes = 0
+            with contextlib.ExitStack() as stack:
+                stack.callback(self.on_read, 0)
+                stack.enter_context(self._translated(configuration))
                 for number, row in enumerate(self._rows(configuration, seed), 1):
                     text = row[field]
                     if isinstance(text, str):
+                        size_bytes += len(text.encode(errors="replace"))
+                        self.on_read(size_bytes)
                         yield Row(f"{place}, row {number}", text)
                     else:
                         found = f"{field!r} is {'null' if text is None else type(text).__name__}"

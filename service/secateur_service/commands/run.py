@@ -27,7 +27,7 @@ from secateur._convert import plan_from
 from secateur._spec import read_spec
 from secateur._terminal import OutputLostError, clean, console, say, write
 from secateur._text import left_text
-from secateur.cli._bar import JobBar
+from secateur.cli._bar import JobBar, amount_text
 from secateur.cli._render import continuation_lines, plan_text, result_text, task_lines, to_json
 from secateur.cli._reporting import bands_of, headline_lines, reported_result
 from secateur.v1 import prune_job_pb2 as pb
@@ -171,7 +171,8 @@ def _run(
         try:
             _claim_folder(workdir, spec)
             with ConsoleObserver(terminal=terminal) as observer:
-                summary, report = _run_pipeline(spec, sources, output, workdir, device, threads, observer)
+                flops = admitted.estimate.flops
+                summary, report = _run_pipeline(spec, flops, sources, output, workdir, device, threads, observer)
         except PermanentError as error:
             if error.reason == LIMIT_EXCEEDED:  # its shards were written block by block
                 remove_leftovers(DirectoryStore(output), "", error.metadata[MANIFEST_DIGEST])
@@ -189,6 +190,7 @@ def _run(
 
 def _run_pipeline(
     spec: PruneSpec,
+    flops: float,
     sources: Sources,
     output: Path,
     workdir: Path,
@@ -199,7 +201,7 @@ def _run_pipeline(
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    outcome = run_here(spec, sources, output, Machine(workdir, device, threads), observer)
+    outcome = run_here(spec, sources, output, Machine(workdir, device, threads), observer, flops=flops)
     summary = {
         "seconds": outcome.seconds,
         "cpu_seconds": outcome.cpu_seconds,
@@ -361,9 +363,8 @@ class ConsoleObserver:
         if progress.blocks_done == self._told_blocks and now - self._told_at < LINE_INTERVAL_SECONDS:
             return
         self._told_blocks, self._told_at = progress.blocks_done, now
-        blocks = f"{progress.blocks_done}/{progress.blocks_total} blocks" if progress.blocks_total else ""
         left = "" if progress.eta_seconds is None else left_text(progress.eta_seconds)
-        self._line(", ".join(filter(None, (blocks, f"{progress.fraction:.0%}", left))))
+        self._line(", ".join(filter(None, (amount_text(progress), f"{progress.fraction:.0%}", left))))
 
     def block(self, record: BlockRecord) -> None:
         """Do nothing: `progress` shows enough."""

@@ -114,7 +114,7 @@ class EventKind(enum.StrEnum):
 
     STATE = "state"  # state, message, failure?
     STAGE = "stage"  # stage
-    PROGRESS = "progress"  # blocks_done, blocks_total, fraction, eta_seconds?
+    PROGRESS = "progress"  # the fields of `Progress`; eta_seconds?
     BLOCK = "block"  # index, sparsity, seconds, snr_db
     LOG = "log"  # level, message, fields
 

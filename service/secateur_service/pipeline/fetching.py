@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from secateur._text import fetched_text, size
 from secateur_service.errors import ResourceError
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.companions import Companions, take_companions
@@ -22,10 +24,12 @@ from secateur_service.sources.access import Wanted
 from secateur_service.spec import ModelSpec
 
 _MAX_TOLD = 20
+_TELL_SECONDS = 60.0  # the log stays with the job, and the progress says how far it is
+_LEAST_SECONDS = 1.0  # over which a pace says something
 
 
-def fetch(sources: Sources, observer: JobObserver, what: str, wanted: Wanted, uri: str) -> Path:
-    """Fetch the folder that a reference names, logging the progress from time to time.
+def fetch(sources: Sources, observer: JobObserver, what: str, wanted: Wanted, uri: str, meter: Meter) -> Path:
+    """Fetch the folder that a reference names.
 
     Args:
         sources: where it may be.
@@ -33,11 +37,12 @@ def fetch(sources: Sources, observer: JobObserver, what: str, wanted: Wanted, ur
         what: its name in the log.
         wanted: which of its files to fetch.
         uri: the folder's URI.
+        meter: counts the bytes.
 
     Raises:
         ReferenceRefusedError, TransientError, ResourceError: as `Cache.fetch` does.
     """
-    return _fetch(sources.open(uri), observer, what, wanted)
+    return _fetch(sources.open(uri), observer, what, wanted, meter)
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,8 @@ def _fetch_files(
         return [name for name in checkpoint_files(names) if rule_of(name).use is not Use.WEIGHTS]
 
     try:
-        folder = _fetch(source, observer, "model", small)
+        # Work is counted from the weights on, whose size is known only then: these files are nothing to it.
+        folder = source.fetch(small, check=observer.check, on_progress=meter.fetched)
         named = named_files(folder)  # the folder may have more weight files than the index names
         all_of_it = lambda names: [*small(names), *(named & set(names))]  # noqa: E731
         return _fetch(source, observer, "model", all_of_it, meter), open_here
@@ -114,7 +120,9 @@ def _fetch_files(
         def report(shard: str, size_bytes: int) -> None:
             observer.log("info", "fetching a shard", shard=shard, bytes=size_bytes)
 
-        window = source.window(checkpoint_files, workdir / "model", check=observer.check, on_shard=report)
+        window = source.window(
+            checkpoint_files, workdir / "model", check=observer.check, on_shard=report, on_progress=meter.fetched
+        )
         return window.folder, window.open
 
 
@@ -150,17 +158,26 @@ def _check_generation(content: dict[str, Any]) -> None:
             raise ValueError(f"{name} is no id of a token")
 
 
-def _fetch(source: Source, observer: JobObserver, what: str, wanted: Wanted, meter: Meter | None = None) -> Path:
-    def report(done: int, total: int) -> None:
-        observer.log("info", f"fetching {what}", source=source.pinned_uri, bytes=done, of_bytes=total)
+def _fetch(source: Source, observer: JobObserver, what: str, wanted: Wanted, meter: Meter) -> Path:
+    """Fetch a folder: the progress says how much of it is here, the log now and then how fast it comes."""
+    began: tuple[float, int] | None = None
+    tick: Callable[[float], None] | None = None
 
-    throttled, tick = Throttle(report), None
+    def report(done: int, total: int) -> None:
+        assert began is not None
+        seconds, come = time.monotonic() - began[0], done - began[1]
+        pace = f", {size(come / seconds)} a second" if come and seconds >= _LEAST_SECONDS else ""
+        message = f"fetching {what}: {fetched_text(done, total)}{pace}"
+        observer.log("info", message, source=source.pinned_uri, bytes=done, of_bytes=total)
+
+    throttled = Throttle(report, _TELL_SECONDS)
 
     def on_progress(done: int, total: int) -> None:
-        nonlocal tick
+        nonlocal began, tick
+        if began is None or tick is None:
+            began, tick = (time.monotonic(), done), meter.reach("fetch", done, total)
         throttled(done, total)
-        if meter is not None:
-            tick = tick or meter.reach("fetch", done, total)
-            tick(done)
+        meter.fetched(done, total)
+        tick(done)
 
     return source.fetch(wanted, check=observer.check, on_progress=on_progress)

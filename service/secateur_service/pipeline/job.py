@@ -220,7 +220,7 @@ class _Job:
 
     def question(self) -> None:
         """Read the tasks and make requests of them."""
-        self.tasks = open_job_tasks(self.spec, self.checkpoint, self.ports.sources, self.observer)
+        self.tasks = open_job_tasks(self.spec, self.checkpoint, self.ports.sources, self.observer, self.meter)
         if self.tasks:
             self.room.find(self.checkpoint, self._asked)  # how long the questions are is only known now
 
@@ -243,7 +243,9 @@ class _Job:
             self.shrinkage = Shrinkage.of(self.attempt.plan(checkpoint))
         else:
             sources, observer = self.ports.sources, self.observer
-            self.shrinker = Shrinker(self.spec, checkpoint, companions, self.text, sources, observer, self.workdir)
+            self.shrinker = Shrinker(
+                self.spec, checkpoint, companions, self.text, sources, observer, self.meter, self.workdir
+            )
             asked = self.spec.shrink
             # What takes the model is decided once that can be run.
             self.shrinkage = self.shrinker.shrink(None if asked and asked.needs_model else asked)

@@ -15,6 +15,7 @@ from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.pipeline.fetching import fetch
+from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.streaming_pass import PassResult
 from secateur_service.sources import Sources
@@ -83,7 +84,9 @@ def check_harness(spec: PruneSpec) -> None:
         )
 
 
-def open_job_tasks(spec: PruneSpec, checkpoint: Checkpoint, sources: Sources, observer: JobObserver) -> JobTasks | None:
+def open_job_tasks(
+    spec: PruneSpec, checkpoint: Checkpoint, sources: Sources, observer: JobObserver, meter: Meter
+) -> JobTasks | None:
     """The tasks that a specification names; None if it names none.
 
     Args:
@@ -91,6 +94,7 @@ def open_job_tasks(spec: PruneSpec, checkpoint: Checkpoint, sources: Sources, ob
         checkpoint: the model, with its tokenizer.
         sources: where the files of tasks may be.
         observer: receives the progress and may stop the job.
+        meter: counts the bytes of the files.
 
     Raises:
         TasksRefusedError: a task does not exist, or cannot be used.
@@ -108,7 +112,7 @@ def open_job_tasks(spec: PruneSpec, checkpoint: Checkpoint, sources: Sources, ob
         _template(tokenizer) if evaluation.task_chat_template else None,
         evaluation.languages,
     )
-    tasks = _open(evaluation, asked, sources, observer)
+    tasks = _open(evaluation, asked, sources, observer, meter)
     if spec.limits is not None and spec.limits.task_loss is not None:
         tasks.check_amounts()
     of_tokenizer = tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else _LONGEST
@@ -118,12 +122,14 @@ def open_job_tasks(spec: PruneSpec, checkpoint: Checkpoint, sources: Sources, ob
     return JobTasks(tasks, requests, requests, longest)
 
 
-def _open(evaluation: EvaluationSpec, asked: Asked, sources: Sources, observer: JobObserver) -> HarnessTasks:
+def _open(
+    evaluation: EvaluationSpec, asked: Asked, sources: Sources, observer: JobObserver, meter: Meter
+) -> HarnessTasks:
     if evaluation.task_files is None:
         if sources.open_hub is None:
             raise TasksRefusedError("these tasks are read from the hub, and this service has none; give task_files")
         return HarnessTasks.named(evaluation.tasks, asked)
-    folder = TaskFolder(fetch(sources, observer, "tasks", task_file_names, evaluation.task_files))
+    folder = TaskFolder(fetch(sources, observer, "tasks", task_file_names, evaluation.task_files, meter))
     found = {task.name: task for name in evaluation.tasks for task in folder.find(name)}
     return HarnessTasks.local(list(found.values()), asked)
 

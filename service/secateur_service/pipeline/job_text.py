@@ -83,7 +83,7 @@ def draw_job_text(
         sources: where corpora may be.
         observer: receives the progress and may stop the job.
         workdir: where the text is kept.
-        meter: counts the work where the model writes the text.
+        meter: counts the bytes that are fetched, and the work where the model writes the text.
 
     Raises:
         ModelRefusedError: the tokenizer cannot be used.
@@ -95,7 +95,7 @@ def draw_job_text(
     drawn = _recall(kept, key)
     if drawn is None:
         writer = _writer(spec.calibration, tokenizer, load_model, observer, meter, 4.0 * checkpoint.parameters)
-        drawn = _draw(spec, tokenizer, sources, observer, writer)
+        drawn = _draw(spec, tokenizer, sources, observer, writer, meter)
         _keep(kept, key, drawn)
     for purpose, samples in zip(("calibration", "evaluation"), drawn, strict=True):
         for name, sample in samples.items():
@@ -153,7 +153,7 @@ def _writer(
 
 
 def _draw(
-    spec: PruneSpec, tokenizer: Any, sources: Sources, observer: JobObserver, writer: Writer | None
+    spec: PruneSpec, tokenizer: Any, sources: Sources, observer: JobObserver, writer: Writer | None, meter: Meter
 ) -> tuple[Samples, Samples]:
     calibration, held_out = spec.calibration, spec.evaluation
     assert calibration.sequence_length is not None
@@ -162,7 +162,7 @@ def _draw(
 
     return draw_samples(
         tokenizer,
-        calibration=calibration_corpus(spec, tokenizer, sources, observer),
+        calibration=calibration_corpus(spec, tokenizer, sources, observer, meter),
         evaluation=_open_corpus(
             held_out.corpus,
             held_out.text_field,
@@ -170,6 +170,7 @@ def _draw(
             sources,
             observer,
             _renderer(tokenizer) if held_out.chat_template else None,
+            meter,
         ),
         languages=languages,
         evaluation_languages=held_out.languages,
@@ -185,7 +186,9 @@ def _draw(
     )
 
 
-def calibration_corpus(spec: PruneSpec, tokenizer: Any, sources: Sources, observer: JobObserver) -> Corpus:
+def calibration_corpus(
+    spec: PruneSpec, tokenizer: Any, sources: Sources, observer: JobObserver, meter: Meter
+) -> Corpus:
     """The corpus of the calibration text.
 
     Args:
@@ -193,13 +196,15 @@ def calibration_corpus(spec: PruneSpec, tokenizer: Any, sources: Sources, observ
         tokenizer: of the model, whose chat template may be asked for.
         sources: where the corpus may be.
         observer: receives the progress and may stop the job.
+        meter: counts the bytes that are fetched.
 
     Raises:
         CorpusRefusedError: it cannot be read.
     """
     calibration = spec.calibration
     render = _renderer(tokenizer) if calibration.chat_template else None
-    return _open_corpus(calibration.corpus, calibration.text_field, list(calibration.mix), sources, observer, render)
+    languages = list(calibration.mix)
+    return _open_corpus(calibration.corpus, calibration.text_field, languages, sources, observer, render, meter)
 
 
 def _open_corpus(
@@ -209,18 +214,19 @@ def _open_corpus(
     sources: Sources,
     observer: JobObserver,
     render: Render | None,
+    meter: Meter,
 ) -> Corpus:
     preset = parse_preset(corpus)
     if preset is not None:
-        return _open_preset(preset, sources, render)
-    folder = fetch(sources, observer, "corpus", partial(corpus_files, languages=languages), corpus)
+        return _open_preset(preset, sources, render, meter)
+    folder = fetch(sources, observer, "corpus", partial(corpus_files, languages=languages), corpus, meter)
     return FolderCorpus(folder, text_field or DEFAULT_TEXT_FIELD, render)
 
 
-def _open_preset(reference: PresetReference, sources: Sources, render: Render | None) -> Corpus:
+def _open_preset(reference: PresetReference, sources: Sources, render: Render | None, meter: Meter) -> Corpus:
     assert reference.revision is not None  # ensured by admission
     hub = sources.hub(HubReference("dataset", reference.preset.repository, reference.revision))
-    return HubCorpus(reference.preset, reference.revision, hub.endpoint, hub.token, render)
+    return HubCorpus(reference.preset, reference.revision, hub.endpoint, hub.token, render, meter.fetched)
 
 
 def _renderer(tokenizer: Any) -> Render:

@@ -91,6 +91,7 @@ class Meter:
         self._tried: dict[Kind, float] = {}  # seconds of effort per operation, from trials
         self._seconds = self._effort = self._doubt  # of computing lately
         self._fraction = 0.0
+        self._fetched = 0, 0
         self.lap()
 
     def begin(self, blocks: int, done: int = 0) -> None:
@@ -108,7 +109,7 @@ class Meter:
     @property
     def progress(self) -> Progress:
         """How far along the job is."""
-        return Progress(self.blocks_done, self._blocks, self._fraction, self.seconds_left())
+        return Progress(self.blocks_done, self._blocks, self._fraction, self.seconds_left(), *self._fetched)
 
     def plan(self, kind: Kind, amount: float) -> None:
         """Announce work, in operations; writing of text (weights read), fetching and storing in bytes."""
@@ -177,6 +178,14 @@ class Meter:
 
         return tick
 
+    def fetched(self, done: int, total: int = 0) -> None:
+        """Report how many bytes there are of what is being fetched, and of how many; from any thread.
+
+        Once all of it is there, nothing is being fetched any more. A total of 0 is unknown: 0 bytes of it are the end.
+        """
+        self._fetched = (0, 0) if done == total else (done, total)
+        self._observer.progress(self.progress)
+
     def check(self) -> None:
         """Let the observer stop the job.
 
@@ -219,7 +228,7 @@ class Meter:
         """How long the remaining work will take, at the rates known so far."""
         planned = sum(
             self._seconds_of(kind, max(0.0, amount - self._done.get(kind, 0.0)))
-            for kind, amount in self._planned.items()
+            for kind, amount in list(self._planned.items())  # what another thread plans meanwhile is left out
         )
         return planned + self._seconds_of("calibrate", self._foreseen)
 

@@ -50,6 +50,7 @@ from secateur_service.models.trimmed_tokenizer import trim_files
 from secateur_service.models.units import KeptUnits, adds_to_states, heads_of, settings_of, unit_count
 from secateur_service.pipeline.depth_search import DepthSearch
 from secateur_service.pipeline.job_text import JobText, calibration_corpus
+from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pruning.structured.vocabulary import Rows, choose_rows, rounded_rows
 from secateur_service.records.blocks import Axis, BlockRecord
@@ -121,6 +122,7 @@ class Shrinker:
         text: calibration and evaluation text.
         sources: where the calibration corpus may be.
         observer: receives the progress and may stop the job.
+        meter: counts the bytes that are fetched.
         workdir: where the outcome is kept.
 
     Attributes:
@@ -138,6 +140,7 @@ class Shrinker:
         text: JobText,
         sources: Sources,
         observer: JobObserver,
+        meter: Meter,
         workdir: Path,
     ) -> None:
         self._spec = spec
@@ -146,6 +149,7 @@ class Shrinker:
         self._text = text
         self._sources = sources
         self._observer = observer
+        self._meter = meter
         self._workdir = workdir
         self._rows_before = _rows_of(checkpoint)
         self.order: tuple[int, ...] = ()
@@ -347,7 +351,7 @@ class Shrinker:
         if self._tokens is None:
             tokenizer = load_tokenizer(self._checkpoint.tokenizer_folder)
             graph, parents, mandatory = self._needed(tokenizer, asked.keep_texts)
-            corpus = calibration_corpus(self._spec, tokenizer, self._sources, self._observer)
+            corpus = calibration_corpus(self._spec, tokenizer, self._sources, self._observer, self._meter)
             counts = self._count(tokenizer, corpus)
             known = self._known_shares(tokenizer, corpus, asked)
             own = graph.tokens.keys() - graph.added.keys()

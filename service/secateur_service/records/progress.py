@@ -18,9 +18,20 @@ class Stage(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far along a job is: blocks, and the share of the whole job from 0 to 1."""
+    """How far along a job is.
+
+    Attributes:
+        blocks_done: finished blocks.
+        blocks_total: blocks of the result; 0 until that is known.
+        fraction: share of the whole job, from 0 to 1.
+        eta_seconds: the time left; None while unknown.
+        bytes_done: bytes that are here of what is being fetched; 0 if nothing is.
+        bytes_total: its size; 0 where that is unknown as well.
+    """
 
     blocks_done: int
     blocks_total: int
     fraction: float
     eta_seconds: float | None = None
+    bytes_done: int = 0
+    bytes_total: int = 0

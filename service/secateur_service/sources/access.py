@@ -144,7 +144,13 @@ class Source(Protocol):
         """The folder with its content, on this machine; see `Cache.fetch`."""
 
     def window(
-        self, wanted: Wanted, place: Path, *, check: Callable[[], None], on_shard: Callable[[str, int], None]
+        self,
+        wanted: Wanted,
+        place: Path,
+        *,
+        check: Callable[[], None],
+        on_shard: Callable[[str, int], None],
+        on_progress: Callable[[int, int], None],
     ) -> Window:
         """A few shards at a time of a folder that does not fit on this machine; see `Window`."""
 
@@ -251,11 +257,12 @@ class RemoteSource:
         *,
         check: Callable[[], None] = lambda: None,
         on_shard: Callable[[str, int], None] = lambda _name, _bytes: None,
+        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> Window:
         """The wanted files, a few shards at a time."""
         place.mkdir(parents=True, exist_ok=True)
         names = _plain(wanted(self.remote.files))
-        return Window(self.remote, names, place, self.cache.window_bytes(place), check, on_shard)
+        return Window(self.remote, names, place, self.cache.window_bytes(place), check, on_shard, on_progress)
 
 
 def _plain(names: Collection[str]) -> list[str]:

@@ -67,7 +67,7 @@ class Cache:
         entry.mkdir(parents=True, exist_ok=True)
         files = [remote.files[name] for name in sorted(names)]
         with self._alone(f"{key}.fetch", check):
-            done = sum(_there(entry, file) for file in files)
+            done = sum(there(entry, file) for file in files)
             total = sum(file.size_bytes for file in files)
             self._make_room(total - done, key)
             on_progress(done, total)
@@ -194,7 +194,7 @@ def fetch_file(remote: RemoteFolder, file: RemoteFile, entry: Path, check: Calla
     sync(target.parent)
 
 
-def _there(entry: Path, file: RemoteFile) -> int:
+def there(entry: Path, file: RemoteFile) -> int:
     """Bytes of a file that need not be fetched."""
     for path in (entry / file.name, entry / (file.name + _PARTIAL)):
         if path.exists():

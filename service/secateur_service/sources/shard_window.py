@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from secateur._text import size
 from secateur_service.errors import ResourceError
-from secateur_service.sources.cache import fetch_file
+from secateur_service.sources.cache import fetch_file, there
 from secateur_service.sources.metadata import write_metadata
 from secateur_service.sources.remote import RemoteFile, RemoteFolder
 
@@ -31,6 +31,7 @@ class Window:
         limit_bytes: the most space that shards may take.
         check: called often; raises to stop.
         on_shard: called with a shard's name and size in bytes before it is fetched.
+        on_progress: called with how many bytes of the shard are there and its size, in the thread that opens it.
 
     Attributes:
         folder: looks like the remote folder to readers of names, sizes, small files and headers.
@@ -48,6 +49,7 @@ class Window:
         limit_bytes: int,
         check: Callable[[], None] = lambda: None,
         on_shard: Callable[[str, int], None] = lambda _name, _bytes: None,
+        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         self.folder = place / "outline"
         self._shards = place / "shards"
@@ -55,6 +57,7 @@ class Window:
         self._limit_bytes = limit_bytes
         self._check = check
         self._on_shard = on_shard
+        self._on_progress = on_progress
         self._lock = threading.Lock()
         for folder in (self.folder, self._shards):
             folder.mkdir(parents=True, exist_ok=True)
@@ -91,8 +94,10 @@ class Window:
         while self._held and self._held_bytes() + file.size_bytes > self._limit_bytes:
             (self._shards / self._held.pop(0)).unlink()
         self._on_shard(file.name, file.size_bytes)
-        for _ in fetch_file(self._remote, file, self._shards, self._check):
-            pass
+        done = there(self._shards, file)
+        for count in fetch_file(self._remote, file, self._shards, self._check):
+            done += count
+            self._on_progress(done, file.size_bytes)
         self._held.append(file.name)
 
     def _held_bytes(self) -> int:

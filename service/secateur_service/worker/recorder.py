@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,11 +23,14 @@ PROGRESS_STEP = 0.001
 PROGRESS_ERROR = 0.05
 """Unless what was written last is so far from the truth: the time left, as a share of itself."""
 
+FETCHED_STEP = 0.02
+"""Or so much more was fetched of what is being fetched; where its size is unknown, of what was fetched so far."""
+
 _SHARE_WAITED = 0.002  # of the time since the start, so that what errs again and again is not written every second
 
 
 class StoreObserver:
-    """A `JobObserver` that writes events, and stops the job when its lease says so."""
+    """A `JobObserver` that writes events, and stops the job when its lease says so; threads may share it."""
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class StoreObserver:
         self._attempt = attempt
         self._lease = lease
         self._monotonic = monotonic
+        self._lock = threading.RLock()
         self._pending: Progress | None = None
         self._written = Progress(-1, 0, 0.0)
         self._began = monotonic()
@@ -54,6 +59,10 @@ class StoreObserver:
 
     def progress(self, progress: Progress) -> None:
         """Write the progress, or keep it until it is due."""
+        with self._lock:
+            self._progress(progress)
+
+    def _progress(self, progress: Progress) -> None:
         self._pending, last = progress, self._written
         if progress.blocks_done != last.blocks_done or progress.blocks_total != last.blocks_total:
             self.flush()
@@ -62,7 +71,7 @@ class StoreObserver:
         waited = now - self._written_at
         if waited < PROGRESS_INTERVAL_SECONDS:
             return
-        has_moved = progress.fraction - last.fraction >= PROGRESS_STEP
+        has_moved = progress.fraction - last.fraction >= PROGRESS_STEP or _has_fetched(progress, last)
         if has_moved or (waited >= _SHARE_WAITED * (now - self._began) and self._errs(waited)):
             self.flush()
 
@@ -91,13 +100,21 @@ class StoreObserver:
 
     def flush(self) -> None:
         """Write the progress that was kept back."""
-        if self._pending is not None:
-            self._append(EventKind.PROGRESS, progress_body(self._pending))
-            self._written, self._pending = self._pending, None
-            self._written_at = self._monotonic()
+        with self._lock:
+            if self._pending is not None:
+                self._append(EventKind.PROGRESS, progress_body(self._pending))
+                self._written, self._pending = self._pending, None
+                self._written_at = self._monotonic()
 
     def _append(self, kind: EventKind, body: dict[str, Any]) -> None:
         self._lease.insist(lambda: self._store.append(self._job_id, self._attempt, [(kind, body)]))
+
+
+def _has_fetched(progress: Progress, last: Progress) -> bool:
+    """Whether so much was fetched since that it is worth telling, or something else is being fetched now."""
+    more = progress.bytes_done - last.bytes_done
+    is_other = progress.bytes_total != last.bytes_total or more < 0
+    return is_other or more > FETCHED_STEP * (progress.bytes_total or progress.bytes_done)
 
 
 class StoreLedger:

@@ -104,6 +104,9 @@ def test_every_kind_of_event_has_its_body():
     assert not _event(EventKind.STATE, {"state": "QUEUED", "message": "x"}).state.HasField("failure")
     progress = _event(EventKind.PROGRESS, {"blocks_done": 1, "blocks_total": 2, "fraction": 0.5, "eta_seconds": 0.0})
     assert progress.progress.HasField("eta_seconds")
+    fetched = {"blocks_done": 0, "blocks_total": 2, "fraction": 0.0, "bytes_done": 3 * 2**40, "bytes_total": 2**42}
+    message = _event(EventKind.PROGRESS, fetched).progress
+    assert (message.bytes_done, message.bytes_total) == (3 * 2**40, 2**42)
     log = _event(EventKind.LOG, {"level": "info", "message": "m", "fields": {"n": None, "deep": {"x": [1, "a"]}}})
     assert log.log.fields["deep"]["x"][1] == "a"
     bodies = {_event(kind, body).WhichOneof("body") for kind, body in _BODIES.items()}

@@ -24,9 +24,14 @@ from secateur_service.calibration.hub_corpus import HubCorpus
 
 for line in sys.stdin:
     endpoint, token, commit, language, seeds = json.loads(line)
-    corpus = HubCorpus(presets()["mc4"], commit, endpoint, token or None)
+    read = []
+    corpus = HubCorpus(presets()["mc4"], commit, endpoint, token or None, on_read=read.append)
     try:
         answer = [list(itertools.islice(corpus.documents(language, seed), 100)) for seed in seeds]
+        ends = [place for place, size_bytes in enumerate(read) if size_bytes == 0 and read[place - 1]]
+        assert len(ends) == len(seeds) and ends[-1] == len(read) - 1, read
+        assert sorted(read[: ends[0]]) == read[: ends[0]], read
+        assert max(read) >= max(len("".join(documents).encode()) for documents in answer), read
     except Exception as error:
         answer = [type(error).__name__, str(error)]
     print(json.dumps(answer), flush=True)

@@ -52,6 +52,24 @@ def test_between_two_reports_the_time_left_ticks_down_and_the_bar_goes_on(bar, c
     ]
 
 
+@pytest.mark.parametrize(
+    ("done", "total", "told"),
+    [
+        (1_234_000_000, 5_000_000_000, "1.2 of 5.0 GB"),
+        (800_000_000, 5_000_000_000, "800.0 MB of 5.0 GB"),
+        (12_300_000, 0, "12.3 MB"),
+    ],
+)
+def test_while_something_is_fetched_its_bytes_stand_where_the_blocks_will(bar, done, total, told):
+    progress = Progress(0, 6, 0.02, 120.0, done, total)
+    bar.doing = "FETCHING"
+    bar.report(progress)
+    assert f"2%  {told}  2:00 left" in drawn(bar)
+    assert str(progress) == f"2%, 0 of 6 blocks, {told} fetched, about 2:00 left"
+    bar.report(Progress(0, 6, 0.03, 110.0))
+    assert "3%  0/6 blocks  1:50 left" in drawn(bar)
+
+
 def test_a_report_behind_what_is_shown_does_not_take_the_bar_back_but_a_job_that_goes_back_does(clock):
     countdown = Countdown(clock)
     countdown.report(0.0, 10)

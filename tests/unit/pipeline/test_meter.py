@@ -290,3 +290,12 @@ def test_bytes_that_were_there_are_not_fetched_again():
     for done in (700, 700):
         tick(done)
     assert meter.seconds_left() == pytest.approx(6)
+
+
+def test_what_is_being_fetched_is_told_until_all_of_it_is_there():
+    observer = RecordingObserver()
+    meter = Meter(observer)
+    for done, total in ((0, 1000), (400, 1000), (1000, 1000), (70, 0), (0, 0)):
+        meter.fetched(done, total)
+    told = [(progress.bytes_done, progress.bytes_total) for progress in observer.history]
+    assert told == [(0, 1000), (400, 1000), (0, 0), (70, 0), (0, 0)]

@@ -42,10 +42,10 @@ def shards(folder):
 def open_window(hub, model, open_sources, tmp_path):
     hub.add(f"models/{NAME}", model)
 
-    def open_it(limit_bytes):
+    def open_it(limit_bytes, **options):
         source = open_sources().open(f"hf://{NAME}")
         source.cache._limit_bytes = limit_bytes
-        return source.window(checkpoint_files, tmp_path / "place")
+        return source.window(checkpoint_files, tmp_path / "place", **options)
 
     return open_it
 
@@ -121,6 +121,17 @@ def test_a_version_is_the_same_to_the_fingerprint_wherever_and_however_it_was_fe
         seen.add(open_checkpoint(folder).structure_digest())
         time.sleep(0.02)
     assert len(seen) == 1
+
+
+def test_how_much_of_a_shard_is_there_is_told_while_it_comes(open_window, model):
+    told = []
+    window = open_window(10**9, on_progress=lambda *progress: told.append(progress))
+    name, size_bytes = next(iter(shards(model).items()))
+    window.open(window.folder / name).close()
+    assert told == sorted(told)
+    assert told[-1] == (size_bytes, size_bytes)
+    window.open(window.folder / name).close()
+    assert told[-1:] == told[told.index((size_bytes, size_bytes)) :], "what is there is not fetched again"
 
 
 def test_a_disk_on_which_not_even_a_shard_fits_is_refused(open_window, model):

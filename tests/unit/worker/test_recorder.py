@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from secateur_service.errors import FencedError
@@ -35,6 +37,24 @@ def test_progress_of_a_long_job_is_written_a_thousand_times_and_not_every_second
         observer.progress(Progress(0, 4, step / 40_000))
     written = store.events(job.id, after=2, limit=100_000)
     assert 500 <= len(written) <= 1001
+
+
+@pytest.mark.parametrize("total", [50_000_000, 0])
+def test_bytes_that_are_fetched_are_written_step_by_step_although_the_bar_has_not_moved(
+    store, job, observer, clock, total
+):
+    """Also of text from the hub, of which nobody knows how much it will be."""
+    for second in range(5_000):
+        clock.now += 1
+        observer.progress(Progress(0, 4, 0.1, bytes_done=10_000 * (second + 1), bytes_total=total))
+    observer.progress(Progress(0, 4, 0.1))
+    clock.now += 1
+    observer.progress(Progress(0, 4, 0.1))
+    written = [event.body for event in store.events(job.id, after=2, limit=100_000)]
+    assert 45 <= len(written) <= 300
+    assert all(later["bytes_done"] > body["bytes_done"] for body, later in itertools.pairwise(written[:-1]))
+    assert written[-1]["bytes_done"] == 0
+    assert written[-2]["bytes_done"] > 45_000_000
 
 
 @pytest.mark.parametrize("progress_first", [False, True])
