@@ -51,12 +51,18 @@ def heads_of(checkpoint: Checkpoint, index: int = 0) -> Heads:
     return Heads(queries // keys, keys, getattr(config, "head_dim", None) or config.hidden_size // queries)
 
 
+def kinds_of(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What each block does along the text: a kind that `layer_types` may name."""
+    row = checkpoint.architecture
+    kinds = getattr(text_configuration(checkpoint), "layer_types", None) if row.is_recurrent else None
+    only = row.layer_types[0] if row.is_recurrent else "full_attention"
+    return tuple(kinds or [only] * checkpoint.num_blocks)
+
+
 def attending_blocks(checkpoint: Checkpoint) -> tuple[int, ...]:
     """The blocks that keep keys and values of every token."""
-    config = text_configuration(checkpoint)
-    kinds = getattr(config, "layer_types", None) if checkpoint.architecture.is_recurrent else None
     attends = checkpoint.architecture.attends
-    return tuple(index for index in range(checkpoint.num_blocks) if kinds is None or attends(kinds[index]))
+    return tuple(index for index, kind in enumerate(kinds_of(checkpoint)) if attends(kind))
 
 
 def possible_heads(checkpoint: Checkpoint) -> tuple[int, ...]:

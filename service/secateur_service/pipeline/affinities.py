@@ -25,7 +25,7 @@ from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.pass_config import Samples
 from secateur_service.pruning.affinity import PARTS, Affinities, affinities
 from secateur_service.pruning.methods import Moments
-from secateur_service.sizing.operations import forward_operations, groups_of
+from secateur_service.sizing.operations import forward_operations
 from secateur_service.spec import PruneSpec
 
 MAX_TOKENS = 8192
@@ -56,11 +56,10 @@ def foresee(
         return None
     mix = {name: weight for name, weight in spec.calibration.mix.items() if weight}
     length = next(iter(text.calibration.values())).tokens.shape[1]
-    hidden = model.checkpoint.tensors[model.checkpoint.embedding_name].shape[1]
-    groups = list(groups_of(model.checkpoint, 0))
+    each = forward_operations(model.checkpoint, 0, 1, length)
 
     def tick(tokens: int) -> None:
-        meter.learn("evaluate", forward_operations(groups, tokens, length, hidden))
+        meter.learn("evaluate", tokens * each)
 
     meter.lap()
     measured = measure_affinities(model, text.calibration, text.evaluation, mix, observer.check, tick)

@@ -29,7 +29,7 @@ from secateur_service.pruning.allocation import SIGNALS, Layers, Shape, layer_sp
 from secateur_service.pruning.methods import Moments
 from secateur_service.pruning.patterns import NofM, Target, Unstructured
 from secateur_service.pruning.statistics import InputStatistics
-from secateur_service.sizing.operations import forward_operations, groups_of
+from secateur_service.sizing.operations import forward_operations
 from secateur_service.spec import PruneSpec, PruningSpec
 
 
@@ -214,11 +214,7 @@ def _observe(
 def _passes(model: StreamedModel, batches: Sequence[Batch]) -> list[float]:
     """Floating-point operations of the pass through each block."""
     tokens, length = sum(batch.tokens.numel() for batch in batches), batches[0].tokens.shape[1]
-    hidden = model.checkpoint.tensors[model.checkpoint.embedding_name].shape[1]
-    return [
-        forward_operations(list(groups_of(model.checkpoint, index)), tokens, length, hidden)
-        for index in range(model.num_blocks)
-    ]
+    return [forward_operations(model.checkpoint, index, tokens, length) for index in range(model.num_blocks)]
 
 
 def _shape(linear: nn.Linear) -> Shape:

@@ -36,7 +36,7 @@ from secateur_service.pruning.methods import Moments
 from secateur_service.pruning.statistics import InputStatistics
 from secateur_service.pruning.structured.width import resolve
 from secateur_service.sizing.depth import SCORED_EVERY, Kind, depth_sequences, search_operations
-from secateur_service.sizing.operations import forward_operations, groups_of
+from secateur_service.sizing.operations import forward_operations
 
 Growth = dict[str, float]
 
@@ -121,11 +121,7 @@ class DepthSearch:
         checkpoint = model.checkpoint
         layout = checkpoint.architecture.feed_forward
         self._output = layout.output if layout and adds_to_states(checkpoint) else None
-        hidden = checkpoint.tensors[checkpoint.embedding_name].shape[1]
-        each = [
-            forward_operations(list(groups_of(checkpoint, index)), 1, length, hidden)
-            for index in range(model.num_blocks)
-        ]
+        each = [forward_operations(checkpoint, index, 1, length) for index in range(model.num_blocks)]
         self._forward = sum(each) / len(each)
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from secateur_service.pipeline.batches import batch_sequences, divide
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.pass_config import Samples
 from secateur_service.sizing.budget import EXPECTED_OVER_TOKENS
-from secateur_service.sizing.operations import forward_operations, groups_of
+from secateur_service.sizing.operations import forward_operations
 
 
 @torch.no_grad()
@@ -36,10 +36,7 @@ def expected_tokens(
     tokens = {name: text[name].tokens[:windows] for name in languages}
     batches = divide(tokens, batch_sequences(length, model.device, small=model.small_batches))
     vocabulary, hidden = checkpoint.tensors[checkpoint.head_name].shape
-    each = [
-        forward_operations(list(groups_of(checkpoint, index)), 1, length, hidden)
-        for index in range(checkpoint.num_blocks)
-    ]
+    each = [forward_operations(checkpoint, index, 1, length) for index in range(checkpoint.num_blocks)]
     total = sum(batch.tokens.numel() for batch in batches)
     passes, heads = total * sum(each), 4.0 * total * vocabulary * hidden
     meter.detail(passes + heads)

@@ -15,7 +15,7 @@ from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.shared_states import SharedStates
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.pruning.patterns import Target
-from secateur_service.sizing.operations import Work, groups_of
+from secateur_service.sizing.operations import Work, groups_of, mixing_of
 from secateur_service.spec import ReconstructionSpec
 from secateur_service.tasks.requests import Request
 
@@ -94,6 +94,7 @@ class PassConfig:
         vocabulary, hidden = checkpoint.tensors[checkpoint.head_name].shape
         return Work(
             blocks=[list(groups_of(checkpoint, index)) for index in range(checkpoint.num_blocks)],
+            mixing=mixing_of(checkpoint),
             hidden=hidden,
             vocabulary=vocabulary,
             length=length,

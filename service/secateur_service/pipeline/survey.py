@@ -19,7 +19,7 @@ from secateur_service.pruning.statistics import InputStatistics
 from secateur_service.pruning.structured.width import drop_channels, drop_heads, losses, resolve
 from secateur_service.records.blocks import Axis
 from secateur_service.sizing.budget_search import grid_of
-from secateur_service.sizing.operations import forward_operations, groups_of
+from secateur_service.sizing.operations import forward_operations
 
 Lost = list[dict[int, dict[str, float]]]
 """For every block: by the number of units that stay, what is lost by language."""
@@ -53,9 +53,7 @@ class Survey:
         self._tokens = {name: found.numel() for name, found in tokens.items()}
         self._batches = divide(tokens, batch_sequences(length, model.device, small=model.small_batches))
         checkpoint = model.checkpoint
-        hidden = checkpoint.tensors[checkpoint.embedding_name].shape[1]
-        blocks = range(checkpoint.num_blocks)
-        self._each = [forward_operations(list(groups_of(checkpoint, index)), 1, length, hidden) for index in blocks]
+        self._each = [forward_operations(checkpoint, index, 1, length) for index in range(checkpoint.num_blocks)]
 
     @torch.no_grad()
     def run(self, axes: Sequence[Axis]) -> dict[Axis, Lost]:

@@ -40,7 +40,7 @@ from secateur_service.sizing.budget_search import TRIALS, most_removed
 from secateur_service.sizing.continuations import Continuing, item_bytes
 from secateur_service.sizing.depth import SCORED_EVERY, depth_sequences, search_operations
 from secateur_service.sizing.durations import expected_seconds
-from secateur_service.sizing.operations import Group, Work, groups_of
+from secateur_service.sizing.operations import Group, Work, groups_of, mixing_of
 from secateur_service.spec import PruneSpec, ShrinkSpec
 
 # Resident memory of a process that has imported everything and run a tiny job, measured with the pinned versions.
@@ -170,6 +170,7 @@ def _work_of(checkpoint: Checkpoint, spec: PruneSpec) -> Work:
     asymmetric = bool(spec.pruning and spec.pruning.asymmetric)
     return Work(
         blocks=[list(groups_of(checkpoint, index)) for index in range(checkpoint.num_blocks)],
+        mixing=mixing_of(checkpoint),
         hidden=hidden,
         vocabulary=vocabulary,
         length=length,

@@ -4,7 +4,9 @@ With T calibration tokens in L languages, T_e evaluation tokens (dense and prune
 vocabulary V, and layers m×n that share distinct inputs of widths n (an expert's layers see the share of the tokens that
 is routed to it):
 
-- a causal forward pass of a block is Σ 2·T·m·n + 2·T·s·d. In order `block`, calibration runs two passes, the first
+- a causal forward pass of a block is Σ 2·T·m·n, and 2·T·s·d if it attends to earlier tokens; a layer that carries a
+  state instead, or beside that, takes as much for each token however long the text is: see `recurrence` of
+  `models.architectures`, and the papers there. In order `block`, calibration runs two passes, the first
   without its last matrix product; in the other orders one; and one more where blocks are judged first (allocation).
   Nothing propagates beyond the last block, which saves it a pass in order `block`, and that product in the others;
 - full second moments are 9/8·T·Σn², one triangle by panels;
@@ -29,6 +31,7 @@ from dataclasses import dataclass
 
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.configuration import text_configuration
+from secateur_service.models.units import kinds_of
 from secateur_service.pruning.budget import MINIMAX_ROUNDS, sample_tokens, snr_operations
 from secateur_service.pruning.methods import Moments, Recipe
 from secateur_service.sizing.reconstruction import training_operations
@@ -66,11 +69,29 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Mixing:
+    """What a block computes along the text, besides its linear layers.
+
+    Attributes:
+        attention: d, if the block attends to earlier tokens; else 0.
+        recurrence: operations for each token of a layer that carries a state.
+    """
+
+    attention: int
+    recurrence: float = 0.0
+
+    def operations(self, tokens: int, length: int) -> float:
+        """Those of `tokens` tokens, in sequences of `length`, of which attention sees half on average."""
+        return tokens * (2.0 * length * self.attention + self.recurrence)
+
+
+@dataclass(frozen=True)
 class Work:
     """What a job runs through the model, and what it has to measure.
 
     Attributes:
         blocks: the distinct inputs of every block.
+        mixing: what every block computes along the text.
         hidden: d.
         vocabulary: V.
         length: tokens per sequence, s.
@@ -93,6 +114,7 @@ class Work:
     """
 
     blocks: list[list[Group]]
+    mixing: list[Mixing]
     hidden: int
     vocabulary: int
     length: int
@@ -139,7 +161,7 @@ class Work:
 
     def forward(self, tokens: int, index: int) -> float:
         """A pass of `tokens` tokens through a block."""
-        return forward_operations(self.blocks[index], tokens, self.length, self.hidden)
+        return _forward(self.blocks[index], self.mixing[index], tokens, self.length)
 
     def evaluating(self, index: int) -> float:
         """Running both copies of the evaluation text through a block."""
@@ -153,7 +175,7 @@ class Work:
         """Running the calibration text to each input of a block, including its second moments; last, to the output."""
         groups, is_last = self.blocks[index], index + 1 == len(self.blocks)
         ways = [0.0, *(2.0 * self.calibration * group.share * group.parameters for group in groups)]
-        ways[1] += 2.0 * self.calibration * self.length * self.hidden
+        ways[1] += self.mixing[index].operations(self.calibration, self.length)
         leaving = ways.pop()
         if self.asymmetric:  # on both ways, and to the end for what is lacking there
             ways = [2.0 * way for way in ways]
@@ -245,10 +267,24 @@ class Work:
         return 2 * 2.0 * (self.evaluation + self.answered) * self.vocabulary * self.hidden
 
 
-def forward_operations(groups: Iterable[Group], tokens: int, length: int, hidden: int) -> float:
-    """A causal pass of `tokens` tokens, in sequences of `length`, through a block of hidden size `hidden`."""
+def forward_operations(checkpoint: Checkpoint, index: int, tokens: int, length: int) -> float:
+    """A causal pass of `tokens` tokens, in sequences of `length`, through a block."""
+    return _forward(groups_of(checkpoint, index), mixing_of(checkpoint)[index], tokens, length)
+
+
+def _forward(groups: Iterable[Group], mixing: Mixing, tokens: int, length: int) -> float:
     products = sum(2.0 * tokens * group.share * group.parameters for group in groups)
-    return products + 2.0 * tokens * length * hidden
+    return products + mixing.operations(tokens, length)
+
+
+def mixing_of(checkpoint: Checkpoint) -> list[Mixing]:
+    """What every block computes along the text."""
+    row, hidden = checkpoint.architecture, checkpoint.tensors[checkpoint.embedding_name].shape[1]
+    recurrence = row.recurrence(text_configuration(checkpoint)) if row.is_recurrent else 0.0
+    return [
+        Mixing(hidden if row.attends(kind) else 0, recurrence if row.carries(kind) else 0.0)
+        for kind in kinds_of(checkpoint)
+    ]
 
 
 def experts_per_token(checkpoint: Checkpoint) -> int:

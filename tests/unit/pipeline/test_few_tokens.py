@@ -11,7 +11,7 @@ from secateur_service.pruning.methods import METHODS, Moments, Recipe
 from secateur_service.pruning.patterns import Unstructured, target_count
 from secateur_service.pruning.statistics import InputStatistics
 from secateur_service.sizing.estimate import _waiting_bytes
-from secateur_service.sizing.operations import Group, Work
+from secateur_service.sizing.operations import Group, Mixing, Work
 from support.models import save_model
 from support.passes import prune, pruned_tensors, samples_of
 
@@ -68,7 +68,20 @@ def test_what_waits_of_an_input_is_in_the_estimate(order, experts):
     """Bytes of open tiles and samples, counted while tokens come; an estimate expects them to be spread evenly."""
     calibration, width, heights, languages = 2 * 40_000, 64, (96, 96), ("de", "uk")
     group = Group(width, heights, 2 / experts if experts else 1.0, experts)
-    work = Work([[group]], 64, 260, 64, calibration, 0, 2, Recipe.of("wanda"), order, minimax=False, layer_snr=True)
+    work = Work(
+        [[group]],
+        [Mixing(64)],
+        64,
+        260,
+        64,
+        calibration,
+        0,
+        2,
+        Recipe.of("wanda"),
+        order,
+        minimax=False,
+        layer_snr=True,
+    )
     tokens = dict.fromkeys(languages, calibration // 2)
     is_expert, open_experts = experts > 0, experts if order == "block" else 0
     statistics = InputStatistics(
@@ -92,6 +105,7 @@ def test_many_experts_hold_little_beside_what_they_held():
     for layer_snr, most in ((False, 1.5e9), (True, 3.5e9)):
         work = Work(
             [groups],
+            [Mixing(2048)],
             2048,
             151936,
             2048,

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.gpu.generated import SHAPES
 from secateur_service.pruning.methods import Recipe
 from secateur_service.sizing.durations import H100, H100_RATES, expected_seconds
-from secateur_service.sizing.operations import Group, Work
+from secateur_service.sizing.operations import Group, Mixing, Work
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 MEASURED = json.loads((RESULTS / "gpu-nvidia-h100-80gb-hbm3.json").read_text())
@@ -29,6 +29,7 @@ def amounts(name):
     ]
     work = Work(
         blocks=[groups] * 3,
+        mixing=[Mixing(hidden)] * 3,
         hidden=hidden,
         vocabulary=size.vocabulary,
         length=MEASURED["length"],

@@ -13,6 +13,7 @@ configuration is refused when a job is submitted; tests compare this with transf
     mixtures, latent, stacked   those of mixtures of experts
     varied   families whose blocks differ in sizes
     hybrids   those of hybrids of attention and state
+    recurrences   what layers with a state compute
     wrappers   multimodal models that a text model may lie in
     towers   shapes of what lies beside it
 """

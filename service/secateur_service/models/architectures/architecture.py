@@ -225,11 +225,14 @@ class Architecture:
         numbered: switches of the configuration that make it so.
         partly_rotary: whether a part of each head may be rotated where the rotation is scaled; other classes ignore
             the factor or fail.
+        rotated_whole: whether the class fails with a rotation of a part of each head, whatever kind of rotation it is.
         predicts_ahead: whether checkpoints may have further blocks, numbered after the others, that predict tokens
             after the next one: `num_nextn_predict_layers` in the configuration. They are left out.
         whole_heads: whether the heads share the hidden size equally; another `head_dim` is refused.
         scanned: how many numbers in float32 a layer that carries a state holds for each token while it runs, without
             kernels made for it; measured with transformers' modules.
+        recurrence: floating-point operations for each token of a layer that carries a state, besides those of its
+            linear layers.
         rotary_keys: rotary parameters without which a block cannot run.
         learnt_activations: activations with parameters of their own, which the checkpoint holds, that may be named.
         returns_tuple: whether a block returns a tuple whose first item is the hidden states.
@@ -262,9 +265,11 @@ class Architecture:
     excepted: str = ""
     numbered: tuple[str, ...] = ()
     partly_rotary: bool = False
+    rotated_whole: bool = False
     predicts_ahead: bool = False
     whole_heads: bool = False
     scanned: Callable[[Any], int] = lambda _config: 0
+    recurrence: Callable[[Any], float] = lambda _config: 0.0
     rotary_keys: tuple[str, ...] = ()
     learnt_activations: tuple[str, ...] = ()
     returns_tuple: bool = False
@@ -292,6 +297,10 @@ class Architecture:
     def is_recurrent(self) -> bool:
         """Whether blocks may carry a state from token to token, which no cache of keys and values has."""
         return bool(_RECURRENT & {*self.layer_types})
+
+    def carries(self, kind: str) -> bool:
+        """Whether a block of this kind carries a state from token to token."""
+        return kind in _RECURRENT
 
     def attends(self, kind: str) -> bool:
         """Whether a block of this kind keeps keys and values of every token."""

@@ -9,7 +9,6 @@ Shapes: d hidden size, n inner size of a state-space layer, k, v, widths of all 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +37,14 @@ from secateur_service.models.architectures.parts import (
     linear,
     mlp,
     norms,
+)
+from secateur_service.models.architectures.recurrences import (
+    delta_recurrence,
+    delta_scan,
+    mamba_recurrence,
+    nemotron_recurrence,
+    short_recurrence,
+    state_space_scan,
 )
 
 _GATED = ("gate_proj", "up_proj", "down_proj")
@@ -147,9 +154,13 @@ def _granitemoehybrid(config: Any, index: int) -> Shapes:
     }
 
 
+def _falcon_width(config: Any) -> int:
+    """The inner size of the state-space layers."""
+    return int(config.mamba_expand * config.hidden_size if config.mamba_d_ssm is None else config.mamba_d_ssm)
+
+
 def _falcon_h1(config: Any, index: int) -> Shapes:  # noqa: ARG001
-    d, f = config.hidden_size, config.intermediate_size
-    n = config.mamba_expand * d if config.mamba_d_ssm is None else config.mamba_d_ssm
+    d, f, n = config.hidden_size, config.intermediate_size, _falcon_width(config)
     return {
         **_mamba(config, n, output_bias=config.projectors_bias),
         **(norms(n, "mamba.norm") if config.mamba_rms_norm else {}),
@@ -210,16 +221,6 @@ def _nemotron_mamba(config: Any) -> Shapes:
     }
 
 
-def _scan(heads: str, chunk: str, state: str) -> Callable[[Any], int]:
-    """Numbers that a state-space layer holds for each token: decays and products within chunks, inputs and outputs."""
-    return lambda config: getattr(config, heads) * (2 * getattr(config, chunk) + 15 * getattr(config, state))
-
-
-def _delta_scan(config: Any) -> int:
-    """Numbers that the gated delta rule holds for each token: queries, keys and values in several forms."""
-    return 10 * config.linear_num_value_heads * (config.linear_key_head_dim + config.linear_value_head_dim)
-
-
 def _convolution(name: str, channels: int, kernel: int, *, bias: bool = False) -> Shapes:
     """A convolution of each channel by itself."""
     return {f"{name}.weight": (channels, 1, kernel), **({f"{name}.bias": (channels,)} if bias else {})}
@@ -242,6 +243,7 @@ ARCHITECTURES = {
         # Its width does not follow from one field of the configuration: see `_lfm2_width`.
         feed_forward=FeedForward(("feed_forward.w1", "feed_forward.w3"), "feed_forward.w2", None),
         layer_types=("conv", "full_attention"),
+        recurrence=short_recurrence,
     ),
     "qwen3_5_text": Architecture(
         "Qwen3_5ForCausalLM",
@@ -254,7 +256,8 @@ ARCHITECTURES = {
         left_out=("mtp.", "model.visual."),
         feed_forward=FEED_FORWARD,
         layer_types=("full_attention", "linear_attention"),
-        scanned=_delta_scan,
+        scanned=delta_scan,
+        recurrence=delta_recurrence,
         partly_rotary=True,
     ),
     "qwen3_next": Architecture(
@@ -271,7 +274,8 @@ ARCHITECTURES = {
         mixture=_NEXT,
         feed_forward=each_expert(_NEXT, "moe_intermediate_size"),
         layer_types=("full_attention", "linear_attention"),
-        scanned=_delta_scan,
+        scanned=delta_scan,
+        recurrence=delta_recurrence,
         partly_rotary=True,
     ),
     "granitemoehybrid": Architecture(
@@ -303,7 +307,8 @@ ARCHITECTURES = {
             fused=2,
             normed=True,
         ),
-        scanned=_scan("mamba_n_heads", "mamba_chunk_size", "mamba_d_state"),
+        scanned=state_space_scan("mamba_n_heads", "mamba_chunk_size", "mamba_d_state"),
+        recurrence=lambda config: mamba_recurrence(config, config.mamba_expand * config.hidden_size),
         layer_types=("full_attention", "linear_attention"),
     ),
     "falcon_h1": Architecture(
@@ -321,7 +326,8 @@ ARCHITECTURES = {
             normed=True,
         ),
         attention=HEADS,
-        scanned=_scan("mamba_n_heads", "mamba_chunk_size", "mamba_d_state"),
+        scanned=state_space_scan("mamba_n_heads", "mamba_chunk_size", "mamba_d_state"),
+        recurrence=lambda config: mamba_recurrence(config, _falcon_width(config)),
         layer_types=("hybrid",),
         per_block=(),
         returns_tuple=True,
@@ -348,7 +354,8 @@ ARCHITECTURES = {
         spellings=(("backbone.", "model."),),
         left_out=("mtp.",),
         mixture=_NEMOTRON,
-        scanned=_scan("mamba_num_heads", "chunk_size", "ssm_state_size"),
+        scanned=state_space_scan("mamba_num_heads", "chunk_size", "ssm_state_size"),
+        recurrence=nemotron_recurrence,
         layer_types=("full_attention", "linear_attention", "mlp", "moe"),
         per_block=("layers_block_type", "hybrid_override_pattern"),
         never_tied=True,
