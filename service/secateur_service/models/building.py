@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
 from transformers.pytorch_utils import Conv1D
@@ -17,6 +18,8 @@ from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.configuration import whole_configuration
 from secateur_service.models.experts import replace_experts
 from secateur_service.models.refusals import refused_by_model
+
+_MOST_SAID = 500
 
 
 def build_without_memory(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
@@ -156,9 +159,10 @@ def load_whole(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
 
     Raises:
         ModelRefusedError: transformers cannot load it.
+        MemoryError, torch.OutOfMemoryError: it does not fit into memory.
     """
+    config = whole_configuration(checkpoint)
     try:
-        config = whole_configuration(checkpoint)
         loaded: Any = _class_of(checkpoint).from_pretrained(
             checkpoint.folder,
             config=config,
@@ -169,11 +173,17 @@ def load_whole(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype)
             use_safetensors=True,
             output_loading_info=True,
         )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:
-        raise ModelRefusedError(f"transformers cannot load the model: {error!r}") from error
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:_MOST_SAID]
+        raise ModelRefusedError(
+            f"transformers {transformers.__version__} cannot load the model as a whole ({said}); check that the "
+            "checkpoint is complete"
+        ) from error
     model, found = loaded
     if found["missing_keys"]:
-        raise ModelRefusedError(f"the checkpoint has no tensor {min(found['missing_keys'])}; check that it is complete")
+        raise checkpoint.lacking(min(found["missing_keys"]))
     _take_towers(checkpoint, model)
     return model.to(device).eval().requires_grad_(requires_grad=False)
 

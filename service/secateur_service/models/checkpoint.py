@@ -204,9 +204,13 @@ class Checkpoint:
         prefix = self.architecture.base_prefix
         if self.architecture.loads_base and not any(own.startswith(prefix) for own in self._by_model_name):
             return name.removeprefix(prefix)
-        for stored, own in self.architecture.spellings:
-            if name.startswith(own) and any(each.startswith(stored) for each in self.tensors):
-                return stored + name.removeprefix(own)
+        path = f"{name}."
+        fitting = [(stored, own) for stored, own in self.architecture.spellings if path.startswith(own)]
+        used = [pair for pair in fitting if any(each.startswith(pair[0]) for each in self.tensors)]
+        if not used and not any(each.startswith(prefix) for each in self.tensors):
+            used = fitting[-1:]  # where the rest of the model is spelled otherwise, so is this
+        for stored, own in used:
+            return (stored + path.removeprefix(own)).removesuffix(".")
         return name
 
     def find(self, module_path: str) -> Place | None:

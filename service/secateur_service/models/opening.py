@@ -129,7 +129,7 @@ def _check_names(checkpoint: Checkpoint) -> None:
             raise ModelRefusedError(f"{seen[path]} and {name} are the same tensor of the model; keep one of them")
         seen[path] = name
     if architecture.wrapper:
-        check_beside(checkpoint.config, architecture, checkpoint.tensors)
+        check_beside(checkpoint.config, architecture, checkpoint.tensors, checkpoint.lacking)
     is_base = checkpoint.config.get("architectures") == [architecture.base_class]
     biased = architecture.biases_head(checkpoint.text_config)
     if is_base and not checkpoint.stores_head and (biased or not checkpoint.is_tied):

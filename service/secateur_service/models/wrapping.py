@@ -111,13 +111,19 @@ def with_token_ids(config: Mapping[str, Any], wrapper: Wrapper, settings: Mappin
     return with_text({**defaults, **config}, wrapper, text)
 
 
-def check_beside(config: Mapping[str, Any], architecture: Architecture, names: Iterable[str]) -> None:
+def check_beside(
+    config: Mapping[str, Any],
+    architecture: Architecture,
+    names: Iterable[str],
+    lacking: Callable[[str], ModelRefusedError],
+) -> None:
     """Check that a multimodal model has its towers, as far as their names tell without its class.
 
     Args:
         config: the content of config.json.
         architecture: the row of the text model in it.
         names: the names of its tensors.
+        lacking: a refusal because nothing is there of a module, by its path.
 
     Raises:
         ModelRefusedError: a tower is missing or unknown, or a tensor belongs to nothing in the model.
@@ -134,7 +140,7 @@ def check_beside(config: Mapping[str, Any], architecture: Architecture, names: I
     beside = wrapper.beside_in(config)
     for path in beside:
         if not any(name.startswith(f"{path}.") for name in own):
-            raise ModelRefusedError(f"the checkpoint has no tensor {path}; check that it is complete")
+            raise lacking(path)
     known_paths = tuple(f"{path}." for path in (*beside, wrapper.text, wrapper.head))
     for name, stored in own.items():
         if not name.startswith(known_paths):

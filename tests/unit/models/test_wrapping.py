@@ -132,6 +132,18 @@ def test_parts_that_do_not_belong_together_are_refused_by_name(tmp_path):
         assert complaint in refusal(tmp_path, {**config, **changes}, tensors), changes
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_part_that_is_missing_is_named_as_the_files_name_it(kind, tmp_path):
+    config, tensors = saved(tmp_path, kind)
+    row = open_checkpoint(tmp_path).architecture
+    for path in row.wrapper.beside:
+        names = {name for name in tensors if row.model_name(name).startswith(f"{path}.")}
+        said = refusal(tmp_path, config, {name: tensors[name] for name in tensors.keys() - names})
+        found = said.removeprefix("the checkpoint has no tensor ").removesuffix("; check that it is complete")
+        assert any(name.startswith(f"{found}.") for name in names)  # what is one module there may be two here
+        save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+
+
 def test_parts_that_only_some_models_have_belong_to_the_configuration(tmp_path):
     config, tensors = saved(tmp_path, "gemma4")
     text, part = config["text_config"], config["audio_config"]
@@ -161,7 +173,7 @@ def test_tensors_that_belong_to_nothing_or_are_there_twice_are_refused(tmp_path)
     assert "are the same tensor of the model" in refusal(tmp_path, config, twice)
     assert refusal(tmp_path, config, {**tensors, "audio.x": torch.zeros(1)}).startswith("audio.x is a tensor that a")
     without = {name: tensor for name, tensor in tensors.items() if not name.startswith("visual")}
-    assert "no tensor model.visual" in refusal(tmp_path, config, without)
+    assert "no tensor visual;" in refusal(tmp_path, config, without)
     sections = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 3]}
     text = {**config["text_config"], "rope_parameters": sections}
     said = refusal(tmp_path, {**config, "text_config": text}, tensors)

@@ -1,7 +1,11 @@
 """Which texts models continue, and whole models out of tensors that lie anywhere."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from secateur_service.calibration.sampling import Passages, TextSample
@@ -93,6 +97,22 @@ def test_a_model_of_which_a_piece_is_missing_is_refused(tmp_path):
     some = (piece for piece in pieces_of(checkpoint, 50) if piece[:2] != ("model.embed_tokens.weight", 50))
     with pytest.raises(ModelRefusedError, match=r"model\.embed_tokens\.weight was not read as a whole"):
         assemble(checkpoint, CPU, torch.float32, some)
+
+
+def test_a_model_that_transformers_does_not_load_is_refused_with_the_cause_and_what_to_check(tmp_path):
+    checkpoint = open_checkpoint(save_model(tmp_path / "model", "mixtral"))
+    weights = checkpoint.folder / "model.safetensors"
+    tensors = load_file(weights)
+    renamed = "model.layers.1.post_attention_layernorm.weight"
+    save_file({name: tensor for name, tensor in tensors.items() if name != renamed}, weights, {"format": "pt"})
+    with pytest.raises(ModelRefusedError, match=f"the checkpoint has no tensor {re.escape(renamed)}; check that"):
+        load_whole(checkpoint, CPU, torch.float32)
+    weights.write_bytes(weights.read_bytes()[:-7])
+    with pytest.raises(ModelRefusedError, match=r"cannot load the model as a whole \(\w+: .+\); check that the check"):
+        load_whole(checkpoint, CPU, torch.float32)
+    changed = replace(checkpoint, config={**checkpoint.config, "num_key_value_heads": 3})
+    with pytest.raises(ModelRefusedError, match=r"^config\.json: num_key_value_heads is 3; expected a divisor of"):
+        load_whole(changed, CPU, torch.float32)
 
 
 class NoRoom(TensorReader):
