@@ -107,7 +107,7 @@ _SIZES = "|".join(
         *["pretraining_tp", "kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"],
         *["shared_expert_intermediate_size", "prefix_dense_intermediate_size", "intermediate_size_mlp"],
         *["n_shared_experts", "interleave_moe_layer_step", "no_rope_layer_interval"],
-        *["attention_chunk_size", "floor_scale", r"(prefix_dense_)?sliding_window_pattern"],
+        *["attention_chunk_size", "floor_scale", r"prefix_dense_sliding_window_pattern"],
         *["moe_shared_expert_intermediate_size", "moe_latent_size"],
         *["conv_L_cache", "block_multiple_of", "shared_intermediate_size"],
         *["linear_conv_kernel_dim", "linear_num_key_heads", "linear_num_value_heads"],
@@ -122,6 +122,11 @@ _KEYS: tuple[tuple[str, Accepts, str], ...] = (
     (_SIZES, _nullable(_SIZE), f"a whole number from 1 to {_LARGEST_SIZE}"),
     (r"sliding_window", _nullable(_whole(0, _LARGEST_SIZE)), f"a whole number from 1 to {_LARGEST_SIZE}"),
     (_STATE, _SIZE, f"a whole number from 1 to {_LARGEST_SIZE}"),
+    (
+        r"sliding_window_pattern",  # a string says which blocks see a window (L) and which everything (G), in turn
+        lambda value: value is None or _SIZE(value) or (isinstance(value, str) and set("LG") >= set(value) > set()),
+        f"a whole number from 1 to {_LARGEST_SIZE}, or letters L and G",
+    ),
     (r"max_window_layers", _whole(0, _LARGEST_SIZE), "a whole number that is not negative"),
     (r"(?!rms_norm_)\w+_(eps|epsilon)", _NOT_NEGATIVE, "a number that is not negative"),
     (r"rms_norm_eps", _nullable(_NOT_NEGATIVE), "a number that is not negative"),
@@ -433,9 +438,9 @@ def _check_together(made: Any, known: Collection[str]) -> None:
     padding = made.pad_token_id
     if padding is not None and not -1 <= padding < made.vocab_size:
         raise _refused("pad_token_id", padding, f"null, or an id below vocab_size, {made.vocab_size}")
-    for key in ROWS[made.model_type].per_block:
-        entries = of(key)
-        if entries is not None and not (isinstance(entries, list) and len(entries) == made.num_hidden_layers):
+    for key in ROWS[made.model_type].per_block:  # also one that only other programs read
+        entries = getattr(made, key, None)
+        if entries is not None and not (isinstance(entries, list | str) and len(entries) == made.num_hidden_layers):
             raise _refused(key, entries, f"a list of {made.num_hidden_layers}, one for each block")
     kinds = of("layer_types")
     if kinds is not None:
@@ -528,7 +533,8 @@ def _check_rotary(made: Any, path: str, parameters: dict[str, Any]) -> None:
         expected = f"less than high_freq_factor, {parameters['high_freq_factor']}"
         raise _refused(f"{path}.low_freq_factor", parameters["low_freq_factor"], expected)
     part = parameters.get("partial_rotary_factor", 1.0)
-    if part != 1 and kind != "default" and not ROWS[made.model_type].partly_rotary:
+    row = ROWS[made.model_type]
+    if part != 1 and (row.rotated_whole or (kind != "default" and not row.partly_rotary)):
         expected = f"1 with rope_type {kind}, because transformers rotates whole heads of {made.model_type}"
         raise _refused(f"{path}.partial_rotary_factor", part, expected)
     width = getattr(made, "head_dim", None) or made.hidden_size // made.num_attention_heads

@@ -167,11 +167,28 @@ def test_types_of_layers_are_those_of_the_architecture_one_for_each(changes, com
         ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True; expected false"),
         ("llama", {"hidden_act": "xielu"}, "hidden_act is 'xielu'; expected one of gelu"),
         ("apertus", {"hidden_act": "prelu"}, "hidden_act is 'prelu'; expected one of gelu"),
+        ("exaone4", {"sliding_window_pattern": "LLX"}, "sliding_window_pattern is 'LLX'; expected .*letters L and G"),
+        ("ministral", {"head_dim": None}, "head_dim is None; expected a number, because ministral models have no"),
+        ("exaone_moe", {"is_moe_layer": [True]}, r"is_moe_layer is \[True\]; expected a list of 3, one for each block"),
+        ("glm4_moe_lite", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; expected 1 with rope_type"),
+        (
+            "solar_open",
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            "partial_rotary_factor is 0.5; expected 1 with rope_type default, because transformers rotates whole heads",
+        ),
     ],
 )
 def test_what_transformers_would_only_notice_in_the_middle_of_a_model_is_refused(name, changes, complaint):
     with pytest.raises(ModelRefusedError, match=complaint):
         read_configuration({**saved(name), **changes}, name)
+
+
+@pytest.mark.parametrize("name", ["exaone4", "exaone_moe"])
+def test_a_pattern_of_letters_is_read_beside_the_kinds_of_blocks_that_it_stands_for(name):
+    """As in the config.json of EXAONE 4.0 32B and K-EXAONE."""
+    kinds = config_of(name)["layer_types"]
+    made = read_configuration({**config_of(name), "sliding_window_pattern": "LLLG"}, name)
+    assert made.layer_types == kinds
 
 
 @pytest.fixture(scope="module", params=marked(CONFIGS))

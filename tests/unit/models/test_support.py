@@ -37,7 +37,7 @@ def test_of_an_unsupported_type_what_stands_in_the_way_is_told_without_a_configu
     ("model_type", "like", "is_known"),
     [
         ("minimax", "mixtral", True),  # by its configuration
-        ("cwm", "llama", True),
+        ("granitemoeshared", "granitemoe", True),
         ("lama", "llama", False),  # a misspelling
         ("qwen3-moe", "qwen3_moe", False),
         ("GPT2", "gpt2", False),

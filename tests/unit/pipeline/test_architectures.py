@@ -19,6 +19,7 @@ MIXTRAL = tuple(f"block_sparse_moe.experts.{{}}.{name}" for name in ("w1", "w3",
 EXPERTS = {
     "mixtral": MIXTRAL,
     "phimoe": MIXTRAL,
+    "minimax_m2": MIXTRAL,
     "granitemoe": tuple(f"block_sparse_moe.experts.{{}}.{name}_proj" for name in ("gate", "up", "down")),
     **dict.fromkeys(
         ("nemotron_h", "nemotron_h narrow"), tuple(f"mixer.experts.{{}}.{name}_proj" for name in ("up", "down"))

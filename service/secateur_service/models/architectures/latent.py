@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from secateur_service.models.architectures.architecture import Architecture, Groups, Shapes
-from secateur_service.models.architectures.mixtures import EXPERTS, ROUTER, SHARED, shared_experts
+from secateur_service.models.architectures.mixtures import EXPERTS, ROUTER, SHARED, corrected, shared_experts
 from secateur_service.models.architectures.parts import BEFORE, GATED, experts, final_norm, linear, mlp, norms
 
 # Queries have one projection or two; the projection of keys and values also writes the keys' rotated part.
@@ -37,27 +37,28 @@ def _attention(config: Any) -> Shapes:
     }
 
 
-def _deepseek(config: Any, index: int, *, bias: bool, corrected: bool) -> Shapes:
-    d, count, f = config.hidden_size, config.n_routed_experts, config.moe_intermediate_size
+def _deepseek_v2(config: Any, index: int) -> Shapes:
+    d, count, f, bias = config.hidden_size, config.n_routed_experts, config.moe_intermediate_size, config.mlp_bias
     mixed = {
         "mlp.gate.weight": (count, d),
-        **({"mlp.gate.e_score_correction_bias": (count,)} if corrected else {}),
         **experts(EXPERTS, count, d, f),
         **shared_experts(config, f * config.n_shared_experts, bias=bias),
     }
-    return {
-        **_attention(config),
-        **(mixed if index >= config.first_k_dense_replace else mlp(config, bias=bias)),
-        **norms(d, *BEFORE),
-    }
-
-
-def _deepseek_v2(config: Any, index: int) -> Shapes:
-    return _deepseek(config, index, bias=config.mlp_bias, corrected=False)
+    layers = mixed if index >= config.first_k_dense_replace else mlp(config, bias=bias)
+    return {**_attention(config), **layers, **norms(d, *BEFORE)}
 
 
 def _deepseek_v3(config: Any, index: int) -> Shapes:
-    return _deepseek(config, index, bias=False, corrected=True)
+    return _corrected(config, is_mixed=index >= config.first_k_dense_replace)
+
+
+def _glm4_moe_lite(config: Any, index: int) -> Shapes:
+    return _corrected(config, is_mixed=config.mlp_layer_types[index] == "sparse")
+
+
+def _corrected(config: Any, *, is_mixed: bool) -> Shapes:
+    layers = corrected(config, config.n_routed_experts, config.n_shared_experts) if is_mixed else mlp(config)
+    return {**_attention(config), **layers, **norms(config.hidden_size, *BEFORE)}
 
 
 _GROUPS = (*_ATTENTION, *GATED, *EXPERTS.groups, *SHARED)
@@ -79,6 +80,17 @@ ARCHITECTURES = {
         final_norm,
         excluded=ROUTER,
         mixture=EXPERTS,
+        predicts_ahead=True,
+    ),
+    "glm4_moe_lite": Architecture(
+        "Glm4MoeLiteForCausalLM",
+        _GROUPS,
+        _glm4_moe_lite,
+        final_norm,
+        excluded=ROUTER,
+        mixture=EXPERTS,
+        per_block=("mlp_layer_types",),
+        rotated_whole=True,
         predicts_ahead=True,
     ),
 }

@@ -100,19 +100,24 @@ def _olmoe(config: Any, index: int) -> Shapes:  # noqa: ARG001
     }
 
 
-def _glm4_moe(config: Any, index: int) -> Shapes:
-    d, count, f = config.hidden_size, config.n_routed_experts, config.moe_intermediate_size
-    mixed = {
+def corrected(config: Any, count: int, shared: int) -> Shapes:
+    """Experts as in DeepSeek V3: chosen by scores that are corrected, beside `shared` ones that see every token."""
+    d, f = config.hidden_size, config.moe_intermediate_size
+    return {
         "mlp.gate.weight": (count, d),
         "mlp.gate.e_score_correction_bias": (count,),
         **experts(EXPERTS, count, d, f),
-        **shared_experts(config, f * config.n_shared_experts),
+        **shared_experts(config, f * shared),
     }
+
+
+def _glm4_moe(config: Any, index: int) -> Shapes:
+    mixed = index >= config.first_k_dense_replace
     return {
         **attention(config, bias=config.attention_bias, output_bias=False),
-        **(mixed if index >= config.first_k_dense_replace else mlp(config)),
+        **(corrected(config, config.n_routed_experts, config.n_shared_experts) if mixed else mlp(config)),
         **(norms(head_width(config), *OF_HEADS) if config.use_qk_norm else {}),
-        **norms(d, *BEFORE),
+        **norms(config.hidden_size, *BEFORE),
     }
 
 
@@ -151,6 +156,44 @@ def _cohere2_moe(config: Any, index: int) -> Shapes:
         **attention(config, bias=config.attention_bias),
         **(mlp(config, size=config.prefix_dense_intermediate_size) if dense else mixed),
         **norms(d, "input_layernorm"),
+    }
+
+
+def _dots1(config: Any, index: int) -> Shapes:
+    mixed = index >= config.first_k_dense_replace
+    return {
+        **attention(config, bias=config.attention_bias),
+        **(corrected(config, config.n_routed_experts, config.n_shared_experts) if mixed else mlp(config)),
+        **norms(head_width(config), *OF_HEADS),
+        **norms(config.hidden_size, *BEFORE),
+    }
+
+
+def _solar_open(config: Any, index: int) -> Shapes:  # noqa: ARG001
+    return {
+        **attention(config, bias=config.attention_bias, output_bias=False),
+        **corrected(config, config.n_routed_experts, config.n_shared_experts),
+        **norms(config.hidden_size, *BEFORE),
+    }
+
+
+def _exaone_moe(config: Any, index: int) -> Shapes:
+    mixed = config.mlp_layer_types[index] == "sparse"
+    return {
+        **attention(config, bias=False),
+        **(corrected(config, config.num_experts, config.num_shared_experts) if mixed else mlp(config)),
+        **norms(head_width(config), *OF_HEADS),
+        **norms(config.hidden_size, *BEFORE),
+    }
+
+
+def _minimax_m2(config: Any, index: int) -> Shapes:
+    count, w = config.num_local_experts, head_width(config)
+    return {
+        **_mixtral(config, index),
+        "mlp.e_score_correction_bias": (count,),
+        **norms(config.num_attention_heads * w, OF_HEADS[0]),
+        **norms(config.num_key_value_heads * w, OF_HEADS[1]),
     }
 
 
@@ -242,5 +285,50 @@ ARCHITECTURES = {
         mixture=EXPERTS,
         attention=HEADS,
         per_block=("layer_types", "mlp_layer_types"),
+    ),
+    "dots1": Architecture(
+        "Dots1ForCausalLM",
+        (*LLAMA, *EXPERTS.groups, *SHARED),
+        _dots1,
+        final_norm,
+        required=("n_routed_experts", "n_shared_experts", "num_experts_per_tok"),
+        excluded=ROUTER,
+        mixture=EXPERTS,
+        attention=HEADS,
+    ),
+    "solar_open": Architecture(
+        "SolarOpenForCausalLM",
+        (*ATTENTION, *EXPERTS.groups, *SHARED),
+        _solar_open,
+        final_norm,
+        excluded=ROUTER,
+        mixture=EXPERTS,
+        attention=HEADS,
+        rotated_whole=True,
+    ),
+    "exaone_moe": Architecture(
+        "ExaoneMoeForCausalLM",
+        (*LLAMA, *EXPERTS.groups, *SHARED),
+        _exaone_moe,
+        final_norm,
+        published="ExaoneMoEForCausalLM",
+        left_out=("mtp.",),
+        excluded=ROUTER,
+        renamed=((".mlp.gate.e_score_correction_bias", ".mlp.e_score_correction_bias"),),
+        mixture=EXPERTS,
+        attention=HEADS,
+        per_block=("layer_types", "mlp_layer_types", "is_moe_layer"),
+    ),
+    "minimax_m2": Architecture(
+        "MiniMaxM2ForCausalLM",
+        (*ATTENTION, *_MIXTRAL.groups),
+        _minimax_m2,
+        final_norm,
+        excluded=("block_sparse_moe.gate.weight",),
+        renamed=((".mlp.", ".block_sparse_moe."),),
+        mixture=_MIXTRAL,
+        feed_forward=each_expert(_MIXTRAL, "intermediate_size"),
+        per_block=("attn_type_list",),
+        partly_rotary=True,
     ),
 }
