@@ -42,6 +42,7 @@ def prune(
     *,
     device: str | None = None,
     threads: int = 0,
+    processes: int = 1,
     observer: JobObserver | None = None,
     settings: Settings | None = None,
 ) -> FinishedJob:
@@ -51,7 +52,8 @@ def prune(
         spec: a specification as plain data, from `secateur.prune_spec` or a YAML file.
         output: folder of the result. Work finished by an interrupted call with the same specification is reused.
         device: `cpu`, `cuda` or `cuda:0`; by default cuda if available.
-        threads: number of CPU threads; 0 keeps torch's choice.
+        threads: number of CPU threads of each process; 0 keeps torch's choice.
+        processes: how many run the job together, at most 8.
         observer: receives the progress and may stop the job.
         settings: endpoints and accounts for the hub and object stores; by default read from the environment.
 
@@ -75,7 +77,7 @@ def prune(
         admitted.resolved.model_copy(update={"output": OutputSpec()}),
         sources,
         output,
-        Machine(output / WORK, device, threads),
+        Machine(output / WORK, device, threads, processes),
         observer or RecordingObserver(),
         flops=admitted.estimate.flops,
     )

@@ -48,6 +48,8 @@ from secateur_service.destination import DestinationRefusedError, parse_destinat
 PREFIX = "SECATEUR_"
 FILE_VARIABLE = "SECATEUR_SETTINGS_FILE"
 MAX_THREADS = 4096
+MAX_PROCESSES = 8
+"""Of a job; as many as its text is divided into shards."""
 _MAX_SECONDS = 1e9  # thirty years, which clocks and dates can still represent
 
 OptionalFile = Annotated[Path | None, BeforeValidator(empty_is_unset)]
@@ -169,7 +171,14 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=MAX_THREADS,
-        description="CPU threads of each worker; 0 divides the cores evenly over the slots",
+        description="CPU threads of each process of a worker; 0 divides the cores evenly over all of them",
+    )
+    processes_per_worker: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_PROCESSES,
+        description="processes that run a job together on the CPUs of its slot; the result is the same for any number "
+        "with equal `threads_per_worker`",
     )
     lease_seconds: float = Field(
         default=30.0,
@@ -404,8 +413,9 @@ class Settings(BaseSettings):
 
     @property
     def worker_threads(self) -> int:
-        """CPU threads of each worker, at least one."""
-        return self.threads_per_worker or max(1, len(os.sched_getaffinity(0)) // max(1, len(self.devices)))
+        """CPU threads of each process of a worker, at least one."""
+        processes = max(1, len(self.devices)) * self.processes_per_worker
+        return self.threads_per_worker or max(1, len(os.sched_getaffinity(0)) // processes)
 
     def account_of(self, reference: str) -> Account:
         """The account for `s3://bucket/prefix` or `hf://org/name`: that of the longest matching prefix."""

@@ -22,7 +22,7 @@ from secateur._usage import WordedGroup
 from secateur_service import __version__
 from secateur_service.accounts import clean_environment, secrets_of_environment
 from secateur_service.private_files import exposed, keep_files_private
-from secateur_service.settings import FILE_VARIABLE, MAX_THREADS, PREFIX, Settings, check_device
+from secateur_service.settings import FILE_VARIABLE, MAX_PROCESSES, MAX_THREADS, PREFIX, Settings, check_device
 from secateur_service.telemetry.logging import configure_logging
 
 app = typer.Typer(
@@ -224,6 +224,20 @@ def work(
     sys.exit(run_attempt(_settings(), job, attempt, slot))
 
 
+@app.command("help-job", hidden=True)
+def help_job(
+    *,
+    rank: Annotated[int, typer.Option(help="Number of this process.")],
+    of: Annotated[int, typer.Option(help="Number of processes.")],
+    folder: Annotated[Path, typer.Option(help="Folder that the processes share.")],
+    parent: Annotated[int, typer.Option(help="Id of the process to help.")],
+) -> None:
+    """Help to run a job. The process that runs it starts this, and ends it."""
+    from secateur_service.pipeline.helper import help_job as run_helper
+
+    sys.exit(run_helper(rank, of, folder, parent))
+
+
 @app.command()
 def migrate(*, data_dir: DataDir = None) -> None:
     """Bring the database's schema up to date. `serve` does so by itself."""
@@ -273,6 +287,9 @@ def run(
     threads: Annotated[
         int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads.", show_default="all cores of this process")
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, max=MAX_PROCESSES, help="Processes that run the job together, each on `threads`.")
+    ] = 1,
     as_json: Annotated[
         bool, typer.Option("--json", help="End with one line of JSON on standard output: a summary, or the error.")
     ] = False,
@@ -293,7 +310,7 @@ def run(
         sys.exit(plan_command(spec, device, threads, as_json=as_json, settings=settings))
     if output is None:
         _fail("--output is missing; name a folder for the artifacts, or give --dry-run", EXIT_USAGE)
-    raise _JobEndedError(run_command(spec, output, device, threads, settings, as_json=as_json))
+    raise _JobEndedError(run_command(spec, output, device, threads, processes, settings, as_json=as_json))
 
 
 @app.command("compare")

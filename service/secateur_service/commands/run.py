@@ -68,7 +68,14 @@ LINE_INTERVAL_SECONDS = 10.0
 
 
 def run_command(
-    spec_path: Path, output: Path, device: str | None, threads: int | None, settings: Settings, *, as_json: bool
+    spec_path: Path,
+    output: Path,
+    device: str | None,
+    threads: int | None,
+    processes: int,
+    settings: Settings,
+    *,
+    as_json: bool,
 ) -> int:
     """Run the job of a specification file.
 
@@ -76,7 +83,8 @@ def run_command(
         spec_path: a PruneSpec in YAML form.
         output: folder for the artifacts.
         device: torch's name of a device; by default cuda if available.
-        threads: number of CPU threads; by default torch's choice.
+        threads: number of CPU threads of each process; by default torch's choice.
+        processes: how many run the job together.
         settings: endpoints and accounts for the hub and object stores.
         as_json: whether to end with one line of JSON on standard output: a summary, or the error.
 
@@ -89,7 +97,7 @@ def run_command(
             from secateur_service.pipeline.device import open_device
 
             open_device(device)
-        summary, report = _run(spec_path, output, device, threads or 0, settings, terminal=not as_json)
+        summary, report = _run(spec_path, output, device, threads or 0, processes, settings, terminal=not as_json)
     except NoSuchDeviceError as error:
         return _fail(f"--device: {error.message}", EXIT_USAGE)
     except (MisshapenSpecError, InvalidSpecError) as error:
@@ -149,7 +157,14 @@ def _is_of_command_line(error: MisshapenSpecError | InvalidSpecError) -> bool:
 
 
 def _run(
-    spec_path: Path, output: Path, device: str | None, threads: int, settings: Settings, *, terminal: bool
+    spec_path: Path,
+    output: Path,
+    device: str | None,
+    threads: int,
+    processes: int,
+    settings: Settings,
+    *,
+    terminal: bool,
 ) -> tuple[dict[str, Any], Report]:
     sources = open_sources(settings, everywhere=True)
     admitted = _admitted(spec_path, device, sources)
@@ -172,7 +187,9 @@ def _run(
             _claim_folder(workdir, spec)
             with ConsoleObserver(terminal=terminal) as observer:
                 flops = admitted.estimate.flops
-                summary, report = _run_pipeline(spec, flops, sources, output, workdir, device, threads, observer)
+                summary, report = _run_pipeline(
+                    spec, flops, sources, output, workdir, device, threads, processes, observer
+                )
         except PermanentError as error:
             if error.reason == LIMIT_EXCEEDED:  # its shards were written block by block
                 remove_leftovers(DirectoryStore(output), "", error.metadata[MANIFEST_DIGEST])
@@ -196,12 +213,13 @@ def _run_pipeline(
     workdir: Path,
     device: str | None,
     threads: int,
+    processes: int,
     observer: ConsoleObserver,
 ) -> tuple[dict[str, Any], Report]:
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    outcome = run_here(spec, sources, output, Machine(workdir, device, threads), observer, flops=flops)
+    outcome = run_here(spec, sources, output, Machine(workdir, device, threads, processes), observer, flops=flops)
     summary = {
         "seconds": outcome.seconds,
         "cpu_seconds": outcome.cpu_seconds,

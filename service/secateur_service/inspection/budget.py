@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
 import resource
-import signal
-import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 _THREAD_STACK_BYTES = 512 << 10
-_SET_DEATH_SIGNAL = 1  # of prctl
 
 
 @dataclass(frozen=True)
@@ -46,12 +42,6 @@ def limit_processor_time(seconds: int) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit = math.ceil(used.ru_utime + used.ru_stime) + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-
-
-def end_with_parent() -> None:
-    """Have this process killed when its parent ends, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _data_bytes() -> int:

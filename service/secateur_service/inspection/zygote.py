@@ -15,8 +15,9 @@ import signal
 import socket
 import sys
 
-from secateur_service.inspection.budget import end_with_parent, limit_memory
+from secateur_service.inspection.budget import limit_memory
 from secateur_service.inspection.frames import MAX_MESSAGE_BYTES
+from secateur_service.parents import end_with_parent
 
 
 class Zygote:

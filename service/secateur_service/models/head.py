@@ -54,7 +54,13 @@ class Head:
     saves: Callable[[], bool] = lambda: False
 
     @torch.no_grad()
-    def measure(self, measurements: Sequence[Measurement], on_piece: Callable[[float], None] = lambda _: None) -> None:
+    def measure(
+        self,
+        measurements: Sequence[Measurement],
+        on_piece: Callable[[float], None] = lambda _: None,
+        *,
+        is_read: bool = False,
+    ) -> None:
         """Run the norm and the head, slice by slice, on the hidden states of all measurements.
 
         Every slice of the head is read once, whatever is measured.
@@ -62,8 +68,9 @@ class Head:
         Args:
             measurements: receive the logits; their hidden states are overwritten.
             on_piece: called with the floating-point operations of every piece of work; may raise to stop.
+            is_read: whether to read the head even if there is nothing to measure, as others read it together.
         """
-        if not any(copy for each in measurements for copy in each.copies):
+        if not is_read and not any(copy for each in measurements for copy in each.copies):
             return
         for each in measurements:
             for copy in each.copies:

@@ -118,7 +118,9 @@ class StreamedModel:
         return len(self._blocks)
 
     @torch.no_grad()
-    def embed(self, batches: Sequence[Tensor], branches: Sequence[Branches] = ()) -> list[Tensor]:
+    def embed(
+        self, batches: Sequence[Tensor], branches: Sequence[Branches] = (), needed: Tensor | None = None
+    ) -> list[Tensor]:
         """Embed batches of tokens and record the arguments of every block for each batch shape.
 
         Only the rows of the embedding that the tokens need are read.
@@ -126,12 +128,15 @@ class StreamedModel:
         Args:
             batches: token ids, each B×S.
             branches: sequences that share beginnings.
+            needed: ascending ids of the tokens whose rows are read; by default those of the batches and branches.
 
         Returns:
             The hidden states before the first block, each B×S×d; then those of all parts of the branches.
         """
         parts = [part for each in branches for part in each.parts]
-        used = torch.unique(torch.cat([part.flatten() for part in (*batches, *parts)]))
+        used = needed
+        if used is None:
+            used = torch.unique(torch.cat([part.flatten() for part in (*batches, *parts)]))
         table = self.checkpoint.tensors[self.checkpoint.embedding_name]
         if int(used[-1]) >= table.shape[0]:
             raise ModelRefusedError(

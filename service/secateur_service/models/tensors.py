@@ -76,12 +76,14 @@ class TensorReader:
         digests: SHA-256 of the bytes of every tensor that was read whole, by its name.
         on_read: called with the number of bytes after every piece read; may raise to stop.
         pinned: whether tensors are read whole into page-locked memory, from which an accelerator copies by itself.
+        reads_here: whether its files are entirely on this machine, so that other processes can read them too.
     """
 
     def __init__(
         self, open_file: Callable[[Path], BinaryIO] = open_here, on_read: Callable[[int], None] = lambda _: None
     ) -> None:
         self._open = open_file
+        self.reads_here = open_file is open_here
         self.on_read = on_read
         self.digests: dict[str, str] = {}
         self.pinned = False
@@ -100,6 +102,19 @@ class TensorReader:
                 self.on_read(len(piece))
         self.digests[info.name] = digest.hexdigest()
         return raw.view(DTYPES[info.dtype]).reshape(info.shape)
+
+    def read_into(self, info: TensorInfo, start: int, view: memoryview) -> None:
+        """Read a tensor's bytes from position `start` on into memory."""
+        with self._open(info.path) as file:
+            file.seek(info.offset + start)
+            for begin in range(0, len(view), _COPY_BYTES):
+                piece = view[begin : begin + _COPY_BYTES]
+                _read_fully(file, piece, info)
+                self.on_read(len(piece))
+
+    def remember(self, info: TensorInfo, raw: Tensor) -> None:
+        """Remember the digest of a tensor whose bytes were read in parts."""
+        self.digests[info.name] = hashlib.sha256(memory_of(raw)).hexdigest()
 
     def read_rows(self, info: TensorInfo, start: int, stop: int) -> Tensor:
         """Read rows [start, stop) of a tensor."""

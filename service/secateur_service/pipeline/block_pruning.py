@@ -26,7 +26,7 @@ from secateur_service.models.safetensors import TensorInfo
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES, NonFiniteError
 from secateur_service.models.units import adds_to_states
-from secateur_service.pipeline.batches import Batch
+from secateur_service.pipeline.batches import Batch, CalibrationText
 from secateur_service.pipeline.meter import Kind
 from secateur_service.pipeline.pass_config import PassConfig
 from secateur_service.pipeline.stepwise import StepwiseForward, stepwise_forwards
@@ -38,6 +38,7 @@ from secateur_service.pruning.mask_sample import sample_mask
 from secateur_service.pruning.methods import METHODS, Moments, Recipe
 from secateur_service.pruning.minimax import solve_minimax
 from secateur_service.pruning.patterns import Target, Unstructured
+from secateur_service.pruning.ranks import Ranks, Rows
 from secateur_service.pruning.solver import PrunedLayer, solve
 from secateur_service.pruning.statistics import InputStatistics
 from secateur_service.records.blocks import LayerRecord
@@ -102,14 +103,25 @@ class _Observed:
     lacking: CrossMoments | None = None
     ends: bool = False
 
-    def update(self, inputs: Tensor, language: str) -> None:
+    def update(self, inputs: Tensor, batch: Batch) -> None:
         """Add the inputs of one batch."""
         if self.statistics is not None:
-            self.statistics.update(inputs, language)
+            self.statistics.update(inputs, batch.language, batch.shard)
         if self.sample is not None:
-            self.sample.update(inputs, language)
+            self.sample.update(inputs, batch.language)
 
-    def aims(self, weights: list[Tensor]) -> list[Tensor]:
+    def settle(self, ranks: Ranks, linear: nn.Linear) -> None:
+        """Add up what all ranks know of the input of a layer."""
+        weight = linear.weight
+        if self.statistics is not None:
+            self.statistics.settle(ranks)
+        if self.sample is not None:
+            self.sample.settle(ranks, weight.device, weight.dtype)
+        if self.lacking is not None:
+            height = weight.shape[0] if self.ends else weight.shape[1]
+            self.lacking.settle(ranks, lambda: torch.zeros(height, weight.shape[1], device=weight.device))
+
+    def aims(self, weights: list[Tensor], ranks: Ranks) -> list[Tensor]:
         """What is pruned: the dense layers, in float32, or what comes from them closest to the dense model's output."""
         if self.lacking is None:
             return weights
@@ -117,20 +129,24 @@ class _Observed:
         gram_NN, cross = self.statistics.gram, self.lacking.matrix
         assert gram_NN is not None
         tokens = sum(self.statistics.seen.values())
-        return aims(weights, [cross if self.ends else weight_MN @ cross for weight_MN in weights], gram_NN, tokens)
+
+        def rows_of(weight_MN: Tensor, rows: slice) -> Tensor:
+            return cross[rows] if self.ends else weight_MN[rows] @ cross
+
+        return aims(weights, [functools.partial(rows_of, weight_MN) for weight_MN in weights], gram_NN, tokens, ranks)
 
     def judge(
-        self, dense_MN: Tensor, pruned_MN: Tensor, check: Callable[[], None]
+        self, dense_MN: Tensor, pruned_MN: Tensor, check: Callable[[], None], ranks: Ranks
     ) -> tuple[dict[str, float], dict[str, int]]:
         """Signal-to-noise ratios in dB by language, and the number of inputs each is computed from."""
         if self.sample is not None:
-            ratios, tokens = self.sample.snr_db(dense_MN, pruned_MN, check), self.sample.tokens
+            ratios, tokens = self.sample.snr_db(dense_MN, pruned_MN, check, ranks), self.sample.tokens
         elif self.judges and self.statistics is not None:
             ratios, tokens = {}, self.statistics.seen
             for language in tokens:
                 gram_NN = self.statistics.gram_of(language)
                 assert gram_NN is not None
-                ratio = snr_db(dense_MN, pruned_MN, gram_NN, check)
+                ratio = snr_db(dense_MN, pruned_MN, gram_NN, check, ranks)
                 if ratio is not None:
                     ratios[language] = ratio
         else:
@@ -144,7 +160,7 @@ class BlockPruner:
     Args:
         model: the blocks in the shapes to be written, but dense.
         config: what to do.
-        batches: the calibration text.
+        text: the calibration text, and the ranks that have it.
         carries: whether a block's output becomes the next states; otherwise they are left as they are.
         check: called between two pieces of work; may raise to stop.
         tick: called for every counted piece of work, see `Meter.tick`.
@@ -155,7 +171,7 @@ class BlockPruner:
         self,
         model: StreamedModel,
         config: PassConfig,
-        batches: Sequence[Batch],
+        text: CalibrationText,
         check: Callable[[], None],
         tick: Callable[[Kind, float], None],
         work: Work,
@@ -165,14 +181,14 @@ class BlockPruner:
         self._model = model
         self._carries = carries
         self._config = config
-        self._batches = batches
+        self._batches = text.batches
+        self._text, self._ranks = text, text.ranks
         self._check = check
         self._tick = tick
         self._work = work
-        self._calibration_tokens = max(1, sum(batch.tokens.numel() for batch in batches))
-        self._tokens = dict.fromkeys(config.mix, 0)
-        for batch in batches:
-            self._tokens[batch.language] += batch.tokens.numel()
+        self._tokens = text.tokens
+        # Of this rank's batches, as all ranks are done at about the same time.
+        self._calibration_tokens = text.own_tokens
 
     def prune(
         self, block: nn.Module, index: int, states: list[Tensor], dense: DenseStream | None = None
@@ -270,8 +286,8 @@ class BlockPruner:
         is_last: bool,
     ) -> None:
         """Take what a batch has at the next input, and what the dense model has there."""
-        language, inputs = self._batches[position].language, forward.advance()
-        observed.update(inputs, language)
+        batch, inputs = self._batches[position], forward.advance()
+        observed.update(inputs, batch)
         if dense is None or other is None:
             return
         wanted, reached = other.advance(), inputs
@@ -281,7 +297,7 @@ class BlockPruner:
             goal = dense.states if dense.goal is None else dense.goal
             wanted, reached = goal[position].to(inputs.device), forward.finish().to(inputs.device)
         if observed.lacking is not None:
-            observed.lacking.update(wanted.float() - reached.float(), inputs, language)
+            observed.lacking.update(wanted.float() - reached.float(), inputs, batch.language, batch.shard)
 
     def _suspended(
         self, block: _Block, states: Sequence[Tensor]
@@ -308,13 +324,18 @@ class BlockPruner:
         group = block.groups[number]
         width, device = block.linears[group[0]].in_features, self._model.device
         is_expert = self._model.checkpoint.expert_of(group[0]) is not None
-        judges = self._config.layer_snr and bool(self._batches)
+        judges = self._config.layer_snr and any(self._tokens.values())
         sample = None
         if judges and not self._work.has_language_grams:
             heights = [block.linears[name].out_features for name in group]
             experts = max(entry.experts for entry in self._work.blocks[block.index]) if self._work.all_open else 0
             sample = InputSample(
-                self._tokens, width, heights, is_expert=is_expert, open_experts=experts if is_expert else 0
+                self._tokens,
+                width,
+                heights,
+                is_expert=is_expert,
+                open_experts=experts if is_expert else 0,
+                before=self._text.before,
             )
         if self._config.moments is Moments.NONE:
             return _Observed(None, sample, judges)
@@ -333,6 +354,7 @@ class BlockPruner:
     def _solve(self, block: _Block, number: int, observed: _Observed) -> list[LayerRecord]:
         """Prune the layers of one input; those with equal targets together, if they share a factorisation."""
         group = block.groups[number]
+        observed.settle(self._ranks, block.linears[group[0]])
         infos = {name: self._model.checkpoint.linear_weight(block.index, name) for name in group}
         targets = {name: self._config.targets.get(infos[name].name) for name in group}
         alike: dict[object, list[str]] = {}
@@ -345,7 +367,7 @@ class BlockPruner:
             target = targets[names[0]]
             try:
                 dense = [block.linears[name].weight.float() for name in names]
-                towards = dense if target is None else observed.aims(dense)
+                towards = dense if target is None else observed.aims(dense, self._ranks)
                 del dense
                 solved, mix = self._solve_alike(towards, observed, target, names)
             except NonFiniteError:  # of a block that is being written meanwhile, and named
@@ -364,18 +386,18 @@ class BlockPruner:
         """Prune layers of one input to one target; also returns the mix if it was searched for."""
         statistics = observed.statistics
         if target is None:
-            untouched = [torch.zeros_like(weight, dtype=torch.bool) for weight in dense]
-            return [PrunedLayer(*pair) for pair in zip(dense, untouched, strict=True)], {}
+            own = [weight[Rows(len(weight), self._ranks, weight.device).all] for weight in dense]
+            return [PrunedLayer(weight, torch.zeros_like(weight, dtype=torch.bool)) for weight in own], {}
         if statistics is not None and self._model.checkpoint.expert_of(names[0]) is not None:
             method, reason = _affordable(self._config.recipe, sum(statistics.seen.values()), dense[0].shape[1])
             if method is not None:
                 target = _as_by(method, target)
-                layers = solve(Recipe.of(method), dense, statistics, target, self._check)
+                layers = solve(Recipe.of(method), dense, statistics, target, self._check, self._ranks)
                 note = f"{reason}; pruned by {_described(method, target)}"
                 return [PrunedLayer(layer.weight, layer.pruned, (*layer.notes, note)) for layer in layers], {}
         if self._config.minimax and statistics is not None:
-            return solve_minimax(self._config.recipe, dense, statistics, target, self._check)
-        return solve(self._config.recipe, dense, statistics, target, self._check), {}
+            return solve_minimax(self._config.recipe, dense, statistics, target, self._check, self._ranks)
+        return solve(self._config.recipe, dense, statistics, target, self._check, self._ranks), {}
 
     def _apply(
         self,
@@ -386,12 +408,14 @@ class BlockPruner:
         observed: _Observed,
         mix: Mapping[str, float],
     ) -> LayerRecord:
-        rounded, target, notes = layer.weight.to(DTYPES[info.dtype]), nonzeros(layer.pruned), layer.notes
+        rows = Rows(len(aim_MN), self._ranks, aim_MN.device)
+        rounded = self._ranks.gather(layer.weight.to(DTYPES[info.dtype]), rows.sizes)
+        target, notes = sum(self._ranks.collect([nonzeros(layer.pruned)])), layer.notes
         del layer
         if not is_finite(rounded):
             raise FloatingPointError(f"{info.name}: the update produced weights that are not finite")
         # In the block's type, as its inputs are.
-        ratios, tokens = observed.judge(aim_MN.to(linear.weight.dtype), rounded, self._check)
+        ratios, tokens = observed.judge(aim_MN.to(linear.weight.dtype), rounded, self._check, self._ranks)
         linear.weight.copy_(rounded)
         zeros = rounded.numel() - nonzeros(rounded)
         if zeros > target:

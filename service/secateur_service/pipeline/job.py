@@ -59,6 +59,7 @@ from secateur_service.pipeline.shared_states import SharedStates
 from secateur_service.pipeline.shrinking import Shrinkage, Shrinker, check_tokens
 from secateur_service.pipeline.stopwatch import Kind, Stopwatch
 from secateur_service.pipeline.streaming_pass import PassResult, meter_of, run_pass
+from secateur_service.pipeline.team import Usage, helped, obstacle
 from secateur_service.records.progress import Stage
 from secateur_service.records.result import Shortage
 from secateur_service.sizing.estimate import estimate_cost
@@ -119,6 +120,7 @@ class _Job:
     passed: PassResult
     continued: Sequence[ContinuedLanguage] = ()
     resumed_blocks: int
+    helpers_cpu_seconds: float = 0.0
     packaged: Packaged
     digest: str
 
@@ -293,9 +295,31 @@ class _Job:
                 self._continuer.plan(self.checkpoint, self.written)
             self.meter.plan("package", self.outer_bytes)
             self.meter.plan("publish", self.outer_bytes)
-            self.passed = run_pass(model, config, self.ports.ledger, self.observer, self.stopwatch, self.meter)
+            self.passed = self._pass(model, config)
             shards.settle(self.observer.check)
             self.resumed_blocks = self.passed.resumed_blocks
+
+    def _pass(self, model: StreamedModel, config: PassConfig) -> PassResult:
+        """Run the streaming pass, with the help of other processes where it can be divided among them."""
+        count, used = self.machine.processes, list[Usage]()
+        hindered = obstacle(model, config) if count > 1 else None
+        if hindered:
+            self.observer.log("warning", f"the job runs as one process: {hindered}", asked_processes=count)
+            count = 1
+        if count > 1:
+            config = replace(config, shared=None)
+        with helped(count, model, config, self.observer.check, used) as ranks:
+            passed = run_pass(model, config, self.ports.ledger, self.observer, self.stopwatch, self.meter, ranks)
+        if used:
+            self.helpers_cpu_seconds = sum(each.cpu_seconds for each in used[1:])
+            self.observer.log(
+                "info",
+                "several processes have run the pass",
+                processes=count,
+                cpu_seconds=[round(each.cpu_seconds, 1) for each in used],
+                bytes_read=[each.bytes_read for each in used],
+            )
+        return passed
 
     def look(self) -> None:
         """Have both models continue a few texts, if that was asked for."""

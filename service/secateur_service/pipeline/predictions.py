@@ -13,6 +13,7 @@ from torch import Tensor
 from secateur_service.evaluation.perplexity import Likeness, Losses
 from secateur_service.models.measurements import Compared, Comparison, TokenLosses
 from secateur_service.pipeline.side import Side
+from secateur_service.pruning.ranks import ALONE, Ranks
 from secateur_service.tasks.requests import Answer
 
 
@@ -36,7 +37,7 @@ class Predictions:
 
 
 def predict_together(
-    dense: Side, pruned: Side, on_piece: Callable[[float], None], check: Callable[[], None]
+    dense: Side, pruned: Side, on_piece: Callable[[float], None], check: Callable[[], None], ranks: Ranks = ALONE
 ) -> Predictions:
     """Run the head of two models that have the same, on their states after the last block, which are overwritten.
 
@@ -45,14 +46,16 @@ def predict_together(
         pruned: the output.
         on_piece: called with the floating-point operations of every piece of work; may raise to stop.
         check: called when states are dropped.
+        ranks: who has the text; all read the head together, and get all of the result but the answers.
 
     Raises:
         FloatingPointError: a loss or a log-likelihood is not finite.
     """
     asked = dense.questions.scores(dense.asked, check), pruned.questions.scores(pruned.asked, check)
     comparison = Comparison(dense.states, pruned.states, dense.tokens, dense.model.device)
-    dense.model.head.measure([comparison, *asked[0], *asked[1]], on_piece)
-    found = comparison.compared()
+    measures = bool(dense.all_batches) or ranks.share(lambda: bool(asked[0]))
+    dense.model.head.measure([comparison, *asked[0], *asked[1]], on_piece, is_read=measures and ranks.count > 1)
+    found = ranks.collect(comparison.compared())
     return Predictions(
         _losses(dense, [each.dense for each in found]),
         _losses(pruned, [each.pruned for each in found]),
@@ -63,9 +66,11 @@ def predict_together(
 
 
 def predict_apart(
-    dense: Side, pruned: Side, on_piece: Callable[[float], None], check: Callable[[], None]
+    dense: Side, pruned: Side, on_piece: Callable[[float], None], check: Callable[[], None], ranks: Ranks = ALONE
 ) -> Predictions:
     """The same for two models of different tokens: one head after the other, and no likeness."""
+    if ranks.count > 1:
+        raise ValueError("a model of other tokens is evaluated by one process")
     (first, answers), (second, others) = (_predict(side, on_piece, check) for side in (dense, pruned))
     return Predictions(first, second, dense_answers=answers, pruned_answers=others)
 

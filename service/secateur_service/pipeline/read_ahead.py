@@ -29,14 +29,17 @@ class BlockReader:
         model: the model whose blocks are read.
         stopwatch: is charged for the reading.
         check: called while waiting for a block; raises to stop.
+        in_turn: whether tensors are read one after the other: ranks that read together need one order.
     """
 
-    def __init__(self, model: StreamedModel, stopwatch: Stopwatch, check: Callable[[], None]) -> None:
+    def __init__(
+        self, model: StreamedModel, stopwatch: Stopwatch, check: Callable[[], None], *, in_turn: bool = False
+    ) -> None:
         self._check = check
         self._model = model
         self._stopwatch = stopwatch
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
-        readers = min(_MAX_READERS, os.cpu_count() or 1)
+        readers = 1 if in_turn else min(_MAX_READERS, os.cpu_count() or 1)
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="read-tensor")
         self._pending: Future[dict[str, Tensor]] | None = None
 

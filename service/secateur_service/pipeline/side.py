@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from secateur_service.evaluation.scoring import Scored
 from secateur_service.models.streaming import StreamedModel
-from secateur_service.pipeline.batches import Batch, divide
+from secateur_service.pipeline.batches import Batch, divide, own_batches
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.neuron_watch import Watch
 from secateur_service.pipeline.pass_config import PassConfig, Samples
 from secateur_service.pipeline.questions import Questions
 from secateur_service.pipeline.shared_states import SharedStates
+from secateur_service.pruning.ranks import ALONE, Ranks
 from secateur_service.sizing.operations import Work
 from secateur_service.tasks.requests import Request
 
@@ -28,7 +29,8 @@ class Side:
     Attributes:
         model: the model.
         text: evaluation text in its tokens.
-        batches: the same text, in batches.
+        batches: this rank's batches of the same text.
+        all_batches: those of all ranks, in order.
         questions: the requests of tasks in its tokens.
         work: the work of a pass through it, counted as if it were the only model.
         states: hidden states B×S×d of every batch, between two blocks.
@@ -44,6 +46,7 @@ class Side:
     states: list[Tensor] = field(default_factory=list)
     asked: list[Tensor] = field(default_factory=list)
     watch: Watch | None = None
+    all_batches: Sequence[Batch] = ()
     _shared: SharedStates | None = None
 
     @classmethod
@@ -55,6 +58,7 @@ class Side:
         evaluation: Samples,
         requests: Sequence[Request],
         sequences: int,
+        ranks: Ranks = ALONE,
     ) -> Side:
         """A side before the pass.
 
@@ -65,12 +69,13 @@ class Side:
             evaluation: evaluation text in its tokens.
             requests: of tasks, in its tokens.
             sequences: of a batch, at most.
+            ranks: who has the batches; the requests are the first one's.
         """
         questions = Questions.of(requests, model)
         work = config.work(model.checkpoint, calibration, evaluation)
         work = replace(work, asked=questions.tokens, answered=questions.scored)
         batches = divide({name: sample.tokens for name, sample in evaluation.items()}, sequences)
-        return cls(model, evaluation, batches, questions, work)
+        return cls(model, evaluation, own_batches(batches, ranks), questions, work, all_batches=batches)
 
     @property
     def tokens(self) -> list[Tensor]:
@@ -114,10 +119,11 @@ class Side:
             shared.keep([*self.states, *self.asked, *(self.watch.counts(index) if self.watch else [])])
 
     def _run(self, block: nn.Module, index: int, meter: Meter, check: Callable[[], None]) -> None:
+        own = sum(batch.tokens.numel() for batch in self.batches)
         for position, batch in enumerate(self.batches):
             check()
             self.states[position] = self.model.run_block(block, index, self.states[position])
-            share = batch.tokens.numel() / self.work.evaluation
+            share = batch.tokens.numel() / own  # all ranks are done at about the same time
             meter.tick("evaluate", share * self.work.evaluating(index) / 2)
 
         def tick(tokens: int) -> None:
@@ -127,9 +133,9 @@ class Side:
         self.questions.propagate(self.model, block, index, self.asked, tick)
 
     def by_language(self, values: Sequence[Tensor]) -> dict[str, list[Tensor]]:
-        """What was found for each batch, by language."""
+        """What was found for each batch of all ranks, by language."""
         collected: dict[str, list[Tensor]] = {name: [] for name in self.text}
-        for batch, found in zip(self.batches, values, strict=True):
+        for batch, found in zip(self.all_batches, values, strict=True):
             collected[batch.language].append(found)
         return collected
 
@@ -139,18 +145,21 @@ class Side:
         return Scored(sample.token_bytes, sample.is_text, sample.document_of)
 
 
-def snr_db(dense: Side, pruned: Side, check: Callable[[], None]) -> dict[str, float]:
+def snr_db(dense: Side, pruned: Side, check: Callable[[], None], ranks: Ranks = ALONE) -> dict[str, float]:
     """10·log10(‖h‖² / ‖h − ĥ‖²) over the evaluation states of each language; omitted where nothing differs.
 
     Raises:
         FloatingPointError: states that are not finite.
     """
+    powers = []
+    for clean, noisy in zip(dense.states, pruned.states, strict=True):
+        check()
+        powers.append((float(clean.float().square().sum()), float((clean - noisy).float().square().sum())))
     signal: dict[str, float] = {}
     noise: dict[str, float] = {}
-    for batch, clean, noisy in zip(dense.batches, dense.states, pruned.states, strict=True):
-        check()
-        signal[batch.language] = signal.get(batch.language, 0.0) + float(clean.float().square().sum())
-        noise[batch.language] = noise.get(batch.language, 0.0) + float((clean - noisy).float().square().sum())
+    for batch, (there, lost) in zip(dense.all_batches, ranks.collect(powers), strict=True):
+        signal[batch.language] = signal.get(batch.language, 0.0) + there
+        noise[batch.language] = noise.get(batch.language, 0.0) + lost
     for language, power in noise.items():
         if not math.isfinite(power):
             raise FloatingPointError(f"hidden states of language {language} that are not finite")

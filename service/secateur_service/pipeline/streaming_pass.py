@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from secateur_service.models.safetensors import read_header
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
-from secateur_service.pipeline.batches import Batch, batch_sequences, divide, scored_sequences
+from secateur_service.pipeline.batches import CalibrationText, batch_sequences, divide, scored_sequences
 from secateur_service.pipeline.block_pruning import BlockPruner, DenseStream
 from secateur_service.pipeline.heap_trimming import HeapTrimmer
 from secateur_service.pipeline.ledger import BlockLedger
@@ -33,7 +33,7 @@ from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.narrowing import Narrowed, Narrower
 from secateur_service.pipeline.neuron_watch import Watch, survey_neurons
 from secateur_service.pipeline.observer import JobObserver
-from secateur_service.pipeline.pass_config import PassConfig, Samples
+from secateur_service.pipeline.pass_config import PassConfig
 from secateur_service.pipeline.pass_work import PassWork
 from secateur_service.pipeline.predictions import Predictions, predict_apart, predict_together
 from secateur_service.pipeline.read_ahead import BlockReader
@@ -45,6 +45,7 @@ from secateur_service.pruning.elementwise import nonzeros
 from secateur_service.pruning.language_neurons import NeuronSurvey
 from secateur_service.pruning.mask_sample import sample_mask
 from secateur_service.pruning.methods import Moments
+from secateur_service.pruning.ranks import ALONE, Ranks
 from secateur_service.records.blocks import BlockRecord, LayerRecord
 from secateur_service.sizing.budget import written_at_once
 from secateur_service.telemetry import tracing
@@ -76,6 +77,7 @@ def run_pass(
     observer: JobObserver,
     stopwatch: Stopwatch,
     meter: Meter | None = None,
+    ranks: Ranks = ALONE,
 ) -> PassResult:
     """Run the pass from the first block that is not in the ledger.
 
@@ -86,6 +88,8 @@ def run_pass(
         observer: is notified of blocks and may stop the job.
         stopwatch: is charged for the work.
         meter: counts the work and reports the progress to the observer; by default the pass creates its own.
+        ranks: the processes that run it; each calls this with the same model and config, but for what is only the
+            first one's (`pipeline.team`).
 
     Raises:
         FloatingPointError: weights, statistics or losses that are not finite; the message names the layer.
@@ -93,7 +97,7 @@ def run_pass(
     """
     if meter is None:
         meter = meter_of(model.device, observer)
-    return _Pass(model, config, ledger, observer, stopwatch, meter).run()
+    return _Pass(model, config, ledger, observer, stopwatch, meter, ranks).run()
 
 
 def meter_of(device: torch.device, observer: JobObserver, rate: float | None = None) -> Meter:
@@ -123,7 +127,9 @@ class _Pass:
         observer: JobObserver,
         stopwatch: Stopwatch,
         meter: Meter,
+        ranks: Ranks,
     ) -> None:
+        self.ranks = ranks
         self.model = model
         self.config = config
         self.ledger = ledger
@@ -137,11 +143,11 @@ class _Pass:
         self.batch_sequences = batch_sequences(length, model.device, small=model.small_batches)
         text = config.calibration if output is None or config.order == "dense" else output.calibration
         sequences = scored_sequences(length, model.device, small=model.small_batches)
-        self.dense = Side.of(model, config, text, config.evaluation, config.requests, sequences)
+        self.dense = Side.of(model, config, text, config.evaluation, config.requests, sequences, ranks)
         if output is None:
             self.pruned = replace(self.dense)
         else:
-            self.pruned = Side.of(output.model, config, text, output.evaluation, output.requests, sequences)
+            self.pruned = Side.of(output.model, config, text, output.evaluation, output.requests, sequences, ranks)
         if config.language_neurons:
             self.dense.watch = Watch(model.checkpoint, self.dense.batches, weighs=False)
             self.pruned.watch = Watch(self.pruned.model.checkpoint, self.pruned.batches, weighs=True)
@@ -150,14 +156,16 @@ class _Pass:
         # A recipe that needs no data sends no calibration text through the model.
         narrows = output is not None and bool(output.plan.solved_axes)
         needs_text = config.moments is not Moments.NONE or narrows or config.reconstruction is not None
-        self.calibration = self._divide(text if needs_text else {})
-        self.reader = BlockReader(model, stopwatch, observer.check)
+        samples = {name: sample.tokens for name, sample in text.items()} if needs_text else {}
+        shared = CalibrationText.of(divide(samples, self.batch_sequences), config.mix, ranks)
+        self.calibration = shared.batches
+        self.reader = BlockReader(model, stopwatch, observer.check, in_turn=ranks.count > 1)
         at_once = written_at_once(on_device=model.device.type != "cpu")
-        self.writer = BlockWriter(config.shards, config.fingerprint, ledger, observer, stopwatch, at_once)
+        self.writer = BlockWriter(config.shards, config.fingerprint, ledger, observer, stopwatch, at_once, ranks)
         self.pruner = BlockPruner(
             self.pruned.model,
             config,
-            self.calibration,
+            shared,
             self._check,
             meter.tick,
             self.work,
@@ -184,7 +192,7 @@ class _Pass:
             calibration = self._embed()
             if self.config.shared is not None:
                 self.dense.share(self.config.shared)
-        finished = self._finished_blocks()
+        finished = self.ranks.share(self._finished_blocks)
         self._plan(finished)
         with self.reader, self.writer:
             for index in range(self.model.num_blocks):
@@ -195,14 +203,11 @@ class _Pass:
                     self.meter.block_done()
         with self.stopwatch.measure("evaluate"):
             predict = predict_together if self._keeps_tokens else predict_apart
-            predictions = predict(self.dense, self.pruned, self._tick_head, self._check)
+            predictions = predict(self.dense, self.pruned, self._tick_head, self._check, self.ranks)
         blocks = (*finished.values(), *self.writer.records)
         return PassResult(
             **vars(predictions), blocks=blocks, resumed_blocks=len(finished), neurons=self._neurons(blocks)
         )
-
-    def _divide(self, samples: Samples) -> list[Batch]:
-        return divide({name: sample.tokens for name, sample in samples.items()}, self.batch_sequences)
 
     def _embed(self) -> _Calibration:
         """Hidden states before the first block."""
@@ -212,7 +217,8 @@ class _Pass:
             pruned.model.embed([tokens[0][:1].repeat(self.reconstructor.batch, 1)])
         count, text = len(tokens), len(tokens) + len(dense.batches)
         if self.output is None:
-            states = self.model.embed([*tokens, *dense.tokens], dense.questions.branches)
+            needed = self.ranks.share(self._tokens_needed) if self.ranks.count > 1 else None
+            states = self.model.embed([*tokens, *dense.tokens], dense.questions.branches, needed)
             dense.states, dense.asked = states[count:text], states[text:]
             pruned.states, pruned.asked = [*dense.states], [*dense.asked]
             return _Calibration(states[:count], states[:count] if dense.work.follows else [])
@@ -226,6 +232,13 @@ class _Pass:
             found[own] = embedded[:count]
         # Tokens that are kept have the same embedding in both models.
         return _Calibration(found[True], [*found[True]] if dense.work.follows and not in_dense else [])
+
+    def _tokens_needed(self) -> Tensor:
+        """All tokens of the text and the requests: the ranks read their embedding together."""
+        config = self.config
+        samples = [*config.calibration.values(), *config.evaluation.values()]
+        parts = [part for each in self.dense.questions.branches for part in each.parts]
+        return torch.unique(torch.cat([each.flatten() for each in (*(sample.tokens for sample in samples), *parts)]))
 
     def _neurons(self, blocks: Sequence[BlockRecord]) -> NeuronSurvey | None:
         """What became of the neurons of each language, if that was asked for."""
@@ -269,7 +282,7 @@ class _Pass:
         self.meter.begin(self.pruned.model.num_blocks, len(finished))
         self.steps.plan(self.meter, finished)
         self.meter.plan("head", self.steps.head)
-        if self.dense.states:
+        if self.dense.states and self.ranks.count == 1:
             self.meter.gauge(
                 "head", *self.model.head.time(self.dense.states[0], self.dense.work.head(), self.meter.effort)
             )
@@ -345,7 +358,7 @@ class _Pass:
             with measure("evaluate"):
                 self.pruned.propagate(written, place, self.meter, self._check)
                 # States of different tokens cannot be compared.
-                noise = snr_db(self.dense, self.pruned, self._check) if self._keeps_tokens else {}
+                noise = snr_db(self.dense, self.pruned, self._check, self.ranks) if self._keeps_tokens else {}
             if record is None and self.config.writes:
                 outputs = self.pruned.model.output_tensors(written, place)
                 seconds = time.monotonic() - began
@@ -421,7 +434,7 @@ class _Pass:
         return finished
 
     def _restore(self, index: int, record: BlockRecord) -> None:
-        reader = TensorReader()
-        header = read_header(self.config.shards.fetch(record))
+        reader = self.ranks.reader(TensorReader())
+        header = read_header(self.ranks.share(lambda: self.config.shards.fetch(record)))
         self.pruned.model.load_into(index, {name: reader.read(info) for name, info in header.items()})
         self.config.shards.move(record)

@@ -19,12 +19,13 @@ from typing import Self
 
 from secateur_service import faults
 from secateur_service.errors import CancelledError, PreemptedError
-from secateur_service.models.safetensors import OutputTensor, fill_shard
+from secateur_service.models.safetensors import OutputTensor, WrittenFile, fill_shard
 from secateur_service.pipeline.ledger import BlockLedger
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.pipeline.waiting import acquire, wait_for
+from secateur_service.pruning.ranks import ALONE, Ranks
 from secateur_service.records.blocks import Axis, BlockRecord, LayerRecord, NarrowedRecord, ReconstructionRecord
 
 
@@ -38,6 +39,7 @@ class BlockWriter:
         observer: is notified of a block once it is in the ledger.
         stopwatch: is charged for the writing.
         at_once: how many blocks may be in memory to be written.
+        ranks: take turns at writing.
 
     Attributes:
         records: the finished blocks, in order.
@@ -51,6 +53,7 @@ class BlockWriter:
         observer: JobObserver,
         stopwatch: Stopwatch,
         at_once: int = 1,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.records: list[BlockRecord] = []
         self._shards = shards
@@ -58,6 +61,7 @@ class BlockWriter:
         self._ledger = ledger
         self._observer = observer
         self._stopwatch = stopwatch
+        self._ranks = ranks
         self._room = threading.Semaphore(at_once)
         self._most = at_once + 1  # one more only waits for the disk
         self._threads = ThreadPoolExecutor(self._most, thread_name_prefix="write-behind")
@@ -109,14 +113,22 @@ class BlockWriter:
         self.settle()
         names = tuple(output.name for output in outputs)
 
+        def leave() -> None:
+            outputs.clear()
+            self._room.release()
+
+        def fill() -> WrittenFile:
+            try:
+                filled = fill_shard(self._shards.folder, f"block-{index:05d}", outputs, self._aside)
+            finally:
+                leave()
+            return filled.publish()
+
         def write() -> BlockRecord:
             with self._stopwatch.measure_background("write"):
-                try:
-                    filled = fill_shard(self._shards.folder, f"block-{index:05d}", outputs, self._aside)
-                finally:
-                    outputs.clear()
-                    self._room.release()
-                shard = filled.publish()
+                if not self._ranks.writes(index):
+                    leave()
+                shard: WrittenFile = self._ranks.write(index, fill)
             faults.reached("block.written")
             return BlockRecord(
                 index=index,

@@ -12,14 +12,16 @@ product.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from secateur_service.pruning.conjugate_gradient import errors, refine
 from secateur_service.pruning.elementwise import zero_where
-from secateur_service.pruning.patterns import Target, prune
+from secateur_service.pruning.patterns import Target, prune_rows
 from secateur_service.pruning.products import Product, in_tf32
+from secateur_service.pruning.ranks import ALONE, Ranks, Rows, by_slices, sums_of_slices
 
 REGULARISATION = 0.01
 _MAX_ITERATIONS = 300
@@ -34,6 +36,7 @@ def alps(
     *,
     product: Product = in_tf32,
     check: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> tuple[list[Tensor], list[Tensor], tuple[str, ...]]:
     """Prune layers that share an input.
 
@@ -43,9 +46,11 @@ def alps(
         target: how much to prune, and which weights compete.
         product: of all rows with a matrix n×n; it may be less precise than float32.
         check: called between two pieces of work; raises to stop.
+        ranks: who solves the rows.
 
     Returns:
-        The new matrices, refined by conjugate gradients, the mask of pruned weights for each, and no notes.
+        The rows of this rank in the new matrices, refined by conjugate gradients, the mask of pruned weights for each,
+        and no notes.
 
     Raises:
         FloatingPointError: H cannot be factorised.
@@ -55,7 +60,7 @@ def alps(
     damped_NN.diagonal().add_(REGULARISATION * (mean or 1.0))  # all inputs may be dead
     scale_N = damped_NN.diagonal().sqrt()
     gram_NN = damped_NN / scale_N[:, None] / scale_N
-    solved = [_solve_layer(weight, damped_NN, scale_N, gram_NN, target, product, check) for weight in weights]
+    solved = [_solve_layer(weight, damped_NN, scale_N, gram_NN, target, product, check, ranks) for weight in weights]
     return [weight for weight, _ in solved], [pruned for _, pruned in solved], ()
 
 
@@ -67,55 +72,64 @@ def _solve_layer(
     target: Target,
     product: Product,
     check: Callable[[], None],
+    ranks: Ranks,
 ) -> tuple[Tensor, Tensor]:
-    dense_MN = weight_MN * scale_N
-    start_MN = prune(dense_MN.abs(), target)
-    pruned_MN = _admm(dense_MN, start_MN, gram_NN, target, product, check)
-    candidates = [
-        (refine(weight_MN, mask_MN, damped_NN, product=product, check=check), mask_MN)
-        for mask_MN in (pruned_MN, start_MN)
-    ]
-    losses = [float(errors(weight_MN, refined_MN, damped_NN).sum()) for refined_MN, _ in candidates]
+    rows = Rows(len(weight_MN), ranks, weight_MN.device)
+    weight_RN = weight_MN[rows.all]
+    dense_RN = weight_RN * scale_N
+    start_RN = prune_rows(dense_RN.abs(), target, rows, ranks)
+    pruned_RN = _admm(dense_RN, start_RN, gram_NN, target, product, check, rows, ranks)
+    work = partial(refine, hessian_NN=damped_NN, product=product, check=check)
+    candidates = [(by_slices(work, rows, weight_RN, mask_RN), mask_RN) for mask_RN in (pruned_RN, start_RN)]
+    losses = sums_of_slices(
+        lambda part: [float(errors(weight_RN[part], each[part], damped_NN).sum()) for each, _ in candidates],
+        rows,
+        ranks,
+    )
     # The problem is not convex, so ADMM may, rarely, end worse than it began.
     return candidates[0] if losses[0] <= losses[1] else candidates[1]
 
 
 def _admm(
-    dense_MN: Tensor,
-    pruned_MN: Tensor,
+    dense_RN: Tensor,
+    pruned_RN: Tensor,
     gram_NN: Tensor,
     target: Target,
     product: Product,
     check: Callable[[], None],
+    rows: Rows,
+    ranks: Ranks,
 ) -> Tensor:
-    """The final mask, for weights in scaled coordinates and an initial mask.
+    """The final mask, for weights in scaled coordinates and an initial mask: all of the rows of this rank.
 
     For rows w of the dense weights: B = (wG − V + ρD)(G + ρ)⁻¹, D = what the target keeps of B + V/ρ,
     V ← V + ρ(B − D), which is ρ times what the target removes from B + V/ρ. How fast ρ grows depends on how much the
     mask has changed: those newly pruned are counted, and as many are newly kept.
     """
-    goal_MN = dense_MN @ gram_NN
-    kept_count = int((~pruned_MN).sum())
-    feasible_MN = zero_where(dense_MN.clone(), pruned_MN)
-    dual_MN = torch.zeros_like(dense_MN)
-    penalty, before_MN = _FIRST_PENALTY, pruned_MN
-    inverse_NN = _inverse(gram_NN, penalty)
+    goal_RN = by_slices(lambda part_SN: part_SN @ gram_NN, rows, dense_RN)
+    (kept_count,) = sums_of_slices(lambda part: [int((~pruned_RN[part]).sum())], rows, ranks)
+    feasible_RN = zero_where(dense_RN.clone(), pruned_RN)
+    dual_RN = torch.zeros_like(dense_RN)
+    penalty, before_RN = _FIRST_PENALTY, pruned_RN
+    inverse_NN = ranks.compute(lambda: _inverse(gram_NN, penalty), lambda: torch.empty_like(gram_NN))
     for iteration in range(1, _MAX_ITERATIONS + 1):
         check()
-        free_MN = product(torch.add(goal_MN, feasible_MN, alpha=penalty).sub_(dual_MN), inverse_NN)
-        proposal_MN = free_MN.add_(dual_MN, alpha=1 / penalty)
-        pruned_MN = prune(proposal_MN.abs(), target)
-        taken_MN = proposal_MN * pruned_MN
-        feasible_MN = proposal_MN.sub_(taken_MN)
-        dual_MN = taken_MN.mul_(penalty)
+        wanted_RN = torch.add(goal_RN, feasible_RN, alpha=penalty).sub_(dual_RN)
+        free_RN = by_slices(lambda part_SN: product(part_SN, inverse_NN), rows, wanted_RN)  # noqa: B023 - called here
+        proposal_RN = free_RN.add_(dual_RN, alpha=1 / penalty)
+        pruned_RN = prune_rows(proposal_RN.abs(), target, rows, ranks)
+        taken_RN = proposal_RN * pruned_RN
+        feasible_RN = proposal_RN.sub_(taken_RN)
+        dual_RN = taken_RN.mul_(penalty)
         if iteration % _UPDATE_EVERY == 0:
-            changed = int((pruned_MN & ~before_MN).sum())
+            newly_RN = pruned_RN & ~before_RN
+            (changed,) = sums_of_slices(lambda part: [int(newly_RN[part].sum())], rows, ranks)  # noqa: B023
             if changed == 0:
                 break
             penalty *= 1.3 if changed >= 0.1 * kept_count else 1.2 if changed >= 0.005 * kept_count else 1.1
-            inverse_NN = _inverse(gram_NN, penalty)
-            before_MN = pruned_MN
-    return pruned_MN
+            inverse_NN = ranks.compute(lambda: _inverse(gram_NN, penalty), lambda: torch.empty_like(gram_NN))  # noqa: B023
+            before_RN = pruned_RN
+    return pruned_RN
 
 
 def _inverse(gram_NN: Tensor, penalty: float) -> Tensor:

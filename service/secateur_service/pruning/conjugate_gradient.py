@@ -8,6 +8,7 @@ is the preconditioner, where the paper scales the inputs instead).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,6 +18,7 @@ from secateur_service.pruning.budget import CG_STEPS
 from secateur_service.pruning.elementwise import zero_where
 from secateur_service.pruning.patterns import Target
 from secateur_service.pruning.products import Product, in_tf32
+from secateur_service.pruning.ranks import ALONE, Ranks, Rows, by_slices
 
 
 def refine(
@@ -84,6 +86,12 @@ def refine_all(
     _target: Target,
     *,
     check: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> tuple[list[Tensor], tuple[str, ...]]:
-    """The update `cg`: `refine` for all layers that share an input; returns no notes."""
-    return [refine(weight, mask, hessian_NN, check=check) for weight, mask in zip(weights, pruned, strict=True)], ()
+    """The update `cg`: `refine` for the rows of this rank in all layers that share an input; returns no notes."""
+    refined = []
+    for weight, mask in zip(weights, pruned, strict=True):
+        rows = Rows(len(weight), ranks, weight.device)
+        work = functools.partial(refine, hessian_NN=hessian_NN, check=check)
+        refined.append(by_slices(work, rows, weight[rows.all], mask))
+    return refined, ()

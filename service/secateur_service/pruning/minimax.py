@@ -16,6 +16,7 @@ from secateur_service.pruning.budget import MINIMAX_ROUNDS
 from secateur_service.pruning.fidelity import relative_error
 from secateur_service.pruning.methods import Recipe
 from secateur_service.pruning.patterns import Target
+from secateur_service.pruning.ranks import ALONE, Ranks
 from secateur_service.pruning.solver import PrunedLayer, solve
 from secateur_service.pruning.statistics import InputStatistics
 
@@ -29,6 +30,7 @@ def solve_minimax(
     statistics: InputStatistics,
     target: Target,
     check: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> tuple[list[PrunedLayer], dict[str, float]]:
     """Prune layers that share one input for the language that loses most.
 
@@ -39,6 +41,7 @@ def solve_minimax(
             mix, which is restored at the end.
         target: how much to prune.
         check: called between two pieces of work; raises to stop.
+        ranks: who solves them; all have the same arguments.
 
     Returns:
         The layers of the best round, which may be the first one with the given mix, and that round's mix.
@@ -51,13 +54,13 @@ def solve_minimax(
     mix, best_worst, best_mix = dict(given), math.inf, given
     for _ in range(1 + MINIMAX_ROUNDS):
         statistics.reweight(mix)
-        layers = solve(recipe, weights, statistics, target, check)
+        layers = solve(recipe, weights, statistics, target, check, ranks)
         pruned = [layer.weight for layer in layers]
         errors = {}
         for language, weight in given.items():
             check()
             if weight > 0:
-                errors[language] = relative_error(weights, pruned, statistics.language_gram(language))
+                errors[language] = relative_error(weights, pruned, statistics.language_gram(language), ranks)
         if not best or max(errors.values()) < best_worst:
             best, best_worst, best_mix = layers, max(errors.values()), mix
         mean = sum(errors.values()) / len(errors)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur_service.pruning.ranks import Ranks, Rows
+
 _CHUNK_ELEMENTS = 1 << 22
 
 # Up to this many columns, comparing all pairs is faster than selecting.
@@ -125,6 +127,13 @@ def _count(marks: Tensor) -> Tensor:
     if marks.device.type == "cpu":  # torch would convert each to a 64-bit integer first
         return torch.from_numpy(np.count_nonzero(marks.numpy(), axis=1))
     return marks.sum(1)
+
+
+def prune_rows(own: Tensor, target: Target, rows: Rows, ranks: Ranks) -> Tensor:
+    """`prune` for a matrix of which every rank has some rows: what is pruned in those of this one."""
+    if isinstance(target, Unstructured) and target.group == "layer":
+        return ranks.select(own, rows.sizes, lambda whole: prune(whole, target))
+    return prune(own, target)
 
 
 def prune(scores: Tensor, target: Target) -> Tensor:

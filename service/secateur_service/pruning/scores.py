@@ -9,6 +9,7 @@ from torch import Tensor
 
 from secateur_service.pruning.elementwise import zero_where
 from secateur_service.pruning.patterns import Target
+from secateur_service.pruning.ranks import ALONE, Ranks, Rows
 
 _TINY = 1e-30  # a row or column of zeros has no relative importance
 
@@ -73,12 +74,21 @@ def keep(
     _target: Target,
     *,
     check: Callable[[], None] = lambda: None,  # noqa: ARG001 - it finishes at once
+    ranks: Ranks = ALONE,
 ) -> tuple[list[Tensor], tuple[str, ...]]:
     """The update `none`: kept weights stay unchanged.
 
     Args:
         weights: one m_i×n matrix per layer; not modified.
-        pruned: the mask of pruned weights for each.
+        pruned: the mask of pruned weights for each, in the rows of this rank.
         check: not called.
+        ranks: who has the rows.
+
+    Returns:
+        The rows of this rank in each layer, and no notes.
     """
-    return [zero_where(weight.clone(), mask) for weight, mask in zip(weights, pruned, strict=True)], ()
+    kept = []
+    for weight, mask in zip(weights, pruned, strict=True):
+        own = weight[Rows(len(weight), ranks, weight.device).all]
+        kept.append(zero_where(own.clone(), mask))
+    return kept, ()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from secateur_service.pruning.methods import SCORES, UPDATES, Moments, Recipe, Score, Update, load
-from secateur_service.pruning.patterns import Target, prune
+from secateur_service.pruning.patterns import Target, prune_rows
+from secateur_service.pruning.ranks import ALONE, Ranks, Rows
 from secateur_service.pruning.statistics import InputStatistics
 
 RIDGE = 1.0
@@ -19,7 +20,10 @@ _LEAST_RIDGE = 5e-3
 
 @dataclass(frozen=True)
 class PrunedLayer:
-    """A pruned matrix m×n, the mask of pruned weights (booleans m×n), and notes on what had to be repaired."""
+    """Rows of a pruned matrix m×n, the mask of pruned weights in them, and notes on what had to be repaired.
+
+    The rows are those of this rank (`Rows`): all of them where there is one.
+    """
 
     weight: Tensor
     pruned: Tensor
@@ -33,6 +37,7 @@ def solve(
     statistics: InputStatistics | None,
     target: Target,
     check: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> list[PrunedLayer]:
     """Prune the matrices m_i×n of layers that share one input.
 
@@ -42,6 +47,7 @@ def solve(
         statistics: those of the common input; None where the recipe needs none.
         target: how much to prune.
         check: called between two pieces of work; raises to stop.
+        ranks: who solves them; all have the same arguments.
 
     Raises:
         FloatingPointError: the statistics cannot be used.
@@ -51,17 +57,19 @@ def solve(
     score, notes = SCORES[recipe.score], ()
     choose, known = load(score.function), _read(statistics, score)
     if score.solver is not None:
-        solved, pruned, notes = choose(weights, *known, target, check=check, **recipe.options)
+        solved, pruned, notes = choose(weights, *known, target, check=check, ranks=ranks, **recipe.options)
         if score.solver == recipe.update:
             return _layers(solved, pruned, notes)
     else:
         pruned = []
         for weight in weights:
             check()
-            pruned.append(prune(choose(weight, *known, **recipe.options), target))
+            rows = Rows(len(weight), ranks, weight.device)
+            scores = choose(weight, *known, **recipe.options)
+            pruned.append(prune_rows(scores[rows.all], target, rows, ranks))
     update = UPDATES[recipe.update]
     assert update.function is not None
-    kept, mended = load(update.function)(weights, pruned, *_read(statistics, update), target, check=check)
+    kept, mended = load(update.function)(weights, pruned, *_read(statistics, update), target, check=check, ranks=ranks)
     return _layers(kept, pruned, (*notes, *mended))
 
 

@@ -8,12 +8,15 @@ So every row ends at Ŵ = W − E·U. The algorithm adds E·U block by block; he
 With R = U⁻¹, the Cholesky factor in H = RRᵀ, E equals (W − Ŵ)·R, and the blocks a to the left of block b contribute
 −E_a·U_ab = (W − Ŵ)_a · R_ab · U_bb: only the blocks U_bb = R_bb⁻¹ on the diagonal are inverted.
 
-Layers that share an input share H and its factor, and are swept together as one stack of rows.
+Layers that share an input share H and its factor. On an accelerator they are swept together as one stack of rows, on a
+CPU by slices of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,6 +24,7 @@ from torch import Tensor
 from secateur_service.pruning.budget import SWEEP_COLUMNS
 from secateur_service.pruning.elementwise import is_finite
 from secateur_service.pruning.patterns import NofM, Target, Unstructured, select_smallest, target_count
+from secateur_service.pruning.ranks import ALONE, Ranks, Rows
 from secateur_service.pruning.sweep import sweep
 
 DAMPING = 0.01
@@ -34,6 +38,7 @@ def sparsegpt(
     *,
     chosen: Sequence[Tensor] | None = None,
     check: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> tuple[list[Tensor], list[Tensor], tuple[str, ...]]:
     """Prune layers that share an input and update what they keep.
 
@@ -41,24 +46,24 @@ def sparsegpt(
         weights: one m_i×n matrix per layer, float32; not modified.
         hessian_NN: H of their common input, any common scale; not modified.
         target: unstructured over each column block of a row or of a layer, or N:M.
-        chosen: what to prune, m_i×n booleans per layer; by default the sweep chooses by its own score.
+        chosen: what to prune, booleans for the rows of this rank per layer; by default the sweep chooses by its own
+            score.
         check: called between two pieces of work; raises to stop.
+        ranks: who sweeps the rows.
 
     Returns:
-        The new matrices, the mask of pruned weights for each, and notes on what had to be repaired.
+        The rows of this rank in the new matrices, the mask of pruned weights for each, and notes on what had to be
+        repaired.
 
     Raises:
         FloatingPointError: H cannot be factorised whatever the damping.
     """
     dead_N = hessian_NN.diagonal() == 0
-    root_NN, notes = upper_root(hessian_NN, dead_N)
-    # Transposed so that each column of W, which the sweep goes through one by one, is contiguous.
-    w_NM = torch.cat([weight.float() for weight in weights]).T.contiguous()
-    w_NM[dead_N] = 0
-    rows = [weight.shape[0] for weight in weights]
-    pruned_NM = torch.zeros_like(w_NM, dtype=torch.bool) if chosen is None else torch.cat(list(chosen)).T.contiguous()
-    moved_NM = torch.empty_like(w_NM)  # W − Ŵ
-    width = w_NM.shape[0]
+    notes: list[str] = []
+    root_NN = ranks.compute(lambda: upper_root(hessian_NN, dead_N, notes), lambda: torch.empty_like(hessian_NN))
+    rows = [Rows(len(weight), ranks, weight.device) for weight in weights]
+    stacks = _stacks(weights, chosen, dead_N, rows)
+    width = hessian_NN.shape[0]
     step = SWEEP_COLUMNS
     if isinstance(target, NofM):
         step = target.group * max(1, SWEEP_COLUMNS // target.group)  # no group straddles two column blocks
@@ -66,14 +71,60 @@ def sparsegpt(
         check()
         block = slice(start, min(start + step, width))
         u_BB = _inverse(root_NN[block, block])
-        w_BM = w_NM[block].addmm(u_BB.T, root_NN[:start, block].T @ moved_NM[:start])
+        swept = [stack.compensated(block, root_NN, u_BB) for stack in stacks]
         if chosen is None and isinstance(target, Unstructured):
-            _choose_unstructured(w_BM, pruned_NM[block], u_BB, target, rows, start)
-        sweep(w_BM, pruned_NM[block], u_BB, target if chosen is None and isinstance(target, NofM) else None)
-        torch.sub(w_NM[block], w_BM, out=moved_NM[block])
-        w_NM[block] = w_BM
-    new = [part.T for part in w_NM.split(rows, dim=1)]
-    return new, [part.T for part in pruned_NM.split(rows, dim=1)], notes
+            _choose_unstructured(stacks, swept, block, u_BB, target, rows, ranks)
+        for stack, w_BM in zip(stacks, swept, strict=True):
+            sweep(w_BM, stack.pruned_NM[block], u_BB, target if chosen is None and isinstance(target, NofM) else None)
+            torch.sub(stack.weight_NM[block], w_BM, out=stack.moved_NM[block])
+            stack.weight_NM[block] = w_BM
+    new, pruned = [], []
+    for number in range(len(weights)):
+        own = [(stack, stack.spans[number]) for stack in stacks if number in stack.spans]
+        new.append(_joined([stack.weight_NM[:, span].T for stack, span in own], width, hessian_NN))
+        pruned.append(_joined([stack.pruned_NM[:, span].T for stack, span in own], width, dead_N))
+    return new, pruned, tuple(ranks.share(lambda: notes))
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """Rows that are swept together, transposed so that each column, of which one follows another, is contiguous.
+
+    Attributes:
+        weight_NM: the weights, new ones as far as they have been swept.
+        pruned_NM: the mask of what is pruned.
+        moved_NM: W − Ŵ, as far as they have been swept.
+        spans: where the rows of each layer are, by its number.
+    """
+
+    weight_NM: Tensor  # noqa: N815 - the suffix is the shape
+    pruned_NM: Tensor  # noqa: N815
+    moved_NM: Tensor  # noqa: N815
+    spans: Mapping[int, slice]
+
+    def compensated(self, block: slice, root_NN: Tensor, u_BB: Tensor) -> Tensor:
+        """The columns of a block, moved by those to its left: B×M."""
+        left = slice(0, block.start)
+        return self.weight_NM[block].addmm(u_BB.T, root_NN[left, block].T @ self.moved_NM[left])
+
+
+def _stacks(
+    weights: Sequence[Tensor], chosen: Sequence[Tensor] | None, dead_N: Tensor, rows: Sequence[Rows]
+) -> list[_Stack]:
+    """The rows of this rank: a stack for each slice on a CPU, and one for all of them on an accelerator."""
+    pieces = [(number, *both) for number, each in enumerate(rows) for both in zip(each.slices, each.own, strict=True)]
+    stacks = []
+    for some in [[piece] for piece in pieces] if weights[0].device.type == "cpu" else [pieces]:
+        w_NM = torch.cat([weights[number][part].float() for number, part, _ in some]).T.contiguous()
+        w_NM[dead_N] = 0
+        pruned_NM = torch.zeros_like(w_NM, dtype=torch.bool)
+        if chosen is not None:
+            pruned_NM = torch.cat([chosen[number][own] for number, _, own in some]).T.contiguous()
+        ends = list(itertools.accumulate(part.stop - part.start for _, part, _ in some))
+        starts = [0, *ends[:-1]]
+        spans = {number: slice(*ends) for (number, _, _), *ends in zip(some, starts, ends, strict=True)}
+        stacks.append(_Stack(w_NM, pruned_NM, torch.empty_like(w_NM), spans))
+    return stacks
 
 
 def sweep_masked(
@@ -83,37 +134,65 @@ def sweep_masked(
     target: Target,
     *,
     check: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> tuple[list[Tensor], tuple[str, ...]]:
     """The update `obs`: the sweep under given masks. Arguments and errors as for `sparsegpt`."""
-    swept, _, notes = sparsegpt(weights, hessian_NN, target, chosen=pruned, check=check)
+    swept, _, notes = sparsegpt(weights, hessian_NN, target, chosen=pruned, check=check, ranks=ranks)
     return swept, notes
 
 
 def _choose_unstructured(
-    w_BM: Tensor, pruned_BM: Tensor, u_BB: Tensor, target: Unstructured, rows: Sequence[int], first: int
+    stacks: Sequence[_Stack],
+    swept: Sequence[Tensor],
+    block: slice,
+    u_BB: Tensor,
+    target: Unstructured,
+    rows: Sequence[Rows],
+    ranks: Ranks,
 ) -> None:
     """Mark the target's share of a block of columns by |w| / U_jj, within each row or over all rows of each layer."""
-    stop = first + w_BM.shape[0]
 
     def share(height: int) -> int:
-        return target_count(height * stop, target.sparsity) - target_count(height * first, target.sparsity)
+        return target_count(height * block.stop, target.sparsity) - target_count(height * block.start, target.sparsity)
 
-    scores_BM = (w_BM / u_BB.diagonal()[:, None]).abs_()
+    def over_all(scores_MB: Tensor) -> Tensor:
+        scores_BM = scores_MB.T.contiguous()  # among equal scores the first column comes first
+        chosen = select_smallest(scores_BM.reshape(1, -1), share(scores_BM.shape[1]))
+        return chosen.view_as(scores_BM).T
+
+    diagonal_B1 = u_BB.diagonal()[:, None]
+    scores = [(w_BM / diagonal_B1).abs_() for w_BM in swept]
     if target.group == "row":
-        pruned_BM.copy_(select_smallest(scores_BM.T.contiguous(), share(1)).T)
+        for stack, scores_BM in zip(stacks, scores, strict=True):
+            stack.pruned_NM[block].copy_(select_smallest(scores_BM.T.contiguous(), share(1)).T)
         return
-    for scores, mask in zip(scores_BM.split(rows, dim=1), pruned_BM.split(rows, dim=1), strict=True):
-        mask.copy_(select_smallest(scores.reshape(1, -1), share(scores.shape[1])).view_as(scores))
+    for number, each in enumerate(rows):
+        own = [
+            (stack.pruned_NM[block, stack.spans[number]], of_stack[:, stack.spans[number]])
+            for stack, of_stack in zip(stacks, scores, strict=True)
+            if number in stack.spans
+        ]
+        scores_RB = _joined([part.T for _, part in own], len(u_BB), u_BB)
+        masks = ranks.select(scores_RB, each.sizes, over_all).T.split([part.shape[1] for _, part in own], dim=1)
+        for (marked, _), mask in zip(own, masks, strict=True):
+            marked.copy_(mask)
 
 
-def upper_root(hessian_NN: Tensor, dead_N: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+def _joined(parts: Sequence[Tensor], width: int, like: Tensor) -> Tensor:
+    """Rows of this rank, which may have none."""
+    return torch.cat(list(parts)) if parts else like.new_empty(0, width)
+
+
+def upper_root(hessian_NN: Tensor, dead_N: Tensor, notes: list[str]) -> Tensor:
     """The upper triangular R with H = RRᵀ, for H with its diagonal damped.
 
     Dead inputs get diagonal 1 after damping by 0.01 of the live diagonal's mean. With flip reversing rows and
     columns, flip(H) = LLᵀ gives R = flip(L). If the factorisation fails, the damping is raised tenfold.
 
-    Returns:
-        R, and a note for every time that the damping had to be raised.
+    Args:
+        hessian_NN: H; not modified.
+        dead_N: which inputs are dead.
+        notes: gets one for every time that the damping had to be raised.
 
     Raises:
         FloatingPointError: no damping helps.
@@ -121,7 +200,6 @@ def upper_root(hessian_NN: Tensor, dead_N: Tensor) -> tuple[Tensor, tuple[str, .
     live = hessian_NN.diagonal()[~dead_N]
     mean = float(live.mean()) if live.numel() else 1.0
     damping = DAMPING
-    notes: list[str] = []
     while damping <= _MAX_DAMPING:
         damped_NN = hessian_NN.flip(0, 1)
         diagonal = damped_NN.diagonal()
@@ -130,7 +208,7 @@ def upper_root(hessian_NN: Tensor, dead_N: Tensor) -> tuple[Tensor, tuple[str, .
         lower_NN, failed = torch.linalg.cholesky_ex(damped_NN)
         del damped_NN, diagonal
         if int(failed) == 0 and is_finite(lower_NN):
-            return lower_NN.flip(0, 1), tuple(notes)
+            return lower_NN.flip(0, 1)
         damping *= 10
         notes.append(f"factorisation failed; damping raised to {damping:g} of the mean diagonal")
     raise FloatingPointError("the second moments of the inputs cannot be factorised, whatever the damping")

@@ -8,17 +8,21 @@ The tokens of a language are one stream, summed in a fixed order in tiles of a f
 stream is divided into batches and sequences: tokens that do not fill a tile wait for the next batch. So the sums do
 not depend on the batch size. The exception is experts of a mixture: they may receive a batch's tokens in an order that
 depends on what else is in the batch, so their sums are the same only for the same division into batches.
+
+Text may be divided into shards, each of which is summed by itself; `settle` adds these in their order. So the sums do
+not depend on how many ranks the shards are divided among either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from secateur_service.pruning.budget import DEVICE_TILE_TOKENS, EXPERT_TILE_TOKENS, TILE_TOKENS
 from secateur_service.pruning.methods import Moments
+from secateur_service.pruning.ranks import ALONE, Parts, Ranks
 
 # Columns per panel of the lower triangle: (1 + 1/_PANELS) / 2 of a full product's operations.
 _PANELS = 8
@@ -58,13 +62,23 @@ class InputStatistics:
         if is_expert:
             self._tile_tokens = EXPERT_TILE_TOKENS
         self._open_tiles: dict[str, tuple[Tensor, int]] = {}  # the open tile, and how many tokens are in it
-        self._square_sums = {name: torch.zeros(width, dtype=torch.float64, device=device) for name in self.mix}
+        self._shard = 0
+        self._square_sums = {name: _SquareSum(width, device) for name in self.mix}
         self._mixed = _Gram(width, device) if moments is Moments.FULL else None
         self._by_language = {name: _Gram(width, device) for name in self.mix} if moments is Moments.BY_LANGUAGE else {}
 
     @torch.no_grad()
-    def update(self, inputs: Tensor, language: str) -> None:
-        """Add inputs of one language, B×S×n of sequences or T×n of tokens; T may be 0."""
+    def update(self, inputs: Tensor, language: str, shard: int = 0) -> None:
+        """Add inputs of one language, B×S×n of sequences or T×n of tokens; T may be 0.
+
+        Args:
+            inputs: the inputs.
+            language: theirs.
+            shard: that they are summed up in; in ascending order.
+        """
+        if shard != self._shard:
+            self._end_shard()
+            self._shard = shard
         x_TN = inputs.reshape(-1, inputs.shape[-1])
         self.seen[language] += len(x_TN)
         size = self._tile_tokens
@@ -88,6 +102,23 @@ class InputStatistics:
             tile[: len(rest)] = rest
             self._open_tiles[language] = tile, len(rest)
 
+    def settle(self, ranks: Ranks) -> None:
+        """Add up the shards of all ranks; nothing can be added after it."""
+        self._end_shard()
+        for each in self._sums:
+            each.settle(ranks)
+        if ranks.count > 1:
+            self.seen = dict(self.tokens)
+
+    def _end_shard(self) -> None:
+        self._close_all()
+        for each in self._sums:
+            each.end_shard(self._shard)
+
+    @property
+    def _sums(self) -> list[_Sum]:
+        return [*self._square_sums.values(), *([self._mixed] if self._mixed else []), *self._by_language.values()]
+
     def mean_squares(self) -> Tensor:
         """Σ_ℓ w_ℓ · diag(G_ℓ) / T_ℓ: n, float64."""
         means = self.language_mean_squares()
@@ -96,7 +127,7 @@ class InputStatistics:
     def language_mean_squares(self) -> dict[str, Tensor]:
         """diag(G_ℓ) / T_ℓ per language: n, float64."""
         self._close_all()
-        return {name: sums / self.tokens[name] for name, sums in self._square_sums.items()}
+        return {name: sums.total / self.tokens[name] for name, sums in self._square_sums.items()}
 
     @property
     def gram(self) -> Tensor | None:
@@ -158,42 +189,90 @@ class InputStatistics:
         if tile_TN.is_cuda:
             # One kernel that reads the tile once; on a CPU this is slower.
             norms_N = torch.linalg.vector_norm(tile_TN, dim=0, dtype=torch.float32)
-            self._square_sums[language] += norms_N.double().square()
+            self._square_sums[language].of_shard.add_(norms_N.double().square())
         else:
             tile_TN = tile_TN.float()
-            self._square_sums[language] += tile_TN.square().sum(0)
+            self._square_sums[language].of_shard.add_(tile_TN.square().sum(0))
         if self._by_language:
             self._by_language[language].add(tile_TN, 1 / self.tokens[language])
         elif self._mixed is not None and self.mix[language] > 0:
             self._mixed.add(tile_TN, self.mix[language] / self.tokens[language])
 
 
-class _Gram:
+class _Sum:
+    """A sum over shards: of one that is open, and of those before it.
+
+    Args:
+        zeros: makes a sum of nothing.
+    """
+
+    def __init__(self, zeros: Callable[[], Tensor]) -> None:
+        self._zeros = zeros
+        self._parts = Parts()
+        self._open: Tensor | None = None
+        self._total: Tensor | None = None
+
+    @property
+    def of_shard(self) -> Tensor:
+        """The sum of the open shard, to be added to."""
+        if self._open is None:
+            self._open, self._total = self._zeros(), None
+        return self._open
+
+    def end_shard(self, shard: int) -> None:
+        """Put the sum of the open shard to those before it."""
+        if self._open is not None:
+            self._parts.add(shard, self._open)
+            self._open = None
+
+    def settle(self, ranks: Ranks) -> None:
+        """Add up the shards of all ranks."""
+        self._total = self._parts.total(ranks, self._zeros)
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of all shards. Do not modify it."""
+        if self._total is None:
+            self.end_shard(0)
+            self.settle(ALONE)
+        assert self._total is not None
+        return self._total
+
+
+class _SquareSum(_Sum):
+    """A sum of squares, n, float64."""
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        super().__init__(lambda: torch.zeros(width, dtype=torch.float64, device=device))
+
+
+class _Gram(_Sum):
     """A sum of αXᵀX, n×n, float32: symmetric, so only its lower triangle is summed, by panels of columns."""
 
     def __init__(self, width: int, device: torch.device) -> None:
-        self._sum_NN = torch.zeros(width, width, dtype=torch.float32, device=device)
+        super().__init__(lambda: torch.zeros(width, width, dtype=torch.float32, device=device))
         step = max(_MIN_PANEL, -(-width // _PANELS))
         self._panels = [slice(start, min(start + step, width)) for start in range(0, width, step)]
-        self._is_whole = True
+        self._whole: Tensor | None = None
 
     def add(self, x_TN: Tensor, factor: float) -> None:
         """Add factor·XᵀX; 16-bit inputs are multiplied as they are and summed in float32, which only GPUs can do."""
+        self._whole = None
         for panel in self._panels:
-            below_KP = self._sum_NN[panel.start :, panel]
+            below_KP = self.of_shard[panel.start :, panel]
             left_KT, right_TP = x_TN[:, panel.start :].T, x_TN[:, panel]
             if x_TN.dtype != torch.float32:
                 below_KP.add_(torch.mm(left_KT, right_TP, out_dtype=torch.float32), alpha=factor)
             else:
                 below_KP.addmm_(left_KT, right_TP, alpha=factor)
-        self._is_whole = False
 
     def matrix(self) -> Tensor:
         """The sum, with its upper triangle copied from the lower one."""
-        if not self._is_whole:
+        total_NN = self.total
+        if self._whole is not total_NN:
             for panel in self._panels:
-                corner = self._sum_NN[panel, panel]
+                corner = total_NN[panel, panel]
                 corner.copy_(corner.tril() + corner.tril(-1).T)
-                self._sum_NN[panel, panel.stop :] = self._sum_NN[panel.stop :, panel].T
-            self._is_whole = True
-        return self._sum_NN
+                total_NN[panel, panel.stop :] = total_NN[panel.stop :, panel].T
+            self._whole = total_NN
+        return total_NN

@@ -165,6 +165,7 @@ def _run_pipeline(
                 workdir,
                 settings.devices[slot],
                 settings.worker_threads,
+                settings.processes_per_worker,
                 settings.cache_dir / "states",
                 settings.shared_states_bytes,
             ),

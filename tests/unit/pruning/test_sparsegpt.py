@@ -160,8 +160,9 @@ def test_dead_inputs_lose_their_weights_and_disturb_no_other():
 def test_the_root_is_triangular_and_its_square_is_the_damped_matrix(seed, width):
     hessian = second_moments(width, seed)
     dead = hessian.diagonal() == 0
-    root, notes = upper_root(hessian, dead)
-    assert notes == ()
+    notes: list[str] = []
+    root = upper_root(hessian, dead, notes)
+    assert not notes
     assert torch.equal(root, root.triu())
     damped = hessian.double()
     damped.diagonal().add_(0.01 * float(hessian.diagonal()[~dead].mean()) if bool((~dead).any()) else 0.01)
@@ -174,7 +175,8 @@ def test_a_singular_matrix_is_factorised_with_more_damping_and_says_so():
     x[:, 0] = 1e-3
     hessian = x.T @ x
     hessian[0, 1] = hessian[1, 0] = 5e8  # not positive semi-definite: rounding may do this to real sums
-    root, notes = upper_root(hessian, hessian.diagonal() == 0)
+    notes: list[str] = []
+    root = upper_root(hessian, hessian.diagonal() == 0, notes)
     assert bool(torch.isfinite(root).all())
     assert notes
     assert notes[0].startswith("factorisation failed; damping raised")

@@ -1,0 +1,304 @@
+"""The helpers of a job that several processes run: the job starts them, sends them its pass, and ends them.
+
+The job's own process has rank 0; it alone talks to the job's owner, keeps the ledger and publishes. Helpers run the
+same pass in lockstep with it (`pipeline.helper`). They never outlive it, and one that is lost or hangs ends the
+attempt: the next goes on from the finished blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+import torch.distributed as dist
+
+from secateur_service.errors import TransientError
+from secateur_service.models.streaming import StreamedModel
+from secateur_service.models.tensors import TensorReader
+from secateur_service.pipeline.pass_config import PassConfig
+from secateur_service.pipeline.ranks import FOREVER, ProcessRanks
+from secateur_service.pruning.ranks import ALONE, Ranks
+
+HELP_COMMAND = (sys.executable, "-m", "secateur_service", "help-job")
+SILENT_SECONDS = 600.0
+"""A helper that shows no sign of life for so long, while it is waited for, hangs."""
+_REAP_SECONDS = 5.0
+_JOIN_SECONDS = 300.0
+_TAIL = 500
+
+
+@dataclass(frozen=True)
+class SentPass:
+    """What a helper needs for its part of a pass.
+
+    Attributes:
+        model: folder of the dense model.
+        dtype: type in which it computes.
+        threads: of every process.
+        states_folder: see `StreamedModel`.
+        small_batches: see `StreamedModel`.
+        shards: folder of the finished blocks.
+        config: what to do, without what only the first rank has.
+    """
+
+    model: Path
+    dtype: torch.dtype
+    threads: int
+    states_folder: Path | None
+    small_batches: bool
+    shards: Path
+    config: PassConfig
+
+
+def obstacle(model: StreamedModel, config: PassConfig) -> str | None:
+    """Why a pass can be run by one process only; None if it is not so."""
+    reader, checkpoint = model.reader, model.checkpoint
+    if model.device.type != "cpu":
+        return "several processes compute on CPUs only"
+    if config.output is not None:
+        return "the model becomes smaller"
+    if config.reconstruction is not None:
+        return "blocks are trained"
+    if config.language_neurons:
+        return "the neurons of languages are looked for"
+    groups = (group for index in range(checkpoint.num_blocks) for group in checkpoint.inputs(index))
+    if any(checkpoint.expert_of(name) is not None for group in groups for name in group):
+        return "the model is a mixture of experts"
+    if not isinstance(reader, TensorReader) or not reader.reads_here:
+        return "the model is fetched a few shards at a time"
+    return None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process has used: processor seconds since its start, and bytes read of the model in the pass."""
+
+    cpu_seconds: float
+    bytes_read: int
+
+
+def usage(ranks: ProcessRanks) -> Usage:
+    """That of this process."""
+    return Usage(time.process_time(), ranks.bytes_read)
+
+
+@contextlib.contextmanager
+def helped(
+    count: int, model: StreamedModel, config: PassConfig, check: Callable[[], None], used: list[Usage]
+) -> Iterator[Ranks]:
+    """The ranks of a pass: as many processes as asked for.
+
+    Args:
+        count: how many, at most `pruning.ranks.SHARDS`.
+        model: the dense model.
+        config: what the pass does.
+        check: called while waiting for others; raises to stop.
+        used: gets what each process has used, at the end.
+
+    Raises:
+        TransientError: a helper was lost; or what it raised itself.
+    """
+    if count == 1:
+        yield ALONE
+        return
+    plain = model.reader
+    assert isinstance(plain, TensorReader)
+    with Team(count, check) as team:
+        sent = SentPass(
+            model.checkpoint.folder,
+            model.dtype,
+            torch.get_num_threads(),
+            model.states_folder,
+            model.small_batches,
+            config.shards.folder,
+            replace(config, shards=None, requests=(), shared=None),  # type: ignore[arg-type]
+        )
+        team.ranks.share(lambda: sent)
+        model.reader = team.ranks.reader(plain)
+        try:
+            yield team.ranks
+        finally:
+            model.reader = plain
+        used += team.ranks.collect([usage(team.ranks)])
+
+
+class Team:
+    """This process as the first rank, and its helpers; in a context, at whose end no helper is left.
+
+    Args:
+        count: how many processes there are.
+        check: called while waiting for others; raises to stop.
+
+    Attributes:
+        ranks: for the pass.
+    """
+
+    ranks: ProcessRanks
+
+    def __init__(self, count: int, check: Callable[[], None]) -> None:
+        self._count = count
+        self._check = check
+        self._helpers: list[_Helper] = []
+
+    def __enter__(self) -> Self:
+        self._folder = Path(tempfile.mkdtemp(prefix="secateur-ranks-"))
+        try:
+            self._helpers = [_Helper.start(rank, self._count, self._folder) for rank in range(1, self._count)]
+            self._join()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _join(self) -> None:
+        """Wait for all helpers, and then connect to them."""
+        deadline = time.monotonic() + _JOIN_SECONDS
+        while not all(helper.is_up for helper in self._helpers):
+            self.look(0.0)
+            if time.monotonic() > deadline:
+                raise TransientError("the other processes of the job did not start in time", reason="RANK_LOST")
+            time.sleep(0.02)
+        self.ranks = connect(0, self._count, self._folder, self.look, self._loss)
+
+    def look(self, waited: float) -> None:
+        """Check whether the job is to go on and the helpers are well.
+
+        Args:
+            waited: seconds that this process has been waiting for the others.
+        """
+        self._check()
+        for helper in self._helpers:
+            error = helper.failure()
+            if error is not None:
+                raise error
+            if waited > SILENT_SECONDS and helper.silent_seconds() > SILENT_SECONDS:
+                message = f"process {helper.name} of the job hangs: no sign of life for {SILENT_SECONDS:.0f} s"
+                raise TransientError(message, reason="RANK_LOST")
+
+    def _loss(self, error: Exception) -> Exception:
+        """Why the connection to a helper broke."""
+        deadline = time.monotonic() + _REAP_SECONDS
+        while time.monotonic() < deadline:
+            for helper in self._helpers:
+                found = helper.failure()
+                if found is not None:
+                    return found
+            time.sleep(0.02)
+        return TransientError(f"the processes of the job lost each other: {error}", reason="RANK_LOST")
+
+    def _end(self) -> None:
+        for helper in self._helpers:
+            helper.end()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _Helper:
+    """A child process that helps."""
+
+    def __init__(self, rank: int, count: int, folder: Path, process: subprocess.Popen[bytes]) -> None:
+        self.name = f"{rank} of {count}"
+        self._alive = alive_file(folder, rank)
+        self._failed = failure_file(folder, rank)
+        self._process = process
+        self._last = b""
+        self._relay = threading.Thread(target=self._pass_on, name=f"rank-{rank}", daemon=True)
+        self._relay.start()
+
+    @classmethod
+    def start(cls, rank: int, count: int, folder: Path) -> Self:
+        """Start a helper: in this process's group, so that whoever kills this one kills it too."""
+        place = ["--rank", str(rank), "--of", str(count), "--folder", str(folder), "--parent", str(os.getpid())]
+        process = subprocess.Popen(
+            [*HELP_COMMAND, *place], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        return cls(rank, count, folder, process)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it has loaded its libraries."""
+        return self._alive.exists()
+
+    def silent_seconds(self) -> float:
+        """How long ago it showed a sign of life."""
+        return time.time() - self._alive.stat().st_mtime
+
+    def failure(self) -> Exception | None:
+        """What it raised, or how it ended; None while it runs."""
+        status = self._process.poll()
+        if not status:
+            return None
+        if self._failed.exists():
+            found = pickle.loads(self._failed.read_bytes())  # noqa: S301 - of our own process, in a private folder
+            assert isinstance(found, Exception)
+            return found
+        self._relay.join(_REAP_SECONDS)
+        how = f"exit code {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
+        last = self._last.decode(errors="replace").strip()[-_TAIL:]
+        said = f"; it last said: {last}" if last else ""
+        return TransientError(f"process {self.name} of the job ended with {how}{said}", reason="RANK_LOST")
+
+    def end(self) -> None:
+        """End it, if it has not ended."""
+        self._process.kill()
+        self._process.wait()
+        self._relay.join(_REAP_SECONDS)
+
+    def _pass_on(self) -> None:
+        """Put what it prints into this process's log."""
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self._last = line if line.strip() else self._last
+                sys.stderr.write(line.decode(errors="replace"))
+
+
+def connect(
+    rank: int, count: int, folder: Path, look: Callable[[float], None], loss: Callable[[Exception], Exception]
+) -> ProcessRanks:
+    """Join the group of processes; waits for all of them.
+
+    Args:
+        rank: of this process.
+        count: of all.
+        folder: private to them.
+        look: see `ProcessRanks`.
+        loss: see `ProcessRanks`.
+    """
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # they are on one machine, whose name need not be an address
+    store = dist.FileStore(str(folder / "store"), count)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=FOREVER)
+    reading = dist.new_group(timeout=FOREVER)
+    world = dist.group.WORLD
+    assert world is not None
+    return ProcessRanks(rank, count, world, reading, folder, look, loss)
+
+
+def alive_file(folder: Path, rank: int) -> Path:
+    """The file that a helper touches as long as it is well."""
+    return folder / f"alive-{rank}"
+
+
+def failure_file(folder: Path, rank: int) -> Path:
+    """The file in which a helper leaves what it raised."""
+    return folder / f"failed-{rank}"
