@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from secateur_service.pipeline.attempt import FinishedJob
     from secateur_service.pipeline.stopwatch import Stopwatch
     from secateur_service.pipeline.streaming_pass import PassResult
+    from secateur_service.pipeline.team import Team
     from secateur_service.pruning.methods import Recipe
     from secateur_service.pruning.patterns import Target
     from secateur_service.spec import ReconstructionSpec
@@ -115,6 +116,7 @@ def prune_tokens(
     language_neurons: bool = False,
     observer: JobObserver | None = None,
     stopwatch: Stopwatch | None = None,
+    team: Team | None = None,
 ) -> PassResult:
     """One streaming pass over a model, on text that is already tokenised: for benchmarks and experiments.
 
@@ -134,6 +136,7 @@ def prune_tokens(
         language_neurons: whether to find out what becomes of the neurons that belong to a language.
         observer: receives the progress and may stop the pass.
         stopwatch: records the time spent.
+        team: processes that help.
     """
     import torch
 
@@ -163,7 +166,11 @@ def prune_tokens(
         language_neurons=language_neurons,
     )
     ledger = FileLedger(folder / "ledger.json")
-    return run_pass(model, config, ledger, observer or RecordingObserver(), stopwatch or Stopwatch())
+    observer, stopwatch = observer or RecordingObserver(), stopwatch or Stopwatch()
+    if team is None:
+        return run_pass(model, config, ledger, observer, stopwatch)
+    with team.helping(model, config) as ranks:
+        return run_pass(model, config, ledger, observer, stopwatch, ranks=ranks)
 
 
 def make_work_folder(output: Path) -> Path:

@@ -27,7 +27,7 @@ LAYERS = (
     "pruning records",
     "variables",
     "telemetry health settings",
-    "accounts bounded destination durable faults links private_files",
+    "accounts bounded destination durable faults links parents private_files",
     "errors",
     "__init__",
 )

@@ -1,4 +1,4 @@
-"""What a helper does: its part of one pass, with nothing to say for itself (`pipeline.team`)."""
+"""What a helper does: its part of every pass, with nothing to say for itself (`pipeline.team`)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TOUCH_SECONDS = 1.0
 
 
 def help_job(rank: int, count: int, folder: Path, parent: int) -> int:
-    """Help with a pass; returns the exit code.
+    """Help with passes until there are no more; returns the exit code.
 
     Args:
         rank: of this process, at least 1.
@@ -49,8 +49,10 @@ def help_job(rank: int, count: int, folder: Path, parent: int) -> int:
 
     try:
         ranks = connect(rank, count, folder, lambda _: observer.check(), lost)
-        _run(ranks, ranks.share(_nothing), observer)
-        ranks.collect([usage(ranks)])
+        while (sent := ranks.share(_nothing)) is not None:
+            ranks.begin()
+            _run(ranks, sent, observer)
+            ranks.collect([usage(ranks)])
     except LostRankError:
         return EXIT_FAILED
     except Exception as error:

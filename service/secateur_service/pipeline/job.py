@@ -59,7 +59,8 @@ from secateur_service.pipeline.shared_states import SharedStates
 from secateur_service.pipeline.shrinking import Shrinkage, Shrinker, check_tokens
 from secateur_service.pipeline.stopwatch import Kind, Stopwatch
 from secateur_service.pipeline.streaming_pass import PassResult, meter_of, run_pass
-from secateur_service.pipeline.team import Usage, helped, obstacle
+from secateur_service.pipeline.team import Team, obstacle
+from secateur_service.pruning.ranks import ALONE, Ranks
 from secateur_service.records.progress import Stage
 from secateur_service.records.result import Shortage
 from secateur_service.sizing.estimate import estimate_cost
@@ -120,7 +121,6 @@ class _Job:
     passed: PassResult
     continued: Sequence[ContinuedLanguage] = ()
     resumed_blocks: int
-    helpers_cpu_seconds: float = 0.0
     packaged: Packaged
     digest: str
 
@@ -301,17 +301,21 @@ class _Job:
 
     def _pass(self, model: StreamedModel, config: PassConfig) -> PassResult:
         """Run the streaming pass, with the help of other processes where it can be divided among them."""
-        count, used = self.machine.processes, list[Usage]()
+        count, team = self.machine.processes, None
         hindered = obstacle(model, config) if count > 1 else None
         if hindered:
             self.observer.log("warning", f"the job runs as one process: {hindered}", asked_processes=count)
             count = 1
-        if count > 1:
-            config = replace(config, shared=None)
-        with helped(count, model, config, self.observer.check, used) as ranks:
+        with contextlib.ExitStack() as helped:
+            ranks: Ranks = ALONE
+            if count > 1:
+                config = replace(config, shared=None)
+                team = helped.enter_context(Team(count, self.observer.check))
+                ranks = helped.enter_context(team.helping(model, config))
             passed = run_pass(model, config, self.ports.ledger, self.observer, self.stopwatch, self.meter, ranks)
-        if used:
-            self.helpers_cpu_seconds = sum(each.cpu_seconds for each in used[1:])
+        if team is not None:
+            used = team.used
+            self.stopwatch.charge_helpers(sum(each.start_cpu_seconds + each.cpu_seconds for each in used[1:]))
             self.observer.log(
                 "info",
                 "several processes have run the pass",

@@ -46,7 +46,8 @@ class ProcessRanks(Ranks):
         loss: makes the error to raise when the connection to another is lost.
 
     Attributes:
-        bytes_read: what this one has read of the model.
+        began: processor seconds that this one had taken when the pass began.
+        bytes_read: what this one has read of the model in the pass.
     """
 
     def __init__(
@@ -62,11 +63,18 @@ class ProcessRanks(Ranks):
         self.rank = rank
         self.count = count
         self.bytes_read = 0
+        self.began = 0.0
+        self._passes = 0
         self._group = group
         self._reading = reading
         self._folder = folder
         self._look = look
         self._loss = loss
+
+    def begin(self) -> None:
+        """Begin a pass."""
+        self._passes += 1
+        self.began, self.bytes_read = time.process_time(), 0
 
     def collect(self, values: Sequence[Any]) -> list[Any]:
         """See `Ranks`."""
@@ -129,7 +137,7 @@ class ProcessRanks(Ranks):
 
     def write(self, number: int, write: Callable[[], WrittenFile]) -> WrittenFile:
         """See `Ranks`."""
-        path = self._folder / f"written-{number}"
+        path = self._folder / f"written-{self._passes}-{number}"
         if self.writes(number):
             written = write()
             partial = path.with_suffix(".partial")

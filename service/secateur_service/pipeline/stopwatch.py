@@ -54,9 +54,15 @@ class Stopwatch:
             with self._lock:
                 self._background_cpu += spent
 
+    def charge_helpers(self, cpu_seconds: float) -> None:
+        """Charge what other processes have taken, as `helpers`."""
+        with self._lock:
+            self.cpu_seconds["helpers"] = self.cpu_seconds.get("helpers", 0.0) + cpu_seconds
+
     def totals(self) -> tuple[dict[str, float], dict[str, float]]:
         """Wall and processor seconds by kind, with `total` since the stopwatch was created."""
         wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
+        cpu += self.cpu_seconds.get("helpers", 0.0)
         return {**self.seconds, "total": wall}, {**self.cpu_seconds, "total": cpu}
 
     def _foreground_cpu(self) -> float:

@@ -31,7 +31,7 @@ from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
 from secateur_service.pipeline.pass_config import PassConfig
 from secateur_service.pipeline.ranks import FOREVER, ProcessRanks
-from secateur_service.pruning.ranks import ALONE, Ranks
+from secateur_service.pruning.ranks import Ranks
 
 HELP_COMMAND = (sys.executable, "-m", "secateur_service", "help-job")
 SILENT_SECONDS = 600.0
@@ -85,55 +85,22 @@ def obstacle(model: StreamedModel, config: PassConfig) -> str | None:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process has used: processor seconds since its start, and bytes read of the model in the pass."""
+    """What a process has used.
 
+    Attributes:
+        start_cpu_seconds: processor seconds before the pass, which a helper needs to start.
+        cpu_seconds: processor seconds in the pass.
+        bytes_read: bytes read of the model in the pass.
+    """
+
+    start_cpu_seconds: float
     cpu_seconds: float
     bytes_read: int
 
 
 def usage(ranks: ProcessRanks) -> Usage:
     """That of this process."""
-    return Usage(time.process_time(), ranks.bytes_read)
-
-
-@contextlib.contextmanager
-def helped(
-    count: int, model: StreamedModel, config: PassConfig, check: Callable[[], None], used: list[Usage]
-) -> Iterator[Ranks]:
-    """The ranks of a pass: as many processes as asked for.
-
-    Args:
-        count: how many, at most `pruning.ranks.SHARDS`.
-        model: the dense model.
-        config: what the pass does.
-        check: called while waiting for others; raises to stop.
-        used: gets what each process has used, at the end.
-
-    Raises:
-        TransientError: a helper was lost; or what it raised itself.
-    """
-    if count == 1:
-        yield ALONE
-        return
-    plain = model.reader
-    assert isinstance(plain, TensorReader)
-    with Team(count, check) as team:
-        sent = SentPass(
-            model.checkpoint.folder,
-            model.dtype,
-            torch.get_num_threads(),
-            model.states_folder,
-            model.small_batches,
-            config.shards.folder,
-            replace(config, shards=None, requests=(), shared=None),  # type: ignore[arg-type]
-        )
-        team.ranks.share(lambda: sent)
-        model.reader = team.ranks.reader(plain)
-        try:
-            yield team.ranks
-        finally:
-            model.reader = plain
-        used += team.ranks.collect([usage(team.ranks)])
+    return Usage(ranks.began, time.process_time() - ranks.began, ranks.bytes_read)
 
 
 class Team:
@@ -144,20 +111,25 @@ class Team:
         check: called while waiting for others; raises to stop.
 
     Attributes:
-        ranks: for the pass.
+        helpers: the others.
+        used: what each process has used, after a pass.
+
+    Raises:
+        TransientError: a helper did not start, was lost, or hangs.
     """
 
-    ranks: ProcessRanks
+    _ranks: ProcessRanks
 
     def __init__(self, count: int, check: Callable[[], None]) -> None:
         self._count = count
         self._check = check
-        self._helpers: list[_Helper] = []
+        self.helpers: list[Helper] = []
+        self.used: list[Usage] = []
 
     def __enter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix="secateur-ranks-"))
         try:
-            self._helpers = [_Helper.start(rank, self._count, self._folder) for rank in range(1, self._count)]
+            self.helpers = [Helper.start(rank, self._count, self._folder) for rank in range(1, self._count)]
             self._join()
         except BaseException:
             self._end()
@@ -167,17 +139,51 @@ class Team:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._end()
+        try:
+            if error is None:
+                self._ranks.share(lambda: None)
+                for helper in self.helpers:
+                    helper.wait()
+        finally:
+            self._end()
+
+    @contextlib.contextmanager
+    def helping(self, model: StreamedModel, config: PassConfig) -> Iterator[Ranks]:
+        """Have the helpers run a pass that this process runs in the context.
+
+        Args:
+            model: the dense model.
+            config: what the pass does; without `obstacle`.
+        """
+        plain = model.reader
+        assert isinstance(plain, TensorReader)
+        sent = SentPass(
+            model.checkpoint.folder,
+            model.dtype,
+            torch.get_num_threads(),
+            model.states_folder,
+            model.small_batches,
+            config.shards.folder,
+            replace(config, shards=None, requests=(), shared=None),  # type: ignore[arg-type]
+        )
+        self._ranks.share(lambda: sent)
+        self._ranks.begin()
+        model.reader = self._ranks.reader(plain)
+        try:
+            yield self._ranks
+        finally:
+            model.reader = plain
+        self.used = self._ranks.collect([usage(self._ranks)])
 
     def _join(self) -> None:
         """Wait for all helpers, and then connect to them."""
         deadline = time.monotonic() + _JOIN_SECONDS
-        while not all(helper.is_up for helper in self._helpers):
+        while not all(helper.is_up for helper in self.helpers):
             self.look(0.0)
             if time.monotonic() > deadline:
                 raise TransientError("the other processes of the job did not start in time", reason="RANK_LOST")
             time.sleep(0.02)
-        self.ranks = connect(0, self._count, self._folder, self.look, self._loss)
+        self._ranks = connect(0, self._count, self._folder, self.look, self._loss)
 
     def look(self, waited: float) -> None:
         """Check whether the job is to go on and the helpers are well.
@@ -186,7 +192,7 @@ class Team:
             waited: seconds that this process has been waiting for the others.
         """
         self._check()
-        for helper in self._helpers:
+        for helper in self.helpers:
             error = helper.failure()
             if error is not None:
                 raise error
@@ -198,7 +204,7 @@ class Team:
         """Why the connection to a helper broke."""
         deadline = time.monotonic() + _REAP_SECONDS
         while time.monotonic() < deadline:
-            for helper in self._helpers:
+            for helper in self.helpers:
                 found = helper.failure()
                 if found is not None:
                     return found
@@ -206,18 +212,24 @@ class Team:
         return TransientError(f"the processes of the job lost each other: {error}", reason="RANK_LOST")
 
     def _end(self) -> None:
-        for helper in self._helpers:
+        for helper in self.helpers:
             helper.end()
         if dist.is_initialized():
             dist.destroy_process_group()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-class _Helper:
-    """A child process that helps."""
+class Helper:
+    """A child process that helps.
+
+    Attributes:
+        name: its rank and their number, for people.
+        pid: its id.
+    """
 
     def __init__(self, rank: int, count: int, folder: Path, process: subprocess.Popen[bytes]) -> None:
         self.name = f"{rank} of {count}"
+        self.pid = process.pid
         self._alive = alive_file(folder, rank)
         self._failed = failure_file(folder, rank)
         self._process = process
@@ -257,6 +269,11 @@ class _Helper:
         last = self._last.decode(errors="replace").strip()[-_TAIL:]
         said = f"; it last said: {last}" if last else ""
         return TransientError(f"process {self.name} of the job ended with {how}{said}", reason="RANK_LOST")
+
+    def wait(self) -> None:
+        """Give it time to end by itself."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_REAP_SECONDS)
 
     def end(self) -> None:
         """End it, if it has not ended."""

@@ -77,6 +77,8 @@ class Score:
         is_whole: whether mask and values belong together, so that no other update can follow it.
         options: its own settings in a specification, with their defaults.
         cost: the cost of a solver.
+        divides: whether a solver is also given `ranks=ranks`, and returns the rows that this rank has of each layer
+            (`pruning.ranks`); otherwise each of several processes solves all rows.
     """
 
     function: str
@@ -85,6 +87,7 @@ class Score:
     is_whole: bool = False
     options: Mapping[str, float] = field(default_factory=dict)
     cost: Cost = Cost()
+    divides: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,11 +100,13 @@ class Update:
             update exists only as part of a score (`Score.solver`).
         reads: its inputs, keys of `READS`.
         cost: the cost of updating under given masks.
+        divides: as for a score; the masks are then those of this rank's rows.
     """
 
     function: str | None
     reads: tuple[str, ...] = ()
     cost: Cost = Cost()
+    divides: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,17 +149,22 @@ SCORES: dict[str, Score] = {
         options={"spread": 0.5},  # κ; larger ones did worse (benchmarks/languages.py)
     ),
     "ria": Score(f"{_HERE}.scores:ria", ("mean_squares",)),
-    "obs": Score(f"{_HERE}.sparsegpt:sparsegpt", ("gram",), solver="obs", cost=_SWEEP),
+    "obs": Score(f"{_HERE}.sparsegpt:sparsegpt", ("gram",), solver="obs", cost=_SWEEP, divides=True),
     "admm": Score(
-        f"{_HERE}.alps:alps", ("gram",), solver="admm", is_whole=True, cost=Cost(_admm_operations, squares=5, layers=8)
+        f"{_HERE}.alps:alps",
+        ("gram",),
+        solver="admm",
+        is_whole=True,
+        cost=Cost(_admm_operations, squares=5, layers=8),
+        divides=True,
     ),
 }
 """`obs` is SparseGPT's, on weights compensated so far; `admm` finds mask and values together (ALPS)."""
 
 UPDATES: dict[str, Update] = {
-    "none": Update(f"{_HERE}.scores:keep"),
-    "cg": Update(f"{_HERE}.conjugate_gradient:refine_all", ("gram",), Cost(_cg_operations, layers=7)),
-    "obs": Update(f"{_HERE}.sparsegpt:sweep_masked", ("gram",), _SWEEP),
+    "none": Update(f"{_HERE}.scores:keep", divides=True),
+    "cg": Update(f"{_HERE}.conjugate_gradient:refine_all", ("gram",), Cost(_cg_operations, layers=7), divides=True),
+    "obs": Update(f"{_HERE}.sparsegpt:sweep_masked", ("gram",), _SWEEP, divides=True),
     "admm": Update(None),
 }
 """none: kept weights stay as they are; cg: masked conjugate gradients; obs: SparseGPT's sweep from left to right."""

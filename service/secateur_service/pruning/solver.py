@@ -57,7 +57,11 @@ def solve(
     score, notes = SCORES[recipe.score], ()
     choose, known = load(score.function), _read(statistics, score)
     if score.solver is not None:
-        solved, pruned, notes = choose(weights, *known, target, check=check, ranks=ranks, **recipe.options)
+        if score.divides:
+            solved, pruned, notes = choose(weights, *known, target, check=check, ranks=ranks, **recipe.options)
+        else:
+            solved, pruned, notes = choose(weights, *known, target, check=check, **recipe.options)
+            solved, pruned = _own(solved, ranks), _own(pruned, ranks)
         if score.solver == recipe.update:
             return _layers(solved, pruned, notes)
     else:
@@ -69,8 +73,20 @@ def solve(
             pruned.append(prune_rows(scores[rows.all], target, rows, ranks))
     update = UPDATES[recipe.update]
     assert update.function is not None
-    kept, mended = load(update.function)(weights, pruned, *_read(statistics, update), target, check=check, ranks=ranks)
+    change, known = load(update.function), _read(statistics, update)
+    if update.divides:
+        kept, mended = change(weights, pruned, *known, target, check=check, ranks=ranks)
+    else:
+        sizes = [Rows(len(weight), ranks, weight.device).sizes for weight in weights]
+        masks = [ranks.gather(mask.contiguous(), size) for mask, size in zip(pruned, sizes, strict=True)]
+        kept, mended = change(weights, masks, *known, target, check=check)
+        kept = _own(kept, ranks)
     return _layers(kept, pruned, (*notes, *mended))
+
+
+def _own(matrices: Sequence[Tensor], ranks: Ranks) -> list[Tensor]:
+    """The rows of this rank."""
+    return [matrix[Rows(len(matrix), ranks, matrix.device).all] for matrix in matrices]
 
 
 def with_ridge(statistics: InputStatistics) -> Tensor:

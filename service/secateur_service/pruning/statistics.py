@@ -59,6 +59,7 @@ class InputStatistics:
         self.tokens = dict(tokens)
         self.seen = dict.fromkeys(self.mix, 0)
         self._tile_tokens = TILE_TOKENS if device.type == "cpu" else DEVICE_TILE_TOKENS
+        self._is_expert = is_expert
         if is_expert:
             self._tile_tokens = EXPERT_TILE_TOKENS
         self._open_tiles: dict[str, tuple[Tensor, int]] = {}  # the open tile, and how many tokens are in it
@@ -74,9 +75,9 @@ class InputStatistics:
         Args:
             inputs: the inputs.
             language: theirs.
-            shard: that they are summed up in; in ascending order.
+            shard: that they are summed up in; in ascending order. Those of an expert are not distinguished.
         """
-        if shard != self._shard:
+        if shard != self._shard and not self._is_expert:  # the sums of all experts take too much memory to double
             self._end_shard()
             self._shard = shard
         x_TN = inputs.reshape(-1, inputs.shape[-1])

@@ -338,6 +338,9 @@ def _working_bytes(
         for gram, group in zip(grams, groups, strict=True)
     ]
     statistics = max(each) if stages else sum(each)
+    # While text arrives, its open shard is summed beside those before it; not that of experts.
+    shard = [(1 + work.asymmetric) * gram * (not group.experts) for gram, group in zip(grams, groups, strict=True)]
+    opened = max(shard) if stages else sum(shard)
     solving = max(_solving_bytes(spec.recipe, group, item) for group in groups)
     if work.asymmetric:  # what is pruned instead of the layers
         solving += 4 * max(group.parameters for group in groups)
@@ -356,7 +359,7 @@ def _working_bytes(
             solving,
             _narrowing_bytes(work, narrowed),
             _training_bytes(work, spec, groups, hidden, item),
-            activations,
+            activations + opened,
             HEAD_SLICE_BYTES[sizes] + 3 * LOGITS_SLICE_BYTES[sizes],  # of both models, and their exponentials
         )
     )

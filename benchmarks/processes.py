@@ -1,0 +1,125 @@
+"""What it costs to divide a job among processes, on your own model and text; and whether the bytes are the same.
+
+    python benchmarks/processes.py --model DIR --calibration DIR --evaluation DIR [--recipes wanda] [--counts 1 2 4]
+
+For each recipe and number of processes, one pass on one thread per process: its processor seconds, of all processes
+together and without their start; its wall seconds, which say little where there are fewer cores than processes; the
+largest share of the model's bytes that a process read; and whether all blocks, their records and the losses equal those
+of one process. Every result is immediately written to benchmarks/results/processes-{model}.json and not recomputed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from secateur_service.calibration.corpora import FolderCorpus
+from secateur_service.calibration.sampling import draw_samples
+from secateur_service.library import prune_tokens
+from secateur_service.pipeline.streaming_pass import PassResult
+from secateur_service.pipeline.team import Team
+from secateur_service.pruning.methods import METHODS, Recipe
+from secateur_service.pruning.patterns import NofM, Unstructured
+
+SPARSITY = 0.6
+RECIPES: dict[str, dict[str, Any]] = {
+    "wanda": {"recipe": Recipe.of("wanda")},
+    "wanda 2:4": {"recipe": Recipe.of("wanda"), "target": NofM(2, 4)},
+    "ria with cg": {"recipe": Recipe.of("ria", "cg")},
+    "sparsegpt with cg": {"recipe": Recipe.of("sparsegpt"), "asymmetric": True},
+    "alps": {"recipe": Recipe.of("alps"), "asymmetric": True},
+    "wanda with cg, minimax": {"recipe": Recipe.of("wanda", "cg"), "minimax": True},
+}
+
+
+def main() -> None:
+    """Measure what is missing and print all of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--calibration", type=Path, required=True)
+    parser.add_argument("--evaluation", type=Path, required=True)
+    parser.add_argument("--languages", nargs="+", default=["de", "uk"])
+    parser.add_argument("--sequences", type=int, default=64)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=RECIPES)
+    parser.add_argument("--counts", nargs="+", type=int, default=[1, 2, 4])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    samples = draw_samples(
+        AutoTokenizer.from_pretrained(options.model),
+        calibration=FolderCorpus(options.calibration),
+        evaluation=FolderCorpus(options.evaluation),
+        languages=options.languages,
+        evaluation_languages=options.languages,
+        sequences=options.sequences,
+        evaluation_tokens=16 * options.length,
+        sequence_length=options.length,
+        seed=0,
+        check=lambda: None,
+    )
+    path = Path(__file__).parent / "results" / f"processes-{options.model.name}.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    for count in options.counts:
+        with contextlib.ExitStack() as stack:
+            team = None
+            for recipe in options.recipes:
+                key = f"{recipe}, {count}"
+                if key in found:
+                    continue
+                if team is None and count > 1:
+                    team = stack.enter_context(Team(count, lambda: None))
+                found[key] = measure(options.model, samples, recipe, team)
+                path.write_text(json.dumps(found, indent=1) + "\n")
+    show(found)
+
+
+def measure(model: Path, samples: Any, recipe: str, team: Team | None) -> dict[str, Any]:
+    """One pass."""
+    how = dict(RECIPES[recipe])
+    target = how.pop("target", Unstructured(SPARSITY, METHODS[recipe.split(maxsplit=1)[0]].group))
+    wall, cpu = time.perf_counter(), time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        result = prune_tokens(model, *samples, Path(folder), target=target, layer_snr=True, team=team, **how)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    used = team.used if team else []
+    read = [each.bytes_read for each in used]
+    return {
+        "cpu_seconds": cpu + sum(each.cpu_seconds for each in used[1:]),
+        "seconds": wall,
+        "start_cpu_seconds": sum(each.start_cpu_seconds for each in used[1:]),
+        "largest_share_read": max(read) / sum(read) if read else 1.0,
+        "digest": digest_of(result),
+    }
+
+
+def digest_of(result: PassResult) -> str:
+    """Of everything that a pass says, but for the time that it took."""
+    blocks = [(block.shard, block.sha256, block.layers, block.snr_db) for block in result.blocks]
+    told = repr([blocks, result.dense, result.pruned, result.likeness])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def show(found: dict[str, dict[str, Any]]) -> None:
+    """Print a table."""
+    print("| recipe | processes | processor seconds | of one process | largest share read | same bytes |")
+    print("|---|---|---|---|---|---|")
+    for key, entry in found.items():
+        recipe, _, count = key.rpartition(", ")
+        one = found.get(f"{recipe}, 1")
+        ratio = f"×{entry['cpu_seconds'] / one['cpu_seconds']:.2f}" if one else ""
+        same = ("yes" if entry["digest"] == one["digest"] else "NO") if one else ""
+        share = entry["largest_share_read"]
+        print(f"| {recipe} | {count} | {entry['cpu_seconds']:.1f} | {ratio} | {share:.3f} | {same} |")
+
+
+if __name__ == "__main__":
+    main()

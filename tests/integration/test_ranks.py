@@ -1,0 +1,118 @@
+"""Several processes run one pass: whatever their number, they write the same bytes, and none is left behind."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from secateur_service.errors import CancelledError, TransientError
+from secateur_service.pipeline.observer import RecordingObserver
+from secateur_service.pipeline.team import Team
+from secateur_service.pruning.patterns import NofM, Unstructured
+from support.models import save_model
+from support.passes import MIX, prune, samples_of
+
+RECIPES = {
+    "wanda": ("wanda", Unstructured(0.5), {"order": "true_sequential"}),
+    "ria and cg": ("ria", Unstructured(0.5, "layer"), {"update": "cg"}),
+    "sparsegpt and cg": ("sparsegpt", Unstructured(0.5, "layer"), {"order": "true_sequential", "asymmetric": True}),
+    "alps": ("alps", Unstructured(0.6, "layer"), {"order": "true_sequential", "asymmetric": True}),
+    "2:4": ("sparsegpt", NofM(2, 4), {"update": "obs", "order": "dense"}),
+    "minimax": ("wanda", Unstructured(0.5), {"update": "cg", "minimax": True}),
+}
+
+
+class Stops(RecordingObserver):
+    """Does something, such as to stop the pass, when the first block is finished."""
+
+    def __init__(self, stop):
+        super().__init__()
+        self.stop = stop
+
+    def check(self):
+        if self.blocks:
+            self.stop()
+
+
+def cancel():
+    raise CancelledError("cancelled")
+
+
+@pytest.fixture(scope="module")
+def passes(tmp_path_factory):
+    """Runs a pass of a recipe into a folder: its layers have several slices, its text several shards."""
+    folder = tmp_path_factory.mktemp("ranks")
+    sizes = {"hidden_size": 256, "intermediate_size": 384, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = save_model(folder / "model", num_hidden_layers=2, **sizes)
+    samples = samples_of(MIX, sequences=8, length=256), samples_of(["de", "uk"], sequences=8, length=256)
+
+    def run(recipe, shards, **options):
+        method, target, how = RECIPES[recipe]
+        shards.mkdir(exist_ok=True)
+        return prune(model, samples, MIX, method, target, shards, **how, **options)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def alone(passes, tmp_path_factory):
+    """What one process makes of each recipe."""
+    folder = tmp_path_factory.mktemp("alone")
+    return {recipe: told(passes(recipe, folder / recipe)) for recipe in RECIPES}
+
+
+def told(result):
+    """Everything that a pass says, but for the time that it took."""
+    blocks = [(block.shard, block.sha256, block.tensors, block.layers, block.snr_db) for block in result.blocks]
+    return blocks, result.dense, result.pruned, result.likeness
+
+
+def is_running(pid):
+    return Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize(("count", "recipes"), [(2, RECIPES), (4, ("wanda", "sparsegpt and cg"))])
+def test_the_bytes_are_the_same_for_any_number_of_processes(passes, alone, tmp_path, count, recipes):
+    with pytest.raises(CancelledError):
+        passes("wanda", tmp_path / "wanda", observer=Stops(cancel))
+    with Team(count, lambda: None) as team:
+        for recipe in recipes:
+            result = passes(recipe, tmp_path / recipe, team=team)
+            assert told(result) == alone[recipe], recipe
+            assert result.resumed_blocks == (recipe == "wanda")
+            read = [used.bytes_read for used in team.used]
+            assert max(read) <= 1.1 / count * sum(read), recipe
+    assert not any(is_running(helper.pid) for helper in team.helpers)
+
+
+def test_a_lost_process_ends_the_attempt_with_its_reason_and_the_next_goes_on_from_the_finished_blocks(
+    passes, alone, tmp_path
+):
+    def run(team):
+        observer = Stops(lambda: os.kill(team.helpers[0].pid, signal.SIGKILL))
+        passes("ria and cg", tmp_path, team=team, observer=observer)
+
+    with pytest.raises(TransientError, match="process 1 of 2 of the job ended with signal SIGKILL") as lost:
+        with_team(run)
+    assert lost.value.reason == "RANK_LOST"
+    result = passes("ria and cg", tmp_path)
+    assert told(result) == alone["ria and cg"]
+    assert result.resumed_blocks == 1
+
+
+def test_a_stopped_job_leaves_no_process_behind(passes, tmp_path):
+    helpers = []
+
+    def run(team):
+        helpers.extend(team.helpers)
+        passes("wanda", tmp_path, team=team, observer=Stops(cancel))
+
+    with pytest.raises(CancelledError):
+        with_team(run)
+    assert not any(is_running(helper.pid) for helper in helpers)
+
+
+def with_team(run):
+    with Team(2, lambda: None) as team:
+        run(team)
