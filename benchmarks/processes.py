@@ -1,6 +1,7 @@
 """What it costs to divide a job among processes, on your own model and text; and whether the bytes are the same.
 
     python benchmarks/processes.py --model DIR --calibration DIR --evaluation DIR [--recipes wanda] [--counts 1 2 4]
+    python benchmarks/processes.py --small [--output DIR]
 
 For each recipe and number of processes, one pass on one thread per process: its processor seconds, of all processes
 together and without their start; its wall seconds, which say little where there are fewer cores than processes; the
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from small import LENGTH, options_with_text
 from transformers import AutoTokenizer
 
 from secateur_service.calibration.corpora import FolderCorpus
@@ -44,16 +46,20 @@ RECIPES: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Measure what is missing and print all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--calibration", type=Path, required=True)
-    parser.add_argument("--evaluation", type=Path, required=True)
     parser.add_argument("--languages", nargs="+", default=["de", "uk"])
     parser.add_argument("--sequences", type=int, default=64)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=RECIPES)
     parser.add_argument("--counts", nargs="+", type=int, default=[1, 2, 4])
-    options = parser.parse_args()
+    parser.add_argument("--evaluation-tokens", type=int, default=8192, help="of each language")
     torch.set_num_threads(1)
+    small = {"sequences": 2, "length": LENGTH, "evaluation_tokens": 2 * LENGTH}
+    with options_with_text(parser, languages=["de", "en"], recipes=["wanda"], counts=[1, 2], **small) as options:
+        fill(options)
+
+
+def fill(options: argparse.Namespace) -> None:
+    """Measure what is missing, and print the table."""
     samples = draw_samples(
         AutoTokenizer.from_pretrained(options.model),
         calibration=FolderCorpus(options.calibration),
@@ -61,12 +67,12 @@ def main() -> None:
         languages=options.languages,
         evaluation_languages=options.languages,
         sequences=options.sequences,
-        evaluation_tokens=16 * options.length,
+        evaluation_tokens=options.evaluation_tokens,
         sequence_length=options.length,
         seed=0,
         check=lambda: None,
     )
-    path = Path(__file__).parent / "results" / f"processes-{options.model.name}.json"
+    path = options.output / f"processes-{options.model.resolve().name}.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     for count in options.counts:
         with contextlib.ExitStack() as stack:

@@ -50,7 +50,6 @@ def help_job(rank: int, count: int, folder: Path, parent: int) -> int:
     try:
         ranks = connect(rank, count, folder, lambda _: observer.check(), lost)
         while (sent := ranks.share(_nothing)) is not None:
-            ranks.begin()
             _run(ranks, sent, observer)
             ranks.collect([usage(ranks)])
     except LostRankError:
@@ -66,6 +65,7 @@ def _run(ranks: ProcessRanks, sent: SentPass, observer: _Silent) -> None:
     torch.set_num_threads(sent.threads)
     model = StreamedModel(open_checkpoint(sent.model), torch.device("cpu"), sent.dtype)
     model.states_folder, model.small_batches = sent.states_folder, sent.small_batches
+    ranks.begin()  # opening a model loads its library, which belongs to the start
     model.reader = ranks.reader(TensorReader())
     with contextlib.closing(Shards(sent.shards)) as shards:
         run_pass(model, replace(sent.config, shards=shards), _NoLedger(), observer, Stopwatch(), ranks=ranks)

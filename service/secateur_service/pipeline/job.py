@@ -310,7 +310,7 @@ class _Job:
             ranks: Ranks = ALONE
             if count > 1:
                 config = replace(config, shared=None)
-                team = helped.enter_context(Team(count, self.observer.check))
+                team = helped.enter_context(Team(count, self.observer.check, self.workdir))
                 ranks = helped.enter_context(team.helping(model, config))
             passed = run_pass(model, config, self.ports.ledger, self.observer, self.stopwatch, self.meter, ranks)
         if team is not None:

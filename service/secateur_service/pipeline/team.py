@@ -109,6 +109,7 @@ class Team:
     Args:
         count: how many processes there are.
         check: called while waiting for others; raises to stop.
+        workdir: where they keep what passes between them; by default in the system's folder for such things.
 
     Attributes:
         helpers: the others.
@@ -120,14 +121,15 @@ class Team:
 
     _ranks: ProcessRanks
 
-    def __init__(self, count: int, check: Callable[[], None]) -> None:
+    def __init__(self, count: int, check: Callable[[], None], workdir: Path | None = None) -> None:
         self._count = count
         self._check = check
+        self._workdir = workdir
         self.helpers: list[Helper] = []
         self.used: list[Usage] = []
 
     def __enter__(self) -> Self:
-        self._folder = Path(tempfile.mkdtemp(prefix="secateur-ranks-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="ranks-", dir=self._workdir))
         try:
             self.helpers = [Helper.start(rank, self._count, self._folder) for rank in range(1, self._count)]
             self._join()

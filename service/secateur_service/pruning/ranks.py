@@ -170,18 +170,18 @@ class Parts:
     """
 
     def __init__(self) -> None:
-        self._parts: list[Tensor] = []
+        self.held: list[Tensor] = []
         self._begins = False
 
     def add(self, shard: int, part: Tensor) -> None:
         """Add the sum of a shard, which is overwritten; in ascending order."""
         if self._begins:
-            self._parts[0].add_(part)
+            self.held[0].add_(part)
             return
         self._begins = shard == 0
-        self._parts.append(part)
+        self.held.append(part)
 
     def total(self, ranks: Ranks, zeros: Callable[[], Tensor]) -> Tensor:
         """The sum of all shards of all ranks; `zeros` makes that of none."""
-        self._parts, self._begins = [ranks.total(self._parts, zeros)], True
-        return self._parts[0]
+        self.held, self._begins = [ranks.total(self.held, zeros)], True
+        return self.held[0]
