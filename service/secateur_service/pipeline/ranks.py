@@ -6,6 +6,7 @@ the library itself would wait for hours for a process that hangs.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -194,12 +195,14 @@ class LostRankError(Exception):
 
 def _is_done(work: dist.Work, loss: Callable[[Exception], Exception]) -> bool:
     """Wait a while for an exchange; False if it is not over by then."""
+    with contextlib.suppress(RuntimeError):  # the time is over, or so is the exchange, well or not
+        work.wait(_POLL)
+    if not work.is_completed():
+        return False
     try:
         work.wait(_POLL)
     except RuntimeError as error:
-        if work.is_completed():
-            raise loss(error) from error
-        return False
+        raise loss(error) from error
     return True
 
 
