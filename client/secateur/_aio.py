@@ -17,6 +17,7 @@ from secateur._download_flow import ProgressCallback, download
 from secateur._drive import AsyncDriver
 from secateur._event import Event, LogEvent
 from secateur._filter import job_filter
+from secateur._flow import Contact
 from secateur._gate import Gate
 from secateur._job import Job, JobResult, JobState, Plan, job_name
 from secateur._operations import Operations
@@ -226,7 +227,10 @@ class AsyncClient:
         made = connection(self.config)
         self._driver = AsyncDriver(made)
         self._operations = Operations(
-            self.config.timeout_seconds, Reconnect(self.config.reconnect_seconds), local=made.local
+            self.config.timeout_seconds,
+            Reconnect(self.config.reconnect_seconds),
+            local=made.local,
+            contact=Contact(speaks_tls=made.speaks_tls),
         )
 
     async def __aenter__(self) -> Self:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import re
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Connection:
         options: Channel arguments.
         metadata: Metadata sent with every call.
         local: Whether the service is on this machine, judging by the endpoint.
+        speaks_tls: Asks the addresses of an unencrypted connection whether one speaks TLS; None for other connections.
     """
 
     target: str
@@ -41,6 +43,7 @@ class Connection:
     options: tuple[tuple[str, Any], ...]
     metadata: tuple[tuple[str, str], ...]
     local: bool
+    speaks_tls: Callable[[], bool] | None = None
 
 
 def connection(config: ClientConfig) -> Connection:
@@ -76,7 +79,15 @@ def connection(config: ClientConfig) -> Connection:
             raise ConfigError("the token is empty or holds characters that no token has; was it cut or quoted?")
         protect([token])
         metadata = (("authorization", f"Bearer {token}"),)
-    return Connection(target, _credentials(config) if tls else None, tuple(options), metadata, local)
+    places = tuple(_places(address))
+    return Connection(
+        target,
+        _credentials(config) if tls else None,
+        tuple(options),
+        metadata,
+        local,
+        None if tls or not places else lambda: any(_speaks_tls(host, port) for host, port in places),
+    )
 
 
 def certificate_names(config: ClientConfig) -> tuple[str, ...]:
@@ -101,6 +112,34 @@ def certificate_names(config: ClientConfig) -> tuple[str, ...]:
         return ()
     entries: Any = certificate.get("subjectAltName", ())
     return tuple(name for _, name in entries)
+
+
+def _places(address: str) -> Iterator[tuple[str, int]]:
+    """Hosts and ports of an address; none of one that is no name or address of the internet."""
+    if address.startswith(("unix", "xds:", "vsock:")):
+        return
+    for part in _listed(address):
+        host, _, port = part.strip().rpartition(":")
+        if host and port.isdecimal():
+            yield host.strip("[]"), int(port)
+
+
+def _speaks_tls(host: str, port: int) -> bool:
+    """Whether an address of a host completes a TLS handshake, whatever its certificate: nothing is sent to it."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    for family, kind, protocol, _, place in addresses:
+        with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as plain:
+            plain.settimeout(_ASKING_SECONDS)
+            plain.connect(place)
+            with context.wrap_socket(plain, server_hostname=host):
+                return True
+    return False
 
 
 def service_config(*, balanced: bool) -> str:
@@ -152,9 +191,13 @@ def _ip_address(part: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | No
 def _is_local(address: str) -> bool:
     if address.startswith(("unix:", "unix-abstract:")):
         return True
-    listed = re.sub(r"^(dns:(//[^/]*/)?|ipv4:|ipv6:)", "", address).split(",")
-    hosts: Sequence[Any] = [_ip_address(part) for part in listed]
+    hosts: Sequence[Any] = [_ip_address(part) for part in _listed(address)]
     return all(host is not None and host.is_loopback for host in hosts)
+
+
+def _listed(address: str) -> list[str]:
+    """The parts of an address, `HOST:PORT` each."""
+    return re.sub(r"^(dns:(//[^/]*/)?|ipv4:|ipv6:)", "", address).split(",")
 
 
 def _credentials(config: ClientConfig) -> grpc.ChannelCredentials:

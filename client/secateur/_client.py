@@ -13,6 +13,7 @@ from secateur._comparison import Comparison
 from secateur._config import load_config
 from secateur._drive import Driver
 from secateur._filter import job_filter
+from secateur._flow import Contact
 from secateur._handle import JobHandle
 from secateur._job import Job, JobState, Plan, job_name
 from secateur._operations import Operations
@@ -61,7 +62,10 @@ class Client:
         made = connection(self.config)
         self._driver = Driver(made)
         self._operations = Operations(
-            self.config.timeout_seconds, Reconnect(self.config.reconnect_seconds), local=made.local
+            self.config.timeout_seconds,
+            Reconnect(self.config.reconnect_seconds),
+            local=made.local,
+            contact=Contact(speaks_tls=made.speaks_tls),
         )
 
     def __enter__(self) -> Self:

@@ -252,7 +252,7 @@ class CertificateError(UnavailableError):
 
 
 class ProtocolError(UnavailableError):
-    """What answers at the endpoint does not speak as the client does: no TLS, or no gRPC."""
+    """What answers at the endpoint does not speak as the client does: no TLS, TLS, or no gRPC."""
 
     reason = "WRONG_PROTOCOL"
     retryable = False

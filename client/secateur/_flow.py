@@ -16,7 +16,14 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from secateur._errors import CONNECTION_REFUSED, RequestError, UnavailableError, from_rpc_error
+from secateur._errors import (
+    CONNECTION_REFUSED,
+    DeadlineError,
+    ProtocolError,
+    RequestError,
+    UnavailableError,
+    from_rpc_error,
+)
 
 T = TypeVar("T")
 
@@ -90,36 +97,71 @@ Step: TypeAlias = Call | Open | Receive | Sleep | Run | Emit
 Flow: TypeAlias = Generator[Step, Any, T]
 
 
-def call(method: str, request: Message, timeout_seconds: float, *, met: bool = True) -> Flow[Any]:
+@dataclass
+class Contact:
+    """What a client knows of its service.
+
+    Attributes:
+        made: Whether the service was there before; one that nobody has met is not waited for if nothing listens there.
+        speaks_tls: Finds out whether TLS is spoken where the client does not speak it; None where there is no doubt.
+    """
+
+    made: bool = False
+    speaks_tls: Callable[[], bool] | None = None
+
+
+def call(method: str, request: Message, timeout_seconds: float, *, contact: Contact | None = None) -> Flow[Any]:
     """Make a unary call, and repeat it a few times while the service is unavailable.
 
     Args:
         method: The method's name.
         request: Its request; safe to repeat.
         timeout_seconds: Time for the answer, repetitions included.
-        met: Whether the service was there before; one that nobody has met is not asked again if nothing listens there.
+        contact: What is known of the service; None for one that was there before.
 
     Raises:
         RequestError: the SDK's form of gRPC's error.
     """
+    contact = contact or Contact(made=True)
     deadline = time.monotonic() + timeout_seconds
     wait, failures = _FIRST_WAIT_SECONDS, 0
     while True:
         try:
-            return (yield Call(method, request, max(0.0, deadline - time.monotonic())))
+            answer = yield Call(method, request, max(0.0, deadline - time.monotonic()))
         except grpc.RpcError as error:
-            failure, failures = from_rpc_error(error), failures + 1
+            failure, failures = (yield from failure_of(error, contact)), failures + 1
             pause = wait * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, hides nothing
-            if not _may_pass(failure, met=met) or failures == TRIES or time.monotonic() + pause >= deadline:
+            if not _may_pass(failure, contact) or failures == TRIES or time.monotonic() + pause >= deadline:
                 raise failure from error
+        else:
+            contact.made = True
+            return answer
         yield Sleep(pause)
         wait *= 2
 
 
-def _may_pass(error: RequestError, *, met: bool) -> bool:
+def failure_of(rpc_error: grpc.RpcError, contact: Contact) -> Flow[RequestError]:
+    """The SDK's error for a gRPC error, and what it says of the service: all but a refused connection is a contact.
+
+    gRPC says of a port with TLS that it was closed, and of several addresses only what the last one said.
+    """
+    error = from_rpc_error(rpc_error)
+    if not isinstance(error, UnavailableError):
+        contact.made = contact.made or not isinstance(error, DeadlineError)
+        return error
+    if contact.made or not error.retryable:
+        return error
+    if contact.speaks_tls is not None and (yield Run(contact.speaks_tls)):
+        return ProtocolError("the service there speaks TLS; use https://HOST:PORT")
+    contact.speaks_tls = None
+    contact.made = error.reason != CONNECTION_REFUSED
+    return error
+
+
+def _may_pass(error: RequestError, contact: Contact) -> bool:
     if not isinstance(error, UnavailableError):
         return False
-    return error.retryable and (met or error.reason != CONNECTION_REFUSED)
+    return error.retryable and (contact.made or error.reason != CONNECTION_REFUSED)
 
 
 def advance(flow: Flow[T], answer: Any, error: grpc.RpcError | None) -> Step | Finished[T]:

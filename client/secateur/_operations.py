@@ -34,7 +34,7 @@ from secateur._errors import (
 )
 from secateur._event import LogEvent
 from secateur._filter import JobFilter
-from secateur._flow import Emit, Flow, Run, call, collect, select, take
+from secateur._flow import Contact, Emit, Flow, Run, call, collect, select, take
 from secateur._gate import Gate, GateLimits, gate
 from secateur._job import (
     JOB_ID,
@@ -59,13 +59,6 @@ ID_CHARACTERS = 22
 _MOST_NAMED = 5
 
 
-@dataclass
-class Contact:
-    """Whether the service has answered this client before."""
-
-    made: bool = False
-
-
 @dataclass(frozen=True)
 class Operations:
     """The API's operations with the client's settings filled in.
@@ -74,7 +67,7 @@ class Operations:
         timeout_seconds: Time for one response, retries included.
         reconnect: How watches reconnect to a lost service.
         local: Whether the service is on this machine.
-        contact: Whether it has answered before.
+        contact: What is known of the service by now.
     """
 
     timeout_seconds: float
@@ -184,7 +177,7 @@ class Operations:
             reconnect=self.reconnect,
             call_timeout_seconds=self.timeout_seconds,
             timeout_seconds=timeout(timeout_seconds),
-            met=self.contact.made,
+            contact=self.contact,
         )
 
     def logs(self, name: str, *, follow: bool) -> Flow[None]:
@@ -304,9 +297,7 @@ class Operations:
             raise
 
     def _ask(self, method: str, request: Any) -> Flow[Any]:
-        answer = yield from call(method, request, self.timeout_seconds, met=self.contact.made)
-        self.contact.made = True
-        return answer
+        return (yield from call(method, request, self.timeout_seconds, contact=self.contact))
 
 
 def has_report(job: Job) -> bool:

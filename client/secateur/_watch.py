@@ -29,10 +29,9 @@ from secateur._errors import (
     ServiceFaultError,
     UnavailableError,
     WaitTimeoutError,
-    from_rpc_error,
 )
 from secateur._event import SnapshotEvent, ends_watch
-from secateur._flow import Emit, Flow, Open, Receive, Sleep, call
+from secateur._flow import Contact, Emit, Flow, Open, Receive, Sleep, call, failure_of
 from secateur.v1 import prune_service_pb2 as service_pb
 
 _log = logging.getLogger("secateur")
@@ -70,7 +69,7 @@ def watch(
     reconnect: Reconnect,
     call_timeout_seconds: float,
     timeout_seconds: float | None = None,
-    met: bool = True,
+    contact: Contact | None = None,
 ) -> Flow[None]:
     """Emit a job's events until it has ended; heartbeats are not emitted.
 
@@ -80,14 +79,14 @@ def watch(
         reconnect: How to reconnect to a lost service.
         call_timeout_seconds: Time for one response.
         timeout_seconds: Time for the whole watch; None for no limit.
-        met: Whether the service was there before; one that nobody has met is not waited for if nothing listens there.
+        contact: What is known of the service; None for one that was there before.
 
     Raises:
         WaitTimeoutError: the time ran out before the job had ended.
         UnavailableError: the service was away for too long.
         RequestError: the service refused the watch.
     """
-    clock = reconnect.clock
+    clock, contact = reconnect.clock, contact or Contact(made=True)
     deadline = None if timeout_seconds is None else clock() + timeout_seconds
     position = after_sequence
     lost_since: float | None = None
@@ -106,7 +105,7 @@ def watch(
                         break
                 if failures:
                     _log.info("connected again, watching %s", name)
-                lost_since, failures, met = None, 0, True
+                lost_since, failures, contact.made = None, 0, True
                 if not message.HasField("heartbeat"):
                     position = message.sequence
                 if event is not None:
@@ -115,13 +114,14 @@ def watch(
                         with contextlib.suppress(grpc.RpcError):
                             yield Receive(stream)  # its end, so that the service counts the watch as complete
                         return
+            contact.made = True
             lost: RequestError = UnavailableError("the service left events out")
             if message is None:
                 lost = UnavailableError("the service ended the watch before the job had ended")
                 if position is not None and (yield from _has_ended(name, position, call_timeout_seconds)):
                     return
         except grpc.RpcError as error:
-            lost = from_rpc_error(error)
+            lost = yield from failure_of(error, contact)
         except RequestError as error:
             lost = error
         finally:
@@ -130,7 +130,7 @@ def watch(
             raise WaitTimeoutError(
                 f"{name} has not ended within {timeout_seconds:g} seconds; it keeps running, so wait again or cancel it"
             )
-        if not _is_disconnect(lost) or (lost.reason == CONNECTION_REFUSED and not met):
+        if not _is_disconnect(lost) or (lost.reason == CONNECTION_REFUSED and not contact.made):
             raise lost
         failures += 1
         lost_since = clock() if lost_since is None else lost_since

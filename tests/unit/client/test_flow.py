@@ -4,7 +4,7 @@ import grpc
 import pytest
 
 import secateur
-from secateur._flow import TRIES, Call, Finished, Sleep, advance, call
+from secateur._flow import TRIES, Call, Contact, Finished, Run, Sleep, advance, call
 from secateur.v1 import prune_service_pb2 as service_pb
 from support.rpc import Refused
 
@@ -32,6 +32,9 @@ def calls_until(answers, **given):
         if isinstance(step, Sleep):
             pauses.append(step.seconds)
             continue
+        if isinstance(step, Run):
+            answer = step.function()
+            continue
         assert isinstance(step, Call)
         calls += 1
         answer = next(answers)
@@ -52,14 +55,25 @@ def test_a_call_is_repeated_with_growing_pauses_while_the_service_is_unavailable
         ([STOPPING] * TRIES, True, secateur.UnavailableError),
         ([REFUSED] * TRIES, True, secateur.UnavailableError),
         ([REFUSED], False, secateur.UnavailableError),
-        ([STOPPING, REFUSED], False, secateur.UnavailableError),
+        ([STOPPING] + [REFUSED] * (TRIES - 1), False, secateur.UnavailableError),
         ([UNTRUSTED], True, secateur.CertificateError),
         ([BROKEN], True, secateur.ServiceFaultError),
     ],
 )
 def test_a_call_ends_as_soon_as_another_try_makes_no_sense(answers, met, kind):
+    left = iter(answers)
     with pytest.raises(kind):
-        calls_until(answers, met=met)
+        calls_until(left, contact=Contact(made=met))
+    assert not list(left)
+
+
+@pytest.mark.parametrize("text", [STOPPING, REFUSED])
+def test_a_service_that_was_never_met_is_asked_whether_it_speaks_tls(text):
+    with pytest.raises(secateur.ProtocolError, match="speaks TLS; use https://HOST:PORT"):
+        calls_until([text], contact=Contact(speaks_tls=lambda: True))
+    with pytest.raises(secateur.UnavailableError) as caught:
+        calls_until([text] * TRIES, contact=Contact(made=True, speaks_tls=lambda: True))
+    assert not isinstance(caught.value, secateur.ProtocolError)
 
 
 def test_a_call_that_has_no_time_left_is_not_repeated():

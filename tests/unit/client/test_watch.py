@@ -4,7 +4,7 @@ import grpc
 import pytest
 
 import secateur
-from secateur._flow import Call, Emit, Finished, Open, Receive, Sleep, advance, select
+from secateur._flow import Call, Contact, Emit, Finished, Open, Receive, Sleep, advance, select
 from secateur._watch import Reconnect, watch
 from secateur.v1 import prune_job_pb2 as pb
 from support.rpc import Refused
@@ -141,6 +141,24 @@ def test_a_watch_gives_up_after_the_total_time_without_contact_and_says_where_to
         script.play(after=0)
     assert 60 <= script.now <= 71
     assert caught.value.metadata == {"after_sequence": "1"}
+
+
+REFUSED = Refused(grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses: Connection refused")
+
+
+@pytest.mark.parametrize("first", [([], LOST), ([log(1)], LOST), ([heartbeat(0)], REFUSED)])
+def test_a_watch_that_began_at_a_stopping_service_waits_until_it_is_back(first):
+    contact = Contact()
+    script = Script([first, *[([], REFUSED)] * 20, ([log(1), ended(2)], None)])
+    assert script.play(after=0, contact=contact) == [1, 2]
+    assert contact.made
+
+
+def test_a_service_that_nobody_has_met_is_not_waited_for_if_nothing_listens_there():
+    script = Script([([], REFUSED)])
+    with pytest.raises(secateur.UnavailableError, match="nothing listens there"):
+        script.play(after=0, contact=Contact())
+    assert script.sleeps == []
 
 
 def test_a_heartbeat_counts_as_contact():
