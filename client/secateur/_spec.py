@@ -266,6 +266,8 @@ def _is_unicode(text: str) -> bool:
 def _unknown(key: object, kind: Descriptor) -> str:
     if key == SWEEP and kind is pb.PruneSpec.DESCRIPTOR:
         return "is a section of sweeps; submit the file with `secateur sweep`, or take the section out"
+    if key == "labels" and kind is pb.PruneSpec.DESCRIPTOR:
+        return "are no part of a specification; label the job with --label KEY=VALUE, in the SDK with labels={...}"
     if hint := space_missing(key):
         return f"no such field; {hint}"
     known = [field.name for field in kind.fields]

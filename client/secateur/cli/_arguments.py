@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import typer
 
-from secateur._errors import FieldViolation, InvalidSpecError
+from secateur._errors import FieldViolation, InvalidRequestError, InvalidSpecError
 from secateur._findings import number_meant
 from secateur._spec import MAX_FILE_BYTES, layer_override, parse_yaml, read_spec
 from secateur._yaml import UnreadableYamlError, YamlLimits
@@ -18,12 +19,35 @@ from secateur.cli._flags import shown
 
 
 def read_content(path: Path | None) -> dict[str, Any]:
-    """The specification in a file, `-` for the standard input; empty without one."""
+    """The specification in a file, `-` for the standard input; empty without one.
+
+    Raises:
+        InvalidRequestError: there is no such file, or it cannot be read: the command line is wrong.
+        InvalidSpecError: what it holds is no specification.
+    """
     if path is None:
         return {}
     if str(path) == "-":
         return parse_yaml(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), "the standard input")
-    return read_spec(path)
+    try:
+        return read_spec(path)
+    except InvalidSpecError as error:
+        if isinstance(error.__cause__, OSError):
+            raise InvalidRequestError(error.violations) from error
+        raise
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder that is not there or cannot be listed.
+
+    Raises:
+        InvalidRequestError: why.
+    """
+    try:
+        os.scandir(path).close()
+    except OSError as error:
+        problem = f"cannot read the folder {path}: {error.strerror}"
+        raise InvalidRequestError([FieldViolation("", problem)]) from error
 
 
 def generation_of(content: Mapping[str, Any]) -> Any:

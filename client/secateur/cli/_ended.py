@@ -11,9 +11,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from secateur._download import DownloadProgress
 from secateur._errors import PreconditionError
+from secateur._job import Job
 from secateur._terminal import clean, console
 from secateur._verify import verify as verify_folder
-from secateur.cli._arguments import changes_of
+from secateur.cli._arguments import changes_of, check_folder
 from secateur.cli._exit import ExitCode
 from secateur.cli._session import JobArgument, Session, connected
 
@@ -51,7 +52,8 @@ def retry(
     """  # noqa: D301 - \b keeps the lines of the examples
     changes = changes_of(set_ or ())
     handle = session.job(job)
-    failure = handle.get().failure
+    old = handle.get()
+    failure = old.failure
     if failure is not None and not failure.retryable and not (changes or force):
         raise PreconditionError(
             f"{handle.name} failed with {failure.reason}, and the same will happen again: change the specification "
@@ -61,7 +63,23 @@ def retry(
         )
     found = handle.retry(changes).get()
     session.show(clean(found.name), found)
-    session.note(f"resumes {found.retry_of}")
+    session.note(_of_retry(old, found))
+
+
+_FREE = ("limits", "output", "execution")
+"""Sections of a specification on which no byte of a finished block depends."""
+
+
+def _of_retry(old: Job, new: Job) -> str:
+    """Whether the new job keeps what the old one had finished."""
+    changed = [
+        section
+        for section in sorted(old.resolved_spec.keys() | new.resolved_spec.keys())
+        if section not in _FREE and old.resolved_spec.get(section) != new.resolved_spec.get(section)
+    ]
+    if not changed:
+        return f"resumes {old.name}"
+    return f"a new attempt of {old.name}, from the beginning: {', '.join(changed)} changed, so no block is kept"
 
 
 @connected
@@ -131,6 +149,7 @@ def verify(
 
     Lists files that are damaged, missing or extra. Extra files do not count against the result.
     """
+    check_folder(directory)
     found = verify_folder(directory, manifest_sha256=manifest)
     lines = [f"{clean(str(directory))}: {found}"]
     for word, paths in (("damaged", found.damaged), ("missing", found.missing), ("extra", found.extra)):

@@ -50,8 +50,8 @@ class ExitCode(enum.IntEnum):
 MEANINGS = {
     ExitCode.DONE: "done; where a job was watched: it succeeded",
     ExitCode.JOB_FAILED: "the job failed; of a sweep: one did; of `gate`: it failed and has no report",
-    ExitCode.USAGE: "the command line or the configuration is wrong, or names a language or task that was not "
-    "evaluated",
+    ExitCode.USAGE: "the command line or the configuration is wrong, or names a file or folder that cannot be read, or "
+    "a language or task that was not evaluated",
     ExitCode.INVALID_SPEC: "the specification breaks rules",
     ExitCode.NOT_FOUND: "there is no such job",
     ExitCode.UNAVAILABLE: "the service, or the store that its results go to, cannot be reached, is overloaded or did "

@@ -38,6 +38,8 @@ def argument_as_typed(field: str, values: Mapping[str, Any]) -> str:
     if parameter is None:
         return field
     typed, place = values[parameter], head[2] or ""
+    if flag == "--label" and not typed:
+        return field  # of the file
     if place.isdigit() and isinstance(typed, Sequence) and int(place) < len(typed):
         return f"{flag} {shown(typed[int(place)])}"
     if parameter == "job":

@@ -25,6 +25,7 @@ from secateur_service.links import place_of, repository_of
 
 _NAME = r"[A-Za-z0-9][\w.-]{0,95}"
 _REPOSITORY = re.compile(rf"(?P<kind>datasets/)?(?P<name>{_NAME}(/{_NAME})?)(@(?P<revision>.*))?", re.ASCII)
+_UNMARKED = re.compile(rf"{_NAME}/{_NAME}", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,254}", re.ASCII)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
@@ -90,6 +91,8 @@ def _unknown_scheme(uri: str, scheme: str | None) -> str:
         meant = f"file://{uri}"
     elif uri.startswith(_HUB_PAGES) and len(parts := uri.removeprefix(_HUB_PAGES).strip("/").split("/")) == 2:
         meant = f"hf://{'/'.join(parts)}"
+    elif _UNMARKED.fullmatch(uri):
+        meant = f"hf://{uri}, hf://datasets/{uri} for a data set, or file:///absolute/path"
     return f"unknown scheme {scheme!r}; use {meant}" if scheme else f"no scheme; use {meant}"
 
 

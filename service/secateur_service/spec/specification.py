@@ -43,6 +43,7 @@ A job records the format of its specification; replicas that only know smaller n
 
 DEFAULT_TOKENS_PER_LANGUAGE = 65536
 DEFAULT_TASK_LIMIT = 100
+_MAX_SEED = 2**53 - 1  # the largest that every reader of JSON keeps
 
 
 class ModelSpec(Part):
@@ -155,7 +156,7 @@ def parse_parts(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldViol
         The valid parts by name, and the violations of all others.
     """
     parts: dict[str, Any] = {}
-    violations = []
+    violations: list[FieldViolation] = []
     for name in data.keys() - PruneSpec.model_fields.keys():
         remedy = did_you_mean(suggestions.of(name, PruneSpec.model_fields))
         remedy = remedy or f"known are {', '.join(PruneSpec.model_fields)}"
@@ -173,6 +174,7 @@ def parse_parts(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldViol
         except ValidationError as error:
             for finding in independent(error.errors()):
                 violations.extend(violations_of(name, kind, finding))
+    violations += [FieldViolation(rule.field, f"{rule.problem}; {rule.remedy}") for rule in _inexact_seeds(parts)]
     pruning: PruningSpec | None = parts.get("pruning")
     by_preset = bool(pruning and pruning.preset in TRAINED_PRESETS and parts.get("reconstruction", ...) is None)
     if by_preset:
@@ -199,6 +201,18 @@ def parse_spec(data: Mapping[str, Any]) -> PruneSpec:
     if violations:
         raise InvalidSpecError(violations)
     return PruneSpec(**parts)
+
+
+def _inexact_seeds(parts: Mapping[str, Any]) -> Iterator[Broken]:
+    """Seeds that reports would not show as they are; jobs of earlier releases may have one, so no field forbids it."""
+    for name in ("calibration", "reconstruction"):
+        part = parts.get(name)
+        if part is not None and part.seed > _MAX_SEED:
+            yield Broken(
+                f"{name}.seed",
+                f"{part.seed} is too large: reports are JSON, whose readers round whole numbers above 2^53 - 1",
+                f"give {_MAX_SEED} at most",
+            )
 
 
 def _broken_between(

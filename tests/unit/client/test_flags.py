@@ -1,13 +1,29 @@
 """Refusals name what was typed."""
 
+import re
+
 import pytest
 import typer
 
 import secateur
 from secateur import FieldViolation
-from secateur.cli._arguments import changes_of, labels_of, numbers_by_language, override_of
+from secateur._convert import job_from
+from secateur._spec import spec_message
+from secateur.cli._arguments import (
+    changes_of,
+    check_folder,
+    labels_of,
+    numbers_by_language,
+    override_of,
+    read_content,
+)
+from secateur.cli._ended import _of_retry
+from secateur.cli._exit import ExitCode, exit_code
 from secateur.cli._flags import argument_as_typed, option_as_typed
 from secateur.cli._session import Messages, Session
+from secateur.v1 import prune_job_pb2 as pb
+
+CHANGED = {"limits": {"languages": {"uk": 0.05}}, "calibration": {"samples": 16}}
 
 
 def test_a_refusal_names_the_flag_that_set_a_field_and_leaves_paths_of_the_file():
@@ -31,6 +47,41 @@ def test_a_refusal_names_the_flag_of_an_argument_if_the_command_has_it():
     assert argument_as_typed("target_languages[0]", {"language": [""]}) == "--language ''"
     for field in ("tasks", "report", "", "calibration.languages[0].language"):
         assert argument_as_typed(field, values) == field
+    assert argument_as_typed("labels[Team]", {"label": ["Team=x"]}) == "--label Team"
+
+
+def test_labels_in_a_file_are_named_as_that_and_told_where_they_belong():
+    assert argument_as_typed("labels", {"label": None}) == "labels"
+    with pytest.raises(secateur.InvalidSpecError, match=r"^labels: are no part .* --label KEY=VALUE"):
+        spec_message({"labels": {"x": "y"}})
+
+
+@pytest.mark.parametrize("place", [".", "absent", "file"])
+def test_what_the_command_line_names_and_nobody_can_read_is_a_wrong_command_line(tmp_path, place):
+    (tmp_path / "file").write_text("[")
+    with pytest.raises(secateur.SecateurError) as caught:
+        read_content(tmp_path / place)
+    readable = place == "file"  # what it holds is at fault
+    assert exit_code(caught.value) is (ExitCode.INVALID_SPEC if readable else ExitCode.USAGE)
+    if place != ".":
+        with pytest.raises(secateur.InvalidRequestError, match="cannot read the folder"):
+            check_folder(tmp_path / place)
+
+
+@pytest.mark.parametrize(
+    ("section", "told"), [("limits", "^resumes pruneJobs/a$"), ("calibration", "^a new attempt .* calibration changed")]
+)
+def test_a_retry_says_whether_finished_blocks_are_kept(section, told):
+    old, new = (
+        job_from(
+            pb.PruneJob(
+                name=f"pruneJobs/{name}",
+                resolved_spec=spec_message({"model": {"uri": "file:///m"}, section: content}),
+            )
+        )
+        for name, content in (("a", {}), ("b", CHANGED[section]))
+    )
+    assert re.search(told, _of_retry(old, new))
 
 
 def test_a_refusal_names_the_argument_that_names_a_job():

@@ -27,6 +27,8 @@ def read(uri, roots):
         ("http://169.254.169.254/latest", "unknown scheme"),
         ("https://huggingface.co/org/name", "unknown scheme 'https'; use hf://org/name"),
         ("/plain/path", "no scheme; use file:///plain/path"),
+        ("google/gemma-3-270m", "no scheme; use hf://google/gemma-3-270m, hf://datasets/google/gemma-3-270m for a"),
+        ("./models/m", "no scheme; use file:///absolute/path, hf://org/name"),
         ("file://host/share", "no host"),
         ("file:relative", "no scheme"),
         ("file:///{root}/../secret", "outside"),

@@ -263,6 +263,19 @@ def test_a_broken_rule_is_named_by_its_field_with_the_remedy_and_by_nothing_else
     assert complaint in found[field]
 
 
+@pytest.mark.parametrize("part", ["calibration", "reconstruction"])
+def test_a_seed_that_json_would_round_is_refused_and_still_read_from_jobs_that_have_one(part):
+    content = {"reconstruction": {}, **GOOD}
+    largest = parse_spec({**content, part: {**content[part], "seed": 2**53 - 1}}).model_dump()
+    assert json.loads(json.dumps(float(largest[part]["seed"]))) == largest[part]["seed"]
+    for seed in (2**53, 2**63 - 1):
+        found = violations(**{"reconstruction": {}, part: {**content[part], "seed": seed}})
+        assert found.keys() == {f"{part}.seed"}
+        assert f"{seed} is too large" in found[f"{part}.seed"]
+        stored = PruneSpec.model_validate({**largest, part: {**largest[part], "seed": seed}})
+        assert getattr(stored, part).seed == seed
+
+
 def test_all_broken_rules_come_back_together():
     found = violations(
         pruning={"sparsity": 2},
