@@ -93,6 +93,7 @@ from secateur._report import (
     TaskReport,
     Verdict,
 )
+from secateur._spec_warning import SpecWarning
 from secateur._sweep import Sweep
 from secateur._verify import Verification, verify
 
@@ -168,6 +169,7 @@ __all__ = [
     "Slot",
     "SnapshotEvent",
     "SpecOptions",
+    "SpecWarning",
     "StageEvent",
     "StateEvent",
     "Sweep",

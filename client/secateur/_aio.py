@@ -24,6 +24,7 @@ from secateur._operations import Operations
 from secateur._options import SpecOptions, prune_spec
 from secateur._report import Report
 from secateur._spec import SpecSource
+from secateur._spec_warning import warn_of
 from secateur._sweep_flow import (
     SweepJobs,
     cancel_sweep,
@@ -250,13 +251,21 @@ class AsyncClient:
         **options: Unpack[SpecOptions],
     ) -> AsyncJobHandle:
         """See `Client.prune`."""
-        return await self.submit(prune_spec(model, **options), labels=labels, request_id=request_id)
+        return await self._submitted(prune_spec(model, **options), labels, request_id)
 
     async def submit(
         self, spec: SpecSource, *, labels: Mapping[str, str] | None = None, request_id: str | None = None
     ) -> AsyncJobHandle:
         """See `Client.submit`."""
-        return self.job((await self._driver.run(self._operations.create(spec, labels, request_id))).name)
+        return await self._submitted(spec, labels, request_id)
+
+    async def _submitted(
+        self, spec: SpecSource, labels: Mapping[str, str] | None, request_id: str | None
+    ) -> AsyncJobHandle:
+        """Submit a job; its warnings name the line that awaits our caller."""
+        job = await self._driver.run(self._operations.create(spec, labels, request_id))
+        warn_of(job, stacklevel=3)
+        return self.job(job.name)
 
     async def plan(self, spec: SpecSource, *, labels: Mapping[str, str] | None = None) -> Plan:
         """See `Client.plan`."""

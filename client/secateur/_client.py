@@ -19,6 +19,7 @@ from secateur._job import Job, JobState, Plan, job_name
 from secateur._operations import Operations
 from secateur._options import SpecOptions, prune_spec
 from secateur._spec import SpecSource
+from secateur._spec_warning import warn_of
 from secateur._sweep import Sweep
 from secateur._sweep_flow import find_sweep, plan_sweep, submit_sweep
 from secateur._watch import Reconnect
@@ -84,7 +85,7 @@ class Client:
         request_id: str | None = None,
         **options: Unpack[SpecOptions],
     ) -> JobHandle:
-        """Submit a job that prunes a model for a mix of languages.
+        """Submit a job that prunes a model for a mix of languages; what may go wrong is emitted as `SpecWarning`.
 
         Args:
             model: The model, as a URI.
@@ -96,12 +97,12 @@ class Client:
             InvalidSpecError: the specification breaks rules; the error lists all of them.
             AlreadyExistsError: the request id was already used for another request.
         """
-        return self.submit(prune_spec(model, **options), labels=labels, request_id=request_id)
+        return self._submitted(prune_spec(model, **options), labels, request_id)
 
     def submit(
         self, spec: SpecSource, *, labels: Mapping[str, str] | None = None, request_id: str | None = None
     ) -> JobHandle:
-        """Submit a job by its specification, a mapping or the path of a YAML file.
+        """Submit a job by its specification, a mapping or the path of a YAML file; emits `SpecWarning` as `prune` does.
 
         Args:
             spec: The specification.
@@ -112,7 +113,13 @@ class Client:
             InvalidSpecError: the specification breaks rules; the error lists all of them.
             AlreadyExistsError: the request id was already used for another request.
         """
-        return self.job(self._driver.run(self._operations.create(spec, labels, request_id)).name)
+        return self._submitted(spec, labels, request_id)
+
+    def _submitted(self, spec: SpecSource, labels: Mapping[str, str] | None, request_id: str | None) -> JobHandle:
+        """Submit a job; its warnings name the line that called our caller."""
+        job = self._driver.run(self._operations.create(spec, labels, request_id))
+        warn_of(job, stacklevel=3)
+        return self.job(job.name)
 
     def plan(self, spec: SpecSource, *, labels: Mapping[str, str] | None = None) -> Plan:
         """Have a specification checked and its cost estimated, without submitting it.

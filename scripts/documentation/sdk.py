@@ -44,7 +44,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
         *("Job", "JobState", "JobStage", "Progress", "Failure", "Plan", "Estimate"),
         *("JobResult", "PublishedResult", "LanguageResult", "Artifact", "DownloadProgress", "ServiceInfo"),
         "Architecture",
-        "CorpusPreset",
+        *("CorpusPreset", "SpecWarning"),
     ),
 }
 _ASYNC = ("AsyncClient", "AsyncJobHandle", "AsyncSweep")

@@ -308,6 +308,16 @@ def test_the_same_request_id_gives_the_same_job_and_another_request_is_refused(s
     assert first.get().labels == {"a": "b"}
 
 
+def test_what_may_go_wrong_is_a_warning_at_the_line_that_submitted_the_job(service, client):
+    spec = admissible_spec(service.file_root)
+    spec["calibration"]["languages"] = {"de": 1, "uk": 0}
+    with pytest.warns(secateur.SpecWarning, match="uk") as told:
+        job = client.submit(spec)
+    job.cancel()
+    assert [str(warning.message) for warning in told] == list(job.get().estimate.warnings)
+    assert {warning.filename for warning in told} == {__file__}
+
+
 def test_a_dry_run_resolves_and_stores_nothing(service, client):
     before = [job.name for job in client.list_jobs()]
     plan = client.plan(admissible_spec(service.file_root))
@@ -325,7 +335,11 @@ def test_a_dry_run_resolves_and_stores_nothing(service, client):
 async def test_the_asynchronous_client_does_the_same(own, tmp_path):
     async with secateur.AsyncClient(own.endpoint, reconnect_seconds=HANG_SECONDS) as client:
         assert (await client.info()).version
-        job = await client.submit(admissible_spec(own.file_root))
+        spec = admissible_spec(own.file_root)
+        spec["calibration"]["languages"] = {"de": 1, "uk": 0}
+        with pytest.warns(secateur.SpecWarning, match="uk") as told:
+            job = await client.submit(spec)
+        assert {warning.filename for warning in told} == {__file__}
         await job.cancel()
         with pytest.raises(secateur.JobCancelledError):
             await job.result()

@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from secateur._config import DEFAULT_ENDPOINT, ClientConfig
 from secateur._errors import OTHER_NAMES, FieldViolation, InvalidRequestError, SecateurError, UnreachableError
 from secateur._handle import JobHandle
 from secateur._job import JOB_ID, NAME_PREFIX
+from secateur._spec_warning import SpecWarning
 from secateur._terminal import OutputLostError, clean, say, write
 from secateur._tracing import trace_of_environment
 from secateur.cli._exit import ExitCode, error_json, error_text, exit_code
@@ -174,8 +176,13 @@ def _ended(run: Callable[[Session], None], shared: Shared) -> int:
     logger.addHandler(messages)
     logger.propagate = False
     try:
-        with trace_of_environment(os.environ), Client(shared.endpoint, token=shared.token) as client:
+        with (
+            trace_of_environment(os.environ),
+            warnings.catch_warnings(),
+            Client(shared.endpoint, token=shared.token) as client,
+        ):
             config, endpoint = client.config, client.config.endpoint
+            warnings.simplefilter("ignore", SpecWarning)  # the command says them itself
             run(Session(client, as_json, messages))
     except SecateurError as error:
         say(error_json(error) if as_json else error_text(error, endpoint))
