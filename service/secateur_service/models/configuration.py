@@ -261,7 +261,7 @@ def read_configuration(config: Mapping[str, Any], model_type: str) -> Any:
     _check_overrides(config.get(_OVERRIDES), ROWS[model_type].varying)
 
     def make(config: Mapping[str, Any]) -> Any:
-        return kind.from_dict(kind._decode_special_floats(_without_implementations(config)))
+        return kind.from_dict(kind._decode_special_floats(without_implementations(config)))
 
     try:
         made = make(config)
@@ -365,7 +365,7 @@ def whole_configuration(checkpoint: Checkpoint) -> Any:
     check_stated(config)
 
     def make(config: Mapping[str, Any]) -> Any:
-        return kind.from_dict(_without_implementations(config))
+        return kind.from_dict(without_implementations(config))
 
     try:
         made = make(config)
@@ -376,10 +376,14 @@ def whole_configuration(checkpoint: Checkpoint) -> Any:
     return made
 
 
-def _without_implementations(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without choices that would fetch kernels from a hub or name some that are not installed."""
+def without_implementations(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without choices of kernels, which are fetched from a hub or not installed everywhere.
+
+    Args:
+        config: the content of a config.json; that of its parts is cleared too.
+    """
     return {
-        key: _without_implementations(value) if key.endswith("_config") and isinstance(value, dict) else value
+        key: without_implementations(value) if key.endswith("_config") and isinstance(value, dict) else value
         for key, value in config.items()
         if not key.endswith("_implementation")
     }

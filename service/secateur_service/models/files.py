@@ -61,7 +61,7 @@ RULES: tuple[Rule, ...] = (
         "with an adapter beside it, transformers loads another model than vLLM; merge it (merge_and_unload of peft) or "
         "take adapter_config.json out of the folder",
     ),
-    Rule(Use.REWRITTEN, ("config.json",), "with a note on the pruning and without `auto_map`"),
+    Rule(Use.REWRITTEN, ("config.json",), "with a note on the pruning, without `auto_map` and choices of kernels"),
     Rule(Use.REWRITTEN, (INDEX,), "names the files of the weights, and is written anew"),
     Rule(Use.REWRITTEN, ("README.md",), "its license goes into the model card that takes its place"),
     Rule(

@@ -16,6 +16,7 @@ from secateur_service import __version__
 from secateur_service.artifacts import LocalFile, ManifestFile, describe_file
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.companions import Companions
+from secateur_service.models.configuration import without_implementations
 from secateur_service.models.safetensors import TensorInfo, write_shard
 from secateur_service.models.tensors import Reader
 from secateur_service.records.blocks import BlockRecord
@@ -72,7 +73,8 @@ class Package:
         }
         self.add_file("checkpoint/model.safetensors.index.json", _json(index))
         # A model's own code is neither run nor copied, so its configuration must not point at it.
-        config = {key: value for key, value in checkpoint.config.items() if key != "auto_map"}
+        plain = {key: value for key, value in checkpoint.config.items() if key != "auto_map"}
+        config = without_implementations(plain)
         self.add_file("checkpoint/config.json", _json({**config, "secateur": compression_note(spec)}))
         for name in companions.names:
             self.add_file(f"checkpoint/{name}", (companions.folder / name).read_bytes())

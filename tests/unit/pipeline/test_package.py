@@ -29,6 +29,17 @@ def test_a_model_whose_own_code_is_left_behind_does_not_point_at_it(tmp_path):
     AutoModelForCausalLM.from_pretrained(package.checkpoint, trust_remote_code=True)
 
 
+def test_a_result_needs_no_kernels_that_its_source_chose(tmp_path):
+    folder = save_model(tmp_path / "model", "llama")
+    config = json.loads((folder / "config.json").read_text())
+    part = {"hidden_size": 1}
+    chosen = {"_attn_implementation": "flash_attention_2", "experts_implementation": "megablocks"}
+    (folder / "config.json").write_text(json.dumps({**config, **chosen, "a_config": {**part, **chosen}}))
+    published = json.loads((packaged(tmp_path, folder).checkpoint / "config.json").read_text())
+    published.pop("secateur")
+    assert json.dumps(published) == json.dumps({**config, "a_config": part})
+
+
 def packaged(tmp_path, folder):
     """The package of a pruned model."""
     corpora = save_corpora(tmp_path)
