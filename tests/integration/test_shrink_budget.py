@@ -192,6 +192,8 @@ def test_little_text_is_warned_of_and_too_little_refused(model, corpora, tmp_pat
 def test_progress_reaches_its_end_and_counts_no_block_of_a_trial(model, corpora, tmp_path):
     observer = RecordingObserver()
     report = run(data_of(model, corpora, **BUDGET), tmp_path, observer).report
+    tried = next(fields for _, line, fields in observer.lines if line == "plan tried")
+    assert {key for key in tried if "growth" in key} == {"bits_per_byte_growth_uk"}
     fractions = [progress.fraction for progress in observer.history]
     assert fractions == sorted(fractions)
     assert fractions[-2] > 0.97

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from urllib.parse import quote
 
+from secateur._suggestions import did_you_mean
 from secateur_service.admission.access import AccessPolicy
 from secateur_service.admission.text import CorpusText, check_text
-from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus, corpus_files
-from secateur_service.calibration.languages import spelling_of
+from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus, corpora_within, corpus_files
+from secateur_service.calibration.languages import parse_language, spelling_of
 from secateur_service.calibration.presets import PresetReference, parse_preset
 from secateur_service.calibration.supply import sizes_of
 from secateur_service.calibration.word_frequencies import has_words
@@ -146,6 +149,10 @@ class Review:
             source = self._access.sources.open(uri)
             with source.outline(corpus_files) as folder:
                 corpus = FolderCorpus(folder)
+                if meant := _corpora_within(source, corpus, languages):
+                    problem = "has text of these languages only in folders of it"
+                    self.refuse(f"{part}.corpus", f"{problem}; {did_you_mean(meant)}")
+                    return
                 self._languages(part, enumerate(languages), corpus.files)
                 here = folder if isinstance(source, LocalSource) else None
                 self._texts[part] = CorpusText(source.pinned_uri, here, sizes_of(corpus, languages))
@@ -385,3 +392,13 @@ class Review:
                 field,
                 f"{prefix} tokens and {new} new ones are more than the model's maximum; use at most {longest} together",
             )
+
+
+def _corpora_within(source: Source, corpus: FolderCorpus, languages: Sequence[str]) -> list[str]:
+    """The folders that were meant where a corpus is named one level too high; a part of a repository has no name."""
+    if source.uri.startswith("hf://"):
+        return []
+    with contextlib.suppress(CorpusRefusedError, ReferenceRefusedError):  # each language tells what cannot be read
+        if not {*corpus.languages()} & {*map(parse_language, languages)}:
+            return [f"{source.uri.rstrip('/')}/{quote(name)}" for name in corpora_within(source.names, languages)]
+    return []

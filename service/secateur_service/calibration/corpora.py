@@ -22,7 +22,15 @@ from secateur_service.calibration.documents import CorpusRefusedError, Reading, 
 from secateur_service.calibration.languages import parse_language, spelling_of
 from secateur_service.links import stays_in
 
-__all__ = ["DEFAULT_TEXT_FIELD", "Corpus", "CorpusRefusedError", "FolderCorpus", "Reading", "corpus_files"]
+__all__ = [
+    "DEFAULT_TEXT_FIELD",
+    "Corpus",
+    "CorpusRefusedError",
+    "FolderCorpus",
+    "Reading",
+    "corpora_within",
+    "corpus_files",
+]
 
 DEFAULT_TEXT_FIELD = "text"
 # How many files of unknown languages an error message names.
@@ -61,6 +69,23 @@ def corpus_files(names: Collection[str], languages: Collection[str] | None = Non
     """
     wanted = None if languages is None else {parse_language(language) for language in languages}
     return [name for name in names if (found := _named(PurePosixPath(name))) and (wanted is None or found[0] in wanted)]
+
+
+def corpora_within(names: Collection[str], languages: Collection[str]) -> list[str]:
+    """The subfolders that hold files of the languages, as a corpus would: those that hold the most of them.
+
+    Args:
+        names: the files of a folder and of its subfolders, by their paths in it.
+        languages: what is looked for.
+    """
+    wanted, held = {*map(parse_language, languages)}, dict[str, set[str]]()
+    for name in names:
+        folder, _, inner = name.partition("/")
+        found = _named(PurePosixPath(inner)) if inner else None
+        if found is not None and found[0] in wanted and folder.isprintable():
+            held.setdefault(folder, set()).add(found[0])
+    most = max(map(len, held.values()), default=0)
+    return sorted(folder for folder, has in held.items() if len(has) == most)[:_NAMED_FILES]
 
 
 @dataclass(frozen=True)

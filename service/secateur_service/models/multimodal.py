@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from secateur_service.models.refusals import refused
+from secateur_service.models.refusals import refused, refused_together
 
 _TOWER = "vision_config"
 _LARGEST = 2**31 - 1
@@ -22,9 +22,10 @@ _SIZES = re.compile(
 )
 _TOKENS = re.compile(r"(image|video|audio|vision|speech|boi|eoi|boa|eoa)(_\w+)?_token_(id|index)")
 # Towers whose rotary parameters have a type of their own, which turns a quarter of a head with each axis.
-_AXIAL = ("pixtral", "qwen2_5_vl_vision", "qwen3_vl_vision", "qwen3_5_vision")
+_AXIAL = ("pixtral", "qwen2_5_vl_vision", "qwen3_vl_vision", "qwen3_5_vision", "gemma4_vision")
 # Towers whose heads have a width of their own, or that have none.
 _FREE = ("gemma4_vision", "gemma4_unified_vision")
+_OF_AUDIO = re.compile(r"(audio|boa|eoa)_")
 _LISTS = ("fullatt_block_indexes", "deepstack_visual_indexes")
 
 
@@ -62,6 +63,7 @@ def check_made(made: Any, config: Mapping[str, Any]) -> None:
     tower, text = made.vision_config, made.get_text_config()
     if tower.model_type not in _FREE:
         _check_heads(tower)
+    _check_rotary(tower)
     _check_patches(made, tower)
     for key in _LISTS:
         for block in getattr(tower, key, ()):
@@ -85,6 +87,9 @@ def _check_heads(tower: Any) -> None:
     own = getattr(tower, "head_dim", None) or width // heads
     if own != width // heads:
         raise refused(f"{_TOWER}.head_dim", own, f"{width // heads}, hidden_size by {key}")
+
+
+def _check_rotary(tower: Any) -> None:
     rotary = getattr(tower, "rope_parameters", None)
     if rotary is None or not hasattr(type(tower), "rope_parameters"):
         return
@@ -94,7 +99,12 @@ def _check_heads(tower: Any) -> None:
         raise refused(f"{path}.rope_theta", theta, "a number above 0")
     if tower.model_type in _AXIAL and rotary.get("rope_type") != "axial":
         raise refused(f"{path}.rope_type", rotary.get("rope_type"), "axial, or no rope_parameters")
+    heads, width = tower.num_attention_heads, tower.hidden_size
+    own = getattr(tower, "head_dim", None) or width // heads
+    if own % 4 and tower.model_type in _FREE:
+        raise refused(f"{_TOWER}.head_dim", own, "a multiple of 4")
     if own % 4:
+        key = type(tower).attribute_map.get("num_attention_heads", "num_attention_heads")
         raise refused(f"{_TOWER}.{key}", heads, f"heads whose width is a multiple of 4, of hidden_size {width}")
 
 
@@ -102,6 +112,10 @@ def _check_patches(made: Any, tower: Any) -> None:
     image, patch = getattr(tower, "image_size", None), tower.patch_size
     if image is not None and image < patch:
         raise refused(f"{_TOWER}.image_size", image, f"at least patch_size, {patch}")
+    pooled, side = getattr(tower, "pooling_kernel_size", None), getattr(tower, "position_embedding_size", None)
+    if pooled is not None and side is not None and pooled > side:
+        expected = f"at most position_embedding_size, {side}, which is how many patches an image may be wide"
+        raise refused(f"{_TOWER}.pooling_kernel_size", pooled, expected)
     tokens = getattr(made, "mm_tokens_per_image", None)
     if hasattr(made, "mm_tokens_per_image"):
         side = math.isqrt(tokens) if tokens else 0
@@ -137,13 +151,17 @@ def _check_layers(made: Any, tower: Any) -> None:
 
 
 def _check_tokens(made: Any, config: Mapping[str, Any], vocabulary: int) -> None:
-    """Check that the tokens whose places images take are in the vocabulary."""
+    """Check that the tokens whose places images and sounds take are in the vocabulary; without audio, none of it."""
     key = type(made).attribute_map.get("image_token_id", "image_token_id")
     stated = {name: value for name, value in config.items() if _TOKENS.fullmatch(name) and value is not None}
+    if getattr(made, "audio_config", None) is None:
+        stated = {name: value for name, value in stated.items() if not _OF_AUDIO.match(name)}
     name = "image_token_id" if "image_token_id" in config else key
-    for token, value in {name: made.image_token_id, **stated}.items():
-        if not _is_whole(value, 0, vocabulary - 1):
-            raise refused(token, value, f"an id below the vocab_size of text_config, {vocabulary}")
+    needed = {name: made.image_token_id, **stated}
+    wrong = {name: value for name, value in needed.items() if not _is_whole(value, 0, vocabulary - 1)}
+    if wrong:
+        each = "an id" if len(wrong) == 1 else "ids"
+        raise refused_together(wrong, f"{each} below the vocab_size of text_config, {vocabulary}")
 
 
 def _is_whole(value: object, low: int, high: int) -> bool:

@@ -23,7 +23,13 @@ _MOST_TRIED = 200
 
 def refused(key: str, value: object, expected: str) -> ModelRefusedError:
     """A refusal of one field."""
-    return ModelRefusedError(f"{FILE}: {key[:200]} is {_shown(value)}; expected {expected}")
+    return refused_together({key: value}, expected)
+
+
+def refused_together(fields: Mapping[str, object], expected: str) -> ModelRefusedError:
+    """A refusal of fields of which the same is expected."""
+    found = ", ".join(f"{key[:200]} is {_shown(value)}" for key, value in fields.items())
+    return ModelRefusedError(f"{FILE}: {found}; expected {expected}")
 
 
 def refused_by_class(

@@ -71,7 +71,8 @@ def support_of(model_type: str) -> Support:
             excluded=row.excluded,
             axes=row.axes,
             text_models=wrapper.texts if wrapper else (),
-            towers=wrapper.towers if wrapper else (),
+            # A tower may also have the wrapper's own name, as older files do.
+            towers=tuple(tower for tower in wrapper.towers if tower != model_type) if wrapper else (),
             excepted=row.excepted,
         )
     found = tuple(obstacles({"model_type": model_type}))

@@ -297,7 +297,7 @@ class BudgetSearch:
         )
 
     def _log(self, message: str, amounts: Amounts, growth: Growth, **figures: int) -> None:
-        told = {f"growth_{language}": round(share, 6) for language, share in growth.items()}
+        told = {f"bits_per_byte_growth_{language}": round(share, 6) for language, share in growth.items()}
         self._observer.log("info", message, **asdict(amounts), **figures, **told)
 
     def _recall(self) -> None:

@@ -232,7 +232,7 @@ class Shrinker:
         gone = {removal.block for removal in removals}
         kept = tuple(index for index in plan.blocks if index not in gone)
         for removal in removals:
-            told = {f"growth_{language}": round(share, 6) for language, share in removal.growth.items()}
+            told = {f"bits_per_byte_growth_{language}": round(share, 6) for language, share in removal.growth.items()}
             self._observer.log("info", "block removed", block=removal.block, **told)
         plan = replace(
             plan,

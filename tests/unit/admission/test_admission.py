@@ -146,6 +146,18 @@ def test_a_refused_language_is_called_as_the_user_spelled_it(places):
     assert found["evaluation.languages[0]"].startswith("'zh-TW': the corpus has no file zh-TW.txt")
 
 
+def test_a_corpus_named_one_level_too_high_is_refused_once_with_the_folders_that_hold_its_languages(places, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(places[1], tmp_path / name)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "de.txt").write_text("text")
+    found = refused(places, calibration={"corpus": tmp_path.as_uri() + "/"})
+    assert set(found) == {"calibration.corpus"}
+    assert found["calibration.corpus"].endswith(
+        f"in folders of it; did you mean {tmp_path.as_uri()}/one or {tmp_path.as_uri()}/two?"
+    )
+
+
 def test_a_model_that_is_named_again_is_read_again_only_if_a_file_has_changed(places, tmp_path):
     model = shutil.copytree(places[0], tmp_path / "model")
     data, last = spec_data(model, *places[1:]), LastModel()

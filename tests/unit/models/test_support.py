@@ -22,6 +22,7 @@ def test_of_a_multimodal_type_its_text_models_and_towers_are_told():
     found = support_of("llava")
     assert found.text_models == ("llama", "mistral", "qwen2", "qwen3", "phi3")
     assert found.towers == ("clip_vision_model", "siglip_vision_model", "pixtral")
+    assert support_of("qwen3_vl").towers == ("qwen3_vl_vision",)  # files also call it by the model's own name
     plain = support_of("llama")
     assert plain.text_models == plain.towers == ()
 

@@ -56,15 +56,22 @@ def changed(kind, path, value):
 
 def read(kind, path, value):
     """What admission reads of such a configuration."""
-    config = changed(kind, path, value)
-    wrapper = WRAPPERS[kind]
+    return whole(changed(kind, path, value))
+
+
+def whole(config):
+    wrapper = WRAPPERS[config["model_type"]]
     row = wrapper.around(ROWS[config["text_config"]["model_type"]])
     return whole_configuration(Checkpoint(folder=None, config=config, architecture=row, tensors={}, num_blocks=1))
 
 
 def refusal(kind, path, value):
+    return whole_refusal(changed(kind, path, value))
+
+
+def whole_refusal(config):
     with pytest.raises(ModelRefusedError) as caught:
-        read(kind, path, value)
+        whole(config)
     return str(caught.value)
 
 
@@ -79,7 +86,7 @@ def test_a_tower_that_no_image_passes_is_refused_by_the_field_and_what_it_should
         *([(f"vision_config.{heads}", 0, "a whole number from 1")] if heads else []),
         *([(f"vision_config.{heads}", 3, "a divisor of hidden_size, 16")] if heads else []),
         (image, 260, "an id below the vocab_size of text_config, 260"),
-        ("audio_token_id", -1, "an id below the vocab_size of text_config, 260"),
+        ("video_token_id", -1, "an id below the vocab_size of text_config, 260"),
     ):
         assert refusal(kind, path, value).startswith(f"config.json: {path} is {value}; expected {expected}")
 
@@ -98,6 +105,14 @@ def test_a_tower_that_no_image_passes_is_refused_by_the_field_and_what_it_should
         ("mistral3", "spatial_merge_size", 0, "a whole number from 1"),
         ("mistral3", "vision_config.head_dim", 4, "8, hidden_size by num_attention_heads"),
         ("mistral3", "vision_config.rope_parameters", {"rope_type": "x", "rope_theta": 1.0}, "axial, or no rope_pa"),
+        ("gemma4", "vision_config.rope_parameters", {"rope_type": "zzz", "rope_theta": 1.0}, "axial, or no rope_param"),
+        *[
+            ("gemma4", "vision_config.rope_parameters", {"rope_type": "axial", "rope_theta": theta}, "a number above 0")
+            for theta in (-1, 0, float("inf"), float("nan"), None)
+        ],
+        ("gemma4", "vision_config.head_dim", 6, "a multiple of 4"),
+        ("gemma4", "vision_config.pooling_kernel_size", 9, "at most position_embedding_size, 8"),
+        ("gemma4", "audio_token_id", 260, "an id below the vocab_size of text_config, 260"),
         ("llama4", "vision_config.pixel_shuffle_ratio", 0.0, "a number above 0 and at most 1"),
         ("llama4", "vision_config.intermediate_size", 32, "64, hidden_size by the square of pixel_shuffle_ratio"),
         ("llama4", "vision_config.projector_input_dim", 8, "projector_output_dim, 16"),
@@ -111,6 +126,19 @@ def test_what_only_some_towers_have_is_checked_too(kind, path, value, expected):
     said = refusal(kind, path, value)
     assert said.startswith(f"config.json: {path}")
     assert f"; expected {expected}" in said
+
+
+def test_tokens_of_a_part_that_is_not_there_are_free_and_the_others_are_told_at_once():
+    beyond = {"audio_token_id": 260, "boa_token_id": 256_000, "eoa_token_index": 258_883}
+    config = {**copy.deepcopy(CONFIGS["gemma4"]), "model_type": "gemma4", **beyond}
+    said = whole_refusal(config)
+    assert said == (
+        "config.json: audio_token_id is 260, boa_token_id is 256000, eoa_token_index is 258883; "
+        "expected ids below the vocab_size of text_config, 260"
+    )
+    assert whole(config | {"audio_config": None}).audio_config is None
+    silent = config | {"audio_config": None}
+    assert whole_refusal(silent | {"eoi_token_id": 260}).startswith("config.json: eoi_token_id is 260; expected an id")
 
 
 @pytest.mark.parametrize("value", [None, -1, 0.5, "x", [], {"a": 1}])
