@@ -212,6 +212,8 @@ def _scalar_fault(field: FieldDescriptor, value: Any) -> str:
     if field.type == FieldDescriptor.TYPE_STRING:
         if not isinstance(value, str):
             return f"expected a text, not {described(value)}; put it in quotes if it is meant literally"
+        if not value and not field.has_presence and not _is_repeated(field):  # the service would not see it
+            return "is empty; give it a value, or leave it out"
         return "" if _is_unicode(value) else "holds characters that are no Unicode text"
     if field.type == FieldDescriptor.TYPE_BOOL:
         return "" if isinstance(value, bool) else f"expected true or false, not {described(value)}"

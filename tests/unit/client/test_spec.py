@@ -108,6 +108,15 @@ def test_numbers_that_are_not_finite_go_through_for_the_service_to_judge():
     assert message.calibration.languages[0].weight == math.inf
 
 
+def test_an_empty_text_reaches_the_service_or_is_refused_where_it_would_look_like_none():
+    kept = {"calibration": {"text_field": ""}, "evaluation": {"corpus": ""}, "output": {"destination": ""}}
+    assert spec_mapping(spec_message(kept)) == kept
+    lost = violations({"model": {"uri": ""}, "calibration": {"corpus": "", "languages": {"": 1}}})
+    assert {lost[path] for path in ("model.uri", "calibration.corpus", "calibration.languages..language")} == {
+        "is empty; give it a value, or leave it out"
+    }
+
+
 def test_all_faults_of_the_shape_come_at_once_with_their_paths():
     found = violations(
         {
