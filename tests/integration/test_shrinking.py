@@ -29,6 +29,7 @@ from support.shrinking import (
     data_of,
     refusals,
     run,
+    run_resolved,
 )
 from support.vocabularies import KINDS, LINES, save_scene
 
@@ -484,14 +485,21 @@ def test_a_tokenizer_of_another_kind_is_refused_at_submission(corpora, tmp_path)
     assert "WordPiece" in refusals(data_of(model, corpora))["shrink.vocabulary"]
 
 
-def test_fewer_rows_than_have_to_stay_are_refused_at_submission_or_fail_with_how_many_there_are(
+def test_fewer_rows_than_have_to_stay_are_refused_at_submission_with_how_many_the_worker_counts(
     model, corpora, tmp_path
 ):
     told = refusals(data_of(model, corpora, vocabulary={"rows": 64}))["shrink.vocabulary.rows"]
     least = int(re.match(r"at least (\d+) of the 903 rows have to stay", told)[1])
+    assert least % 64 == 0
+    assert "shrink.vocabulary.rows" in refusals(data_of(model, corpora, vocabulary={"rows": least - 64}))
     kept = [line[:4096] for line in (corpora[0] / "de.txt").read_text().splitlines()[:200] if line]
-    with pytest.raises(PermanentError, match=r"shrink.vocabulary.rows: \d+ of the 903 rows have to stay") as caught:
-        run(data_of(model, corpora, vocabulary={"rows": least, "keep_texts": kept}), tmp_path)
+    more = refusals(data_of(model, corpora, vocabulary={"rows": least, "keep_texts": kept}))["shrink.vocabulary.rows"]
+    assert int(more.split()[2]) > least
+    resolved = admitted(data_of(model, corpora, vocabulary={"rows": least})).resolved
+    fewer = resolved.shrink.vocabulary.model_copy(update={"rows": 64})
+    spec = resolved.model_copy(update={"shrink": resolved.shrink.model_copy(update={"vocabulary": fewer})})
+    with pytest.raises(PermanentError, match=rf"shrink.vocabulary.rows: {least} of the 903 rows have to") as caught:
+        run_resolved(spec, tmp_path)
     assert caught.value.reason == "ROWS_TOO_FEW"
 
 

@@ -56,9 +56,13 @@ def admitted(data):
 
 
 def run(data, folder, observer=None):
+    return run_resolved(admitted(data).resolved, folder, observer)
+
+
+def run_resolved(spec, folder, observer=None):
     sources = open_sources(Settings(), everywhere=True)
     machine = Machine(folder / ".work", threads=1)
-    return run_here(admitted(data).resolved, sources, folder, machine, observer or RecordingObserver())
+    return run_here(spec, sources, folder, machine, observer or RecordingObserver())
 
 
 def assert_reloads(model, corpora, folder, report):

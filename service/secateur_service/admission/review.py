@@ -22,6 +22,7 @@ from secateur_service.errors import FieldViolation, PermanentError
 from secateur_service.models.belonging import check_model
 from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
 from secateur_service.models.files import checkpoint_files
+from secateur_service.models.mandatory_tokens import TOKEN_FILES, least_rows
 from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.plan_file import PLAN_NAME, PlanFile, plan_files, plan_folder, read_plan
 from secateur_service.models.token_graph import TokenGraph
@@ -268,10 +269,13 @@ class Review:
         self._at("shrink.vocabulary")
         assert self._source is not None
         try:
-            with self._source.outline(lambda names: [name for name in names if name == "tokenizer.json"]) as folder:
-                graph = TokenGraph.open(folder)
-                if shrink.vocabulary is not None and shrink.vocabulary.rows is not None:
-                    self._rows(shrink.vocabulary.rows, graph, checkpoint)
+            rows = shrink.vocabulary.rows if shrink.vocabulary else None
+            told_by = ("tokenizer.json",) if rows is None else TOKEN_FILES
+            with self._source.outline(lambda names: [name for name in names if name in told_by]) as folder:
+                if shrink.vocabulary is None or rows is None:
+                    TokenGraph.open(folder)
+                else:
+                    self._rows(rows, least_rows(checkpoint, folder, shrink.vocabulary.keep_texts), checkpoint)
         except ModelRefusedError as error:
             if shrink.vocabulary is not None:
                 self.refuse("shrink.vocabulary", f"{error}; leave it out")
@@ -280,14 +284,12 @@ class Review:
             else:
                 self._budget_axes = tuple(axis for axis in able if axis != "vocabulary")
 
-    def _rows(self, asked: int, graph: TokenGraph, checkpoint: Checkpoint) -> None:
-        """Whether so many rows hold what every vocabulary keeps, as far as its own file tells it."""
-        before = checkpoint.tensors[checkpoint.embedding_name].shape[0]
-        least = sum(number < before for number in graph.required() | graph.common())
+    def _rows(self, asked: int, least: int, checkpoint: Checkpoint) -> None:
         if rounded_rows(asked) < least:
-            problem = f"at least {least} of the {before} rows have to stay (bytes, ASCII, numbers and punctuation)"
-            remedy = "ask for more than that: special tokens, the chat template's and keep_texts stay as well"
-            self.refuse("shrink.vocabulary.rows", f"{problem}; {remedy}")
+            before = checkpoint.tensors[checkpoint.embedding_name].shape[0]
+            kept = "bytes, special tokens, ASCII, the chat template's, keep_texts and their parts"
+            problem = f"at least {least} of the {before} rows have to stay ({kept})"
+            self.refuse("shrink.vocabulary.rows", f"{problem}; ask for at least as many")
 
     def sequences(self, calibration: CalibrationSpec, least: int, purpose: str) -> None:
         """Some of the sequences of each language must be left for what nothing is fitted to."""

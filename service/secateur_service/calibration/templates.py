@@ -14,7 +14,6 @@ from typing import Any
 
 from jinja2 import TemplateError, nodes, pass_context
 from jinja2.runtime import Context
-from transformers.utils import chat_template_utils
 
 TEMPLATE_DATE = "2025-01-01T00:00:00"
 """The date and time at which every template is rendered."""
@@ -84,7 +83,7 @@ def render_conversation(tokenizer: Any, messages: Sequence[dict[str, Any]], **op
     Raises:
         TemplateError: the template is broken, does not accept the conversation, or prints the address of an object.
     """
-    compiled = chat_template_utils._compile_jinja_template(tokenizer.get_chat_template())
+    compiled = _compiled(tokenizer.get_chat_template())
     compiled.environment.globals["strftime_now"] = strftime_now
     compiled.environment.globals.pop("lipsum", None)
     compiled.environment.filters["random"] = _first
@@ -100,7 +99,7 @@ def literals_of(template: str) -> list[str]:
     Raises:
         TemplateError: it is no template.
     """
-    environment = chat_template_utils._compile_jinja_template(template).environment
+    environment = _compiled(template).environment
     tree = environment.parse(template)
     found = [node.data for node in tree.find_all(nodes.TemplateData)]
     return found + [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
@@ -129,3 +128,9 @@ def _expand(match: re.Match[str]) -> str:
         case "#":
             return value.swapcase() if directive in "pZ" else value.upper()
     return value
+
+
+def _compiled(template: str) -> Any:
+    from transformers.utils import chat_template_utils  # only where a template is used: servers import this file
+
+    return chat_template_utils._compile_jinja_template(template)

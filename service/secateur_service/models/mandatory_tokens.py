@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,19 @@ from typing import Any
 from jinja2 import TemplateError
 
 from secateur_service.calibration.templates import literals_of
-from secateur_service.calibration.tokenizing import tokenize
+from secateur_service.calibration.tokenizing import TokenizerFailedError, tokenize, tokenizer_failures
+from secateur_service.models.checkpoint import Checkpoint, ModelRefusedError
+from secateur_service.models.companions import take_companions
 from secateur_service.models.token_graph import TokenGraph
+from secateur_service.models.tokenizer import TOKENIZER_BYTES, load_tokenizer
 from secateur_service.models.trimmed_tokenizer import named_tokens
+from secateur_service.pruning.structured.vocabulary import rounded_rows
 
 # Added tokens that nothing writes.
 _SPARE = re.compile(r"unused|reserved", re.IGNORECASE)
+TOKEN_FILES = (*TOKENIZER_BYTES, "generation_config.json")
+"""The files that name tokens, or that a tokenizer is loaded from."""
+
 _ROLES = ("system", "user", "assistant", "model", "tool", "function", "developer")
 
 
@@ -52,7 +60,40 @@ def mandatory_tokens(
     found |= {number for number, content in graph.added.items() if any(content in text for text in printed)}
     for tokens in tokenize(tokenizer, [*printed, *texts, ""])["input_ids"]:
         found.update(tokens)
+    with tokenizer_failures():
+        found.update(tokenizer("", verbose=False)["input_ids"])  # what stands around every text
     return found
+
+
+def least_rows(checkpoint: Checkpoint, folder: Path, texts: Sequence[str] = ()) -> int:
+    """How many rows of a checkpoint's embedding have to stay, rounded up as `choose_rows` does.
+
+    Args:
+        checkpoint: its configuration and the shapes of its tensors.
+        folder: the folder of its files.
+        texts: texts whose tokens are kept.
+
+    Raises:
+        ModelRefusedError: its tokenizer cannot be used, or vocabularies of its kind cannot be trimmed.
+    """
+    names = [name for name in TOKEN_FILES if (folder / name).is_file()]
+    with tempfile.TemporaryDirectory(prefix="companions-") as place:
+        companions = take_companions(folder, names, Path(place), checkpoint.config)
+        graph = TokenGraph.open(companions.folder)
+        try:
+            found = mandatory_tokens(
+                load_tokenizer(companions.folder),
+                graph,
+                companions.folder,
+                companions.names,
+                checkpoint.config_with_tokens,
+                texts,
+                is_multimodal=checkpoint.architecture.wrapper is not None,
+            )
+        except TokenizerFailedError as error:
+            raise ModelRefusedError(f"its tokenizer cannot take every text ({error})") from error
+    before = checkpoint.tensors[checkpoint.embedding_name].shape[0]
+    return rounded_rows(sum(number < before for number in graph.with_ancestors(found)))
 
 
 def _printed(tokenizer: Any) -> Iterator[str]:

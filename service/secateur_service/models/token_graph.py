@@ -13,7 +13,7 @@ Imports neither torch nor tokenizers.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,17 +112,32 @@ class TokenGraph:
         An orphan is a token that no sequence of merges produces. It only occurs in text if it is an added token, or if
         the tokenizer looks words up before it merges (`ignore_merges`).
         """
-        if self._is_unigram:
-            return dict.fromkeys(self.tokens, ())
-        ranks = {pair: rank for rank, pair in enumerate(self.merges)}
         found: dict[int, tuple[int, ...]] = {}
-        for count, (number, token) in enumerate(self.tokens.items()):
+        for count, number in enumerate(self.tokens):
             if not count % 8192:
                 check()
-            pair = None if len(token) == 1 or self._is_byte(token) else _last(token, ranks)
-            known = pair is not None and pair[0] in self.ids and pair[1] in self.ids
-            found[number] = (self.ids[pair[0]], self.ids[pair[1]]) if pair is not None and known else ()
+            found[number] = self._parents_of(number)
         return found
+
+    def with_ancestors(self, numbers: Collection[int]) -> set[int]:
+        """The tokens and all that they are merged from."""
+        found, added = set[int](), {*numbers}
+        while added:
+            found |= added
+            added = {parent for number in added & self.tokens.keys() for parent in self._parents_of(number)} - found
+        return found
+
+    def _parents_of(self, number: int) -> tuple[int, ...]:
+        token = self.tokens[number]
+        if self._is_unigram or len(token) == 1 or self._is_byte(token):
+            return ()
+        pair = _last(token, self._ranks)
+        known = pair is not None and pair[0] in self.ids and pair[1] in self.ids
+        return (self.ids[pair[0]], self.ids[pair[1]]) if pair is not None and known else ()
+
+    @cached_property
+    def _ranks(self) -> dict[tuple[str, str], int]:
+        return {pair: rank for rank, pair in enumerate(self.merges)}
 
     def required(self) -> set[int]:
         """The tokens without which some text could not be encoded."""

@@ -231,8 +231,9 @@ def _biases(value: Any, new: Mapping[int, int]) -> Any:
 
 
 def _sequence_ids(key: str, value: Any) -> Iterator[int]:
-    numbers = [pair[1:] for pair in value or ()] if key == "forced_decoder_ids" else value
-    yield from (number for number in _flat(numbers) if type(number) is int)
+    if key == "forced_decoder_ids":
+        value = [pair[1:] for pair in value if isinstance(pair, list)] if isinstance(value, list) else []
+    yield from (number for number in _flat(value) if type(number) is int)
 
 
 def _flat(value: Any) -> Iterator[Any]:

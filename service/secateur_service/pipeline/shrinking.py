@@ -405,7 +405,7 @@ class Shrinker:
             is_multimodal=checkpoint.architecture.wrapper is not None,
         )
         framing = Framing.of(tokenizer, self._spec.calibration.document_separator)
-        mandatory |= {*framing.beginning, *framing.separator, *tokenizer("", verbose=False)["input_ids"]}
+        mandatory |= {*framing.beginning, *framing.separator}
         # Rows without a token, with which some vocabularies are padded, go unless a configuration refers to one.
         found = graph.parents(self._observer.check)
         parents = {number: pieces for number, pieces in found.items() if number < self._rows_before}
