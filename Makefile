@@ -28,7 +28,7 @@ test-models: setup  ## the tests of all architectures beyond the few of each kin
 	$(BIN)/python -m pytest --numprocesses 4 -m every_row
 
 gpu-check: setup  ## on a machine with a GPU: the tests that need one, then jobs, kernels and decoding measured (8 minutes)
-	$(BIN)/python -m pytest -m gpu tests/unit/pruning
+	$(BIN)/python -m pytest -m gpu tests/unit/pruning tests/unit/models/test_streaming.py
 	$(BIN)/python -m benchmarks.gpu --seconds 420
 
 campaign: setup  ## 200 random faults over at least 40 jobs, then every promise of docs/reliability.md checked (15 minutes)
