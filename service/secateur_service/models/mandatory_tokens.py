@@ -29,6 +29,7 @@ _SPARE = re.compile(r"unused|reserved", re.IGNORECASE)
 TOKEN_FILES = (*TOKENIZER_BYTES, "generation_config.json")
 """The files that name tokens, or that a tokenizer is loaded from."""
 
+_LARGE_BYTES = 20 << 20  # Llama 3's has 17 MB, Gemma's 33
 _ROLES = ("system", "user", "assistant", "model", "tool", "function", "developer")
 
 
@@ -68,6 +69,8 @@ def mandatory_tokens(
 def least_rows(checkpoint: Checkpoint, folder: Path, texts: Sequence[str] = ()) -> int:
     """How many rows of a checkpoint's embedding have to stay, rounded up as `choose_rows` does.
 
+    Of a large tokenizer only what its own file says is counted, so that a server's budget of memory suffices.
+
     Args:
         checkpoint: its configuration and the shapes of its tensors.
         folder: the folder of its files.
@@ -76,7 +79,11 @@ def least_rows(checkpoint: Checkpoint, folder: Path, texts: Sequence[str] = ()) 
     Raises:
         ModelRefusedError: its tokenizer cannot be used, or vocabularies of its kind cannot be trimmed.
     """
+    before = checkpoint.tensors[checkpoint.embedding_name].shape[0]
     names = [name for name in TOKEN_FILES if (folder / name).is_file()]
+    if "tokenizer.json" not in names or (folder / "tokenizer.json").stat().st_size > _LARGE_BYTES:
+        graph = TokenGraph.open(folder)
+        return rounded_rows(sum(number < before for number in graph.required() | graph.common()))
     with tempfile.TemporaryDirectory(prefix="companions-") as place:
         companions = take_companions(folder, names, Path(place), checkpoint.config)
         graph = TokenGraph.open(companions.folder)
@@ -92,7 +99,6 @@ def least_rows(checkpoint: Checkpoint, folder: Path, texts: Sequence[str] = ()) 
             )
         except TokenizerFailedError as error:
             raise ModelRefusedError(f"its tokenizer cannot take every text ({error})") from error
-    before = checkpoint.tensors[checkpoint.embedding_name].shape[0]
     return rounded_rows(sum(number < before for number in graph.with_ancestors(found)))
 
 
