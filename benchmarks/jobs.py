@@ -23,7 +23,7 @@ def run_job(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     path.write_text(json.dumps(spec))  # JSON is YAML
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        code = run_command(path, folder / "job", None, None, Settings(), as_json=True)
+        code = run_command(path, folder / "job", None, None, 1, Settings(), as_json=True)
     if code:
         raise SystemExit(code)  # the reason is on standard error
     return json.loads(said.getvalue().splitlines()[-1])

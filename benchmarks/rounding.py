@@ -117,7 +117,7 @@ def variants() -> dict[str, Recipe]:
     for name, rounding in ROUNDINGS.items():
         variant, key = f"alps, {name}", f"alps_{name}"
         globals()[key] = functools.partial(rounded_alps, variant=variant, rounding=rounding)
-        SCORES[key] = replace(SCORES["admm"], function=f"{__name__}:{key}")
+        SCORES[key] = replace(SCORES["admm"], function=f"{__name__}:{key}", divides=False)
         found[variant] = Recipe(key, "admm")
     return found
 

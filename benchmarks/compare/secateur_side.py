@@ -39,9 +39,11 @@ class _TimedModel(StreamedModel):
 
     embedding_cpu_seconds = 0.0
 
-    def embed(self, batches: Sequence[Tensor], branches: Sequence[Branches] = ()) -> list[Tensor]:
+    def embed(
+        self, batches: Sequence[Tensor], branches: Sequence[Branches] = (), needed: Tensor | None = None
+    ) -> list[Tensor]:
         began = time.process_time()
-        states = super().embed(batches, branches)
+        states = super().embed(batches, branches, needed)
         self.embedding_cpu_seconds += time.process_time() - began
         return states
 

@@ -79,9 +79,10 @@ def _places(error: BaseException) -> str:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Tell by type, by errno, or by torch's message for the CPU; torch must not be imported here."""
+    """Tell by type, by errno, or by message: torch's for the CPU, which must not be imported here, or a thread's."""
     refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    return refused or isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    said = ("DefaultCPUAllocator: can't allocate memory", "can't start new thread")  # for lack of room for its stack
+    return refused or isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
 
 def end_of_error(error: AttemptError) -> AttemptEnd:

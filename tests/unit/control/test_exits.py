@@ -29,6 +29,7 @@ from secateur_service.executors.port import WorkerExit
         (MemoryError(), ResourceError, "OUT_OF_MEMORY", 12),
         (OSError(errno.ENOMEM, "no memory"), ResourceError, "OUT_OF_MEMORY", 12),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), ResourceError, "OUT_OF_MEMORY", 12),
+        (RuntimeError("can't start new thread"), ResourceError, "OUT_OF_MEMORY", 12),
         (PreemptedError("stop"), PreemptedError, "PREEMPTED", 13),
         (FencedError("lost"), FencedError, "FENCED", 14),
         (RuntimeError("surprise"), InternalError, "INTERNAL", 15),
