@@ -73,7 +73,8 @@ def test_a_queued_job_is_run_to_its_published_result_and_its_life_is_in_its_even
     assert site.states(job_id) == ["QUEUED", "RUNNING", "SUCCEEDED"]
     assert [body["stage"] for body in site.events(job_id, EventKind.STAGE)] == ["PRUNING", "PUBLISHING"]
     assert [body["index"] for body in site.events(job_id, EventKind.BLOCK)] == [0, 1, 2]
-    assert site.events(job_id, EventKind.PROGRESS)[-1] == {"blocks_done": 3, "blocks_total": 3, "fraction": 1.0}
+    progress = site.events(job_id, EventKind.PROGRESS)[-1]
+    assert (progress["blocks_done"], progress["blocks_total"], progress["fraction"]) == (3, 3, 1.0)
     line, figures = site.events(job_id, EventKind.LOG)
     assert figures["message"] == attempt_figures.MESSAGE
     assert figures["fields"]["object_store_requests"] == {"put OK": 1}

@@ -92,6 +92,7 @@ def experts_of(model, path, index):
 def test_architectures_whose_channels_stay():
     # A width that the configuration does not have, or that shared experts have too; experts in one tensor.
     stay = {"bloom", "glm4_moe", "ernie4_5_moe", "cohere2_moe", "deepseek_v2", "deepseek_v3"}
+    stay |= {"glm4_moe_lite", "dots1", "solar_open", "exaone_moe"}
     stay |= {"granitemoe", "gpt_oss", "llama4_text"}
     stay |= {"lfm2", "nemotron_h"}  # it follows from other fields, or only some blocks have feed-forward layers
     assert {name.partition(" ")[0] for name in CONFIGS if name not in NARROW} == stay
@@ -122,8 +123,9 @@ def test_every_architecture_loads_with_fewer_heads(tmp_path, corpora, architectu
 def test_architectures_whose_heads_stay():
     # A norm over all heads, or a width of heads that follows from their number.
     stay = {"phi3", "olmo2", "olmo3", "olmoe", "helium", "gpt2", "gpt_neox", "opt", "xglm", "phi", "stablelm"}
-    stay |= {"falcon", "bloom"}
-    stay |= {"gpt_oss", "deepseek_v2", "deepseek_v3"}  # what heads have besides rows of projections
+    stay |= {"falcon", "bloom", "minimax_m2"}
+    stay |= {"gemma4_text", "gemma4_unified_text"}  # two kinds of blocks have heads of their own sizes
+    stay |= {"gpt_oss", "deepseek_v2", "deepseek_v3", "glm4_moe_lite"}  # what heads have besides rows of projections
     # Only some blocks have attention.
     stay |= {"lfm2", "qwen3_5_text", "qwen3_next", "granitemoehybrid", "nemotron_h"}
     assert {name.partition(" ")[0] for name in CONFIGS if name not in FEWER_HEADS} == stay
