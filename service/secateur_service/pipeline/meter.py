@@ -109,7 +109,9 @@ class Meter:
     @property
     def progress(self) -> Progress:
         """How far along the job is."""
-        return Progress(self.blocks_done, self._blocks, self._fraction, self.seconds_left(), *self._fetched)
+        done, total = self._fetched
+        left = self.seconds_left()
+        return Progress(self.blocks_done, self._blocks, self._fraction, left, bytes_done=done, bytes_total=total)
 
     def plan(self, kind: Kind, amount: float) -> None:
         """Announce work, in operations; writing of text (weights read), fetching and storing in bytes."""
