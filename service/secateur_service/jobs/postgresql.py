@@ -39,6 +39,8 @@ _CONNECT = {
     "options": (
         f"-c lock_timeout={LOCK_SECONDS}s -c idle_in_transaction_session_timeout={LOCK_SECONDS}s"
         " -c statement_timeout=60s -c timezone=UTC -c jit=off -c max_parallel_workers_per_gather=0"
+        # A plan for any values would be taken after some calls; of a list it cannot know how few rows it needs.
+        " -c plan_cache_mode=force_custom_plan"
     ),
 }
 _MAX_POSITION = "SELECT coalesce(max(position), 0) FROM events"

@@ -129,6 +129,10 @@ def test_labels_are_looked_up_job_by_job_and_no_query_is_compiled_or_shared(stor
         wanted = Filter(labels={"team": "a"}, states=(JobState.FAILED,))
         page(connection, store._database, wanted, NEWEST_FIRST, limit=5, after=None, few=-1)
         [(query, parameters)] = [each for each in asked if "EXISTS" in each[0]]
+        for _ in range(12):  # the driver prepares statements, and the server then makes a plan for any values
+            page(connection, store._database, wanted, NEWEST_FIRST, limit=5, after=None, few=-1)
+        plans = "SELECT custom_plans > 0, generic_plans FROM pg_prepared_statements WHERE statement LIKE '%EXISTS%'"
+        assert connection.execute(text(plans)).all() == [(True, 0)]
         plan = connection.exec_driver_sql(f"EXPLAIN {query}", parameters).scalars().all()
     assert any("SubPlan" in line for line in plan)
     assert not any("Join" in line or "Nested Loop" in line for line in plan)
