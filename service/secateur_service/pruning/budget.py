@@ -19,7 +19,7 @@ SWEEP_COLUMNS = 128
 MINIMAX_ROUNDS = 4
 
 # Tokens per product of second moments: enough to run at full speed despite reading and writing n×n sums.
-TILE_TOKENS = 2048
+TILE_TOKENS = 1024
 DEVICE_TILE_TOKENS = 16384
 # Tiles of tokens in one batch.
 BATCH_TILES = {"cpu": 1, "cuda": 16}

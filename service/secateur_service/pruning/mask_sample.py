@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,8 +30,7 @@ def sampled_positions(name: str, shape: tuple[int, int], count: int) -> Tensor:
     if size <= count:
         return torch.arange(size)
     drawn = hashlib.shake_256(f"{name} {shape[0]}x{shape[1]}".encode()).digest(_HASH_BYTES * count)
-    numbers = (drawn[start : start + _HASH_BYTES] for start in range(0, len(drawn), _HASH_BYTES))
-    return torch.tensor([int.from_bytes(number, "big") % size for number in numbers])
+    return torch.from_numpy((np.frombuffer(drawn, dtype=">u8") % size).astype(np.int64))
 
 
 def sample_mask(name: str, weight_MN: Tensor) -> str:
@@ -43,7 +43,5 @@ def sample_mask(name: str, weight_MN: Tensor) -> str:
     rows, columns = weight_MN.shape
     count = EXPERT_POSITIONS if ".experts." in name else POSITIONS
     places = sampled_positions(name, (rows, columns), count).to(weight_MN.device)
-    zeros = (weight_MN[places // columns, places % columns] == 0).tolist()
-    bits = "".join("1" if zero else "0" for zero in zeros)
-    padded = bits.ljust(-(-len(bits) // 4) * 4, "0")
-    return f"{int(padded, 2):0{len(padded) // 4}x}"
+    zeros = (weight_MN[places // columns, places % columns] == 0).cpu().numpy()
+    return np.packbits(zeros).tobytes().hex()[: -(-len(zeros) // 4)]

@@ -8,13 +8,12 @@ So every row ends at Ŵ = W − E·U. The algorithm adds E·U block by block; he
 With R = U⁻¹, the Cholesky factor in H = RRᵀ, E equals (W − Ŵ)·R, and the blocks a to the left of block b contribute
 −E_a·U_ab = (W − Ŵ)_a · R_ab · U_bb: only the blocks U_bb = R_bb⁻¹ on the diagonal are inverted.
 
-Layers that share an input share H and its factor. On an accelerator they are swept together as one stack of rows, on a
-CPU by slices of them.
+Layers that share an input share H and its factor, and are swept together: on an accelerator as one slice of rows, on a
+CPU as slices whose products are apart.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -74,57 +73,89 @@ def sparsegpt(
         swept = [stack.compensated(block, root_NN, u_BB) for stack in stacks]
         if chosen is None and isinstance(target, Unstructured):
             _choose_unstructured(stacks, swept, block, u_BB, target, rows, ranks)
-        for stack, w_BM in zip(stacks, swept, strict=True):
-            sweep(w_BM, stack.pruned_NM[block], u_BB, target if chosen is None and isinstance(target, NofM) else None)
-            torch.sub(stack.weight_NM[block], w_BM, out=stack.moved_NM[block])
-            stack.weight_NM[block] = w_BM
+        groups = target if chosen is None and isinstance(target, NofM) else None
+        for stack, w_SBM in zip(stacks, swept, strict=True):
+            sweep(w_SBM, stack.pruned_SNM[:, block], u_BB, groups)
+            torch.sub(stack.weight_SNM[:, block], w_SBM, out=stack.moved_SNM[:, block])
+            stack.weight_SNM[:, block] = w_SBM
     new, pruned = [], []
     for number in range(len(weights)):
-        own = [(stack, stack.spans[number]) for stack in stacks if number in stack.spans]
-        new.append(_joined([stack.weight_NM[:, span].T for stack, span in own], width, hessian_NN))
-        pruned.append(_joined([stack.pruned_NM[:, span].T for stack, span in own], width, dead_N))
+        new.append(_joined(_rows_of(number, stacks, [stack.weight_SNM for stack in stacks]), width, hessian_NN))
+        pruned.append(_joined(_rows_of(number, stacks, [stack.pruned_SNM for stack in stacks]), width, dead_N))
     return new, pruned, tuple(ranks.share(lambda: notes))
 
 
 @dataclass(frozen=True)
 class _Stack:
-    """Rows that are swept together, transposed so that each column, of which one follows another, is contiguous.
+    """Slices of rows that are swept together, transposed: their columns follow one another, and each is contiguous.
 
     Attributes:
-        weight_NM: the weights, new ones as far as they have been swept.
-        pruned_NM: the mask of what is pruned.
-        moved_NM: W − Ŵ, as far as they have been swept.
-        spans: where the rows of each layer are, by its number.
+        weight_SNM: the weights of S slices of M rows, new ones as far as they have been swept.
+        pruned_SNM: the mask of what is pruned.
+        moved_SNM: W − Ŵ, as far as they have been swept.
+        places: where rows of each layer are, by its number: the first of them, the slice, and their place in that.
     """
 
-    weight_NM: Tensor  # noqa: N815 - the suffix is the shape
-    pruned_NM: Tensor  # noqa: N815
-    moved_NM: Tensor  # noqa: N815
-    spans: Mapping[int, slice]
+    weight_SNM: Tensor  # noqa: N815 - the suffix is the shape
+    pruned_SNM: Tensor  # noqa: N815
+    moved_SNM: Tensor  # noqa: N815
+    places: Mapping[int, Sequence[tuple[int, int, slice]]]
 
     def compensated(self, block: slice, root_NN: Tensor, u_BB: Tensor) -> Tensor:
-        """The columns of a block, moved by those to its left: B×M."""
+        """The columns of a block, moved by those to its left: S×B×M."""
         left = slice(0, block.start)
-        return self.weight_NM[block].addmm(u_BB.T, root_NN[left, block].T @ self.moved_NM[left])
+        swept_SBM = torch.empty_like(self.weight_SNM[:, block], memory_format=torch.contiguous_format)
+        for w_NM, moved_NM, swept_BM in zip(self.weight_SNM, self.moved_SNM, swept_SBM, strict=True):
+            torch.addmm(w_NM[block], u_BB.T, root_NN[left, block].T @ moved_NM[left], out=swept_BM)
+        return swept_SBM
 
 
 def _stacks(
     weights: Sequence[Tensor], chosen: Sequence[Tensor] | None, dead_N: Tensor, rows: Sequence[Rows]
 ) -> list[_Stack]:
-    """The rows of this rank: a stack for each slice on a CPU, and one for all of them on an accelerator."""
+    """The rows of this rank: on a CPU in slices, stacked with those of their height; one slice on an accelerator."""
     pieces = [(number, *both) for number, each in enumerate(rows) for both in zip(each.slices, each.own, strict=True)]
-    stacks = []
+    by_height: dict[int, list[list[_Piece]]] = {}
     for some in [[piece] for piece in pieces] if weights[0].device.type == "cpu" else [pieces]:
-        w_NM = torch.cat([weights[number][part].float() for number, part, _ in some]).T.contiguous()
-        w_NM[dead_N] = 0
-        pruned_NM = torch.zeros_like(w_NM, dtype=torch.bool)
-        if chosen is not None:
-            pruned_NM = torch.cat([chosen[number][own] for number, _, own in some]).T.contiguous()
-        ends = list(itertools.accumulate(part.stop - part.start for _, part, _ in some))
-        starts = [0, *ends[:-1]]
-        spans = {number: slice(*ends) for (number, _, _), *ends in zip(some, starts, ends, strict=True)}
-        stacks.append(_Stack(w_NM, pruned_NM, torch.empty_like(w_NM), spans))
-    return stacks
+        by_height.setdefault(sum(part.stop - part.start for _, part, _ in some), []).append(some)
+    return [_stack(slices, weights, chosen, dead_N) for slices in by_height.values()]
+
+
+_Piece = tuple[int, slice, slice]
+"""Rows of a layer: its number, and their positions in it and among those of this rank."""
+
+
+def _stack(
+    slices: Sequence[Sequence[_Piece]], weights: Sequence[Tensor], chosen: Sequence[Tensor] | None, dead_N: Tensor
+) -> _Stack:
+    w_SNM = _stacked([[weights[number][part].float() for number, part, _ in pieces] for pieces in slices])
+    w_SNM[:, dead_N] = 0
+    pruned_SNM = torch.zeros_like(w_SNM, dtype=torch.bool)
+    if chosen is not None:
+        pruned_SNM = _stacked([[chosen[number][own] for number, _, own in pieces] for pieces in slices])
+    places: dict[int, list[tuple[int, int, slice]]] = {}
+    for position, pieces in enumerate(slices):
+        start = 0
+        for number, part, _ in pieces:
+            stop = start + part.stop - part.start
+            places.setdefault(number, []).append((part.start, position, slice(start, stop)))
+            start = stop
+    return _Stack(w_SNM, pruned_SNM, torch.empty_like(w_SNM), places)
+
+
+def _stacked(slices: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Slices, given as matrices of rows: transposed, S×N×M."""
+    return torch.stack([torch.cat(list(pieces)).T for pieces in slices])
+
+
+def _rows_of(number: int, stacks: Sequence[_Stack], matrices: Sequence[Tensor]) -> list[Tensor]:
+    """The rows of a layer in matrices S×K×M, one of each stack, as views R×K in the layer's order."""
+    found = {
+        first: matrix[position, :, part].T
+        for stack, matrix in zip(stacks, matrices, strict=True)
+        for first, position, part in stack.places.get(number, ())
+    }
+    return [found[first] for first in sorted(found)]
 
 
 def sweep_masked(
@@ -161,21 +192,20 @@ def _choose_unstructured(
         return chosen.view_as(scores_BM).T
 
     diagonal_B1 = u_BB.diagonal()[:, None]
-    scores = [(w_BM / diagonal_B1).abs_() for w_BM in swept]
+    scores = [(w_SBM / diagonal_B1).abs_() for w_SBM in swept]
+    marks = [stack.pruned_SNM[:, block] for stack in stacks]
     if target.group == "row":
-        for stack, scores_BM in zip(stacks, scores, strict=True):
-            stack.pruned_NM[block].copy_(select_smallest(scores_BM.T.contiguous(), share(1)).T)
+        for marks_SBM, scores_SBM in zip(marks, scores, strict=True):
+            slices, width, height = scores_SBM.shape
+            chosen_RB = select_smallest(scores_SBM.transpose(1, 2).reshape(-1, width), share(1))
+            marks_SBM.copy_(chosen_RB.view(slices, height, width).transpose(1, 2))
         return
     for number, each in enumerate(rows):
-        own = [
-            (stack.pruned_NM[block, stack.spans[number]], of_stack[:, stack.spans[number]])
-            for stack, of_stack in zip(stacks, scores, strict=True)
-            if number in stack.spans
-        ]
-        scores_RB = _joined([part.T for _, part in own], len(u_BB), u_BB)
-        masks = ranks.select(scores_RB, each.sizes, over_all).T.split([part.shape[1] for _, part in own], dim=1)
-        for (marked, _), mask in zip(own, masks, strict=True):
-            marked.copy_(mask)
+        marked = _rows_of(number, stacks, marks)
+        scores_RB = _joined(_rows_of(number, stacks, scores), len(u_BB), u_BB)
+        masks = ranks.select(scores_RB, each.sizes, over_all).split([len(part) for part in marked])
+        for part, mask in zip(marked, masks, strict=True):
+            part.copy_(mask)
 
 
 def _joined(parts: Sequence[Tensor], width: int, like: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ def test_judging_blocks_for_an_allocation_counts_too(tmp_path):
     observer = RecordingObserver()
     meter = Meter(observer, clock=iter(range(10_000)).__next__)
     meter.begin(model.num_blocks)
-    samples = samples_of(["de"], 80, 64)  # three batches a block
+    samples = samples_of(["de"], 40, 64)  # three batches a block
     judge_blocks(model, spec, samples, observer, Stopwatch(), lambda _: 0.0, meter)
     assert len({progress.fraction for progress in observer.history}) == 3 * model.num_blocks
     assert meter.seconds_left() == pytest.approx(0)

@@ -45,10 +45,21 @@ def test_every_removed_weight_moves_those_to_its_right(columns, groups):
         columns = groups.group * max(1, columns // groups.group)
     weight, pruned, factor = block(columns, 9)
     expected, expected_mask = scalar_by_scalar(weight, pruned, factor, groups)
-    sweep(weight, pruned, factor, groups)
+    sweep(weight[None], pruned[None], factor, groups)
     assert torch.equal(pruned, expected_mask)
     torch.testing.assert_close(weight.double(), expected, rtol=1e-4, atol=1e-4)
     assert bool((weight[pruned] == 0).all())
+
+
+@PATTERNS
+def test_the_bytes_of_a_slice_do_not_depend_on_those_beside_it(groups):
+    weight, pruned, factor = block(120, 3 * 176)
+    together = [torch.stack(matrix.split(176, dim=1)) for matrix in (weight, pruned)]
+    alone = [matrix[1:2].clone() for matrix in together]
+    sweep(*together, factor, groups)
+    sweep(*alone, factor, groups)
+    assert torch.equal(together[0][1:2], alone[0])
+    assert torch.equal(together[1][1:2], alone[1])
 
 
 @pytest.fixture
@@ -72,9 +83,9 @@ def test_the_kernel_does_what_torch_does(kernel, columns, rows, groups):
         weight[:, 2] = 0
     diagonal = factor.diagonal()[:, None]
     results = []
-    for way in (kernel.sweep, sweep_columns):
+    for way, stack in ((kernel.sweep, lambda matrix: matrix), (sweep_columns, lambda matrix: matrix[None])):
         swept, mask = weight.clone(), pruned.clone()
-        way(swept, mask, factor / diagonal, 1 / diagonal, groups)
+        way(stack(swept), stack(mask), factor / diagonal, 1 / diagonal, groups)
         results.append((swept, mask))
     assert torch.equal(results[0][1], results[1][1])
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-4, atol=1e-4)
@@ -85,6 +96,7 @@ def test_the_kernel_does_what_torch_does(kernel, columns, rows, groups):
 @PATTERNS
 def test_a_gpu_sweeps_as_the_cpu_does(groups):
     weight, pruned, factor = block(120, 300)
+    weight, pruned = weight[None], pruned[None]
     on_gpu = [tensor.cuda() for tensor in (weight, pruned, factor)]
     sweep(weight, pruned, factor, groups)
     sweep(*on_gpu, groups)
@@ -94,13 +106,13 @@ def test_a_gpu_sweeps_as_the_cpu_does(groups):
 
 def test_the_sweep_leaves_nothing_to_the_garbage_collector() -> None:
     """A reference cycle would keep a block's buffers until Python looks for cycles, which may take many blocks."""
-    weight_BM, unit_BB = torch.randn(16, 8), torch.eye(16)
+    weight_SBM, unit_BB = torch.randn(2, 16, 8), torch.eye(16)
     left = []
     for _ in range(3):  # other threads of the test run may leave something once
         gc.collect()
         gc.disable()
         try:
-            sweep_columns(weight_BM, weight_BM > 0, unit_BB, torch.ones(16, 1), None)
+            sweep_columns(weight_SBM, weight_SBM > 0, unit_BB, torch.ones(16, 1), None)
             left.append(gc.collect())
         finally:
             gc.enable()
