@@ -53,6 +53,7 @@ def job_from(message: pb.PruneJob) -> Job:
         start_time=_time(message, "start_time"),
         end_time=_time(message, "end_time"),
         retry_of=message.retry_of or None,
+        waiting=message.waiting or None,
     )
 
 

@@ -230,6 +230,8 @@ class Job:
         start_time: When its first attempt started.
         end_time: When it reached a terminal state.
         retry_of: Name of the job that it is a retry of.
+        waiting: Why nobody can run it at the moment: what it needs, and what the largest agent has; None unless it is
+            queued and fits no agent that the service has seen in the last ten minutes.
     """
 
     name: str
@@ -250,6 +252,7 @@ class Job:
     start_time: datetime | None
     end_time: datetime | None
     retry_of: str | None = None
+    waiting: str | None = None
 
     def __str__(self) -> str:
         details = [] if self.stage is JobStage.UNSPECIFIED else [str(self.stage)]

@@ -80,4 +80,4 @@ def plausible(column):
     """A value that fits, the same wherever a column refers to another."""
     if column.name == "state":
         return "QUEUED"
-    return {int: 1, str: "x"}.get(column.type.python_type, {})
+    return {int: 1, float: 1.0, str: "x"}.get(column.type.python_type, {})

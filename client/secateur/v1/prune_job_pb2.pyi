@@ -44,7 +44,7 @@ JOB_STAGE_PACKAGING: JobStage
 JOB_STAGE_PUBLISHING: JobStage
 
 class PruneJob(_message.Message):
-    __slots__ = ("name", "uid", "create_time", "start_time", "end_time", "spec", "resolved_spec", "state", "stage", "progress", "attempt", "max_attempts", "failure", "estimate", "result", "labels", "last_sequence", "retry_of")
+    __slots__ = ("name", "uid", "create_time", "start_time", "end_time", "spec", "resolved_spec", "state", "stage", "progress", "attempt", "max_attempts", "failure", "estimate", "result", "labels", "last_sequence", "retry_of", "waiting")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,7 @@ class PruneJob(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     RETRY_OF_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
     name: str
     uid: str
     create_time: _timestamp_pb2.Timestamp
@@ -88,7 +89,8 @@ class PruneJob(_message.Message):
     labels: _containers.ScalarMap[str, str]
     last_sequence: int
     retry_of: str
-    def __init__(self, name: _Optional[str] = ..., uid: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., spec: _Optional[_Union[PruneSpec, _Mapping]] = ..., resolved_spec: _Optional[_Union[PruneSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., stage: _Optional[_Union[JobStage, str]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., max_attempts: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., estimate: _Optional[_Union[Estimate, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., last_sequence: _Optional[int] = ..., retry_of: _Optional[str] = ...) -> None: ...
+    waiting: str
+    def __init__(self, name: _Optional[str] = ..., uid: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., spec: _Optional[_Union[PruneSpec, _Mapping]] = ..., resolved_spec: _Optional[_Union[PruneSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., stage: _Optional[_Union[JobStage, str]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., attempt: _Optional[int] = ..., max_attempts: _Optional[int] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., estimate: _Optional[_Union[Estimate, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., last_sequence: _Optional[int] = ..., retry_of: _Optional[str] = ..., waiting: _Optional[str] = ...) -> None: ...
 
 class PruneSpec(_message.Message):
     __slots__ = ("model", "calibration", "pruning", "evaluation", "output", "execution", "shrink", "limits", "reconstruction")

@@ -187,6 +187,7 @@ def job_to_message(job: Job) -> pb.PruneJob:
         labels=dict(job.labels),
         last_sequence=job.last_sequence,
         retry_of=job_name(job.retry_of) if job.retry_of else "",
+        waiting=job.waiting or "",
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from sqlalchemy import ColumnElement, and_, select
+from sqlalchemy import ColumnElement, and_, literal, select
 from sqlalchemy.engine import Connection
 
 from secateur_service.errors import FencedError, NotFoundError
@@ -23,6 +23,9 @@ from secateur_service.jobs.states import JobState
 
 OWNED = (JobState.RUNNING.value, JobState.CANCELLING.value)
 """States in which an attempt owns its job."""
+
+# Written into the statement: SQLite looks for an index of queued jobs before it knows the values of parameters.
+IS_QUEUED = jobs.c.state == literal(JobState.QUEUED.value, literal_execute=True)
 
 
 class SqlAccess:
@@ -75,7 +78,7 @@ class SqlAccess:
 
 def is_due(now: ColumnElement[int]) -> ColumnElement[bool]:
     """The condition for a job that may be claimed."""
-    return and_(jobs.c.state == JobState.QUEUED.value, jobs.c.not_before <= now)
+    return and_(IS_QUEUED, jobs.c.not_before <= now)
 
 
 def _not_found(job_id: str) -> NotFoundError:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from secateur_service.jobs.states import JobState
+from secateur_service.records.needs import UNKNOWN, Needs
 from secateur_service.records.progress import Progress, Stage
 from secateur_service.records.result import (
     LIMIT_EXCEEDED,
@@ -52,6 +53,8 @@ class Job:
         spec_format: the `SPEC_FORMAT` of that release; a replica with a smaller one leaves the job to others.
         queue_time: when it last became claimable.
         trace: W3C trace context of the call that created it.
+        needs: what it takes of the agent that runs it.
+        waiting: why it waits although there may be free slots; None unless it is queued and fits nobody.
     """
 
     id: str
@@ -77,6 +80,8 @@ class Job:
     retry_of: str | None = None
     shortages: frozenset[Shortage] = frozenset()
     trace: Mapping[str, str] = field(default_factory=dict)
+    needs: Needs = UNKNOWN
+    waiting: str | None = None
 
     @property
     def published_sha256(self) -> str | None:
@@ -107,6 +112,12 @@ class NewJob:
     request_digest: str | None = None
     retry_of: str | None = None
     trace: Mapping[str, str] = field(default_factory=dict)
+    needs: Needs = UNKNOWN
+
+
+def model_reference(model: Mapping[str, Any]) -> str:
+    """The `model` of a resolved specification in one text: what it names, and its version if it has one."""
+    return f"{model['uri']}@{model['revision']}" if model.get("revision") else str(model["uri"])
 
 
 class EventKind(enum.StrEnum):

@@ -112,7 +112,7 @@ class LockedJob:
         """
         if state not in TRANSITIONS[self.state]:
             raise NotReadyError(f"job {self.id} is {self.state} and cannot become {state}", reason="ILLEGAL_TRANSITION")
-        self.set(state=state.value)
+        self.set(state=state.value, waiting=None)
         if state not in _OWNED:
             self.set(**_UNOWNED)
         if state.is_terminal:

@@ -13,13 +13,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from secateur_service.jobs.agents import AgentRecord
 from secateur_service.jobs.filters import ALL, NEWEST_FIRST, Filter, Order, Place
 from secateur_service.jobs.job import Event, EventKind, Failure, Job, JobResult, NewJob
 from secateur_service.jobs.states import JobState
 from secateur_service.records.blocks import BlockRecord
+from secateur_service.records.needs import Capacity, Needs
 
 HEARTBEATS_PER_LEASE = 3
 """How often a lease is extended within its duration."""
+
+CLAIM_WINDOW = 64
+"""A job that is at home where it is claimed goes before older ones, but passes none that came this many jobs before."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +148,30 @@ class Jobs(Reading, Protocol):
 class JobQueue(Releasing, Protocol):
     """Jobs as the dispatcher sees them: to start, and to watch until they end."""
 
-    def claim(self, *, owner: str, lease_seconds: float) -> Job | None:
-        """Take the oldest queued job that is due: RUNNING, attempt + 1, leased to `owner`. None if there is none.
+    def claim(
+        self,
+        *,
+        owner: str,
+        lease_seconds: float,
+        capacity: Capacity | None = None,
+        held: Collection[str] = (),
+        models: Collection[str] = (),
+    ) -> Job | None:
+        """Take a queued job that is due: RUNNING, attempt + 1, leased to `owner`. None if there is none.
 
-        Jobs that a newer release admitted in a format unknown to this one are left to its replicas.
+        It is the oldest one that fits, unless one of the next `CLAIM_WINDOW` that were created is at home here. Jobs
+        that a newer release admitted in a format unknown to this one are left to its replicas.
+
+        Args:
+            owner: names whoever claims, for operators.
+            lease_seconds: the lease until the first heartbeat.
+            capacity: of the slot that the job is for; None for any job.
+            held: jobs whose work directory is here.
+            models: references of models that are here, see `job.model_reference`.
         """
+
+    def waiting(self) -> list[tuple[Needs, int]]:
+        """What the queued jobs that are due need, and how many jobs each time."""
 
     def keep_starting(self, job_id: str, attempt: int, *, lease_seconds: float) -> bool:
         """Extend the lease of an attempt whose worker has not yet sent its first heartbeat (fenced).
@@ -212,8 +236,42 @@ class AttemptLog(Releasing, Protocol):
         """
 
 
+class Agents(Protocol):
+    """Who runs jobs: agents, and servers with slots."""
+
+    def announce(self, record: AgentRecord) -> None:
+        """Write that an agent is there, and how it is; its heartbeat is the database's time."""
+
+    def withdraw(self, agent_id: str) -> None:
+        """Write that an agent has ended. It still counts among those that were seen, without slots."""
+
+    def seen(self, since_seconds: float) -> list[AgentRecord]:
+        """The agents that were heard of within this time, by id, also those that have ended."""
+
+    def forget(self, older_than_seconds: float) -> int:
+        """Remove those that were not heard of for this long; returns their number."""
+
+
+class Leases(Protocol):
+    """Leases on names: one of several replicas does what only one is to do."""
+
+    def take(self, name: str, owner: str, seconds: float) -> bool:
+        """Take or extend a lease for this long from now, by the database's clock; False while another has it."""
+
+    def release(self, name: str, owner: str) -> None:
+        """Give up a lease, if this owner has it."""
+
+
 class JobStore(Jobs, JobQueue, AttemptLog, Protocol):
     """The only shared state of the service."""
+
+    @property
+    def agents(self) -> Agents:
+        """Who runs jobs."""
+
+    @property
+    def leases(self) -> Leases:
+        """Leases on names."""
 
     def migrate(self) -> str | None:
         """Bring the schema up to date; harmless if it already is.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from sqlalchemy import ColumnElement, and_, select
+from sqlalchemy import ColumnElement, Select, and_, func, select, true
+from sqlalchemy.engine import Connection
 
-from secateur_service.jobs.access import OWNED, SqlAccess, is_due
-from secateur_service.jobs.job import Failure, Job
+from secateur_service.jobs.access import IS_QUEUED, OWNED, SqlAccess, is_due
+from secateur_service.jobs.job import Failure, Job, model_reference
 from secateur_service.jobs.locked_job import LockedJob
+from secateur_service.jobs.port import CLAIM_WINDOW
+from secateur_service.jobs.rows import NEED_COLUMNS, to_needs
 from secateur_service.jobs.schema import jobs
 from secateur_service.jobs.states import JobState
+from secateur_service.records.needs import Capacity, Needs
 from secateur_service.spec import SPEC_FORMAT
 
 _QUEUED_TOO_LONG = Failure(
@@ -28,24 +32,56 @@ _RAN_TOO_LONG = Failure(
 class SqlQueue(SqlAccess):
     """`JobQueue` in SQL."""
 
-    def claim(self, *, owner: str, lease_seconds: float) -> Job | None:
-        """Take the oldest queued job that is due: RUNNING, attempt + 1, leased to `owner`. None if there is none.
+    def claim(
+        self,
+        *,
+        owner: str,
+        lease_seconds: float,
+        capacity: Capacity | None = None,
+        held: Collection[str] = (),
+        models: Collection[str] = (),
+    ) -> Job | None:
+        """Take a queued job that is due: RUNNING, attempt + 1, leased to `owner`. None if there is none.
 
-        Jobs that a newer release admitted in a format unknown to this one are left to its replicas.
+        It is the oldest one that fits, unless one of the next `CLAIM_WINDOW` that were created is at home here. Jobs
+        that a newer release admitted in a format unknown to this one are left to its replicas.
+
+        Args:
+            owner: names whoever claims, for operators.
+            lease_seconds: the lease until the first heartbeat.
+            capacity: of the slot that the job is for; None for any job.
+            held: jobs whose work directory is here.
+            models: references of models that are here, see `job.model_reference`.
         """
-        due = select(jobs).where(is_due(self._database.now), jobs.c.spec_format <= SPEC_FORMAT)
-        due = due.order_by(jobs.c.number).limit(1)
+        fitting = and_(is_due(self._database.now), jobs.c.spec_format <= SPEC_FORMAT, _fits(capacity))
+        first = select(jobs).where(fitting).order_by(jobs.c.number).limit(1)
         with self._reading() as connection:  # an idle dispatcher must not keep writers waiting
-            if connection.execute(due).first() is None:
+            if capacity is not None and connection.execute(_least(capacity)).first() is None:
                 return None
+            number = connection.scalar(select(jobs.c.number).where(fitting).order_by(jobs.c.number).limit(1))
+            if number is None:
+                return None
+            at_home = _at_home(connection, fitting, number, held, models) if held or models else None
         with self._writing() as connection:
-            row = connection.execute(due.with_for_update(skip_locked=True)).mappings().first()
+            row = None
+            if at_home is not None:
+                it = select(jobs).where(fitting, jobs.c.number == at_home)
+                row = connection.execute(it.with_for_update(skip_locked=True)).mappings().first()
+            if row is None:
+                row = connection.execute(first.with_for_update(skip_locked=True)).mappings().first()
             if row is None:
                 return None
             job = self._hold(connection, row, self._now(connection))
             job.claim(owner=owner, lease_seconds=lease_seconds)
             job.save()
             return job.snapshot()
+
+    def waiting(self) -> list[tuple[Needs, int]]:
+        """What the queued jobs that are due need, and how many jobs each time."""
+        count = func.count().label("count")
+        query = select(*NEED_COLUMNS, count).where(is_due(self._database.now)).group_by(*NEED_COLUMNS)
+        with self._reading() as connection:
+            return [(to_needs(row), row["count"]) for row in connection.execute(query).mappings()]
 
     def keep_starting(self, job_id: str, attempt: int, *, lease_seconds: float) -> bool:
         """Extend the lease of an attempt whose worker has not yet sent its first heartbeat (fenced).
@@ -117,6 +153,36 @@ class SqlQueue(SqlAccess):
                 job.save()
                 changed.append(job.snapshot())
         return changed
+
+
+def _fits(capacity: Capacity | None) -> ColumnElement[bool]:
+    """`Needs.fits` as a condition."""
+    if capacity is None:
+        return true()
+    host = jobs.c.need_host_beside_device_bytes if capacity.devices else jobs.c.need_host_bytes
+    compared = [host <= capacity.host_bytes, jobs.c.need_disk_bytes <= capacity.disk_bytes]
+    if capacity.devices and capacity.device_bytes:
+        compared.append(jobs.c.need_device_bytes <= capacity.device_bytes)
+    return and_(*compared)
+
+
+def _least(capacity: Capacity) -> Select[tuple[int]]:
+    """Any queued job that fits. It is looked for in the order of needs, so that where nothing fits, little is read."""
+    order = jobs.c.need_device_bytes if capacity.devices else jobs.c.need_host_bytes
+    return select(order).where(IS_QUEUED, _fits(capacity)).order_by(order).limit(1)
+
+
+def _at_home(
+    connection: Connection, fitting: ColumnElement[bool], oldest: int, held: Collection[str], models: Collection[str]
+) -> int | None:
+    """The first job soon after the oldest whose work or model is here; None if there is none."""
+    query = select(jobs.c.number, jobs.c.id, jobs.c.resolved["model"]).where(
+        fitting, jobs.c.number < oldest + CLAIM_WINDOW
+    )
+    rows = connection.execute(query.order_by(jobs.c.number)).all()
+    of_work = (number for number, job_id, _ in rows if job_id in held)
+    of_model = (number for number, _, model in rows if model_reference(model) in models)
+    return next(of_work, None) or next(of_model, None)
 
 
 def _lease_expired(job: LockedJob) -> Failure:

@@ -18,13 +18,23 @@ from secateur_service.jobs.job import (
     NewJob,
     Shortage,
 )
+from secateur_service.jobs.schema import jobs
 from secateur_service.jobs.states import JobState
 from secateur_service.records.decoding import decode
+from secateur_service.records.needs import Needs
 from secateur_service.records.progress import Progress, Stage
 from secateur_service.spec import SPEC_FORMAT
 
 Row = Mapping[Any, Any]
 """Values by column name."""
+
+NEED_COLUMNS = (
+    jobs.c.need_device_bytes,
+    jobs.c.need_host_beside_device_bytes,
+    jobs.c.need_disk_bytes,
+    jobs.c.need_host_bytes,
+)
+"""In the order of their index."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KINDS, _STAGES, _SHORTAGES = frozenset(EventKind), frozenset(Stage), frozenset(Shortage)
@@ -69,6 +79,11 @@ def new_row(job: NewJob, now: int) -> dict[str, Any]:
         "trace": dict(job.trace) or None,
         "model_digest": None,
         "worst_growth": None,
+        "need_host_bytes": job.needs.host_bytes,
+        "need_disk_bytes": job.needs.disk_bytes,
+        "need_device_bytes": job.needs.device_bytes,
+        "need_host_beside_device_bytes": job.needs.host_bytes_beside_device,
+        "waiting": None,
     }
 
 
@@ -103,6 +118,19 @@ def to_job(row: Row) -> Job:
         retry_of=row["retry_of"],
         shortages=frozenset(Shortage(short) for short in row["short_of"] or () if short in _SHORTAGES),
         trace=row["trace"] or {},
+        needs=to_needs(row),
+        # An older release that claims the job leaves the reason there.
+        waiting=row["waiting"] if row["state"] == JobState.QUEUED else None,
+    )
+
+
+def to_needs(row: Row) -> Needs:
+    """The needs in a row that has `NEED_COLUMNS`."""
+    return Needs(
+        host_bytes=row["need_host_bytes"],
+        disk_bytes=row["need_disk_bytes"],
+        device_bytes=row["need_device_bytes"],
+        host_bytes_beside_device=row["need_host_beside_device_bytes"],
     )
 
 

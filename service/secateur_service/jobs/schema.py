@@ -9,6 +9,7 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Float,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    text,
 )
 
 from secateur_service.jobs.states import JobState
@@ -77,6 +79,12 @@ jobs = Table(
     Column("trace", Plain),  # W3C trace context of the call that created it
     Column("model_digest", String(64)),  # of the dense model; none before there is a report
     Column("worst_growth", Float(53)),  # `records.growth.worst_growth`; none before there is a result
+    # `records.needs`; 0 for jobs of a release that did not know them.
+    Column("need_host_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("need_disk_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("need_device_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("need_host_beside_device_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("waiting", String(512)),  # why a queued job waits although there may be free slots
     CheckConstraint("state IN ({})".format(", ".join(f"'{state}'" for state in JobState)), name="state"),
     Index(None, "state", "number"),
     Index(None, "model_digest", "number"),
@@ -90,6 +98,21 @@ jobs = Table(
 
 # PostgreSQL's other index of ids does not serve prefixes, since it is in the order of the database's language.
 Index("ix_jobs_id_prefix", jobs.c.id, postgresql_ops={"id": "varchar_pattern_ops"}).ddl_if(dialect="postgresql")
+
+_QUEUED = text(f"state = '{JobState.QUEUED}'")
+
+
+def _of_the_queue(name: str, *columns: str) -> Index:
+    """An index of queued jobs alone: however many have ended, it is no larger than the queue."""
+    return Index(name, *(jobs.c[column] for column in columns), sqlite_where=_QUEUED, postgresql_where=_QUEUED)
+
+
+_NEEDS = ("need_device_bytes", "need_host_beside_device_bytes", "need_disk_bytes", "need_host_bytes")
+# The queue in its order, with what a claim asks for: jobs that do not fit are passed over without reading them.
+_of_the_queue("ix_jobs_queue", "number", "not_before", "spec_format", *_NEEDS)
+# The queue by what it needs: whether anything fits, at a glance; and the groups of equal needs.
+_of_the_queue("ix_jobs_queue_needs", *_NEEDS, "waiting", "not_before")
+_of_the_queue("ix_jobs_queue_host", "need_host_bytes", "need_disk_bytes", "not_before")
 
 # Each label of each job, for lists. A trigger fills it, so that those of an older release's jobs are there, too.
 job_labels = Table(
@@ -125,6 +148,32 @@ blocks = Table(
     Column("index", Integer, primary_key=True),
     Column("attempt", Integer, nullable=False),
     Column("record", Plain, nullable=False),
+)
+
+# Who runs jobs, as they announced themselves last; see `agents`.
+agents = Table(
+    "agents",
+    metadata,
+    Column("id", String(256), primary_key=True),
+    Column("node", String(256), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("busy", Integer, nullable=False),
+    Column("devices", Integer, nullable=False),
+    Column("device_bytes", BigInteger, nullable=False),
+    Column("host_bytes", BigInteger, nullable=False),
+    Column("disk_bytes", BigInteger, nullable=False),
+    Column("heartbeat", BigInteger, nullable=False),
+    Column("draining", Boolean, nullable=False),
+)
+
+# Who does at the moment what only one replica is to do; see `leases`.
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("owner", String(256), nullable=False),
+    Column("lease_end", BigInteger, nullable=False),
 )
 
 # One row, which every migration keeps up to date: the oldest revision whose code may use this schema.

@@ -6,8 +6,10 @@ from alembic.util.exc import CommandError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError
 
+from secateur_service.jobs.agents import SqlAgents
 from secateur_service.jobs.attempt_log import SqlAttemptLog
 from secateur_service.jobs.database import Database, answering
+from secateur_service.jobs.leases import SqlLeases
 from secateur_service.jobs.listing import fill_growth
 from secateur_service.jobs.migration import downgrade, upgrade
 from secateur_service.jobs.queries import SqlJobs
@@ -44,11 +46,15 @@ class SqlJobStore(SqlJobs, SqlQueue, SqlAttemptLog):
 
     Attributes:
         retention: which jobs are due for cleanup.
+        agents: who runs jobs.
+        leases: leases on names.
     """
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self.retention = SqlRetention(database)
+        self.agents = SqlAgents(database)
+        self.leases = SqlLeases(database)
 
     def migrate(self, *, back_to: str | None = None) -> str | None:
         """Bring the schema up to date; harmless if it already is. Several processes may call it at once.
