@@ -17,17 +17,21 @@ from secateur_service.api.server import ApiServer
 from secateur_service.jobs.job import Estimate, Job
 from secateur_service.jobs.store import SqlJobStore
 from secateur_service.metrics.registry import Metrics
+from secateur_service.records.needs import Needs
 from secateur_service.settings import Settings
 from secateur_service.spec import PruneSpec
 from support.jobs import new_job
 
 ESTIMATE = Estimate(checkpoint_bytes=1 << 40, peak_host_bytes=2, peak_device_bytes=0, disk_bytes=4, flops=1.5e18)
 
+NEEDS = Needs(host_bytes=3, disk_bytes=4, device_bytes=5, host_bytes_beside_device=2)
+
 
 @dataclass(frozen=True)
 class Admitted:
     resolved: PruneSpec
     estimate: Estimate = ESTIMATE
+    needs: Needs = NEEDS
 
 
 def spec_message(**pruning: Any) -> pb.PruneSpec:

@@ -8,9 +8,10 @@ from typing import Any
 
 from secateur_service.admission.access import AccessPolicy
 from secateur_service.admission.review import LastModel, Review
-from secateur_service.admission.room import check_room
+from secateur_service.admission.room import check_room, needs_of
 from secateur_service.errors import InvalidSpecError, ResourceError, TransientError, UnreachableError
 from secateur_service.models.checkpoint import Checkpoint
+from secateur_service.records.needs import Needs
 from secateur_service.records.result import Estimate
 from secateur_service.sizing.continuations import default_continuations
 from secateur_service.sizing.depth import SCORED_EVERY
@@ -35,11 +36,13 @@ class Admission:
     """A job that may run.
 
     Attributes:
+        needs: what it needs of the agent that runs it.
         model_identity: equal for jobs whose models have the same bytes; see `Source.identity`.
     """
 
     resolved: PruneSpec
     estimate: Estimate
+    needs: Needs
     model_identity: str
 
 
@@ -121,9 +124,8 @@ def admit(
             raise InvalidSpecError(room.refused)
         estimate = replace(estimate, slot=room.slot)
         warnings = [*warnings, *room.warnings]
-    return Admission(
-        resolved, replace(estimate, warnings=tuple(str(warning) for warning in warnings)), review.model_identity
-    )
+    estimate = replace(estimate, warnings=tuple(str(warning) for warning in warnings))
+    return Admission(resolved, estimate, needs_of(checkpoint, resolved, plan=plan), review.model_identity)
 
 
 def _resolve(spec: PruneSpec, sequence_length: int, checkpoint: Checkpoint, access: AccessPolicy) -> PruneSpec:

@@ -1,4 +1,4 @@
-"""Whether a job fits into a slot of this machine.
+"""Whether a job fits into a slot of this machine, and what it needs of any.
 
 Only what certainly cannot run is refused: what would not fit into an empty machine, with everything saved that a worker
 can save, and a margin for the estimate. All else is a warning; continuations of texts, which workers skip where the
@@ -17,9 +17,10 @@ from secateur_service.destination import parse_destination
 from secateur_service.errors import FieldViolation, ResourceError
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan_file import PlanFile
+from secateur_service.records.needs import Needs
 from secateur_service.records.result import Available, Estimate, Shortage
 from secateur_service.sizing.estimate import estimate_cost
-from secateur_service.sizing.preflight import find_room
+from secateur_service.sizing.preflight import find_room, least_memory
 from secateur_service.sizing.slots import Slots, free_bytes
 from secateur_service.spec import PruneSpec
 
@@ -64,6 +65,28 @@ def check_room(
     room.warnings += _shortages(spec, cost, room.slot, on_device=on_device)
     room.warnings += _disk(checkpoint, spec, cost(spec, ()), room.slot)
     return room
+
+
+def needs_of(checkpoint: Checkpoint, spec: PruneSpec, *, plan: PlanFile | None) -> Needs:
+    """What a job needs of the slot that it runs in, on a CPU or on an accelerator; whatever has less, refuses it.
+
+    Memory is that of the job that saves all it can, disk that of the job that saves none: what it saves may wait there.
+
+    Args:
+        checkpoint: the model.
+        spec: the resolved specification.
+        plan: that of another job, if the specification names it.
+    """
+    quiet = _silent(spec)
+    on_cpu, on_device = (partial(_cost, checkpoint, quiet, plan=plan, on_device=it) for it in (False, True))
+    saving = frozenset(Shortage)
+    beside = on_device(saving)
+    return Needs(
+        host_bytes=least_memory(on_cpu(saving).peak_host_bytes),
+        disk_bytes=min(on_cpu(()).disk_bytes, on_device(()).disk_bytes),
+        device_bytes=least_memory(beside.peak_device_bytes),
+        host_bytes_beside_device=least_memory(beside.peak_host_bytes),
+    )
 
 
 def _cost(

@@ -41,6 +41,7 @@ from secateur_service.jobs.job import Estimate, Job, NewJob
 from secateur_service.jobs.port import Jobs
 from secateur_service.jobs.states import JobState
 from secateur_service.models.support import Support
+from secateur_service.records.needs import Needs
 from secateur_service.spec import SPEC_FORMAT, PruneSpec
 from secateur_service.telemetry.tracing import carry
 
@@ -60,6 +61,10 @@ class AdmittedSpec(Protocol):
     @property
     def estimate(self) -> Estimate:
         """The expected cost."""
+
+    @property
+    def needs(self) -> Needs:
+        """What it needs of the agent that runs it."""
 
 
 Admit = Callable[[Mapping[str, Any], str], Awaitable[AdmittedSpec]]
@@ -129,6 +134,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
             resolved=admitted.resolved,
             labels=labels,
             estimate=admitted.estimate,
+            needs=admitted.needs,
             request_id=request_id or None,
             request_digest=digest if request_id else None,
             trace=carry(),
@@ -160,7 +166,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
             resolved, estimate = admitted.resolved, admitted.estimate
         else:
             # What was admitted then may be refused now. The same specification runs, so that finished blocks fit.
-            await self._admit(old.resolved, _caller(context))
+            admitted = await self._admit(old.resolved, _caller(context))
             resolved, estimate = PruneSpec.model_validate(old.resolved), old.estimate
         new_job = NewJob(
             id=names.new_job_id(self._clock()),
@@ -169,6 +175,7 @@ class PruneServicer(service_grpc.PruneServiceServicer):
             resolved=resolved,
             labels=old.labels,
             estimate=estimate,
+            needs=admitted.needs,  # also where the other job is of a release that did not know them
             request_id=request.request_id.lower() or None,
             request_digest=request_digest(asked, {}) if request.request_id else None,
             retry_of=old.id,

@@ -4,7 +4,7 @@ A request is `{"spec": …, "cpu_seconds": …, "passed": …}`, or `{"architect
 inspects something, it notes the field in a file, which the server reads if there is no answer. An answer has the
 outcome and the requests made to object stores. The outcome is one of
 
-    {"resolved": …, "estimate": …, "model_identity": …}
+    {"resolved": …, "estimate": …, "needs": …, "model_identity": …}
     {"support": …}                                                      what is known of an architecture
     {"violations": [[field, description], …]}
     {"error": {"kind": …, "message": …, "reason": …, "metadata": …}}    an error of the service's tree
@@ -106,5 +106,6 @@ def _answer(
     return {
         "resolved": admission.resolved.model_dump(mode="json"),
         "estimate": asdict(admission.estimate),
+        "needs": asdict(admission.needs),
         "model_identity": admission.model_identity,
     }

@@ -23,6 +23,7 @@ from secateur_service.inspection.children import Child, Nursery
 from secateur_service.inspection.shares import Shares
 from secateur_service.models.support import Support
 from secateur_service.records.decoding import decode
+from secateur_service.records.needs import Needs
 from secateur_service.records.result import Estimate
 from secateur_service.settings import Settings
 from secateur_service.spec import PruneSpec
@@ -199,7 +200,10 @@ class InspectionPool:
             raise RuntimeError(answer["defect"])
         _keep(self._passed, named, answer["model_identity"])
         return Admission(
-            PruneSpec.model_validate(answer["resolved"]), decode(Estimate, answer["estimate"]), answer["model_identity"]
+            PruneSpec.model_validate(answer["resolved"]),
+            decode(Estimate, answer["estimate"]),
+            decode(Needs, answer["needs"]),
+            answer["model_identity"],
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Callable, Collection
@@ -58,6 +59,11 @@ def _require_room(estimate: Estimate, there: Available) -> None:
     _require_memory("memory", "MEMORY_TOO_SMALL", estimate.peak_host_bytes, there.host_bytes)
     if there.device_bytes is not None:
         _require_memory("device memory", "DEVICE_MEMORY_TOO_SMALL", estimate.peak_device_bytes, there.device_bytes)
+
+
+def least_memory(expected_bytes: int) -> int:
+    """The least memory with which a job that is expected to need so much is tried: `find_room` refuses a byte less."""
+    return math.ceil(expected_bytes / _MEMORY_MARGIN)
 
 
 def available_here(workdir: Path, device_bytes: int | None) -> Available:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from secateur_service.records.needs import Capacity
 from secateur_service.records.result import Available
 from secateur_service.sizing.preflight import host_memory_bytes
 
@@ -43,6 +44,12 @@ class Slots:
     def empty(self) -> Available:
         """What a job could have at the most, if nothing else were on the machine."""
         return Available(self.host_bytes, self.device_bytes or None, _disk(self.folder).total)
+
+    def capacity(self) -> Capacity:
+        """What one of them has when jobs are matched with it: as much as `empty`, so that all that is let in fits."""
+        there = self.empty()
+        devices = int(self.device_bytes is not None)
+        return Capacity(devices, there.device_bytes or 0, there.host_bytes, there.disk_bytes)
 
     def now(self) -> Available:
         """What a job that started now could have."""

@@ -1,15 +1,22 @@
 """What a slot has against what a job needs: refused only where it certainly cannot run."""
 
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from secateur_service.admission import AccessPolicy, admit
-from secateur_service.admission.room import check_room
-from secateur_service.errors import InvalidSpecError
+from secateur_service.admission.room import check_room, needs_of
+from secateur_service.errors import InvalidSpecError, ResourceError
 from secateur_service.models.opening import open_checkpoint
+from secateur_service.records.needs import Capacity
 from secateur_service.records.result import Available
 from secateur_service.settings import Settings
+from secateur_service.sizing.estimate import estimate_cost
+from secateur_service.sizing.preflight import find_room
 from secateur_service.sizing.slots import Slots
 from secateur_service.sources import open_sources
 from support.models import save_corpora, save_model, spec_data
@@ -97,3 +104,52 @@ def test_a_replica_without_slots_refuses_nothing_for_its_own_memory(places):
     shown = admitted(places, Machine(4 * GIB, None, Path("/"), threads=2)).estimate
     assert shown.slot.host_bytes == 4 * GIB
     assert set(shown.seconds) == {"one NVIDIA H100", "2 CPU cores"}
+
+
+def sizes(needed):
+    """Amounts on both sides of one, and the nearest."""
+    return st.one_of(st.integers(0, 2 * needed), st.sampled_from([needed - 1, needed, needed + 1]))
+
+
+@pytest.mark.parametrize("preset", ["wanda", "sparsegpt"])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_job_fits_where_admission_and_the_worker_find_room_and_nowhere_else(places, preset, on_device):
+    admission = admitted(places, continuations=0)
+    spec = admission.resolved.model_copy(
+        update={"pruning": admission.resolved.pruning.model_copy(update={"method": preset})}
+    )
+    checkpoint = open_checkpoint(places[0])
+    needs = needs_of(checkpoint, spec, plan=None)
+    cost = cache(partial(estimate_cost, checkpoint, spec, on_device=on_device))
+    host = needs.host_bytes_beside_device if on_device else needs.host_bytes
+
+    @given(sizes(host), sizes(needs.device_bytes))
+    def check(host_bytes, device_bytes):
+        there = Available(host_bytes, max(1, device_bytes) if on_device else None, 1 << 50)
+        capacity = Capacity(int(on_device), there.device_bytes or 0, there.host_bytes, there.disk_bytes)
+        try:
+            find_room(lambda shortages: cost(shortages=shortages), there, on_device=on_device)
+        except ResourceError:
+            assert not needs.fits(capacity)
+        else:
+            assert needs.fits(capacity)
+
+    check()
+
+
+def test_a_machine_takes_every_job_that_it_lets_in_also_with_a_warning(places):
+    machine = Machine(admitted(places).needs.host_bytes, None, Path("/"))
+    warned = admitted(places, machine)
+    assert any("memory may not suffice" in warning for warning in warned.estimate.warnings)
+    assert warned.needs.fits(machine.capacity())
+    with pytest.raises(InvalidSpecError):
+        admitted(places, replace(machine, host_bytes=machine.host_bytes - 1))
+
+
+def test_needs_do_not_depend_on_where_a_job_is_submitted(places):
+    data = spec_data(*places)
+    policies = [AccessPolicy(SOURCES, None, on_device=it, runs_jobs=it) for it in (False, True)]
+    at_a_cpu, at_a_device = (admit(data, policy).needs for policy in policies)
+    assert at_a_cpu == at_a_device
+    assert 0 < at_a_cpu.device_bytes < at_a_cpu.host_bytes
+    assert at_a_cpu.disk_bytes > 0 < at_a_cpu.host_bytes_beside_device
