@@ -26,7 +26,9 @@ from secateur_service.api.server import ApiServer
 from secateur_service.artifacts import InstrumentedStore, ObjectStore, open_store
 from secateur_service.control.backoff import Backoff
 from secateur_service.control.dispatcher import Dispatcher
+from secateur_service.control.explainer import Explainer
 from secateur_service.control.janitor import Janitor
+from secateur_service.control.presence import Presence
 from secateur_service.durable import write_durably
 from secateur_service.errors import PermanentError, ResourceError, TransientError
 from secateur_service.executors.local import WORK_COMMAND
@@ -34,6 +36,7 @@ from secateur_service.executors.locks import only_server, slot_lock
 from secateur_service.executors.opening import open_executor
 from secateur_service.executors.port import Executor, WorkFolders
 from secateur_service.inspection import InspectionPool
+from secateur_service.jobs.agents import AgentRecord
 from secateur_service.jobs.job import Event, EventKind
 from secateur_service.jobs.port import JobQueue
 from secateur_service.jobs.states import JobState
@@ -42,6 +45,8 @@ from secateur_service.metrics.registry import Metrics, StoreCollector
 from secateur_service.metrics.scrapes import MetricsServer
 from secateur_service.private_files import exposed, tighten
 from secateur_service.settings import Settings
+from secateur_service.sizing.slots import Slots
+from secateur_service.sources import Cache
 from secateur_service.telemetry.logging import configure_logging
 from secateur_service.telemetry.tracing import exporting_spans
 from secateur_service.variables import unknown_variables
@@ -92,8 +97,10 @@ async def _serve(settings: Settings, ready_file: Path | None, work_command: Sequ
         metrics = Metrics(CollectorRegistry(), version=__version__)
         metrics.registry.register(StoreCollector(store, settings.data_dir))
         executor = open_executor(settings, work_command)
-        dispatcher = _dispatcher(settings, store, executor, metrics)
+        presence = await asyncio.to_thread(_presence, settings, store)
+        dispatcher = _dispatcher(settings, store, executor, metrics, presence)
         janitor = _janitor(settings, store, executor.folders, metrics)
+        explainer = Explainer(store)
         check = partial(DestinationCheck.from_settings(settings, metrics).check, settings.destinations[0])
         await _require_destination(settings.destinations[0], check)
         inspections = InspectionPool(settings, metrics)
@@ -106,10 +113,12 @@ async def _serve(settings: Settings, ready_file: Path | None, work_command: Sequ
             with _ready_file(ready_file, addresses):
                 dispatcher.start()
                 janitor.start()
+                explainer.start()
                 await ended.wait()
             watching.cancel()
             _log.info("draining", drain_seconds=settings.drain_seconds)
             await server.drain()
+            await asyncio.to_thread(explainer.stop)
             await asyncio.to_thread(janitor.stop)
             await asyncio.to_thread(dispatcher.drain)
     _log.info("stopped")
@@ -250,11 +259,33 @@ def _api_server(
         raise CannotStartError(str(error)) from error
 
 
-def _dispatcher(settings: Settings, store: JobQueue, executor: Executor, metrics: Metrics) -> Dispatcher:
+def _presence(settings: Settings, store: SqlJobStore) -> Presence | None:
+    """What announces this server; None for one without slots. Looks for accelerators, which can take seconds."""
+    if not settings.devices:
+        return None
+    slots = Slots.of(settings.data_dir, settings.devices, settings.worker_threads)
+    record = AgentRecord(
+        id=_owner(),
+        node=socket.gethostname(),
+        version=__version__,
+        slots=len(settings.devices),
+        busy=0,
+        capacity=slots.capacity(),
+    )
+    return Presence(store.agents, record)
+
+
+def _owner() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _dispatcher(
+    settings: Settings, store: JobQueue, executor: Executor, metrics: Metrics, presence: Presence | None
+) -> Dispatcher:
     return Dispatcher(
         store,
         executor,
-        owner=f"{socket.gethostname()}:{os.getpid()}",
+        owner=_owner(),
         lease_seconds=settings.lease_seconds,
         start_seconds=settings.start_seconds,
         poll_seconds=settings.poll_seconds,
@@ -263,6 +294,8 @@ def _dispatcher(settings: Settings, store: JobQueue, executor: Executor, metrics
         stall_seconds=settings.stall_seconds,
         backoff=Backoff(settings.retry_base_seconds, settings.retry_max_seconds),
         on_fenced=metrics.fenced_writes.inc,
+        presence=presence,
+        models=Cache(settings.cache_dir).models,
     )
 
 
@@ -276,6 +309,7 @@ def _janitor(settings: Settings, store: SqlJobStore, folders: WorkFolders, metri
         jobs_seconds=settings.job_retention_seconds,
         pause_seconds=settings.cleaning_seconds,
         on_round=metrics.count_removed,
+        agents=store.agents,
     )
 
 

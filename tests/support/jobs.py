@@ -4,6 +4,7 @@ import uuid
 
 from secateur_service.jobs.job import Estimate, JobResult, LanguageResult, NewJob
 from secateur_service.records.blocks import BlockRecord, LayerRecord
+from secateur_service.records.needs import UNKNOWN
 from secateur_service.spec import parse_spec
 
 SPEC = {
@@ -29,11 +30,13 @@ def new_job(
     labels=None,
     resolved=None,
     retry_of=None,
+    model=SPEC["model"]["uri"],
+    needs=UNKNOWN,
     **execution,
 ):
     """A job that was never stored."""
     execution = {"max_attempts": max_attempts, **execution}
-    spec = {**SPEC, "output": {"destination": destination}, "execution": execution}
+    spec = {**SPEC, "model": {"uri": model}, "output": {"destination": destination}, "execution": execution}
     return NewJob(
         id=uuid.uuid4().hex,
         uid=str(uuid.uuid4()),
@@ -44,6 +47,7 @@ def new_job(
         request_id=request_id,
         request_digest=request_digest,
         retry_of=retry_of,
+        needs=needs,
     )
 
 

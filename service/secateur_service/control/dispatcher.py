@@ -10,7 +10,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +19,7 @@ import structlog
 from secateur._foreign import detail_of
 from secateur_service.control.backoff import Backoff
 from secateur_service.control.exits import AttemptEnd, end_of_process
+from secateur_service.control.presence import Presence
 from secateur_service.errors import FencedError, NotFoundError, TransientError
 from secateur_service.executors.port import Executor, Worker, WorkerExit
 from secateur_service.jobs.job import Failure, Job
@@ -70,6 +71,8 @@ class Dispatcher:
         stall_seconds: float = 0.0,
         backoff: Backoff | None = None,
         on_fenced: Callable[[], None] = lambda: None,
+        presence: Presence | None = None,
+        models: Callable[[], Collection[str]] = tuple,
         monotonic: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
@@ -88,6 +91,8 @@ class Dispatcher:
             stall_seconds: an attempt without an event for this long is given up; 0 for never.
             backoff: waits after failures that are charged.
             on_fenced: called for a worker that ended because another attempt owns its job.
+            presence: announces this process; only jobs that fit its slots are claimed. None claims any job.
+            models: references of the models that are on this machine; their jobs are preferred.
             monotonic: clock for start and grace periods.
             rng: source of the jitter.
         """
@@ -102,6 +107,8 @@ class Dispatcher:
         self._cancel_grace_seconds = cancel_grace_seconds
         self._backoff = backoff or Backoff()
         self._on_fenced = on_fenced
+        self._presence = presence
+        self._models = models
         self._monotonic = monotonic
         self._rng = rng or random.Random()  # noqa: S311 - jitter
         self._running: list[_Running] = []
@@ -133,6 +140,7 @@ class Dispatcher:
         if self._thread.is_alive():
             self._thread.join()
         self._reap()
+        self._announce(draining=True)
         for running in self._running:
             self._ask_to_stop(running)
         self._await_ends(self._drain_seconds)
@@ -142,6 +150,9 @@ class Dispatcher:
         self._await_ends(_AFTER_KILL_SECONDS)
         for running in self._running:
             _log.error("job is left to its lease", job=running.worker.job_id, attempt=running.worker.attempt)
+        if self._presence is not None:
+            with self._survived("say that it has ended"):
+                self._presence.withdraw()
 
     def reconcile(self) -> None:
         """Run one pass. A failure is logged and retried in the next pass; the rest of this one continues.
@@ -160,6 +171,7 @@ class Dispatcher:
                 self._stop_if_unwanted(running)
         with self._survived("start workers"):
             self._fill_slots()
+        self._announce()
 
     def _loop(self) -> None:
         while not self._stopping.is_set():
@@ -247,9 +259,20 @@ class Dispatcher:
         elif overdue >= 0 and not running.stop_asked:
             self._ask_to_stop(running)
 
+    def _announce(self, *, draining: bool = False) -> None:
+        if self._presence is not None:
+            with self._survived("announce itself"):
+                self._presence.show(free=len(self._executor.slots.free()), draining=draining)
+
     def _fill_slots(self) -> None:
         for slot in self._executor.slots.free():
-            job = self._store.claim(owner=self._owner, lease_seconds=self._lease_seconds)
+            job = self._store.claim(
+                owner=self._owner,
+                lease_seconds=self._lease_seconds,
+                capacity=self._presence.capacity if self._presence else None,
+                held=self._executor.folders.job_ids(),
+                models=self._models(),
+            )
             if job is None:
                 return
             waited("queue", job.queue_time, job.trace, {JOB: job.id, ATTEMPT: job.attempt})

@@ -19,11 +19,12 @@ from secateur_service.artifacts.leftovers import remove_leftovers
 from secateur_service.errors import NotFoundError, ServiceError, TransientError
 from secateur_service.executors.port import WorkFolders
 from secateur_service.jobs.job import Job
-from secateur_service.jobs.port import Jobs
+from secateur_service.jobs.port import Agents, Jobs
 from secateur_service.records.result import Removed
 
 # A worker that lost its job may still be uploading a shard; after this long it is gone.
 _SETTLED_SECONDS = 3600.0
+_AGENTS_SECONDS = 86_400.0  # operators may still want to know who was there
 _STOP_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
@@ -55,6 +56,7 @@ class Janitor:
         folders: WorkFolders,
         open_results: Callable[[Job], ObjectStore],
         *,
+        agents: Agents,
         leftovers_seconds: float,
         jobs_seconds: float,
         pause_seconds: float,
@@ -67,6 +69,7 @@ class Janitor:
             retention: which of them are due.
             folders: what workers left on this machine.
             open_results: opens the store that a job publishes to.
+            agents: who runs jobs; those that are long gone are forgotten.
             leftovers_seconds: how long finished blocks of a failed or cancelled job are kept for a retry.
             jobs_seconds: how long a job is kept after its end; 0 for ever.
             pause_seconds: time between two rounds.
@@ -76,6 +79,7 @@ class Janitor:
         self._retention = retention
         self._folders = folders
         self._open_results = open_results
+        self._agents = agents
         self._leftovers_seconds = leftovers_seconds
         self._jobs_seconds = jobs_seconds
         self._pause_seconds = pause_seconds
@@ -108,6 +112,8 @@ class Janitor:
         if self._jobs_seconds:
             with self._survived("forget old jobs"):
                 removed.jobs = len(self._retention.forget(self._jobs_seconds, unsweepable=unsweepable))
+        with self._survived("forget agents that are gone"):
+            self._agents.forget(_AGENTS_SECONDS)
         with self._survived("look for work directories"):
             for job_id in self._folders.job_ids():
                 with self._survived("remove a work directory", job_id):

@@ -193,6 +193,23 @@ class JobQueue(Releasing, Protocol):
         """
 
 
+class Reasons(Protocol):
+    """Why queued jobs wait although there may be free slots."""
+
+    def explain_waiting(self, capacities: Collection[Capacity]) -> int:
+        """Write why queued jobs wait, each change with a line in the job's log; jobs that others change are left out.
+
+        Args:
+            capacities: those that count, see `needs.largest`.
+
+        Returns:
+            The number of jobs that have another reason now, or none.
+        """
+
+    def unserved(self) -> list[tuple[Needs, int]]:
+        """What the queued jobs need that have a reason to wait, and how many jobs each time."""
+
+
 class AttemptLog(Releasing, Protocol):
     """A job as its worker sees it: a lease, and the log of what has been done."""
 
@@ -262,7 +279,7 @@ class Leases(Protocol):
         """Give up a lease, if this owner has it."""
 
 
-class JobStore(Jobs, JobQueue, AttemptLog, Protocol):
+class JobStore(Jobs, JobQueue, Reasons, AttemptLog, Protocol):
     """The only shared state of the service."""
 
     @property

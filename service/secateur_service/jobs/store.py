@@ -14,6 +14,7 @@ from secateur_service.jobs.listing import fill_growth
 from secateur_service.jobs.migration import downgrade, upgrade
 from secateur_service.jobs.queries import SqlJobs
 from secateur_service.jobs.queue import SqlQueue
+from secateur_service.jobs.reasons import SqlReasons
 from secateur_service.jobs.retention import SqlRetention
 from secateur_service.jobs.sqlite import SqliteDatabase
 
@@ -39,7 +40,7 @@ def open_job_store(database_url: str) -> SqlJobStore:
     )
 
 
-class SqlJobStore(SqlJobs, SqlQueue, SqlAttemptLog):
+class SqlJobStore(SqlJobs, SqlQueue, SqlReasons, SqlAttemptLog):
     """`JobStore` in SQL; safe to use from several threads and processes.
 
     Any method raises `TransientError` with reason STORE_UNAVAILABLE while the database does not answer.

@@ -7,7 +7,7 @@ is to run is taken there, too. It is no more than that after memory ran out: the
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from secateur._text import listed, size
@@ -86,8 +86,25 @@ class Needs:
         return [(kind, needed, there) for kind, needed, there in compared if needed > there]
 
 
+def largest(capacities: Iterable[Capacity]) -> list[Capacity]:
+    """Those that no other one covers: what fits any fits one of these, and what fits none lacks the same."""
+    found: list[Capacity] = []
+    for one in sorted(set(capacities), key=_from_the_largest):
+        if not any(_covers(other, one) for other in found):
+            found.append(one)
+    return found
+
+
 UNKNOWN = Needs()
 """The needs of jobs that an older release admitted: they fit anywhere."""
+
+
+def _covers(one: Capacity, other: Capacity) -> bool:
+    alike = bool(one.devices) == bool(other.devices) and bool(one.device_bytes) == bool(other.device_bytes)
+    has = (one.device_bytes, one.host_bytes, one.disk_bytes)
+    return alike and all(
+        it >= its for it, its in zip(has, (other.device_bytes, other.host_bytes, other.disk_bytes), strict=True)
+    )
 
 
 def _from_the_largest(capacity: Capacity) -> tuple[int, ...]:

@@ -248,7 +248,8 @@ class RemoteSource:
     ) -> Path:
         """The wanted files, in the cache."""
         names = _plain(wanted(self.remote.files))
-        return self.cache.fetch(self.remote, names, check=check, on_progress=on_progress)
+        reference = f"{self.uri}@{self.revision}"
+        return self.cache.fetch(self.remote, names, reference=reference, check=check, on_progress=on_progress)
 
     def window(
         self,

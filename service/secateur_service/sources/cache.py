@@ -28,6 +28,7 @@ WAIT_SECONDS = 1.0
 _POLL_SECONDS = 0.2
 _PARTIAL = ".partial"
 _USED = ".used"
+_REFERENCE = ".reference"
 
 _log = structlog.get_logger(__name__)
 
@@ -45,6 +46,7 @@ class Cache:
         remote: RemoteFolder,
         names: Collection[str],
         *,
+        reference: str = "",
         check: Callable[[], None] = lambda: None,
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> Path:
@@ -53,6 +55,7 @@ class Cache:
         Args:
             remote: the remote folder.
             names: the files, as relative paths.
+            reference: what it is listed by in `models`; not at all without one.
             check: called often; raises to stop.
             on_progress: called with the bytes present and the total bytes.
 
@@ -75,8 +78,19 @@ class Cache:
                 for count in fetch_file(remote, file, entry, check):
                     done += count
                     on_progress(done, total)
+        if reference:
+            (entry / _REFERENCE).write_text(reference, encoding="utf-8")
         (entry / _USED).touch()
         return entry
+
+    def models(self) -> frozenset[str]:
+        """The references of models whose weights are here."""
+        found = set()
+        for note in self._entries.glob(f"*/{_REFERENCE}"):
+            with contextlib.suppress(OSError):  # it may be evicted meanwhile
+                if any(note.parent.glob("*.safetensors")):
+                    found.add(note.read_text(encoding="utf-8"))
+        return frozenset(found)
 
     def window_bytes(self, place: Path) -> int:
         """Space for the shards of a model that is not fetched whole: half of the free disk space, within the limit."""

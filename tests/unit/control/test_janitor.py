@@ -35,6 +35,7 @@ class House:
             self.store.retention,
             LocalFolders(self.settings.data_dir),
             lambda job: open_store(job.destination, S3Access()),
+            agents=self.store.agents,
             leftovers_seconds=leftovers_seconds,
             jobs_seconds=jobs_seconds,
             **{"pause_seconds": 60.0, **options},

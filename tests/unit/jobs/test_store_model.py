@@ -1,6 +1,7 @@
 """Random calls against the store and against a model of a few lines, which must agree at every step."""
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,9 +13,25 @@ from secateur_service.errors import CancelledError, FencedError, NotReadyError
 from secateur_service.jobs.job import EventKind, Failure
 from secateur_service.jobs.states import TRANSITIONS, JobState
 from secateur_service.jobs.store import open_job_store
+from secateur_service.records.needs import UNKNOWN, Capacity, Needs, largest
 from support.jobs import block, new_job, result
 
 OWNED = (JobState.RUNNING, JobState.CANCELLING)
+MODELS = ("file:///models/a", "file:///models/b")
+
+amounts = st.integers(0, 2)
+some_needs = st.builds(Needs, amounts, amounts, amounts, amounts)
+some_capacity = st.builds(Capacity, st.integers(0, 1), amounts, amounts, amounts)
+
+
+def has_room(needs, capacity):
+    """Whether a slot has as much of everything as a job needs, written out."""
+    if needs.disk_bytes > capacity.disk_bytes:
+        return False
+    if capacity.devices == 0:
+        return needs.host_bytes <= capacity.host_bytes
+    device = capacity.device_bytes == 0 or needs.device_bytes <= capacity.device_bytes
+    return device and needs.host_bytes_beside_device <= capacity.host_bytes
 
 
 @dataclass
@@ -25,6 +42,9 @@ class Model:
     attempt: int = 0
     charged: int = 0
     manifest: str | None = None
+    needs: Needs = UNKNOWN
+    uri: str = ""
+    waiting: str | None = None
     events: int = 1
     states: list = field(default_factory=lambda: [JobState.QUEUED])
     blocks: dict = field(default_factory=dict)
@@ -32,6 +52,7 @@ class Model:
     def move(self, state):
         assert state in TRANSITIONS[self.state]
         self.state = state
+        self.waiting = None
         self.events += 1
         self.states.append(state)
 
@@ -64,20 +85,50 @@ class StoreMachine(RuleBasedStateMachine):
             write(attempt)
         return None
 
-    @rule(target=jobs, max_attempts=st.integers(1, 3))
-    def create(self, max_attempts):
-        model = Model(self.store.create(new_job(max_attempts=max_attempts)).id, max_attempts)
+    @rule(target=jobs, max_attempts=st.integers(1, 3), needs=some_needs, uri=st.sampled_from(MODELS))
+    def create(self, max_attempts, needs, uri):
+        job = self.store.create(new_job(max_attempts=max_attempts, needs=needs, model=uri))
+        assert job.needs == needs
+        model = Model(job.id, max_attempts, needs=needs, uri=uri)
         self.models.append(model)
         return model
 
-    @rule()
-    def claim(self):
-        claimed = self.store.claim(owner="model", lease_seconds=1000)
-        queued = [model for model in self.models if model.state is JobState.QUEUED]
-        assert (claimed and claimed.id) == (queued[0].id if queued else None)
-        if queued:
-            queued[0].attempt += 1
-            queued[0].move(JobState.RUNNING)
+    @rule(capacity=st.none() | some_capacity, held=st.sets(st.integers(0, 9), max_size=2), there=st.sets(st.sampled_from(MODELS)))
+    def claim(self, capacity, held, there):
+        held_ids = {model.id for number, model in enumerate(self.models) if number in held}
+        given = {"capacity": capacity, "held": held_ids, "models": there}
+        claimed = self.store.claim(owner="model", lease_seconds=1000, **given)
+        fitting = [
+            model
+            for model in self.models
+            if model.state is JobState.QUEUED and (capacity is None or has_room(model.needs, capacity))
+        ]
+        at_home = [model for model in fitting if model.id in held_ids]
+        at_home += [model for model in fitting if model.uri in there]
+        expected = next(iter(at_home + fitting), None)
+        assert (claimed and claimed.id) == (expected and expected.id)
+        if expected:
+            expected.attempt += 1
+            expected.move(JobState.RUNNING)
+
+    @rule(capacities=st.lists(some_capacity, max_size=3))
+    def explain(self, capacities):
+        changed = self.store.explain_waiting(largest(capacities))
+        expected = 0
+        for model in self.models:
+            if model.state is JobState.QUEUED:
+                served = any(has_room(model.needs, capacity) for capacity in capacities)
+                reason = None if served else model.needs.waits(capacities)
+                assert served == (reason is None)
+                if reason != model.waiting:
+                    model.waiting = reason
+                    model.events += 1
+                    expected += 1
+        assert changed == expected
+        unserved = [model for model in self.models if model.state is JobState.QUEUED and model.waiting]
+        assert sum(count for _, count in self.store.unserved()) == len(unserved)
+        queued = [model.needs for model in self.models if model.state is JobState.QUEUED]
+        assert dict(self.store.waiting()) == Counter(queued)
 
     @rule(model=jobs)
     def request_cancel(self, model):
@@ -161,6 +212,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert (job.end_time is not None) == job.state.is_terminal
             assert (job.failure is not None) == (job.state is JobState.FAILED)
             assert (job.result is not None) == (job.state is JobState.SUCCEEDED)
+            assert job.waiting == model.waiting
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

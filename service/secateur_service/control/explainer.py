@@ -1,0 +1,61 @@
+"""Tells queued jobs why they wait: a loop that compares what they need with the agents that were seen.
+
+Every replica that serves the API has one. They find the same, and write only what has changed.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+
+from secateur_service.errors import TransientError
+from secateur_service.jobs.port import JobStore
+from secateur_service.records.needs import SEEN_SECONDS, largest
+
+EXPLAIN_SECONDS = 3.0
+_STOP_SECONDS = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Explainer:
+    """Runs in its own thread.
+
+    Args:
+        store: the jobs and the agents.
+        pause_seconds: time between two rounds.
+    """
+
+    def __init__(self, store: JobStore, *, pause_seconds: float = EXPLAIN_SECONDS) -> None:
+        self._store = store
+        self._pause_seconds = pause_seconds
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="explainer", daemon=True)
+
+    def start(self) -> None:
+        """Start; the first round is after a pause, when a server that starts with this one has announced itself."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the loop."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(_STOP_SECONDS)
+
+    def explain(self) -> None:
+        """Run one round. A failure is logged; the next round sees the same difference again."""
+        try:
+            seen = self._store.agents.seen(SEEN_SECONDS)
+            changed = self._store.explain_waiting(largest(agent.capacity for agent in seen))
+        except TransientError as error:
+            _log.warning("could not tell jobs why they wait", error=error.message)
+        except Exception:  # noqa: BLE001 - a defect must not end the only loop that tells them
+            _log.exception("could not tell jobs why they wait")
+        else:
+            if changed:
+                _log.info("told jobs why they wait, or no longer", jobs=changed, agents_seen=len(seen))
+
+    def _loop(self) -> None:
+        while not self._stopping.wait(self._pause_seconds):
+            self.explain()
