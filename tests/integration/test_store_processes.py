@@ -11,6 +11,7 @@ import pytest
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import open_job_store
+from secateur_service.records.needs import Needs
 from support.jobs import new_job
 from support.site import PYTHONPATH
 
@@ -35,12 +36,14 @@ for number in range(int(rounds)):
 CLAIM = """
 import json, sys
 from secateur_service.jobs.store import open_job_store
+from secateur_service.records.needs import Capacity
 
 store = open_job_store(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 claimed = []
-while job := store.claim(owner=sys.argv[2], lease_seconds=60):
+capacity = Capacity(0, 0, host_bytes=int(sys.argv[2]), disk_bytes=1)
+while job := store.claim(owner=sys.argv[2], lease_seconds=60, capacity=capacity, models=["file:///models/tiny"]):
     claimed.append(job.id)
 print(json.dumps(claimed))
 """
@@ -197,19 +200,20 @@ def race_cancellations(store, url, ended):
         assert store.request_cancel(job_id).state is job.state  # after the end it changes nothing
 
 
-def test_processes_that_claim_at_the_same_time_never_get_the_same_job(url):
+def test_processes_that_claim_at_the_same_time_never_get_the_same_job_nor_one_that_does_not_fit(url):
     store = open_job_store(url)
     store.migrate()
-    jobs = [store.create(new_job()).id for _ in range(60)]
-    claimers = [script(CLAIM, url, f"c{number}") for number in range(3)]
+    needs = {store.create(new_job(needs=Needs(number % 4, 1))).id: number % 4 for number in range(60)}
+    claimers = [script(CLAIM, url, str(host)) for host in (1, 2, 3)]
     start_together(claimers)
     claimed = []
-    for claimer in claimers:
+    for host, claimer in enumerate(claimers, start=1):
         output, errors = claimer.communicate()
         assert (claimer.returncode, errors) == (0, "")
         claimed.append(json.loads(output))
-    assert sorted(job for jobs_of_one in claimed for job in jobs_of_one) == sorted(jobs)
+        assert max((needs[job] for job in claimed[-1]), default=0) <= host
+    assert sorted(job for jobs_of_one in claimed for job in jobs_of_one) == sorted(needs)
     for jobs_of_one in claimed:  # each took the oldest there was
-        assert jobs_of_one == [job for job in jobs if job in jobs_of_one]
-    assert all(store.get(job).attempt == 1 for job in jobs)
+        assert jobs_of_one == [job for job in needs if job in jobs_of_one]
+    assert all(store.get(job).attempt == 1 for job in needs)
     store.close()

@@ -2,12 +2,12 @@
 
 from sqlalchemy import update
 
-from secateur_service.jobs.schema import events, jobs
+from secateur_service.jobs.schema import agents, events, jobs, leases
 
 _TIMES = {
     table: [column for column in table.columns if column.name.endswith(("time", "_deadline", "_end"))]
     + [table.c[name] for name in others]
-    for table, others in ((jobs, ("heartbeat", "not_before")), (events, ()))
+    for table, others in ((jobs, ("heartbeat", "not_before")), (events, ()), (agents, ("heartbeat",)), (leases, ()))
 }
 
 

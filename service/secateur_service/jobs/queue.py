@@ -28,6 +28,9 @@ _RAN_TOO_LONG = Failure(
     retryable=False,
 )
 
+# By number would be the same. But the index of numbers is one of all jobs, and PostgreSQL would go through it.
+_OLDEST_FIRST = (jobs.c.create_time, jobs.c.number)
+
 
 class SqlQueue(SqlAccess):
     """`JobQueue` in SQL."""
@@ -54,11 +57,11 @@ class SqlQueue(SqlAccess):
             models: references of models that are here, see `job.model_reference`.
         """
         fitting = and_(is_due(self._database.now), jobs.c.spec_format <= SPEC_FORMAT, _fits(capacity))
-        first = select(jobs).where(fitting).order_by(jobs.c.number).limit(1)
+        first = select(jobs).where(fitting).order_by(*_OLDEST_FIRST).limit(1)
         with self._reading() as connection:  # an idle dispatcher must not keep writers waiting
             if capacity is not None and connection.execute(_least(capacity)).first() is None:
                 return None
-            number = connection.scalar(select(jobs.c.number).where(fitting).order_by(jobs.c.number).limit(1))
+            number = connection.scalar(first.with_only_columns(jobs.c.number))
             if number is None:
                 return None
             at_home = _at_home(connection, fitting, number, held, models) if held or models else None
@@ -176,9 +179,8 @@ def _at_home(
     connection: Connection, fitting: ColumnElement[bool], oldest: int, held: Collection[str], models: Collection[str]
 ) -> int | None:
     """The first job soon after the oldest whose work or model is here; None if there is none."""
-    query = select(jobs.c.number, jobs.c.id, jobs.c.resolved["model"]).where(
-        fitting, jobs.c.number < oldest + CLAIM_WINDOW
-    )
+    soon_after = and_(jobs.c.number >= oldest, jobs.c.number < oldest + CLAIM_WINDOW)
+    query = select(jobs.c.number, jobs.c.id, jobs.c.resolved["model"]).where(fitting, soon_after)
     rows = connection.execute(query.order_by(jobs.c.number)).all()
     of_work = (number for number, job_id, _ in rows if job_id in held)
     of_model = (number for number, _, model in rows if model_reference(model) in models)

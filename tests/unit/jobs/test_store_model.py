@@ -93,7 +93,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.models.append(model)
         return model
 
-    @rule(capacity=st.none() | some_capacity, held=st.sets(st.integers(0, 9), max_size=2), there=st.sets(st.sampled_from(MODELS)))
+    @rule(
+        capacity=st.none() | some_capacity,
+        held=st.sets(st.integers(0, 9), max_size=2),
+        there=st.sets(st.sampled_from(MODELS)),
+    )
     def claim(self, capacity, held, there):
         held_ids = {model.id for number, model in enumerate(self.models) if number in held}
         given = {"capacity": capacity, "held": held_ids, "models": there}

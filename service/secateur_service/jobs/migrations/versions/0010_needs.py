@@ -19,7 +19,7 @@ depends_on = None
 _NEEDS = ("need_device_bytes", "need_host_beside_device_bytes", "need_disk_bytes", "need_host_bytes")
 _QUEUED = sa.text("state = 'QUEUED'")
 _INDEXES = {
-    "ix_jobs_queue": ["number", "not_before", "spec_format", *_NEEDS],
+    "ix_jobs_queue": ["state", "create_time", "number", "not_before", "spec_format", *_NEEDS],
     "ix_jobs_queue_needs": [*_NEEDS, "waiting", "not_before"],
     "ix_jobs_queue_host": ["need_host_bytes", "need_disk_bytes", "not_before"],
 }
