@@ -103,13 +103,17 @@ _QUEUED = text(f"state = '{JobState.QUEUED}'")
 
 
 def _of_the_queue(name: str, *columns: str) -> Index:
-    """An index of queued jobs alone: however many have ended, it is no larger than the queue."""
-    return Index(name, *(jobs.c[column] for column in columns), sqlite_where=_QUEUED, postgresql_where=_QUEUED)
+    """An index of queued jobs alone: however many have ended, it is no larger than the queue.
+
+    It begins with their state all the same, since SQLite would prefer the index of all states otherwise.
+    """
+    parts = (jobs.c[column] for column in ("state", *columns))
+    return Index(name, *parts, sqlite_where=_QUEUED, postgresql_where=_QUEUED)
 
 
 _NEEDS = ("need_device_bytes", "need_host_beside_device_bytes", "need_disk_bytes", "need_host_bytes")
 # The queue in its order, with what a claim asks for: jobs that do not fit are passed over without reading them.
-_of_the_queue("ix_jobs_queue", "state", "create_time", "number", "not_before", "spec_format", *_NEEDS)
+_of_the_queue("ix_jobs_queue", "create_time", "number", "not_before", "spec_format", *_NEEDS)
 # The queue by what it needs: whether anything fits, at a glance; and the groups of equal needs.
 _of_the_queue("ix_jobs_queue_needs", *_NEEDS, "waiting", "not_before")
 _of_the_queue("ix_jobs_queue_host", "need_host_bytes", "need_disk_bytes", "not_before")

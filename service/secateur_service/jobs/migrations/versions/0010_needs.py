@@ -19,7 +19,7 @@ depends_on = None
 _NEEDS = ("need_device_bytes", "need_host_beside_device_bytes", "need_disk_bytes", "need_host_bytes")
 _QUEUED = sa.text("state = 'QUEUED'")
 _INDEXES = {
-    "ix_jobs_queue": ["state", "create_time", "number", "not_before", "spec_format", *_NEEDS],
+    "ix_jobs_queue": ["create_time", "number", "not_before", "spec_format", *_NEEDS],
     "ix_jobs_queue_needs": [*_NEEDS, "waiting", "not_before"],
     "ix_jobs_queue_host": ["need_host_bytes", "need_disk_bytes", "not_before"],
 }
@@ -31,7 +31,7 @@ def upgrade() -> None:
             table.add_column(sa.Column(name, sa.BigInteger(), nullable=False, server_default="0"))
         table.add_column(sa.Column("waiting", sa.String(512)))
         for name, columns in _INDEXES.items():
-            table.create_index(name, columns, sqlite_where=_QUEUED, postgresql_where=_QUEUED)
+            table.create_index(name, ["state", *columns], sqlite_where=_QUEUED, postgresql_where=_QUEUED)
     op.create_table(
         "agents",
         sa.Column("id", sa.String(256), nullable=False),
