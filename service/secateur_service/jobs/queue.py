@@ -57,23 +57,24 @@ class SqlQueue(SqlAccess):
             models: references of models that are here, see `job.model_reference`.
         """
         fitting = and_(is_due(self._database.now), jobs.c.spec_format <= SPEC_FORMAT, _fits(capacity))
-        first = select(jobs).where(fitting).order_by(*_OLDEST_FIRST).limit(1)
+        first = select(jobs.c.number).where(fitting).order_by(*_OLDEST_FIRST).limit(1)
         with self._reading() as connection:  # an idle dispatcher must not keep writers waiting
             if capacity is not None and connection.execute(_least(capacity)).first() is None:
                 return None
-            number = connection.scalar(first.with_only_columns(jobs.c.number))
+            oldest = connection.scalar(first)
+            if oldest is None:
+                return None
+            at_home = _at_home(connection, fitting, oldest, held, models) if held or models else None
+        with self._writing() as connection:
+            number = None
+            if at_home is not None:
+                it = select(jobs.c.number).where(fitting, jobs.c.number == at_home)
+                number = connection.scalar(it.with_for_update(skip_locked=True))
+            if number is None:
+                number = connection.scalar(first.with_for_update(skip_locked=True))
             if number is None:
                 return None
-            at_home = _at_home(connection, fitting, number, held, models) if held or models else None
-        with self._writing() as connection:
-            row = None
-            if at_home is not None:
-                it = select(jobs).where(fitting, jobs.c.number == at_home)
-                row = connection.execute(it.with_for_update(skip_locked=True)).mappings().first()
-            if row is None:
-                row = connection.execute(first.with_for_update(skip_locked=True)).mappings().first()
-            if row is None:
-                return None
+            row = connection.execute(select(jobs).where(jobs.c.number == number)).mappings().one()
             job = self._hold(connection, row, self._now(connection))
             job.claim(owner=owner, lease_seconds=lease_seconds)
             job.save()
