@@ -259,6 +259,8 @@ class Job:
         if self.progress is not None and not self.state.is_terminal:
             details.append(str(self.progress))
         text = ", ".join([f"{self.name} is {self.state}", *details])
+        if self.waiting is not None:
+            return f"{text}, waits: {self.waiting}"
         return f"{text}: {self.failure}" if self.failure is not None else text
 
     @property

@@ -252,6 +252,30 @@ def _queue() -> list[Panel]:
             about="Attempts that started within six hours had waited at most so long. What clients feel of the queue.",
             unit="s",
         ),
+        lines(
+            promql(f"max by (namespace, state) ({store('secateur_slots')})", "slots {{state}} {{namespace}}"),
+            promql(f"max by (namespace, state) ({store('secateur_agents')})", "agents {{state}} {{namespace}}"),
+            title="Agents and their slots",
+            about="Agents, and servers that run jobs, that were heard of within 30 seconds. Slots that stay free while "
+            "jobs wait: see what these need.",
+            unit="none",
+        ),
+        lines(
+            promql(f"max by (namespace) ({store('secateur_jobs_unserved')})", "jobs {{namespace}}"),
+            title="Jobs that fit no agent",
+            about="They need more than any agent has that was seen in ten minutes, or there is none. `secateur list` "
+            "says what each waits for.",
+            unit="none",
+            alert="SecateurJobsUnserved",
+            steps=bad_above(1),
+        ),
+        lines(
+            promql(f"max by (namespace, kind) ({store('secateur_unserved_need_bytes')}) > 0", "needed {{kind}}"),
+            promql(f"max by (namespace, kind) ({store('secateur_slot_capacity_bytes')}) > 0", "there {{kind}}"),
+            title="What they need, and the most that there is",
+            about="The most that a job needs which fits no agent; and the most that a slot of any agent has.",
+            unit="bytes",
+        ),
     ]
 
 

@@ -30,6 +30,8 @@ def jobs_text(jobs: Sequence[Job], width: int | None) -> str:
         Column("GROWTH", [_growth(job) for job in jobs], rank=2, right=True),
         Column("MIX", [_mix(job) for job in jobs], rank=7, least=10),
     ]
+    if any(job.waiting for job in jobs):
+        table.append(Column("WAITS", [job.waiting or "" for job in jobs], rank=2, least=24))
     if any(job.labels for job in jobs):
         table.append(Column("LABELS", [_labels(job) for job in jobs], rank=8, least=12))
     return fitted(table, width)
@@ -39,6 +41,8 @@ def job_text(job: Job, report: Report | None = None) -> str:
     """All that matters about a job; with its report, what the figures mean."""
     now = datetime.now(UTC)
     rows = [("state", job.state.value)]
+    if job.waiting is not None:
+        rows.append(("waits", job.waiting))
     if job.stage is not JobStage.UNSPECIFIED:
         rows.append(("stage", job.stage.value))
     if job.progress is not None and not job.state.is_terminal:

@@ -89,7 +89,7 @@ def list_(
     """List jobs, newest first, in as many columns as fit.
 
     GROWTH is by how much perplexity grew in the language of the mix that lost most: ×1.05 is five per cent. TIME is how
-    long the job took, or takes by now.
+    long the job took, or takes by now. WAITS is there if a job waits for more than any agent has.
 
     \b
     Examples:

@@ -13,9 +13,6 @@ from secateur_service.jobs.rows import NEED_COLUMNS, to_needs
 from secateur_service.jobs.schema import events, jobs
 from secateur_service.records.needs import Capacity, Needs
 
-WAITING = "waiting"
-"""Field of the log lines that say why a job waits, or, with none, that it fits somebody again."""
-
 _AT_ONCE = 500  # rows of a transaction, so that nobody waits long for those locked in it
 _SERVED = "an agent that this job fits has been seen; it waits for a free slot"
 
@@ -59,7 +56,7 @@ class SqlReasons(SqlAccess):
         some = select(jobs.c.number, jobs.c.id, jobs.c.attempt, jobs.c.last_sequence).where(IS_QUEUED, and_(*same))
         some = some.order_by(jobs.c.not_before).limit(_AT_ONCE).with_for_update(skip_locked=True)
         level, message = ("info", _SERVED) if reason is None else ("warning", f"waits: {reason}")
-        body = log_body(level, message, {WAITING: reason})
+        body = log_body(level, message, {})
         with self._writing() as connection:
             rows = connection.execute(some).all()
             if not rows:

@@ -18,7 +18,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from secateur_service.errors import TransientError
-from secateur_service.jobs.port import Jobs
+from secateur_service.jobs.port import JobStore
+from secateur_service.metrics.agent_figures import AgentFamilies, AgentFigures
 from secateur_service.records.result import Removed
 
 NAMESPACE = "secateur"
@@ -185,7 +186,7 @@ class StoreCollector(Collector):
     If the store does not answer, only its own figures are missing: `secateur_store_up` is then 0, and the rest remains.
     """
 
-    def __init__(self, store: Jobs, data_dir: Path) -> None:
+    def __init__(self, store: JobStore, data_dir: Path) -> None:
         self._store = store
         self._data_dir = data_dir
 
@@ -201,6 +202,7 @@ class StoreCollector(Collector):
             counts = self._store.count_by_state()
             oldest_queued = self._store.oldest_queued_age_seconds()
             oldest_heartbeat = self._store.max_heartbeat_age_seconds()
+            agents = AgentFigures.read(self._store)
         except TransientError as error:
             _log.warning("the store does not answer a scrape", error=error.message)
             families.store_up.add_metric([], 0)
@@ -210,6 +212,7 @@ class StoreCollector(Collector):
                 families.jobs.add_metric([state.value], count)
             families.queue_oldest_age.add_metric([], oldest_queued)
             families.heartbeat_age.add_metric([], oldest_heartbeat)
+            agents.fill(families.agents)
         yield from families
 
 
@@ -230,6 +233,8 @@ class _Families:
         self.workdir_free = GaugeMetricFamily(
             f"{NAMESPACE}_workdir_free_bytes", "Free space where jobs work.", labels=[]
         )
+        self.agents = AgentFamilies(NAMESPACE)
 
     def __iter__(self) -> Iterator[GaugeMetricFamily]:
         yield from (self.store_up, self.jobs, self.queue_oldest_age, self.heartbeat_age, self.workdir_free)
+        yield from self.agents

@@ -13,11 +13,29 @@ import pytest
 from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur_service.jobs.job import EventKind, Failure
+from secateur_service.records.needs import Capacity, Needs
 from support.api import Api, StartApi, refused
 from support.jobs import block, result
 from support.waiting import HANG_SECONDS, until_async
 
 TERMINAL = (pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED)
+
+
+async def test_a_job_that_fits_nobody_says_why_it_waits_to_whoever_asks_and_to_who_watches_already(api: Api):
+    job = api.new_job(needs=Needs(device_bytes=80 * 10**9))
+    watch = api.watch(job)
+    assert (await watch.read()).snapshot.waiting == ""
+    api.store.explain_waiting([Capacity(1, 24 * 10**9, 10**12, 10**12)])
+    reason = "needs at least 80.0 GB of device memory; the largest agent seen in ten minutes has 24.0 GB"
+    told = await watch.read()
+    assert (told.log.level, told.log.message) == ("warning", f"waits: {reason}")
+    assert (await api.stub.GetPruneJob(service_pb.GetPruneJobRequest(name=f"pruneJobs/{job.id}"))).waiting == reason
+    listed = await api.stub.ListPruneJobs(service_pb.ListPruneJobsRequest())
+    assert [each.waiting for each in listed.jobs] == [reason]
+    assert (await api.watch(job).read()).snapshot.waiting == reason
+    api.store.explain_waiting([Capacity(1, 80 * 10**9, 10**12, 10**12)])
+    assert "has been seen" in (await watch.read()).log.message
+    assert (await api.watch(job).read()).snapshot.waiting == ""
 
 
 def _log_event(number: int, size: int = 0) -> tuple[EventKind, dict]:

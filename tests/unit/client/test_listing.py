@@ -83,6 +83,19 @@ def test_columns_that_matter_less_are_left_out_where_the_terminal_is_narrow(widt
     assert all(job.id in text for job in jobs)
 
 
+def test_a_job_that_fits_nobody_says_why_it_waits_in_a_list_alone_and_as_an_event():
+    reason = "needs at least 80.0 GB of device memory; the largest agent seen in ten minutes has 24.0 GB"
+    waiting = made(2, "QUEUED", waiting=reason, start_time=None)
+    titles, first, second = jobs_text([made(), waiting], None).splitlines()
+    assert titles.endswith("WAITS")
+    assert second.endswith(reason)
+    assert "waits" not in first
+    assert "WAITS" not in jobs_text([made()], None)
+    assert "needs at least 80.0 GB" in jobs_text([made(), waiting], 100)
+    assert f"\nstate    QUEUED\nwaits    {reason}\n" in job_text(waiting)
+    assert str(waiting) == f"{waiting.name} is QUEUED, waits: {reason}"
+
+
 @given(
     st.lists(st.lists(st.text(max_size=30), min_size=3, max_size=3), min_size=1, max_size=4),
     st.integers(1, 100),

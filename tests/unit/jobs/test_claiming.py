@@ -147,11 +147,8 @@ def test_what_fits_nobody_says_so_and_no_longer_once_an_agent_has_been_seen(stor
     assert store.explain_waiting([LARGE]) == 1
     assert store.get(big).waiting is None
     lines = [entry.body for entry in store.events(big, after=1, limit=9)]
-    assert [(line["level"], line["fields"]) for line in lines] == [
-        ("warning", {"waiting": reason}),
-        ("info", {"waiting": None}),
-    ]
-    assert lines[0]["message"] == f"waits: {reason}"
+    served = "an agent that this job fits has been seen; it waits for a free slot"
+    assert [(line["level"], line["message"]) for line in lines] == [("warning", f"waits: {reason}"), ("info", served)]
     assert {entry.kind for entry in store.events(big, after=1, limit=9)} == {EventKind.LOG}
 
 

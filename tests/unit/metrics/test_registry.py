@@ -9,9 +9,11 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from secateur_service.jobs.agents import AgentRecord
 from secateur_service.jobs.store import open_job_store
 from secateur_service.metrics.registry import Metrics, StoreCollector
 from secateur_service.metrics.scrapes import MetricsServer
+from secateur_service.records.needs import Capacity, Needs
 from support.jobs import new_job
 from support.waiting import HANG_SECONDS
 
@@ -32,6 +34,13 @@ def test_a_scrape_shows_the_queue_the_disk_and_the_build(tmp_path: Path):
     store.create(new_job())
     store.create(new_job())
     store.claim(owner="o", lease_seconds=60)
+    store.create(new_job(needs=Needs(9, 9, 9, 9)))
+    capacity = Capacity(1, device_bytes=5, host_bytes=6, disk_bytes=7)
+    store.agents.announce(AgentRecord("a", "node", "1", slots=3, busy=1, capacity=capacity))
+    store.agents.announce(AgentRecord("b", "node", "1", slots=1, busy=0, capacity=capacity, draining=True))
+    store.agents.announce(AgentRecord("c", "node", "1", slots=1, busy=0, capacity=capacity))
+    store.agents.withdraw("c")
+    store.explain_waiting([capacity])
     metrics = Metrics(CollectorRegistry(), version="1.2.3")
     metrics.registry.register(StoreCollector(store, tmp_path))
     server = MetricsServer.start(metrics.registry, "127.0.0.1", 0)
@@ -40,7 +49,7 @@ def test_a_scrape_shows_the_queue_the_disk_and_the_build(tmp_path: Path):
     finally:
         server.stop()
         store.close()
-    assert samples["secateur_jobs"][("state", "QUEUED"),] == 1
+    assert samples["secateur_jobs"][("state", "QUEUED"),] == 2
     assert samples["secateur_jobs"][("state", "RUNNING"),] == 1
     assert samples["secateur_jobs"][("state", "FAILED"),] == 0
     assert 0 <= samples["secateur_queue_oldest_age_seconds"][()] < 60
@@ -48,6 +57,11 @@ def test_a_scrape_shows_the_queue_the_disk_and_the_build(tmp_path: Path):
     assert samples["secateur_workdir_free_bytes"][()] > 0
     assert samples["secateur_store_up"][()] == 1
     assert samples["secateur_build_info"][("version", "1.2.3"),] == 1
+    assert samples["secateur_agents"] == {(("state", "ready"),): 1, (("state", "draining"),): 1}
+    assert samples["secateur_slots"] == {(("state", "busy"),): 1, (("state", "free"),): 2}
+    assert samples["secateur_slot_capacity_bytes"][("kind", "memory"),] == 6
+    assert samples["secateur_jobs_unserved"][()] == 1
+    assert samples["secateur_unserved_need_bytes"][("kind", "device_memory"),] == 9
 
 
 def test_a_store_that_is_away_costs_only_its_own_figures(tmp_path: Path):
