@@ -4,16 +4,20 @@ import os
 import random
 import signal
 import sys
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
 
 from secateur_service.control.backoff import Backoff
 from secateur_service.control.dispatcher import Dispatcher
+from secateur_service.control.presence import Presence
 from secateur_service.executors.local import LocalExecutor
+from secateur_service.jobs.agents import AgentRecord
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
 from secateur_service.metrics import attempt_figures
+from secateur_service.records.needs import Capacity, Needs
 from support import processes
 from support.clock import Clock, let_pass
 from support.jobs import result
@@ -413,3 +417,26 @@ def test_workers_see_the_settings_and_what_the_network_needs_and_no_other_variab
     assert '"https_proxy": "http://proxy:3128"' in seen
     for name, text in site.settings.worker_environment().items():
         assert f'"{name}": "{text}"' in seen
+
+
+def test_a_dispatcher_announces_itself_and_takes_only_what_fits_its_slots(make_site):
+    site = make_site()
+    small = AgentRecord("small:1", "small", "1", slots=1, busy=0, capacity=Capacity(0, 0, 10**9, 10**12))
+    presence = Presence(site.store.agents, small)
+    large = site.create(needs=Needs(host_bytes=2 * 10**9))
+    fitting = site.create(needs=Needs(host_bytes=10**9))
+    dispatcher = site.dispatcher("slow", presence=presence)
+    dispatcher.reconcile()
+    (seen,) = site.store.agents.seen(60)
+    assert replace(seen, heartbeat=None) == replace(small, busy=1)
+    assert site.store.get(fitting).state is JobState.RUNNING
+    assert site.store.get(large).state is JobState.QUEUED
+    dispatcher.drain()
+    (gone,) = site.store.agents.seen(60)
+    assert (gone.slots, gone.draining) == (0, True)
+    assert site.store.get(fitting).state is JobState.QUEUED
+    again = site.dispatcher("finish", presence=Presence(site.store.agents, small))
+    again.start()
+    until(ended(site, fitting))
+    again.drain()
+    assert site.store.get(large).attempt == 0

@@ -102,3 +102,16 @@ def test_a_source_that_ends_too_early_again_and_again_is_given_up(tmp_path):
 
 def test_empty_files_are_there(tmp_path):
     assert (fetch(Cache(tmp_path), Remote("empty", a=0)) / "a").read_bytes() == b""
+
+
+def test_a_model_is_listed_by_its_reference_while_its_weights_are_here(tmp_path):
+    user = Cache(tmp_path, limit_bytes=4000)
+    model, corpus = Remote("model", **{"config.json": 10, "a.safetensors": 1000}), Remote("corpus", a=10)
+    user.fetch(model, ["config.json"], reference="hf://org/model@1")
+    fetch(user, corpus, reference="hf://datasets/org/corpus@1")
+    assert user.models() == set()
+    fetch(user, model, reference="hf://org/model@1")
+    assert Cache(tmp_path).models() == {"hf://org/model@1"}
+    user.release()
+    fetch(user, Remote("large", a=3900))
+    assert user.models() == set()
