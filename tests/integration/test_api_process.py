@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ from secateur_service.jobs.store import SqlJobStore, open_job_store
 from support import processes
 from support.forking import forked_command, run_command
 from support.jobs import new_job
+from support.service import AGENT
 from support.waiting import HANG_SECONDS
 
 COMMAND = [sys.executable, "-m", "secateur_service"]
@@ -52,6 +54,8 @@ class ServerProcess:
             else:
                 self.process = processes.start([*COMMAND, *arguments], stderr=log, env=environment)
         processes.await_ready(self.process, self.ready_file.exists, self.log_file)
+        with closing(self.open_store()) as store:
+            store.agents.announce(AGENT)
         self.addresses = json.loads(self.ready_file.read_text())
         return self
 

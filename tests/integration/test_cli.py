@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -14,11 +15,12 @@ from secateur_service.calibration.presets import presets
 from secateur_service.evaluation.html import render_html
 from secateur_service.evaluation.parts import Verdict
 from secateur_service.jobs.job import EventKind, Failure
+from secateur_service.records.needs import Needs
 from support.forking import run_client
 from support.models import save_corpora, save_model, spec_data
 from support.reports import answered, make_report
-from support.service import FILES, REPORT, Service
-from support.waiting import HANG_SECONDS
+from support.service import AGENT, FILES, REPORT, Service
+from support.waiting import HANG_SECONDS, until
 
 COMMAND = [sys.executable, "-m", "secateur"]
 SPEC = """
@@ -63,6 +65,23 @@ def finished(service):
     )
     service.publish(job_id, FILES)
     return job_id
+
+
+def test_a_job_that_fits_no_agent_says_so_and_no_longer_when_one_comes(secateur, service):
+    job_id = service.queued_job(needs=Needs(host_bytes=80 * 10**9))
+    reason = "needs at least 80.0 GB of memory; the largest agent seen in ten minutes has 10.0 GB"
+    until(lambda: service.store.get(job_id).waiting)
+    assert re.search(f"^waits +{reason}$", secateur("get", job_id).stdout, re.MULTILINE)
+    assert json.loads(secateur("get", job_id, "-o", "json").stdout)["waiting"] == reason
+    assert f"[warning] waits: {reason}" in secateur("logs", job_id).stdout
+    titles, row = secateur("list", "--limit", "1", COLUMNS="200").stdout.splitlines()
+    assert titles.split()[-1] == "WAITS"
+    assert row.endswith(reason)
+    large = replace(AGENT, id="large:1", capacity=replace(AGENT.capacity, host_bytes=80 * 10**9))
+    service.store.agents.announce(large)
+    until(lambda: not service.store.get(job_id).waiting)
+    assert "has been seen" in secateur("logs", job_id).stdout
+    service.store.request_cancel(job_id)
 
 
 def failed(service):

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 from secateur_service.artifacts.manifest import Manifest, ManifestFile
+from secateur_service.jobs.agents import AgentRecord
 from secateur_service.jobs.job import EventKind, Failure, JobResult, LanguageResult
 from secateur_service.jobs.store import open_job_store
+from secateur_service.records.needs import Capacity
 from support import processes, worker_forks
 from support.clock import let_pass
 from support.forking import ForkedProcess
@@ -31,6 +33,9 @@ WITH_WORKERS = {
     "OMP_NUM_THREADS": "1",
 }
 """Settings of a service that starts its workers itself."""
+
+AGENT = AgentRecord("test:1", "test", "1", slots=1, busy=0, capacity=Capacity(0, 0, 10**10, 10**12))
+"""Who runs the jobs of a service without devices: jobs without needs fit it."""
 
 
 class Service:
@@ -56,6 +61,8 @@ class Service:
         self.start()
         database_url = self.settings.get("SECATEUR_DATABASE_URL", f"sqlite:///{self.data_dir}/secateur.sqlite3")
         self.store = open_job_store(database_url)
+        if not self.settings["SECATEUR_DEVICES"]:  # as the test plays the workers, it plays their agent
+            self.store.agents.announce(AGENT)
 
     process = None
 
@@ -124,8 +131,8 @@ class Service:
         self.kill_workers()
         let_pass(self.store, float(self.settings["SECATEUR_LEASE_SECONDS"]))
 
-    def queued_job(self):
-        return self.store.create(new_job(destination=(self.data_dir / "artifacts").as_uri())).id
+    def queued_job(self, **given):
+        return self.store.create(new_job(destination=(self.data_dir / "artifacts").as_uri(), **given)).id
 
     def running_job(self):
         job_id = self.queued_job()
