@@ -15,8 +15,9 @@ from secateur.v1 import prune_job_pb2 as pb
 from secateur.v1 import prune_service_pb2 as service_pb
 from secateur_service.errors import FieldViolation, InvalidSpecError
 from secateur_service.jobs.states import JobState
+from secateur_service.records.needs import UNKNOWN
 from secateur_service.spec import parse_spec
-from support.api import ESTIMATE, Admitted, Api, StartApi, refused, spec_message
+from support.api import ESTIMATE, NEEDS, Admitted, Api, StartApi, refused, spec_message
 from support.jobs import result
 
 
@@ -37,6 +38,15 @@ async def test_a_created_job_is_queued_with_its_defaults_filled_in(api: Api):
     assert dict(job.labels) == {"team": "search"}
     assert job.last_sequence == 1
     assert await api.stub.GetPruneJob(service_pb.GetPruneJobRequest(name=job.name)) == job
+
+
+async def test_a_job_and_a_retry_of_one_whose_needs_nobody_knew_have_the_needs_that_admission_finds(api: Api):
+    created = await api.create()
+    assert api.store.get(created.name.removeprefix("pruneJobs/")).needs == NEEDS
+    old = api.new_job()
+    api.store.request_cancel(old.id)
+    retried = await api.stub.RetryPruneJob(service_pb.RetryPruneJobRequest(name=f"pruneJobs/{old.id}"))
+    assert (old.needs, api.store.get(retried.name.removeprefix("pruneJobs/")).needs) == (UNKNOWN, NEEDS)
 
 
 async def test_a_repeated_request_id_returns_the_first_job_and_another_body_is_refused(api: Api):
