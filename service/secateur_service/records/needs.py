@@ -57,9 +57,7 @@ class Needs:
 
     def lacking(self, capacity: Capacity) -> str:
         """What a slot has too little of: `80.0 GB of device memory instead of 24.0 GB`; empty if the job fits."""
-        return listed(
-            [f"{size(needed)} of {kind} instead of {size(there)}" for kind, needed, there in self._missing(capacity)]
-        )
+        return listed([f"{needed} of {kind} instead of {there}" for kind, needed, there in self._told(capacity)])
 
     def waits(self, capacities: Collection[Capacity]) -> str | None:
         """Why a job waits although there may be free slots; None if one of these may take it.
@@ -70,12 +68,20 @@ class Needs:
         if not capacities:
             return NO_AGENT
         nearest = min(capacities, key=lambda one: (len(self._missing(one)), *_from_the_largest(one)))
-        missing = self._missing(nearest)
+        missing = self._told(nearest)
         if not missing:
             return None
-        needed = listed([f"{size(needed)} of {kind}" for kind, needed, _ in missing])
-        there = listed([size(there) for _, _, there in missing])
+        needed = listed([f"{needed} of {kind}" for kind, needed, _ in missing])
+        there = listed([there for _, _, there in missing])
         return f"needs at least {needed}; the largest agent seen in ten minutes has {there}"
+
+    def _told(self, capacity: Capacity) -> list[tuple[str, str, str]]:
+        """What is missing, in words; to the byte where it would read the same otherwise."""
+        told = []
+        for kind, needed, there in self._missing(capacity):
+            in_words = size if size(needed) != size(there) else "{:,} B".format
+            told.append((kind, in_words(needed), in_words(there)))
+        return told
 
     def _missing(self, capacity: Capacity) -> list[tuple[str, int, int]]:
         """The kinds that are too little, with what is needed and what is there."""

@@ -152,6 +152,17 @@ def test_what_fits_nobody_says_so_and_no_longer_once_an_agent_has_been_seen(stor
     assert {entry.kind for entry in store.events(big, after=1, limit=9)} == {EventKind.LOG}
 
 
+def test_a_reason_has_all_that_is_missing_and_never_two_figures_that_read_the_same():
+    assert BIG.waits([replace(SMALL, host_bytes=GB)]) == (
+        "needs at least 70.0 GB of device memory and 10.0 GB of memory; the largest agent seen in ten minutes has "
+        "24.0 GB and 1.0 GB"
+    )
+    assert BIG.lacking(replace(LARGE, device_bytes=70 * GB - 1)) == (
+        "70,000,000,000 B of device memory instead of 69,999,999,999 B"
+    )
+    assert BIG.lacking(LARGE) == ""
+
+
 def test_without_any_agent_every_job_says_that(store):
     job_id = store.create(new_job()).id
     store.explain_waiting([])
