@@ -30,7 +30,7 @@ def test_what_lies_below_a_prefix_is_fetched_and_known_again(objects, open_sourc
     assert source.uri == source.pinned_uri == "s3://models/given/tiny"
     folder = source.fetch(lambda names: names)
     fetched = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    assert sorted(fetched) == [".used", "config.json", "deep/model.safetensors", "model.safetensors"]
+    assert sorted(fetched) == [".reference", ".used", "config.json", "deep/model.safetensors", "model.safetensors"]
     assert (folder / "config.json").read_bytes() == b"config.json" * 10
     assert open_source(revision=source.revision).fetch(lambda names: names) == folder
 
