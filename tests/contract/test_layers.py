@@ -11,7 +11,8 @@ SERVICE = Path(__file__).parents[2] / "service" / "secateur_service"
 LAYERS = (
     "__main__",
     "commands",
-    "app library",
+    "app agent library",
+    "hosting",
     "api",
     "inspection",
     "worker",

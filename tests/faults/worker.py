@@ -48,9 +48,9 @@ ACTIONS = {
 }
 
 
-def work(faulty, job_id, attempt, slot):
+def work(faulty, job_id, attempt, slot, lock):
     """Be a worker."""
     if attempt <= len(faulty):
         point, action = faulty[attempt - 1].split("=")
         faults.arm(point, ACTIONS[action])
-    sys.exit(run_attempt(Settings(), job_id, attempt, slot))
+    sys.exit(run_attempt(Settings(), job_id, attempt, slot, lock))

@@ -93,7 +93,7 @@ def test_a_worker_for_a_superseded_attempt_writes_nothing_and_exits_as_fenced(si
 
 
 def test_a_slot_that_an_orphan_holds_ends_the_attempt_uncharged(site):
-    slot = site.settings.data_dir / "slots" / "0.lock"
+    slot = site.settings.data_dir / "slots" / "cpu.lock"
     slot.parent.mkdir(parents=True)
     with slot.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

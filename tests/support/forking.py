@@ -72,7 +72,7 @@ class ForkingExecutor(LocalExecutor):
     """Forks workers off a process that has loaded PyTorch, which takes most of a worker's start otherwise.
 
     Args:
-        target: called with `given`, the job's id, the attempt and the slot; the worker ends with its SystemExit.
+        target: called with `given`, the job's id, the attempt, the slot, its lock; ends with the worker's SystemExit.
     """
 
     def __init__(self, settings, target, given, *, environment=os.environ):
@@ -83,7 +83,7 @@ class ForkingExecutor(LocalExecutor):
     def start(self, job_id, attempt, slot):
         log = attempt_log(self._data_dir, job_id, attempt)
         log.parent.mkdir(parents=True, exist_ok=True)
-        arguments = (self._given, job_id, attempt, slot)
+        arguments = (self._given, job_id, attempt, slot, self._locks[slot])
         process = ForkedProcess(self._target, *arguments, environment=self._environment, output=log)
         worker = LocalWorker(job_id, attempt, slot, log, process)
         self._workers.append(worker)

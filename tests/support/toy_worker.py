@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 from secateur_service.errors import PermanentError
@@ -86,15 +87,15 @@ def wait(observer, until=None):
         time.sleep(0.02)
 
 
-def work(behaviour, job_id, attempt, slot):
+def work(behaviour, job_id, attempt, slot, lock):
     """Be a worker."""
-    sys.exit(run_attempt(Settings(), job_id, attempt, slot, pipeline=pipeline(behaviour)))
+    sys.exit(run_attempt(Settings(), job_id, attempt, slot, lock, pipeline=pipeline(behaviour)))
 
 
 def main(words=None):
     """Be the worker of a command line."""
     given = parsed(words)
-    work(given.behaviour, given.job, given.attempt, given.slot)
+    work(given.behaviour, given.job, given.attempt, given.slot, given.lock)
 
 
 def parsed(words=None):
@@ -103,6 +104,7 @@ def parsed(words=None):
     arguments.add_argument("--job")
     arguments.add_argument("--attempt", type=int)
     arguments.add_argument("--slot", type=int)
+    arguments.add_argument("--lock", type=Path)
     return arguments.parse_args(words)
 
 

@@ -188,6 +188,7 @@ def serve(
     environment, then from the TOML file that SECATEUR_SETTINGS_FILE names.
     """
     from secateur_service import app as application
+    from secateur_service.hosting import CannotStartError
 
     settings = _settings(
         listen=listen,
@@ -207,8 +208,48 @@ def serve(
         _fail(str(error), EXIT_USAGE)
     try:
         application.run(settings, ready_file=ready_file)
-    except application.CannotStartError as error:
+    except CannotStartError as error:
         _fail(f"the server cannot start: {error}", EXIT_CANNOT_START)
+
+
+@app.command()
+def agent(
+    *,
+    data_dir: DataDir = None,
+    once: Annotated[bool, typer.Option("--once", help="End after one job, however that ends.")] = False,
+    idle_seconds: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="End when no job has run here for so long.")
+    ] = None,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="File that exists while the agent takes jobs; its id and devices as JSON.")
+    ] = None,
+) -> None:
+    """Run jobs of the replicas on the devices that this process sees; for a scheduler to start, as often as it likes.
+
+    It has no API. It takes jobs from the database that SECATEUR_DATABASE_URL names and needs the settings of the
+    replicas. Without SECATEUR_DEVICES it has a slot for each GPU that CUDA_VISIBLE_DEVICES lists, or is visible, and
+    one for the CPU where there is none.
+
+    SIGTERM and SIGINT end it as they end `serve`: its jobs are released, are not charged, and go on elsewhere. A second
+    one ends it at once. Its workers end with it, even if it is killed.
+
+    Exit codes: 0 when it has done what it was to do; its jobs' results and failures are with the replicas. 13 when
+    --once or --idle-seconds is given and a signal came first. 1 when it cannot start: no database, another schema, no
+    place for results. 2 for an invalid setting.
+    """
+    from secateur_service import agent as application
+    from secateur_service.hosting import CannotStartError
+
+    settings = _settings(data_dir=data_dir)
+    try:
+        settings = application.with_devices(settings, os.environ)
+    except ValueError as error:
+        _fail(str(error), EXIT_USAGE)
+    try:
+        code = application.run(settings, once=once, idle_seconds=idle_seconds, ready_file=ready_file)
+    except CannotStartError as error:
+        _fail(f"the agent cannot start: {error}", EXIT_CANNOT_START)
+    sys.exit(code)
 
 
 @app.command(hidden=True)
@@ -217,11 +258,12 @@ def work(
     job: Annotated[str, typer.Option(help="Id of the job.")],
     attempt: Annotated[int, typer.Option(help="Number of the attempt that was claimed.")],
     slot: Annotated[int, typer.Option(help="Device slot of this machine.")],
+    lock: Annotated[Path | None, typer.Option(help="File to lock for the slot.")] = None,
 ) -> None:
     """Run one attempt of a job. The dispatcher starts this; the exit code says how the attempt ended."""
     from secateur_service.worker.attempt import run_attempt
 
-    sys.exit(run_attempt(_settings(), job, attempt, slot))
+    sys.exit(run_attempt(_settings(), job, attempt, slot, lock))
 
 
 @app.command("help-job", hidden=True)
@@ -230,12 +272,11 @@ def help_job(
     rank: Annotated[int, typer.Option(help="Number of this process.")],
     of: Annotated[int, typer.Option(help="Number of processes.")],
     folder: Annotated[Path, typer.Option(help="Folder that the processes share.")],
-    parent: Annotated[int, typer.Option(help="Id of the process to help.")],
 ) -> None:
     """Help to run a job. The process that runs it starts this, and ends it."""
     from secateur_service.pipeline.helper import help_job as run_helper
 
-    sys.exit(run_helper(rank, of, folder, parent))
+    sys.exit(run_helper(rank, of, folder))
 
 
 @app.command()

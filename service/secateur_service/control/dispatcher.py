@@ -69,6 +69,9 @@ class Dispatcher:
         drain_seconds: float = 45.0,
         cancel_grace_seconds: float = 60.0,
         stall_seconds: float = 0.0,
+        expires: bool = True,
+        most_jobs: int | None = None,
+        idle_seconds: float | None = None,
         backoff: Backoff | None = None,
         on_fenced: Callable[[], None] = lambda: None,
         presence: Presence | None = None,
@@ -85,10 +88,13 @@ class Dispatcher:
             lease_seconds: first lease of a claimed job; extended here until the worker sends a heartbeat, then by the
                 worker.
             start_seconds: how long a worker may take from its start to its first heartbeat.
-            poll_seconds: time between two passes of the loop.
+            poll_seconds: longest time between two passes of the loop.
             drain_seconds: how long a worker that was told to stop may take before it is killed.
             cancel_grace_seconds: how long a worker may keep running after its attempt should have stopped.
             stall_seconds: an attempt without an event for this long is given up; 0 for never.
+            expires: whether to end attempts of any dispatcher whose time is over; agents leave that to the replicas.
+            most_jobs: the loop ends when so many jobs were claimed here and their attempts have ended.
+            idle_seconds: the loop ends when no worker has run here for so long.
             backoff: waits after failures that are charged.
             on_fenced: called for a worker that ended because another attempt owns its job.
             presence: announces this process; only jobs that fit its slots are claimed. None claims any job.
@@ -112,11 +118,13 @@ class Dispatcher:
         self._monotonic = monotonic
         self._rng = rng or random.Random()  # noqa: S311 - jitter
         self._running: list[_Running] = []
-        self._expiries: dict[str, Callable[[], list[Job]]] = {
-            "expire leases": store.expire_leases,
-            "expire deadlines": store.expire_deadlines,
-        }
-        if stall_seconds:
+        self._claims_left = most_jobs
+        self._idle_seconds = idle_seconds
+        self._last_busy = monotonic()
+        self._expiries: dict[str, Callable[[], list[Job]]] = {}
+        if expires:
+            self._expiries |= {"expire leases": store.expire_leases, "expire deadlines": store.expire_deadlines}
+        if expires and stall_seconds:
             self._expiries["expire stalled attempts"] = partial(store.expire_stalled, stall_seconds)
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -130,6 +138,18 @@ class Dispatcher:
         """Run the next pass at once, because a job was queued or cancelled here."""
         self._wake.set()
 
+    def join(self) -> None:
+        """Wait until the loop has ended: by itself, or since it was drained."""
+        self._thread.join()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether as many jobs were run as this was to run, or none for as long as it was to wait for one."""
+        if self._running:
+            return False
+        is_idle = self._idle_seconds is not None and self._monotonic() - self._last_busy >= self._idle_seconds
+        return self._claims_left == 0 or is_idle
+
     def drain(self) -> None:
         """Stop claiming, ask all workers to stop, kill those that do not, and end the loop. Blocks until done.
 
@@ -137,22 +157,10 @@ class Dispatcher:
         """
         self._stopping.set()
         self._wake.set()
-        if self._thread.is_alive():
+        if self._thread.ident is None:
+            self._end_workers()
+        else:
             self._thread.join()
-        self._reap()
-        self._announce(draining=True)
-        for running in self._running:
-            self._ask_to_stop(running)
-        self._await_ends(self._drain_seconds)
-        for running in self._running:
-            _log.warning("worker did not stop in time", job=running.worker.job_id, attempt=running.worker.attempt)
-            running.worker.kill()
-        self._await_ends(_AFTER_KILL_SECONDS)
-        for running in self._running:
-            _log.error("job is left to its lease", job=running.worker.job_id, attempt=running.worker.attempt)
-        if self._presence is not None:
-            with self._survived("say that it has ended"):
-                self._presence.withdraw()
 
     def reconcile(self) -> None:
         """Run one pass. A failure is logged and retried in the next pass; the rest of this one continues.
@@ -171,14 +179,36 @@ class Dispatcher:
                 self._stop_if_unwanted(running)
         with self._survived("start workers"):
             self._fill_slots()
+        if self._running:
+            self._last_busy = self._monotonic()
         self._announce()
 
     def _loop(self) -> None:
         while not self._stopping.is_set():
             self.reconcile()
+            if self.is_done:
+                break
             starting = any(not running.begun for running in self._running)
-            self._wake.wait(min(self._poll_seconds, self._keep_seconds) if starting else self._poll_seconds)
+            pause = min(self._poll_seconds, self._keep_seconds) if starting else self._poll_seconds
+            self._wake.wait(pause * (0.5 + 0.5 * self._rng.random()))  # many that wait do not all ask at once
             self._wake.clear()
+        self._end_workers()  # in this thread: those that are tied to it would be killed when it ends
+
+    def _end_workers(self) -> None:
+        self._announce(draining=True)
+        self._reap()
+        for running in self._running:
+            self._ask_to_stop(running)
+        self._await_ends(self._drain_seconds)
+        for running in self._running:
+            _log.warning("worker did not stop in time", job=running.worker.job_id, attempt=running.worker.attempt)
+            running.worker.kill()
+        self._await_ends(_AFTER_KILL_SECONDS)
+        for running in self._running:
+            _log.error("job is left to its lease", job=running.worker.job_id, attempt=running.worker.attempt)
+        if self._presence is not None:
+            with self._survived("say that it ends"):
+                self._presence.withdraw()
 
     def _keep_starting(self) -> None:
         for running in self._running:
@@ -262,19 +292,24 @@ class Dispatcher:
     def _announce(self, *, draining: bool = False) -> None:
         if self._presence is not None:
             with self._survived("announce itself"):
-                self._presence.show(free=len(self._executor.slots.free()), draining=draining)
+                free = 0 if self._claims_left == 0 else len(self._executor.slots.free())
+                self._presence.show(free=free, draining=draining)
 
     def _fill_slots(self) -> None:
         for slot in self._executor.slots.free():
+            if self._claims_left == 0 or self._stopping.is_set():
+                return
             job = self._store.claim(
                 owner=self._owner,
                 lease_seconds=self._lease_seconds,
                 capacity=self._presence.capacity if self._presence else None,
-                held=self._executor.folders.job_ids(),
+                held=frozenset(self._executor.folders.job_ids()),
                 models=self._models(),
             )
             if job is None:
                 return
+            if self._claims_left is not None:
+                self._claims_left -= 1
             waited("queue", job.queue_time, job.trace, {JOB: job.id, ATTEMPT: job.attempt})
             try:
                 worker = self._executor.start(job.id, job.attempt, slot)

@@ -32,9 +32,13 @@ _BY_EXIT_CODE: dict[int, type[AttemptError]] = {
     for kind in (PermanentError, TransientError, ResourceError, PreemptedError, FencedError, InternalError)
 }
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_STOPPED = {
+    # Whoever sent it, such as a scheduler to all that it started: a worker that is up would release its job.
+    "SIGTERM": "the worker was told to stop while it started",
+    "SIGKILL": "the service killed the worker, which had not stopped in time",
+}
 _TRACEBACK_CHARACTERS = 2000
 _TEXT_CHARACTERS = 4000
-_STOPPED_BY_US = ("SIGTERM", "SIGKILL")
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,8 @@ def end_of_process(ended: WorkerExit, output: str, *, stop_asked: bool) -> Attem
     details = {"output": redact(output)} if output else {}
     if ended.signal is not None:
         details["signal"] = ended.signal
-        if stop_asked and ended.signal in _STOPPED_BY_US:
-            message = "the service killed the worker, which had not stopped in time"
+        if ended.signal == "SIGTERM" or (ended.signal == "SIGKILL" and stop_asked):
+            message = _STOPPED[ended.signal]
             return AttemptEnd(Failure(PreemptedError.reason, message, retryable=True, details=details), charged=False)
         hint = "; most often the kernel does this when memory runs out" if ended.signal == "SIGKILL" else ""
         message = f"the worker was killed by {ended.signal}{hint}"

@@ -2,7 +2,7 @@
 
 Results stay as long as their owner wants them. The janitor removes objects that no manifest names, unfinished uploads,
 work directories on this machine and, long after the end, the job with its events and its ledger. Every replica has a
-janitor; if two do the same work, no harm is done.
+janitor; if two do the same work, no harm is done. An agent clears the work directories of its machine only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from secateur_service.artifacts.leftovers import remove_leftovers
 from secateur_service.errors import NotFoundError, ServiceError, TransientError
 from secateur_service.executors.port import WorkFolders
 from secateur_service.jobs.job import Job
-from secateur_service.jobs.port import Agents, Jobs
+from secateur_service.jobs.port import Agents, Jobs, Reading
 from secateur_service.records.result import Removed
 
 # A worker that lost its job may still be uploading a shard; after this long it is gone.
@@ -101,23 +101,20 @@ class Janitor:
         """Run one round. A failure is logged and retried in the next round; the rest of this one continues."""
         removed = Removed()
         unsweepable: list[str] = []
-        with self._survived("find what is due"):
+        with _survived("find what is due"):
             for job_id in self._retention.unswept(
                 succeeded_seconds=min(_SETTLED_SECONDS, self._leftovers_seconds), other_seconds=self._leftovers_seconds
             ):
                 if self._stopping.is_set():
                     return removed
-                with self._survived("remove leftovers", job_id):
+                with _survived("remove leftovers", job_id):
                     removed.leftovers += self._sweep(job_id, unsweepable)
         if self._jobs_seconds:
-            with self._survived("forget old jobs"):
+            with _survived("forget old jobs"):
                 removed.jobs = len(self._retention.forget(self._jobs_seconds, unsweepable=unsweepable))
-        with self._survived("forget agents that are gone"):
+        with _survived("forget agents that are gone"):
             self._agents.forget(_AGENTS_SECONDS)
-        with self._survived("look for work directories"):
-            for job_id in self._folders.job_ids():
-                with self._survived("remove a work directory", job_id):
-                    self._clear_work(job_id)
+        clear_folders(self._store, self._folders)
         if removed.leftovers or removed.jobs:
             _log.info("cleaned up", leftovers=removed.leftovers, jobs_forgotten=removed.jobs)
         return removed
@@ -144,21 +141,32 @@ class Janitor:
             _log.info("leftovers removed", job=job_id, state=job.state, count=count)
         return count
 
-    def _clear_work(self, job_id: str) -> None:
-        try:
-            ended = self._store.get(job_id).state.is_terminal
-        except NotFoundError:
-            self._folders.forget(job_id)
-            return
-        if ended:
-            self._folders.discard(job_id)
 
-    @contextlib.contextmanager
-    def _survived(self, action: str, job_id: str | None = None) -> Iterator[None]:
-        context = {} if job_id is None else {"job": job_id}
-        try:
-            yield
-        except ServiceError as error:
-            _log.warning("the janitor could not " + action, reason=error.reason, error=error.message, **context)
-        except Exception:  # noqa: BLE001 - a defect here must not end the only loop that cleans up
-            _log.exception("the janitor could not " + action, **context)
+def clear_folders(store: Reading, folders: WorkFolders) -> None:
+    """Remove what jobs left on this machine that have ended, here or elsewhere, or are no longer known."""
+    with _survived("look for work directories"):
+        for job_id in folders.job_ids():
+            with _survived("remove a work directory", job_id):
+                _clear_folder(store, folders, job_id)
+
+
+def _clear_folder(store: Reading, folders: WorkFolders, job_id: str) -> None:
+    try:
+        ended = store.get(job_id).state.is_terminal
+    except NotFoundError:
+        folders.forget(job_id)
+        return
+    if ended:
+        folders.discard(job_id)
+
+
+@contextlib.contextmanager
+def _survived(action: str, job_id: str | None = None) -> Iterator[None]:
+    """Log any failure and carry on; the next round tries again."""
+    context = {} if job_id is None else {"job": job_id}
+    try:
+        yield
+    except ServiceError as error:
+        _log.warning("the janitor could not " + action, reason=error.reason, error=error.message, **context)
+    except Exception:  # noqa: BLE001 - a defect here must not end the only loop that cleans up
+        _log.exception("the janitor could not " + action, **context)

@@ -1,4 +1,8 @@
-"""Workers as child processes on this machine, one per device slot."""
+"""Workers as child processes on this machine, one per device slot.
+
+They outlive their server, which may come back, or they are *tied*: to an agent whose scheduler gives its devices to
+somebody else when it is gone. A tied worker stays in the agent's process group and is killed when the agent ends.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from secateur_service.executors.locks import is_free, slot_lock
+from secateur_service import parents
+from secateur_service.executors.locks import is_free, slot_locks
 from secateur_service.executors.port import WorkerExit
 from secateur_service.executors.workdir import LocalFolders, attempt_log
 from secateur_service.private_files import given_umask
@@ -50,13 +55,18 @@ TAIL_BYTES = 4096
 
 @dataclass(frozen=True)
 class LocalWorker:
-    """A child process. It runs in its own session, so that signals from the server's terminal do not reach it."""
+    """A child process.
+
+    Attributes:
+        leads: whether it has a session of its own, so that signals from the server's terminal do not reach it.
+    """
 
     job_id: str
     attempt: int
     slot: int
     log: Path
     process: subprocess.Popen[bytes]
+    leads: bool = True
 
     def poll(self) -> WorkerExit | None:
         """How it ended; None while it is running."""
@@ -71,7 +81,9 @@ class LocalWorker:
 
     def kill(self) -> None:
         """Kill it and its children at once; harmless if it has ended."""
-        if self.process.poll() is None:
+        if not self.leads:
+            self.process.kill()  # its children are tied to it
+        elif self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):  # it may end between the two calls
                 os.killpg(self.process.pid, signal.SIGKILL)
 
@@ -97,20 +109,19 @@ class LocalSlots:
     """The device slots of this machine, tracked by the locks that workers hold.
 
     Args:
-        data_dir: where the locks are.
-        count: number of devices.
+        locks: of each slot; None where it takes none.
         used: slots whose workers were started here and may not yet have taken their locks.
     """
 
-    def __init__(self, data_dir: Path, count: int, used: Callable[[], Collection[int]]) -> None:
-        self._data_dir = data_dir
-        self._count = count
+    def __init__(self, locks: Sequence[Path | None], used: Callable[[], Collection[int]]) -> None:
+        self._locks = locks
         self._used = used
 
     def free(self) -> list[int]:
         """Slots that no worker uses, not even the worker of a server that is gone."""
         used = self._used()
-        return [slot for slot in range(self._count) if slot not in used and is_free(slot_lock(self._data_dir, slot))]
+        locks = enumerate(self._locks)
+        return [slot for slot, lock in locks if slot not in used and (lock is None or is_free(lock))]
 
 
 class LocalExecutor:
@@ -120,20 +131,28 @@ class LocalExecutor:
         self,
         settings: Settings,
         *,
-        command: Sequence[str] = WORK_COMMAND,
+        tied: bool = False,
+        command: Sequence[str] = (),
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         """Prepare the slots.
 
         Args:
             settings: the folders of locks and work directories, the devices, and the workers' settings.
-            command: the command to start, to which `--job`, `--attempt` and `--slot` are appended.
+            tied: whether workers end with the thread that starts them. CPUs then need no lock: no orphan can be on
+                them, and who starts several agents on a machine knows how many it has.
+            command: the command to start, to which `--job` and so on are appended; by default `WORK_COMMAND`.
             environment: the environment from which workers inherit `INHERITED_VARIABLES` and the variables for traces.
         """
+        locks = slot_locks(settings.data_dir, settings.devices, environment)
+        self._locks = [
+            None if tied and device == "cpu" else lock for device, lock in zip(settings.devices, locks, strict=True)
+        ]
         self.folders = LocalFolders(settings.data_dir)
-        self.slots = LocalSlots(settings.data_dir, len(settings.devices), self._used)
+        self.slots = LocalSlots(self._locks, self._used)
         self._data_dir = settings.data_dir
-        self._command = tuple(command)
+        self._tied = tied
+        self._command = tuple(command or WORK_COMMAND)
         self._environment = process_environment(settings, environment)
         self._workers: list[LocalWorker] = []
 
@@ -146,6 +165,12 @@ class LocalExecutor:
         log = attempt_log(self._data_dir, job_id, attempt)
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [*self._command, "--job", job_id, "--attempt", str(attempt), "--slot", str(slot)]
+        lock = self._locks[slot]
+        if lock is not None:
+            command += ["--lock", str(lock)]
+        if self._tied:
+            # A terminal sends SIGINT to the agent's whole group; the agent then asks its workers to stop.
+            command = parents.tied(command, ignoring=(signal.SIGINT,))
         with log.open("ab") as output:
             process = subprocess.Popen(
                 command,
@@ -153,10 +178,10 @@ class LocalExecutor:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
-                start_new_session=True,
+                start_new_session=not self._tied,
                 umask=given_umask(),  # the worker itself keeps its files private and publishes results
             )
-        worker = LocalWorker(job_id, attempt, slot, log, process)
+        worker = LocalWorker(job_id, attempt, slot, log, process, leads=not self._tied)
         self._workers.append(worker)
         return worker
 

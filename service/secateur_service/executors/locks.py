@@ -12,17 +12,38 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from secateur_service.errors import PreemptedError
+from secateur_service.sizing import accelerators
 
 _RETRY_SECONDS = 0.1
 
 
-def slot_lock(data_dir: Path, slot: int) -> Path:
-    """The file whose lock gives the right to use a device slot."""
-    return data_dir / "slots" / f"{slot}.lock"
+def locks_folder(data_dir: Path) -> Path:
+    """The folder of the locks of device slots."""
+    return data_dir / "slots"
+
+
+def slot_locks(data_dir: Path, devices: Sequence[str], environment: Mapping[str, str]) -> list[Path]:
+    """The files whose locks give the right to use device slots, named after what the slots are on.
+
+    Processes that share a data folder may see different devices under the same name, such as `cuda:0`.
+
+    Args:
+        data_dir: the data folder.
+        devices: a slot's device each, as torch names it.
+        environment: of those who use them.
+    """
+    seen: Counter[str] = Counter()
+    found = []
+    for device in devices:
+        name = accelerators.of_device(device, environment).name
+        found.append(locks_folder(data_dir) / (f"{name}.{seen[name]}.lock" if seen[name] else f"{name}.lock"))
+        seen[name] += 1
+    return found
 
 
 def hold_until_exit(path: Path, *, wait_seconds: float, reason: str) -> None:

@@ -6,6 +6,8 @@ checkpoint; the logs stay, because they show why it ended.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from pathlib import Path
 
@@ -53,10 +55,15 @@ class LocalFolders:
     def job_ids(self) -> list[str]:
         """Jobs that have a work directory."""
         folder = work_directory(self._data_dir, "")
-        return [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.exists() else []
+        try:
+            with os.scandir(folder) as entries:  # asked before every claim, and there may be thousands
+                return [entry.name for entry in entries if entry.is_dir()]
+        except FileNotFoundError:
+            return []
 
     def forget(self, job_id: str) -> None:
         """Remove the work directory, unless a worker still holds it."""
         workdir = work_directory(self._data_dir, job_id)
         if is_free(workdir):
-            shutil.rmtree(workdir)
+            with contextlib.suppress(FileNotFoundError):  # another process of this machine does the same
+                shutil.rmtree(workdir)

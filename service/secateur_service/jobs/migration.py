@@ -24,6 +24,10 @@ class NewerSchemaError(ValueError):
     """The database has the schema of a newer release, which this release may not use."""
 
 
+class OlderSchemaError(ValueError):
+    """The database has no schema, or that of an older release."""
+
+
 def upgrade(connection: Connection, revision: str = "head", *, scripts: Path = SCRIPTS) -> str | None:
     """Run the missing migrations, in the connection's current transaction.
 
@@ -37,10 +41,42 @@ def upgrade(connection: Connection, revision: str = "head", *, scripts: Path = S
     config = _config(connection, scripts)
     known = ScriptDirectory.from_config(config)
     found = MigrationContext.configure(connection).get_current_revision()
-    if found is None or found in {script.revision for script in known.walk_revisions()}:
+    if found is None or _knows(known, found):
         command.upgrade(config, revision)
         _record(connection, known)
         return None
+    return _newer(connection, known, found)
+
+
+def check(connection: Connection) -> str | None:
+    """Look whether this release may use the schema as it is; changes nothing.
+
+    Returns:
+        The revision of a newer release, which this one may use; None if the schema is this release's own.
+
+    Raises:
+        OlderSchemaError: the schema has to be migrated first, by a server of this release.
+        NewerSchemaError: this release may not use it.
+    """
+    known = ScriptDirectory.from_config(_config(connection, SCRIPTS))
+    found, head = MigrationContext.configure(connection).get_current_revision(), known.get_current_head()
+    if found == head:
+        return None
+    if found is None or _knows(known, found):
+        has = f"is at revision {found} of an older release" if found else "is empty"
+        raise OlderSchemaError(
+            f"the job store {has}, and this release needs revision {head}; start a replica of this release on it, or "
+            "run `secateur-service migrate`; or name the database of the replicas (SECATEUR_DATABASE_URL)"
+        )
+    return _newer(connection, known, found)
+
+
+def _knows(known: ScriptDirectory, revision: str) -> bool:
+    return revision in {script.revision for script in known.walk_revisions()}
+
+
+def _newer(connection: Connection, known: ScriptDirectory, found: str) -> str:
+    """The revision that was found, if this release may use it."""
     head, oldest = known.get_current_head(), _oldest(connection)
     if head is None or oldest is None or head < oldest:
         raise NewerSchemaError(

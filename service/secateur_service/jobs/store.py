@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from alembic.util.exc import CommandError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError
@@ -11,7 +14,7 @@ from secateur_service.jobs.attempt_log import SqlAttemptLog
 from secateur_service.jobs.database import Database, answering
 from secateur_service.jobs.leases import SqlLeases
 from secateur_service.jobs.listing import fill_growth
-from secateur_service.jobs.migration import downgrade, upgrade
+from secateur_service.jobs.migration import check, downgrade, upgrade
 from secateur_service.jobs.queries import SqlJobs
 from secateur_service.jobs.queue import SqlQueue
 from secateur_service.jobs.reasons import SqlReasons
@@ -69,20 +72,40 @@ class SqlJobStore(SqlJobs, SqlQueue, SqlReasons, SqlAttemptLog):
         Raises:
             ValueError: the database is not a job store, or is one of a newer release that this one may not use.
         """
-        try:
-            with answering(), self._database.migrating() as connection:
-                if back_to is None:
-                    newer = upgrade(connection)
-                    if newer is None:
-                        fill_growth(connection)
-                    return newer
-                downgrade(connection, back_to)
-                return None
-        except DatabaseError as error:
-            raise ValueError(f"database_url does not name a job store: {error.orig}; name another database") from error
-        except CommandError as error:
-            raise ValueError(f"the job store cannot be migrated: {error}") from error
+        with _explained(), self._database.migrating() as connection:
+            if back_to is None:
+                newer = upgrade(connection)
+                if newer is None:
+                    fill_growth(connection)
+                return newer
+            downgrade(connection, back_to)
+            return None
+
+    def check_schema(self) -> str | None:
+        """Look whether this release may use the schema as it is; changes nothing.
+
+        Returns:
+            The revision of a newer release, whose schema this one may use; None if the schema is this release's own.
+
+        Raises:
+            ValueError: the database is not a job store, or is one of an older release, or of a newer one that this one
+                may not use.
+        """
+        with _explained(), self._database.reader.connect() as connection:
+            return check(connection)
 
     def close(self) -> None:
         """Close all connections."""
         self._database.close()
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Say what is wrong with a database whose schema cannot be used."""
+    try:
+        with answering():
+            yield
+    except DatabaseError as error:
+        raise ValueError(f"database_url does not name a job store: {error.orig}; name another database") from error
+    except CommandError as error:
+        raise ValueError(f"the job store cannot be migrated: {error}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from secateur_service.durable import write_durably
 from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
-from secateur_service.parents import end_with_parent
 from secateur_service.pipeline.ranks import LostRankError, ProcessRanks
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.stopwatch import Stopwatch
@@ -29,18 +27,14 @@ EXIT_FAILED = 1
 _TOUCH_SECONDS = 1.0
 
 
-def help_job(rank: int, count: int, folder: Path, parent: int) -> int:
+def help_job(rank: int, count: int, folder: Path) -> int:
     """Help with passes until there are no more; returns the exit code.
 
     Args:
         rank: of this process, at least 1.
         count: how many processes there are.
         folder: private to them.
-        parent: the process that it helps, and with which it ends.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # who stops the job ends its helpers
-        signal.signal(number, signal.SIG_IGN)
-    end_with_parent(parent)
     observer = _Silent(alive_file(folder, rank))
     observer.check()
 

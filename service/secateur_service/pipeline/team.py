@@ -29,6 +29,7 @@ import torch.distributed as dist
 from secateur_service.errors import TransientError
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
+from secateur_service.parents import tied
 from secateur_service.pipeline.pass_config import PassConfig
 from secateur_service.pipeline.ranks import FOREVER, ProcessRanks
 from secateur_service.pruning.ranks import Ranks
@@ -241,11 +242,10 @@ class Helper:
 
     @classmethod
     def start(cls, rank: int, count: int, folder: Path) -> Self:
-        """Start a helper: in this process's group, so that whoever kills this one kills it too."""
-        place = ["--rank", str(rank), "--of", str(count), "--folder", str(folder), "--parent", str(os.getpid())]
-        process = subprocess.Popen(
-            [*HELP_COMMAND, *place], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        """Start a helper, which ends with the calling thread. Who stops the job ends its helpers: nobody else does."""
+        place = ["--rank", str(rank), "--of", str(count), "--folder", str(folder)]
+        command = tied([*HELP_COMMAND, *place], ignoring=(signal.SIGINT, signal.SIGTERM))
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         return cls(rank, count, folder, process)
 
     @property

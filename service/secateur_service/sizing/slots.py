@@ -1,10 +1,9 @@
-"""What a machine's slots have: memory, device memory, disk. Torch is not imported; `nvidia-smi` knows devices."""
+"""What a machine's slots have: memory, device memory, disk. Torch is not imported."""
 
 from __future__ import annotations
 
-import functools
+import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,8 @@ from typing import Self
 
 from secateur_service.records.needs import Capacity
 from secateur_service.records.result import Available
+from secateur_service.sizing.accelerators import of_device
 from secateur_service.sizing.preflight import host_memory_bytes
-
-_ASK_SECONDS = 20.0
-_ASK = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class Slots:
 
     Attributes:
         host_bytes: memory, which they share.
-        device_bytes: memory of the largest accelerator; None for slots on a CPU, 0 if it is unknown.
+        device_bytes: memory of the largest of their accelerators; None for slots on a CPU, 0 if it is unknown.
         folder: where jobs work; may not exist yet.
         threads: CPU threads of each; None for slots on accelerators.
     """
@@ -37,9 +34,10 @@ class Slots:
     @classmethod
     def of(cls, folder: Path, devices: Sequence[str], threads: int) -> Self:
         """Those of this machine, for devices named as torch does."""
-        if all(device.startswith("cpu") for device in devices):
+        accelerated = [of_device(device, os.environ).memory_bytes for device in devices if device != "cpu"]
+        if not accelerated:
             return cls(host_memory_bytes(), None, folder, threads)
-        return cls(host_memory_bytes(), device_memory_bytes(), folder)
+        return cls(host_memory_bytes(), max(accelerated), folder)
 
     def empty(self) -> Available:
         """What a job could have at the most, if nothing else were on the machine."""
@@ -63,14 +61,3 @@ def free_bytes(folder: Path) -> int:
 
 def _disk(folder: Path) -> shutil._ntuple_diskusage:
     return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists()))
-
-
-@functools.cache
-def device_memory_bytes() -> int:
-    """Memory of the largest accelerator of this machine; 0 if nothing tells."""
-    try:
-        ended = subprocess.run(_ASK, capture_output=True, text=True, timeout=_ASK_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return 0
-    sizes = [int(line) for line in ended.stdout.split() if line.isdigit()]
-    return max(sizes, default=0) << 20

@@ -35,7 +35,7 @@ from secateur_service.errors import (
     PreemptedError,
     TransientError,
 )
-from secateur_service.executors.locks import hold_until_exit, slot_lock
+from secateur_service.executors.locks import hold_until_exit
 from secateur_service.executors.workdir import discard_work, work_directory
 from secateur_service.jobs.job import Job, JobResult
 from secateur_service.jobs.port import AttemptLog
@@ -73,7 +73,15 @@ Pipeline = Callable[[Attempt, Machine, Ports], Outcome]
 """The steps of a job, from the first unfinished block to the published result: `run_job`, or a stub in tests."""
 
 
-def run_attempt(settings: Settings, job_id: str, attempt: int, slot: int, *, pipeline: Pipeline | None = None) -> int:
+def run_attempt(
+    settings: Settings,
+    job_id: str,
+    attempt: int,
+    slot: int,
+    lock: Path | None = None,
+    *,
+    pipeline: Pipeline | None = None,
+) -> int:
     """Run a claimed attempt, in the main thread of this process.
 
     Args:
@@ -81,6 +89,7 @@ def run_attempt(settings: Settings, job_id: str, attempt: int, slot: int, *, pip
         job_id: the job.
         attempt: the attempt that was claimed.
         slot: index of the device in `settings.devices`.
+        lock: file whose lock gives the right to use the slot; None where it takes none.
         pipeline: runs the job; by default the real one, which imports torch.
 
     Returns:
@@ -98,7 +107,7 @@ def run_attempt(settings: Settings, job_id: str, attempt: int, slot: int, *, pip
         try:
             with tracing.exporting_spans(), lease:
                 faults.reached("worker.claimed")
-                exit_code, finished = _run_to_end(settings, store, lease, job_id, attempt, slot, pipeline)
+                exit_code, finished = _run_to_end(settings, store, lease, job_id, attempt, slot, lock, pipeline)
         except (FencedError, TransientError) as error:  # the end could not, or must not, be recorded
             _log.warning("attempt ended without an entry in the store", reason=error.reason, error=error.message)
             return error.exit_code
@@ -116,13 +125,14 @@ def _run_to_end(
     job_id: str,
     attempt: int,
     slot: int,
+    lock: Path | None,
     pipeline: Pipeline,
 ) -> tuple[int, Path | None]:
     """Run the attempt and record its end; returns the exit code, and the work directory if it is no longer needed."""
     job = store.get(job_id)
     workdir = None
     try:
-        workdir = _take_locks(settings.data_dir, slot, job_id)
+        workdir = _take_locks(lock, work_directory(settings.data_dir, job_id))
         lease.check()
         with _attempt_span(job):
             result = _run_pipeline(settings, store, lease, job, workdir, slot, pipeline)
@@ -238,13 +248,13 @@ def _write_end(settings: Settings, store: AttemptLog, lease: Lease, job: Job, er
     return released.state
 
 
-def _take_locks(data_dir: Path, slot: int, job_id: str) -> Path:
+def _take_locks(lock: Path | None, workdir: Path) -> Path:
     """Lock the slot and the work directory for the life of this process; returns the work directory."""
-    slot_file, workdir = slot_lock(data_dir, slot), work_directory(data_dir, job_id)
-    slot_file.parent.mkdir(parents=True, exist_ok=True)
-    slot_file.touch()
+    if lock is not None:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+        hold_until_exit(lock, wait_seconds=LOCK_WAIT_SECONDS, reason="SLOT_IN_USE")
     workdir.mkdir(parents=True, exist_ok=True)
-    hold_until_exit(slot_file, wait_seconds=LOCK_WAIT_SECONDS, reason="SLOT_IN_USE")
     hold_until_exit(workdir, wait_seconds=LOCK_WAIT_SECONDS, reason="WORK_DIRECTORY_IN_USE")
     return workdir
 

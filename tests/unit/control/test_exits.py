@@ -89,6 +89,7 @@ def test_only_preemptions_are_not_charged(error, charged, retryable):
         (WorkerExit(signal="SIGSEGV"), True, "WORKER_KILLED", True, True),
         (WorkerExit(signal="SIGKILL"), True, "PREEMPTED", False, True),
         (WorkerExit(signal="SIGTERM"), True, "PREEMPTED", False, True),
+        (WorkerExit(signal="SIGTERM"), False, "PREEMPTED", False, True),  # a scheduler's, to all that it started
     ],
 )
 def test_the_end_of_a_process_tells_why_its_attempt_ended(ended, stop_asked, reason, charged, retryable):
