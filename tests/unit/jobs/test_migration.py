@@ -93,6 +93,7 @@ def test_the_schema_of_a_newer_release_is_used_as_it_is_where_it_says_so(store, 
     be_newer(store, "CREATE TABLE news (text VARCHAR(8))", "ALTER TABLE jobs ADD COLUMN mood VARCHAR(8)")
     found = definitions(database_url)
     assert store.migrate() == "9999"
+    assert store.check_schema() == "9999"
     assert definitions(database_url) == found
     assert store.claim(owner="test", lease_seconds=30).id == job.id
 
@@ -101,8 +102,22 @@ def test_a_schema_of_a_newer_release_that_does_not_say_so_is_refused_with_what_i
     be_newer(store, "UPDATE schema_compatibility SET oldest = '9998'")
     with pytest.raises(ValueError, match="at revision 9999 of a newer release, which takes code from revision 9998 on"):
         store.migrate()
+    with pytest.raises(ValueError, match="at revision 9999 of a newer release"):
+        store.check_schema()
     with pytest.raises(ValueError, match="cannot be migrated"):
         store.migrate(back_to="0004")
+
+
+@pytest.mark.parametrize(("back_to", "found"), [("base", "is empty"), ("0009", "is at revision 0009 of an older")])
+def test_an_agent_is_told_to_have_an_older_schema_migrated_and_does_not_do_so_itself(
+    store, database_url, back_to, found
+):
+    assert store.check_schema() is None
+    store.migrate(back_to=back_to)
+    there = definitions(database_url)
+    with pytest.raises(ValueError, match=f"the job store {found}.*start a replica of this release"):
+        store.check_schema()
+    assert definitions(database_url) == there
 
 
 def test_a_schema_that_is_not_known_and_has_no_record_is_refused(store):
