@@ -10,8 +10,10 @@ from secateur_service.errors import CancelledError, TransientError
 from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.pipeline.team import Team
 from secateur_service.pruning.patterns import NofM, Unstructured
+from support.forking import ForkedProcess
 from support.models import save_model
-from support.passes import MIX, prune, samples_of
+from support.passes import MIX, prune, samples_of, start_helper
+from support.waiting import until
 
 RECIPES = {
     "wanda": ("wanda", Unstructured(0.5), {"order": "true_sequential"}),
@@ -111,6 +113,25 @@ def test_a_stopped_job_leaves_no_process_behind(passes, tmp_path):
     with pytest.raises(CancelledError):
         with_team(run)
     assert not any(is_running(helper.pid) for helper in helpers)
+
+
+SLOW = """
+import os, pathlib, sys, time
+
+if "help-job" in sys.orig_argv:
+    pathlib.Path(__file__).with_name("starting").write_text(str(os.getpid()))
+    time.sleep(10**6)
+"""
+
+
+def test_a_helper_that_only_starts_ends_with_a_killed_worker(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(SLOW)  # its libraries take for ever to load
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    worker = ForkedProcess(start_helper, tmp_path, environment=environment)
+    helper = int(until((tmp_path / "starting").exists) and until((tmp_path / "starting").read_text))
+    assert is_running(helper)
+    worker.kill()
+    until(lambda: not is_running(helper))
 
 
 def with_team(run):

@@ -42,8 +42,8 @@ class Agent:
 
     def below(self):
         """All that it has started and that still runs, whatever has become of itself."""
-        self.known |= set(below(self.process.pid))
-        return [process for process in running() if process in self.known]
+        self.known |= {(process.pid, process.started) for process in below(self.process.pid)}
+        return [process for process in running() if (process.pid, process.started) in self.known]
 
     def kill_group(self, number=signal.SIGKILL):
         """What schedulers do."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import signal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.streaming_pass import PassResult
+from secateur_service.pipeline.team import Helper
 from secateur_service.pruning.methods import Recipe
 from secateur_service.pruning.patterns import Target, Unstructured
 
@@ -120,3 +122,9 @@ def streamed_losses(folder: Path, ids: Tensor) -> Tensor:
     losses = TokenLosses(states, [ids])
     streamed.head.measure([losses])
     return losses.losses()[0].float().flatten()
+
+
+def start_helper(folder: Path) -> None:
+    """Be a process that starts a helper and does not wait for it."""
+    Helper.start(1, 2, folder)
+    signal.pause()
