@@ -160,13 +160,14 @@ def dispatcher_of(
 
 
 def end_on_signals() -> asyncio.Event:
-    """An event set by the first SIGTERM or SIGINT; the second has its default effect."""
+    """An event set by the first SIGTERM or SIGINT; the second ends the process at once."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def end() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)  # Python's own for SIGINT would wait for threads
         ended.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -103,15 +103,16 @@ def test_a_scheduler_that_tells_a_whole_group_to_end_while_a_worker_starts_costs
     assert last_failure(site, job_id)["reason"] == "PREEMPTED"
 
 
-def test_a_second_signal_ends_an_agent_and_a_worker_that_does_not_listen_at_once(site, start):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_an_agent_and_a_worker_that_does_not_listen_at_once(site, start, number):
     job_id = site.create()
     agent = start(toy="deaf")
     until(has_block(site, job_id))
-    agent.process.terminate()
+    agent.process.send_signal(number)
     until(lambda: agent.said("draining"))
     assert agent.below()
-    until(lambda: agent.process.poll() is not None or agent.process.terminate())
-    assert agent.wait() == -signal.SIGTERM
+    until(lambda: agent.process.poll() is not None or agent.process.send_signal(number))
+    assert agent.wait() == -number
     until(lambda: not agent.below())
 
 
