@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-models gpu-check campaign images lint format proto schema docs clean
+.PHONY: help setup demo test test-models gpu-check campaign starts images lint format proto schema docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -34,6 +34,10 @@ gpu-check: setup  ## on a machine with a GPU: the tests that need one, then jobs
 campaign: setup  ## 200 random faults over at least 40 jobs, then every promise of docs/reliability.md checked (15 minutes)
 	cd tests && ../$(BIN)/python -m faults.campaign --database sqlite
 	cd tests && ../$(BIN)/python -m faults.campaign --database postgresql
+
+starts: setup  ## 40 jobs whose workers start slowly: beside six busy loops, and with imports delayed by a minute (20 minutes)
+	cd tests && ../$(BIN)/python -m faults.starts
+	cd tests && ../$(BIN)/python -m faults.starts --delay 60
 
 images: setup  ## both images built by buildah, started, and a job run in one (root; 5 minutes)
 	TEST_IMAGES=1 $(BIN)/python -m pytest --capture=no --verbose tests/images

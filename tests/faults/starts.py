@@ -19,8 +19,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -33,7 +33,7 @@ from support.service import WITH_WORKERS, Service
 from support.waiting import HANG_SECONDS
 
 BUSY = "while True: pass"
-IDLE_SECONDS = 20
+IDLE_SECONDS = 3
 HOOK = """
 import sys, time
 
@@ -54,7 +54,9 @@ def beside(loops: int) -> Iterator[None]:
             process.wait()
 
 
-def start_agents(count: int, folder: Path, delay_seconds: float, settings: dict[str, str]) -> list[Any]:
+def start_agents(
+    count: int, folder: Path, delay_seconds: float, settings: dict[str, str]
+) -> list[subprocess.Popen[bytes]]:
     """Agents on one data folder, as a scheduler starts them; their workers begin to import after the delay."""
     hook = folder / "hook" / "sitecustomize.py"
     hook.parent.mkdir()
@@ -78,6 +80,57 @@ def start_seconds(service: Service, job: Job) -> list[float]:
     return found
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        well: jobs that ended well at their first attempt.
+        charged: attempts that were charged.
+        starts: how long each took, in seconds.
+        codes: the agents' exit codes.
+    """
+
+    well: int
+    charged: int
+    starts: list[float]
+    codes: list[int]
+
+
+def run(folder: Path, *, jobs: int, agents: int, loops: int, delay_seconds: float, lease_seconds: float) -> Outcome:
+    """Submit jobs, have agents run them beside busy loops, and look at every attempt."""
+    files = folder / "files"
+    save_model(files / "model", "llama", dtype=torch.bfloat16, num_hidden_layers=2)
+    save_corpora(files)
+    data = spec_data(files / "model", files / "calibration", files / "evaluation", method="magnitude", sparsity=0.5)
+    settings = {**WITH_WORKERS, "SECATEUR_LEASE_SECONDS": f"{lease_seconds}"}
+    with contextlib.ExitStack() as stack:
+        service = Service(folder, file_root=files, **{**settings, "SECATEUR_DEVICES": ""})
+        stack.callback(service.close)
+        client = stack.enter_context(secateur.Client(service.endpoint, reconnect_seconds=HANG_SECONDS))
+        handles = [client.submit(data) for _ in range(jobs)]
+        settings |= {
+            "SECATEUR_DATABASE_URL": f"sqlite:///{service.data_dir}/secateur.sqlite3",
+            "SECATEUR_FILE_ROOTS": str(files),
+            "SECATEUR_DESTINATIONS": (service.data_dir / "artifacts").as_uri(),
+        }
+        stack.enter_context(beside(loops))
+        started = start_agents(agents, folder, delay_seconds, settings)
+        for process in started:
+            stack.callback(processes.end_tree, process)
+        for handle in handles:
+            with contextlib.suppress(secateur.JobFailedError):
+                handle.wait(timeout_seconds=3600)
+        codes = [process.wait(timeout=HANG_SECONDS) for process in started]
+        ended = [service.store.get(handle.name.partition("/")[2]) for handle in handles]
+        return Outcome(
+            well=sum(job.state is JobState.SUCCEEDED and job.attempt == 1 for job in ended),
+            charged=sum(job.charged_attempts for job in ended),
+            starts=sorted(seconds for job in ended for seconds in start_seconds(service, job)),
+            codes=codes,
+        )
+
+
 def main() -> int:
     """Run it; 1 where a start was charged or a job did not end well at its first attempt."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,40 +146,15 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        files = folder / "files"
-        save_model(files / "model", "llama", dtype=torch.bfloat16, num_hidden_layers=2)
-        save_corpora(files)
-        data = spec_data(files / "model", files / "calibration", files / "evaluation", method="magnitude", sparsity=0.5)
-        settings = {**WITH_WORKERS, "SECATEUR_LEASE_SECONDS": f"{options.lease}"}
-        service = Service(folder, file_root=files, **{**settings, "SECATEUR_DEVICES": ""})
-        stack.callback(service.close)
-        client = stack.enter_context(secateur.Client(service.endpoint, reconnect_seconds=HANG_SECONDS))
-        handles = [client.submit(data) for _ in range(options.jobs)]
-        settings |= {
-            "SECATEUR_DATABASE_URL": f"sqlite:///{service.data_dir}/secateur.sqlite3",
-            "SECATEUR_FILE_ROOTS": str(files),
-            "SECATEUR_DESTINATIONS": (service.data_dir / "artifacts").as_uri(),
-        }
-        with beside(options.loops):
-            agents = start_agents(options.agents, folder, options.delay, settings)
-            for process in agents:
-                stack.callback(processes.end_tree, process)
-            for handle in handles:
-                with contextlib.suppress(secateur.JobFailedError):
-                    handle.wait(timeout_seconds=3600)
-            codes = [process.wait(timeout=HANG_SECONDS) for process in agents]
-        jobs = [service.store.get(handle.name.partition("/")[2]) for handle in handles]
-        starts = sorted(seconds for job in jobs for seconds in start_seconds(service, job))
-        charged = sum(job.charged_attempts for job in jobs)
-        well = sum(job.state is JobState.SUCCEEDED and job.attempt == 1 for job in jobs)
+        given = {"jobs": options.jobs, "agents": options.agents, "loops": options.loops}
+        found = run(folder, **given, delay_seconds=options.delay, lease_seconds=options.lease)
     print(
-        f"{len(jobs)} jobs on {options.agents} agents beside {options.loops} busy loops, lease {options.lease:g} s, "
-        f"imports delayed by {options.delay:g} s: {well} ended well at their first attempt, {charged} attempts were "
-        f"charged; starts took {starts[0]:.0f} to {starts[-1]:.0f} s, half of them more than "
-        f"{statistics.median(starts):.0f} s; the agents' exit codes: {sorted(set(codes))}; "
-        f"{time.monotonic() - began:.0f} s in all"
+        f"{options.jobs} jobs on {options.agents} agents beside {options.loops} busy loops, lease {options.lease:g} s, "
+        f"imports delayed by {options.delay:g} s: {found.well} ended well at their first attempt, {found.charged} "
+        f"attempts were charged; starts took {found.starts[0]:.0f} to {found.starts[-1]:.0f} s, half of them more than "
+        f"{statistics.median(found.starts):.0f} s; {time.monotonic() - began:.0f} s in all"
     )
-    return 0 if well == len(jobs) and not charged and not any(codes) else 1
+    return 0 if found.well == options.jobs and not found.charged and not any(found.codes) else 1
 
 
 if __name__ == "__main__":
