@@ -60,7 +60,7 @@ schema: setup  ## generate docs/report.schema.json and docs/comparison.schema.js
 	$(BIN)/python -m secateur_service.evaluation.report > docs/report.schema.json
 	$(BIN)/python -m secateur_service.evaluation.comparison_parts > docs/comparison.schema.json
 
-docs: setup  ## write docs/cli.md, docs/sdk.md and docs/settings.md from the code
+docs: setup  ## write the pages of docs/ that come from the code
 	$(BIN)/python scripts/generate_documentation.py
 
 clean:  ## remove what can be made again

@@ -15,10 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # Before typer is imported: no page may depend on a terminal.
 os.environ |= {"TERMINAL_WIDTH": "1000", "COLUMNS": "1000"}
 
-from documentation import commands, models, sdk, settings  # noqa: E402 - see above
+from documentation import commands, costs, models, sdk, settings  # noqa: E402 - see above
 
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": commands.page,
+    "costs.md": costs.page,
     "models.md": models.page,
     "sdk.md": sdk.page,
     "settings.md": settings.page,

@@ -68,6 +68,7 @@ from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, Snapshot
 from secateur._gate import Gate, GateLanguage, GateTask, gate
 from secateur._handle import JobHandle
 from secateur._job import (
+    Bound,
     Estimate,
     Failure,
     Job,
@@ -106,6 +107,7 @@ __all__ = [
     "AsyncJobHandle",
     "AsyncSweep",
     "BlockEvent",
+    "Bound",
     "CertificateError",
     "Client",
     "ClientClosedError",

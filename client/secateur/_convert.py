@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from secateur._artifact import Architecture, Artifact, CorpusPreset, ServiceInfo
 from secateur._event import BlockEvent, Event, LogEvent, ProgressEvent, SnapshotEvent, StageEvent, StateEvent
 from secateur._job import (
+    Bound,
     Estimate,
     Failure,
     Job,
@@ -29,6 +30,7 @@ from secateur.v1 import prune_service_pb2 as service_pb
 
 _STATE_PREFIX = "JOB_STATE_"
 _STAGE_PREFIX = "JOB_STAGE_"
+_BOUND_PREFIX = "BOUND_"
 _LARGEST_EXACT_INTEGER = 2**53
 
 
@@ -229,6 +231,7 @@ def _estimate(message: pb.Estimate) -> Estimate:
         seconds=dict(sorted(message.seconds.items())),
         slot=_slot(message.slot) if message.HasField("slot") else None,
         warnings=tuple(message.warnings),
+        bounds={name: Bound(_known(value, pb.Bound, _BOUND_PREFIX)) for name, value in sorted(message.bounds.items())},
     )
 
 

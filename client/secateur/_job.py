@@ -118,6 +118,17 @@ class Slot:
     disk_bytes: int
 
 
+class Bound(enum.StrEnum):
+    """What takes longest in a job, and so bounds it: the others go on beside it."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    """Something that this SDK does not know, named by a newer service."""
+    COMPUTING = "COMPUTING"
+    READING = "READING"
+    """Weights from the disk, or from the network where that is slower."""
+    WRITING = "WRITING"
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What a job is expected to cost.
@@ -135,6 +146,7 @@ class Estimate:
             for jobs of less than a minute. Waiting and fetching the model are not in it.
         slot: What a slot had when the job was checked; None if the service does not say.
         warnings: What may happen to the job, each beginning with the field that it is about.
+        bounds: What takes most of the time, by the same class of device; empty if the service does not say.
     """
 
     checkpoint_bytes: int
@@ -148,6 +160,7 @@ class Estimate:
     seconds: Mapping[str, float] = field(default_factory=dict)
     slot: Slot | None = None
     warnings: tuple[str, ...] = ()
+    bounds: Mapping[str, Bound] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
     "The client": ("Client", "JobHandle", "Sweep", "ClientConfig"),
     "Functions": ("prune_spec", "gate"),
     "Jobs": (
-        *("Job", "JobState", "JobStage", "Progress", "Failure", "Plan", "Estimate"),
+        *("Job", "JobState", "JobStage", "Progress", "Failure", "Plan", "Estimate", "Bound"),
         *("JobResult", "PublishedResult", "LanguageResult", "Artifact", "DownloadProgress", "ServiceInfo"),
         "Architecture",
         *("CorpusPreset", "SpecWarning"),

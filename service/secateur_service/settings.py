@@ -180,6 +180,18 @@ class Settings(BaseSettings):
         description="processes that run a job together on the CPUs of its slot; the result is the same for any number "
         "with equal `threads_per_worker`",
     )
+    read_bytes_per_second: float = Field(
+        default=0,
+        ge=0,
+        description="how fast workers read models, for the time that an estimate gives; 0: as fast as the machine on "
+        "which it was measured, 326 MB/s",
+    )
+    write_bytes_per_second: float = Field(
+        default=0,
+        ge=0,
+        description="how fast workers write results, to their disk or to the object store, whichever is slower; for "
+        "the same estimate; 0: as measured, 808 MB/s",
+    )
     lease_seconds: float = Field(
         default=30.0,
         gt=0,

@@ -311,5 +311,6 @@ def test_what_may_fail_is_only_warned_of_beside_what_the_slots_have(client, file
     assert [warning.partition(":")[0] for warning in estimate.warnings] == ["evaluation.tokens_per_language"]
     assert estimate.slot.host_bytes > estimate.peak_host_bytes
     assert estimate.slot.disk_bytes > estimate.disk_bytes
-    assert set(estimate.seconds) == {"one NVIDIA H100", "1 CPU core"}
+    assert estimate.bounds.keys() == estimate.seconds.keys() == {"one NVIDIA H100", "1 CPU core"}
+    assert estimate.bounds["1 CPU core"] is secateur.Bound.COMPUTING
     assert 0 < estimate.seconds["one NVIDIA H100"] < estimate.seconds["1 CPU core"] < 600

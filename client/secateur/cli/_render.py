@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from secateur._artifact import Architecture, CorpusPreset, ServiceInfo
 from secateur._bands import growth_digits
 from secateur._event import Event
-from secateur._job import Plan, PublishedResult, Slot
+from secateur._job import Bound, Estimate, Plan, PublishedResult, Slot
 from secateur._language_names import in_words
 from secateur._report import Report
 from secateur._terminal import clean
@@ -51,7 +51,7 @@ def plan_text(plan: Plan) -> str:
         ("disk", _of(cost.disk_bytes, there.disk_bytes)),
         ("operations", f"{cost.flops:.2e} FLOP"),
     ]
-    rows += [("time", f"{_roughly(seconds)} on {clean(name)}") for name, seconds in cost.seconds.items()]
+    rows += [("time", _time(cost, name)) for name in cost.seconds]
     shrink = plan.resolved_spec.get("shrink")
     if shrink and cost.parameters:
         most = "at most " if "budget" in shrink or cost.output_parameters >= cost.parameters else ""
@@ -61,6 +61,19 @@ def plan_text(plan: Plan) -> str:
     text = f"{yaml_text(plan.resolved_spec)}\n\n{_tokens_text(plan.resolved_spec)}\n\n{columns(rows)}"
     warnings = "\n".join(f"warning: {clean(warning)}" for warning in cost.warnings)
     return f"{text}\n\n{warnings}" if warnings else text
+
+
+_BOUNDS = {
+    Bound.COMPUTING: "bound by computing",
+    Bound.READING: "bound by reading weights",
+    Bound.WRITING: "bound by writing weights",
+}
+
+
+def _time(cost: Estimate, name: str) -> str:
+    """The expected time on a class of device, and what bounds it."""
+    bound = _BOUNDS.get(cost.bounds.get(name, Bound.UNSPECIFIED))
+    return f"{_roughly(cost.seconds[name])} on {clean(name)}{f', {bound}' if bound else ''}"
 
 
 def _roughly(seconds: float) -> str:

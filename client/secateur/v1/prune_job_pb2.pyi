@@ -29,6 +29,13 @@ class JobStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     JOB_STAGE_PRUNING: _ClassVar[JobStage]
     JOB_STAGE_PACKAGING: _ClassVar[JobStage]
     JOB_STAGE_PUBLISHING: _ClassVar[JobStage]
+
+class Bound(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    BOUND_UNSPECIFIED: _ClassVar[Bound]
+    BOUND_COMPUTING: _ClassVar[Bound]
+    BOUND_READING: _ClassVar[Bound]
+    BOUND_WRITING: _ClassVar[Bound]
 JOB_STATE_UNSPECIFIED: JobState
 JOB_STATE_QUEUED: JobState
 JOB_STATE_RUNNING: JobState
@@ -42,6 +49,10 @@ JOB_STAGE_SAMPLING: JobStage
 JOB_STAGE_PRUNING: JobStage
 JOB_STAGE_PACKAGING: JobStage
 JOB_STAGE_PUBLISHING: JobStage
+BOUND_UNSPECIFIED: Bound
+BOUND_COMPUTING: Bound
+BOUND_READING: Bound
+BOUND_WRITING: Bound
 
 class PruneJob(_message.Message):
     __slots__ = ("name", "uid", "create_time", "start_time", "end_time", "spec", "resolved_spec", "state", "stage", "progress", "attempt", "max_attempts", "failure", "estimate", "result", "labels", "last_sequence", "retry_of", "waiting")
@@ -400,7 +411,7 @@ class Failure(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., retryable: _Optional[bool] = ..., details: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Estimate(_message.Message):
-    __slots__ = ("checkpoint_bytes", "peak_host_bytes", "peak_device_bytes", "disk_bytes", "flops", "parameters", "output_parameters", "output_bytes", "seconds", "slot", "warnings")
+    __slots__ = ("checkpoint_bytes", "peak_host_bytes", "peak_device_bytes", "disk_bytes", "flops", "parameters", "output_parameters", "output_bytes", "seconds", "slot", "warnings", "bounds")
     class SecondsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -408,6 +419,13 @@ class Estimate(_message.Message):
         key: str
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class BoundsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Bound
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Bound, str]] = ...) -> None: ...
     CHECKPOINT_BYTES_FIELD_NUMBER: _ClassVar[int]
     PEAK_HOST_BYTES_FIELD_NUMBER: _ClassVar[int]
     PEAK_DEVICE_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -419,6 +437,7 @@ class Estimate(_message.Message):
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     SLOT_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    BOUNDS_FIELD_NUMBER: _ClassVar[int]
     checkpoint_bytes: int
     peak_host_bytes: int
     peak_device_bytes: int
@@ -430,7 +449,8 @@ class Estimate(_message.Message):
     seconds: _containers.ScalarMap[str, float]
     slot: Slot
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, checkpoint_bytes: _Optional[int] = ..., peak_host_bytes: _Optional[int] = ..., peak_device_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., flops: _Optional[float] = ..., parameters: _Optional[int] = ..., output_parameters: _Optional[int] = ..., output_bytes: _Optional[int] = ..., seconds: _Optional[_Mapping[str, float]] = ..., slot: _Optional[_Union[Slot, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    bounds: _containers.ScalarMap[str, Bound]
+    def __init__(self, checkpoint_bytes: _Optional[int] = ..., peak_host_bytes: _Optional[int] = ..., peak_device_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., flops: _Optional[float] = ..., parameters: _Optional[int] = ..., output_parameters: _Optional[int] = ..., output_bytes: _Optional[int] = ..., seconds: _Optional[_Mapping[str, float]] = ..., slot: _Optional[_Union[Slot, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., bounds: _Optional[_Mapping[str, Bound]] = ...) -> None: ...
 
 class Slot(_message.Message):
     __slots__ = ("host_bytes", "device_bytes", "disk_bytes")

@@ -11,8 +11,8 @@ where it would run:
     destinations  whether results can be written where they are to go
 """
 
-from secateur_service.admission.access import AccessPolicy
+from secateur_service.admission.access import AccessPolicy, disk_of
 from secateur_service.admission.admitting import Admission, admit
 from secateur_service.admission.review import MODEL_CHECKS, LastModel
 
-__all__ = ["MODEL_CHECKS", "AccessPolicy", "Admission", "LastModel", "admit"]
+__all__ = ["MODEL_CHECKS", "AccessPolicy", "Admission", "LastModel", "admit", "disk_of"]

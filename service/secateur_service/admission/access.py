@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from secateur_service.admission.destinations import DestinationCheck
+from secateur_service.sizing.durations import MEASURED_DISK, UNKNOWN, Disk, Hardware
 from secateur_service.sizing.slots import Slots
 from secateur_service.sources import Sources, open_sources
 
@@ -26,7 +27,7 @@ class AccessPolicy:
         runs_jobs: whether jobs run on this installation. On a replica that serves the API only, nothing is known of
             what the workers have installed; they check it themselves, before anything else.
         slots: what the slots here have; None where there are none, or where the caller looks after it.
-        threads: those of a job on the CPU where there are no slots, for the estimate; None where nobody knows.
+        hardware: what runs jobs, for an estimate of the time.
         writable: tries whether a destination can be written; None where that is not to be tried.
     """
 
@@ -35,7 +36,7 @@ class AccessPolicy:
     on_device: bool
     runs_jobs: bool = True
     slots: Slots | None = None
-    threads: int | None = None
+    hardware: Hardware = UNKNOWN
     writable: DestinationCheck | None = None
 
     @classmethod
@@ -44,8 +45,29 @@ class AccessPolicy:
         return cls(
             sources=open_sources(settings, counter),
             destinations=tuple(settings.destinations),
-            on_device=any(not device.startswith("cpu") for device in settings.devices),
+            on_device=_has_accelerators(settings),
             runs_jobs=bool(settings.devices),
-            slots=Slots.of(settings.data_dir, settings.devices, settings.worker_threads) if settings.devices else None,
+            slots=Slots.of(settings.data_dir, settings.devices) if settings.devices else None,
+            hardware=hardware_of(settings),
             writable=DestinationCheck.from_settings(settings, counter),
         )
+
+
+def hardware_of(settings: Settings) -> Hardware:
+    """What is known of the machines that run a server's jobs; where it has no slots itself, only of their disks."""
+    on_cpu = settings.devices and not _has_accelerators(settings)
+    return Hardware(
+        settings.worker_threads if on_cpu else None, settings.processes_per_worker if on_cpu else 1, disk_of(settings)
+    )
+
+
+def disk_of(settings: Settings) -> Disk:
+    """How fast weights are read and written, as far as the settings say."""
+    return Disk(
+        settings.read_bytes_per_second or MEASURED_DISK.read_bytes,
+        settings.write_bytes_per_second or MEASURED_DISK.written_bytes,
+    )
+
+
+def _has_accelerators(settings: Settings) -> bool:
+    return any(not device.startswith("cpu") for device in settings.devices)

@@ -115,8 +115,7 @@ def admit(
         raise InvalidSpecError(violations)
     assert checkpoint is not None
     resolved = _resolve(review.pinned(PruneSpec(**parts)), length, checkpoint, access)
-    threads = access.slots.threads if access.slots else access.threads
-    estimate = estimate_cost(checkpoint, resolved, on_device=access.on_device, plan=plan, threads=threads)
+    estimate = estimate_cost(checkpoint, resolved, on_device=access.on_device, plan=plan, hardware=access.hardware)
     warnings = review.warnings
     if access.slots is not None:
         room = check_room(checkpoint, resolved, access.slots, plan=plan, on_device=access.on_device)

@@ -29,6 +29,7 @@ NAME_PREFIX = "pruneJobs/"
 _MAX_ENTRIES = 1000
 _STATE_PREFIX = "JOB_STATE_"
 _STAGE_PREFIX = "JOB_STAGE_"
+_BOUND_PREFIX = "BOUND_"
 
 
 def job_name(job_id: str) -> str:
@@ -98,6 +99,7 @@ def estimate_to_message(estimate: Estimate) -> pb.Estimate:
         seconds=estimate.seconds,
         slot=None if estimate.slot is None else _slot_to_message(estimate.slot),
         warnings=estimate.warnings,
+        bounds={name: pb.Bound.Value(_BOUND_PREFIX + bound.value) for name, bound in estimate.bounds.items()},
     )
 
 

@@ -348,7 +348,7 @@ def run(
         except ValueError as error:
             _fail(f"--device: {error}", EXIT_USAGE)
     if dry_run:
-        sys.exit(plan_command(spec, device, threads, as_json=as_json, settings=settings))
+        sys.exit(plan_command(spec, device, threads, processes, as_json=as_json, settings=settings))
     if output is None:
         _fail("--output is missing; name a folder for the artifacts, or give --dry-run", EXIT_USAGE)
     raise _JobEndedError(run_command(spec, output, device, threads, processes, settings, as_json=as_json))

@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self, TextIO
@@ -31,7 +32,7 @@ from secateur.cli._bar import JobBar, amount_text
 from secateur.cli._render import continuation_lines, plan_text, result_text, task_lines, to_json
 from secateur.cli._reporting import bands_of, headline_lines, reported_result
 from secateur.v1 import prune_job_pb2 as pb
-from secateur_service.admission import AccessPolicy, Admission
+from secateur_service.admission import AccessPolicy, Admission, disk_of
 from secateur_service.api.conversion import estimate_to_message, resolved_to_message
 from secateur_service.artifacts.directory import DirectoryStore
 from secateur_service.artifacts.leftovers import remove_leftovers
@@ -56,6 +57,7 @@ from secateur_service.records.blocks import BlockRecord
 from secateur_service.records.progress import Progress, Stage
 from secateur_service.records.result import LIMIT_EXCEEDED, MANIFEST_DIGEST
 from secateur_service.settings import Settings
+from secateur_service.sizing.durations import UNKNOWN, Hardware
 from secateur_service.sources import Sources, open_sources
 from secateur_service.spec import OutputSpec, PruneSpec
 
@@ -117,7 +119,9 @@ def run_command(
     return 0
 
 
-def plan_command(spec_path: Path, device: str | None, threads: int | None, *, as_json: bool, settings: Settings) -> int:
+def plan_command(
+    spec_path: Path, device: str | None, threads: int | None, processes: int, *, as_json: bool, settings: Settings
+) -> int:
     """Check the specification of a job and estimate its cost, without running it; arguments as for `run_command`.
 
     Returns:
@@ -125,7 +129,9 @@ def plan_command(spec_path: Path, device: str | None, threads: int | None, *, as
     """
     try:
         sources = open_sources(settings, everywhere=True)
-        resolved = _admitted(spec_path, device, sources, threads or len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0))
+        hardware = Hardware(threads or max(1, cores // processes), processes, disk_of(settings))
+        resolved = _admitted(spec_path, device, sources, hardware)
     except (MisshapenSpecError, InvalidSpecError) as error:
         return _refusal(error, as_json=as_json)
     plan = plan_from(
@@ -137,10 +143,10 @@ def plan_command(spec_path: Path, device: str | None, threads: int | None, *, as
     return 0
 
 
-def _admitted(spec_path: Path, device: str | None, sources: Sources, threads: int | None = None) -> Admission:
+def _admitted(spec_path: Path, device: str | None, sources: Sources, hardware: Hardware = UNKNOWN) -> Admission:
     on_device = device is not None and not device.startswith("cpu")
-    known = None if on_device else threads
-    access = AccessPolicy(sources, destinations=None, on_device=on_device, threads=known)
+    known = replace(hardware, threads=None) if on_device else hardware
+    access = AccessPolicy(sources, destinations=None, on_device=on_device, hardware=known)
     return admit_written(read_spec(spec_path), access)
 
 

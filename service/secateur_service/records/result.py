@@ -26,6 +26,14 @@ class Shortage(enum.StrEnum):
     DEVICE = "device"  # they leave the device between two blocks, and batches are small
 
 
+class Bound(enum.StrEnum):
+    """What takes longest in a job, and so bounds it: the others go on beside it."""
+
+    COMPUTING = "COMPUTING"
+    READING = "READING"
+    WRITING = "WRITING"
+
+
 @dataclass(frozen=True)
 class Available:
     """What a job can have.
@@ -51,6 +59,7 @@ class Estimate:
             advance if their number was given.
         output_bytes: all its tensors, at most.
         seconds: expected time by class of device, see `sizing.durations`; without waiting and without fetching.
+        bounds: what takes most of that time, by the same class of device.
         slot: what a slot had when the job was submitted; None where that is unknown.
         warnings: what may happen to the job, each with the field that it is about.
     """
@@ -64,6 +73,7 @@ class Estimate:
     output_parameters: int = 0
     output_bytes: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    bounds: Mapping[str, Bound] = field(default_factory=dict)
     slot: Available | None = None
     warnings: tuple[str, ...] = ()
 

@@ -39,7 +39,14 @@ from secateur_service.sizing.budget import EXPECTED_OVER_TOKENS, HEAP_SLACK_BYTE
 from secateur_service.sizing.budget_search import TRIALS, most_removed
 from secateur_service.sizing.continuations import Continuing, item_bytes
 from secateur_service.sizing.depth import SCORED_EVERY, depth_sequences, search_operations
-from secateur_service.sizing.durations import expected_seconds
+from secateur_service.sizing.durations import (
+    UNKNOWN,
+    Amounts,
+    Hardware,
+    expected_durations,
+    largest_block_bytes,
+    outer_bytes,
+)
 from secateur_service.sizing.operations import Group, Work, groups_of, mixing_of
 from secateur_service.spec import PruneSpec, ShrinkSpec
 
@@ -65,7 +72,7 @@ def estimate_cost(
     shortages: Collection[Shortage] = (),
     plan: PlanFile | None = None,
     asked: tuple[int, int] | None = None,
-    threads: int | None = None,
+    hardware: Hardware = UNKNOWN,
 ) -> Estimate:
     """Estimate a job.
 
@@ -77,13 +84,13 @@ def estimate_cost(
         plan: that of another job, if the specification names it and it was read.
         asked: tokens of the requests of tasks, and those of them that are scored, once they are known; before, each
             name in the specification is taken for one task with as many items as the limit allows.
-        threads: those that compute, for an estimate of the time on a CPU.
+        hardware: what would run it, for an estimate of the time.
     """
     length = spec.calibration.sequence_length or 1
     vocabulary, hidden = checkpoint.tensors[checkpoint.head_name].shape
     tokens, answers = asked or _expected_questions(spec)
     work = replace(_work_of(checkpoint, spec), asked=tokens, answered=answers)
-    flops, solving = work.head(), 0.0
+    flops, solving = 0.0, 0.0
     for index, groups in enumerate(work.blocks):
         flops += (
             work.asking(index)
@@ -123,15 +130,14 @@ def estimate_cost(
     if spec.evaluation.tasks:
         peaks["cpu"] += _HARNESS_BYTES
     peaks[_place_of_states(device, shortages)] += max(_states_values(work, hidden), searched.values) * item
-    largest = max(
-        sum(info.size_bytes for info in checkpoint.block_tensors(index)) for index in range(checkpoint.num_blocks)
-    )
-    outer = sum(info.size_bytes for info in checkpoint.other_tensors())
+    largest, outer = largest_block_bytes(checkpoint), outer_bytes(checkpoint)
     output = _output(checkpoint, spec.shrink, plan) if spec.shrink else checkpoint
     budget = spec.shrink.budget if spec.shrink else None
     share = budget.parameters if budget else 1.0
     output_bytes = int(share * output.size_bytes)
     blocks_on_disk = _BLOCKS_ON_DISK + written_at_once(on_device=on_device)
+    amounts = Amounts.of(checkpoint, output_bytes, passes=flops, solving=solving, head=work.head())
+    expected = expected_durations(amounts, hardware)
     return Estimate(
         checkpoint_bytes=checkpoint.size_bytes,
         peak_host_bytes=_PROCESS_BYTES
@@ -140,11 +146,12 @@ def estimate_cost(
         + peaks["cpu"],
         peak_device_bytes=peaks["cuda"],
         disk_bytes=min(checkpoint.size_bytes, blocks_on_disk * largest + outer) + peaks["disk"],
-        flops=flops + solving,
+        flops=flops + solving + work.head(),
         parameters=checkpoint.parameters,
         output_parameters=int(share * output.parameters),
         output_bytes=output_bytes,
-        seconds=expected_seconds(flops, solving, checkpoint.size_bytes, output_bytes, threads=threads),
+        seconds={name: found.seconds for name, found in expected.items()},
+        bounds={name: found.bound_by for name, found in expected.items()},
     )
 
 

@@ -23,20 +23,18 @@ class Slots:
         host_bytes: memory, which they share.
         device_bytes: memory of the largest of their accelerators; None for slots on a CPU, 0 if it is unknown.
         folder: where jobs work; may not exist yet.
-        threads: CPU threads of each; None for slots on accelerators.
     """
 
     host_bytes: int
     device_bytes: int | None
     folder: Path
-    threads: int | None = None
 
     @classmethod
-    def of(cls, folder: Path, devices: Sequence[str], threads: int) -> Self:
+    def of(cls, folder: Path, devices: Sequence[str]) -> Self:
         """Those of this machine, for devices named as torch does."""
         accelerated = [of_device(device, os.environ).memory_bytes for device in devices if device != "cpu"]
         if not accelerated:
-            return cls(host_memory_bytes(), None, folder, threads)
+            return cls(host_memory_bytes(), None, folder)
         return cls(host_memory_bytes(), max(accelerated), folder)
 
     def empty(self) -> Available:

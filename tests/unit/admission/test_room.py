@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur_service.admission import AccessPolicy, admit
+from secateur_service.admission.access import hardware_of
 from secateur_service.admission.room import check_room, needs_of
 from secateur_service.errors import InvalidSpecError, ResourceError
 from secateur_service.models.opening import open_checkpoint
 from secateur_service.records.needs import Capacity
-from secateur_service.records.result import Available
+from secateur_service.records.result import Available, Bound
 from secateur_service.settings import Settings
+from secateur_service.sizing.durations import MEASURED_DISK, UNKNOWN, Disk, Hardware
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.sizing.preflight import find_room
 from secateur_service.sizing.slots import Slots
@@ -42,10 +44,10 @@ def places(tmp_path_factory):
     return save_model(folder / "model"), *save_corpora(folder)
 
 
-def admitted(places, slots=None, **evaluation):
+def admitted(places, slots=None, hardware=UNKNOWN, **evaluation):
     data = spec_data(*places)
     data["evaluation"] |= evaluation
-    return admit(data, AccessPolicy(SOURCES, None, on_device=False, slots=slots))
+    return admit(data, AccessPolicy(SOURCES, None, on_device=False, slots=slots, hardware=hardware))
 
 
 def room(places, *, host=4 * GIB, disk=1 << 40, samples=6, tokens=512, continuations=0):
@@ -101,7 +103,7 @@ def test_a_replica_without_slots_refuses_nothing_for_its_own_memory(places):
     assert admitted(places).estimate.slot is None
     with pytest.raises(InvalidSpecError, match=r"^model\.uri: the job is expected to need"):
         admitted(places, Machine(1 << 20, None, Path("/")))
-    shown = admitted(places, Machine(4 * GIB, None, Path("/"), threads=2)).estimate
+    shown = admitted(places, Machine(4 * GIB, None, Path("/")), Hardware(threads=2)).estimate
     assert shown.slot.host_bytes == 4 * GIB
     assert set(shown.seconds) == {"one NVIDIA H100", "2 CPU cores"}
 
@@ -153,3 +155,13 @@ def test_needs_do_not_depend_on_where_a_job_is_submitted(places):
     assert at_a_cpu == at_a_device
     assert 0 < at_a_cpu.device_bytes < at_a_cpu.host_bytes
     assert at_a_cpu.disk_bytes > 0 < at_a_cpu.host_bytes_beside_device
+
+
+def test_the_time_follows_what_the_settings_say_of_cores_and_disks(places):
+    slow = Settings(devices=("cpu",), threads_per_worker=2, processes_per_worker=3, read_bytes_per_second=1)
+    assert hardware_of(slow) == Hardware(2, 3, Disk(1, MEASURED_DISK.written_bytes))
+    shown = admitted(places, hardware=hardware_of(slow)).estimate
+    assert shown.bounds == dict.fromkeys(("one NVIDIA H100", "6 CPU cores"), Bound.READING)
+    assert min(shown.seconds.values()) > shown.checkpoint_bytes
+    for devices in ((), ("cuda:0",)):
+        assert hardware_of(Settings(devices=devices, threads_per_worker=2)) == Hardware()

@@ -15,6 +15,7 @@ FACE = {
     "AsyncJobHandle",
     "AsyncSweep",
     "BlockEvent",
+    "Bound",
     "CertificateError",
     "ProtocolError",
     "Client",

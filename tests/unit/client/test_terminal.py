@@ -79,6 +79,8 @@ def content(hint, text):
         return {text: text}
     if hint.startswith("Mapping[str, float"):
         return {text: 0.5}
+    if hint.startswith("Mapping[str, Bound"):
+        return {text: _job.Bound.READING}
     if hint.startswith("Mapping[str, LanguageResult"):
         return {text: filled(_job.LanguageResult, text)}
     if hint.startswith("Mapping[str, Any"):
