@@ -356,6 +356,12 @@ OPTIONS: Mapping[str, Option] = {
         "Seconds from then on within which the job must have ended.",
         "none",
     ),
+    "processes": Option(
+        ("execution", "processes"),
+        "Processes that run the job together on CPUs, at most as many as the service allows; the result is the same "
+        "for any number.",
+        "what the operator allows",
+    ),
 }
 """All options except the model: keywords of `prune_spec`, flags of `secateur submit`, and the help for both."""
 
@@ -431,6 +437,7 @@ class SpecOptions(TypedDict, total=False):
     max_attempts: int | None
     queue_deadline_seconds: int | None
     run_deadline_seconds: int | None
+    processes: int | None
 
 
 SpecOptions.__doc__ = f"{SpecOptions.__doc__}\n\nAttributes:\n" + "\n".join(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur._as_written import as_written
+from secateur._options import with_options
 from secateur._spec import spec_message
 from secateur_service.admission import AccessPolicy, Admission, admit
 from secateur_service.api.conversion import spec_to_dict
@@ -43,7 +44,7 @@ def prune(
     *,
     device: str | None = None,
     threads: int = 0,
-    processes: int = 1,
+    processes: int | None = None,
     observer: JobObserver | None = None,
     settings: Settings | None = None,
 ) -> FinishedJob:
@@ -54,7 +55,7 @@ def prune(
         output: folder of the result. Work finished by an interrupted call with the same specification is reused.
         device: `cpu`, `cuda` or `cuda:0`; by default cuda if available.
         threads: number of CPU threads of each process; 0 keeps torch's choice.
-        processes: how many run the job together, at most 8.
+        processes: how many run the job together, at most 8; by default what the specification says, else one.
         observer: receives the progress and may stop the job.
         settings: endpoints and accounts for the hub and object stores; by default read from the environment.
 
@@ -68,17 +69,18 @@ def prune(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     sources = open_sources(settings or Settings(), everywhere=True)
     on_device = not device.startswith("cpu")
-    admitted = admit_written(spec, AccessPolicy(sources, destinations=None, on_device=on_device))
+    access = AccessPolicy(sources, destinations=None, on_device=on_device)
+    admitted = admit_written(with_processes(spec, processes), access)
     try:
         make_work_folder(output)
     except OSError as error:
         problem = f"{output} cannot be written: {error.strerror}; choose another folder"
         raise InvalidSpecError([FieldViolation("output", problem)]) from error
     return run_here(
-        admitted.resolved.model_copy(update={"output": OutputSpec()}),
+        written_here(admitted.resolved),
         sources,
         output,
-        Machine(output / WORK, device, threads, processes),
+        Machine(output / WORK, device, threads, admitted.resolved.execution.processes or 1),
         observer or RecordingObserver(),
         flops=admitted.estimate.flops,
     )
@@ -97,6 +99,17 @@ def admit_written(spec: Mapping[str, Any], access: AccessPolicy) -> Admission:
         return admit(data, access)
     except InvalidSpecError as error:
         raise error.renamed(lambda field: as_written(field, spec)) from error
+
+
+def with_processes(spec: Mapping[str, Any], processes: int | None) -> dict[str, Any]:
+    """A specification as its author wrote it, with another number of processes if one is given."""
+    return with_options(spec, {"processes": processes})
+
+
+def written_here(spec: PruneSpec) -> PruneSpec:
+    """A resolved specification as a folder keeps it: without what other folders and numbers of processes share."""
+    execution = spec.execution.model_copy(update={"processes": None})
+    return spec.model_copy(update={"output": OutputSpec(), "execution": execution})
 
 
 def prune_tokens(

@@ -177,8 +177,8 @@ class Settings(BaseSettings):
         default=1,
         ge=1,
         le=MAX_PROCESSES,
-        description="processes that run a job together on the CPUs of its slot; the result is the same for any number "
-        "with equal `threads_per_worker`",
+        description="processes that run a job together on the CPUs of its slot, unless it asks for fewer "
+        "(`execution.processes`); the result is the same for any number with equal `threads_per_worker`",
     )
     read_bytes_per_second: float = Field(
         default=0,

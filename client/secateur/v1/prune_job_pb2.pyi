@@ -366,14 +366,16 @@ class OutputSpec(_message.Message):
     def __init__(self, destination: _Optional[str] = ...) -> None: ...
 
 class ExecutionSpec(_message.Message):
-    __slots__ = ("max_attempts", "queue_deadline_seconds", "run_deadline_seconds")
+    __slots__ = ("max_attempts", "queue_deadline_seconds", "run_deadline_seconds", "processes")
     MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     RUN_DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PROCESSES_FIELD_NUMBER: _ClassVar[int]
     max_attempts: int
     queue_deadline_seconds: int
     run_deadline_seconds: int
-    def __init__(self, max_attempts: _Optional[int] = ..., queue_deadline_seconds: _Optional[int] = ..., run_deadline_seconds: _Optional[int] = ...) -> None: ...
+    processes: int
+    def __init__(self, max_attempts: _Optional[int] = ..., queue_deadline_seconds: _Optional[int] = ..., run_deadline_seconds: _Optional[int] = ..., processes: _Optional[int] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("blocks_done", "blocks_total", "fraction", "eta_seconds", "bytes_done", "bytes_total")

@@ -56,9 +56,8 @@ class AccessPolicy:
 def hardware_of(settings: Settings) -> Hardware:
     """What is known of the machines that run a server's jobs; where it has no slots itself, only of their disks."""
     on_cpu = settings.devices and not _has_accelerators(settings)
-    return Hardware(
-        settings.worker_threads if on_cpu else None, settings.processes_per_worker if on_cpu else 1, disk_of(settings)
-    )
+    threads, processes = (settings.worker_threads, settings.processes_per_worker) if on_cpu else (None, 1)
+    return Hardware(threads, processes, disk=disk_of(settings))
 
 
 def disk_of(settings: Settings) -> Disk:

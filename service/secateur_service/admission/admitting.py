@@ -8,13 +8,14 @@ from typing import Any
 
 from secateur_service.admission.access import AccessPolicy
 from secateur_service.admission.review import LastModel, Review
-from secateur_service.admission.room import check_room, needs_of
+from secateur_service.admission.room import check_processes, check_room, needs_of
 from secateur_service.errors import InvalidSpecError, ResourceError, TransientError, UnreachableError
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.records.needs import Needs
 from secateur_service.records.result import Estimate
 from secateur_service.sizing.continuations import default_continuations
 from secateur_service.sizing.depth import SCORED_EVERY
+from secateur_service.sizing.dividing import hardware_for
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.sizing.reconstruction import HELD_OUT_EVERY
 from secateur_service.sizing.sequences import least_sequences
@@ -115,14 +116,16 @@ def admit(
         raise InvalidSpecError(violations)
     assert checkpoint is not None
     resolved = _resolve(review.pinned(PruneSpec(**parts)), length, checkpoint, access)
-    estimate = estimate_cost(checkpoint, resolved, on_device=access.on_device, plan=plan, hardware=access.hardware)
+    hardware = hardware_for(access.hardware, checkpoint, resolved, on_device=access.on_device)
+    estimate = estimate_cost(checkpoint, resolved, on_device=access.on_device, plan=plan, hardware=hardware)
     warnings = review.warnings
     if access.slots is not None:
         room = check_room(checkpoint, resolved, access.slots, plan=plan, on_device=access.on_device)
         if room.refused:
             raise InvalidSpecError(room.refused)
         estimate = replace(estimate, slot=room.slot)
-        warnings = [*warnings, *room.warnings]
+        divided = check_processes(checkpoint, resolved, access.hardware.processes, on_device=access.on_device)
+        warnings = [*warnings, *room.warnings, *divided]
     estimate = replace(estimate, warnings=tuple(str(warning) for warning in warnings))
     return Admission(resolved, estimate, needs_of(checkpoint, resolved, plan=plan), review.model_identity)
 

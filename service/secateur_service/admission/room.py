@@ -19,6 +19,7 @@ from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan_file import PlanFile
 from secateur_service.records.needs import Needs
 from secateur_service.records.result import Available, Estimate, Shortage
+from secateur_service.sizing.dividing import obstacle_of
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.sizing.preflight import find_room, least_memory
 from secateur_service.sizing.slots import Slots, free_bytes
@@ -87,6 +88,27 @@ def needs_of(checkpoint: Checkpoint, spec: PruneSpec, *, plan: PlanFile | None) 
         device_bytes=least_memory(beside.peak_device_bytes),
         host_bytes_beside_device=least_memory(beside.peak_host_bytes),
     )
+
+
+def check_processes(checkpoint: Checkpoint, spec: PruneSpec, allowed: int, *, on_device: bool) -> list[FieldViolation]:
+    """Warn where a job gets fewer processes than it asks for: it ends with the same bytes, but later.
+
+    Args:
+        checkpoint: the model.
+        spec: the specification.
+        allowed: the most that the operator lets run one job.
+        on_device: whether jobs compute on an accelerator.
+    """
+    asked, field = spec.execution.processes or 1, "execution.processes"
+    if asked == 1:
+        return []
+    hindered = obstacle_of(checkpoint, spec, on_device=on_device)
+    if hindered:
+        return [FieldViolation(field, f"the job runs as one process: {hindered}; leave it out")]
+    if asked > allowed:
+        problem = f"a job runs in {allowed} at most here (SECATEUR_PROCESSES_PER_WORKER), and so will this one"
+        return [FieldViolation(field, f"{problem}, instead of {asked}")]
+    return []
 
 
 def _cost(

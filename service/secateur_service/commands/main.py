@@ -329,8 +329,14 @@ def run(
         int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads.", show_default="all cores of this process")
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=1, max=MAX_PROCESSES, help="Processes that run the job together, each on `threads`.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            max=MAX_PROCESSES,
+            help="Processes that run the job together, each on `threads`.",
+            show_default="execution.processes of the specification, else 1",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="End with one line of JSON on standard output: a summary, or the error.")
     ] = False,

@@ -50,16 +50,16 @@ from secateur_service.errors import (
 from secateur_service.evaluation.limits import limit_exceeded
 from secateur_service.evaluation.report import Report
 from secateur_service.jobs.events import log_body
-from secateur_service.library import admit_written, make_work_folder, run_here
+from secateur_service.library import admit_written, make_work_folder, run_here, with_processes, written_here
 from secateur_service.pipeline.attempt import Machine
 from secateur_service.pipeline.packaged import REPORT_PATH
 from secateur_service.records.blocks import BlockRecord
 from secateur_service.records.progress import Progress, Stage
 from secateur_service.records.result import LIMIT_EXCEEDED, MANIFEST_DIGEST
-from secateur_service.settings import Settings
+from secateur_service.settings import MAX_PROCESSES, Settings
 from secateur_service.sizing.durations import UNKNOWN, Hardware
 from secateur_service.sources import Sources, open_sources
-from secateur_service.spec import OutputSpec, PruneSpec
+from secateur_service.spec import PruneSpec
 
 _LOCK = "lock"
 _OUTPUT = "--output"
@@ -74,7 +74,7 @@ def run_command(
     output: Path,
     device: str | None,
     threads: int | None,
-    processes: int,
+    processes: int | None,
     settings: Settings,
     *,
     as_json: bool,
@@ -86,7 +86,7 @@ def run_command(
         output: folder for the artifacts.
         device: torch's name of a device; by default cuda if available.
         threads: number of CPU threads of each process; by default torch's choice.
-        processes: how many run the job together.
+        processes: how many run the job together; by default what the specification says, else one.
         settings: endpoints and accounts for the hub and object stores.
         as_json: whether to end with one line of JSON on standard output: a summary, or the error.
 
@@ -120,7 +120,13 @@ def run_command(
 
 
 def plan_command(
-    spec_path: Path, device: str | None, threads: int | None, processes: int, *, as_json: bool, settings: Settings
+    spec_path: Path,
+    device: str | None,
+    threads: int | None,
+    processes: int | None,
+    *,
+    as_json: bool,
+    settings: Settings,
 ) -> int:
     """Check the specification of a job and estimate its cost, without running it; arguments as for `run_command`.
 
@@ -130,8 +136,8 @@ def plan_command(
     try:
         sources = open_sources(settings, everywhere=True)
         cores = len(os.sched_getaffinity(0))
-        hardware = Hardware(threads or max(1, cores // processes), processes, disk_of(settings))
-        resolved = _admitted(spec_path, device, sources, hardware)
+        hardware = Hardware(threads or cores, 1, MAX_PROCESSES, disk_of(settings), cores=cores)
+        resolved = _admitted(spec_path, device, sources, processes, hardware)
     except (MisshapenSpecError, InvalidSpecError) as error:
         return _refusal(error, as_json=as_json)
     plan = plan_from(
@@ -143,11 +149,17 @@ def plan_command(
     return 0
 
 
-def _admitted(spec_path: Path, device: str | None, sources: Sources, hardware: Hardware = UNKNOWN) -> Admission:
+def _admitted(
+    spec_path: Path,
+    device: str | None,
+    sources: Sources,
+    processes: int | None,
+    hardware: Hardware = UNKNOWN,
+) -> Admission:
     on_device = device is not None and not device.startswith("cpu")
     known = replace(hardware, threads=None) if on_device else hardware
     access = AccessPolicy(sources, destinations=None, on_device=on_device, hardware=known)
-    return admit_written(read_spec(spec_path), access)
+    return admit_written(with_processes(read_spec(spec_path), processes), access)
 
 
 def _refusal(error: MisshapenSpecError | InvalidSpecError, *, as_json: bool) -> int:
@@ -167,14 +179,15 @@ def _run(
     output: Path,
     device: str | None,
     threads: int,
-    processes: int,
+    processes: int | None,
     settings: Settings,
     *,
     terminal: bool,
 ) -> tuple[dict[str, Any], Report]:
     sources = open_sources(settings, everywhere=True)
-    admitted = _admitted(spec_path, device, sources)
-    spec, warnings = admitted.resolved.model_copy(update={"output": OutputSpec()}), admitted.estimate.warnings
+    admitted = _admitted(spec_path, device, sources, processes)
+    count, warnings = admitted.resolved.execution.processes or 1, admitted.estimate.warnings
+    spec = written_here(admitted.resolved)
     if terminal:
         for warning in warnings:
             say(f"warning: {clean(warning)}")
@@ -193,9 +206,7 @@ def _run(
             _claim_folder(workdir, spec)
             with ConsoleObserver(terminal=terminal) as observer:
                 flops = admitted.estimate.flops
-                summary, report = _run_pipeline(
-                    spec, flops, sources, output, workdir, device, threads, processes, observer
-                )
+                summary, report = _run_pipeline(spec, flops, sources, output, workdir, device, threads, count, observer)
         except PermanentError as error:
             if error.reason == LIMIT_EXCEEDED:  # its shards were written block by block
                 remove_leftovers(DirectoryStore(output), "", error.metadata[MANIFEST_DIGEST])

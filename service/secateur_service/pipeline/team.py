@@ -33,6 +33,7 @@ from secateur_service.parents import tied
 from secateur_service.pipeline.pass_config import PassConfig
 from secateur_service.pipeline.ranks import FOREVER, ProcessRanks
 from secateur_service.pruning.ranks import Ranks
+from secateur_service.sizing import dividing
 
 HELP_COMMAND = (sys.executable, "-m", "secateur_service", "help-job")
 SILENT_SECONDS = 600.0
@@ -67,21 +68,17 @@ class SentPass:
 
 def obstacle(model: StreamedModel, config: PassConfig) -> str | None:
     """Why a pass can be run by one process only; None if it is not so."""
-    reader, checkpoint = model.reader, model.checkpoint
-    if model.device.type != "cpu":
-        return "several processes compute on CPUs only"
-    if config.output is not None:
-        return "the model becomes smaller"
-    if config.reconstruction is not None:
-        return "blocks are trained"
-    if config.language_neurons:
-        return "the neurons of languages are looked for"
-    groups = (group for index in range(checkpoint.num_blocks) for group in checkpoint.inputs(index))
-    if any(checkpoint.expert_of(name) is not None for group in groups for name in group):
-        return "the model is a mixture of experts"
-    if not isinstance(reader, TensorReader) or not reader.reads_here:
+    found = dividing.obstacle(
+        model.checkpoint,
+        on_device=model.device.type != "cpu",
+        shrinks=config.output is not None,
+        trains=config.reconstruction is not None,
+        neurons=config.language_neurons,
+    )
+    reader = model.reader
+    if found is None and not (isinstance(reader, TensorReader) and reader.reads_here):
         return "the model is fetched a few shards at a time"
-    return None
+    return found
 
 
 @dataclass(frozen=True)

@@ -107,15 +107,19 @@ class Hardware:
 
     Attributes:
         threads: CPU threads of each process of a job; None where jobs run on accelerators, or where nobody knows.
-        processes: how many processes run a job together.
+        cores: those of the machine, where processes may have more threads than that; None where they do not.
+        processes: how many processes run a job together, unless it says how many.
+        most_processes: how many may; None for no more than those.
         disk: see `Disk`.
         devices: among how many accelerators a job is divided, evenly and at no cost; so far they run one job each.
     """
 
     threads: int | None = None
     processes: int = 1
+    most_processes: int | None = None
     disk: Disk = MEASURED_DISK
     devices: int = 1
+    cores: int | None = None
 
 
 UNKNOWN = Hardware()
@@ -184,7 +188,8 @@ def expected_durations(amounts: Amounts, hardware: Hardware) -> Mapping[str, Dur
     name = H100 if hardware.devices == 1 else f"{hardware.devices} NVIDIA H100s"
     found = {name: duration(amounts, H100_COMPUTER.divided(hardware.devices), hardware.disk)}
     if hardware.threads is not None:
-        cores = hardware.threads * hardware.processes
+        threads = hardware.threads * hardware.processes
+        cores = min(threads, hardware.cores or threads)
         computer = CORE.divided(cores, DIVIDING if hardware.processes > 1 else 1.0)
         found["1 CPU core" if cores == 1 else f"{cores} CPU cores"] = duration(amounts, computer, hardware.disk)
     return found

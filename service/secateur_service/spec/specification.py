@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from secateur._suggestions import did_you_mean
 from secateur_service.errors import FieldViolation, InvalidSpecError
 from secateur_service.pruning.methods import Moments, Recipe
+from secateur_service.settings import MAX_PROCESSES
 from secateur_service.spec import suggestions
 from secateur_service.spec.base import (
     CHAT_TEMPLATE,
@@ -104,7 +105,7 @@ class OutputSpec(Part):
 
 
 class ExecutionSpec(Part):
-    """How hard the service tries."""
+    """How hard the service tries, and with how much at once; no byte of the result depends on it."""
 
     max_attempts: int = Field(default=3, ge=1, le=100, description="between 1 and 100")
     queue_deadline_seconds: int | None = Field(
@@ -112,6 +113,14 @@ class ExecutionSpec(Part):
     )
     run_deadline_seconds: int | None = Field(
         default=None, ge=1, lt=2**31, description="whole seconds, at least 1; leave it out for no limit"
+    )
+    # None in a resolved specification too: what applies then is what the operator says when the job runs.
+    processes: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_PROCESSES,
+        exclude_if=is_nothing,
+        description=f"between 1 and {MAX_PROCESSES}; leave it out for the service's number",
     )
 
 

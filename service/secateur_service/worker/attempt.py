@@ -45,6 +45,7 @@ from secateur_service.metrics import attempt_figures
 from secateur_service.metrics.attempt_figures import AttemptFigures
 from secateur_service.pipeline.attempt import Attempt, Machine, Ports
 from secateur_service.settings import Settings
+from secateur_service.sizing.dividing import processes_of
 from secateur_service.sources import open_sources
 from secateur_service.spec import PruneSpec
 from secateur_service.telemetry import tracing
@@ -160,10 +161,11 @@ def _run_pipeline(
     observer = StoreObserver(store, job.id, job.attempt, lease)
     figures = AttemptFigures()
     destination = job.destination or settings.destinations[0]
+    spec = _specification(job)
     try:
         outcome = pipeline(
             Attempt(
-                _specification(job),
+                spec,
                 job.id,
                 job.attempt,
                 prefix=job.id,
@@ -175,7 +177,7 @@ def _run_pipeline(
                 workdir,
                 settings.devices[slot],
                 settings.worker_threads,
-                settings.processes_per_worker,
+                processes_of(spec, settings.processes_per_worker),
                 settings.cache_dir / "states",
                 settings.shared_states_bytes,
             ),

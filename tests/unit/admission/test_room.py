@@ -44,8 +44,8 @@ def places(tmp_path_factory):
     return save_model(folder / "model"), *save_corpora(folder)
 
 
-def admitted(places, slots=None, hardware=UNKNOWN, **evaluation):
-    data = spec_data(*places)
+def admitted(places, slots=None, hardware=UNKNOWN, execution=None, shrink=None, **evaluation):
+    data = spec_data(*places) | {"execution": execution or {}, "shrink": shrink}
     data["evaluation"] |= evaluation
     return admit(data, AccessPolicy(SOURCES, None, on_device=False, slots=slots, hardware=hardware))
 
@@ -159,9 +159,38 @@ def test_needs_do_not_depend_on_where_a_job_is_submitted(places):
 
 def test_the_time_follows_what_the_settings_say_of_cores_and_disks(places):
     slow = Settings(devices=("cpu",), threads_per_worker=2, processes_per_worker=3, read_bytes_per_second=1)
-    assert hardware_of(slow) == Hardware(2, 3, Disk(1, MEASURED_DISK.written_bytes))
+    assert hardware_of(slow) == Hardware(2, 3, disk=Disk(1, MEASURED_DISK.written_bytes))
     shown = admitted(places, hardware=hardware_of(slow)).estimate
     assert shown.bounds == dict.fromkeys(("one NVIDIA H100", "6 CPU cores"), Bound.READING)
     assert min(shown.seconds.values()) > shown.checkpoint_bytes
     for devices in ((), ("cuda:0",)):
         assert hardware_of(Settings(devices=devices, threads_per_worker=2)) == Hardware()
+
+
+SLOTS = Machine(4 * GIB, None, Path("/"))
+
+
+@pytest.mark.parametrize(("asked", "cores", "said"), [(None, 8, ""), (2, 4, ""), (8, 8, "in 4 at most here")])
+def test_a_job_runs_in_as_many_processes_as_it_asks_for_and_the_operator_allows(places, asked, cores, said):
+    estimate = admitted(places, SLOTS, Hardware(2, 4), execution={"processes": asked}).estimate
+    assert f"{cores} CPU cores" in estimate.seconds
+    told = [warning for warning in estimate.warnings if warning.startswith("execution.processes: ")]
+    assert len(told) == bool(said)
+    assert said in "".join(told)
+
+
+@pytest.mark.parametrize(
+    ("why", "changes"),
+    [
+        ("the model becomes smaller", {"shrink": {"blocks": {"remove": 1}}}),
+        ("the neurons of languages are looked for", {"language_neurons": True}),
+    ],
+)
+def test_a_job_that_cannot_be_divided_is_estimated_as_one_process_and_says_so_if_it_asks_for_more(places, why, changes):
+    silent, asking = (
+        admitted(places, SLOTS, Hardware(2, 4), execution={"processes": asked}, **changes).estimate
+        for asked in (None, 2)
+    )
+    assert "2 CPU cores" in silent.seconds
+    assert not any("processes" in warning for warning in silent.warnings)
+    assert f"execution.processes: the job runs as one process: {why}; leave it out" in asking.warnings

