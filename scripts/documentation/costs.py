@@ -32,16 +32,18 @@ _MODEL = """
 While one block computes, the next is read and the previous one written, so a job takes as long as the slowest of the
 three:
 
-- *computing*: [operations](../service/secateur_service/sizing/operations.py) of passes through the blocks and of solving
-  layers, each at its own rate;
-- *reading*: the weights, once, at the rate of the disk, or of the network where that is slower;
+- *computing*: [operations](../service/secateur_service/sizing/operations.py) of passes through the blocks and of
+  solving layers, each at its own rate;
+- *reading*: the weights, once, and again by each trial of a budget, at the rate of the disk, or of the network where
+  that is slower;
 - *writing*: those of the result, likewise.
 
 On top comes what has nothing to hide behind: reading the first block and what lies outside the blocks, which is read
-again to be copied; the head over the evaluation text; writing the last block and what lies outside; and two seconds
-that every job takes. `Estimate.seconds` has the sum for each class of device, `Estimate.bounds` the slowest of the
-three. Where computing bounds a job, more cores or devices help, or less text; where reading or writing does, only a
-faster disk or network.
+again to be copied; reading all blocks for an allocation, for each block that is searched for and removed, for text or
+continuations that the model writes, and to ask it which tokens it expects; the head over the evaluation text; writing
+the last block and what lies outside; and two seconds that every job takes. `Estimate.seconds` has the sum for each
+class of device, `Estimate.bounds` the slowest of the three. Where computing bounds a job, more cores or devices help,
+or less text; where reading or writing does, only a faster disk or network.
 
 Several processes divide the computing, at a cost of 15 % in processor time, and the bytes that each reads; the disk is
 the same. The rates are those of runs in `benchmarks/results` (`sizing/durations.py` names them). Those of disks differ
@@ -59,11 +61,11 @@ _TABLE = """
 ## Llama by shape, devices and disk
 
 H100s; 128 sequences of 2,048 tokens in two languages, 65,536 tokens of evaluation text in each, the whole report, and
-otherwise the defaults. Reading and writing have the stated rate each, at the same time. In brackets what bounds the job:
-**c**omputing, **r**eading or **w**riting.
+otherwise the defaults. Reading and writing have the stated rate each, at the same time. In brackets what bounds the
+job: **c**omputing, **r**eading or **w**riting.
 
-**One job cannot be divided among several accelerators yet**; the rows with 4 and 8 assume that computing is, evenly and at
-no cost, and show what that could gain.
+**One job cannot be divided among several accelerators yet**; the rows with 4 and 8 assume that computing is, evenly and
+at no cost, and show what that could gain.
 """
 
 

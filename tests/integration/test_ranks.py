@@ -10,18 +10,22 @@ from secateur_service.errors import CancelledError, TransientError
 from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.pipeline.team import Team
 from secateur_service.pruning.patterns import NofM, Unstructured
+from secateur_service.spec import ReconstructionSpec
 from support.forking import ForkedProcess
 from support.models import save_model
 from support.passes import MIX, prune, samples_of, start_helper
 from support.waiting import until
 
+TRAINED = ReconstructionSpec(epochs=1)
 RECIPES = {
-    "wanda": ("wanda", Unstructured(0.5), {"order": "true_sequential"}),
+    "wanda": ("wanda", Unstructured(0.5), {"order": "true_sequential", "language_neurons": True}),
     "ria and cg": ("ria", Unstructured(0.5, "layer"), {"update": "cg"}),
     "sparsegpt and cg": ("sparsegpt", Unstructured(0.5, "layer"), {"order": "true_sequential", "asymmetric": True}),
     "alps": ("alps", Unstructured(0.6, "layer"), {"order": "true_sequential", "asymmetric": True}),
     "2:4": ("sparsegpt", NofM(2, 4), {"update": "obs", "order": "dense"}),
     "minimax": ("wanda", Unstructured(0.5), {"update": "cg", "minimax": True}),
+    "trained": ("wanda", Unstructured(0.6), {"order": "true_sequential", "reconstruction": TRAINED}),
+    "mixture": ("sparsegpt", Unstructured(0.5, "layer"), {"update": "cg"}),
 }
 
 
@@ -45,13 +49,15 @@ def cancel():
 def passes(tmp_path_factory):
     """Runs a pass of a recipe into a folder: its layers have several slices, its text several shards."""
     folder = tmp_path_factory.mktemp("ranks")
-    sizes = {"hidden_size": 256, "intermediate_size": 384, "num_attention_heads": 4, "num_key_value_heads": 2}
-    model = save_model(folder / "model", num_hidden_layers=2, **sizes)
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    dense = save_model(folder / "dense", hidden_size=256, intermediate_size=384, **heads)
+    mixture = save_model(folder / "mixture", "mixtral", intermediate_size=256, **heads)
     samples = samples_of(MIX, sequences=8, length=256), samples_of(["de", "uk"], sequences=8, length=256)
 
     def run(recipe, shards, **options):
         method, target, how = RECIPES[recipe]
         shards.mkdir(exist_ok=True)
+        model = mixture if recipe == "mixture" else dense
         return prune(model, samples, MIX, method, target, shards, **how, **options)
 
     return run
@@ -67,7 +73,8 @@ def alone(passes, tmp_path_factory):
 def told(result):
     """Everything that a pass says, but for the time that it took."""
     blocks = [(block.shard, block.sha256, block.tensors, block.layers, block.snr_db) for block in result.blocks]
-    return blocks, result.dense, result.pruned, result.likeness
+    trained = [block.reconstruction for block in result.blocks]
+    return blocks, trained, result.dense, result.pruned, result.likeness, result.neurons
 
 
 def is_running(pid):
@@ -101,6 +108,15 @@ def test_a_lost_process_ends_the_attempt_with_its_reason_and_the_next_goes_on_fr
     result = passes("ria and cg", tmp_path)
     assert told(result) == alone["ria and cg"]
     assert result.resumed_blocks == 1
+
+
+def test_a_process_that_hangs_ends_the_attempt_and_is_killed(passes, tmp_path):
+    team = Team(2, lambda: None, silent_seconds=2)
+    observer = Stops(lambda: os.kill(team.helpers[0].pid, signal.SIGSTOP))
+    with pytest.raises(TransientError, match="process 1 of 2 of the job hangs: no sign of life for 2 s") as hung, team:
+        passes("wanda", tmp_path, team=team, observer=observer)
+    assert hung.value.reason == "RANK_LOST"
+    assert not is_running(team.helpers[0].pid)
 
 
 def test_a_stopped_job_leaves_no_process_behind(passes, tmp_path):

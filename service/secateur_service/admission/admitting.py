@@ -116,7 +116,7 @@ def admit(
         raise InvalidSpecError(violations)
     assert checkpoint is not None
     resolved = _resolve(review.pinned(PruneSpec(**parts)), length, checkpoint, access)
-    hardware = hardware_for(access.hardware, checkpoint, resolved, on_device=access.on_device)
+    hardware = hardware_for(access.hardware, resolved, on_device=access.on_device)
     estimate = estimate_cost(checkpoint, resolved, on_device=access.on_device, plan=plan, hardware=hardware)
     warnings = review.warnings
     if access.slots is not None:
@@ -124,7 +124,7 @@ def admit(
         if room.refused:
             raise InvalidSpecError(room.refused)
         estimate = replace(estimate, slot=room.slot)
-        divided = check_processes(checkpoint, resolved, access.hardware.processes, on_device=access.on_device)
+        divided = check_processes(resolved, access.hardware.processes, on_device=access.on_device)
         warnings = [*warnings, *room.warnings, *divided]
     estimate = replace(estimate, warnings=tuple(str(warning) for warning in warnings))
     return Admission(resolved, estimate, needs_of(checkpoint, resolved, plan=plan), review.model_identity)

@@ -90,11 +90,10 @@ def needs_of(checkpoint: Checkpoint, spec: PruneSpec, *, plan: PlanFile | None) 
     )
 
 
-def check_processes(checkpoint: Checkpoint, spec: PruneSpec, allowed: int, *, on_device: bool) -> list[FieldViolation]:
+def check_processes(spec: PruneSpec, allowed: int, *, on_device: bool) -> list[FieldViolation]:
     """Warn where a job gets fewer processes than it asks for: it ends with the same bytes, but later.
 
     Args:
-        checkpoint: the model.
         spec: the specification.
         allowed: the most that the operator lets run one job.
         on_device: whether jobs compute on an accelerator.
@@ -102,7 +101,7 @@ def check_processes(checkpoint: Checkpoint, spec: PruneSpec, allowed: int, *, on
     asked, field = spec.execution.processes or 1, "execution.processes"
     if asked == 1:
         return []
-    hindered = obstacle_of(checkpoint, spec, on_device=on_device)
+    hindered = obstacle_of(spec, on_device=on_device)
     if hindered:
         return [FieldViolation(field, f"the job runs as one process: {hindered}; leave it out")]
     if asked > allowed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,15 +18,24 @@ from secateur_service.pruning.budget import BATCH_TILES, TILE_TOKENS
 from secateur_service.pruning.ranks import ALONE, SHARDS, Ranks
 
 _SCORED_TOKENS = 512
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Token ids B×S of sequences of one language, and the shard that they are summed up in."""
+    """Sequences of one language.
+
+    Attributes:
+        language: theirs.
+        tokens: their ids B×S.
+        shard: that they are summed up in.
+        start: how many tokens of the language are in batches before this one.
+    """
 
     language: str
     tokens: Tensor
     shard: int = 0
+    start: int = 0
 
 
 def batch_sequences(sequence_length: int, device: torch.device, *, small: bool = False) -> int:
@@ -47,8 +56,15 @@ def scored_sequences(sequence_length: int, device: torch.device, *, small: bool 
 
 def divide(samples: Mapping[str, Tensor], size: int) -> list[Batch]:
     """Divide the sequences N×S of each language into batches of at most `size`, in order."""
-    parts = [(language, part) for language, tokens in samples.items() for part in tokens.split(size)]
-    return [Batch(*part, position * SHARDS // len(parts)) for position, part in enumerate(parts)]
+    parts = [
+        (language, part, number * size * tokens.shape[1])
+        for language, tokens in samples.items()
+        for number, part in enumerate(tokens.split(size))
+    ]
+    return [
+        Batch(language, part, position * SHARDS // len(parts), start)
+        for position, (language, part, start) in enumerate(parts)
+    ]
 
 
 @dataclass(frozen=True)
@@ -57,29 +73,27 @@ class CalibrationText:
 
     Attributes:
         batches: those of this rank.
+        all_batches: those of all ranks, in order.
+        owners: the rank that has each of these.
         tokens: number of tokens of each language, of all ranks.
-        before: number of tokens of each language in the batches before those of this rank.
         ranks: all ranks.
     """
 
     batches: Sequence[Batch]
+    all_batches: Sequence[Batch]
+    owners: Sequence[int]
     tokens: Mapping[str, int]
-    before: Mapping[str, int]
     ranks: Ranks = ALONE
 
     @classmethod
     def of(cls, batches: Sequence[Batch], languages: Iterable[str], ranks: Ranks = ALONE) -> Self:
         """A rank's share of all batches, in the languages of a mix."""
         tokens = dict.fromkeys(languages, 0)
-        before, own = dict(tokens), []
         for batch in batches:
-            owner = ranks.owner(batch.shard, SHARDS)
             tokens[batch.language] += batch.tokens.numel()
-            if owner < ranks.rank:
-                before[batch.language] += batch.tokens.numel()
-            elif owner == ranks.rank:
-                own.append(batch)
-        return cls(own, tokens, before, ranks)
+        owners = [ranks.owner(batch.shard, SHARDS) for batch in batches]
+        own = [batch for batch, owner in zip(batches, owners, strict=True) if owner == ranks.rank]
+        return cls(own, batches, owners, tokens, ranks)
 
     @property
     def own_tokens(self) -> int:
@@ -87,6 +101,6 @@ class CalibrationText:
         return max(1, sum(batch.tokens.numel() for batch in self.batches))
 
 
-def own_batches(batches: Sequence[Batch], ranks: Ranks) -> list[Batch]:
-    """A rank's share of batches that nothing is summed over: consecutive ones."""
-    return [batch for position, batch in enumerate(batches) if ranks.owner(position, len(batches)) == ranks.rank]
+def own_share(items: Sequence[_Item], ranks: Ranks) -> list[_Item]:
+    """A rank's share of batches that nothing is summed over, or of what there is for each of them: consecutive ones."""
+    return [item for position, item in enumerate(items) if ranks.owner(position, len(items)) == ranks.rank]

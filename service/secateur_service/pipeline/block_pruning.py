@@ -108,7 +108,7 @@ class _Observed:
         if self.statistics is not None:
             self.statistics.update(inputs, batch.language, batch.shard)
         if self.sample is not None:
-            self.sample.update(inputs, batch.language)
+            self.sample.update(inputs, batch.language, batch.start)
 
     def settle(self, ranks: Ranks, linear: nn.Linear) -> None:
         """Add up what all ranks know of the input of a layer."""
@@ -335,7 +335,6 @@ class BlockPruner:
                 heights,
                 is_expert=is_expert,
                 open_experts=experts if is_expert else 0,
-                before=self._text.before,
             )
         if self._config.moments is Moments.NONE:
             return _Observed(None, sample, judges)

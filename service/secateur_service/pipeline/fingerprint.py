@@ -24,7 +24,7 @@ from secateur_service.durable import write_durably
 from secateur_service.models.plan import OutputPlan
 from secateur_service.pipeline.batches import batch_sequences
 from secateur_service.pipeline.observer import JobObserver
-from secateur_service.pruning.ranks import SHARDS
+from secateur_service.pruning.ranks import DIVISION, SHARDS
 from secateur_service.spec import PruneSpec
 
 
@@ -44,6 +44,7 @@ def fingerprint(
         **arithmetic(device, dtype),
         "batch_sequences": batch_sequences(length, device, small=small_batches),
         "shards": SHARDS,
+        "division": DIVISION,
         "model": plan.dense.structure_digest(),
         **({} if plan.is_identity else {"plan": plan.digest()}),
         "spec": spec.model_dump(

@@ -13,6 +13,7 @@ Shapes: B sequences, S tokens, f neurons of a block.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -21,8 +22,9 @@ from torch import Tensor, nn
 
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.units import Gate, gate_of
-from secateur_service.pipeline.batches import Batch
+from secateur_service.pipeline.batches import Batch, own_share
 from secateur_service.pruning.language_neurons import Activity, NeuronSurvey, survey
+from secateur_service.pruning.ranks import ALONE, Ranks
 from secateur_service.records.blocks import BlockRecord
 
 HALVES = 2
@@ -40,37 +42,40 @@ class Watch:
         checkpoint: the model.
         batches: the evaluation text.
         weighs: whether to count weights too.
+        ranks: who has the batches.
 
     Attributes:
         counted: the counts by the number of the block in the model; blocks without gates have none.
     """
 
-    def __init__(self, checkpoint: Checkpoint, batches: Sequence[Batch], *, weighs: bool) -> None:
+    def __init__(self, checkpoint: Checkpoint, batches: Sequence[Batch], *, weighs: bool, ranks: Ranks = ALONE) -> None:
         self.counted: dict[int, Counts] = {}
         self._checkpoint = checkpoint
         self._weighs = weighs
+        self._ranks = ranks
         totals: dict[str, int] = {}
         for batch in batches:
             totals[batch.language] = totals.get(batch.language, 0) + len(batch.tokens)
         seen = dict.fromkeys(totals, 0)
-        self._halves = []  # of every batch: its language, and how many of its windows are in the first half
+        halves = []  # of every batch: its language, and how many of its windows are in the first half
         self.tokens = dict.fromkeys(totals, (0, 0))
         for batch in batches:
             count, language = len(batch.tokens), batch.language
             first = min(count, max(0, (totals[language] + 1) // HALVES - seen[language]))
-            self._halves.append((language, first))
+            halves.append((language, first))
             seen[language] += count
             length, so_far = batch.tokens.shape[1], self.tokens[language]
             self.tokens[language] = so_far[0] + first * length, so_far[1] + (count - first) * length
+        self._halves = own_share(halves, ranks)
 
     @contextlib.contextmanager
     def counting(self, block: nn.Module, index: int) -> Iterator[None]:
-        """Count in a block in memory, through which all batches run in their order within the context."""
+        """Count in a block in memory, through which this rank's batches run in their order within the context."""
         gate = gate_of(self._checkpoint, index)
         if gate is None:
             yield
             return
-        counts: Counts = {}
+        counts = {language: torch.zeros(HALVES, gate.channels, dtype=torch.long) for language in self.tokens}
         halves = iter(self._halves)
 
         def count(_: nn.Module, __: Any, gated_BSF: Tensor) -> None:
@@ -83,14 +88,17 @@ class Watch:
             active_BSF = torch.empty_like(gated_BSF, dtype=torch.float32)
             torch.gt(gated_BSF, 0, out=active_BSF)
             of_halves = torch.stack([part.sum((0, 1)).long() for part in (active_BSF[:first], active_BSF[first:])])
-            counts[language] = counts[language] + of_halves if language in counts else of_halves
+            counts[language] = counts[language].to(of_halves.device).add_(of_halves)
 
         handle = block.get_submodule(gate.linear).register_forward_hook(count)
         try:
             yield
         finally:
             handle.remove()
-        self.counted[index] = {language: found.cpu() for language, found in counts.items()}
+        self.counted[index] = {
+            language: self._ranks.total([found.cpu()], functools.partial(torch.zeros_like, found, device="cpu"))
+            for language, found in counts.items()
+        }
         if self._weighs:
             self.counted[index][WEIGHTS] = _weights(block, gate).cpu()
 

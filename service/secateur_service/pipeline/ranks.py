@@ -12,7 +12,7 @@ import json
 import math
 import pickle
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -127,6 +127,16 @@ class ProcessRanks(Ranks):
                     found.add_(arrived)
         self._broadcast([(found, 0)])
         return found
+
+    def everywhere(
+        self, own: Sequence[Tensor], owners: Sequence[int], empty: Callable[[int], Tensor]
+    ) -> Iterator[Tensor]:
+        """See `Ranks`."""
+        given = iter(own)
+        for position, owner in enumerate(owners):
+            found = next(given).contiguous() if owner == self.rank else empty(position)
+            self._broadcast([(found, owner)])
+            yield found
 
     def reader(self, reader: TensorReader) -> SharedReader:
         """See `Ranks`."""

@@ -26,6 +26,8 @@ towards the languages whose errors are larger than others'.
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +41,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from secateur_service import faults
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import DTYPES
-from secateur_service.pipeline.batches import Batch
+from secateur_service.pipeline.batches import CalibrationText, own_share
 from secateur_service.records.blocks import ReconstructionRecord
 from secateur_service.sizing.reconstruction import HELD_OUT_EVERY
 from secateur_service.spec import ReconstructionSpec
@@ -49,6 +51,8 @@ _LEAST_VARIANCE = 1e-6
 """Of a channel, as a share of the mean."""
 _AFTER_FAILURE = 0.25
 """What steps are multiplied by after an epoch that made things worse."""
+_MIN_TOKENS = 512
+"""Of a slice of a step, whose gradient one process computes: products of fewer would be slow."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Reconstructor:
         asked: how.
         model: the model that is written.
         mix: weight of each calibration language.
-        batches: the calibration text, with two sequences of each language at least.
+        text: the calibration text, with two sequences of each language at least, and the ranks that have it.
         tick: called with the share of a block's training that is done.
         minimax: whether the largest error of a language counts, and the mix is only where weights begin.
     """
@@ -77,11 +81,12 @@ class Reconstructor:
         asked: ReconstructionSpec,
         model: StreamedModel,
         mix: Mapping[str, float],
-        batches: Sequence[Batch],
+        text: CalibrationText,
         tick: Callable[[float], None],
         *,
         minimax: bool = False,
     ) -> None:
+        self._text, self._ranks = text, text.ranks
         self._minimax = minimax
         self._asked = asked
         self._model = model
@@ -92,7 +97,7 @@ class Reconstructor:
         for language in self._mix:
             own = [
                 _Sequence(language, number, row)
-                for number, batch in enumerate(batches)
+                for number, batch in enumerate(text.all_batches)
                 if batch.language == language
                 for row in range(len(batch.tokens))
             ]
@@ -101,7 +106,18 @@ class Reconstructor:
             del own[first::HELD_OUT_EVERY]
             self._trained += own
         self._counts = Counter(one.language for one in self._trained)
-        self.batch = min(asked.batch, len(self._trained))
+        self._batch = min(asked.batch, len(self._trained))
+        parts = 1
+        if model.device.type == "cpu":
+            length = text.all_batches[0].tokens.shape[1]
+            parts = max(1, min(self._batch, self._batch * length // _MIN_TOKENS))
+        bounds = [self._batch * number // parts for number in range(parts + 1)]
+        self._slices = [slice(*each) for each in itertools.pairwise(bounds)]
+
+    @property
+    def counts(self) -> set[int]:
+        """Numbers of sequences that are run through a block at once."""
+        return {self._batch, *(part.stop - part.start for part in self._slices)}
 
     def train(
         self, block: nn.Module, place: int, states: Sequence[Tensor], goal: Sequence[Tensor]
@@ -111,9 +127,10 @@ class Reconstructor:
         Args:
             block: in memory, as it would be written.
             place: its position in the output.
-            states: hidden states before it, of every batch.
+            states: hidden states before it, of every batch of this rank.
             goal: those of the dense model that it is to come to.
         """
+        states, goal = self._everywhere(states), self._everywhere(goal)
         weights = {f"{name}.weight": linear.weight for name, linear in self._model.linears(block, place).items()}
         if self._asked.norms:
             weights |= norm_weights(block)
@@ -126,6 +143,16 @@ class Reconstructor:
                 weight.grad = None
             block.to(self._model.dtype)
 
+    def _everywhere(self, states: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Hidden states of every batch of all ranks: any of them may be in a step."""
+        width = self._model.checkpoint.tensors[self._model.checkpoint.embedding_name].shape[1]
+
+        def empty(position: int) -> Tensor:
+            return torch.empty(*self._text.all_batches[position].tokens.shape, width, dtype=self._model.dtype)
+
+        found = zip(self._ranks.everywhere(states, self._text.owners, empty), self._text.owners, strict=True)
+        return [each if owner == self._ranks.rank else self._model.put_aside(each) for each, owner in found]
+
     def _train(self, task: _Task) -> ReconstructionRecord:
         before = after = self._errors(task)
         if not any(before.values()):
@@ -137,13 +164,13 @@ class Reconstructor:
         rate = self._asked.learning_rate
         optimizer = self._optimizer(task)
         generator = torch.Generator().manual_seed(self._asked.seed + task.place)
-        steps, done = self._asked.epochs * (len(self._trained) // self.batch), 0
+        steps, done = self._asked.epochs * (len(self._trained) // self._batch), 0
         for epoch in range(self._asked.epochs):
             order = torch.randperm(len(self._trained), generator=generator).tolist()
-            for start in range(0, len(order) - self.batch + 1, self.batch):
+            for start in range(0, len(order) - self._batch + 1, self._batch):
                 for group in optimizer.param_groups:
                     group["lr"] = group["size"] * rate * (1 - done / steps)
-                self._step(task, [self._trained[at] for at in order[start : start + self.batch]], mix)
+                self._step(task, [self._trained[at] for at in order[start : start + self._batch]], mix)
                 for name, weight in task.weights.items():
                     assert weight.grad is not None
                     weight.grad.mul_(kept_weights[name])
@@ -177,10 +204,23 @@ class Reconstructor:
         return torch.optim.Adam(groups, betas=_BETAS)
 
     def _step(self, task: _Task, sequences: Sequence[_Sequence], mix: Mapping[str, float]) -> None:
-        """Add the gradient of the loss by some of the text."""
+        """Set the gradient of the loss by some of the text: the sum over its slices, added in their order."""
+        gradients: dict[str, list[Tensor]] = {name: [] for name in task.weights}
+        for number, part in enumerate(self._slices):
+            if self._ranks.owner(number, len(self._slices)) != self._ranks.rank:
+                continue
+            self._add_gradient(task, sequences[part], mix)
+            if self._ranks.rank:  # its sums have to wait for those before them
+                _take(task, gradients)
+        if not self._ranks.rank:
+            _take(task, gradients)
+        for name, weight in task.weights.items():
+            weight.grad = self._ranks.total(gradients[name], functools.partial(torch.zeros_like, weight))
+
+    def _add_gradient(self, task: _Task, sequences: Sequence[_Sequence], mix: Mapping[str, float]) -> None:
         with torch.enable_grad(), _reproducible_attention():
             wrong_BT = self._difference(task, sequences).square().sum(-1)
-            share = len(self._trained) / len(sequences) / wrong_BT.shape[1]
+            share = len(self._trained) / self._batch / wrong_BT.shape[1]
             scale = [mix[one.language] / self._counts[one.language] / task.powers[one.language] for one in sequences]
             (torch.tensor(scale, device=wrong_BT.device)[:, None] * wrong_BT).sum().mul(share).backward()
 
@@ -198,12 +238,15 @@ class Reconstructor:
     def _errors(self, task: _Task) -> dict[str, float]:
         """‖u(h) − u(g)‖² / ‖u(g)‖² of the sequences that are held out, by language."""
         wrong, tokens = dict.fromkeys(self._mix, 0.0), dict.fromkeys(self._mix, 0)
-        for start in range(0, len(self._held_out), self.batch):
-            some = self._held_out[start : start + self.batch]
-            filled = [*some, *[some[0]] * (self.batch - len(some))]  # every batch has the same shape
+        found = []
+        for start in own_share(range(0, len(self._held_out), self._batch), self._ranks):
+            some = self._held_out[start : start + self._batch]
+            filled = [*some, *[some[0]] * (self._batch - len(some))]  # every batch has the same shape
             for one, difference in zip(some, self._difference(task, filled), strict=False):
-                wrong[one.language] += float(difference.square().sum())
-                tokens[one.language] += len(difference)
+                found.append((one.language, float(difference.square().sum()), len(difference)))
+        for language, error, count in self._ranks.collect(found):
+            wrong[language] += error
+            tokens[language] += count
         return {name: wrong[name] / tokens[name] / task.powers[name] for name in self._mix}
 
     def _task(
@@ -292,6 +335,14 @@ def _towards_worst(mix: Mapping[str, float], errors: Mapping[str, float]) -> dic
 def _reproducible_attention() -> contextlib.AbstractContextManager[None]:
     """Attention whose gradients are the same every time, which the fast kernels of accelerators do not promise."""
     return sdpa_kernel(SDPBackend.MATH) if torch.cuda.is_available() else contextlib.nullcontext()
+
+
+def _take(task: _Task, gradients: Mapping[str, list[Tensor]]) -> None:
+    """Put the gradients of the weights to those before them."""
+    for name, weight in task.weights.items():
+        if weight.grad is not None:
+            gradients[name].append(weight.grad)
+            weight.grad = None
 
 
 @torch.no_grad()

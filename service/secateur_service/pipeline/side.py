@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur_service.evaluation.scoring import Scored
 from secateur_service.models.streaming import StreamedModel
-from secateur_service.pipeline.batches import Batch, divide, own_batches
+from secateur_service.pipeline.batches import Batch, divide, own_share
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.neuron_watch import Watch
 from secateur_service.pipeline.pass_config import PassConfig, Samples
@@ -75,7 +75,7 @@ class Side:
         work = config.work(model.checkpoint, calibration, evaluation)
         work = replace(work, asked=questions.tokens, answered=questions.scored)
         batches = divide({name: sample.tokens for name, sample in evaluation.items()}, sequences)
-        return cls(model, evaluation, own_batches(batches, ranks), questions, work, all_batches=batches)
+        return cls(model, evaluation, own_share(batches, ranks), questions, work, all_batches=batches)
 
     @property
     def tokens(self) -> list[Tensor]:

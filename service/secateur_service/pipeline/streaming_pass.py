@@ -149,8 +149,10 @@ class _Pass:
         else:
             self.pruned = Side.of(output.model, config, text, output.evaluation, output.requests, sequences, ranks)
         if config.language_neurons:
-            self.dense.watch = Watch(model.checkpoint, self.dense.batches, weighs=False)
-            self.pruned.watch = Watch(self.pruned.model.checkpoint, self.pruned.batches, weighs=True)
+            self.dense.watch, self.pruned.watch = (
+                Watch(side.model.checkpoint, side.all_batches, weighs=side is self.pruned, ranks=ranks)
+                for side in (self.dense, self.pruned)
+            )
         self.work = self.pruned.work
         self.steps = PassWork(config, self.dense.work, self.work)
         # A recipe that needs no data sends no calibration text through the model.
@@ -158,7 +160,7 @@ class _Pass:
         needs_text = config.moments is not Moments.NONE or narrows or config.reconstruction is not None
         samples = {name: sample.tokens for name, sample in text.items()} if needs_text else {}
         shared = CalibrationText.of(divide(samples, self.batch_sequences), config.mix, ranks)
-        self.calibration = shared.batches
+        self.text, self.calibration = shared, shared.batches
         self.reader = BlockReader(model, stopwatch, observer.check, in_turn=ranks.count > 1)
         at_once = written_at_once(on_device=model.device.type != "cpu")
         self.writer = BlockWriter(config.shards, config.fingerprint, ledger, observer, stopwatch, at_once, ranks)
@@ -181,7 +183,7 @@ class _Pass:
                 config.reconstruction,
                 self.pruned.model,
                 config.mix,
-                self.calibration,
+                shared,
                 self._tick_training,
                 minimax=config.minimax,
             )
@@ -214,7 +216,8 @@ class _Pass:
         dense, pruned = self.dense, self.pruned
         tokens = [batch.tokens for batch in self.calibration]
         if self.reconstructor is not None:  # the model has to see the shape of its batches too
-            pruned.model.embed([tokens[0][:1].repeat(self.reconstructor.batch, 1)])
+            one = self.text.all_batches[0].tokens[:1]
+            pruned.model.embed([one.repeat(count, 1) for count in self.reconstructor.counts])
         count, text = len(tokens), len(tokens) + len(dense.batches)
         if self.output is None:
             needed = self.ranks.share(self._tokens_needed) if self.ranks.count > 1 else None

@@ -68,13 +68,7 @@ class SentPass:
 
 def obstacle(model: StreamedModel, config: PassConfig) -> str | None:
     """Why a pass can be run by one process only; None if it is not so."""
-    found = dividing.obstacle(
-        model.checkpoint,
-        on_device=model.device.type != "cpu",
-        shrinks=config.output is not None,
-        trains=config.reconstruction is not None,
-        neurons=config.language_neurons,
-    )
+    found = dividing.obstacle(on_device=model.device.type != "cpu", shrinks=config.output is not None)
     reader = model.reader
     if found is None and not (isinstance(reader, TensorReader) and reader.reads_here):
         return "the model is fetched a few shards at a time"
@@ -108,6 +102,7 @@ class Team:
         count: how many processes there are.
         check: called while waiting for others; raises to stop.
         workdir: where they keep what passes between them; by default in the system's folder for such things.
+        silent_seconds: how long a helper may show no sign of life while it is waited for.
 
     Attributes:
         helpers: the others.
@@ -119,10 +114,17 @@ class Team:
 
     _ranks: ProcessRanks
 
-    def __init__(self, count: int, check: Callable[[], None], workdir: Path | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        check: Callable[[], None],
+        workdir: Path | None = None,
+        silent_seconds: float = SILENT_SECONDS,
+    ) -> None:
         self._count = count
         self._check = check
         self._workdir = workdir
+        self._silent_seconds = silent_seconds
         self.helpers: list[Helper] = []
         self.used: list[Usage] = []
 
@@ -196,8 +198,8 @@ class Team:
             error = helper.failure()
             if error is not None:
                 raise error
-            if waited > SILENT_SECONDS and helper.silent_seconds() > SILENT_SECONDS:
-                message = f"process {helper.name} of the job hangs: no sign of life for {SILENT_SECONDS:.0f} s"
+            if waited > self._silent_seconds and helper.silent_seconds() > self._silent_seconds:
+                message = f"process {helper.name} of the job hangs: no sign of life for {self._silent_seconds:.0f} s"
                 raise TransientError(message, reason="RANK_LOST")
 
     def _loss(self, error: Exception) -> Exception:

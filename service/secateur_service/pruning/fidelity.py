@@ -24,7 +24,7 @@ _SPILL = 1.25  # a sample is cut back when it exceeds the limit by this factor
 class InputSample:
     """A uniform sample of the inputs of each language, however they arrive in batches.
 
-    Inputs of a language are numbered as they arrive and paired with fixed random ranks; those ranked lowest are kept.
+    Inputs of a language are numbered and paired with fixed random ranks; those ranked lowest are kept.
 
     Args:
         tokens: the maximum number of tokens in each language.
@@ -32,7 +32,6 @@ class InputSample:
         heights: m of each layer that will be judged.
         open_experts: experts whose samples are held at the same time as this one; 0 for a layer that is no expert's.
         is_expert: whether fewer tokens than `tokens` may arrive.
-        before: tokens of each language that other ranks see before this one; by default none.
     """
 
     def __init__(
@@ -43,7 +42,6 @@ class InputSample:
         *,
         is_expert: bool = False,
         open_experts: int = 0,
-        before: Mapping[str, int] | None = None,
     ) -> None:
         self._limit = sample_tokens(open_experts)
         self._shape = width, tuple(heights)
@@ -52,15 +50,22 @@ class InputSample:
             name: math.inf if is_expert or count <= self._limit else _threshold(count, self._limit)
             for name, count in tokens.items()
         }
-        self._seen = dict(before or dict.fromkeys(tokens, 0))
+        self._seen = dict.fromkeys(tokens, 0)
         self._parts: dict[str, list[tuple[Tensor, Tensor]]] = {language: [] for language in tokens}
         self._grams: dict[str, Tensor] = {}
 
-    def update(self, inputs: Tensor, language: str) -> None:
-        """Sample from the inputs …×n of one language."""
+    def update(self, inputs: Tensor, language: str, start: int | None = None) -> None:
+        """Sample from the inputs …×n of one language.
+
+        Args:
+            inputs: the inputs.
+            language: theirs.
+            start: the number of the first, where the numbers must not depend on what arrived before, as that may be at
+                another rank; by default that after the last.
+        """
         x_TN = inputs.reshape(-1, inputs.shape[-1])
-        start = self._seen[language]
-        self._seen[language] += x_TN.shape[0]
+        start = self._seen[language] if start is None else start
+        self._seen[language] = start + x_TN.shape[0]
         ranks_T = _ranks(self._counts[language])[start : self._seen[language]]
         chosen = torch.nonzero(ranks_T <= self._thresholds[language])[:, 0]
         if not len(chosen):

@@ -7,7 +7,7 @@ it. Sums over the calibration text are divided likewise, into shards that are ad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ SHARDS = 8
 """Parts of the calibration text whose sums are added one after the other, and so the most ranks that have one each."""
 MAX_SLICES = 8
 _MIN_ROWS = 128  # of a slice; products of fewer would be slow
+DIVISION = 2
+"""Raised where a sum is divided in another way, as its bytes are others then."""
 
 
 class Ranks:
@@ -77,6 +79,19 @@ class Ranks:
         for part in others:
             first.add_(part)
         return first
+
+    def everywhere(
+        self, own: Sequence[Tensor], owners: Sequence[int], empty: Callable[[int], Tensor]
+    ) -> Iterator[Tensor]:
+        """The tensors of all ranks, one after the other.
+
+        Args:
+            own: those of this one, in order.
+            owners: the rank that has each of all.
+            empty: makes room for one, given by its position among all.
+        """
+        del owners, empty
+        return iter(own)
 
     def writes(self, number: int) -> bool:
         """Whether it is this one's turn at writing."""
@@ -175,11 +190,15 @@ class Parts:
 
     def add(self, shard: int, part: Tensor) -> None:
         """Add the sum of a shard, which is overwritten; in ascending order."""
-        if self._begins:
+        if self._begins and self.held:
             self.held[0].add_(part)
             return
-        self._begins = shard == 0
+        self._begins = self._begins or shard == 0
         self.held.append(part)
+
+    def begin(self) -> None:
+        """Say that the first shard was seen, though it has no sum."""
+        self._begins = True
 
     def total(self, ranks: Ranks, zeros: Callable[[], Tensor]) -> Tensor:
         """The sum of all shards of all ranks; `zeros` makes that of none."""

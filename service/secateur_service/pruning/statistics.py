@@ -60,10 +60,12 @@ class InputStatistics:
         self.seen = dict.fromkeys(self.mix, 0)
         self._tile_tokens = TILE_TOKENS if device.type == "cpu" else DEVICE_TILE_TOKENS
         self._is_expert = is_expert
+        # The sums of all experts may take too much of a device's memory to double.
+        self._distinguishes = device.type == "cpu" or not is_expert
         if is_expert:
             self._tile_tokens = EXPERT_TILE_TOKENS
         self._open_tiles: dict[str, tuple[Tensor, int]] = {}  # the open tile, and how many tokens are in it
-        self._shard = 0
+        self._shard: int | None = None
         self._square_sums = {name: _SquareSum(width, device) for name in self.mix}
         self._mixed = _Gram(width, device) if moments is Moments.FULL else None
         self._by_language = {name: _Gram(width, device) for name in self.mix} if moments is Moments.BY_LANGUAGE else {}
@@ -75,10 +77,12 @@ class InputStatistics:
         Args:
             inputs: the inputs.
             language: theirs.
-            shard: that they are summed up in; in ascending order. Those of an expert are not distinguished.
+            shard: that they are summed up in; in ascending order. On an accelerator those of an expert are not
+                distinguished.
         """
-        if shard != self._shard and not self._is_expert:  # the sums of all experts take too much memory to double
-            self._end_shard()
+        if shard != self._shard and self._distinguishes:
+            if self._shard is not None:
+                self._end_shard()
             self._shard = shard
         x_TN = inputs.reshape(-1, inputs.shape[-1])
         self.seen[language] += len(x_TN)
@@ -109,12 +113,13 @@ class InputStatistics:
         for each in self._sums:
             each.settle(ranks)
         if ranks.count > 1:
-            self.seen = dict(self.tokens)
+            seen = ranks.collect([self.seen]) if self._is_expert else [self.tokens]
+            self.seen = {name: sum(each[name] for each in seen) for name in self.seen}
 
     def _end_shard(self) -> None:
         self._close_all()
         for each in self._sums:
-            each.end_shard(self._shard)
+            each.end_shard(self._shard or 0)
 
     @property
     def _sums(self) -> list[_Sum]:
@@ -225,6 +230,8 @@ class _Sum:
         if self._open is not None:
             self._parts.add(shard, self._open)
             self._open = None
+        elif shard == 0:
+            self._parts.begin()
 
     def settle(self, ranks: Ranks) -> None:
         """Add up the shards of all ranks."""

@@ -18,6 +18,7 @@ from typing import Self
 
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.records.result import Bound
+from secateur_service.spec import PruneSpec
 
 H100 = "one NVIDIA H100"
 """The class of device of most figures."""
@@ -46,7 +47,17 @@ class Amounts:
     lone_written_bytes: int = 0
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, output_bytes: int, *, passes: float, solving: float, head: float) -> Self:
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        output_bytes: int,
+        *,
+        passes: float,
+        solving: float,
+        head: float,
+        readings: int = 0,
+        trials: int = 0,
+    ) -> Self:
         """Those of a job, from what it computes.
 
         The first block waits for nothing to compute beside, nor does what lies outside the blocks: it is read for the
@@ -58,15 +69,18 @@ class Amounts:
             passes: see the attributes.
             solving: see the attributes.
             head: see the attributes.
+            readings: how often the model is read besides, one block after the other.
+            trials: how often it is read besides by passes like the job's own.
         """
         outer, block = outer_bytes(checkpoint), largest_block_bytes(checkpoint)
+        besides = readings * (checkpoint.size_bytes - outer)
         return cls(
             passes,
             solving,
             head,
-            read_bytes=checkpoint.size_bytes + outer,
+            read_bytes=(1 + trials) * checkpoint.size_bytes + besides + outer,
             written_bytes=output_bytes,
-            lone_read_bytes=block + 2 * outer,
+            lone_read_bytes=besides + block + 2 * outer,
             lone_written_bytes=int(output_bytes * (block + outer) / max(1, checkpoint.size_bytes)),
         )
 
@@ -193,6 +207,19 @@ def expected_durations(amounts: Amounts, hardware: Hardware) -> Mapping[str, Dur
         computer = CORE.divided(cores, DIVIDING if hardware.processes > 1 else 1.0)
         found["1 CPU core" if cores == 1 else f"{cores} CPU cores"] = duration(amounts, computer, hardware.disk)
     return found
+
+
+def readings_of(spec: PruneSpec, removed: int) -> int:
+    """How often a job reads all blocks, one after the other, besides its passes.
+
+    Args:
+        spec: the specification.
+        removed: how many blocks it looks for one by one.
+    """
+    asks_model = spec.shrink and spec.shrink.vocabulary and spec.shrink.vocabulary.prior == "model"
+    allocates = spec.pruning and spec.pruning.allocation.policy != "uniform"
+    writes_text = spec.calibration.generation is not None
+    return removed + sum(map(bool, (asks_model, allocates, writes_text, spec.evaluation.continuations)))
 
 
 def largest_block_bytes(checkpoint: Checkpoint) -> int:

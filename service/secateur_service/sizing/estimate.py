@@ -24,14 +24,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from secateur_service.models.budget import HEAD_SLICE_BYTES, LOGITS_SLICE_BYTES
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.configuration import text_configuration
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.plan_file import PlanFile
 from secateur_service.models.units import adds_to_states, heads_of, inputs_of, unit_count
-from secateur_service.pruning.budget import BATCH_TILES, EXPERT_TILE_TOKENS, TILE_TOKENS, sample_tokens
-from secateur_service.pruning.methods import Moments, Recipe
+from secateur_service.pruning.methods import Recipe
 from secateur_service.pruning.structured.vocabulary import rounded_rows
 from secateur_service.records.blocks import Axis
 from secateur_service.records.result import Estimate, Shortage
@@ -46,8 +44,10 @@ from secateur_service.sizing.durations import (
     expected_durations,
     largest_block_bytes,
     outer_bytes,
+    readings_of,
 )
-from secateur_service.sizing.operations import Group, Work, groups_of, mixing_of
+from secateur_service.sizing.memory import working_bytes
+from secateur_service.sizing.operations import Work, groups_of, mixing_of
 from secateur_service.spec import PruneSpec, ShrinkSpec
 
 # Resident memory of a process that has imported everything and run a tiny job, measured with the pinned versions.
@@ -105,15 +105,17 @@ def estimate_cost(
         solving += sum(work.solving(group) for group in groups)
         if spec.pruning and spec.pruning.allocation.policy != "uniform":
             flops += work.forward(work.calibration, index)
-    searched = _Search.of(work, _most_removed(spec, checkpoint))
+    removed = _most_removed(spec, checkpoint)
+    searched, trials = _Search.of(work, removed), 0
     flops += searched.flops + _expecting(work, spec)
     if spec.shrink is not None and spec.shrink.budget is not None:
-        flops += (TRIALS + 1) * _trial_operations(work, spec)
+        trials = TRIALS + 1
+        flops += trials * _trial_operations(work, spec)
     device, item = "cuda" if on_device else "cpu", item_bytes(checkpoint, on_device=on_device)
     peaks = {"cpu": 0, "cuda": 0, "disk": 0}
     mixture = checkpoint.architecture.mixture
     copies = max(group.experts for groups in work.blocks for group in groups) if mixture and mixture.scaled else 0
-    peaks[device] += _working_bytes(work, spec, hidden, device, item, copies, small=Shortage.DEVICE in shortages)
+    peaks[device] += working_bytes(work, spec, hidden, device, item, copies, small=Shortage.DEVICE in shortages)
     if spec.calibration.generation is not None:
         written = spec.calibration.generation.resolved(length)
         texts = _BATCH_TEXTS * ((written.prefix_tokens or 0) + (written.new_tokens or 0))
@@ -136,7 +138,16 @@ def estimate_cost(
     share = budget.parameters if budget else 1.0
     output_bytes = int(share * output.size_bytes)
     blocks_on_disk = _BLOCKS_ON_DISK + written_at_once(on_device=on_device)
-    amounts = Amounts.of(checkpoint, output_bytes, passes=flops, solving=solving, head=work.head())
+    head = work.head()
+    amounts = Amounts.of(
+        checkpoint,
+        output_bytes,
+        passes=flops,
+        solving=solving,
+        head=head,
+        readings=readings_of(spec, removed),
+        trials=trials,
+    )
     expected = expected_durations(amounts, hardware)
     return Estimate(
         checkpoint_bytes=checkpoint.size_bytes,
@@ -146,7 +157,7 @@ def estimate_cost(
         + peaks["cpu"],
         peak_device_bytes=peaks["cuda"],
         disk_bytes=min(checkpoint.size_bytes, blocks_on_disk * largest + outer) + peaks["disk"],
-        flops=flops + solving + work.head(),
+        flops=flops + solving + head,
         parameters=checkpoint.parameters,
         output_parameters=int(share * output.parameters),
         output_bytes=output_bytes,
@@ -322,94 +333,3 @@ def _place_of_states(device: str, shortages: Collection[Shortage]) -> str:
     if device == "cuda" and Shortage.DEVICE not in shortages:
         return "cuda"
     return "disk" if Shortage.HOST in shortages else "cpu"
-
-
-def _working_bytes(
-    work: Work, spec: PruneSpec, hidden: int, device: str, item: int, copies: int, *, small: bool
-) -> int:
-    """Memory where blocks are computed: a block, states waiting inside it, statistics, the largest piece of work.
-
-    Some mixtures give every expert a copy of all tokens, scaled by the router.
-    """
-    largest = max(range(len(work.blocks)), key=lambda at: sum(group.parameters for group in work.blocks[at]))
-    groups, narrowed = work.blocks[largest], work.narrowed_groups(largest)
-    stages = not work.all_open
-    waiting = 0
-    if stages and work.needs_data:  # every batch waits inside the block, with its input and its residual
-        waiting = (1 + work.asymmetric) * work.calibration * (max(group.width for group in groups) + hidden)
-    if experts := [group for group in narrowed if group.experts]:  # and with the sum of the experts' outputs
-        waiting = max(waiting, int(work.calibration * (3 * hidden + experts[0].share * experts[0].width)))
-    grams = [4 * group.width**2 * work.needs_gram for group in groups]
-    each = [
-        gram * ((work.languages if work.minimax else 1) + work.asymmetric) + _waiting_bytes(work, group, item)
-        for gram, group in zip(grams, groups, strict=True)
-    ]
-    statistics = max(each) if stages else sum(each)
-    # While text arrives, its open shard is summed beside those before it; not that of experts.
-    shard = [(1 + work.asymmetric) * gram * (not group.experts) for gram, group in zip(grams, groups, strict=True)]
-    opened = max(shard) if stages else sum(shard)
-    solving = max(_solving_bytes(spec.recipe, group, item) for group in groups)
-    if work.asymmetric:  # what is pruned instead of the layers
-        solving += 4 * max(group.parameters for group in groups)
-    if work.minimax:  # the best layers so far besides those of the current round, and the matrix of its mix
-        solving += 2 * 4 * max(group.parameters for group in groups) + max(grams)
-    sizes = "cpu" if small else device
-    tokens = max(work.length, TILE_TOKENS * BATCH_TILES[sizes])
-    # The copies as they are, scaled, what the experts make of them, and the states of a scan.
-    activations = tokens * ((2 * max(group.rows for group in groups) + 3 * copies * hidden) * item + 4 * work.scanned)
-    block = sum(group.parameters for group in groups) * item
-    return (
-        block * (1 + work.asymmetric)
-        + waiting * item
-        + statistics
-        + max(
-            solving,
-            _narrowing_bytes(work, narrowed),
-            _training_bytes(work, spec, groups, hidden, item),
-            activations + opened,
-            HEAD_SLICE_BYTES[sizes] + 3 * LOGITS_SLICE_BYTES[sizes],  # of both models, and their exponentials
-        )
-    )
-
-
-def _solving_bytes(recipe: Recipe, group: Group, item: int) -> int:
-    """Memory for solving the layers of an input, beyond the layers and their statistics themselves."""
-    square, tallest = 4 * group.width**2, 4 * group.width * max(group.heights)
-    copied = item < 4  # float32 weights need no conversion
-    if recipe.moments < Moments.FULL:  # one layer after the other
-        return (4 + copied) * tallest
-    costs = [part.cost for part in recipe.parts]
-    stacks = 1 + copied + sum(cost.stacks for cost in costs)
-    squares, layers = sum(cost.squares for cost in costs), max(cost.layers for cost in costs)
-    return stacks * 4 * group.parameters + squares * square + layers * tallest
-
-
-def _narrowing_bytes(work: Work, narrowed: list[Group]) -> int:
-    """Memory for choosing channels or heads: second moments per language and mixed, and three matrices in float64."""
-    each = [
-        4 * group.width**2 * (work.languages + 1) + 3 * 8 * (group.width**2 + group.parameters) for group in narrowed
-    ]
-    return max(each, default=0)
-
-
-def _training_bytes(work: Work, spec: PruneSpec, groups: list[Group], hidden: int, item: int) -> int:
-    """Memory for training a block, beside the block: its weights several times, and what a step keeps for gradients."""
-    if spec.reconstruction is None:
-        return 0
-    parameters = sum(group.parameters for group in groups)
-    # Gradients, two moments, an epoch's weights, the best ones; a copy in float32 where there is none yet; a mask.
-    copies = 4 * parameters * (5 + (item < 4)) + parameters
-    values = sum(int(group.share * (group.width + group.rows)) for group in groups) + 6 * hidden
-    sequences = min(spec.reconstruction.batch, work.calibration // work.length)
-    return int(copies + 4 * sequences * work.length * values)
-
-
-def _waiting_bytes(work: Work, group: Group, item: int) -> int:
-    """Held inputs of each language: the sample that layers are judged by, and an expert's partial tile."""
-    if not work.needs_data:
-        return 0
-    arrived = int(work.calibration * group.share / work.languages)
-    tokens = EXPERT_TILE_TOKENS if group.experts else 0
-    if work.layer_snr and not work.has_language_grams:
-        tokens += min(arrived, sample_tokens(group.experts if work.all_open else 0))
-    return work.languages * tokens * group.width * item

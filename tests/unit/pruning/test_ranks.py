@@ -66,12 +66,21 @@ def test_shards_are_added_in_their_order_whoever_has_them():
     assert torch.allclose(alone, torch.stack(parts).sum(0), rtol=1e-5)
 
 
-def test_statistics_of_shards_do_not_depend_on_how_a_shard_is_divided():
+def test_a_rank_that_has_seen_the_first_shard_holds_one_sum_although_that_had_none():
+    parts = Parts()
+    parts.begin()
+    for shard in (3, 5):
+        parts.add(shard, torch.ones(2))
+    assert [part.tolist() for part in parts.held] == [[2.0, 2.0]]
+
+
+@pytest.mark.parametrize("is_expert", [False, True])
+def test_statistics_of_shards_do_not_depend_on_how_a_shard_is_divided(is_expert):
     x = torch.randn(3 * TILE_TOKENS, 40, generator=torch.Generator().manual_seed(0))
     middle = TILE_TOKENS + 300
 
     def gram(pieces):
-        statistics = InputStatistics(40, {"de": 1.0}, {"de": len(x)}, CPU, moments=Moments.FULL)
+        statistics = InputStatistics(40, {"de": 1.0}, {"de": len(x)}, CPU, moments=Moments.FULL, is_expert=is_expert)
         for start, stop, shard in pieces:
             statistics.update(x[start:stop], "de", shard)
         statistics.settle(ALONE)

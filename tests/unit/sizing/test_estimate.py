@@ -14,6 +14,7 @@ from secateur_service.pruning.solver import solve
 from secateur_service.pruning.statistics import InputStatistics
 from secateur_service.records.result import Shortage
 from secateur_service.sizing.continuations import DEFAULT_CONTINUATIONS, default_continuations
+from secateur_service.sizing.durations import Disk, Hardware, outer_bytes
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.spec import parse_spec
 from support.models import save_model
@@ -179,3 +180,21 @@ def test_solving_takes_the_products_that_the_documentation_says(recipe, products
     expected = recipe.operations(width, heights) - factorisation
     assert expected == products(sum(heights), width)
     assert counter.get_total_flops() == pytest.approx(expected, rel=0.02)
+
+
+def test_what_reads_the_model_besides_the_pass_takes_its_time(model):
+    checkpoint, spec = open_checkpoint(model), specification({}, {})
+    slow = Hardware(disk=Disk(1.0, 1e12))
+
+    def seconds(**pruning):
+        (found,) = estimate_cost(checkpoint, specification({}, pruning), on_device=True, hardware=slow).seconds.values()
+        return found
+
+    blocks = checkpoint.size_bytes - outer_bytes(checkpoint)
+    assert seconds(allocation={"policy": "owl"}) - seconds() == pytest.approx(blocks, rel=1e-3)
+    assert seconds() == pytest.approx(checkpoint.size_bytes + outer_bytes(checkpoint), rel=1e-3)
+    looks = spec.evaluation.model_copy(update={"continuations": 1})
+    (found,) = estimate_cost(
+        checkpoint, spec.model_copy(update={"evaluation": looks}), on_device=True, hardware=slow
+    ).seconds.values()
+    assert found - seconds() == pytest.approx(blocks, rel=1e-3)
