@@ -118,7 +118,8 @@ def test_a_job_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(inputs,
         pace.step()  # killed in the middle of the block after, most often
         worker.kill()
         assert worker.wait() == -signal.SIGKILL
-    finished = run(tmp_path, data)
+    finished = run(tmp_path, data | {"execution": {"processes": 2}})
+    assert "several processes have run the pass processes=2" in finished.stderr
     assert json.loads(finished.stdout.splitlines()[-1])["resumed_blocks"] >= 5
     assert digests(tmp_path / "out") == digests(tmp_path / "undisturbed")
     again = json.loads(run(tmp_path, data).stdout.splitlines()[-1])

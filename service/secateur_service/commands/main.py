@@ -346,6 +346,7 @@ def run(
 ) -> None:
     """Run one job here, without a server, and write the artifacts to a folder."""
     from secateur_service.commands.run import plan_command, run_command
+    from secateur_service.commands.torchrun import place_in
 
     settings = _settings()
     if device is not None:
@@ -353,6 +354,14 @@ def run(
             check_device(device)
         except ValueError as error:
             _fail(f"--device: {error}", EXIT_USAGE)
+    try:
+        place = place_in(os.environ)
+    except ValueError as error:
+        _fail(str(error), EXIT_USAGE)
+    if place is not None:
+        if not place.is_first:
+            sys.exit(0)
+        processes = processes or place.count
     if dry_run:
         sys.exit(plan_command(spec, device, threads, processes, as_json=as_json, settings=settings))
     if output is None:

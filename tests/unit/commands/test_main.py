@@ -7,6 +7,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from secateur_service.commands.main import app
+from support.models import save_corpora, save_model, spec_data
 
 COMMANDS = {
     "serve": ["serve"],
@@ -124,3 +125,28 @@ def test_a_specification_that_says_nothing_is_refused(tmp_path, monkeypatch):
     (tmp_path / "empty.yaml").touch()
     done = invoke(["run", "empty.yaml", "--dry-run"], tmp_path, monkeypatch)
     assert (done.exit_code, "empty.yaml is empty" in done.stderr) == (10, True)
+
+
+def torchrun(rank, count, here=None):
+    """The variables that torchrun gives to a process."""
+    numbers = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count if here is None else here}
+    return {"TORCHELASTIC_RUN_ID": "none", **{name: str(number) for name, number in numbers.items()}}
+
+
+def test_of_the_processes_of_torchrun_the_first_runs_the_job_in_as_many(tmp_path, monkeypatch):
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(json.dumps(spec_data(save_model(tmp_path / "model", num_hidden_layers=1), *save_corpora(tmp_path))))
+    arguments = ["run", str(spec), "--dry-run", "--json"]
+    first = invoke(arguments, tmp_path, monkeypatch, **torchrun(0, 4))
+    assert json.loads(first.stdout)["resolved_spec"]["execution"]["processes"] == 4
+    asked = invoke([*arguments, "--processes", "2"], tmp_path, monkeypatch, **torchrun(0, 4))
+    assert json.loads(asked.stdout)["resolved_spec"]["execution"]["processes"] == 2
+    other = invoke(arguments, tmp_path, monkeypatch, **torchrun(3, 4))
+    assert (other.exit_code, other.output) == (0, "")
+
+
+@pytest.mark.parametrize(("numbers", "said"), [((0, 16), "--nproc-per-node 8"), ((1, 4, 2), "leave out --nnodes")])
+def test_torchrun_with_processes_that_cannot_help_is_refused_with_what_to_do(numbers, said, tmp_path, monkeypatch):
+    done = invoke(["run", "spec.yaml", "--output", "out"], tmp_path, monkeypatch, **torchrun(*numbers))
+    assert done.exit_code == 2
+    assert said in done.stderr
