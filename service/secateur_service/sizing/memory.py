@@ -24,7 +24,7 @@ def working_bytes(work: Work, spec: PruneSpec, hidden: int, device: str, item: i
         waiting = max(waiting, int(work.calibration * (3 * hidden + experts[0].share * experts[0].width)))
     grams = [4 * group.width**2 * work.needs_gram for group in groups]
     each = [
-        gram * ((work.languages if work.minimax else 1) + work.asymmetric) + _waiting_bytes(work, group, item)
+        gram * ((work.languages if work.minimax else 1) + work.asymmetric) + waiting_bytes(work, group, item)
         for gram, group in zip(grams, groups, strict=True)
     ]
     statistics = max(each) if stages else sum(each)
@@ -90,7 +90,7 @@ def _training_bytes(work: Work, spec: PruneSpec, groups: list[Group], hidden: in
     return int(copies + 4 * sequences * work.length * values)
 
 
-def _waiting_bytes(work: Work, group: Group, item: int) -> int:
+def waiting_bytes(work: Work, group: Group, item: int) -> int:
     """Held inputs of each language: the sample that layers are judged by, and an expert's partial tile."""
     if not work.needs_data:
         return 0

@@ -10,7 +10,7 @@ from secateur_service.pruning.fidelity import InputSample
 from secateur_service.pruning.methods import METHODS, Moments, Recipe
 from secateur_service.pruning.patterns import Unstructured, target_count
 from secateur_service.pruning.statistics import InputStatistics
-from secateur_service.sizing.estimate import _waiting_bytes
+from secateur_service.sizing.memory import waiting_bytes
 from secateur_service.sizing.operations import Group, Mixing, Work
 from support.models import save_model
 from support.passes import prune, pruned_tensors, samples_of
@@ -96,7 +96,7 @@ def test_what_waits_of_an_input_is_in_the_estimate(order, experts):
             kept = [tile for tile, _ in statistics._open_tiles.values()]
             kept += [tensor for parts in sample._parts.values() for tensor, _ in parts]
             most = max(most, sum(4 * tensor.numel() for tensor in kept))
-    assert 0.5 * _waiting_bytes(work, group, 4) < most <= 1.3 * _waiting_bytes(work, group, 4)
+    assert 0.5 * waiting_bytes(work, group, 4) < most <= 1.3 * waiting_bytes(work, group, 4)
 
 
 def test_many_experts_hold_little_beside_what_they_held():
@@ -117,6 +117,6 @@ def test_many_experts_hold_little_beside_what_they_held():
             minimax=False,
             layer_snr=layer_snr,
         )
-        total = sum(_waiting_bytes(work, group, 2) for group in groups)
+        total = sum(waiting_bytes(work, group, 2) for group in groups)
         assert total < most
     assert 7 * 128 * 16384 * (2048 + 768) * 2 > 80e9, "as it was, with a tile of 16,384 tokens"
