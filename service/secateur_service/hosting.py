@@ -139,7 +139,7 @@ def dispatcher_of(
         version=__version__,
         slots=slots if most_jobs is None else min(slots, most_jobs),
         busy=0,
-        capacity=Slots.of(settings.data_dir, settings.devices, settings.worker_threads).capacity(),
+        capacity=Slots.of(settings.data_dir, settings.devices).capacity(),
     )
     return Dispatcher(
         store,

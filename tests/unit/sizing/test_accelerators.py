@@ -62,11 +62,11 @@ def test_without_a_driver_nothing_is_seen_whatever_is_listed():
 
 @pytest.mark.usefixtures("driver")
 def test_a_slot_has_the_memory_of_its_own_device(tmp_path, monkeypatch):
-    assert Slots.of(tmp_path, ["cuda:0"], 1).capacity().device_bytes == SMALL.memory_bytes
-    assert Slots.of(tmp_path, ["cuda:0", "cuda:1"], 1).capacity().device_bytes == LARGE.memory_bytes
+    assert Slots.of(tmp_path, ["cuda:0"]).capacity().device_bytes == SMALL.memory_bytes
+    assert Slots.of(tmp_path, ["cuda:0", "cuda:1"]).capacity().device_bytes == LARGE.memory_bytes
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert Slots.of(tmp_path, ["cuda"], 1).capacity().device_bytes == LARGE.memory_bytes
-    assert Slots.of(tmp_path, ["cpu"], 1).capacity().devices == 0
+    assert Slots.of(tmp_path, ["cuda"]).capacity().device_bytes == LARGE.memory_bytes
+    assert Slots.of(tmp_path, ["cpu"]).capacity().devices == 0
 
 
 def names(devices, **environment):
