@@ -48,6 +48,11 @@ _PROBLEMS: list[tuple[str, Callable[[re.Match[str]], str], bool]] = [
         ),
         True,
     ),
+    (
+        r"flow node.*but found '<stream end>'",
+        lambda _: "the text ends within a bracket; give the value that belongs here, and close the bracket",
+        False,
+    ),
     (r'found duplicate key "([^"]*)"', lambda m: f"the key {_short(m[1])} is there twice; keep one", False),
     (r"found duplicate anchor", lambda _: f"an anchor (&name) is there twice; rename one, or {_QUOTES}", False),
     (

@@ -345,7 +345,9 @@ class Review:
             return
         allowed = self._access.destinations
         if allowed is not None and not any(lies_below(destination, parse_destination(prefix)) for prefix in allowed):
-            self.refuse("output.destination", f"not below a destination of this service ({', '.join(allowed)})")
+            below = ", ".join(allowed)
+            problem = f"not below a destination of this service ({below}); name one below, or leave it out"
+            self.refuse("output.destination", problem)
             return
         self._writable(output.destination)
 

@@ -103,7 +103,10 @@ class Lack:
         else:
             each = "" if one else " for each language"
             needed = f"{demand.sequences:,} samples of {demand.length:,} tokens{each} take {demand.tokens:,}"
-        remedies = [demand.remedy(self.fewest, length), "give more text"]
+        remedy = demand.remedy(self.fewest, length)
+        if remedy and self.bound:
+            remedy += " (the text certainly suffices)"
+        remedies = [remedy, "give more text"] if length == demand.length else ["give more text", remedy]
         if self.split:
             remedies.append("name another evaluation.corpus")
         *others, last = filter(None, remedies)

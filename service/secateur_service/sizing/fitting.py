@@ -87,7 +87,8 @@ def misfits_of_shrinking(shrink: ShrinkSpec, checkpoint: Checkpoint) -> Iterator
         problem = f"blocks of this {checkpoint.model_type} model cannot be removed: they depend on their numbers"
         yield FieldViolation("shrink.blocks", problem)
     elif shrink.blocks is not None and shrink.blocks.remove >= checkpoint.num_blocks:
-        yield FieldViolation("shrink.blocks.remove", f"the model has {checkpoint.num_blocks} blocks; remove fewer")
+        count = checkpoint.num_blocks
+        yield FieldViolation("shrink.blocks.remove", f"the model has {count} blocks; remove at most {count - 1}")
     able = axes_of(checkpoint)
     for position, axis in enumerate(shrink.budget.axes if shrink.budget else ()):
         if axis not in able:

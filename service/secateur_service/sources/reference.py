@@ -105,10 +105,11 @@ def allowed_folder(reference: FolderReference, roots: Sequence[Path] | None) -> 
     """
     path = reference.path
     if roots is not None and not any(path.is_relative_to(root.resolve()) for root in roots):
-        allowed = ", ".join(str(root) for root in roots) or "none is configured, set SECATEUR_FILE_ROOTS"
-        raise ReferenceRefusedError(f"outside the folders that this service may read ({allowed})")
+        allowed = ", ".join(str(root) for root in roots) or "none is configured"
+        remedy = "put it below one of them, or have the service started with another (--file-root, SECATEUR_FILE_ROOTS)"
+        raise ReferenceRefusedError(f"outside the folders that this service may read ({allowed}); {remedy}")
     if not os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, False for names that no system call accepts
-        raise ReferenceRefusedError(f"no such folder: {path}")
+        raise ReferenceRefusedError(f"no such folder where the service runs: {path}")
     if roots is not None:
         _refuse_links_out(path, roots)
     _refuse_special_files(path)

@@ -157,10 +157,10 @@ class PruningSpec(Part):
 
     def broken_rules(self) -> Iterator[Broken]:
         """Check that there is one target, and that the parts are compatible."""
-        if (self.sparsity is None) == (self.pattern is None):
-            yield Broken(
-                "sparsity", "exactly one of sparsity and pattern is needed", "e.g. sparsity 0.5, or pattern 2:4"
-            )
+        if self.sparsity is not None and self.pattern is not None:
+            yield Broken("sparsity", "sparsity and pattern are both given", "leave one of them out")
+        elif self.sparsity is None and self.pattern is None:
+            yield Broken("sparsity", "neither sparsity nor pattern is given", "e.g. sparsity 0.5, or pattern 2:4")
         is_one = goes_together(self.effective_method, self.effective_update)
         preset = PRESETS.get(self.preset or "", {})
         if self.preset and (self.method, self.update) != (preset["method"], preset["update"]):

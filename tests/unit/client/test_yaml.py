@@ -34,6 +34,7 @@ def test_a_value_that_is_not_what_it_says_is_named_with_its_line(before, value):
 
 FAULTS = {
     "a:\n\tb: 1": (2, 1, "indent with spaces"),
+    "model: {uri: [": (1, 15, "the text ends within a bracket"),
     'a: 1\nb: "x\nc: 2\n': (2, 4, "the quote that opens here is never closed"),
     "a: 1\nb: 'x\n---\n": (2, 4, "the quote that opens here is never closed"),
     "a: [1, 2\nb: 3\n": (1, 4, "close it with ], and put a comma"),
