@@ -35,7 +35,7 @@ campaign: setup  ## 200 random faults over at least 40 jobs, then every promise 
 	cd tests && ../$(BIN)/python -m faults.campaign --database sqlite
 	cd tests && ../$(BIN)/python -m faults.campaign --database postgresql
 
-starts: setup  ## 40 jobs whose workers start slowly: beside six busy loops, and with imports delayed by a minute (20 minutes)
+starts: setup  ## 40 jobs whose workers start slowly: beside six busy loops, and with imports delayed by a minute (25 minutes)
 	cd tests && ../$(BIN)/python -m faults.starts
 	cd tests && ../$(BIN)/python -m faults.starts --delay 60
 
