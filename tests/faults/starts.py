@@ -151,8 +151,8 @@ def main() -> int:
     print(
         f"{options.jobs} jobs on {options.agents} agents beside {options.loops} busy loops, lease {options.lease:g} s, "
         f"imports delayed by {options.delay:g} s: {found.well} ended well at their first attempt,\n"
-        f"  {found.charged} attempts were charged; starts took {found.starts[0]:.0f} to {found.starts[-1]:.0f} s, half of them more than "
-        f"{statistics.median(found.starts):.0f} s; {time.monotonic() - began:.0f} s in all"
+        f"  {found.charged} attempts were charged; starts took {found.starts[0]:.0f} to {found.starts[-1]:.0f} s, "
+        f"half of them more than {statistics.median(found.starts):.0f} s; {time.monotonic() - began:.0f} s in all"
     )
     return 0 if found.well == options.jobs and not found.charged and not any(found.codes) else 1
 
