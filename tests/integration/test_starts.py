@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from secateur_service.control.dispatcher import Dispatcher
 from secateur_service.jobs.job import EventKind
 from secateur_service.jobs.states import JobState
 from support import processes
@@ -70,6 +71,35 @@ def test_a_pass_that_comes_later_than_the_lease_ends_keeps_its_own_attempts_that
     let_pass(site.store, 2 * LEASE)
     begin(site)
     assert until(ended(site, job_id), dispatcher).attempt == 1
+
+
+class SlowExecutor:
+    """An executor to which something happens while it starts a process."""
+
+    def __init__(self, executor, happens):
+        self.slots, self.folders = executor.slots, executor.folders
+        self._executor, self._happens = executor, happens
+
+    def start(self, *arguments):
+        self._happens()
+        return self._executor.start(*arguments)
+
+
+def test_an_attempt_whose_process_takes_longer_than_its_lease_to_be_started_is_kept(site):
+    clock = Clock()
+
+    def loaded():
+        clock.now += LEASE
+        let_pass(site.store, LEASE)
+
+    job_id = site.create(max_attempts=1)
+    executor = SlowExecutor(site.executor("late finish"), loaded)
+    dispatcher = Dispatcher(site.store, executor, owner="test", lease_seconds=LEASE, monotonic=clock)
+    site.dispatchers.append(dispatcher)
+    dispatcher.reconcile()
+    dispatcher.reconcile()
+    assert reasons(site, job_id) == []
+    assert site.store.get(job_id).state is JobState.RUNNING
 
 
 def test_work_that_begins_late_has_its_whole_time_before_it_counts_as_stalled(site):

@@ -299,6 +299,7 @@ class Dispatcher:
         for slot in self._executor.slots.free():
             if self._claims_left == 0 or self._stopping.is_set():
                 return
+            claimed = self._monotonic()  # the lease begins here, and starting a process takes time on a loaded machine
             job = self._store.claim(
                 owner=self._owner,
                 lease_seconds=self._lease_seconds,
@@ -319,8 +320,7 @@ class Dispatcher:
                 self._release(job, AttemptEnd(Failure("WORKER_NOT_STARTED", message, retryable=True), charged=True))
                 return
             _log.info("worker started", job=job.id, attempt=job.attempt, slot=slot)
-            now = self._monotonic()
-            self._running.append(_Running(worker, started=now, kept=now))
+            self._running.append(_Running(worker, started=self._monotonic(), kept=claimed))
 
     def _job(self, worker: Worker) -> Job | None:
         """The worker's job; None if it was deleted."""
