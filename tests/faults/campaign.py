@@ -280,7 +280,7 @@ class Campaign:
         store = self.service.store
         folders = LocalFolders(self.service.data_dir)
         never = {"leftovers_seconds": 0.0, "jobs_seconds": 0.0, "pause_seconds": 60.0}
-        Janitor(store, store.retention, folders, lambda _: self.around.objects, **never).clean()
+        Janitor(store, store.retention, folders, lambda _: self.around.objects, agents=store.agents, **never).clean()
 
     def violations(self) -> list[str]:
         """Every promise that was broken, for every job."""

@@ -149,6 +149,7 @@ def janitor(service):
         service.store.retention,
         LocalFolders(service.data_dir),
         lambda _: DirectoryStore(service.data_dir / "artifacts"),
+        agents=service.store.agents,
         leftovers_seconds=0,
         jobs_seconds=0,
         pause_seconds=1,
