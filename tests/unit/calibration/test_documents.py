@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import json
 import re
+import sys
 import tracemalloc
 import unicodedata
 
@@ -127,6 +128,11 @@ def test_every_container_gives_the_same_sample(tokenizer, tmp_path_factory, docu
 def test_a_document_is_its_line_without_what_stands_around_it(tmp_path_factory, documents):
     corpus = store(tmp_path_factory.mktemp("corpus"), {"de.txt": bytes_of(lines(documents))})
     assert list(corpus.documents("de")) == [text for document in documents if (text := document.strip(AROUND))]
+
+
+def test_all_white_space_is_stripped():
+    space = [character for character in map(chr, range(sys.maxunicode + 1)) if character.isspace()]
+    assert sorted(AROUND) == sorted([*space, "\ufeff"])
 
 
 def test_lines_within_a_document_end_alike_in_all_containers(tmp_path):
