@@ -370,6 +370,11 @@ class Checkpoint:
         return {}
 
     @cached_property
+    def made(self) -> dict[str, Any]:
+        """Cache of what others make of the configuration (`configuration.text_configuration`)."""
+        return {}
+
+    @cached_property
     def _by_block(self) -> dict[int | None, list[TensorInfo]]:
         """The tensors of each block, and under None those outside the blocks, in the order of their names."""
         found: dict[int | None, list[TensorInfo]] = {}

@@ -7,6 +7,7 @@ that gap. They need transformers but not torch, so that they can run where torch
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import re
@@ -226,6 +227,9 @@ _BESIDE = frozenset(
 # Where transformers looks for the text model of a composite model, in any configuration.
 _OF_COMPOSITES = ("text_config", "decoder", "text_encoder", "generator")
 
+# What `Checkpoint.made` has under this name is the configuration object of the text model.
+_TEXT = "text"
+
 # Keys that would shadow something that transformers calls or looks up.
 _RESERVED = frozenset(("attribute_map", "sub_configs", "sub_configs_defaults", "default_theta"))
 _OVERRIDES = "per_layer_config"
@@ -318,9 +322,18 @@ def _says_none(key: str, value: object, model_type: str) -> bool:
 def text_configuration(checkpoint: Checkpoint) -> Any:
     """The configuration object of a checkpoint's text model: of the model, unless it is a multimodal one.
 
+    It is the caller's to change. It is read and checked once, which takes transformers milliseconds: who plans a model
+    asks for it again and again, some for every block.
+
     Raises:
         ModelRefusedError: no model can be built with one of the values.
     """
+    if _TEXT not in checkpoint.made:
+        checkpoint.made[_TEXT] = _read_text(checkpoint)
+    return copy.deepcopy(checkpoint.made[_TEXT])
+
+
+def _read_text(checkpoint: Checkpoint) -> Any:
     try:
         made = read_configuration(checkpoint.text_config, checkpoint.text_type)
     except ModelRefusedError as error:
