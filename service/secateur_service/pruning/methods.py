@@ -14,6 +14,7 @@ import enum
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 from secateur_service.pruning.budget import CG_STEPS, SWEEP_COLUMNS
@@ -220,7 +221,7 @@ class Recipe:
         score = SCORES[self.score]
         return (score,) if score.solver == self.update else (score, UPDATES[self.update])
 
-    @property
+    @cached_property
     def moments(self) -> Moments:
         """What it needs to know about a layer's inputs."""
         return max((READS[name] for part in self.parts for name in part.reads), default=Moments.NONE)

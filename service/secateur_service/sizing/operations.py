@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.configuration import text_configuration
@@ -171,8 +172,18 @@ class Work:
         """Running both copies of the requests of tasks through a block."""
         return 2 * self.forward(self.asked, index)
 
-    def stages(self, index: int) -> list[float]:
+    def stages(self, index: int) -> tuple[float, ...]:
         """Running the calibration text to each input of a block, including its second moments; last, to the output."""
+        if index not in self._stages:  # asked for with every batch at every input, of which a mixture has hundreds
+            self._stages[index] = tuple(self._stages_of(index))
+        return self._stages[index]
+
+    @cached_property
+    def _stages(self) -> dict[int, tuple[float, ...]]:
+        """Cache of the blocks looked at so far."""
+        return {}
+
+    def _stages_of(self, index: int) -> list[float]:
         groups, is_last = self.blocks[index], index + 1 == len(self.blocks)
         ways = [0.0, *(2.0 * self.calibration * group.share * group.parameters for group in groups)]
         ways[1] += self.mixing[index].operations(self.calibration, self.length)
