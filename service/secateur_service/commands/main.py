@@ -274,6 +274,9 @@ def help_job(
     folder: Annotated[Path, typer.Option(help="Folder that the processes share.")],
 ) -> None:
     """Help to run a job. The process that runs it starts this, and ends it."""
+    from secateur_service.pipeline.loading import load_pipeline
+
+    load_pipeline()
     from secateur_service.pipeline.helper import help_job as run_helper
 
     sys.exit(run_helper(rank, of, folder))

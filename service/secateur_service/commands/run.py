@@ -52,6 +52,7 @@ from secateur_service.evaluation.report import Report
 from secateur_service.jobs.events import log_body
 from secateur_service.library import admit_written, make_work_folder, run_here, with_processes, written_here
 from secateur_service.pipeline.attempt import Machine
+from secateur_service.pipeline.loading import load_pipeline
 from secateur_service.pipeline.packaged import REPORT_PATH
 from secateur_service.records.blocks import BlockRecord
 from secateur_service.records.progress import Progress, Stage
@@ -233,6 +234,7 @@ def _run_pipeline(
     processes: int,
     observer: ConsoleObserver,
 ) -> tuple[dict[str, Any], Report]:
+    load_pipeline()
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

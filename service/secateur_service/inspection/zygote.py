@@ -33,6 +33,7 @@ class Zygote:
 
     def run(self) -> None:
         """Carry out the server's requests until it is gone."""
+        gc.disable()  # it would look for garbage among what is loaded
         load()
         from secateur._redaction import protect
         from secateur_service.admission import AccessPolicy
@@ -46,6 +47,7 @@ class Zygote:
         configure_logging(level=settings.log_level, log_format=settings.log_format)
         gc.collect()
         gc.freeze()  # a collection in a child would touch, and so copy, all shared memory
+        gc.enable()
         wake, waker = socket.socketpair()
         for end in (wake, waker):
             end.settimeout(0)

@@ -44,6 +44,7 @@ from secateur_service.jobs.store import open_job_store
 from secateur_service.metrics import attempt_figures
 from secateur_service.metrics.attempt_figures import AttemptFigures
 from secateur_service.pipeline.attempt import Attempt, Machine, Ports
+from secateur_service.pipeline.loading import load_pipeline
 from secateur_service.settings import Settings
 from secateur_service.sizing.dividing import processes_of
 from secateur_service.sources import open_sources
@@ -101,7 +102,7 @@ def run_attempt(
     structlog.contextvars.bind_contextvars(job=job_id, attempt=attempt)
     # Nothing has begun that would need cleaning up.
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(PreemptedError.exit_code))
-    pipeline = pipeline or _real_pipeline()
+    pipeline = pipeline or load_pipeline()
     with contextlib.closing(open_job_store(settings.database_url)) as store:
         lease = Lease(store, job_id, attempt, lease_seconds=settings.lease_seconds)
         signal.signal(signal.SIGTERM, lambda _number, _frame: lease.preempt())
@@ -259,9 +260,3 @@ def _take_locks(lock: Path | None, workdir: Path) -> Path:
     workdir.mkdir(parents=True, exist_ok=True)
     hold_until_exit(workdir, wait_seconds=LOCK_WAIT_SECONDS, reason="WORK_DIRECTORY_IN_USE")
     return workdir
-
-
-def _real_pipeline() -> Pipeline:
-    from secateur_service.pipeline.job import run_job
-
-    return run_job
