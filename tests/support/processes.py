@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import itertools
 import os
 import select
 import signal
@@ -34,6 +35,7 @@ HANG_SECONDS = 300.0
 _ENDING_SECONDS = float(os.environ.get("TESTS_ENDING_SECONDS", "30"))
 _LOOK_SECONDS = 1.0
 _HEAR_SECONDS = 0.05
+_FORGET_LOOKS = 20  # the numbers of processes that have ended, before they are given again
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -70,6 +72,13 @@ def _parent_of(pid: int) -> int | None:
     with contextlib.suppress(OSError):
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return None
+
+
+def _has_ended() -> bool:
+    """Whether a child waits for this process to hear of its end, which is much cheaper to ask than whose it is."""
+    with contextlib.suppress(ChildProcessError):
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    return False
 
 
 def is_running(pid: int) -> bool:
@@ -174,8 +183,10 @@ class _Adoption:
         self._starting.release()
 
     def _hear(self) -> None:
-        while True:
+        for looks in itertools.count():
             time.sleep(_HEAR_SECONDS)
+            if looks % _FORGET_LOOKS and not _has_ended():
+                continue
             with self._starting:
                 self._own = {pid for pid in self._own if _parent_of(pid) == os.getpid()}  # numbers are given again
                 for pid in self._children() - self._own:
