@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from secateur_service.errors import CancelledError, TransientError
+from secateur_service.pipeline import team as module
 from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.pipeline.team import Team
 from secateur_service.pruning.patterns import NofM, Unstructured
@@ -15,6 +16,7 @@ from support.forking import ForkedProcess
 from support.models import save_model
 from support.passes import MIX, prune, samples_of, start_helper
 from support.waiting import until
+from support.worker_forks import helper_stand_in
 
 TRAINED = ReconstructionSpec(epochs=1)
 RECIPES = {
@@ -43,6 +45,13 @@ class Stops(RecordingObserver):
 
 def cancel():
     raise CancelledError("cancelled")
+
+
+@pytest.fixture(autouse=True)
+def forked_helpers(request, monkeypatch):
+    """Starts helpers as a job does only where that is looked at."""
+    if request.node.get_closest_marker("started") is None:
+        monkeypatch.setattr(module, "HELP_COMMAND", helper_stand_in())
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +119,7 @@ def test_a_lost_process_ends_the_attempt_with_its_reason_and_the_next_goes_on_fr
     assert result.resumed_blocks == 1
 
 
+@pytest.mark.started
 def test_a_process_that_hangs_ends_the_attempt_and_is_killed(passes, tmp_path):
     team = Team(2, lambda: None, silent_seconds=2)
     observer = Stops(lambda: os.kill(team.helpers[0].pid, signal.SIGSTOP))
@@ -119,6 +129,7 @@ def test_a_process_that_hangs_ends_the_attempt_and_is_killed(passes, tmp_path):
     assert not is_running(team.helpers[0].pid)
 
 
+@pytest.mark.started
 def test_a_stopped_job_leaves_no_process_behind(passes, tmp_path):
     helpers = []
 

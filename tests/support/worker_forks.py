@@ -24,7 +24,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-WORKER, TOY, ZYGOTE = "secateur_service work", "toy_worker", "zygote"
+WORKER, TOY, HELPER, ZYGOTE = "secateur_service work", "toy_worker", "secateur_service help-job", "zygote"
 
 
 def stand_in():
@@ -35,6 +35,11 @@ def stand_in():
 def toy_stand_in(behaviour):
     """The same of a worker with a toy pipeline."""
     return [*_asking(TOY), behaviour]
+
+
+def helper_stand_in():
+    """The same of a process that helps a job."""
+    return _asking(HELPER)
 
 
 def zygote_stand_in():
@@ -124,9 +129,11 @@ def serve_zygotes(address):
     """Fork zygotes until standard input ends."""
     from secateur_service.inspection.zygote import load
 
+    gc.disable()
     load()
     gc.collect()
     gc.freeze()
+    gc.enable()
     _serve(address, _be_zygote, 0)
 
 
@@ -273,7 +280,7 @@ def _be_worker(program, arguments):
         arm(Path(os.environ["SECATEUR_DATA_DIR"]))
     from secateur_service.commands.main import main
 
-    sys.argv = ["secateur-service", "work", *arguments]
+    sys.argv = ["secateur-service", "help-job" if program == HELPER else "work", *arguments]
     main()
 
 
