@@ -1,5 +1,6 @@
 """Fixtures that tests of several folders use, and what holds for all tests: no process outlives its own."""
 
+import gc
 import os
 
 import pytest
@@ -8,7 +9,9 @@ from hypothesis import settings
 from servers import authority, database_url, postgres, s3_server
 from support import leaks, outliving, processes
 
-# Read when torch is loaded: threads that spin while they wait make tests ten times slower on a busy machine.
+# Read when torch is loaded. Tiny models gain nothing from threads, and several tests run side by side; threads that
+# spin while they wait make them ten times slower on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A test that is slow on a busy machine is not wrong.
@@ -36,5 +39,11 @@ def _test_of_a_leak(_no_secret_leaves_a_process, request):
 
 
 def pytest_configure(config):
+    gc.disable()  # until the tests and their libraries are loaded, which are no garbage
     processes.guard()
     config.pluginmanager.register(outliving)
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()

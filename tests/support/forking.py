@@ -1,11 +1,13 @@
 """Processes forked off one that has loaded PyTorch, which otherwise takes most of their start."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import sys
 import time
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,16 +16,21 @@ from secateur_service.executors.workdir import attempt_log
 from support import pace
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    [
-        "secateur.cli",
-        "secateur_service.pipeline.job",
-        "secateur_service.commands.run",
-        "transformers.models.llama.modeling_llama",
-        "support.toy_worker",
-        __name__,
-    ]
-)
+_FORKS.set_forkserver_preload(["support.preloaded"])
+
+
+@functools.cache
+def _start():
+    """Start the process that forks, which looks for the module above where PYTHONPATH says."""
+    before, tests = os.environ.get("PYTHONPATH"), str(Path(__file__).parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [tests, before]))
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 class ForkedProcess:
@@ -38,6 +45,7 @@ class ForkedProcess:
     """
 
     def __init__(self, target, *arguments, environment=os.environ, output=os.devnull, errors=None):
+        _start()
         places = str(output), str(errors or output)
         self._process = _FORKS.Process(target=_be, args=(target, arguments, dict(environment), *places), daemon=True)
         self._process.start()
