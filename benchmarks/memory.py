@@ -16,6 +16,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -45,8 +46,10 @@ _TITLES = {
 Peaks = dict[str, dict[int, dict[str, float]]]
 
 
-def peaks(layers: int, method: str, peer_python: str | None, folder: Path, **size: int) -> dict[str, float]:
-    """The peak of every side in MiB above the baseline; only ours without a `peer_python`."""
+def peaks(
+    layers: int, method: str, sides: Sequence[str], peer_python: str | None, folder: Path, **size: int
+) -> dict[str, float]:
+    """The peak of every side in MiB above the baseline."""
     model, tokens, calibration = folder / "model", folder / "tokens.safetensors", folder / "calibration.safetensors"
     if not model.exists():
         write_random_llama(model, layers=layers, **size)
@@ -56,9 +59,10 @@ def peaks(layers: int, method: str, peer_python: str | None, folder: Path, **siz
     common = {"model": str(model), "method": method, "update": UPDATES[method], "target": SPARSITY}
     peer = {"tokens": str(calibration), "output": str(folder / "peer.safetensors"), "batch": 1, "propagate": True}
     found = {}
-    if peer_python is not None:
-        found["llmcompressor"] = run_side(peer_python, COMPARE / "llmcompressor_side.py", common | peer)
-    for side in SIDES[1:]:
+    for side in sides:
+        if side == SIDES[0]:
+            found[side] = run_side(peer_python, COMPARE / "llmcompressor_side.py", common | peer)
+            continue
         output = folder / f"{side}-{method}"
         output.mkdir()
         job = {"tokens": str(tokens), "output": str(output), "order": "true_sequential", "report": side != "secateur"}
@@ -92,13 +96,14 @@ def main() -> None:
     size = {"hidden": 64, "intermediate": 96} if options.small else {}
     if options.small:
         options.layers, options.methods = [1], ["wanda"]
-    sides = SIDES if options.peer_python else SIDES[1:]
+    ours = SIDES[1:2] if options.small else SIDES[1:]
+    sides = (*SIDES[:1], *ours) if options.peer_python else ours
     results: Peaks = {method: {} for method in options.methods}
     print(f"{'method':10} {'layers':>6}" + "".join(f"{_TITLES[side]:>24}" for side in sides) + f"{'ratio':>8}")
     for layers in options.layers:
         with tempfile.TemporaryDirectory() as name:
             for method in options.methods:
-                row = peaks(layers, method, options.peer_python, Path(name), **size)
+                row = peaks(layers, method, sides, options.peer_python, Path(name), **size)
                 results[method][layers] = row
                 ratio = f"{row['llmcompressor'] / row['secateur']:>8.2f}" if options.peer_python else ""
                 columns = "".join(f"{row[side]:>20.0f} MiB" for side in sides)
