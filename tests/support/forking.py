@@ -21,7 +21,10 @@ _FORKS.set_forkserver_preload(["support.preloaded"])
 
 @functools.cache
 def _start():
-    """Start the process that forks, which looks for the module above where PYTHONPATH says."""
+    """Start the process that forks, which looks for the module above where PYTHONPATH says; returns when it is ready.
+
+    Who has claimed a job has no time to wait for that.
+    """
     before, tests = os.environ.get("PYTHONPATH"), str(Path(__file__).parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [tests, before]))
     try:
@@ -31,6 +34,9 @@ def _start():
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = before
+    first = _FORKS.Process(target=int)
+    first.start()
+    first.join()
 
 
 class ForkedProcess:
@@ -85,6 +91,7 @@ class ForkingExecutor(LocalExecutor):
 
     def __init__(self, settings, target, given, *, environment=os.environ):
         super().__init__(settings, environment=environment)
+        _start()
         self._target = target
         self._given = given
 
