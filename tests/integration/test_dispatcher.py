@@ -31,7 +31,7 @@ SERVER = """
 import sys, time
 from support.site import Site
 
-Site(sys.argv[1], lease_seconds=15).dispatcher("slow").start()
+Site(sys.argv[1], lease_seconds=15).dispatcher("started slow").start()  # to fork it would take a process more
 time.sleep(3600)
 """
 

@@ -30,12 +30,14 @@ class Site:
     def executor(self, behaviour):
         """Of `toy_worker`, or of `late_worker` where the behaviour begins with "late ".
 
-        Workers are forked off a process that is ready, but for those whose interpreter's start or end is looked at.
+        Workers are forked off a process that is ready, but for those whose interpreter's start or end is looked at, and
+        where it begins with "started ".
         """
-        if not behaviour.startswith("late ") and behaviour != "lingers":
+        if not behaviour.startswith(("late ", "started ")) and behaviour != "lingers":
             return ForkingExecutor(self.settings, toy_worker.work, behaviour, environment={})
         program = "late_worker.py" if behaviour.startswith("late ") else "toy_worker.py"
-        command = (sys.executable, str(TESTS / "support" / program), behaviour.removeprefix("late "))
+        behaviour = behaviour.removeprefix("late ").removeprefix("started ")
+        command = (sys.executable, str(TESTS / "support" / program), behaviour)
         return LocalExecutor(self.settings, command=command, environment={"PYTHONPATH": PYTHONPATH})
 
     def dispatcher(self, behaviour="finish", **kwargs):
