@@ -11,6 +11,7 @@ import pytest
 from secateur_service.jobs.job import EventKind, Failure
 from support.models import save_corpora, save_model, spec_data
 from support.service import FILES, Service
+from support.waiting import HANG_SECONDS
 
 CLIENT = [sys.executable, "-m", "secateur"]
 SERVICE = [sys.executable, "-m", "secateur_service"]
@@ -60,66 +61,92 @@ def assert_harmless(ended):
         assert b"Traceback" not in output
 
 
+EACH = """
+import importlib, json, os, sys
+
+main = importlib.import_module(sys.argv[1]).main
+for number, arguments in enumerate(json.loads(sys.argv[2])):
+    for stream in (sys.stdout, sys.stderr):
+        file = os.open(f"{number}.{stream.fileno()}", os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, stream.fileno())
+    sys.argv[1:], code = arguments, 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code or 0
+    sys.stdout.flush()
+    with open(f"{number}.code", "w") as file:
+        file.write(str(code))
+"""
+
+
+def run_each(program, commands, environment, folder):
+    """Commands one after the other in an interpreter that has opened its streams as the environment says."""
+    folder.mkdir()
+    given = {**os.environ, "COLUMNS": "100", **environment}
+    command = [sys.executable, "-c", EACH, program, json.dumps(commands)]
+    subprocess.run(command, cwd=folder, env=given, stdin=subprocess.DEVNULL, check=True, timeout=HANG_SECONDS)
+    for number, arguments in enumerate(commands):
+        code, *streams = ((folder / f"{number}.{name}").read_bytes() for name in ("code", 1, 2))
+        yield subprocess.CompletedProcess(arguments, int(code), *streams)
+
+
+OF_CLIENT = [
+    (["list"], 0),
+    (["get", "DONE"], 0),
+    (["get", "FAILED"], 0),
+    (["report", "DONE"], 0),
+    (["logs", "DONE"], 0),
+    (["watch", "DONE", "--after", "0"], 0),
+    (["watch", "FAILED", "--after", "0"], 1),
+    (["info"], 0),
+    (["info", "--corpus", "mc4"], 0),
+    (["cancel", "DONE"], 0),
+    (["get", "nö-\x1b[31m"], 2),
+    (["submit", "--model", "file:///ü\x1b", "--corpus", "file:///ü", "-l", "de", "--sparsity", "0.5"], 3),
+    (["submit", "nö\x1b.yaml"], 2),
+    (["download", "DONE", "OUT"], 0),
+]
+
+
 @pytest.mark.parametrize(("environment", "form"), [(NARROW[0], "text"), (NARROW[2], "json")], ids=["text", "json"])
-@pytest.mark.parametrize(
-    ("command", "code"),
-    [
-        (["list"], 0),
-        (["get", "DONE"], 0),
-        (["get", "FAILED"], 0),
-        (["report", "DONE"], 0),
-        (["logs", "DONE"], 0),
-        (["watch", "DONE", "--after", "0"], 0),
-        (["watch", "FAILED", "--after", "0"], 1),
-        (["info"], 0),
-        (["info", "--corpus", "mc4"], 0),
-        (["cancel", "DONE"], 0),
-        (["get", "nö-\x1b[31m"], 2),
-        (["submit", "--model", "file:///ü\x1b", "--corpus", "file:///ü", "-l", "de", "--sparsity", "0.5"], 3),
-        (["submit", "nö\x1b.yaml"], 2),
-        (["download", "DONE", "OUT"], 0),
-    ],
-    ids=lambda value: (
-        " ".join(value).encode("ascii", "replace").decode().replace("\x1b", "?") if isinstance(value, list) else None
-    ),
-)
 def test_every_command_of_the_client_ends_as_ever_on_a_stream_that_is_not_utf_8(
-    service, jobs, tmp_path, environment, form, command, code
+    service, jobs, tmp_path, environment, form
 ):
-    named = [jobs.get(word, str(tmp_path / "ö") if word == "OUT" else word) for word in command]
-    ended = run([*CLIENT, "-o", form, *named], {"SECATEUR_ENDPOINT": service.endpoint, **environment})
-    assert ended.returncode == code, ended.stderr
-    assert_harmless(ended)
-    if form == "json" and code == 0:
-        assert [json.loads(line) for line in ended.stdout.splitlines()]
-        assert ended.stdout.isascii()
+    words = {**jobs, "OUT": str(tmp_path / "ö")}
+    commands = [["-o", form, *(words.get(word, word) for word in command)] for command, _ in OF_CLIENT]
+    settings = {"SECATEUR_ENDPOINT": service.endpoint, **environment}
+    ends = run_each("secateur.cli", commands, settings, tmp_path / "streams")
+    for ended, (_, code) in zip(ends, OF_CLIENT, strict=True):
+        assert ended.returncode == code, ended
+        assert_harmless(ended)
+        if form == "json" and code == 0:
+            assert [json.loads(line) for line in ended.stdout.splitlines()]
+            assert ended.stdout.isascii()
+
+
+OF_SERVICE = [
+    (["--version"], 0),
+    (["--help"], 0),
+    (["presets"], 0),
+    (["presets", "nö\x1b"], 2),
+    (["migrate"], 0),
+    (["tokens", "list"], 1),
+    (["tokens", "create", "a"], 0),
+    (["tokens", "create", "nö\x1b\u202e"], 2),
+]
 
 
 @pytest.mark.parametrize("environment", [NARROW[2]], ids=["C"])
-@pytest.mark.parametrize(
-    ("command", "code"),
-    [
-        (["--version"], 0),
-        (["--help"], 0),
-        (["presets"], 0),
-        (["presets", "nö\x1b"], 2),
-        (["migrate"], 0),
-        (["tokens", "create", "a"], 0),
-        (["tokens", "list"], 1),
-        (["tokens", "create", "nö\x1b\u202e"], 2),
-        (["run", "nö\x1b.yaml", "--output", "out"], 2),
-    ],
-    ids=lambda value: (
-        " ".join(value).encode("ascii", "replace").decode().replace("\x1b", "?") if isinstance(value, list) else None
-    ),
-)
-def test_every_command_of_the_service_ends_as_ever_on_a_stream_that_is_not_utf_8(tmp_path, environment, command, code):
+def test_every_command_of_the_service_ends_as_ever_on_a_stream_that_is_not_utf_8(tmp_path, environment):
     folder = tmp_path / "größe"
-    folder.mkdir()
     settings = {"SECATEUR_DATA_DIR": str(folder / "data"), "SECATEUR_TOKENS_FILE": str(folder / "töken.json")}
-    ended = run([*SERVICE, *command], {**settings, **environment})
-    assert ended.returncode == code, ended.stderr
-    assert_harmless(ended)
+    commands = [command for command, _ in OF_SERVICE]
+    ends = run_each("secateur_service.__main__", commands, {**settings, **environment}, folder)
+    last = run([*SERVICE, "run", "nö\x1b.yaml", "--output", "out"], {**settings, **environment})  # ends its process
+    for ended, (_, code) in zip([*ends, last], [*OF_SERVICE, ("run", 2)], strict=True):
+        assert ended.returncode == code, ended
+        assert_harmless(ended)
 
 
 @pytest.fixture(scope="module")
