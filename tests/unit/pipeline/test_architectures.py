@@ -1,5 +1,6 @@
 """Every architecture through the whole pass, against whole models in memory that share no code with it."""
 
+import copy
 import math
 import shutil
 
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from secateur_service.commands.demo.tokenizer import save_byte_tokenizer
 from secateur_service.pruning.patterns import Unstructured
 from support.configurations import marked
 from support.models import CONFIGS, save_corpora, save_model
@@ -172,11 +174,26 @@ def wanda_scores(model, index, name, samples):
     return {key: weight.abs() * squares[key].sqrt() for key, weight in weights.items()}
 
 
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """The text; all models have one tokenizer."""
+    folder = tmp_path_factory.mktemp("text")
+    save_byte_tokenizer(folder, max_length=256)
+    return draw(folder, *save_corpora(folder), MIX)
+
+
+@pytest.fixture(scope="module", params=marked(CONFIGS))
+def whole(request, samples, tmp_path_factory):
+    """The name of a model, its folder, the model in memory, and what that makes of the evaluation text."""
+    name = request.param
+    folder = save_model(tmp_path_factory.mktemp("whole"), name, dtype=torch.bfloat16)
+    dense = load(folder, name)
+    return name, folder, dense, {language: run_plainly(dense, sample) for language, sample in samples[1].items()}
+
+
 @pytest.mark.parametrize(("method", "order"), [("wanda", "block"), ("sparsegpt", "true_sequential")])
-@pytest.mark.parametrize("name", marked(CONFIGS))
-def test_a_pruned_model_is_the_one_that_a_plain_implementation_makes(name, method, order, tmp_path):
-    folder = save_model(tmp_path / "model", name, dtype=torch.bfloat16)
-    calibration, evaluation = samples = draw(folder, *save_corpora(tmp_path), MIX)
+def test_a_pruned_model_is_the_one_that_a_plain_implementation_makes(whole, method, order, samples, tmp_path):
+    (name, folder, dense, expected), (calibration, evaluation) = whole, samples
     result = prune(folder, samples, MIX, method, Unstructured(0.5), tmp_path, order=order)
     written = pruned_tensors(result, tmp_path)
     pruned_matrices = matrices(written, name)
@@ -185,9 +202,9 @@ def test_a_pruned_model_is_the_one_that_a_plain_implementation_makes(name, metho
         assert layer.zeros == int((matrix == 0).sum()) == matrix.numel() // 2
 
     # What was written loads as the original does, and has the perplexity and the hidden states that the pass found.
-    dense, pruned = load(folder, name), load(save_changed(tmp_path / "pruned", folder, written), name)
+    pruned = load(save_changed(tmp_path / "pruned", folder, written), name)
     for language, sample in evaluation.items():
-        perplexities, states = zip(*(run_plainly(model, sample) for model in (dense, pruned)), strict=True)
+        perplexities, states = zip(expected[language], run_plainly(pruned, sample), strict=True)
         for losses, perplexity in zip((result.dense[language], result.pruned[language]), perplexities, strict=True):
             assert losses.tokens == int(sample.is_text[:, 1:].sum()) < sample.tokens[:, 1:].numel()
             assert math.exp(losses.nats / losses.tokens) == pytest.approx(perplexity, rel=1e-4)
@@ -197,6 +214,7 @@ def test_a_pruned_model_is_the_one_that_a_plain_implementation_makes(name, metho
             assert ratio < 30, "pruning had hardly any effect"
 
     # Every matrix of every block has lost its smallest scores, on what the pruned blocks before it produce.
+    dense = copy.deepcopy(dense)
     for record in result.blocks if method == "wanda" else ():
         scores = wanda_scores(dense, record.index, name, calibration)
         assert scores.keys() == {layer.name for layer in record.layers}
