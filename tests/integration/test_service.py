@@ -153,6 +153,7 @@ def janitor(service):
         leftovers_seconds=0,
         jobs_seconds=0,
         pause_seconds=1,
+        agents=service.store.agents,
     )
 
 
