@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,13 @@ def http_server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[st
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def send(request: BaseHTTPRequestHandler, status: int, content: bytes, kind: str) -> None:
+    """Answer a request in one packet: the client waits for the second of two."""
+    lines = [
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        f"Content-Type: {kind}",
+        f"Content-Length: {len(content)}",
+    ]
+    request.wfile.write("\r\n".join([*lines, "", ""]).encode() + content)

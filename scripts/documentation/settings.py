@@ -7,11 +7,13 @@ import inspect
 import re
 from collections.abc import Iterator
 
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from documentation.text import generated, table
 from secateur._config import ClientConfig
 from secateur_service.accounts import Credentials
+from secateur_service.agent_classes import AgentClass
 from secateur_service.settings import PREFIX, Settings
 
 _HEAD = """
@@ -52,6 +54,12 @@ _ACCOUNTS = """
 `credentials` gives names to accounts, in the file as tables `[credentials.NAME]`, in `SECATEUR_CREDENTIALS` as a JSON
 object; see [where models and text lie](specification.md#where-models-and-text-lie).
 """
+_CLASSES = """
+### Classes of agents
+
+`capacity_classes` gives names to classes of agents, in the file as tables `[capacity_classes.NAME]`, in
+`SECATEUR_CAPACITY_CLASSES` as a JSON object; see [agents on a cluster](clusters.md).
+"""
 _OTHERS = """
 ## Other variables
 
@@ -78,7 +86,9 @@ def page() -> str:
         _SERVICE.strip("\n"),
         table(("variable", "key of the file", "default", "meaning"), _service_rows()),
         _ACCOUNTS.strip("\n"),
-        table(("key", "meaning"), _account_rows()),
+        table(("key", "meaning"), _keys_of(Credentials)),
+        _CLASSES.strip("\n"),
+        table(("key", "default", "meaning"), _class_rows()),
         _OTHERS.strip("\n"),
     ]
     return "\n\n".join(parts) + "\n"
@@ -99,9 +109,14 @@ def _service_rows() -> Iterator[tuple[str, str, str, str]]:
         yield (f"`{PREFIX}{name.upper()}`", f"`{name}`", _default_of(name), field.description or "")
 
 
-def _account_rows() -> Iterator[tuple[str, str]]:
-    for name, field in Credentials.model_fields.items():
+def _keys_of(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    for name, field in model.model_fields.items():
         yield f"`{name}`", field.description or ""
+
+
+def _class_rows() -> Iterator[tuple[str, str, str]]:
+    for (name, meaning), field in zip(_keys_of(AgentClass), AgentClass.model_fields.values(), strict=True):
+        yield name, "has to be given" if field.is_required() else _shown(field.default), meaning
 
 
 # Defaults that follow from other settings, which no value shows.

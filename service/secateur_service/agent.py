@@ -72,12 +72,18 @@ def with_devices(settings: Settings, environment: Mapping[str, str]) -> Settings
 
 
 def run(
-    settings: Settings, *, once: bool = False, idle_seconds: float | None = None, ready_file: Path | None = None
+    settings: Settings,
+    *,
+    name: str | None = None,
+    once: bool = False,
+    idle_seconds: float | None = None,
+    ready_file: Path | None = None,
 ) -> int:
     """Run jobs until there is a reason to end; SIGTERM and SIGINT are one. A second signal ends the process at once.
 
     Args:
         settings: those of the replicas, and the devices of this agent.
+        name: by which it is known to the replicas.
         once: end after one attempt of one job.
         idle_seconds: end when no job has run here for so long.
         ready_file: file that exists while the agent takes jobs.
@@ -92,11 +98,13 @@ def run(
     protect(settings.secrets())
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     with exporting_spans():
-        told = asyncio.run(_work(settings, 1 if once else None, idle_seconds, ready_file))
+        told = asyncio.run(_work(settings, name, 1 if once else None, idle_seconds, ready_file))
     return EXIT_STOPPED if told and (once or idle_seconds is not None) else EXIT_DONE
 
 
-async def _work(settings: Settings, most_jobs: int | None, idle_seconds: float | None, ready_file: Path | None) -> bool:
+async def _work(
+    settings: Settings, name: str | None, most_jobs: int | None, idle_seconds: float | None, ready_file: Path | None
+) -> bool:
     """Run jobs; returns whether a signal ended this."""
     _log.info("settings", version=__version__, **redact(settings.redacted()))
     hosting.tell_what_is_odd(settings)
@@ -110,6 +118,7 @@ async def _work(settings: Settings, most_jobs: int | None, idle_seconds: float |
             settings,
             store,
             executor,
+            name=name,
             expires=False,
             most_jobs=most_jobs,
             idle_seconds=idle_seconds,

@@ -21,6 +21,8 @@ from secateur_service.api.readiness import Readiness
 from secateur_service.api.reloading import UnusableFileError
 from secateur_service.api.server import ApiServer
 from secateur_service.artifacts import InstrumentedStore, ObjectStore, open_store
+from secateur_service.capacity.loop import CapacityLoop
+from secateur_service.capacity.opening import open_provider
 from secateur_service.control.dispatcher import Dispatcher
 from secateur_service.control.explainer import Explainer
 from secateur_service.control.janitor import Janitor
@@ -81,6 +83,7 @@ async def _serve(settings: Settings, ready_file: Path | None) -> None:
         dispatcher = await asyncio.to_thread(hosting.dispatcher_of, settings, store, executor, on_fenced=on_fenced)
         janitor = _janitor(settings, store, executor.folders, metrics)
         explainer = Explainer(store)
+        capacity = _capacity_loop(settings, store, metrics)
         check = DestinationCheck.from_settings(settings, metrics).check
         await hosting.require_destination(settings.destinations[0], check)
         inspections = InspectionPool(settings, metrics)
@@ -96,12 +99,16 @@ async def _serve(settings: Settings, ready_file: Path | None) -> None:
                 dispatcher.start()
                 janitor.start()
                 explainer.start()
+                if capacity is not None:
+                    capacity.start()
                 await ended.wait()
             watching.cancel()
             _log.info("draining", drain_seconds=settings.drain_seconds)
             await server.drain()
             await asyncio.to_thread(explainer.stop)
             await asyncio.to_thread(janitor.stop)
+            if capacity is not None:
+                await asyncio.to_thread(capacity.stop)
             await asyncio.to_thread(dispatcher.drain)
     _log.info("stopped")
 
@@ -183,6 +190,24 @@ def _janitor(settings: Settings, store: SqlJobStore, folders: WorkFolders, metri
         pause_seconds=settings.cleaning_seconds,
         on_round=metrics.count_removed,
         agents=store.agents,
+    )
+
+
+def _capacity_loop(settings: Settings, store: SqlJobStore, metrics: Metrics) -> CapacityLoop | None:
+    try:
+        provider = open_provider(settings)
+    except (OSError, ValueError) as error:
+        raise CannotStartError(f"capacity is {settings.capacity}: {error}") from error
+    if provider is None:
+        return None
+    return CapacityLoop(
+        store,
+        provider,
+        service=settings.capacity_name,
+        owner=hosting.process_id(),
+        classes=settings.capacity_classes,
+        start_seconds=settings.start_seconds,
+        on_round=metrics.show_capacity,
     )
 
 

@@ -10,6 +10,7 @@
     ├── DamagedResultError       a published result is gone or was changed
     ├── SequenceExpiredError     the watch asks for events that do not exist
     ├── OverloadedError          the service is at a limit; try again later
+    ├── CapacityError            the system that starts agents does not do as it is asked
     ├── DrainingError            this replica is stopping; another one, or its successor, will answer
     └── AttemptError             an attempt to run a job ended without a result
         ├── PermanentError       trying again cannot help: bad model, bad text, non-finite values
@@ -134,6 +135,13 @@ class DrainingError(ServiceError):
     """This replica is stopping."""
 
     reason = "DRAINING"
+    retryable = True
+
+
+class CapacityError(ServiceError):
+    """The system that starts agents does not answer (CAPACITY_UNREACHABLE), or refuses (CAPACITY_REFUSED)."""
+
+    reason = "CAPACITY_UNREACHABLE"
     retryable = True
 
 

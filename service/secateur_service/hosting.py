@@ -124,8 +124,22 @@ async def require_destination(destination: str, check: Callable[[str], None]) ->
         _log.warning("results cannot be written at the moment", problem=error.message, reason=error.reason)
 
 
+def process_id(name: str | None = None) -> str:
+    """An id that no other process has, which begins with its name: by default that of the host, and its number there.
+
+    Containers may share a host's name, and each has a first process; and a name may be given again.
+    """
+    return f"{name or f'{socket.gethostname()}:{os.getpid()}'}:{secrets.token_hex(4)}"
+
+
 def dispatcher_of(
-    settings: Settings, store: SqlJobStore, executor: Executor, *, most_jobs: int | None = None, **given: Any
+    settings: Settings,
+    store: SqlJobStore,
+    executor: Executor,
+    *,
+    name: str | None = None,
+    most_jobs: int | None = None,
+    **given: Any,
 ) -> Dispatcher:
     """A dispatcher for the slots of the settings, which announces itself; its other arguments are `given`.
 
@@ -133,8 +147,7 @@ def dispatcher_of(
     """
     slots = len(settings.devices)
     record = AgentRecord(
-        # Containers may share a host's name, and each has a first process.
-        id=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
+        id=process_id(name),
         node=socket.gethostname(),
         version=__version__,
         slots=slots if most_jobs is None else min(slots, most_jobs),

@@ -2,9 +2,9 @@
 
 Each setting is read from the environment variable ``SECATEUR_{NAME}``, else from the TOML file that
 ``SECATEUR_SETTINGS_FILE`` names, else it has its default. Lists are comma-separated in the environment (`file_roots`:
-separated by the system's path separator) and arrays in the file; `credentials` is a JSON object in the environment and
-tables `[credentials.name]` in the file. A worker gets all of its server's settings (`Settings.worker_environment`), so
-the two always agree.
+separated by the system's path separator) and arrays in the file; `credentials` and `capacity_classes` are JSON objects
+in the environment and tables, such as `[credentials.name]`, in the file. A worker gets all of its server's settings
+(`Settings.worker_environment`), so the two always agree.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from secateur_service.accounts import (
     secrets_of_environment,
     split_url,
 )
+from secateur_service.agent_classes import AgentClass, ClusterName
 from secateur_service.destination import DestinationRefusedError, parse_destination
 
 PREFIX = "SECATEUR_"
@@ -273,6 +274,47 @@ class Settings(BaseSettings):
     watch_heartbeat_seconds: float = Field(
         default=15.0, gt=0, le=_MAX_SECONDS, description="a watch without news sends a heartbeat so often"
     )
+    capacity: Literal["none", "ray", "kubernetes"] = Field(
+        default="none",
+        description="the system that is asked for agents when jobs wait that no agent has room for; none: nobody",
+    )
+    capacity_url: str = Field(
+        default="",
+        description="address of that system: Ray's dashboard, http://head:8265, or Kubernetes' API server; empty: the "
+        "API server of the cluster that this replica runs in",
+    )
+    capacity_token_file: OptionalFile = Field(
+        default=None,
+        description="file of the token that it asks for, read again for every call; by default none for Ray, and the "
+        "service account's for Kubernetes",
+    )
+    capacity_ca_file: OptionalFile = Field(
+        default=None,
+        description="PEM file of the authorities of its certificate; by default the public ones for Ray, and the "
+        "service account's for Kubernetes",
+    )
+    capacity_namespace: str = Field(
+        default="", description="namespace of the agents in Kubernetes; empty: that of this replica"
+    )
+    capacity_name: ClusterName = Field(
+        default="secateur-agent",
+        description="begins the names of the agents that are asked for; another one for every service that shares a "
+        "Ray cluster or a namespace",
+    )
+    capacity_command: str = Field(
+        default="secateur-service agent", description="command that starts an agent on a node of the Ray cluster"
+    )
+    capacity_classes: dict[ClusterName, AgentClass] = Field(
+        default={},
+        description="kinds of agents by name: what one has, and how it is asked for. A job gets an agent of the first "
+        "class that fits it, so list the cheapest first",
+    )
+    capacity_idle_seconds: float = Field(
+        default=300.0,
+        ge=0,
+        le=_MAX_SECONDS,
+        description="an agent that was asked for ends when it has had no job for so long; 0: after one job",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe log lines that are written"
     )
@@ -299,7 +341,9 @@ class Settings(BaseSettings):
     def _make_absolute(cls, path: Path) -> Path:
         return _absolute(path)
 
-    @field_validator("tls_certificate", "tls_key", "tls_client_ca", "tokens_file")
+    @field_validator(
+        "tls_certificate", "tls_key", "tls_client_ca", "tokens_file", "capacity_token_file", "capacity_ca_file"
+    )
     @classmethod
     def _make_file_absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else _absolute(path)
@@ -357,6 +401,18 @@ class Settings(BaseSettings):
             raise ValueError("not the URL of a hub; use https://huggingface.co or that of a mirror")
         return endpoint.rstrip("/")
 
+    @field_validator("capacity_url")
+    @classmethod
+    def _check_capacity_url(cls, url: str) -> str:
+        if not url:
+            return url
+        parts = split_url(url)
+        if parts is None or parts.scheme not in ("http", "https") or parts.query:
+            raise ValueError("not an address; use http://head:8265 for Ray, https://host:6443 for Kubernetes")
+        if "@" in parts.netloc:
+            raise ValueError("the address must not hold credentials; set capacity_token_file")
+        return url.rstrip("/")
+
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, text: str) -> str:
@@ -393,6 +449,10 @@ class Settings(BaseSettings):
             raise ValueError("tls_client_ca needs TLS; set tls_certificate and tls_key too")
         if (self.s3_access_key is None) != (self.s3_secret_key is None):
             raise ValueError("s3_access_key and s3_secret_key belong together; set both or none")
+        if self.capacity != "none" and not self.capacity_classes:
+            raise ValueError("capacity_classes is empty; say what an agent has, and how it is asked for")
+        if self.capacity == "ray" and not self.capacity_url:
+            raise ValueError("capacity_url is empty; give the address of Ray's dashboard, e.g. http://head:8265")
         return self
 
     @property
@@ -501,7 +561,7 @@ def _is_local(address: str) -> bool:
 
 def _as_variable(name: str, value: object) -> str | None:
     if isinstance(value, dict):
-        return json.dumps({key: _plain(account) for key, account in value.items()})
+        return json.dumps({key: _plain(entry) for key, entry in value.items()})
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     if isinstance(value, tuple):
@@ -509,11 +569,11 @@ def _as_variable(name: str, value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _plain(account: Credentials) -> dict[str, Any]:
-    """The account as plain data, secrets included."""
+def _plain(entry: Credentials | AgentClass) -> dict[str, Any]:
+    """An account or a class of agents as plain data, secrets included."""
     return {
         name: value.get_secret_value() if isinstance(value, SecretStr) else value
-        for name, value in account
+        for name, value in entry
         if value is not None
     }
 

@@ -15,7 +15,7 @@ LAYERS = (
     "hosting",
     "api",
     "inspection",
-    "worker",
+    "worker capacity",
     "control metrics",
     "executors admission",
     "pipeline",
@@ -28,7 +28,7 @@ LAYERS = (
     "pruning records",
     "variables",
     "telemetry health settings",
-    "accounts bounded destination durable faults links parents private_files",
+    "accounts agent_classes bounded destination durable faults links parents private_files",
     "errors",
     "__init__",
 )

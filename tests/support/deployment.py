@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 KUSTOMIZE = DEPLOY / "kustomize"
-OVERLAYS = ("development", "gpu", "high-availability")
+OVERLAYS = ("autoscaling", "development", "gpu", "high-availability")
 
 
 def documents(path: Path) -> list[Any]:

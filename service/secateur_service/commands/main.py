@@ -216,6 +216,10 @@ def serve(
 def agent(
     *,
     data_dir: DataDir = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name by which the replicas know it.", show_default="host and process id"),
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="End after one job, however that ends.")] = False,
     idle_seconds: Annotated[
         float | None, typer.Option(min=0, metavar="SECONDS", help="End when no job has run here for so long.")
@@ -246,7 +250,7 @@ def agent(
     except ValueError as error:
         _fail(str(error), EXIT_USAGE)
     try:
-        code = application.run(settings, once=once, idle_seconds=idle_seconds, ready_file=ready_file)
+        code = application.run(settings, name=name, once=once, idle_seconds=idle_seconds, ready_file=ready_file)
     except CannotStartError as error:
         _fail(f"the agent cannot start: {error}", EXIT_CANNOT_START)
     sys.exit(code)

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from secateur_service.errors import TransientError
 from secateur_service.jobs.port import JobStore
 from secateur_service.metrics.agent_figures import AgentFamilies, AgentFigures
+from secateur_service.records.capacity import CapacityRound
 from secateur_service.records.result import Removed
 
 NAMESPACE = "secateur"
@@ -141,6 +142,32 @@ class Metrics:
             namespace=NAMESPACE,
             registry=registry,
         )
+        self.agents_requested = Gauge(
+            "agents_requested",
+            "Requests for agents by class and state, of the replica that makes them.",
+            ["agent_class", "state"],
+            namespace=NAMESPACE,
+            registry=registry,
+        )
+        self.capacity_calls = Counter(
+            "capacity_calls",
+            "What this replica did to have more or fewer agents: requested, withdrawn, or the reason of an error.",
+            ["outcome"],
+            namespace=NAMESPACE,
+            registry=registry,
+        )
+        self.unserved_jobs = Gauge(
+            "capacity_unserved_jobs",
+            "Queued jobs that need more than any class of agents has, of the replica that asks for agents.",
+            namespace=NAMESPACE,
+            registry=registry,
+        )
+        self.held_back_jobs = Gauge(
+            "capacity_held_back_jobs",
+            "Queued jobs whose class has the most agents that it may have, of the replica that asks for agents.",
+            namespace=NAMESPACE,
+            registry=registry,
+        )
         self.last_success = Gauge(
             "last_success_timestamp_seconds",
             "When a job last succeeded, as Unix time; 0 when none did.",
@@ -178,6 +205,16 @@ class Metrics:
         """Count what a round of the janitor removed."""
         self.leftovers_removed.inc(removed.leftovers)
         self.jobs_forgotten.inc(removed.jobs)
+
+    def show_capacity(self, done: CapacityRound) -> None:
+        """Show what a round of the capacity loop found, and count what it did."""
+        self.agents_requested.clear()
+        for (agent_class, state), number in done.tickets.items():
+            self.agents_requested.labels(agent_class=agent_class, state=state).set(number)
+        for outcome, number in done.outcomes.items():
+            self.capacity_calls.labels(outcome=outcome).inc(number)
+        self.unserved_jobs.set(done.unserved)
+        self.held_back_jobs.set(done.held_back)
 
 
 class StoreCollector(Collector):

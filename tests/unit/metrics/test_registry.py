@@ -13,6 +13,7 @@ from secateur_service.jobs.agents import AgentRecord
 from secateur_service.jobs.store import open_job_store
 from secateur_service.metrics.registry import Metrics, StoreCollector
 from secateur_service.metrics.scrapes import MetricsServer
+from secateur_service.records.capacity import CapacityRound
 from secateur_service.records.needs import Capacity, Needs
 from support.jobs import new_job
 from support.waiting import HANG_SECONDS
@@ -101,3 +102,18 @@ def test_two_services_in_one_process_do_not_share_figures():
     first, second = Metrics(CollectorRegistry(), version="1"), Metrics(CollectorRegistry(), version="1")
     first.blocks_pruned.inc()
     assert second.registry.get_sample_value("secateur_blocks_pruned_total") == 0
+
+
+def test_a_replica_that_no_longer_asks_for_agents_shows_none():
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, version="1")
+    metrics.show_capacity(
+        CapacityRound(leads=True, tickets={("gpu", "waiting"): 2}, outcomes={"requested": 2}, unserved=3, held_back=1)
+    )
+    labels = {"agent_class": "gpu", "state": "waiting"}
+    assert registry.get_sample_value("secateur_agents_requested", labels) == 2
+    assert registry.get_sample_value("secateur_capacity_unserved_jobs") == 3
+    metrics.show_capacity(CapacityRound())
+    assert registry.get_sample_value("secateur_agents_requested", labels) is None
+    assert registry.get_sample_value("secateur_capacity_unserved_jobs") == 0
+    assert registry.get_sample_value("secateur_capacity_calls_total", {"outcome": "requested"}) == 2
