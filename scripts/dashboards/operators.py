@@ -276,6 +276,20 @@ def _queue() -> list[Panel]:
             about="The most that a job needs which fits no agent; and the most that a slot of any agent has.",
             unit="bytes",
         ),
+        lines(
+            promql(
+                f"max by (namespace, agent_class, state) ({store('secateur_agents_requested')})",
+                "{{agent_class}} {{state}} {{namespace}}",
+            ),
+            promql(f"max by (namespace) ({store('secateur_capacity_held_back_jobs')})", "jobs held back {{namespace}}"),
+            promql(
+                f"max by (namespace) ({store('secateur_capacity_unserved_jobs')})", "jobs of no class {{namespace}}"
+            ),
+            title="Agents asked for",
+            about="What a cluster was asked for, if it is asked at all: requests by class and state, as far as the "
+            "cluster keeps them; jobs whose class has the most agents that it may have; jobs that no class serves.",
+            unit="none",
+        ),
     ]
 
 

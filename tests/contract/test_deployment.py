@@ -41,14 +41,22 @@ def compose_services() -> dict[str, dict[str, Any]]:
 def manifests() -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted(KUSTOMIZE.rglob("*.yaml")):
         for document in documents(path):
-            yield path, document
+            if "kind" in document:  # not what configures kustomize itself
+                yield path, document
+
+
+def pod_of(document: dict[str, Any]) -> dict[str, Any]:
+    """The pod specification of a Deployment, a Job or a CronJob, or a patch of it; empty in other kinds."""
+    spec = document.get("spec", {})
+    found: dict[str, Any] = spec.get("jobTemplate", {"spec": spec})["spec"].get("template", {}).get("spec", {})
+    return found
 
 
 def pods() -> Iterator[tuple[str, dict[str, Any]]]:
     """The pod specifications that are whole, not patches."""
     for path, document in manifests():
-        pod = document.get("spec", {}).get("template", {}).get("spec", {})
-        if document["kind"] in ("Deployment", "Job") and "serviceAccountName" in pod:
+        pod = pod_of(document)
+        if document["kind"] in ("Deployment", "Job", "CronJob") and "serviceAccountName" in pod:
             yield f"{path.parent.name}/{document['metadata']['name']}", pod
 
 
@@ -109,8 +117,8 @@ def test_ports_are_those_of_the_code():
         assert set(re.findall(rf"{PREFIX}METRICS_LISTEN[=:] ?\S+:(\d+)", content)) <= {str(metrics)}
     for name in ("secateur", "secateur-gpu"):
         assert compose_services()[name]["ports"] == [f"${{LISTEN_ON:-127.0.0.1}}:{grpc}:{grpc}"]
-    for name, pod in pods():
-        if "migrate" not in name:
+    for _, pod in pods():
+        if "ports" in pod["containers"][0]:
             ports = {entry["name"]: entry["containerPort"] for entry in pod["containers"][0]["ports"]}
             assert ports == {"grpc": grpc, "metrics": metrics}
     service = load(KUSTOMIZE / "base" / "service.yaml")["spec"]
@@ -121,7 +129,7 @@ def test_ports_are_those_of_the_code():
 
 
 def test_liveness_is_not_readiness():
-    deployed = [(name, pod["containers"][0]) for name, pod in pods() if "migrate" not in name]
+    deployed = [(name, pod["containers"][0]) for name, pod in pods() if "ports" in pod["containers"][0]]
     assert len(deployed) == 2
     for _, container in deployed:
         assert "--service" not in container["livenessProbe"]["exec"]["command"]
@@ -137,9 +145,9 @@ def drain_and_grace() -> Iterator[tuple[str, float, float]]:
     (drain,) = re.findall(rf"^{PREFIX}DRAIN_SECONDS=(\d+)$", base, re.MULTILINE)
     assert float(drain) == Settings.model_fields["drain_seconds"].default
     for path, document in manifests():
-        if document["kind"] != "Deployment":
+        if document["kind"] not in ("Deployment", "CronJob"):
             continue
-        pod = document["spec"]["template"]["spec"]
+        pod = pod_of(document)
         own = [
             entry["value"]
             for container in pod["containers"]
@@ -157,15 +165,15 @@ def drain_and_grace() -> Iterator[tuple[str, float, float]]:
 
 def test_a_container_has_longer_to_end_than_its_workers_have_to_stop():
     found = list(drain_and_grace())
-    assert len(found) == 5
+    assert len(found) == 6
     for name, drain, grace in found:
         assert grace >= drain + AFTER_DRAIN_SECONDS, name
 
 
 def kinds_of_pods() -> list[tuple[str, dict[str, Any]]]:
     loader = load(KUSTOMIZE / "loader" / "loader.yaml")["spec"]
-    found = [("Job" if "migrate" in name else "Deployment", pod) for name, pod in pods()]
-    return [*found, ("Pod", loader)]
+    kinds = {"base/secateur-migrate": "Job", "agents/secateur-agent": "Agent"}
+    return [*((kinds.get(name, "Deployment"), pod) for name, pod in pods()), ("Pod", loader)]
 
 
 @pytest.mark.parametrize(("kind", "pod"), kinds_of_pods(), ids=[*pod_ids(), "loader"])
@@ -191,7 +199,15 @@ def test_a_pod_keeps_to_the_restricted_profile(kind: str, pod: dict[str, Any]):
     mounts = container["volumeMounts"]
     assert {mount["name"] for mount in mounts} == volumes.keys()
     writable = {mount["mountPath"] for mount in mounts if not mount.get("readOnly")}
-    assert writable == {"Job": {"/tmp"}, "Deployment": {"/data", "/tmp"}, "Pod": {"/models", "/tmp"}}[kind]
+    assert (
+        writable
+        == {
+            "Job": {"/tmp"},
+            "Agent": {"/data", "/tmp"},
+            "Deployment": {"/data", "/tmp"},
+            "Pod": {"/models", "/tmp"},
+        }[kind]
+    )
     assert {mount["mountPath"] for mount in mounts} - writable == (
         {"/run/tls", "/run/tokens"} if kind == "Deployment" else set()
     )

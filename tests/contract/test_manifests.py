@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from secateur_service.settings import Settings
 from support.deployment import DEPLOY, KUSTOMIZE, OVERLAYS, ROOT, documents
 
 # Groups that others define, and the fields of theirs that are used: `kubernetes-validate` has no schema of them.
-OTHER_GROUPS = ("cert-manager.io", "gateway.networking.k8s.io", "monitoring.coreos.com")
+OTHER_GROUPS = ("cert-manager.io", "gateway.networking.k8s.io", "kueue.x-k8s.io", "monitoring.coreos.com", "ray.io")
+API = ("Deployment", "secateur-api")
 REFERENCE = {"group": str, "kind": str, "name": str}
 OTHERS: dict[str, Any] = {
     "Issuer": {"selfSigned": {}, "ca": {"secretName": str}},
@@ -35,6 +37,36 @@ OTHERS: dict[str, Any] = {
         "hostnames": [str],
         "rules": [{"matches": [{"method": {"service": str}}], "backendRefs": [{"name": str, "port": int}]}],
     },
+    "ResourceFlavor": {"nodeLabels": dict, "tolerations": [{"key": str, "operator": str, "effect": str}]},
+    "ClusterQueue": {
+        "namespaceSelector": {"matchLabels": dict},
+        "queueingStrategy": str,
+        "preemption": {"withinClusterQueue": str},
+        "resourceGroups": [
+            {
+                "coveredResources": [str],
+                "flavors": [{"name": str, "resources": [{"name": str, "nominalQuota": (str, int)}]}],
+            }
+        ],
+    },
+    "LocalQueue": {"clusterQueue": str},
+    "RayCluster": {
+        "rayVersion": str,
+        "authOptions": {"mode": str},
+        "enableInTreeAutoscaling": bool,
+        "autoscalerOptions": {"upscalingMode": str, "idleTimeoutSeconds": int, "resources": dict},
+        "headGroupSpec": {"rayStartParams": dict, "template": dict},
+        "workerGroupSpecs": [
+            {
+                "groupName": str,
+                "replicas": int,
+                "minReplicas": int,
+                "maxReplicas": int,
+                "rayStartParams": dict,
+                "template": dict,
+            }
+        ],
+    },
     "BackendTLSPolicy": {
         "targetRefs": [REFERENCE],
         "validation": {"hostname": str, "caCertificateRefs": [REFERENCE]},
@@ -43,13 +75,14 @@ OTHERS: dict[str, Any] = {
 
 
 def closed(fields: Any) -> dict[str, Any]:
-    """The JSON schema of fields given as types, lists of one and mappings, which has no others."""
+    """The JSON schema of fields given as types, several types, lists of one and mappings, which has no others."""
     if isinstance(fields, dict):
         properties = {name: closed(inner) for name, inner in fields.items()}
         return {"type": "object", "properties": properties, "additionalProperties": False}
     if isinstance(fields, list):
         return {"type": "array", "items": closed(fields[0]), "minItems": 1}
-    return {"type": {str: "string", int: "integer", bool: "boolean"}[fields]}
+    names = {str: "string", int: "integer", bool: "boolean", dict: "object"}
+    return {"type": [names[kind] for kind in fields] if isinstance(fields, tuple) else names[fields]}
 
 
 def tool(name: str) -> str:
@@ -82,8 +115,9 @@ def with_all_components(folder: Path, overlay: str) -> Path:
     return path.parent
 
 
-def test_hadolint_finds_nothing():
-    succeed(tool("hadolint"), ROOT / "Dockerfile")
+@pytest.mark.parametrize("name", ["Dockerfile", "deploy/ray/Dockerfile"])
+def test_hadolint_finds_nothing(name: str):
+    succeed(tool("hadolint"), ROOT / name)
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.tls.yaml"])
@@ -98,12 +132,20 @@ def test_promtool_accepts_the_configuration_and_every_rule_does_what_its_test_sa
     succeed(promtool, "test", "rules", "alerts_test.yml", cwd=folder)
 
 
+def pods_of_ray(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The pods that the operator makes of a cluster's templates."""
+    for number, group in enumerate([spec["headGroupSpec"], *spec["workerGroupSpecs"]]):
+        pod = {"apiVersion": "v1", "kind": "Pod", **group["template"]}
+        yield {**pod, "metadata": {**pod["metadata"], "name": f"node-{number}"}}
+
+
 def check_strictly(built: Path, found: list[dict[str, Any]]) -> None:
     """Validate what Kubernetes has schemas for by those, and the kinds of others by the fields that are used."""
     for document in found:
         if document["kind"] in OTHERS:
             jsonschema.validate(document["spec"], closed(OTHERS[document["kind"]]))
     known = [document for document in found if document["apiVersion"].split("/")[0] not in OTHER_GROUPS]
+    known += [pod for document in found if document["kind"] == "RayCluster" for pod in pods_of_ray(document["spec"])]
     with built.open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump_all(known, file)
     succeed(tool("kubernetes-validate"), "--strict", built)
@@ -124,6 +166,83 @@ def test_an_overlay_is_built_and_is_what_kubernetes_expects(overlay: str, tmp_pa
             assert all(mounts[path] for path in ("/run/tls", "/run/tokens", "/models"))
 
 
+def own_overlay(folder: Path, text: str) -> Path:
+    """A built overlay of a user's, in a copy of the tree."""
+    shutil.copytree(DEPLOY, folder / "deploy")
+    own = folder / "deploy" / "kustomize" / "overlays" / "own"
+    own.mkdir()
+    head = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: secateur\n"
+    (own / "kustomization.yaml").write_text(head + text, encoding="utf-8")
+    built = folder / "built.yaml"
+    built.write_text(kustomize_overlay(own), encoding="utf-8")
+    return built
+
+
+def capacity_settings(found: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """What the API replicas are told of the system that they ask for agents."""
+    (api,) = [document for document in found if (document["kind"], document["metadata"]["name"]) == API]
+    (container,) = api["spec"]["template"]["spec"]["containers"]
+    for entry in container["env"]:
+        if entry["name"].startswith("SECATEUR_CAPACITY"):
+            monkeypatch.setenv(entry["name"], entry["value"])
+    return Settings()
+
+
+def test_agents_that_grow_from_zero_have_what_their_class_says(tmp_path: Path, monkeypatch):
+    built = tmp_path / "built.yaml"
+    built.write_text(kustomize_overlay(KUSTOMIZE / "overlays" / "autoscaling"), encoding="utf-8")
+    found = documents(built)
+    settings = capacity_settings(found, monkeypatch)
+    kind = settings.capacity_classes["gpu"]
+    (template,) = [document for document in found if document["metadata"]["name"] == kind.template]
+    pod = template["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (data,) = [volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if volume["name"] == "data"]
+    assert int(data.removesuffix("Gi")) << 30 == kind.disk_bytes
+    assert "secateur-worker" not in {document["metadata"]["name"] for document in found}
+    (role,) = [document for document in found if document["kind"] == "Role"]
+    verbs = {rule["resources"][0]: rule["verbs"] for rule in role["rules"]}
+    assert verbs == {"jobs": ["create", "get", "list", "delete"], "cronjobs": ["get"]}
+
+
+def test_a_ray_cluster_is_what_its_operator_expects(tmp_path: Path, monkeypatch):
+    built = own_overlay(
+        tmp_path,
+        "resources: [../../base]\ncomponents: [../../components/api, ../../components/ray, ../../components/models]\n"
+        "images: [{name: secateur-ray, newName: registry.example.com/secateur-ray}]\n",
+    )
+    found = documents(built)
+    check_strictly(tmp_path / "known.yaml", found)
+    (cluster,) = [document["spec"] for document in found if document["kind"] == "RayCluster"]
+    (config,) = [document["metadata"]["name"] for document in found if document["kind"] == "ConfigMap"]
+    (group,) = cluster["workerGroupSpecs"]
+    (worker,) = group["template"]["spec"]["containers"]
+    (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    assert worker["envFrom"] == [{"configMapRef": {"name": config}}]
+    assert worker["image"] == head["image"] == "registry.example.com/secateur-ray:0.1.0"
+    assert "env" not in head, "the head runs no agent and needs no credentials"
+    kind = capacity_settings(found, monkeypatch).capacity_classes["gpu"]
+    assert kind.most_agents == group["maxReplicas"]
+    assert kind.devices == int(worker["resources"]["limits"]["nvidia.com/gpu"])
+    assert kind.cpus <= int(worker["resources"]["requests"]["cpu"])
+
+
+def test_the_quota_of_kueue_is_what_kueue_expects(tmp_path: Path):
+    built = tmp_path / "built.yaml"
+    built.write_text(kustomize_overlay(KUSTOMIZE / "kueue"), encoding="utf-8")
+    found = documents(built)
+    check_strictly(tmp_path / "known.yaml", found)
+    assert all("namespace" not in document["metadata"] for document in found)
+    (queue,) = [document["spec"] for document in found if document["kind"] == "ClusterQueue"]
+    (group,) = queue["resourceGroups"]
+    quotas = {resource["name"] for flavor in group["flavors"] for resource in flavor["resources"]}
+    assert quotas == set(group["coveredResources"])
+    (agent,) = documents(KUSTOMIZE / "components" / "agents" / "agent.yaml")
+    (container,) = agent["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert {*container["resources"]["requests"], "nvidia.com/gpu"} <= quotas, (
+        "Kueue admits nothing that asks for others"
+    )
+
+
 def test_the_loader_is_what_kubernetes_expects(tmp_path: Path):
     built = tmp_path / "built.yaml"
     built.write_text(kustomize_overlay(KUSTOMIZE / "loader"), encoding="utf-8")
@@ -132,17 +251,7 @@ def test_the_loader_is_what_kubernetes_expects(tmp_path: Path):
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_behind_a_proxy_that_ends_tls_replicas_still_ask_for_tokens(overlay: str, tmp_path: Path, monkeypatch):
-    folder = tmp_path / "deploy"
-    shutil.copytree(DEPLOY, folder)
-    own = folder / "kustomize" / "overlays" / "own"
-    own.mkdir()
-    (own / "kustomization.yaml").write_text(
-        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: secateur\n"
-        f"resources: [../{overlay}]\ncomponents: [../../components/behind-proxy]\n",
-        encoding="utf-8",
-    )
-    built = tmp_path / "built.yaml"
-    built.write_text(kustomize_overlay(own), encoding="utf-8")
+    built = own_overlay(tmp_path, f"resources: [../{overlay}]\ncomponents: [../../components/behind-proxy]\n")
     succeed(tool("kubernetes-validate"), "--strict", built)
     (data,) = [document["data"] for document in documents(built) if document["kind"] == "ConfigMap"]
     for name, value in data.items():
@@ -165,8 +274,9 @@ def test_an_overlay_takes_all_components(overlay: str, tmp_path: Path):
     found = documents(everything)
     kinds = {document["kind"] for document in found}
     assert kinds >= {"Ingress", "GRPCRoute", "BackendTLSPolicy", "Certificate", "Issuer", "PersistentVolumeClaim"}
-    (account,) = [document for document in found if document["kind"] == "ServiceAccount"]
-    assert account["imagePullSecrets"] == [{"name": "secateur-registry"}]
+    accounts = [document for document in found if document["kind"] == "ServiceAccount"]
+    assert len(accounts) == (2 if overlay == "autoscaling" else 1)
+    assert all(account["imagePullSecrets"] == [{"name": "secateur-registry"}] for account in accounts)
     (certificate,) = [
         document
         for document in found
