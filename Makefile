@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test gpu-check campaign starts images lint format proto schema docs clean
+.PHONY: help setup demo test gpu-check campaign starts ray-check images lint format proto schema docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -37,6 +37,11 @@ starts: setup  ## 40 jobs whose workers start slowly: beside six busy loops, and
 	cd tests && ../$(BIN)/python -m faults.starts
 	cd tests && ../$(BIN)/python -m faults.starts --delay 60
 
+# Ray has an environment of its own: nothing of the project needs it.
+ray-check: setup  ## 30 jobs on a real Ray cluster that loses a node, an agent and its head (root; 10 minutes)
+	test -x .ray/bin/ray || { $(PYTHON) -m venv .ray && .ray/bin/python -m pip install --quiet 'ray[default]==2.60.0'; }
+	cd tests && RAY_ENVIRONMENT=$(CURDIR)/.ray ../$(BIN)/python -m faults.on_ray
+
 images: setup  ## both images built by buildah, started, and a job run in one (root; 5 minutes)
 	TEST_IMAGES=1 $(BIN)/python -m pytest --capture=no --verbose tests/images
 
@@ -62,4 +67,4 @@ docs: setup  ## write the pages of docs/ that come from the code
 	$(BIN)/python scripts/generate_documentation.py
 
 clean:  ## remove what can be made again
-	rm -rf $(VENV) demo-data build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .ray demo-data build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
