@@ -35,6 +35,7 @@ import secateur
 from faults.published import published
 from faults.ray_cluster import RECONNECT_SECONDS, Node, RayCluster, ray_environment
 from secateur_service.artifacts import ObjectStore, open_store
+from secateur_service.capacity.port import ticket_of
 from secateur_service.jobs.job import EventKind, Job
 from secateur_service.jobs.schema import jobs
 from secateur_service.jobs.states import JobState
@@ -202,23 +203,21 @@ class OnRay:
         self.taken |= taken
 
     def _lose_node(self) -> set[str]:
-        node = next(node for node in self.ray.nodes if self._jobs_of(node))
-        taken = self._jobs_of(node)
+        node, agents = until(
+            lambda: next(((node, found) for node in self.ray.nodes if (found := self._busy(node))), None)
+        )
         node.down = True
         node.kill()
+        taken = self._owned_by(*agents)  # what it took meanwhile, too: nobody else does before its lease ends
         time.sleep(DOWN_SECONDS)
         node.start()
         node.down = False
         return taken
 
     def _kill_agent(self) -> set[str]:
-        def busy() -> list[processes.Found]:
-            return [process for process in processes.running() if is_agent(process) and self._owned_by(process)]
-
-        agent = until(busy)[0]
-        taken = self._owned_by(agent)
+        agent = until(lambda: [agent for node in self.ray.nodes for agent in self._busy(node)])[0]
         os.killpg(os.getpgid(agent.pid), signal.SIGKILL)
-        return taken
+        return self._owned_by(agent)
 
     def _replace_head(self) -> set[str]:
         """Agents go on until their nodes give the head up, and are then ended by Ray."""
@@ -235,16 +234,18 @@ class OnRay:
         until(lambda: self.ray.alive() > 1)
         return taken
 
-    def _jobs_of(self, node: Node) -> set[str]:
+    def _busy(self, node: Node) -> list[processes.Found]:
+        """The agents of a node, if they have jobs."""
         assert node.process is not None
         agents = [process for process in processes.below(node.process.pid) if is_agent(process)]
-        return set().union(*(self._owned_by(agent) for agent in agents))
+        return agents if self._owned_by(*agents) else []
 
-    def _owned_by(self, agent: processes.Found) -> set[str]:
-        """The jobs that an agent has at the moment."""
-        own = select(jobs.c.id).where(jobs.c.state == "RUNNING", jobs.c.owner.startswith(f"{name_of(agent)}:"))
+    def _owned_by(self, *agents: processes.Found) -> set[str]:
+        """The jobs that agents have at the moment."""
         with self.service.store._database.reader.connect() as connection:
-            return set(connection.scalars(own))
+            owned = connection.execute(select(jobs.c.id, jobs.c.owner).where(jobs.c.state == "RUNNING")).all()
+        names = {name_of(agent) for agent in agents}
+        return {job_id for job_id, owner in owned if ticket_of(owner) in names}
 
     def _local(self, number: int, spec: dict[str, Any]) -> dict[str, str]:
         """Digests of the files that a run without a server leaves."""
