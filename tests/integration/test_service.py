@@ -153,7 +153,6 @@ def janitor(service):
         leftovers_seconds=0,
         jobs_seconds=0,
         pause_seconds=1,
-        agents=service.store.agents,
     )
 
 
