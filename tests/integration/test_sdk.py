@@ -328,7 +328,7 @@ def test_a_dry_run_resolves_and_stores_nothing(service, client):
     tokens = mix["samples"] // len(mix["languages"]) * mix["sequence_length"]
     held_out = evaluation["tokens_per_language"] // mix["sequence_length"] * mix["sequence_length"]
     shown = plan_text(plan)
-    assert re.search(r"^time +.* on 1 CPU core, bound by (computing|(reading|writing) weights)$", shown, re.MULTILINE)
+    assert re.search(r"^time +.* on one NVIDIA H100, bound by (computing|(read|writ)ing weights)$", shown, re.MULTILINE)
     for language, weight in mix["languages"].items():
         assert re.search(rf"^{language} \([A-Z].*\) +{weight:.4f} +{tokens} +{held_out}$", shown, re.MULTILINE)
 
