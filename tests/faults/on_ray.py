@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +98,14 @@ def is_worker(process: processes.Found) -> bool:
     return "secateur_service work " in process.command
 
 
+def name_of(process: processes.Found) -> str:
+    """The name of the request that an agent was started for; empty for any other process."""
+    found = re.search(r"secateur_service agent .*--name (\S+)", process.command)
+    return found[1] if found else ""
+
+
 def is_agent(process: processes.Found) -> bool:
-    return "secateur_service agent " in process.command and "--name" in process.command
-
-
-def name_of(agent: processes.Found) -> str:
-    """The name of the request that an agent was started for."""
-    words = agent.command.split()
-    return words[words.index("--name") + 1]
+    return bool(name_of(process))
 
 
 class OnRay:
@@ -208,16 +208,17 @@ class OnRay:
         )
         node.down = True
         node.kill()
-        taken = self._owned_by(*agents)  # what it took meanwhile, too: nobody else does before its lease ends
+        taken = self._owned_by(agents)  # what they took meanwhile, too: nobody else does before its lease ends
         time.sleep(DOWN_SECONDS)
         node.start()
         node.down = False
         return taken
 
     def _kill_agent(self) -> set[str]:
-        agent = until(lambda: [agent for node in self.ray.nodes for agent in self._busy(node)])[0]
+        agents = until(lambda: next(filter(None, map(self._busy, self.ray.nodes)), None))
+        name, agent = next(iter(agents.items()))
         os.killpg(os.getpgid(agent.pid), signal.SIGKILL)
-        return self._owned_by(agent)
+        return self._owned_by([name])
 
     def _replace_head(self) -> set[str]:
         """Agents go on until their nodes give the head up, and are then ended by Ray."""
@@ -234,18 +235,17 @@ class OnRay:
         until(lambda: self.ray.alive() > 1)
         return taken
 
-    def _busy(self, node: Node) -> list[processes.Found]:
-        """The agents of a node, if they have jobs."""
+    def _busy(self, node: Node) -> dict[str, processes.Found]:
+        """The agents of a node by name, if they have jobs."""
         assert node.process is not None
-        agents = [process for process in processes.below(node.process.pid) if is_agent(process)]
-        return agents if self._owned_by(*agents) else []
+        agents = {name: one for one in processes.below(node.process.pid) if (name := name_of(one))}
+        return agents if self._owned_by(agents) else {}
 
-    def _owned_by(self, *agents: processes.Found) -> set[str]:
+    def _owned_by(self, agents: Collection[str]) -> set[str]:
         """The jobs that agents have at the moment."""
         with self.service.store._database.reader.connect() as connection:
             owned = connection.execute(select(jobs.c.id, jobs.c.owner).where(jobs.c.state == "RUNNING")).all()
-        names = {name_of(agent) for agent in agents}
-        return {job_id for job_id, owner in owned if ticket_of(owner) in names}
+        return {job_id for job_id, owner in owned if ticket_of(owner) in agents}
 
     def _local(self, number: int, spec: dict[str, Any]) -> dict[str, str]:
         """Digests of the files that a run without a server leaves."""
