@@ -117,7 +117,8 @@ MUTANTS = {
     "a temperature may stand anywhere": ("self.temperature is not None and self.policy", "False and self.policy"),
     "patterns may keep everything": ("0 < int(match[1]) < int(match[2])", "0 < int(match[1]) <= int(match[2])"),
     "patterns may keep nothing": ("0 < int(match[1]) < int(match[2])", "int(match[1]) < int(match[2])"),
-    "both targets or none": ("if (self.sparsity is None) == (self.pattern is None):", "if False:"),
+    "both targets": ("if self.sparsity is not None and self.pattern is not None:", "if False:"),
+    "no target": ("elif self.sparsity is None and self.pattern is None:", "elif False:"),
     "a spread may stand anywhere": ('self.spread is not None and "spread"', 'False and "spread"'),
 }
 
