@@ -167,7 +167,7 @@ def test_the_metrics_after_real_jobs_are_as_prometheus_wants_them(ended, service
         "stage_duration_seconds blocks_pruned_total block_duration_seconds calibration_tokens_total attempts_total "
         "fenced_writes_total heartbeat_age_seconds rpc_requests_total rpc_duration_seconds watch_streams "
         "object_store_requests_total object_store_bytes_total device_memory_peak_bytes workdir_free_bytes "
-        "last_success_timestamp_seconds build_info"
+        "last_success_timestamp_seconds build_info agents slots slot_capacity_bytes jobs_unserved unserved_need_bytes"
     )
     assert {f"secateur_{name}" for name in contract.split()} <= names
     labels = set(re.findall(r'(\w+)="', text.decode()))
@@ -182,6 +182,7 @@ def test_the_metrics_after_real_jobs_are_as_prometheus_wants_them(ended, service
         "operation",
         "direction",
         "source",
+        "kind",
         "le",
         "version",
     }

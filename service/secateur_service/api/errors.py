@@ -36,6 +36,7 @@ GRPC_CODES: Mapping[type[ServiceError], grpc.StatusCode] = {
     errors.SequenceExpiredError: grpc.StatusCode.OUT_OF_RANGE,
     errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DrainingError: grpc.StatusCode.UNAVAILABLE,
+    errors.CapacityError: grpc.StatusCode.UNAVAILABLE,
     errors.TransientError: grpc.StatusCode.UNAVAILABLE,
     # Clients repeat UNAVAILABLE by themselves; each of these calls may already have waited for a time limit.
     errors.UnreachableError: grpc.StatusCode.FAILED_PRECONDITION,
