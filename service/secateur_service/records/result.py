@@ -5,6 +5,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
 """Reason of a failure: the result costs a language more than it may. Its report and plan are published all the same."""
@@ -32,6 +35,14 @@ class Bound(enum.StrEnum):
     COMPUTING = "COMPUTING"
     READING = "READING"
     WRITING = "WRITING"
+
+
+_BOUNDS = frozenset(Bound)
+
+
+def _known_bounds(bounds: Any) -> Any:
+    """Without those that only a newer release knows."""
+    return {name: bound for name, bound in bounds.items() if isinstance(bound, str) and bound in _BOUNDS}
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ class Estimate:
     output_parameters: int = 0
     output_bytes: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
-    bounds: Mapping[str, Bound] = field(default_factory=dict)
+    bounds: Annotated[Mapping[str, Bound], BeforeValidator(_known_bounds)] = field(default_factory=dict)
     slot: Available | None = None
     warnings: tuple[str, ...] = ()
 
