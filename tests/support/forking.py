@@ -73,7 +73,8 @@ class ForkedProcess:
 
     def send_signal(self, number):
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it may end between the two calls
+                os.kill(self.pid, number)
 
     def terminate(self):
         self._process.terminate()
