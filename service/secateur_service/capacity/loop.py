@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,6 +21,7 @@ from secateur_service.agent_classes import AgentClass
 from secateur_service.capacity.plan import Offer, Plan, plan
 from secateur_service.capacity.port import Provider, Ticket, TicketState, numbered, ticket_name, ticket_of
 from secateur_service.control.backoff import Backoff
+from secateur_service.control.rounds import Rounds
 from secateur_service.errors import CapacityError, ServiceError, TransientError
 from secateur_service.jobs.agents import AgentRecord
 from secateur_service.jobs.port import JobStore
@@ -32,7 +32,6 @@ _PAUSE_SECONDS = 10.0
 _LEASE_SECONDS = 60.0
 _SEEN_SECONDS = 45.0
 _FORGET_SECONDS = 3600.0
-_STOP_SECONDS = 5.0
 _AFTER_FAILURE = Backoff(base_seconds=20.0, max_seconds=600.0)
 _AFTER_LOST_ROUND = Backoff(base_seconds=20.0, max_seconds=60.0)
 
@@ -92,19 +91,15 @@ class CapacityLoop:
         self._announced: set[str] = set()
         self._led = False
         self._lost_rounds = 0
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="capacity", daemon=True)
+        self._rounds = Rounds("capacity", self.act)
 
     def start(self) -> None:
         """Start the first round."""
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """Ask for nothing more; requests stay, and another replica goes on. A call that hangs is not waited for."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(_STOP_SECONDS)
-        if self._led and not self._thread.is_alive():
+        if self._rounds.stop() and self._led:
             with contextlib.suppress(TransientError):  # it ends by itself
                 self._store.leases.release(LEASE, self._owner)
 
@@ -128,10 +123,6 @@ class CapacityLoop:
         if not self._lost_rounds:
             return self._pause_seconds
         return max(self._pause_seconds, _AFTER_LOST_ROUND.delay_seconds(self._lost_rounds - 1, self._rng))
-
-    def _loop(self) -> None:
-        while not self._stopping.is_set():
-            self._stopping.wait(self.act())
 
     def _round(self, outcomes: Counter[str]) -> CapacityRound:
         leads = self._store.leases.take(LEASE, self._owner, _LEASE_SECONDS)

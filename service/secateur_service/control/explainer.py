@@ -5,16 +5,14 @@ Every replica that serves the API has one. They find the same, and write only wh
 
 from __future__ import annotations
 
-import threading
-
 import structlog
 
+from secateur_service.control.rounds import Rounds
 from secateur_service.errors import TransientError
 from secateur_service.jobs.port import JobStore
 from secateur_service.records.needs import SEEN_SECONDS, largest
 
 EXPLAIN_SECONDS = 3.0
-_STOP_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -30,18 +28,15 @@ class Explainer:
     def __init__(self, store: JobStore, *, pause_seconds: float = EXPLAIN_SECONDS) -> None:
         self._store = store
         self._pause_seconds = pause_seconds
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="explainer", daemon=True)
+        self._rounds = Rounds("explainer", self._round, after_seconds=pause_seconds)
 
     def start(self) -> None:
         """Start; the first round is after a pause, when a server that starts with this one has announced itself."""
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """End the loop."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(_STOP_SECONDS)
+        self._rounds.stop()
 
     def explain(self) -> None:
         """Run one round. A failure is logged; the next round sees the same difference again."""
@@ -56,6 +51,6 @@ class Explainer:
             if changed:
                 _log.info("told jobs why they wait, or no longer", jobs=changed, agents_seen=len(seen))
 
-    def _loop(self) -> None:
-        while not self._stopping.wait(self._pause_seconds):
-            self.explain()
+    def _round(self) -> float:
+        self.explain()
+        return self._pause_seconds

@@ -8,7 +8,6 @@ janitor; if two do the same work, no harm is done. An agent clears the work dire
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
@@ -16,6 +15,7 @@ import structlog
 
 from secateur_service.artifacts import ObjectStore
 from secateur_service.artifacts.leftovers import remove_leftovers
+from secateur_service.control.rounds import Rounds
 from secateur_service.errors import NotFoundError, ServiceError, TransientError
 from secateur_service.executors.port import WorkFolders
 from secateur_service.jobs.job import Job
@@ -25,7 +25,6 @@ from secateur_service.records.result import Removed
 # A worker that lost its job may still be uploading a shard; after this long it is gone.
 _SETTLED_SECONDS = 3600.0
 _AGENTS_SECONDS = 86_400.0  # operators may still want to know who was there
-_STOP_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -84,18 +83,15 @@ class Janitor:
         self._jobs_seconds = jobs_seconds
         self._pause_seconds = pause_seconds
         self._on_round = on_round
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="janitor", daemon=True)
+        self._rounds = Rounds("janitor", self._round)
 
     def start(self) -> None:
         """Start the first round."""
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """Start nothing more. Work that a slow object store holds up is left for the next start."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(_STOP_SECONDS)
+        self._rounds.stop()
 
     def clean(self) -> Removed:
         """Run one round. A failure is logged and retried in the next round; the rest of this one continues."""
@@ -105,7 +101,7 @@ class Janitor:
             for job_id in self._retention.unswept(
                 succeeded_seconds=min(_SETTLED_SECONDS, self._leftovers_seconds), other_seconds=self._leftovers_seconds
             ):
-                if self._stopping.is_set():
+                if self._rounds.is_stopping:
                     return removed
                 with _survived("remove leftovers", job_id):
                     removed.leftovers += self._sweep(job_id, unsweepable)
@@ -119,13 +115,11 @@ class Janitor:
             _log.info("cleaned up", leftovers=removed.leftovers, jobs_forgotten=removed.jobs)
         return removed
 
-    def _loop(self) -> None:
-        while True:
-            removed = self.clean()
-            if self._on_round is not None:
-                self._on_round(removed)
-            if self._stopping.wait(self._pause_seconds):
-                return
+    def _round(self) -> float:
+        removed = self.clean()
+        if self._on_round is not None:
+            self._on_round(removed)
+        return self._pause_seconds
 
     def _sweep(self, job_id: str, unsweepable: list[str]) -> int:
         job = self._store.get(job_id)

@@ -128,6 +128,6 @@ def test_rounds_go_on_until_it_is_stopped_and_are_told_of(house):
     job_id = house.job()
     until(lambda: not house.left(job_id)[0])
     janitor.stop()
-    janitor._thread.join(HANG_SECONDS)
-    assert not janitor._thread.is_alive()
+    janitor._rounds._thread.join(HANG_SECONDS)
+    assert not janitor._rounds._thread.is_alive()
     assert sum(removed.leftovers for removed in rounds) == 1
