@@ -19,6 +19,7 @@ from secateur_service.library import prune_tokens
 from secateur_service.models.measurements import TokenLosses
 from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
+from secateur_service.pipeline import heap_trimming
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.streaming_pass import PassResult
 from secateur_service.pipeline.team import Helper
@@ -103,8 +104,12 @@ def pruned_tensors(result: PassResult, shards: Path) -> dict[str, Tensor]:
 
 
 def print_growth(folders: tuple[Path, Path]) -> None:
-    """Prune a model on corpora in a folder; print how many bytes more than before the process has held at once."""
+    """Prune a model on corpora in a folder; print how many bytes more than before the process has held at once.
+
+    The process may keep little of what it has freed: by default so much that blocks kept by mistake would hide in it.
+    """
     model, corpora = folders
+    heap_trimming.HEAP_SLACK_BYTES = 8 << 20
     samples = draw(model, corpora / "calibration", corpora / "evaluation", MIX, sequences=1, evaluation_tokens=64)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     (model / "shards").mkdir()

@@ -17,7 +17,6 @@ import os
 from secateur_service.sizing.budget import HEAP_SLACK_BYTES
 
 _M_ARENA_MAX = -8  # malloc.h
-_STEP_BYTES = HEAP_SLACK_BYTES // 8
 
 
 class HeapTrimmer:
@@ -39,7 +38,7 @@ class HeapTrimmer:
         if self._library is None:
             return
         size = _private_bytes()
-        if size <= self._size + _STEP_BYTES:
+        if size <= self._size + HEAP_SLACK_BYTES // 8:
             self._size = min(self._size, size)
             return
         self._size = size
