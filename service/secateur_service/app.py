@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import resource
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from secateur_service.api.server import ApiServer
 from secateur_service.artifacts import InstrumentedStore, ObjectStore, open_store
 from secateur_service.capacity.loop import CapacityLoop
 from secateur_service.capacity.opening import open_provider
+from secateur_service.capacity.plan import Offer
 from secateur_service.control.dispatcher import Dispatcher
 from secateur_service.control.explainer import Explainer
 from secateur_service.control.janitor import Janitor
@@ -36,6 +37,7 @@ from secateur_service.jobs.states import JobState
 from secateur_service.jobs.store import SqlJobStore
 from secateur_service.metrics.registry import Metrics, StoreCollector
 from secateur_service.metrics.scrapes import MetricsServer
+from secateur_service.records.needs import SEEN_SECONDS, Capacity, largest
 from secateur_service.settings import Settings
 from secateur_service.telemetry.logging import configure_logging
 from secateur_service.telemetry.tracing import exporting_spans
@@ -82,11 +84,12 @@ async def _serve(settings: Settings, ready_file: Path | None) -> None:
         on_fenced = metrics.fenced_writes.inc
         dispatcher = await asyncio.to_thread(hosting.dispatcher_of, settings, store, executor, on_fenced=on_fenced)
         janitor = _janitor(settings, store, executor.folders, metrics)
-        explainer = Explainer(store)
         capacity = _capacity_loop(settings, store, metrics)
+        offered = _offered(settings)
+        explainer = Explainer(store, offered)
         check = DestinationCheck.from_settings(settings, metrics).check
         await hosting.require_destination(settings.destinations[0], check)
-        inspections = InspectionPool(settings, metrics)
+        inspections = InspectionPool(settings, metrics, elsewhere=partial(_elsewhere, store, offered))
         server = _api_server(settings, store, metrics, dispatcher, inspections)
         async with _inspecting(inspections), _serving(server), _metrics_server(settings, metrics) as metrics_address:
             addresses = {"grpc": server.address, "metrics": metrics_address}
@@ -209,6 +212,18 @@ def _capacity_loop(settings: Settings, store: SqlJobStore, metrics: Metrics) -> 
         start_seconds=settings.start_seconds,
         on_round=metrics.show_capacity,
     )
+
+
+def _offered(settings: Settings) -> dict[str, Capacity]:
+    """What agents have that this service asks for, by class."""
+    classes = settings.capacity_classes if settings.capacity != "none" else {}
+    return {name: Offer.of(kind).capacity for name, kind in classes.items()}
+
+
+def _elsewhere(store: SqlJobStore, offered: Mapping[str, Capacity]) -> list[Capacity]:
+    """What a slot of every agent has, or would have."""
+    there = [agent.capacity for agent in store.agents.seen(SEEN_SECONDS) if agent.slots]
+    return largest([*there, *offered.values()])
 
 
 def _open_results(destination: str, settings: Settings, metrics: Metrics) -> ObjectStore:

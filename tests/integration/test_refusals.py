@@ -2,15 +2,17 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
 import secateur
 from secateur.cli._exit import ExitCode, error_text, exit_code
+from secateur_service.records.needs import Capacity
 from servers import S3Server
 from support.forking import run_client
 from support.models import save_corpora, save_model
-from support.service import WITH_WORKERS, Service
+from support.service import AGENT, WITH_WORKERS, Service
 
 HUGE = (1 << 31) - 128
 """A width with which a block has more than a tebibyte."""
@@ -314,3 +316,16 @@ def test_what_may_fail_is_only_warned_of_beside_what_the_slots_have(client, file
     assert estimate.bounds.keys() == estimate.seconds.keys() == {"one NVIDIA H100", "1 CPU core"}
     assert estimate.bounds["1 CPU core"] is secateur.Bound.COMPUTING
     assert 0 < estimate.seconds["one NVIDIA H100"] < estimate.seconds["1 CPU core"] < 600
+
+
+def test_what_no_slot_of_the_server_has_memory_for_is_let_in_while_an_agent_has(client, service, files):
+    large = replace(AGENT, id="large:1", capacity=Capacity(0, 0, 10**18, 10**18))
+    spec = specification(files, {"model.uri": "{files}/huge"})
+    service.store.agents.announce(large)
+    warnings = client.plan(spec).estimate.warnings
+    (elsewhere,) = [warning for warning in warnings if warning.startswith("model.uri: not in a slot of this server: ")]
+    assert " TB of " in elsewhere
+    assert elsewhere.endswith("; an agent that has more takes it")
+    service.store.agents.withdraw(large.id)
+    with pytest.raises(secateur.InvalidSpecError, match="choose a smaller model or a larger machine"):
+        client.plan(spec)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from secateur_service.admission.destinations import DestinationCheck
+from secateur_service.records.needs import Capacity
 from secateur_service.sizing.durations import MEASURED_DISK, UNKNOWN, Disk, Hardware
 from secateur_service.sizing.slots import Slots
 from secateur_service.sources import Sources, open_sources
@@ -27,6 +28,7 @@ class AccessPolicy:
         runs_jobs: whether jobs run on this installation. On a replica that serves the API only, nothing is known of
             what the workers have installed; they check it themselves, before anything else.
         slots: what the slots here have; None where there are none, or where the caller looks after it.
+        elsewhere: what a slot of each agent beyond these has, or would have if one were asked for.
         hardware: what runs jobs, for an estimate of the time.
         writable: tries whether a destination can be written; None where that is not to be tried.
     """
@@ -36,6 +38,7 @@ class AccessPolicy:
     on_device: bool
     runs_jobs: bool = True
     slots: Slots | None = None
+    elsewhere: Sequence[Capacity] = ()
     hardware: Hardware = UNKNOWN
     writable: DestinationCheck | None = None
 

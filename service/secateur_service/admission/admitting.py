@@ -9,7 +9,7 @@ from typing import Any
 from secateur_service.admission.access import AccessPolicy
 from secateur_service.admission.review import LastModel, Review
 from secateur_service.admission.room import check_processes, check_room, needs_of
-from secateur_service.errors import InvalidSpecError, ResourceError, TransientError, UnreachableError
+from secateur_service.errors import FieldViolation, InvalidSpecError, ResourceError, TransientError, UnreachableError
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.records.needs import Needs
 from secateur_service.records.result import Estimate
@@ -118,16 +118,22 @@ def admit(
     resolved = _resolve(review.pinned(PruneSpec(**parts)), length, checkpoint, access)
     hardware = hardware_for(access.hardware, resolved, on_device=access.on_device)
     estimate = estimate_cost(checkpoint, resolved, on_device=access.on_device, plan=plan, hardware=hardware)
+    needs = needs_of(checkpoint, resolved, plan=plan)
     warnings = review.warnings
     if access.slots is not None:
         room = check_room(checkpoint, resolved, access.slots, plan=plan, on_device=access.on_device)
-        if room.refused:
+        if room.refused and not any(needs.fits(capacity) for capacity in access.elsewhere):
             raise InvalidSpecError(room.refused)
         estimate = replace(estimate, slot=room.slot)
         divided = check_processes(resolved, access.hardware.processes, on_device=access.on_device)
-        warnings = [*warnings, *room.warnings, *divided]
+        warnings = [*warnings, *map(_only_elsewhere, room.refused), *room.warnings, *divided]
     estimate = replace(estimate, warnings=tuple(str(warning) for warning in warnings))
-    return Admission(resolved, estimate, needs_of(checkpoint, resolved, plan=plan), review.model_identity)
+    return Admission(resolved, estimate, needs, review.model_identity)
+
+
+def _only_elsewhere(refused: FieldViolation) -> FieldViolation:
+    problem = refused.description.partition(";")[0]
+    return FieldViolation(refused.field, f"not in a slot of this server: {problem}; an agent that has more takes it")
 
 
 def _resolve(spec: PruneSpec, sequence_length: int, checkpoint: Checkpoint, access: AccessPolicy) -> PruneSpec:

@@ -5,12 +5,14 @@ Every replica that serves the API has one. They find the same, and write only wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import structlog
 
 from secateur_service.control.rounds import Rounds
 from secateur_service.errors import TransientError
 from secateur_service.jobs.port import JobStore
-from secateur_service.records.needs import SEEN_SECONDS, largest
+from secateur_service.records.needs import SEEN_SECONDS, Capacity, largest
 
 EXPLAIN_SECONDS = 3.0
 
@@ -22,11 +24,14 @@ class Explainer:
 
     Args:
         store: the jobs and the agents.
+        offered: what agents have that can be asked for, by class; alike on all replicas.
         pause_seconds: time between two rounds.
     """
 
-    def __init__(self, store: JobStore, *, pause_seconds: float = EXPLAIN_SECONDS) -> None:
-        self._store = store
+    def __init__(
+        self, store: JobStore, offered: Mapping[str, Capacity], *, pause_seconds: float = EXPLAIN_SECONDS
+    ) -> None:
+        self._store, self._offered = store, offered
         self._pause_seconds = pause_seconds
         self._rounds = Rounds("explainer", self._round, after_seconds=pause_seconds)
 
@@ -42,7 +47,7 @@ class Explainer:
         """Run one round. A failure is logged; the next round sees the same difference again."""
         try:
             seen = self._store.agents.seen(SEEN_SECONDS)
-            changed = self._store.explain_waiting(largest(agent.capacity for agent in seen))
+            changed = self._store.explain_waiting(largest(agent.capacity for agent in seen), self._offered)
         except TransientError as error:
             _log.warning("could not tell jobs why they wait", error=error.message)
         except Exception:  # noqa: BLE001 - a defect must not end the only loop that tells them

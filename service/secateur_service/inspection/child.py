@@ -1,8 +1,8 @@
 """What a child does: it answers one request after the other, within its budget, and notes what it is inspecting.
 
-A request is `{"spec": …, "cpu_seconds": …, "passed": …}`, or `{"architecture": …, "cpu_seconds": …}`. Before the child
-inspects something, it notes the field in a file, which the server reads if there is no answer. An answer has the
-outcome and the requests made to object stores. The outcome is one of
+A request is `{"spec": …, "cpu_seconds": …, "passed": …, "elsewhere": …}`, or `{"architecture": …, "cpu_seconds": …}`.
+Before the child inspects something, it notes the field in a file, which the server reads if there is no answer. An
+answer has the outcome and the requests made to object stores. The outcome is one of
 
     {"resolved": …, "estimate": …, "needs": …, "model_identity": …}
     {"support": …}                                                      what is known of an architecture
@@ -19,7 +19,7 @@ import socket
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from secateur_service.admission import AccessPolicy, LastModel, admit
@@ -27,6 +27,8 @@ from secateur_service.errors import InvalidSpecError, ServiceError
 from secateur_service.inspection.budget import limit_processor_time
 from secateur_service.inspection.frames import encode, receive
 from secateur_service.models.support import support_of
+from secateur_service.records.decoding import decode
+from secateur_service.records.needs import Capacity
 from secateur_service.settings import Settings
 
 NOTE_BYTES = 64
@@ -91,7 +93,8 @@ def _answer(
     try:
         if "architecture" in request:
             return {"support": asdict(support_of(request["architecture"]))}
-        admission = admit(request["spec"], access, at=report, passed=request["passed"], last=last)
+        known = replace(access, elsewhere=[decode(Capacity, capacity) for capacity in request["elsewhere"]])
+        admission = admit(request["spec"], known, at=report, passed=request["passed"], last=last)
     except InvalidSpecError as error:
         return {"violations": [[violation.field, violation.description] for violation in error.violations]}
     except ServiceError as error:

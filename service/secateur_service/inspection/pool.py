@@ -7,8 +7,8 @@ import hashlib
 import json
 import signal
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import structlog
@@ -23,7 +23,7 @@ from secateur_service.inspection.children import Child, Nursery
 from secateur_service.inspection.shares import Shares
 from secateur_service.models.support import Support
 from secateur_service.records.decoding import decode
-from secateur_service.records.needs import Needs
+from secateur_service.records.needs import Capacity, Needs
 from secateur_service.records.result import Estimate
 from secateur_service.settings import Settings
 from secateur_service.spec import PruneSpec
@@ -66,15 +66,23 @@ class InspectionPool:
     Args:
         settings: what specifications may name, and how to reach it.
         counter: counts the requests to object stores that children make.
+        elsewhere: what agents have beyond the slots of this server, see `AccessPolicy`; may take a moment.
         small: budget of the ten.
         large: budget of the one.
     """
 
     def __init__(
-        self, settings: Settings, counter: RequestCounter, *, small: Budget = SMALL, large: Budget = LARGE
+        self,
+        settings: Settings,
+        counter: RequestCounter,
+        *,
+        elsewhere: Callable[[], Collection[Capacity]] = tuple,
+        small: Budget = SMALL,
+        large: Budget = LARGE,
     ) -> None:
         self._nursery = Nursery(settings)
         self._counter = counter
+        self._elsewhere = elsewhere
         self._here = _lane(6, small)
         self._away = _lane(4, small)
         self._large = _lane(1, large)
@@ -122,7 +130,9 @@ class InspectionPool:
         return decode(Support, answer["support"])
 
     async def _inspect(self, lane: _Lane, data: Mapping[str, Any], named: str, caller: str) -> Admission:
-        answer = await self._asked(lane, {"spec": data, "passed": self._passed.get(named)}, caller)
+        elsewhere = [asdict(capacity) for capacity in await asyncio.to_thread(self._elsewhere)]
+        request = {"spec": data, "passed": self._passed.get(named), "elsewhere": elsewhere}
+        answer = await self._asked(lane, request, caller)
         return self._admission(answer, named)
 
     async def _asked(self, lane: _Lane, request: Mapping[str, Any], caller: str) -> dict[str, Any]:

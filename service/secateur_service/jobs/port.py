@@ -9,8 +9,9 @@ not in `states.TRANSITIONS`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from secateur_service.jobs.agents import AgentRecord
@@ -196,11 +197,14 @@ class JobQueue(Releasing, Protocol):
 class Reasons(Protocol):
     """Why queued jobs wait although there may be free slots."""
 
-    def explain_waiting(self, capacities: Collection[Capacity]) -> int:
+    def explain_waiting(
+        self, seen: Collection[Capacity], offered: Mapping[str, Capacity] = MappingProxyType({})
+    ) -> int:
         """Write why queued jobs wait, each change with a line in the job's log; jobs that others change are left out.
 
         Args:
-            capacities: those that count, see `needs.largest`.
+            seen: capacities of agents that count, see `needs.largest`.
+            offered: of those that can be asked for, by class.
 
         Returns:
             The number of jobs that have another reason now, or none.

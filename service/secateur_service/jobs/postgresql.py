@@ -84,8 +84,8 @@ class PostgresqlDatabase:
 
     def order_events(self, connection: Connection) -> None:
         """Wait for the transactions that are writing events, and wake all followers when this one commits."""
-        connection.execute(select(func.pg_advisory_xact_lock(_EVENTS_LOCK)))
-        connection.execute(select(func.pg_notify(_CHANNEL, "")))
+        # In one statement: once it has the lock, everybody waits for each that follows.
+        connection.execute(select(func.pg_advisory_xact_lock(_EVENTS_LOCK), func.pg_notify(_CHANNEL, "")))
 
     def await_change(self, token: int | None, seconds: float) -> int:
         """Wait for a notification; returns the position of the newest event."""

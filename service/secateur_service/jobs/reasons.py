@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 from sqlalchemy import and_, bindparam, func, insert, select, update
 
@@ -20,18 +21,21 @@ _SERVED = "an agent that this job fits has been seen; it waits for a free slot"
 class SqlReasons(SqlAccess):
     """`port.Reasons` in SQL."""
 
-    def explain_waiting(self, capacities: Collection[Capacity]) -> int:
+    def explain_waiting(
+        self, seen: Collection[Capacity], offered: Mapping[str, Capacity] = MappingProxyType({})
+    ) -> int:
         """Write why queued jobs wait, each change with a line in the job's log; jobs that others change are left out.
 
         Args:
-            capacities: those that count, see `needs.largest`.
+            seen: capacities of agents that count, see `needs.largest`.
+            offered: of those that can be asked for, by class.
 
         Returns:
             The number of jobs that have another reason now, or none.
         """
         changed = 0
         for needs, told in self._told():
-            reason = needs.waits(capacities)
+            reason = needs.waits(seen, offered)
             while reason != told and (count := self._tell(needs, told, reason)):
                 changed += count
         return changed

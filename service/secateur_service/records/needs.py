@@ -7,8 +7,9 @@ is to run is taken there, too. It is no more than that after memory ran out: the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from secateur._text import listed, size
 
@@ -59,21 +60,27 @@ class Needs:
         """What a slot has too little of: `80.0 GB of device memory instead of 24.0 GB`; empty if the job fits."""
         return listed([f"{needed} of {kind} instead of {there}" for kind, needed, there in self._told(capacity)])
 
-    def waits(self, capacities: Collection[Capacity]) -> str | None:
-        """Why a job waits although there may be free slots; None if one of these may take it.
+    def waits(self, seen: Collection[Capacity], offered: Mapping[str, Capacity] = MappingProxyType({})) -> str | None:
+        """Why a job waits although there may be free slots; None if one of them may take it.
 
         Args:
-            capacities: of a slot of each agent that was seen in the last `SEEN_SECONDS`.
+            seen: capacities of a slot of each agent that was seen in the last `SEEN_SECONDS`.
+            offered: those of agents that can be asked for, by the name of their class; the first that fits is.
         """
-        if not capacities:
-            return NO_AGENT
-        nearest = min(capacities, key=lambda one: (len(self._missing(one)), *_from_the_largest(one)))
-        missing = self._told(nearest)
-        if not missing:
+        if any(self.fits(capacity) for capacity in seen):
             return None
+        for name, capacity in offered.items():
+            if self.fits(capacity):
+                return f"no agent seen in ten minutes fits; the service asks for one of class {name}"
+        if not seen and not offered:
+            return NO_AGENT
+        known = [(capacity, "agent seen in ten minutes") for capacity in seen]
+        known += [(capacity, f"agent that can be asked for, of class {name},") for name, capacity in offered.items()]
+        nearest, which = min(known, key=lambda one: (len(self._missing(one[0])), *_from_the_largest(one[0])))
+        missing = self._told(nearest)
         needed = listed([f"{needed} of {kind}" for kind, needed, _ in missing])
         there = listed([there for _, _, there in missing])
-        return f"needs at least {needed}; the largest agent seen in ten minutes has {there}"
+        return f"needs at least {needed}; the largest {which} has {there}"
 
     def _told(self, capacity: Capacity) -> list[tuple[str, str, str]]:
         """What is missing, in words; to the byte where it would read the same otherwise."""

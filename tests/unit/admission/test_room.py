@@ -44,10 +44,11 @@ def places(tmp_path_factory):
     return save_model(folder / "model"), *save_corpora(folder)
 
 
-def admitted(places, slots=None, hardware=UNKNOWN, execution=None, shrink=None, **evaluation):
+def admitted(places, slots=None, hardware=UNKNOWN, execution=None, shrink=None, elsewhere=(), **evaluation):
     data = spec_data(*places) | {"execution": execution or {}, "shrink": shrink}
     data["evaluation"] |= evaluation
-    return admit(data, AccessPolicy(SOURCES, None, on_device=False, slots=slots, hardware=hardware))
+    policy = AccessPolicy(SOURCES, None, on_device=False, slots=slots, elsewhere=elsewhere, hardware=hardware)
+    return admit(data, policy)
 
 
 def room(places, *, host=4 * GIB, disk=1 << 40, samples=6, tokens=512, continuations=0):
@@ -106,6 +107,17 @@ def test_a_replica_without_slots_refuses_nothing_for_its_own_memory(places):
     shown = admitted(places, Machine(4 * GIB, None, Path("/")), Hardware(threads=2)).estimate
     assert shown.slot.host_bytes == 4 * GIB
     assert set(shown.seconds) == {"one NVIDIA H100", "2 CPU cores"}
+
+
+def test_a_job_that_an_agent_elsewhere_has_room_for_is_let_in_with_a_warning(places):
+    little, needs = Machine(1 << 20, None, Path("/")), admitted(places).needs
+    there = Capacity(0, 0, needs.host_bytes, needs.disk_bytes)
+    admission = admitted(places, little, elsewhere=[there])
+    assert admission.needs == needs
+    (warning,) = (warning for warning in admission.estimate.warnings if warning.startswith("model.uri"))
+    assert "not in a slot of this server: the job is expected to need" in warning
+    with pytest.raises(InvalidSpecError, match="choose a smaller model or a larger machine"):
+        admitted(places, little, elsewhere=[replace(there, host_bytes=needs.host_bytes - 1)])
 
 
 def sizes(needed):

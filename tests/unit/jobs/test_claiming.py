@@ -163,6 +163,27 @@ def test_a_reason_has_all_that_is_missing_and_never_two_figures_that_read_the_sa
     assert BIG.lacking(LARGE) == ""
 
 
+def test_a_job_that_an_agent_can_be_asked_for_says_so_until_one_is_there(store):
+    job_id = fill(store, 1, BIG)[0]
+    classes = {"cpu": CPU, "gpu-24": SMALL, "gpu-80": LARGE, "gpu-141": replace(LARGE, device_bytes=141 * GB)}
+    store.explain_waiting([CPU], classes)
+    asked = "no agent seen in ten minutes fits; the service asks for one of class gpu-80"
+    assert store.get(job_id).waiting == asked
+    assert [need for need, _ in store.unserved()] == [BIG]
+    store.explain_waiting([CPU, LARGE], classes)
+    assert store.get(job_id).waiting is None
+
+
+def test_a_reason_names_the_largest_class_where_none_is_large_enough():
+    classes = {"gpu-24": SMALL, "gpu-16": replace(SMALL, device_bytes=16 * GB)}
+    needed = "needs at least 70.0 GB of device memory; the largest agent"
+    asked = f"{needed} that can be asked for, of class gpu-24, has 24.0 GB"
+    assert BIG.waits([], classes) == asked
+    assert BIG.waits([replace(SMALL, device_bytes=16 * GB)], classes) == asked
+    seen = [replace(SMALL, device_bytes=40 * GB)]
+    assert BIG.waits(seen, classes) == f"{needed} seen in ten minutes has 40.0 GB"
+
+
 def test_without_any_agent_every_job_says_that(store):
     job_id = store.create(new_job()).id
     store.explain_waiting([])
