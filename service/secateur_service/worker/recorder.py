@@ -17,6 +17,9 @@ from secateur_service.worker.lease import Lease
 PROGRESS_INTERVAL_SECONDS = 1.0
 """Progress is written no more often than this, except the first after a block and the last of a stage."""
 
+MAX_PROGRESS_INTERVAL_SECONDS = 30.0
+"""Where the store takes long to answer, progress is written less often, but not less often than this."""
+
 PROGRESS_STEP = 0.001
 """Nor before the job has advanced this far: a long job writes a thousand times, not every second."""
 
@@ -26,6 +29,7 @@ PROGRESS_ERROR = 0.05
 FETCHED_STEP = 0.02
 """Or so much more was fetched of what is being fetched; where its size is unknown, of what was fetched so far."""
 
+_WRITES_APART = 50  # times as long as the last one took: a slow store, which others wait for, holds no job up
 _SHARE_WAITED = 0.002  # of the time since the start, so that what errs again and again is not written every second
 
 
@@ -51,6 +55,7 @@ class StoreObserver:
         self._written = Progress(-1, 0, 0.0)
         self._began = monotonic()
         self._written_at = float("-inf")
+        self._interval = PROGRESS_INTERVAL_SECONDS
 
     def stage(self, stage: Stage) -> None:
         """Write a stage event."""
@@ -69,7 +74,7 @@ class StoreObserver:
             return
         now = self._monotonic()
         waited = now - self._written_at
-        if waited < PROGRESS_INTERVAL_SECONDS:
+        if waited < self._interval:
             return
         has_moved = progress.fraction - last.fraction >= PROGRESS_STEP or _has_fetched(progress, last)
         if has_moved or (waited >= _SHARE_WAITED * (now - self._began) and self._errs(waited)):
@@ -102,9 +107,12 @@ class StoreObserver:
         """Write the progress that was kept back."""
         with self._lock:
             if self._pending is not None:
+                began = self._monotonic()
                 self._append(EventKind.PROGRESS, progress_body(self._pending))
                 self._written, self._pending = self._pending, None
                 self._written_at = self._monotonic()
+                wanted = _WRITES_APART * (self._written_at - began)
+                self._interval = min(max(PROGRESS_INTERVAL_SECONDS, wanted), MAX_PROGRESS_INTERVAL_SECONDS)
 
     def _append(self, kind: EventKind, body: dict[str, Any]) -> None:
         self._lease.insist(lambda: self._store.append(self._job_id, self._attempt, [(kind, body)]))

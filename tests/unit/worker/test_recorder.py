@@ -39,6 +39,23 @@ def test_progress_of_a_long_job_is_written_a_thousand_times_and_not_every_second
     assert 500 <= len(written) <= 1001
 
 
+@pytest.mark.parametrize(("took", "apart"), [(0.01, 1.0), (0.125, 6.25), (100.0, 30.0)])
+def test_where_the_store_takes_long_progress_is_written_less_often(store, job, clock, took, apart):
+    """A thousand jobs that write every second would only make each other wait."""
+
+    class SlowStore:
+        def append(self, *arguments):
+            clock.now += took
+            store.append(*arguments)
+
+    observer = StoreObserver(SlowStore(), job.id, 1, Lease(store, job.id, 1, lease_seconds=30), monotonic=clock)
+    observer.progress(Progress(0, 4, 0.01))
+    for fraction, waited in [(0.02, apart - 0.01), (0.03, 0.02)]:
+        clock.now += waited
+        observer.progress(Progress(0, 4, fraction))
+    assert fractions(store, job) == [0.01, 0.03]
+
+
 @pytest.mark.parametrize("total", [50_000_000, 0])
 def test_bytes_that_are_fetched_are_written_step_by_step_although_the_bar_has_not_moved(
     store, job, observer, clock, total
