@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import pickle
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -41,7 +42,7 @@ class ProcessRanks(Ranks):
         rank: the number of this one.
         count: how many there are.
         group: exchanges tensors.
-        reading: the same, for what is read meanwhile in another thread.
+        reading: the same, for what is read meanwhile in another thread: a group's exchanges need one order.
         folder: of all of them, and of nobody else.
         look: called while waiting for the others, with the seconds waited so far; raises to stop.
         loss: makes the error to raise when the connection to another is lost.
@@ -66,6 +67,7 @@ class ProcessRanks(Ranks):
         self.bytes_read = 0
         self.began = 0.0
         self._passes = 0
+        self._thread = threading.get_ident()
         self._group = group
         self._reading = reading
         self._folder = folder
@@ -73,8 +75,9 @@ class ProcessRanks(Ranks):
         self._loss = loss
 
     def begin(self) -> None:
-        """Begin a pass."""
+        """Begin a pass, which the calling thread runs."""
         self._passes += 1
+        self._thread = threading.get_ident()
         self.began, self.bytes_read = time.process_time(), 0
 
     def collect(self, values: Sequence[Any]) -> list[Any]:
@@ -143,8 +146,11 @@ class ProcessRanks(Ranks):
         return SharedReader(reader, self)
 
     def exchange_read(self, parts: Iterable[tuple[Tensor, int]]) -> None:
-        """Give each tensor, which was read by the rank beside it, to all ranks; called from one thread at a time."""
-        self._broadcast(parts, self._reading)
+        """Give each tensor, which was read by the rank beside it, to all ranks.
+
+        Called from the thread that runs the pass, and from one other at a time.
+        """
+        self._broadcast(parts, self._group if threading.get_ident() == self._thread else self._reading)
 
     def write(self, number: int, write: Callable[[], WrittenFile]) -> WrittenFile:
         """See `Ranks`."""

@@ -17,14 +17,15 @@ SHARDS = 8
 """Parts of the calibration text whose sums are added one after the other, and so the most ranks that have one each."""
 MAX_SLICES = 8
 _MIN_ROWS = 128  # of a slice; products of fewer would be slow
-DIVISION = 2
-"""Raised where a sum is divided in another way, as its bytes are others then."""
+DIVISION = 3
+"""Raised where a sum is divided or rounded in another way, as its bytes are others then."""
 
 
 class Ranks:
     """All ranks, as one of them sees them; this is a single one, which has nobody to exchange anything with.
 
-    What is called here, every rank calls in the same order.
+    What is called here, every rank calls in the same order. Tensors that have been exchanged are contiguous, also where
+    there is nobody to exchange them with: products of others are rounded differently.
 
     Attributes:
         rank: the number of this one.
@@ -49,7 +50,7 @@ class Ranks:
     def compute(self, make: Callable[[], Tensor], empty: Callable[[], Tensor]) -> Tensor:
         """The tensor that the first rank computes; `empty` makes the others' room for it."""
         del empty
-        return make()
+        return make().contiguous()
 
     def gather(self, own: Tensor, sizes: Sequence[int]) -> Tensor:
         """The rows of all ranks, in their order.
@@ -59,7 +60,7 @@ class Ranks:
             sizes: how many rows each has.
         """
         del sizes
-        return own
+        return own.contiguous()
 
     def select(self, own: Tensor, sizes: Sequence[int], choose: Callable[[Tensor], Tensor]) -> Tensor:
         """The own rows of the booleans that `choose` returns for the rows of all ranks."""
@@ -91,7 +92,7 @@ class Ranks:
             empty: makes room for one, given by its position among all.
         """
         del owners, empty
-        return iter(own)
+        return (each.contiguous() for each in own)
 
     def writes(self, number: int) -> bool:
         """Whether it is this one's turn at writing."""

@@ -92,3 +92,11 @@ def test_statistics_of_shards_do_not_depend_on_how_a_shard_is_divided(is_expert)
         assert torch.equal(once, again)
     expected = (x.double().T @ x.double() / len(x)).float()
     torch.testing.assert_close(gram(ends)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_one_rank_alone_gets_lies_in_memory_as_what_several_exchange():
+    """A triangular factor comes transposed, and what is solved with it is rounded otherwise then."""
+    other = torch.randn(6, 4).T
+    (each,) = ALONE.everywhere([other], [0], lambda _: other)
+    found = ALONE.compute(lambda: other, lambda: other), ALONE.gather(other, [4]), each
+    assert all(tensor.is_contiguous() and torch.equal(tensor, other) for tensor in found)
