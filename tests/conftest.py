@@ -44,6 +44,11 @@ def pytest_configure(config):
     config.pluginmanager.register(outliving)
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, so that no other process waits for one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_collection_finish():
     gc.freeze()
     gc.enable()

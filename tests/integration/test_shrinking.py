@@ -33,14 +33,7 @@ from support.shrinking import (
 )
 from support.vocabularies import KINDS, LINES, save_scene
 
-
-@pytest.mark.parametrize("architecture", marked(CONFIGS))
-def test_every_architecture_loads_with_a_smaller_vocabulary(tmp_path, corpora, architecture):
-    model = save_scene(tmp_path / "model", architecture=architecture)
-    report = run(data_of(model, corpora), tmp_path / "out").report
-    smaller, _ = assert_reloads(model, corpora, tmp_path / "out", report)
-    assert smaller.config.vocab_size == report.vocabulary.rows
-    assert {name.partition(" ")[0] for name in CONFIGS} == set(ARCHITECTURES)
+pytestmark = pytest.mark.long
 
 
 def row_of(architecture):
@@ -51,16 +44,36 @@ NARROW = [name for name in CONFIGS if row_of(name).feed_forward and row_of(name)
 FEWER_HEADS = [name for name in CONFIGS if row_of(name).attention]
 
 
-@pytest.mark.parametrize("architecture", marked(NARROW))
-def test_every_architecture_loads_with_narrower_feed_forward_layers(tmp_path, corpora, architecture):
+@pytest.mark.parametrize("architecture", marked(CONFIGS))
+def test_every_architecture_loads_with_all_that_its_blocks_and_its_vocabulary_can_lose(tmp_path, corpora, architecture):
+    """One job for all of it: every row has one, and none of these axes touches what another one cuts."""
     model = save_scene(tmp_path / "model", architecture=architecture)
-    report = run(data_of(model, corpora, feed_forward={"channels": 40}), tmp_path / "out").report
+    shrink = {
+        **VOCABULARY,
+        **({"feed_forward": {"channels": 40}} if architecture in NARROW else {}),
+        **({"kv_heads": {"remove": 1}} if architecture in FEWER_HEADS else {}),
+    }
+    report = run(data_of(model, corpora, **shrink), tmp_path / "out").report
     smaller, _ = assert_reloads(model, corpora, tmp_path / "out", report)
+    assert smaller.config.vocab_size == report.vocabulary.rows
     dense, _ = loaded(model)
-    layout = row_of(architecture).feed_forward
+    plan = json.loads((tmp_path / "out" / "plan.json").read_bytes())
+    if architecture in NARROW:
+        assert_narrower(row_of(architecture), dense, smaller, plan["feed_forward"])
+    if architecture in FEWER_HEADS:
+        assert report.output.cache_bytes == report.model.cache_bytes // 2
+        assert_fewer_heads(dense, smaller, plan["attention"])
+
+
+def test_every_architecture_has_a_configuration():
+    assert {name.partition(" ")[0] for name in CONFIGS} == set(ARCHITECTURES)
+
+
+def assert_narrower(row, dense, smaller, plan):
+    """The channels that the plan names are those of the dense model, in its order."""
+    layout, path = row.feed_forward, row.blocks
     assert getattr(smaller.config, layout.size) == 40
-    plan = json.loads((tmp_path / "out" / "plan.json").read_bytes())["feed_forward"]
-    path, width = row_of(architecture).blocks, getattr(dense.config, layout.size) or 4 * dense.config.hidden_size
+    width = getattr(dense.config, layout.size) or 4 * dense.config.hidden_size
     experts = {index: experts_of(dense, path, index) for index in range(3)} if layout.of_experts else {}
     assert [entry["block"] for entry in plan] == [index for index in range(3) if experts.get(index, 1)]
     for entry in plan:
@@ -84,6 +97,22 @@ def test_every_architecture_loads_with_narrower_feed_forward_layers(tmp_path, co
             assert one.bias is None or torch.equal(other.bias, one.bias[rows])
 
 
+def assert_fewer_heads(dense, smaller, plan):
+    """The heads that the plan names are those of the dense model."""
+    assert (smaller.config.num_key_value_heads, smaller.config.num_attention_heads) == (1, 2)
+    assert [entry["block"] for entry in plan] == [0, 1, 2]
+    for entry, block, before in zip(plan, smaller.model.layers, dense.model.layers, strict=True):
+        ((head, last),) = entry["kept"]
+        assert head == last < entry["before"] == 2
+        assert 0 < entry["errors"]["uk"] < 1
+        keys = slice(16 * head, 16 * (head + 1))
+        queries = slice(32 * head, 32 * (head + 1))
+        for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
+            one, other = (getattr(each.self_attn, name) for each in (block, before))
+            assert torch.equal(one.weight, other.weight[rows])
+            assert one.bias is None or torch.equal(one.bias, other.bias[rows])
+
+
 def experts_of(model, path, index):
     """The number of experts of a block."""
     return getattr(getattr(model.get_submodule(f"{path}.{index}").mlp, "experts", None), "num_experts", 0)
@@ -96,28 +125,6 @@ def test_architectures_whose_channels_stay():
     stay |= {"granitemoe", "gpt_oss", "llama4_text"}
     stay |= {"lfm2", "nemotron_h"}  # it follows from other fields, or only some blocks have feed-forward layers
     assert {name.partition(" ")[0] for name in CONFIGS if name not in NARROW} == stay
-
-
-@pytest.mark.parametrize("architecture", marked(FEWER_HEADS))
-def test_every_architecture_loads_with_fewer_heads(tmp_path, corpora, architecture):
-    model = save_scene(tmp_path / "model", architecture=architecture)
-    report = run(data_of(model, corpora, kv_heads={"remove": 1}), tmp_path / "out").report
-    smaller, _ = assert_reloads(model, corpora, tmp_path / "out", report)
-    dense, _ = loaded(model)
-    assert (smaller.config.num_key_value_heads, smaller.config.num_attention_heads) == (1, 2)
-    assert report.output.cache_bytes == report.model.cache_bytes // 2
-    plan = json.loads((tmp_path / "out" / "plan.json").read_bytes())["attention"]
-    assert [entry["block"] for entry in plan] == [0, 1, 2]
-    for entry, block, before in zip(plan, smaller.model.layers, dense.model.layers, strict=True):
-        ((head, last),) = entry["kept"]
-        assert head == last < entry["before"] == 2
-        assert 0 < entry["errors"]["uk"] < 1
-        keys = slice(16 * head, 16 * (head + 1))
-        queries = slice(32 * head, 32 * (head + 1))
-        for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
-            one, other = (getattr(each.self_attn, name) for each in (block, before))
-            assert torch.equal(one.weight, other.weight[rows])
-            assert one.bias is None or torch.equal(one.bias, other.bias[rows])
 
 
 def test_architectures_whose_heads_stay():

@@ -98,9 +98,16 @@ def test_base64_is_seen_through_wherever_the_secret_begins(before):
 
 @pytest.mark.parametrize("at", [0, leaks._PART_BYTES - 5, 3 * leaks._PART_BYTES + 7, 1 << 40])
 def test_a_secret_is_found_wherever_it_lies_and_holes_are_not_read(folder, at):
-    path = folder / "model.safetensors"
+    path = folder / "state.bin"
     with path.open("wb") as file:
         file.truncate(1 << 41)
         file.seek(at)
         file.write(leaks.secret("deep").encode())
+    assert list(leaks.search(folder)) == [path]
+
+
+@pytest.mark.parametrize("at", [0, leaks._HEADER_BYTES - 100])
+def test_of_weights_the_header_is_searched(folder, at):
+    path = folder / "model.safetensors"
+    path.write_bytes(b" " * at + leaks.secret("deep").encode())
     assert list(leaks.search(folder)) == [path]

@@ -17,6 +17,8 @@ from support.models import CONFIGS, save_corpora, save_model
 from support.passes import MIX, draw, prune, pruned_tensors
 
 # What checkpoints call an expert's gate, up and down projection, where transformers has fused parameters.
+pytestmark = pytest.mark.long
+
 MIXTRAL = tuple(f"block_sparse_moe.experts.{{}}.{name}" for name in ("w1", "w3", "w2"))
 EXPERTS = {
     "mixtral": MIXTRAL,
