@@ -226,7 +226,8 @@ def test_a_list_of_half_a_million_states_is_refused_before_it_is_read():
 def test_a_reader_that_multiplies_any_number_of_dimensions_is_found_out(tmp_path):
     lax = mutant(safetensors, "if len(shape) > MAX_RANK:", "if False:")
     content = JSON["a list of huge dimensions"](3 * MEGABYTE // 2)
-    assert too_much(header(tmp_path, content, lax), len(content)).endswith(" s")
+    assert not cost_of(header(tmp_path, content, lax), cpu_seconds=2).ended
+    assert cost_of(header(tmp_path, content)).cpu_seconds < 1
 
 
 def test_a_reader_of_any_number_of_tensors_is_found_out(tmp_path):
