@@ -77,7 +77,7 @@ def values_of(config, key):
 
 @pytest.mark.parametrize("name", marked(CONFIGS))
 @given(data=st.data())
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_value_of_every_key_is_refused_in_one_way_or_read(name, data):
     config, model_type = saved(name), name.partition(" ")[0]
     key = data.draw(st.sampled_from([*keys_of(config), "rope_scaling", *NAMES]), label="key")
