@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-models gpu-check campaign starts ray-check images lint format proto schema docs clean
+.PHONY: help setup demo test gpu-check campaign starts ray-check images lint format proto schema docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -20,12 +20,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup  ## train a tiny multilingual model, prune it through the service, show what each language lost
 	$(BIN)/secateur-service demo --data-dir demo-data
 
-# In the order of the folders: by number of tests, which is the default, long files with few would be last.
+# In the order of the folders, but for long files: by number of tests, which is the default, some of them would be last.
+# `-m ""`: of every architecture, where pytest alone goes over a few of each kind.
 test: setup  ## all tests
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
-
-test-models: setup  ## the tests of all architectures beyond the few of each kind that `make test` goes over
-	$(BIN)/python -m pytest --numprocesses 4 -m every_row
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder -m ""
 
 gpu-check: setup  ## on a machine with a GPU: the tests that need one, then jobs, kernels and decoding measured (8 minutes)
 	$(BIN)/python -m pytest -m gpu tests/unit/pruning tests/unit/models/test_streaming.py

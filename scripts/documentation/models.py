@@ -13,9 +13,8 @@ A model can be pruned if the `model_type` of its config.json is in a table below
 the same of the service that you use, and names the nearest type of one that is not there;
 [extending.md](extending.md#an-architecture) says what a new one takes.
 
-What was tested of every row, on a tiny model with random weights and everything turned on that makes the family
-different, by `make test` for some rows of each table and by `make test-models` for the others (1164 tests, 3
-minutes 15 on two cores):
+What `make test` tests of every row, on a tiny model with random weights and everything turned on that makes the family
+different:
 
 - the whole pass in both orders against transformers' model in memory, which shares no code with it: perplexity of the
   dense and the pruned model, the hidden states after every block, exact numbers of zeros, and with Wanda every single
