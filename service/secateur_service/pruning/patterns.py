@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from secateur_service.pruning.ranks import Ranks, Rows
 _CHUNK_ELEMENTS = 1 << 22
 
 # Up to this many columns, comparing all pairs is faster than selecting.
-_RANKED_SIZE = 4
+_RANKED_SIZE = 8
 _DEVICE_RANKED_SIZE = 32
 _FEW_ROWS = 64
 
@@ -95,15 +96,20 @@ def _kth_smallest(scores: Tensor, k: int) -> Tensor:
 
 def _select_by_rank(scores: Tensor, count: int) -> Tensor:
     """The same for few columns: ranks each score in its row by comparing all pairs of columns."""
-    scores_KR = scores.T.contiguous()
+    if scores.device.type != "cpu":
+        return _ranks_below(count, scores.T.contiguous(), torch).T
+    return torch.from_numpy(_ranks_below(count, scores.T.contiguous().numpy(), np)).T
+
+
+def _ranks_below(count: int, scores_KR: Any, library: Any) -> Any:
+    """Whether a score's rank in its column is below `count`, by NumPy or torch: of little, NumPy's work costs less."""
     size = len(scores_KR)
-    # Start as if all columns to the right came first.
-    rank_KR = torch.arange(size - 1, -1, -1, dtype=torch.int8, device=scores.device)[:, None].repeat(1, len(scores))
+    rank_KR = library.zeros_like(scores_KR, dtype=library.int8)
     for i in range(size - 1):
-        comes_first = (scores_KR[i] <= scores_KR[i + 1 :]).view(torch.int8)
-        rank_KR[i] -= comes_first.sum(0, dtype=torch.int8)
+        comes_first = (scores_KR[i] <= scores_KR[i + 1 :]).view(library.int8)
+        rank_KR[i] += size - 1 - i - comes_first.sum(0, dtype=library.int8)
         rank_KR[i + 1 :] += comes_first
-    return (rank_KR < count).T
+    return rank_KR < count
 
 
 def _mark_smallest(marked: Tensor, scores: Tensor, threshold: Tensor, count: int) -> None:
