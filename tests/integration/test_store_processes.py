@@ -104,8 +104,9 @@ def test_four_writing_processes_lose_no_event_leave_no_gap_and_never_find_the_da
         running.append(store.claim(owner="test", lease_seconds=600).id)
     rounds, names = 40, ["w0", "w1", "w2", "w3"]
     writers = [script(HAMMER, url, name, str(rounds), *running) for name in names]
-    followed, position = [], 0
+    followed, position, token = [], 0, None
     while any(writer.poll() is None for writer in writers):  # a follower reads all the while, as the server does
+        token = store.await_change(token, 0.2)
         page, position = store.events_since(position, limit=100)
         followed += page
     for writer in writers:
