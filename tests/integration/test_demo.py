@@ -129,6 +129,7 @@ def test_the_demo_ends_with_the_table_and_with_files_that_are_there(tmp_path, mo
     for language in LANGUAGES:
         assert f"│ {language} " in output
     assert "es (Spanish) was evaluated but has no weight" in output
+    assert "SpecWarning" not in output
     report = output.split("Report: ")[1].split("\n")[0].strip()
     checkpoint = output.split("Checkpoint: ")[1].split("\n")[0].strip()
     assert Path(report).stat().st_size > 10_000

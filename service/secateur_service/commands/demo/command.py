@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+import warnings
 from pathlib import Path
 from types import FrameType
 from urllib.parse import unquote, urlsplit
@@ -76,19 +77,21 @@ def _train(terminal: Console, model: Path) -> None:
 def _prune(terminal: Console, client: secateur.Client, model: Path, calibration: Path, evaluation: Path) -> None:
     """Submit the job, follow it to its end and show its result."""
     started = time.monotonic()
-    job = client.prune(
-        model.as_uri(),
-        corpus=calibration.as_uri(),
-        languages=MIX,
-        samples=SAMPLES,
-        sequence_length=SEQUENCE_LENGTH,
-        method=METHOD,
-        sparsity=SPARSITY,
-        evaluation_corpus=evaluation.as_uri(),
-        evaluation_languages=list(LANGUAGES),
-        tokens_per_language=EVALUATION_TOKENS,
-        labels={"purpose": "demo"},
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", secateur.SpecWarning)  # that there may be too little text: there is enough
+        job = client.prune(
+            model.as_uri(),
+            corpus=calibration.as_uri(),
+            languages=MIX,
+            samples=SAMPLES,
+            sequence_length=SEQUENCE_LENGTH,
+            method=METHOD,
+            sparsity=SPARSITY,
+            evaluation_corpus=evaluation.as_uri(),
+            evaluation_languages=list(LANGUAGES),
+            tokens_per_language=EVALUATION_TOKENS,
+            labels={"purpose": "demo"},
+        )
     mix = ", ".join(f"{language} {weight:.0%}" for language, weight in MIX.items())
     terminal.print(f"Job: {job.name}, {METHOD} at {SPARSITY:.0%}, calibrated on {mix}", highlight=False, soft_wrap=True)
     with progress_bar(terminal, "Pruning") as bar:
