@@ -11,12 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import structlog
+from sqlalchemy.engine import make_url
 
 from secateur._redaction import protect, redact
 from secateur_service import __version__, hosting
@@ -61,6 +64,8 @@ def with_devices(settings: Settings, environment: Mapping[str, str]) -> Settings
         raise ValueError(
             "devices (SECATEUR_DEVICES) is empty, and an agent without a device runs nothing; leave it out"
         )
+    if not seen and any(device.startswith("cuda") for device in settings.devices):
+        _look_for(settings.devices, environment)
     for device in settings.devices:
         if device.startswith("cuda") and seen and int(device.partition(":")[2] or 0) >= len(seen):
             named = "" if listed is None else f" (CUDA_VISIBLE_DEVICES={listed})"
@@ -69,6 +74,19 @@ def with_devices(settings: Settings, environment: Mapping[str, str]) -> Settings
                 "it, or leave it out to have a slot for each"
             )
     return settings
+
+
+def _look_for(devices: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Have PyTorch look for devices that nvidia-smi does not know, in a process of its own.
+
+    Raises:
+        ValueError: one is not there: every job that the agent takes would fail.
+    """
+    given = {**environment, "SECATEUR_DEVICES": ",".join(devices)}
+    command = [sys.executable, "-m", "secateur_service", "devices"]
+    looked = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
+    if looked.returncode:
+        raise ValueError(f"devices (SECATEUR_DEVICES): {looked.stderr.strip()}; correct it, or leave it out")
 
 
 def run(
@@ -108,6 +126,9 @@ async def _work(
     """Run jobs; returns whether a signal ended this."""
     _log.info("settings", version=__version__, **redact(settings.redacted()))
     hosting.tell_what_is_odd(settings)
+    hosting.remove_ready_file(ready_file)
+    hosting.require_data_dir(settings)
+    _require_database(settings)
     told = hosting.end_on_signals()
     opening = partial(hosting.prepared_store, settings, SqlJobStore.check_schema)
     with contextlib.closing(await asyncio.to_thread(opening)) as store:
@@ -133,6 +154,15 @@ async def _work(
             await asyncio.to_thread(dispatcher.drain)
     _log.info("stopped")
     return is_told
+
+
+def _require_database(settings: Settings) -> None:
+    """Make no new database: it would be nobody else's."""
+    url = make_url(settings.database_url)
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+        raise hosting.CannotStartError(
+            f"there is no job store {url.database}; name the database of the replicas (SECATEUR_DATABASE_URL)"
+        )
 
 
 async def _end_of(dispatcher: Dispatcher, told: asyncio.Event) -> bool:

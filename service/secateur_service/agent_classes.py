@@ -7,9 +7,9 @@ Every agent has one slot: one device, or the CPU.
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,26}[a-z0-9])?")
 """Names become parts of names in a cluster, of which Kubernetes allows 63 characters."""
@@ -50,6 +50,12 @@ class AgentClass(BaseModel):
     template: ClusterName = Field(
         default="secateur-agent", description="Kubernetes: the CronJob whose Job template is used"
     )
+
+    @model_validator(mode="after")
+    def _check_device(self) -> Self:
+        if self.device_bytes and not self.devices:
+            raise ValueError("device_bytes is the memory of a GPU, and devices is 0; set devices to 1, or leave it out")
+        return self
 
     @field_validator("resources")
     @classmethod

@@ -74,6 +74,7 @@ def run(settings: Settings, *, ready_file: Path | None = None) -> None:
 async def _serve(settings: Settings, ready_file: Path | None) -> None:
     _log.info("settings", version=__version__, **redact(settings.redacted()))
     hosting.tell_what_is_odd(settings)
+    hosting.remove_ready_file(ready_file)
     _tell_who_reaches(settings)
     ended = hosting.end_on_signals()
     opening = partial(hosting.prepared_store, settings, SqlJobStore.migrate)

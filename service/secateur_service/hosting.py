@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import socket
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,36 @@ def tell_what_is_odd(settings: Settings) -> None:
             )
 
 
+def remove_ready_file(path: Path | None) -> None:
+    """Remove the file that a process left that was killed, before anything else that can go wrong at a start.
+
+    Raises:
+        CannotStartError: it cannot be removed.
+    """
+    try:
+        if path is not None:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise CannotStartError(f"the ready file {path} cannot be replaced: {error.strerror}") from error
+
+
+def require_data_dir(settings: Settings) -> None:
+    """Make the data folder, if there is none.
+
+    Raises:
+        CannotStartError: nothing can be written there.
+    """
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.data_dir):
+            pass
+    except OSError as error:
+        raise CannotStartError(
+            f"the data folder {settings.data_dir} cannot be written: {error.strerror}; choose another one (--data-dir, "
+            "SECATEUR_DATA_DIR)"
+        ) from error
+
+
 def prepared_store(settings: Settings, prepare: Callable[[SqlJobStore], str | None]) -> SqlJobStore:
     """Open the store.
 
@@ -101,7 +132,10 @@ def _close_to_others(settings: Settings) -> None:
 
 def cause(error: Exception) -> str:
     """The library's own message, for whoever starts the process; clients only get ours."""
-    return f" ({redact_text(' '.join(str(error.__cause__).split()))})" if error.__cause__ is not None else ""
+    if error.__cause__ is None:
+        return ""
+    said = getattr(error.__cause__, "orig", None) or error.__cause__  # a driver's own words, without SQLAlchemy's
+    return f" ({redact_text(' '.join(str(said).split()))})"
 
 
 async def require_destination(destination: str, check: Callable[[str], None]) -> None:

@@ -70,10 +70,11 @@ def tighten(what: str, path: Path) -> Exposed | None:
     """Revoke others' access to a file or folder; returns what they keep if this user may not change it."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:  # it is not there, or whoever uses it reports this
+        return None
+    try:
         if mode & _OTHERS:
             path.chmod(mode & ~_OTHERS)
-    except FileNotFoundError:
-        return None
     except OSError:  # owned by another user, such as the mount point of a volume
         writable = bool(mode & stat.S_IWOTH)
         return Exposed(what, path, writable, f"chmod go-rwx {path}") if mode & stat.S_IRWXO else None

@@ -416,12 +416,13 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, text: str) -> str:
+        use = "use sqlite:////absolute/path/to/a/file or postgresql://user:password@host/database"
         try:
             url = make_url(text)
-        except ArgumentError:
-            raise ValueError(
-                "not a database URL; use sqlite:////absolute/path/to/a/file or postgresql://user:password@host/database"
-            ) from None
+        except (ArgumentError, ValueError):  # such as a port that is no number
+            raise ValueError(f"not a database URL; {use}") from None
+        if url.get_backend_name() not in ("sqlite", "postgresql"):
+            raise ValueError(f"it names {url.get_backend_name()}, which is not supported; {use}")
         plain(f"{url.username}{url.password}{url.host}{url.database}/")  # decoded
         if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
             assert url.database is not None

@@ -1,5 +1,6 @@
 """Agents as a scheduler starts and ends them. What the replicas do beside them, the tests do: they expire leases."""
 
+import os
 import signal
 
 import pytest
@@ -10,6 +11,7 @@ from secateur_service.jobs.schema import jobs
 from secateur_service.jobs.states import JobState
 from support.agents import Agent
 from support.clock import let_pass
+from support.forking import run_command
 from support.site import Site, ended, has_block
 from support.waiting import HANG_SECONDS, until
 
@@ -200,3 +202,45 @@ def test_an_agent_removes_the_work_of_jobs_that_have_ended_elsewhere(site, start
     start(toy="slow")
     until(lambda: not folders[gone].exists())
     assert folders[waiting].exists()
+
+
+REFUSED = {
+    "no data folder": (["--data-dir", "/dev/null/x"], {}, 1, "the data folder /dev/null/x cannot be written"),
+    "no database": (
+        [],
+        {"SECATEUR_DATABASE_URL": "sqlite:////nowhere/x.sqlite3"},
+        1,
+        "there is no job store /nowhere/x",
+    ),
+    "another kind of database": (
+        [],
+        {"SECATEUR_DATABASE_URL": "mysql://u:p@h/d"},
+        2,
+        "names mysql, which is not supported",
+    ),
+    "a port that is no number": ([], {"SECATEUR_DATABASE_URL": "postgresql://h:x/d"}, 2, "not a database URL"),
+    "a device that is not there": ([], {"SECATEUR_DEVICES": "cuda:0"}, 2, "cuda:0 is not here"),
+    "a name that no column holds": (["--name", "n" * 300], {}, 2, "--name: use up to 100 letters"),
+    "no name": (["--name", ""], {}, 2, "--name: use up to 100 letters"),
+}
+
+
+@pytest.mark.parametrize("given", REFUSED)
+def test_an_agent_that_could_run_nothing_does_not_start_and_leaves_no_ready_file(tmp_path, given):
+    arguments, variables, code, told = REFUSED[given]
+    ready = tmp_path / "ready"
+    ready.write_text("of one that was killed")
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "SECATEUR_DATA_DIR": str(tmp_path / "data"), **variables}
+    command = ["agent", "--once", "--ready-file", str(ready), *arguments]
+    ended = run_command(command, tmp_path, environment=environment)
+    assert ended.returncode == code, ended.stderr
+    assert told in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.rglob("*.sqlite3"))
+    assert ready.exists() == (code == 2)  # what it would do is not even known
+
+
+def test_a_ready_file_that_cannot_be_replaced_is_no_defect(site, start, tmp_path):
+    agent = start("--once", "--ready-file", str(tmp_path))
+    assert agent.wait() == 1
+    assert agent.said(f"the ready file {tmp_path} cannot be replaced")

@@ -375,6 +375,8 @@ def info(
 ) -> None:
     """Print what the service can do: methods, architectures, devices, corpora, where files may lie."""
     if architecture is not None:
+        if corpus is not None:
+            raise typer.BadParameter("give --corpus or --architecture, not both")
         if not architecture.strip():
             raise typer.BadParameter("--architecture is empty; give the model_type of a config.json, e.g. llama")
         about = session.client.architecture(architecture)

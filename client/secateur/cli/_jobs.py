@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -46,7 +47,8 @@ def job_text(job: Job, report: Report | None = None) -> str:
     if job.stage is not JobStage.UNSPECIFIED:
         rows.append(("stage", job.stage.value))
     if job.progress is not None and not job.state.is_terminal:
-        rows.append(("progress", str(job.progress)))
+        progress = job.progress if job.state is JobState.RUNNING else replace(job.progress, eta_seconds=None)
+        rows.append(("progress", str(progress)))
     rows.append(("time", _time(job, now)))
     rows.append(("attempt", f"{job.attempt} of {job.max_attempts}"))
     for title, time in (("created", job.create_time), ("started", job.start_time), ("ended", job.end_time)):

@@ -90,6 +90,7 @@ class CapacityLoop:
         self._withdrawn: set[str] = set()
         self._announced: set[str] = set()
         self._led = False
+        self._unserved = 0
         self._lost_rounds = 0
         self._rounds = Rounds("capacity", self.act)
 
@@ -112,12 +113,12 @@ class CapacityLoop:
         except ServiceError as error:
             outcomes[error.reason] += 1
             _log.warning("no agents can be asked for at the moment", reason=error.reason, error=error.message)
-            done = CapacityRound(leads=self._led, outcomes=outcomes)
+            done = CapacityRound(leads=self._led, outcomes=outcomes, unserved=self._unserved if self._led else 0)
             self._lost_rounds += 1
         except Exception:  # noqa: BLE001 - a defect here must not end the only loop that asks
             outcomes["INTERNAL"] += 1
             _log.exception("no agents can be asked for at the moment")
-            done = CapacityRound(leads=self._led, outcomes=outcomes)
+            done = CapacityRound(leads=self._led, outcomes=outcomes, unserved=self._unserved if self._led else 0)
             self._lost_rounds += 1
         self._on_round(done)
         if not self._lost_rounds:
@@ -133,6 +134,7 @@ class CapacityLoop:
             self._first_seen = None
             return CapacityRound()
         agents = self._store.agents.seen(_SEEN_SECONDS)
+        self._unserved = self._plan(agents, []).unserved  # also known where the cluster does not answer
         tickets = self._provider.tickets()
         self._look_at(tickets)
         self._learn(agents, tickets)

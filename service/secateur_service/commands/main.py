@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -60,6 +61,7 @@ _FLAGS = {
 
 EXIT_USAGE = 2
 EXIT_CANNOT_START = 1
+_AGENT_NAME = re.compile(r"[A-Za-z0-9.:_-]{1,100}")
 
 
 def main() -> None:
@@ -244,6 +246,8 @@ def agent(
     from secateur_service import agent as application
     from secateur_service.hosting import CannotStartError
 
+    if name is not None and not _AGENT_NAME.fullmatch(name):
+        _fail("--name: use up to 100 letters, digits and .:_-", EXIT_USAGE)
     settings = _settings(data_dir=data_dir)
     try:
         settings = application.with_devices(settings, os.environ)

@@ -24,6 +24,7 @@ from secateur_service.models.support import advice, obstacles
 from secateur_service.models.weights import CONFIG_LIMITS, read_object, read_tensors
 from secateur_service.models.wrapping import check_beside, text_type
 
+_LONGEST_TYPE = 100
 _QUANTISED = "the weights are quantised; prune the unquantised model and quantise the result"
 _MXFP4 = (
     "the weights are in MXFP4, or named so; save the model in bfloat16 and prune that: "
@@ -71,7 +72,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 def _supported_architecture(config: dict[str, Any]) -> Architecture:
     model_type = config.get("model_type")
-    if not isinstance(model_type, str):
+    if not model_type:
+        raise ModelRefusedError("config.json has no model_type; it is the type of the model, e.g. llama")
+    if not isinstance(model_type, str) or not model_type.isprintable() or len(model_type) > _LONGEST_TYPE:
         raise ModelRefusedError(f"config.json: model_type is {str(model_type)[:80]!r}; expected the type of the model")
     wrapper = WRAPPERS.get(model_type)
     row = text_type(config, wrapper) if wrapper else model_type

@@ -89,9 +89,9 @@ def nearest(model_type: str) -> str | None:
     """
     fields = _fields(model_type)
     if fields is None:
-        classes = {row.class_name: name for name, row in (ARCHITECTURES | WRAPPERS).items()}
-        if model_type in classes:
-            return classes[model_type]
+        of_class = [name for name, row in (ARCHITECTURES | WRAPPERS).items() if row.class_name == model_type]
+        if of_class:  # of several, the one that the class is named after
+            return max(of_class, key=lambda name: difflib.SequenceMatcher(None, name, model_type.lower()).ratio())
         spelled = model_type.lower().replace("-", "_")
         close = difflib.get_close_matches(spelled, [*ARCHITECTURES, *WRAPPERS], n=1, cutoff=_NEARLY_SPELLED)
         return close[0] if close else None
@@ -108,7 +108,7 @@ def advice(model_type: str) -> str:
     """What to do about a type that is not supported."""
     like = nearest(model_type)
     about = f"the nearest that is, by its configuration: {like}; " if like else ""
-    return f"{about}`secateur info --architecture {model_type[:64]}` says what it would take"
+    return f"{about}`secateur info --architecture {model_type}` says what it would take"
 
 
 def obstacles(config: Mapping[str, Any]) -> list[str]:

@@ -196,6 +196,15 @@ def test_a_fault_of_the_cluster_costs_a_growing_pause_and_nothing_else(cluster):
     assert cluster.names() == ["agent-gpu-1"]
 
 
+def test_jobs_that_fit_no_class_are_counted_also_where_the_cluster_does_not_answer(cluster):
+    cluster.queue(2, device_bytes=200 * GB)
+    cluster.queue(1)
+    cluster.api.failing = 1
+    done = cluster.act()
+    assert (done.outcomes, done.unserved) == ({"CAPACITY_UNREACHABLE": 1}, 2)
+    assert cluster.act().unserved == 2
+
+
 def test_a_class_that_turns_out_smaller_than_stated_is_not_asked_for_in_vain(cluster):
     cluster.queue(1)
     cluster.act()

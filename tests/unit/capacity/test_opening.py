@@ -58,6 +58,7 @@ def test_what_is_missing_outside_of_a_pod_is_named(tmp_path, monkeypatch):
         ({**RAY, "capacity_classes": {"A100": {"host_bytes": 1}}}, "not a name: 'A100'"),
         ({**RAY, "capacity_classes": {"gpu": {"host_bytes": 1, "gpus": 1}}}, "gpus"),
         ({**RAY, "capacity_classes": {"gpu": {"devices": 1}}}, "host_bytes"),
+        ({**RAY, "capacity_classes": {"cpu": {"host_bytes": 1, "device_bytes": 1}}}, "device_bytes is the memory of"),
         ({**RAY, "capacity_classes": {"gpu": {"host_bytes": 1, "resources": {"fast_disk": 0}}}}, "fast_disk"),
         ({**RAY, "capacity_name": "-"}, "not a name"),
     ],

@@ -96,6 +96,14 @@ def test_a_job_that_fits_nobody_says_why_it_waits_in_a_list_alone_and_as_an_even
     assert str(waiting) == f"{waiting.name} is QUEUED, waits: {reason}"
 
 
+def test_a_job_that_waits_to_go_on_has_no_time_left():
+    progress = Progress(2, 6, 0.27, eta_seconds=9.0)
+    assert "left" in job_text(made(state="RUNNING", progress=progress))
+    waiting = job_text(made(state="QUEUED", progress=progress))
+    assert "2 of 6 blocks" in waiting
+    assert "left" not in waiting
+
+
 @given(
     st.lists(st.lists(st.text(max_size=30), min_size=3, max_size=3), min_size=1, max_size=4),
     st.integers(1, 100),

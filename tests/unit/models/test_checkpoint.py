@@ -43,6 +43,10 @@ def test_blocks_and_the_rest_are_told_apart(folder):
     [
         ({"model_type": "mamba"}, r"not supported; .*`secateur info --architecture mamba` says"),
         ({"model_type": ["llama"]}, "model_type is"),
+        ({"model_type": ""}, "has no model_type"),
+        ({"model_type": None}, "has no model_type"),
+        ({"model_type": "x" * 101}, "model_type is 'x{80}'; expected"),
+        ({"model_type": "ll\nama"}, "model_type is"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "never run"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
         ({"quantization_config": {"quant_method": "mxfp4"}}, r"in MXFP4.*Mxfp4Config\(dequantize=True\)"),

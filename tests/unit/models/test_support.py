@@ -43,6 +43,7 @@ def test_of_an_unsupported_type_what_stands_in_the_way_is_told_without_a_configu
         ("qwen3-moe", "qwen3_moe", False),
         ("GPT2", "gpt2", False),
         ("Gemma3ForConditionalGeneration", "gemma3", False),  # a class
+        ("LlamaForCausalLM", "llama", False),  # of several types
         ("whatever", "", False),
         ("vit", "", True),  # nothing in common
     ],
