@@ -14,7 +14,7 @@ the same of the service that you use, and names the nearest type of one that is 
 [extending.md](extending.md#an-architecture) says what a new one takes.
 
 What `make test` tests of every row, on a tiny model with random weights and everything turned on that makes the family
-different:
+different (7,540 tests with all others, 17 minutes on two cores):
 
 - the whole pass in both orders against transformers' model in memory, which shares no code with it: perplexity of the
   dense and the pruned model, the hidden states after every block, exact numbers of zeros, and with Wanda every single
