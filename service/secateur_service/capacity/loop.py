@@ -26,6 +26,7 @@ from secateur_service.errors import CapacityError, ServiceError, TransientError
 from secateur_service.jobs.agents import AgentRecord
 from secateur_service.jobs.port import JobStore
 from secateur_service.records.capacity import CapacityRound
+from secateur_service.records.needs import Needs
 
 LEASE = "capacity"
 _PAUSE_SECONDS = 10.0
@@ -134,11 +135,12 @@ class CapacityLoop:
             self._first_seen = None
             return CapacityRound()
         agents = self._store.agents.seen(_SEEN_SECONDS)
-        self._unserved = self._plan(agents, []).unserved  # also known where the cluster does not answer
+        waiting = self._store.waiting()
+        self._unserved = self._plan(waiting, agents, []).unserved  # also known where the cluster does not answer
         tickets = self._provider.tickets()
         self._look_at(tickets)
         self._learn(agents, tickets)
-        planned = self._plan(agents, tickets)
+        planned = self._plan(waiting, agents, tickets)
         self._withdraw(planned, outcomes)
         made = self._request(planned, self._numbers(agents, tickets), outcomes)
         self._forget(tickets)
@@ -194,10 +196,12 @@ class CapacityLoop:
                 self._offers[name] = limited
         self._announced = {agent.id for agent in agents}
 
-    def _plan(self, agents: Sequence[AgentRecord], tickets: Sequence[Ticket]) -> Plan:
+    def _plan(
+        self, waiting: Sequence[tuple[Needs, int]], agents: Sequence[AgentRecord], tickets: Sequence[Ticket]
+    ) -> Plan:
         taking = [agent for agent in agents if not agent.draining]
         return plan(
-            self._store.waiting(),
+            waiting,
             idle=[agent.capacity for agent in taking for _ in range(agent.slots - agent.busy)],
             busy={agent.capacity for agent in agents},
             tickets=tickets,

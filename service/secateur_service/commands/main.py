@@ -220,7 +220,7 @@ def agent(
     data_dir: DataDir = None,
     name: Annotated[
         str | None,
-        typer.Option(help="Name by which the replicas know it.", show_default="host and process id"),
+        typer.Option(help="Begins its id in the job store.", show_default="host and process id"),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="End after one job, however that ends.")] = False,
     idle_seconds: Annotated[
