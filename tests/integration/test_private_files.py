@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import secateur
+from secateur_service.private_files import tighten
 from support.forking import run_command
 from support.models import save_corpora, save_model, spec_data
 from support.service import WITH_WORKERS, Service, folder_of
@@ -156,3 +157,8 @@ def start_server(tmp_path, **settings):
         ended = run_command(command, tmp_path, environment=environment)
     assert ended.returncode != 0
     return ended.stderr
+
+
+def test_what_lies_below_a_file_is_left_to_whoever_opens_it(tmp_path):
+    (tmp_path / "file").touch()
+    assert tighten("data_dir", tmp_path / "file" / "sub") is None
