@@ -155,6 +155,7 @@ def prune_tokens(
 
     from secateur_service.models.opening import open_checkpoint
     from secateur_service.models.streaming import StreamedModel
+    from secateur_service.pipeline.divided import PassTask
     from secateur_service.pipeline.pass_config import PassConfig
     from secateur_service.pipeline.shards import Shards
     from secateur_service.pipeline.stopwatch import Stopwatch
@@ -182,7 +183,7 @@ def prune_tokens(
     observer, stopwatch = observer or RecordingObserver(), stopwatch or Stopwatch()
     if team is None:
         return run_pass(model, config, ledger, observer, stopwatch)
-    with team.helping(model, config) as ranks:
+    with team.helping(model, PassTask.of(config)) as ranks:
         return run_pass(model, config, ledger, observer, stopwatch, ranks=ranks)
 
 

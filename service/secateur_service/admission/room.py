@@ -19,7 +19,7 @@ from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.plan_file import PlanFile
 from secateur_service.records.needs import Needs
 from secateur_service.records.result import Available, Estimate, Shortage
-from secateur_service.sizing.dividing import obstacle_of
+from secateur_service.sizing.dividing import obstacle
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.sizing.preflight import find_room, least_memory
 from secateur_service.sizing.slots import Slots, free_bytes
@@ -101,7 +101,7 @@ def check_processes(spec: PruneSpec, allowed: int, *, on_device: bool) -> list[F
     asked, field = spec.execution.processes or 1, "execution.processes"
     if asked == 1:
         return []
-    hindered = obstacle_of(spec, on_device=on_device)
+    hindered = obstacle(on_device=on_device)
     if hindered:
         return [FieldViolation(field, f"the job runs as one process: {hindered}; leave it out")]
     if asked > allowed:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from secateur_service.models.plan import Kept, OutputPlan
 from secateur_service.models.safetensors import OutputTensor, TensorInfo
-from secateur_service.models.tensors import TensorReader, memory_of
+from secateur_service.models.tensors import Reader, TensorReader, memory_of
 
 _COPY_BYTES = 16 << 20
 
@@ -22,7 +22,7 @@ class CutReader:
         reader: reads the dense model.
     """
 
-    def __init__(self, plan: OutputPlan, reader: TensorReader) -> None:
+    def __init__(self, plan: OutputPlan, reader: Reader) -> None:
         self._plan = plan
         self._dense = reader
         self._solved = TensorReader()
@@ -72,7 +72,6 @@ class CutReader:
         for start in range(0, info.shape[0], count):
             rows = self.read_rows(info, start, min(start + count, info.shape[0])).contiguous()
             yield memory_of(rows)
-            self._dense.on_read(rows.nbytes)
 
 
 def _select(tensor: Tensor, kept: Kept) -> Tensor:

@@ -123,6 +123,7 @@ class TensorReader:
         with self._open(info.path) as file:
             file.seek(info.offset + start * row_bytes)
             _read_fully(file, memory_of(raw), info)
+        self.on_read(len(raw))
         return raw.view(DTYPES[info.dtype]).reshape(stop - start, *info.shape[1:])
 
     def gather_rows(self, info: TensorInfo, rows: list[int]) -> Tensor:
@@ -134,6 +135,7 @@ class TensorReader:
             for begin, end in _runs(rows):
                 file.seek(info.offset + rows[begin] * row_bytes)
                 _read_fully(file, view[begin * row_bytes : end * row_bytes], info)
+        self.on_read(len(raw))
         return raw.view(DTYPES[info.dtype]).reshape(len(rows), *info.shape[1:])
 
     def check_finite(self, info: TensorInfo) -> None:

@@ -100,6 +100,15 @@ class CalibrationText:
         """Number of tokens of this rank's batches; at least one, to divide by."""
         return max(1, sum(batch.tokens.numel() for batch in self.batches))
 
+    def counted(self, batch: Batch) -> float:
+        """Tokens of all ranks that are done with a batch of this one, as all are done at about the same time."""
+        return batch.tokens.numel() / self.own_tokens * sum(self.tokens.values())
+
+    @property
+    def needed(self) -> Tensor:
+        """Ascending ids of all tokens of all ranks."""
+        return torch.unique(torch.cat([batch.tokens.flatten() for batch in self.all_batches]))
+
 
 def own_share(items: Sequence[_Item], ranks: Ranks) -> list[_Item]:
     """A rank's share of batches that nothing is summed over, or of what there is for each of them: consecutive ones."""

@@ -26,16 +26,17 @@ from secateur_service.errors import PermanentError
 from secateur_service.models.plan_file import BudgetPlan, TriedPlan
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.units import heads_of
-from secateur_service.pipeline.depth_search import DepthSearch
+from secateur_service.pipeline.depth_search import RemoveBlocks
+from secateur_service.pipeline.divided import SurveyTask
 from secateur_service.pipeline.ledger import FileLedger
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.pass_config import Output, PassConfig, Samples
+from secateur_service.pipeline.processes import Processes
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.shrinking import Shrinkage, Shrinker
 from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.streaming_pass import run_pass
-from secateur_service.pipeline.survey import Lost, Survey
+from secateur_service.pipeline.survey import Lost
 from secateur_service.pruning.methods import Recipe
 from secateur_service.pruning.structured.amounts import (
     Amounts,
@@ -94,7 +95,8 @@ class BudgetSearch:
         shrinker: knows the vocabulary.
         plan: turns amounts, and the blocks that go, into a plan.
         output: opens the output model of a plan, with its calibration and evaluation text.
-        depth: looks for blocks to remove.
+        remove: looks for blocks to remove.
+        processes: run what takes the model.
         text: as much calibration text as is used.
         observer: receives the log and may stop the job.
         stopwatch: is charged for the work.
@@ -110,7 +112,8 @@ class BudgetSearch:
         shrinker: Shrinker,
         plan: Callable[[ShrinkSpec, Sequence[int]], Shrinkage],
         output: Callable[[Shrinkage, Samples, Samples], Output],
-        depth: Callable[[], DepthSearch],
+        remove: RemoveBlocks,
+        processes: Processes,
         text: Text,
         observer: JobObserver,
         stopwatch: Stopwatch,
@@ -128,7 +131,8 @@ class BudgetSearch:
         self._shrinker = shrinker
         self._plan = plan
         self._output = output
-        self._depth = depth
+        self._remove = remove
+        self._processes = processes
         self._text = text
         self._observer = observer
         self._stopwatch = stopwatch
@@ -215,7 +219,8 @@ class BudgetSearch:
     def _survey(self, axes: Sequence[Axis]) -> Mapping[Axis, Lost]:
         self._begin_trial()
         with self._stopwatch.measure("prune"):
-            return Survey(self._model, self._mix, self._text.fitted, self._spec.kept_languages, self._meter).run(axes)
+            task = SurveyTask(self._mix, self._text.fitted, self._spec.kept_languages, axes)
+            return self._processes.together(task, lambda ranks: task.survey(self._model, self._meter, ranks).run(axes))
 
     def _begin_trial(self) -> None:
         """From here on, a trial is planned more precisely than it was foreseen."""
@@ -230,7 +235,7 @@ class BudgetSearch:
         if not count:
             return []
         with self._stopwatch.measure("prune"):
-            found = self._depth().remove(count, too_much=lambda growth: worst(growth, self._limits) > 1)
+            found = self._remove(count, (), lambda growth: worst(growth, self._limits) > 1)
         return [(removal.block, removal.growth) for removal in found.removals]
 
     def _measure(self, amounts: Amounts, costs: Costs) -> dict[str, float]:
@@ -256,7 +261,7 @@ class BudgetSearch:
         )
         ledger = FileLedger(self._workdir / "tried.json")
         with self._meter.trial():
-            found = run_pass(self._model, config, ledger, self._observer, self._stopwatch, self._meter)
+            found = self._processes.run_pass(config, ledger, self._meter)
         growth = {}
         for language, dense in found.dense.items():
             after = found.pruned[language]

@@ -1,25 +1,17 @@
-"""What a helper does: its part of every pass, with nothing to say for itself (`pipeline.team`)."""
+"""What a helper does: its part of every task, with nothing to say for itself (`pipeline.team`)."""
 
 from __future__ import annotations
 
 import contextlib
 import pickle
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from secateur_service.durable import write_durably
-from secateur_service.models.opening import open_checkpoint
-from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
-from secateur_service.pipeline.ranks import LostRankError, ProcessRanks
-from secateur_service.pipeline.shards import Shards
-from secateur_service.pipeline.stopwatch import Stopwatch
-from secateur_service.pipeline.streaming_pass import run_pass
-from secateur_service.pipeline.team import SentPass, alive_file, connect, failure_file, usage
+from secateur_service.pipeline.ranks import LostRankError
+from secateur_service.pipeline.team import alive_file, connect, failure_file, usage
 from secateur_service.records.blocks import BlockRecord
 from secateur_service.records.progress import Progress, Stage
 
@@ -28,7 +20,7 @@ _TOUCH_SECONDS = 1.0
 
 
 def help_job(rank: int, count: int, folder: Path) -> int:
-    """Help with passes until there are no more; returns the exit code.
+    """Help with tasks until there are no more; returns the exit code.
 
     Args:
         rank: of this process, at least 1.
@@ -44,7 +36,10 @@ def help_job(rank: int, count: int, folder: Path) -> int:
     try:
         ranks = connect(rank, count, folder, lambda _: observer.check(), lost)
         while (sent := ranks.share(_nothing)) is not None:
-            _run(ranks, sent, observer)
+            model, task = sent[0].open(), sent[1]
+            ranks.begin()  # opening a model loads its library, which belongs to the start
+            model.reader = ranks.reader(TensorReader())
+            task.help(model, ranks, observer)
             ranks.collect([usage(ranks)])
     except LostRankError:
         return EXIT_FAILED
@@ -55,29 +50,8 @@ def help_job(rank: int, count: int, folder: Path) -> int:
     return 0
 
 
-def _run(ranks: ProcessRanks, sent: SentPass, observer: _Silent) -> None:
-    torch.set_num_threads(sent.threads)
-    model = StreamedModel(open_checkpoint(sent.model), torch.device("cpu"), sent.dtype)
-    model.states_folder, model.small_batches = sent.states_folder, sent.small_batches
-    ranks.begin()  # opening a model loads its library, which belongs to the start
-    model.reader = ranks.reader(TensorReader())
-    with contextlib.closing(Shards(sent.shards)) as shards:
-        run_pass(model, replace(sent.config, shards=shards), _NoLedger(), observer, Stopwatch(), ranks=ranks)
-
-
 def _nothing() -> Any:
-    raise AssertionError("the first rank sends the pass")
-
-
-class _NoLedger:
-    """The first rank has the ledger."""
-
-    def entries(self) -> list[BlockRecord]:
-        """None."""
-        return []
-
-    def record(self, record: BlockRecord) -> None:
-        """Nothing."""
+    raise AssertionError("the first rank sends the tasks")
 
 
 class _Silent:

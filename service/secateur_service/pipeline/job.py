@@ -52,15 +52,15 @@ from secateur_service.pipeline.packaged import REPORT_PATH, Packaged, forget, ke
 from secateur_service.pipeline.pass_config import Output, PassConfig, Samples
 from secateur_service.pipeline.patience import Patience
 from secateur_service.pipeline.planning import Planner, Tools
+from secateur_service.pipeline.processes import Processes
 from secateur_service.pipeline.provenance import Provenance
 from secateur_service.pipeline.room import Room
 from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.shared_states import SharedStates
 from secateur_service.pipeline.shrinking import Shrinkage, Shrinker, check_tokens
 from secateur_service.pipeline.stopwatch import Kind, Stopwatch
-from secateur_service.pipeline.streaming_pass import PassResult, meter_of, run_pass
-from secateur_service.pipeline.team import Team, obstacle
-from secateur_service.pruning.ranks import ALONE, Ranks
+from secateur_service.pipeline.streaming_pass import PassResult, meter_of
+from secateur_service.pipeline.team import Usage
 from secateur_service.records.progress import Stage
 from secateur_service.records.result import Shortage
 from secateur_service.sizing.estimate import estimate_cost
@@ -255,14 +255,19 @@ class _Job:
 
     def prune(self) -> None:
         """Run the streaming pass: every block is pruned, evaluated and moved to the store."""
-        calibration, evaluation = self.text.calibration, self.text.evaluation
         with self.stopwatch.measure("load"):
             model = self.room.open(self.checkpoint, self.reader)
         with self.stopwatch.measure("evaluate"):
             self.affinity = foresee(self.spec, model, self.text, self.observer, self.meter)
-        if not self.attempt.plan:
-            self._decide(model)
-        faults.reached("job.planned")
+        workdir, observer = self.workdir, self.observer
+        with Processes(self.machine.processes, model, observer, self.stopwatch, workdir) as processes:
+            if not self.attempt.plan:
+                self._decide(model, processes)
+            faults.reached("job.planned")
+            self._prune(model, processes)
+
+    def _prune(self, model: StreamedModel, processes: Processes) -> None:
+        calibration, evaluation = self.text.calibration, self.text.evaluation
         with contextlib.closing(self._shards()) as shards:
             digest = begin_under(self._conditions(self.plan), self.workdir, shards.folder, self.observer)
             with self.stopwatch.measure("load"):
@@ -295,35 +300,20 @@ class _Job:
                 self._continuer.plan(self.checkpoint, self.written)
             self.meter.plan("package", self.outer_bytes)
             self.meter.plan("publish", self.outer_bytes)
-            self.passed = self._pass(model, config)
+            self.passed = processes.run_pass(config, self.ports.ledger, self.meter)
+            if processes.count > 1:
+                self._report_use(processes.used)
             shards.settle(self.observer.check)
             self.resumed_blocks = self.passed.resumed_blocks
 
-    def _pass(self, model: StreamedModel, config: PassConfig) -> PassResult:
-        """Run the streaming pass, with the help of other processes where it can be divided among them."""
-        count, team = self.machine.processes, None
-        hindered = obstacle(model, config) if count > 1 else None
-        if hindered:
-            self.observer.log("warning", f"the job runs as one process: {hindered}", asked_processes=count)
-            count = 1
-        with contextlib.ExitStack() as helped:
-            ranks: Ranks = ALONE
-            if count > 1:
-                config = replace(config, shared=None)
-                team = helped.enter_context(Team(count, self.observer.check, self.workdir))
-                ranks = helped.enter_context(team.helping(model, config))
-            passed = run_pass(model, config, self.ports.ledger, self.observer, self.stopwatch, self.meter, ranks)
-        if team is not None:
-            used = team.used
-            self.stopwatch.charge_helpers(sum(each.start_cpu_seconds + each.cpu_seconds for each in used[1:]))
-            self.observer.log(
-                "info",
-                "several processes have run the pass",
-                processes=count,
-                cpu_seconds=[round(each.cpu_seconds, 1) for each in used],
-                bytes_read=[each.bytes_read for each in used],
-            )
-        return passed
+    def _report_use(self, used: Sequence[Usage]) -> None:
+        self.observer.log(
+            "info",
+            "several processes have run the pass",
+            processes=len(used),
+            cpu_seconds=[round(each.cpu_seconds, 1) for each in used],
+            bytes_read=[each.bytes_read for each in used],
+        )
 
     def look(self) -> None:
         """Have both models continue a few texts, if that was asked for."""
@@ -348,13 +338,14 @@ class _Job:
             patience=self.patience,
         )
 
-    def _decide(self, model: StreamedModel) -> None:
+    def _decide(self, model: StreamedModel, processes: Processes) -> None:
         """Decide what is removed, as far as it takes the model: amounts for a budget, and blocks."""
         planner = Planner(
             self.spec,
             self.shrinker,
             model,
             self.text.calibration,
+            processes,
             Tools(self._output, self._conditions, self._flops),
             self.observer,
             self.stopwatch,

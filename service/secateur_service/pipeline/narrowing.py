@@ -23,7 +23,7 @@ from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import NonFiniteError
 from secateur_service.models.units import KeptUnits, Units, units_of
-from secateur_service.pipeline.batches import Batch
+from secateur_service.pipeline.batches import CalibrationText
 from secateur_service.pipeline.stepwise import stepwise_forwards
 from secateur_service.pruning.asymmetry import CrossMoments
 from secateur_service.pruning.budget import MIN_EXPERT_TOKENS
@@ -62,7 +62,7 @@ class Narrower:
         plan: with the number of units that are kept, by axis.
         model: the output model, whose arguments the blocks are run with.
         mix: weight of each calibration language.
-        batches: the calibration text.
+        text: the calibration text, and the ranks that have it.
         check: called between two pieces of work; may raise to stop.
         units: those to keep, where that is known.
     """
@@ -72,7 +72,7 @@ class Narrower:
         plan: OutputPlan,
         model: StreamedModel,
         mix: Mapping[str, float],
-        batches: Sequence[Batch],
+        text: CalibrationText,
         check: Callable[[], None],
         units: KeptUnits,
     ) -> None:
@@ -80,11 +80,10 @@ class Narrower:
         self._plan = plan
         self._model = model
         self._mix = dict(mix)
-        self._batches = batches
+        self._batches = text.batches
+        self._tokens = text.tokens
+        self._ranks = text.ranks
         self._check = check
-        self._tokens = dict.fromkeys(mix, 0)
-        for batch in batches:
-            self._tokens[batch.language] += batch.tokens.numel()
 
     def narrow(
         self,
@@ -93,7 +92,7 @@ class Narrower:
         place: int,
         stored: Tensors,
         states: Sequence[Tensor],
-        goal: Sequence[Tensor],
+        goal: Sequence[Tensor] | None,
     ) -> tuple[Tensors, Narrowed]:
         """The narrow tensors of a block, and what they lose.
 
@@ -103,7 +102,7 @@ class Narrower:
             place: its position in the output.
             stored: its tensors by dense name, as stored.
             states: hidden states of the calibration text before the block.
-            goal: those of the dense model after the block; empty if they are not to be reached.
+            goal: those of the dense model after the block; None if they are not to be reached.
 
         Raises:
             FloatingPointError: weights or statistics that are not finite; the message names the layer.
@@ -116,12 +115,13 @@ class Narrower:
                 units = units_of(self._plan.dense, index, axis)
                 numbers: list[int] = []
                 found: dict[str, Loss] = {}
-                followed = goal if axis == "feed_forward" else ()
+                followed = goal if axis == "feed_forward" else None
                 with contextlib.closing(self._observed(block, place, units, states, followed)) as observed:
                     for one, inputs in observed:
                         weight_MN = stored[one.output.name].to(self._model.device)
+                        solve = functools.partial(self._solve, axis, index, one, weight_MN, inputs)
                         try:
-                            kept, solved_MK, lost = self._solve(axis, index, one, weight_MN, inputs)
+                            kept, solved_MK, lost = self._ranks.share(solve)
                         except NonFiniteError:  # of a block that is being written meanwhile, and named
                             raise
                         except FloatingPointError as error:
@@ -174,13 +174,18 @@ class Narrower:
         self._check()
         columns = torch.tensor(units.columns_of(kept), device=weight_MN.device)
         drift_MN = inputs.drift.matrix if inputs.drift else None
-        solved_MK = resolve(weight_MN, gram_NN, columns, drift_MN).to(weight_MN.dtype)
+        solved_MK = resolve(weight_MN, gram_NN, columns, drift_MN).to(weight_MN.dtype).contiguous()
         # What goes with the units, apart from what the projection does about earlier blocks.
         alone_MK = solved_MK if drift_MN is None else resolve(weight_MN, gram_NN, columns)
         return kept, solved_MK, losses(weight_MN, alone_MK, columns, grams)
 
     def _observed(
-        self, block: nn.Module, place: int, units: Sequence[Units], states: Sequence[Tensor], goal: Sequence[Tensor]
+        self,
+        block: nn.Module,
+        place: int,
+        units: Sequence[Units],
+        states: Sequence[Tensor],
+        goal: Sequence[Tensor] | None,
     ) -> Generator[tuple[Units, _Inputs], None, None]:
         """The inputs of each projection that reads units of an axis."""
         if any(self._is_experts(one) for one in units):
@@ -203,27 +208,31 @@ class Narrower:
                 statistics = self._statistics(one, linears[one.linear])
                 for batch, forward in zip(self._batches, forwards, strict=True):
                     self._check()
-                    statistics.update(forward.advance(), batch.language)
+                    statistics.update(forward.advance(), batch.language, batch.shard)
+                statistics.settle(self._ranks)
                 _require_finite(statistics, one, place)
                 yield one, _Inputs(statistics, None)
 
     def _observe(
-        self, block: nn.Module, place: int, units: Units, states: Sequence[Tensor], goal: Sequence[Tensor]
+        self, block: nn.Module, place: int, units: Units, states: Sequence[Tensor], goal: Sequence[Tensor] | None
     ) -> _Inputs:
         """The inputs of the projection that reads the units."""
         linear = _linear(block, units)
         statistics = self._statistics(units, linear)
-        drift = CrossMoments(self._mix, self._tokens) if goal else None
+        drift = CrossMoments(self._mix, self._tokens) if goal is not None else None
         for position, (batch, before) in enumerate(zip(self._batches, states, strict=True)):
             self._check()
             run = functools.partial(self._model.run_block, block, place, before)
             with stepwise_forwards([run], [(units.linear,)], {units.linear: linear}) as (forward,):
                 inputs = forward.advance()
-                statistics.update(inputs, batch.language)
-                if drift is not None:
+                statistics.update(inputs, batch.language, batch.shard)
+                if drift is not None and goal is not None:
                     reached = forward.finish().to(self._model.device).float()
                     wanted = goal[position].to(self._model.device).float() - reached
-                    drift.update(wanted, inputs, batch.language)
+                    drift.update(wanted, inputs, batch.language, batch.shard)
+        statistics.settle(self._ranks)
+        if drift is not None:
+            drift.settle(self._ranks, lambda: torch.zeros(linear.weight.shape, device=self._model.device))
         _require_finite(statistics, units, place)
         return _Inputs(statistics, drift)
 

@@ -13,11 +13,13 @@ from typing import Any
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.pipeline.budget_search import BudgetSearch, Text
-from secateur_service.pipeline.depth_search import DepthSearch
+from secateur_service.pipeline.depth_search import Depth, TooMuch
+from secateur_service.pipeline.divided import DepthTask
 from secateur_service.pipeline.expected_tokens import expected_tokens
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import JobObserver
 from secateur_service.pipeline.pass_config import Output, Samples
+from secateur_service.pipeline.processes import Processes
 from secateur_service.pipeline.shrinking import Shrinkage, Shrinker
 from secateur_service.pipeline.stopwatch import Stopwatch
 from secateur_service.spec import PruneSpec, ShrinkSpec
@@ -46,6 +48,7 @@ class Planner:
         shrinker: turns amounts into plans.
         model: the dense model.
         calibration: calibration text by language.
+        processes: run what takes the model.
         tools: what the job can do.
         observer: receives the log and may stop the job.
         stopwatch: is charged for the work.
@@ -59,6 +62,7 @@ class Planner:
         shrinker: Shrinker,
         model: StreamedModel,
         calibration: Samples,
+        processes: Processes,
         tools: Tools,
         observer: JobObserver,
         stopwatch: Stopwatch,
@@ -69,6 +73,7 @@ class Planner:
         self._shrinker = shrinker
         self._model = model
         self._calibration = calibration
+        self._processes = processes
         self._tools = tools
         self._observer = observer
         self._stopwatch = stopwatch
@@ -111,7 +116,8 @@ class Planner:
             self._shrinker,
             self._planned,
             self._tools.output,
-            self._depth_search,
+            self._remove,
+            self._processes,
             Text.of(self._calibration, spec.calibration.mix, spec.kept_languages),
             self._observer,
             self._stopwatch,
@@ -126,11 +132,14 @@ class Planner:
 
     def _without_blocks(self, shrinkage: Shrinkage, asked: ShrinkSpec, count: int, order: Sequence[int]) -> Shrinkage:
         conditions = self._digest(shrinkage.plan, asked)
-        return self._shrinker.remove_blocks(shrinkage, count, order, self._depth_search, conditions)
+        return self._shrinker.remove_blocks(shrinkage, count, order, self._remove, conditions)
 
-    def _depth_search(self) -> DepthSearch:
+    def _remove(self, count: int, order: Sequence[int] = (), too_much: TooMuch = lambda _: False) -> Depth:
         spec = self._spec
-        return DepthSearch(self._model, spec.calibration.mix, spec.kept_languages, self._calibration, self._meter)
+        task = DepthTask(spec.calibration.mix, spec.kept_languages, self._calibration, count, order)
+        return self._processes.together(
+            task, lambda ranks: task.search(self._model, self._meter, ranks).remove(count, order, too_much)
+        )
 
     def _digest(self, plan: OutputPlan, asked: ShrinkSpec | None) -> str:
         """Identifies everything that numbers depend on which are found for a plan."""

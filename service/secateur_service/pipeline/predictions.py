@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from secateur_service.evaluation.perplexity import Likeness, Losses
-from secateur_service.models.measurements import Compared, Comparison, TokenLosses
+from secateur_service.models.measurements import Compared, Comparison, TargetScores, TokenLosses
 from secateur_service.pipeline.side import Side
 from secateur_service.pruning.ranks import ALONE, Ranks
 from secateur_service.tasks.requests import Answer
@@ -53,8 +53,8 @@ def predict_together(
     """
     asked = dense.questions.scores(dense.asked, check), pruned.questions.scores(pruned.asked, check)
     comparison = Comparison(dense.states, pruned.states, dense.tokens, dense.model.device)
-    measures = bool(dense.all_batches) or ranks.share(lambda: bool(asked[0]))
-    dense.model.head.measure([comparison, *asked[0], *asked[1]], on_piece, is_read=measures and ranks.count > 1)
+    is_read = _is_read(dense, asked[0], ranks)
+    dense.model.head.measure([comparison, *asked[0], *asked[1]], on_piece, is_read=is_read)
     found = ranks.collect(comparison.compared())
     return Predictions(
         _losses(dense, [each.dense for each in found]),
@@ -69,19 +69,22 @@ def predict_apart(
     dense: Side, pruned: Side, on_piece: Callable[[float], None], check: Callable[[], None], ranks: Ranks = ALONE
 ) -> Predictions:
     """The same for two models of different tokens: one head after the other, and no likeness."""
-    if ranks.count > 1:
-        raise ValueError("a model of other tokens is evaluated by one process")
-    (first, answers), (second, others) = (_predict(side, on_piece, check) for side in (dense, pruned))
+    (first, answers), (second, others) = (_predict(side, on_piece, check, ranks) for side in (dense, pruned))
     return Predictions(first, second, dense_answers=answers, pruned_answers=others)
 
 
 def _predict(
-    side: Side, on_piece: Callable[[float], None], check: Callable[[], None]
+    side: Side, on_piece: Callable[[float], None], check: Callable[[], None], ranks: Ranks
 ) -> tuple[dict[str, Losses], list[Answer]]:
     asked = side.questions.scores(side.asked, check)
     losses = TokenLosses(side.states, side.tokens, side.model.device)
-    side.model.head.measure([losses, *asked], on_piece)
-    return _losses(side, losses.losses()), side.questions.answers(asked)
+    side.model.head.measure([losses, *asked], on_piece, is_read=_is_read(side, asked, ranks))
+    return _losses(side, ranks.collect(losses.losses())), side.questions.answers(asked)
+
+
+def _is_read(side: Side, asked: Sequence[TargetScores], ranks: Ranks) -> bool:
+    """Whether others read the head, even if this rank has nothing to measure."""
+    return ranks.count > 1 and (bool(side.all_batches) or ranks.share(lambda: bool(asked)))
 
 
 def _losses(side: Side, nats: Sequence[Tensor]) -> dict[str, Losses]:

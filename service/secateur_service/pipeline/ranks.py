@@ -145,12 +145,17 @@ class ProcessRanks(Ranks):
         """See `Ranks`."""
         return SharedReader(reader, self)
 
-    def exchange_read(self, parts: Iterable[tuple[Tensor, int]]) -> None:
-        """Give each tensor, which was read by the rank beside it, to all ranks.
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether this is not the thread that runs the pass, but the one that reads beside it; there is one at a time.
 
-        Called from the thread that runs the pass, and from one other at a time.
+        What either does, it does in one order on all ranks; not so what the two do one after the other.
         """
-        self._broadcast(parts, self._group if threading.get_ident() == self._thread else self._reading)
+        return threading.get_ident() != self._thread
+
+    def exchange_read(self, parts: Iterable[tuple[Tensor, int]]) -> None:
+        """Give each tensor, which was read by the rank beside it, to all ranks."""
+        self._broadcast(parts, self._reading if self.reads_ahead else self._group)
 
     def write(self, number: int, write: Callable[[], WrittenFile]) -> WrittenFile:
         """See `Ranks`."""
@@ -233,7 +238,8 @@ class SharedReader:
     def __init__(self, reader: TensorReader, ranks: ProcessRanks) -> None:
         self._reader = reader
         self._ranks = ranks
-        self._given = [0] * ranks.count  # small tensors, in bytes
+        # Bytes of small tensors that each rank was given, by `ProcessRanks.reads_ahead`.
+        self._given = {ahead: [0] * ranks.count for ahead in (False, True)}
 
     def read(self, info: TensorInfo) -> Tensor:
         """One tensor as it is stored."""
@@ -276,8 +282,9 @@ class SharedReader:
         """Where the part of each rank begins, and the last ends."""
         if size >= _DIVIDED_BYTES:
             return self._even(size)
-        owner = self._given.index(min(self._given))
-        self._given[owner] += size
+        given = self._given[self._ranks.reads_ahead]
+        owner = given.index(min(given))
+        given[owner] += size
         return [0] * (owner + 1) + [size] * (self._ranks.count - owner)
 
     def _even(self, size: int) -> list[int]:

@@ -48,7 +48,7 @@ from secateur_service.models.token_graph import TokenGraph
 from secateur_service.models.tokenizer import load_tokenizer
 from secateur_service.models.trimmed_tokenizer import trim_files
 from secateur_service.models.units import KeptUnits, adds_to_states, heads_of, settings_of, unit_count
-from secateur_service.pipeline.depth_search import DepthSearch
+from secateur_service.pipeline.depth_search import RemoveBlocks
 from secateur_service.pipeline.job_text import JobText, calibration_corpus
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import JobObserver
@@ -202,7 +202,7 @@ class Shrinker:
         shrinkage: Shrinkage,
         count: int,
         order: Sequence[int],
-        search: Callable[[], DepthSearch],
+        remove: RemoveBlocks,
         conditions: str,
     ) -> Shrinkage:
         """Decide which blocks go, and what makes up for them.
@@ -211,7 +211,7 @@ class Shrinker:
             shrinkage: what `shrink` decided.
             count: how many go.
             order: which ones, if that is known.
-            search: looks for them.
+            remove: looks for so many, or takes these, and finds what makes up for them.
             conditions: identifies everything that the numbers depend on.
         """
         if not count:
@@ -221,7 +221,7 @@ class Shrinker:
         if found is None:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            depth = search().remove(count, order)
+            depth = remove(count, order)
             removed = [{"block": removal.block, "growth": removal.growth} for removal in depth.removals]
             shard = ""
             if depth.solved:

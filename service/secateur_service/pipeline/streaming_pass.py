@@ -33,7 +33,7 @@ from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.narrowing import Narrowed, Narrower
 from secateur_service.pipeline.neuron_watch import Watch, survey_neurons
 from secateur_service.pipeline.observer import JobObserver
-from secateur_service.pipeline.pass_config import PassConfig
+from secateur_service.pipeline.pass_config import PassConfig, Samples
 from secateur_service.pipeline.pass_work import PassWork
 from secateur_service.pipeline.predictions import Predictions, predict_apart, predict_together
 from secateur_service.pipeline.read_ahead import BlockReader
@@ -158,7 +158,8 @@ class _Pass:
         # A recipe that needs no data sends no calibration text through the model.
         narrows = output is not None and bool(output.plan.solved_axes)
         needs_text = config.moments is not Moments.NONE or narrows or config.reconstruction is not None
-        samples = {name: sample.tokens for name, sample in text.items()} if needs_text else {}
+        self.samples: Samples = text if needs_text else {}
+        samples = {name: sample.tokens for name, sample in self.samples.items()}
         shared = CalibrationText.of(divide(samples, self.batch_sequences), config.mix, ranks)
         self.text, self.calibration = shared, shared.batches
         self.reader = BlockReader(model, stopwatch, observer.check, in_turn=ranks.count > 1)
@@ -176,7 +177,7 @@ class _Pass:
         )
         self.narrower = None
         if output is not None and narrows:
-            self.narrower = Narrower(output.plan, output.model, config.mix, self.calibration, self._check, output.units)
+            self.narrower = Narrower(output.plan, output.model, config.mix, shared, self._check, output.units)
         self.reconstructor = None
         if config.reconstruction is not None:
             self.reconstructor = Reconstructor(
@@ -220,7 +221,7 @@ class _Pass:
             pruned.model.embed([one.repeat(count, 1) for count in self.reconstructor.counts])
         count, text = len(tokens), len(tokens) + len(dense.batches)
         if self.output is None:
-            needed = self.ranks.share(self._tokens_needed) if self.ranks.count > 1 else None
+            needed = self._needed(self.samples, dense)
             states = self.model.embed([*tokens, *dense.tokens], dense.questions.branches, needed)
             dense.states, dense.asked = states[count:text], states[text:]
             pruned.states, pruned.asked = [*dense.states], [*dense.asked]
@@ -230,18 +231,20 @@ class _Pass:
         # In that order, the statistics are those of the output's blocks on the dense model's states.
         found = {}
         for side, own in ((dense, in_dense), (pruned, not in_dense)):
-            embedded = side.model.embed([*(tokens if own else shapes), *side.tokens], side.questions.branches)
+            needed = self._needed(self.samples if own else {}, side)
+            embedded = side.model.embed([*(tokens if own else shapes), *side.tokens], side.questions.branches, needed)
             side.states, side.asked = embedded[count:text], embedded[text:]
             found[own] = embedded[:count]
         # Tokens that are kept have the same embedding in both models.
         return _Calibration(found[True], [*found[True]] if dense.work.follows and not in_dense else [])
 
-    def _tokens_needed(self) -> Tensor:
-        """All tokens of the text and the requests: the ranks read their embedding together."""
-        config = self.config
-        samples = [*config.calibration.values(), *config.evaluation.values()]
-        parts = [part for each in self.dense.questions.branches for part in each.parts]
-        return torch.unique(torch.cat([each.flatten() for each in (*(sample.tokens for sample in samples), *parts)]))
+    def _needed(self, calibration: Samples, side: Side) -> Tensor | None:
+        """All tokens of the text and the requests, whose embedding the ranks read together; None if there is one."""
+        if self.ranks.count == 1:
+            return None
+        texts = [sample.tokens for sample in (*calibration.values(), *side.text.values())]
+        asked = self.ranks.share(lambda: [part for each in side.questions.branches for part in each.parts])
+        return torch.unique(torch.cat([part.flatten() for part in (*texts, *asked)]))
 
     def _neurons(self, blocks: Sequence[BlockRecord]) -> NeuronSurvey | None:
         """What became of the neurons of each language, if that was asked for."""
@@ -383,7 +386,8 @@ class _Pass:
         if narrower is not None and record is not None:
             stored = {**stored, **narrower.placeholders(index, stored)}
         elif narrower is not None:
-            goal = calibration.goal if self.config.solves_towards_dense else ()
+            reaches = self.config.solves_towards_dense and self.dense.work.follows
+            goal = calibration.goal if reaches else None
             cut, narrowed = narrower.narrow(block, index, place, stored, calibration.states, goal)
             self.meter.tick("calibrate", self.dense.work.narrowing(index))
             stored = {**stored, **cut}

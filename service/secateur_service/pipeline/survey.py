@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from secateur_service.calibration.sampling import TextSample
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.units import Units, adds_to_states, possible_heads, units_of
-from secateur_service.pipeline.batches import batch_sequences, divide
+from secateur_service.pipeline.batches import CalibrationText, batch_sequences, divide, own_share
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.stepwise import stepwise_forwards
 from secateur_service.pruning.methods import Moments
+from secateur_service.pruning.ranks import ALONE, Ranks
 from secateur_service.pruning.statistics import InputStatistics
 from secateur_service.pruning.structured.width import drop_channels, drop_heads, losses, resolve
 from secateur_service.records.blocks import Axis
@@ -34,6 +35,7 @@ class Survey:
         text: calibration text by language.
         languages: those for which it is found out what is lost.
         meter: counts the work, and stops the job if it is asked to.
+        ranks: who has the text; all get the result.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Survey:
         text: Mapping[str, TextSample],
         languages: Sequence[str],
         meter: Meter,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._model = model
         self._mix = {name: weight for name, weight in mix.items() if weight}
@@ -50,8 +53,9 @@ class Survey:
         self._meter = meter
         tokens = {name: text[name].tokens for name in self._mix}
         length = next(iter(tokens.values())).shape[1]
-        self._tokens = {name: found.numel() for name, found in tokens.items()}
-        self._batches = divide(tokens, batch_sequences(length, model.device, small=model.small_batches))
+        batches = divide(tokens, batch_sequences(length, model.device, small=model.small_batches))
+        self._text = CalibrationText.of(batches, self._mix, ranks)
+        self._batches, self._tokens, self._ranks = self._text.batches, self._text.tokens, ranks
         checkpoint = model.checkpoint
         self._each = [forward_operations(checkpoint, index, 1, length) for index in range(checkpoint.num_blocks)]
 
@@ -70,7 +74,7 @@ class Survey:
         if not axes:
             return lost
         self._meter.plan("calibrate", sum(self._tokens.values()) * sum(self._each))
-        states = self._model.embed([batch.tokens for batch in self._batches])
+        states = self._model.embed([batch.tokens for batch in self._batches], needed=self._text.needed)
         for index in range(self._model.num_blocks):
             units = {axis: units_of(self._model.checkpoint, index, axis)[0] for axis in axes}
             with self._model.block(index) as block:
@@ -96,16 +100,21 @@ class Survey:
             statistics[axis] = InputStatistics(
                 linear.in_features, self._mix, self._tokens, self._model.device, moments=Moments.BY_LANGUAGE
             )
-        power = dict.fromkeys(self._mix, 0.0)
+        powers: list[float] = []
         stops = [(name,) for name in linears]
         for position, batch in enumerate(self._batches):
             run = functools.partial(self._model.run_block, block, index, states[position])
             with stepwise_forwards([run], stops, linears) as (forward,):
                 for one in statistics.values():
-                    one.update(forward.advance(), batch.language)
+                    one.update(forward.advance(), batch.language, batch.shard)
                 states[position] = forward.finish()
-            power[batch.language] += float(states[position].float().square().sum()) / self._tokens[batch.language]
-            self._meter.tick("calibrate", batch.tokens.numel() * self._each[index])
+            powers.append(float(states[position].float().square().sum()))
+            self._meter.tick("calibrate", self._text.counted(batch) * self._each[index])
+        for one in statistics.values():
+            one.settle(self._ranks)
+        power = dict.fromkeys(self._mix, 0.0)
+        for batch, found_power in zip(self._text.all_batches, self._ranks.collect(powers), strict=True):
+            power[batch.language] += found_power / self._tokens[batch.language]
         return statistics, power
 
     def _curve(
@@ -120,15 +129,17 @@ class Survey:
         grid = grid_of(units.count)
         if axis == "attention":
             grid = [units.count, *(count for count in reversed(possible_heads(model.checkpoint)) if count >= grid[-1])]
-            order = drop_heads(weight_MN, gram_NN, grid[-1], units.columns)
+            drop = functools.partial(drop_heads, weight_MN, gram_NN, grid[-1], units.columns)
         else:
-            order = drop_channels(weight_MN, gram_NN, grid[-1])
+            drop = functools.partial(drop_channels, weight_MN, gram_NN, grid[-1])
+        order = self._ranks.share(drop)
         adds = adds_to_states(model.checkpoint)
-        curve = {units.count: dict.fromkeys(self._languages, 0.0)}
-        for count in grid[1:]:
+        curves: list[dict[str, float]] = []
+        for count in own_share(grid[1:], self._ranks):
             self._meter.check()
             kept = sorted(set(range(units.count)) - set(order[: units.count - count]))
             columns = torch.tensor(units.columns_of(kept), device=model.device)
             found = losses(weight_MN, resolve(weight_MN, gram_NN, columns), columns, grams)
-            curve[count] = {name: loss.lost / power[name] if adds else loss.share for name, loss in found.items()}
-        return curve
+            curves.append({name: loss.lost / power[name] if adds else loss.share for name, loss in found.items()})
+        nothing = dict.fromkeys(self._languages, 0.0)
+        return dict(zip(grid, [nothing, *self._ranks.collect(curves)], strict=True))

@@ -1,8 +1,8 @@
-"""The helpers of a job that several processes run: the job starts them, sends them its pass, and ends them.
+"""The helpers of a job that several processes run: the job starts them, sends them what to do, and ends them.
 
-The job's own process has rank 0; it alone talks to the job's owner, keeps the ledger and publishes. Helpers run the
-same pass in lockstep with it (`pipeline.helper`). They never outlive it, and one that is lost or hangs ends the
-attempt: the next goes on from the finished blocks.
+The job's own process has rank 0; it alone talks to the job's owner, keeps the ledger and publishes. Helpers do the same
+in lockstep with it (`pipeline.helper`). They never outlive it, and one that is lost or hangs ends the attempt: the next
+goes on from the finished blocks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,10 +27,11 @@ import torch
 import torch.distributed as dist
 
 from secateur_service.errors import TransientError
+from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
 from secateur_service.parents import tied
-from secateur_service.pipeline.pass_config import PassConfig
+from secateur_service.pipeline.divided import Task
 from secateur_service.pipeline.ranks import FOREVER, ProcessRanks
 from secateur_service.pruning.ranks import Ranks
 from secateur_service.sizing import dividing
@@ -44,31 +45,41 @@ _TAIL = 500
 
 
 @dataclass(frozen=True)
-class SentPass:
-    """What a helper needs for its part of a pass.
+class SentModel:
+    """What a helper needs to open the dense model.
 
     Attributes:
-        model: folder of the dense model.
+        folder: of the model.
         dtype: type in which it computes.
         threads: of every process.
         states_folder: see `StreamedModel`.
         small_batches: see `StreamedModel`.
-        shards: folder of the finished blocks.
-        config: what to do, without what only the first rank has.
     """
 
-    model: Path
+    folder: Path
     dtype: torch.dtype
     threads: int
     states_folder: Path | None
     small_batches: bool
-    shards: Path
-    config: PassConfig
+
+    @classmethod
+    def of(cls, model: StreamedModel) -> Self:
+        """What is sent of a model."""
+        return cls(
+            model.checkpoint.folder, model.dtype, torch.get_num_threads(), model.states_folder, model.small_batches
+        )
+
+    def open(self) -> StreamedModel:
+        """The model, whose files this process reads by itself."""
+        torch.set_num_threads(self.threads)
+        model = StreamedModel(open_checkpoint(self.folder), torch.device("cpu"), self.dtype)
+        model.states_folder, model.small_batches = self.states_folder, self.small_batches
+        return model
 
 
-def obstacle(model: StreamedModel, config: PassConfig) -> str | None:
-    """Why a pass can be run by one process only; None if it is not so."""
-    found = dividing.obstacle(on_device=model.device.type != "cpu", shrinks=config.output is not None)
+def obstacle(model: StreamedModel) -> str | None:
+    """Why what is done with a model can be done by one process only; None if it is not so."""
+    found = dividing.obstacle(on_device=model.device.type != "cpu")
     reader = model.reader
     if found is None and not (isinstance(reader, TensorReader) and reader.reads_here):
         return "the model is fetched a few shards at a time"
@@ -80,9 +91,9 @@ class Usage:
     """What a process has used.
 
     Attributes:
-        start_cpu_seconds: processor seconds before the pass, which a helper needs to start.
-        cpu_seconds: processor seconds in the pass.
-        bytes_read: bytes read of the model in the pass.
+        start_cpu_seconds: processor seconds before the task, which a helper needs to start.
+        cpu_seconds: processor seconds in the task.
+        bytes_read: bytes read of the model in the task.
     """
 
     start_cpu_seconds: float
@@ -106,7 +117,7 @@ class Team:
 
     Attributes:
         helpers: the others.
-        used: what each process has used, after a pass.
+        used: what each process has used, after a task.
 
     Raises:
         TransientError: a helper did not start, was lost, or hangs.
@@ -150,25 +161,16 @@ class Team:
             self._end()
 
     @contextlib.contextmanager
-    def helping(self, model: StreamedModel, config: PassConfig) -> Iterator[Ranks]:
-        """Have the helpers run a pass that this process runs in the context.
+    def helping(self, model: StreamedModel, task: Task) -> Iterator[Ranks]:
+        """Have the helpers do their part of a task; this process does its own in the context.
 
         Args:
-            model: the dense model.
-            config: what the pass does; without `obstacle`.
+            model: the dense model, without `obstacle`; in the context all read it together.
+            task: what is done.
         """
         plain = model.reader
         assert isinstance(plain, TensorReader)
-        sent = SentPass(
-            model.checkpoint.folder,
-            model.dtype,
-            torch.get_num_threads(),
-            model.states_folder,
-            model.small_batches,
-            config.shards.folder,
-            replace(config, shards=None, requests=(), shared=None),  # type: ignore[arg-type]
-        )
-        self._ranks.share(lambda: sent)
+        self._ranks.share(lambda: (SentModel.of(model), task))
         self._ranks.begin()
         model.reader = self._ranks.reader(plain)
         try:

@@ -17,7 +17,7 @@ SHARDS = 8
 """Parts of the calibration text whose sums are added one after the other, and so the most ranks that have one each."""
 MAX_SLICES = 8
 _MIN_ROWS = 128  # of a slice; products of fewer would be slow
-DIVISION = 3
+DIVISION = 4
 """Raised where a sum is divided or rounded in another way, as its bytes are others then."""
 
 

@@ -8,23 +8,13 @@ from secateur_service.sizing.durations import Hardware
 from secateur_service.spec import PruneSpec
 
 
-def obstacle(*, on_device: bool, shrinks: bool) -> str | None:
-    """Why a job can be run by one process only; None if it is not so.
+def obstacle(*, on_device: bool) -> str | None:
+    """Why jobs are run by one process each; None if it is not so.
 
     Args:
         on_device: whether an accelerator computes.
-        shrinks: whether the output lacks parts of the dense model.
     """
-    if on_device:
-        return "several processes compute on CPUs only"
-    if shrinks:
-        return "the model becomes smaller, and what is removed is chosen by one process"
-    return None
-
-
-def obstacle_of(spec: PruneSpec, *, on_device: bool) -> str | None:
-    """The same for a specification, before its job runs."""
-    return obstacle(on_device=on_device, shrinks=spec.shrink is not None)
+    return "several processes compute on CPUs only" if on_device else None
 
 
 def processes_of(spec: PruneSpec, allowed: int, default: int | None = None) -> int:
@@ -41,5 +31,5 @@ def processes_of(spec: PruneSpec, allowed: int, default: int | None = None) -> i
 def hardware_for(hardware: Hardware, spec: PruneSpec, *, on_device: bool) -> Hardware:
     """What runs a job, out of what is there."""
     count = processes_of(spec, hardware.most_processes or hardware.processes, hardware.processes)
-    divides = obstacle_of(spec, on_device=on_device) is None
+    divides = obstacle(on_device=on_device) is None
     return replace(hardware, processes=count if divides else 1)
