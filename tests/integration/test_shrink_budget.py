@@ -12,7 +12,7 @@ from secateur_service.models.opening import open_checkpoint
 from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.units import heads_of, settings_of
-from secateur_service.pipeline import budget_search
+from secateur_service.pipeline import divided, processes
 from secateur_service.pipeline.meter import Meter
 from secateur_service.pipeline.observer import RecordingObserver
 from secateur_service.pipeline.survey import Survey
@@ -137,11 +137,11 @@ def test_an_interrupted_search_goes_on_where_it_was(model, corpora, tmp_path, mo
     with pytest.raises(CancelledError):
         run(data, tmp_path / "twice", StopsAfter(count))
     passes = []
-    run_pass = budget_search.run_pass
-    monkeypatch.setattr(budget_search, "run_pass", lambda *given: passes.append(1) or run_pass(*given))
-    monkeypatch.setattr(budget_search, "Survey", None)
+    run_pass = processes.run_pass
+    monkeypatch.setattr(processes, "run_pass", lambda *given: passes.append(given[1].writes) or run_pass(*given))
+    monkeypatch.setattr(divided, "Survey", None)
     resumed = run(data, tmp_path / "twice")
-    assert len(passes) == len(whole.report.budget.tried) - count
+    assert passes == [*[False] * (len(whole.report.budget.tried) - count), True]
     assert resumed.report.to_bytes() == whole.report.to_bytes()
     files = [
         {path.name: path.read_bytes() for path in (tmp_path / name / "checkpoint").iterdir()}

@@ -55,13 +55,13 @@ def admitted(data):
     return admit(data, AccessPolicy(open_sources(Settings(), everywhere=True), destinations=None, on_device=False))
 
 
-def run(data, folder, observer=None):
-    return run_resolved(admitted(data).resolved, folder, observer)
+def run(data, folder, observer=None, processes=1):
+    return run_resolved(admitted(data).resolved, folder, observer, processes)
 
 
-def run_resolved(spec, folder, observer=None):
+def run_resolved(spec, folder, observer=None, processes=1):
     sources = open_sources(Settings(), everywhere=True)
-    machine = Machine(folder / ".work", threads=1)
+    machine = Machine(folder / ".work", threads=1, processes=processes)
     return run_here(spec, sources, folder, machine, observer or RecordingObserver())
 
 

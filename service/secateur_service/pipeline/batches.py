@@ -100,9 +100,10 @@ class CalibrationText:
         """Number of tokens of this rank's batches; at least one, to divide by."""
         return max(1, sum(batch.tokens.numel() for batch in self.batches))
 
-    def counted(self, batch: Batch) -> float:
-        """Tokens of all ranks that are done with a batch of this one, as all are done at about the same time."""
-        return batch.tokens.numel() / self.own_tokens * sum(self.tokens.values())
+    @property
+    def pace(self) -> float:
+        """How much text of all ranks is done with some of this one's, as all are done at about the same time."""
+        return sum(self.tokens.values()) / self.own_tokens
 
     @property
     def needed(self) -> Tensor:

@@ -273,10 +273,10 @@ class DepthSearch:
         return {name: self._masks[name].losses(values).nats for name, values in collected.items()}
 
     def _tick(self, text: CalibrationText, batch: Batch) -> None:
-        self._meter.tick("calibrate", text.counted(batch) * self._forward)
+        self._meter.tick("calibrate", text.pace * batch.tokens.numel() * self._forward)
 
     def _tick_head(self, amount: float) -> None:
-        self._meter.tick("head", amount * self._ranks.count)
+        self._meter.tick("head", self._scored.pace * amount)
 
     def _name(self, index: int) -> str:
         assert self._output is not None

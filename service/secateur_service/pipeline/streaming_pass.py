@@ -260,7 +260,11 @@ class _Pass:
         return self.output is None or self.output.plan.keeps_tokens
 
     def _tick_head(self, work: float) -> None:
-        self.meter.tick("head", work)
+        own, everything = (
+            sum(batch.tokens.numel() for batch in batches) + self.dense.questions.scored
+            for batches in (self.dense.batches, self.dense.all_batches)
+        )
+        self.meter.tick("head", work * everything / own)  # all ranks are done at about the same time
 
     def _place_states(self) -> None:
         """Keep the hidden states on the host if they would take too much of an accelerator's memory."""

@@ -109,7 +109,7 @@ class Survey:
                     one.update(forward.advance(), batch.language, batch.shard)
                 states[position] = forward.finish()
             powers.append(float(states[position].float().square().sum()))
-            self._meter.tick("calibrate", self._text.counted(batch) * self._each[index])
+            self._meter.tick("calibrate", self._text.pace * batch.tokens.numel() * self._each[index])
         for one in statistics.values():
             one.settle(self._ranks)
         power = dict.fromkeys(self._mix, 0.0)

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from secateur_service.admission import AccessPolicy, admit
 from secateur_service.admission.access import hardware_of
-from secateur_service.admission.room import check_room, needs_of
+from secateur_service.admission.room import check_processes, check_room, needs_of
 from secateur_service.errors import InvalidSpecError, ResourceError
 from secateur_service.models.opening import open_checkpoint
 from secateur_service.records.needs import Capacity
 from secateur_service.records.result import Available, Bound
 from secateur_service.settings import Settings
+from secateur_service.sizing.dividing import hardware_for
 from secateur_service.sizing.durations import MEASURED_DISK, UNKNOWN, Disk, Hardware
 from secateur_service.sizing.estimate import estimate_cost
 from secateur_service.sizing.preflight import find_room
@@ -191,14 +192,15 @@ def test_a_job_runs_in_as_many_processes_as_it_asks_for_and_the_operator_allows(
     assert said in "".join(told)
 
 
-def test_a_job_that_cannot_be_divided_is_estimated_as_one_process_and_says_so_if_it_asks_for_more(places):
-    silent, asking = (
-        admitted(
-            places, SLOTS, Hardware(2, 4), execution={"processes": asked}, shrink={"blocks": {"remove": 1}}
-        ).estimate
-        for asked in (None, 2)
+def test_a_job_that_becomes_smaller_is_divided_too_and_one_on_an_accelerator_is_not(places):
+    asked = {"execution": {"processes": 2}, "shrink": {"blocks": {"remove": 1}}}
+    estimate = admitted(places, SLOTS, Hardware(2, 4), **asked).estimate
+    assert "4 CPU cores" in estimate.seconds
+    assert not any("processes" in warning for warning in estimate.warnings)
+    spec = admitted(places, SLOTS, Hardware(2, 4), **asked).resolved
+    assert hardware_for(Hardware(2, 4), spec, on_device=True).processes == 1
+    (said,) = check_processes(spec, 4, on_device=True)
+    assert (said.field, said.description) == (
+        "execution.processes",
+        "the job runs as one process: several processes compute on CPUs only; leave it out",
     )
-    assert "2 CPU cores" in silent.seconds
-    assert not any("processes" in warning for warning in silent.warnings)
-    (said,) = (warning for warning in asking.warnings if warning.startswith("execution.processes: "))
-    assert said.startswith("execution.processes: the job runs as one process: the model becomes smaller")

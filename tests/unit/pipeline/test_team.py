@@ -4,23 +4,16 @@ import os
 import signal
 import subprocess
 import time
-from dataclasses import replace
 
 import pytest
 import torch
 
 from secateur_service.errors import TransientError
-from secateur_service.models.cutting import CutReader
 from secateur_service.models.opening import open_checkpoint
-from secateur_service.models.plan import OutputPlan
 from secateur_service.models.streaming import StreamedModel
 from secateur_service.models.tensors import TensorReader
-from secateur_service.pipeline.pass_config import Output, PassConfig
-from secateur_service.pipeline.shards import Shards
 from secateur_service.pipeline.team import SILENT_SECONDS, Helper, Team, alive_file, obstacle
-from secateur_service.pruning.methods import Recipe
 from secateur_service.sizing import dividing
-from secateur_service.spec import ReconstructionSpec
 from support.models import save_model
 
 
@@ -30,29 +23,14 @@ def model(tmp_path):
     return StreamedModel(open_checkpoint(folder), torch.device("cpu"), torch.float32)
 
 
-def config(tmp_path, **options):
-    return PassConfig(Recipe.of("sparsegpt", "cg"), {}, "block", {}, {}, {}, Shards(tmp_path), **options)
-
-
-def test_mixtures_trained_blocks_and_neurons_are_divided(model, tmp_path):
-    asked = {"reconstruction": ReconstructionSpec(), "language_neurons": True, "asymmetric": True, "minimax": True}
-    assert obstacle(model, config(tmp_path, **asked)) is None
-
-
-def test_a_model_that_becomes_smaller_is_not(model, tmp_path):
-    plan = OutputPlan.identity(model.checkpoint)
-    output = Output(plan, model, CutReader(plan, model.reader), {}, {})
-    found = obstacle(model, replace(config(tmp_path), output=output))
-    assert found == "the model becomes smaller, and what is removed is chosen by one process"
-
-
-def test_a_model_that_is_fetched_a_few_shards_at_a_time_is_not(model, tmp_path):
+def test_a_model_that_is_fetched_a_few_shards_at_a_time_is_not_divided(model):
+    assert obstacle(model) is None
     model.reader = TensorReader(lambda path: path.open("rb"))
-    assert obstacle(model, config(tmp_path)) == "the model is fetched a few shards at a time"
+    assert obstacle(model) == "the model is fetched a few shards at a time"
 
 
 def test_an_accelerator_has_a_job_to_itself():
-    assert dividing.obstacle(on_device=True, shrinks=False) == "several processes compute on CPUs only"
+    assert dividing.obstacle(on_device=True) == "several processes compute on CPUs only"
 
 
 def test_a_stopped_helper_hangs_once_it_was_waited_for_and_silent_for_as_long_as_is_said(tmp_path):
