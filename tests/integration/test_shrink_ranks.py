@@ -12,6 +12,7 @@ from support.vocabularies import save_scene
 from support.worker_forks import helper_stand_in
 
 ONE, TWO = (("uk", 1.0),), (("uk", 0.5), ("en", 0.5))
+NARROW = {"feed_forward": {"channels": 32}}
 BUDGET = {"budget": {"parameters": 0.85, "axes": ["feed_forward", "kv_heads"]}}
 
 
@@ -22,7 +23,7 @@ def forked_helpers(monkeypatch):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return save_scene(tmp_path_factory.mktemp("model"), hidden_size=256, intermediate_size=512, num_hidden_layers=4)
+    return save_scene(tmp_path_factory.mktemp("model"), hidden_size=256, intermediate_size=512, num_hidden_layers=2)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +64,9 @@ def test_the_result_is_that_of_one_process(model, corpora, tmp_path, mix, shrink
     assert digests(tmp_path / "together") == digests(tmp_path / "alone")
 
 
-def test_more_processes_than_batches_of_text_and_those_of_a_mixture(mixture, corpora, tmp_path):
-    data, observer = divisible(mixture, corpora, feed_forward={"channels": 32}, **HEADS), RecordingObserver()
+@pytest.mark.parametrize("kind", ["model", "mixture"])
+def test_a_process_may_have_no_text(corpora, tmp_path, request, kind):
+    data, observer = divisible(request.getfixturevalue(kind), corpora, **NARROW, **HEADS), RecordingObserver()
     data["calibration"]["samples"] = 4
     data["evaluation"]["tokens_per_language"] = 128
     run(data, tmp_path / "alone")
