@@ -278,8 +278,13 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "tokens_per_language": Option(
         ("evaluation", "tokens_per_language"),
-        "Tokens of evaluation text per language.",
+        "Tokens of evaluation text per language, or the most if there is enough_documents.",
         "65536",
+    ),
+    "enough_documents": Option(
+        ("evaluation", "enough_documents"),
+        "Documents per language that are enough, though they are only a quarter of tokens_per_language or more.",
+        "500 if tokens_per_language is not given, else none",
     ),
     "layer_snr": Option(
         ("evaluation", "layer_snr"),
@@ -423,6 +428,7 @@ class SpecOptions(TypedDict, total=False):
     evaluation_chat_template: bool | None
     evaluation_languages: Sequence[str] | None
     tokens_per_language: int | None
+    enough_documents: int | None
     layer_snr: bool | None
     language_neurons: bool | None
     tasks: Sequence[str] | None

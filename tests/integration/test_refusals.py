@@ -176,7 +176,7 @@ REFUSALS = {
     "evaluation that nobody named": (
         {"evaluation.tokens_per_language": None},
         "evaluation.tokens_per_language",
-        "evaluation takes 65,536 of each language",
+        "evaluation takes 16,384 of each language",
         SPEC,
     ),
     "a corpus of one line": (corpus("short"), "calibration.samples", "; give more text", SPEC),

@@ -92,14 +92,17 @@ def _tokens_text(spec: Mapping[str, Any]) -> str:
     length = mix["sequence_length"]
     weights = mix["languages"]
     sequences = {language: mix["samples"] // len(weights) for language in weights}
-    windows = dict.fromkeys(evaluation["languages"], evaluation["tokens_per_language"] // length)
+    asked = evaluation["tokens_per_language"]
+    most, least = (max(tokens // length, 1) * length for tokens in (asked, asked // 4))
+    scored = f"{least} to {most}" if "enough_documents" in evaluation else f"{most}"
+    windows = dict.fromkeys(evaluation["languages"], scored)
     rows = [("LANGUAGE", "WEIGHT", "CALIBRATION TOKENS", "EVALUATION TOKENS")]
     rows += [
         (
             language,
             f"{weights.get(language, 0):.4f}",
             f"{sequences.get(language, 0) * length}",
-            f"{windows.get(language, 0) * length}",
+            windows.get(language, "0"),
         )
         for language in {**weights, **windows}
     ]

@@ -330,7 +330,7 @@ class LanguageLimit(_message.Message):
     def __init__(self, language: _Optional[str] = ..., growth: _Optional[float] = ...) -> None: ...
 
 class EvaluationSpec(_message.Message):
-    __slots__ = ("corpus", "languages", "tokens_per_language", "layer_snr", "text_field", "chat_template", "tasks", "task_files", "task_limit", "task_shots", "task_chat_template", "continuations", "language_neurons")
+    __slots__ = ("corpus", "languages", "tokens_per_language", "layer_snr", "text_field", "chat_template", "tasks", "task_files", "task_limit", "task_shots", "task_chat_template", "continuations", "language_neurons", "enough_documents")
     CORPUS_FIELD_NUMBER: _ClassVar[int]
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     TOKENS_PER_LANGUAGE_FIELD_NUMBER: _ClassVar[int]
@@ -344,6 +344,7 @@ class EvaluationSpec(_message.Message):
     TASK_CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     CONTINUATIONS_FIELD_NUMBER: _ClassVar[int]
     LANGUAGE_NEURONS_FIELD_NUMBER: _ClassVar[int]
+    ENOUGH_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     corpus: str
     languages: _containers.RepeatedScalarFieldContainer[str]
     tokens_per_language: int
@@ -357,7 +358,8 @@ class EvaluationSpec(_message.Message):
     task_chat_template: bool
     continuations: int
     language_neurons: bool
-    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[str]] = ..., tokens_per_language: _Optional[int] = ..., layer_snr: _Optional[bool] = ..., text_field: _Optional[str] = ..., chat_template: _Optional[bool] = ..., tasks: _Optional[_Iterable[str]] = ..., task_files: _Optional[str] = ..., task_limit: _Optional[int] = ..., task_shots: _Optional[int] = ..., task_chat_template: _Optional[bool] = ..., continuations: _Optional[int] = ..., language_neurons: _Optional[bool] = ...) -> None: ...
+    enough_documents: int
+    def __init__(self, corpus: _Optional[str] = ..., languages: _Optional[_Iterable[str]] = ..., tokens_per_language: _Optional[int] = ..., layer_snr: _Optional[bool] = ..., text_field: _Optional[str] = ..., chat_template: _Optional[bool] = ..., tasks: _Optional[_Iterable[str]] = ..., task_files: _Optional[str] = ..., task_limit: _Optional[int] = ..., task_shots: _Optional[int] = ..., task_chat_template: _Optional[bool] = ..., continuations: _Optional[int] = ..., language_neurons: _Optional[bool] = ..., enough_documents: _Optional[int] = ...) -> None: ...
 
 class OutputSpec(_message.Message):
     __slots__ = ("destination",)

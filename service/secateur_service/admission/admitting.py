@@ -146,6 +146,7 @@ def _resolve(spec: PruneSpec, sequence_length: int, checkpoint: Checkpoint, acce
             "corpus": spec.evaluation.corpus or calibration.corpus,
             "text_field": spec.evaluation.text_field or calibration.text_field,
             "chat_template": _either(spec.evaluation.chat_template, calibration.chat_template),
+            "enough_documents": spec.evaluation.resolved_enough_documents,
             "languages": spec.evaluation.languages or tuple(entry.language for entry in calibration.languages),
             "task_limit": (spec.evaluation.task_limit or DEFAULT_TASK_LIMIT) if spec.evaluation.tasks else None,
             "continuations": continuations,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secateur_service.calibration.corpora import CorpusRefusedError, FolderCorpus
-from secateur_service.calibration.demand import Demand, Lack, named_amounts, too_little
+from secateur_service.calibration.demand import Demand, Lack, evaluation_demand, named_amounts, too_little
 from secateur_service.calibration.languages import spelling_of
 from secateur_service.calibration.splitting import EVALUATION_SHARE, for_evaluation
 from secateur_service.calibration.supply import (
@@ -129,7 +129,7 @@ def _purposes(
     shares = fitted_text is not None and scored_text is not None and _place(fitted_text) == _place(scored_text)
     purposes = []
     if scored_text is not None and not talks:
-        demand = Demand("evaluation", len(scored), evaluation.tokens_per_language // length, length)
+        demand = evaluation_demand(evaluation.tokens_per_language, evaluation.least_tokens, len(scored), length)
         field = evaluation.text_field or calibration.text_field
         purposes.append(_Purpose(demand, scored_text, field, scored, scored_fields, shares))
     if fitted_text is not None and not calibration.chat_template and calibration.generation is None:

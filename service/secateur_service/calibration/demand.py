@@ -74,6 +74,18 @@ class Demand:
         return f"set calibration.sequence_length to {length} and calibration.samples to {sequences * self.languages}"
 
 
+def evaluation_demand(most: int, least: int, languages: int, length: int) -> Demand:
+    """That of an evaluation.
+
+    Args:
+        most: tokens of each language, in whole sequences.
+        least: those without which nothing is evaluated; at least one sequence.
+        languages: how many there are.
+        length: tokens of each sequence.
+    """
+    return Demand("evaluation", languages, min(most // length, max(1, least // length)), length)
+
+
 @dataclass(frozen=True)
 class Lack:
     """The text that a purpose does not have.

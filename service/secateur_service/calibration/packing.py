@@ -99,6 +99,11 @@ class Windows:
     document_of: Tensor
     spans: tuple[tuple[Place, Place], ...]
 
+    def first(self, count: int) -> Windows:
+        """The first windows, or all if there are fewer."""
+        parts = (self.tokens, self.token_bytes, self.is_text, self.document_of, self.spans)
+        return Windows(*(part[:count] for part in parts))  # type: ignore[arg-type]
+
 
 @dataclass
 class Packed:
@@ -150,20 +155,23 @@ class Packed:
             self.sizes += token_sizes(text, offsets)
             self.kinds += [Kind.TEXT] * len(ids)
 
-    def windows(self, count: int, length: int) -> Windows | None:
-        """The first `count` windows of `length` tokens; None if there are fewer.
+    def windows(self, count: int, length: int, least: int | None = None) -> Windows | None:
+        """The first `count` windows of `length` tokens, or as many as there are if at least `least`; else None.
 
         The tokens that begin a text are not doubled if a window starts with a separator, or with a template that
         includes them.
         """
-        ranges, at = [], 0
+        ranges: list[tuple[int, int]] = []
+        at = 0
         for _ in range(count):
             while at < len(self.ids) and self.kinds[at] is Kind.SEPARATOR:
                 at += 1
             start = self._after_beginning(at)
             end = start + length - len(self.framing.beginning)
             if end > len(self.ids):
-                return None
+                if least is None or len(ranges) < max(1, least):
+                    return None
+                break
             ranges.append((at, end))
             at = end
         return self._windows(ranges, length)

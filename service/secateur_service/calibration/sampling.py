@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from secateur_service.calibration.corpora import Corpus
-from secateur_service.calibration.demand import Demand, Lack, too_little
+from secateur_service.calibration.demand import Demand, Lack, evaluation_demand, too_little
 from secateur_service.calibration.documents import CorpusRefusedError, Reading, TooLittleTextError
 from secateur_service.calibration.identification import Identified, identify
 from secateur_service.calibration.packing import Framing, Kind, Place, Separator, Windows
@@ -141,6 +141,8 @@ def draw_samples(
     writer: Writer | None = None,
     identifies: bool = False,
     least_sequences: int = 1,
+    least_evaluation_tokens: int | None = None,
+    enough_documents: int | None = None,
 ) -> tuple[dict[str, TextSample], dict[str, TextSample]]:
     """Draw the calibration and the evaluation text.
 
@@ -151,7 +153,7 @@ def draw_samples(
         languages: languages of the mix.
         evaluation_languages: languages of the evaluation.
         sequences: calibration sequences per language.
-        evaluation_tokens: tokens per evaluation language; whole sequences are taken.
+        evaluation_tokens: tokens per evaluation language, or the most; whole sequences are taken.
         sequence_length: tokens per sequence, S.
         seed: decides the order in which calibration documents are drawn; evaluation documents are always the same.
         check: called often; raises to stop.
@@ -159,6 +161,10 @@ def draw_samples(
         writer: makes the calibration text from the drawn documents; None where they are the text.
         identifies: whether to guess the language of the text.
         least_sequences: what is proposed where there is too little text has at least so many per language.
+        least_evaluation_tokens: tokens per evaluation language that are enough if there are no more, or with enough
+            documents; by default `evaluation_tokens`.
+        enough_documents: documents per evaluation language after which no more sequences are taken; by default the
+            number of documents does not matter.
 
     Returns:
         Calibration and evaluation samples by language.
@@ -169,7 +175,9 @@ def draw_samples(
     """
     shared = calibration.identity == evaluation.identity
     fitted = Demand("calibration", len(languages), sequences, sequence_length, least_sequences)
-    scored = Demand("evaluation", len(evaluation_languages), evaluation_tokens // sequence_length, sequence_length)
+    least_tokens = evaluation_tokens if least_evaluation_tokens is None else least_evaluation_tokens
+    scored = evaluation_demand(evaluation_tokens, least_tokens, len(evaluation_languages), sequence_length)
+    most = evaluation_tokens // sequence_length
     short: dict[Demand, list[_ShortError]] = {fitted: [], scored: []}
     held_out: dict[str, TextSample] = {}
     for language in evaluation_languages:
@@ -184,7 +192,7 @@ def draw_samples(
             _Split("evaluation", "for calibration (a hash of each decides)"),
         )
         try:
-            sample = _draw(tokenizer, text, scored.sequences, sequence_length, check)
+            sample = _draw(tokenizer, text, most, sequence_length, check, _Enough(scored.sequences, enough_documents))
         except _ShortError as error:
             short[scored].append(error)
             continue
@@ -351,8 +359,37 @@ def _require(short: Mapping[Demand, Sequence[_ShortError]]) -> None:
         raise TooLittleTextError(". ".join(f"{field}: {told}" for field, told in too_little(lacks).items()))
 
 
-def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Callable[[], None]) -> TextSample:
+@dataclass(frozen=True)
+class _Enough:
+    """When fewer sequences than the most will do.
+
+    Attributes:
+        sequences: so many are needed.
+        documents: that these touch, after which no more sequences are taken; None to take all.
+    """
+
+    sequences: int
+    documents: int | None
+
+    def of(self, windows: Windows) -> Windows:
+        """The first windows, as far as they are needed."""
+        if self.documents is None:
+            return windows
+        touched = windows.document_of.amax(1) + 1
+        lacking = int((touched < self.documents).sum())
+        return windows.first(max(self.sequences, lacking + 1))
+
+
+def _draw(
+    tokenizer: Any,
+    text: _Text,
+    sequences: int,
+    length: int,
+    check: Callable[[], None],
+    enough: _Enough | None = None,
+) -> TextSample:
     """Pack documents, in the order of their keyed hashes, until there are enough tokens."""
+    enough = enough or _Enough(sequences, None)
     needed = sequences * length
     # Extra tokens, because separators that would begin a window are dropped.
     separators = sequences * len(Framing.of(tokenizer, text.separator).separator)
@@ -367,11 +404,13 @@ def _draw(tokenizer: Any, text: _Text, sequences: int, length: int, check: Calla
         if windows is not None or are_all:
             break
         kept_bytes *= 4  # tokens of many bytes: read again, and keep more
+    windows = windows or packed.windows(sequences, length, enough.sequences)
     if windows is None or needed == 0:
         tokens = sum(kind is not Kind.SEPARATOR for kind in packed.kinds)
-        raise text.too_short(tokens, max(needed, length), len(drawn), count, reading.cut)
-    hashes = frozenset(document_hash(document) for document in packed.documents)
+        raise text.too_short(tokens, max(enough.sequences * length, length), len(drawn), count, reading.cut)
+    windows = enough.of(windows)
     touched = packed.documents[: windows.spans[-1][1][0] + 1]
+    hashes = frozenset(document_hash(document) for document in touched)
     return TextSample(
         text.language,
         windows.tokens,

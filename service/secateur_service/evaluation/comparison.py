@@ -208,6 +208,7 @@ def _settings(report: Report) -> dict[str, str]:
         "evaluation.text_field": str(evaluation.get("text_field")),
         "evaluation.chat_template": str(evaluation.get("chat_template")).lower(),
         "evaluation.tokens_per_language": str(evaluation.get("tokens_per_language")),
+        "evaluation.enough_documents": str(evaluation.get("enough_documents")),
         "calibration.seed": str(calibration.get("seed")),
         "calibration.sequence_length": str(report.windows.tokens),
         "calibration.document_separator": str(calibration.get("document_separator")),

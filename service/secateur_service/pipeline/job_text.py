@@ -176,6 +176,8 @@ def _draw(
         evaluation_languages=held_out.languages,
         sequences=calibration.samples_per_language,
         evaluation_tokens=held_out.tokens_per_language,
+        least_evaluation_tokens=held_out.least_tokens,
+        enough_documents=held_out.enough_documents,
         sequence_length=calibration.sequence_length,
         seed=calibration.seed,
         check=observer.check,

@@ -43,6 +43,8 @@ SPEC_FORMAT = 1
 A job records the format of its specification; replicas that only know smaller numbers do not claim it."""
 
 DEFAULT_TOKENS_PER_LANGUAGE = 65536
+DEFAULT_ENOUGH_DOCUMENTS = 500
+_LEAST_SHARE = 4  # of the tokens, the part that is evaluated however many documents that are
 DEFAULT_TASK_LIMIT = 100
 _MAX_SEED = 2**53 - 1  # the largest that every reader of JSON keeps
 
@@ -65,6 +67,10 @@ class EvaluationSpec(Part):
     languages: LanguageTags = Field(default=(), description="BCP 47 tags such as de, uk or zh-Hant, each once")
     tokens_per_language: int = Field(
         default=DEFAULT_TOKENS_PER_LANGUAGE, ge=2, le=2**31 - 1, description="at least one sequence"
+    )
+    # None in specifications that an older release resolved; those have exactly so many tokens.
+    enough_documents: int | None = Field(
+        default=None, ge=1, le=2**31 - 1, exclude_if=is_nothing, description="documents of each language, at least 1"
     )
     layer_snr: bool = Field(default=True, description="true or false: whether every layer's noise is measured")
     language_neurons: bool = Field(
@@ -90,6 +96,18 @@ class EvaluationSpec(Part):
     continuations: int | None = Field(
         default=None, ge=0, le=50, exclude_if=is_nothing, description="texts per language, from 0 to 50"
     )
+
+    @property
+    def least_tokens(self) -> int:
+        """Tokens of each language without which nothing is evaluated."""
+        return self.tokens_per_language // (_LEAST_SHARE if self.resolved_enough_documents else 1)
+
+    @property
+    def resolved_enough_documents(self) -> int | None:
+        """The default included, which holds where the number of tokens is a default too."""
+        if self.enough_documents is None and "tokens_per_language" not in self.model_fields_set:
+            return DEFAULT_ENOUGH_DOCUMENTS
+        return self.enough_documents
 
     def broken_rules(self) -> Iterator[Broken]:
         """What is said about tasks needs tasks."""

@@ -75,6 +75,41 @@ def test_documents_come_in_the_order_of_their_hashes(tokenizer, tmp_path):
     assert torch.equal(drawn["en"].token_bytes, drawn["en"].is_text.long())
 
 
+@pytest.mark.parametrize(
+    ("characters", "lines", "windows"),
+    [
+        (20, 2000, 8),  # short: enough documents in a quarter of the tokens
+        (100, 2000, 16),  # enough documents in half of them
+        (900, 200, 32),  # long: never enough
+        (400, 60, 23),  # and no more text
+    ],
+)
+def test_evaluation_ends_with_enough_documents_or_where_the_text_does(tokenizer, tmp_path, characters, lines, windows):
+    calibration, evaluation = save_corpora(tmp_path)
+    text = "".join(f"{number:08d}{'x' * (characters - 9)}\n" for number in range(lines))
+    (evaluation / "uk.txt").write_text(text)
+    options = {"evaluation_languages": ["uk"], "evaluation_tokens": 32 * 1024, "sequence_length": 1024, "sequences": 1}
+    enough = {"least_evaluation_tokens": 8 * 1024, "enough_documents": 160}
+    sample = draw(tokenizer, calibration, evaluation, **options, **enough)[1]["uk"]
+    touched = sample.document_of.amax(1) + 1
+    assert len(sample.tokens) == windows
+    assert sample.documents in (int(touched[-1]), int(touched[-1]) + 1)  # one more may begin behind the last window
+    assert windows == 8 or len(touched) == 1 or int(touched[-2]) < 160
+    if lines == 2000:
+        whole = draw(tokenizer, calibration, evaluation, **options)[1]["uk"]
+        assert torch.equal(sample.tokens, whole.tokens[:windows])
+
+
+def test_less_evaluation_text_than_is_needed_with_enough_documents_is_refused(tokenizer, tmp_path):
+    calibration, evaluation = save_corpora(tmp_path)
+    (evaluation / "uk.txt").write_text("".join(f"{number:08d}\n" for number in range(700)))
+    options = {"evaluation_languages": ["uk"], "evaluation_tokens": 32 * 1024, "sequence_length": 1024, "sequences": 1}
+    with pytest.raises(
+        CorpusRefusedError, match=r"evaluation takes 8,192; set evaluation\.tokens_per_language to 5120"
+    ):
+        draw(tokenizer, calibration, evaluation, **options, least_evaluation_tokens=8 * 1024, enough_documents=160)
+
+
 def test_the_same_seed_draws_the_same_text_and_another_seed_other_text(tokenizer, tmp_path):
     folders = save_corpora(tmp_path)
     first, again, other = (draw(tokenizer, *folders, seed=seed)[0]["de"].digest() for seed in (0, 0, 1))

