@@ -71,9 +71,11 @@ def _target(text: str, method: str) -> Target:
     return Unstructured(float(text), METHODS[method].group)
 
 
-def _samples(tokens: dict[str, Tensor], purpose: str) -> dict[str, TextSample]:
-    """The tensors named `purpose/language`; without bytes, because bits per byte are not compared."""
-    found = {name.partition("/")[2]: ids for name, ids in sorted(tokens.items()) if name.startswith(f"{purpose}/")}
+def _samples(tokens: dict[str, Tensor], purpose: str, most: int | None = None) -> dict[str, TextSample]:
+    """The tensors named `purpose/language`, or their first sequences; without bytes, which are not compared."""
+    found = {
+        name.partition("/")[2]: ids[:most] for name, ids in sorted(tokens.items()) if name.startswith(f"{purpose}/")
+    }
     return {
         name: TextSample(name, ids, torch.ones_like(ids), torch.ones_like(ids).bool(), 1) for name, ids in found.items()
     }
@@ -86,7 +88,7 @@ def main() -> None:
     imported()
     tokens = load_file(job["tokens"])
     calibration = _samples(tokens, "calibration")
-    evaluation = _samples(tokens, "evaluation") if job["report"] else {}
+    evaluation = _samples(tokens, "evaluation", job.get("evaluated")) if job["report"] else {}
     folder = Path(job["output"])
     model = _TimedModel(open_checkpoint(Path(job["model"])), torch.device("cpu"), torch.float32)
     target = _target(job["target"], job["method"])
