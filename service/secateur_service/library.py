@@ -54,7 +54,7 @@ def prune(
         spec: a specification as plain data, from `secateur.prune_spec` or a YAML file.
         output: folder of the result. Work finished by an interrupted call with the same specification is reused.
         device: `cpu`, `cuda` or `cuda:0`; by default cuda if available.
-        threads: number of CPU threads of each process; 0 keeps torch's choice.
+        threads: number of CPU threads of each process; 0 divides torch's choice evenly over them.
         processes: how many run the job together, at most 8; by default what the specification says, else one.
         observer: receives the progress and may stop the job.
         settings: endpoints and accounts for the hub and object stores; by default read from the environment.

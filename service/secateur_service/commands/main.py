@@ -337,7 +337,13 @@ def run(
         typer.Option(help="torch device, e.g. cpu or cuda:0.", show_default="cuda if there is one, else cpu"),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads.", show_default="all cores of this process")
+        int | None,
+        typer.Option(
+            min=1,
+            max=MAX_THREADS,
+            help="CPU threads of each process.",
+            show_default="the cores of this process, divided by `processes`",
+        ),
     ] = None,
     processes: Annotated[
         int | None,

@@ -86,7 +86,7 @@ def run_command(
         spec_path: a PruneSpec in YAML form.
         output: folder for the artifacts.
         device: torch's name of a device; by default cuda if available.
-        threads: number of CPU threads of each process; by default torch's choice.
+        threads: number of CPU threads of each process; by default torch's choice, divided evenly over them.
         processes: how many run the job together; by default what the specification says, else one.
         settings: endpoints and accounts for the hub and object stores.
         as_json: whether to end with one line of JSON on standard output: a summary, or the error.

@@ -50,7 +50,7 @@ class Machine:
     Attributes:
         workdir: private to the job; keeps what an interrupted attempt finished.
         device: `cpu`, `cuda` or `cuda:0`.
-        threads: CPU threads of each process; 0 keeps torch's default.
+        threads: CPU threads of each process; 0 divides torch's default evenly over them.
         processes: how many run the job together.
         states_dir: what blocks made of evaluation text, for jobs with the same model and text; None to keep nothing.
         states_bytes: the most that it may hold.

@@ -125,8 +125,8 @@ class _Job:
     digest: str
 
     def __init__(self, attempt: Attempt, machine: Machine, ports: Ports) -> None:
-        if machine.threads:
-            torch.set_num_threads(machine.threads)
+        if machine.threads or machine.processes > 1:
+            torch.set_num_threads(machine.threads or max(1, torch.get_num_threads() // machine.processes))
         self.attempt = attempt
         self.spec = attempt.spec
         self.machine = machine
