@@ -24,6 +24,7 @@ from secateur_service.artifacts import InstrumentedStore, ObjectStore, open_stor
 from secateur_service.capacity.loop import CapacityLoop
 from secateur_service.capacity.opening import open_provider
 from secateur_service.capacity.plan import Offer
+from secateur_service.capacity.port import Provider
 from secateur_service.control.dispatcher import Dispatcher
 from secateur_service.control.explainer import Explainer
 from secateur_service.control.janitor import Janitor
@@ -51,6 +52,22 @@ _DESCRIPTORS = 65_536
 _log = structlog.get_logger(__name__)
 
 
+def check(settings: Settings) -> Provider | None:
+    """Refuse settings that no server can run with; returns what agents are asked of, if there is something.
+
+    Raises:
+        ValueError: other machines could reach the server although protection is missing, or what `capacity` needs is.
+        CannotStartError: a file that `capacity` needs cannot be read.
+    """
+    settings.check_listen()
+    try:
+        return open_provider(settings)
+    except OSError as error:
+        raise CannotStartError(f"capacity is {settings.capacity}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"capacity is {settings.capacity}: {error}") from error
+
+
 def run(settings: Settings, *, ready_file: Path | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second signal ends the process at once.
 
@@ -59,19 +76,19 @@ def run(settings: Settings, *, ready_file: Path | None = None) -> None:
         ready_file: file that holds the addresses while the server answers.
 
     Raises:
-        ValueError: other machines could reach the server although protection is missing.
+        ValueError: as for `check`.
         CannotStartError: an address cannot be bound, a folder or the destination of results cannot be written,
             certificates or tokens cannot be read, or there is no database.
     """
-    settings.check_listen()
+    provider = check(settings)
     protect(settings.secrets())
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     _raise_descriptor_limit()
     with exporting_spans():
-        asyncio.run(_serve(settings, ready_file))
+        asyncio.run(_serve(settings, provider, ready_file))
 
 
-async def _serve(settings: Settings, ready_file: Path | None) -> None:
+async def _serve(settings: Settings, provider: Provider | None, ready_file: Path | None) -> None:
     _log.info("settings", version=__version__, **redact(settings.redacted()))
     hosting.tell_what_is_odd(settings)
     hosting.remove_ready_file(ready_file)
@@ -85,7 +102,7 @@ async def _serve(settings: Settings, ready_file: Path | None) -> None:
         on_fenced = metrics.fenced_writes.inc
         dispatcher = await asyncio.to_thread(hosting.dispatcher_of, settings, store, executor, on_fenced=on_fenced)
         janitor = _janitor(settings, store, executor.folders, metrics)
-        capacity = _capacity_loop(settings, store, metrics)
+        capacity = _capacity_loop(settings, provider, store, metrics)
         offered = _offered(settings)
         explainer = Explainer(store, offered)
         check = DestinationCheck.from_settings(settings, metrics).check
@@ -197,11 +214,9 @@ def _janitor(settings: Settings, store: SqlJobStore, folders: WorkFolders, metri
     )
 
 
-def _capacity_loop(settings: Settings, store: SqlJobStore, metrics: Metrics) -> CapacityLoop | None:
-    try:
-        provider = open_provider(settings)
-    except (OSError, ValueError) as error:
-        raise CannotStartError(f"capacity is {settings.capacity}: {error}") from error
+def _capacity_loop(
+    settings: Settings, provider: Provider | None, store: SqlJobStore, metrics: Metrics
+) -> CapacityLoop | None:
     if provider is None:
         return None
     return CapacityLoop(

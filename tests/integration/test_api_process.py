@@ -219,6 +219,14 @@ def test_a_wrong_setting_is_named_with_its_variable(tmp_path: Path):
     assert "Traceback" not in ended.stderr
 
 
+def test_a_cluster_that_is_not_there_is_refused_before_anything_is_begun(tmp_path: Path):
+    classes = '{"small": {"template": "agent", "host_bytes": 1000000000}}'
+    ended = _serve(tmp_path, SECATEUR_CAPACITY="kubernetes", SECATEUR_CAPACITY_CLASSES=classes)
+    assert ended.returncode == 2
+    assert "capacity is kubernetes: capacity_url is empty and this is no pod of Kubernetes" in ended.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"stdout", "stderr"}
+
+
 def test_migrate_prepares_the_database(tmp_path: Path):
     command = [*COMMAND, "migrate", "--data-dir", str(tmp_path / "data")]
     for _ in range(2):

@@ -205,10 +205,10 @@ def serve(
         tokens_file=tokens_file,
     )
     try:
-        settings.check_listen()
-    except ValueError as error:
-        _fail(str(error), EXIT_USAGE)
-    try:
+        try:
+            application.check(settings)
+        except ValueError as error:
+            _fail(str(error), EXIT_USAGE)
         application.run(settings, ready_file=ready_file)
     except CannotStartError as error:
         _fail(f"the server cannot start: {error}", EXIT_CANNOT_START)

@@ -253,7 +253,12 @@ def goes_together(method: str, update: str) -> bool:
 
 
 def label(method: str, update: str) -> str:
-    """The display name of a method with an update: a method goes by its name alone where it is all there is."""
+    """The display name of a method with an update: a method goes by its name alone where it is all there is.
+
+    Reports of newer releases may name methods that are not known here.
+    """
+    if method not in METHODS:
+        return method if update == "none" else f"{method} with {update}"
     score = SCORES[METHODS[method].score]
     if score.is_whole or (update == "none" and score.solver is None):
         return method

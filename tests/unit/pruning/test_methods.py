@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from secateur_service.pruning import solver
-from secateur_service.pruning.methods import METHODS, UPDATES, Moments, Recipe
+from secateur_service.pruning.methods import METHODS, UPDATES, Moments, Recipe, label
 from secateur_service.pruning.patterns import NofM, Unstructured, target_count
 from secateur_service.pruning.statistics import InputStatistics
 
@@ -70,6 +70,11 @@ def test_wanda_equals_its_definition_in_float64(weights):
     expected = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, scores.argsort(dim=1, stable=True)[:, :20], True)
     (layer,) = solve("wanda", "none", [weight], statistics, Unstructured(0.5))
     assert torch.equal(layer.pruned, expected)
+
+
+def test_a_method_of_a_newer_release_is_called_what_it_is_called():
+    assert (label("later", "none"), label("later", "cg")) == ("later", "later with cg")
+    assert label("wanda", "none") == "wanda"
 
 
 def test_magnitude_needs_no_statistics():
