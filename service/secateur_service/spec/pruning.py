@@ -160,7 +160,8 @@ class PruningSpec(Part):
         if self.sparsity is not None and self.pattern is not None:
             yield Broken("sparsity", "sparsity and pattern are both given", "leave one of them out")
         elif self.sparsity is None and self.pattern is None:
-            yield Broken("sparsity", "neither sparsity nor pattern is given", "e.g. sparsity 0.5, or pattern 2:4")
+            remedy = "e.g. sparsity 0.5, or pattern 2:4; a model that only becomes smaller takes shrink, and no pruning"
+            yield Broken("sparsity", "neither sparsity nor pattern is given", remedy)
         is_one = goes_together(self.effective_method, self.effective_update)
         preset = PRESETS.get(self.preset or "", {})
         if self.preset and (self.method, self.update) != (preset["method"], preset["update"]):
