@@ -1,6 +1,6 @@
 """How narrowly the growth of perplexity is known after how many evaluation tokens, and whether intervals hold it.
 
-    python benchmarks/evaluation_tokens.py --model DIR --calibration DIR --evaluation DIR [--label sentences] [--work DIR]
+    python benchmarks/evaluation_tokens.py --model DIR --calibration DIR --evaluation DIR [--label sentences]
     python benchmarks/evaluation_tokens.py --small
 
 Prunes the model by one recipe after another, each evaluated on as many tokens of every language as there are (at most
@@ -240,7 +240,9 @@ def run(options: argparse.Namespace) -> None:
 
 def show(recipe: str, languages: dict[str, Any]) -> None:
     """Print what one recipe showed."""
-    print(f"\n{recipe:<14}{'growth':>8}{'tokens':>9}{'documents':>11}{'half':>8}{'largest':>9}{'holds':>7}{'corrected':>11}")
+    print(
+        f"\n{recipe:<14}{'growth':>8}{'tokens':>9}{'documents':>11}{'half':>8}{'largest':>9}{'holds':>7}{'corrected':>11}"
+    )
     for language, found in languages.items():
         for tokens, row in found["by_tokens"].items():
             half, largest = (_percent(row[name], 2) for name in ("half_width", "largest_half_width"))
