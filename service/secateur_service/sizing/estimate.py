@@ -46,6 +46,7 @@ from secateur_service.sizing.durations import (
     outer_bytes,
     readings_of,
 )
+from secateur_service.sizing.margin import growth_margin
 from secateur_service.sizing.memory import working_bytes
 from secateur_service.sizing.operations import Work, groups_of, mixing_of
 from secateur_service.spec import PruneSpec, ShrinkSpec
@@ -163,6 +164,7 @@ def estimate_cost(
         output_bytes=output_bytes,
         seconds={name: found.seconds for name, found in expected.items()},
         bounds={name: found.bound_by for name, found in expected.items()},
+        growth_margin=growth_margin(work.evaluation // max(1, len(spec.evaluation.languages))),
     )
 
 
