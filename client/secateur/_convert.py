@@ -232,6 +232,7 @@ def _estimate(message: pb.Estimate) -> Estimate:
         slot=_slot(message.slot) if message.HasField("slot") else None,
         warnings=tuple(message.warnings),
         bounds={name: Bound(_known(value, pb.Bound, _BOUND_PREFIX)) for name, value in sorted(message.bounds.items())},
+        growth_margin=message.growth_margin,
     )
 
 

@@ -8,6 +8,7 @@ import re
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -330,7 +331,11 @@ def test_a_dry_run_resolves_and_stores_nothing(service, client):
     shown = plan_text(plan)
     assert re.search(r"^time +.* on one NVIDIA H100, bound by (computing|(read|writ)ing weights)$", shown, re.MULTILINE)
     for language, weight in mix["languages"].items():
-        assert re.search(rf"^{language} \([A-Z].*\) +{weight:.4f} +{tokens} +{held_out}$", shown, re.MULTILINE)
+        assert re.search(rf"^{language} \([A-Z].*\) +{weight:.4f} +{tokens:,} +{held_out:,}$", shown, re.MULTILINE)
+    assert f"evaluation     {held_out:,} tokens of each language; from short documents, the growth" in shown
+    assert f"the growth of perplexity is usually known to ±{plan.estimate.growth_margin:.1%}" in shown
+    assert 0 < plan.estimate.growth_margin < 1
+    assert "known to" not in plan_text(replace(plan, estimate=replace(plan.estimate, growth_margin=0.0)))
 
 
 async def test_the_asynchronous_client_does_the_same(own, tmp_path):

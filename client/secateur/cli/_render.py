@@ -52,6 +52,9 @@ def plan_text(plan: Plan) -> str:
         ("operations", f"{cost.flops:.2e} FLOP"),
     ]
     rows += [("time", _time(cost, name)) for name in cost.seconds]
+    if cost.growth_margin:
+        margin = f"from short documents, the growth of perplexity is usually known to ±{cost.growth_margin:.1%}"
+        rows.append(("evaluation", f"{_evaluated(plan.resolved_spec)} tokens of each language; {margin}"))
     shrink = plan.resolved_spec.get("shrink")
     if shrink and cost.parameters:
         most = "at most " if "budget" in shrink or cost.output_parameters >= cost.parameters else ""
@@ -86,25 +89,30 @@ def _of(needed: int, there: int) -> str:
     return f"{size(needed)} of {size(there)}" if there else size(needed)
 
 
+def _evaluated(spec: Mapping[str, Any]) -> str:
+    """Tokens of each evaluated language, in whole sequences."""
+    length, evaluation = spec["calibration"]["sequence_length"], spec["evaluation"]
+    asked = evaluation["tokens_per_language"]
+    most, least = (max(tokens // length, 1) * length for tokens in (asked, asked // 4))
+    return f"{least:,} to {most:,}" if "enough_documents" in evaluation and least < most else f"{most:,}"
+
+
 def _tokens_text(spec: Mapping[str, Any]) -> str:
     """How many tokens of each language are calibrated on and evaluated, as a table."""
     mix, evaluation = spec["calibration"], spec["evaluation"]
     length = mix["sequence_length"]
     weights = mix["languages"]
     sequences = {language: mix["samples"] // len(weights) for language in weights}
-    asked = evaluation["tokens_per_language"]
-    most, least = (max(tokens // length, 1) * length for tokens in (asked, asked // 4))
-    scored = f"{least} to {most}" if "enough_documents" in evaluation else f"{most}"
-    windows = dict.fromkeys(evaluation["languages"], scored)
+    evaluated = dict.fromkeys(evaluation["languages"], _evaluated(spec))
     rows = [("LANGUAGE", "WEIGHT", "CALIBRATION TOKENS", "EVALUATION TOKENS")]
     rows += [
         (
             language,
             f"{weights.get(language, 0):.4f}",
-            f"{sequences.get(language, 0) * length}",
-            windows.get(language, "0"),
+            f"{sequences.get(language, 0) * length:,}",
+            evaluated.get(language, "0"),
         )
-        for language in {**weights, **windows}
+        for language in {**weights, **evaluated}
     ]
     return language_table(rows, right=[1, 2, 3])
 

@@ -415,7 +415,7 @@ class Failure(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., retryable: _Optional[bool] = ..., details: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Estimate(_message.Message):
-    __slots__ = ("checkpoint_bytes", "peak_host_bytes", "peak_device_bytes", "disk_bytes", "flops", "parameters", "output_parameters", "output_bytes", "seconds", "slot", "warnings", "bounds")
+    __slots__ = ("checkpoint_bytes", "peak_host_bytes", "peak_device_bytes", "disk_bytes", "flops", "parameters", "output_parameters", "output_bytes", "seconds", "slot", "warnings", "bounds", "growth_margin")
     class SecondsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -442,6 +442,7 @@ class Estimate(_message.Message):
     SLOT_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     BOUNDS_FIELD_NUMBER: _ClassVar[int]
+    GROWTH_MARGIN_FIELD_NUMBER: _ClassVar[int]
     checkpoint_bytes: int
     peak_host_bytes: int
     peak_device_bytes: int
@@ -454,7 +455,8 @@ class Estimate(_message.Message):
     slot: Slot
     warnings: _containers.RepeatedScalarFieldContainer[str]
     bounds: _containers.ScalarMap[str, Bound]
-    def __init__(self, checkpoint_bytes: _Optional[int] = ..., peak_host_bytes: _Optional[int] = ..., peak_device_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., flops: _Optional[float] = ..., parameters: _Optional[int] = ..., output_parameters: _Optional[int] = ..., output_bytes: _Optional[int] = ..., seconds: _Optional[_Mapping[str, float]] = ..., slot: _Optional[_Union[Slot, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., bounds: _Optional[_Mapping[str, Bound]] = ...) -> None: ...
+    growth_margin: float
+    def __init__(self, checkpoint_bytes: _Optional[int] = ..., peak_host_bytes: _Optional[int] = ..., peak_device_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., flops: _Optional[float] = ..., parameters: _Optional[int] = ..., output_parameters: _Optional[int] = ..., output_bytes: _Optional[int] = ..., seconds: _Optional[_Mapping[str, float]] = ..., slot: _Optional[_Union[Slot, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., bounds: _Optional[_Mapping[str, Bound]] = ..., growth_margin: _Optional[float] = ...) -> None: ...
 
 class Slot(_message.Message):
     __slots__ = ("host_bytes", "device_bytes", "disk_bytes")

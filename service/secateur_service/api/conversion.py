@@ -100,6 +100,7 @@ def estimate_to_message(estimate: Estimate) -> pb.Estimate:
         slot=None if estimate.slot is None else _slot_to_message(estimate.slot),
         warnings=estimate.warnings,
         bounds={name: pb.Bound.Value(_BOUND_PREFIX + bound.value) for name, bound in estimate.bounds.items()},
+        growth_margin=estimate.growth_margin,
     )
 
 

@@ -73,6 +73,8 @@ class Estimate:
         bounds: what takes most of that time, by the same class of device.
         slot: what a slot had when the job was submitted; None where that is unknown.
         warnings: what may happen to the job, each with the field that it is about.
+        growth_margin: half the usual width of the interval of a language's growth of perplexity, as a share of it, see
+            `sizing.margin`; 0 if nothing is evaluated, and in estimates of older releases.
     """
 
     checkpoint_bytes: int
@@ -87,6 +89,7 @@ class Estimate:
     bounds: Annotated[Mapping[str, Bound], BeforeValidator(_known_bounds)] = field(default_factory=dict)
     slot: Available | None = None
     warnings: tuple[str, ...] = ()
+    growth_margin: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+from secateur_service.calibration.demand import evaluation_demand
 from secateur_service.models.checkpoint import Checkpoint
 from secateur_service.models.configuration import text_configuration
 from secateur_service.models.plan import OutputPlan
@@ -46,6 +47,7 @@ from secateur_service.sizing.durations import (
     outer_bytes,
     readings_of,
 )
+from secateur_service.sizing.margin import growth_margin
 from secateur_service.sizing.memory import working_bytes
 from secateur_service.sizing.operations import Work, groups_of, mixing_of
 from secateur_service.spec import PruneSpec, ShrinkSpec
@@ -163,6 +165,7 @@ def estimate_cost(
         output_bytes=output_bytes,
         seconds={name: found.seconds for name, found in expected.items()},
         bounds={name: found.bound_by for name, found in expected.items()},
+        growth_margin=growth_margin(_least_evaluated(spec)),
     )
 
 
@@ -272,6 +275,13 @@ def _output(checkpoint: Checkpoint, shrink: ShrinkSpec, given: PlanFile | None) 
         kept = {name: {0: rows} for name in (checkpoint.embedding_name, checkpoint.head_name) if rows}
         blocks = plan.blocks[len(given.removed_blocks) :]
     return replace(plan, narrowed=counts, kept=kept, blocks=blocks).output()
+
+
+def _least_evaluated(spec: PruneSpec) -> int:
+    """Tokens of each language with which an evaluation of short documents ends."""
+    evaluation, length = spec.evaluation, spec.calibration.sequence_length or 1
+    languages = len(evaluation.languages)
+    return evaluation_demand(evaluation.tokens_per_language, evaluation.least_tokens, languages, length).tokens
 
 
 def _states_values(work: Work, hidden: int) -> int:

@@ -16,6 +16,7 @@ from secateur_service.records.result import Shortage
 from secateur_service.sizing.continuations import DEFAULT_CONTINUATIONS, default_continuations
 from secateur_service.sizing.durations import Disk, Hardware, outer_bytes
 from secateur_service.sizing.estimate import estimate_cost
+from secateur_service.sizing.margin import growth_margin
 from secateur_service.spec import parse_spec
 from support.models import save_model
 
@@ -69,6 +70,13 @@ def test_models_are_continued_by_default_only_if_they_are_small(model):
     large = replace(small, tensors={**small.tensors, info.name: replace(info, shape=(10**9 // per_row, per_row))})
     assert default_continuations(small, on_device=False) == DEFAULT_CONTINUATIONS
     assert default_continuations(large, on_device=False) == 0
+
+
+def test_the_growth_is_known_from_the_whole_windows_of_each_language(model):
+    checkpoint, spec = open_checkpoint(model), specification({}, {})
+    asked = {"languages": ("de", "uk", "en"), "tokens_per_language": 5 * LENGTH - 1}
+    evaluated = spec.model_copy(update={"evaluation": spec.evaluation.model_copy(update=asked)})
+    assert estimate_cost(checkpoint, evaluated, on_device=False).growth_margin == growth_margin(4 * LENGTH) > 0
 
 
 def flops(model, **options):
