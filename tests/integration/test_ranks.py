@@ -164,3 +164,11 @@ def test_a_helper_that_only_starts_ends_with_a_killed_worker(tmp_path):
 def with_team(run):
     with Team(2, lambda: None) as team:
         run(team)
+
+
+def test_what_a_helper_meets_is_raised_as_it_is_and_says_where(passes, tmp_path, capfd):
+    (tmp_path / "block-00001.partial").mkdir()  # the second process writes the second block
+    with pytest.raises(IsADirectoryError) as raised:
+        with_team(lambda team: passes("wanda", tmp_path, team=team))
+    assert "write_shard" in "".join(raised.value.__notes__) or "partial.open" in "".join(raised.value.__notes__)
+    assert "Traceback" not in capfd.readouterr().err

@@ -54,7 +54,9 @@ def plan_text(plan: Plan) -> str:
     rows += [("time", _time(cost, name)) for name in cost.seconds]
     if cost.growth_margin:
         margin = f"from short documents, the growth of perplexity is usually known to ±{cost.growth_margin:.1%}"
-        rows.append(("evaluation", f"{_evaluated(plan.resolved_spec)} tokens of each language; {margin}"))
+        enough = plan.resolved_spec["evaluation"].get("enough_documents")
+        ends = f", fewer once these are {enough:,} documents" if enough else ""
+        rows.append(("evaluation", f"{_evaluated(plan.resolved_spec)} tokens of each language{ends}; {margin}"))
     shrink = plan.resolved_spec.get("shrink")
     if shrink and cost.parameters:
         most = "at most " if "budget" in shrink or cost.output_parameters >= cost.parameters else ""
@@ -94,7 +96,7 @@ def _evaluated(spec: Mapping[str, Any]) -> str:
     length, evaluation = spec["calibration"]["sequence_length"], spec["evaluation"]
     asked = evaluation["tokens_per_language"]
     most, least = (max(tokens // length, 1) * length for tokens in (asked, asked // 4))
-    return f"{least:,} to {most:,}" if "enough_documents" in evaluation and least < most else f"{most:,}"
+    return f"{least:,} to {most:,}" if evaluation.get("enough_documents") and least < most else f"{most:,}"
 
 
 def _tokens_text(spec: Mapping[str, Any]) -> str:

@@ -125,7 +125,8 @@ def too_small(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
         if error is None:
             problem = f"only {entry.tokens:,} tokens of it were scored" if entry.tokens < MIN_SCORED_TOKENS else None
             if entry.documents is not None:
-                problem = f"its {entry.documents:,} documents are too few for a confidence interval"
+                few = "its only document is" if entry.documents == 1 else f"its {entry.documents:,} documents are"
+                problem = f"{few} too few for a confidence interval"
             evidence = None
         else:
             low, high = entry.intervals.perplexity_ratio if entry.intervals else (math.nan, math.nan)
@@ -135,8 +136,8 @@ def too_small(evaluation: Sequence[EvaluationLanguage]) -> Iterator[Verdict]:
             yield Verdict(
                 kind="SAMPLE_TOO_SMALL",
                 language=entry.language,
-                message=f"The figures of {in_words(entry.language)} are rough: {problem}. Raise "
-                "evaluation.tokens_per_language, and give it more documents.",
+                message=f"The figures of {in_words(entry.language)} are rough: {problem}. Give it more documents, one "
+                "a line in a text file, and raise evaluation.tokens_per_language if there are more than were taken.",
                 evidence=evidence,
             )
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
+import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
-from secateur_service.durable import write_durably
 from secateur_service.models.tensors import TensorReader
 from secateur_service.pipeline.ranks import LostRankError
-from secateur_service.pipeline.team import alive_file, connect, failure_file, usage
+from secateur_service.pipeline.team import alive_file, connect, failure_line, usage
 from secateur_service.records.blocks import BlockRecord
 from secateur_service.records.progress import Progress, Stage
 
@@ -44,8 +44,11 @@ def help_job(rank: int, count: int, folder: Path) -> int:
     except LostRankError:
         return EXIT_FAILED
     except Exception as error:
+        error.add_note(traceback.format_exc())  # the first rank raises it, and is somewhere else
         with contextlib.suppress(Exception):  # not every error can be sent; then its exit code tells
-            write_durably(failure_file(folder, rank), pickle.dumps(error))
+            sys.stdout.buffer.write(failure_line(error))
+            sys.stdout.buffer.flush()
+            return EXIT_FAILED
         raise
     return 0
 

@@ -234,7 +234,8 @@ def _open_preset(reference: PresetReference, sources: Sources, render: Render | 
 def _renderer(tokenizer: Any) -> Render:
     """Render a conversation, or a text as a user's message, with the model's chat template."""
     if not tokenizer.chat_template:
-        raise ModelRefusedError("its tokenizer has no chat template; leave chat_template out")
+        remedy = "leave calibration.chat_template and evaluation.chat_template out"
+        raise ModelRefusedError(f"its tokenizer has no chat template; {remedy}")
 
     def render(content: Any) -> str:
         messages = [{"role": "user", "content": content}] if isinstance(content, str) else content

@@ -76,6 +76,7 @@ class Processes:
         if self.count == 1:
             return run(ALONE)
         if self._team is None:
+            self._observer.log("info", "the other processes of the job start", processes=self.count)
             self._team = self._stack.enter_context(Team(self.count, self._observer.check, self._workdir))
         with self._team.helping(self._model, task) as ranks:
             found = run(ranks)

@@ -7,6 +7,7 @@ goes on from the finished blocks.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import pickle
@@ -42,6 +43,7 @@ SILENT_SECONDS = 600.0
 _REAP_SECONDS = 5.0
 _JOIN_SECONDS = 300.0
 _TAIL = 500
+_FAILED = b"helper failed: "
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,7 @@ class Helper:
         self.name = f"{rank} of {count}"
         self.pid = process.pid
         self._alive = alive_file(folder, rank)
-        self._failed = failure_file(folder, rank)
+        self._failed: Exception | None = None
         self._process = process
         self._last = b""
         self._relay = threading.Thread(target=self._pass_on, name=f"rank-{rank}", daemon=True)
@@ -263,15 +265,14 @@ class Helper:
         status = self._process.poll()
         if not status:
             return None
-        if self._failed.exists():
-            found = pickle.loads(self._failed.read_bytes())  # noqa: S301 - of our own process, in a private folder
-            assert isinstance(found, Exception)
-            return found
         self._relay.join(_REAP_SECONDS)
+        if self._failed is not None:
+            return self._failed
         how = f"exit code {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
         last = self._last.decode(errors="replace").strip()[-_TAIL:]
         said = f"; it last said: {last}" if last else ""
-        return TransientError(f"process {self.name} of the job ended with {how}{said}", reason="RANK_LOST")
+        message = f"process {self.name} of the job ended with {how}{said}"
+        return TransientError(f"{message}; another attempt goes on from the finished blocks", reason="RANK_LOST")
 
     def wait(self) -> None:
         """Give it time to end by itself."""
@@ -289,6 +290,9 @@ class Helper:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
+                if line.startswith(_FAILED):
+                    self._failed = pickle.loads(base64.b64decode(line.removeprefix(_FAILED)))  # noqa: S301 - our own
+                    continue
                 self._last = line if line.strip() else self._last
                 sys.stderr.write(line.decode(errors="replace"))
 
@@ -319,6 +323,6 @@ def alive_file(folder: Path, rank: int) -> Path:
     return folder / f"alive-{rank}"
 
 
-def failure_file(folder: Path, rank: int) -> Path:
-    """The file in which a helper leaves what it raised."""
-    return folder / f"failed-{rank}"
+def failure_line(error: Exception) -> bytes:
+    """What a helper prints to say what it raised: a disk may be full."""
+    return b"\n" + _FAILED + base64.b64encode(pickle.dumps(error)) + b"\n"

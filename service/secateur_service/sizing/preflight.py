@@ -53,7 +53,8 @@ def _require_room(estimate: Estimate, there: Available) -> None:
     if estimate.disk_bytes > there.disk_bytes:
         raise ResourceError(
             f"the job is expected to need {size(estimate.disk_bytes)} of disk for its work, and there are "
-            f"{size(there.disk_bytes)}; make room below the data folder, or point it at a larger disk",
+            f"{size(there.disk_bytes)}; make room where the job works (below the data folder, or the "
+            "output of `run`), or use a larger disk",
             reason="DISK_TOO_SMALL",
         )
     _require_memory("memory", "MEMORY_TOO_SMALL", estimate.peak_host_bytes, there.host_bytes)
