@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--evaluation-tokens", type=int, default=8192, help="of each language")
     torch.set_num_threads(1)
     small: dict[str, Any] = {"sequences": 4, "length": LENGTH, "evaluation_tokens": 2 * LENGTH}
-    small |= {"languages": ["de", "en"], "recipes": ["wanda", "budget"], "counts": [1, 2]}
+    small |= {"languages": ["de", "en"], "recipes": ["wanda", next(iter(SMALLER))], "counts": [1, 2]}
     with options_with_text(parser, **small) as options:
         fill(options)
 

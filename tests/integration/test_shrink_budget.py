@@ -128,8 +128,8 @@ class StopsAfter(RecordingObserver):
             raise CancelledError("enough")
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_an_interrupted_search_goes_on_where_it_was(model, corpora, tmp_path, monkeypatch, count):
+def test_an_interrupted_search_goes_on_where_it_was(model, corpora, tmp_path, monkeypatch):
+    count = 2
     data = data_of(model, corpora, pruning={"sparsity": 0.5}, mix=(("uk", 0.5), ("en", 0.5)), **BUDGET)
     data["calibration"]["samples"] = 8
     whole = run(data, tmp_path / "whole")

@@ -13,7 +13,7 @@ from support.worker_forks import helper_stand_in
 
 ONE, TWO = (("uk", 1.0),), (("uk", 0.5), ("en", 0.5))
 NARROW = {"feed_forward": {"channels": 32}}
-BUDGET = {"budget": {"parameters": 0.85, "axes": ["feed_forward", "kv_heads"]}}
+BUDGET = {"budget": {"parameters": 0.85, "axes": ["feed_forward"]}}
 
 
 @pytest.fixture(autouse=True)
