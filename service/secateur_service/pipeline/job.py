@@ -60,7 +60,6 @@ from secateur_service.pipeline.shared_states import SharedStates
 from secateur_service.pipeline.shrinking import Shrinkage, Shrinker, check_tokens
 from secateur_service.pipeline.stopwatch import Kind, Stopwatch
 from secateur_service.pipeline.streaming_pass import PassResult, meter_of
-from secateur_service.pipeline.team import Usage
 from secateur_service.records.progress import Stage
 from secateur_service.records.result import Shortage
 from secateur_service.sizing.estimate import estimate_cost
@@ -301,19 +300,8 @@ class _Job:
             self.meter.plan("package", self.outer_bytes)
             self.meter.plan("publish", self.outer_bytes)
             self.passed = processes.run_pass(config, self.ports.ledger, self.meter)
-            if processes.count > 1:
-                self._report_use(processes.used)
             shards.settle(self.observer.check)
             self.resumed_blocks = self.passed.resumed_blocks
-
-    def _report_use(self, used: Sequence[Usage]) -> None:
-        self.observer.log(
-            "info",
-            "several processes have run the pass",
-            processes=len(used),
-            cpu_seconds=[round(each.cpu_seconds, 1) for each in used],
-            bytes_read=[each.bytes_read for each in used],
-        )
 
     def look(self) -> None:
         """Have both models continue a few texts, if that was asked for."""

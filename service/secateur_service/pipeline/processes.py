@@ -35,7 +35,6 @@ class Processes:
 
     Attributes:
         count: how many there are; one where something hinders them.
-        used: what each of several has used, after a task.
 
     Raises:
         TransientError: a helper did not start, was lost, or hangs.
@@ -48,7 +47,7 @@ class Processes:
         if hindered:
             observer.log("warning", f"the job runs as one process: {hindered}", asked_processes=count)
         self.count = 1 if hindered else count
-        self.used: list[Usage] = []
+        self._used: list[Usage] = []
         self._model = model
         self._observer = observer
         self._stopwatch = stopwatch
@@ -80,8 +79,8 @@ class Processes:
             self._team = self._stack.enter_context(Team(self.count, self._observer.check, self._workdir))
         with self._team.helping(self._model, task) as ranks:
             found = run(ranks)
-        self.used = self._team.used
-        total = sum(each.start_cpu_seconds + each.cpu_seconds for each in self.used[1:])
+        self._used = self._team.used
+        total = sum(each.start_cpu_seconds + each.cpu_seconds for each in self._used[1:])
         self._stopwatch.charge_helpers(total - self._charged)
         self._charged = total
         return found
@@ -95,4 +94,13 @@ class Processes:
             with read_together(config.output if ranks.count > 1 else None, self._model):
                 return run_pass(self._model, config, ledger, self._observer, self._stopwatch, meter, ranks)
 
-        return self.together(PassTask.of(config), run)
+        found = self.together(PassTask.of(config), run)
+        if self.count > 1 and config.writes:
+            self._observer.log(
+                "info",
+                "several processes have run the pass",
+                processes=self.count,
+                cpu_seconds=[round(each.cpu_seconds, 1) for each in self._used],
+                bytes_read=[each.bytes_read for each in self._used],
+            )
+        return found
